@@ -1,0 +1,49 @@
+"""Record, replay and question what agents did.
+
+    env = trajrec.record(gymnasium.make("CartPole-v1"), "runs/")     # a gymnasium.Wrapper
+    corpus = trajrec.open("runs/")                                   # SQL over the logs
+    report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # re-executes, compares every step
+
+Everything is imported when it is first used: recording never imports DuckDB.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trajrec.version import __version__
+
+if TYPE_CHECKING:
+    from trajrec import envs, replay
+    from trajrec.corpus import Corpus, open
+    from trajrec.protocols import StateAdapter, Verdict
+    from trajrec.recorder import Recorder
+    from trajrec.recorder import Recorder as record
+    from trajrec.verifiers import verifier
+
+__all__ = ["Corpus", "Recorder", "StateAdapter", "Verdict", "__version__", "envs", "open", "record", "replay", "verifier"]
+
+_HOME = {
+    "Corpus": ("trajrec.corpus", "Corpus"),
+    "Recorder": ("trajrec.recorder", "Recorder"),
+    "StateAdapter": ("trajrec.protocols", "StateAdapter"),
+    "Verdict": ("trajrec.protocols", "Verdict"),
+    "open": ("trajrec.corpus", "open"),
+    "record": ("trajrec.recorder", "Recorder"),
+    "verifier": ("trajrec.verifiers", "verifier"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("envs", "replay"):
+        return importlib.import_module(f"trajrec.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module 'trajrec' has no attribute {name!r}")
+    module, attribute = _HOME[name]
+    value = globals()[name] = getattr(importlib.import_module(module), attribute)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

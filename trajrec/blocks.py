@@ -1,0 +1,298 @@
+"""The recorder's buffers: what a step costs is decided here.
+
+A `Block` holds the rows of some steps, one list a column. Adding a row is an append of an immutable value or of an array's
+bytes, never a reference to something that an environment may change later. The flusher's thread takes rows [done, n) of the
+lists without a lock: rows below `n` never change, and a step raises `n` only when all its rows are there. When a block is full
+the recorder starts the next one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from trajrec import codec
+from trajrec.log.columns import Packer
+from trajrec.log.writer import Drained
+from trajrec.schema import Chunk, Column, Event, Segment
+
+BLOCK_BYTES = 1 << 20
+BLOCK_ROWS = 8192
+"""A block is full at either: small enough to bound memory, large enough to compress."""
+
+IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, np.bool_, np.str_, np.bytes_}) | {
+    cls for cls in np.sctypeDict.values() if issubclass(cls, np.number)
+}
+
+
+class MisfitError(Exception):
+    """A value is not of the kind that its field's rows have."""
+
+
+class Leaf:
+    """The rows of one leaf of a field's values."""
+
+    __slots__ = ("dtype", "kind", "name", "rows", "shape")
+
+    def __init__(self, name: str, kind: str, dtype: Any = None, shape: tuple[int, ...] = ()) -> None:
+        self.name, self.kind, self.dtype, self.shape = name, kind, dtype, shape
+        self.rows: list[Any] = []
+
+    def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
+        """Pack rows [start, stop) into a column."""
+        rows = self.rows[start:stop]
+        if self.kind == "array":
+            return packer.arrays(self.name, rows, self.dtype, self.shape)
+        if self.kind == "scalar":
+            return packer.scalars(self.name, rows)
+        return packer.values(self.name, rows)
+
+
+class Field:
+    """What of a step goes together (action, obs, reward, state, info), as leaves; the first value decides their kinds.
+
+    `put` adds a row. It raises MisfitError, and leaves the rows of this step incomplete, where a value does not fit.
+    """
+
+    def __init__(self, name: str, value: Any, *, whole: bool = False) -> None:
+        self.name = name
+        self.leaves: list[Leaf] = []
+        self.put: Callable[[Any], None]
+        self.put, self.layout = (self._object(name)) if whole else self._fit(name, value, 0)
+        self.row_bytes = sum(
+            max(64, int(np.prod(leaf.shape, dtype=np.int64)) * leaf.dtype.itemsize) if leaf.kind == "array" else 64
+            for leaf in self.leaves
+        )
+
+    def _fit(self, path: str, value: Any, depth: int) -> tuple[Callable[[Any], None], Any]:
+        cls = type(value)
+        if cls in IMMUTABLE:
+            return self._scalar(path)
+        if cls is np.ndarray and value.dtype.kind in "biufcmM" and value.size:
+            return self._array(path, value)
+        if cls is dict and depth < 8 and all(type(key) is str for key in value):
+            return self._dict(path, value, depth)
+        if cls is tuple and depth < 8:
+            return self._tuple(path, value, depth)
+        return self._object(path)
+
+    def _leaf(self, path: str, kind: str, dtype: Any = None, shape: tuple[int, ...] = ()) -> tuple[Leaf, Any]:
+        leaf = Leaf(path, kind, dtype, shape)
+        self.leaves.append(leaf)
+        return leaf, ["leaf", len(self.leaves) - 1]
+
+    def _scalar(self, path: str) -> tuple[Callable[[Any], None], Any]:
+        leaf, layout = self._leaf(path, "scalar")
+        append, immutable = leaf.rows.append, IMMUTABLE
+
+        def put(value: Any) -> None:
+            if type(value) not in immutable:
+                raise MisfitError
+            append(value)
+
+        return put, layout
+
+    def _array(self, path: str, like: np.ndarray[Any, Any]) -> tuple[Callable[[Any], None], Any]:
+        dtype, shape, ndarray = like.dtype, like.shape, np.ndarray
+        leaf, layout = self._leaf(path, "array", dtype, shape)
+        append = leaf.rows.append
+
+        def put(value: Any) -> None:
+            if type(value) is not ndarray or value.shape != shape or (value.dtype is not dtype and value.dtype != dtype):
+                raise MisfitError
+            append(value.tobytes())
+
+        return put, layout
+
+    def _object(self, path: str) -> tuple[Callable[[Any], None], Any]:
+        leaf, layout = self._leaf(path, "value")
+        append, encode, opaque = leaf.rows.append, codec.encode, self.name == "info"
+
+        def put(value: Any) -> None:
+            append(encode(value, where=path, opaque=opaque))
+
+        return put, layout
+
+    def _dict(self, path: str, like: dict[str, Any], depth: int) -> tuple[Callable[[Any], None], Any]:
+        keys = tuple(like)
+        fitted = [self._fit(f"{path}/{key}", item, depth + 1) for key, item in like.items()]
+        puts = [put for put, _ in fitted]
+
+        def put(value: Any) -> None:
+            if type(value) is not dict or tuple(value) != keys:
+                raise MisfitError
+            for put_item, item in zip(puts, value.values(), strict=True):
+                put_item(item)
+
+        return put, ["dict", list(keys), [layout for _, layout in fitted]]
+
+    def _tuple(self, path: str, like: tuple[Any, ...], depth: int) -> tuple[Callable[[Any], None], Any]:
+        fitted = [self._fit(f"{path}/{index}", item, depth + 1) for index, item in enumerate(like)]
+        puts, n = [put for put, _ in fitted], len(like)
+
+        def put(value: Any) -> None:
+            if type(value) is not tuple or len(value) != n:
+                raise MisfitError
+            for put_item, item in zip(puts, value, strict=True):
+                put_item(item)
+
+        return put, ["tuple", [layout for _, layout in fitted]]
+
+
+class Mark(NamedTuple):
+    """Where in a block steps of an episode begin: `row` counts steps, and with `has_reset` an observation came first."""
+
+    row: int
+    episode: int
+    first_step: int
+    has_reset: bool
+
+
+class Block:
+    """The rows of some consecutive steps. Filled in the recording thread, drained in the flusher's."""
+
+    def __init__(self, keep_state: str, limit: int = BLOCK_ROWS) -> None:
+        self.n = 0
+        self.limit = limit
+        self.fields: dict[str, Field] = {}
+        self.marks: list[Mark] = []
+        self.events: list[tuple[int, Event]] = []
+        self.info_rows: list[int] = []
+        self.irregular: list[tuple[int, int, int, bytes]] = []
+        self._keep_state = keep_state
+        self._done = self._obs_done = self._marks_done = self._events_done = self._irregular_done = self._info_done = 0
+
+    def add_field(self, name: str, value: Any, *, whole: bool = False) -> Callable[[Any], None]:
+        """Add a field fitted to its first value, which is not put yet; return its `put`."""
+        field = self.fields[name] = Field(name, value, whole=whole)
+        total = sum(f.row_bytes for f in self.fields.values())
+        self.limit = max(1, min(self.limit, BLOCK_BYTES // max(1, total)))
+        return field.put
+
+    def drain(self, packer: Packer, time_ns: int) -> Drained | None:
+        """Return the complete rows and events not drained yet as a chunk, or None where there are none."""
+        n = self.n
+        segments = self._segments(n)
+        events = self._take_events(n)
+        irregular = self._take_irregular(n)
+        if not segments and not events and not irregular:
+            return None
+        n_obs = sum(s.n_steps + s.has_reset for s in segments)
+        columns: list[Column] = []
+        data: list[bytes] = []
+        layouts: dict[str, Any] = {}
+        for name, field in self.fields.items():
+            if name == "info":
+                first, last = self._info_done, bisect_left(self.info_rows, n)
+                place = None if last - first == n - self._done else self.info_rows[first:last]
+            elif name in ("obs", "state"):
+                first, last, place = self._obs_done, self._obs_done + n_obs, None
+            else:
+                first, last, place = self._done, n, None
+            if last == first:
+                continue
+            if name == "state" and self._keep_state == "digest":
+                self._pack_digests(field, packer, segments, first, last, columns, data, layouts)
+                continue
+            layouts[name] = _shift(field.layout, len(columns))
+            for leaf in field.leaves:
+                column, raw = leaf.pack(packer, first, last)
+                if place is not None:
+                    column = msgspec.structs.replace(column, rows_data=_encode_rows([row - self._done for row in place]))
+                columns.append(column)
+                data.append(raw)
+            if name == "info":
+                self._info_done = last
+        self._done, self._obs_done = n, self._obs_done + n_obs
+        return Drained(Chunk(time_ns, segments, columns, layouts, events, irregular), data)
+
+    def _segments(self, n: int) -> list[Segment]:
+        """Cut the steps [done, n) by the marks, and move past them."""
+        marks = [mark for mark in self.marks if mark.row <= n]
+        segments = []
+        for index, mark in enumerate(marks):
+            start = max(mark.row, self._done)
+            end = marks[index + 1].row if index + 1 < len(marks) else n
+            has_reset = mark.has_reset and index >= self._marks_done
+            if end > start or has_reset:
+                segments.append(Segment(mark.episode, mark.first_step + start - mark.row, max(0, end - start), has_reset))
+        self._marks_done = len(marks)
+        return segments
+
+    def _take_events(self, n: int) -> list[Event]:
+        taken = []
+        for row, event in self.events[self._events_done :]:
+            if row > n:
+                break
+            taken.append(event)
+        self._events_done += len(taken)
+        return taken
+
+    def _take_irregular(self, n: int) -> list[tuple[int, int, bytes]]:
+        taken = []
+        for row, episode, step, value in self.irregular[self._irregular_done :]:
+            if row >= n:
+                break
+            taken.append((episode, step, value))
+        self._irregular_done += len(taken)
+        return taken
+
+    def _pack_digests(
+        self, field: Field, packer: Packer, segments: list[Segment], first: int, last: int,
+        columns: list[Column], data: list[bytes], layouts: dict[str, Any],
+    ) -> None:
+        """Keep every state's digest, and the state itself at each segment's first and last row."""
+        digests = state_digests([leaf.rows[first:last] for leaf in field.leaves])
+        column, raw = packer.unit_rows("state_digest", digests)
+        columns.append(column)
+        data.append(raw)
+        place, start = [], 0
+        for segment in segments:
+            rows = segment.n_steps + segment.has_reset
+            place += [start, start + rows - 1] if rows > 1 else [start]
+            start += rows
+        layouts["state"] = _shift(field.layout, len(columns))
+        rows_data = _encode_rows(place)
+        for leaf in field.leaves:
+            kept = Leaf(leaf.name, leaf.kind, leaf.dtype, leaf.shape)
+            kept.rows = [leaf.rows[first + row] for row in place]
+            column, raw = kept.pack(packer, 0, len(place))
+            columns.append(msgspec.structs.replace(column, rows_data=rows_data))
+            data.append(raw)
+
+
+def state_digests(leaves: list[list[Any]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return the low 24 bits of the CRC-32 of each row's bytes, (n, 3) uint8: the digest that a step's state is compared by.
+
+    Args:
+        leaves: Rows of each leaf, arrays and values as bytes, scalars as they are.
+    """
+    crc32 = zlib.crc32
+    if len(leaves) == 1 and leaves[0] and type(leaves[0][0]) is bytes:
+        sums = [crc32(row) for row in leaves[0]]
+    else:
+        sums = [0] * len(leaves[0])
+        for rows in leaves:
+            sums = [
+                crc32(row if type(row) is bytes else codec.encode(row), before)
+                for row, before in zip(rows, sums, strict=True)
+            ]
+    return np.array(sums, "<u4").view(np.uint8).reshape(-1, 4)[:, :3].copy()
+
+
+def _encode_rows(rows: list[int]) -> bytes:
+    return codec.encode(np.diff(np.array(rows, np.uint32), prepend=np.uint32(0)))
+
+
+def _shift(layout: Any, by: int) -> Any:
+    """Return a layout whose leaves count from `by`."""
+    if layout[0] == "leaf":
+        return ["leaf", layout[1] + by]
+    if layout[0] == "dict":
+        return ["dict", layout[1], [_shift(item, by) for item in layout[2]]]
+    return ["tuple", [_shift(item, by) for item in layout[1]]]

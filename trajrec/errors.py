@@ -1,0 +1,95 @@
+"""The errors of trajrec, one tree.
+
+TrajrecError
+├── LogError .path .offset
+│   ├── LogFormatError      not a trajrec log, or one of a newer format
+│   ├── LogCorruptError     a checksum does not hold, or a record contradicts itself
+│   └── LogWriteError       the log could not be written (disk full, no permission)
+├── EncodeError .where      a value that cannot be stored losslessly
+├── EnvContractError        step before reset, step after the end
+├── CorpusError             no such folder, no logs in it, no or several such episodes
+├── QueryError              the SQL is wrong; names the nearest column
+└── ReplayError .episode_id
+    ├── EnvRefusedError     the log names an environment that may not be imported
+    ├── EnvMissingError     the environment, or the package it comes from, is not installed
+    └── DivergenceError     .step .field .expected .actual
+
+Wrong arguments are plain ValueError and TypeError.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class TrajrecError(Exception):
+    """What every error of trajrec is."""
+
+
+class LogError(TrajrecError):
+    """A log file could not be read or written."""
+
+    def __init__(self, message: str, *, path: str | Path, offset: int | None = None) -> None:
+        self.path = Path(path)
+        self.offset = offset
+        at = "" if offset is None else f" at byte {offset}"
+        super().__init__(f"{path}{at}: {message}")
+
+
+class LogFormatError(LogError):
+    """The file is not a trajrec log, or its format is newer than this program."""
+
+
+class LogCorruptError(LogError):
+    """A checksum does not hold, or a record contradicts itself."""
+
+
+class LogWriteError(LogError):
+    """The log could not be written; what was written before stays readable."""
+
+
+class EncodeError(TrajrecError):
+    """A value cannot be stored losslessly."""
+
+    def __init__(self, what: str, *, where: str) -> None:
+        self.what, self.where = what, where
+        super().__init__(f"{where}: {what}")
+
+
+class EnvContractError(TrajrecError):
+    """An environment, or the loop around it, broke the Gymnasium contract."""
+
+
+class CorpusError(TrajrecError):
+    """The corpus, or an episode of it, could not be found."""
+
+
+class QueryError(TrajrecError):
+    """A SQL query could not be run."""
+
+
+class ReplayError(TrajrecError):
+    """An episode could not be replayed, or was not the same."""
+
+    def __init__(self, message: str, *, episode_id: str) -> None:
+        self.episode_id = episode_id
+        super().__init__(f"episode {episode_id}: {message}")
+
+
+class EnvRefusedError(ReplayError):
+    """The log names an environment that may not be imported without the caller's leave."""
+
+
+class EnvMissingError(ReplayError):
+    """The environment, or the package it comes from, is not installed."""
+
+
+class DivergenceError(ReplayError):
+    """A replayed episode was not the recorded one."""
+
+    def __init__(
+        self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any
+    ) -> None:
+        self.step, self.field, self.expected, self.actual = step, field, expected, actual
+        super().__init__(message, episode_id=episode_id)

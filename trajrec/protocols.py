@@ -1,0 +1,65 @@
+"""What trajrec asks of what it is given. Imports nothing of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True)
+class StateAdapter:
+    """How to see the state of one environment object.
+
+    Attributes:
+        name: Which adapter, e.g. "mujoco".
+        version: Raised whenever what `capture` returns changes its meaning.
+        keep: "every" where states are small or change little (each is stored), "digest" where they are floats that do not
+            compress (each is digested, the first and last of each flush and episode are stored).
+        capture: Returns the state as plain data or an array; must not change the environment. Called after each step.
+        generator: Returns the state of generators that the environment keeps outside `np_random`, before a reset.
+        set_generator: Gives that state back to the environment, before a reset.
+    """
+
+    name: str
+    version: int
+    keep: Literal["every", "digest"]
+    capture: Callable[[], Any]
+    generator: Callable[[], bytes] | None = None
+    set_generator: Callable[[bytes], None] | None = None
+
+
+@runtime_checkable
+class Snapshotable(Protocol):
+    """An environment that can hand out its whole state and take it back."""
+
+    def get_state(self) -> Any:
+        """Return the state as plain data or arrays."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Put the environment into a state that `get_state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found.
+
+    Attributes:
+        passed: Whether the check holds; None where it cannot tell.
+        score: A graded result, in the check's own unit.
+        evidence: What it looked at, as plain data: expected and actual values, a message.
+    """
+
+    passed: bool | None
+    score: float | None = None
+    evidence: Any = None
+
+
+class Verifier(Protocol):
+    """A check: a callable on the environment at the end of an episode. See `trajrec.verifier`."""
+
+    def __call__(self, env: Any, /) -> bool | float | Verdict | None:
+        """Return the verdict; a float is a score without a verdict. Must not change the environment."""
+        ...

@@ -1,0 +1,1 @@
+"""What an environment's state is, whatever the environment: capture, generators, differences."""
