@@ -8,7 +8,6 @@ the recorder starts the next one.
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from trajrec import codec
 from trajrec.log.columns import Packer
 from trajrec.log.writer import Drained
 from trajrec.schema import Chunk, Column, Event, Segment
+from trajrec.state.digests import pack_digests
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 8192
@@ -165,7 +165,10 @@ class Block:
         self.info_rows: list[int] = []
         self.irregular: list[tuple[int, int, int, bytes]] = []
         self._keep_state = keep_state
+        self.digests: list[int] = []
+        self.state_rows: list[int] = []
         self._done = self._obs_done = self._marks_done = self._events_done = self._irregular_done = self._info_done = 0
+        self._whole_done = 0
 
     def add_field(self, name: str, value: Any, *, whole: bool = False) -> Callable[[Any], None]:
         """Add a field fitted to its first value, which is not put yet; return its `put`."""
@@ -173,6 +176,13 @@ class Block:
         total = sum(f.row_bytes for f in self.fields.values())
         self.limit = max(1, min(self.limit, BLOCK_BYTES // max(1, total)))
         return field.put
+
+    def add_state(self, state: Any, *, whole: bool = False) -> None:
+        """Keep the state of the observation row added last, where states are digested."""
+        if "state" not in self.fields:
+            self.add_field("state", state, whole=whole)
+        self.fields["state"].put(state)
+        self.state_rows.append(len(self.digests) - 1)
 
     def drain(self, packer: Packer, time_ns: int) -> Drained | None:
         """Return the complete rows and events not drained yet as a chunk, or None where there are none."""
@@ -183,33 +193,28 @@ class Block:
         if not segments and not events and not irregular:
             return None
         n_obs = sum(s.n_steps + s.has_reset for s in segments)
-        columns: list[Column] = []
-        data: list[bytes] = []
-        layouts: dict[str, Any] = {}
+        chunk = _Columns()
         for name, field in self.fields.items():
             if name == "info":
-                first, last = self._info_done, bisect_left(self.info_rows, n)
-                place = None if last - first == n - self._done else self.info_rows[first:last]
-            elif name in ("obs", "state"):
-                first, last, place = self._obs_done, self._obs_done + n_obs, None
+                self._pack_infos(field, packer, n, chunk)
+            elif name == "state" and self._keep_state == "digest":
+                continue
             else:
-                first, last, place = self._done, n, None
-            if last == first:
-                continue
-            if name == "state" and self._keep_state == "digest":
-                self._pack_digests(field, packer, segments, first, last, columns, data, layouts)
-                continue
-            layouts[name] = _shift(field.layout, len(columns))
-            for leaf in field.leaves:
-                column, raw = leaf.pack(packer, first, last)
-                if place is not None:
-                    column = msgspec.structs.replace(column, rows_data=_encode_rows([row - self._done for row in place]))
-                columns.append(column)
-                data.append(raw)
-            if name == "info":
-                self._info_done = last
+                first, last = (self._obs_done, self._obs_done + n_obs) if name in ("obs", "state") else (self._done, n)
+                if last > first:
+                    chunk.add_field(field, packer, first, last, None)
+        if self._keep_state == "digest" and n_obs:
+            self._pack_states(n_obs, packer, chunk)
         self._done, self._obs_done = n, self._obs_done + n_obs
-        return Drained(Chunk(time_ns, segments, columns, layouts, events, irregular), data)
+        return Drained(Chunk(time_ns, segments, chunk.columns, chunk.layouts, events, irregular), chunk.data)
+
+    def _pack_infos(self, field: Field, packer: Packer, n: int, chunk: _Columns) -> None:
+        first, last = self._info_done, bisect_left(self.info_rows, n)
+        if last > first:
+            place = self.info_rows[first:last]
+            everywhere = last - first == n - self._done
+            chunk.add_field(field, packer, first, last, None if everywhere else [row - self._done for row in place])
+        self._info_done = last
 
     def _segments(self, n: int) -> list[Segment]:
         """Cut the steps [done, n) by the marks, and move past them."""
@@ -242,47 +247,37 @@ class Block:
         self._irregular_done += len(taken)
         return taken
 
-    def _pack_digests(
-        self, field: Field, packer: Packer, segments: list[Segment], first: int, last: int,
-        columns: list[Column], data: list[bytes], layouts: dict[str, Any],
-    ) -> None:
-        """Keep every state's digest, and the state itself at each segment's first and last row."""
-        digests = state_digests([leaf.rows[first:last] for leaf in field.leaves])
-        column, raw = packer.unit_rows("state_digest", digests)
-        columns.append(column)
-        data.append(raw)
-        place, start = [], 0
-        for segment in segments:
-            rows = segment.n_steps + segment.has_reset
-            place += [start, start + rows - 1] if rows > 1 else [start]
-            start += rows
-        layouts["state"] = _shift(field.layout, len(columns))
-        rows_data = _encode_rows(place)
+    def _pack_states(self, n_obs: int, packer: Packer, chunk: _Columns) -> None:
+        """Keep every state's digest, and the states that were kept whole."""
+        first = self._obs_done
+        column, raw = packer.unit_rows("state_digest", pack_digests(self.digests[first : first + n_obs]))
+        chunk.add(column, raw)
+        start, stop = self._whole_done, bisect_left(self.state_rows, first + n_obs)
+        if stop > start and "state" in self.fields:
+            chunk.add_field(self.fields["state"], packer, start, stop, [row - first for row in self.state_rows[start:stop]])
+        self._whole_done = stop
+
+
+class _Columns:
+    """The columns of a chunk in the making."""
+
+    def __init__(self) -> None:
+        self.columns: list[Column] = []
+        self.data: list[bytes] = []
+        self.layouts: dict[str, Any] = {}
+
+    def add(self, column: Column, raw: bytes) -> None:
+        self.columns.append(column)
+        self.data.append(raw)
+
+    def add_field(self, field: Field, packer: Packer, start: int, stop: int, place: list[int] | None) -> None:
+        """Add rows [start, stop) of a field; `place` says which rows of the chunk they are, where not all have one."""
+        self.layouts[field.name] = _shift(field.layout, len(self.columns))
         for leaf in field.leaves:
-            kept = Leaf(leaf.name, leaf.kind, leaf.dtype, leaf.shape)
-            kept.rows = [leaf.rows[first + row] for row in place]
-            column, raw = kept.pack(packer, 0, len(place))
-            columns.append(msgspec.structs.replace(column, rows_data=rows_data))
-            data.append(raw)
-
-
-def state_digests(leaves: list[list[Any]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return the low 24 bits of the CRC-32 of each row's bytes, (n, 3) uint8: the digest that a step's state is compared by.
-
-    Args:
-        leaves: Rows of each leaf, arrays and values as bytes, scalars as they are.
-    """
-    crc32 = zlib.crc32
-    if len(leaves) == 1 and leaves[0] and type(leaves[0][0]) is bytes:
-        sums = [crc32(row) for row in leaves[0]]
-    else:
-        sums = [0] * len(leaves[0])
-        for rows in leaves:
-            sums = [
-                crc32(row if type(row) is bytes else codec.encode(row), before)
-                for row, before in zip(rows, sums, strict=True)
-            ]
-    return np.array(sums, "<u4").view(np.uint8).reshape(-1, 4)[:, :3].copy()
+            column, raw = leaf.pack(packer, start, stop)
+            if place is not None:
+                column = msgspec.structs.replace(column, rows_data=_encode_rows(place))
+            self.add(column, raw)
 
 
 def _encode_rows(rows: list[int]) -> bytes:

@@ -6,12 +6,14 @@ import os
 import time
 import traceback
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 
 from trajrec import codec
 from trajrec.blocks import Block, Mark, MisfitError
@@ -32,6 +34,7 @@ from trajrec.schema import (
     episode_id,
 )
 from trajrec.state.adapters import find_adapter, function_adapter
+from trajrec.state.digests import state_digest
 from trajrec.state.generators import generator_state
 from trajrec.verifiers import as_verdict, code_digest, identity
 from trajrec.version import __version__
@@ -225,6 +228,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         except MisfitError:
             self._refit("reset", [("obs", obs)] if self._capture is None else [("obs", obs), ("state", state)])
         self._is_open, self._terminated, self._truncated = True, False, False
+        if self._keep == "digest":
+            self._keep_whole(state)
         # The event before the mark: whoever sees the rows of an episode has seen its start.
         self._log(start)
         self._mark(first_step=0, has_reset=True)
@@ -232,12 +237,23 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:
         n_steps = self._n_steps()
         self._is_open = False
+        if self._keep == "digest" and self._capture is not None and ending in ("terminated", "truncated"):
+            self._keep_whole(self._capture())
         self._log(EpisodeEnd(self._episode, self._clock_ns(), n_steps, ending, terminated, truncated))
         if self._checks and ending in ("terminated", "truncated"):
             self._run_checks(n_steps)
             self._flush_quietly()
         if self._block.n >= self._block.limit:
             self._next_block()
+
+    def _keep_whole(self, state: Any) -> None:
+        """Keep the current state itself besides its digest."""
+        block = self._block
+        if not block.state_rows or block.state_rows[-1] != len(block.digests) - 1:
+            try:
+                block.add_state(state, whole="state" in self._whole)
+            except MisfitError:
+                self._whole.add("state")  # from the next block on; its digest is there in any case
 
     def _run_checks(self, n_steps: int) -> None:
         for check in self._checks:
@@ -322,6 +338,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _first_put(self, name: str) -> Callable[[Any], None]:
         block = self._block
+        if name == "state" and self._keep == "digest":
+            return self._first_digest(block)
 
         def put_first(value: Any) -> None:
             try:
@@ -330,6 +348,27 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 raise self._located(exc) from None
             setattr(self, f"_put_{name}", put)
             put(value)
+
+        return put_first
+
+    def _first_digest(self, block: Block) -> Callable[[Any], None]:
+        append, crc32 = block.digests.append, zlib.crc32
+
+        def put_digest(value: Any) -> None:
+            append(state_digest(value))
+
+        def put_array(value: Any) -> None:
+            # What most states are: state_digest without its questions.
+            try:
+                append(crc32(value) & 0xFFFFFF)
+            except (TypeError, ValueError):
+                put_digest(value)
+
+        def put_first(value: Any) -> None:
+            is_array = type(value) is np.ndarray and value.dtype.kind in "iuf" and value.flags.c_contiguous
+            self._put_state = put_array if is_array else put_digest
+            put_digest(value)
+            self._keep_whole(value)
 
         return put_first
 
