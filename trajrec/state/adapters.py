@@ -49,7 +49,7 @@ def _modules(bare: Any) -> Iterator[str]:
 def _toy_text(bare: Any) -> StateAdapter | None:
     if not any(module.startswith("gymnasium.envs.toy_text.") for module in _modules(bare)):
         return None
-    if hasattr(bare, "s") or "P" in vars(bare):
+    if hasattr(bare, "P"):
         return StateAdapter("toy_text", 1, "every", lambda: int(bare.s))
     if hasattr(type(bare), "reset") and type(bare).__name__ == "BlackjackEnv":
         return StateAdapter("blackjack", 1, "every", lambda: {"player": list(bare.player), "dealer": list(bare.dealer)})

@@ -22,7 +22,8 @@ def generator_state(bare: Any, adapter: StateAdapter | None) -> bytes | None:
         adapter: Its state adapter, which may know of further generators.
     """
     # Not `np_random`: reading that property of an environment without a generator makes one out of OS entropy.
-    generator = vars(bare).get("_np_random")
+    # Nor `vars`: it turns an object's inline attributes into a dict, and each step of it gets slower (0.9 us on CartPole).
+    generator = getattr(bare, "_np_random", None)
     if type(generator).__name__ not in ("Generator", "RandomNumberGenerator"):
         return None
     state: dict[str, Any] = {"np_random": generator.bit_generator.state}
@@ -42,7 +43,7 @@ def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> N
     kind = _BIT_GENERATORS.get(wanted["bit_generator"])
     if kind is None:
         raise ValueError(f"the generator {wanted['bit_generator']!r} is not known")
-    current = vars(bare).get("_np_random")
+    current = getattr(bare, "_np_random", None)
     if current is None or type(current.bit_generator) is not kind:
         current = bare._np_random = np.random.Generator(kind(0))
     current.bit_generator.state = wanted
