@@ -210,7 +210,7 @@ def _unfilter(raw: bytes, column: Column) -> Array:
     k = width // unit.itemsize
     orders = column.filter[1:]
     planes = np.frombuffer(raw, np.uint8).reshape(k, unit.itemsize, n)
-    units = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(unit).reshape(k, n)
+    units = planes.transpose(0, 2, 1).copy().view(unit).reshape(k, n)
     if len(orders) == 1:
         for _ in range(orders[0]):
             np.cumsum(units, axis=1, dtype=unit, out=units)

@@ -48,6 +48,7 @@ class LogReader:
         self._data: mmap.mmap | bytes = _map(path)
         self.frames: list[Frame] = []
         self.damage: list[Damage] = []
+        self._cache: dict[int, LogChunk] = {}
         self._position = frames.SIGNATURE.size
         try:
             self._read_signature()
@@ -105,6 +106,14 @@ class LogReader:
             raise
         start = frame.offset + frames.FRAME.size + frame.meta_size
         return LogChunk(record, self, index, start, frame.end)
+
+    def cached_chunk(self, index: int) -> LogChunk:
+        """Return a chunk as `chunk` does, kept for a while: neighbouring episodes share chunks."""
+        found = self._cache.pop(index, None) or self.chunk(index)
+        self._cache[index] = found
+        if len(self._cache) > 8:
+            self._cache.pop(next(iter(self._cache)))
+        return found
 
     def refresh(self) -> bool:
         """Read what was appended since; say whether there was anything. Rows borrowed from before stay valid."""

@@ -1,0 +1,360 @@
+"""An episode of a log, read when asked for: what happened, as arrays and as values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trajrec import codec
+from trajrec.errors import CorpusError, LogCorruptError
+from trajrec.log.columns import Rows
+from trajrec.log.reader import LogChunk, LogReader, Span
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, episode_id
+from trajrec.state.digests import state_digest, unpack_digests
+
+Array = np.ndarray[Any, Any]
+
+
+class Step(NamedTuple):
+    """One decision of the agent and what came of it. `failure` is set, and the outcome None, where the step raised."""
+
+    step: int
+    action: Any
+    observation: Any
+    reward: Any
+    info: dict[str, Any]
+    failure: Failure | None = None
+
+
+class Episode:
+    """One recorded episode.
+
+    Attributes:
+        id: 16 hex digits.
+        number: Which episode of its log, from 0.
+        path: The log file.
+        header: Who recorded it, in which environment, under which conditions.
+        start: Its reset; None where that part of the log is lost.
+        end: Its end; None where it still runs, where its process is gone, or where that part of the log is lost.
+        failures: Exceptions, in order.
+        checks: Verdicts, in order.
+    """
+
+    def __init__(self, reader: LogReader, number: int, chunks: Sequence[int] | None = None) -> None:
+        self.number, self.path, self.header = number, reader.path, reader.header
+        self.id = episode_id(reader.header.log_id, number)
+        self.start: EpisodeStart | None = None
+        self.end: EpisodeEnd | None = None
+        self.failures: list[Failure] = []
+        self.checks: list[Check] = []
+        self._parts: list[tuple[LogChunk, Span]] = []
+        self._irregular: dict[int, bytes] = {}
+        self._reader = reader
+        wanted = range(len(reader.frames)) if chunks is None else chunks
+        for chunk in _chunks(reader, wanted):
+            self._take(chunk)
+
+    def _take(self, chunk: LogChunk) -> None:
+        for event in chunk.record.events:
+            if event.episode != self.number:
+                continue
+            if isinstance(event, EpisodeStart):
+                self.start = event
+            elif isinstance(event, EpisodeEnd):
+                self.end = event
+            elif isinstance(event, Failure):
+                self.failures.append(event)
+            else:
+                self.checks.append(event)
+        self._parts += [(chunk, span) for span in chunk.spans if span.segment.episode == self.number]
+        self._irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
+
+    def __repr__(self) -> str:
+        return f"<Episode {self.id} {self.env_id} {self.n_steps} steps, {self.ending}>"
+
+    @property
+    def env_id(self) -> str:
+        """The environment's Gymnasium id, "" where it has none."""
+        return self.header.env.env_id
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken, those that raised included."""
+        if self.end is not None:
+            return self.end.n_steps
+        steps = [span.segment.first_step + span.segment.n_steps for _, span in self._parts]
+        return max([*steps, *(failure.step + 1 for failure in self.failures)], default=0)
+
+    @property
+    def ending(self) -> str:
+        """How it ended: terminated, truncated, abandoned, error; without an end record, running or interrupted."""
+        if self.end is not None:
+            return self.end.ending
+        return "running" if self._reader.is_being_written() else "interrupted"
+
+    @property
+    def outcome(self) -> str | None:
+        """"success" or "failure" by its last check that gave a verdict; None where none did."""
+        verdicts = [check.verdict for check in self.checks if check.verdict is not None]
+        return None if not verdicts else "success" if verdicts[-1] else "failure"
+
+    @property
+    def total_reward(self) -> float:
+        """Sum of the rewards."""
+        return float(np.sum(self.rewards)) if len(self._rewards_list) else 0.0
+
+    @property
+    def missing_steps(self) -> list[tuple[int, int]]:
+        """Half-open ranges of steps that the log has lost."""
+        covered = sorted(
+            [(s.first_step, s.first_step + s.n_steps) for s in self._segments]
+            + [(failure.step, failure.step + 1) for failure in self.failures if failure.phase == "step"]
+        )
+        missing, position = [], 0
+        for first, last in covered:
+            if first > position:
+                missing.append((position, first))
+            position = max(position, last)
+        if self.end is not None and position < self.end.n_steps:
+            missing.append((position, self.end.n_steps))
+        return missing
+
+    @property
+    def has_reset(self) -> bool:
+        """Whether the observation of the reset is there (as it is but in a damaged log)."""
+        return bool(self._parts) and self._parts[0][1].segment.has_reset
+
+    @cached_property
+    def step_numbers(self) -> Array:
+        """Number of the step of each row of `actions` and `rewards`, (T,) int64; steps that raised have no row."""
+        ranges = [np.arange(s.first_step, s.first_step + s.n_steps) for s in self._segments]
+        return np.concatenate(ranges) if ranges else np.zeros(0, np.int64)
+
+    @cached_property
+    def actions(self) -> list[Any]:
+        """Actions as they were given, length T, of the exact recorded types."""
+        return self._values("action", of_steps=True)
+
+    @cached_property
+    def rewards(self) -> Array:
+        """Rewards, (T,) or (T, k), of the recorded dtype; float64 for Python numbers."""
+        return np.asarray(self._rewards_list if self._rewards_list else [], None if self._rewards_list else np.float64)
+
+    @cached_property
+    def _rewards_list(self) -> list[Any]:
+        return self._values("reward", of_steps=True)
+
+    @cached_property
+    def observations(self) -> Any:
+        """Observations: first the reset's, then one a step. An array (T + 1, *shape) where they are arrays of one dtype and
+        shape; a dict or tuple of such where they are composed; else a list of values."""
+        return self._array("obs")
+
+    @cached_property
+    def observation_list(self) -> list[Any]:
+        """Observations one by one, length T + 1, of the exact recorded types."""
+        return self._values("obs", of_steps=False)
+
+    @cached_property
+    def infos(self) -> list[dict[str, Any]]:
+        """Infos of the steps, length T; that of the reset is `reset_info`."""
+        found: list[dict[str, Any]] = []
+        for chunk, span in self._parts:
+            start, stop = span.start, span.start + span.segment.n_steps
+            place, values = _sparse(chunk, "info", start, stop)
+            infos: list[dict[str, Any]] = [{} for _ in range(start, stop)]
+            for row, value in zip(place, values, strict=True):
+                infos[row - start] = value
+            found += infos
+        for step, data in self._irregular.items():
+            row = int(np.searchsorted(self.step_numbers, step))
+            if row < len(found) and self.step_numbers[row] == step:
+                found[row] = codec.decode(data)
+        return found
+
+    @property
+    def reset_info(self) -> dict[str, Any]:
+        """Info of the reset."""
+        return {} if self.start is None else dict(codec.decode(self.start.info_data))
+
+    @cached_property
+    def states(self) -> dict[int, Any]:
+        """States that were stored whole, by row: row 0 is the reset's, row k + 1 that after row k of `actions`."""
+        found, base = {}, 0
+        for chunk, span in self._parts:
+            start = span.obs_start
+            stop = start + span.segment.has_reset + span.segment.n_steps
+            place, values = _sparse(chunk, "state", start, stop)
+            found.update({base + row - start: value for row, value in zip(place, values, strict=True)})
+            base += stop - start
+        return found
+
+    @cached_property
+    def state_digests(self) -> Array | None:
+        """Digest of the state of each observation row, (T + 1,) uint32; None where no state was captured."""
+        found = []
+        for chunk, span in self._parts:
+            start = span.obs_start
+            stop = start + span.segment.has_reset + span.segment.n_steps
+            rows = chunk.column("state_digest")
+            packed = None if rows is None else rows.array(start, stop)
+            if packed is not None:
+                found.append(unpack_digests(packed))
+            else:
+                place, values = _sparse(chunk, "state", start, stop)
+                if len(place) != stop - start:
+                    return None
+                found.append(np.array([state_digest(value) for value in values], np.uint32))
+        return np.concatenate(found) if found else None
+
+    def state(self, step: int) -> Any:
+        """Return the state before a step; `step` may be `n_steps` for the last state.
+
+        Raises:
+            IndexError: There is no such step.
+            CorpusError: The state was not stored there (only digested, or never captured); says which steps have one.
+        """
+        if not 0 <= step <= self.n_steps:
+            raise IndexError(f"step must be in [0, {self.n_steps}], got {step}")
+        row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
+        if row in self.states:
+            return self.states[row]
+        if self.header.state.keep == "none":
+            raise CorpusError(f"episode {self.id}: no state was captured (no adapter fits {self.header.env.class_name})")
+        raise CorpusError(
+            f"episode {self.id} step {step}: only the digest of this state is stored; states are stored at rows "
+            f"{sorted(self.states)[:6]}; replay the episode up to it, or record with record='full'"
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Yield the steps in order, those that raised among them."""
+        failed = {failure.step: failure for failure in self.failures if failure.phase == "step"}
+        offset = 1 if self.has_reset else 0
+        rows = zip(self.step_numbers.tolist(), self.actions, self.observation_list[offset:], self._rewards_list, self.infos,
+                   strict=True)  # fmt: skip
+        taken = [Step(*row) for row in rows]
+        taken += [Step(k, _action(f), None, None, {}, f) for k, f in failed.items()]
+        yield from sorted(taken, key=lambda step: step.step)
+
+    @property
+    def _segments(self) -> list[Any]:
+        return [span.segment for _, span in self._parts]
+
+    def _bounds(self, span: Span, of_steps: bool) -> tuple[int, int]:
+        if of_steps:
+            return span.start, span.start + span.segment.n_steps
+        return span.obs_start, span.obs_start + span.segment.has_reset + span.segment.n_steps
+
+    def _values(self, field: str, *, of_steps: bool) -> list[Any]:
+        found: list[Any] = []
+        for chunk, span in self._parts:
+            start, stop = self._bounds(span, of_steps)
+            layout = chunk.layout(field)
+            if layout is not None and stop > start:
+                found += _values(chunk, layout, start, stop)
+        return found
+
+    def _array(self, field: str) -> Any:
+        parts = []
+        for chunk, span in self._parts:
+            start, stop = self._bounds(span, of_steps=False)
+            if stop > start:
+                parts.append(_array(chunk, chunk.layout(field), start, stop))
+        try:
+            return _concatenate(parts)
+        except (ValueError, TypeError, KeyError):
+            return self.observation_list
+
+
+def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -> Episode:
+    """Read one episode of a log file."""
+    return Episode(LogReader(path), number, chunks)
+
+
+def _chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]:
+    from_frames = reader.frames
+    for index in wanted:
+        if 0 <= index < len(from_frames) and from_frames[index].kind == 2:
+            try:
+                yield reader.cached_chunk(index)
+            except LogCorruptError:
+                continue  # it is listed in reader.damage, and the episode's missing_steps show what it cost
+
+
+def _action(failure: Failure) -> Any:
+    return None if failure.action_data is None else codec.decode(failure.action_data)
+
+
+def _values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
+    """Return rows of a field as values of the exact recorded types."""
+    if layout[0] == "leaf":
+        return chunk.rows(layout[1]).list(start, stop)
+    if layout[0] == "dict":
+        if not layout[1]:
+            return [{} for _ in range(start, stop)]
+        columns = [_values(chunk, item, start, stop) for item in layout[2]]
+        return [dict(zip(layout[1], row, strict=True)) for row in zip(*columns, strict=True)]
+    if not layout[1]:
+        return [()] * (stop - start)
+    return list(zip(*(_values(chunk, item, start, stop) for item in layout[1]), strict=True))
+
+
+def _array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
+    """Return rows of a field as an array, or a dict or tuple of arrays.
+
+    Raises:
+        ValueError: A leaf is not of one dtype and shape.
+    """
+    if layout is None:
+        raise ValueError("the chunk has no such field")
+    if layout[0] == "dict":
+        return {key: _array(chunk, item, start, stop) for key, item in zip(layout[1], layout[2], strict=True)}
+    if layout[0] == "tuple":
+        return tuple(_array(chunk, item, start, stop) for item in layout[1])
+    rows: Rows = chunk.rows(layout[1])
+    array = rows.array(start, stop)
+    if array is None:
+        found = np.empty(stop - start, object)
+        found[:] = rows.list(start, stop)
+        return found
+    return array
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    if not parts:
+        return np.zeros(0)
+    if isinstance(parts[0], dict):
+        if any(part.keys() != parts[0].keys() for part in parts):
+            raise ValueError("parts differ")
+        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(_concatenate(list(items)) for items in zip(*parts, strict=True))
+    if any(part.dtype != parts[0].dtype for part in parts):
+        raise ValueError("parts differ")
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+
+def _sparse(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[list[int], list[Any]]:
+    """Return the rows in [start, stop) of a field that has values only in some rows, and the values."""
+    layout = chunk.layout(field)
+    if layout is None or stop <= start:
+        return [], []
+    leaf = _first_leaf(layout)
+    place = None if leaf is None else chunk.rows(leaf).place
+    if place is None:
+        return list(range(start, stop)), _values(chunk, layout, start, stop)
+    first, last = np.searchsorted(place, [start, stop]).tolist()
+    return place[first:last].tolist(), _values(chunk, layout, first, last)
+
+
+def _first_leaf(layout: Any) -> int | None:
+    if layout[0] == "leaf":
+        return int(layout[1])
+    for item in layout[-1]:
+        if (found := _first_leaf(item)) is not None:
+            return found
+    return None

@@ -1,0 +1,115 @@
+"""The difference of two states, or of any two values, as readable changes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trajrec.codec import Plain
+
+MISSING = type("Missing", (), {"__repr__": lambda self: "(missing)", "__slots__": ()})()
+"""Stands for a value that one side does not have."""
+
+
+class Change(NamedTuple):
+    """One place where two values differ. `path` is a JSON pointer without its first slash, "" for the values themselves."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+def diff(before: Any, after: Any) -> list[Change]:
+    """Return every place where two values differ, in a stable order.
+
+    Types count: 1, 1.0, True and numpy.int64(1) differ. Floats are compared by their bits, so NaN equals NaN, and -0.0 is
+    not 0.0. Arrays of one dtype and shape differ element by element.
+
+    >>> diff({"stock": [3, 1]}, {"stock": [3, 0], "paid": True})
+    [Change(path='stock/1', before=1, after=0), Change(path='paid', before=(missing), after=True)]
+    """
+    return list(_walk("", before, after))
+
+
+def first_difference(before: Any, after: Any) -> Change | None:
+    """Return the first place where two values differ, or None where they are the same."""
+    return next(_walk("", before, after), None)
+
+
+def is_same(before: Any, after: Any) -> bool:
+    """Say whether two values are the same, by type and bits."""
+    return first_difference(before, after) is None
+
+
+def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
+    cls = type(a)
+    if cls is not type(b):
+        yield Change(path, a, b)
+    elif cls is float:
+        if a != b or a == 0.0:
+            if struct.pack("<d", a) != struct.pack("<d", b):
+                yield Change(path, a, b)
+    elif cls is dict:
+        yield from _mappings(path, a, b)
+    elif cls is list or cls is tuple:
+        yield from _sequences(path, a, b)
+    elif isinstance(a, np.ndarray):
+        yield from _arrays(path, a, b)
+    elif isinstance(a, np.generic):
+        if a.dtype != b.dtype or a.tobytes() != b.tobytes():
+            yield Change(path, a, b)
+    elif isinstance(a, tuple) and hasattr(cls, "_fields"):
+        yield from _mappings(path, a._asdict(), b._asdict())
+    elif cls is Plain:
+        if (a.type_name, a.kind) != (b.type_name, b.kind):
+            yield Change(path, a, b)
+        else:
+            yield from _mappings(path, a.fields, b.fields)
+    elif not a == b:
+        yield Change(path, a, b)
+
+
+def _join(path: str, key: Any) -> str:
+    part = str(key).replace("~", "~0").replace("/", "~1")
+    return f"{path}/{part}" if path else part
+
+
+def _mappings(path: str, a: dict[Any, Any], b: dict[Any, Any]) -> Iterator[Change]:
+    for key, value in a.items():
+        if key in b:
+            yield from _walk(_join(path, key), value, b[key])
+        else:
+            yield Change(_join(path, key), value, MISSING)
+    for key, value in b.items():
+        if key not in a:
+            yield Change(_join(path, key), MISSING, value)
+
+
+def _sequences(path: str, a: Any, b: Any) -> Iterator[Change]:
+    for index, (x, y) in enumerate(zip(a, b, strict=False)):
+        yield from _walk(_join(path, index), x, y)
+    for index in range(len(b), len(a)):
+        yield Change(_join(path, index), a[index], MISSING)
+    for index in range(len(a), len(b)):
+        yield Change(_join(path, index), MISSING, b[index])
+
+
+def _arrays(path: str, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Iterator[Change]:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        yield Change(path, a, b)
+        return
+    if a.tobytes() == b.tobytes():
+        return
+    if a.dtype.kind == "O" or a.dtype.names is not None or a.itemsize == 0:
+        yield Change(path, a, b)
+        return
+    x, y = (np.ascontiguousarray(v).reshape(-1).view(np.uint8).reshape(-1, a.itemsize) for v in (a, b))
+    for flat in np.flatnonzero((x != y).any(axis=1)).tolist():
+        index = np.unravel_index(flat, a.shape)
+        where = path
+        for part in index:
+            where = _join(where, int(part))
+        yield Change(where, a[index], b[index])
