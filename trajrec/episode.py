@@ -165,7 +165,7 @@ class Episode:
         found: list[dict[str, Any]] = []
         for chunk, span in self._parts:
             start, stop = span.start, span.start + span.segment.n_steps
-            place, values = _sparse(chunk, "info", start, stop)
+            place, values = sparse_values(chunk, "info", start, stop)
             infos: list[dict[str, Any]] = [{} for _ in range(start, stop)]
             for row, value in zip(place, values, strict=True):
                 infos[row - start] = value
@@ -188,7 +188,7 @@ class Episode:
         for chunk, span in self._parts:
             start = span.obs_start
             stop = start + span.segment.has_reset + span.segment.n_steps
-            place, values = _sparse(chunk, "state", start, stop)
+            place, values = sparse_values(chunk, "state", start, stop)
             found.update({base + row - start: value for row, value in zip(place, values, strict=True)})
             base += stop - start
         return found
@@ -205,7 +205,7 @@ class Episode:
             if packed is not None:
                 found.append(unpack_digests(packed))
             else:
-                place, values = _sparse(chunk, "state", start, stop)
+                place, values = sparse_values(chunk, "state", start, stop)
                 if len(place) != stop - start:
                     return None
                 found.append(np.array([state_digest(value) for value in values], np.uint32))
@@ -255,7 +255,7 @@ class Episode:
             start, stop = self._bounds(span, of_steps)
             layout = chunk.layout(field)
             if layout is not None and stop > start:
-                found += _values(chunk, layout, start, stop)
+                found += field_values(chunk, layout, start, stop)
         return found
 
     def _array(self, field: str) -> Any:
@@ -289,18 +289,18 @@ def _action(failure: Failure) -> Any:
     return None if failure.action_data is None else codec.decode(failure.action_data)
 
 
-def _values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
+def field_values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
     """Return rows of a field as values of the exact recorded types."""
     if layout[0] == "leaf":
         return chunk.rows(layout[1]).list(start, stop)
     if layout[0] == "dict":
         if not layout[1]:
             return [{} for _ in range(start, stop)]
-        columns = [_values(chunk, item, start, stop) for item in layout[2]]
+        columns = [field_values(chunk, item, start, stop) for item in layout[2]]
         return [dict(zip(layout[1], row, strict=True)) for row in zip(*columns, strict=True)]
     if not layout[1]:
         return [()] * (stop - start)
-    return list(zip(*(_values(chunk, item, start, stop) for item in layout[1]), strict=True))
+    return list(zip(*(field_values(chunk, item, start, stop) for item in layout[1]), strict=True))
 
 
 def _array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
@@ -338,7 +338,7 @@ def _concatenate(parts: list[Any]) -> Any:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def _sparse(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[list[int], list[Any]]:
+def sparse_values(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[list[int], list[Any]]:
     """Return the rows in [start, stop) of a field that has values only in some rows, and the values."""
     layout = chunk.layout(field)
     if layout is None or stop <= start:
@@ -346,9 +346,9 @@ def _sparse(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[list[in
     leaf = _first_leaf(layout)
     place = None if leaf is None else chunk.rows(leaf).place
     if place is None:
-        return list(range(start, stop)), _values(chunk, layout, start, stop)
+        return list(range(start, stop)), field_values(chunk, layout, start, stop)
     first, last = np.searchsorted(place, [start, stop]).tolist()
-    return place[first:last].tolist(), _values(chunk, layout, first, last)
+    return place[first:last].tolist(), field_values(chunk, layout, first, last)
 
 
 def _first_leaf(layout: Any) -> int | None:

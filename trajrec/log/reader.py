@@ -127,6 +127,11 @@ class LogReader:
         self.is_sealed = frames.read_trailer(self._data) is not None
         return len(self.frames) > known
 
+    def note(self, chunk: LogChunk, what: str) -> None:
+        """Add a chunk that turned out to contradict itself to the damage."""
+        frame = self.frames[chunk.index]
+        self.damage.append(Damage(frame.offset, frame.end - frame.offset, what))
+
     def slice(self, start: int, end: int) -> bytes:
         """Return bytes [start, end) of the file."""
         return bytes(self._data[start:end])
