@@ -105,7 +105,7 @@ class Episode:
     @property
     def total_reward(self) -> float:
         """Sum of the rewards."""
-        return float(np.sum(self.rewards)) if len(self._rewards_list) else 0.0
+        return float(np.sum(self.rewards)) if len(self.reward_list) else 0.0
 
     @property
     def missing_steps(self) -> list[tuple[int, int]]:
@@ -142,10 +142,11 @@ class Episode:
     @cached_property
     def rewards(self) -> Array:
         """Rewards, (T,) or (T, k), of the recorded dtype; float64 for Python numbers."""
-        return np.asarray(self._rewards_list if self._rewards_list else [], None if self._rewards_list else np.float64)
+        return np.asarray(self.reward_list if self.reward_list else [], None if self.reward_list else np.float64)
 
     @cached_property
-    def _rewards_list(self) -> list[Any]:
+    def reward_list(self) -> list[Any]:
+        """Rewards one by one, length T, of the exact recorded types."""
         return self._values("reward", of_steps=True)
 
     @cached_property
@@ -175,6 +176,11 @@ class Episode:
             if row < len(found) and self.step_numbers[row] == step:
                 found[row] = codec.decode(data)
         return found
+
+    @property
+    def has_infos(self) -> bool:
+        """Whether any step had an info that was not empty."""
+        return bool(self._irregular) or any(chunk.layout("info") is not None for chunk, _ in self._parts)
 
     @property
     def reset_info(self) -> dict[str, Any]:
@@ -234,7 +240,7 @@ class Episode:
         """Yield the steps in order, those that raised among them."""
         failed = {failure.step: failure for failure in self.failures if failure.phase == "step"}
         offset = 1 if self.has_reset else 0
-        rows = zip(self.step_numbers.tolist(), self.actions, self.observation_list[offset:], self._rewards_list, self.infos,
+        rows = zip(self.step_numbers.tolist(), self.actions, self.observation_list[offset:], self.reward_list, self.infos,
                    strict=True)  # fmt: skip
         taken = [Step(*row) for row in rows]
         taken += [Step(k, _action(f), None, None, {}, f) for k, f in failed.items()]

@@ -1,0 +1,393 @@
+"""The engine: resets an environment as recorded, applies the recorded actions, compares everything that came out.
+
+Stepping is the hot loop: it copies what each step returned and compares a whole episode at once, bytes against bytes; only where
+those differ is the first difference looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from trajrec import codec
+from trajrec.episode import Episode
+from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.protocols import StateAdapter
+from trajrec.replay.cause import find_cause
+from trajrec.replay.environments import make_env
+from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
+from trajrec.schema import Failure
+from trajrec.state.adapters import find_adapter, function_adapter
+from trajrec.state.diff import Change, first_difference
+from trajrec.state.digests import state_digest
+from trajrec.state.generators import restore_generator
+
+
+def replay_episode(
+    episode: Episode, *, env: gymnasium.Env[Any, Any] | None = None, allow: Iterable[str] = (),
+    state: Callable[[Any], Any] | None = None, explain: bool = True,
+) -> ReplayReport:  # fmt: skip
+    """Re-execute an episode and compare every step with the log.
+
+    Args:
+        episode: From `Corpus.episode`.
+        env: An environment to replay on; by default the one that the log names is made, and closed again.
+        allow: Module prefixes that may be imported because the log names them.
+        state: The function that the episode's states were captured with, where the recorder was given one.
+        explain: Run a diverged episode again, to find the likely cause.
+
+    Returns:
+        A report with the grade and, where it diverged, the first difference. A divergence is a finding, not an exception:
+        `report.raise_if_diverged()` is there for tests.
+
+    Raises:
+        EnvRefusedError: The log names a module that is not allowed.
+        EnvMissingError: The environment is not installed, or the log does not say how to make it.
+    """
+    with Replayer(env=env, allow=allow, state=state, explain=explain) as replayer:
+        return replayer.replay(episode)
+
+
+def replay_episodes(
+    episodes: Iterable[Episode], *, env: gymnasium.Env[Any, Any] | None = None, allow: Iterable[str] = (),
+    state: Callable[[Any], Any] | None = None, explain: bool = True,
+) -> Iterator[ReplayReport]:  # fmt: skip
+    """Replay many episodes, one after the other, on as few environments as their specifications allow.
+
+    An episode whose environment may not be imported or is missing is reported as "refused", with the reason in its notes.
+    """
+    with Replayer(env=env, allow=allow, state=state, explain=explain) as replayer:
+        for episode in episodes:
+            try:
+                yield replayer.replay(episode)
+            except (EnvRefusedError, EnvMissingError) as exc:
+                yield ReplayReport(episode.id, "refused", 0, notes=(str(exc).partition(": ")[2],))
+
+
+class Replayer:
+    """Keeps the environment that it made last, for the next episode of the same specification. A context manager."""
+
+    def __init__(
+        self, *, env: gymnasium.Env[Any, Any] | None = None, allow: Iterable[str] = (),
+        state: Callable[[Any], Any] | None = None, explain: bool = True,
+    ) -> None:  # fmt: skip
+        self._given, self._allow, self._state, self._explain = env, tuple(allow), state, explain
+        self._made: tuple[Any, Stage] | None = None
+
+    def __enter__(self) -> Replayer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the environment that was made; a given one is the caller's."""
+        if self._made is not None:
+            self._made[1].env.close()
+            self._made = None
+
+    def replay(self, episode: Episode) -> ReplayReport:
+        """Replay one episode; see `replay_episode`."""
+        is_fresh = self._made is None or self._made[0] != episode.header.env
+        report = self._run(episode, self._stage(episode))
+        if report.divergence is None:
+            return report
+        if self._given is None and not is_fresh:
+            # An environment that carries something over from other episodes must not be blamed on this one.
+            self.close()
+            again = self._run(episode, self._stage(episode))
+            if again.divergence is None:
+                return replace(again, notes=(*again.notes, "only on a fresh environment: it carries state over between episodes"))
+            report = again
+        if self._explain and report.divergence is not None:
+            cause = find_cause(episode, report.divergence, lambda: self._again(episode))
+            report = replace(report, divergence=replace(report.divergence, cause=cause))
+        return report
+
+    def _again(self, episode: Episode) -> Divergence | None:
+        """Run an episode once more, on an environment of its own where one can be made."""
+        if self._given is None:
+            self.close()
+        return self._run(episode, self._stage(episode)).divergence
+
+    def _stage(self, episode: Episode) -> Stage:
+        if self._given is not None:
+            return Stage(self._given, _adapter(self._given, episode, self._state))
+        key = episode.header.env
+        if self._made is None or self._made[0] != key:
+            self.close()
+            env = make_env(key, episode_id=episode.id, allow=self._allow)
+            self._made = (key, Stage(env, _adapter(env, episode, self._state)))
+        return self._made[1]
+
+    def _run(self, episode: Episode, stage: Stage) -> ReplayReport:
+        run = _execute(episode, stage)
+        if run.problem is not None:
+            return ReplayReport(episode.id, "refused", 0, notes=(run.problem,))
+        divergence = _compare(episode, stage, run)
+        notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
+        if stage.adapter is None:
+            notes.append("state not compared: " + ("none was recorded" if not episode.header.state.adapter else "no such adapter"))
+        else:
+            compared.append("state")
+        missing = episode.missing_steps
+        if missing:
+            notes.append(f"the log has lost steps {missing[0][0]} to {missing[0][1] - 1}; compared up to there")
+        grade = "diverged" if divergence is not None else "partial" if missing else "exact"
+        return ReplayReport(episode.id, grade, len(run.rewards), divergence, tuple(compared), tuple(notes))  # type: ignore[arg-type]
+
+
+class Stage(NamedTuple):
+    """An environment with the adapter that sees its state as the recording did, or None."""
+
+    env: gymnasium.Env[Any, Any]
+    adapter: StateAdapter | None
+
+
+class _Run:
+    """What a re-execution returned, row by row; `failure` is an exception that the recording does not have (or the reverse)."""
+
+    def __init__(self) -> None:
+        self.observations: list[Any] = []
+        self.rewards: list[Any] = []
+        self.infos: dict[int, bytes] = {}
+        self.reset_info = b""
+        self.states: list[int] = []
+        self.whole_states: dict[int, bytes] = {}
+        self.flags: tuple[int, bool, bool] | None = None
+        self.failure: tuple[int, Failure | None, BaseException | None] | None = None
+        self.problem: str | None = None
+
+
+def _adapter(env: Any, episode: Episode, state: Callable[[Any], Any] | None) -> StateAdapter | None:
+    record = episode.header.state
+    if record.keep == "none":
+        return None
+    adapter = function_adapter(env, state) if state is not None else find_adapter(env)
+    if adapter is None or (state is None and (adapter.name, adapter.version) != (record.adapter, record.version)):
+        return None
+    return adapter
+
+
+def _execute(episode: Episode, stage: Stage) -> _Run:
+    """Reset as recorded and apply the recorded actions, until they end, the environment does, or it raises unrecorded."""
+    run, env, start = _Run(), stage.env, episode.start
+    if start is None:
+        run.problem = "the log has lost this episode's reset"
+        return run
+    options = None if start.options_data is None else codec.decode(start.options_data)
+    try:
+        if start.seed is None and start.rng_data is not None:
+            restore_generator(env.unwrapped, find_adapter(env), start.rng_data)
+    except (ValueError, KeyError, TypeError) as exc:
+        run.problem = f"the generator's state could not be restored: {exc}"
+        return run
+    failed = {failure.step: failure for failure in episode.failures if failure.phase in ("reset", "step")}
+    try:
+        obs, info = env.reset(seed=start.seed, options=options)
+    except Exception as exc:
+        run.failure = None if _is_recorded(failed.get(-1), exc) else (-1, failed.get(-1), exc)
+        return run
+    if -1 in failed:
+        run.failure = (-1, failed[-1], None)
+        return run
+    run.reset_info = codec.encode(info, opaque=True)
+    _keep(run, stage, obs, episode.states)
+    actions = episode.actions
+    missing = episode.missing_steps
+    if missing:
+        actions = actions[: int(np.searchsorted(episode.step_numbers, missing[0][0]))]
+    if failed:
+        _apply_with_failures(run, stage, episode, actions, failed)
+    else:
+        _apply(run, stage, episode, actions, 0)
+    return run
+
+
+def _apply(run: _Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:
+    """The hot loop: step, copy what came out."""
+    step, capture = stage.env.step, None if stage.adapter is None else stage.adapter.capture
+    observations, rewards, states = run.observations.append, run.rewards.append, run.states.append
+    whole, ndarray, digest, copy = episode.states, np.ndarray, state_digest, codec.encode
+    row = len(run.rewards)
+    for action in actions:
+        try:
+            obs, reward, terminated, truncated, info = step(action)
+        except Exception as exc:
+            run.failure = (first + row, None, exc)
+            return
+        observations(obs.copy() if type(obs) is ndarray else copy(obs, opaque=True))
+        rewards(reward)
+        row += 1
+        if capture is not None:
+            state = capture()
+            states(digest(state))
+            if row in whole:
+                run.whole_states[row] = copy(state)
+        if info:
+            run.infos[row - 1] = copy(info, opaque=True)
+        if terminated or truncated:
+            run.flags = (row - 1, bool(terminated), bool(truncated))
+            return
+
+
+def _apply_with_failures(run: _Run, stage: Stage, episode: Episode, actions: list[Any], failed: dict[int, Failure]) -> None:
+    """Apply the actions with those among them that raised, which must raise the same again."""
+    numbers, position = episode.step_numbers[: len(actions)], 0
+    for step in sorted(failed):
+        end = int(np.searchsorted(numbers, step))
+        _apply(run, stage, episode, actions[position:end], step - end)
+        if run.failure is not None or (run.flags is not None and run.flags[0] < end):
+            return
+        failure = failed[step]
+        action = None if failure.action_data is None else codec.decode(failure.action_data)
+        try:
+            stage.env.step(action)
+        except Exception as exc:
+            if not _is_recorded(failure, exc):
+                run.failure = (step, failure, exc)
+                return
+        else:
+            run.failure = (step, failure, None)
+            return
+        position = end
+    _apply(run, stage, episode, actions[position:], len(failed))
+
+
+def _keep(run: _Run, stage: Stage, obs: Any, whole: dict[int, Any]) -> None:
+    """Copy the observation and state of the reset."""
+    run.observations.append(obs.copy() if type(obs) is np.ndarray else codec.encode(obs, opaque=True))
+    if stage.adapter is not None:
+        state = stage.adapter.capture()
+        run.states.append(state_digest(state))
+        if 0 in whole:
+            run.whole_states[0] = codec.encode(state)
+
+
+def _is_recorded(failure: Failure | None, exc: BaseException) -> bool:
+    return failure is not None and failure.error_type == codec.type_name(exc)
+
+
+def _compare(episode: Episode, stage: Stage, run: _Run) -> Divergence | None:
+    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
+    found: list[tuple[int, int, str, Any, Any]] = []
+    n = len(run.rewards)
+
+    def note(row: int, order: int, field: str, change: Change | None) -> None:
+        if change is not None:
+            path = f"{field}/{change.path}" if change.path else field
+            found.append((row, order, path, change.before, change.after))
+
+    offset = 0 if episode.has_reset else 1
+    note(*_observations(episode, run.observations[offset:], offset))
+    note(*_rewards(episode, run, n))
+    note(*_flags(episode, run, n))
+    note(*_infos(episode, run, n))
+    if stage.adapter is not None:
+        note(*_states(episode, run, offset))
+    numbers = episode.step_numbers
+    candidates = [((int(numbers[row - 1]) if row > 0 else -1), order, path, a, b) for row, order, path, a, b in found]
+    if run.failure is not None:
+        step, recorded, raised = run.failure
+        candidates.append((step, 9, "failure", _describe(recorded), _describe(raised)))
+    if not candidates:
+        return None
+    step, _, path, expected, actual = min(candidates, key=lambda candidate: candidate[:2])
+    return Divergence(step, path, expected, actual, ulps=ulp_distance(expected, actual))
+
+
+_Found = tuple[int, int, str, Change | None]
+
+
+def _observations(episode: Episode, got: list[Any], offset: int) -> _Found:
+    recorded = episode.observations
+    is_plain = isinstance(recorded, np.ndarray) and recorded.dtype.kind in "biufcmM" and bool(got) and type(got[0]) is np.ndarray
+    if is_plain and all(o.__class__ is np.ndarray for o in got):
+        try:
+            stacked = np.array(got)
+        except ValueError:
+            stacked = np.zeros(0)
+        expected = recorded[: len(got)]
+        if stacked.dtype == expected.dtype and stacked.shape == expected.shape and stacked.tobytes() == expected.tobytes():
+            return 0, 0, "observation", None
+    for row, (expected, actual) in enumerate(zip(episode.observation_list, got, strict=False)):
+        live = codec.decode(actual) if type(actual) is bytes else actual
+        change = first_difference(expected, live)
+        if change is not None:
+            return row + offset, 0, "observation", change
+    return 0, 0, "observation", None
+
+
+def _rewards(episode: Episode, run: _Run, n: int) -> _Found:
+    recorded = episode.reward_list[:n]
+    if recorded == run.rewards and list(map(type, recorded)) == list(map(type, run.rewards)):
+        return 0, 1, "reward", None
+    for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
+        change = first_difference(expected, actual)
+        if change is not None:
+            return row + 1, 1, "reward", change
+    return 0, 1, "reward", None
+
+
+def _flags(episode: Episode, run: _Run, n: int) -> _Found:
+    """Compare where the episode ended, and how."""
+    end, total = episode.end, len(episode.step_numbers)
+    is_over = end is not None and end.ending in ("terminated", "truncated")
+    recorded = (total - 1, end.terminated, end.truncated) if end is not None and is_over else None
+    if run.flags == recorded or run.flags is None and (run.failure is not None or n < total):
+        return 0, 2, "terminated", None
+    row, terminated, truncated = run.flags if run.flags is not None else (total - 1, False, False)
+    _, was_terminated, was_truncated = recorded if recorded is not None and recorded[0] == row else (row, False, False)
+    if terminated != was_terminated:
+        return row + 1, 2, "terminated", Change("", was_terminated, terminated)
+    return row + 1, 3, "truncated", Change("", was_truncated, truncated)
+
+
+def _infos(episode: Episode, run: _Run, n: int) -> _Found:
+    assert episode.start is not None
+    if run.reset_info and run.reset_info != episode.start.info_data:
+        change = first_difference(codec.decode(episode.start.info_data), codec.decode(run.reset_info))
+        if change is not None:
+            return 0, 4, "info", change
+    if not run.infos and not episode.has_infos:
+        return 0, 4, "info", None
+    empty = codec.encode({})
+    for row, info in enumerate(episode.infos[:n]):
+        live = run.infos.get(row, empty)
+        if codec.encode(info, opaque=True) != live:
+            change = first_difference(info, codec.decode(live))
+            if change is not None:
+                return row + 1, 4, "info", change
+    return 0, 4, "info", None
+
+
+def _states(episode: Episode, run: _Run, offset: int) -> _Found:
+    digests = episode.state_digests
+    if digests is None:
+        return 0, 5, "state", None
+    got = np.array(run.states[offset:], np.uint32)
+    expected = digests[: len(got)]
+    differs = np.flatnonzero(expected != got[: len(expected)])
+    first = int(differs[0]) + offset if len(differs) else None
+    for row in sorted(run.whole_states):
+        if first is not None and row > first:
+            break
+        change = first_difference(episode.states[row - offset], codec.decode(run.whole_states[row]))
+        if change is not None:
+            return row, 5, "state", change
+    if first is None:
+        return 0, 5, "state", None
+    return first, 5, "state", Change("", f"digest {int(expected[first - offset]):06x}", f"digest {int(got[first - offset]):06x}")
+
+
+def _describe(failure: Failure | BaseException | None) -> str:
+    if failure is None:
+        return "no exception"
+    if isinstance(failure, Failure):
+        return f"{failure.error_type}: {failure.message}"
+    return f"{codec.type_name(failure)}: {failure}"

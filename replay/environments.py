@@ -1,0 +1,115 @@
+"""Makes the environment that a log names, from what may be trusted.
+
+A log is data, and data must not choose what code runs. An environment is made from this process's own registry, after importing
+at most a package known for its environments; anything else that a log names is imported only where the caller allows its module.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium
+
+from trajrec import codec
+from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.schema import EnvRecord
+
+KNOWN_PACKAGES = {
+    "ALE": "ale_py",
+    "BabyAI": "minigrid",
+    "MiniGrid": "minigrid",
+    "trajrec": "trajrec.envs",
+}
+"""Which package registers the environments of an id's namespace; importing these is all that they do to a process."""
+
+
+def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -> gymnasium.Env[Any, Any]:
+    """Make the environment that a log describes.
+
+    Args:
+        record: The log's description.
+        episode_id: The episode, for error messages.
+        allow: Module prefixes that may be imported because the log names them.
+
+    Raises:
+        EnvRefusedError: It would need a module that is not allowed.
+        EnvMissingError: It, or the package it comes from, is not installed, or the log does not say how to make it.
+    """
+    if record.recreatable:
+        raise EnvMissingError(
+            f"the environment {record.class_name} cannot be made from the log ({record.recreatable}); "
+            "give one: replay_episode(episode, env=...)",
+            episode_id=episode_id,
+        )
+    allowed = tuple(allow)
+    spec = _registered(record, allowed, episode_id)
+    kwargs = dict(codec.decode(record.kwargs_data)) if record.kwargs_data else {}
+    if kwargs.get("render_mode") == "human":
+        kwargs["render_mode"] = None
+    try:
+        env: gymnasium.Env[Any, Any] = gymnasium.make(
+            spec, max_episode_steps=record.max_episode_steps, disable_env_checker=True, **kwargs
+        )  # fmt: skip
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
+        raise EnvMissingError(f"{record.env_id} needs a package that is not installed: {exc}", episode_id=episode_id) from exc
+    applied = len(env.spec.additional_wrappers) if env.spec is not None else 0
+    for name, data in record.wrappers[applied:]:
+        env = _wrap(env, name, data, allowed, episode_id)
+    return env
+
+
+def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> Any:
+    """Return what gymnasium.make takes: an id of this process's registry, or a spec of an allowed entry point."""
+    env_id = record.env_id
+    module, _, bare_id = env_id.rpartition(":")
+    if bare_id in gymnasium.registry:
+        return bare_id
+    namespace = bare_id.partition("/")[0] if "/" in bare_id else bare_id.partition("-")[0]
+    package = KNOWN_PACKAGES.get(namespace)
+    if package is not None and not module:
+        try:
+            importlib.import_module(package)
+        except ImportError as exc:
+            raise EnvMissingError(
+                f"{env_id} comes from the package {package.partition('.')[0]}, which is not installed: pip install "
+                f"{package.partition('.')[0].replace('_', '-')}",
+                episode_id=episode_id,
+            ) from exc
+        if bare_id in gymnasium.registry:
+            return bare_id
+    wanted = module or record.entry_point.partition(":")[0]
+    if not wanted or not _is_allowed(wanted, allow):
+        raise EnvRefusedError(
+            f"the environment {env_id!r} is not registered here, and its log names the module {wanted!r}, which is not imported "
+            f"without your leave; to allow it: --allow {wanted.partition('.')[0] or 'MODULE'}, or allow=(...) in Python",
+            episode_id=episode_id,
+        )
+    try:
+        importlib.import_module(wanted)
+    except ImportError as exc:
+        raise EnvMissingError(f"{env_id} comes from the module {wanted}: {exc}", episode_id=episode_id) from exc
+    if bare_id in gymnasium.registry:
+        return bare_id
+    if not _is_allowed(record.entry_point.partition(":")[0], allow):
+        raise EnvRefusedError(f"the entry point {record.entry_point!r} is not allowed", episode_id=episode_id)
+    return gymnasium.envs.registration.EnvSpec(bare_id, entry_point=record.entry_point)
+
+
+def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episode_id: str) -> Any:
+    module, _, cls = name.rpartition(".")
+    if not _is_allowed(module, (*allow, "gymnasium.wrappers")):
+        raise EnvRefusedError(
+            f"the wrapper {name} is not imported without your leave; to allow it: --allow {module.partition('.')[0]}",
+            episode_id=episode_id,
+        )
+    try:
+        wrapper = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as exc:
+        raise EnvMissingError(f"the wrapper {name} is not installed: {exc}", episode_id=episode_id) from exc
+    return wrapper(env, **(codec.decode(data) if data else {}))
+
+
+def _is_allowed(module: str, allow: tuple[str, ...]) -> bool:
+    return any(module == prefix or module.startswith(prefix + ".") for prefix in allow)
