@@ -59,9 +59,7 @@ class Episode:
             self._take(chunk)
 
     def _take(self, chunk: LogChunk) -> None:
-        for event in chunk.record.events:
-            if event.episode != self.number:
-                continue
+        for event in chunk.events_of(self.number):
             if isinstance(event, EpisodeStart):
                 self.start = event
             elif isinstance(event, EpisodeEnd):
@@ -70,8 +68,9 @@ class Episode:
                 self.failures.append(event)
             else:
                 self.checks.append(event)
-        self._parts += [(chunk, span) for span in chunk.spans if span.segment.episode == self.number]
-        self._irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
+        self._parts += [(chunk, span) for span in chunk.spans_of(self.number)]
+        if chunk.record.irregular:
+            self._irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
 
     def __repr__(self) -> str:
         return f"<Episode {self.id} {self.env_id} {self.n_steps} steps, {self.ending}>"

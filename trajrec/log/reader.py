@@ -16,7 +16,7 @@ from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Rows
 from trajrec.log.frames import Damage, Frame
-from trajrec.schema import Chunk, Column, Footer, Header, Segment
+from trajrec.schema import Chunk, Column, Event, Footer, Header, Segment
 
 try:
     import fcntl
@@ -233,6 +233,8 @@ class LogChunk:
         self.offset = reader.frames[index].offset
         self._reader, self._start, self._end = reader, data_start, data_end
         self._rows: dict[int, Rows] = {}
+        self._spans_of: dict[int, list[Span]] | None = None
+        self._events_of: dict[int, list[Event]] | None = None
         self.spans: list[Span] = []
         start = obs = 0
         for segment in record.segments:
@@ -240,6 +242,22 @@ class LogChunk:
             start += segment.n_steps
             obs += segment.n_steps + segment.has_reset
         self.n_steps, self.n_obs = start, obs
+
+    def spans_of(self, episode: int) -> list[Span]:
+        """Return the spans of one episode."""
+        if self._spans_of is None:
+            self._spans_of = {}
+            for span in self.spans:
+                self._spans_of.setdefault(span.segment.episode, []).append(span)
+        return self._spans_of.get(episode, [])
+
+    def events_of(self, episode: int) -> list[Event]:
+        """Return the events of one episode."""
+        if self._events_of is None:
+            self._events_of = {}
+            for event in self.record.events:
+                self._events_of.setdefault(event.episode, []).append(event)
+        return self._events_of.get(episode, [])
 
     def rows(self, index: int) -> Rows:
         """Return a column's rows.

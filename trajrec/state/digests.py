@@ -15,6 +15,7 @@ import numpy as np
 from trajrec import codec
 
 SIZE = 3
+_PLAIN = frozenset("biufcmM")
 
 
 def state_digest(state: Any) -> int:
@@ -23,8 +24,11 @@ def state_digest(state: Any) -> int:
     >>> hex(state_digest(np.zeros(4)))
     '0xb2afff'
     """
-    if type(state) is np.ndarray and state.dtype.kind in "biufcmM":
-        return crc32(state if state.flags.c_contiguous else state.tobytes()) & 0xFFFFFF
+    if type(state) is np.ndarray and state.dtype.kind in _PLAIN:
+        try:
+            return crc32(state) & 0xFFFFFF  # type: ignore[arg-type]
+        except (ValueError, TypeError):  # not contiguous, or of a kind without a buffer
+            return crc32(state.tobytes()) & 0xFFFFFF
     return crc32(codec.encode(state, where="state", canonical=True)) & 0xFFFFFF
 
 
