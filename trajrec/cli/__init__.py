@@ -1,0 +1,140 @@
+"""The command line: parse, call, print. Results on stdout, talk on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trajrec.cli import commands, demo
+from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
+from trajrec.version import __version__
+
+OK, DIVERGED, USAGE, UNREADABLE = 0, 1, 2, 3
+_STATUS = "Exit status: 0 done, 2 wrong usage, 3 unreadable log."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit status."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except (CorpusError, QueryError, ValueError) as exc:
+        return _fail(exc, USAGE)
+    except LogError as exc:
+        return _fail(exc, UNREADABLE)
+    except TrajrecError as exc:
+        return _fail(exc, USAGE)
+    except BrokenPipeError:
+        # The reader has enough (`| head`): nothing is wrong, and nothing can be said on a closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+
+
+def _fail(what: object, status: int) -> int:
+    print(f"trajrec: {what}", file=sys.stderr)
+    return status
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="trajrec", description="Record, replay and question what agents did.",
+        epilog="`trajrec demo` shows all of it in a minute.",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"trajrec {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(name: str, run: object, what: str, example: str, status: str = _STATUS) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name, help=what, description=f"{what[0].upper()}{what[1:]}.\n\nExample:\n\n    {example}",
+            epilog=status, formatter_class=argparse.RawDescriptionHelpFormatter,
+        )  # fmt: skip
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = add("demo", demo.run, "record real environments, replay a failed episode, ask SQL", "trajrec demo")
+    sub.add_argument("dir", nargs="?", type=Path, default=Path("trajrec-demo"), metavar="DIR", help="where to record")
+
+    sub = add("record", commands.record, "record episodes of an environment", "trajrec record Taxi-v4 -o runs -n 10 --seed 1")
+    sub.add_argument("env_id", metavar="ENV_ID", help="Gymnasium id, or module:id")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to record into")
+    sub.add_argument("-n", "--episodes", type=_count, default=1, metavar="EPISODES", help="how many (default: 1)")
+    sub.add_argument("--seed", type=int, metavar="S", help="seed of the first reset and of the random policy")
+    sub.add_argument("--policy", default="random", metavar="POLICY", help="random, or module:function of an observation")
+    sub.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON", help="arguments of the environment")
+    sub.add_argument("--record", choices=("default", "full", "minimal"), default="default", help="how much is kept")
+
+    sub = add("ls", commands.ls, "list the episodes of a folder", "trajrec ls runs")
+    _folder(sub)
+    sub.add_argument("--where", default="true", metavar="SQL", help="only episodes that this condition holds for")
+    _json(sub)
+
+    sub = add("show", commands.show, "show an episode, or one step of it", "trajrec show runs 3f2a --step 12")
+    _folder(sub)
+    sub.add_argument("episode", metavar="EPISODE", help="its id, or any unique prefix")
+    sub.add_argument("--step", type=int, metavar="K", help="show step K with its state")
+    _json(sub)
+
+    sub = add("sql", commands.sql, "ask SQL of a folder", "trajrec sql runs 'SELECT ending, count(*) FROM episodes GROUP BY 1'")
+    _folder(sub)
+    sub.add_argument("query", metavar="QUERY", help="a DuckDB query; `trajrec schema` lists the tables")
+    sub.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table", help="(default: table)")
+
+    sub = add("schema", commands.schema, "describe the tables that can be asked", "trajrec schema")
+    sub.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count the rows in")
+    _json(sub)
+
+    sub = add(
+        "replay", commands.replay, "re-execute recorded episodes and compare every step", "trajrec replay runs 3f2a",
+        "Exit status: 0 all the same, 1 diverged, 2 wrong usage or refused, 3 unreadable log.",
+    )  # fmt: skip
+    _folder(sub)
+    sub.add_argument("episodes", nargs="*", metavar="EPISODE", help="ids or unique prefixes (default: all that ended)")
+    sub.add_argument("--where", metavar="SQL", help="only episodes that this condition holds for")
+    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    _json(sub)
+
+    sub = add("index", commands.index, "bring the index of a folder up to date", "trajrec index runs --rebuild")
+    _folder(sub)
+    sub.add_argument("--rebuild", action="store_true", help="from nothing")
+
+    sub = add("recover", commands.recover, "seal logs whose writer was killed, and say what is lost", "trajrec recover runs")
+    sub.add_argument("path", type=Path, metavar="PATH", help="a log or a folder of logs")
+    _json(sub)
+
+    sub = add("compact", commands.compact, "merge the small chunks of sealed logs into large ones", "trajrec compact runs")
+    sub.add_argument("path", type=Path, metavar="PATH", help="a log or a folder of logs")
+    _json(sub)
+    return parser
+
+
+def _folder(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("dir", type=Path, metavar="DIR", help="folder of logs")
+
+
+def _json(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def _json_object(text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"must be JSON: {exc}") from exc
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value

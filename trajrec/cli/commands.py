@@ -1,0 +1,269 @@
+"""The commands. Each is thin: it calls the library and prints. What is heavy is imported where it is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trajrec.cli.output import Progress, print_json, print_table, say
+from trajrec.errors import CorpusError, EnvMissingError, LogError, QueryError
+
+LISTED = ("episode_id", "env_id", "n_steps", "total_reward", "ending", "outcome", "n_failures", "started_at")
+
+
+def record(arguments: argparse.Namespace) -> int:
+    """Record episodes with a policy."""
+    import trajrec
+
+    env = trajrec.record(make_env(arguments.env_id, arguments.env_kwargs), arguments.output, record=arguments.record)
+    policy = load_policy(arguments.policy, env, arguments.seed)
+    n_steps = 0
+    with Progress("recording", " episodes") as progress:
+        try:
+            for k in range(arguments.episodes):
+                n_steps += run_episode(env, policy, arguments.seed if k == 0 else None)
+                progress(k + 1, arguments.episodes)
+        finally:
+            env.close()
+    say(f"{arguments.episodes} episodes, {n_steps} steps in {env.path}; look at them: trajrec ls {arguments.output}")
+    return 0
+
+
+def run_episode(env: Any, policy: Callable[[Any], Any], seed: int | None) -> int:
+    """Run one episode; return how many steps it took."""
+    observation, _ = env.reset(seed=seed)
+    n_steps = 0
+    while True:
+        observation, _, terminated, truncated, _ = env.step(policy(observation))
+        n_steps += 1
+        if terminated or truncated:
+            return n_steps
+
+
+def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
+    """Make an environment that the user named, importing the package that registers it where that is known."""
+    import gymnasium
+
+    from trajrec.replay.environments import KNOWN_PACKAGES
+
+    package = KNOWN_PACKAGES.get(env_id.partition("/")[0] if "/" in env_id else env_id.partition("-")[0])
+    try:
+        if package is not None and env_id not in gymnasium.registry:
+            importlib.import_module(package)
+        return gymnasium.make(env_id, **kwargs)
+    except gymnasium.error.DependencyNotInstalled as exc:
+        raise EnvMissingError(f"{env_id} needs a package that is not installed: {exc}", episode_id="-") from exc
+    except ModuleNotFoundError as exc:
+        name = str(exc.name).replace("_", "-")
+        raise ValueError(f"the environment {env_id} needs the package {name}, which is not installed: pip install {name}") from exc
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
+        raise ValueError(f"no such environment: {exc}") from exc
+    except TypeError as exc:
+        raise ValueError(f"the environment {env_id} does not take these arguments: {exc}") from exc
+
+
+def load_policy(name: str, env: Any, seed: int | None) -> Callable[[Any], Any]:
+    """Return the random policy, or a function of an observation named module:function."""
+    if name == "random":
+        env.action_space.seed(seed)
+        return lambda _: env.action_space.sample()
+    module, _, function = name.partition(":")
+    if not function:
+        raise ValueError(f"--policy must be random or module:function, got {name!r}")
+    sys.path.insert(0, "")
+    try:
+        policy = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as exc:
+        raise ValueError(f"--policy {name}: {exc}") from exc
+    if not callable(policy):
+        raise ValueError(f"--policy {name} is not callable")
+    found: Callable[[Any], Any] = policy
+    return found
+
+
+def ls(arguments: argparse.Namespace) -> int:
+    """List episodes."""
+    with open_corpus(arguments.dir) as corpus:
+        rows = corpus.sql(
+            f"SELECT {', '.join(LISTED)} FROM episodes WHERE {arguments.where} ORDER BY started_at, log, number"
+        ).fetchall()
+        if arguments.json:
+            for row in rows:
+                print_json(dict(zip(LISTED, row, strict=True)))
+        else:
+            print_table(LISTED, [(*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows])
+        return tell_problems(corpus)
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Show an episode or a step."""
+    from trajrec.cli.show import print_episode, print_step
+
+    with open_corpus(arguments.dir) as corpus:
+        episode = corpus.episode(arguments.episode)
+        if arguments.step is None:
+            print_episode(episode, as_json=arguments.json)
+        else:
+            print_step(episode, arguments.step, as_json=arguments.json)
+    return 0
+
+
+def sql(arguments: argparse.Namespace) -> int:
+    """Ask SQL."""
+    with open_corpus(arguments.dir) as corpus:
+        relation = corpus.sql(arguments.query)
+        if arguments.format in ("csv", "parquet"):
+            _copy(corpus, arguments.query, arguments.format)
+            return tell_problems(corpus)
+        try:
+            names, rows = relation.columns, relation.fetchall()
+        except Exception as exc:  # DuckDB finds some errors only when it runs
+            raise QueryError(str(exc).splitlines()[0]) from exc
+        if arguments.format == "json":
+            for row in rows:
+                print_json(dict(zip(names, row, strict=True)))
+        else:
+            print_table(names, rows)
+        return tell_problems(corpus)
+
+
+def _copy(corpus: Any, query: str, kind: str) -> None:
+    """Let DuckDB write to stdout: CSV as text, Parquet as bytes (into a pipe or a file)."""
+    import tempfile
+
+    if kind == "parquet" and sys.stdout.isatty():
+        raise ValueError("parquet is bytes: send it to a file, e.g. > steps.parquet")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"answer.{kind}"
+        relation = corpus.sql(query)
+        relation.write_parquet(str(file)) if kind == "parquet" else relation.write_csv(str(file))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(file.read_bytes())
+        sys.stdout.buffer.flush()
+
+
+def schema(arguments: argparse.Namespace) -> int:
+    """Describe the tables."""
+    from trajrec.index.tables import TABLES
+
+    counts: dict[str, int] = {}
+    if arguments.dir is not None:
+        with open_corpus(arguments.dir) as corpus:
+            counts = {t.name: corpus.sql(f"SELECT count(*) FROM {t.name}").fetchall()[0][0] for t in TABLES}
+    for table in TABLES:
+        if arguments.json:
+            for name, kind, meaning in table.columns:
+                print_json({"table": table.name, "column": name, "type": kind, "meaning": meaning})
+            continue
+        rows = f", {counts[table.name]} rows" if table.name in counts else ""
+        print(f"{table.name}: one row is {table.row}; key ({', '.join(table.key)}){rows}")
+        for name, kind, meaning in table.columns:
+            print(f"    {name:<14} {kind:<10} {meaning}")
+        print()
+    return 0
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
+    from trajrec.replay import Summary, replay_episodes
+
+    with open_corpus(arguments.dir) as corpus:
+        if arguments.episodes and arguments.where:
+            raise ValueError("give episodes or --where, not both")
+        if arguments.episodes:
+            chosen: Iterator[Any] = iter([corpus.episode(name) for name in arguments.episodes])
+            total = len(arguments.episodes)
+        else:
+            where = arguments.where or "ending <> 'running'"
+            total = corpus.sql(f"SELECT count(*) FROM episodes WHERE {where}").fetchall()[0][0]
+            chosen = corpus.episodes(where)
+        summary = Summary()
+        with Progress("replaying", " episodes") as progress:
+            for report in replay_episodes(chosen, allow=arguments.allow):
+                summary.add(report)
+                progress(summary.n_episodes, total)
+                if arguments.json:
+                    print_json(report.as_dict())
+                elif report.grade != "exact" or total <= 20:
+                    print(report)
+        if not arguments.json:
+            print(summary)
+        status = tell_problems(corpus)
+    if summary.grades["diverged"]:
+        return 1
+    return 2 if summary.grades["refused"] else status
+
+
+def index(arguments: argparse.Namespace) -> int:
+    """Bring the index up to date."""
+    from trajrec.corpus import update_index
+
+    open_corpus(arguments.dir).close()
+    with Progress("indexing", " bytes") as progress:
+        written = update_index(arguments.dir, rebuild=arguments.rebuild, progress=progress)
+    if not written:
+        say(f"trajrec: {arguments.dir}: the index is in use or cannot be written; queries read what it lacks from the logs")
+    with open_corpus(arguments.dir) as corpus:
+        for table in ("logs", "episodes", "steps"):
+            print(f"{table:<9} {corpus.sql(f'SELECT count(*) FROM {table}').fetchall()[0][0]}")
+        return tell_problems(corpus)
+
+
+def recover(arguments: argparse.Namespace) -> int:
+    """Seal what can be sealed."""
+    from trajrec.log.repair import recover as recover_log
+
+    return _each_log(arguments, recover_log)
+
+
+def compact(arguments: argparse.Namespace) -> int:
+    """Compact what is sealed."""
+    from trajrec.log.repair import compact as compact_log
+
+    return _each_log(arguments, compact_log)
+
+
+def _each_log(arguments: argparse.Namespace, work: Callable[[Path], Any]) -> int:
+    path: Path = arguments.path
+    if not path.exists():
+        raise CorpusError(f"{path}: no such file or folder")
+    logs = sorted(path.rglob("*.trj")) if path.is_dir() else [path]
+    if not logs:
+        raise CorpusError(f"{path}: no logs (*.trj) in this folder")
+    status = 0
+    with Progress("working", " logs") as progress:
+        for done, log in enumerate(logs, 1):
+            try:
+                result = work(log)
+            except LogError as exc:
+                say(f"trajrec: {exc}")
+                status = 3
+                continue
+            finally:
+                progress(done, len(logs))
+            if arguments.json:
+                print_json({"log": str(log), **result.as_dict()})
+            else:
+                print(result)
+    return status
+
+
+def open_corpus(folder: Path) -> Any:
+    """Open a corpus with a progress bar for the index."""
+    from trajrec.corpus import open as open_folder
+
+    with Progress("indexing", " bytes") as progress:
+        return open_folder(folder, progress=progress)
+
+
+def tell_problems(corpus: Any) -> int:
+    """Say what could not be read; return the exit status."""
+    problems = corpus.problems()
+    for log, what in problems:
+        text = what if what.startswith(str(corpus.path)) else f"{corpus.path / log}: {what}"
+        say(f"trajrec: {text}; the rest was read")
+    return 3 if problems else 0

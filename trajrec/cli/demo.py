@@ -1,0 +1,86 @@
+"""`trajrec demo`: the whole loop on real environments, in a minute."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import trajrec
+from trajrec.cli.commands import make_env, run_episode
+from trajrec.cli.output import print_table
+
+N_EPISODES = 20
+
+
+@trajrec.verifier(id="balanced", version="1", family="environmental")
+def balanced(env: Any) -> bool:
+    """The pole still stands at the end."""
+    x, _, theta, _ = env.unwrapped.state
+    return abs(x) < 2.4 and abs(theta) < 0.2095
+
+
+@trajrec.verifier(id="at-goal", version="1", family="environmental")
+def at_goal(env: Any) -> bool:
+    """The walker stands on the goal."""
+    lake = env.unwrapped
+    return bool(lake.desc.ravel()[lake.s] == b"G")
+
+
+@trajrec.verifier(id="delivered", version="1", family="environmental")
+def delivered(env: Any) -> bool:
+    """The passenger stands at the destination, not in the taxi."""
+    taxi = env.unwrapped
+    _, _, passenger, destination = taxi.decode(taxi.s)
+    return bool(passenger == destination)
+
+
+ENVIRONMENTS = (("CartPole-v1", balanced), ("FrozenLake-v1", at_goal), ("Taxi-v4", delivered))
+
+WORST = """SELECT env_id, count(*) AS episodes, count(*) FILTER (outcome = 'failure') AS failed,
+       avg(total_reward) AS mean_reward, avg(n_steps) AS mean_steps
+FROM episodes GROUP BY env_id ORDER BY env_id"""
+CHANGES = """SELECT step, action, before, after FROM steps JOIN state_changes USING (episode_id, step)
+WHERE episode_id = '{}' ORDER BY step LIMIT 5"""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Record, replay a failed episode, ask SQL; say what was done and where to look next."""
+    folder: Path = arguments.dir
+    print(f"1. Recording {N_EPISODES} random episodes of each of {len(ENVIRONMENTS)} environments into {folder}/")
+    for env_id, check in ENVIRONMENTS:
+        env = trajrec.record(make_env(env_id, {}), folder, checks=[check])
+        env.action_space.seed(0)
+        try:
+            n_steps = sum(run_episode(env, lambda _: env.action_space.sample(), 0 if k == 0 else None) for k in range(N_EPISODES))
+        finally:
+            env.close()
+        size = env.path.stat().st_size
+        print(f"   {env_id:<14} {n_steps:>5} steps, {size:>6} bytes ({size / n_steps:.1f} a step)")
+
+    corpus = trajrec.open(folder)
+    failed = next(corpus.episodes("outcome = 'failure' AND env_id = 'FrozenLake-v1'", order_by="n_steps DESC, started_at DESC"))
+    print(f"\n2. Replaying a failed episode, {failed.id} ({failed.env_id}, {failed.n_steps} steps), in the real environment")
+    report = trajrec.replay.replay_episode(failed)
+    print(f"   {report.grade}: every {', '.join(report.compared)} of {report.n_steps} steps came out as recorded")
+
+    print("\n3. Asking SQL\n")
+    print(_indent(WORST))
+    answer = corpus.sql(WORST)
+    print()
+    print_table(answer.columns, answer.fetchall())
+    print(f"\n   What changed in {failed.id}, and by which action:\n")
+    answer = corpus.sql(CHANGES.format(failed.id))
+    print_table(answer.columns, answer.fetchall())
+    corpus.close()
+    print(f"""
+Where to look next:
+   trajrec ls {folder} --where "outcome = 'failure'"
+   trajrec show {folder} {failed.id[:6]} --step {failed.n_steps - 1}
+   trajrec replay {folder}
+   trajrec schema {folder}""")
+    return 0 if report.grade == "exact" else 1
+
+
+def _indent(text: str) -> str:
+    return "\n".join("   " + line for line in text.splitlines())

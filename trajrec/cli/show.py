@@ -1,0 +1,118 @@
+"""What an episode and a step look like on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trajrec.cli.output import print_json, print_table
+from trajrec.codec import decode
+from trajrec.episode import Episode, Step
+from trajrec.errors import CorpusError
+from trajrec.index.jsonable import to_json
+from trajrec.state.diff import diff
+
+SHOWN_STEPS = 8
+
+
+def print_episode(episode: Episode, *, as_json: bool) -> None:
+    """Print what an episode was, its first and last steps, its failures and checks."""
+    steps = list(episode.steps())
+    facts = _facts(episode)
+    if as_json:
+        print_json(facts)
+        for step in steps:
+            print_json(_row(step))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            print(f"{name:<{width}}  {value}")
+    print()
+    shown = steps if len(steps) <= 2 * SHOWN_STEPS else [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
+    rows = [(s.step, to_json(s.action), s.reward, _observed(s), to_json(s.info) if s.info else None) for s in shown]
+    if len(shown) < len(steps):
+        rows.insert(SHOWN_STEPS, ("…", f"{len(steps) - len(shown)} more", None, None, None))  # type: ignore[arg-type]
+    print_table(("step", "action", "reward", "observation", "info"), rows)
+    for failure in episode.failures:
+        where = "reset" if failure.step < 0 else f"step {failure.step}"
+        print(f"\nfailure at {where} ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}")
+    for check in episode.checks:
+        verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
+        score = "" if check.score is None else f", score {check.score:g}"
+        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")
+
+
+def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
+    """Print one step with the states around it.
+
+    Raises:
+        ValueError: There is no such step.
+    """
+    step = next((s for s in episode.steps() if s.step == number), None)
+    if step is None:
+        raise ValueError(f"episode {episode.id} has no step {number}: it has steps 0 to {episode.n_steps - 1}")
+    row = _row(step)
+    before, after = _state(episode, number), _state(episode, number + 1)
+    row["state_before"], row["state_after"] = before, after
+    if not isinstance(before, _Unknown) and not isinstance(after, _Unknown):
+        row["state_changes"] = [
+            {"path": c.path, "before": to_json(c.before), "after": to_json(c.after)} for c in diff(before, after)
+        ]
+    if as_json:
+        print_json({key: value if isinstance(value, (int, float, list)) else to_json(value) for key, value in row.items()})
+        return
+    for name, value in row.items():
+        if name == "state_changes":
+            for change in value:
+                print(f"state changed  {change['path'] or '(all)'}: {change['before']} -> {change['after']}")
+        elif value is not None:
+            print(f"{name:<13}  {value.reason if isinstance(value, _Unknown) else value}")
+
+
+class _Unknown:
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+def _state(episode: Episode, step: int) -> Any:
+    try:
+        return episode.state(step)
+    except (CorpusError, IndexError) as exc:
+        return _Unknown(f"({str(exc).partition(': ')[2] or exc})")
+
+
+def _facts(episode: Episode) -> dict[str, Any]:
+    header, start = episode.header, episode.start
+    seed = None if start is None else "the generator's state" if start.seed is None else f"{start.seed} ({start.seed_origin})"
+    runtime = header.runtime
+    missing = episode.missing_steps
+    return {
+        "episode_id": episode.id, "environment": episode.env_id or header.env.class_name,
+        "kwargs": to_json(decode(header.env.kwargs_data)) if header.env.kwargs_data else None,
+        "wrappers": [name for name, _ in header.env.wrappers], "recreatable": header.env.recreatable or "yes",
+        "n_steps": episode.n_steps, "total_reward": episode.total_reward, "ending": episode.ending,
+        "outcome": episode.outcome, "seed": seed, "missing_steps": missing,
+        "state": f"{header.state.adapter} version {header.state.version}, {header.state.keep}" if header.state.adapter else None,
+        "python": runtime.get("python"), "platform": runtime.get("platform"),
+        "interface": None if header.interface_data is None else to_json(decode(header.interface_data)),
+        "log": str(episode.path),
+    }  # fmt: skip
+
+
+def _row(step: Step) -> dict[str, Any]:
+    failure = None if step.failure is None else f"{step.failure.error_type}: {step.failure.message}"
+    return {
+        "step": step.step, "action": to_json(step.action), "reward": step.reward, "observation": to_json(step.observation),
+        "info": to_json(step.info) if step.info else None, "failure": failure,
+    }  # fmt: skip
+
+
+def _observed(step: Step) -> str:
+    if step.failure is not None:
+        return f"raised {step.failure.error_type}"
+    text = to_json(step.observation)
+    shape = getattr(step.observation, "shape", None)
+    return f"{step.observation.dtype} {shape}" if text == "null" and shape is not None else text
