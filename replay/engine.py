@@ -30,9 +30,13 @@ from trajrec.state.generators import restore_generator
 
 
 def replay_episode(
-    episode: Episode, *, env: gymnasium.Env[Any, Any] | None = None, allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None, explain: bool = True,
-) -> ReplayReport:  # fmt: skip
+    episode: Episode,
+    *,
+    env: gymnasium.Env[Any, Any] | None = None,
+    allow: Iterable[str] = (),
+    state: Callable[[Any], Any] | None = None,
+    explain: bool = True,
+) -> ReplayReport:
     """Re-execute an episode and compare every step with the log.
 
     Args:
@@ -55,9 +59,13 @@ def replay_episode(
 
 
 def replay_episodes(
-    episodes: Iterable[Episode], *, env: gymnasium.Env[Any, Any] | None = None, allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None, explain: bool = True,
-) -> Iterator[ReplayReport]:  # fmt: skip
+    episodes: Iterable[Episode],
+    *,
+    env: gymnasium.Env[Any, Any] | None = None,
+    allow: Iterable[str] = (),
+    state: Callable[[Any], Any] | None = None,
+    explain: bool = True,
+) -> Iterator[ReplayReport]:
     """Replay many episodes, one after the other, on as few environments as their specifications allow.
 
     An episode whose environment may not be imported or is missing is reported as "refused", with the reason in its notes.
@@ -74,9 +82,13 @@ class Replayer:
     """Keeps the environment that it made last, for the next episode of the same specification. A context manager."""
 
     def __init__(
-        self, *, env: gymnasium.Env[Any, Any] | None = None, allow: Iterable[str] = (),
-        state: Callable[[Any], Any] | None = None, explain: bool = True,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        env: gymnasium.Env[Any, Any] | None = None,
+        allow: Iterable[str] = (),
+        state: Callable[[Any], Any] | None = None,
+        explain: bool = True,
+    ) -> None:
         self._given, self._allow, self._state, self._explain = env, tuple(allow), state, explain
         self._made: tuple[Any, Stage] | None = None
 
@@ -103,7 +115,9 @@ class Replayer:
             self.close()
             again = self._run(episode, self._stage(episode))
             if again.divergence is None:
-                return replace(again, notes=(*again.notes, "only on a fresh environment: it carries state over between episodes"))
+                return replace(
+                    again, notes=(*again.notes, "only on a fresh environment: it carries state over between episodes")
+                )
             report = again
         if self._explain and report.divergence is not None:
             cause = find_cause(episode, report.divergence, lambda: self._again(episode))
@@ -133,7 +147,9 @@ class Replayer:
         divergence = _compare(episode, stage, run)
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if stage.adapter is None:
-            notes.append("state not compared: " + ("none was recorded" if not episode.header.state.adapter else "no such adapter"))
+            notes.append(
+                "state not compared: " + ("none was recorded" if not episode.header.state.adapter else "no such adapter")
+            )
         else:
             compared.append("state")
         missing = episode.missing_steps
@@ -321,7 +337,11 @@ _Found = tuple[int, int, str, Change | None]
 
 def _observations(episode: Episode, run: _Run, offset: int) -> _Found:
     recorded, like, got = episode.observations, run.like, run.observations[offset:]
-    if like is not None and isinstance(recorded, np.ndarray) and (recorded.dtype, recorded.shape[1:]) == (like.dtype, like.shape):
+    if (
+        like is not None
+        and isinstance(recorded, np.ndarray)
+        and (recorded.dtype, recorded.shape[1:]) == (like.dtype, like.shape)
+    ):
         # One comparison for the whole episode: joining refuses what is not bytes, an observation unlike the first.
         with contextlib.suppress(TypeError):
             if b"".join(got) == recorded[: len(got)].tobytes():  # type: ignore[arg-type]
@@ -354,7 +374,7 @@ def _flags(episode: Episode, run: _Run, n: int) -> _Found:
     end, total = episode.end, len(episode.step_numbers)
     is_over = end is not None and end.ending in ("terminated", "truncated")
     recorded = (total - 1, end.terminated, end.truncated) if end is not None and is_over else None
-    if run.flags == recorded or run.flags is None and (run.failure is not None or n < total):
+    if run.flags == recorded or (run.flags is None and (run.failure is not None or n < total)):
         return 0, 2, "terminated", None
     row, terminated, truncated = run.flags if run.flags is not None else (total - 1, False, False)
     _, was_terminated, was_truncated = recorded if recorded is not None and recorded[0] == row else (row, False, False)
@@ -397,7 +417,12 @@ def _states(episode: Episode, run: _Run, offset: int) -> _Found:
             return row, 5, "state", change
     if first is None:
         return 0, 5, "state", None
-    return first, 5, "state", Change("", f"digest {int(expected[first - offset]):06x}", f"digest {int(got[first - offset]):06x}")
+    return (
+        first,
+        5,
+        "state",
+        Change("", f"digest {int(expected[first - offset]):06x}", f"digest {int(got[first - offset]):06x}"),
+    )
 
 
 def _describe(failure: Failure | BaseException | None) -> str:

@@ -51,7 +51,7 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
     try:
         env: gymnasium.Env[Any, Any] = gymnasium.make(
             spec, max_episode_steps=record.max_episode_steps, disable_env_checker=True, **kwargs
-        )  # fmt: skip
+        )
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise EnvMissingError(f"{record.env_id} needs a package that is not installed: {exc}", episode_id=episode_id) from exc
     applied = len(env.spec.additional_wrappers) if env.spec is not None else 0

@@ -89,13 +89,22 @@ class ReplayReport:
         """Return the report as plain data."""
         d = self.divergence
         return {
-            "episode_id": self.episode_id, "grade": self.grade, "n_steps": self.n_steps, "compared": list(self.compared),
+            "episode_id": self.episode_id,
+            "grade": self.grade,
+            "n_steps": self.n_steps,
+            "compared": list(self.compared),
             "notes": list(self.notes),
-            "divergence": None if d is None else {
-                "step": d.step, "field": d.field, "expected": _short(d.expected), "actual": _short(d.actual),
-                "cause": d.cause, "ulps": d.ulps,
+            "divergence": None
+            if d is None
+            else {
+                "step": d.step,
+                "field": d.field,
+                "expected": _short(d.expected),
+                "actual": _short(d.actual),
+                "cause": d.cause,
+                "ulps": d.ulps,
             },
-        }  # fmt: skip
+        }
 
 
 @dataclass

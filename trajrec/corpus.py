@@ -330,4 +330,3 @@ def _first_lines(exc: duckdb.Error) -> str:
     lines = [line for line in str(exc).splitlines() if line.strip()]
     kept = [line for line in lines if not re.match(r"\s*(LINE \d+:|\^)", line)]
     return "; ".join(line.strip() for line in kept[:3])
-

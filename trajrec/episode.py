@@ -13,7 +13,7 @@ from trajrec import codec
 from trajrec.errors import CorpusError, LogCorruptError
 from trajrec.log.columns import Rows
 from trajrec.log.reader import LogChunk, LogReader, Span
-from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, episode_id
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, episode_id
 from trajrec.state.digests import state_digest, unpack_digests
 
 Array = np.ndarray[Any, Any]
@@ -97,7 +97,7 @@ class Episode:
 
     @property
     def outcome(self) -> str | None:
-        """"success" or "failure" by its last check that gave a verdict; None where none did."""
+        """ "success" or "failure" by its last check that gave a verdict; None where none did."""
         verdicts = [check.verdict for check in self.checks if check.verdict is not None]
         return None if not verdicts else "success" if verdicts[-1] else "failure"
 
@@ -239,8 +239,9 @@ class Episode:
         """Yield the steps in order, those that raised among them."""
         failed = {failure.step: failure for failure in self.failures if failure.phase == "step"}
         offset = 1 if self.has_reset else 0
-        rows = zip(self.step_numbers.tolist(), self.actions, self.observation_list[offset:], self.reward_list, self.infos,
-                   strict=True)  # fmt: skip
+        rows = zip(
+            self.step_numbers.tolist(), self.actions, self.observation_list[offset:], self.reward_list, self.infos, strict=True
+        )
         taken = [Step(*row) for row in rows]
         taken += [Step(k, _action(f), None, None, {}, f) for k, f in failed.items()]
         yield from sorted(taken, key=lambda step: step.step)

@@ -88,8 +88,6 @@ class EnvMissingError(ReplayError):
 class DivergenceError(ReplayError):
     """A replayed episode was not the recorded one."""
 
-    def __init__(
-        self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any
-    ) -> None:
+    def __init__(self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any) -> None:
         self.step, self.field, self.expected, self.actual = step, field, expected, actual
         super().__init__(message, episode_id=episode_id)

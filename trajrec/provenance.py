@@ -41,9 +41,17 @@ def describe_env(env: Any) -> EnvRecord:
             kwargs = codec.encode(spec.kwargs, opaque=True)
             problems.append(str(exc))
     return EnvRecord(
-        env_id, entry_point, kwargs, limit, fields, wrappers, class_name, "; ".join(problems),
-        str(env.observation_space)[:2000], str(env.action_space)[:2000],
-    )  # fmt: skip
+        env_id,
+        entry_point,
+        kwargs,
+        limit,
+        fields,
+        wrappers,
+        class_name,
+        "; ".join(problems),
+        str(env.observation_space)[:2000],
+        str(env.action_space)[:2000],
+    )
 
 
 def _wrappers(env: Any) -> tuple[list[tuple[str, bytes | None]], list[str]]:
@@ -127,8 +135,12 @@ def _git(folder: Path) -> dict[str, Any] | None:
         ).stdout.strip()
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=folder, capture_output=True, text=True, timeout=5, check=True,
-        ).stdout  # fmt: skip
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit, "is_clean": not changed.strip()}

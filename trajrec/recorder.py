@@ -73,11 +73,19 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], folder: str | Path, *, checks: Sequence[Verifier] = (),
-        state: Callable[[Any], Any] | bool = True, record: Keep = "default", interface: Any = None,
-        on_error: OnError = "raise", durability: Durability = "process", log_id: str | None = None,
+        self,
+        env: gymnasium.Env[Any, Any],
+        folder: str | Path,
+        *,
+        checks: Sequence[Verifier] = (),
+        state: Callable[[Any], Any] | bool = True,
+        record: Keep = "default",
+        interface: Any = None,
+        on_error: OnError = "raise",
+        durability: Durability = "process",
+        log_id: str | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if not hasattr(env, "step") or not hasattr(env, "reset"):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
         if record not in ("default", "full", "minimal"):
@@ -97,15 +105,19 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._first_step = 0
         self._terminated = self._truncated = self._is_open = self._has_failed = False
         header = Header(
-            log_id or new_log_id(), clock_ns(), f"trajrec {__version__}", describe_env(env),
+            log_id or new_log_id(),
+            clock_ns(),
+            f"trajrec {__version__}",
+            describe_env(env),
             StateRecord(*(("", 0) if self._adapter is None else (self._adapter.name, self._adapter.version)), self._keep),
-            record, describe_runtime(), os.getpid(), hostname(),
+            record,
+            describe_runtime(),
+            os.getpid(),
+            hostname(),
             None if interface is None else codec.encode(interface, where="interface"),
-        )  # fmt: skip
+        )
         self.path = Path(folder) / f"{header.log_id}.trj"
-        self._writer = LogWriter(
-            self.path, header, self, on_error=on_error, durability=durability, clock_ns=clock_ns
-        )  # fmt: skip
+        self._writer = LogWriter(self.path, header, self, on_error=on_error, durability=durability, clock_ns=clock_ns)
         self._log_id = header.log_id
         self._fit_puts()
 
@@ -176,7 +188,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._flush_quietly()
             raise
         start = EpisodeStart(
-            self._episode, now, seed, origin, encoded_options, rng, codec.encode(info, opaque=True)  # type: ignore[arg-type]
+            self._episode,
+            now,
+            seed,
+            origin,
+            encoded_options,
+            rng,
+            codec.encode(info, opaque=True),  # type: ignore[arg-type]
         )
         try:
             self._begin(start, obs)
@@ -266,13 +284,21 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             digest = None if self._capture is None else codec.digest(self._capture())
             self._log(
                 Check(
-                    self._episode, n_steps, self._clock_ns(), check_id, version, family, "terminal",
+                    self._episode,
+                    n_steps,
+                    self._clock_ns(),
+                    check_id,
+                    version,
+                    family,
+                    "terminal",
                     "error" if verdict is None else "not_evaluated" if verdict.passed is None is verdict.score else "ok",
-                    None if verdict is None else verdict.passed, None if verdict is None else verdict.score,
+                    None if verdict is None else verdict.passed,
+                    None if verdict is None else verdict.score,
                     None if verdict is None or verdict.evidence is None else codec.encode(verdict.evidence, opaque=True),
-                    code_digest(check), digest,
+                    code_digest(check),
+                    digest,
                 )
-            )  # fmt: skip
+            )
 
     def _put_some_info(self, block: Block, info: dict[str, Any]) -> None:
         """Record an info: by columns where it has the usual keys, as a value of its own where it does not."""
@@ -408,10 +434,17 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         origin = "verifier" if phase == "check" else "env"
         text = "".join(traceback.format_exception(exc))
         return Failure(
-            self._episode, step, 0, self._clock_ns(), phase, origin, codec.type_name(exc),  # type: ignore[arg-type]
-            _storable(str(exc)), _storable(text[-20_000:]),
+            self._episode,
+            step,
+            0,
+            self._clock_ns(),
+            phase,
+            origin,
+            codec.type_name(exc),  # type: ignore[arg-type]
+            _storable(str(exc)),
+            _storable(text[-20_000:]),
             None if phase != "step" else codec.encode(action, opaque=True),
-        )  # fmt: skip
+        )
 
     def _flush_quietly(self) -> None:
         """Flush without letting a log that cannot be written hide the error that is on its way; the next call raises it."""

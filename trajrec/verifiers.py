@@ -29,8 +29,10 @@ def verifier(*, id: str, version: str, family: str = "programmatic") -> Callable
 
     def mark(function: F) -> F:
         function.verifier_id, function.verifier_version, function.verifier_family = (  # type: ignore[attr-defined]
-            id, version, family,
-        )  # fmt: skip
+            id,
+            version,
+            family,
+        )
         return function
 
     return mark

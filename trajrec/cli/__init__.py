@@ -45,17 +45,21 @@ def _fail(what: object, status: int) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="trajrec", description="Record, replay and question what agents did.",
+        prog="trajrec",
+        description="Record, replay and question what agents did.",
         epilog="`trajrec demo` shows all of it in a minute.",
-    )  # fmt: skip
+    )
     parser.add_argument("--version", action="version", version=f"trajrec {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(name: str, run: object, what: str, example: str, status: str = _STATUS) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
-            name, help=what, description=f"{what[0].upper()}{what[1:]}.\n\nExample:\n\n    {example}",
-            epilog=status, formatter_class=argparse.RawDescriptionHelpFormatter,
-        )  # fmt: skip
+            name,
+            help=what,
+            description=f"{what[0].upper()}{what[1:]}.\n\nExample:\n\n    {example}",
+            epilog=status,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         sub.set_defaults(run=run)
         return sub
 
@@ -92,9 +96,12 @@ def build_parser() -> argparse.ArgumentParser:
     _json(sub)
 
     sub = add(
-        "replay", commands.replay, "re-execute recorded episodes and compare every step", "trajrec replay runs 3f2a",
+        "replay",
+        commands.replay,
+        "re-execute recorded episodes and compare every step",
+        "trajrec replay runs 3f2a",
         "Exit status: 0 all the same, 1 diverged, 2 wrong usage or refused, 3 unreadable log.",
-    )  # fmt: skip
+    )
     _folder(sub)
     sub.add_argument("episodes", nargs="*", metavar="EPISODE", help="ids or unique prefixes (default: all that ended)")
     sub.add_argument("--where", metavar="SQL", help="only episodes that this condition holds for")

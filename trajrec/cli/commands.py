@@ -59,7 +59,9 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
         raise EnvMissingError(f"{env_id} needs a package that is not installed: {exc}", episode_id="-") from exc
     except ModuleNotFoundError as exc:
         name = str(exc.name).replace("_", "-")
-        raise ValueError(f"the environment {env_id} needs the package {name}, which is not installed: pip install {name}") from exc
+        raise ValueError(
+            f"the environment {env_id} needs the package {name}, which is not installed: pip install {name}"
+        ) from exc
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
         raise ValueError(f"no such environment: {exc}") from exc
     except TypeError as exc:

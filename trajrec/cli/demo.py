@@ -52,7 +52,9 @@ def run(arguments: argparse.Namespace) -> int:
         env = trajrec.record(make_env(env_id, {}), folder, checks=[check])
         env.action_space.seed(0)
         try:
-            n_steps = sum(run_episode(env, lambda _: env.action_space.sample(), 0 if k == 0 else None) for k in range(N_EPISODES))
+            n_steps = sum(
+                run_episode(env, lambda _: env.action_space.sample(), 0 if k == 0 else None) for k in range(N_EPISODES)
+            )
         finally:
             env.close()
         size = env.path.stat().st_size

@@ -90,24 +90,37 @@ def _facts(episode: Episode) -> dict[str, Any]:
     runtime = header.runtime
     missing = episode.missing_steps
     return {
-        "episode_id": episode.id, "environment": episode.env_id or header.env.class_name,
+        "episode_id": episode.id,
+        "environment": episode.env_id or header.env.class_name,
         "kwargs": to_json(decode(header.env.kwargs_data)) if header.env.kwargs_data else None,
-        "wrappers": [name for name, _ in header.env.wrappers], "recreatable": header.env.recreatable or "yes",
-        "n_steps": episode.n_steps, "total_reward": episode.total_reward, "ending": episode.ending,
-        "outcome": episode.outcome, "seed": seed, "missing_steps": missing,
-        "state": f"{header.state.adapter} version {header.state.version}, {header.state.keep}" if header.state.adapter else None,
-        "python": runtime.get("python"), "platform": runtime.get("platform"),
+        "wrappers": [name for name, _ in header.env.wrappers],
+        "recreatable": header.env.recreatable or "yes",
+        "n_steps": episode.n_steps,
+        "total_reward": episode.total_reward,
+        "ending": episode.ending,
+        "outcome": episode.outcome,
+        "seed": seed,
+        "missing_steps": missing,
+        "state": f"{header.state.adapter} version {header.state.version}, {header.state.keep}"
+        if header.state.adapter
+        else None,
+        "python": runtime.get("python"),
+        "platform": runtime.get("platform"),
         "interface": None if header.interface_data is None else to_json(decode(header.interface_data)),
         "log": str(episode.path),
-    }  # fmt: skip
+    }
 
 
 def _row(step: Step) -> dict[str, Any]:
     failure = None if step.failure is None else f"{step.failure.error_type}: {step.failure.message}"
     return {
-        "step": step.step, "action": to_json(step.action), "reward": step.reward, "observation": to_json(step.observation),
-        "info": to_json(step.info) if step.info else None, "failure": failure,
-    }  # fmt: skip
+        "step": step.step,
+        "action": to_json(step.action),
+        "reward": step.reward,
+        "observation": to_json(step.observation),
+        "info": to_json(step.info) if step.info else None,
+        "failure": failure,
+    }
 
 
 def _observed(step: Step) -> str:

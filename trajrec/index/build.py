@@ -79,9 +79,14 @@ class Builder:
     """
 
     def __init__(
-        self, con: duckdb.DuckDBPyConnection, schema: str, folder: Path, *, source: str | None = None,
+        self,
+        con: duckdb.DuckDBPyConnection,
+        schema: str,
+        folder: Path,
+        *,
+        source: str | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._con, self._schema, self._folder = con, schema, folder
         self._source, self._progress = source or schema, progress
         self._rows = Rows()
@@ -137,10 +142,18 @@ class Builder:
                 if self._rows.n_steps > BATCH_STEPS:
                     self._insert()
             self._logs.append(
-                (log, reader.header.log_id, reader.size, stat.st_mtime_ns, len(reader.frames), reader.is_sealed,
-                 json.dumps([[d.offset, d.size, d.what] for d in reader.damage]) if reader.damage else None, None,
-                 _header_json(reader))
-            )  # fmt: skip
+                (
+                    log,
+                    reader.header.log_id,
+                    reader.size,
+                    stat.st_mtime_ns,
+                    len(reader.frames),
+                    reader.is_sealed,
+                    json.dumps([[d.offset, d.size, d.what] for d in reader.damage]) if reader.damage else None,
+                    None,
+                    _header_json(reader),
+                )
+            )
 
     def _open_rows(self, log: str) -> dict[int, EpisodeRow]:
         self._insert()
@@ -245,10 +258,16 @@ def _header_json(reader: LogReader) -> str:
     env = header.env
     return to_json(
         {
-            "writer": header.writer, "host": header.host, "process_id": header.process_id, "record": header.record,
-            "runtime": header.runtime, "env_id": env.env_id, "entry_point": env.entry_point,
+            "writer": header.writer,
+            "host": header.host,
+            "process_id": header.process_id,
+            "record": header.record,
+            "runtime": header.runtime,
+            "env_id": env.env_id,
+            "entry_point": env.entry_point,
             "kwargs": codec.decode(env.kwargs_data) if env.kwargs_data else None,
             "wrappers": [[name, None if data is None else codec.decode(data)] for name, data in env.wrappers],
-            "recreatable": env.recreatable or "yes", "state": [header.state.adapter, header.state.version, header.state.keep],
+            "recreatable": env.recreatable or "yes",
+            "state": [header.state.adapter, header.state.version, header.state.keep],
         }
-    )  # fmt: skip
+    )

@@ -112,9 +112,14 @@ class LogRows:
         if row is None:
             state = self.header.state.adapter
             row = self._open[number] = EpisodeRow(
-                episode_id(self.header.log_id, number), self.header.env.env_id or None, self.log, number, frame,
-                state_adapter=state or None, interface=self._interface,
-            )  # fmt: skip
+                episode_id(self.header.log_id, number),
+                self.header.env.env_id or None,
+                self.log,
+                number,
+                frame,
+                state_adapter=state or None,
+                interface=self._interface,
+            )
         row.last_frame = max(row.last_frame, frame)
         return row
 
@@ -128,17 +133,40 @@ class LogRows:
                 row.n_steps = max(row.n_steps, event.step + 1)
             action = None if event.action_data is None else to_json(codec.decode(event.action_data))
             rows.failures.append(
-                (row.episode_id, event.step, event.attempt, event.phase, event.origin, event.error_type, event.message,
-                 event.traceback, action, _when(event.time_ns))
-            )  # fmt: skip
+                (
+                    row.episode_id,
+                    event.step,
+                    event.attempt,
+                    event.phase,
+                    event.origin,
+                    event.error_type,
+                    event.message,
+                    event.traceback,
+                    action,
+                    _when(event.time_ns),
+                )
+            )
         elif isinstance(event, Check):
             if event.verdict is not None:
                 row.outcome = "success" if event.verdict else "failure"
             evidence = None if event.evidence_data is None else to_json(codec.decode(event.evidence_data))
             rows.checks.append(
-                (row.episode_id, event.step, event.check_id, event.version, event.family, event.phase, event.status,
-                 event.verdict, event.score, evidence, event.code_digest, event.state_digest, _when(event.time_ns))
-            )  # fmt: skip
+                (
+                    row.episode_id,
+                    event.step,
+                    event.check_id,
+                    event.version,
+                    event.family,
+                    event.phase,
+                    event.status,
+                    event.verdict,
+                    event.score,
+                    evidence,
+                    event.code_digest,
+                    event.state_digest,
+                    _when(event.time_ns),
+                )
+            )
         elif isinstance(event, EpisodeEnd):
             row.missing_steps += max(0, event.n_steps - row.n_steps)
             row.n_steps, row.ending, row.ended_at = event.n_steps, event.ending, _when(event.time_ns)
@@ -232,7 +260,10 @@ def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
 def _digests(chunk: LogChunk) -> Array | None:
     """Return the digest of the state after each step."""
     after = np.concatenate(
-        [np.arange(s.obs_start + s.segment.has_reset, s.obs_start + s.segment.has_reset + s.segment.n_steps) for s in chunk.spans]
+        [
+            np.arange(s.obs_start + s.segment.has_reset, s.obs_start + s.segment.has_reset + s.segment.n_steps)
+            for s in chunk.spans
+        ]
     )
     packed = chunk.column("state_digest")
     if packed is not None:
@@ -282,7 +313,9 @@ def _nested(array: Array, name: str, columns: dict[str, Array]) -> str:
     if array.ndim == 1:
         columns[name] = array.astype(array.dtype.newbyteorder("="))
         return f'"{name}"'
-    return "[" + ", ".join(_nested(np.ascontiguousarray(array[:, k]), f"{name}_{k}", columns) for k in range(array.shape[1])) + "]"
+    return (
+        "[" + ", ".join(_nested(np.ascontiguousarray(array[:, k]), f"{name}_{k}", columns) for k in range(array.shape[1])) + "]"
+    )
 
 
 def _infos(chunk: LogChunk, n: int, columns: dict[str, Array]) -> str:
@@ -308,4 +341,3 @@ def _infos(chunk: LogChunk, n: int, columns: dict[str, Array]) -> str:
             texts[at[number, step]] = to_json(codec.decode(data))
     columns["info"] = texts
     return '"info"'
-

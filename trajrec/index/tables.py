@@ -28,7 +28,9 @@ class Table(NamedTuple):
 
 
 EPISODES = Table(
-    "episodes", "an episode", ("episode_id",),
+    "episodes",
+    "an episode",
+    ("episode_id",),
     (
         ("episode_id", "VARCHAR", "16 hex digits; unique over all logs"),
         ("env_id", "VARCHAR", "Gymnasium id of the environment; NULL where it has none"),
@@ -53,9 +55,11 @@ EPISODES = Table(
         ("first_frame", "BIGINT", "first frame of the log that has any of it"),
         ("last_frame", "BIGINT", "last frame of the log that has any of it"),
     ),
-)  # fmt: skip
+)
 STEPS = Table(
-    "steps", "a step that the environment took", ("episode_id", "step"),
+    "steps",
+    "a step that the environment took",
+    ("episode_id", "step"),
     (
         ("episode_id", "VARCHAR", "its episode"),
         ("step", "INTEGER", "from 0"),
@@ -64,9 +68,11 @@ STEPS = Table(
         ("info", "JSON", "the info; NULL where it was empty; large arrays in it are left out"),
         ("state_digest", "UINTEGER", "digest of the state after the step; NULL where no state was captured"),
     ),
-)  # fmt: skip
+)
 FAILURES = Table(
-    "failures", "an exception", ("episode_id", "step", "attempt", "phase"),
+    "failures",
+    "an exception",
+    ("episode_id", "step", "attempt", "phase"),
     (
         ("episode_id", "VARCHAR", "its episode"),
         ("step", "INTEGER", "step that failed; -1 for the reset"),
@@ -79,9 +85,10 @@ FAILURES = Table(
         ("action", "JSON", "the action that was tried"),
         ("failed_at", "TIMESTAMP", "when, UTC"),
     ),
-)  # fmt: skip
+)
 STATE_CHANGES = Table(
-    "state_changes", "one place of the state that a step changed (where states are stored whole)",
+    "state_changes",
+    "one place of the state that a step changed (where states are stored whole)",
     ("episode_id", "step", "path"),
     (
         ("episode_id", "VARCHAR", "its episode"),
@@ -90,9 +97,11 @@ STATE_CHANGES = Table(
         ("before", "JSON", "value before; NULL where there was none"),
         ("after", "JSON", "value after; NULL where there is none"),
     ),
-)  # fmt: skip
+)
 CHECKS = Table(
-    "checks", "one verdict of one version of one verifier on one state", ("episode_id", "check_id", "version", "checked_at"),
+    "checks",
+    "one verdict of one version of one verifier on one state",
+    ("episode_id", "check_id", "version", "checked_at"),
     (
         ("episode_id", "VARCHAR", "its episode"),
         ("step", "INTEGER", "number of steps taken when it ran"),
@@ -108,9 +117,11 @@ CHECKS = Table(
         ("state_digest", "VARCHAR", "digest of the state that it judged; NULL where unknown"),
         ("checked_at", "TIMESTAMP", "when, UTC"),
     ),
-)  # fmt: skip
+)
 LOGS = Table(
-    "logs", "a log file", ("log",),
+    "logs",
+    "a log file",
+    ("log",),
     (
         ("log", "VARCHAR", "path, relative to the corpus"),
         ("log_id", "VARCHAR", "its id; NULL where it cannot be read"),
@@ -122,6 +133,6 @@ LOGS = Table(
         ("problem", "VARCHAR", "why it cannot be read at all; NULL where it can"),
         ("header", "JSON", "versions, platform, environment, wrappers"),
     ),
-)  # fmt: skip
+)
 
 TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, LOGS)

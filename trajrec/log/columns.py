@@ -82,8 +82,15 @@ class Packer:
         return self._array(name, "array", raw, len(rows), rows.dtype, rows.shape[1:], ())
 
     def _array(
-        self, name: str, kind: Literal["array", "scalar"], raw: Any, n: int, dtype: np.dtype[Any],
-        shape: tuple[int, ...], filter_: tuple[int, ...], type_name: str = "",
+        self,
+        name: str,
+        kind: Literal["array", "scalar"],
+        raw: Any,
+        n: int,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        filter_: tuple[int, ...],
+        type_name: str = "",
     ) -> tuple[Column, bytes]:
         data = self._compress(raw)
         column = Column(name, kind, n, dtype.str, shape, type_name, filter_, size=len(data), raw_bytes=memoryview(raw).nbytes)

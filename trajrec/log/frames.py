@@ -125,7 +125,9 @@ def scan(data: bytes | mmap.mmap, start: int = SIGNATURE.size) -> Iterator[Frame
         following = _resync(data, offset + 1)
         if following is None:
             what = "the file stops in the middle of a frame" if frame is not None or size - offset < FRAME.size else "no frame"
-            yield Damage(offset, size - offset, what, is_tail=frame is None and size - offset < FRAME.size or _runs_out(frame, size))
+            yield Damage(
+                offset, size - offset, what, is_tail=(frame is None and size - offset < FRAME.size) or _runs_out(frame, size)
+            )
             return
         what = "a frame's payload does not match its checksum" if frame is not None else "no intact frame header"
         yield Damage(offset, following - offset, what)

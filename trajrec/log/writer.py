@@ -70,8 +70,15 @@ class LogWriter:
     """
 
     def __init__(
-        self, path: Path, header: Header, source: Source, *, on_error: OnError = "raise",
-        durability: Durability = "process", background: bool = True, clock_ns: Callable[[], int] = time.time_ns,
+        self,
+        path: Path,
+        header: Header,
+        source: Source,
+        *,
+        on_error: OnError = "raise",
+        durability: Durability = "process",
+        background: bool = True,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path, self.header, self.error = path, header, None
         self.on_error, self.durability, self._clock_ns = on_error, durability, clock_ns
