@@ -118,7 +118,7 @@ _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf
 @contextlib.contextmanager
 def _frozen_clock() -> Iterator[None]:
     """Hold the clock still: in the modules time and datetime, and wherever their functions were imported by name."""
-    replaced = {id(getattr(time, name)): _frozen(getattr(time, name)()) for name in _CLOCKS}
+    replaced: dict[int, Any] = {id(getattr(time, name)): _frozen(getattr(time, name)()) for name in _CLOCKS}
     replaced[id(datetime.datetime)] = _FrozenDatetime
     undo: list[tuple[Any, str, Any]] = []
     for module in list(sys.modules.values()):

@@ -1,12 +1,10 @@
 """The engine: resets an environment as recorded, applies the recorded actions, compares everything that came out.
 
-Stepping is the hot loop: it copies what each step returned and compares a whole episode at once, bytes against bytes; only where
-those differ is the first difference looked for.
+Stepping is the hot loop: it only copies what each step returned; a whole episode is compared when it is over.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
@@ -20,11 +18,11 @@ from trajrec.episode import Episode
 from trajrec.errors import EnvMissingError, EnvRefusedError
 from trajrec.protocols import StateAdapter
 from trajrec.replay.cause import find_cause
+from trajrec.replay.compare import Odd, Run, compare
 from trajrec.replay.environments import make_env
-from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
+from trajrec.replay.report import Divergence, ReplayReport
 from trajrec.schema import Failure
 from trajrec.state.adapters import find_adapter, function_adapter
-from trajrec.state.diff import Change, first_difference
 from trajrec.state.digests import state_digest
 from trajrec.state.generators import restore_generator
 
@@ -144,7 +142,7 @@ class Replayer:
         run = _execute(episode, stage)
         if run.problem is not None:
             return ReplayReport(episode.id, "refused", 0, notes=(run.problem,))
-        divergence = _compare(episode, stage, run)
+        divergence = compare(episode, run)
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if stage.adapter is None:
             notes.append(
@@ -167,28 +165,6 @@ class Stage(NamedTuple):
     native: StateAdapter | None
 
 
-class _Odd(NamedTuple):
-    """An observation that is not an array like the reset's, encoded."""
-
-    data: bytes
-
-
-class _Run:
-    """What a re-execution returned, row by row; `failure` is an exception that the recording does not have (or the reverse)."""
-
-    def __init__(self) -> None:
-        self.observations: list[bytes | _Odd] = []
-        self.like: np.ndarray[Any, Any] | None = None
-        self.rewards: list[Any] = []
-        self.infos: dict[int, bytes] = {}
-        self.reset_info = b""
-        self.states: list[int] = []
-        self.whole_states: dict[int, bytes] = {}
-        self.flags: tuple[int, bool, bool] | None = None
-        self.failure: tuple[int, Failure | None, BaseException | None] | None = None
-        self.problem: str | None = None
-
-
 def _stage(env: Any, episode: Episode, state: Callable[[Any], Any] | None) -> Stage:
     record, native = episode.header.state, find_adapter(env)
     adapter = native if state is None else function_adapter(env, state)
@@ -199,9 +175,9 @@ def _stage(env: Any, episode: Episode, state: Callable[[Any], Any] | None) -> St
     return Stage(env, adapter, native)
 
 
-def _execute(episode: Episode, stage: Stage) -> _Run:
+def _execute(episode: Episode, stage: Stage) -> Run:
     """Reset as recorded and apply the recorded actions, until they end, the environment does, or it raises unrecorded."""
-    run, env, start = _Run(), stage.env, episode.start
+    run, env, start = Run(), stage.env, episode.start
     if start is None:
         run.problem = "the log has lost this episode's reset"
         return run
@@ -234,7 +210,7 @@ def _execute(episode: Episode, stage: Stage) -> _Run:
     return run
 
 
-def _apply(run: _Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:
+def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:
     """The hot loop: step, copy what came out."""
     step, capture = stage.env.step, None if stage.adapter is None else stage.adapter.capture
     observations, rewards, states = run.observations.append, run.rewards.append, run.states.append
@@ -251,7 +227,7 @@ def _apply(run: _Run, stage: Stage, episode: Episode, actions: list[Any], first:
         if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
             observations(obs.tobytes())
         else:
-            observations(_Odd(copy(obs, opaque=True)))
+            observations(Odd(copy(obs, opaque=True)))
         rewards(reward)
         row += 1
         if capture is not None:
@@ -266,7 +242,7 @@ def _apply(run: _Run, stage: Stage, episode: Episode, actions: list[Any], first:
             return
 
 
-def _apply_with_failures(run: _Run, stage: Stage, episode: Episode, actions: list[Any], failed: dict[int, Failure]) -> None:
+def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list[Any], failed: dict[int, Failure]) -> None:
     """Apply the actions with those among them that raised, which must raise the same again."""
     numbers, position = episode.step_numbers[: len(actions)], 0
     for step in sorted(failed):
@@ -289,10 +265,10 @@ def _apply_with_failures(run: _Run, stage: Stage, episode: Episode, actions: lis
     _apply(run, stage, episode, actions[position:], len(failed))
 
 
-def _keep(run: _Run, stage: Stage, obs: Any, whole: dict[int, Any]) -> None:
+def _keep(run: Run, stage: Stage, obs: Any, whole: dict[int, Any]) -> None:
     """Copy the observation and state of the reset."""
     run.like = obs if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" else None
-    run.observations.append(_Odd(codec.encode(obs, opaque=True)) if run.like is None else obs.tobytes())
+    run.observations.append(Odd(codec.encode(obs, opaque=True)) if run.like is None else obs.tobytes())
     if stage.adapter is not None:
         state = stage.adapter.capture()
         run.states.append(state_digest(state))
@@ -302,132 +278,3 @@ def _keep(run: _Run, stage: Stage, obs: Any, whole: dict[int, Any]) -> None:
 
 def _is_recorded(failure: Failure | None, exc: BaseException) -> bool:
     return failure is not None and failure.error_type == codec.type_name(exc)
-
-
-def _compare(episode: Episode, stage: Stage, run: _Run) -> Divergence | None:
-    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
-    found: list[tuple[int, int, str, Any, Any]] = []
-    n = len(run.rewards)
-
-    def note(row: int, order: int, field: str, change: Change | None) -> None:
-        if change is not None:
-            path = f"{field}/{change.path}" if change.path else field
-            found.append((row, order, path, change.before, change.after))
-
-    offset = 0 if episode.has_reset else 1
-    note(*_observations(episode, run, offset))
-    note(*_rewards(episode, run, n))
-    note(*_flags(episode, run, n))
-    note(*_infos(episode, run, n))
-    if stage.adapter is not None:
-        note(*_states(episode, run, offset))
-    numbers = episode.step_numbers
-    candidates = [((int(numbers[row - 1]) if row > 0 else -1), order, path, a, b) for row, order, path, a, b in found]
-    if run.failure is not None:
-        step, recorded, raised = run.failure
-        candidates.append((step, 9, "failure", _describe(recorded), _describe(raised)))
-    if not candidates:
-        return None
-    step, _, path, expected, actual = min(candidates, key=lambda candidate: candidate[:2])
-    return Divergence(step, path, expected, actual, ulps=ulp_distance(expected, actual))
-
-
-_Found = tuple[int, int, str, Change | None]
-
-
-def _observations(episode: Episode, run: _Run, offset: int) -> _Found:
-    recorded, like, got = episode.observations, run.like, run.observations[offset:]
-    if (
-        like is not None
-        and isinstance(recorded, np.ndarray)
-        and (recorded.dtype, recorded.shape[1:]) == (like.dtype, like.shape)
-    ):
-        # One comparison for the whole episode: joining refuses what is not bytes, an observation unlike the first.
-        with contextlib.suppress(TypeError):
-            if b"".join(got) == recorded[: len(got)].tobytes():  # type: ignore[arg-type]
-                return 0, 0, "observation", None
-    for row, (expected, actual) in enumerate(zip(episode.observation_list, got, strict=False)):
-        if isinstance(actual, _Odd):
-            live = codec.decode(actual.data)
-        else:
-            assert like is not None
-            live = np.frombuffer(actual, like.dtype).reshape(like.shape)
-        change = first_difference(expected, live)
-        if change is not None:
-            return row + offset, 0, "observation", change
-    return 0, 0, "observation", None
-
-
-def _rewards(episode: Episode, run: _Run, n: int) -> _Found:
-    recorded = episode.reward_list[:n]
-    if recorded == run.rewards and list(map(type, recorded)) == list(map(type, run.rewards)):
-        return 0, 1, "reward", None
-    for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
-        change = first_difference(expected, actual)
-        if change is not None:
-            return row + 1, 1, "reward", change
-    return 0, 1, "reward", None
-
-
-def _flags(episode: Episode, run: _Run, n: int) -> _Found:
-    """Compare where the episode ended, and how."""
-    end, total = episode.end, len(episode.step_numbers)
-    is_over = end is not None and end.ending in ("terminated", "truncated")
-    recorded = (total - 1, end.terminated, end.truncated) if end is not None and is_over else None
-    if run.flags == recorded or (run.flags is None and (run.failure is not None or n < total)):
-        return 0, 2, "terminated", None
-    row, terminated, truncated = run.flags if run.flags is not None else (total - 1, False, False)
-    _, was_terminated, was_truncated = recorded if recorded is not None and recorded[0] == row else (row, False, False)
-    if terminated != was_terminated:
-        return row + 1, 2, "terminated", Change("", was_terminated, terminated)
-    return row + 1, 3, "truncated", Change("", was_truncated, truncated)
-
-
-def _infos(episode: Episode, run: _Run, n: int) -> _Found:
-    assert episode.start is not None
-    if run.reset_info and run.reset_info != episode.start.info_data:
-        change = first_difference(codec.decode(episode.start.info_data), codec.decode(run.reset_info))
-        if change is not None:
-            return 0, 4, "info", change
-    if not run.infos and not episode.has_infos:
-        return 0, 4, "info", None
-    empty = codec.encode({})
-    for row, info in enumerate(episode.infos[:n]):
-        live = run.infos.get(row, empty)
-        if codec.encode(info, opaque=True) != live:
-            change = first_difference(info, codec.decode(live))
-            if change is not None:
-                return row + 1, 4, "info", change
-    return 0, 4, "info", None
-
-
-def _states(episode: Episode, run: _Run, offset: int) -> _Found:
-    digests = episode.state_digests
-    if digests is None:
-        return 0, 5, "state", None
-    got = np.array(run.states[offset:], np.uint32)
-    expected = digests[: len(got)]
-    differs = np.flatnonzero(expected != got[: len(expected)])
-    first = int(differs[0]) + offset if len(differs) else None
-    for row in sorted(run.whole_states):
-        if first is not None and row > first:
-            break
-        change = first_difference(episode.states[row - offset], codec.decode(run.whole_states[row]))
-        if change is not None:
-            return row, 5, "state", change
-    if first is None:
-        return 0, 5, "state", None
-    return (
-        first,
-        5,
-        "state",
-        Change("", f"digest {int(expected[first - offset]):06x}", f"digest {int(got[first - offset]):06x}"),
-    )
-
-
-def _describe(failure: Failure | BaseException | None) -> str:
-    if failure is None:
-        return "no exception"
-    if isinstance(failure, Failure):
-        return f"{failure.error_type}: {failure.message}"
-    return f"{codec.type_name(failure)}: {failure}"

@@ -1,7 +1,8 @@
 """Makes the environment that a log names, from what may be trusted.
 
-A log is data, and data must not choose what code runs. An environment is made from this process's own registry, after importing
-at most a package known for its environments; anything else that a log names is imported only where the caller allows its module.
+A log is data, and data must not choose what code runs. An environment is made from this process's own registry, after
+importing at most a package known for its environments; anything else that a log names is imported only where the caller
+allows its module.
 """
 
 from __future__ import annotations
@@ -81,9 +82,10 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
             return bare_id
     wanted = module or record.entry_point.partition(":")[0]
     if not wanted or not _is_allowed(wanted, allow):
+        flag = wanted.partition(".")[0] or "MODULE"
         raise EnvRefusedError(
-            f"the environment {env_id!r} is not registered here, and its log names the module {wanted!r}, which is not imported "
-            f"without your leave; to allow it: --allow {wanted.partition('.')[0] or 'MODULE'}, or allow=(...) in Python",
+            f"the environment {env_id!r} is not registered here, and the module {wanted!r} that its log names is not imported "
+            f"without your leave; to allow it: --allow {flag}, or allow=({flag!r},) in Python",
             episode_id=episode_id,
         )
     try:

@@ -106,6 +106,11 @@ def digest_bytes(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
+def hasher() -> Any:
+    """Return a running BLAKE2b-128."""
+    return hashlib.blake2b(digest_size=16)
+
+
 def type_name(value: Any) -> str:
     """Return module and qualified name of a value's type."""
     cls = type(value)
@@ -199,7 +204,7 @@ class _Lowering:
     def dtype(self, dtype: np.dtype[Any]) -> Any:
         if dtype.kind not in _ARRAY_KINDS or dtype.hasobject or dtype.subdtype is not None:
             raise self.error(f"numpy dtype {dtype} cannot be stored")
-        if dtype.names is None:
+        if dtype.names is None or dtype.fields is None:
             return dtype.str
         return [[name, self.dtype(dtype[name]), dtype.fields[name][1]] for name in dtype.names] + [dtype.itemsize]
 
@@ -237,7 +242,7 @@ _LOWER: dict[type, Callable[[_Lowering, Any, int], Any]] = {
 }
 
 _BY_TEXT = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID, pathlib.PurePath)
-_BASES = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
+_BASES: tuple[Any, ...] = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 
 
 def _describe(value: Any) -> tuple[str, dict[str, Any]] | None:
@@ -347,7 +352,7 @@ _RAISE: dict[int, Callable[[_Raising, memoryview], Any]] = {
     ARRAY: _Raising.array,
     SCALAR: _Raising.scalar,
     BIGINT: lambda self, data: int.from_bytes(data, "little", signed=True),
-    MAP: lambda self, data: {key: value for key, value in self.decoder.decode(data)},
+    MAP: lambda self, data: dict(self.decoder.decode(data)),
     TEXT: lambda self, data: bytes(data).decode("utf-8", "surrogatepass"),
     OBJECT: _Raising.object,
     OPAQUE: _Raising.opaque,

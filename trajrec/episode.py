@@ -298,7 +298,7 @@ def _action(failure: Failure) -> Any:
 def field_values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
     """Return rows of a field as values of the exact recorded types."""
     if layout[0] == "leaf":
-        return chunk.rows(layout[1]).list(start, stop)
+        return chunk.rows(layout[1]).values(start, stop)
     if layout[0] == "dict":
         if not layout[1]:
             return [{} for _ in range(start, stop)]
@@ -325,7 +325,7 @@ def _array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
     array = rows.array(start, stop)
     if array is None:
         found = np.empty(stop - start, object)
-        found[:] = rows.list(start, stop)
+        found[:] = rows.values(start, stop)
         return found
     return array
 

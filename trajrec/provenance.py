@@ -107,7 +107,7 @@ def _packages() -> dict[str, str]:
 
 @functools.cache
 def _installed() -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         found.setdefault((distribution.name or "").replace("_", "-").lower(), distribution.version)
     return dict(sorted(found.items()))

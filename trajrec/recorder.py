@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 import traceback
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
-import numpy as np
+import msgspec
 
 from trajrec import codec
-from trajrec.blocks import Block, Mark, MisfitError
+from trajrec.blocks import MisfitError
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
-from trajrec.log.columns import Packer
-from trajrec.log.writer import Drained, Durability, LogWriter, OnError, new_log_id, wake_flusher
+from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
 from trajrec.protocols import StateAdapter, Verdict, Verifier
 from trajrec.provenance import describe_env, describe_runtime, hostname
 from trajrec.schema import (
@@ -27,21 +26,18 @@ from trajrec.schema import (
     Ending,
     EpisodeEnd,
     EpisodeStart,
-    Event,
     Failure,
     Header,
     StateRecord,
     episode_id,
 )
 from trajrec.state.adapters import find_adapter, function_adapter
-from trajrec.state.digests import state_digest
 from trajrec.state.generators import generator_state
+from trajrec.steps import StepBuffer
 from trajrec.verifiers import as_verdict, code_digest, identity
 from trajrec.version import __version__
 
 Keep = Literal["default", "full", "minimal"]
-MAX_PENDING = 2
-"""Full blocks waiting to be written; beyond it the recorder writes one itself: slower, but nothing is dropped."""
 
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -96,14 +92,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._capture = None if self._adapter is None else self._adapter.capture
         self._keep = _keep(self._adapter, record)
         self._clock_ns = clock_ns
-        self._bare = env.unwrapped
-        self._block = Block(self._keep)
-        self._pending: list[Block] = []
-        self._whole: set[str] = set()
-        self._misfit_infos = self._infos = 0
         self._episode = -1
-        self._first_step = 0
-        self._terminated = self._truncated = self._is_open = self._has_failed = False
+        self._is_open = self._has_failed = False
         header = Header(
             log_id or new_log_id(),
             clock_ns(),
@@ -116,10 +106,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             hostname(),
             None if interface is None else codec.encode(interface, where="interface"),
         )
-        self.path = Path(folder) / f"{header.log_id}.trj"
-        self._writer = LogWriter(self.path, header, self, on_error=on_error, durability=durability, clock_ns=clock_ns)
         self._log_id = header.log_id
-        self._fit_puts()
+        self.path = Path(folder) / f"{header.log_id}.trj"
+        self._buffer = StepBuffer(self._keep, clock_ns)
+        self._writer = LogWriter(self.path, header, self._buffer, on_error=on_error, durability=durability)
+        self._buffer.hand_over = self._writer.hand_over
 
     @property
     def episode_id(self) -> str | None:
@@ -130,35 +121,39 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Step the environment and record what came of it. An exception of the environment is recorded, then re-raised."""
         if not self._is_open:
             raise self._not_open()
+        buffer = self._buffer
         try:
             # Before the environment sees it: some clip or scale actions in place.
-            self._put_action(action)
+            buffer.put_action(action)
         except MisfitError:
-            self._refit("action", [("action", action)])
+            buffer.refit([("action", action)])
+        except EncodeError as exc:
+            buffer.next_block()
+            raise self._located(exc) from None
         try:
             result = self.env.step(action)
         except BaseException as exc:
             self._step_failed(action, exc)
             raise
         obs, reward, terminated, truncated, info = result
-        block = self._block
         try:
-            self._put_obs(obs)
-            self._put_reward(reward)
+            buffer.put_obs(obs)
+            buffer.put_reward(reward)
             if self._capture is not None:
-                self._put_state(self._capture())
+                buffer.put_state(self._capture())
         except MisfitError:
-            block = self._refit_step(action, obs, reward)
+            self._refit_step(action, obs, reward)
         except EncodeError as exc:
             self._step_failed(action, exc)
             raise self._located(exc) from None
         if info:
-            self._put_some_info(block, info)
+            buffer.put_info(info)
+        block = buffer.block
         block.n = n = block.n + 1
         if terminated or truncated:
             self._end("terminated" if terminated else "truncated", bool(terminated), bool(truncated))
         elif n >= block.limit:
-            self._next_block()
+            buffer.next_block()
         return result
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -169,47 +164,39 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         self._writer.raise_error()
         if self._is_open:
-            self._end("error" if self._has_failed else "abandoned", self._terminated, self._truncated)
+            self._end("error" if self._has_failed else "abandoned", False, False)
         rng, origin = None, "caller"
         if seed is None:
-            rng, origin = generator_state(self._bare, self._adapter), "none"
+            rng, origin = generator_state(self.env.unwrapped, self._adapter), "none"
             if rng is None:
-                seed, origin = int(codec.digest(new_log_id())[:7], 16), "recorder"
-        encoded_options = None if options is None else codec.encode(options, where="reset options", opaque=True)
-        self._episode += 1
-        self._first_step, self._has_failed = 0, False
-        now = self._clock_ns()
+                seed, origin = secrets.randbits(31), "recorder"
+        self._episode, self._has_failed = self._episode + 1, False
+        start = EpisodeStart(
+            self._episode,
+            self._clock_ns(),
+            seed,
+            origin,  # type: ignore[arg-type]
+            None if options is None else codec.encode(options, where="reset options", opaque=True),
+            rng,
+            _NO_INFO,
+        )
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except BaseException as exc:
-            self._log(EpisodeStart(self._episode, now, seed, origin, encoded_options, rng, codec.encode({})))  # type: ignore[arg-type]
-            self._log(self._failure(-1, "reset", exc))
-            self._log(EpisodeEnd(self._episode, self._clock_ns(), 0, "error", False, False))
-            self._flush_quietly()
+            self._reset_failed(start, "reset", exc)
             raise
-        start = EpisodeStart(
-            self._episode,
-            now,
-            seed,
-            origin,
-            encoded_options,
-            rng,
-            codec.encode(info, opaque=True),  # type: ignore[arg-type]
-        )
         try:
-            self._begin(start, obs)
+            self._begin(msgspec.structs.replace(start, info_data=codec.encode(info, opaque=True)), obs)
         except EncodeError as exc:
-            self._log(start)
-            self._log(self._failure(-1, "state", exc))
-            self._log(EpisodeEnd(self._episode, self._clock_ns(), 0, "error", False, False))
-            raise
+            self._reset_failed(start, "state", exc)
+            raise self._located(exc) from None
         return obs, info
 
     def close(self) -> None:
         """Write everything and seal the log, then close the environment. Twice is harmless."""
         try:
             if self._is_open:
-                self._end("error" if self._has_failed else "abandoned", self._terminated, self._truncated)
+                self._end("error" if self._has_failed else "abandoned", False, False)
             self._writer.close()
         finally:
             super().close()
@@ -220,58 +207,40 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def __del__(self) -> None:
         writer = getattr(self, "_writer", None)
-        if writer is not None and not writer._closed:
+        if writer is not None and not writer.is_closed:
             warnings.warn(f"{self.path} was not closed; what it holds is readable", ResourceWarning, stacklevel=2, source=self)
             with suppress(LogWriteError):
                 writer.flush()
 
-    def drain(self, packer: Packer) -> Iterator[Drained]:
-        """Yield what is pending, oldest first: called by the writer, in the flusher's thread or this one."""
-        now = self._clock_ns()
-        while self._pending:
-            if (drained := self._pending[0].drain(packer, now)) is not None:
-                yield drained
-            else:
-                self._pending.pop(0)
-        if (drained := self._block.drain(packer, now)) is not None:
-            yield drained
-
     def _begin(self, start: EpisodeStart, obs: Any) -> None:
         """Record the rows and the event of a reset."""
-        state = None if self._capture is None else self._capture()
+        buffer, state = self._buffer, None if self._capture is None else self._capture()
         try:
-            self._put_obs(obs)
+            buffer.put_obs(obs)
             if self._capture is not None:
-                self._put_state(state)
+                buffer.put_state(state)
         except MisfitError:
-            self._refit("reset", [("obs", obs)] if self._capture is None else [("obs", obs), ("state", state)])
-        self._is_open, self._terminated, self._truncated = True, False, False
+            buffer.refit([("obs", obs)] if self._capture is None else [("obs", obs), ("state", state)])
         if self._keep == "digest":
-            self._keep_whole(state)
-        # The event before the mark: whoever sees the rows of an episode has seen its start.
-        self._log(start)
-        self._mark(first_step=0, has_reset=True)
+            buffer.keep_state(state)
+        # The event before the rows are shown: whoever sees the rows of an episode has seen its start.
+        buffer.add_event(start)
+        buffer.begin_episode(self._episode)
+        self._is_open = True
 
     def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:
-        n_steps = self._n_steps()
+        buffer, n_steps = self._buffer, self._buffer.n_steps
+        is_whole = ending in ("terminated", "truncated")
         self._is_open = False
-        if self._keep == "digest" and self._capture is not None and ending in ("terminated", "truncated"):
-            self._keep_whole(self._capture())
-        self._log(EpisodeEnd(self._episode, self._clock_ns(), n_steps, ending, terminated, truncated))
-        if self._checks and ending in ("terminated", "truncated"):
+        if self._keep == "digest" and self._capture is not None and is_whole:
+            buffer.keep_state(self._capture())
+        buffer.add_event(EpisodeEnd(self._episode, self._clock_ns(), n_steps, ending, terminated, truncated))
+        buffer.end_episode()
+        if self._checks and is_whole:
             self._run_checks(n_steps)
             self._flush_quietly()
-        if self._block.n >= self._block.limit:
-            self._next_block()
-
-    def _keep_whole(self, state: Any) -> None:
-        """Keep the current state itself besides its digest."""
-        block = self._block
-        if not block.state_rows or block.state_rows[-1] != len(block.digests) - 1:
-            try:
-                block.add_state(state, whole="state" in self._whole)
-            except MisfitError:
-                self._whole.add("state")  # from the next block on; its digest is there in any case
+        if buffer.block.n >= buffer.block.limit:
+            buffer.next_block()
 
     def _run_checks(self, n_steps: int) -> None:
         for check in self._checks:
@@ -280,9 +249,12 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             try:
                 verdict = as_verdict(check(self.env))
             except Exception as exc:  # a verifier's fault is not the episode's: it is recorded as its own
-                self._log(self._failure(n_steps, "check", exc))
-            digest = None if self._capture is None else codec.digest(self._capture())
-            self._log(
+                self._buffer.add_event(self._failure(n_steps, "check", "verifier", exc))
+            status = "error" if verdict is None else "ok"
+            if verdict is not None and verdict.passed is None and verdict.score is None:
+                status = "not_evaluated"
+            found = verdict or Verdict(None)
+            self._buffer.add_event(
                 Check(
                     self._episode,
                     n_steps,
@@ -291,175 +263,66 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                     version,
                     family,
                     "terminal",
-                    "error" if verdict is None else "not_evaluated" if verdict.passed is None is verdict.score else "ok",
-                    None if verdict is None else verdict.passed,
-                    None if verdict is None else verdict.score,
-                    None if verdict is None or verdict.evidence is None else codec.encode(verdict.evidence, opaque=True),
+                    status,  # type: ignore[arg-type]
+                    found.passed,
+                    found.score,
+                    None if found.evidence is None else codec.encode(found.evidence, opaque=True),
                     code_digest(check),
-                    digest,
+                    None if self._capture is None else codec.digest(self._capture()),
                 )
             )
 
-    def _put_some_info(self, block: Block, info: dict[str, Any]) -> None:
-        """Record an info: by columns where it has the usual keys, as a value of its own where it does not."""
-        self._infos += 1
-        put = self._put_info
-        try:
-            if put is None:
-                put = self._put_info = block.add_field("info", info, whole="info" in self._whole)
-            put(info)
-            block.info_rows.append(block.n)
-        except MisfitError:
-            field = block.fields["info"]
-            for leaf in field.leaves:
-                del leaf.rows[len(block.info_rows) :]
-            step = self._n_steps()
-            block.irregular.append((block.n, self._episode, step, codec.encode(info, opaque=True)))
-            self._misfit_infos += 1
-            if self._misfit_infos > 8 and 4 * self._misfit_infos > self._infos:
-                self._whole.add("info")  # from the next block on: keys come and go, so each info is a value of its own
-
-    def _refit(self, where: str, values: list[tuple[str, Any]]) -> Block:
-        """Start a block in which the fields that do not fit are whole values, with the rows of the current step."""
-        for name, value in values:
-            field = self._block.fields.get(name)
-            if field is not None and not _fits(field.put, value, field.leaves):
-                self._whole.add(name)
-        block = self._next_block()
-        for name, value in values:
-            (self._putter(name))(value)
-        return block
-
-    def _refit_step(self, action: Any, obs: Any, reward: Any) -> Block:
+    def _refit_step(self, action: Any, obs: Any, reward: Any) -> None:
         values = [("action", action), ("obs", obs), ("reward", reward)]
         if self._capture is not None:
             values.append(("state", self._capture()))
-        return self._refit("step", values)
-
-    def _next_block(self) -> Block:
-        """Hand the block over to the writer and begin the next."""
-        old = self._block
-        step = self._n_steps()
-        block = Block(self._keep)
-        if self._is_open:
-            block.marks.append(Mark(0, self._episode, step, False))
-            self._first_step = step
-        # First pending, then replaced: the flusher never sees the new block before the old one.
-        self._pending.append(old)
-        self._block = block
-        self._mark_row = 0
-        self._fit_puts()
-        if len(self._pending) > MAX_PENDING:
-            self._writer.flush()
-        else:
-            wake_flusher()
-            self._writer.raise_error()
-        return block
-
-    def _fit_puts(self) -> None:
-        """Let each field be fitted by the next value that it gets."""
-        self._put_info: Callable[[Any], None] | None = None
-        for name in ("action", "obs", "reward", "state"):
-            setattr(self, f"_put_{name}", self._first_put(name))
-
-    def _first_put(self, name: str) -> Callable[[Any], None]:
-        block = self._block
-        if name == "state" and self._keep == "digest":
-            return self._first_digest(block)
-
-        def put_first(value: Any) -> None:
-            try:
-                put = block.add_field(name, value, whole=name in self._whole)
-            except EncodeError as exc:
-                raise self._located(exc) from None
-            setattr(self, f"_put_{name}", put)
-            put(value)
-
-        return put_first
-
-    def _first_digest(self, block: Block) -> Callable[[Any], None]:
-        append, crc32 = block.digests.append, zlib.crc32
-
-        def put_digest(value: Any) -> None:
-            append(state_digest(value))
-
-        def put_array(value: Any) -> None:
-            # What most states are: state_digest without its questions.
-            try:
-                append(crc32(value) & 0xFFFFFF)
-            except (TypeError, ValueError):
-                put_digest(value)
-
-        def put_first(value: Any) -> None:
-            is_array = type(value) is np.ndarray and value.dtype.kind in "iuf" and value.flags.c_contiguous
-            self._put_state = put_array if is_array else put_digest
-            put_digest(value)
-            self._keep_whole(value)
-
-        return put_first
-
-    def _putter(self, name: str) -> Callable[[Any], None]:
-        put: Callable[[Any], None] = getattr(self, f"_put_{name}")
-        return put
-
-    _put_action: Callable[[Any], None]
-    _put_obs: Callable[[Any], None]
-    _put_reward: Callable[[Any], None]
-    _put_state: Callable[[Any], None]
-    _mark_row = 0
-
-    def _mark(self, first_step: int, has_reset: bool) -> None:
-        self._block.marks.append(Mark(self._block.n, self._episode, first_step, has_reset))
-        self._first_step, self._mark_row = first_step, self._block.n
-
-    def _n_steps(self) -> int:
-        """Steps of the current episode so far, failed ones included."""
-        return self._first_step + self._block.n - self._mark_row
-
-    def _log(self, event: Event) -> None:
-        self._block.events.append((self._block.n, event))
+        self._buffer.refit(values)
 
     def _step_failed(self, action: Any, exc: BaseException) -> None:
         """Record a step that raised: the action tried, what went wrong, and no observation."""
-        step = self._n_steps()
-        self._log(self._failure(step, "step", exc, action))
         self._has_failed = True
-        # The failed step has a number and no row: a new block begins after it, without the half row of this one.
-        self._next_block()
-        self._block.marks[-1] = Mark(0, self._episode, step + 1, False)
-        self._first_step = step + 1
+        self._buffer.add_event(self._failure(self._buffer.n_steps, "step", "env", exc, codec.encode(action, opaque=True)))
+        self._buffer.skip_step()
         self._flush_quietly()
 
-    def _failure(self, step: int, phase: str, exc: BaseException, action: Any = None) -> Failure:
-        origin = "verifier" if phase == "check" else "env"
-        text = "".join(traceback.format_exception(exc))
+    def _reset_failed(self, start: EpisodeStart, phase: Literal["reset", "state"], exc: BaseException) -> None:
+        """Record an episode that never began."""
+        buffer = self._buffer
+        buffer.next_block()
+        buffer.add_event(start)
+        buffer.add_event(self._failure(-1, phase, "env", exc))
+        buffer.add_event(EpisodeEnd(self._episode, self._clock_ns(), 0, "error", False, False))
+        self._flush_quietly()
+
+    def _failure(
+        self,
+        step: int,
+        phase: Literal["reset", "step", "state", "check"],
+        origin: Literal["env", "verifier"],
+        exc: BaseException,
+        action_data: bytes | None = None,
+    ) -> Failure:
+        text = "".join(traceback.format_exception(exc))[-20_000:]
+        message, text = (t.encode("utf-8", "backslashreplace").decode() for t in (str(exc), text))
         return Failure(
-            self._episode,
-            step,
-            0,
-            self._clock_ns(),
-            phase,
-            origin,
-            codec.type_name(exc),  # type: ignore[arg-type]
-            _storable(str(exc)),
-            _storable(text[-20_000:]),
-            None if phase != "step" else codec.encode(action, opaque=True),
+            self._episode, step, 0, self._clock_ns(), phase, origin, codec.type_name(exc), message, text, action_data
         )
 
     def _flush_quietly(self) -> None:
-        """Flush without letting a log that cannot be written hide the error that is on its way; the next call raises it."""
+        """Flush without hiding the error that is on its way: a log that cannot be written is raised by the next call."""
         with suppress(LogWriteError):
             self._writer.flush()
-            return
-        self._writer._raised = False
 
     def _located(self, exc: EncodeError) -> EncodeError:
-        return EncodeError(exc.what, where=f"episode {self.episode_id} step {self._n_steps()}: {exc.where}")
+        return EncodeError(exc.what, where=f"episode {self.episode_id} step {self._buffer.n_steps}: {exc.where}")
 
     def _not_open(self) -> EnvContractError:
         if self._episode < 0:
             return EnvContractError("step before the first reset; call reset first")
         return EnvContractError(f"step after the end of episode {self.episode_id}; call reset first")
+
+
+_NO_INFO = codec.encode({})
 
 
 def _adapter(env: Any, state: Callable[[Any], Any] | bool) -> StateAdapter | None:
@@ -474,16 +337,3 @@ def _keep(adapter: StateAdapter | None, record: Keep) -> Literal["every", "diges
     if record == "full":
         return "every"
     return "digest" if record == "minimal" else adapter.keep
-
-
-def _fits(put: Callable[[Any], None], value: Any, leaves: Sequence[Any]) -> bool:
-    """Try a value on a block that is done: its rows beyond `n` are never read."""
-    try:
-        put(value)
-    except MisfitError:
-        return False
-    return True
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

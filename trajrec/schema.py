@@ -22,7 +22,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """What every record is."""
 
 
-class EnvRecord(Record):
+class EnvRecord(Record, frozen=True):
     """The environment, as far as needed to make it again.
 
     `kwargs_data` is a dict; `wrappers` lists what was put around `gymnasium.make`'s own result, innermost first, as
@@ -42,7 +42,7 @@ class EnvRecord(Record):
     action_space: str = ""
 
 
-class StateRecord(Record):
+class StateRecord(Record, frozen=True):
     """How the state was captured: adapter and version ("" where none fits), and what is kept of it."""
 
     adapter: str = ""
@@ -50,7 +50,7 @@ class StateRecord(Record):
     keep: Literal["every", "digest", "none"] = "none"
 
 
-class Header(Record):
+class Header(Record, frozen=True):
     """The first record of a log: who recorded what, under which conditions.
 
     `runtime` holds versions (python, platform, cpu, packages) and settings that can change results (hash seed, threads).
@@ -69,7 +69,7 @@ class Header(Record):
     interface_data: bytes | None = None
 
 
-class Segment(Record):
+class Segment(Record, frozen=True):
     """Consecutive steps of one episode in a chunk. With `has_reset`, an observation and state row of the reset come first."""
 
     episode: int
@@ -78,7 +78,7 @@ class Segment(Record):
     has_reset: bool
 
 
-class Column(Record):
+class Column(Record, frozen=True):
     """One column of a chunk; its bytes lie in the data part at `offset`, zstd-compressed from `raw_bytes` to `size`.
 
     `kind` says what a row is: "array" (one array of `dtype` and `shape`), "scalar" (one number of `type_name`), "value" (one
@@ -99,7 +99,7 @@ class Column(Record):
     rows_data: bytes | None = None
 
 
-class EpisodeStart(Record, tag="start"):
+class EpisodeStart(Record, tag="start", frozen=True):
     """A reset. `seed_origin` says whether the caller gave the seed or the recorder did because nothing else was reproducible.
 
     `rng_data` holds the state of the environment's generators just before the reset, where it was not seeded.
@@ -114,7 +114,7 @@ class EpisodeStart(Record, tag="start"):
     info_data: bytes
 
 
-class EpisodeEnd(Record, tag="end"):
+class EpisodeEnd(Record, tag="end", frozen=True):
     """The end of an episode after `n_steps` steps. `done` and `succeeded` are different things: see `Check`."""
 
     episode: int
@@ -125,7 +125,7 @@ class EpisodeEnd(Record, tag="end"):
     truncated: bool
 
 
-class Failure(Record, tag="failure"):
+class Failure(Record, tag="failure", frozen=True):
     """An exception, by where it came from. `step` is the step that failed, -1 for a reset; `action_data` what was tried."""
 
     episode: int
@@ -140,7 +140,7 @@ class Failure(Record, tag="failure"):
     action_data: bytes | None = None
 
 
-class Check(Record, tag="check"):
+class Check(Record, tag="check", frozen=True):
     """One verdict of one version of one verifier on one state. `verdict` is None where the check gave none."""
 
     episode: int
@@ -161,7 +161,7 @@ class Check(Record, tag="check"):
 Event = EpisodeStart | EpisodeEnd | Failure | Check
 
 
-class Chunk(Record):
+class Chunk(Record, frozen=True):
     """What one flush hands over: the steps of some segments by column, and the events among them.
 
     `layouts` says for each field how its columns make up a value: ["leaf", column index], ["dict", keys, layouts] or
@@ -176,7 +176,7 @@ class Chunk(Record):
     irregular: list[tuple[int, int, bytes]] = []
 
 
-class FrameEntry(Record):
+class FrameEntry(Record, frozen=True):
     """Where a frame lies, and which episodes have steps or events in it."""
 
     offset: int
@@ -185,7 +185,7 @@ class FrameEntry(Record):
     episodes: list[int]
 
 
-class Footer(Record):
+class Footer(Record, frozen=True):
     """The last record of a sealed log: the header again, and the directory of its frames."""
 
     header: Header

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import trajrec
-from trajrec.cli.commands import make_env, run_episode
+from trajrec.cli.commands import load_policy, make_env, run_episode
 from trajrec.cli.output import print_table
 
 N_EPISODES = 20
@@ -17,7 +17,7 @@ N_EPISODES = 20
 def balanced(env: Any) -> bool:
     """The pole still stands at the end."""
     x, _, theta, _ = env.unwrapped.state
-    return abs(x) < 2.4 and abs(theta) < 0.2095
+    return bool(abs(x) < 2.4 and abs(theta) < 0.2095)
 
 
 @trajrec.verifier(id="at-goal", version="1", family="environmental")
@@ -50,11 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"1. Recording {N_EPISODES} random episodes of each of {len(ENVIRONMENTS)} environments into {folder}/")
     for env_id, check in ENVIRONMENTS:
         env = trajrec.record(make_env(env_id, {}), folder, checks=[check])
-        env.action_space.seed(0)
+        policy = load_policy("random", env, 0)
         try:
-            n_steps = sum(
-                run_episode(env, lambda _: env.action_space.sample(), 0 if k == 0 else None) for k in range(N_EPISODES)
-            )
+            n_steps = sum(run_episode(env, policy, 0 if k == 0 else None) for k in range(N_EPISODES))
         finally:
             env.close()
         size = env.path.stat().st_size

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -150,7 +151,7 @@ class Rows:
                     return np.broadcast_to(value, (stop - start, *value.shape))
         return None
 
-    def list(self, start: int = 0, stop: int | None = None) -> list[Any]:
+    def values(self, start: int = 0, stop: int | None = None) -> list[Any]:
         """Return rows [start, stop) as values of the exact recorded types; arrays are copies."""
         stop = self.n if stop is None else stop
         if self.kind == "const":
@@ -164,9 +165,9 @@ class Rows:
             return list(self._array[start:stop].copy())
         rows = self._array[start:stop]
         if self.type_name in ("int", "float"):
-            return rows.tolist()
+            return list(rows.tolist())
         if self.type_name == "bool":
-            return rows.astype(np.bool_).tolist()
+            return list(rows.astype(np.bool_).tolist())
         return list(rows.astype(np.dtype(self.type_name), copy=False))
 
     def encoded(self, start: int = 0, stop: int | None = None) -> list[bytes]:
@@ -176,7 +177,7 @@ class Rows:
             return [self._const] * (stop - start)
         if self._array is None:
             return self._values[start:stop]
-        return [codec.encode(value) for value in self.list(start, stop)]
+        return [codec.encode(value) for value in self.values(start, stop)]
 
     def row_bytes(self, start: int = 0, stop: int | None = None) -> bytes | None:
         """Return the C-order bytes of rows [start, stop) of an "array" column, joined; None for other kinds."""
@@ -208,7 +209,7 @@ def _unfilter(raw: bytes, column: Column) -> Array:
         return np.frombuffer(raw, dtype).reshape(shape)
     if column.filter[0] == XOR:
         rows = np.frombuffer(bytearray(raw), np.uint8).reshape(n, width)
-        for before, row in zip(rows[:-1], rows[1:], strict=True):
+        for before, row in pairwise(rows):
             np.bitwise_xor(before, row, out=row)
         return rows.view(dtype).reshape(shape)
     if column.filter[0] != PLANES or len(column.filter) < 2:

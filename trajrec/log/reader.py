@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import mmap
 import os
 from collections.abc import Iterator
@@ -24,7 +25,11 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T", bound=msgspec.Struct)
-_DECODERS = {kind: msgspec.msgpack.Decoder(kind) for kind in (Header, Chunk, Footer)}
+
+
+@functools.cache
+def _decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
+    return msgspec.msgpack.Decoder(kind)
 
 
 class LogReader:
@@ -132,6 +137,10 @@ class LogReader:
         frame = self.frames[chunk.index]
         self.damage.append(Damage(frame.offset, frame.end - frame.offset, what))
 
+    def slice_all(self) -> mmap.mmap | bytes:
+        """Return the whole file, borrowed."""
+        return self._data
+
     def slice(self, start: int, end: int) -> bytes:
         """Return bytes [start, end) of the file."""
         return bytes(self._data[start:end])
@@ -207,10 +216,10 @@ class LogReader:
         try:
             if zstandard.frame_content_size(meta) != frame.meta_raw:
                 raise ValueError("its size is not the stated one")
-            record: T = _DECODERS[kind].decode(self._decompressor.decompress(meta))  # type: ignore[index]
+            record: T = _decoder(kind).decode(self._decompressor.decompress(meta))
+            return record
         except (ValueError, msgspec.MsgspecError, zstandard.ZstdError) as exc:
             raise self._corrupt(frame, f"not a {kind.__name__}: {exc}") from exc
-        return record
 
     def _corrupt(self, frame: Frame, what: str) -> LogCorruptError:
         return LogCorruptError(what, path=self.path, offset=frame.offset)

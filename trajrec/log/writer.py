@@ -12,10 +12,9 @@ import contextlib
 import os
 import secrets
 import threading
-import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -34,6 +33,9 @@ except ImportError:  # Windows has no flock: there a log whose writer is gone re
 FLUSH_S = 0.04
 """How often pending steps are handed over; with the write itself this stays below the 100 ms that a kill may lose."""
 
+MAX_WAITING = 2
+"""Full blocks that may wait for the flusher; beyond it the recording thread writes them itself."""
+
 _encode = msgspec.msgpack.Encoder().encode
 OnError = Literal["raise", "warn"]
 Durability = Literal["process", "machine"]
@@ -51,6 +53,11 @@ class Source(Protocol):
 
     def drain(self, packer: Packer) -> Iterator[Drained]:
         """Yield what is pending, oldest first. Called in any thread, never in two at once."""
+        ...
+
+    def discard(self) -> None:
+        """Drop what is pending: the log cannot be written any more."""
+        ...
 
 
 class LogWriter:
@@ -63,7 +70,6 @@ class LogWriter:
             "warn" once and go on without recording. What was written before stays readable either way.
         durability: "process" survives the end of the process; "machine" also a power cut (fdatasync at each episode end).
         background: Let the flusher thread write; without it only `flush` and `close` do.
-        clock_ns: The wall clock, in ns.
 
     Raises:
         LogWriteError: The file cannot be created.
@@ -78,10 +84,9 @@ class LogWriter:
         on_error: OnError = "raise",
         durability: Durability = "process",
         background: bool = True,
-        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path, self.header, self.error = path, header, None
-        self.on_error, self.durability, self._clock_ns = on_error, durability, clock_ns
+        self.on_error, self.durability = on_error, durability
         self._source, self._packer, self._lock = source, Packer(), threading.RLock()
         self._entries: list[FrameEntry] = []
         self._episodes: set[int] = set()
@@ -120,11 +125,26 @@ class LogWriter:
             self._flush(sync)
         self.raise_error()
 
+    def hand_over(self, waiting: int) -> None:
+        """Let full blocks be written: by the flusher, or here where it cannot keep up. Slower then, but nothing is dropped.
+
+        Raises:
+            LogWriteError: As for `flush`.
+        """
+        if waiting > MAX_WAITING or self.error is not None:
+            self.flush()
+        elif self._background:
+            _flusher().wake.set()
+
     def raise_error(self) -> None:
-        """Raise what went wrong in the background, once, where `on_error` asks for it."""
-        if self.error is not None and self.on_error == "raise" and not self._raised:
-            self._raised = True
+        """Raise what went wrong, now or in the background before, where `on_error` asks for it."""
+        if self.error is not None and self.on_error == "raise":
             raise self.error
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called, or this is a forked child of the process that writes."""
+        return self._closed
 
     def close(self) -> None:
         """Flush, write the footer and close the file. Twice is harmless."""
@@ -142,10 +162,10 @@ class LogWriter:
         self.raise_error()
 
     error: LogWriteError | None
-    _raised = False
 
     def _flush(self, sync: bool) -> None:
         if self.error is not None:
+            self._source.discard()
             return
         try:
             ended = False
@@ -213,6 +233,7 @@ class LogWriter:
             offset=self._size,
         )
         self.error.__cause__ = exc
+        self._source.discard()
         if self.on_error == "warn":
             warnings.warn(str(self.error), RuntimeWarning, stacklevel=2)
 
@@ -274,11 +295,6 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def wake_flusher() -> None:
-    """Let pending blocks be written now rather than at the next tick."""
-    _flusher().wake.set()
 
 
 @atexit.register

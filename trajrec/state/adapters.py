@@ -96,7 +96,7 @@ def _ale(bare: Any) -> StateAdapter | None:
 
     def set_generator(state: bytes) -> None:
         clone = ALEState.__new__(ALEState)
-        clone.__setstate__(state)
+        clone.__setstate__(state)  # type: ignore[arg-type]
         ale.restoreState(clone)
 
     return StateAdapter("ale", 1, "every", ale.getRAM, generator, set_generator)

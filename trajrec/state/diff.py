@@ -49,9 +49,8 @@ def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
     if cls is not type(b):
         yield Change(path, a, b)
     elif cls is float:
-        if a != b or a == 0.0:
-            if struct.pack("<d", a) != struct.pack("<d", b):
-                yield Change(path, a, b)
+        if (a != b or a == 0.0) and struct.pack("<d", a) != struct.pack("<d", b):
+            yield Change(path, a, b)
     elif cls is dict:
         yield from _mappings(path, a, b)
     elif cls is list or cls is tuple:
@@ -62,13 +61,13 @@ def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
         if a.dtype != b.dtype or a.tobytes() != b.tobytes():
             yield Change(path, a, b)
     elif isinstance(a, tuple) and hasattr(cls, "_fields"):
-        yield from _mappings(path, a._asdict(), b._asdict())
+        yield from _mappings(path, dict(zip(cls._fields, a, strict=True)), dict(zip(cls._fields, b, strict=True)))
     elif cls is Plain:
         if (a.type_name, a.kind) != (b.type_name, b.kind):
             yield Change(path, a, b)
         else:
             yield from _mappings(path, a.fields, b.fields)
-    elif not a == b:
+    elif a != b:
         yield Change(path, a, b)
 
 

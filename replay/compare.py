@@ -1,0 +1,166 @@
+"""Compares what a replay returned with what was recorded, a whole episode at once: bytes against bytes first; only where those
+differ is the first difference looked for, by type and bits."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trajrec import codec
+from trajrec.episode import Episode
+from trajrec.replay.report import Divergence, ulp_distance
+from trajrec.schema import Failure
+from trajrec.state.diff import Change, first_difference
+
+
+class Odd(NamedTuple):
+    """An observation that is not an array like the reset's, encoded."""
+
+    data: bytes
+
+
+class Run:
+    """What a re-execution returned, row by row; `failure` is an exception that the recording does not have (or the reverse)."""
+
+    def __init__(self) -> None:
+        self.observations: list[bytes | Odd] = []
+        self.like: np.ndarray[Any, Any] | None = None
+        self.rewards: list[Any] = []
+        self.infos: dict[int, bytes] = {}
+        self.reset_info = b""
+        self.states: list[int] = []
+        self.whole_states: dict[int, bytes] = {}
+        self.flags: tuple[int, bool, bool] | None = None
+        self.failure: tuple[int, Failure | None, BaseException | None] | None = None
+        self.problem: str | None = None
+
+
+def compare(episode: Episode, run: Run) -> Divergence | None:
+    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
+    found: list[tuple[int, int, str, Any, Any]] = []
+    n = len(run.rewards)
+
+    def note(row: int, order: int, field: str, change: Change | None) -> None:
+        if change is not None:
+            path = f"{field}/{change.path}" if change.path else field
+            found.append((row, order, path, change.before, change.after))
+
+    offset = 0 if episode.has_reset else 1
+    note(*_observations(episode, run, offset))
+    note(*_rewards(episode, run, n))
+    note(*_flags(episode, run, n))
+    note(*_infos(episode, run, n))
+    if run.states:
+        note(*_states(episode, run, offset))
+    numbers = episode.step_numbers
+    candidates = [((int(numbers[row - 1]) if row > 0 else -1), order, path, a, b) for row, order, path, a, b in found]
+    if run.failure is not None:
+        step, recorded, raised = run.failure
+        candidates.append((step, 9, "failure", _describe(recorded), _describe(raised)))
+    if not candidates:
+        return None
+    step, _, path, expected, actual = min(candidates, key=lambda candidate: candidate[:2])
+    return Divergence(step, path, expected, actual, ulps=ulp_distance(expected, actual))
+
+
+_Found = tuple[int, int, str, Change | None]
+
+
+def _observations(episode: Episode, run: Run, offset: int) -> _Found:
+    recorded, like, got = episode.observations, run.like, run.observations[offset:]
+    if (
+        like is not None
+        and isinstance(recorded, np.ndarray)
+        and (recorded.dtype, recorded.shape[1:]) == (like.dtype, like.shape)
+    ):
+        # One comparison for the whole episode: joining refuses what is not bytes, an observation unlike the first.
+        with contextlib.suppress(TypeError):
+            if b"".join(got) == recorded[: len(got)].tobytes():  # type: ignore[arg-type]
+                return 0, 0, "observation", None
+    for row, (expected, actual) in enumerate(zip(episode.observation_list, got, strict=False)):
+        if isinstance(actual, Odd):
+            live = codec.decode(actual.data)
+        else:
+            assert like is not None
+            live = np.frombuffer(actual, like.dtype).reshape(like.shape)
+        change = first_difference(expected, live)
+        if change is not None:
+            return row + offset, 0, "observation", change
+    return 0, 0, "observation", None
+
+
+def _rewards(episode: Episode, run: Run, n: int) -> _Found:
+    recorded = episode.reward_list[:n]
+    if recorded == run.rewards and list(map(type, recorded)) == list(map(type, run.rewards)):
+        return 0, 1, "reward", None
+    for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
+        change = first_difference(expected, actual)
+        if change is not None:
+            return row + 1, 1, "reward", change
+    return 0, 1, "reward", None
+
+
+def _flags(episode: Episode, run: Run, n: int) -> _Found:
+    """Compare where the episode ended, and how."""
+    end, total = episode.end, len(episode.step_numbers)
+    is_over = end is not None and end.ending in ("terminated", "truncated")
+    recorded = (total - 1, end.terminated, end.truncated) if end is not None and is_over else None
+    if run.flags == recorded or (run.flags is None and (run.failure is not None or n < total)):
+        return 0, 2, "terminated", None
+    row, terminated, truncated = run.flags if run.flags is not None else (total - 1, False, False)
+    _, was_terminated, was_truncated = recorded if recorded is not None and recorded[0] == row else (row, False, False)
+    if terminated != was_terminated:
+        return row + 1, 2, "terminated", Change("", was_terminated, terminated)
+    return row + 1, 3, "truncated", Change("", was_truncated, truncated)
+
+
+def _infos(episode: Episode, run: Run, n: int) -> _Found:
+    assert episode.start is not None
+    if run.reset_info and run.reset_info != episode.start.info_data:
+        change = first_difference(codec.decode(episode.start.info_data), codec.decode(run.reset_info))
+        if change is not None:
+            return 0, 4, "info", change
+    if not run.infos and not episode.has_infos:
+        return 0, 4, "info", None
+    empty = codec.encode({})
+    for row, info in enumerate(episode.infos[:n]):
+        live = run.infos.get(row, empty)
+        if codec.encode(info, opaque=True) != live:
+            change = first_difference(info, codec.decode(live))
+            if change is not None:
+                return row + 1, 4, "info", change
+    return 0, 4, "info", None
+
+
+def _states(episode: Episode, run: Run, offset: int) -> _Found:
+    digests = episode.state_digests
+    if digests is None:
+        return 0, 5, "state", None
+    got = np.array(run.states[offset:], np.uint32)
+    expected = digests[: len(got)]
+    differs = np.flatnonzero(expected != got[: len(expected)])
+    first = int(differs[0]) + offset if len(differs) else None
+    for row in sorted(run.whole_states):
+        if first is not None and row > first:
+            break
+        change = first_difference(episode.states[row - offset], codec.decode(run.whole_states[row]))
+        if change is not None:
+            return row, 5, "state", change
+    if first is None:
+        return 0, 5, "state", None
+    return (
+        first,
+        5,
+        "state",
+        Change("", f"digest {int(expected[first - offset]):06x}", f"digest {int(got[first - offset]):06x}"),
+    )
+
+
+def _describe(failure: Failure | BaseException | None) -> str:
+    if failure is None:
+        return "no exception"
+    if isinstance(failure, Failure):
+        return f"{failure.error_type}: {failure.message}"
+    return f"{codec.type_name(failure)}: {failure}"
