@@ -1,0 +1,30 @@
+"""Environments that we ship: to demonstrate, to test, to teach. Importing this registers them with Gymnasium."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from trajrec.envs.contract import Contract, check_env
+    from trajrec.envs.keydoor import KeyDoor
+    from trajrec.envs.shop import Shop
+
+__all__ = ["Contract", "KeyDoor", "Shop", "check_env"]
+
+_HOME = {"Contract": "contract", "KeyDoor": "keydoor", "Shop": "shop", "check_env": "contract"}
+
+for _id, _entry_point in (
+    ("trajrec/KeyDoor-v0", "trajrec.envs.keydoor:KeyDoor"),
+    ("trajrec/Shop-v0", "trajrec.envs.shop:Shop"),
+):
+    if _id not in gymnasium.registry:
+        gymnasium.register(_id, entry_point=_entry_point)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'trajrec.envs' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"trajrec.envs.{_HOME[name]}"), name)
