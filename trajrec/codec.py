@@ -12,6 +12,7 @@ import datetime
 import decimal
 import enum
 import hashlib
+import math
 import pathlib
 import sys
 import uuid
@@ -301,11 +302,15 @@ class _Raising:
 
     def array(self, data: memoryview) -> Any:
         dtype, shape, raw = self.decoder.decode(data)
-        return np.frombuffer(raw, _dtype(dtype)).reshape(_shape(shape)).copy()
+        kind, counts = _dtype(dtype), _shape(shape)
+        if kind.itemsize == 0:
+            return _empty_texts(kind, counts)
+        return np.frombuffer(raw, kind).reshape(counts).copy()
 
     def scalar(self, data: memoryview) -> Any:
         dtype, raw = self.decoder.decode(data)
-        return np.frombuffer(raw, _dtype(dtype), count=1)[0]
+        kind = _dtype(dtype)
+        return _empty_texts(kind, ())[()] if kind.itemsize == 0 else np.frombuffer(raw, kind, count=1)[0]
 
     def object_array(self, data: memoryview) -> Any:
         kind, shape, items = self.decoder.decode(data)
@@ -339,6 +344,13 @@ def _dtype(described: Any) -> np.dtype[Any]:
     return np.dtype(
         {"names": list(names), "formats": [_dtype(f) for f in formats], "offsets": list(offsets), "itemsize": itemsize}
     )
+
+
+def _empty_texts(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return an array of texts of length 0, which has no bytes."""
+    if math.prod(shape) > 1 << 24:
+        raise ValueError("too many empty texts")
+    return np.zeros(shape, dtype)
 
 
 def _shape(shape: Any) -> tuple[int, ...]:

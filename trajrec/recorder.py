@@ -123,10 +123,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._not_open()
         buffer = self._buffer
         try:
-            # Before the environment sees it: some clip or scale actions in place.
-            buffer.put_action(action)
-        except MisfitError:
-            buffer.refit([("action", action)])
+            try:
+                # Before the environment sees it: some clip or scale actions in place.
+                buffer.put_action(action)
+            except MisfitError:
+                buffer.refit([("action", action)])
         except EncodeError as exc:
             buffer.next_block()
             raise self._located(exc) from None
@@ -137,12 +138,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise
         obs, reward, terminated, truncated, info = result
         try:
-            buffer.put_obs(obs)
-            buffer.put_reward(reward)
-            if self._capture is not None:
-                buffer.put_state(self._capture())
-        except MisfitError:
-            self._refit_step(action, obs, reward)
+            try:
+                buffer.put_obs(obs)
+                buffer.put_reward(reward)
+                if self._capture is not None:
+                    buffer.put_state(self._capture())
+            except MisfitError:
+                self._refit_step(action, obs, reward)
         except EncodeError as exc:
             self._step_failed(action, exc)
             raise self._located(exc) from None

@@ -162,7 +162,8 @@ class Rows:
         if self._array is None:
             return [codec.decode(value) for value in self._values[start:stop]]
         if self.kind == "array":
-            return list(self._array[start:stop].copy())
+            rows = self._array[start:stop].copy()
+            return list(rows) if rows.ndim > 1 else [rows[i : i + 1].reshape(()) for i in range(len(rows))]
         rows = self._array[start:stop]
         if self.type_name in ("int", "float"):
             return list(rows.tolist())
@@ -232,7 +233,7 @@ def _unfilter(raw: bytes, column: Column) -> Array:
 def _unit_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the unsigned integer in which differences are taken: as wide as the dtype, at most 64 bit."""
     size = dtype.itemsize
-    return np.dtype(f"{'<' if dtype.byteorder != '>' else '>'}u{size if size in (1, 2, 4) else 8 if size % 8 == 0 else 1}")
+    return np.dtype(f"<u{size if size in (1, 2, 4) else 8 if size % 8 == 0 else 1}")
 
 
 def _units(raw: bytes, dtype: np.dtype[Any], n: int) -> Array:

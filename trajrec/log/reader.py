@@ -71,6 +71,7 @@ class LogReader:
 
     def close(self) -> None:
         """Close the file. Twice is harmless."""
+        self._is_closed = True
         if isinstance(self._data, mmap.mmap):
             with contextlib.suppress(BufferError):
                 self._data.close()
@@ -142,7 +143,13 @@ class LogReader:
         return self._data
 
     def slice(self, start: int, end: int) -> bytes:
-        """Return bytes [start, end) of the file."""
+        """Return bytes [start, end) of the file.
+
+        Raises:
+            LogError: The reader was closed.
+        """
+        if self._is_closed:
+            raise LogError("was closed; read episodes before closing their corpus", path=self.path)
         return bytes(self._data[start:end])
 
     def is_being_written(self) -> bool | None:
@@ -207,6 +214,7 @@ class LogReader:
         raise LogCorruptError("no intact header is left: the environment cannot be known", path=self.path, offset=0)
 
     _footer_header: Header | None = None
+    _is_closed = False
 
     def _record(self, frame: Frame, kind: type[T]) -> T:
         if not frames.is_intact(self._data, frame):

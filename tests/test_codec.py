@@ -1,0 +1,189 @@
+"""Any value comes back from its bytes as it was, or is refused with the path to what cannot be stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import struct
+from typing import Any
+
+import attrs
+import gymnasium as gym
+import numpy as np
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+from trajrec.codec import MAX_DEPTH, Opaque, Plain, decode, digest, encode
+from trajrec.errors import EncodeError
+from trajrec.state.diff import is_same
+
+leaves = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.binary(max_size=20)
+    | st.text(st.characters(exclude_categories=()), max_size=20)
+    | st.complex_numbers(allow_nan=False)
+)
+hashable = leaves.filter(lambda x: x == x) | st.tuples(st.integers(), st.text(max_size=3))
+values = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.lists(inner, max_size=4).map(tuple)
+        | st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=4) | hashable, inner, max_size=4)
+    ),
+    max_leaves=20,
+)
+dtypes = (
+    npst.integer_dtypes(endianness="?")
+    | npst.unsigned_integer_dtypes(endianness="?")
+    | npst.floating_dtypes(endianness="?")
+    | npst.boolean_dtypes()
+    | npst.complex_number_dtypes()
+    | npst.datetime64_dtypes()
+    | npst.unicode_string_dtypes(max_len=5)
+    | npst.byte_string_dtypes(max_len=5)
+)
+
+
+@given(values)
+def test_any_nest_of_plain_values_comes_back_with_its_types_and_bits(value: Any) -> None:
+    assert is_same(decode(encode(value)), value)
+
+
+@given(dtypes.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, min_side=0, max_dims=3))))
+def test_any_array_comes_back_with_its_dtype_shape_and_bits(array: np.ndarray[Any, Any]) -> None:
+    back = decode(encode(array))
+    assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
+    back.flags.writeable  # noqa: B018 - it exists
+    if array.size:
+        scalar = array.ravel()[0]
+        assert is_same(decode(encode(scalar)), scalar)
+
+
+def test_the_bits_of_nan_and_minus_zero_are_kept() -> None:
+    nan = struct.unpack("<d", struct.pack("<Q", 0x7FF8_0000_0000_0123))[0]
+    assert struct.pack("<d", decode(encode(nan))) == struct.pack("<d", nan)
+    assert struct.pack("<d", decode(encode(-0.0))) == struct.pack("<d", -0.0)
+
+
+def test_structured_and_object_arrays_come_back() -> None:
+    structured = np.array([(1, 2.5), (3, 4.5)], [("a", "<i2"), ("b", ">f8")])
+    assert is_same(decode(encode(structured)).tobytes(), structured.tobytes())
+    objects = np.array([[1, "a"], [None, 2**70]], object)
+    assert decode(encode(objects)).tolist() == objects.tolist()
+
+
+SPACES = {
+    "Box": gym.spaces.Box(-1, 1, (2, 3), np.float32),
+    "Discrete": gym.spaces.Discrete(5),
+    "MultiBinary": gym.spaces.MultiBinary(4),
+    "MultiDiscrete": gym.spaces.MultiDiscrete([3, 4]),
+    "Text": gym.spaces.Text(8),
+    "Dict": gym.spaces.Dict({"a": gym.spaces.Discrete(2), "b": gym.spaces.Box(0, 1, (2,))}),
+    "Tuple": gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Text(3)]),
+    "Sequence": gym.spaces.Sequence(gym.spaces.Box(0, 1, (2,))),
+    "Graph": gym.spaces.Graph(gym.spaces.Box(0, 1, (2,)), gym.spaces.Discrete(3)),
+    "OneOf": gym.spaces.OneOf([gym.spaces.Discrete(2), gym.spaces.Box(0, 1, (2,))]),
+}
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+def test_values_of_every_space_come_back_and_are_in_the_space(space: gym.Space[Any]) -> None:
+    space.seed(0)
+    for _ in range(20):
+        value = space.sample()
+        back = decode(encode(value))
+        assert is_same(back, value)
+        assert space.contains(back)
+
+
+class Colour(enum.Enum):
+    RED = "r"
+
+
+@dataclasses.dataclass
+class Order:
+    item: str
+    cents: int
+
+
+@attrs.define
+class Parcel:
+    weight: float
+
+
+class Person(pydantic.BaseModel):
+    name: str
+
+
+class Label(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "fields"),
+    [
+        (Colour.RED, "enum", {"name": "RED", "value": "r"}),
+        (Order("mug", 5), "dataclass", {"item": "mug", "cents": 5}),
+        (Parcel(1.5), "attrs", {"weight": 1.5}),
+        (Person(name="Ada"), "pydantic", {"name": "Ada"}),
+        (Label("x"), "subclass", {"value": "x"}),
+        (datetime.date(2020, 1, 2), "value", {"value": "2020-01-02"}),
+        (decimal.Decimal("1.10"), "value", {"value": "1.10"}),
+    ],
+)
+def test_objects_come_back_as_plain_data_with_their_types_name(value: Any, kind: str, fields: dict[str, Any]) -> None:
+    back = decode(encode(value))
+    assert isinstance(back, Plain)
+    assert (back.kind, back.fields) == (kind, fields)
+    assert back.type_name.endswith(type(value).__qualname__)
+
+
+def test_what_cannot_be_stored_is_refused_with_the_path_to_it() -> None:
+    with pytest.raises(EncodeError, match=r"step 3: action\['pos'\]\[1\]: builtins.object cannot be stored losslessly"):
+        encode({"pos": [1, object()]}, where="step 3: action")
+
+
+def test_what_cannot_be_stored_is_shown_as_opaque_where_that_is_asked_for() -> None:
+    back = decode(encode({"x": object}, opaque=True))
+    assert isinstance(back["x"], Opaque)
+    assert back["x"].type_name == "builtins.type"
+
+
+def test_a_cycle_is_refused() -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    with pytest.raises(EncodeError, match=f"deeper than {MAX_DEPTH}"):
+        encode(cycle)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300)
+def test_bytes_that_are_not_an_encoding_raise_only_value_errors(data: bytes) -> None:
+    try:
+        decode(data)
+    except ValueError:
+        pass
+
+
+@given(values, st.integers(0, 10**6), st.integers(1, 255))
+def test_a_damaged_encoding_raises_only_value_errors(value: Any, at: int, flip: int) -> None:
+    data = bytearray(encode(value))
+    data[at % len(data)] ^= flip
+    try:
+        decode(bytes(data))
+    except ValueError:
+        pass
+
+
+def test_the_digest_of_a_dict_does_not_depend_on_its_order() -> None:
+    assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 1.0})

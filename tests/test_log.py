@@ -1,0 +1,324 @@
+"""What a log holds is what the environment returned, however odd that is."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Scripted, Witness, record, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from zstandard import ZstdDecompressor
+
+import trajrec
+from trajrec.episode import Episode
+from trajrec.errors import EncodeError, LogFormatError
+from trajrec.log import frames
+from trajrec.log.columns import Packer, Rows
+from trajrec.log.reader import LogReader
+from trajrec.state.diff import diff, is_same
+
+
+def unpack(packed: tuple[Any, bytes]) -> Rows:
+    return Rows(packed[0], packed[1], ZstdDecompressor())
+
+
+dtypes = npst.integer_dtypes(endianness="?") | npst.floating_dtypes(endianness="?") | npst.boolean_dtypes()
+tables = dtypes.flatmap(
+    lambda dtype: npst.array_shapes(min_dims=0, max_dims=2, max_side=5).flatmap(
+        lambda shape: st.integers(1, 20).flatmap(lambda n: npst.arrays(dtype, (n, *shape)))
+    )
+)
+
+
+@given(tables, st.booleans())
+@settings(deadline=None)
+def test_a_column_of_arrays_comes_back_bit_by_bit(table: np.ndarray[Any, Any], search: bool) -> None:
+    rows = [table[i : i + 1].tobytes() for i in range(len(table))]
+    back = unpack(Packer(search=search).arrays("x", rows, table.dtype, table.shape[1:]))
+    assert back.row_bytes() == table.tobytes()
+    assert all(is_same(a, np.asarray(b)) for a, b in zip(back.values(), table, strict=True))
+
+
+@given(st.integers(0, 3), st.integers(1, 6))
+def test_a_column_of_frames_comes_back_bit_by_bit(still: int, n: int) -> None:
+    frames_ = np.random.default_rng(n).integers(0, 255, (n, 40, 41), np.uint8)
+    frames_[: still + 1] = frames_[0]
+    back = unpack(Packer().arrays("x", [f.tobytes() for f in frames_], frames_.dtype, frames_.shape[1:]))
+    assert np.array_equal(np.array(back.values()), frames_)
+
+
+scalars = st.lists(st.integers(), min_size=1) | st.lists(st.floats(), min_size=1) | st.lists(st.booleans(), min_size=1)
+
+
+@given(scalars | st.lists(st.integers() | st.floats() | st.text() | st.none() | st.booleans(), min_size=1))
+def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any]) -> None:
+    assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+
+
+@pytest.mark.parametrize("cls", [np.int8, np.uint64, np.float32, np.float16, np.bool_, np.int64, np.longdouble, np.complex128])
+def test_a_column_of_numpy_scalars_keeps_its_type(cls: Any) -> None:
+    rows = [cls(value) for value in (0, 1, 1, 0)]
+    assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+
+
+def test_equal_rows_cost_next_to_nothing() -> None:
+    column, data = Packer().scalars("reward", [1.0] * 8000)
+    assert column.kind == "const"
+    assert len(data) < 16
+
+
+ENVIRONMENTS = [
+    "CartPole-v1",
+    "Acrobot-v1",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+    "FrozenLake-v1",
+    "Taxi-v4",
+    "Blackjack-v1",
+    "LunarLander-v3",
+    "MiniGrid-DoorKey-5x5-v0",
+    "Hopper-v5",
+    "trajrec/KeyDoor-v0",
+    "trajrec/Shop-v0",
+]
+
+
+def make(env_id: str) -> gym.Env[Any, Any]:
+    if env_id.startswith("MiniGrid"):
+        pytest.importorskip("minigrid")
+    if env_id.startswith("trajrec"):
+        trajrec.envs.__all__  # noqa: B018 - registers them
+    try:
+        return gym.make(env_id)
+    except gym.error.DependencyNotInstalled as exc:
+        pytest.skip(str(exc))
+
+
+def assert_recorded(path: Path, witness: Witness) -> None:
+    with LogReader(path) as reader:
+        assert not reader.damage
+        for number, truth in enumerate(witness.episodes):
+            episode = Episode(reader, number)
+            assert not episode.missing_steps
+            for name, found in (
+                ("observations", episode.observation_list),
+                ("actions", episode.actions),
+                ("rewards", episode.reward_list),
+                ("infos", episode.infos),
+            ):
+                assert is_same(found, truth[name]), (number, name, diff(found, truth[name])[:3])
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_real_environments_are_recorded_as_they_were(env_id: str, tmp_path: Path) -> None:
+    witness = Witness(make(env_id))
+    path = record(witness, tmp_path, 3)
+    assert_recorded(path, witness)
+
+
+def test_breakout_is_recorded_pixel_by_pixel(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    witness = Witness(gym.make("ALE/Breakout-v5"))
+    path = record(witness, tmp_path)
+    assert_recorded(path, witness)
+    assert path.stat().st_size < 400 * len(witness.episodes[0]["actions"])
+
+
+def test_an_observation_buffer_that_is_reused_is_recorded_as_it_was_at_each_step(tmp_path: Path) -> None:
+    buffer = np.zeros(2, np.float32)
+
+    def at(k: int) -> Any:
+        buffer[:] = k
+        return buffer, float(k), k == 8, False, {"buffer": buffer}
+
+    path = record(Scripted(at), tmp_path)
+    with LogReader(path) as reader:
+        episode = Episode(reader, 0)
+        assert episode.observations[:, 0].tolist() == list(range(-1, 9))
+        assert [info["buffer"].tolist() for info in episode.infos] == [[k, k] for k in range(9)]
+
+
+ODD: dict[str, list[Any]] = {
+    "arrays of changing shape": [np.zeros(k % 4, np.int32) for k in range(12)],
+    "arrays of changing dtype": [np.zeros(2, np.float32 if k < 5 else np.float64) for k in range(12)],
+    "scalars, then arrays, then text": [1, 2, np.zeros(2), "x", "y", (1, 2), {"a": 1}, {"a": 2}, {"b": 2}, None, 2**80, 0],
+    "dicts with changing keys": [{"a": 1, **({"b": k} if k % 3 else {})} for k in range(12)],
+    "dicts of text and arrays": [{"text": "é" * k, "array": np.full((2, 2), k)} for k in range(12)],
+    "tuples with a list in them": [(k, [k, np.zeros(1)]) for k in range(12)],
+    "the empty dict and tuple": [{} if k % 2 else () for k in range(12)],
+}
+
+
+@pytest.mark.parametrize("rows", ODD.values(), ids=ODD.keys())
+def test_odd_observations_are_recorded_as_they_were(rows: list[Any], tmp_path: Path) -> None:
+    witness = Witness(Scripted(lambda k: (rows[k + 1], 1.0, k == 10, False, {})))
+    assert_recorded(record(witness, tmp_path, 3), witness)
+
+
+def test_infos_may_have_other_keys_at_every_step(tmp_path: Path) -> None:
+    witness = Witness(
+        Scripted(lambda k: (np.zeros(2), 1, k == 40, False, {f"k{j}": j for j in range(k % 5)} if k % 2 else {"x": k}))
+    )
+    assert_recorded(record(witness, tmp_path, 2), witness)
+
+
+def test_rewards_may_change_their_type(tmp_path: Path) -> None:
+    rewards = [1, 1.0, np.float32(1), np.array([1.0, 2.0]), True, np.int64(3)]
+    witness = Witness(Scripted(lambda k: (np.zeros(2), rewards[k % 6], k == 20, False, {})))
+    assert_recorded(record(witness, tmp_path), witness)
+
+
+def test_an_info_that_cannot_be_stored_is_opaque_and_an_observation_is_an_error(tmp_path: Path) -> None:
+    path = record(Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {"handle": object()})), tmp_path)
+    with LogReader(path) as reader:
+        assert type(Episode(reader, 0).infos[0]["handle"]).__name__ == "Opaque"
+    env = trajrec.record(Scripted(lambda k: (np.zeros(2) if k < 2 else object(), 1.0, k == 3, False, {})), tmp_path)
+    with pytest.raises(EncodeError, match=r"episode [0-9a-f]{16} step \d: obs: builtins.object"):
+        run(env)
+    env.close()
+    with LogReader(env.path) as reader:
+        episode = Episode(reader, 0)
+        assert (episode.n_steps, episode.ending, len(episode.failures)) == (3, "error", 1)
+
+
+def test_an_action_that_cannot_be_stored_is_refused_before_the_environment_sees_it(tmp_path: Path) -> None:
+    inner = Scripted(lambda k: (np.zeros(2), 1.0, False, False, {}))
+    env = trajrec.record(inner, tmp_path)
+    env.reset(seed=0)
+    env.step({"a": 1, "b": [2]})
+    with pytest.raises(EncodeError, match=r"action"):
+        env.step({"a": 1, "b": object()})
+    assert inner.k == 1
+    env.step({"a": 3, "b": [4]})
+    env.close()
+    with LogReader(env.path) as reader:
+        assert Episode(reader, 0).actions == [{"a": 1, "b": [2]}, {"a": 3, "b": [4]}]
+
+
+def test_an_exception_in_a_step_is_recorded_and_raised_again_and_the_episode_may_go_on(tmp_path: Path) -> None:
+    def at(k: int) -> Any:
+        if k == 3:
+            raise TimeoutError("the tool did not answer")
+        return np.full(2, k, np.float32), float(k), k == 6, False, {}
+
+    env = trajrec.record(Scripted(at), tmp_path)
+    env.reset(seed=0)
+    for k in range(7):
+        if k == 3:
+            with pytest.raises(TimeoutError):
+                env.step(k)
+        else:
+            env.step(k)
+    env.close()
+    episode = Episode(LogReader(env.path), 0)
+    assert (episode.n_steps, episode.ending, episode.missing_steps) == (7, "terminated", [])
+    assert episode.step_numbers.tolist() == [0, 1, 2, 4, 5, 6]
+    failure = episode.failures[0]
+    assert (failure.step, failure.error_type, failure.message) == (3, "builtins.TimeoutError", "the tool did not answer")
+    steps = list(episode.steps())
+    assert [s.action for s in steps] == list(range(7))
+    assert steps[3].failure is not None
+
+
+def test_an_exception_in_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
+    class Broken(Scripted):
+        def reset(self, **kwargs: Any) -> Any:
+            raise RuntimeError("no display")
+
+    env = trajrec.record(Broken(lambda k: None), tmp_path)  # type: ignore[arg-type, return-value]
+    with pytest.raises(RuntimeError):
+        env.reset(seed=3)
+    env.close()
+    with LogReader(env.path) as reader:
+        episode = Episode(reader, 0)
+    assert (episode.ending, episode.n_steps, episode.failures[0].phase) == ("error", 0, "reset")
+    assert episode.start is not None
+    assert episode.start.seed == 3
+
+
+def test_a_reset_in_the_middle_and_a_reset_after_a_reset_are_abandoned_episodes(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    env.step(0)
+    env.reset()
+    env.reset()
+    env.step(1)
+    env.close()
+    with LogReader(env.path) as reader:
+        found = [Episode(reader, k) for k in range(3)]
+    assert [(e.ending, e.n_steps) for e in found] == [("abandoned", 1), ("abandoned", 0), ("abandoned", 1)]
+
+
+def test_a_log_that_grows_is_read_on_from_where_it_was(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    run(env, 2)
+    env.flush()
+    with LogReader(env.path) as reader:
+        assert not reader.is_sealed
+        assert reader.is_being_written()
+        known = len(reader.frames)
+        run(env, 2)
+        env.close()
+        assert reader.refresh()
+        assert len(reader.frames) > known
+        assert reader.is_sealed
+        assert Episode(reader, 3).ending == "terminated"
+
+
+def test_a_sealed_log_reads_the_same_by_its_footer_and_by_scanning(tmp_path: Path) -> None:
+    path = record(gym.make("Taxi-v4"), tmp_path, 3)
+    data = path.read_bytes()
+    cut = tmp_path / "cut.trj"
+    cut.write_bytes(data[: -frames.TRAILER.size])
+    with LogReader(path) as sealed, LogReader(cut) as scanned:
+        assert sealed.is_sealed
+        assert not scanned.is_sealed
+        assert [f.offset for f in sealed.frames] == [f.offset for f in scanned.frames]
+        for k in range(3):
+            assert is_same(Episode(sealed, k).observation_list, Episode(scanned, k).observation_list)
+
+
+def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+    path = record(gym.make("CartPole-v1"), tmp_path)
+    data = bytearray(path.read_bytes())
+    import struct
+    import zlib
+
+    head = struct.pack("<8sI", frames.MAGIC, 99)
+    data[:16] = head + struct.pack("<I", zlib.crc32(head))
+    path.write_bytes(data)
+    with pytest.raises(LogFormatError, match="format version 99 is newer than 1"):
+        LogReader(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello world, this is not a log at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 100])
+def test_a_foreign_file_is_refused_with_its_name(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "foreign.trj"
+    path.write_bytes(content)
+    with pytest.raises(LogFormatError, match=r"foreign\.trj.*not a trajrec log"):
+        LogReader(path)
+
+
+def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
+    witnesses = [Witness(gym.make("CartPole-v1")) for _ in range(5)]
+    recorders = [trajrec.record(witness, tmp_path) for witness in witnesses]
+    for k, env in enumerate(recorders):
+        env.reset(seed=k)
+    for _ in range(8):
+        for k, env in enumerate(recorders):
+            env.step(k % 2)
+    for env, witness in zip(recorders, witnesses, strict=True):
+        env.close()
+        assert_recorded(env.path, witness)
+
+
+def test_nothing_is_warned_about_while_recording(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record(gym.make("FrozenLake-v1"), tmp_path, 3)

@@ -1,0 +1,232 @@
+"""What a recording knows: seeds, generators, states, checks; and what it does to the loop: nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Scripted, record, run
+
+import trajrec
+from trajrec import codec
+from trajrec.episode import Episode
+from trajrec.errors import CorpusError, EnvContractError
+from trajrec.log.reader import LogReader
+from trajrec.protocols import Verdict
+from trajrec.state.diff import is_same
+from trajrec.state.digests import state_digest
+
+
+def episodes(path: Path, n: int) -> list[Episode]:
+    reader = LogReader(path)
+    return [Episode(reader, k) for k in range(n)]
+
+
+def test_a_run_seeded_once_records_the_generators_state_at_each_later_reset(tmp_path: Path) -> None:
+    found = episodes(record(gym.make("CartPole-v1"), tmp_path, 3, seed=7), 3)
+    starts = [e.start for e in found]
+    assert [(s.seed, s.seed_origin, s.rng_data is None) for s in starts if s] == [
+        (7, "caller", True),
+        (None, "none", False),
+        (None, "none", False),
+    ]
+    states = [codec.decode(s.rng_data)["np_random"]["state"]["state"] for s in starts[1:] if s and s.rng_data]
+    assert len(set(states)) == 2
+
+
+def test_a_first_reset_without_a_seed_is_given_one_that_is_recorded_with_its_origin(tmp_path: Path) -> None:
+    start = episodes(record(gym.make("CartPole-v1"), tmp_path, 1, seed=None), 1)[0].start
+    assert start is not None
+    assert start.seed_origin == "recorder"
+    assert start.seed is not None
+
+
+def test_recording_does_not_change_the_episode(tmp_path: Path) -> None:
+    bare, recorded = gym.make("FrozenLake-v1"), trajrec.record(gym.make("FrozenLake-v1"), tmp_path)
+    for env in (bare, recorded):
+        env.action_space.seed(1)
+    rollouts: list[list[Any]] = [[], []]
+    for env, rollout in zip((bare, recorded), rollouts, strict=True):
+        for k in range(20):
+            rollout.append(env.reset(seed=5 if k == 0 else None))
+            done = False
+            while not done:
+                rollout.append(env.step(env.action_space.sample()))
+                done = rollout[-1][2] or rollout[-1][3]
+    recorded.close()
+    assert is_same(rollouts[0], rollouts[1])
+
+
+STATES: dict[str, Any] = {
+    "CartPole-v1": lambda e: e.state.copy(),
+    "MountainCar-v0": lambda e: np.array(e.state, np.float64),
+    "FrozenLake-v1": lambda e: int(e.s),
+    "Blackjack-v1": lambda e: {"player": list(e.player), "dealer": list(e.dealer)},
+    "Hopper-v5": lambda e: np.concatenate([e.data.qpos, e.data.qvel]),
+    "trajrec/KeyDoor-v0": lambda e: e.get_state(),
+    "trajrec/Shop-v0": lambda e: e.get_state(),
+}
+
+
+@pytest.mark.parametrize("keep", ["default", "full"])
+@pytest.mark.parametrize("env_id", STATES)
+def test_the_state_of_every_step_is_recorded_or_its_digest(env_id: str, keep: Any, tmp_path: Path) -> None:
+    trajrec.envs.__all__  # noqa: B018 - registers ours
+    try:
+        env = gym.make(env_id)
+    except gym.error.DependencyNotInstalled as exc:
+        pytest.skip(str(exc))
+    recorder = trajrec.record(env, tmp_path, record=keep)
+    truth, seen = [], STATES[env_id]
+    recorder.action_space.seed(0)
+    recorder.reset(seed=0)
+    truth.append(seen(env.unwrapped))
+    done = False
+    while not done:
+        _, _, terminated, truncated, _ = recorder.step(recorder.action_space.sample())
+        truth.append(seen(env.unwrapped))
+        done = terminated or truncated
+    recorder.close()
+    episode = episodes(recorder.path, 1)[0]
+    digests = episode.state_digests
+    assert digests is not None
+    assert len(digests) == len(truth)
+    for row, state in enumerate(truth):
+        if env_id == "Hopper-v5":
+            continue
+        assert digests[row] == state_digest(state)
+        if row in episode.states:
+            assert is_same(episode.states[row], state)
+    assert {0, len(truth) - 1} <= set(episode.states)
+    if keep == "full":
+        assert len(episode.states) == len(truth)
+        assert is_same(episode.state(len(truth) - 1), episode.states[len(truth) - 1])
+    if env_id == "Hopper-v5":
+        n = len(truth[-1])
+        assert all(np.isin(truth[-1], episode.states[len(truth) - 1])), n
+
+
+def test_a_state_that_was_only_digested_is_not_made_up(tmp_path: Path) -> None:
+    episode = episodes(record(gym.make("CartPole-v1"), tmp_path), 1)[0]
+    with pytest.raises(CorpusError, match="only the digest of this state is stored"):
+        episode.state(3)
+    with pytest.raises(IndexError):
+        episode.state(10_000)
+
+
+def test_an_environment_that_no_adapter_fits_is_recorded_without_state_and_says_so(tmp_path: Path) -> None:
+    episode = episodes(record(Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {})), tmp_path), 1)[0]
+    assert episode.header.state.keep == "none"
+    assert episode.state_digests is None
+    with pytest.raises(CorpusError, match="no state was captured"):
+        episode.state(0)
+
+
+def test_the_users_own_function_of_the_environment_gives_the_state(tmp_path: Path) -> None:
+    env = Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {}))
+    episode = episodes(record(env, tmp_path, state=lambda e: {"k": e.unwrapped.k}), 1)[0]
+    assert episode.states == {k: {"k": k} for k in range(5)}
+
+
+def test_minimal_keeps_no_states_beyond_digests(tmp_path: Path) -> None:
+    full = record(gym.make("Taxi-v4"), tmp_path / "full", record="full")
+    minimal = record(gym.make("Taxi-v4"), tmp_path / "minimal", record="minimal")
+    assert len(episodes(full, 1)[0].states) == 201
+    found = episodes(minimal, 1)[0]
+    assert len(found.states) < 10
+    assert found.state_digests is not None
+
+
+def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(tmp_path: Path) -> None:
+    @trajrec.verifier(id="upright", version="2", family="environmental")
+    def upright(env: Any) -> bool:
+        return bool(abs(env.unwrapped.state[2]) < 0.2)
+
+    def graded(env: Any) -> Verdict:
+        return Verdict(True, 0.5, {"expected": 1, "actual": 2})
+
+    def broken(env: Any) -> bool:
+        raise ZeroDivisionError("the judge is out")
+
+    def silent(env: Any) -> None:
+        return None
+
+    episode = episodes(record(gym.make("CartPole-v1"), tmp_path, checks=[upright, graded, broken, silent]), 1)[0]
+    assert [(c.status, c.verdict, c.score) for c in episode.checks] == [
+        ("ok", False, None),
+        ("ok", True, 0.5),
+        ("error", None, None),
+        ("not_evaluated", None, None),
+    ]
+    assert (episode.checks[0].check_id, episode.checks[0].version) == ("upright", "2")
+    assert episode.checks[1].evidence_data is not None
+    assert codec.decode(episode.checks[1].evidence_data) == {"expected": 1, "actual": 2}
+    assert [(f.phase, f.origin, f.message) for f in episode.failures] == [("check", "verifier", "the judge is out")]
+    assert all(c.code_digest and c.state_digest for c in episode.checks)
+    assert episode.outcome == "success"
+
+
+def test_a_step_out_of_turn_is_refused(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    with pytest.raises(EnvContractError, match="before the first reset"):
+        env.step(0)
+    run(env)
+    with pytest.raises(EnvContractError, match="after the end of episode"):
+        env.step(0)
+    env.close()
+    env.close()
+
+
+def test_a_recorder_that_is_not_closed_warns_and_keeps_what_it_has(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    run(env)
+    path = env.path
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        env.__del__()
+    assert episodes(path, 1)[0].ending == "terminated"
+    env.close()
+
+
+def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="record must be 'default', 'full' or 'minimal', got 'all'"):
+        trajrec.record(gym.make("CartPole-v1"), tmp_path, record="all")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"env must be a gymnasium\.Env, got int"):
+        trajrec.record(5, tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_environment_is_described_so_that_it_can_be_made_again(tmp_path: Path) -> None:
+    env = gym.wrappers.RecordEpisodeStatistics(gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=17))
+    header = episodes(record(env, tmp_path), 1)[0].header
+    assert header.env.env_id == "FrozenLake-v1"
+    assert codec.decode(header.env.kwargs_data)["is_slippery"] is False
+    assert header.env.max_episode_steps == 17
+    assert [name.rpartition(".")[2] for name, _ in header.env.wrappers] == ["RecordEpisodeStatistics"]
+    assert header.env.recreatable == ""
+    assert {"python", "platform", "packages", "cpu"} <= header.runtime.keys()
+    assert "gymnasium" in header.runtime["packages"]
+
+
+def test_an_environment_that_cannot_be_made_again_says_why(tmp_path: Path) -> None:
+    env = gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda r: 2 * r)
+    header = episodes(record(env, tmp_path), 1)[0].header
+    assert "TransformReward" in header.env.recreatable
+
+
+def test_recording_never_imports_duckdb(tmp_path: Path) -> None:
+    code = (
+        "import sys, gymnasium as gym, trajrec\n"
+        "env = trajrec.record(gym.make('CartPole-v1'), sys.argv[1])\n"
+        "env.reset(seed=0); env.step(0); env.close()\n"
+        "assert 'duckdb' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+def test_importing_trajrec_imports_neither_recorder_nor_corpus() -> None:
+    code = "import sys, trajrec; assert not {'duckdb', 'zstandard', 'trajrec.recorder'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
