@@ -194,7 +194,8 @@ class Block:
             return None
         n_obs = sum(s.n_steps + s.has_reset for s in segments)
         chunk = _Columns()
-        for name, field in self.fields.items():
+        # A copy: the recording thread may add a field meanwhile.
+        for name, field in list(self.fields.items()):
             if name == "info":
                 self._pack_infos(field, packer, n, chunk)
             elif name == "state" and self._keep_state == "digest":

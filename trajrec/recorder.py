@@ -199,9 +199,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             if self._is_open:
                 self._end("error" if self._has_failed else "abandoned", False, False)
-            self._writer.close()
         finally:
-            super().close()
+            try:
+                self._writer.close()
+            finally:
+                super().close()
 
     def flush(self) -> None:
         """Hand everything recorded so far to the operating system now."""
