@@ -243,7 +243,7 @@ def tiny_disk(tmp_path: Path) -> Any:
     if done.returncode:
         pytest.skip("cannot mount a small disk here")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def noise(k: int) -> Any:

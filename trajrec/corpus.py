@@ -271,17 +271,17 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
         changed = builder.update(found, {log: k for log, k in known.items() if log not in other})
         con.execute("COMMIT" if changed or other or not known else "ROLLBACK")
         return True
-    except duckdb.Error:
+    except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
         return False  # a full disk, say: the index is a convenience, and the logs answer without it
     finally:
         con.close()
 
 
 def _version(con: duckdb.DuckDBPyConnection) -> int | None:
-    try:
-        found = con.execute("SELECT version FROM index_version").fetchone()
-    except duckdb.Error:
+    # Asked for before it is read: a failed statement would end the transaction.
+    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'index_version'").fetchone() is None:
         return None
+    found = con.execute("SELECT version FROM index_version").fetchone()
     return None if found is None else int(found[0])
 
 

@@ -1,0 +1,358 @@
+"""The index says what the logs say, whoever records or asks meanwhile, and costs only its rebuild when it is gone."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Scripted, record, run
+
+import trajrec
+from trajrec.corpus import INDEX_NAME, update_index
+from trajrec.errors import CorpusError, QueryError
+from trajrec.index.tables import TABLES
+
+
+def dump(corpus: trajrec.Corpus) -> dict[str, list[Any]]:
+    """Return all rows of all tables, in a fixed order."""
+    return {table.name: corpus.sql(f"SELECT * FROM {table.name} ORDER BY ALL").fetchall() for table in TABLES}
+
+
+def test_the_tables_say_what_happened(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, interface={"policy": "random"})
+    env.action_space.seed(0)
+    rewards, actions = [], []
+    for k in range(4):
+        env.reset(seed=k)
+        done = False
+        while not done:
+            actions.append(int(env.action_space.sample()))
+            result = env.step(actions[-1])
+            rewards.append(float(result[1]))
+            done = result[2] or result[3]
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT sum(n_steps), sum(total_reward), count(*) FROM episodes").fetchall() == [
+            (len(actions), sum(rewards), 4)
+        ]
+        found = corpus.sql(
+            "SELECT CAST(action AS INT) FROM steps JOIN episodes USING (episode_id) ORDER BY number, step"
+        ).fetchall()
+        assert [row[0] for row in found] == actions
+        assert corpus.sql("SELECT DISTINCT ending, seed_origin, interface->>'policy' FROM episodes").fetchall() == [
+            ("terminated", "caller", "random")
+        ]
+        episode = next(corpus.episodes("seed = 2"))
+        digests = corpus.sql(
+            "SELECT state_digest FROM steps WHERE episode_id = ? ORDER BY step", params=[episode.id]
+        ).fetchall()
+        assert episode.state_digests is not None
+        assert [row[0] for row in digests] == episode.state_digests[1:].tolist()
+
+
+def test_state_changes_say_what_each_step_changed(tmp_path: Path) -> None:
+    record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path, 5)
+    with trajrec.open(tmp_path) as corpus:
+        for episode in corpus.episodes():
+            found = corpus.sql(
+                "SELECT step, CAST(before AS INT), CAST(after AS INT) FROM state_changes WHERE episode_id = ? ORDER BY step",
+                params=[episode.id],
+            ).fetchall()
+            states = [episode.states[k] for k in range(episode.n_steps + 1)]
+            assert found == [(k, a, b) for k, (a, b) in enumerate(itertools.pairwise(states)) if a != b]
+
+
+def test_failures_and_checks_have_rows(tmp_path: Path) -> None:
+    def at(k: int) -> Any:
+        if k == 2:
+            raise TimeoutError("too slow")
+        return np.zeros(2), 1.0, k == 5, False, {}
+
+    env = trajrec.record(Scripted(at), tmp_path, checks=[lambda env: False])
+    env.reset(seed=0)
+    for k in range(6):
+        try:
+            env.step(k)
+        except TimeoutError:
+            continue
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT step, error_type, message, CAST(action AS INT) FROM failures").fetchall() == [
+            (2, "builtins.TimeoutError", "too slow", 2)
+        ]
+        assert corpus.sql("SELECT status, verdict FROM checks").fetchall() == [("ok", False)]
+        assert corpus.sql("SELECT n_steps, outcome, ending, n_failures, missing_steps FROM episodes").fetchall() == [
+            (6, "failure", "terminated", 1, 0)
+        ]
+        assert [r[0] for r in corpus.sql("SELECT step FROM steps ORDER BY step").fetchall()] == [0, 1, 3, 4, 5]
+
+
+def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    run(env, 2)
+    env.flush()
+    with trajrec.open(tmp_path) as corpus:
+        count = "SELECT count(*), sum(n_steps) FROM episodes"
+        assert corpus.sql(count).fetchall()[0][0] == 2
+        for k in range(3, 6):
+            run(env, 1, seed=None)
+            env.flush()
+            n, total = corpus.sql(count).fetchall()[0]
+            assert n == k
+            assert total == corpus.sql("SELECT count(*) FROM steps").fetchall()[0][0]
+        env.reset()
+        env.step(0)
+        env.flush()
+        assert corpus.sql("SELECT ending FROM episodes ORDER BY number DESC LIMIT 1").fetchall() == [("running",)]
+        env.close()
+        assert corpus.sql("SELECT ending FROM episodes ORDER BY number DESC LIMIT 1").fetchall() == [("abandoned",)]
+        incremental = dump(corpus)
+    update_index(tmp_path, rebuild=True)
+    with trajrec.open(tmp_path) as corpus:
+        assert dump(corpus) == incremental
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4", "Blackjack-v1"])
+def test_an_index_built_bit_by_bit_equals_one_built_at_once(env_id: str, tmp_path: Path) -> None:
+    env = trajrec.record(gym.make(env_id), tmp_path)
+    for k in range(6):
+        run(env, 1, seed=0 if k == 0 else None)
+        env.reset()
+        env.step(env.action_space.sample())
+        env.flush()
+        assert update_index(tmp_path)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        incremental = dump(corpus)
+    (tmp_path / INDEX_NAME).unlink()
+    with trajrec.open(tmp_path) as corpus:
+        assert dump(corpus) == incremental
+
+
+def test_a_deleted_log_and_a_replaced_one_leave_no_rows_behind(tmp_path: Path) -> None:
+    first = record(gym.make("CartPole-v1"), tmp_path, 2)
+    second = record(gym.make("Taxi-v4"), tmp_path, 1)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
+        first.unlink()
+        assert corpus.sql("SELECT DISTINCT env_id FROM steps JOIN episodes USING (episode_id)").fetchall() == [("Taxi-v4",)]
+        from trajrec.log.repair import compact
+
+        compact(second)
+        assert corpus.sql("SELECT count(*), count(DISTINCT step) FROM steps").fetchall() == [(200, 200)]
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
+
+
+def test_an_index_that_another_process_holds_does_not_matter(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    update_index(tmp_path)
+    code = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / INDEX_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        record(gym.make("CartPole-v1"), tmp_path, 2)
+        with trajrec.open(tmp_path) as corpus:
+            assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(5,)]
+    finally:
+        holder.communicate("")
+
+
+def test_a_reader_that_holds_the_index_does_not_matter(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    code = "import trajrec, sys; c = trajrec.open(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    try:
+        record(gym.make("Taxi-v4"), tmp_path, 1)
+        with trajrec.open(tmp_path) as corpus:
+            assert corpus.sql("SELECT count(*), sum(n_steps) FROM episodes WHERE env_id = 'Taxi-v4'").fetchall() == [(1, 200)]
+            assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(4,)]
+    finally:
+        holder.communicate("")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 5000])
+def test_an_index_file_that_is_no_index_only_costs_its_rebuild(content: bytes, tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    (tmp_path / INDEX_NAME).write_bytes(content)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
+    duckdb.connect(str(tmp_path / INDEX_NAME), read_only=True).close()
+
+
+def test_an_index_of_a_newer_storage_version_only_costs_its_rebuild(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    update_index(tmp_path)
+    file = tmp_path / INDEX_NAME
+    data = bytearray(file.read_bytes())
+    # The header: checksum, "DUCK", then the storage version.
+    assert data[8:12] == b"DUCK"
+    data[12:20] = (2**40).to_bytes(8, "little")
+    file.write_bytes(data)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
+
+
+def test_an_index_of_another_table_version_is_rebuilt(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    update_index(tmp_path)
+    con = duckdb.connect(str(tmp_path / INDEX_NAME))
+    con.execute("UPDATE index_version SET version = 99; DROP TABLE steps")
+    con.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) > 0 FROM steps").fetchall() == [(True,)]
+
+
+def test_a_folder_that_cannot_be_written_is_asked_all_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    record(gym.make("CartPole-v1"), folder, 3)
+    folder.chmod(0o555)
+    try:
+        if os.access(folder, os.W_OK):
+            (folder / INDEX_NAME).mkdir()  # root may write anywhere, but not open a folder as a database
+        with trajrec.open(folder) as corpus:
+            assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
+    finally:
+        folder.chmod(0o755)
+
+
+def test_foreign_and_damaged_files_among_good_ones_are_named_and_passed_over(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path / "deep" / "er", 2)
+    (tmp_path / "foreign.trj").write_bytes(b"no log at all, but named like one")
+    (tmp_path / "empty.trj").write_bytes(b"")
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(2,)]
+        assert sorted(log for log, _ in corpus.problems()) == ["empty.trj", "foreign.trj"]
+
+
+def test_an_episode_is_found_by_any_unique_prefix(cartpole: trajrec.Corpus) -> None:
+    ids = [row[0] for row in cartpole.sql("SELECT episode_id FROM episodes").fetchall()]
+    assert cartpole.episode(ids[0][:9]).id == ids[0]
+    with pytest.raises(CorpusError, match="no episode 'xyz'"):
+        cartpole.episode("xyz")
+    with pytest.raises(CorpusError, match="no episode ''"):
+        cartpole.episode("")
+
+
+def test_an_ambiguous_prefix_is_refused_with_the_candidates(tmp_path: Path) -> None:
+    record(gym.make("Blackjack-v1"), tmp_path, 40)
+    with trajrec.open(tmp_path) as corpus:
+        ids = [row[0] for row in corpus.sql("SELECT episode_id FROM episodes").fetchall()]
+        prefix = next(i[0] for i in ids if sum(j[0] == i[0] for j in ids) > 1)
+        with pytest.raises(CorpusError, match="several episodes begin with"):
+            corpus.episode(prefix)
+
+
+def test_wrong_sql_names_the_nearest_column(cartpole: trajrec.Corpus) -> None:
+    with pytest.raises(QueryError, match=r"(?s)rewrd.*reward"):
+        cartpole.sql("SELECT rewrd FROM steps")
+
+
+@pytest.mark.parametrize(("make", "what"), [(None, "no such folder"), ("folder", "no logs"), ("file", "not a folder")])
+def test_what_is_no_corpus_is_refused_with_one_sentence(make: str | None, what: str, tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    if make == "folder":
+        path.mkdir()
+    elif make == "file":
+        path.write_text("x")
+    with pytest.raises(CorpusError, match=what):
+        trajrec.open(path)
+
+
+WRITER = """
+import sys, time
+import gymnasium as gym, trajrec
+env = trajrec.record(gym.make("CartPole-v1"), sys.argv[1])
+until = time.monotonic() + float(sys.argv[2])
+n = 0
+with open(sys.argv[3], "a", buffering=1) as told:
+    while time.monotonic() < until:
+        env.reset(seed=n)
+        done = False
+        while not done:
+            result = env.step(env.action_space.sample())
+            done = result[2] or result[3]
+        print(env.episode_id, time.monotonic(), file=told)
+        n += 1
+        time.sleep(0.002)
+env.close()
+"""
+
+
+def ask_while_recording(folder: Path, n_writers: int, n_readers: int, seconds: float) -> None:
+    """Record in some processes while others ask; each answer must hold every episode that ended 200 ms before."""
+    told = [folder / f"told{k}" for k in range(n_writers)]
+    for file in told:
+        file.touch()
+    runs = folder / "runs"
+    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(runs), str(seconds), str(file)]) for file in told]
+    while not runs.exists() or not list(runs.glob("*.trj")) or not any(f.stat().st_size for f in told):
+        time.sleep(0.01)
+    readers = [
+        subprocess.Popen([sys.executable, "-c", READER, str(runs), str(seconds), *map(str, told)], stdout=subprocess.PIPE)
+        for _ in range(n_readers)
+    ]
+    outputs = [reader.communicate()[0] for reader in readers]
+    assert [p.wait() for p in (*writers, *readers)] == [0] * (n_writers + n_readers)
+    assert all(int(output) >= 3 for output in outputs), outputs
+    n_told = sum(len(file.read_text().splitlines()) for file in told)
+    with trajrec.open(runs) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes WHERE ending = 'terminated'").fetchall() == [(n_told,)]
+
+
+READER = """
+import sys, time
+import trajrec
+until = time.monotonic() + float(sys.argv[2])
+n = 0
+while time.monotonic() < until:
+    begin = time.monotonic()
+    ended = set()
+    for file in sys.argv[3:]:
+        for line in open(file):
+            parts = line.split()
+            if line.endswith("\\n") and float(parts[1]) < begin - 0.2:
+                ended.add(parts[0])
+    with trajrec.open(sys.argv[1]) as corpus:
+        found = {row[0] for row in corpus.sql("SELECT episode_id FROM episodes WHERE ended_at IS NOT NULL").fetchall()}
+    assert ended <= found, (len(ended), len(ended - found))
+    n += 1
+print(n)
+"""
+
+
+def test_two_processes_ask_while_three_record_and_miss_no_episode(tmp_path: Path) -> None:
+    ask_while_recording(tmp_path, 3, 2, 5.0)
+
+
+@pytest.mark.slow
+def test_two_processes_ask_while_eight_record_and_miss_no_episode(tmp_path: Path) -> None:
+    ask_while_recording(tmp_path, 8, 2, 30.0)
+
+
+def test_an_episode_reads_the_same_after_the_index_was_copied_elsewhere(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path / "a", 3)
+    with trajrec.open(tmp_path / "a") as corpus:
+        before = dump(corpus)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with trajrec.open(tmp_path / "b") as corpus:
+        after = dump(corpus)
+    assert before["episodes"] == after["episodes"]
+    assert before["steps"] == after["steps"]
