@@ -113,12 +113,16 @@ def _seeded_globals() -> Iterator[None]:
 
 
 _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
+_STILL_S = 1_000_000_000
+"""Where the clock is held: the same for every run, so that two of them can be compared."""
 
 
 @contextlib.contextmanager
 def _frozen_clock() -> Iterator[None]:
     """Hold the clock still: in the modules time and datetime, and wherever their functions were imported by name."""
-    replaced: dict[int, Any] = {id(getattr(time, name)): _frozen(getattr(time, name)()) for name in _CLOCKS}
+    replaced: dict[int, Any] = {
+        id(getattr(time, name)): _frozen(_STILL_S * 10**9 if name.endswith("_ns") else float(_STILL_S)) for name in _CLOCKS
+    }
     replaced[id(datetime.datetime)] = _FrozenDatetime
     undo: list[tuple[Any, str, Any]] = []
     for module in list(sys.modules.values()):

@@ -91,7 +91,9 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
     try:
         importlib.import_module(wanted)
     except ImportError as exc:
-        raise EnvMissingError(f"{env_id} comes from the module {wanted}: {exc}", episode_id=episode_id) from exc
+        raise EnvMissingError(
+            f"{env_id} comes from the module {wanted}, which is not installed here ({exc})", episode_id=episode_id
+        ) from exc
     if bare_id in gymnasium.registry:
         return bare_id
     if not _is_allowed(record.entry_point.partition(":")[0], allow):

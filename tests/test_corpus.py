@@ -239,7 +239,7 @@ def test_foreign_and_damaged_files_among_good_ones_are_named_and_passed_over(tmp
     (tmp_path / "empty.trj").write_bytes(b"")
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(2,)]
-        assert sorted(log for log, _ in corpus.problems()) == ["empty.trj", "foreign.trj"]
+        assert sorted(problem.log for problem in corpus.problems()) == ["empty.trj", "foreign.trj"]
 
 
 def test_an_episode_is_found_by_any_unique_prefix(cartpole: trajrec.Corpus) -> None:

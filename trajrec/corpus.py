@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
@@ -45,6 +45,14 @@ def open(path: str | Path, *, progress: Progress | None = None) -> Corpus:
     (3,)
     """
     return Corpus(path, progress=progress)
+
+
+class Problem(NamedTuple):
+    """Something of a log that cannot be read; `is_tail` where only its writer's last write is incomplete."""
+
+    log: str
+    what: str
+    is_tail: bool
 
 
 class Corpus:
@@ -161,22 +169,20 @@ class Corpus:
             self._views()
         self._note_running()
 
-    def problems(self) -> list[tuple[str, str]]:
-        """Return what cannot be read: (log, what), damaged places and unreadable files."""
+    def problems(self) -> list[Problem]:
+        """Return what cannot be read: damaged places, unreadable files, and the torn ends that killed writers left."""
         self.refresh()
         rows = self._con.execute(
-            "SELECT log, problem, damage, is_sealed FROM logs WHERE problem IS NOT NULL OR damage IS NOT NULL ORDER BY log"
+            "SELECT log, problem, damage FROM logs WHERE problem IS NOT NULL OR damage IS NOT NULL ORDER BY log"
         ).fetchall()
         found = []
-        for log, problem, damage, _ in rows:
+        for log, problem, damage in rows:
             if problem is not None:
-                found.append((log, problem))
-            else:
-                found += [
-                    (log, f"byte {offset}, {size} bytes: {what}")
-                    for offset, size, what in json.loads(damage)
-                    if not (what.startswith("the file stops") and self._running.get(log))
-                ]
+                found.append(Problem(log, problem.removeprefix(str(self.path / log)).lstrip(" :"), False))
+                continue
+            for offset, size, what, is_tail in json.loads(damage):
+                if not (is_tail and self._running.get(log)):
+                    found.append(Problem(log, f"byte {offset}, {size} bytes: {what}", is_tail))
         return found
 
     def _load(self, log: str, number: int, first_frame: int, last_frame: int) -> Episode:

@@ -19,8 +19,9 @@ def record(arguments: argparse.Namespace) -> int:
     """Record episodes with a policy."""
     import trajrec
 
-    env = trajrec.record(make_env(arguments.env_id, arguments.env_kwargs), arguments.output, record=arguments.record)
-    policy = load_policy(arguments.policy, env, arguments.seed)
+    bare = make_env(arguments.env_id, arguments.env_kwargs)
+    policy = load_policy(arguments.policy, bare, arguments.seed)
+    env = trajrec.record(bare, arguments.output, record=arguments.record)
     n_steps = 0
     with Progress("recording", " episodes") as progress:
         try:
@@ -58,7 +59,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
     except gymnasium.error.DependencyNotInstalled as exc:
         raise EnvMissingError(f"{env_id} needs a package that is not installed: {exc}", episode_id="-") from exc
     except ModuleNotFoundError as exc:
-        name = str(exc.name).replace("_", "-")
+        name = (exc.name or env_id.partition(":")[0]).partition(".")[0].replace("_", "-")
         raise ValueError(
             f"the environment {env_id} needs the package {name}, which is not installed: pip install {name}"
         ) from exc
@@ -265,7 +266,7 @@ def open_corpus(folder: Path) -> Any:
 def tell_problems(corpus: Any) -> int:
     """Say what could not be read; return the exit status."""
     problems = corpus.problems()
-    for log, what in problems:
-        text = what if what.startswith(str(corpus.path)) else f"{corpus.path / log}: {what}"
-        say(f"trajrec: {text}; the rest was read")
-    return 3 if problems else 0
+    for log, what, is_tail in problems:
+        todo = f"; its writer was killed there; `trajrec recover {corpus.path / log}` seals it" if is_tail else ""
+        say(f"trajrec: {corpus.path / log}: {what}{todo}; the rest was read")
+    return 3 if any(not problem.is_tail for problem in problems) else 0

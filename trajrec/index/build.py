@@ -149,7 +149,7 @@ class Builder:
                     stat.st_mtime_ns,
                     len(reader.frames),
                     reader.is_sealed,
-                    json.dumps([[d.offset, d.size, d.what] for d in reader.damage]) if reader.damage else None,
+                    json.dumps([[d.offset, d.size, d.what, d.is_tail] for d in reader.damage]) if reader.damage else None,
                     None,
                     _header_json(reader),
                 )

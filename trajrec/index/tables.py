@@ -129,7 +129,7 @@ LOGS = Table(
         ("mtime_ns", "BIGINT", "time of its last change when it was read"),
         ("n_frames", "BIGINT", "frames read"),
         ("is_sealed", "BOOLEAN", "whether its writer closed it"),
-        ("damage", "JSON", "bytes that could not be read: [offset, size, what]"),
+        ("damage", "JSON", "bytes that could not be read: [offset, size, what, whether it is only a torn end]"),
         ("problem", "VARCHAR", "why it cannot be read at all; NULL where it can"),
         ("header", "JSON", "versions, platform, environment, wrappers"),
     ),

@@ -22,7 +22,7 @@ def state_digest(state: Any) -> int:
     """Return the digest of a state: of an array's C-order bytes, of anything else's canonical encoding.
 
     >>> hex(state_digest(np.zeros(4)))
-    '0xb2afff'
+    '0xa55ad'
     """
     if type(state) is np.ndarray and state.dtype.kind in _PLAIN:
         try:

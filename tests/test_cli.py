@@ -1,0 +1,223 @@
+"""The command line: what it prints, its exit status, and one clear sentence for each thing that is wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from conftest import record
+
+import trajrec
+from trajrec.cli import build_parser, main
+from trajrec.log import frames
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    record(gym.make("CartPole-v1"), tmp_path / "runs", 5)
+    return tmp_path / "runs"
+
+
+def first_id(folder: Path) -> str:
+    with trajrec.open(folder) as corpus:
+        return str(corpus.sql("SELECT episode_id FROM episodes ORDER BY number").fetchall()[0][0])
+
+
+def test_record_ls_show_sql_replay_and_index_work_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "runs")
+    assert main(["record", "Taxi-v4", "-o", folder, "-n", "3", "--seed", "1"]) == 0
+    assert main(["ls", folder, "--json"]) == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["env_id"] for row in listed] == ["Taxi-v4"] * 3
+    name = listed[0]["episode_id"]
+    assert main(["show", folder, name[:6]]) == 0
+    assert name in capsys.readouterr().out
+    assert main(["show", folder, name[:6], "--step", "3", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["step"] == 3
+    assert {"action", "reward", "observation", "state_before", "state_after"} <= shown.keys()
+    assert main(["sql", folder, "SELECT count(*) AS n FROM steps", "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"n": 600}
+    assert main(["replay", folder, name[:6]]) == 0
+    assert main(["replay", folder, "--where", "n_steps = 200", "--json"]) == 0
+    assert {json.loads(line)["grade"] for line in capsys.readouterr().out.splitlines() if line.startswith("{")} == {"exact"}
+    assert main(["index", folder, "--rebuild"]) == 0
+    assert "episodes  3" in capsys.readouterr().out
+    assert main(["recover", folder]) == 0
+    assert main(["compact", folder]) == 0
+    assert main(["replay", folder]) == 0
+
+
+def test_a_policy_of_the_users_is_found_in_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "policies.py").write_text("def left(observation):\n    return 0\n")
+    command = [sys.executable, "-m", "trajrec", "record", "CartPole-v1", "-o", "runs", "--policy", "policies:left"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    with trajrec.open(tmp_path / "runs") as corpus:
+        assert set(next(corpus.episodes()).actions) == {0}
+
+
+def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", '{"is_slippery": false}']) == 0
+    with trajrec.open(tmp_path) as corpus:
+        header = corpus.sql("SELECT header->'kwargs'->>'is_slippery' FROM logs").fetchall()
+    assert header == [("false",)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_sql_writes_csv_and_parquet(kind: str, runs: Path, tmp_path: Path) -> None:
+    import duckdb
+
+    command = [sys.executable, "-m", "trajrec", "sql", str(runs), "SELECT episode_id, step FROM steps", "--format", kind]
+    file = tmp_path / f"answer.{kind}"
+    file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
+    with trajrec.open(runs) as corpus:
+        assert duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall() == corpus.sql("SELECT count(*) FROM steps").fetchall()
+
+
+def test_schema_describes_every_table_and_column(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", str(runs)]) == 0
+    out = capsys.readouterr().out
+    with trajrec.open(runs) as corpus:
+        for table in ("episodes", "steps", "failures", "state_changes", "checks", "logs"):
+            assert f"{table}: one row is" in out
+            for column in corpus.sql(f"SELECT * FROM {table} LIMIT 0").columns:
+                assert column in out
+
+
+def newer(folder: Path) -> None:
+    import struct
+    import zlib
+
+    (path,) = folder.glob("*.trj")
+    head = struct.pack("<8sI", frames.MAGIC, 7)
+    path.write_bytes(head + struct.pack("<I", zlib.crc32(head)) + path.read_bytes()[16:])
+
+
+def truncated(folder: Path) -> None:
+    (path,) = folder.glob("*.trj")
+    (folder / "cut.trj").write_bytes(path.read_bytes()[:50])
+
+
+def foreign(folder: Path) -> None:
+    (folder / "foreign.trj").write_bytes(b"%PDF-1.7 this is something else entirely")
+
+
+WRONG = {
+    "a missing folder": (None, ["ls", "{}/nowhere"], 2, "no such folder"),
+    "a folder without logs": (None, ["ls", "{}/.."], 2, "no logs"),
+    "an unknown episode": (None, ["show", "{}", "zzz"], 2, "no episode 'zzz'"),
+    "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "has no step 9999"),
+    "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 2, "no such environment"),
+    "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 2, "no such environment"),
+    "a package that is not installed": (None, ["record", "not_there:X-v0", "-o", "{}"], 2, "pip install not-there"),
+    "arguments that it does not take": (
+        None,
+        ["record", "CartPole-v1", "-o", "{}", "--env-kwargs", '{"no": 1}'],
+        2,
+        "does not take these arguments",
+    ),
+    "a policy that is not there": (None, ["record", "CartPole-v1", "-o", "{}", "--policy", "no:where"], 2, "--policy no:where"),
+    "wrong SQL": (None, ["sql", "{}", "SELECT rewrd FROM steps"], 2, '"reward"'),
+    "SQL that is not a query": (None, ["sql", "{}", "this is not sql"], 2, "syntax error"),
+    "a wrong condition": (None, ["ls", "{}", "--where", "lenght > 3"], 2, "lenght"),
+    "a log of a newer format": (newer, ["ls", "{}"], 3, "format version 7 is newer"),
+    "a truncated log": (truncated, ["ls", "{}"], 3, "cut.trj"),
+    "a foreign file among good ones": (foreign, ["ls", "{}"], 3, "foreign.trj: at byte 0: not a trajrec log"),
+    "a path that is not there": (None, ["recover", "{}/nowhere"], 2, "no such file"),
+}
+
+
+@pytest.mark.parametrize(("harm", "command", "status", "what"), WRONG.values(), ids=WRONG.keys())
+def test_what_is_wrong_is_said_in_one_sentence(
+    harm: object, command: list[str], status: int, what: str, runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if harm is not None:
+        harm(runs)  # type: ignore[operator]
+    (runs.parent / "empty").mkdir()
+    name = first_id(runs) if "ID" in command else ""
+    folder = runs.parent / "empty" if "no logs" in what else runs
+    arguments = [name if part == "ID" else part.replace("{}/..", "{}").replace("{}", str(folder)) for part in command]
+    logs = {path: path.read_bytes() for path in runs.glob("*.trj")}
+    assert main(arguments) == status
+    error = capfd.readouterr().err
+    assert what in error
+    assert "Traceback" not in error
+    assert len([line for line in error.splitlines() if line.startswith("trajrec: ")]) == 1
+    assert {path: path.read_bytes() for path in runs.glob("*.trj")} == logs
+
+
+def test_a_diverged_episode_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "drifting.py").write_text(
+        "import time, gymnasium as gym\n"
+        "from gymnasium.envs.classic_control.cartpole import CartPoleEnv\n"
+        "class Drifting(CartPoleEnv):\n"
+        "    def step(self, action):\n"
+        "        o, r, *rest = super().step(action)\n"
+        "        return (o, time.time(), *rest)\n"
+        "gym.register('Drifting-v0', entry_point='drifting:Drifting', max_episode_steps=500)\n"
+    )
+    run = [sys.executable, "-m", "trajrec"]
+    subprocess.run([*run, "record", "drifting:Drifting-v0", "-o", "runs"], cwd=tmp_path, check=True, env=path_env(tmp_path))
+    refused = subprocess.run([*run, "replay", "runs"], cwd=tmp_path, capture_output=True, text=True, env=path_env(tmp_path))
+    assert refused.returncode == 2
+    done = subprocess.run(
+        [*run, "replay", "runs", "--allow", "drifting"], cwd=tmp_path, capture_output=True, text=True, env=path_env(tmp_path)
+    )
+    assert done.returncode == 1, done.stderr
+    assert "step 0, reward" in done.stdout
+    assert "likely cause: clock" in done.stdout
+
+
+def path_env(folder: Path) -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_every_command_has_a_help_with_an_example_and_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    commands = next(a for a in build_parser()._actions if a.dest == "COMMAND" or a.choices).choices
+    assert commands is not None
+    for name in commands:
+        with pytest.raises(SystemExit) as caught:
+            main([name, "--help"])
+        assert caught.value.code == 0
+        out = capsys.readouterr().out
+        assert "Example:" in out
+        assert f"trajrec {name}" in out
+        assert "Exit status:" in out
+
+
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["replay"], ["nonsense"], ["record", "CartPole-v1", "-o", "x", "-n", "0"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+    assert "usage: trajrec" in capsys.readouterr().err
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"trajrec {trajrec.__version__}\n"
+
+
+def test_the_demo_ends_with_a_failed_episode_replayed_exactly_and_an_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["demo", str(tmp_path / "demo")]) == 0
+    out = capsys.readouterr().out
+    assert "exact: every observation" in out
+    assert "mean_reward" in out
+    assert main(["demo", str(tmp_path / "demo")]) == 0
+
+
+def test_a_reader_that_has_enough_is_no_error(runs: Path) -> None:
+    command = f"{sys.executable} -m trajrec sql {runs} 'SELECT * FROM range(200000)' | head -1"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,137 @@
+"""The environments that we ship keep the contract; the contract catches what breaks it."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env as gymnasium_check
+
+from trajrec.envs import KeyDoor, Shop, check_env
+from trajrec.errors import EnvContractError
+
+
+@pytest.mark.parametrize("env_id", ["trajrec/KeyDoor-v0", "trajrec/Shop-v0"])
+def test_our_environments_keep_the_contract_and_gymnasiums(env_id: str) -> None:
+    assert check_env(lambda: gym.make(env_id)).has_state
+    gymnasium_check(gym.make(env_id).unwrapped, skip_render_check=True)
+
+
+def test_the_random_value_of_keydoor_is_the_share_of_wins() -> None:
+    env = KeyDoor(size=4, slip=0.2, max_steps=20)
+    rng = np.random.default_rng(0)
+    wins, n = 0, 2000
+    for k in range(n):
+        env.reset(seed=0 if k == 0 else None)
+        done = False
+        while not done:
+            _, reward, terminated, truncated, _ = env.step(rng.integers(4))
+            done = terminated or truncated
+        wins += reward > 0
+    truth = env.random_value(2, False, 0)
+    assert 0.02 < truth < 0.98
+    assert abs(wins / n - truth) < 4 * np.sqrt(truth * (1 - truth) / n)
+
+
+def test_the_key_is_what_the_reward_is_owed_to() -> None:
+    env = KeyDoor()
+    assert env.random_value(6, True, 50) > 3 * env.random_value(6, False, 50)
+
+
+@pytest.mark.parametrize("task", range(5))
+def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(task: int) -> None:
+    env = Shop()
+    for seed in range(10):
+        env.reset(seed=seed, options={"task": task})
+        assert [env.step(action)[1] for action in env.ground_truth()][-1] == 1.0
+        env.reset(seed=seed, options={"task": task})
+        assert env.step('{"tool": "finish"}')[1:3] == (0.0, True)
+
+
+@pytest.mark.parametrize(
+    ("action", "what"),
+    [
+        ("not json", "must be JSON"),
+        ("[1]", "must be JSON"),
+        ('{"tool": "no_such"}', "no tool 'no_such'"),
+        ('{"tool": "__init__"}', "no tool"),
+        ('{"tool": "get_order", "arguments": {}}', "takes exactly the arguments"),
+        ('{"tool": "get_order", "arguments": {"order": 5}}', "order must be string"),
+        ('{"tool": "get_order", "arguments": {"order": "O1"}}', "no order O1"),
+        ('{"tool": "refund_order", "arguments": {"order": "O1002", "cents": 1}}', "only delivered"),
+    ],
+)
+def test_a_wrong_call_is_answered_with_an_error_and_changes_nothing(action: str, what: str) -> None:
+    env = Shop()
+    env.reset(seed=0, options={"task": 0})
+    before = env.get_state()["database"]
+    observation, _, terminated, _, info = env.step(action)
+    assert what in json.loads(observation["result"])["error"]
+    assert (terminated, info["ok"]) == (False, False)
+    assert env.get_state()["database"] == before
+
+
+class Faulty(gym.Env[Any, Any]):
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gym.spaces.Discrete(2)
+    made = 0
+
+    def __init__(self, fault: str) -> None:
+        self.fault, self.k, self.resets = fault, 0, 0
+        self.buffer = np.zeros(2)
+        Faulty.made += 1
+        self.number = Faulty.made
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.k = 0
+        self.resets += 1
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> Any:
+        self.k += 1
+        extra = {
+            "global random": lambda: random.random(),
+            "numpy's global random": lambda: np.random.random(),
+            "clock": lambda: time.time() % 1000,
+            "leak over reset": lambda: self.resets,
+            "object": lambda: self.number,
+        }.get(self.fault, lambda: 0.0)()
+        observation = np.array([self.k, extra])
+        if self.fault == "buffer":
+            self.buffer[:] = observation
+            observation = self.buffer
+        if self.fault == "type":
+            return observation, "much", False, False, {}
+        return observation, 1.0, False, self.k == 50, {}
+
+
+@pytest.mark.parametrize("fault", ["global random", "numpy's global random", "clock", "leak over reset", "object"])
+def test_an_environment_that_does_not_repeat_itself_is_caught(fault: str) -> None:
+    with pytest.raises(EnvContractError, match="not deterministic"):
+        check_env(lambda: Faulty(fault))
+
+
+def test_a_reward_that_is_no_number_is_caught_with_its_step() -> None:
+    env = Faulty("type")
+    env.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    with pytest.raises(EnvContractError, match="step 0"):
+        check_env(lambda: gym.wrappers.TransformReward(Faulty("type"), lambda r: [r]))
+
+
+def test_a_reused_buffer_is_reported_and_not_refused() -> None:
+    assert check_env(lambda: Faulty("buffer")).reuses_buffers
+    assert not check_env(lambda: Faulty("none")).reuses_buffers
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"), [({"size": 2}, "size"), ({"slip": 1.0}, "slip"), ({"max_steps": 0}, "max_steps")]
+)
+def test_wrong_arguments_are_refused_by_name(arguments: Any, what: str) -> None:
+    with pytest.raises(ValueError, match=f"{what} must be"):
+        KeyDoor(**arguments)

@@ -1,0 +1,370 @@
+"""An episode replays exactly, or the first step and field that differ are named, with the cause."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import msgspec
+import numpy as np
+import pytest
+from conftest import Scripted, record, run
+
+import trajrec
+from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
+from trajrec.log.reader import LogReader
+from trajrec.replay import replay_episode, replay_episodes
+from trajrec.replay.environments import make_env
+from trajrec.schema import EnvRecord
+
+ENVIRONMENTS = [
+    "CartPole-v1",
+    "Acrobot-v1",
+    "MountainCarContinuous-v0",
+    "Pendulum-v1",
+    "FrozenLake-v1",
+    "Taxi-v4",
+    "Blackjack-v1",
+    "CliffWalking-v1",
+    "LunarLander-v3",
+    "MiniGrid-DoorKey-8x8-v0",
+    "ALE/Breakout-v5",
+    "Hopper-v5",
+    "trajrec/KeyDoor-v0",
+    "trajrec/Shop-v0",
+]
+
+RECORD = """
+import sys, gymnasium as gym, trajrec, trajrec.envs
+if sys.argv[1].startswith("ALE"): import ale_py
+if sys.argv[1].startswith("MiniGrid"): import minigrid
+limits = {"max_episode_steps": 300} if sys.argv[1] == "CliffWalking-v1" else {}
+env = trajrec.record(gym.make(sys.argv[1], **limits), sys.argv[2])
+env.action_space.seed(0)
+for k in range(int(sys.argv[3])):
+    env.reset(seed=0 if k == 0 else None)
+    done = False
+    while not done:
+        result = env.step(env.action_space.sample())
+        done = result[2] or result[3]
+env.close()
+"""
+
+
+def record_elsewhere(env_id: str, folder: Path, n_episodes: int) -> None:
+    """Record in another process, seeded once."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RECORD, env_id, str(folder), str(n_episodes)], capture_output=True, text=True
+    )
+    if "DependencyNotInstalled" in done.stderr or "ModuleNotFoundError" in done.stderr:
+        pytest.skip(done.stderr.splitlines()[-1])
+    assert done.returncode == 0, done.stderr
+
+
+def replay_shuffled(folder: Path) -> list[str]:
+    with trajrec.open(folder) as corpus:
+        episodes = list(corpus.episodes())
+        random.Random(0).shuffle(episodes)
+        return [report.grade for report in replay_episodes(episodes)]
+
+
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(env_id: str, tmp_path: Path) -> None:
+    record_elsewhere(env_id, tmp_path, 4)
+    assert replay_shuffled(tmp_path) == ["exact"] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+def test_100_episodes_replay_exactly_in_another_process_in_any_order(env_id: str, tmp_path: Path) -> None:
+    record_elsewhere(env_id, tmp_path, 100)
+    assert replay_shuffled(tmp_path) == ["exact"] * 100
+
+
+def test_each_episode_replays_alone(tmp_path: Path) -> None:
+    record_elsewhere("FrozenLake-v1", tmp_path, 5)
+    with trajrec.open(tmp_path) as corpus:
+        for episode in corpus.episodes(order_by="number DESC"):
+            report = replay_episode(episode)
+            assert (report.grade, report.divergence, report.n_steps) == ("exact", None, episode.n_steps)
+            report.raise_if_diverged()
+
+
+class Counter(gym.Env[Any, Any]):
+    """Counts; `twist` changes what it does at one step."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, twist: Any = None) -> None:
+        self.twist, self.k, self.total = twist, 0, 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.k, self.total = 0, 0.0
+        return np.zeros(3), {}
+
+    def step(self, action: Any) -> Any:
+        gain = 0.1
+        info: dict[str, Any] = {"k": self.k}
+        reward, terminated = 1.0, self.k == 29
+        if self.twist is not None and self.k == 17:
+            gain, reward, terminated, info = self.twist(gain, reward, terminated, info)
+        self.total += gain * (1 + action) + 0.01 * self.np_random.random()
+        self.k += 1
+        return np.array([self.k, self.total, 0.0]), reward, terminated, False, info
+
+    def get_state(self) -> dict[str, Any]:
+        return {"k": self.k, "total": self.total}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.k, self.total = state["k"], state["total"]
+
+
+TWISTS: dict[str, tuple[Any, str]] = {
+    "a constant": (lambda g, r, t, i: (0.2, r, t, i), "observation/1"),
+    "a constant, by little": (lambda g, r, t, i: (0.1 * (1 + 1e-14), r, t, i), "observation/1"),
+    "the reward": (lambda g, r, t, i: (g, 2.0, t, i), "reward"),
+    "the reward's type": (lambda g, r, t, i: (g, 1, t, i), "reward"),
+    "the end": (lambda g, r, t, i: (g, r, True, i), "terminated"),
+    "the info": (lambda g, r, t, i: (g, r, t, {"k": 18}), "info/k"),
+    "an info's key": (lambda g, r, t, i: (g, r, t, {**i, "new": 1}), "info/new"),
+}
+
+
+@pytest.mark.parametrize(("twist", "field"), TWISTS.values(), ids=TWISTS.keys())
+def test_a_change_at_step_17_is_reported_at_exactly_that_step_and_field(twist: Any, field: str, tmp_path: Path) -> None:
+    record(Counter(), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        episode = next(corpus.episodes())
+        assert replay_episode(episode, env=Counter()).grade == "exact"
+        report = replay_episode(episode, env=Counter(twist))
+        assert report.grade == "diverged"
+        assert report.divergence is not None
+        assert (report.divergence.step, report.divergence.field) == (17, field)
+        with pytest.raises(DivergenceError, match="step 17") as caught:
+            report.raise_if_diverged()
+        assert (caught.value.step, caught.value.field) == (17, field)
+
+
+def test_a_change_of_hidden_state_alone_is_reported(tmp_path: Path) -> None:
+    class Hidden(Counter):
+        def __init__(self, wrong: bool = False) -> None:
+            super().__init__()
+            self.wrong = wrong
+
+        def get_state(self) -> dict[str, Any]:
+            return {**super().get_state(), "secret": 1 if self.wrong and self.k == 18 else 0}
+
+    record(Hidden(), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        divergence = replay_episode(next(corpus.episodes()), env=Hidden(True)).divergence
+        assert divergence is not None
+        assert (divergence.step, divergence.field, divergence.expected, divergence.actual) == (17, "state/secret", 0, 1)
+
+
+def test_an_exception_that_was_not_recorded_and_one_that_does_not_come_are_divergences(tmp_path: Path) -> None:
+    def at(raises: bool) -> Any:
+        def step(k: int) -> Any:
+            if k == 3 and raises:
+                raise KeyError("lost")
+            return np.zeros(2), 1.0, k == 6, False, {}
+
+        return step
+
+    def play(raises: bool, folder: Path) -> Any:
+        env = trajrec.record(Scripted(at(raises)), folder)
+        env.reset(seed=0)
+        for k in range(7):
+            try:
+                env.step(k)
+            except KeyError:
+                continue
+        env.close()
+        with trajrec.open(folder) as corpus:
+            episode = next(corpus.episodes())
+            return replay_episode(episode, env=Scripted(at(True))), replay_episode(episode, env=Scripted(at(False)))
+
+    same, missing = play(True, tmp_path / "a")
+    assert same.grade == "exact"
+    assert missing.divergence is not None
+    assert (missing.divergence.step, missing.divergence.field) == (3, "failure")
+    unexpected, same = play(False, tmp_path / "b")
+    assert same.grade == "exact"
+    assert unexpected.divergence is not None
+    assert (unexpected.divergence.step, unexpected.divergence.field) == (3, "failure")
+
+
+class Leaky(Counter):
+    """Depends on something that no log restores."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__()
+        self.source = source
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        observation[2] = self.source()
+        return (observation, *rest)
+
+
+COUNT = [0]
+
+
+def count() -> int:
+    COUNT[0] += 1
+    return COUNT[0]
+
+
+LEAKS: dict[str, tuple[Any, str]] = {
+    "time": (lambda: time.time(), "clock"),
+    "datetime": (lambda: datetime.datetime.now().timestamp(), "clock"),
+    "random": (random.random, "global random"),
+    "numpy.random": (lambda: np.random.random(), "global random"),
+    "a counter": (count, "hidden randomness"),
+}
+
+
+@pytest.mark.parametrize(("source", "cause"), LEAKS.values(), ids=LEAKS.keys())
+def test_a_hidden_dependence_is_reported_with_its_cause(source: Any, cause: str, tmp_path: Path) -> None:
+    class Indirect(Leaky):
+        def __init__(self) -> None:
+            super().__init__(source)
+
+    record(Indirect(), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        report = replay_episode(next(corpus.episodes()), env=Indirect())
+        assert report.divergence is not None
+        assert (report.divergence.step, report.divergence.field) == (0, "observation/2")
+        assert report.divergence.cause.startswith(cause)
+
+
+def test_an_environment_that_only_changed_is_not_blamed_on_hidden_randomness(tmp_path: Path) -> None:
+    record(Counter(), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        report = replay_episode(next(corpus.episodes()), env=Counter(lambda g, r, t, i: (0.2, r, t, i)))
+        assert report.divergence is not None
+        assert report.divergence.cause.startswith("the environment changed")
+
+
+def test_an_abandoned_and_an_interrupted_episode_replay_as_far_as_they_go(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    for k in range(4):
+        env.step(k % 2)
+    env.reset()
+    env.step(0)
+    env.flush()
+    data = env.path.read_bytes()
+    env.close()
+    env.path.write_bytes(data)
+    with trajrec.open(tmp_path) as corpus:
+        found = [(e.ending, r.grade, r.n_steps) for e in corpus.episodes() for r in [replay_episode(e)]]
+    assert found == [("abandoned", "exact", 4), ("interrupted", "exact", 1)]
+
+
+def test_an_episode_with_lost_steps_is_compared_up_to_the_gap_and_never_called_exact(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("Acrobot-v1"), tmp_path)
+    env.reset(seed=0)
+    for k in range(60):
+        env.step(k % 3)
+        if k % 10 == 9:
+            env.flush()
+    env.close()
+    with LogReader(env.path) as reader:
+        lost = reader.frames[3]
+    data = bytearray(env.path.read_bytes())
+    data[lost.offset + 40] ^= 0xFF
+    env.path.write_bytes(data)
+    with trajrec.open(tmp_path) as corpus:
+        report = replay_episode(next(corpus.episodes()))
+    assert report.grade == "partial"
+    assert report.n_steps == 20
+    assert "lost steps 20 to 29" in report.notes[-1]
+
+
+def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
+    env = gym.make("FrozenLake-v1", map_name="8x8", is_slippery=True, max_episode_steps=30)
+    record(gym.wrappers.RecordEpisodeStatistics(gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1"))), tmp_path / "b", 2)
+    record(env, tmp_path / "a", 5)
+    with trajrec.open(tmp_path / "a") as corpus:
+        assert {r.grade for r in replay_episodes(corpus.episodes())} == {"exact"}
+
+
+def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path) -> None:
+    trajrec.envs.__all__  # noqa: B018 - registers ours
+    record(gym.make("trajrec/KeyDoor-v0", slip=0.3), tmp_path, 6)
+    assert replay_shuffled(tmp_path) == ["exact"] * 6
+
+
+def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
+    return EnvRecord(env_id, entry_point, b"", None, {}, [], "posix.system")
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "env_id"),
+    [("os:system", "Evil-v0"), ("os:system", "os:system"), ("", "subprocess:Popen-v0"), ("nowhere_at_all:Env", "X-v0")],
+)
+def test_a_module_that_is_not_allowed_is_not_imported(entry_point: str, env_id: str) -> None:
+    with pytest.raises(EnvRefusedError, match="to allow it: --allow"):
+        make_env(names(entry_point, env_id), episode_id="x")
+    assert "nowhere_at_all" not in sys.modules
+
+
+def test_a_log_that_names_a_module_imports_nothing_on_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "evil_package.py").write_text("open('imported', 'w').close()\n")
+    path = record(gym.make("CartPole-v1"), tmp_path / "runs")
+    forge(path, env_id="Evil-v0", entry_point="evil_package:Env")
+    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", "runs"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "--allow evil_package" in done.stdout
+    assert not (tmp_path / "imported").exists()
+
+
+def forge(path: Path, **changes: str) -> None:
+    """Write a log again with another environment in its header."""
+    from trajrec.log import frames
+    from trajrec.log.columns import Packer
+
+    with LogReader(path) as reader:
+        header = msgspec.structs.replace(reader.header, env=msgspec.structs.replace(reader.header.env, **changes))
+        raw = msgspec.msgpack.encode(header)
+        parts = [frames.signature(), *frames.pack_frame(frames.HEADER, 0, Packer().compress(raw), len(raw), [])]
+        parts += [reader.slice(f.offset, f.end) for f in reader.frames[1:]]
+    path.write_bytes(b"".join(parts))
+
+
+def test_an_allowed_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_envs_package.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control.cartpole import CartPoleEnv\n"
+        "gym.register('Mine-v0', entry_point='my_envs_package:CartPoleEnv', max_episode_steps=500)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = record(gym.make("CartPole-v1"), tmp_path / "runs")
+    forge(path, env_id="Mine-v0", entry_point="my_envs_package:CartPoleEnv")
+    with trajrec.open(tmp_path / "runs") as corpus:
+        episode = next(corpus.episodes())
+        assert [r.grade for r in replay_episodes([episode])] == ["refused"]
+        assert replay_episode(episode, allow=("my_envs_package",)).grade == "exact"
+    gym.registry.pop("Mine-v0")
+
+
+def test_a_package_that_is_not_installed_is_named_with_how_to_install_it() -> None:
+    with pytest.raises(EnvMissingError, match="not installed"):
+        make_env(names("missing_package.envs:Env", "Missing-v0"), episode_id="x", allow=("missing_package",))
+
+
+def test_an_environment_that_the_log_cannot_make_again_is_replayed_on_a_given_one(tmp_path: Path) -> None:
+    record(Counter(), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        episode = next(corpus.episodes())
+        with pytest.raises(EnvMissingError, match="give one"):
+            replay_episode(episode)
+        assert run(Counter()) == 30
+        assert replay_episode(episode, env=Counter()).grade == "exact"
