@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,30 @@ def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
     for env, witness in zip(recorders, witnesses, strict=True):
         env.close()
         assert_recorded(env.path, witness)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "n"), [("CartPole-v1", 400), ("Taxi-v4", 20), ("Blackjack-v1", 1000), ("trajrec/Shop-v0", 5)]
+)
+def test_what_is_recorded_does_not_depend_on_when_it_is_flushed(
+    env_id: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trajrec.log import writer
+
+    # As often as it can, and the interpreter switches threads as often as it can.
+    monkeypatch.setattr(writer, "FLUSH_S", 0.0)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        witness = Witness(make(env_id))
+        path = record(witness, tmp_path, n)
+    finally:
+        sys.setswitchinterval(interval)
+    assert_recorded(path, witness)
+    with LogReader(path) as reader:
+        assert len(reader.frames) >= 3
+        for k in range(0, n, 7):
+            assert {0, Episode(reader, k).n_steps} <= set(Episode(reader, k).states)
 
 
 def test_nothing_is_warned_about_while_recording(tmp_path: Path) -> None:

@@ -151,10 +151,15 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         if info:
             buffer.put_info(info)
         block = buffer.block
-        block.n = n = block.n + 1
         if terminated or truncated:
+            if self._keep == "digest" and self._capture is not None:
+                # Before the step is counted: from then on the flusher may take its rows at any moment.
+                buffer.keep_state(self._capture())
+            block.n += 1
             self._end("terminated" if terminated else "truncated", bool(terminated), bool(truncated))
-        elif n >= block.limit:
+            return result
+        block.n = n = block.n + 1
+        if n >= block.limit:
             buffer.next_block()
         return result
 
@@ -236,8 +241,6 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer, n_steps = self._buffer, self._buffer.n_steps
         is_whole = ending in ("terminated", "truncated")
         self._is_open = False
-        if self._keep == "digest" and self._capture is not None and is_whole:
-            buffer.keep_state(self._capture())
         buffer.add_event(EpisodeEnd(self._episode, self._clock_ns(), n_steps, ending, terminated, truncated))
         buffer.end_episode()
         if self._checks and is_whole:

@@ -90,6 +90,8 @@ class StepBuffer:
             try:
                 block.add_state(state, whole="state" in self._whole)
             except MisfitError:
+                for leaf in block.fields["state"].leaves:
+                    del leaf.rows[len(block.state_rows) :]
                 self._whole.add("state")  # from the next block on; its digest is there in any case
 
     def skip_step(self) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -17,7 +17,7 @@ from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Rows
 from trajrec.log.frames import Damage, Frame
-from trajrec.schema import Chunk, Column, Event, Footer, Header, Segment
+from trajrec.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
 
 try:
     import fcntl
@@ -54,6 +54,8 @@ class LogReader:
         self.frames: list[Frame] = []
         self.damage: list[Damage] = []
         self._cache: dict[int, LogChunk] = {}
+        self._entries: list[FrameEntry] = []
+        self._chunks_of: dict[int, list[int]] | None = None
         self._position = frames.SIGNATURE.size
         try:
             self._read_signature()
@@ -96,6 +98,28 @@ class LogReader:
                 with contextlib.suppress(LogCorruptError):
                     yield self.chunk(index)
 
+    def chunks_of(self, episode: int) -> list[int]:
+        """Return which frames have anything of an episode; from the footer where there is one, without reading them."""
+        if self._chunks_of is None:
+            self._chunks_of = {}
+            for index, episodes in enumerate(self._episodes_of_frames()):
+                for number in episodes:
+                    self._chunks_of.setdefault(number, []).append(index)
+        return self._chunks_of.get(episode, [])
+
+    def _episodes_of_frames(self) -> Iterator[Iterable[int]]:
+        for index, frame in enumerate(self.frames):
+            if index < len(self._entries):
+                yield self._entries[index].episodes
+            elif frame.kind == frames.CHUNK:
+                with contextlib.suppress(LogCorruptError):
+                    record = self.chunk(index).record
+                    yield {s.episode for s in record.segments} | {e.episode for e in record.events}
+                    continue
+                yield ()
+            else:
+                yield ()
+
     def chunk(self, index: int) -> LogChunk:
         """Return the chunk of frames[index].
 
@@ -128,6 +152,7 @@ class LogReader:
             return False
         known = len(self.frames)
         self._data = _map(self.path)
+        self._chunks_of = None
         self.damage = [damage for damage in self.damage if not damage.is_tail]
         self._scan()
         self.is_sealed = frames.read_trailer(self._data) is not None
@@ -183,6 +208,7 @@ class LogReader:
         self.frames = complete
         self._position = frame.end
         self._footer_header = footer.header
+        self._entries = footer.frames
         return True
 
     def _scan(self) -> bool:
