@@ -172,7 +172,7 @@ class JsonLines(Arm):
 class _JsonLines(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], path: Path) -> None:
         super().__init__(env)
-        self.file = path.open("w", encoding="ascii")  # noqa: SIM115 - closed when the arm finishes
+        self.file = path.open("w", encoding="ascii")
 
     def step(self, action: Any) -> Any:
         result = self.env.step(action)
