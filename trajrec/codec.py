@@ -15,6 +15,7 @@ import hashlib
 import math
 import pathlib
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ MAX_DEPTH = 100
 _ARRAY_KINDS = frozenset("biufcmMSUV")
 _GRAPH = "gymnasium.spaces.graph.GraphInstance"
 
+_local = threading.local()  # a decoder counts its depth, so each thread has one of its own
 _pack = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
 
@@ -90,7 +92,10 @@ def decode(data: bytes | memoryview) -> Any:
     >>> decode(encode([1, (2,)]))
     [1, (2,)]
     """
-    return _Raising().decode(data)
+    raising = getattr(_local, "raising", None)
+    if raising is None:
+        raising = _local.raising = _Raising()
+    return raising.decode(data)
 
 
 def digest(value: Any, *, where: str = "value") -> str:
@@ -283,6 +288,7 @@ class _Raising:
         self.decoder = msgspec.msgpack.Decoder(ext_hook=self.raise_ext)
 
     def decode(self, data: bytes | memoryview) -> Any:
+        self.depth = 0
         try:
             return self.decoder.decode(data)
         except (msgspec.MsgspecError, TypeError, KeyError, IndexError, RecursionError, OverflowError, MemoryError) as exc:

@@ -106,7 +106,7 @@ class Episode:
         """Sum of the rewards."""
         return float(np.sum(self.rewards)) if len(self.reward_list) else 0.0
 
-    @property
+    @cached_property
     def missing_steps(self) -> list[tuple[int, int]]:
         """Half-open ranges of steps that the log has lost."""
         covered = sorted(
@@ -176,7 +176,7 @@ class Episode:
                 found[row] = codec.decode(data)
         return found
 
-    @property
+    @cached_property
     def has_infos(self) -> bool:
         """Whether any step had an info that was not empty."""
         return bool(self._irregular) or any(chunk.layout("info") is not None for chunk, _ in self._parts)
