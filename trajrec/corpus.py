@@ -187,8 +187,9 @@ class Corpus:
 
     def _load(self, log: str, number: int, first_frame: int, last_frame: int) -> Episode:
         reader = self._readers.get(log)
-        if reader is None or len(reader.frames) <= last_frame or not reader.is_sealed:
-            reader = self._readers[log] = LogReader(self.path / log)
+        path = self.path / log
+        if reader is None or len(reader.frames) <= last_frame or reader.size != path.stat().st_size:
+            reader = self._readers[log] = LogReader(path)
             if len(self._readers) > 64:
                 self._readers.pop(next(iter(self._readers)))
         return Episode(reader, number, range(first_frame, last_frame + 1))

@@ -82,7 +82,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         log_id: str | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        if not hasattr(env, "step") or not hasattr(env, "reset"):
+        if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
         if record not in ("default", "full", "minimal"):
             raise ValueError(f"record must be 'default', 'full' or 'minimal', got {record!r}")
