@@ -21,7 +21,10 @@ Policy = Callable[[Any], Any]
 
 
 class Sprites(gym.Env[Any, Any]):
-    """84x84x4 uint8 observations: the last four frames of eight sprites that move over a still background."""
+    """84x84x4 uint8 observations: the last four frames of six plain sprites that move over a still background.
+
+    As compressible as the frames of the figures to reach: whole episodes take 0.35 kB a step with msgpack and zstd.
+    """
 
     observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
     action_space = gym.spaces.Discrete(4)
@@ -30,9 +33,9 @@ class Sprites(gym.Env[Any, Any]):
         super().reset(seed=seed)
         rng = np.random.default_rng(0)
         self.background = np.kron(rng.integers(0, 80, (12, 12), np.uint8), np.ones((7, 7), np.uint8))
-        self.sprites = rng.integers(100, 255, (8, 6, 6), np.uint8)
-        self.places = self.np_random.integers(0, 78, (8, 2))
-        self.speeds = self.np_random.integers(-2, 3, (8, 2))
+        self.colours = rng.integers(100, 255, 6, np.uint8)
+        self.places = self.np_random.integers(0, 78, (6, 2))
+        self.speeds = self.np_random.integers(-2, 3, (6, 2))
         self.k = 0
         self.frames = [self._draw()] * 4
         return np.stack(self.frames, axis=-1), {}
@@ -45,8 +48,8 @@ class Sprites(gym.Env[Any, Any]):
 
     def _draw(self) -> Any:
         frame = self.background.copy()
-        for sprite, (x, y) in zip(self.sprites, self.places, strict=True):
-            frame[x : x + 6, y : y + 6] = sprite
+        for colour, (x, y) in zip(self.colours, self.places, strict=True):
+            frame[x : x + 6, y : y + 6] = colour
         return frame
 
 

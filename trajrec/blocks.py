@@ -16,14 +16,16 @@ import msgspec
 import numpy as np
 
 from trajrec import codec
-from trajrec.log.columns import Packer
+from trajrec.log.columns import PLANES_ROW_BYTES, Packer
+from trajrec.log.pixels import Pixels
 from trajrec.log.writer import Drained
 from trajrec.schema import Chunk, Column, Event, Segment
 from trajrec.state.digests import pack_digests
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 8192
-"""A block is full at either: small enough to bound memory, large enough to compress."""
+CHANGES_BYTES = 1 << 19
+"""A block is full at any of these: small enough to bound memory, large enough to compress."""
 
 IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, np.bool_, np.str_, np.bytes_}) | {
     cls for cls in np.sctypeDict.values() if issubclass(cls, np.number)
@@ -53,14 +55,27 @@ class Leaf:
         return packer.values(self.name, rows)
 
 
+class PixelLeaf(Leaf):
+    """The rows of a leaf of large arrays, kept as changes."""
+
+    __slots__ = ("pixels",)
+
+    def __init__(self, name: str, dtype: Any, shape: tuple[int, ...]) -> None:
+        super().__init__(name, "pixels", dtype, shape)
+        self.pixels = Pixels(dtype, shape)
+
+    def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
+        return packer.pixels(self.name, self.pixels, start, stop, self.dtype, self.shape)
+
+
 class Field:
     """What of a step goes together (action, obs, reward, state, info), as leaves; the first value decides their kinds.
 
     `put` adds a row. It raises MisfitError, and leaves the rows of this step incomplete, where a value does not fit.
     """
 
-    def __init__(self, name: str, value: Any, *, whole: bool = False) -> None:
-        self.name = name
+    def __init__(self, name: str, value: Any, *, whole: bool = False, on_full: Callable[[], None] = lambda: None) -> None:
+        self.name, self._on_full = name, on_full
         self.leaves: list[Leaf] = []
         self.put: Callable[[Any], None]
         self.put, self.layout = (self._object(name)) if whole else self._fit(name, value, 0)
@@ -68,13 +83,16 @@ class Field:
             max(64, int(np.prod(leaf.shape, dtype=np.int64)) * leaf.dtype.itemsize) if leaf.kind == "array" else 64
             for leaf in self.leaves
         )
+        """Memory of a row, about; of changes, which say themselves when they are too large, the least."""
 
     def _fit(self, path: str, value: Any, depth: int) -> tuple[Callable[[Any], None], Any]:
         cls = type(value)
         if cls in IMMUTABLE:
             return self._scalar(path)
         if cls is np.ndarray and value.dtype.kind in "biufcmM" and value.size:
-            return self._array(path, value)
+            # Only of observations: rows of others may be taken back.
+            large = self.name == "obs" and value.nbytes > PLANES_ROW_BYTES
+            return self._pixels(path, value) if large else self._array(path, value)
         if cls is dict and depth < 8 and all(type(key) is str for key in value):
             return self._dict(path, value, depth)
         if cls is tuple and depth < 8:
@@ -108,6 +126,21 @@ class Field:
             append(value.tobytes())
 
         return put, layout
+
+    def _pixels(self, path: str, like: np.ndarray[Any, Any]) -> tuple[Callable[[Any], None], Any]:
+        dtype, shape, ndarray, on_full = like.dtype, like.shape, np.ndarray, self._on_full
+        leaf = PixelLeaf(path, dtype, shape)
+        pixels = leaf.pixels
+        self.leaves.append(leaf)
+
+        def put(value: Any) -> None:
+            if type(value) is not ndarray or value.shape != shape or (value.dtype is not dtype and value.dtype != dtype):
+                raise MisfitError
+            pixels.add(value)
+            if pixels.n_bytes > CHANGES_BYTES:
+                on_full()
+
+        return put, ["leaf", len(self.leaves) - 1]
 
     def _object(self, path: str) -> tuple[Callable[[Any], None], Any]:
         leaf, layout = self._leaf(path, "value")
@@ -172,10 +205,14 @@ class Block:
 
     def add_field(self, name: str, value: Any, *, whole: bool = False) -> Callable[[Any], None]:
         """Add a field fitted to its first value, which is not put yet; return its `put`."""
-        field = self.fields[name] = Field(name, value, whole=whole)
+        field = self.fields[name] = Field(name, value, whole=whole, on_full=self.fill)
         total = sum(f.row_bytes for f in self.fields.values())
         self.limit = max(1, min(self.limit, BLOCK_BYTES // max(1, total)))
         return field.put
+
+    def fill(self) -> None:
+        """Let the step that is being added be the block's last."""
+        self.limit = 0
 
     def add_state(self, state: Any, *, whole: bool = False) -> None:
         """Keep the state of the observation row added last, where states are digested."""

@@ -136,7 +136,7 @@ class StepBuffer:
     def discard(self) -> None:
         """Drop what waits, and let the next step find out: the log cannot be written any more."""
         self._waiting.clear()
-        self.block.limit = 0
+        self.block.fill()
 
     def _fit(self) -> None:
         """Let each field be fitted by the next value that it gets."""

@@ -1,27 +1,28 @@
 """Columns: many rows of one kind <-> filtered, compressed bytes, losslessly.
 
 Numbers that change little from row to row compress far better as differences whose bytes are regrouped by significance
-("planes"); of frames of pixels only what changed is left by an exclusive or with the frame before. Measured on 500-step
-CartPole episodes: 15.1 bytes a step as rows, 11.5 as planes of first differences; on Breakout frames in chunks of ten:
-268 bytes a frame as they are, 82 as exclusive or.
+("planes"): 15.1 bytes a step of 500-step CartPole episodes as rows, 11.5 as planes of first differences. Of large rows only
+what changed is kept (`trajrec.log.pixels`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 import zstandard
 
 from trajrec import codec
+from trajrec.log import pixels
+from trajrec.log.frames import MAX_PART
+from trajrec.log.pixels import Pixels
 from trajrec.schema import Column
 
-XOR, PLANES = 1, 2
+PLANES = 2
 PLANES_ROW_BYTES = 1024
-"""Rows up to this size are stored by planes; larger ones are frames."""
+"""Rows up to this size are stored by planes; of larger ones only what changes is."""
 
 Array = np.ndarray[Any, Any]
 _NUMBERS = "biufcmM"
@@ -47,10 +48,20 @@ class Packer:
         if dtype.kind not in _NUMBERS or row_bytes == 0:
             return self._array(name, "array", b"".join(rows), len(rows), dtype, shape, ())
         if row_bytes > PLANES_ROW_BYTES:
-            return self._array(name, "array", _xor(rows), len(rows), dtype, shape, (XOR,))
+            frames = Pixels(dtype, shape)
+            for row in rows:
+                frames.add(np.frombuffer(row, dtype).reshape(shape))
+            return self.pixels(name, frames, 0, len(rows), dtype, shape)
         units = _units(b"".join(rows), dtype, len(rows))
         raw, chosen = self._planes(units, order=1)
         return self._array(name, "array", raw, len(rows), dtype, shape, chosen)
+
+    def pixels(
+        self, name: str, rows: Pixels, start: int, stop: int, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> tuple[Column, bytes]:
+        """Pack large rows [start, stop), of one dtype and shape, that were kept as changes."""
+        raw, chosen = rows.pack(start, stop)
+        return self._array(name, "array", raw, stop - start, dtype, shape, chosen)
 
     def scalars(self, name: str, rows: Sequence[Any], *, opaque: bool = False, where: str = "") -> tuple[Column, bytes]:
         """Pack Python and numpy scalars, texts and bytes, keeping the exact type."""
@@ -188,6 +199,11 @@ class Rows:
         return None
 
 
+def row_bytes(column: Column) -> int:
+    """Return the bytes of a decoded row of a column of numbers, 0 for other columns."""
+    return np.dtype(column.dtype).itemsize * math.prod(column.shape) if column.dtype else 0
+
+
 def _decompress(data: bytes | memoryview, raw_bytes: int, decompressor: zstandard.ZstdDecompressor) -> bytes:
     """Decompress to exactly the stated size: a size is checked before memory is given to it."""
     if zstandard.frame_content_size(bytes(data[:18])) != raw_bytes:
@@ -199,20 +215,18 @@ def _decompress(data: bytes | memoryview, raw_bytes: int, decompressor: zstandar
 
 
 def _unfilter(raw: bytes, column: Column) -> Array:
-    dtype, n = np.dtype(column.dtype), column.n
+    dtype, n, width = np.dtype(column.dtype), column.n, row_bytes(column)
     if dtype.kind not in _NUMBERS + "SU":
         raise ValueError(f"dtype {column.dtype!r} is not stored in columns")
-    width = dtype.itemsize * math.prod(column.shape)
-    if n * width != len(raw) or not all(size >= 0 for size in column.shape):
+    if not all(size >= 0 for size in column.shape) or n * width > MAX_PART:
+        raise ValueError(f"a column of {n} rows of shape {column.shape} is larger than any that is written")
+    if column.filter and column.filter[0] in (pixels.FRAMES, pixels.STACKS):
+        return pixels.unpack(raw, n, dtype, column.shape, column.filter)
+    if n * width != len(raw):
         raise ValueError("a column's rows do not fill its bytes")
     shape = (n, *column.shape)
     if not column.filter or not raw:
         return np.frombuffer(raw, dtype).reshape(shape)
-    if column.filter[0] == XOR:
-        rows = np.frombuffer(bytearray(raw), np.uint8).reshape(n, width)
-        for before, row in pairwise(rows):
-            np.bitwise_xor(before, row, out=row)
-        return rows.view(dtype).reshape(shape)
     if column.filter[0] != PLANES or len(column.filter) < 2:
         raise ValueError(f"filter {column.filter} is unknown")
     unit = _unit_type(dtype)
@@ -251,20 +265,6 @@ def _difference(columns: Array, order: int) -> Array:
 def _plane_bytes(columns: Array) -> bytes:
     k, n = columns.shape
     return columns.view(np.uint8).reshape(k, n, columns.itemsize).transpose(0, 2, 1).tobytes()
-
-
-def _xor(rows: Sequence[bytes]) -> Array:
-    """Replace each row but the first by its exclusive or with the row before."""
-    width = len(rows[0])
-    unit: Any = np.uint64 if width % 8 == 0 else np.uint8
-    out = np.empty((len(rows), width // np.dtype(unit).itemsize), unit)
-    before = np.frombuffer(rows[0], unit)
-    out[0] = before
-    for index in range(1, len(rows)):
-        row = np.frombuffer(rows[index], unit)
-        np.bitwise_xor(row, before, out=out[index])
-        before = row
-    return out
 
 
 def _numbers(rows: Sequence[Any], kind: type | None) -> Array | None:

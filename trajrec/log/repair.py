@@ -15,7 +15,7 @@ import numpy as np
 from trajrec import codec
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
-from trajrec.log.columns import Packer, Rows
+from trajrec.log.columns import Packer, Rows, row_bytes
 from trajrec.log.reader import LogChunk, LogReader, is_being_written
 from trajrec.schema import Chunk, Column, Footer, FrameEntry, Segment
 
@@ -232,7 +232,7 @@ def _groups(chunks: list[LogChunk]) -> Iterator[list[LogChunk]]:
     group: list[LogChunk] = []
     size = rows = 0
     for chunk in chunks:
-        raw = sum(column.raw_bytes for column in chunk.columns())
+        raw = sum(max(column.raw_bytes, column.n * row_bytes(column)) for column in chunk.columns())
         fits = size + raw <= MERGED_BYTES and rows + chunk.n_obs <= MERGED_ROWS
         if group and not (fits and _shape(group[0]) == _shape(chunk)):
             yield group

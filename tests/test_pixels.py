@@ -1,0 +1,176 @@
+"""Large rows kept as changes: lossless however they change and wherever chunks are cut."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trajrec
+from trajrec.log.pixels import FRAMES, STACKS, Pixels, unpack
+
+
+def round_trip(rows, cuts=()):
+    """Pack rows in chunks cut at `cuts`; return what is read back, and each chunk's filter and size."""
+    dtype, shape = rows[0].dtype, rows[0].shape
+    pixels, read, stored = Pixels(dtype, shape), [], []
+    buffer = np.empty(shape, dtype)
+    bounds = [0, *sorted(set(cuts) & set(range(1, len(rows)))), len(rows)]
+    for start, stop in itertools.pairwise(bounds):
+        for row in rows[start:stop]:
+            buffer[...] = row  # as an environment that gives the same buffer at each step
+            pixels.add(buffer)
+        buffer[...] = 1
+        raw, filter_ = pixels.pack(start, stop)
+        read.append(unpack(raw, stop - start, dtype, shape, filter_))
+        stored.append((filter_, len(raw)))
+    return np.concatenate(read), stored
+
+
+def stacked(frames, size, axis, resets=()):
+    """Return the stacks of the last `size` frames; at a reset all of them are the frame."""
+    rows, window = [], [frames[0]] * size
+    for index, frame in enumerate(frames):
+        window = [frame] * size if index in resets else [*window[1:], frame]
+        rows.append(np.stack(window, axis=axis))
+    return rows
+
+
+def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
+    frames = []
+    for k in range(n):
+        frame = np.full(shape, 7, dtype)
+        at = max(0, k - still) % (shape[1] - 3)
+        frame[2:5, at : at + 3] = 200
+        frames.append(frame)
+    return frames
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.sampled_from([np.uint8, np.int16, np.float32, np.float64, np.complex128, np.bool_, "datetime64[s]"]),
+    st.sampled_from([(7,), (4, 6), (3, 5, 4), (2, 3), (5, 4, 2), (17,)]),
+    st.sampled_from(["noise", "some", "still", "stack first", "stack last"]),
+    st.sets(st.integers(1, 39)),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_rows_cut_anywhere_come_back_bit_for_bit(n, dtype, shape, how, cuts, seed):
+    rng = np.random.default_rng(seed)
+
+    def noise(size):
+        raw = rng.integers(0, 256, int(np.prod(size)) * np.dtype(dtype).itemsize, np.uint8)
+        return (raw & 1 if dtype is np.bool_ else raw).view(dtype).reshape(size)
+
+    rows = [noise(shape) for _ in range(n)]
+    if how in ("some", "still"):
+        for k in range(1, n):
+            old = rows[k - 1].copy()
+            if how == "some" or rng.random() < 0.2:
+                old.reshape(-1)[rng.integers(old.size)] = rows[k].reshape(-1)[0]
+            rows[k] = old
+    elif how.startswith("stack"):
+        axis = 0 if how == "stack first" else len(shape)
+        rows = stacked(rows, 3, axis, resets=set(rng.integers(0, n, n // 8).tolist()))
+    read, _ = round_trip(rows, cuts)
+    assert read.tobytes() == np.stack(rows).tobytes()
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("still", [0, 5])
+def test_a_stack_of_frames_costs_what_its_newest_frame_costs(axis, dtype, still):
+    frames = moving(200, dtype=dtype, still=still)
+    rows = stacked(frames, 4, axis, resets=(90, 150))
+    read, [(filter_, size)] = round_trip(rows)
+    assert read.tobytes() == np.stack(rows).tobytes()
+    assert filter_ == (STACKS, axis, 0, 90, 150)
+    _, [(plain, plain_size)] = round_trip(frames)
+    assert plain == (FRAMES,)
+    assert size < plain_size + 5 * frames[0].nbytes
+
+
+def test_a_stack_is_found_again_in_every_chunk():
+    rows = stacked(moving(60), 4, 2)
+    read, stored = round_trip(rows, cuts=(1, 2, 20, 21, 40))
+    assert read.tobytes() == np.stack(rows).tobytes()
+    assert [filter_[0] for filter_, _ in stored][1:] == [STACKS] * 5
+
+
+def test_images_that_are_no_stacks_are_not_taken_for_some():
+    rows = [np.repeat(frame[..., None], 3, axis=2) for frame in moving(30)]
+    read, [(filter_, _)] = round_trip(rows)
+    assert read.tobytes() == np.stack(rows).tobytes()
+    assert filter_ == (FRAMES,)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
+    rows = stacked(moving(20), 4, 0, resets=(7,))
+    pixels = Pixels(rows[0].dtype, rows[0].shape)
+    for row in rows:
+        pixels.add(row)
+    raw, filter_ = pixels.pack(0, 20)
+    broken = bytearray(raw)
+    broken[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    cut = data.draw(st.integers(0, len(raw)))
+    for case, how in ((bytes(broken), filter_), (raw[:cut], filter_), (raw, (STACKS, 1, 0)), (raw, (STACKS, 0, 3, 2))):
+        with contextlib.suppress(ValueError):
+            assert unpack(case, 20, rows[0].dtype, rows[0].shape, how).shape == (20, *rows[0].shape)
+
+
+class Screen(gym.Env):
+    """Draws into one buffer and gives it out at each step, stacked or not."""
+
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, noisy):
+        self.noisy = noisy
+        self.observation_space = gym.spaces.Dict(
+            {"camera": gym.spaces.Box(0, 255, (4, 48, 48), np.uint8), "speed": gym.spaces.Box(-1, 1, (2,), np.float32)}
+        )
+        self.buffer = np.zeros((4, 48, 48), np.uint8)
+
+    def _observe(self):
+        self.buffer[:-1] = self.buffer[1:]
+        if self.noisy:
+            self.buffer[-1] = self.np_random.integers(0, 256, (48, 48), np.uint8)
+        else:
+            self.buffer[-1] = 0
+            self.buffer[-1, self.k % 40 : self.k % 40 + 4] = 9
+        return {"camera": self.buffer, "speed": self.np_random.random(2, np.float32)}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.k = 0
+        return self._observe(), {}
+
+    def step(self, action):
+        self.k += 1
+        return self._observe(), 0.0, False, self.k == 100, {}
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_camera_that_reuses_its_buffer_is_recorded_losslessly_before_and_after_compaction(tmp_path, noisy):
+    from trajrec.log.repair import compact
+
+    env, seen = trajrec.record(Screen(noisy), tmp_path), []
+    for episode in range(8):
+        observation, _ = env.reset(seed=episode)
+        rows = [observation["camera"].copy()]
+        over = False
+        while not over:
+            observation, _, _, over, _ = env.step(0)
+            rows.append(observation["camera"].copy())
+        seen.append(np.stack(rows).tobytes())
+    env.close()
+    for _ in range(2):
+        read = sorted(trajrec.open(tmp_path).episodes(), key=lambda e: e.number)
+        assert [episode.observations["camera"].tobytes() for episode in read] == seen
+        compact(env.path)
