@@ -4,6 +4,7 @@ differ is the first difference looked for, by type and bits."""
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from trajrec import codec
 from trajrec.episode import Episode
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.schema import Failure
-from trajrec.state.diff import Change, first_difference
+from trajrec.state.diff import Change, diff, first_difference
 
 
 class Odd(NamedTuple):
@@ -35,10 +36,14 @@ class Run:
         self.flags: tuple[int, bool, bool] | None = None
         self.failure: tuple[int, Failure | None, BaseException | None] | None = None
         self.problem: str | None = None
+        self.ignored: set[str] = set()
 
 
-def compare(episode: Episode, run: Run) -> Divergence | None:
-    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
+def compare(episode: Episode, run: Run, ignore: Collection[str] = ()) -> Divergence | None:
+    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not.
+
+    Paths in infos that are in `ignore` may differ; `run.ignored` then has those that did.
+    """
     found: list[tuple[int, int, str, Any, Any]] = []
     n = len(run.rewards)
 
@@ -51,7 +56,7 @@ def compare(episode: Episode, run: Run) -> Divergence | None:
     note(*_observations(episode, run, offset))
     note(*_rewards(episode, run, n))
     note(*_flags(episode, run, n))
-    note(*_infos(episode, run, n))
+    note(*_infos(episode, run, n, ignore))
     if run.states:
         note(*_states(episode, run, offset))
     numbers = episode.step_numbers
@@ -116,10 +121,18 @@ def _flags(episode: Episode, run: Run, n: int) -> _Found:
     return row + 1, 3, "truncated", Change("", was_truncated, truncated)
 
 
-def _infos(episode: Episode, run: Run, n: int) -> _Found:
+def _infos(episode: Episode, run: Run, n: int, ignore: Collection[str]) -> _Found:
     assert episode.start is not None
+
+    def first(recorded: Any, live: bytes) -> Change | None:
+        for change in diff(recorded, codec.decode(live)):
+            if f"info/{change.path}" not in ignore:
+                return change
+            run.ignored.add(f"info/{change.path}")
+        return None
+
     if run.reset_info and run.reset_info != episode.start.info_data:
-        change = first_difference(codec.decode(episode.start.info_data), codec.decode(run.reset_info))
+        change = first(codec.decode(episode.start.info_data), run.reset_info)
         if change is not None:
             return 0, 4, "info", change
     if not run.infos and not episode.has_infos:
@@ -128,7 +141,7 @@ def _infos(episode: Episode, run: Run, n: int) -> _Found:
     for row, info in enumerate(episode.infos[:n]):
         live = run.infos.get(row, empty)
         if codec.encode(info, opaque=True) != live:
-            change = first_difference(info, codec.decode(live))
+            change = first(info, live)
             if change is not None:
                 return row + 1, 4, "info", change
     return 0, 4, "info", None

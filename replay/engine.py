@@ -5,7 +5,7 @@ Stepping is the hot loop: it only copies what each step returned; a whole episod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -26,6 +26,9 @@ from trajrec.state.adapters import find_adapter, function_adapter
 from trajrec.state.digests import state_digest
 from trajrec.state.generators import restore_generator
 
+WALL_CLOCK = frozenset({"info/episode/t"})
+"""Infos that are measured times: no replay gives them again."""
+
 
 def replay_episode(
     episode: Episode,
@@ -33,6 +36,7 @@ def replay_episode(
     env: gymnasium.Env[Any, Any] | None = None,
     allow: Iterable[str] = (),
     state: Callable[[Any], Any] | None = None,
+    ignore: Collection[str] = WALL_CLOCK,
     explain: bool = True,
 ) -> ReplayReport:
     """Re-execute an episode and compare every step with the log.
@@ -42,6 +46,8 @@ def replay_episode(
         env: An environment to replay on; by default the one that the log names is made, and closed again.
         allow: Module prefixes that may be imported because the log names them.
         state: The function that the episode's states were captured with, where the recorder was given one.
+        ignore: Paths in infos, as a divergence names them, that may differ: the grade is then "state", and a note names them.
+            By default the seconds that `gymnasium.wrappers.RecordEpisodeStatistics` measures.
         explain: Run a diverged episode again, to find the likely cause.
 
     Returns:
@@ -52,7 +58,7 @@ def replay_episode(
         EnvRefusedError: The log names a module that is not allowed.
         EnvMissingError: The environment is not installed, or the log does not say how to make it.
     """
-    with Replayer(env=env, allow=allow, state=state, explain=explain) as replayer:
+    with Replayer(env=env, allow=allow, state=state, ignore=ignore, explain=explain) as replayer:
         return replayer.replay(episode)
 
 
@@ -62,13 +68,14 @@ def replay_episodes(
     env: gymnasium.Env[Any, Any] | None = None,
     allow: Iterable[str] = (),
     state: Callable[[Any], Any] | None = None,
+    ignore: Collection[str] = WALL_CLOCK,
     explain: bool = True,
 ) -> Iterator[ReplayReport]:
     """Replay many episodes, one after the other, on as few environments as their specifications allow.
 
     An episode whose environment may not be imported or is missing is reported as "refused", with the reason in its notes.
     """
-    with Replayer(env=env, allow=allow, state=state, explain=explain) as replayer:
+    with Replayer(env=env, allow=allow, state=state, ignore=ignore, explain=explain) as replayer:
         for episode in episodes:
             try:
                 yield replayer.replay(episode)
@@ -85,9 +92,11 @@ class Replayer:
         env: gymnasium.Env[Any, Any] | None = None,
         allow: Iterable[str] = (),
         state: Callable[[Any], Any] | None = None,
+        ignore: Collection[str] = WALL_CLOCK,
         explain: bool = True,
     ) -> None:
-        self._given, self._allow, self._state, self._explain = env, tuple(allow), state, explain
+        self._given, self._allow, self._state = env, tuple(allow), state
+        self._ignore, self._explain = frozenset(ignore), explain
         self._made: tuple[Any, Stage] | None = None
 
     def __enter__(self) -> Replayer:
@@ -142,7 +151,7 @@ class Replayer:
         run = _execute(episode, stage)
         if run.problem is not None:
             return ReplayReport(episode.id, "refused", 0, notes=(run.problem,))
-        divergence = compare(episode, run)
+        divergence = compare(episode, run, self._ignore)
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if stage.adapter is None:
             notes.append(
@@ -153,7 +162,9 @@ class Replayer:
         missing = episode.missing_steps
         if missing:
             notes.append(f"the log has lost steps {missing[0][0]} to {missing[0][1] - 1}; compared up to there")
-        grade = "diverged" if divergence is not None else "partial" if missing else "exact"
+        if run.ignored:
+            notes.append(f"not the same, and ignored: {', '.join(sorted(run.ignored))}")
+        grade = "diverged" if divergence is not None else "partial" if missing else "state" if run.ignored else "exact"
         return ReplayReport(episode.id, grade, len(run.rewards), divergence, tuple(compared), tuple(notes))  # type: ignore[arg-type]
 
 

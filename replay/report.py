@@ -10,9 +10,10 @@ import numpy as np
 
 from trajrec.errors import DivergenceError
 
-Grade = Literal["exact", "partial", "diverged", "refused"]
-"""exact: every recorded value came out again. partial: so far as the log goes, which has lost steps. diverged: at a step and
-field. refused: nothing was executed, because the environment may not be imported, is missing, or cannot be made again."""
+Grade = Literal["exact", "state", "partial", "diverged", "refused"]
+"""exact: every recorded value came out again. state: every one but those that were told to be ignored. partial: so far as the
+log goes, which has lost steps. diverged: at a step and field. refused: nothing was executed, because the environment may not be
+imported, is missing, or cannot be made again."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ReplayReport:
 
     Attributes:
         episode_id: The episode.
-        grade: exact, partial, diverged or refused.
+        grade: exact, state, partial, diverged or refused.
         n_steps: Steps executed.
         divergence: The first difference, where it diverged.
         compared: The fields that were compared at every step.

@@ -290,17 +290,50 @@ def test_an_episode_with_lost_steps_is_compared_up_to_the_gap_and_never_called_e
 
 
 def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
-    env = gym.make("FrozenLake-v1", map_name="8x8", is_slippery=True, max_episode_steps=30)
-    record(gym.wrappers.RecordEpisodeStatistics(gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1"))), tmp_path / "b", 2)
-    record(env, tmp_path / "a", 5)
-    with trajrec.open(tmp_path / "a") as corpus:
-        assert {r.grade for r in replay_episodes(corpus.episodes())} == {"exact"}
+    cartpole = gym.wrappers.FrameStackObservation(gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1")), 3)
+    record(gym.make("FrozenLake-v1", map_name="8x8", is_slippery=True, max_episode_steps=30), tmp_path, 5)
+    record(gym.wrappers.NormalizeReward(cartpole), tmp_path, 1)
+    assert replay_shuffled(tmp_path) == ["exact"] * 6
+
+
+def test_measured_seconds_do_not_make_a_replay_diverge_and_are_named(tmp_path: Path) -> None:
+    record(gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1")), tmp_path, 2)
+    with trajrec.open(tmp_path) as corpus:
+        for report in replay_episodes(corpus.episodes()):
+            assert report.grade == "state"
+            assert report.notes == ("not the same, and ignored: info/episode/t",)
+        strict = next(replay_episodes(corpus.episodes(), ignore=()))
+    assert (strict.grade, strict.divergence.field) == ("diverged", "info/episode/t")
+
+
+class Carries(gym.Env[Any, Any]):
+    """Counts its episodes: what it shows depends on those before."""
+
+    observation_space, action_space = gym.spaces.Discrete(100), gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.n_episodes = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n_episodes += 1
+        return self.n_episodes, {}
+
+    def step(self, action: Any) -> Any:
+        return self.n_episodes, 0.0, True, False, {}
 
 
 def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path) -> None:
-    trajrec.envs.__all__  # noqa: B018 - registers ours
-    record(gym.make("trajrec/KeyDoor-v0", slip=0.3), tmp_path, 6)
-    assert replay_shuffled(tmp_path) == ["exact"] * 6
+    gym.register("Carries-v0", f"{__name__}:Carries")
+    try:
+        for _ in range(2):
+            record(gym.make("Carries-v0", disable_env_checker=True), tmp_path, 1)
+        with trajrec.open(tmp_path) as corpus:
+            first, second = replay_episodes(corpus.episodes(), allow=[__name__])
+    finally:
+        gym.registry.pop("Carries-v0")
+    assert (first.grade, second.grade) == ("exact", "exact")
+    assert "only on a fresh environment: it carries state over between episodes" in second.notes
 
 
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
