@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import tempfile
@@ -23,7 +24,8 @@ Policy = Callable[[Any], Any]
 class Sprites(gym.Env[Any, Any]):
     """84x84x4 uint8 observations: the last four frames of six plain sprites that move over a still background.
 
-    As compressible as the frames of the figures to reach: whole episodes take 0.35 kB a step with msgpack and zstd.
+    Harder than the frames that the figures to reach were measured on: whole episodes as msgpack with zstd take 0.86 kB a step,
+    theirs 0.36.
     """
 
     observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
@@ -153,7 +155,7 @@ class Trajrec(Arm):
 
 
 class JsonLines(Arm):
-    """The naive way: a JSON line a step."""
+    """The naive way: a JSON line a step, images in base64."""
 
     name = "JSONL"
 
@@ -167,7 +169,7 @@ class JsonLines(Arm):
         n = 0
         with open(self.folder / "steps.jsonl", encoding="ascii") as file:
             for line in file:
-                np.asarray(json.loads(line)["o"])
+                _from_json(json.loads(line)["o"])
                 n += 1
         return n
 
@@ -179,9 +181,23 @@ class _JsonLines(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Any:
         result = self.env.step(action)
-        row = {"a": np.asarray(action).tolist(), "o": result[0].tolist(), "r": float(result[1]), "t": result[2], "u": result[3]}
+        row = {
+            "a": np.asarray(action).tolist(),
+            "o": _to_json(result[0]),
+            "r": float(result[1]),
+            "t": result[2],
+            "u": result[3],
+        }
         self.file.write(json.dumps(row) + "\n")
         return result
+
+
+def _to_json(array: Any) -> Any:
+    return array.tolist() if array.nbytes < 1024 else base64.b64encode(array.tobytes()).decode("ascii")
+
+
+def _from_json(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, list) else np.frombuffer(base64.b64decode(value), np.uint8)
 
 
 class Minari(Arm):
