@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 import trajrec
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.log.reader import LogReader
 
 Policy = Callable[[Any], Any]

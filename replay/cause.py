@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.provenance import describe_runtime
 from trajrec.replay.report import Divergence
 from trajrec.state.diff import is_same

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trajrec import codec
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.schema import Failure
 from trajrec.state.diff import Change, diff, first_difference

@@ -14,7 +14,7 @@ import gymnasium
 import numpy as np
 
 from trajrec import codec
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.errors import EnvMissingError, EnvRefusedError
 from trajrec.protocols import StateAdapter
 from trajrec.replay.cause import find_cause

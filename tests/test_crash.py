@@ -16,7 +16,7 @@ import pytest
 from conftest import Scripted, record, run
 
 import trajrec
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.errors import LogError, LogWriteError
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import compact, recover

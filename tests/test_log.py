@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as npst
 from zstandard import ZstdDecompressor
 
 import trajrec
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.errors import EncodeError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Packer, Rows

@@ -39,7 +39,7 @@ LAYERS = [
     },
     {"log.columns"},
     {"log.writer", "log.reader"},
-    {"log.repair", "episode", "blocks"},
+    {"log.repair", "episodes", "blocks"},
     {"steps", "index.tables", "index.jsonable"},
     {"recorder", "index.rows"},
     {"index.build"},
@@ -57,7 +57,7 @@ LAYERS = [
 ]
 """Modules by layer, lowest first: a module imports only from layers below its own."""
 
-FORBIDDEN = {"replay": ("recorder", "steps", "blocks", "corpus", "index"), "recorder": ("episode", "corpus", "index", "replay")}
+FORBIDDEN = {"replay": ("recorder", "steps", "blocks", "corpus", "index"), "recorder": ("episodes", "corpus", "index", "replay")}
 
 
 def modules() -> dict[str, Path]:
@@ -216,7 +216,7 @@ GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.trj"))
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_logs_of_every_format_version_stay_readable(path: Path) -> None:
-    from trajrec.episode import Episode
+    from trajrec.episodes import Episode
 
     with LogReader(path) as reader:
         assert not reader.damage

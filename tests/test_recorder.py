@@ -14,7 +14,7 @@ from conftest import Scripted, record, run
 
 import trajrec
 from trajrec import codec
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.errors import CorpusError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from trajrec.episode import Episode
+from trajrec.episodes import Episode
 from trajrec.errors import CorpusError, QueryError
 from trajrec.index.build import Builder, Known, create_tables, find_logs, read_known
 from trajrec.index.tables import EPISODES, INDEX_VERSION, TABLES

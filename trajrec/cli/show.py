@@ -6,7 +6,7 @@ from typing import Any
 
 from trajrec.cli.output import print_json, print_table
 from trajrec.codec import decode
-from trajrec.episode import Episode, Step
+from trajrec.episodes import Episode, Step
 from trajrec.errors import CorpusError
 from trajrec.index.jsonable import to_json
 from trajrec.state.diff import diff

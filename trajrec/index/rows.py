@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trajrec import codec
-from trajrec.episode import field_values, sparse_values
+from trajrec.episodes import field_values, sparse_values
 from trajrec.index.jsonable import MAX_ELEMENTS, to_json
 from trajrec.log.reader import LogChunk, LogReader
 from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, episode_id
