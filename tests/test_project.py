@@ -37,7 +37,7 @@ LAYERS = [
         "log.frames",
         "log.pixels",
     },
-    {"log.columns"},
+    {"log.columns", "state.tree"},
     {"log.writer", "log.reader"},
     {"log.repair", "episodes", "blocks"},
     {"steps", "index.tables", "index.jsonable"},
@@ -57,7 +57,10 @@ LAYERS = [
 ]
 """Modules by layer, lowest first: a module imports only from layers below its own."""
 
-FORBIDDEN = {"replay": ("recorder", "steps", "blocks", "corpus", "index"), "recorder": ("episodes", "corpus", "index", "replay")}
+FORBIDDEN = {
+    "replay": ("recorder", "steps", "blocks", "corpus", "index"),
+    "recorder": ("episodes", "corpus", "index", "replay"),
+}
 
 
 def modules() -> dict[str, Path]:

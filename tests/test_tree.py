@@ -1,0 +1,196 @@
+"""Watching JSON-like data: every change, nothing else, and a digest that only the value decides."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+from typing import Any
+
+import attrs
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajrec.state.diff import MISSING
+from trajrec.state.tree import Tree
+
+scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=3)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=2), inner, max_size=5),
+    max_leaves=30,
+)
+
+
+def apply(value: Any, changes: list[Any]) -> Any:
+    """Make the changes, as JSON Patch would: values first, then what is removed, from the end."""
+    box = {"root": copy.deepcopy(value)}
+    for change in [c for c in changes if c.after is not MISSING] + [c for c in changes if c.after is MISSING][::-1]:
+        at: Any = box
+        *parents, last = ["root", *(part.replace("~1", "/").replace("~0", "~") for part in change.path.split("/"))]
+        if change.path == "":
+            parents, last = [], "root"
+        for key in parents:
+            at = at[int(key)] if isinstance(at, list) else at[key]
+        if isinstance(at, list):
+            if change.after is MISSING:
+                del at[int(last)]
+            elif int(last) == len(at):
+                at.append(copy.deepcopy(change.after))
+            else:
+                at[int(last)] = copy.deepcopy(change.after)
+        elif change.after is MISSING:
+            del at[last]
+        else:
+            at[last] = copy.deepcopy(change.after)
+    return box["root"]
+
+
+def fresh(value: Any) -> str:
+    return Tree(lambda: value).begin()[1]
+
+
+def assert_follows(history: list[Any]) -> None:
+    """Watch a value go through a history: changes lead from each to the next, digests are those of the values alone."""
+    now = copy.deepcopy(history[0])
+    tree = Tree(lambda: now)
+    whole, digest = tree.begin()
+    assert (whole, digest) == (history[0], fresh(history[0]))
+    for after in history[1:]:
+        before, now = now, copy.deepcopy(after)
+        changes, digest = tree.update()
+        made = apply(before, changes)
+        assert repr(normal(made)) == repr(normal(after))
+        assert digest == fresh(after)
+        assert tree.update() == ([], digest)
+
+
+def normal(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: normal(value[key]) for key in sorted(value)}
+    return [normal(item) for item in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(values, min_size=2, max_size=5))
+def test_any_history_of_small_values_is_followed(history: list[Any]) -> None:
+    # Keys that need escaping are covered by the diff's own tests.
+    assert_follows([pure(value) for value in history])
+
+
+def pure(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {"k" + "".join(c for c in key if c.isalnum()): pure(item) for key, item in value.items()}
+    return [pure(item) for item in value] if isinstance(value, list) else value
+
+
+def database(n: int, seed: int) -> dict[str, Any]:
+    draw = random.Random(seed)
+    return {
+        "orders": {
+            f"O{i}": {"cents": draw.randrange(10**5), "items": [1, 2], "note": "x" * draw.randrange(40)} for i in range(n)
+        },
+        "log": [f"line {i}" for i in range(n)],
+        "deep": {"tables": {"a": {f"r{i}": [i, i * 0.5] for i in range(n)}, "b": {"k": "v" * 20_000}}},
+        "n": n,
+    }
+
+
+@pytest.mark.parametrize("n", [10, 63, 64, 65, 700])
+def test_large_data_is_followed_through_edits_of_every_kind(n: int) -> None:
+    draw, history = random.Random(n), [database(n, 0)]
+    for _ in range(25):
+        value = copy.deepcopy(history[-1])
+        orders, rows = value["orders"], value["deep"]["tables"]["a"]
+        match draw.randrange(9):
+            case 0:
+                orders[draw.choice(list(orders))]["cents"] += 1
+            case 1:
+                orders[f"N{len(orders)}{draw.random()}"] = {"cents": 1, "items": [], "note": ""}
+            case 2:
+                del orders[draw.choice(list(orders))]
+            case 3:
+                value["log"].append("one more")
+            case 4:
+                value["log"].insert(0, "first")
+            case 5:
+                rows[draw.choice(list(rows))][1] = True
+            case 6:
+                value["deep"]["tables"]["b"] = {"k": "w" * draw.choice([3, 30_000])}
+            case 7:
+                value["orders"] = dict(sorted(orders.items(), key=lambda item: draw.random()))
+            case _:
+                value["deep"] = [1] if draw.random() < 0.2 else value["deep"]
+                if isinstance(value["deep"], list):
+                    value["deep"] = copy.deepcopy(history[0]["deep"])
+        history.append(value)
+    assert_follows(history)
+
+
+def test_types_that_python_calls_equal_are_changes() -> None:
+    box: dict[str, Any] = {"a": 1, "b": 0.0}
+    tree = Tree(lambda: box)
+    tree.begin()
+    box["a"] = True
+    assert [tuple(c) for c in tree.update()[0]] == [("a", 1, True)]
+    box["a"] = 1.0
+    box["b"] = -0.0
+    assert [c.path for c in tree.update()[0]] == ["a", "b"]
+
+
+def test_objects_with_fields_are_watched_as_data() -> None:
+    @dataclasses.dataclass
+    class Account:
+        owner: str
+        cents: int
+
+    class Mail(pydantic.BaseModel):
+        sender: str
+        read: bool = False
+
+    @attrs.define
+    class Note:
+        text: str
+
+    box = {"accounts": [Account("ada", 5)], "inbox": {1: Mail(sender="ben")}, "notes": [Note("x")]}
+    tree = Tree(lambda: box)
+    whole, _ = tree.begin()
+    assert whole == {
+        "accounts": [{"owner": "ada", "cents": 5}],
+        "inbox": {1: {"sender": "ben", "read": False}},
+        "notes": [{"text": "x"}],
+    }
+    box["accounts"][0].cents = 7  # type: ignore[index, attr-defined]
+    box["inbox"][1].read = True  # type: ignore[index, attr-defined]
+    box["notes"][0].text = "y"  # type: ignore[index, attr-defined]
+    changes, _ = tree.update()
+    assert [(c.path, c.before, c.after) for c in changes] == [
+        ("accounts/0/cents", 5, 7),
+        ("inbox/1/read", False, True),
+        ("notes/0/text", "x", "y"),
+    ]
+
+
+@pytest.mark.parametrize("odd", [2**70, "\ud800", complex(1, 2), object, {1, "a"}])
+def test_what_plain_data_cannot_hold_is_watched_all_the_same(odd: Any) -> None:
+    box: dict[str, Any] = {"a": odd, "b": 1}
+    tree = Tree(lambda: box)
+    tree.begin()
+    assert tree.update()[0] == []
+    box["b"] = 2
+    assert [tuple(c) for c in tree.update()[0]] == [("b", 1, 2)]
+    box["a"] = 0
+    assert [c.path for c in tree.update()[0]] == ["a"]
+    plain: dict[str, Any] = {"a": 0}
+    tree = Tree(lambda: plain)
+    tree.begin()
+    plain["a"] = odd
+    assert [c.path for c in tree.update()[0]][:1] in (["a"], ["a/0"])
+
+
+def test_the_order_of_keys_does_not_count_and_the_order_of_a_list_does() -> None:
+    assert fresh({"a": 1, "b": {"x": 1, "y": 2}}) == fresh({"b": {"y": 2, "x": 1}, "a": 1})
+    assert fresh({"a": [1, 2]}) != fresh({"a": [2, 1]})
+    assert fresh({"a": {}}) != fresh({"a": []}) != fresh({"a": None})
