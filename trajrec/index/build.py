@@ -232,7 +232,7 @@ _NUMPY = {"BIGINT": np.int64, "INTEGER": np.int64, "DOUBLE": np.float64, "BOOLEA
 def _column(kind: str, values: list[Any]) -> Any:
     """Return a column for DuckDB to read: masked where it is NULL."""
     if kind == "TIMESTAMP":
-        return np.array([np.datetime64("NaT") if value is None else value for value in values], "datetime64[us]")
+        return np.array([np.datetime64("NaT", "us") if value is None else np.datetime64(value, "us") for value in values])
     dtype = _NUMPY.get(kind)
     if dtype is None:
         return np.array([None if value is None else _clean(value) for value in values], object)
