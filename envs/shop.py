@@ -12,19 +12,13 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium import spaces
 
+from trajrec.protocols import Tool
+
 MAX_TEXT = 4096
 _TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.printable))
 _NAMES = ("Ada", "Ben", "Cleo", "Dov", "Eve", "Finn", "Gus", "Hana")
 _GOODS = ("lamp", "chair", "mug", "rug", "clock", "vase")
 Database = dict[str, Any]
-
-
-class Tool(NamedTuple):
-    """A tool: its name, the JSON schema of its arguments, and whether it only reads."""
-
-    name: str
-    schema: dict[str, Any]
-    effect: str
 
 
 class Task(NamedTuple):
@@ -68,16 +62,19 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     or is refused by the shop is answered with {"error": ...}; it never raises. `finish` ends the episode; the reward is 1 if
     the database is then as the task asks, else 0. `options={"task": i}` in reset chooses the task.
 
+    It is also a world whose tools an agent calls one by one (`call`): there a refused call raises ToolError. `seed` is that of
+    a reset without one.
+
     >>> env = Shop()
     >>> _ = env.reset(seed=7, options={"task": 0})
     >>> [env.step(call)[1] for call in env.ground_truth()][-1]
     1.0
     """
 
-    def __init__(self, *, max_steps: int = 30) -> None:
+    def __init__(self, *, seed: int | None = None, max_steps: int = 30) -> None:
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
-        self.max_steps = max_steps
+        self.seed, self.max_steps = seed, max_steps
         self.observation_space: spaces.Space[Any] = spaces.Dict({"goal": _TEXT, "result": _TEXT})
         self.action_space = _TEXT
         self._database: Database = {}
@@ -87,7 +84,7 @@ class Shop(gymnasium.Env[dict[str, str], str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, str], dict[str, Any]]:
         """Fill the database and choose a task."""
-        super().reset(seed=seed)
+        super().reset(seed=self.seed if seed is None else seed)
         task = (options or {}).get("task")
         if task is not None and not 0 <= task < len(TASKS):
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {task!r}")
@@ -106,8 +103,7 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         name = None
         try:
             name, arguments = _parse(action)
-            result: Any = getattr(self, f"_{name}")(**arguments)
-            is_ok = True
+            result, is_ok = self._execute(name, arguments), True
         except ToolError as exc:
             result, is_ok = {"error": str(exc)}, False
         reward = float(self._is_done and self.task_solved())
@@ -118,6 +114,24 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def tools(self) -> tuple[Tool, ...]:
         """Return the tools, with the schemas of their arguments."""
         return TOOLS
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments that make another shop like this."""
+        return {"seed": self.seed, "max_steps": self.max_steps}
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        """Execute one call as an agent's tool.
+
+        Raises:
+            ToolError: The call does not fit, or the shop refuses it.
+        """
+        self._n_steps += 1
+        return self._execute(name, arguments)
+
+    def watch(self) -> Callable[[], dict[str, Any]]:
+        """Return what to watch: a view of the database and of whether the agent has finished."""
+        return lambda: {"database": self._database, "is_done": self._is_done}
 
     def ground_truth(self) -> list[str]:
         """Return the actions that solve the current task from its beginning."""
@@ -144,6 +158,10 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         state = copy.deepcopy(state)
         self._database, self._initial, self._task = state["database"], state["initial"], state["task"]
         self._n_steps, self._is_done = state["n_steps"], state["is_done"]
+
+    def _execute(self, name: str, arguments: dict[str, Any]) -> Any:
+        _fit(name, arguments)
+        return getattr(self, f"_{name}")(**arguments)
 
     def _observe(self, result: str) -> dict[str, str]:
         return {"goal": TASKS[self._task].goal(self._initial), "result": result[:MAX_TEXT]}
@@ -218,22 +236,29 @@ def _parse(action: str) -> tuple[str, dict[str, Any]]:
     """Read an action as a call.
 
     Raises:
-        ToolError: It is not a call of a tool with arguments that fit.
+        ToolError: It is none.
     """
     try:
         call = json.loads(action)
-        name, arguments = call["tool"], call.get("arguments", {})
+        return call["tool"], call.get("arguments", {})
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ToolError('a call must be JSON: {"tool": ..., "arguments": {...}}') from None
+
+
+def _fit(name: Any, arguments: Any) -> None:
+    """Check that there is such a tool and that the arguments fit it.
+
+    Raises:
+        ToolError: They do not.
+    """
     if not isinstance(name, str) or name not in _BY_NAME:
         raise ToolError(f"no tool {name!r}; there are {', '.join(_BY_NAME)}")
-    properties = _BY_NAME[name].schema["properties"]
+    properties = (_BY_NAME[name].schema or {})["properties"]
     if not isinstance(arguments, dict) or arguments.keys() != properties.keys():
         raise ToolError(f"{name} takes exactly the arguments {list(properties)}")
     for key, value in arguments.items():
         if type(value) not in _TYPES[properties[key]["type"]]:
             raise ToolError(f"{name}: {key} must be {properties[key]['type']}, got {type(value).__name__}")
-    return name, arguments
 
 
 def _only(before: Database, after: Database, change: Callable[[Database], None]) -> bool:

@@ -1,6 +1,7 @@
 """Record, replay and question what agents did.
 
     env = trajrec.record(gymnasium.make("CartPole-v1"), "runs/")     # a gymnasium.Wrapper
+    with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop: ep.call, ep.model, ep.check
     corpus = trajrec.open("runs/")                                   # SQL over the logs
     report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # re-executes, compares every step
 
@@ -16,19 +17,37 @@ from trajrec.version import __version__
 
 if TYPE_CHECKING:
     from trajrec import envs, replay
+    from trajrec.agents.loop import AgentEpisode as episode
     from trajrec.corpus import Corpus, open
-    from trajrec.protocols import StateAdapter, Verdict
+    from trajrec.protocols import StateAdapter, Tool, Verdict, World
     from trajrec.recorder import Recorder
     from trajrec.recorder import Recorder as record
     from trajrec.verifiers import verifier
 
-__all__ = ["Corpus", "Recorder", "StateAdapter", "Verdict", "__version__", "envs", "open", "record", "replay", "verifier"]
+__all__ = [
+    "Corpus",
+    "Recorder",
+    "StateAdapter",
+    "Tool",
+    "Verdict",
+    "World",
+    "__version__",
+    "envs",
+    "episode",
+    "open",
+    "record",
+    "replay",
+    "verifier",
+]
 
 _HOME = {
     "Corpus": ("trajrec.corpus", "Corpus"),
     "Recorder": ("trajrec.recorder", "Recorder"),
     "StateAdapter": ("trajrec.protocols", "StateAdapter"),
+    "Tool": ("trajrec.protocols", "Tool"),
+    "World": ("trajrec.protocols", "World"),
     "Verdict": ("trajrec.protocols", "Verdict"),
+    "episode": ("trajrec.agents.loop", "AgentEpisode"),
     "open": ("trajrec.corpus", "open"),
     "record": ("trajrec.recorder", "Recorder"),
     "verifier": ("trajrec.verifiers", "verifier"),

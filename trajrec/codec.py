@@ -25,7 +25,7 @@ import numpy as np
 
 from trajrec.errors import EncodeError
 
-TUPLE, ARRAY, SCALAR, BIGINT, MAP, TEXT, OBJECT, OPAQUE, SET, COMPLEX, OBJECT_ARRAY, FROZENSET, BYTEARRAY = range(1, 14)
+TUPLE, ARRAY, SCALAR, BIGINT, MAP, TEXT, OBJECT, OPAQUE, SET, COMPLEX, OBJECT_ARRAY, FROZENSET, BYTEARRAY, REF = range(1, 15)
 
 MAX_DEPTH = 100
 """Nesting beyond this is refused on both sides: a bound that keeps damaged or hostile bytes from exhausting the stack."""
@@ -59,6 +59,13 @@ class Opaque:
 
     type_name: str
     text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Ref:
+    """Stands for a value that is stored elsewhere in the log, by its digest (16 bytes)."""
+
+    digest: bytes
 
 
 def encode(value: Any, *, where: str = "value", opaque: bool = False, canonical: bool = False) -> bytes:
@@ -218,6 +225,13 @@ class _Lowering:
         """Lower what no exact type matched: numpy scalars, then objects by what they are."""
         if isinstance(value, np.generic):
             return self.scalar(value, depth)
+        # What was decoded encodes to the same bytes again.
+        if isinstance(value, Ref):
+            return _Ext(REF, value.digest)
+        if isinstance(value, Opaque):
+            return _Ext(OPAQUE, _pack([value.type_name, value.text]))
+        if isinstance(value, Plain):
+            return _Ext(OBJECT, _pack([value.type_name, value.kind, self.dict(value.fields, depth + 1)]))
         described = _describe(value)
         if described is None:
             return self.unknown(value)
@@ -379,4 +393,5 @@ _RAISE: dict[int, Callable[[_Raising, memoryview], Any]] = {
     COMPLEX: lambda self, data: complex(*self.decoder.decode(data)),
     OBJECT_ARRAY: _Raising.object_array,
     BYTEARRAY: lambda self, data: bytearray(data),
+    REF: lambda self, data: Ref(bytes(data)),
 }

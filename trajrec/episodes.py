@@ -13,8 +13,9 @@ from trajrec import codec
 from trajrec.errors import CorpusError, LogCorruptError
 from trajrec.log.columns import Rows
 from trajrec.log.reader import LogChunk, LogReader, Span
-from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, episode_id
+from trajrec.schema import AgentEvent, CallStart, Check, EpisodeEnd, EpisodeStart, Failure, ModelStart, episode_id
 from trajrec.state.digests import state_digest, unpack_digests
+from trajrec.transcript import Transcript
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +43,7 @@ class Episode:
         end: Its end; None where it still runs, where its process is gone, or where that part of the log is lost.
         failures: Exceptions, in order.
         checks: Verdicts, in order.
+        agent_events: What an agent did, in order; `transcript` makes sense of it.
     """
 
     def __init__(self, reader: LogReader, number: int, chunks: Sequence[int] | None = None) -> None:
@@ -51,6 +53,7 @@ class Episode:
         self.end: EpisodeEnd | None = None
         self.failures: list[Failure] = []
         self.checks: list[Check] = []
+        self.agent_events: list[AgentEvent] = []
         self._parts: list[tuple[LogChunk, Span]] = []
         self._irregular: dict[int, bytes] = {}
         self._reader = reader
@@ -66,8 +69,10 @@ class Episode:
                 self.end = event
             elif isinstance(event, Failure):
                 self.failures.append(event)
-            else:
+            elif isinstance(event, Check):
                 self.checks.append(event)
+            else:
+                self.agent_events.append(event)
         self._parts += [(chunk, span) for span in chunk.spans_of(self.number)]
         if chunk.record.irregular:
             self._irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
@@ -77,8 +82,13 @@ class Episode:
 
     @property
     def env_id(self) -> str:
-        """The environment's Gymnasium id, "" where it has none."""
-        return self.header.env.env_id
+        """The environment's Gymnasium id, or an agent's world as "module:Class"; "" where there is none."""
+        return self.header.env.env_id or (self.transcript.world if self.agent_events else "")
+
+    @cached_property
+    def transcript(self) -> Transcript:
+        """What an agent did: its calls with their attempts, its model calls, what they changed."""
+        return Transcript(self.agent_events, self._reader.blob)
 
     @property
     def n_steps(self) -> int:
@@ -86,6 +96,7 @@ class Episode:
         if self.end is not None:
             return self.end.n_steps
         steps = [span.segment.first_step + span.segment.n_steps for _, span in self._parts]
+        steps += [event.step + 1 for event in self.agent_events if isinstance(event, (CallStart, ModelStart))]
         return max([*steps, *(failure.step + 1 for failure in self.failures)], default=0)
 
     @property
@@ -113,6 +124,8 @@ class Episode:
             [(s.first_step, s.first_step + s.n_steps) for s in self._segments]
             + [(failure.step, failure.step + 1) for failure in self.failures if failure.phase == "step"]
         )
+        if self.agent_events:
+            return []
         missing, position = [], 0
         for first, last in covered:
             if first > position:

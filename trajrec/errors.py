@@ -7,6 +7,7 @@ TrajrecError
 │   └── LogWriteError       the log could not be written (disk full, no permission)
 ├── EncodeError .where      a value that cannot be stored losslessly
 ├── EnvContractError        step before reset, step after the end
+├── UnknownToolError        an agent called a tool that there is not
 ├── CorpusError             no such folder, no logs in it, no or several such episodes
 ├── QueryError              the SQL is wrong; names the nearest column
 └── ReplayError .episode_id
@@ -59,6 +60,10 @@ class EncodeError(TrajrecError):
 
 class EnvContractError(TrajrecError):
     """An environment, or the loop around it, broke the Gymnasium contract."""
+
+
+class UnknownToolError(TrajrecError):
+    """An agent called a tool that there is not."""
 
 
 class CorpusError(TrajrecError):

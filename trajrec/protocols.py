@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -39,6 +39,45 @@ class Snapshotable(Protocol):
 
     def set_state(self, state: Any) -> None:
         """Put the environment into a state that `get_state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What an agent may call.
+
+    Attributes:
+        name: Its name.
+        schema: JSON schema of its arguments, an object; None where unknown.
+        effect: "read" where it only looks, "write" where it changes the world that is recorded, "external" where it reaches
+            beyond it (such a call is answered from the log at replay), "unknown".
+        description: What the agent is told about it.
+    """
+
+    name: str
+    schema: dict[str, Any] | None = None
+    effect: Literal["read", "write", "external", "unknown"] = "unknown"
+    description: str = ""
+
+
+@runtime_checkable
+class World(Protocol):
+    """Where an agent's tools act. `trajrec.envs.Shop` is one.
+
+    A world may also have `get_state` and `set_state` (see Snapshotable), `kwargs` (the arguments that make another one like it)
+    and `watch` (see there); what it does not have is not used.
+    """
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Begin anew; the same seed and options give the same world. What it returns is recorded as the goal."""
+        ...
+
+    def tools(self) -> Sequence[Tool]:
+        """Return the tools."""
+        ...
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        """Execute a tool. What it raises, or returns as an error, is the agent's to deal with."""
         ...
 
 

@@ -115,7 +115,10 @@ class EpisodeStart(Record, tag="start", frozen=True):
 
 
 class EpisodeEnd(Record, tag="end", frozen=True):
-    """The end of an episode after `n_steps` steps. `done` and `succeeded` are different things: see `Check`."""
+    """The end of an episode after `n_steps` steps. Done and succeeded are different things: see `Check`.
+
+    Of an agent's episode: `stop_reason` says why its loop ended ("" where unknown), `said_done` what the agent claimed.
+    """
 
     episode: int
     time_ns: int
@@ -123,6 +126,8 @@ class EpisodeEnd(Record, tag="end", frozen=True):
     ending: Ending
     terminated: bool
     truncated: bool
+    stop_reason: str = ""
+    said_done: bool | None = None
 
 
 class Failure(Record, tag="failure", frozen=True):
@@ -132,7 +137,7 @@ class Failure(Record, tag="failure", frozen=True):
     step: int
     attempt: int
     time_ns: int
-    phase: Literal["reset", "step", "state", "check"]
+    phase: Literal["reset", "step", "state", "check", "loop"]
     origin: Literal["agent", "env", "tool", "scaffold", "infra", "verifier"]
     error_type: str
     message: str
@@ -158,7 +163,153 @@ class Check(Record, tag="check", frozen=True):
     state_digest: str | None
 
 
-Event = EpisodeStart | EpisodeEnd | Failure | Check
+class TaskStart(Record, tag="task", frozen=True):
+    """What an agent was asked to do and where: follows the EpisodeStart of an agent's episode.
+
+    `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
+    `tools_data` lists (name, JSON schema or None, effect); `parts` how each part of the state was captured, as (part, adapter,
+    version). `parent_id` and `parent_step` say in which episode, at which step, this one was begun.
+    """
+
+    episode: int
+    task: str
+    goal_data: bytes | None
+    world: str
+    world_data: bytes | None
+    tools_data: bytes
+    parts: list[tuple[str, str, int]]
+    interface_data: bytes | None
+    metadata_data: bytes | None
+    parent_id: str | None = None
+    parent_step: int | None = None
+
+
+Effect = Literal["read", "write", "external", "unknown"]
+"""What a tool does: looks, changes the recorded world, reaches beyond it."""
+
+RetryBy = Literal["", "agent", "scaffold", "transport", "harness"]
+
+
+class CallStart(Record, tag="call", frozen=True):
+    """One attempt at a tool call. `call` counts the calls of a step, `attempt` the tries of a call.
+
+    `invalid` says why the call could not be what the agent meant (an unknown tool, arguments that do not fit), "" where it
+    could. `retry_by` says who tried again, for attempts beyond the first.
+    """
+
+    episode: int
+    step: int
+    call: int
+    attempt: int
+    time_ns: int
+    tool: str
+    call_id: str
+    arguments_data: bytes
+    effect: Effect
+    invalid: str = ""
+    retry_by: RetryBy = ""
+    backoff_ns: int = 0
+    is_redacted: bool = False
+
+
+class CallEnd(Record, tag="result", frozen=True):
+    """What came of an attempt. Without one the attempt was open when the log ended.
+
+    `outcome` "error" covers what the tool raised and what it returned as an error (`is_raised` tells them apart).
+    """
+
+    episode: int
+    step: int
+    call: int
+    attempt: int
+    time_ns: int
+    outcome: Literal["ok", "error", "timeout", "cancelled"]
+    result_data: bytes | None
+    is_raised: bool = False
+    origin: str = ""
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    is_redacted: bool = False
+
+
+class StateChange(Record, tag="state", frozen=True):
+    """What an attempt changed in one part of the state; step -1 is the reset, where `data` holds the part whole.
+
+    Otherwise `data` holds the changes, in the part's own form, or None where only the digest is known. `note` says what is
+    remarkable: a tool that was declared to read wrote; the state could not be captured.
+    """
+
+    episode: int
+    step: int
+    call: int
+    attempt: int
+    part: str
+    digest: str
+    data: bytes | None
+    note: str = ""
+
+
+class ModelStart(Record, tag="model", frozen=True):
+    """One attempt at a model call, which opens a step. The messages are those of an earlier call of the episode and new ones:
+    the first `kept` of model call `base` (-1: none), then `messages`. `request_data` holds the other arguments. Large values
+    are references to blobs."""
+
+    episode: int
+    step: int
+    number: int
+    time_ns: int
+    function: str
+    request_data: bytes
+    base: int
+    kept: int
+    messages: list[bytes]
+    attempt: int = 0
+    retry_by: RetryBy = ""
+    is_redacted: bool = False
+
+
+class ModelEnd(Record, tag="answer", frozen=True):
+    """What a model answered; streamed answers come as the list of their pieces."""
+
+    episode: int
+    number: int
+    time_ns: int
+    outcome: Literal["ok", "error", "cancelled"]
+    answer_data: bytes | None
+    is_streamed: bool = False
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    is_redacted: bool = False
+
+
+class EffectValue(Record, tag="effect", frozen=True):
+    """A value that entered from outside the program: clock, random, network. Given back when the agent is run again."""
+
+    episode: int
+    step: int
+    time_ns: int
+    name: str
+    arguments_data: bytes
+    value_data: bytes | None
+    error_type: str = ""
+    message: str = ""
+    is_redacted: bool = False
+
+
+class Blob(Record, tag="blob", frozen=True):
+    """A value stored once in a log; others refer to it by its digest (BLAKE2b-128 of `data`)."""
+
+    episode: int
+    digest: bytes
+    data: bytes
+
+
+AgentEvent = TaskStart | CallStart | CallEnd | StateChange | ModelStart | ModelEnd | EffectValue | Blob
+"""What only logs of agents hold."""
+
+Event = EpisodeStart | EpisodeEnd | Failure | Check | AgentEvent
 
 
 class Chunk(Record, frozen=True):

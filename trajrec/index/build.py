@@ -14,9 +14,23 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.errors import LogError
+from trajrec.index.agents import AgentRows
 from trajrec.index.jsonable import to_json
 from trajrec.index.rows import EpisodeRow, LogRows, Rows
-from trajrec.index.tables import CHECKS, EPISODES, FAILURES, INDEX_VERSION, LOGS, STATE_CHANGES, STEPS, TABLES, Table
+from trajrec.index.tables import (
+    ATTEMPTS,
+    CHECKS,
+    EPISODES,
+    FAILURES,
+    INDEX_VERSION,
+    LOGS,
+    MODEL_CALLS,
+    OF_EPISODES,
+    STATE_CHANGES,
+    STEPS,
+    TABLES,
+    Table,
+)
 from trajrec.log.reader import LogReader
 
 BATCH_STEPS = 400_000
@@ -112,7 +126,7 @@ class Builder:
         """Delete all rows of some logs."""
         for log in logs:
             of_log = f"episode_id IN (SELECT episode_id FROM {self._schema}.episodes WHERE log = ?)"
-            for table in (STEPS, FAILURES, STATE_CHANGES, CHECKS):
+            for table in OF_EPISODES:
                 self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {of_log}", [log])
             self._con.execute(f"DELETE FROM {self._schema}.episodes WHERE log = ?", [log])
             self._con.execute(f"DELETE FROM {self._schema}.logs WHERE log = ?", [log])
@@ -131,9 +145,13 @@ class Builder:
                 else:
                     self._insert()
                     self.drop([log])
-            log_rows = LogRows(log, reader.header, self._open_rows(log) if start else {})
-            if start:
-                log_rows.prime(reader, start)
+            log_rows: LogRows | AgentRows
+            if reader.header.env.class_name:
+                log_rows = LogRows(log, reader.header, self._open_rows(log) if start else {})
+                if start:
+                    log_rows.prime(reader, start)
+            else:
+                log_rows = AgentRows(log, reader, is_first=not start)
             for chunk in reader.chunks(start):
                 try:
                     log_rows.add(chunk, self._rows)
@@ -141,6 +159,8 @@ class Builder:
                     reader.note(chunk, str(exc))
                 if self._rows.n_steps > BATCH_STEPS:
                     self._insert()
+            if isinstance(log_rows, AgentRows):
+                log_rows.finish(self._rows)
             self._logs.append(
                 (
                     log,
@@ -169,10 +189,21 @@ class Builder:
     def _insert(self) -> None:
         rows, self._rows = self._rows, Rows()
         logs, self._logs = self._logs, []
+        if rows.replaced:
+            for table in OF_EPISODES:
+                self._delete(table, "episode_id", rows.replaced)
         if rows.episodes:
             self._replace(EPISODES, [tuple(getattr(row, name) for name in EPISODES.names) for row in rows.episodes.values()])
         self._insert_steps(rows)
-        for table, found in ((FAILURES, rows.failures), (CHECKS, rows.checks), (STATE_CHANGES, rows.changes)):
+        appended = (
+            (STEPS, rows.decisions),
+            (FAILURES, rows.failures),
+            (CHECKS, rows.checks),
+            (STATE_CHANGES, rows.changes),
+            (ATTEMPTS, rows.attempts),
+            (MODEL_CALLS, rows.model_calls),
+        )
+        for table, found in appended:
             self._append(table, found)
         if logs:
             self._replace(LOGS, logs)
@@ -181,11 +212,13 @@ class Builder:
         """Insert rows in the place of those with the same key."""
         key = table.key[0]
         position = table.names.index(key)
-        keys = {key: np.array([row[position] for row in rows], object)}
-        self._con.register("trajrec_keys", keys)
+        self._delete(table, key, [row[position] for row in rows])
+        self._append(table, rows)
+
+    def _delete(self, table: Table, key: str, values: Iterable[str]) -> None:
+        self._con.register("trajrec_keys", {key: np.array(list(values), object)})
         self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {key} IN (SELECT {key} FROM trajrec_keys)")
         self._con.unregister("trajrec_keys")
-        self._append(table, rows)
 
     def _append(self, table: Table, rows: list[tuple[Any, ...]]) -> None:
         if not rows:
@@ -226,7 +259,7 @@ def _is_appended(reader: LogReader, stat: os.stat_result, before: Known) -> bool
     return reader.frames[before.n_frames - 1].end <= before.size <= stat.st_size
 
 
-_NUMPY = {"BIGINT": np.int64, "INTEGER": np.int64, "DOUBLE": np.float64, "BOOLEAN": np.bool_}
+_NUMPY = {"BIGINT": np.int64, "INTEGER": np.int64, "UINTEGER": np.int64, "DOUBLE": np.float64, "BOOLEAN": np.bool_}
 
 
 def _column(kind: str, values: list[Any]) -> Any:

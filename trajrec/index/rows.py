@@ -34,6 +34,9 @@ class EpisodeRow:
     total_reward: float | None = 0.0
     ending: str | None = None
     outcome: str | None = None
+    task: str | None = None
+    stop_reason: str | None = None
+    said_done: bool | None = None
     terminated: bool | None = None
     truncated: bool | None = None
     n_failures: int = 0
@@ -69,6 +72,12 @@ class Rows:
     failures: list[tuple[Any, ...]] = field(default_factory=list)
     checks: list[tuple[Any, ...]] = field(default_factory=list)
     changes: list[tuple[Any, ...]] = field(default_factory=list)
+    attempts: list[tuple[Any, ...]] = field(default_factory=list)
+    model_calls: list[tuple[Any, ...]] = field(default_factory=list)
+    decisions: list[tuple[Any, ...]] = field(default_factory=list)
+    """Rows of `steps` that come from agents."""
+    replaced: set[str] = field(default_factory=set)
+    """Episodes whose rows of before are to be deleted first."""
 
 
 class LogRows:
@@ -99,11 +108,11 @@ class LogRows:
         for event in chunk.record.events:
             if isinstance(event, EpisodeStart):
                 row = self._row(event.episode, chunk.index)
-                row.started_at, row.seed, row.seed_origin = _when(event.time_ns), event.seed, event.seed_origin
+                row.started_at, row.seed, row.seed_origin = when(event.time_ns), event.seed, event.seed_origin
                 rows.episodes[row.episode_id] = row
         self._add_steps(chunk, rows)
         for event in chunk.record.events:
-            if not isinstance(event, EpisodeStart):
+            if isinstance(event, (EpisodeEnd, Failure, Check)):
                 self._add_event(event, chunk.index, rows)
         self._add_changes(chunk, rows)
 
@@ -123,7 +132,7 @@ class LogRows:
         row.last_frame = max(row.last_frame, frame)
         return row
 
-    def _add_event(self, event: EpisodeEnd | Failure | Check | EpisodeStart, frame: int, rows: Rows) -> None:
+    def _add_event(self, event: EpisodeEnd | Failure | Check, frame: int, rows: Rows) -> None:
         row = self._row(event.episode, frame)
         rows.episodes[row.episode_id] = row
         if isinstance(event, Failure):
@@ -131,45 +140,14 @@ class LogRows:
             if event.phase == "step":
                 row.missing_steps += max(0, event.step - row.n_steps)
                 row.n_steps = max(row.n_steps, event.step + 1)
-            action = None if event.action_data is None else to_json(codec.decode(event.action_data))
-            rows.failures.append(
-                (
-                    row.episode_id,
-                    event.step,
-                    event.attempt,
-                    event.phase,
-                    event.origin,
-                    event.error_type,
-                    event.message,
-                    event.traceback,
-                    action,
-                    _when(event.time_ns),
-                )
-            )
+            rows.failures.append(failure_row(row.episode_id, event))
         elif isinstance(event, Check):
             if event.verdict is not None:
                 row.outcome = "success" if event.verdict else "failure"
-            evidence = None if event.evidence_data is None else to_json(codec.decode(event.evidence_data))
-            rows.checks.append(
-                (
-                    row.episode_id,
-                    event.step,
-                    event.check_id,
-                    event.version,
-                    event.family,
-                    event.phase,
-                    event.status,
-                    event.verdict,
-                    event.score,
-                    evidence,
-                    event.code_digest,
-                    event.state_digest,
-                    _when(event.time_ns),
-                )
-            )
+            rows.checks.append(check_row(row.episode_id, event))
         elif isinstance(event, EpisodeEnd):
             row.missing_steps += max(0, event.n_steps - row.n_steps)
-            row.n_steps, row.ending, row.ended_at = event.n_steps, event.ending, _when(event.time_ns)
+            row.n_steps, row.ending, row.ended_at = event.n_steps, event.ending, when(event.time_ns)
             row.terminated, row.truncated = event.terminated, event.truncated
             if row.started_at is None:
                 row.seed_origin = None
@@ -222,7 +200,7 @@ class LogRows:
                 after = states[first + segment.has_reset + k]
                 if before is not None:
                     for path, old, new in diff(before, after)[:MAX_CHANGES]:
-                        rows.changes.append((identifier, segment.first_step + k, path, _json(old), _json(new)))
+                        rows.changes.append((identifier, segment.first_step + k, None, None, "", path, *as_json(old, new)))
                 before = after
         self._last_states(chunk, states)
 
@@ -235,11 +213,27 @@ class LogRows:
         self._last_state = {span.segment.episode: value}
 
 
-def _json(value: Any) -> str | None:
-    return None if value is MISSING else to_json(value)
+def failure_row(identifier: str, event: Failure) -> tuple[Any, ...]:
+    """Return the row of an exception."""
+    action = None if event.action_data is None else to_json(codec.decode(event.action_data))
+    what = event.phase, "error", event.origin, event.error_type, event.message, event.traceback
+    return identifier, event.step, None, event.attempt, *what, action, None, None, when(event.time_ns)
 
 
-def _when(time_ns: int) -> datetime.datetime:
+def check_row(identifier: str, event: Check) -> tuple[Any, ...]:
+    """Return the row of a verdict."""
+    evidence = None if event.evidence_data is None else to_json(codec.decode(event.evidence_data))
+    who = event.check_id, event.version, event.family, event.phase, event.status
+    found = event.verdict, event.score, evidence, event.code_digest, event.state_digest
+    return identifier, event.step, *who, *found, when(event.time_ns)
+
+
+def as_json(*values: Any) -> tuple[str | None, ...]:
+    """Return values as JSON, None for those that are missing."""
+    return tuple(None if value is MISSING else to_json(value) for value in values)
+
+
+def when(time_ns: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(time_ns // 1000 / 1e6, datetime.UTC).replace(tzinfo=None)
 
 

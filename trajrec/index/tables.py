@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -33,14 +33,17 @@ EPISODES = Table(
     ("episode_id",),
     (
         ("episode_id", "VARCHAR", "16 hex digits; unique over all logs"),
-        ("env_id", "VARCHAR", "Gymnasium id of the environment; NULL where it has none"),
+        ("env_id", "VARCHAR", "Gymnasium id of the environment, or an agent's world as module:Class; NULL where there is none"),
+        ("task", "VARCHAR", "id of the task that an agent had; NULL where it had none"),
         ("n_steps", "BIGINT", "steps taken, those that raised included"),
         ("total_reward", "DOUBLE", "sum of the rewards; NULL where rewards are not numbers"),
         ("ending", "VARCHAR", "terminated, truncated, abandoned or error; running or interrupted where the log has no end"),
         ("outcome", "VARCHAR", "success or failure by the last check with a verdict; NULL where none gave one"),
+        ("stop_reason", "VARCHAR", "why an agent's loop ended, as it said; NULL where unknown"),
+        ("said_done", "BOOLEAN", "whether an agent said that it was done; NULL where unknown"),
         ("terminated", "BOOLEAN", "flag of the last step"),
         ("truncated", "BOOLEAN", "flag of the last step"),
-        ("n_failures", "BIGINT", "exceptions recorded in it"),
+        ("n_failures", "BIGINT", "failures recorded in it"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
         ("started_at", "TIMESTAMP", "when it was reset, UTC"),
         ("ended_at", "TIMESTAMP", "when it ended, UTC"),
@@ -58,12 +61,12 @@ EPISODES = Table(
 )
 STEPS = Table(
     "steps",
-    "a step that the environment took",
+    "a step that the environment took, or a decision of an agent",
     ("episode_id", "step"),
     (
         ("episode_id", "VARCHAR", "its episode"),
         ("step", "INTEGER", "from 0"),
-        ("action", "JSON", "the action; NULL where it is a large array (read it with corpus.episode)"),
+        ("action", "JSON", "the action, NULL where it is a large array (read it with corpus.episode); of an agent its calls"),
         ("reward", "DOUBLE", "the reward; NULL where it is not a number"),
         ("info", "JSON", "the info; NULL where it was empty; large arrays in it are left out"),
         ("state_digest", "UINTEGER", "digest of the state after the step; NULL where no state was captured"),
@@ -71,28 +74,35 @@ STEPS = Table(
 )
 FAILURES = Table(
     "failures",
-    "an exception",
-    ("episode_id", "step", "attempt", "phase"),
+    "an exception, or a tool call that failed",
+    ("episode_id", "step", "call", "attempt", "phase"),
     (
         ("episode_id", "VARCHAR", "its episode"),
         ("step", "INTEGER", "step that failed; -1 for the reset"),
-        ("attempt", "INTEGER", "which try of the step, from 0"),
-        ("phase", "VARCHAR", "reset, step, state or check"),
+        ("call", "INTEGER", "which call of the step, from 0; NULL where it was none"),
+        ("attempt", "INTEGER", "which try of the step or call, from 0"),
+        ("phase", "VARCHAR", "reset, step, state, check, call (of a tool), model or loop (the agent's own code)"),
+        ("kind", "VARCHAR", "of a call: invalid, error, timeout or cancelled; else error"),
         ("origin", "VARCHAR", "agent, env, tool, scaffold, infra or verifier"),
         ("error_type", "VARCHAR", "class of the exception"),
         ("message", "VARCHAR", "its message"),
         ("traceback", "VARCHAR", "its traceback"),
         ("action", "JSON", "the action that was tried"),
+        ("recovered_at", "INTEGER", "step at which a call's failure was overcome; NULL where it never was"),
+        ("recovered_by", "VARCHAR", "who tried again: agent, scaffold, transport or harness"),
         ("failed_at", "TIMESTAMP", "when, UTC"),
     ),
 )
 STATE_CHANGES = Table(
     "state_changes",
     "one place of the state that a step changed (where states are stored whole)",
-    ("episode_id", "step", "path"),
+    ("episode_id", "step", "call", "attempt", "part", "path"),
     (
         ("episode_id", "VARCHAR", "its episode"),
         ("step", "INTEGER", "step that changed it"),
+        ("call", "INTEGER", "call of the step that changed it; NULL where steps have none"),
+        ("attempt", "INTEGER", "which try of the call"),
+        ("part", "VARCHAR", "which part of an agent's world; empty where there is only one"),
         ("path", "VARCHAR", "where in the state, as a JSON pointer; empty for the state itself"),
         ("before", "JSON", "value before; NULL where there was none"),
         ("after", "JSON", "value after; NULL where there is none"),
@@ -118,6 +128,61 @@ CHECKS = Table(
         ("checked_at", "TIMESTAMP", "when, UTC"),
     ),
 )
+ATTEMPTS = Table(
+    "attempts",
+    "one try at a tool call",
+    ("episode_id", "step", "call", "attempt"),
+    (
+        ("episode_id", "VARCHAR", "its episode"),
+        ("step", "INTEGER", "its step"),
+        ("call", "INTEGER", "which call of the step, from 0"),
+        ("attempt", "INTEGER", "which try of the call, from 0"),
+        ("tool", "VARCHAR", "the tool"),
+        ("call_id", "VARCHAR", "the id that the model gave the call; NULL where it gave none"),
+        ("arguments", "JSON", "its arguments"),
+        ("effect", "VARCHAR", "read, write, external or unknown, as the tool is declared"),
+        ("invalid", "VARCHAR", "why it could not be what was meant (unknown tool); NULL where it could"),
+        ("outcome", "VARCHAR", "ok, error, timeout, cancelled; open where the log ends before it does"),
+        ("result", "JSON", "what it returned; NULL where it raised"),
+        ("is_raised", "BOOLEAN", "whether its error was raised rather than returned"),
+        ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
+        ("message", "VARCHAR", "what went wrong; NULL where nothing did"),
+        ("latency_ms", "DOUBLE", "how long it took; NULL where it is open"),
+        ("backoff_ms", "DOUBLE", "how long was waited before it"),
+        ("retry_by", "VARCHAR", "who tried again: agent, scaffold, transport or harness; NULL where it repeats nothing"),
+        ("retry_of_step", "INTEGER", "step of the try that it repeats"),
+        ("retry_of_call", "INTEGER", "call of the try that it repeats"),
+        ("argument_changes", "JSON", "how its arguments differ from those of the try that it repeats: [path, before, after]"),
+        ("state_digest", "VARCHAR", "digest of what it changed last; NULL where it changed nothing"),
+        ("finding", "VARCHAR", "what is remarkable: a tool that is declared to read wrote"),
+        ("is_redacted", "BOOLEAN", "whether secrets were taken out of it"),
+        ("started_at", "TIMESTAMP", "when it began, UTC"),
+    ),
+)
+MODEL_CALLS = Table(
+    "model_calls",
+    "one call of a model",
+    ("episode_id", "number"),
+    (
+        ("episode_id", "VARCHAR", "its episode"),
+        ("number", "INTEGER", "which of the episode's model calls, from 0"),
+        ("step", "INTEGER", "the step that it began"),
+        ("model", "VARCHAR", "the model, as it answered, else as it was asked for"),
+        ("n_messages", "INTEGER", "messages of the request"),
+        ("parameters", "JSON", "the request's plain arguments: temperature, seed, ..."),
+        ("answer", "JSON", "what came back; a list of pieces where it was streamed"),
+        ("finish_reason", "VARCHAR", "why it stopped; NULL where unknown"),
+        ("input_tokens", "BIGINT", "as the answer says; NULL where it does not"),
+        ("output_tokens", "BIGINT", "as the answer says; NULL where it does not"),
+        ("outcome", "VARCHAR", "ok, error, cancelled; open where the log ends before it does"),
+        ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
+        ("message", "VARCHAR", "its message"),
+        ("retry_by", "VARCHAR", "who tried again; NULL where it repeats nothing"),
+        ("latency_ms", "DOUBLE", "how long it took, to the end of a stream; NULL where it is open"),
+        ("is_streamed", "BOOLEAN", "whether the answer came in pieces"),
+        ("started_at", "TIMESTAMP", "when it began, UTC"),
+    ),
+)
 LOGS = Table(
     "logs",
     "a log file",
@@ -135,4 +200,5 @@ LOGS = Table(
     ),
 )
 
-TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, LOGS)
+TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, LOGS)
+OF_EPISODES = tuple(table for table in TABLES if table not in (EPISODES, LOGS))

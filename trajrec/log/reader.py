@@ -17,7 +17,7 @@ from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Rows
 from trajrec.log.frames import Damage, Frame
-from trajrec.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
+from trajrec.schema import Blob, Chunk, Column, Event, Footer, FrameEntry, Header, Segment
 
 try:
     import fcntl
@@ -53,6 +53,8 @@ class LogReader:
         self._data: mmap.mmap | bytes = _map(path)
         self.frames: list[Frame] = []
         self.damage: list[Damage] = []
+        self._blobs: dict[bytes, bytes] = {}
+        self._blobs_read = 0
         self._cache: dict[int, LogChunk] = {}
         self._entries: list[FrameEntry] = []
         self._chunks_of: dict[int, list[int]] | None = None
@@ -145,6 +147,22 @@ class LogReader:
             self._cache.pop(next(iter(self._cache)))
         return found
 
+    def blob(self, digest: bytes) -> bytes:
+        """Return a value that is stored once in the log.
+
+        Raises:
+            LogCorruptError: The log has lost it.
+        """
+        if digest not in self._blobs:
+            # One pass finds all; what was appended since is looked at when something is missing.
+            for chunk in self.chunks(self._blobs_read):
+                self._blobs.update((e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob))
+            self._blobs_read = len(self.frames)
+        found = self._blobs.get(digest)
+        if found is None:
+            raise LogCorruptError(f"the value {digest.hex()} that an event refers to is lost", path=self.path)
+        return found
+
     def refresh(self) -> bool:
         """Read what was appended since; say whether there was anything. Rows borrowed from before stay valid."""
         size = self.path.stat().st_size
@@ -173,9 +191,12 @@ class LogReader:
         Raises:
             LogError: The reader was closed.
         """
+        self._check_open()
+        return bytes(self._data[start:end])
+
+    def _check_open(self) -> None:
         if self._is_closed:
             raise LogError("was closed; read episodes before closing their corpus", path=self.path)
-        return bytes(self._data[start:end])
 
     def is_being_written(self) -> bool | None:
         """Say whether a writer holds the file: None where that cannot be known."""
@@ -243,6 +264,7 @@ class LogReader:
     _is_closed = False
 
     def _record(self, frame: Frame, kind: type[T]) -> T:
+        self._check_open()
         if not frames.is_intact(self._data, frame):
             raise self._corrupt(frame, "the payload does not match its checksum")
         start = frame.offset + frames.FRAME.size

@@ -82,7 +82,7 @@ class _Node:
     __slots__ = ("depth", "keys", "kind", "pages", "path", "subs", "total")
 
     def __init__(self, value: Any, path: tuple[Any, ...], depth: int) -> None:
-        value = _fields(value)
+        value = fields_of(value)
         self.kind, self.path, self.depth = _kind(value), path, depth
         self.keys: list[Any] = _keys(value)
         self.subs: dict[Any, _Node] = {}
@@ -93,14 +93,14 @@ class _Node:
                 page = items[start : start + PAGE_ITEMS]
                 if len(_encode(page)) > PAGE_BYTES:
                     for key, item in zip(self.keys[start:], page, strict=False):
-                        if _kind(_fields(item)) is not None and len(_encode(item)) > NODE_BYTES:
+                        if _kind(fields_of(item)) is not None and len(_encode(item)) > NODE_BYTES:
                             self.subs[key] = _Node(item, (*path, key), depth + 1)
         self.pages = self._encode_pages(items)
         self.total = self._sum(value)
 
     def fits(self, value: Any) -> bool:
         """Say whether a value is a container of the same kind."""
-        return self.kind is not None and _kind(_fields(value)) == self.kind
+        return self.kind is not None and _kind(fields_of(value)) == self.kind
 
     def value(self) -> Any:
         """Return the value as it was, decoded from the pages."""
@@ -112,7 +112,7 @@ class _Node:
 
     def update(self, value: Any, found: list[Change]) -> None:
         """Take in the value as it is now; add what changed to `found`."""
-        value = _fields(value)
+        value = fields_of(value)
         keys, items = _keys(value), _items(value, self.kind)
         was_branch, is_branch = self._is_branch(len(self.keys)), self._is_branch(len(keys))
         before = len(found)
@@ -226,7 +226,7 @@ def _differing(before: bytes, after: bytes, items: list[Any]) -> tuple[int, int,
 
 def _record_sum(path: tuple[Any, ...], value: Any, depth: int) -> int:
     """Return what a value adds to the digest: the sum over its records, whatever their order."""
-    value = _fields(value)
+    value = fields_of(value)
     kind = _kind(value)
     if kind is None or (depth >= BRANCH_DEPTH and len(value) <= BRANCH_ITEMS):
         return _hash(path, _encode_sorted(value))
@@ -263,7 +263,7 @@ def _items(value: Any, kind: str | None) -> list[Any]:
     return list(value.values()) if kind == "dict" else list(value) if kind == "list" else [value]
 
 
-def _fields(value: Any) -> Any:
+def fields_of(value: Any) -> Any:
     """Return an object's fields as a dict; anything else as it is."""
     cls = type(value)
     if cls in (dict, list, str, int, float, bool, type(None), bytes, tuple):
@@ -278,7 +278,7 @@ def _fields(value: Any) -> Any:
 
 
 def _hook(value: Any) -> Any:
-    plain = _fields(value)
+    plain = fields_of(value)
     if plain is value:
         raise TypeError(f"{codec.type_name(value)} is no plain data")
     return plain

@@ -1,0 +1,483 @@
+"""Agents that call tools and models: everything they do is recorded, nothing they do is changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+import zstandard
+
+import trajrec
+from trajrec.agents.sink import close_logs
+from trajrec.envs import Shop
+from trajrec.envs.shop import TASKS, ToolError
+from trajrec.errors import UnknownToolError
+from trajrec.log.reader import LogReader
+
+
+@pytest.fixture(autouse=True)
+def sealed() -> Iterator[None]:
+    """Leave no log open from one test to the next."""
+    yield
+    close_logs()
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    with trajrec.open(folder) as corpus:
+        return corpus.sql(query).fetchall()
+
+
+def only(folder: Path) -> Any:
+    (episode,) = trajrec.open(folder).episodes()
+    return episode
+
+
+@trajrec.verifier(id="solved", version="2", family="environmental")
+def solved(shop: Shop) -> bool:
+    return shop.task_solved()
+
+
+def solve(folder: Path, task: int, seed: int = 7) -> str:
+    with trajrec.episode(folder, task=f"shop-{task}", world=Shop(seed=seed), options={"task": task}, checks=[solved]) as ep:
+        for name, arguments in [*TASKS[task].calls(ep.world._initial), ("finish", {})]:
+            ep.call(name, **arguments)
+        ep.stop("done", said_done=True)
+    return ep.id
+
+
+# What a loop records
+
+
+@pytest.mark.parametrize("task", range(len(TASKS)))
+def test_each_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(tmp_path: Path, task: int) -> None:
+    solve(tmp_path, task)
+    with trajrec.episode(tmp_path, task=f"shop-{task}", world=Shop(seed=7), options={"task": task}, checks=[solved]):
+        pass
+    found = rows(tmp_path, "SELECT task, outcome, ending, stop_reason, said_done FROM episodes ORDER BY n_steps")
+    assert found[0][:3] == (f"shop-{task}", "failure", "terminated")
+    assert found[1] == (f"shop-{task}", "success", "terminated", "done", True)
+
+
+def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: Path) -> None:
+    class Flaky:
+        n = 0
+
+        def __call__(self, query: str) -> list[str]:
+            self.n += 1
+            if self.n < 3:
+                raise TimeoutError("no answer")
+            return [query]
+
+    with trajrec.episode(tmp_path, world=Shop(seed=7), options={"task": 0}) as ep:
+        ep.tool(Flaky(), name="search", effect="external")
+        with pytest.raises(ToolError):
+            ep.call("refund_order", order="O1001", cents=10**6)  # step 0: too much
+        with pytest.raises(ToolError):
+            ep.call("refund_order", order="O1001", cents=10**6)  # step 1: the same again
+        ep.call("refund_order", order="O1001", cents=100)  # step 2: recovered
+        with pytest.raises(UnknownToolError, match="no tool 'refund'"):
+            ep.call("refund", order="O1001")  # step 3: invalid
+        for attempt in ep.retrying(3, wait=0.01, on=TimeoutError):  # step 4: two timeouts, then an answer
+            with attempt:
+                assert ep.call("search", query="x") == ["x"]
+        with pytest.raises(ToolError):
+            ep.call("cancel_order", order="nowhere")  # step 5: never overcome
+    attempts = rows(
+        tmp_path,
+        "SELECT step, attempt, tool, outcome, invalid, retry_by, retry_of_step, argument_changes, backoff_ms > 9 "
+        "FROM attempts ORDER BY ALL",
+    )
+    assert attempts == [
+        (0, 0, "refund_order", "error", None, None, None, None, False),
+        (1, 0, "refund_order", "error", None, "agent", 0, "[]", False),
+        (2, 0, "refund_order", "ok", None, "agent", 1, '[["cents",1000000,100]]', False),
+        (3, 0, "refund", "error", "unknown tool", None, None, None, False),
+        (4, 0, "search", "timeout", None, None, None, None, False),
+        (4, 1, "search", "timeout", None, "scaffold", 4, "[]", True),
+        (4, 2, "search", "ok", None, "scaffold", 4, "[]", True),
+        (5, 0, "cancel_order", "error", None, None, None, None, False),
+    ]
+    failures = rows(tmp_path, "SELECT step, attempt, kind, origin, recovered_at, recovered_by FROM failures ORDER BY ALL")
+    assert failures == [
+        (0, 0, "error", "tool", 2, "agent"),
+        (1, 0, "error", "tool", 2, "agent"),
+        (3, 0, "invalid", "agent", None, None),
+        (4, 0, "timeout", "infra", 4, "scaffold"),
+        (4, 1, "timeout", "infra", 4, "scaffold"),
+        (5, 0, "error", "tool", None, None),
+    ]
+    assert rows(tmp_path, "SELECT n_steps, n_failures FROM episodes") == [(6, 6)]
+
+
+def test_the_last_of_several_tries_is_raised_as_it_is(tmp_path: Path) -> None:
+    def broken() -> None:
+        raise ConnectionError("gone")
+
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(broken)
+        tries = ep.retrying(2, on=ConnectionError)
+        with next(tries):
+            ep.call("broken")
+        with pytest.raises(ConnectionError, match="gone"), next(tries):
+            ep.call("broken")
+    assert rows(tmp_path, "SELECT step, attempt, outcome FROM attempts ORDER BY ALL") == [(0, 0, "error"), (0, 1, "error")]
+
+
+def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(tmp_path: Path) -> None:
+    answer = types.SimpleNamespace(isError=True)
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda: {"error": "no such order"}, name="a")
+        ep.tool(lambda: answer, name="b")
+        ep.tool(lambda: {"error": None, "rows": []}, name="c")
+        assert ep.call("a") == {"error": "no such order"}
+        assert ep.call("b") is answer
+        ep.call("c")
+    found = rows(tmp_path, "SELECT tool, outcome, is_raised, message FROM attempts ORDER BY step")
+    assert found == [("a", "error", False, "no such order"), ("b", "error", False, "isError"), ("c", "ok", False, None)]
+
+
+def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda x: x, name="echo")
+        ep.call("echo", x=0)
+        ep.model(lambda **_: {"content": "two calls"}, messages=[{"role": "user", "content": "go"}])
+        ep.call("echo", x=1)
+        ep.call("echo", x=2)
+        ep.model(lambda **_: {"content": "done"}, messages=[{"role": "user", "content": "go"}, {"role": "assistant"}])
+        with ep.step():
+            ep.call("echo", x=3)
+            ep.call("echo", x=4)
+        ep.call("echo", x=5)
+    found = rows(tmp_path, "SELECT step, call, arguments->>'x' FROM attempts ORDER BY ALL")
+    assert found == [(0, 0, "0"), (1, 0, "1"), (1, 1, "2"), (3, 0, "3"), (3, 1, "4"), (4, 0, "5")]
+    assert rows(tmp_path, "SELECT step, n_messages FROM model_calls ORDER BY ALL") == [(1, 1), (2, 2)]
+    assert rows(tmp_path, "SELECT step, action IS NULL FROM steps ORDER BY step")[2] == (2, True)
+
+
+def test_state_is_followed_part_by_part_and_a_read_that_wrote_is_found(tmp_path: Path) -> None:
+    accounts, inbox = {"ada": 5}, ["hello"]
+    with trajrec.episode(tmp_path, state={"accounts": accounts, "inbox": lambda: inbox}) as ep:
+
+        def peek() -> int:
+            inbox.pop()
+            return 1
+
+        ep.tool(lambda to: accounts.update({to: 1}), name="open", effect="write")
+        ep.tool(peek, effect="read")
+        ep.call("open", to="ben")
+        ep.call("peek")
+    assert rows(tmp_path, "SELECT step, part, path, before, after FROM state_changes ORDER BY ALL") == [
+        (0, "accounts", "ben", None, "1"),
+        (1, "inbox", "0", '"hello"', None),
+    ]
+    assert rows(tmp_path, "SELECT tool, finding FROM attempts WHERE finding IS NOT NULL") == [
+        ("peek", "peek is declared to read, and wrote")
+    ]
+    assert only(tmp_path).transcript.initial_state == {"accounts": {"ada": 5}, "inbox": ["hello"]}
+
+
+def test_what_the_loop_raises_is_recorded_and_raised(tmp_path: Path) -> None:
+    def loop() -> None:
+        with trajrec.episode(tmp_path, checks=[solved]) as ep:
+            ep.tool(lambda: 1, name="one")
+            ep.call("one")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    assert rows(tmp_path, "SELECT ending, n_steps, outcome FROM episodes") == [("error", 1, None)]
+    assert rows(tmp_path, "SELECT phase, origin, error_type FROM failures") == [("loop", "agent", "builtins.ZeroDivisionError")]
+
+
+def test_a_world_that_cannot_be_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="options"), trajrec.episode(tmp_path, world=Shop(), options={"task": 99}):
+        pass
+    assert rows(tmp_path, "SELECT ending, n_steps FROM episodes") == [("error", 0)]
+    assert rows(tmp_path, "SELECT phase, step, error_type FROM failures") == [("reset", -1, "builtins.ValueError")]
+
+
+def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
+    def broken(_: Any) -> bool:
+        raise KeyError("total")
+
+    with trajrec.episode(tmp_path, state={"a": 1}) as ep:
+        assert ep.check(broken).passed is None
+        assert ep.check(lambda state: state["a"] == 1).passed is True
+        ep.check(lambda first, second: trajrec.Verdict(first < second, 0.5, {"expected": second, "actual": first}), 1, 2)
+    found = rows(tmp_path, "SELECT status, verdict, score, evidence FROM checks ORDER BY checked_at")
+    assert found == [("error", None, None, None), ("ok", True, None, None), ("ok", True, 0.5, '{"expected":2,"actual":1}')]
+    assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("check", "verifier")]
+
+
+def test_an_episode_within_an_episode_knows_its_parent(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="outer") as outer:
+        outer.tool(lambda: 1, name="one")
+        outer.call("one")
+        with trajrec.episode(tmp_path, task="inner") as inner:
+            pass
+        with trajrec.episode(tmp_path, task="second"):
+            pass
+    found = dict(rows(tmp_path, "SELECT task, parent_id FROM episodes"))
+    assert found == {"outer": None, "inner": outer.id, "second": outer.id}
+    assert inner.id != outer.id
+
+
+# Models
+
+
+class Message(pydantic.BaseModel):
+    role: str
+    content: str
+
+
+def test_a_conversation_costs_what_is_new_in_each_turn(tmp_path: Path) -> None:
+    draw, messages = random.Random(0), [{"role": "system", "content": "You are a shop assistant. " * 100}]
+    with trajrec.episode(tmp_path) as ep:
+        for turn in range(1000):
+            messages.append({"role": "user", "content": f"{turn} " + "".join(draw.choices("abcdefgh ", k=200))})
+            ep.model(lambda **_: {"ok": True}, model="m", messages=messages, temperature=0.5)
+    close_logs()
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.trj"))
+    history = len(zstandard.ZstdCompressor(3).compress(msgspec.msgpack.encode(messages)))
+    assert size < 3 * history
+    transcript = only(tmp_path).transcript
+    for turn in (0, 1, 500, 999):
+        assert transcript.model_calls[turn].messages == messages[: turn + 2]
+    assert transcript.model_calls[7].request == {"model": "m", "temperature": 0.5}
+
+
+def test_conversations_that_take_turns_or_are_cut_come_back_whole(tmp_path: Path) -> None:
+    def said(*texts: str) -> list[Any]:
+        return [{"role": "user", "content": text} for text in texts]
+
+    asked = [
+        said("a"),
+        said("x"),
+        said("a", "b"),
+        said("x", "y"),
+        said("a", "c"),
+        said(),
+        said("x", "y", "z"),
+        said("a", "b", "d"),
+    ]
+    asked.append([Message(role="user", content="an object")])
+    with trajrec.episode(tmp_path) as ep:
+        for messages in asked:
+            ep.model(lambda **_: None, messages=messages)
+    found = [call.messages for call in only(tmp_path).transcript.model_calls]
+    assert found[:-1] == asked[:-1]
+    assert found[-1][0].fields == {"role": "user", "content": "an object"}
+
+
+def test_streamed_answers_arrive_piece_by_piece_and_are_recorded_whole(tmp_path: Path) -> None:
+    async def pieces() -> Any:
+        for text in "xyz":
+            yield {"delta": text}
+
+    async def ask(**_: Any) -> Any:
+        return pieces()
+
+    async def main() -> None:
+        async with trajrec.episode(tmp_path) as ep:
+            stream = ep.model(lambda **_: iter(["a", "b", "c"]), messages=[])
+            assert next(stream) == "a"
+            assert list(stream) == ["b", "c"]
+            assert [piece["delta"] async for piece in await ep.model(ask, messages=[])] == ["x", "y", "z"]
+            next(ep.model(lambda **_: iter([1, 2]), messages=[]))  # given up after the first piece
+
+    asyncio.run(main())
+    found = only(tmp_path).transcript.model_calls
+    assert [call.answer for call in found] == [["a", "b", "c"], [{"delta": "x"}, {"delta": "y"}, {"delta": "z"}], [1]]
+    assert rows(tmp_path, "SELECT DISTINCT outcome, is_streamed FROM model_calls") == [("ok", True)]
+
+
+def test_a_model_that_fails_and_is_asked_again_is_one_decision(tmp_path: Path) -> None:
+    answers = iter([ConnectionError("reset"), {"model": "m-1", "usage": {"prompt_tokens": 5, "completion_tokens": 2}}])
+
+    def ask(**_: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with trajrec.episode(tmp_path) as ep:
+        for attempt in ep.retrying(2):
+            with attempt:
+                ep.model(ask, messages=[])
+    found = rows(
+        tmp_path, "SELECT step, outcome, retry_by, model, input_tokens, output_tokens FROM model_calls ORDER BY number"
+    )
+    assert found == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
+    assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("model", "infra")]
+
+
+# Many at once
+
+
+def test_two_hundred_concurrent_episodes_hold_each_its_own_calls(tmp_path: Path) -> None:
+    async def double(x: int) -> int:
+        await asyncio.sleep(random.random() * 0.01)
+        return 2 * x
+
+    async def one(number: int) -> str:
+        async with trajrec.episode(tmp_path, task=str(number)) as ep:
+            ep.tool(double)
+            for k in range(3):
+                assert await ep.call("double", x=1000 * number + k) == 2 * (1000 * number + k)
+            with ep.step():
+                await asyncio.gather(*(ep.call("double", x=1000 * number + k) for k in range(3, 6)))
+        return ep.id
+
+    async def main() -> list[str]:
+        return await asyncio.gather(*(one(number) for number in range(200)))
+
+    ids = asyncio.run(main())
+    found = rows(
+        tmp_path,
+        "SELECT episode_id, any_value(task), list((arguments->>'x')::INT ORDER BY step, call), count(DISTINCT step), "
+        "bool_and((result::INT) = 2 * (arguments->>'x')::INT) FROM attempts JOIN episodes USING (episode_id) GROUP BY 1",
+    )
+    assert {row[0] for row in found} == set(ids)
+    for _, task, arguments, n_steps, is_right in found:
+        assert arguments == [1000 * int(task) + k for k in range(6)]
+        assert (n_steps, is_right) == (4, True)
+
+
+def test_threads_call_tools_of_one_episode_side_by_side(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda x: (time.sleep(0.001), x)[1], name="echo")
+        threads = [threading.Thread(target=lambda k=k: [ep.call("echo", x=10 * k + i) for i in range(10)]) for k in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = rows(tmp_path, "SELECT (arguments->>'x')::INT, result::INT, outcome FROM attempts ORDER BY ALL")
+    assert found == [(x, x, "ok") for x in range(80)]
+
+
+KILLED = """
+import sys, time, trajrec
+with trajrec.episode(sys.argv[1], task="killed") as ep:
+    ep.tool(lambda x: x, name="quick")
+    ep.tool(lambda: time.sleep(60), name="slow")
+    for x in range(20):
+        ep.call("quick", x=x)
+    print("ready", flush=True)
+    ep.call("slow")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_kill_9_in_the_middle_of_a_call_leaves_the_call_open(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        assert rows(tmp_path, "SELECT ending FROM episodes") == [("running",)]
+        os.kill(child.pid, signal.SIGKILL)
+    assert rows(tmp_path, "SELECT task, ending, n_steps FROM episodes") == [("killed", "interrupted", 21)]
+    assert rows(tmp_path, "SELECT outcome, count(*) FROM attempts GROUP BY 1 ORDER BY 2") == [("open", 1), ("ok", 20)]
+
+
+def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, world=Shop(seed=1), options={"task": 4}) as ep:
+        for order in ("O1001", "nowhere", "O1002"):
+            with contextlib.suppress(ToolError):
+                ep.call("get_order", order=order)
+            ep._journal.flush()
+            assert rows(tmp_path, "SELECT count(*) FROM attempts")[0][0] == ep.n_steps
+        solve(tmp_path, 1)
+    close_logs()
+    tables = ("episodes", "steps", "attempts", "failures", "state_changes", "checks", "model_calls")
+    before = {table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables}
+    (tmp_path / "index.duckdb").unlink()
+    assert {table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables} == before
+    assert len(before["attempts"]) == 6
+
+
+# Secrets
+
+
+KEY = "sk-proj-" + "Ab3dEfGh" * 4
+PLANTED = {
+    "openai": KEY,
+    "github": "ghp_" + "a1B2c3D4" * 4,
+    "aws": "AKIA" + "ABCDEFGH12345678",
+    "jwt": "eyJhbGciOiJI.eyJzdWIiOiIx.c2lnbmF0dXJl",
+    "named": "plain-looking-secret-value",
+    "variable": "correct-horse-battery",
+}
+
+
+def test_no_planted_secret_is_in_any_byte_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_API_TOKEN", PLANTED["variable"])
+    text = f"use {PLANTED['github']} and {PLANTED['aws']}, then {PLANTED['variable']}"
+    headers = {"Authorization": f"Bearer {PLANTED['named']}", "X-API-Key": PLANTED["named"], "cookie": PLANTED["jwt"]}
+
+    def broken(**_: Any) -> None:
+        raise RuntimeError(f"401 for {KEY} ({PLANTED['variable']})")
+
+    state = {"mail": text, "config": {"password": PLANTED["named"]}}
+    with trajrec.episode(
+        tmp_path,
+        task=f"task {KEY}",
+        goal=text,
+        state=state,
+        interface={"base": {"api_key": PLANTED["named"]}},
+        metadata=headers,
+    ) as ep:
+        ep.tool(lambda **arguments: {"echo": arguments}, name="echo")
+        ep.tool(broken, name="broken")
+        ep.call("echo", headers=headers, text=text, body=KEY.encode())
+        with pytest.raises(RuntimeError, match=KEY):
+            ep.call("broken", key=KEY)
+        state["mail"] = f"changed: {PLANTED['jwt']}"
+        ep.call("echo", x=1)
+        ep.model(lambda **_: Message(role="assistant", content=text), messages=[{"role": "user", "content": text * 20}])
+        with pytest.raises(RuntimeError):
+            ep.model(broken, messages=[], extra_headers=headers)
+        ep.effect("getenv", os.environ.get, "SHOP_API_TOKEN")
+        ep.check(lambda _: trajrec.Verdict(True, evidence={"seen": text}))
+    close_logs()
+    for path in tmp_path.glob("*.trj"):
+        raw = path.read_bytes()
+        with LogReader(path) as reader:
+            for chunk in reader.chunks():
+                raw += msgspec.msgpack.encode(chunk.record)
+                for event in chunk.record.events:
+                    for field in msgspec.structs.astuple(event):
+                        raw += field if isinstance(field, bytes) else repr(field).encode()
+        for name, secret in PLANTED.items():
+            assert secret.encode() not in raw, name
+    # Equal secrets stay recognisable, and what was redacted says so.
+    assert rows(tmp_path, "SELECT count(DISTINCT regexp_extract(arguments::VARCHAR, 'api key [0-9a-f]{8}')) FROM attempts") != [
+        (0,)
+    ]
+    assert rows(tmp_path, "SELECT is_redacted FROM attempts ORDER BY step") == [(True,), (True,), (False,)]
+
+
+def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is(tmp_path: Path) -> None:
+    ordinary = "the task-list of sky-high disk-usage; token count 5; AKITA; eyJ; sk-ip; max_tokens"
+    with trajrec.episode(tmp_path / "a", redact=False) as ep:
+        ep.tool(lambda key: key, name="echo")
+        ep.call("echo", key=KEY)
+    with trajrec.episode(tmp_path / "b") as ep:
+        ep.tool(lambda text: text, name="echo")
+        ep.call("echo", text=ordinary)
+    assert only(tmp_path / "a").transcript.attempts[0].result == KEY
+    assert only(tmp_path / "b").transcript.attempts[0].arguments == {"text": ordinary}
+    assert not only(tmp_path / "b").transcript.attempts[0].start.is_redacted

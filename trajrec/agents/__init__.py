@@ -1,0 +1,1 @@
+"""Recording of agents that call tools and models: `trajrec.episode`."""

@@ -1,0 +1,137 @@
+"""Tool calls: each try recorded when it begins and when it ends, with what it changed."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trajrec import codec
+from trajrec.agents.journal import Journal
+from trajrec.agents.steps import Place, Steps
+from trajrec.agents.watching import Part
+from trajrec.protocols import Tool
+from trajrec.schema import CallEnd, CallStart, StateChange
+from trajrec.state.diff import MISSING, Change
+
+IsError = Callable[[Any], "str | None"]
+
+
+class Calls:
+    """Records the tool calls of one episode.
+
+    Args:
+        is_error: Says of a result why it is an error, None where it is none.
+
+    Attributes:
+        tools: The tools by name.
+        parts: What of the state is watched.
+        digests: Digest of each part, as of its last change.
+    """
+
+    def __init__(self, journal: Journal, steps: Steps, tools: dict[str, Tool], is_error: IsError) -> None:
+        self._journal, self._steps, self.tools, self._is_error = journal, steps, tools, is_error
+        self.parts: list[Part] = []
+        self.digests: dict[str, str] = {}
+
+    def execute(self, name: str, arguments: dict[str, Any], run: Callable[[], Any], call_id: str, invalid: str) -> Any:
+        """Run a call as it would have run; return or raise what it does."""
+        place, tool, journal = self._steps.place_call(), self.tools.get(name), self._journal
+        data, is_redacted = journal.encode(arguments)
+        journal.add(
+            CallStart(
+                journal.number,
+                *place[:3],
+                time.time_ns(),
+                name,
+                call_id,
+                data,
+                "unknown" if tool is None else tool.effect,
+                invalid,
+                place.by,
+                place.backoff_ns,
+                is_redacted,
+            ),
+            len(data),
+        )
+        try:
+            result = run()
+        except BaseException as exc:
+            self._raised(place, tool, exc, "agent" if invalid else "tool")
+            raise
+        if inspect.isawaitable(result):
+            return self._awaited(place, tool, result)
+        self._returned(place, tool, result)
+        return result
+
+    async def _awaited(self, place: Place, tool: Tool | None, result: Any) -> Any:
+        try:
+            value = await result
+        except BaseException as exc:
+            self._raised(place, tool, exc, "tool")
+            raise
+        self._returned(place, tool, value)
+        return value
+
+    def _returned(self, place: Place, tool: Tool | None, result: Any) -> None:
+        now, why = time.time_ns(), self._is_error(result)
+        data, is_redacted = self._journal.encode(result)
+        number = self._journal.number
+        if why is None:
+            end = CallEnd(number, *place[:3], now, "ok", data, is_redacted=is_redacted)
+        else:
+            what = "tool", "", self._journal.text(why), ""
+            end = CallEnd(number, *place[:3], now, "error", data, False, *what, is_redacted)
+        self._ended(place, tool, end, len(data))
+
+    def _raised(self, place: Place, tool: Tool | None, exc: BaseException, origin: str) -> None:
+        outcome: Any = "timeout" if isinstance(exc, TimeoutError) else "error" if isinstance(exc, Exception) else "cancelled"
+        if isinstance(exc, (ConnectionError, TimeoutError)):
+            origin = "infra"
+        what = self._journal.describe(exc)
+        end = CallEnd(self._journal.number, *place[:3], time.time_ns(), outcome, None, True, origin, *what)
+        self._ended(place, tool, end, len(end.traceback))
+
+    def _ended(self, place: Place, tool: Tool | None, end: CallEnd, size: int) -> None:
+        with self._steps.lock:
+            self._journal.add(end, size)
+            for part in self.parts:
+                self._see(part, place, tool)
+        if end.outcome != "ok":
+            self._journal.flush()
+
+    def _see(self, part: Part, place: Place, tool: Tool | None) -> None:
+        """Record what a try changed in a part of the state."""
+        journal = self._journal
+        try:
+            changes, digest = part.tracker.update()
+        except Exception as exc:  # the world's own data may be anything; not seeing it is recorded, not hidden
+            journal.fail(place.step, "state", "env", exc)
+            journal.add(StateChange(journal.number, *place[:3], part.name, "", None, "the state could not be captured"))
+            return
+        if not changes and digest == self.digests.get(part.name):
+            return
+        self.digests[part.name] = digest
+        note = f"{tool.name} is declared to read, and wrote" if tool is not None and tool.effect == "read" else ""
+        data = journal.data([_operation(change) for change in changes]) if changes else None
+        journal.add(StateChange(journal.number, *place[:3], part.name, digest, data, note), 200 if data is None else len(data))
+
+
+def error_of(result: Any) -> str | None:
+    """Say why a result is an error by what most tools do: {"error": ...}, or a true isError."""
+    if isinstance(result, dict):
+        error = result.get("error")
+        if error:
+            return error if isinstance(error, str) else codec.type_name(error)
+        return "isError" if result.get("isError") is True else None
+    return "isError" if getattr(result, "isError", False) is True else None
+
+
+def _operation(change: Change) -> list[Any]:
+    """Return a change as ["add" | "remove" | "replace", path, before, after], without what there was not."""
+    if change.before is MISSING:
+        return ["add", change.path, change.after]
+    if change.after is MISSING:
+        return ["remove", change.path, change.before]
+    return ["replace", change.path, change.before, change.after]

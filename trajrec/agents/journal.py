@@ -1,0 +1,79 @@
+"""What an episode of an agent is written through: values without secrets, large ones once, exceptions as text."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+import traceback
+from typing import Any, Literal
+
+from trajrec import codec
+from trajrec.agents.redaction import Redactor
+from trajrec.agents.sink import REFERRED_BYTES, Sink
+from trajrec.errors import LogWriteError
+from trajrec.schema import Event, Failure
+
+
+class Journal:
+    """One episode's way into its log.
+
+    Attributes:
+        number: Which episode of the log.
+    """
+
+    def __init__(self, sink: Sink, redactor: Redactor) -> None:
+        self.sink, self.redactor, self.number = sink, redactor, sink.new_episode()
+
+    def add(self, event: Event, size: int = 200) -> None:
+        """Add an event of about `size` bytes."""
+        self.sink.add(event, size)
+
+    def encode(self, value: Any) -> tuple[bytes, bool]:
+        """Return a value encoded, large ones as a reference, and whether secrets were taken out of it."""
+        data, is_redacted = self.redactor.encode(value)
+        return self.store(data), is_redacted
+
+    def data(self, value: Any) -> bytes:
+        """Return a value encoded."""
+        return self.encode(value)[0]
+
+    def store(self, data: bytes) -> bytes:
+        """Return an encoded value, or a reference to it where it is large."""
+        if len(data) <= REFERRED_BYTES:
+            return data
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        self.sink.refer(self.number, digest, data)
+        return codec.encode(codec.Ref(digest))
+
+    def refer(self, value: Any) -> Any:
+        """Return a value without secrets, or a reference to it where it is large."""
+        if value is None or isinstance(value, (bool, int, float)):
+            return value
+        return codec.decode(self.data(value))
+
+    def text(self, text: str) -> str:
+        """Return a text without secrets."""
+        return self.redactor.text(text)
+
+    def describe(self, exc: BaseException) -> tuple[str, str, str]:
+        """Return an exception's type, message and traceback."""
+        text = "".join(traceback.format_exception(exc))[-20_000:]
+        message, text = (t.encode("utf-8", "backslashreplace").decode() for t in (str(exc), text))
+        return codec.type_name(exc), self.text(message), self.text(text)
+
+    def fail(
+        self,
+        step: int,
+        phase: Literal["reset", "state", "check", "loop"],
+        origin: Literal["agent", "env", "verifier"],
+        exc: BaseException,
+    ) -> None:
+        """Add an exception that is not a tool's or a model's."""
+        event = Failure(self.number, step, 0, time.time_ns(), phase, origin, *self.describe(exc))
+        self.add(event, len(event.traceback))
+
+    def flush(self) -> None:
+        """Hand everything to the operating system; a log that cannot be written is raised at the episode's end."""
+        with contextlib.suppress(LogWriteError):
+            self.sink.flush()

@@ -1,0 +1,79 @@
+"""Streamed answers: what is iterated is recorded when it ends, and passed on piece by piece meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+Ended = Callable[[Any, BaseException | None, bool], None]
+
+
+def record_stream(answer: Any, ended: Ended) -> Any:
+    """Return the answer, wrapped where it is a stream; `ended(value, exception, is_streamed)` is called once, at its end."""
+    if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
+        return _Stream(answer, ended)
+    ended(answer, None, False)
+    return answer
+
+
+class _Stream:
+    """A stream, sync or async, that remembers its pieces. Everything else of it is the original's."""
+
+    def __init__(self, stream: Any, ended: Ended) -> None:
+        self._stream, self._ended = stream, ended
+        self._pieces: list[Any] = []
+        self._is_over = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            piece = next(self._stream)
+        except BaseException as exc:
+            self._over(exc)
+            raise
+        self._pieces.append(piece)
+        return piece
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            piece = await self._stream.__anext__()
+        except BaseException as exc:
+            self._over(exc)
+            raise
+        self._pieces.append(piece)
+        return piece
+
+    def __enter__(self) -> _Stream:
+        if hasattr(self._stream, "__enter__"):
+            self._stream.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> Any:
+        self._over(exc[1])
+        return self._stream.__exit__(*exc) if hasattr(self._stream, "__exit__") else None
+
+    async def __aenter__(self) -> _Stream:
+        if hasattr(self._stream, "__aenter__"):
+            await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: Any) -> Any:
+        self._over(exc[1])
+        return await self._stream.__aexit__(*exc) if hasattr(self._stream, "__aexit__") else None
+
+    def __del__(self) -> None:
+        self._over(None)
+
+    def _over(self, exc: BaseException | None) -> None:
+        if not self._is_over:
+            self._is_over = True
+            at_end = exc is None or isinstance(exc, (StopIteration, StopAsyncIteration, GeneratorExit))
+            self._ended(self._pieces, None if at_end else exc, True)
