@@ -2,5 +2,6 @@
 
 from trajrec.replay.engine import Replayer, replay_episode, replay_episodes
 from trajrec.replay.report import Divergence, ReplayReport, Summary
+from trajrec.replay.worlds import replay_world
 
-__all__ = ["Divergence", "ReplayReport", "Replayer", "Summary", "replay_episode", "replay_episodes"]
+__all__ = ["Divergence", "ReplayReport", "Replayer", "Summary", "replay_episode", "replay_episodes", "replay_world"]

@@ -21,6 +21,7 @@ from trajrec.replay.cause import find_cause
 from trajrec.replay.compare import Odd, Run, compare
 from trajrec.replay.environments import make_env
 from trajrec.replay.report import Divergence, ReplayReport
+from trajrec.replay.worlds import replay_world
 from trajrec.schema import Failure
 from trajrec.state.adapters import find_adapter, function_adapter
 from trajrec.state.digests import state_digest
@@ -112,7 +113,9 @@ class Replayer:
             self._made = None
 
     def replay(self, episode: Episode) -> ReplayReport:
-        """Replay one episode; see `replay_episode`."""
+        """Replay one episode; see `replay_episode`. An agent's is replayed in its world; see `replay_world`."""
+        if episode.is_agents:
+            return replay_world(episode, allow=self._allow, ignore=self._ignore, explain=self._explain)
         is_fresh = self._made is None or self._made[0] != episode.header.env
         report = self._run(episode, self._stage(episode))
         if report.divergence is None:

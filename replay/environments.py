@@ -81,7 +81,7 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
         if bare_id in gymnasium.registry:
             return bare_id
     wanted = module or record.entry_point.partition(":")[0]
-    if not wanted or not _is_allowed(wanted, allow):
+    if not wanted or not is_allowed(wanted, allow):
         flag = wanted.partition(".")[0] or "MODULE"
         raise EnvRefusedError(
             f"the environment {env_id!r} is not registered here, and the module {wanted!r} that its log names is not imported "
@@ -96,14 +96,14 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
         ) from exc
     if bare_id in gymnasium.registry:
         return bare_id
-    if not _is_allowed(record.entry_point.partition(":")[0], allow):
+    if not is_allowed(record.entry_point.partition(":")[0], allow):
         raise EnvRefusedError(f"the entry point {record.entry_point!r} is not allowed", episode_id=episode_id)
     return gymnasium.envs.registration.EnvSpec(bare_id, entry_point=record.entry_point)
 
 
 def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episode_id: str) -> Any:
     module, _, cls = name.rpartition(".")
-    if not _is_allowed(module, (*allow, "gymnasium.wrappers")):
+    if not is_allowed(module, (*allow, "gymnasium.wrappers")):
         raise EnvRefusedError(
             f"the wrapper {name} is not imported without your leave; to allow it: --allow {module.partition('.')[0]}",
             episode_id=episode_id,
@@ -115,5 +115,6 @@ def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episo
     return wrapper(env, **(codec.decode(data) if data else {}))
 
 
-def _is_allowed(module: str, allow: tuple[str, ...]) -> bool:
+def is_allowed(module: str, allow: tuple[str, ...]) -> bool:
+    """Say whether a module is, or lies in, one that is allowed."""
     return any(module == prefix or module.startswith(prefix + ".") for prefix in allow)

@@ -83,7 +83,12 @@ class Episode:
     @property
     def env_id(self) -> str:
         """The environment's Gymnasium id, or an agent's world as "module:Class"; "" where there is none."""
-        return self.header.env.env_id or (self.transcript.world if self.agent_events else "")
+        return self.header.env.env_id or (self.transcript.world if self.is_agents else "")
+
+    @property
+    def is_agents(self) -> bool:
+        """Whether it is an agent's episode, recorded with `trajrec.episode`."""
+        return not self.header.env.class_name
 
     @cached_property
     def transcript(self) -> Transcript:
@@ -124,7 +129,7 @@ class Episode:
             [(s.first_step, s.first_step + s.n_steps) for s in self._segments]
             + [(failure.step, failure.step + 1) for failure in self.failures if failure.phase == "step"]
         )
-        if self.agent_events:
+        if self.is_agents:
             return []
         missing, position = [], 0
         for first, last in covered:

@@ -33,7 +33,7 @@ class Attempt:
         outcome: ok, error, timeout, cancelled; open where the log ends before it did.
         retry_of: The call that this one tries again, by who made it; None for the first attempt of a call that repeats nothing.
         retry_by: agent, scaffold, transport or harness; "" where it repeats nothing.
-        changes: What it changed, by part of the state.
+        changes: What it changed, by part of the state; `digests` has the digests of these parts afterwards.
     """
 
     start: CallStart
@@ -45,6 +45,7 @@ class Attempt:
     recovered_at: int | None = None
     recovered_by: str = ""
     changes: dict[str, list[Change]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     state_digest: str | None = None
 
@@ -132,7 +133,7 @@ class Transcript:
                 attempt = found.get((event.step, event.call, event.attempt))
                 if attempt is not None:
                     attempt.changes[event.part] = self._changes(event)
-                    attempt.state_digest = event.digest
+                    attempt.digests[event.part] = attempt.state_digest = event.digest
                     if event.note:
                         attempt.notes.append(event.note)
         attempts = list(found.values())
@@ -166,6 +167,11 @@ class Transcript:
         """The parts of the state after the reset."""
         first = [event for event in self._events if isinstance(event, StateChange) and event.step < 0]
         return {event.part: self.value(event.data) for event in first}
+
+    @property
+    def initial_digests(self) -> dict[str, str]:
+        """Digests of the parts of the state after the reset."""
+        return {event.part: event.digest for event in self._events if isinstance(event, StateChange) and event.step < 0}
 
     def value(self, data: bytes | None) -> Any:
         """Return an encoded value, with what it refers to in its place."""

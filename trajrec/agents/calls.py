@@ -10,10 +10,10 @@ from typing import Any
 from trajrec import codec
 from trajrec.agents.journal import Journal
 from trajrec.agents.steps import Place, Steps
-from trajrec.agents.watching import Part
 from trajrec.protocols import Tool
 from trajrec.schema import CallEnd, CallStart, StateChange
 from trajrec.state.diff import MISSING, Change
+from trajrec.state.watching import Part
 
 IsError = Callable[[Any], "str | None"]
 

@@ -19,11 +19,11 @@ from trajrec.agents.models import Models
 from trajrec.agents.redaction import NO_REDACTION, Redactor
 from trajrec.agents.sink import sink_of
 from trajrec.agents.steps import Exceptions, Steps, tries
-from trajrec.agents.watching import parts_of
 from trajrec.errors import UnknownToolError
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Tool, Verdict, Verifier, World
 from trajrec.schema import Check, EffectValue, EpisodeEnd, EpisodeStart, StateChange, TaskStart, episode_id
+from trajrec.state.watching import parts_of
 from trajrec.verifiers import as_verdict, code_digest, identity
 
 _CURRENT: contextvars.ContextVar[AgentEpisode | None] = contextvars.ContextVar("trajrec_episode", default=None)

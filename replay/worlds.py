@@ -1,0 +1,273 @@
+"""Replays an agent's episode in its world: the recorded calls on a fresh one, each result and each change compared.
+
+Invalid calls and errors replay as what they were. A tool that reaches beyond the world is answered from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from trajrec import codec
+from trajrec.episodes import Episode
+from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.protocols import Verifier, World
+from trajrec.replay.cause import find_cause
+from trajrec.replay.environments import is_allowed
+from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
+from trajrec.state.diff import MISSING, Change, diff
+from trajrec.state.watching import Part, parts_of
+from trajrec.transcript import Attempt
+from trajrec.verifiers import as_verdict, identity
+
+KNOWN_WORLDS = ("trajrec.envs",)
+"""Modules whose worlds may be made because a log names them."""
+
+COMPARED = ("result", "error", "state", "check")
+
+
+class Found(NamedTuple):
+    """What one execution of an episode found."""
+
+    divergence: Divergence | None
+    n_steps: int
+    notes: tuple[str, ...]
+    ignored: frozenset[str]
+
+
+def replay_world(
+    episode: Episode,
+    *,
+    world: World | None = None,
+    checks: Sequence[Verifier] = (),
+    allow: Iterable[str] = (),
+    ignore: Collection[str] = (),
+    explain: bool = True,
+) -> ReplayReport:
+    """Re-execute an agent's calls on a fresh world and compare each with the log.
+
+    Args:
+        episode: An episode that was recorded with a world.
+        world: The world to replay in; it is reset. By default the one that the log names is made.
+        checks: Verifiers to run at the end; their verdicts are compared with those recorded under the same id.
+        allow: Module prefixes that may be imported because the log names them.
+        ignore: Paths, as a divergence names them, that may differ: the grade is then "state", and a note names them.
+        explain: Run a diverged episode again, to find the likely cause.
+
+    Returns:
+        A report, as of `replay_episode`. Its divergence names a step and a field: "result/...", "error", "state/..." or
+        "check/...".
+
+    Raises:
+        EnvRefusedError: The log names a module that is not allowed.
+        EnvMissingError: The world is not installed, or the log does not say how to make it.
+    """
+    allowed, ignored = tuple(allow), frozenset(ignore)
+
+    def execute() -> Found:
+        stage = make_world(episode, allowed) if world is None else world
+        return _Execution(episode, stage, checks, ignored).run()
+
+    found = execute()
+    divergence = found.divergence
+    if divergence is not None and explain:
+        cause = find_cause(episode, divergence, lambda: execute().divergence)
+        divergence = Divergence(
+            divergence.step, divergence.field, divergence.expected, divergence.actual, cause, ulps=divergence.ulps
+        )
+    notes = list(found.notes)
+    if found.ignored:
+        notes.append(f"not the same, and ignored: {', '.join(sorted(found.ignored))}")
+    grade: Any = "diverged" if divergence is not None else "state" if found.ignored else "exact"
+    return ReplayReport(episode.id, grade, found.n_steps, divergence, COMPARED, tuple(notes))
+
+
+def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
+    """Make the world that an episode names.
+
+    Raises:
+        EnvRefusedError: It would need a module that is not allowed.
+        EnvMissingError: It is not installed, or the log does not say how to make it.
+    """
+    task = episode.transcript.task_start
+    if task is None or not task.world:
+        why = "the log has lost how it began" if task is None else "it had no world that could be made again"
+        raise EnvMissingError(f"cannot be replayed: {why}; give one: replay_world(episode, world=...)", episode_id=episode.id)
+    module, _, name = task.world.partition(":")
+    if not is_allowed(module, (*KNOWN_WORLDS, *allow)):
+        flag = module.partition(".")[0]
+        raise EnvRefusedError(
+            f"the module {module!r} that its log names is not imported without your leave; to allow it: --allow {flag}, or "
+            f"allow=({flag!r},) in Python",
+            episode_id=episode.id,
+        )
+    if task.world_data is None:
+        raise EnvMissingError(
+            f"the log does not say how {task.world} was made (it has no `kwargs`); give one: replay_world(episode, world=...)",
+            episode_id=episode.id,
+        )
+    try:
+        made: Any = importlib.import_module(module)
+        for part in name.split("."):
+            made = getattr(made, part)
+    except (ImportError, AttributeError) as exc:
+        raise EnvMissingError(f"the world {task.world} is not installed here ({exc})", episode_id=episode.id) from exc
+    world: World = made(**episode.transcript.value(task.world_data))
+    return world
+
+
+class _Execution:
+    """One re-execution of an episode."""
+
+    def __init__(self, episode: Episode, world: World, checks: Sequence[Verifier], ignore: frozenset[str]) -> None:
+        self._episode, self._world, self._checks, self._ignore = episode, world, checks, ignore
+        self._parts: list[Part] = []
+        self._digests: dict[str, str] = {}
+        self._notes: dict[str, None] = {}
+        self._ignored: set[str] = set()
+        self._n_steps = 0
+        task = episode.transcript.task_start
+        self._recorded_tools = set() if task is None else {row[0] for row in episode.transcript.value(task.tools_data)}
+
+    def run(self) -> Found:
+        divergence = self._run()
+        return Found(divergence, self._n_steps, tuple(self._notes), frozenset(self._ignored))
+
+    def _run(self) -> Divergence | None:
+        episode, transcript = self._episode, self._episode.transcript
+        start = episode.start
+        if start is None:
+            self._notes["the log has lost this episode's reset"] = None
+            return None
+        options = None if start.options_data is None else codec.decode(start.options_data)
+        failed = next((failure for failure in episode.failures if failure.phase == "reset"), None)
+        try:
+            self._world.reset(seed=start.seed, options=options)
+        except Exception as exc:
+            name = codec.type_name(exc)
+            if failed is not None and failed.error_type == name:
+                return None
+            return Divergence(-1, "error", "no exception" if failed is None else failed.error_type, f"{name}: {exc}")
+        if failed is not None:
+            return Divergence(-1, "error", f"{failed.error_type}: {failed.message}", "no exception")
+        if (found := self._begin_state()) is not None:
+            return found
+        for attempt in transcript.attempts:
+            self._n_steps = max(self._n_steps, attempt.start.step + 1)
+            if (found := self._attempt(attempt)) is not None:
+                return found
+        return self._run_checks()
+
+    def _begin_state(self) -> Divergence | None:
+        """Compare the state after the reset, part by part."""
+        task = self._episode.transcript.task_start
+        recorded = [] if task is None else task.parts
+        self._parts = parts_of(self._world, None)
+        live = [(part.name, part.tracker.name, part.tracker.version) for part in self._parts]
+        if live != recorded:
+            self._parts = []
+            self._notes["state not compared: it was captured in another way"] = None
+            return None
+        for part in self._parts:
+            value, digest = part.tracker.begin()
+            event = self._episode.transcript.initial_digests.get(part.name)
+            if event != digest:
+                for change in diff(self._episode.transcript.initial_state[part.name], value):
+                    if (found := self._differs(-1, _path("state", part.name, change.path), change)) is not None:
+                        return found
+            self._digests[part.name] = digest
+        return None
+
+    def _attempt(self, attempt: Attempt) -> Divergence | None:
+        start, end = attempt.start, attempt.end
+        if end is None or end.outcome == "cancelled":
+            self._notes["a call that was open when the log ended, or cancelled, was not executed"] = None
+            return None
+        if start.effect == "external":
+            self._notes["calls of external tools were answered from the log"] = None
+            return None
+        known = {tool.name for tool in self._world.tools()}
+        if start.tool not in known:
+            if start.invalid:
+                return None  # as it was: no tool of that name
+            if start.tool in self._recorded_tools:
+                return Divergence(start.step, "error", f"a call of {start.tool}", "no such tool")
+            self._notes["calls of functions outside the world were answered from the log"] = None
+            return None
+        if start.is_redacted:
+            self._notes["a call whose arguments were redacted was executed with what is left of them"] = None
+        found = self._execute(attempt)
+        return found if found is not None else self._compare_state(attempt)
+
+    def _execute(self, attempt: Attempt) -> Divergence | None:
+        start, end = attempt.start, attempt.end
+        assert end is not None
+        expected = f"{end.error_type}: {end.message}" if end.is_raised else "no exception"
+        try:
+            result = self._world.call(start.tool, attempt.arguments)
+            if inspect.isawaitable(result):
+                result = asyncio.run(_awaited(result))
+        except Exception as exc:
+            actual = f"{codec.type_name(exc)}: {exc}"
+            if end.is_raised and (
+                actual == expected or (end.error_type == codec.type_name(exc) and "[redacted" in end.message)
+            ):
+                return None
+            return self._differs(start.step, "error", Change("", expected, actual))
+        if end.is_raised:
+            return self._differs(start.step, "error", Change("", expected, f"returned {result!r}"))
+        if end.is_redacted:
+            self._notes["results that were redacted were not compared"] = None
+            return None
+        data = codec.encode(result, opaque=True)
+        for change in diff(attempt.result, codec.decode(data)):
+            if (found := self._differs(start.step, _path("result", change.path), change)) is not None:
+                return found
+        return None
+
+    def _compare_state(self, attempt: Attempt) -> Divergence | None:
+        for part in self._parts:
+            live, digest = part.tracker.update()
+            recorded = attempt.changes.get(part.name, [])
+            expected = attempt.digests.get(part.name, self._digests.get(part.name))
+            if expected == digest:
+                self._digests[part.name] = digest
+                continue
+            there, here = {c.path: c.after for c in recorded}, {c.path: c.after for c in live}
+            for path in [*there, *(path for path in here if path not in there)]:
+                for change in diff(there.get(path, MISSING), here.get(path, MISSING)):
+                    full = _path("state", part.name, path, change.path)
+                    if (found := self._differs(attempt.start.step, full, change)) is not None:
+                        return found
+            self._digests[part.name] = expected or digest
+        return None
+
+    def _run_checks(self) -> Divergence | None:
+        recorded = {check.check_id: check for check in self._episode.checks if check.status == "ok"}
+        wanted = {identity(check)[0]: check for check in self._checks}
+        if missing := sorted(recorded.keys() - wanted.keys()):
+            self._notes[f"checks not run, because they were not given: {', '.join(missing)}"] = None
+        for name in sorted(recorded.keys() & wanted.keys()):
+            verdict = as_verdict(wanted[name](self._world))
+            change = Change("", (recorded[name].verdict, recorded[name].score), (verdict.passed, verdict.score))
+            if change.before != change.after and (found := self._differs(self._n_steps, f"check/{name}", change)) is not None:
+                return found
+        return None
+
+    def _differs(self, step: int, field: str, change: Change) -> Divergence | None:
+        """Return a difference as a divergence, or None where it is to be ignored."""
+        if field in self._ignore:
+            self._ignored.add(field)
+            return None
+        return Divergence(step, field, change.before, change.after, ulps=ulp_distance(change.before, change.after))
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _path(*parts: str) -> str:
+    return "/".join(part for part in parts if part)

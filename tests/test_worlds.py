@@ -1,0 +1,201 @@
+"""An agent's episode replayed in its world: the same, or the first call that is not."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trajrec
+from trajrec.agents.sink import close_logs
+from trajrec.envs import Shop
+from trajrec.envs.shop import TASKS, ToolError
+from trajrec.errors import EnvMissingError, EnvRefusedError, UnknownToolError
+from trajrec.protocols import Tool
+from trajrec.replay import replay_episode, replay_world
+
+
+@pytest.fixture(autouse=True)
+def sealed() -> Iterator[None]:
+    yield
+    close_logs()
+
+
+@trajrec.verifier(id="solved", version="1")
+def solved(shop: Shop) -> bool:
+    return shop.task_solved()
+
+
+def record_shop(folder: Path, task: int, seed: int | None = 7) -> None:
+    """Record a clumsy agent that solves a task of the shop."""
+    with trajrec.episode(folder, task=f"shop-{task}", world=Shop(seed=seed), options={"task": task}, checks=[solved]) as ep:
+        with pytest.raises(UnknownToolError):
+            ep.call("look_up", order="O1001")
+        with pytest.raises(ToolError):
+            ep.call("get_order", order="none")
+        with pytest.raises(ToolError):
+            ep.call("get_order", ordre="O1001")
+        for name, arguments in [*TASKS[task].calls(ep.world._initial), ("finish", {})]:
+            ep.call(name, **arguments)
+
+
+def episodes(folder: Path) -> list[Any]:
+    return sorted(trajrec.open(folder).episodes(), key=lambda episode: episode.number)
+
+
+REPLAY = """
+import json, sys, trajrec
+with trajrec.open(sys.argv[1]) as corpus:
+    print(json.dumps([[r.grade, r.n_steps] for r in trajrec.replay.replay_episodes(corpus.episodes())]))
+"""
+
+
+def test_every_episode_of_the_shop_replays_exactly_in_another_process(tmp_path: Path) -> None:
+    for task in range(len(TASKS)):
+        record_shop(tmp_path, task)
+        record_shop(tmp_path, task, seed=None)
+    close_logs()
+    done = subprocess.run([sys.executable, "-c", REPLAY, str(tmp_path)], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert [grade for grade, _ in found] == ["exact"] * 2 * len(TASKS)
+    assert min(n_steps for _, n_steps in found) >= 5
+
+
+def test_a_changed_tool_is_named_by_its_first_call_with_what_it_changed(tmp_path: Path) -> None:
+    record_shop(tmp_path, 0)
+    (episode,) = episodes(tmp_path)
+
+    class Stingy(Shop):
+        def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
+            return super()._refund_order(order, cents - 1)
+
+    class Silent(Shop):
+        def _send_message(self, customer: str, text: str) -> dict[str, Any]:
+            return {"sent": True}
+
+    class Strict(Shop):
+        def _get_order(self, order: str) -> dict[str, Any]:
+            raise ToolError("closed")
+
+    assert replay_world(episode, world=Shop(), checks=[solved]).grade == "exact"
+    found = replay_world(episode, world=Stingy()).divergence
+    assert (found.step, found.field, found.expected - found.actual) == (4, "result/refunded", 1)
+    assert "changed" in found.cause
+    found = replay_world(episode, world=Silent()).divergence
+    assert (found.step, found.field, found.actual) == (5, "state/database/messages/0", trajrec.state.diff.MISSING)
+    found = replay_world(episode, world=Strict()).divergence
+    assert (found.step, found.field) == (1, "error")
+    assert found.actual == "trajrec.envs.shop.ToolError: closed"
+    report = replay_world(episode, world=Shop(), checks=[trajrec.verifier(id="solved", version="2")(lambda shop: False)])
+    assert (report.divergence.field, report.divergence.expected) == ("check/solved", (True, None))
+
+
+def test_another_initial_state_is_found_before_the_first_call(tmp_path: Path) -> None:
+    record_shop(tmp_path, 1)
+    (episode,) = episodes(tmp_path)
+
+    class Renamed(Shop):
+        def _make_database(self) -> dict[str, Any]:
+            database = super()._make_database()
+            database["customers"]["C2"]["name"] = "Zoe"
+            return database
+
+    found = replay_world(episode, world=Renamed()).divergence
+    assert (found.step, found.field, found.actual) == (-1, "state/database/customers/C2/name", "Zoe")
+
+
+class Notes:
+    """A world that can be made to depend on the clock and on random."""
+
+    def __init__(self, clock: bool = False, chance: bool = False) -> None:
+        self.kwargs = {"clock": clock, "chance": chance}
+        self.notes: list[Any] = []
+        self.fetched = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
+        self.notes.clear()
+        return "take notes"
+
+    def tools(self) -> list[Tool]:
+        return [Tool("note", effect="write"), Tool("fetch", effect="external"), Tool("later", effect="write")]
+
+    def watch(self) -> dict[str, Any]:
+        return {"notes": self.notes}
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        if name == "fetch":
+            self.fetched += 1
+            return self.fetched
+        if name == "later":
+            return self._later(**arguments)
+        note = {"text": arguments["text"]}
+        if self.kwargs["clock"]:
+            note["at"] = datetime.datetime.now().isoformat()
+        if self.kwargs["chance"]:
+            note["id"] = random.random()
+        self.notes.append(note)
+        return len(self.notes)
+
+    async def _later(self, text: str) -> str:
+        self.notes.append(text)
+        return text.upper()
+
+
+def record_notes(folder: Path, **kwargs: bool) -> Any:
+    with trajrec.episode(folder, world=Notes(**kwargs)) as ep:
+        ep.call("note", text="a")
+        ep.call("fetch")
+        ep.call("note", text="b")
+    return episodes(folder)[-1]
+
+
+@pytest.mark.parametrize(("kwargs", "field", "cause"), [({"clock": True}, "at", "clock"), ({"chance": True}, "id", "random")])
+def test_a_world_that_reads_the_clock_or_draws_by_chance_is_reported_with_that_cause(
+    tmp_path: Path, kwargs: dict[str, bool], field: str, cause: str
+) -> None:
+    report = replay_episode(record_notes(tmp_path, **kwargs), allow=[__name__])
+    assert (report.grade, report.divergence.step) == ("diverged", 0)
+    assert report.divergence.field == f"state/notes/0/{field}"
+    assert cause in report.divergence.cause
+    ignore = [f"state/notes/{k}/{field}" for k in range(2)]
+    assert replay_world(episodes(tmp_path)[-1], allow=[__name__], ignore=ignore).grade == "state"
+
+
+def test_external_tools_are_answered_from_the_log_and_async_ones_awaited(tmp_path: Path) -> None:
+    import asyncio
+
+    async def main() -> None:
+        async with trajrec.episode(tmp_path, world=Notes()) as ep:
+            ep.call("fetch")
+            assert await ep.call("later", text="a") == "A"
+            ep.tool(lambda: 1, name="outside")
+            ep.call("outside")
+
+    asyncio.run(main())
+    world = Notes()
+    report = replay_world(episodes(tmp_path)[0], world=world)
+    assert report.grade == "exact"
+    assert world.fetched == 0
+    assert "calls of external tools were answered from the log" in report.notes
+
+
+def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_must_be_given(tmp_path: Path) -> None:
+    episode = record_notes(tmp_path)
+    with pytest.raises(EnvRefusedError, match="to allow it: --allow test_worlds"):
+        replay_episode(episode)
+    assert replay_episode(episode, allow=[__name__]).grade == "exact"
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda: 1, name="one")
+        ep.call("one")
+    with pytest.raises(EnvMissingError, match="no world that could be made again; give one"):
+        replay_episode(episodes(tmp_path)[-1])
+    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout.count("refused") >= 2
