@@ -91,6 +91,11 @@ class ModelCall:
     request: dict[str, Any]
     answer: Any
 
+    @property
+    def outcome(self) -> str:
+        """What came of it; open where the log ends before it did."""
+        return "open" if self.end is None else self.end.outcome
+
 
 class Transcript:
     """An agent's episode.

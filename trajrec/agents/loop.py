@@ -276,7 +276,10 @@ class AgentEpisode:
         journal.add(EpisodeStart(journal.number, time.time_ns(), seed, origin, options, None, _NO_INFO))  # type: ignore[arg-type]
         if world is not None:
             found = world.reset(seed=seed, options=self._options)
-            self.goal = found if self.goal is None else self.goal
+            if self.goal is None:
+                # An environment's reset returns its observation and an info.
+                is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)
+                self.goal = found[0] if is_pair else found
             self._tools.update({tool.name: tool for tool in world.tools() if tool.name not in self._tools})
         calls = self._calls
         calls.parts = parts_of(world, self._state)

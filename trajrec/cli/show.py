@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trajrec.cli.output import print_json, print_table
+from trajrec.cli.transcript import print_agent, print_agent_step
 from trajrec.codec import decode
 from trajrec.episodes import Episode, Step
 from trajrec.errors import CorpusError
@@ -16,6 +17,9 @@ SHOWN_STEPS = 8
 
 def print_episode(episode: Episode, *, as_json: bool) -> None:
     """Print what an episode was, its first and last steps, its failures and checks."""
+    if episode.is_agents:
+        print_agent(episode, as_json=as_json)
+        return
     steps = list(episode.steps())
     facts = _facts(episode)
     if as_json:
@@ -48,6 +52,9 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
     Raises:
         ValueError: There is no such step.
     """
+    if episode.is_agents:
+        print_agent_step(episode, number, as_json=as_json)
+        return
     step = next((s for s in episode.steps() if s.step == number), None)
     if step is None:
         raise ValueError(f"episode {episode.id} has no step {number}: it has steps 0 to {episode.n_steps - 1}")

@@ -163,7 +163,7 @@ def _model_call(identifier: str, call: ModelCall) -> tuple[Any, ...]:
         _text(_get(first, "finish_reason") or _get(answer, "stop_reason")),
         _count(_get(usage, "prompt_tokens"), _get(usage, "input_tokens")),
         _count(_get(usage, "completion_tokens"), _get(usage, "output_tokens")),
-        "open" if end is None else end.outcome,
+        call.outcome,
         (end.error_type or None) if end else None,
         (end.message or None) if end else None,
         start.retry_by or None,
