@@ -6,12 +6,16 @@ Invalid calls and errors replay as what they were. A tool that reaches beyond th
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from trajrec import codec
+from trajrec.codec import Plain
+from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
 from trajrec.errors import EnvMissingError, EnvRefusedError
 from trajrec.protocols import Verifier, World
@@ -25,6 +29,11 @@ from trajrec.verifiers import as_verdict, identity
 
 KNOWN_WORLDS = ("trajrec.envs",)
 """Modules whose worlds may be made because a log names them."""
+
+UNORDERED = (
+    "unordered set: the same items in another order, as sets of texts come in each process; PYTHONHASHSEED=0 when recording "
+    "and replaying gives one order"
+)
 
 COMPARED = ("result", "error", "state", "check")
 
@@ -73,11 +82,9 @@ def replay_world(
 
     found = execute()
     divergence = found.divergence
-    if divergence is not None and explain:
+    if divergence is not None and explain and not divergence.cause:
         cause = find_cause(episode, divergence, lambda: execute().divergence)
-        divergence = Divergence(
-            divergence.step, divergence.field, divergence.expected, divergence.actual, cause, ulps=divergence.ulps
-        )
+        divergence = dataclasses.replace(divergence, cause=cause)
     notes = list(found.notes)
     if found.ignored:
         notes.append(f"not the same, and ignored: {', '.join(sorted(found.ignored))}")
@@ -128,9 +135,10 @@ class _Execution:
         self._digests: dict[str, str] = {}
         self._notes: dict[str, None] = {}
         self._ignored: set[str] = set()
-        self._n_steps = 0
+        self._n_steps, self._has_redacted = 0, False
         task = episode.transcript.task_start
         self._recorded_tools = set() if task is None else {row[0] for row in episode.transcript.value(task.tools_data)}
+        self._held_seed = None if task is None else task.held_seed
 
     def run(self) -> Found:
         divergence = self._run()
@@ -145,7 +153,8 @@ class _Execution:
         options = None if start.options_data is None else codec.decode(start.options_data)
         failed = next((failure for failure in episode.failures if failure.phase == "reset"), None)
         try:
-            self._world.reset(seed=start.seed, options=options)
+            with self._hold(start.time_ns, -1, 0, 0):
+                self._world.reset(seed=start.seed, options=options)
         except Exception as exc:
             name = codec.type_name(exc)
             if failed is not None and failed.error_type == name:
@@ -198,7 +207,8 @@ class _Execution:
             self._notes["calls of functions outside the world were answered from the log"] = None
             return None
         if start.is_redacted:
-            self._notes["a call whose arguments were redacted was executed with what is left of them"] = None
+            self._has_redacted = True
+            self._ignored.add("arguments that were redacted")
         found = self._execute(attempt)
         return found if found is not None else self._compare_state(attempt)
 
@@ -207,9 +217,11 @@ class _Execution:
         assert end is not None
         expected = f"{end.error_type}: {end.message}" if end.is_raised else "no exception"
         try:
-            result = self._world.call(start.tool, attempt.arguments)
+            with self._hold(start.time_ns, *attempt.place):
+                result = self._world.call(start.tool, attempt.arguments)
             if inspect.isawaitable(result):
-                result = asyncio.run(_awaited(result))
+                with self._hold(start.time_ns, *attempt.place):
+                    result = asyncio.run(_awaited(result))
         except Exception as exc:
             actual = f"{codec.type_name(exc)}: {exc}"
             if end.is_raised and (
@@ -219,14 +231,16 @@ class _Execution:
             return self._differs(start.step, "error", Change("", expected, actual))
         if end.is_raised:
             return self._differs(start.step, "error", Change("", expected, f"returned {result!r}"))
-        if end.is_redacted:
-            self._notes["results that were redacted were not compared"] = None
-            return None
-        data = codec.encode(result, opaque=True)
-        for change in diff(attempt.result, codec.decode(data)):
+        live = codec.decode(codec.encode(result, opaque=True))
+        for change in diff(attempt.result, live):
             if (found := self._differs(start.step, _path("result", change.path), change)) is not None:
-                return found
+                is_reordered = _is_reordered(attempt.result, live, change.path)
+                return dataclasses.replace(found, cause=UNORDERED) if is_reordered else found
         return None
+
+    def _hold(self, time_ns: int, *place: int) -> contextlib.AbstractContextManager[None]:
+        """Hold still what was held when it was recorded."""
+        return contextlib.nullcontext() if self._held_seed is None else held(time_ns, seed_of(self._held_seed, *place))
 
     def _compare_state(self, attempt: Attempt) -> Divergence | None:
         for part in self._parts:
@@ -236,12 +250,16 @@ class _Execution:
             if expected == digest:
                 self._digests[part.name] = digest
                 continue
+            before = len(self._ignored)
             there, here = {c.path: c.after for c in recorded}, {c.path: c.after for c in live}
             for path in [*there, *(path for path in here if path not in there)]:
                 for change in diff(there.get(path, MISSING), here.get(path, MISSING)):
                     full = _path("state", part.name, path, change.path)
                     if (found := self._differs(attempt.start.step, full, change)) is not None:
                         return found
+            if not self._has_redacted and len(self._ignored) == before and there == here:
+                field = _path("state", part.name)
+                return Divergence(attempt.start.step, field, f"digest {expected}", f"digest {digest}")
             self._digests[part.name] = expected or digest
         return None
 
@@ -253,16 +271,36 @@ class _Execution:
         for name in sorted(recorded.keys() & wanted.keys()):
             verdict = as_verdict(wanted[name](self._world))
             change = Change("", (recorded[name].verdict, recorded[name].score), (verdict.passed, verdict.score))
-            if change.before != change.after and (found := self._differs(self._n_steps, f"check/{name}", change)) is not None:
+            if change.before == change.after:
+                continue
+            if self._has_redacted:
+                self._ignored.add(f"check/{name}")
+            elif (found := self._differs(self._n_steps, f"check/{name}", change)) is not None:
                 return found
         return None
 
     def _differs(self, step: int, field: str, change: Change) -> Divergence | None:
-        """Return a difference as a divergence, or None where it is to be ignored."""
-        if field in self._ignore:
+        """Return a difference as a divergence, or None where it is to be ignored, or the recorded value was redacted."""
+        if field in self._ignore or (isinstance(change.before, str) and "[redacted " in change.before):
             self._ignored.add(field)
             return None
         return Divergence(step, field, change.before, change.after, ulps=ulp_distance(change.before, change.after))
+
+
+def _is_reordered(recorded: Any, live: Any, path: str) -> bool:
+    """Say whether, on the way down a path, two lists have the same items in another order."""
+    for key in path.split("/"):
+        if isinstance(recorded, list) and isinstance(live, list) and recorded != live:
+            if sorted(map(codec.encode, recorded)) == sorted(map(codec.encode, live)):
+                return True
+            recorded, live = recorded[int(key)], live[int(key)]
+        elif isinstance(recorded, Plain) and isinstance(live, Plain):
+            recorded, live = recorded.fields.get(key), live.fields.get(key)
+        elif isinstance(recorded, dict) and isinstance(live, dict):
+            recorded, live = recorded.get(key), live.get(key)
+        else:
+            return False
+    return False
 
 
 async def _awaited(result: Any) -> Any:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
 import threading
 import time
 import types
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pydantic
 import pytest
 import zstandard
@@ -446,6 +450,7 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(tmp_path: Path, monkeypatch
         with pytest.raises(RuntimeError, match=KEY):
             ep.call("broken", key=KEY)
         state["mail"] = f"changed: {PLANTED['jwt']}"
+        state["config"]["password"] = PLANTED["named"] + "-2"  # type: ignore[index]
         ep.call("echo", x=1)
         ep.model(lambda **_: Message(role="assistant", content=text), messages=[{"role": "user", "content": text * 20}])
         with pytest.raises(RuntimeError):
@@ -481,3 +486,42 @@ def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is
     assert only(tmp_path / "a").transcript.attempts[0].result == KEY
     assert only(tmp_path / "b").transcript.attempts[0].arguments == {"text": ordinary}
     assert not only(tmp_path / "b").transcript.attempts[0].start.is_redacted
+
+
+# What comes from outside
+
+
+def test_what_is_held_repeats_itself_and_is_given_back() -> None:
+    from trajrec.effects import held
+
+    def outside() -> list[Any]:
+        drawn = [random.random(), np.random.random(), uuid.uuid4().hex, os.urandom(4), secrets.token_hex(4)]
+        return [*drawn, time.time_ns(), datetime.datetime.now(datetime.UTC)]
+
+    random.seed(1)
+    expected = [random.random() for _ in range(2)]
+    random.seed(1)
+    assert random.random() == expected[0]
+    at = 1_700_000_000_123_456_789
+    with held(at, "a"):
+        first = outside()
+        time.sleep(0.002)
+        assert time.time_ns() == first[-2] == at - at % 1000
+    with held(at, "a"):
+        assert outside() == first
+    with held(at, "b"):
+        assert not set(map(str, outside()[:5])) & set(map(str, first[:5]))
+    assert random.random() == expected[1]
+    assert abs(time.time() - datetime.datetime.now().timestamp()) < 1
+    assert uuid.uuid4() != uuid.uuid4()
+    assert time.time_ns() > at
+
+
+def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        assert ep.effect("clock", lambda: 5) == 5
+        with pytest.raises(OSError, match="offline"):
+            ep.effect("fetch", lambda url: (_ for _ in ()).throw(OSError(f"offline: {url}")), "http://x")
+    clock, fetch = only(tmp_path).transcript.effects
+    assert (clock.name, clock.error_type) == ("clock", "")
+    assert (fetch.error_type, fetch.message, fetch.value_data) == ("builtins.OSError", "offline: http://x", None)

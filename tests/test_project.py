@@ -34,6 +34,7 @@ LAYERS = [
         "state.generators",
         "verifiers",
         "provenance",
+        "effects",
         "log.frames",
         "log.pixels",
     },

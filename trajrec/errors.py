@@ -8,6 +8,7 @@ TrajrecError
 ├── EncodeError .where      a value that cannot be stored losslessly
 ├── EnvContractError        step before reset, step after the end
 ├── UnknownToolError        an agent called a tool that there is not
+├── MissingPackageError     an optional package is not installed; names the extra
 ├── CorpusError             no such folder, no logs in it, no or several such episodes
 ├── QueryError              the SQL is wrong; names the nearest column
 └── ReplayError .episode_id
@@ -64,6 +65,13 @@ class EnvContractError(TrajrecError):
 
 class UnknownToolError(TrajrecError):
     """An agent called a tool that there is not."""
+
+
+class MissingPackageError(TrajrecError):
+    """What was asked for needs a package that is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs {package}, which is not installed: pip install 'trajrec[{extra}]'")
 
 
 class CorpusError(TrajrecError):

@@ -168,7 +168,8 @@ class TaskStart(Record, tag="task", frozen=True):
 
     `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
     `tools_data` lists (name, JSON schema or None, effect); `parts` how each part of the state was captured, as (part, adapter,
-    version). `parent_id` and `parent_step` say in which episode, at which step, this one was begun.
+    version). `parent_id` and `parent_step` say in which episode, at which step, this one was begun. With `held_seed` the
+    clock was held at the time of the reset and of each call, and what draws unseeded was seeded from it and the call's place.
     """
 
     episode: int
@@ -182,6 +183,7 @@ class TaskStart(Record, tag="task", frozen=True):
     metadata_data: bytes | None
     parent_id: str | None = None
     parent_step: int | None = None
+    held_seed: int | None = None
 
 
 Effect = Literal["read", "write", "external", "unknown"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 from trajrec import codec
 from trajrec.agents.journal import Journal
 from trajrec.agents.steps import Place, Steps
+from trajrec.effects import held, seed_of
 from trajrec.protocols import Tool
 from trajrec.schema import CallEnd, CallStart, StateChange
 from trajrec.state.diff import MISSING, Change
@@ -25,6 +27,7 @@ class Calls:
         is_error: Says of a result why it is an error, None where it is none.
 
     Attributes:
+        held_seed: Where it is set, each call runs with the clock held at its own time and all else that draws seeded from it.
         tools: The tools by name.
         parts: What of the state is watched.
         digests: Digest of each part, as of its last change.
@@ -32,6 +35,7 @@ class Calls:
 
     def __init__(self, journal: Journal, steps: Steps, tools: dict[str, Tool], is_error: IsError) -> None:
         self._journal, self._steps, self.tools, self._is_error = journal, steps, tools, is_error
+        self.held_seed: int | None = None
         self.parts: list[Part] = []
         self.digests: dict[str, str] = {}
 
@@ -39,11 +43,12 @@ class Calls:
         """Run a call as it would have run; return or raise what it does."""
         place, tool, journal = self._steps.place_call(), self.tools.get(name), self._journal
         data, is_redacted = journal.encode(arguments)
+        now = time.time_ns()
         journal.add(
             CallStart(
                 journal.number,
                 *place[:3],
-                time.time_ns(),
+                now,
                 name,
                 call_id,
                 data,
@@ -56,18 +61,23 @@ class Calls:
             len(data),
         )
         try:
-            result = run()
+            with self._hold(now, place):
+                result = run()
         except BaseException as exc:
             self._raised(place, tool, exc, "agent" if invalid else "tool")
             raise
         if inspect.isawaitable(result):
-            return self._awaited(place, tool, result)
+            return self._awaited(place, tool, now, result)
         self._returned(place, tool, result)
         return result
 
-    async def _awaited(self, place: Place, tool: Tool | None, result: Any) -> Any:
+    def _hold(self, time_ns: int, place: Place) -> contextlib.AbstractContextManager[None]:
+        return _NOT_HELD if self.held_seed is None else held(time_ns, seed_of(self.held_seed, *place[:3]))
+
+    async def _awaited(self, place: Place, tool: Tool | None, time_ns: int, result: Any) -> Any:
         try:
-            value = await result
+            with self._hold(time_ns, place):
+                value = await result
         except BaseException as exc:
             self._raised(place, tool, exc, "tool")
             raise
@@ -114,8 +124,11 @@ class Calls:
             return
         self.digests[part.name] = digest
         note = f"{tool.name} is declared to read, and wrote" if tool is not None and tool.effect == "read" else ""
-        data = journal.data([_operation(change) for change in changes]) if changes else None
+        data = journal.data([_operation(journal.redactor.change(change)) for change in changes]) if changes else None
         journal.add(StateChange(journal.number, *place[:3], part.name, digest, data, note), 200 if data is None else len(data))
+
+
+_NOT_HELD = contextlib.nullcontext()
 
 
 def error_of(result: Any) -> str | None:

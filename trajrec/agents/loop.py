@@ -19,6 +19,7 @@ from trajrec.agents.models import Models
 from trajrec.agents.redaction import NO_REDACTION, Redactor
 from trajrec.agents.sink import sink_of
 from trajrec.agents.steps import Exceptions, Steps, tries
+from trajrec.effects import held, seed_of
 from trajrec.errors import UnknownToolError
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Tool, Verdict, Verifier, World
@@ -48,6 +49,8 @@ class AgentEpisode:
         checks: Verifiers, run on the world at the end of an episode that did not raise.
         interface: What the agent runs under (verifier, base, lineage, optimizer, scaffold, budget), as plain data.
         metadata: Anything else worth keeping.
+        deterministic: Hold the clock at each call's own time, and seed what draws unseeded, so that a replay can do the same:
+            see `trajrec.effects.held` for what that covers.
         redact: Whether secrets are kept out of the log, or what does it.
         is_error: Says of a tool's result why it is an error, None where it is none. By default `{"error": ...}` and objects
             with a true `isError` are.
@@ -73,6 +76,7 @@ class AgentEpisode:
         checks: Sequence[Verifier] = (),
         interface: Any = None,
         metadata: Mapping[str, Any] | None = None,
+        deterministic: bool = False,
         redact: bool | Redactor = True,
         is_error: IsError = error_of,
         on_error: OnError = "raise",
@@ -85,7 +89,7 @@ class AgentEpisode:
         self._checks, self._interface, self._metadata = tuple(checks), interface, metadata
         self._tools: dict[str, Tool] = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._is_error = is_error
+        self._is_error, self._is_held = is_error, deterministic
         self._steps = Steps()
         self._begun: tuple[Journal, Calls, Models] | None = None
         self._outer: contextvars.Token[AgentEpisode | None] | None = None
@@ -272,10 +276,13 @@ class AgentEpisode:
             if seed is None:
                 seed, origin = secrets.randbits(31), "recorder"
         options = None if self._options is None else journal.data(self._options)
-        origin = "none" if seed is None else origin
-        journal.add(EpisodeStart(journal.number, time.time_ns(), seed, origin, options, None, _NO_INFO))  # type: ignore[arg-type]
+        origin, now = "none" if seed is None else origin, time.time_ns()
+        held_seed = secrets.randbits(31) if self._is_held else None
+        self._calls.held_seed = held_seed
+        journal.add(EpisodeStart(journal.number, now, seed, origin, options, None, _NO_INFO))  # type: ignore[arg-type]
         if world is not None:
-            found = world.reset(seed=seed, options=self._options)
+            with contextlib.nullcontext() if held_seed is None else held(now, seed_of(held_seed, -1, 0, 0)):
+                found = world.reset(seed=seed, options=self._options)
             if self.goal is None:
                 # An environment's reset returns its observation and an info.
                 is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)
@@ -298,6 +305,7 @@ class AgentEpisode:
                 None if self._metadata is None else journal.data(dict(self._metadata)),
                 None if parent is None else parent.id,
                 None if parent is None else parent._steps.step,
+                held_seed,
             )
         )
         for name, value, digest in whole:

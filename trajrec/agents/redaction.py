@@ -15,6 +15,7 @@ from typing import Any
 
 from trajrec import codec
 from trajrec.codec import Plain
+from trajrec.state.diff import Change
 
 PATTERNS = {
     "api key": (rb"sk-", r"\bsk-[A-Za-z0-9_-]{16,}"),
@@ -80,6 +81,13 @@ class Redactor:
             text = pattern.sub(lambda match, kind=kind: _mark(kind, match.group()), text)  # type: ignore[misc]
         return text
 
+    def change(self, change: Change) -> Change:
+        """Return a change without the secrets in it: the path alone may say that there is one."""
+        for key in change.path.split("/"):
+            if _is_secret(key):
+                return Change(change.path, *(self._value(key, value) for value in (change.before, change.after)))
+        return change
+
     def _is_suspicious(self, data: bytes) -> bool:
         """Say whether there may be a secret: searches for fixed bytes, which is fast, before anything else."""
         return any(sign in data for sign in self._signs) or bool(self._aws.search(data) or _has_capital_name(self, data))
@@ -99,10 +107,14 @@ class Redactor:
         return value
 
     def _value(self, key: Any, item: Any) -> Any:
-        if isinstance(key, str) and key.lower().replace("-", "_") in NAMES and isinstance(item, (str, bytes)) and item:
+        if _is_secret(key) and isinstance(item, (str, bytes)) and item:
             text = item if isinstance(item, str) else item.decode("latin-1")
             return _mark(key.lower(), text.removeprefix("Bearer "))
         return self._clean(item)
+
+
+def _is_secret(key: Any) -> bool:
+    return isinstance(key, str) and key.lower().replace("-", "_") in NAMES
 
 
 class _NoRedaction(Redactor):
@@ -113,6 +125,9 @@ class _NoRedaction(Redactor):
 
     def encode(self, value: Any) -> tuple[bytes, bool]:
         return codec.encode(value, opaque=True), False
+
+    def change(self, change: Change) -> Change:
+        return change
 
     def text(self, text: str) -> str:
         return text

@@ -85,7 +85,7 @@ def _facts(episode: Episode) -> dict[str, Any]:
 
 
 def _in_order(episode: Episode) -> list[Attempt | ModelCall]:
-    items = [*episode.transcript.model_calls, *episode.transcript.attempts]
+    items: list[Attempt | ModelCall] = [*episode.transcript.model_calls, *episode.transcript.attempts]
     return sorted(items, key=lambda item: (item.start.step, isinstance(item, Attempt), item.start.time_ns))
 
 

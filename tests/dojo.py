@@ -1,0 +1,91 @@
+"""agentdojo's tasks as worlds: an adapter of the kind that users write for their own.
+
+As a program, `dojo.py record FOLDER [free] [cut]` records the ground truth of all tasks, with the clock held unless it is free,
+without the last call where it is cut; `dojo.py replay FOLDER` prints a report a line.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from agentdojo.functions_runtime import FunctionCall, FunctionsRuntime
+from agentdojo.task_suite.load_suites import get_suites
+
+import trajrec
+from trajrec.protocols import Tool
+from trajrec.replay import replay_world
+
+VERSION = "v1.2.2"
+
+
+def tasks() -> list[tuple[str, str]]:
+    """Return (suite, task) of all user tasks."""
+    return [(suite, task) for suite, found in get_suites(VERSION).items() for task in found.user_tasks]
+
+
+class Dojo:
+    """One user task of agentdojo: its environment, its tools, its own check."""
+
+    def __init__(self, suite: str, task: str) -> None:
+        self.kwargs = {"suite": suite, "task": task}
+        self.suite = get_suites(VERSION)[suite]
+        self.task = self.suite.get_user_task_by_id(task)
+        self.runtime = FunctionsRuntime(self.suite.tools)
+        self.traces: list[FunctionCall] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
+        self.environment = self.task.init_environment(self.suite.load_and_inject_default_environment({}))
+        self.before = self.environment.model_copy(deep=True)
+        self.traces.clear()
+        return str(self.task.PROMPT)
+
+    def tools(self) -> list[Tool]:
+        return [Tool(tool.name, tool.parameters.model_json_schema(), "write", tool.description) for tool in self.suite.tools]
+
+    def watch(self) -> Any:
+        return lambda: self.environment
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        self.traces.append(FunctionCall(function=name, args=arguments))
+        result, _ = self.runtime.run_function(self.environment, name, arguments, raise_on_error=True)
+        return result
+
+    def ground_truth(self) -> list[FunctionCall]:
+        return list(self.task.ground_truth(self.before))
+
+
+@trajrec.verifier(id="agentdojo-utility", version=VERSION, family="environmental")
+def utility(world: Dojo) -> bool:
+    """Return agentdojo's own verdict."""
+    output = world.task.GROUND_TRUTH_OUTPUT
+    found = world.task.utility_from_traces(output, world.before, world.environment, world.traces)
+    return bool(world.task.utility(output, world.before, world.environment) if found is None else found)
+
+
+def record(folder: Path, how: list[str]) -> None:
+    """Record the ground truth of every task."""
+    for suite, task in tasks():
+        world = Dojo(suite, task)
+        with trajrec.episode(
+            folder, task=f"{suite}/{task}", world=world, checks=[utility], deterministic="free" not in how, redact=False
+        ) as ep:
+            calls = world.ground_truth()
+            for call in calls[: len(calls) - ("cut" in how)]:
+                ep.call(call.function, **call.args)
+
+
+def replay(folder: Path) -> None:
+    """Print the report of every episode."""
+    for episode in trajrec.open(folder).episodes():
+        report = replay_world(episode, allow=["__main__"], checks=[utility])
+        print(json.dumps([episode.transcript.task, report.as_dict()]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "record":
+        record(Path(sys.argv[2]), sys.argv[3:])
+    else:
+        replay(Path(sys.argv[2]))
