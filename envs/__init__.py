@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from trajrec.envs.contract import Contract, check_env
     from trajrec.envs.keydoor import KeyDoor
     from trajrec.envs.shop import Shop
+    from trajrec.envs.workspace import Workspace
 
-__all__ = ["Contract", "KeyDoor", "Shop", "check_env"]
+__all__ = ["Contract", "KeyDoor", "Shop", "Workspace", "check_env"]
 
-_HOME = {"Contract": "contract", "KeyDoor": "keydoor", "Shop": "shop", "check_env": "contract"}
+_HOME = {"Contract": "contract", "KeyDoor": "keydoor", "Shop": "shop", "Workspace": "workspace", "check_env": "contract"}
 
 for _id, _entry_point in (
     ("trajrec/KeyDoor-v0", "trajrec.envs.keydoor:KeyDoor"),

@@ -117,6 +117,7 @@ class Calls:
         try:
             changes, digest = part.tracker.update()
         except Exception as exc:  # the world's own data may be anything; not seeing it is recorded, not hidden
+            self.digests[part.name] = ""
             journal.fail(place.step, "state", "env", exc)
             journal.add(StateChange(journal.number, *place[:3], part.name, "", None, "the state could not be captured"))
             return

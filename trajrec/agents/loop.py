@@ -42,8 +42,8 @@ class AgentEpisode:
         goal: What the agent is asked, as plain data; by default what the world's reset returns.
         world: Where the tools act (see `World`): it is reset, and its tools are what `call` calls.
         tools: Descriptions of tools, beyond those of the world and of `tool`.
-        state: What to watch: an object, a function that returns one, or several by name. By default the world's own; False
-            watches nothing.
+        state: What to watch: an object, a function that returns one, a SQLite connection, the Path of a SQLite database or of a
+            folder; or several by name. By default the world's own; False watches nothing.
         seed: For the world's reset; the recorder draws and records one where there is none.
         options: For the world's reset.
         checks: Verifiers, run on the world at the end of an episode that did not raise.

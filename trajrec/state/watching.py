@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from trajrec.protocols import Snapshotable
+from trajrec.state.database import Database
 from trajrec.state.diff import Change
+from trajrec.state.folder import Folder
 from trajrec.state.tree import Tree
 
 
@@ -37,7 +41,8 @@ def parts_of(world: Any, state: Any) -> list[Part]:
 
     Args:
         world: A world, or None.
-        state: A function without arguments, an object, or a mapping of names to such; False watches nothing.
+        state: What to watch: an object, a function without arguments that returns one, a SQLite connection, the Path of a
+            SQLite database or of a folder, a tracker; or a mapping of names to such. False watches nothing.
 
     Raises:
         TypeError: Something cannot be watched.
@@ -58,6 +63,18 @@ def parts_of(world: Any, state: Any) -> list[Part]:
 
 
 def _tracker(value: Any) -> Tracker:
+    if hasattr(value, "begin") and hasattr(value, "update"):
+        tracker: Tracker = value
+        return tracker
+    if isinstance(value, sqlite3.Connection):
+        return Database(value)
+    if isinstance(value, Path):
+        if value.is_dir():
+            return Folder(value)
+        with value.open("rb") as file:
+            if file.read(16) != b"SQLite format 3\0":
+                raise TypeError(f"{value} is neither a folder nor a SQLite database: it cannot be watched")
+        return Database(value)
     if callable(value) and not hasattr(value, "__dataclass_fields__") and not hasattr(value, "model_fields"):
         read: Callable[[], Any] = value
         return Tree(read)

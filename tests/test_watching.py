@@ -1,0 +1,179 @@
+"""Watching folders and databases: real files, real SQLite."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trajrec
+from trajrec.agents.sink import close_logs
+from trajrec.envs import Workspace
+from trajrec.envs.workspace import TASKS, WorkspaceError
+from trajrec.replay import replay_episode, replay_world
+from trajrec.state.database import Database
+from trajrec.state.diff import MISSING
+from trajrec.state.folder import WHOLE_BYTES, Folder
+
+
+@pytest.fixture(autouse=True)
+def sealed() -> Iterator[None]:
+    yield
+    close_logs()
+
+
+def changes(tracker: Any) -> list[tuple[Any, ...]]:
+    return [tuple(change) for change in tracker.update()[0]]
+
+
+def test_every_change_of_a_folder_is_found_and_named(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "a.py").write_text("x = 1\n")
+    (tmp_path / "data.bin").write_bytes(b"\xff\x00")
+    (tmp_path / ".git").mkdir()
+    folder = Folder(tmp_path)
+    whole, first = folder.begin()
+    mode = f"{(tmp_path / 'data.bin').stat().st_mode & 0o777:o}"
+    assert whole == {"data.bin": {"mode": mode, "bytes": b"\xff\x00"}, "src": {"a.py": {"mode": mode, "text": "x = 1\n"}}}
+    assert changes(folder) == []
+    (tmp_path / "src" / "a.py").write_text("x = 2\n")  # as long as before, a moment later
+    assert changes(folder) == [("src/a.py/text", "x = 1\n", "x = 2\n")]
+    (tmp_path / "src" / "a.py").write_text("x = 3\n")
+    assert changes(folder) == [("src/a.py/text", "x = 2\n", "x = 3\n")]
+    os.chmod(tmp_path / "data.bin", 0o700)
+    assert changes(folder) == [("data.bin/mode", mode, "700")]
+    (tmp_path / "link").symlink_to("data.bin")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("ignored")
+    (tmp_path / "src" / "__pycache__").mkdir()
+    assert changes(folder) == [("empty", MISSING, {}), ("link", MISSING, {"link": "data.bin"})]
+    (tmp_path / "src" / "a.py").rename(tmp_path / "src" / "b.py")
+    entry = {"mode": mode, "text": "x = 3\n"}
+    assert changes(folder) == [("src/a.py", entry, MISSING), ("src/b.py", MISSING, entry)]
+    for name in ("link", "src/b.py"):
+        (tmp_path / name).unlink()
+    (tmp_path / "empty").rmdir()
+    os.chmod(tmp_path / "data.bin", int(mode, 8))
+    (tmp_path / "src" / "a.py").write_text("x = 1\n")
+    assert folder.update()[1] == first == Folder(tmp_path).begin()[1]
+
+
+def test_a_large_file_is_known_by_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "big").write_bytes(bytes(WHOLE_BYTES + 1))
+    folder = Folder(tmp_path)
+    (whole, _) = folder.begin()
+    assert whole["big"]["size"] == WHOLE_BYTES + 1
+    with (tmp_path / "big").open("r+b") as file:
+        file.seek(WHOLE_BYTES)
+        file.write(b"x")
+    ((path, _, _),) = changes(folder)
+    assert path == "big/digest"
+
+
+@pytest.mark.parametrize("by", ["connection", "path"])
+def test_rows_tables_and_keys_of_a_database_are_followed(tmp_path: Path, by: str) -> None:
+    path = tmp_path / "shop.db"
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents REAL)")
+    connection.execute('CREATE TABLE "odd ""name" (a, b, PRIMARY KEY (b, a)) WITHOUT ROWID')
+    connection.execute("CREATE TABLE plain (x)")
+    connection.executemany("INSERT INTO orders VALUES (?, ?, ?)", [(i, f"item {i}", i * 1.5) for i in range(300)])
+    tracker = Database(connection if by == "connection" else path)
+    whole, first = tracker.begin()
+    assert whole["orders"]["7"] == {"id": 7, "item": "item 7", "cents": 10.5}
+    assert changes(tracker) == []
+    connection.execute("UPDATE orders SET cents = 1 WHERE id IN (5, 200)")
+    assert changes(tracker) == [("orders/5/cents", 7.5, 1.0), ("orders/200/cents", 300.0, 1.0)]
+    connection.execute('INSERT INTO "odd ""name" VALUES (1, ?)', [b"\xff"])
+    connection.execute("INSERT INTO plain VALUES (NULL)")
+    found = changes(tracker)
+    assert [change[0] for change in found] == ["odd \"name/b'\\xff' 1", "plain/1"]
+    connection.execute("DELETE FROM orders WHERE id = 5")
+    connection.execute("DROP TABLE plain")
+    assert {change[0] for change in changes(tracker)} == {"orders/5", "plain", "sqlite_schema/plain"}
+    connection.execute("CREATE TABLE plain (x)")
+    connection.execute("INSERT INTO orders VALUES (5, 'item 5', 7.5)")
+    connection.execute("UPDATE orders SET cents = 300 WHERE id = 200")
+    connection.execute('DELETE FROM "odd ""name"')
+    assert tracker.update()[1] == first
+
+
+def test_another_process_that_writes_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    for tracker in (Database(path), Database(sqlite3.connect(path))):
+        tracker.begin()
+        code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (1)'); c.commit()"
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        assert [change[2] for change in changes(tracker)] == [{"x": 1}]
+
+
+def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("hello")
+    with (
+        pytest.raises(TypeError, match="neither a folder nor a SQLite database"),
+        trajrec.episode(tmp_path / "runs", state=tmp_path / "note.txt"),
+    ):
+        pass
+
+
+def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(tmp_path: Path) -> None:
+    connection = sqlite3.connect(":memory:")
+    with trajrec.episode(tmp_path, state=connection) as ep:
+        ep.tool(connection.close, name="close")
+        ep.call("close")
+        assert ep.state_digest is None
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT phase, error_type FROM failures").fetchall() == [("state", "sqlite3.ProgrammingError")]
+
+
+# The workspace
+
+
+@trajrec.verifier(id="workspace-task", version="1")
+def solved(world: Workspace) -> bool:
+    return world.task_solved()
+
+
+@pytest.mark.parametrize("task", range(len(TASKS)))
+def test_each_task_of_the_workspace_is_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
+    for does in (True, False):
+        with trajrec.episode(
+            tmp_path, task=str(does), world=Workspace(seed=task), options={"task": task}, checks=[solved]
+        ) as ep:
+            with pytest.raises(WorkspaceError):
+                ep.call("read_file", path="../../etc/passwd")
+            for name, arguments in ep.world.ground_truth() if does else ():
+                ep.call(name, **arguments)
+    corpus = trajrec.open(tmp_path)
+    assert corpus.sql("SELECT task, outcome FROM episodes ORDER BY 1").fetchall() == [("False", "failure"), ("True", "success")]
+    changed = corpus.sql("SELECT count(*) FROM state_changes JOIN episodes USING (episode_id) WHERE task = 'True'").fetchall()
+    assert changed[0][0] >= 1
+    assert corpus.sql("SELECT count(*) FROM attempts WHERE finding IS NOT NULL").fetchall() == [(0,)]
+    for episode in corpus.episodes():
+        assert replay_world(episode, checks=[solved]).grade == "exact"
+        assert replay_episode(episode).grade == "exact"
+
+
+def test_a_workspace_gives_its_state_and_takes_it_back() -> None:
+    world = Workspace(seed=1)
+    world.reset(options={"task": 4})
+    before = world.get_state()
+    for name, arguments in world.ground_truth():
+        world.call(name, arguments)
+    assert world.task_solved()
+    world.set_state(before)
+    assert world.get_state() == before
+    assert not world.task_solved()
+    with pytest.raises(WorkspaceError, match="SQL: no such table"):
+        world.call("query", {"sql": "SELECT * FROM nowhere"})
+    with pytest.raises(WorkspaceError, match="takes exactly the texts"):
+        world.call("query", {"q": "SELECT 1"})
