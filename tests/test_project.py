@@ -56,6 +56,8 @@ LAYERS = [
     {"replay.worlds"},
     {"replay.engine"},
     {"replay"},
+    {"recorded"},
+    {"reruns"},
     {"", "cli.output"},
     {"cli.transcript"},
     {"cli.show"},
@@ -179,11 +181,12 @@ def test_the_examples_of_docstrings_hold(name: str) -> None:
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(code) == 3
+    assert len(code) == 4
     script = "\n".join(code) + "\nenv.close()\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "exact None" in done.stdout
+    assert "arguments/cents: recorded 1000000, now 6300" in done.stdout
 
 
 def test_the_readme_names_every_command() -> None:

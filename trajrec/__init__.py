@@ -4,6 +4,7 @@
     with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop: ep.call, ep.model, ep.check
     corpus = trajrec.open("runs/")                                   # SQL over the logs
     report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # re-executes, compares every step
+    with trajrec.rerun(corpus.episode("3f2a")) as ep: ...            # the agent's own loop, answered from the log
 
 Everything is imported when it is first used: recording never imports DuckDB.
 """
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from trajrec.protocols import StateAdapter, Tool, Verdict, World
     from trajrec.recorder import Recorder
     from trajrec.recorder import Recorder as record
+    from trajrec.reruns import Rerun as rerun
     from trajrec.verifiers import verifier
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "open",
     "record",
     "replay",
+    "rerun",
     "verifier",
 ]
 
@@ -50,6 +53,7 @@ _HOME = {
     "episode": ("trajrec.agents.loop", "AgentEpisode"),
     "open": ("trajrec.corpus", "open"),
     "record": ("trajrec.recorder", "Recorder"),
+    "rerun": ("trajrec.reruns", "Rerun"),
     "verifier": ("trajrec.verifiers", "verifier"),
 }
 

@@ -8,13 +8,15 @@ TrajrecError
 ├── EncodeError .where      a value that cannot be stored losslessly
 ├── EnvContractError        step before reset, step after the end
 ├── UnknownToolError        an agent called a tool that there is not
+├── RecordedError           a recorded exception whose class is not loaded: .type_name
 ├── MissingPackageError     an optional package is not installed; names the extra
 ├── CorpusError             no such folder, no logs in it, no or several such episodes
 ├── QueryError              the SQL is wrong; names the nearest column
 └── ReplayError .episode_id
     ├── EnvRefusedError     the log names an environment that may not be imported
     ├── EnvMissingError     the environment, or the package it comes from, is not installed
-    └── DivergenceError     .step .field .expected .actual
+    ├── DivergenceError     .step .field .expected .actual
+    └── AgentChangedError   an agent that is run again does what it did not do: .difference
 
 Wrong arguments are plain ValueError and TypeError.
 """
@@ -67,6 +69,14 @@ class UnknownToolError(TrajrecError):
     """An agent called a tool that there is not."""
 
 
+class RecordedError(TrajrecError):
+    """A recorded exception, given back where its class is not loaded."""
+
+    def __init__(self, type_name: str, message: str) -> None:
+        self.type_name = type_name
+        super().__init__(message)
+
+
 class MissingPackageError(TrajrecError):
     """What was asked for needs a package that is not installed."""
 
@@ -104,3 +114,11 @@ class DivergenceError(ReplayError):
     def __init__(self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any) -> None:
         self.step, self.field, self.expected, self.actual = step, field, expected, actual
         super().__init__(message, episode_id=episode_id)
+
+
+class AgentChangedError(ReplayError):
+    """An agent that is run again asks for something that it did not ask for when it was recorded."""
+
+    def __init__(self, difference: Any, *, episode_id: str) -> None:
+        self.difference = difference
+        super().__init__(str(difference), episode_id=episode_id)

@@ -233,6 +233,7 @@ class CallEnd(Record, tag="result", frozen=True):
     message: str = ""
     traceback: str = ""
     is_redacted: bool = False
+    is_async: bool = False
 
 
 class StateChange(Record, tag="state", frozen=True):
@@ -284,6 +285,7 @@ class ModelEnd(Record, tag="answer", frozen=True):
     message: str = ""
     traceback: str = ""
     is_redacted: bool = False
+    is_async: bool = False
 
 
 class EffectValue(Record, tag="effect", frozen=True):

@@ -79,28 +79,28 @@ class Calls:
             with self._hold(time_ns, place):
                 value = await result
         except BaseException as exc:
-            self._raised(place, tool, exc, "tool")
+            self._raised(place, tool, exc, "tool", is_async=True)
             raise
-        self._returned(place, tool, value)
+        self._returned(place, tool, value, is_async=True)
         return value
 
-    def _returned(self, place: Place, tool: Tool | None, result: Any) -> None:
+    def _returned(self, place: Place, tool: Tool | None, result: Any, *, is_async: bool = False) -> None:
         now, why = time.time_ns(), self._is_error(result)
         data, is_redacted = self._journal.encode(result)
         number = self._journal.number
         if why is None:
-            end = CallEnd(number, *place[:3], now, "ok", data, is_redacted=is_redacted)
+            end = CallEnd(number, *place[:3], now, "ok", data, is_redacted=is_redacted, is_async=is_async)
         else:
             what = "tool", "", self._journal.text(why), ""
-            end = CallEnd(number, *place[:3], now, "error", data, False, *what, is_redacted)
+            end = CallEnd(number, *place[:3], now, "error", data, False, *what, is_redacted, is_async)
         self._ended(place, tool, end, len(data))
 
-    def _raised(self, place: Place, tool: Tool | None, exc: BaseException, origin: str) -> None:
+    def _raised(self, place: Place, tool: Tool | None, exc: BaseException, origin: str, *, is_async: bool = False) -> None:
         outcome: Any = "timeout" if isinstance(exc, TimeoutError) else "error" if isinstance(exc, Exception) else "cancelled"
         if isinstance(exc, (ConnectionError, TimeoutError)):
             origin = "infra"
         what = self._journal.describe(exc)
-        end = CallEnd(self._journal.number, *place[:3], time.time_ns(), outcome, None, True, origin, *what)
+        end = CallEnd(self._journal.number, *place[:3], time.time_ns(), outcome, None, True, origin, *what, is_async=is_async)
         self._ended(place, tool, end, len(end.traceback))
 
     def _ended(self, place: Place, tool: Tool | None, end: CallEnd, size: int) -> None:

@@ -66,23 +66,25 @@ class Models:
         try:
             found = await answer
         except BaseException as exc:
-            self._raised(number, exc)
+            self._raised(number, exc, is_async=True)
             raise
-        return self._answered(number, found)
+        return self._answered(number, found, is_async=True)
 
-    def _answered(self, number: int, answer: Any) -> Any:
+    def _answered(self, number: int, answer: Any, *, is_async: bool = False) -> Any:
         def ended(value: Any, exc: BaseException | None, is_streamed: bool) -> None:
             journal = self._journal
             data, is_redacted = journal.encode(value)
             what = ("", "", "") if exc is None else journal.describe(exc)
-            end = ModelEnd(journal.number, number, time.time_ns(), _outcome(exc), data, is_streamed, *what, is_redacted)
+            end = ModelEnd(
+                journal.number, number, time.time_ns(), _outcome(exc), data, is_streamed, *what, is_redacted, is_async
+            )
             journal.add(end, len(data))
 
         return record_stream(answer, ended)
 
-    def _raised(self, number: int, exc: BaseException) -> None:
-        journal = self._journal
-        journal.add(ModelEnd(journal.number, number, time.time_ns(), _outcome(exc), None, False, *journal.describe(exc)))
+    def _raised(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
+        journal, what = self._journal, self._journal.describe(exc)
+        journal.add(ModelEnd(journal.number, number, time.time_ns(), _outcome(exc), None, False, *what, is_async=is_async))
         journal.flush()
 
 

@@ -1,0 +1,271 @@
+"""An agent's loop run again against its recording: the same without a network, or the first thing it asks that is not."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import pytest
+
+import trajrec
+from trajrec.agents.sink import close_logs
+from trajrec.envs import Shop
+from trajrec.envs.shop import ToolError
+from trajrec.errors import AgentChangedError, RecordedError
+
+
+@pytest.fixture(autouse=True)
+def sealed() -> Iterator[None]:
+    yield
+    close_logs()
+
+
+def only(folder: Path) -> Any:
+    (episode,) = trajrec.open(folder).episodes()
+    return episode
+
+
+class ToolCall(pydantic.BaseModel):
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(pydantic.BaseModel):
+    role: str = "assistant"
+    content: str | None = None
+    tool_calls: list[ToolCall] = []
+
+
+@dataclasses.dataclass
+class Answer:
+    message: Message
+    usage: dict[str, int]
+
+
+class Model:
+    """Answers from a script."""
+
+    def __init__(self, *script: list[tuple[str, dict[str, Any]]]) -> None:
+        self.script = iter(script)
+
+    def create(self, *, messages: list[Any], model: str, **_: Any) -> Answer:
+        calls = [ToolCall(id=f"c{k}", name=n, arguments=json.dumps(a)) for k, (n, a) in enumerate(next(self.script, []))]
+        return Answer(Message(content=None if calls else "done", tool_calls=calls), {"prompt_tokens": len(messages)})
+
+
+def no_network(**_: Any) -> Any:
+    raise AssertionError("the model was called")
+
+
+SCRIPT = (
+    [("get_order", {"order": "O1001"})],
+    [("refund_order", {"order": "O1001", "cents": 10**6})],
+    [("refund_order", {"order": "O1001", "cents": 100}), ("send_message", {"customer": "C1", "text": "hi"})],
+)
+
+
+def agent(ep: Any, create: Any, *, prompt: str = "You are a careful clerk.\nRefund what is asked.\nSay done.") -> int:
+    """The agent of the README: asks, calls, appends, until there is nothing more to call."""
+    messages: list[Any] = [{"role": "system", "content": prompt}, {"role": "user", "content": ep.goal["goal"]}]
+    for turn in range(10):
+        reply = ep.model(create, model="m-1", messages=messages, temperature=0.0)
+        messages.append(reply.message)
+        if not reply.message.tool_calls:
+            ep.stop("done", said_done=True)
+            return turn
+        for call in reply.message.tool_calls:
+            try:
+                result = ep.execute(call.name, json.loads(call.arguments), call_id=call.id)
+            except ToolError as exc:
+                result = {"error": str(exc)}
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)})
+    return -1
+
+
+def record(folder: Path) -> Any:
+    with trajrec.episode(folder, world=Shop(seed=7), options={"task": 0}) as ep:
+        assert agent(ep, Model(*SCRIPT).create) == 3
+    return only(folder)
+
+
+def test_an_agent_that_did_not_change_runs_again_without_a_model_or_a_world(tmp_path: Path) -> None:
+    episode = record(tmp_path)
+    with trajrec.rerun(episode) as ep:
+        assert agent(ep, no_network) == 3
+    assert ep.difference is None
+    assert ep.n_steps == 4
+
+
+RERUN = """
+import sys
+sys.path.insert(0, sys.argv[2])
+import test_reruns, trajrec
+episode = next(trajrec.open(sys.argv[1]).episodes())
+with trajrec.rerun(episode) as ep:
+    test_reruns.agent(ep, test_reruns.no_network, **eval(sys.argv[3]))
+print(ep.difference)
+"""
+
+
+def test_it_runs_again_in_another_process_and_a_changed_word_of_its_prompt_is_found_at_once(tmp_path: Path) -> None:
+    record(tmp_path)
+    close_logs()
+
+    def run(arguments: str) -> Any:
+        command = [sys.executable, "-c", RERUN, str(tmp_path), str(Path(__file__).parent), arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    assert run("{}").stdout == "None\n"
+    done = run("{'prompt': 'You are a careful clerk.\\nRefund what is due.\\nSay done.'}")
+    assert done.returncode == 1
+    assert "step 0, model call: it is not the recorded one" in done.stderr
+    assert "    -Refund what is asked.\n    +Refund what is due." in done.stderr
+
+
+def test_a_difference_can_be_reported_instead_of_raised(tmp_path: Path) -> None:
+    episode = record(tmp_path)
+    with trajrec.rerun(episode, on_difference="report") as ep:
+        agent(ep, no_network, prompt="Be quick.")
+    assert (ep.difference.step, ep.difference.what) == (0, "model call")
+    assert [change.path for change in ep.difference.changes] == ["messages/0/content"]
+
+
+def loop(ep: Any, *calls: tuple[str, dict[str, Any]]) -> None:
+    for name, arguments in calls:
+        ep.call(name, **arguments)
+
+
+def test_other_calls_more_calls_and_fewer_calls_are_told_apart(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda **a: {"got": a}, name="a")
+        ep.tool(lambda **a: {"got": a}, name="b")
+        loop(ep, ("a", {"x": 1}), ("b", {"x": 2}))
+    episode = only(tmp_path)
+
+    def difference(*calls: tuple[str, dict[str, Any]]) -> Any:
+        with trajrec.rerun(episode, on_difference="report") as ep:
+            loop(ep, *calls)
+        return ep.difference
+
+    assert difference(("a", {"x": 1}), ("b", {"x": 2})) is None
+    found = difference(("a", {"x": 1}), ("b", {"x": 3}))
+    assert (found.step, found.what, [tuple(change) for change in found.changes]) == (1, "tool call", [("arguments/x", 2, 3)])
+    found = difference(("b", {"x": 2}), ("a", {"x": 1}))
+    assert (found.step, found.recorded["tool"], found.now["tool"]) == (0, "a", "b")
+    found = difference(("a", {"x": 1}), ("b", {"x": 2}), ("a", {"x": 9}))
+    assert (found.step, found.recorded, found.now) == (2, None, {"tool": "a", "arguments": {"x": 9}})
+    assert "no more of them" in str(found)
+    found = difference(("a", {"x": 1}))
+    assert (found.step, found.what, found.recorded["tool"]) == (1, "end", "b")
+    with pytest.raises(AgentChangedError, match="ended before"), trajrec.rerun(episode) as ep:
+        loop(ep, ("a", {"x": 1}))
+
+
+def test_errors_retries_streams_effects_and_checks_come_back_as_they_were(tmp_path: Path) -> None:
+    class Unknown(Exception):
+        pass
+
+    tried: list[int] = []
+
+    def flaky() -> str:
+        tried.append(1)
+        if len(tried) < 3:
+            raise TimeoutError(f"try {len(tried)}")
+        return "third"
+
+    def broken() -> None:
+        raise Unknown("local class")
+
+    async def later(x: int) -> int:
+        await asyncio.sleep(0)
+        return x + 1
+
+    def run(ep: Any) -> list[Any]:
+        seen: list[Any] = []
+        for function in (flaky, broken, later):
+            ep.tool(function)
+        for attempt in ep.retrying(3, wait=0.01, on=TimeoutError):
+            with attempt:
+                seen.append(ep.call("flaky"))
+        try:
+            ep.call("broken")
+        except Exception as exc:
+            seen.append(str(exc))
+        seen.append(list(ep.model(lambda **_: iter(["a", "b"]), messages=[])))
+        seen.append(ep.effect("dice", lambda: 4))
+        seen.append(ep.check(trajrec.verifier(id="ok", version="1")(lambda _: trajrec.Verdict(True, 0.5, "seen"))))
+
+        async def both() -> list[int]:
+            with ep.step():
+                return list(await asyncio.gather(ep.call("later", x=1), ep.call("later", x=5)))
+
+        return [*seen, asyncio.run(both())]
+
+    with trajrec.episode(tmp_path) as ep:
+        first = run(ep)
+    tried.clear()
+    with trajrec.rerun(only(tmp_path)) as ep:
+        assert run(ep) == first
+    assert tried == []
+    assert first[0] == "third"
+
+
+def test_values_of_classes_that_are_not_loaded_are_objects_all_the_same(tmp_path: Path) -> None:
+    code = """
+import dataclasses, sys, trajrec
+@dataclasses.dataclass
+class Reply:
+    text: str
+    parts: list
+class Odd(Exception): pass
+Reply.__module__ = Odd.__module__ = "somewhere"
+def refuse(**_): raise Odd("no")
+with trajrec.episode(sys.argv[1]) as ep:
+    ep.model(lambda **_: Reply("hello", [Reply("inner", [])]), messages=[])
+    try:
+        ep.model(refuse, messages=[])
+    except Odd:
+        pass
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    with trajrec.rerun(only(tmp_path)) as ep:
+        reply = ep.model(no_network, messages=[])
+        assert (reply.text, reply.parts[0].text) == ("hello", "inner")
+        assert reply.model_dump() == {"text": "hello", "parts": [{"text": "inner", "parts": []}]}
+        with pytest.raises(AttributeError, match=r"recorded somewhere\.Reply has no field 'nothing'"):
+            _ = reply.nothing
+        with pytest.raises(RecordedError, match="no"):
+            ep.model(no_network, messages=[])
+    assert "somewhere" not in sys.modules
+
+
+def test_secrets_that_were_redacted_do_not_make_a_difference_in_another_process(tmp_path: Path) -> None:
+    code = """
+import sys, trajrec
+with trajrec.episode(sys.argv[1]) as ep:
+    ep.tool(lambda **a: 1, name="login")
+    ep.call("login", key="sk-" + "a1b2c3d4" * 4)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    with trajrec.rerun(only(tmp_path)) as ep:
+        assert ep.call("login", key="sk-" + "a1b2c3d4" * 4) == 1
+    with trajrec.rerun(only(tmp_path), on_difference="report") as ep:
+        ep.call("login", key="none")
+    assert ep.difference is not None
+
+
+def test_an_environments_episode_is_not_an_agents(tmp_path: Path) -> None:
+    import gymnasium
+
+    with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path) as env:
+        env.reset(seed=0)
+    with pytest.raises(ValueError, match="not an agent's: replay it"):
+        trajrec.rerun(only(tmp_path))

@@ -1,0 +1,335 @@
+"""`trajrec.rerun`: runs an agent's own loop against its recording. Models and tools answer from the log; the first thing that
+the agent asks and did not ask then is reported, with what is different in it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import re
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+from trajrec import codec
+from trajrec.agents.redaction import Redactor
+from trajrec.agents.steps import Exceptions, Steps, tries
+from trajrec.episodes import Episode
+from trajrec.errors import AgentChangedError
+from trajrec.index.jsonable import to_json
+from trajrec.protocols import Verdict
+from trajrec.recorded import as_exception, as_objects
+from trajrec.schema import Check
+from trajrec.state.diff import Change, diff
+from trajrec.transcript import Attempt, ModelCall
+from trajrec.verifiers import identity
+
+SHOWN_CHANGES = 8
+
+_MARK = re.compile(r"\[redacted ([^\]]*) [0-9a-f]{8}\]")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What an agent did differently.
+
+    Attributes:
+        step: The step, from 0.
+        what: "model call", "tool call", "effect" or "end".
+        recorded: What was asked then, as plain data; None where nothing more was.
+        now: What is asked now, as plain data; None where nothing more is.
+        changes: What is different between the two.
+    """
+
+    step: int
+    what: Literal["model call", "tool call", "effect", "end"]
+    recorded: Any
+    now: Any
+    changes: tuple[Change, ...] = ()
+
+    def __str__(self) -> str:
+        head = f"step {self.step}, {self.what}: "
+        if self.recorded is None:
+            return f"{head}the recording has no more of them; now {_short(self.now)}"
+        if self.now is None:
+            return f"{head}the agent ended before {_short(self.recorded)}"
+        lines = [line for change in self.changes[:SHOWN_CHANGES] for line in _lines(change)]
+        if len(self.changes) > SHOWN_CHANGES:
+            lines.append(f"  and {len(self.changes) - SHOWN_CHANGES} more")
+        return "\n".join([f"{head}it is not the recorded one", *lines])
+
+
+class Rerun:
+    """An episode that answers from its recording: what `trajrec.episode` gives, without a model, a tool or a network.
+
+        with trajrec.rerun(corpus.episode("3f2a")) as ep:
+            my_agent(ep)
+        assert ep.difference is None
+
+    Args:
+        episode: An agent's episode.
+        on_difference: "stop" raises AgentChangedError at the first request that was not made then. "report" raises as well,
+            and keeps it from leaving the `with` block: `difference` has it.
+
+    Attributes:
+        difference: The first difference; None where there was none, so far.
+        world: None: the world is not needed, as its tools answer from the log.
+        goal: What the agent was asked.
+    """
+
+    def __init__(self, episode: Episode, *, on_difference: Literal["stop", "report"] = "stop") -> None:
+        if not episode.is_agents:
+            raise ValueError(f"episode {episode.id} is an environment's, not an agent's: replay it with trajrec.replay")
+        self.episode, self.difference = episode, None
+        self.world: Any = None
+        task = episode.transcript.task_start
+        self.goal = None if task is None or task.goal_data is None else as_objects(episode.transcript.value(task.goal_data))
+        self._on_difference, self._redactor = on_difference, Redactor()
+        self._steps = Steps()
+        self._models: list[ModelCall] = list(episode.transcript.model_calls)
+        self._calls: list[Attempt] = list(episode.transcript.attempts)
+        self._effects = list(episode.transcript.effects)
+        self._n_models = 0
+
+    difference: Difference | None
+
+    def __enter__(self) -> Rerun:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> bool:
+        if exc is None:
+            with self._suppressed():
+                self._check_end()
+        return isinstance(exc, AgentChangedError) and self._on_difference == "report"
+
+    async def __aenter__(self) -> Rerun:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> bool:
+        return self.__exit__(kind, exc, tb)
+
+    @property
+    def id(self) -> str:
+        """Id of the recorded episode."""
+        return self.episode.id
+
+    @property
+    def n_steps(self) -> int:
+        """Steps so far."""
+        return self._steps.step + 1
+
+    def tool(self, function: Callable[..., Any], *, name: str = "", **_: Any) -> Callable[..., Any]:
+        """Return a stand-in for a tool, which answers from the log."""
+        name = name or getattr(function, "__name__", type(function).__name__)
+
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            arguments = {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
+            return self.execute(name, arguments)
+
+        return recorded
+
+    def call(self, tool: str, /, **arguments: Any) -> Any:
+        """Return what the recorded call returned, or raise what it raised."""
+        return self.execute(tool, arguments)
+
+    def execute(self, tool: str, arguments: dict[str, Any], *, call_id: str = "") -> Any:
+        """Return what the recorded call returned, or raise what it raised.
+
+        Raises:
+            AgentChangedError: No such call was made at this step.
+        """
+        place = self._steps.place_call()
+        now = {"tool": tool, "arguments": self._plain(arguments)}
+        of_step = [a for a in self._calls if (a.start.step, a.start.attempt) == (place.step, place.attempt)]
+        found = next((a for a in of_step if not _different(_asked(a), now)), None)
+        if found is None:
+            # Calls of other steps cannot be meant: an agent that skips one has changed.
+            self._differ(place.step, "tool call", _asked(of_step[0]) if of_step else None, now)
+        assert found is not None
+        self._calls.remove(found)
+        end = found.end
+        if end is None:
+            raise as_exception("builtins.TimeoutError", "the recorded call was open when its log ended")
+        if end.is_raised:
+            return self._raise(as_exception(end.error_type, end.message), end.is_async)
+        return _given(as_objects(found.result), end.is_async)
+
+    def model(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Return the recorded answer; `function` is not called.
+
+        Raises:
+            AgentChangedError: The request is not the recorded one.
+        """
+        with self._steps.lock:
+            number, _, _ = self._steps.place_model()
+        messages = kwargs.get("messages")
+        is_list = isinstance(messages, (list, tuple))
+        fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
+        request = {**fields, **({"args": list(args)} if args else {})}
+        now = self._plain({"messages": list(messages) if is_list else [], **request})  # type: ignore[arg-type]
+        found = self._models[number] if number < len(self._models) else None
+        recorded = None if found is None else {"messages": found.messages, **found.request}
+        if recorded is None or _different(recorded, now):
+            self._differ(self._steps.step, "model call", recorded, now)
+        assert found is not None
+        self._n_models += 1
+        end = found.end
+        if end is None:
+            raise as_exception("builtins.TimeoutError", "the recorded model call was open when its log ended")
+        if end.answer_data is None:
+            return self._raise(as_exception(end.error_type, end.message), end.is_async)
+        answer = as_objects(found.answer)
+        if end.is_streamed:
+            error = as_exception(end.error_type, end.message) if end.error_type else None
+            return _given(_Stream(answer, error), end.is_async)
+        return _given(answer, end.is_async)
+
+    def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Return the value that came from outside when the episode was recorded."""
+        now = {"name": name, "arguments": self._plain(list(args))}
+        if not self._effects:
+            self._differ(self._steps.step, "effect", None, now)
+        event = self._effects.pop(0)
+        recorded = {"name": event.name, "arguments": self.episode.transcript.value(event.arguments_data)}
+        if _different(recorded, now):
+            self._differ(self._steps.step, "effect", recorded, now)
+        if event.value_data is None:
+            raise as_exception(event.error_type, event.message)
+        return as_objects(self.episode.transcript.value(event.value_data))
+
+    def check(self, verifier: Any, *args: Any) -> Verdict:
+        """Return the recorded verdict of this verifier; one without a verdict where none was recorded."""
+        wanted = identity(verifier)[0]
+        found: Check | None = next((check for check in self.episode.checks if check.check_id == wanted), None)
+        if found is None:
+            return Verdict(None)
+        evidence = None if found.evidence_data is None else self.episode.transcript.value(found.evidence_data)
+        return Verdict(found.verdict, found.score, evidence)
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[int]:
+        """Let the calls within be one step."""
+        yield self._steps.begin()
+        self._steps.end()
+
+    def retrying(
+        self, n: int = 3, *, wait: float = 0.0, on: Exceptions = Exception
+    ) -> Iterator[contextlib.AbstractContextManager[None]]:
+        """Try again as the recorded loop did, without waiting."""
+        return tries(n, 0.0, on)
+
+    def stop(self, reason: str, **_: Any) -> None:
+        """Take note of nothing: the recording has it."""
+
+    def _check_end(self) -> None:
+        """Find what the agent did then and does no more."""
+        for call in self._models[self._n_models :]:
+            self._differ(call.start.step, "end", {"messages": call.messages[-1:], **call.request}, None)
+        for attempt in self._calls:
+            self._differ(attempt.start.step, "end", _asked(attempt), None)
+
+    @contextlib.contextmanager
+    def _suppressed(self) -> Iterator[None]:
+        try:
+            yield
+        except AgentChangedError:
+            if self._on_difference == "stop":
+                raise
+
+    def _differ(self, step: int, what: Any, recorded: Any, now: Any) -> None:
+        changes = tuple(_different(recorded, now)) if recorded is not None and now is not None else ()
+        found = Difference(step, what, recorded, now, changes)
+        if self.difference is None:
+            self.difference = found
+        raise AgentChangedError(found, episode_id=self.episode.id)
+
+    def _plain(self, value: Any) -> Any:
+        """Return a value as the recorder would have stored it."""
+        return codec.decode(self._redactor.encode(value)[0])
+
+    def _raise(self, exc: BaseException, is_async: bool) -> Any:
+        if not is_async:
+            raise exc
+
+        async def later() -> Any:
+            raise exc
+
+        return later()
+
+
+class _Stream:
+    """A recorded stream, sync and async: its pieces, then what ended it."""
+
+    def __init__(self, pieces: Sequence[Any], error: BaseException | None) -> None:
+        self._pieces, self._error = iter(pieces), error
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        for piece in self._pieces:
+            return piece
+        raise StopIteration if self._error is None else self._error
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration if self._error is None else self._error
+
+    def __enter__(self) -> _Stream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close nothing."""
+
+    async def __aenter__(self) -> _Stream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
+
+
+def _given(value: Any, is_async: bool) -> Any:
+    if not is_async:
+        return value
+
+    async def later() -> Any:
+        return value
+
+    found: Coroutine[Any, Any, Any] = later()
+    return found
+
+
+def _asked(attempt: Attempt) -> dict[str, Any]:
+    return {"tool": attempt.tool, "arguments": attempt.arguments}
+
+
+def _different(recorded: Any, now: Any) -> list[Change]:
+    return [change for change in diff(recorded, now) if not _is_same_mark(change)]
+
+
+def _is_same_mark(change: Change) -> bool:
+    """Say whether two texts differ only in the digests of what was redacted, which are of one process."""
+    a, b = change.before, change.after
+    return isinstance(a, str) and isinstance(b, str) and _MARK.sub(r"[redacted \1]", a) == _MARK.sub(r"[redacted \1]", b)
+
+
+def _lines(change: Change) -> list[str]:
+    """Return a change for people: texts of several lines as their differing lines."""
+    a, b = change.before, change.after
+    if isinstance(a, str) and isinstance(b, str) and ("\n" in a or "\n" in b):
+        found = list(difflib.unified_diff(a.splitlines(), b.splitlines(), "recorded", "now", lineterm="", n=1))
+        return [f"  {change.path}:", *(f"    {line}" for line in found)]
+    return [f"  {change.path}: recorded {_short(a)}, now {_short(b)}"]
+
+
+def _short(value: Any) -> str:
+    text = to_json(value)
+    return text if len(text) <= 200 else text[:199] + "…"
