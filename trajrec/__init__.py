@@ -18,6 +18,7 @@ from trajrec.version import __version__
 
 if TYPE_CHECKING:
     from trajrec import envs, replay
+    from trajrec.agents.clients import mcp, openai
     from trajrec.agents.loop import AgentEpisode as episode
     from trajrec.corpus import Corpus, open
     from trajrec.protocols import StateAdapter, Tool, Verdict, World
@@ -36,7 +37,9 @@ __all__ = [
     "__version__",
     "envs",
     "episode",
+    "mcp",
     "open",
+    "openai",
     "record",
     "replay",
     "rerun",
@@ -51,7 +54,9 @@ _HOME = {
     "World": ("trajrec.protocols", "World"),
     "Verdict": ("trajrec.protocols", "Verdict"),
     "episode": ("trajrec.agents.loop", "AgentEpisode"),
+    "mcp": ("trajrec.agents.clients", "mcp"),
     "open": ("trajrec.corpus", "open"),
+    "openai": ("trajrec.agents.clients", "openai"),
     "record": ("trajrec.recorder", "Recorder"),
     "rerun": ("trajrec.reruns", "Rerun"),
     "verifier": ("trajrec.verifiers", "verifier"),

@@ -13,12 +13,13 @@ from types import TracebackType
 from typing import Any, Literal
 
 from trajrec import codec
+from trajrec.agents.current import CURRENT
 from trajrec.agents.redaction import Redactor
 from trajrec.agents.steps import Exceptions, Steps, tries
 from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError
 from trajrec.index.jsonable import to_json
-from trajrec.protocols import Verdict
+from trajrec.protocols import Tool, Verdict
 from trajrec.recorded import as_exception, as_objects
 from trajrec.schema import Check
 from trajrec.state.diff import Change, diff
@@ -95,16 +96,19 @@ class Rerun:
     difference: Difference | None
 
     def __enter__(self) -> Rerun:
+        self._outer = CURRENT.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> bool:
+        with contextlib.suppress(ValueError):  # left in another context than it was entered in
+            CURRENT.reset(self._outer)
         if exc is None:
             with self._suppressed():
                 self._check_end()
         return isinstance(exc, AgentChangedError) and self._on_difference == "report"
 
     async def __aenter__(self) -> Rerun:
-        return self
+        return self.__enter__()
 
     async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> bool:
         return self.__exit__(kind, exc, tb)
@@ -133,7 +137,10 @@ class Rerun:
         """Return what the recorded call returned, or raise what it raised."""
         return self.execute(tool, arguments)
 
-    def execute(self, tool: str, arguments: dict[str, Any], *, call_id: str = "") -> Any:
+    def describe(self, tool: Tool) -> None:
+        """Take note of nothing: the recording has it."""
+
+    def execute(self, tool: str, arguments: dict[str, Any], *, call_id: str = "", run: Callable[[], Any] | None = None) -> Any:
         """Return what the recorded call returned, or raise what it raised.
 
         Raises:

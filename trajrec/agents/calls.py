@@ -133,13 +133,13 @@ _NOT_HELD = contextlib.nullcontext()
 
 
 def error_of(result: Any) -> str | None:
-    """Say why a result is an error by what most tools do: {"error": ...}, or a true isError."""
+    """Say why a result is an error by what most tools do: {"error": ...}, or a true isError or is_error (MCP)."""
     if isinstance(result, dict):
         error = result.get("error")
         if error:
             return error if isinstance(error, str) else codec.type_name(error)
         return "isError" if result.get("isError") is True else None
-    return "isError" if getattr(result, "isError", False) is True else None
+    return next((name for name in ("isError", "is_error") if getattr(result, name, False) is True), None)
 
 
 def _operation(change: Change) -> list[Any]:

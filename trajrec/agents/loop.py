@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from trajrec import codec
 from trajrec.agents.calls import Calls, IsError, error_of
+from trajrec.agents.current import CURRENT
 from trajrec.agents.journal import Journal
 from trajrec.agents.models import Models
 from trajrec.agents.redaction import NO_REDACTION, Redactor
@@ -26,8 +27,6 @@ from trajrec.protocols import Tool, Verdict, Verifier, World
 from trajrec.schema import Check, EffectValue, EpisodeEnd, EpisodeStart, StateChange, TaskStart, episode_id
 from trajrec.state.watching import parts_of
 from trajrec.verifiers import as_verdict, code_digest, identity
-
-_CURRENT: contextvars.ContextVar[AgentEpisode | None] = contextvars.ContextVar("trajrec_episode", default=None)
 
 
 class AgentEpisode:
@@ -92,7 +91,7 @@ class AgentEpisode:
         self._is_error, self._is_held = is_error, deterministic
         self._steps = Steps()
         self._begun: tuple[Journal, Calls, Models] | None = None
-        self._outer: contextvars.Token[AgentEpisode | None] | None = None
+        self._outer: contextvars.Token[Any] | None = None
         self._stop_reason, self._is_truncated = "", False
         self._said_done: bool | None = None
 
@@ -103,8 +102,8 @@ class AgentEpisode:
         sink.writer.raise_error()
         journal = Journal(sink, self._redactor)
         self._begun = journal, Calls(journal, self._steps, self._tools, self._is_error), Models(journal, self._steps)
-        parent = _CURRENT.get()
-        self._outer = _CURRENT.set(self)
+        parent = CURRENT.get()
+        self._outer = CURRENT.set(self)
         try:
             self._begin(journal, parent)
         except BaseException as exc:
@@ -171,12 +170,24 @@ class AgentEpisode:
         """Call a tool: returns what it returns, raises what it raises. An async tool's result is awaited as ever."""
         return self.execute(tool, arguments)
 
-    def execute(self, tool: str, arguments: dict[str, Any], *, call_id: str = "") -> Any:
-        """Call a tool with its arguments as a dict, and the id that the model gave the call.
+    def describe(self, tool: Tool) -> None:
+        """Tell what a tool is that is called in another way than by the world or by `tool`."""
+        self._tools[tool.name] = tool
+
+    def execute(self, tool: str, arguments: dict[str, Any], *, call_id: str = "", run: Callable[[], Any] | None = None) -> Any:
+        """Call a tool with its arguments as a dict.
+
+        Args:
+            tool: Its name.
+            arguments: Its arguments.
+            call_id: The id that the model gave the call.
+            run: What executes the call, where neither the world nor a function does.
 
         Raises:
             UnknownToolError: There is no such tool; the call is recorded as invalid.
         """
+        if run is not None:
+            return self._calls.execute(tool, arguments, run, call_id, "")
         function, world = self._functions.get(tool), self.world
         if function is not None:
             return self._calls.execute(tool, arguments, lambda: function(**arguments), call_id, "")
@@ -320,7 +331,7 @@ class AgentEpisode:
         if self._outer is not None:
             # A generator or task may leave the episode in another context than it entered.
             with contextlib.suppress(ValueError):
-                _CURRENT.reset(self._outer)
+                CURRENT.reset(self._outer)
         if ending == "error":
             journal.flush()
         else:

@@ -1,0 +1,32 @@
+"""An MCP server over stdio, with a tool that reads, one that writes, and one that fails."""
+
+from __future__ import annotations
+
+from mcp.server import MCPServer
+from mcp.types import ToolAnnotations
+
+server = MCPServer("notes")
+NOTES: list[str] = []
+
+
+@server.tool(annotations=ToolAnnotations(read_only_hint=True))
+def read() -> list[str]:
+    """Return all notes."""
+    return NOTES
+
+
+@server.tool()
+def write(text: str) -> int:
+    """Add a note; return how many there are."""
+    NOTES.append(text)
+    return len(NOTES)
+
+
+@server.tool()
+def fail() -> None:
+    """Fail."""
+    raise ValueError("as asked")
+
+
+if __name__ == "__main__":
+    server.run()
