@@ -413,6 +413,20 @@ def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path
     assert len(before["attempts"]) == 6
 
 
+def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twice(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, state={"n": [0]}) as ep:
+        ep.tool(lambda x: x, name="echo")
+        ep.call("echo", x=0)
+        ep._journal.flush()
+        with trajrec.open(tmp_path) as corpus:
+            for x in range(1, 4):
+                ep.call("echo", x=x)
+                ep._journal.flush()
+                found = corpus.sql("SELECT count(*), (SELECT count(*) FROM steps), any_value(tool) FROM attempts").fetchall()
+                assert found == [(x + 1, x + 1, "echo")]
+                assert corpus.sql("SELECT n_steps FROM episodes").fetchall() == [(x + 1,)]
+
+
 # Secrets
 
 

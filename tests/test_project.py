@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sources = pytest.mark.sources
 
 LAYERS = [
-    {"errors", "version", "protocols"},
+    {"errors", "version", "protocols", "interfaces"},
     {"schema"},
     {"codec"},
     {
@@ -159,6 +159,7 @@ def test_the_public_names_are_few_sorted_and_there() -> None:
 DOCUMENTED = [
     "trajrec.codec",
     "trajrec.schema",
+    "trajrec.interfaces",
     "trajrec.verifiers",
     "trajrec.state.diff",
     "trajrec.state.digests",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trajrec.agents.clients import mcp, openai
     from trajrec.agents.loop import AgentEpisode as episode
     from trajrec.corpus import Corpus, open
+    from trajrec.interfaces import interface
     from trajrec.protocols import StateAdapter, Tool, Verdict, World
     from trajrec.recorder import Recorder
     from trajrec.recorder import Recorder as record
@@ -37,6 +38,7 @@ __all__ = [
     "__version__",
     "envs",
     "episode",
+    "interface",
     "mcp",
     "open",
     "openai",
@@ -54,6 +56,7 @@ _HOME = {
     "World": ("trajrec.protocols", "World"),
     "Verdict": ("trajrec.protocols", "Verdict"),
     "episode": ("trajrec.agents.loop", "AgentEpisode"),
+    "interface": ("trajrec.interfaces", "interface"),
     "mcp": ("trajrec.agents.clients", "mcp"),
     "open": ("trajrec.corpus", "open"),
     "openai": ("trajrec.agents.clients", "openai"),

@@ -20,7 +20,7 @@ import duckdb
 from trajrec.episodes import Episode
 from trajrec.errors import CorpusError, QueryError
 from trajrec.index.build import Builder, Known, create_tables, find_logs, read_known
-from trajrec.index.tables import EPISODES, INDEX_VERSION, TABLES
+from trajrec.index.tables import EPISODES, INDEX_VERSION, OF_EPISODES, TABLES, VIEWS, Table
 from trajrec.log.reader import LogReader, is_being_written
 
 INDEX_NAME = "index.duckdb"
@@ -81,6 +81,7 @@ class Corpus:
         self._known: dict[str, Known] = read_known(self._con, "stored") if self._has_file else {}
         self._dropped: set[str] = set()
         self._fresh_logs: set[str] = set()
+        self._replaced: set[str] = set()
         self._views()
         self.refresh()
 
@@ -101,7 +102,7 @@ class Corpus:
         self._readers.clear()
 
     def sql(self, query: str, *, params: Sequence[Any] | None = None) -> duckdb.DuckDBPyRelation:
-        """Ask SQL of the tables `episodes, steps, failures, state_changes, checks, logs` (`trajrec schema` describes them).
+        """Ask SQL of the tables: `episodes`, `steps`, `failures`, ... (`trajrec schema` describes them).
 
         Args:
             query: A DuckDB query.
@@ -165,6 +166,7 @@ class Corpus:
         if builder.update(found, self._known) or gone or shrunk:
             fresh = read_known(self._con, "fresh")
             self._fresh_logs = set(fresh)
+            self._replaced |= builder.replaced
             self._known.update(fresh)
             self._views()
         self._note_running()
@@ -216,16 +218,13 @@ class Corpus:
         self._con.execute("CREATE OR REPLACE TABLE fresh.dropped (log VARCHAR)")
         if self._dropped:
             self._con.executemany("INSERT INTO fresh.dropped VALUES (?)", [(log,) for log in sorted(self._dropped)])
+        self._con.execute("CREATE OR REPLACE TABLE fresh.replaced (episode_id VARCHAR)")
+        if self._replaced:
+            self._con.executemany("INSERT INTO fresh.replaced VALUES (?)", [(name,) for name in sorted(self._replaced)])
         for table in TABLES:
             select = f"SELECT * FROM fresh.{table.name}"
             if self._has_file:
-                stored = f"SELECT * FROM stored.{table.name}"
-                if self._dropped and table.names[0] == "episode_id" and table is not EPISODES:
-                    stored += (
-                        " WHERE episode_id NOT IN (SELECT episode_id FROM stored.episodes WHERE log IN (FROM fresh.dropped))"
-                    )
-                elif self._dropped:
-                    stored += " WHERE log NOT IN (FROM fresh.dropped)"
+                stored = f"SELECT * FROM stored.{table.name} WHERE {self._is_kept(table)}"
                 if table.name in ("episodes", "logs") and self._fresh_logs:
                     stored = f"SELECT s.* FROM ({stored}) s ANTI JOIN fresh.{table.name} f USING ({table.key[0]})"
                 select = f"{stored} UNION ALL {select}" if self._fresh_logs else stored
@@ -233,6 +232,19 @@ class Corpus:
                 open_ = "CASE WHEN log IN (FROM fresh.running) THEN 'running' ELSE 'interrupted' END"
                 select = f"SELECT * REPLACE (coalesce(ending, {open_}) AS ending) FROM ({select})"
             self._con.execute(f"CREATE OR REPLACE VIEW main.{table.name} AS {select}")
+        for view in VIEWS:
+            self._con.execute(f"CREATE OR REPLACE VIEW main.{view.name} AS {view.query}")
+
+    def _is_kept(self, table: Table) -> str:
+        """Return the condition that what is stored still holds: its log is there, its episode was not read again since."""
+        kept = []
+        if self._dropped and table in OF_EPISODES:
+            kept.append("episode_id NOT IN (SELECT episode_id FROM stored.episodes WHERE log IN (FROM fresh.dropped))")
+        elif self._dropped:
+            kept.append("log NOT IN (FROM fresh.dropped)")
+        if self._replaced and table in OF_EPISODES:
+            kept.append("episode_id NOT IN (FROM fresh.replaced)")
+        return " AND ".join(kept) or "true"
 
 
 def update_index(path: str | Path, *, rebuild: bool = False, progress: Progress | None = None) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from trajrec.interfaces import source_digest
 from trajrec.protocols import Verdict
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -50,11 +50,7 @@ def identity(check: Any) -> tuple[str, str, str]:
 
 def code_digest(check: Any) -> str | None:
     """Return the BLAKE2b-128 digest of a check's source, or None where there is none."""
-    try:
-        source = inspect.getsource(check if inspect.isroutine(check) else type(check))
-    except (OSError, TypeError):
-        return None
-    return hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return source_digest(check if inspect.isroutine(check) else type(check))
 
 
 def as_verdict(found: Any) -> Verdict:

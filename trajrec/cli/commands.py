@@ -151,7 +151,7 @@ def _copy(corpus: Any, query: str, kind: str) -> None:
 
 def schema(arguments: argparse.Namespace) -> int:
     """Describe the tables."""
-    from trajrec.index.tables import TABLES
+    from trajrec.index.tables import TABLES, VIEWS
 
     counts: dict[str, int] = {}
     if arguments.dir is not None:
@@ -166,6 +166,15 @@ def schema(arguments: argparse.Namespace) -> int:
         print(f"{table.name}: one row is {table.row}; key ({', '.join(table.key)}){rows}")
         for name, kind, meaning in table.columns:
             print(f"    {name:<14} {kind:<10} {meaning}")
+        print()
+    for view in VIEWS:
+        if arguments.json:
+            for name, meaning in view.columns:
+                print_json({"view": view.name, "column": name, "meaning": meaning})
+            continue
+        print(f"{view.name} (a view): one row is {view.row}")
+        for name, meaning in view.columns:
+            print(f"    {name:<20} {meaning}")
         print()
     return 0
 

@@ -8,7 +8,7 @@ from typing import Any
 from trajrec.codec import Plain
 from trajrec.episodes import Episode
 from trajrec.index.jsonable import to_json
-from trajrec.index.rows import EpisodeRow, Rows, as_json, check_row, failure_row, when
+from trajrec.index.rows import EpisodeRow, Rows, as_json, check_row, failure_row, interface_columns, when
 from trajrec.log.reader import LogChunk, LogReader
 from trajrec.schema import StateChange
 from trajrec.transcript import Attempt, ModelCall, Transcript, argument_changes
@@ -72,7 +72,7 @@ class AgentRows:
         if task is not None:
             row.task, row.parent_id, row.fork_step = task.task or None, task.parent_id, None
             row.state_adapter = ", ".join(f"{part}: {name}" if part else name for part, name, _ in task.parts) or None
-            row.interface = None if task.interface_data is None else to_json(transcript.value(task.interface_data))
+            row.interface, row.interface_id = interface_columns(transcript.value(task.interface_data))
         return row
 
 

@@ -105,6 +105,8 @@ class Builder:
         self._source, self._progress = source or schema, progress
         self._rows = Rows()
         self._logs: list[tuple[Any, ...]] = []
+        self.replaced: set[str] = set()
+        """Episodes whose rows of before do not hold any more, wherever they are."""
 
     def update(self, found: dict[str, os.stat_result], known: dict[str, Known]) -> bool:
         """Read what is new or changed; say whether anything was."""
@@ -189,6 +191,7 @@ class Builder:
     def _insert(self) -> None:
         rows, self._rows = self._rows, Rows()
         logs, self._logs = self._logs, []
+        self.replaced |= rows.replaced
         if rows.replaced:
             for table in OF_EPISODES:
                 self._delete(table, "episode_id", rows.replaced)

@@ -14,6 +14,7 @@ MAX_ELEMENTS = 64
 """Arrays with more elements are left out of the index: they are read from the log."""
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_encode_sorted = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
 
 
 def to_json(value: Any) -> str:
@@ -23,6 +24,15 @@ def to_json(value: Any) -> str:
     '{"p":0.5,"mask":[1,0]}'
     """
     return _encode(_plain(value)).decode()
+
+
+def to_canonical_json(value: Any) -> str:
+    """Return a value as `to_json` does, with sorted keys: equal values give equal texts.
+
+    >>> to_canonical_json({"b": 1, "a": [True]})
+    '{"a":[true],"b":1}'
+    """
+    return _encode_sorted(_plain(value)).decode()
 
 
 def _plain(value: Any) -> Any:

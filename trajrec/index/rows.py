@@ -10,7 +10,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import field_values, sparse_values
-from trajrec.index.jsonable import MAX_ELEMENTS, to_json
+from trajrec.index.jsonable import MAX_ELEMENTS, to_canonical_json, to_json
 from trajrec.log.reader import LogChunk, LogReader
 from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, episode_id
 from trajrec.state.diff import MISSING, diff
@@ -49,6 +49,7 @@ class EpisodeRow:
     fork_step: int | None = None
     state_adapter: str | None = None
     interface: str | None = None
+    interface_id: str | None = None
     last_frame: int = 0
 
 
@@ -92,7 +93,7 @@ class LogRows:
     def __init__(self, log: str, header: Header, open_rows: dict[int, EpisodeRow]) -> None:
         self.log, self.header = log, header
         self._open = dict(open_rows)
-        self._interface = None if header.interface_data is None else to_json(codec.decode(header.interface_data))
+        self._interface = interface_columns(None if header.interface_data is None else codec.decode(header.interface_data))
         self._last_state: dict[int, Any] = {}
 
     def prime(self, reader: LogReader, frame: int) -> None:
@@ -127,7 +128,8 @@ class LogRows:
                 number,
                 frame,
                 state_adapter=state or None,
-                interface=self._interface,
+                interface=self._interface[0],
+                interface_id=self._interface[1],
             )
         row.last_frame = max(row.last_frame, frame)
         return row
@@ -211,6 +213,14 @@ class LogRows:
         last = span.obs_start + span.segment.has_reset + span.segment.n_steps - 1
         value = field_values(chunk, chunk.layout("state"), last, last + 1)[0] if states is None else states[last]
         self._last_state = {span.segment.episode: value}
+
+
+def interface_columns(interface: Any) -> tuple[str | None, str | None]:
+    """Return an interface as canonical JSON, and its digest."""
+    if interface is None:
+        return None, None
+    text = to_canonical_json(interface)
+    return text, codec.digest_bytes(text.encode())[:16]
 
 
 def failure_row(identifier: str, event: Failure) -> tuple[Any, ...]:

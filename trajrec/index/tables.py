@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-INDEX_VERSION = 2
+from trajrec.interfaces import FIELDS
+
+INDEX_VERSION = 3
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -52,7 +54,8 @@ EPISODES = Table(
         ("parent_id", "VARCHAR", "episode that it was forked from; NULL for a fresh rollout"),
         ("fork_step", "BIGINT", "step at which it was forked"),
         ("state_adapter", "VARCHAR", "how its state was captured; NULL where it was not"),
-        ("interface", "JSON", "verifier, base, lineage, optimizer, scaffold, budget as given; NULL where unknown"),
+        ("interface", "JSON", "what it ran under, as given (see the view interfaces); NULL where unknown"),
+        ("interface_id", "VARCHAR", "digest of the interface; NULL where unknown"),
         ("log", "VARCHAR", "log file, relative to the corpus"),
         ("number", "BIGINT", "which episode of its log"),
         ("first_frame", "BIGINT", "first frame of the log that has any of it"),
@@ -200,5 +203,41 @@ LOGS = Table(
     ),
 )
 
+
+class View(NamedTuple):
+    """A view over the tables: what a row is, its columns as (name, meaning), and its query."""
+
+    name: str
+    row: str
+    columns: tuple[tuple[str, str], ...]
+    query: str
+
+
+def _field_columns() -> str:
+    """Return a column of JSON and one with its digest for each field of an interface; what is missing has no digest."""
+    parts = []
+    for name in FIELDS:
+        value = f"json_extract(interface, '$.{name}')"
+        parts.append(f"any_value({value}) AS {name}")
+        is_missing = f"{value} IS NULL OR json_exists({value}, '$.missing')"
+        parts.append(f"any_value(CASE WHEN {is_missing} THEN NULL ELSE md5({value}::VARCHAR) END) AS {name}_digest")
+    return ", ".join(parts)
+
+
+INTERFACES = View(
+    "interfaces",
+    "an interface that episodes ran under",
+    (
+        ("interface_id", "its digest"),
+        ("n_episodes", "episodes that ran under it"),
+        *((name, "as it was given") for name in FIELDS),
+        *(
+            (f"{name}_digest", f"digest of {name}; NULL where it is missing, so that unknown never equals unknown")
+            for name in FIELDS
+        ),
+    ),
+    f"SELECT interface_id, count(*) AS n_episodes, {_field_columns()} FROM episodes WHERE interface_id IS NOT NULL GROUP BY 1",
+)
+VIEWS = (INTERFACES,)
 TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, LOGS)
 OF_EPISODES = tuple(table for table in TABLES if table not in (EPISODES, LOGS))
