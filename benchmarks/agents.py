@@ -100,7 +100,7 @@ def tree(n: int) -> tuple[int, float, float]:
 
 def main() -> None:
     """Measure, print."""
-    small = orders(120, 60)
+    small = orders(145, 60)
 
     def look(order: str, n: int) -> dict[str, Any]:
         return {"order": order, "n": n, "status": "paid"}
@@ -123,10 +123,9 @@ def main() -> None:
         cpu, size = (statistics.median(result[k] for result in results) for k in (0, 1))
         print(f"{name:<34} {cpu:7.1f} {size:7.1f} {kinds[name][2]:9}")
     size, history, cpu = conversation(1000)
-    print(
-        f"\n1,000 turns of a conversation: {size / history:.2f} times the bytes of its history (to reach: 3), {cpu:.0f} us a turn"
-    )
-    size, changed, same = tree(30_000)
+    times = f"{size / history:.2f} times the bytes of its final history (to reach: 3)"
+    print(f"\n1,000 turns of a conversation: {times}, {cpu:.0f} us a turn")
+    size, changed, same = tree(37_000)
     print(f"a state of {size / 1e6:.1f} MB: one changed record found in {changed:.1f} ms (to reach: 10), none in {same:.1f} ms")
 
 
