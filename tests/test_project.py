@@ -56,7 +56,7 @@ LAYERS = [
     {"replay.worlds"},
     {"replay.engine"},
     {"replay"},
-    {"recorded"},
+    {"recorded", "regrading"},
     {"reruns"},
     {"", "cli.output"},
     {"cli.transcript"},

@@ -159,6 +159,9 @@ def test_each_task_of_the_workspace_is_solved_failed_and_replayed(tmp_path: Path
     assert changed[0][0] >= 1
     assert corpus.sql("SELECT count(*) FROM attempts WHERE finding IS NOT NULL").fetchall() == [(0,)]
     for episode in corpus.episodes():
+        # Undone from the log alone: the state before each step, from the first one and the changes.
+        assert set(episode.state(0)) == {"files", "database"}
+        assert (episode.state(0) == episode.state(episode.n_steps)) == (episode.transcript.task == "False")
         assert replay_world(episode, checks=[solved]).grade == "exact"
         assert replay_episode(episode).grade == "exact"
 

@@ -235,7 +235,7 @@ class Episode:
         return np.concatenate(found) if found else None
 
     def state(self, step: int) -> Any:
-        """Return the state before a step; `step` may be `n_steps` for the last state.
+        """Return the state before a step; `step` may be `n_steps` for the last state. Of an agent's world: its parts by name.
 
         Raises:
             IndexError: There is no such step.
@@ -243,6 +243,8 @@ class Episode:
         """
         if not 0 <= step <= self.n_steps:
             raise IndexError(f"step must be in [0, {self.n_steps}], got {step}")
+        if self.is_agents:
+            return self.transcript.state(step)
         row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
         if row in self.states:
             return self.states[row]

@@ -310,7 +310,28 @@ class Blob(Record, tag="blob", frozen=True):
     data: bytes
 
 
-AgentEvent = TaskStart | CallStart | CallEnd | StateChange | ModelStart | ModelEnd | EffectValue | Blob
+class Regrade(Record, tag="regrade", frozen=True):
+    """A check of an episode that was recorded before, in whatever log: `target` is its id. Nothing recorded is overwritten.
+
+    The fields are those of `Check`; `episode` is -1, for it is none of this log's.
+    """
+
+    episode: int
+    target: str
+    step: int
+    time_ns: int
+    check_id: str
+    version: str
+    family: str
+    status: Literal["ok", "error", "not_evaluated"]
+    verdict: bool | None
+    score: float | None
+    evidence_data: bytes | None
+    code_digest: str | None
+    state_digest: str | None
+
+
+AgentEvent = TaskStart | CallStart | CallEnd | StateChange | ModelStart | ModelEnd | EffectValue | Blob | Regrade
 """What only logs of agents hold."""
 
 Event = EpisodeStart | EpisodeEnd | Failure | Check | AgentEvent

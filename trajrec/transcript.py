@@ -9,6 +9,7 @@ from typing import Any
 
 from trajrec import codec
 from trajrec.codec import Plain, Ref
+from trajrec.errors import CorpusError
 from trajrec.schema import (
     AgentEvent,
     CallEnd,
@@ -19,7 +20,7 @@ from trajrec.schema import (
     StateChange,
     TaskStart,
 )
-from trajrec.state.diff import MISSING, Change, diff
+from trajrec.state.diff import MISSING, Change, apply, diff
 
 Place = tuple[int, int]
 """Step and call."""
@@ -172,6 +173,22 @@ class Transcript:
         """The parts of the state after the reset."""
         first = [event for event in self._events if isinstance(event, StateChange) and event.step < 0]
         return {event.part: self.value(event.data) for event in first}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Return the parts of the state before a step, as plain data; `step` may be the number of steps, for the last state.
+
+        Raises:
+            CorpusError: A change was recorded without what changed, so that the state is not known from there on.
+        """
+        found = dict(self.initial_state)
+        for attempt in sorted(self.attempts, key=lambda a: a.end.time_ns if a.end else 0):
+            if attempt.start.step >= step:
+                continue
+            for part, changes in attempt.changes.items():
+                if not changes:
+                    raise CorpusError(f"step {attempt.start.step}: what changed in {part or 'the state'} was not recorded")
+                found[part] = apply(found[part], changes)
+        return found
 
     @property
     def initial_digests(self) -> dict[str, str]:

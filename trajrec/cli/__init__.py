@@ -108,6 +108,18 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
     _json(sub)
 
+    sub = add(
+        "check",
+        commands.check,
+        "run a verifier on the states that episodes ended in, and append its verdicts",
+        "trajrec check runs --verifier my_checks:refund_is_booked",
+        "Exit status: 0 it ran, 1 it raised, 2 wrong usage, 3 unreadable log. What was recorded is not changed.",
+    )
+    _folder(sub)
+    sub.add_argument("--verifier", required=True, metavar="MODULE:FUNCTION", help="called with the state as plain data")
+    sub.add_argument("--where", default="ending <> 'running'", metavar="SQL", help="only episodes that this holds for")
+    _json(sub)
+
     sub = add("index", commands.index, "bring the index of a folder up to date", "trajrec index runs --rebuild")
     _folder(sub)
     sub.add_argument("--rebuild", action="store_true", help="from nothing")

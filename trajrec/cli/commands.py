@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -74,18 +75,23 @@ def load_policy(name: str, env: Any, seed: int | None) -> Callable[[Any], Any]:
     if name == "random":
         env.action_space.seed(seed)
         return lambda _: env.action_space.sample()
+    return load_function(name, "--policy", "random or ")
+
+
+def load_function(name: str, flag: str, also: str = "") -> Callable[..., Any]:
+    """Return a function named module:function; the working folder's modules are found too."""
     module, _, function = name.partition(":")
     if not function:
-        raise ValueError(f"--policy must be random or module:function, got {name!r}")
+        raise ValueError(f"{flag} must be {also}module:function, got {name!r}")
     sys.path.insert(0, "")
     try:
-        policy = getattr(importlib.import_module(module), function)
+        found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as exc:
-        raise ValueError(f"--policy {name}: {exc}") from exc
-    if not callable(policy):
-        raise ValueError(f"--policy {name} is not callable")
-    found: Callable[[Any], Any] = policy
-    return found
+        raise ValueError(f"{flag} {name}: {exc}") from exc
+    if not callable(found):
+        raise ValueError(f"{flag} {name} is not callable")
+    wanted: Callable[..., Any] = found
+    return wanted
 
 
 def ls(arguments: argparse.Namespace) -> int:
@@ -208,6 +214,35 @@ def replay(arguments: argparse.Namespace) -> int:
     if summary.grades["diverged"]:
         return 1
     return 2 if summary.grades["refused"] else status
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Run a verifier on the states that episodes ended in; 1 where it raised."""
+    from trajrec.regrading import check as check_episodes
+
+    verifier = load_function(arguments.verifier, "--verifier")
+    counts: Counter[str] = Counter()
+    with open_corpus(arguments.dir) as corpus:
+        for graded in check_episodes(corpus, verifier, where=arguments.where):
+            passed = graded.verdict.passed
+            said = graded.status if graded.status != "ok" or passed is None else "passed" if passed else "failed"
+            counts[said] += 1
+            if arguments.json:
+                print_json(
+                    {
+                        "episode_id": graded.episode_id,
+                        "status": graded.status,
+                        "verdict": passed,
+                        "score": graded.verdict.score,
+                        "message": graded.message or None,
+                    }
+                )
+            elif graded.message:
+                print(f"{graded.episode_id} {said}: {graded.message}")
+        if not arguments.json:
+            found = ", ".join(f"{n} {said}" for said, n in counts.most_common())
+            print(f"{counts.total()} episodes: {found or 'none to check'}; appended to the table checks as post-hoc")
+        return 1 if counts["error"] else tell_problems(corpus)
 
 
 def index(arguments: argparse.Namespace) -> int:

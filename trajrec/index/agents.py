@@ -10,7 +10,7 @@ from trajrec.episodes import Episode
 from trajrec.index.jsonable import to_json
 from trajrec.index.rows import EpisodeRow, Rows, as_json, check_row, failure_row, interface_columns, when
 from trajrec.log.reader import LogChunk, LogReader
-from trajrec.schema import StateChange
+from trajrec.schema import Regrade, StateChange
 from trajrec.transcript import Attempt, ModelCall, Transcript, argument_changes
 
 
@@ -28,8 +28,12 @@ class AgentRows:
         self._touched: dict[int, None] = {}
 
     def add(self, chunk: LogChunk, rows: Rows) -> None:
-        """Note which episodes a chunk goes on with."""
-        self._touched.update(dict.fromkeys(event.episode for event in chunk.record.events))
+        """Note which episodes a chunk goes on with; add what it says of episodes of other logs."""
+        for event in chunk.record.events:
+            if isinstance(event, Regrade):
+                rows.checks.append(check_row(event.target, event, self.log))
+            else:
+                self._touched[event.episode] = None
 
     def finish(self, rows: Rows) -> None:
         """Add the rows of these episodes."""
@@ -40,7 +44,7 @@ class AgentRows:
                 rows.replaced.add(episode.id)
             rows.episodes[episode.id] = self._episode(episode, chunks)
             rows.failures += [failure_row(episode.id, failure) for failure in episode.failures]
-            rows.checks += [check_row(episode.id, check) for check in episode.checks]
+            rows.checks += [check_row(episode.id, check, self.log) for check in episode.checks]
             transcript = episode.transcript
             rows.failures += [_failure(episode.id, attempt) for attempt in transcript.attempts if attempt.has_failed]
             rows.failures += [

@@ -129,7 +129,9 @@ class Builder:
         for log in logs:
             of_log = f"episode_id IN (SELECT episode_id FROM {self._schema}.episodes WHERE log = ?)"
             for table in OF_EPISODES:
-                self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {of_log}", [log])
+                # A check may lie in another log than its episode.
+                where = "log = ?" if table is CHECKS else of_log
+                self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {where}", [log])
             self._con.execute(f"DELETE FROM {self._schema}.episodes WHERE log = ?", [log])
             self._con.execute(f"DELETE FROM {self._schema}.logs WHERE log = ?", [log])
 
@@ -194,7 +196,7 @@ class Builder:
         self.replaced |= rows.replaced
         if rows.replaced:
             for table in OF_EPISODES:
-                self._delete(table, "episode_id", rows.replaced)
+                self._delete(table, "episode_id", rows.replaced, "AND phase <> 'post-hoc'" if table is CHECKS else "")
         if rows.episodes:
             self._replace(EPISODES, [tuple(getattr(row, name) for name in EPISODES.names) for row in rows.episodes.values()])
         self._insert_steps(rows)
@@ -218,9 +220,9 @@ class Builder:
         self._delete(table, key, [row[position] for row in rows])
         self._append(table, rows)
 
-    def _delete(self, table: Table, key: str, values: Iterable[str]) -> None:
+    def _delete(self, table: Table, key: str, values: Iterable[str], also: str = "") -> None:
         self._con.register("trajrec_keys", {key: np.array(list(values), object)})
-        self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {key} IN (SELECT {key} FROM trajrec_keys)")
+        self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {key} IN (SELECT {key} FROM trajrec_keys) {also}")
         self._con.unregister("trajrec_keys")
 
     def _append(self, table: Table, rows: list[tuple[Any, ...]]) -> None:

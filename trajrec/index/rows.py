@@ -12,7 +12,7 @@ from trajrec import codec
 from trajrec.episodes import field_values, sparse_values
 from trajrec.index.jsonable import MAX_ELEMENTS, to_canonical_json, to_json
 from trajrec.log.reader import LogChunk, LogReader
-from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, episode_id
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, Regrade, episode_id
 from trajrec.state.diff import MISSING, diff
 from trajrec.state.digests import state_digest, unpack_digests
 
@@ -146,7 +146,7 @@ class LogRows:
         elif isinstance(event, Check):
             if event.verdict is not None:
                 row.outcome = "success" if event.verdict else "failure"
-            rows.checks.append(check_row(row.episode_id, event))
+            rows.checks.append(check_row(row.episode_id, event, self.log))
         elif isinstance(event, EpisodeEnd):
             row.missing_steps += max(0, event.n_steps - row.n_steps)
             row.n_steps, row.ending, row.ended_at = event.n_steps, event.ending, when(event.time_ns)
@@ -230,12 +230,13 @@ def failure_row(identifier: str, event: Failure) -> tuple[Any, ...]:
     return identifier, event.step, None, event.attempt, *what, action, None, None, when(event.time_ns)
 
 
-def check_row(identifier: str, event: Check) -> tuple[Any, ...]:
+def check_row(identifier: str, event: Check | Regrade, log: str) -> tuple[Any, ...]:
     """Return the row of a verdict."""
     evidence = None if event.evidence_data is None else to_json(codec.decode(event.evidence_data))
-    who = event.check_id, event.version, event.family, event.phase, event.status
+    phase = event.phase if isinstance(event, Check) else "post-hoc"
+    who = event.check_id, event.version, event.family, phase, event.status
     found = event.verdict, event.score, evidence, event.code_digest, event.state_digest
-    return identifier, event.step, *who, *found, when(event.time_ns)
+    return identifier, event.step, *who, *found, when(event.time_ns), log
 
 
 def as_json(*values: Any) -> tuple[str | None, ...]:

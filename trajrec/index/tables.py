@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trajrec.interfaces import FIELDS
 
-INDEX_VERSION = 3
+INDEX_VERSION = 4
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -129,6 +129,7 @@ CHECKS = Table(
         ("code_digest", "VARCHAR", "digest of its source; NULL where unknown"),
         ("state_digest", "VARCHAR", "digest of the state that it judged; NULL where unknown"),
         ("checked_at", "TIMESTAMP", "when, UTC"),
+        ("log", "VARCHAR", "log file that has it: of a post-hoc check another than the episode's"),
     ),
 )
 ATTEMPTS = Table(

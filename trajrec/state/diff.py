@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ MISSING = type("Missing", (), {"__repr__": lambda self: "(missing)", "__slots__"
 
 
 class Change(NamedTuple):
-    """One place where two values differ. `path` is a JSON pointer without its first slash, "" for the values themselves."""
+    """One place where two values differ. `path` is a JSON pointer without its first slash, "" for the values themselves (an
+    empty key is written "~2")."""
 
     path: str
     before: Any
@@ -37,6 +39,46 @@ def diff(before: Any, after: Any) -> list[Change]:
 def first_difference(before: Any, after: Any) -> Change | None:
     """Return the first place where two values differ, or None where they are the same."""
     return next(_walk("", before, after), None)
+
+
+def apply(value: Any, changes: Sequence[Change]) -> Any:
+    """Return a value with changes made, as `diff` of two values found them; the value itself stays as it is.
+
+    What is new or different comes first, in order, then what is gone, from the end: so the items of a list keep their places.
+
+    >>> apply({"stock": [3, 1]}, diff({"stock": [3, 1]}, {"stock": [3], "paid": True}))
+    {'stock': [3], 'paid': True}
+
+    Raises:
+        KeyError: A change does not fit the value.
+    """
+    box = {"": copy.deepcopy(value)}
+    gone = [change for change in changes if change.after is MISSING]
+    for change in [*(change for change in changes if change.after is not MISSING), *reversed(gone)]:
+        *parents, last = ["", *map(_unescaped, change.path.split("/"))] if change.path else [""]
+        at: Any = box
+        for key in parents:
+            at = at[_key(at, key, change)]
+        if isinstance(at, list) and last == str(len(at)) and change.after is not MISSING:
+            at.append(copy.deepcopy(change.after))
+        elif change.after is MISSING:
+            del at[_key(at, last, change)]
+        elif isinstance(at, dict) and last not in at and not any(str(key) == last for key in at):
+            at[last] = copy.deepcopy(change.after)
+        else:
+            at[_key(at, last, change)] = copy.deepcopy(change.after)
+    return box[""]
+
+
+def _key(at: Any, key: str, change: Change) -> Any:
+    """Return the key of a container that a part of a path means."""
+    if isinstance(at, list) and key.isdigit() and int(key) < len(at):
+        return int(key)
+    if isinstance(at, dict):
+        found = key if key in at else next((name for name in at if str(name) == key), MISSING)
+        if found is not MISSING:
+            return found
+    raise KeyError(f"the change of {change.path!r} does not fit: there is no {key!r} in it")
 
 
 def is_same(before: Any, after: Any) -> bool:
@@ -71,29 +113,34 @@ def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
         yield Change(path, a, b)
 
 
-def _join(path: str, key: Any) -> str:
-    part = str(key).replace("~", "~0").replace("/", "~1")
+def join(path: str, key: Any) -> str:
+    """Return the path of an item of what is at a path."""
+    part = str(key).replace("~", "~0").replace("/", "~1") or "~2"
     return f"{path}/{part}" if path else part
+
+
+def _unescaped(part: str) -> str:
+    return "" if part == "~2" else part.replace("~1", "/").replace("~0", "~")
 
 
 def _mappings(path: str, a: dict[Any, Any], b: dict[Any, Any]) -> Iterator[Change]:
     for key, value in a.items():
         if key in b:
-            yield from _walk(_join(path, key), value, b[key])
+            yield from _walk(join(path, key), value, b[key])
         else:
-            yield Change(_join(path, key), value, MISSING)
+            yield Change(join(path, key), value, MISSING)
     for key, value in b.items():
         if key not in a:
-            yield Change(_join(path, key), MISSING, value)
+            yield Change(join(path, key), MISSING, value)
 
 
 def _sequences(path: str, a: Any, b: Any) -> Iterator[Change]:
     for index, (x, y) in enumerate(zip(a, b, strict=False)):
-        yield from _walk(_join(path, index), x, y)
+        yield from _walk(join(path, index), x, y)
     for index in range(len(b), len(a)):
-        yield Change(_join(path, index), a[index], MISSING)
+        yield Change(join(path, index), a[index], MISSING)
     for index in range(len(a), len(b)):
-        yield Change(_join(path, index), MISSING, b[index])
+        yield Change(join(path, index), MISSING, b[index])
 
 
 def _arrays(path: str, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Iterator[Change]:
@@ -110,5 +157,5 @@ def _arrays(path: str, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Iter
         index = np.unravel_index(flat, a.shape)
         where = path
         for part in index:
-            where = _join(where, int(part))
+            where = join(where, int(part))
         yield Change(where, a[index], b[index])

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from trajrec import codec
-from trajrec.state.diff import MISSING, Change, diff
+from trajrec.state.diff import MISSING, Change, diff, join
 
 PAGE_ITEMS = 64
 PAGE_BYTES = 1 << 12
@@ -247,7 +247,9 @@ def _text(total: int) -> str:
 
 def _under(path: tuple[Any, ...], changes: list[Change]) -> list[Change]:
     """Return changes of a value as changes of what it lies in."""
-    base = "/".join(str(key).replace("~", "~0").replace("/", "~1") for key in path)
+    base = ""
+    for key in path:
+        base = join(base, key)
     return [Change(f"{base}/{change.path}" if change.path else base, change.before, change.after) for change in changes]
 
 

@@ -1,0 +1,106 @@
+"""New versions of verifiers on old episodes: appended, never written over what was recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import pytest
+
+import trajrec
+from trajrec.agents.sink import close_logs
+from trajrec.cli import main
+from trajrec.envs import Shop
+from trajrec.regrading import check
+
+
+@pytest.fixture(autouse=True)
+def sealed() -> Iterator[None]:
+    yield
+    close_logs()
+
+
+@trajrec.verifier(id="refunded", version="1")
+def refunded(shop: Shop) -> bool:
+    return shop._database["orders"]["O1001"]["refunded"] > 0
+
+
+@trajrec.verifier(id="refunded", version="2")
+def refunded_in_full(state: dict[str, Any]) -> trajrec.Verdict:
+    order = state["database"]["orders"]["O1001"]
+    return trajrec.Verdict(order["refunded"] == order["cents"], evidence=order["refunded"])
+
+
+def record(folder: Path) -> None:
+    for cents in (100, 6300):
+        with trajrec.episode(folder, task=str(cents), world=Shop(seed=7), options={"task": 0}, checks=[refunded]) as ep:
+            ep.call("refund_order", order="O1001", cents=cents)
+    close_logs()
+
+
+CHECKS = "SELECT task, version, phase, verdict, evidence FROM checks JOIN episodes USING (episode_id) ORDER BY ALL"
+
+
+def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None:
+    record(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.trj")}
+    with trajrec.open(tmp_path) as corpus:
+        said = {graded.status: graded.verdict.passed for graded in check(corpus, refunded_in_full, where="task = '100'")}
+        assert said == {"ok": False}
+        assert [g.verdict.passed for g in check(corpus, refunded_in_full, where="task = '6300'")] == [True]
+        assert list(check(corpus, refunded_in_full, where="task = 'none'")) == []
+        expected = [
+            ("100", "1", "terminal", True, None),
+            ("100", "2", "post-hoc", False, "100"),
+            ("6300", "1", "terminal", True, None),
+            ("6300", "2", "post-hoc", True, "6300"),
+        ]
+        assert corpus.sql(CHECKS).fetchall() == expected
+        assert corpus.sql("SELECT DISTINCT outcome FROM episodes").fetchall() == [("success",)]
+    close_logs()
+    assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
+    (tmp_path / "index.duckdb").unlink()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql(CHECKS).fetchall() == expected
+        # The log with the new verdicts may go again: what was recorded stays.
+        (log,) = {row[0] for row in corpus.sql("SELECT log FROM checks WHERE phase = 'post-hoc'").fetchall()}
+        (tmp_path / log).unlink()
+        assert len(corpus.sql(CHECKS).fetchall()) == 2
+    with trajrec.open(tmp_path) as corpus:
+        assert len(corpus.sql(CHECKS).fetchall()) == 2
+
+
+def test_an_episode_that_goes_on_keeps_what_was_said_of_it(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, state={"n": 1}) as ep:
+        ep.tool(lambda: 1, name="one")
+        ep.call("one")
+        ep._journal.flush()
+        with trajrec.open(tmp_path) as corpus:
+            assert len(list(check(corpus, lambda state: True, where="true"))) == 1
+            ep.call("one")
+            ep._journal.flush()
+            assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]
+            assert corpus.sql("SELECT count(*) FROM attempts").fetchall() == [(2,)]
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]
+
+
+def test_a_verifier_that_raises_and_a_state_that_is_not_known_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path)
+    with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path, state=False) as env:
+        env.reset(seed=0)
+    (tmp_path / "my_checks.py").write_text("def broken(state): return state['nothing']\ndef fine(state): return True\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", ".", "--verifier", "my_checks:broken"]) == 1
+    printed = capsys.readouterr().out
+    assert "error: builtins.KeyError: 'nothing'" in printed
+    assert "3 episodes: 2 error, 1 not_evaluated" in printed
+    assert main(["check", ".", "--verifier", "my_checks:fine", "--json", "--where", "task = '100'"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdict"] is True
+    assert main(["check", ".", "--verifier", "my_checks"]) == 2
+    assert main(["check", ".", "--verifier", "my_checks:none"]) == 2
