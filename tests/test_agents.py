@@ -133,12 +133,88 @@ def test_the_last_of_several_tries_is_raised_as_it_is(tmp_path: Path) -> None:
 
     with trajrec.episode(tmp_path) as ep:
         ep.tool(broken)
-        tries = ep.retrying(2, on=ConnectionError)
+        tries = iter(ep.retrying(2, on=ConnectionError))
         with next(tries):
             ep.call("broken")
         with pytest.raises(ConnectionError, match="gone"), next(tries):
             ep.call("broken")
     assert rows(tmp_path, "SELECT step, attempt, outcome FROM attempts ORDER BY ALL") == [(0, 0, "error"), (0, 1, "error")]
+
+
+def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed_as_they_are(tmp_path: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"cents": {"type": "integer", "minimum": 1}, "note": {"type": "string", "default": "none"}},
+        "required": ["cents"],
+        "additionalProperties": False,
+    }
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda **arguments: arguments, name="lenient", schema=schema)
+        ep.tool(lambda cents: cents, name="strict", schema=schema)
+        ep.tool(lambda: 1, name="broken", schema={"type": "nonsense"})
+        assert ep.call("lenient", cents=5) == {"cents": 5}
+        assert ep.call("lenient", cents="5") == {"cents": "5"}
+        with pytest.raises(TypeError):
+            ep.call("strict", amount=5)
+        ep.call("broken")
+    found = rows(tmp_path, "SELECT tool, outcome, invalid FROM attempts ORDER BY step")
+    assert found == [
+        ("lenient", "ok", None),
+        ("lenient", "ok", "cents must be integer"),
+        ("strict", "error", "data must contain ['cents'] properties"),
+        ("broken", "ok", None),
+    ]
+    assert rows(tmp_path, "SELECT kind, origin FROM failures") == [("invalid", "agent")]
+
+
+def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> None:
+    import tenacity
+
+    tried: list[int] = []
+
+    def flaky() -> int:
+        tried.append(1)
+        if len(tried) % 3:
+            raise ConnectionError
+        return len(tried)
+
+    async def later() -> int:
+        return flaky()
+
+    async def main(ep: Any) -> int:
+        async for attempt in ep.retrying(tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(3))):
+            with attempt:
+                first = await ep.call("later")
+        async for attempt in ep.retrying(3):
+            with attempt:
+                second = await ep.call("later")
+        return int(first + second)
+
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(flaky)
+        ep.tool(later)
+        plan = tenacity.Retrying(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(0.01))
+        for attempt in ep.retrying(plan):
+            with attempt:
+                assert ep.call("flaky") == 3
+        assert asyncio.run(main(ep)) == 6 + 9
+        tries = iter(ep.retrying(tenacity.Retrying(stop=tenacity.stop_after_attempt(2))))
+        for _ in range(2):
+            with next(tries):
+                ep.call("flaky")
+        with pytest.raises(tenacity.RetryError):
+            next(tries)
+    found = rows(tmp_path, "SELECT step, attempt, outcome, retry_by, backoff_ms >= 10 FROM attempts ORDER BY step, attempt")
+    assert found[:3] == [
+        (0, 0, "error", None, False),
+        (0, 1, "error", "scaffold", True),
+        (0, 2, "ok", "scaffold", True),
+    ]
+    assert [row[:3] for row in found[3:]] == [
+        *((1, k, "ok" if k == 2 else "error") for k in range(3)),
+        *((2, k, "ok" if k == 2 else "error") for k in range(3)),
+        *((3, k, "error") for k in range(2)),
+    ]
 
 
 def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(tmp_path: Path) -> None:

@@ -130,6 +130,21 @@ def test_it_runs_again_in_another_process_and_a_changed_word_of_its_prompt_is_fo
     assert "    -Refund what is asked.\n    +Refund what is due." in done.stderr
 
 
+def test_a_log_with_one_episode_is_enough(tmp_path: Path) -> None:
+    record(tmp_path)
+    close_logs()
+    (path,) = tmp_path.glob("*.trj")
+    with trajrec.rerun(path) as ep:
+        assert agent(ep, no_network) == 3
+    for _ in range(2):
+        with trajrec.episode(tmp_path / "two"):
+            pass
+    close_logs()
+    (path,) = (tmp_path / "two").glob("*.trj")
+    with pytest.raises(ValueError, match="holds 2 episodes"):
+        trajrec.rerun(path)
+
+
 def test_a_difference_can_be_reported_instead_of_raised(tmp_path: Path) -> None:
     episode = record(tmp_path)
     with trajrec.rerun(episode, on_difference="report") as ep:

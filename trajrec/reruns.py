@@ -9,19 +9,21 @@ import inspect
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from trajrec import codec
 from trajrec.agents.current import CURRENT
 from trajrec.agents.redaction import Redactor
-from trajrec.agents.steps import Exceptions, Steps, tries
+from trajrec.agents.steps import Exceptions, Steps, Tries
 from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError
 from trajrec.index.jsonable import to_json
+from trajrec.log.reader import LogReader
 from trajrec.protocols import Tool, Verdict
 from trajrec.recorded import as_exception, as_objects
-from trajrec.schema import Check
+from trajrec.schema import Check, EpisodeStart
 from trajrec.state.diff import Change, diff
 from trajrec.transcript import Attempt, ModelCall
 from trajrec.verifiers import identity
@@ -69,7 +71,7 @@ class Rerun:
         assert ep.difference is None
 
     Args:
-        episode: An agent's episode.
+        episode: An agent's episode, or the path of a log that holds only one.
         on_difference: "stop" raises AgentChangedError at the first request that was not made then. "report" raises as well,
             and keeps it from leaving the `with` block: `difference` has it.
 
@@ -79,7 +81,9 @@ class Rerun:
         goal: What the agent was asked.
     """
 
-    def __init__(self, episode: Episode, *, on_difference: Literal["stop", "report"] = "stop") -> None:
+    def __init__(self, episode: Episode | str | Path, *, on_difference: Literal["stop", "report"] = "stop") -> None:
+        if not isinstance(episode, Episode):
+            episode = _only_episode(Path(episode))
         if not episode.is_agents:
             raise ValueError(f"episode {episode.id} is an environment's, not an agent's: replay it with trajrec.replay")
         self.episode, self.difference = episode, None
@@ -220,11 +224,9 @@ class Rerun:
         yield self._steps.begin()
         self._steps.end()
 
-    def retrying(
-        self, n: int = 3, *, wait: float = 0.0, on: Exceptions = Exception
-    ) -> Iterator[contextlib.AbstractContextManager[None]]:
+    def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again as the recorded loop did, without waiting."""
-        return tries(n, 0.0, on)
+        return Tries(plan, 0.0, on)
 
     def stop(self, reason: str, **_: Any) -> None:
         """Take note of nothing: the recording has it."""
@@ -301,6 +303,14 @@ class _Stream:
 
     def close(self) -> None:
         """Close nothing."""
+
+
+def _only_episode(path: Path) -> Episode:
+    reader = LogReader(path)
+    numbers = {event.episode for chunk in reader.chunks() for event in chunk.record.events if isinstance(event, EpisodeStart)}
+    if len(numbers) != 1:
+        raise ValueError(f"{path} holds {len(numbers)} episodes: give one, as trajrec.open(folder).episode(id)")
+    return Episode(reader, numbers.pop())
 
 
 def _given(value: Any, is_async: bool) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trajrec import codec
+from trajrec.agents.arguments import ArgumentCheck
 from trajrec.agents.journal import Journal
 from trajrec.agents.steps import Place, Steps
 from trajrec.effects import held, seed_of
@@ -35,6 +36,7 @@ class Calls:
 
     def __init__(self, journal: Journal, steps: Steps, tools: dict[str, Tool], is_error: IsError) -> None:
         self._journal, self._steps, self.tools, self._is_error = journal, steps, tools, is_error
+        self._arguments = ArgumentCheck()
         self.held_seed: int | None = None
         self.parts: list[Part] = []
         self.digests: dict[str, str] = {}
@@ -42,6 +44,8 @@ class Calls:
     def execute(self, name: str, arguments: dict[str, Any], run: Callable[[], Any], call_id: str, invalid: str) -> Any:
         """Run a call as it would have run; return or raise what it does."""
         place, tool, journal = self._steps.place_call(), self.tools.get(name), self._journal
+        if tool is not None and not invalid:
+            invalid = self._arguments.misfit(tool, arguments)
         data, is_redacted = journal.encode(arguments)
         now = time.time_ns()
         journal.add(
@@ -53,7 +57,7 @@ class Calls:
                 call_id,
                 data,
                 "unknown" if tool is None else tool.effect,
-                invalid,
+                journal.text(invalid),
                 place.by,
                 place.backoff_ns,
                 is_redacted,

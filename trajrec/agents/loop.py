@@ -19,7 +19,7 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.models import Models
 from trajrec.agents.redaction import NO_REDACTION, Redactor
 from trajrec.agents.sink import sink_of
-from trajrec.agents.steps import Exceptions, Steps, tries
+from trajrec.agents.steps import Exceptions, Steps, Tries
 from trajrec.effects import held, seed_of
 from trajrec.errors import UnknownToolError
 from trajrec.log.writer import Durability, OnError
@@ -210,21 +210,19 @@ class AgentEpisode:
         yield self._steps.begin()
         self._steps.end()
 
-    def retrying(
-        self, n: int = 3, *, wait: float = 0.0, on: Exceptions = Exception
-    ) -> Iterator[contextlib.AbstractContextManager[None]]:
+    def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again what raises: calls and model calls within are attempts of the same, by the scaffold.
 
-            for attempt in ep.retrying(3, wait=0.5, on=TimeoutError):
+            for attempt in ep.retrying(3, wait=0.5, on=TimeoutError):  # or async for
                 with attempt:
                     result = ep.call("search", query="lamp")
 
         Args:
-            n: How many tries; what the last one raises is raised.
+            plan: How many tries in all; or tenacity's Retrying or AsyncRetrying, which then decides.
             wait: Seconds between them.
-            on: What is tried again.
+            on: What is tried again; what the last one raises is raised.
         """
-        return tries(n, wait, on)
+        return Tries(plan, wait, on)
 
     def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return `function(*args)`, recorded as a value that came from outside: given back when the agent is run again."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import threading
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NamedTuple
 
 from trajrec.schema import RetryBy
 
@@ -29,6 +30,7 @@ class Retries:
 
     def __init__(self, by: RetryBy) -> None:
         self.by, self.attempt, self.backoff_ns = by, 0, 0
+        self.ended_ns = 0
         self.calls: list[tuple[int, int]] = []
         self.has_model = self.has_succeeded = False
         self._next = 0
@@ -36,6 +38,7 @@ class Retries:
     def begin(self, attempt: int) -> None:
         """Begin a try."""
         self.attempt, self._next = attempt, 0
+        self.backoff_ns = time.monotonic_ns() - self.ended_ns if attempt else 0
 
     def next_call(self) -> tuple[int, int] | None:
         """Return step and call of what the next call of this try repeats, None for a new one."""
@@ -101,27 +104,61 @@ class Steps:
         self.step, self._calls = self.step + 1, 0
 
 
-def tries(n: int, wait: float, on: Exceptions) -> Iterator[contextlib.AbstractContextManager[None]]:
-    """Yield up to `n` tries of the scaffold, one after each that raised one of `on`; the last one raises it."""
-    retries = Retries("scaffold")
-    for attempt in range(n):
-        retries.begin(attempt)
-        yield _one_try(retries, () if attempt == n - 1 else on)
-        if retries.has_succeeded:
+class Tries:
+    """Tries of the scaffold, to iterate over, with `for` or `async for`: one more after each that failed.
+
+    Args:
+        plan: How many in all, or tenacity's Retrying or AsyncRetrying, which then decides.
+        wait: Seconds between them.
+        on: What is tried again; the last try raises it.
+    """
+
+    def __init__(self, plan: Any, wait: float, on: Exceptions) -> None:
+        self._plan, self._wait, self._on = plan, wait, on
+        self._retries = Retries("scaffold")
+
+    def __iter__(self) -> Iterator[contextlib.AbstractContextManager[None]]:
+        if not isinstance(self._plan, int):
+            for number, attempt in enumerate(self._plan):
+                yield self._begin(number, attempt)
             return
-        begin = time.monotonic_ns()
-        if wait:
-            time.sleep(wait)
-        retries.backoff_ns = time.monotonic_ns() - begin
+        for number in range(self._plan):
+            if number:
+                time.sleep(self._wait)
+            yield self._begin(number, self._suppressing(number))
+            if self._retries.has_succeeded:
+                return
+
+    async def __aiter__(self) -> AsyncIterator[contextlib.AbstractContextManager[None]]:
+        if not isinstance(self._plan, int):
+            number = 0
+            async for attempt in self._plan:
+                yield self._begin(number, attempt)
+                number += 1
+            return
+        for number in range(self._plan):
+            if number:
+                await asyncio.sleep(self._wait)
+            yield self._begin(number, self._suppressing(number))
+            if self._retries.has_succeeded:
+                return
+
+    def _begin(self, number: int, attempt: contextlib.AbstractContextManager[Any]) -> contextlib.AbstractContextManager[None]:
+        self._retries.begin(number)
+        return _one_try(self._retries, attempt)
+
+    def _suppressing(self, number: int) -> contextlib.AbstractContextManager[None]:
+        is_last = number == self._plan - 1
+        return contextlib.suppress(*(() if is_last else self._on if isinstance(self._on, tuple) else (self._on,)))
 
 
 @contextlib.contextmanager
-def _one_try(retries: Retries, on: Exceptions) -> Iterator[None]:
+def _one_try(retries: Retries, attempt: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
     token = _RETRIES.set(retries)
     try:
-        yield
-        retries.has_succeeded = True
-    except on:
-        pass
+        with attempt:
+            yield
+            retries.has_succeeded = True
     finally:
         _RETRIES.reset(token)
+        retries.ended_ns = time.monotonic_ns()
