@@ -615,3 +615,26 @@ def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
     clock, fetch = only(tmp_path).transcript.effects
     assert (clock.name, clock.error_type) == ("clock", "")
     assert (fetch.error_type, fetch.message, fetch.value_data) == ("builtins.OSError", "offline: http://x", None)
+
+
+def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_loss(tmp_path: Path) -> None:
+    from trajrec.log.repair import compact, recover
+
+    for task in range(3):
+        solve(tmp_path, task)
+    close_logs()
+    tables = ("episodes", "steps", "attempts", "failures", "state_changes", "checks")
+    skipped = "* EXCLUDE (first_frame, last_frame)"
+
+    def content() -> dict[str, list[Any]]:
+        return {t: rows(tmp_path, f"SELECT {skipped if t == 'episodes' else '*'} FROM {t} ORDER BY ALL") for t in tables}
+
+    before, (path,) = content(), tmp_path.glob("*.trj")
+    states = [episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()]
+    result = compact(path)
+    assert result.size_after < result.size_before
+    assert content() == before
+    path.write_bytes(path.read_bytes()[:-100])  # the footer is torn
+    recover(path)
+    assert content() == before
+    assert [episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()] == states
