@@ -33,23 +33,14 @@ class ToolError(Exception):
     """A call that the shop refuses: an answer to the agent, not an exception of the environment."""
 
 
-def _schema(**properties: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {name: {"type": kind} for name, kind in properties.items()},
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
 TOOLS = (
-    Tool("list_orders", _schema(customer="string"), "read"),
-    Tool("get_order", _schema(order="string"), "read"),
-    Tool("refund_order", _schema(order="string", cents="integer"), "write"),
-    Tool("cancel_order", _schema(order="string"), "write"),
-    Tool("update_address", _schema(customer="string", address="string"), "write"),
-    Tool("send_message", _schema(customer="string", text="string"), "write"),
-    Tool("finish", _schema(), "write"),
+    Tool.taking("list_orders", "read", customer="string"),
+    Tool.taking("get_order", "read", order="string"),
+    Tool.taking("refund_order", "write", order="string", cents="integer"),
+    Tool.taking("cancel_order", "write", order="string"),
+    Tool.taking("update_address", "write", customer="string", address="string"),
+    Tool.taking("send_message", "write", customer="string", text="string"),
+    Tool.taking("finish", "write"),
 )
 _BY_NAME = {tool.name: tool for tool in TOOLS}
 _TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,)}

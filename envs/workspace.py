@@ -23,23 +23,14 @@ class WorkspaceError(Exception):
     """A call that the workspace refuses."""
 
 
-def _schema(**properties: str) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": {name: {"type": kind} for name, kind in properties.items()},
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
 TOOLS = (
-    Tool("list_files", _schema(), "read", "Paths of all files."),
-    Tool("read_file", _schema(path="string"), "read", "The text of a file."),
-    Tool("write_file", _schema(path="string", text="string"), "write", "Write a file, making its folders."),
-    Tool("move_file", _schema(path="string", to="string"), "write", "Move a file."),
-    Tool("delete_file", _schema(path="string"), "write", "Delete a file."),
-    Tool("query", _schema(sql="string"), "read", "Rows of a SELECT on the table expenses(id, person, thing, cents, paid)."),
-    Tool("execute", _schema(sql="string"), "write", "Run an INSERT, UPDATE or DELETE; the number of rows changed."),
+    Tool.taking("list_files", "read", "Paths of all files."),
+    Tool.taking("read_file", "read", "The text of a file.", path="string"),
+    Tool.taking("write_file", "write", "Write a file, making its folders.", path="string", text="string"),
+    Tool.taking("move_file", "write", "Move a file.", path="string", to="string"),
+    Tool.taking("delete_file", "write", "Delete a file.", path="string"),
+    Tool.taking("query", "read", "Rows of a SELECT on the table expenses(id, person, thing, cents, paid).", sql="string"),
+    Tool.taking("execute", "write", "Run an INSERT, UPDATE or DELETE; the number of rows changed.", sql="string"),
 )
 
 

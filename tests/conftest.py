@@ -12,6 +12,21 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec.agents.sink import close_logs
+from trajrec.episodes import Episode
+
+
+@pytest.fixture(autouse=True)
+def sealed() -> Iterator[None]:
+    """Leave no agents' log open from one test to the next."""
+    yield
+    close_logs()
+
+
+def only(folder: Path) -> Episode:
+    """Return the only episode of a corpus."""
+    (episode,) = trajrec.open(folder).episodes()
+    return episode
 
 
 class Witness(gym.Wrapper[Any, Any, Any, Any]):

@@ -15,7 +15,6 @@ import threading
 import time
 import types
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import numpy as np
 import pydantic
 import pytest
 import zstandard
+from conftest import only
 
 import trajrec
 from trajrec.agents.sink import close_logs
@@ -33,21 +33,9 @@ from trajrec.errors import UnknownToolError
 from trajrec.log.reader import LogReader
 
 
-@pytest.fixture(autouse=True)
-def sealed() -> Iterator[None]:
-    """Leave no log open from one test to the next."""
-    yield
-    close_logs()
-
-
 def rows(folder: Path, query: str) -> list[Any]:
     with trajrec.open(folder) as corpus:
         return corpus.sql(query).fetchall()
-
-
-def only(folder: Path) -> Any:
-    (episode,) = trajrec.open(folder).episodes()
-    return episode
 
 
 @trajrec.verifier(id="solved", version="2", family="environmental")

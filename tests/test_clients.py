@@ -11,24 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import only
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.errors import AgentChangedError
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(autouse=True)
-def sealed() -> Iterator[None]:
-    yield
-    close_logs()
-
-
-def only(folder: Path) -> Any:
-    (episode,) = trajrec.open(folder).episodes()
-    return episode
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,6 @@ from trajrec.agents.sink import close_logs
 from trajrec.cli import main
 from trajrec.envs import Shop
 from trajrec.regrading import check
-
-
-@pytest.fixture(autouse=True)
-def sealed() -> Iterator[None]:
-    yield
-    close_logs()
 
 
 @trajrec.verifier(id="refunded", version="1")

@@ -7,29 +7,18 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pydantic
 import pytest
+from conftest import only
 
 import trajrec
 from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
 from trajrec.errors import AgentChangedError, RecordedError
-
-
-@pytest.fixture(autouse=True)
-def sealed() -> Iterator[None]:
-    yield
-    close_logs()
-
-
-def only(folder: Path) -> Any:
-    (episode,) = trajrec.open(folder).episodes()
-    return episode
 
 
 class ToolCall(pydantic.BaseModel):

@@ -6,26 +6,18 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.envs import Workspace
 from trajrec.envs.workspace import TASKS, WorkspaceError
 from trajrec.replay import replay_episode, replay_world
 from trajrec.state.database import Database
 from trajrec.state.diff import MISSING
 from trajrec.state.folder import WHOLE_BYTES, Folder
-
-
-@pytest.fixture(autouse=True)
-def sealed() -> Iterator[None]:
-    yield
-    close_logs()
 
 
 def changes(tracker: Any) -> list[tuple[Any, ...]]:

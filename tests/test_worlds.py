@@ -7,7 +7,6 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,6 @@ from trajrec.envs.shop import TASKS, ToolError
 from trajrec.errors import EnvMissingError, EnvRefusedError, UnknownToolError
 from trajrec.protocols import Tool
 from trajrec.replay import replay_episode, replay_world
-
-
-@pytest.fixture(autouse=True)
-def sealed() -> Iterator[None]:
-    yield
-    close_logs()
 
 
 @trajrec.verifier(id="solved", version="1")

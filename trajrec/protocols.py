@@ -59,6 +59,24 @@ class Tool:
     effect: Literal["read", "write", "external", "unknown"] = "unknown"
     description: str = ""
 
+    @classmethod
+    def taking(
+        cls,
+        name: str,
+        effect: Literal["read", "write", "external", "unknown"] = "unknown",
+        description: str = "",
+        /,
+        **types: str,
+    ) -> Tool:
+        """Return a tool that takes exactly these arguments, each of a JSON type.
+
+        >>> Tool.taking("get_order", "read", order="string").schema["required"]
+        ['order']
+        """
+        properties = {argument: {"type": kind} for argument, kind in types.items()}
+        schema = {"type": "object", "properties": properties, "required": list(types), "additionalProperties": False}
+        return cls(name, schema, effect, description)
+
 
 @runtime_checkable
 class World(Protocol):

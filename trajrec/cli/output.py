@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from trajrec.episodes import Episode
+
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under their names, numbers to the right, long texts cut to the terminal."""
@@ -74,3 +76,23 @@ def _fit(text: str, width: int, to_right: bool) -> str:
     if len(text) > width:
         text = text[: width - 1] + "…"
     return text.rjust(width) if to_right else text.ljust(width)
+
+
+def print_facts(facts: dict[str, Any]) -> None:
+    """Print names and values, without those that say nothing."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            print(f"{name:<{width}}  {value}")
+    print()
+
+
+def print_findings(episode: Episode) -> None:
+    """Print an episode's exceptions and verdicts."""
+    for failure in episode.failures:
+        where = "reset" if failure.step < 0 else f"step {failure.step}"
+        print(f"\nfailure at {where} ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}")
+    for check in episode.checks:
+        verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
+        score = "" if check.score is None else f", score {check.score:g}"
+        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trajrec.cli.output import print_json, print_table
+from trajrec.cli.output import print_facts, print_findings, print_json, print_table
 from trajrec.cli.transcript import print_agent, print_agent_step
 from trajrec.codec import decode
 from trajrec.episodes import Episode, Step
@@ -27,23 +27,13 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
         for step in steps:
             print_json(_row(step))
         return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        if value not in (None, "", []):
-            print(f"{name:<{width}}  {value}")
-    print()
+    print_facts(facts)
     shown = steps if len(steps) <= 2 * SHOWN_STEPS else [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
     rows = [(s.step, to_json(s.action), s.reward, _observed(s), to_json(s.info) if s.info else None) for s in shown]
     if len(shown) < len(steps):
         rows.insert(SHOWN_STEPS, ("…", f"{len(steps) - len(shown)} more", None, None, None))  # type: ignore[arg-type]
     print_table(("step", "action", "reward", "observation", "info"), rows)
-    for failure in episode.failures:
-        where = "reset" if failure.step < 0 else f"step {failure.step}"
-        print(f"\nfailure at {where} ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}")
-    for check in episode.checks:
-        verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
-        score = "" if check.score is None else f", score {check.score:g}"
-        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")
+    print_findings(episode)
 
 
 def print_step(episode: Episode, number: int, *, as_json: bool) -> None:

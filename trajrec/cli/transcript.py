@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trajrec.cli.output import print_json, print_table
+from trajrec.cli.output import print_facts, print_findings, print_json, print_table
 from trajrec.episodes import Episode
 from trajrec.index.jsonable import to_json
 from trajrec.state.diff import MISSING
@@ -21,11 +21,7 @@ def print_agent(episode: Episode, *, as_json: bool) -> None:
         for row in _rows(episode, None):
             print_json(row)
         return
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        if value not in (None, "", []):
-            print(f"{name:<{width}}  {value}")
-    print()
+    print_facts(facts)
     rows = [_line(item) for item in _in_order(episode)]
     hidden = len(rows) - SHOWN_ATTEMPTS
     if hidden > 0:
@@ -34,12 +30,7 @@ def print_agent(episode: Episode, *, as_json: bool) -> None:
     print_table(("step", "what", "arguments", "outcome", "result"), rows)
     if transcript.attempts and all(not attempt.changes for attempt in transcript.attempts):
         print("\nno call changed any state that was watched")
-    for failure in episode.failures:
-        print(f"\nfailure ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}")
-    for check in episode.checks:
-        verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
-        score = "" if check.score is None else f", score {check.score:g}"
-        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")
+    print_findings(episode)
 
 
 def print_agent_step(episode: Episode, number: int, *, as_json: bool) -> None:
