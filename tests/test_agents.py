@@ -291,6 +291,55 @@ def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("check", "verifier")]
 
 
+def test_nothing_is_recorded_before_the_beginning_or_after_the_end(tmp_path: Path) -> None:
+    ep = trajrec.episode(tmp_path)
+    with pytest.raises(ValueError, match="has not begun"):
+        ep.call("x")
+    with ep:
+        ep.tool(lambda: 1, name="one")
+        with pytest.raises(KeyError), ep.step():
+            raise KeyError
+        ep.call("one")
+        ep.call("one")
+    with pytest.raises(ValueError, match="has ended"):
+        ep.call("one")
+    with pytest.raises(ValueError, match="has ended"):
+        ep.effect("x", lambda: 1)
+    with pytest.raises(ValueError, match="recorded once"):
+        ep.__enter__()
+    assert rows(tmp_path, "SELECT step, call FROM attempts ORDER BY ALL") == [(1, 0), (2, 0)]
+
+
+FORKED = """
+import os, sys, warnings, trajrec
+with trajrec.episode(sys.argv[1], task="parent") as ep:
+    ep.tool(lambda: 1, name="one")
+    ep.call("one")
+    child = os.fork()
+    if child == 0:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ep.call("one")
+            ep.call("one")
+        assert len(caught) == 1 and "forked process" in str(caught[0].message), caught
+        with trajrec.episode(sys.argv[1], task="child") as own:
+            own.tool(lambda: 2, name="two")
+            own.call("two")
+        sys.exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    ep.call("one")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_records_into_a_log_of_its_own(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)], check=True)
+    found = rows(
+        tmp_path, "SELECT task, ending, tool, count(*) FROM episodes JOIN attempts USING (episode_id) GROUP BY ALL ORDER BY 1"
+    )
+    assert found == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
+
+
 def test_an_episode_within_an_episode_knows_its_parent(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="outer") as outer:
         outer.tool(lambda: 1, name="one")

@@ -221,8 +221,10 @@ class Rerun:
     @contextlib.contextmanager
     def step(self) -> Iterator[int]:
         """Let the calls within be one step."""
-        yield self._steps.begin()
-        self._steps.end()
+        try:
+            yield self._steps.begin()
+        finally:
+            self._steps.end()
 
     def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again as the recorded loop did, without waiting."""

@@ -92,7 +92,7 @@ class AgentEpisode:
         self._steps = Steps()
         self._begun: tuple[Journal, Calls, Models] | None = None
         self._outer: contextvars.Token[Any] | None = None
-        self._stop_reason, self._is_truncated = "", False
+        self._stop_reason, self._is_truncated, self._has_ended = "", False, False
         self._said_done: bool | None = None
 
     def __enter__(self) -> AgentEpisode:
@@ -207,8 +207,10 @@ class AgentEpisode:
     @contextlib.contextmanager
     def step(self) -> Iterator[int]:
         """Let the calls within be one step: one decision of the agent that takes several calls."""
-        yield self._steps.begin()
-        self._steps.end()
+        try:
+            yield self._steps.begin()
+        finally:
+            self._steps.end()
 
     def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again what raises: calls and model calls within are attempts of the same, by the scaffold.
@@ -226,7 +228,7 @@ class AgentEpisode:
 
     def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return `function(*args)`, recorded as a value that came from outside: given back when the agent is run again."""
-        journal = self._journal
+        journal = self._running()[0]
         head = journal.number, self._steps.step, time.time_ns(), name, journal.data(list(args))
         try:
             value = function(*args)
@@ -242,7 +244,7 @@ class AgentEpisode:
 
         A verifier that raises gives the status "error" and no verdict: its fault is not the agent's.
         """
-        journal = self._journal
+        journal = self._running()[0]
         if not args:
             args = (self.world if self.world is not None else self._state,)
         verdict, status = Verdict(None), "ok"
@@ -322,6 +324,7 @@ class AgentEpisode:
             journal.add(StateChange(journal.number, -1, 0, 0, name, digest, journal.data(value)))
 
     def _end(self, ending: Literal["terminated", "truncated", "error"]) -> None:
+        self._has_ended = True
         journal, flags = self._journal, (ending == "terminated", ending == "truncated")
         journal.add(
             EpisodeEnd(journal.number, time.time_ns(), self.n_steps, ending, *flags, self._stop_reason, self._said_done)
@@ -341,16 +344,21 @@ class AgentEpisode:
 
     @property
     def _calls(self) -> Calls:
-        return self._parts_of_it()[1]
+        return self._running()[1]
 
     @property
     def _models(self) -> Models:
-        return self._parts_of_it()[2]
+        return self._running()[2]
 
     def _parts_of_it(self) -> tuple[Journal, Calls, Models]:
         if self._begun is None:
             raise ValueError("the episode has not begun: use `with trajrec.episode(...) as ep:`")
         return self._begun
+
+    def _running(self) -> tuple[Journal, Calls, Models]:
+        if self._has_ended:
+            raise ValueError(f"episode {self.id} has ended: nothing more can be recorded in it")
+        return self._parts_of_it()
 
 
 _NO_INFO = codec.encode({})

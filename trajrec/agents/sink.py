@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class Sink:
         self._bytes = 0
         self._blobs: set[bytes] = set()
         self._n_episodes = 0
+        self._has_warned, self._process_id = False, os.getpid()
         self.writer = LogWriter(self.path, header, self, on_error=on_error, durability=durability)
 
     def new_episode(self) -> int:
@@ -57,6 +59,9 @@ class Sink:
 
     def add(self, event: Event, size: int = 200) -> None:
         """Add an event of about `size` bytes."""
+        if self.writer.is_closed:
+            self._refuse()
+            return
         self._events.append(event)
         self._bytes += size
         if self._bytes > HANDED_BYTES:
@@ -87,6 +92,14 @@ class Sink:
     def discard(self) -> None:
         """Drop what is pending: the log cannot be written any more."""
         self._events.clear()
+
+    def _refuse(self) -> None:
+        """Say once that nothing more is recorded: a child process has only a copy of its parent's log."""
+        if not self._has_warned:
+            self._has_warned = True
+            why = "the log was closed" if self._process_id == os.getpid() else "a forked process cannot write its parent's log"
+            text = f"{self.path}: {why}; begin an episode of its own with trajrec.episode(...)"
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
 
     def _hand_over(self) -> None:
         if self._bytes > WAITING_BYTES:
