@@ -340,7 +340,7 @@ def test_a_forked_child_records_into_a_log_of_its_own(tmp_path: Path) -> None:
     assert found == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
 
 
-def test_an_episode_within_an_episode_knows_its_parent(tmp_path: Path) -> None:
+def test_an_episode_within_an_episode_knows_it_and_is_no_fork(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="outer") as outer:
         outer.tool(lambda: 1, name="one")
         outer.call("one")
@@ -348,8 +348,8 @@ def test_an_episode_within_an_episode_knows_its_parent(tmp_path: Path) -> None:
             pass
         with trajrec.episode(tmp_path, task="second"):
             pass
-    found = dict(rows(tmp_path, "SELECT task, parent_id FROM episodes"))
-    assert found == {"outer": None, "inner": outer.id, "second": outer.id}
+    found = rows(tmp_path, "SELECT task, within_id, within_step, parent_id FROM episodes ORDER BY number")
+    assert found == [("outer", None, None, None), ("inner", outer.id, 0, None), ("second", outer.id, 0, None)]
     assert inner.id != outer.id
 
 

@@ -168,7 +168,7 @@ class TaskStart(Record, tag="task", frozen=True):
 
     `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
     `tools_data` lists (name, JSON schema or None, effect); `parts` how each part of the state was captured, as (part, adapter,
-    version). `parent_id` and `parent_step` say in which episode, at which step, this one was begun. With `held_seed` the
+    version). `within_id` and `within_step` say in which episode, at which step, this one was begun. With `held_seed` the
     clock was held at the time of the reset and of each call, and what draws unseeded was seeded from it and the call's place.
     """
 
@@ -181,8 +181,8 @@ class TaskStart(Record, tag="task", frozen=True):
     parts: list[tuple[str, str, int]]
     interface_data: bytes | None
     metadata_data: bytes | None
-    parent_id: str | None = None
-    parent_step: int | None = None
+    within_id: str | None = None
+    within_step: int | None = None
     held_seed: int | None = None
 
 

@@ -70,7 +70,7 @@ def _facts(episode: Episode) -> dict[str, Any]:
         "outcome": episode.outcome,
         "watched": [f"{part or 'the world'} ({name})" for part, name, _ in ([] if task is None else task.parts)],
         "interface": None if task is None or task.interface_data is None else to_json(transcript.value(task.interface_data)),
-        "parent": None if task is None or task.parent_id is None else f"{task.parent_id} at step {task.parent_step}",
+        "within": None if task is None or task.within_id is None else f"{task.within_id} at step {task.within_step}",
         "log": str(episode.path),
     }
 

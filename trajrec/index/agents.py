@@ -74,7 +74,7 @@ class AgentRows:
             row.terminated, row.truncated = end.terminated, end.truncated
             row.stop_reason, row.said_done = end.stop_reason or None, end.said_done
         if task is not None:
-            row.task, row.parent_id, row.fork_step = task.task or None, task.parent_id, None
+            row.task, row.within_id, row.within_step = task.task or None, task.within_id, task.within_step
             row.state_adapter = ", ".join(f"{part}: {name}" if part else name for part, name, _ in task.parts) or None
             row.interface, row.interface_id = interface_columns(transcript.value(task.interface_data))
         return row

@@ -47,6 +47,8 @@ class EpisodeRow:
     seed_origin: str | None = None
     parent_id: str | None = None
     fork_step: int | None = None
+    within_id: str | None = None
+    within_step: int | None = None
     state_adapter: str | None = None
     interface: str | None = None
     interface_id: str | None = None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trajrec.interfaces import FIELDS
 
-INDEX_VERSION = 4
+INDEX_VERSION = 5
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -53,6 +53,8 @@ EPISODES = Table(
         ("seed_origin", "VARCHAR", "caller, recorder, or none (the generator's state is in the log)"),
         ("parent_id", "VARCHAR", "episode that it was forked from; NULL for a fresh rollout"),
         ("fork_step", "BIGINT", "step at which it was forked"),
+        ("within_id", "VARCHAR", "episode that it was begun in, by an agent that calls another; NULL for any other"),
+        ("within_step", "BIGINT", "step of that episode"),
         ("state_adapter", "VARCHAR", "how its state was captured; NULL where it was not"),
         ("interface", "JSON", "what it ran under, as given (see the view interfaces); NULL where unknown"),
         ("interface_id", "VARCHAR", "digest of the interface; NULL where unknown"),
