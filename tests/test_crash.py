@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ def read(path: Path) -> dict[int, Rows]:
     with LogReader(path) as reader:
         numbers = {s.episode for chunk in reader.chunks() for s in chunk.record.segments}
         for number in numbers:
-            episode = Episode(reader, number)
+            episode = Episode(reader, number, reader.chunks_of(number))
             found[number] = {s.step: (s.action, s.observation, s.reward, s.info) for s in episode.steps()}
     return found
 
@@ -110,38 +113,63 @@ def test_a_zeroed_block_loses_only_its_own_steps(tmp_path: Path) -> None:
 
 
 KILLED = """
-import json, os, sys, time
+import json, os, signal, sys, time
 import gymnasium as gym
 import trajrec
-env = trajrec.record(gym.make("CartPole-v1"), sys.argv[1])
-side = os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-episode, env_step = -1, env.step
-while True:
-    episode += 1
-    env.reset(seed=episode)
-    step = 0
-    done = False
-    while not done:
-        result = env_step(step % 2)
-        os.write(side, b"%d %d %d %.9g\\n" % (episode, step, time.monotonic_ns(), result[0][2]))
-        step += 1
-        done = result[2] or result[3]
+
+def record(folder, told):
+    env = trajrec.record(gym.make("CartPole-v1"), folder)
+    side = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    episode, env_step = -1, env.step
+    while True:
+        episode += 1
+        env.reset(seed=episode)
+        step = 0
+        done = False
+        while not done:
+            result = env_step(step % 2)
+            os.write(side, b"%d %d %d %.9g\\n" % (episode, step, time.monotonic_ns(), result[0][2]))
+            step += 1
+            done = result[2] or result[3]
+
+trajrec.record  # imported once, for all that are forked
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for line in sys.stdin:
+    where = json.loads(line)
+    pid = os.fork()
+    if pid == 0:
+        record(*where)
+    print(pid, flush=True)
 """
 
 
-def kill_once(folder: Path, after_s: float) -> None:
-    """Record in a process, kill it, and compare the log with what it had told by then."""
+@pytest.fixture
+def recorders() -> Iterator[subprocess.Popen[str]]:
+    """A process that forks one that records for each folder and file that it is told: none of them waits for imports."""
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield process
+        process.kill()
+
+
+def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) -> None:
+    """Let a process record, kill it, and compare the log with what it had told by then."""
+    assert recorders.stdin is not None
+    assert recorders.stdout is not None
+    folder.mkdir()
     side = folder / "told"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), str(side)])
-    try:
-        while not side.exists() or side.stat().st_size == 0:
-            time.sleep(0.005)
-            assert process.poll() is None
-        time.sleep(after_s)
-        killed_ns = time.monotonic_ns()
-        process.send_signal(signal.SIGKILL)
-    finally:
-        process.wait()
+    recorders.stdin.write(json.dumps([str(folder), str(side)]) + "\n")
+    recorders.stdin.flush()
+    pid = int(recorders.stdout.readline())
+    while not side.exists() or side.stat().st_size == 0:
+        time.sleep(0.005)
+        os.kill(pid, 0)
+    time.sleep(after_s)
+    killed_ns = time.monotonic_ns()
+    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.001)
     told = [line.split() for line in side.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     steps = {(int(e), int(s)): (int(t), float(x)) for e, s, t, x in told}
     (path,) = folder.glob("*.trj")
@@ -162,19 +190,17 @@ def kill_once(folder: Path, after_s: float) -> None:
         assert corpus.sql("SELECT coalesce(sum(missing_steps), 0) FROM episodes").fetchall()[0][0] == 0
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_kill_9_loses_nothing_older_than_200_ms(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_kill_9_loses_nothing_older_than_200_ms(tmp_path: Path, recorders: subprocess.Popen[str]) -> None:
     for k, after_s in enumerate(np.random.default_rng(0).uniform(0.0, 0.5, 6)):
-        (tmp_path / str(k)).mkdir()
-        kill_once(tmp_path / str(k), float(after_s))
+        kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_kill_9_at_200_random_moments_loses_nothing_older_than_200_ms(tmp_path: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_kill_9_at_200_random_moments_loses_nothing_older_than_200_ms(tmp_path: Path, recorders: subprocess.Popen[str]) -> None:
     for k, after_s in enumerate(np.random.default_rng(1).uniform(0.0, 0.6, 200)):
-        (tmp_path / str(k)).mkdir()
-        kill_once(tmp_path / str(k), float(after_s))
+        kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
 def test_a_killed_writers_log_is_sealed_by_recover_with_every_step_kept(tmp_path: Path) -> None:
