@@ -67,6 +67,7 @@ class Workspace:
             weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
         self.path = self._root / "files"
         self.database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+        weakref.finalize(self, self.database.close)
         self._task = 0
         self.before: dict[str, Any] = {}
 

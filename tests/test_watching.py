@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,13 @@ from trajrec.replay import replay_episode, replay_world
 from trajrec.state.database import Database
 from trajrec.state.diff import MISSING
 from trajrec.state.folder import WHOLE_BYTES, Folder
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., sqlite3.Connection]]:
+    """Connections that are closed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *args, **kwargs: stack.enter_context(contextlib.closing(sqlite3.connect(*args, **kwargs)))
 
 
 def changes(tracker: Any) -> list[tuple[Any, ...]]:
@@ -69,9 +78,9 @@ def test_a_large_file_is_known_by_its_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["connection", "path"])
-def test_rows_tables_and_keys_of_a_database_are_followed(tmp_path: Path, by: str) -> None:
+def test_rows_tables_and_keys_of_a_database_are_followed(tmp_path: Path, by: str, connect: Callable[..., Any]) -> None:
     path = tmp_path / "shop.db"
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents REAL)")
     connection.execute('CREATE TABLE "odd ""name" (a, b, PRIMARY KEY (b, a)) WITHOUT ROWID')
@@ -97,11 +106,10 @@ def test_rows_tables_and_keys_of_a_database_are_followed(tmp_path: Path, by: str
     assert tracker.update()[1] == first
 
 
-def test_another_process_that_writes_is_seen(tmp_path: Path) -> None:
+def test_another_process_that_writes_is_seen(tmp_path: Path, connect: Callable[..., Any]) -> None:
     path = tmp_path / "shop.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE t (x)")
-    for tracker in (Database(path), Database(sqlite3.connect(path))):
+    connect(path).execute("CREATE TABLE t (x)")
+    for tracker in (Database(path), Database(connect(path))):
         tracker.begin()
         code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (1)'); c.commit()"
         subprocess.run([sys.executable, "-c", code, str(path)], check=True)

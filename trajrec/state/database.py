@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Database:
         if isinstance(source, Path):
             uri = f"{source.absolute().as_uri()}?mode=ro"
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+            weakref.finalize(self, self._connection.close)
         else:
             self._connection = source
         self._tree = Tree(self._read)
