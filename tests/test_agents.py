@@ -584,10 +584,12 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(tmp_path: Path, monkeypatch
             ep.model(broken, messages=[], extra_headers=headers)
         ep.effect("getenv", os.environ.get, "SHOP_API_TOKEN")
         ep.check(lambda _: trajrec.Verdict(True, evidence={"seen": text}))
+        ep.stop(f"stopped at {KEY}")
     close_logs()
     for path in tmp_path.glob("*.trj"):
         raw = path.read_bytes()
         with LogReader(path) as reader:
+            raw += msgspec.msgpack.encode(reader.header)
             for chunk in reader.chunks():
                 raw += msgspec.msgpack.encode(chunk.record)
                 for event in chunk.record.events:

@@ -53,6 +53,9 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
         ]
         assert corpus.sql(CHECKS).fetchall() == expected
         assert corpus.sql("SELECT DISTINCT outcome FROM episodes").fetchall() == [("success",)]
+        # Two versions that disagree on the same state are found by its digest.
+        disagree = "FROM checks a JOIN checks b USING (episode_id, state_digest) WHERE a.version = '1' AND b.version = '2'"
+        assert corpus.sql(f"SELECT count(*), count(*) FILTER (a.verdict <> b.verdict) {disagree}").fetchall() == [(2, 1)]
     close_logs()
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
     (tmp_path / "index.duckdb").unlink()

@@ -81,7 +81,8 @@ def _grade(episode: Episode, verifier: Verifier) -> tuple[Graded, str | None]:
         return Graded(episode.id, "not_evaluated", Verdict(None), f"the state is not known: {exc}"), None
     if isinstance(state, dict) and list(state) == [""]:
         state = state[""]
-    digest = codec.digest(state)
+    # The digest that the episode's own checks have: verdicts on one state can be joined by it.
+    digest = episode.transcript.state_digest if episode.is_agents else codec.digest(state)
     try:
         verdict = as_verdict(verifier(state))
     except Exception as exc:  # a verifier's fault is not the episode's

@@ -195,6 +195,12 @@ class Transcript:
         """Digests of the parts of the state after the reset."""
         return {event.part: event.digest for event in self._events if isinstance(event, StateChange) and event.step < 0}
 
+    @property
+    def state_digest(self) -> str | None:
+        """Digest of all parts of the last state, as checks have it; None where it is not known."""
+        digests = {event.part: event.digest for event in self._events if isinstance(event, StateChange)}
+        return codec.digest(sorted(digests.items())) if digests and all(digests.values()) else None
+
     def value(self, data: bytes | None) -> Any:
         """Return an encoded value, with what it refers to in its place."""
         return None if data is None else self._resolved(codec.decode(data))

@@ -278,7 +278,7 @@ class AgentEpisode:
 
         Done is not succeeded: that is what checks say. An episode that ends by a limit is truncated, not failed.
         """
-        self._stop_reason, self._said_done, self._is_truncated = reason, said_done, truncated
+        self._stop_reason, self._said_done, self._is_truncated = self._redactor.text(reason), said_done, truncated
 
     def _begin(self, journal: Journal, parent: AgentEpisode | None) -> None:
         world, seed, origin = self.world, self._seed, "caller"
