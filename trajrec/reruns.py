@@ -218,13 +218,9 @@ class Rerun:
         evidence = None if found.evidence_data is None else self.episode.transcript.value(found.evidence_data)
         return Verdict(found.verdict, found.score, evidence)
 
-    @contextlib.contextmanager
-    def step(self) -> Iterator[int]:
+    def step(self) -> contextlib.AbstractContextManager[int]:
         """Let the calls within be one step."""
-        try:
-            yield self._steps.begin()
-        finally:
-            self._steps.end()
+        return self._steps.grouped()
 
     def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again as the recorded loop did, without waiting."""

@@ -7,7 +7,7 @@ import contextvars
 import inspect
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -204,13 +204,9 @@ class AgentEpisode:
         calls that follow belong. Async functions and streamed answers come back as they would."""
         return self._models.execute(function, args, kwargs)
 
-    @contextlib.contextmanager
-    def step(self) -> Iterator[int]:
+    def step(self) -> contextlib.AbstractContextManager[int]:
         """Let the calls within be one step: one decision of the agent that takes several calls."""
-        try:
-            yield self._steps.begin()
-        finally:
-            self._steps.end()
+        return self._steps.grouped()
 
     def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again what raises: calls and model calls within are attempts of the same, by the scaffold.

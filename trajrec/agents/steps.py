@@ -61,16 +61,15 @@ class Steps:
         self._calls = self._models = 0
         self._is_decided = False
 
-    def begin(self) -> int:
-        """Begin a step that takes all calls up to `end`."""
-        with self.lock:
-            self._next()
-            self._is_decided = True
-            return self.step
-
-    def end(self) -> None:
-        """Let the next call be a step of its own."""
-        self._is_decided = False
+    @contextlib.contextmanager
+    def grouped(self) -> Iterator[int]:
+        """Let all calls within be one step."""
+        try:
+            with self.lock:
+                self._decide()
+            yield self.step
+        finally:
+            self._is_decided = False
 
     def place_call(self) -> Place:
         """Return where the next call belongs."""
@@ -94,11 +93,15 @@ class Steps:
         if retries is not None and retries.attempt and retries.has_model:
             attempt, by = retries.attempt, retries.by
         else:
-            self.begin()
+            self._decide()
         if retries is not None:
             retries.has_model = True
         self._models += 1
         return self._models - 1, attempt, by  # type: ignore[return-value]
+
+    def _decide(self) -> None:
+        self._next()
+        self._is_decided = True
 
     def _next(self) -> None:
         self.step, self._calls = self.step + 1, 0
