@@ -10,12 +10,20 @@ import gymnasium
 if TYPE_CHECKING:
     from trajrec.envs.contract import Contract, check_env
     from trajrec.envs.keydoor import KeyDoor
+    from trajrec.envs.office import Office
     from trajrec.envs.shop import Shop
     from trajrec.envs.workspace import Workspace
 
-__all__ = ["Contract", "KeyDoor", "Shop", "Workspace", "check_env"]
+__all__ = ["Contract", "KeyDoor", "Office", "Shop", "Workspace", "check_env"]
 
-_HOME = {"Contract": "contract", "KeyDoor": "keydoor", "Shop": "shop", "Workspace": "workspace", "check_env": "contract"}
+_HOME = {
+    "Contract": "contract",
+    "KeyDoor": "keydoor",
+    "Office": "office",
+    "Shop": "shop",
+    "Workspace": "workspace",
+    "check_env": "contract",
+}
 
 for _id, _entry_point in (
     ("trajrec/KeyDoor-v0", "trajrec.envs.keydoor:KeyDoor"),

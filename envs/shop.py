@@ -3,40 +3,55 @@ says in the end."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import string
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
+from trajrec.envs.shop_tasks import GOODS, TASKS, Database
 from trajrec.protocols import Tool
 
 MAX_TEXT = 4096
 _TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.printable))
 _NAMES = ("Ada", "Ben", "Cleo", "Dov", "Eve", "Finn", "Gus", "Hana")
-_GOODS = ("lamp", "chair", "mug", "rug", "clock", "vase")
-Database = dict[str, Any]
-
-
-class Task(NamedTuple):
-    """A task: what the customer wants, the calls that do it, and the check of the database before and after."""
-
-    goal: Callable[[Database], str]
-    calls: Callable[[Database], list[tuple[str, dict[str, Any]]]]
-    check: Callable[[Database, Database], bool]
+TODAY = 100
+REFUND_DAYS = 30
+APPROVAL_CENTS = 15000
+CREDIT_CENTS = 1000
+POLICY = (
+    f"Refunds: delivered orders, up to {REFUND_DAYS} days after delivery, and cancelled ones; refunds of more than "
+    f"{APPROVAL_CENTS} cents need an approval first. Cancellations: paid orders that are not shipped. Credit: up to "
+    f"{CREDIT_CENTS} cents a customer. Paid orders are shipped after 2 days and delivered 3 days later. Where the payment "
+    "provider does not answer, nothing was refunded: try again."
+)
 
 
 class ToolError(Exception):
     """A call that the shop refuses: an answer to the agent, not an exception of the environment."""
 
 
+class PaymentTimeout(ToolError, TimeoutError):
+    """The payment provider did not answer."""
+
+
 TOOLS = (
+    Tool.taking("read_policy", "read"),
+    Tool.taking("find_customer", "read", name="string"),
     Tool.taking("list_orders", "read", customer="string"),
     Tool.taking("get_order", "read", order="string"),
+    Tool.taking("list_stock", "read"),
     Tool.taking("refund_order", "write", order="string", cents="integer"),
+    Tool.taking("request_approval", "write", order="string"),
+    Tool.taking("ship_order", "write", order="string"),
+    Tool.taking("place_order", "write", customer="string", item="string"),
+    Tool.taking("restock", "write", item="string", count="integer"),
+    Tool.taking("apply_credit", "write", customer="string", cents="integer"),
+    Tool.taking("wait", "write", days="integer"),
     Tool.taking("cancel_order", "write", order="string"),
     Tool.taking("update_address", "write", customer="string", address="string"),
     Tool.taking("send_message", "write", customer="string", text="string"),
@@ -47,19 +62,23 @@ _TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,)}
 
 
 class Shop(gymnasium.Env[dict[str, str], str]):
-    """A shop's back office. Each step is one tool call, as the JSON text {"tool": ..., "arguments": {...}}.
+    """A shop's back office: customers, orders that are shipped and delivered as days go by, payments, a policy, tools.
 
-    The observation is the goal and the last result, both text. A call that is not JSON, names no tool, does not fit its schema
-    or is refused by the shop is answered with {"error": ...}; it never raises. `finish` ends the episode; the reward is 1 if
-    the database is then as the task asks, else 0. `options={"task": i}` in reset chooses the task.
+    As an environment each step is one tool call, as the JSON text {"tool": ..., "arguments": {...}}; as a world `call` executes
+    it. The observation is the goal and the last result, both text. A call that is not JSON, names no tool, does not fit its
+    schema or is refused by the shop is answered with {"error": ...}; `step` never raises for it, `call` raises ToolError.
+    `finish` ends the episode; the reward is 1 if the database is then as after the task's ground truth (whatever the messages
+    say), else 0. `options={"task": i}` in reset chooses one of the 22 tasks of `trajrec.envs.shop_tasks`. Some payments time
+    out once or twice before a refund goes through.
 
-    It is also a world whose tools an agent calls one by one (`call`): there a refused call raises ToolError. `seed` is that of
-    a reset without one.
+    Args:
+        seed: Of a reset without one.
+        max_steps: Steps after which the episode is truncated.
 
-    >>> env = Shop()
-    >>> _ = env.reset(seed=7, options={"task": 0})
-    >>> [env.step(call)[1] for call in env.ground_truth()][-1]
-    1.0
+    >>> shop = Shop(seed=7)
+    >>> _, info = shop.reset(options={"task": 0})
+    >>> [shop.step(action)[1] for action in shop.ground_truth()]
+    [0.0, 0.0, 0.0, 1.0]
     """
 
     def __init__(self, *, seed: int | None = None, max_steps: int = 30) -> None:
@@ -124,14 +143,22 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         """Return what to watch: a view of the database and of whether the agent has finished."""
         return lambda: {"database": self._database, "is_done": self._is_done}
 
+    def ground_truth_calls(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the calls that solve the current task from its beginning."""
+        return [*TASKS[self._task].calls(self._initial), ("finish", {})]
+
     def ground_truth(self) -> list[str]:
-        """Return the actions that solve the current task from its beginning."""
-        calls = [*TASKS[self._task].calls(self._initial), ("finish", {})]
-        return [json.dumps({"tool": name, "arguments": arguments}) for name, arguments in calls]
+        """Return the same as actions."""
+        return [json.dumps({"tool": name, "arguments": arguments}) for name, arguments in self.ground_truth_calls()]
 
     def task_solved(self) -> bool:
-        """Say whether the database is as the task asks."""
-        return TASKS[self._task].check(self._initial, self._database)
+        """Say whether the database is as after the ground truth, messages by customer and payments by what went through."""
+        truth = Shop()
+        truth._database = copy.deepcopy(self._initial)
+        for name, arguments in TASKS[self._task].calls(self._initial):
+            with contextlib.suppress(ToolError):
+                truth._execute(name, arguments)
+        return bool(_outcome(truth._database) == _outcome(self._database))
 
     def get_state(self) -> dict[str, Any]:
         """Return the whole state but the generator's, as plain data of its own."""
@@ -159,20 +186,39 @@ class Shop(gymnasium.Env[dict[str, str], str]):
 
     def _make_database(self) -> Database:
         draw = self.np_random.integers
-        customers = {
-            f"C{i}": {"name": _NAMES[int(draw(len(_NAMES)))], "address": f"{int(draw(1, 99))} Mill Lane"} for i in range(1, 5)
-        }
-        orders = {}
-        for i in range(10):
-            status = ("paid", "shipped", "delivered")[int(draw(3))] if i >= 3 else ("delivered", "paid", "delivered")[i]
+        names = [_NAMES[int(i)] for i in self.np_random.permutation(len(_NAMES))]
+        customers = {f"C{i}": {"name": names[i], "address": f"{int(draw(1, 99))} Mill Lane", "credit": 0} for i in range(1, 5)}
+        orders: dict[str, Any] = {}
+        payments: dict[str, Any] = {}
+        # The first six are what tasks speak of; the fourth is dear, the fifth's payments time out, the last two are long past.
+        fixed = ("delivered", "paid", "delivered", "delivered", "delivered", "shipped")
+        for i in range(12):
+            status = fixed[i] if i < len(fixed) else ("paid", "shipped", "delivered")[int(draw(3))]
+            age = 60 if i >= 10 else int(draw(2))
+            cents = int(draw(*((50, 100) if i == 0 else (160, 200) if i == 3 else (5, 150)))) * 100
+            stages = ("paid", "shipped", "delivered").index(status)
             orders[f"O{1001 + i}"] = {
                 "customer": f"C{i % 4 + 1}",
-                "item": _GOODS[int(draw(len(_GOODS)))],
-                "cents": int(draw(5, 200)) * 100,
+                "item": GOODS[int(draw(len(GOODS)))],
+                "cents": cents,
                 "status": status,
+                "ordered": TODAY - age - (0, 2, 5)[stages],
+                "shipped": TODAY - age - (0, 0, 3)[stages] if stages else None,
+                "delivered": TODAY - age if stages == 2 else None,
+                "approved": False,
                 "refunded": 0,
             }
-        return {"customers": customers, "orders": orders, "messages": []}
+            outage = 2 if i == 4 else int(draw(2)) if i >= len(fixed) else 0
+            payments[f"O{1001 + i}"] = {"cents": cents, "outage": outage}
+        stock = {item: int(draw(0, 8)) for item in GOODS} | {GOODS[0]: 1, GOODS[1]: 5}
+        return {
+            "day": TODAY,
+            "customers": customers,
+            "orders": orders,
+            "payments": payments,
+            "stock": stock,
+            "messages": [],
+        }
 
     def _order(self, order: str) -> dict[str, Any]:
         if order not in self._database["orders"]:
@@ -193,14 +239,90 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def _get_order(self, order: str) -> dict[str, Any]:
         return dict(self._order(order))
 
+    def _read_policy(self) -> str:
+        return POLICY
+
+    def _find_customer(self, name: str) -> list[str]:
+        return [key for key, customer in self._database["customers"].items() if customer["name"] == name]
+
+    def _list_stock(self) -> dict[str, int]:
+        return dict(self._database["stock"])
+
     def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
         found = self._order(order)
         if found["status"] not in ("delivered", "cancelled"):
             raise ToolError(f"order {order} is {found['status']}: only delivered or cancelled orders are refunded")
         if not 0 < cents <= found["cents"] - found["refunded"]:
             raise ToolError(f"refund must be in (0, {found['cents'] - found['refunded']}] cents")
+        if found["status"] == "delivered" and self._database["day"] - found["delivered"] > REFUND_DAYS:
+            raise ToolError(f"order {order} was delivered more than {REFUND_DAYS} days ago")
+        if cents > APPROVAL_CENTS and not found["approved"]:
+            raise ToolError(f"refunds of more than {APPROVAL_CENTS} cents need an approval")
+        payment = self._database["payments"][order]
+        if payment["outage"]:
+            payment["outage"] -= 1
+            raise PaymentTimeout(f"the payment provider did not answer; nothing of order {order} was refunded")
         found["refunded"] += cents
         return {"refunded": found["refunded"]}
+
+    def _request_approval(self, order: str) -> dict[str, Any]:
+        self._order(order)["approved"] = True
+        return {"approved": True}
+
+    def _ship_order(self, order: str) -> dict[str, Any]:
+        found = self._order(order)
+        if found["status"] != "paid":
+            raise ToolError(f"order {order} is {found['status']}: only paid orders are shipped")
+        found.update(status="shipped", shipped=self._database["day"])
+        return {"status": "shipped"}
+
+    def _place_order(self, customer: str, item: str) -> dict[str, Any]:
+        self._customer(customer)
+        stock, orders = self._database["stock"], self._database["orders"]
+        if not stock.get(item):
+            raise ToolError(f"no {item} in stock")
+        stock[item] -= 1
+        cents = next((order["cents"] for order in orders.values() if order["item"] == item), 5000)
+        key = f"O{1001 + len(orders)}"
+        orders[key] = {
+            "customer": customer,
+            "item": item,
+            "cents": cents,
+            "status": "paid",
+            "ordered": self._database["day"],
+            "shipped": None,
+            "delivered": None,
+            "approved": False,
+            "refunded": 0,
+        }
+        self._database["payments"][key] = {"cents": cents, "outage": 0}
+        return {"order": key, "cents": cents}
+
+    def _restock(self, item: str, count: int) -> dict[str, Any]:
+        if item not in self._database["stock"] or not 0 < count <= 100:
+            raise ToolError(f"restock takes one of {', '.join(GOODS)} and a count in (0, 100]")
+        self._database["stock"][item] += count
+        return {"stock": self._database["stock"][item]}
+
+    def _apply_credit(self, customer: str, cents: int) -> dict[str, Any]:
+        found = self._customer(customer)
+        if not 0 < cents <= CREDIT_CENTS - found["credit"]:
+            raise ToolError(f"credit must be in (0, {CREDIT_CENTS - found['credit']}] cents")
+        found["credit"] += cents
+        return {"credit": found["credit"]}
+
+    def _wait(self, days: int) -> dict[str, Any]:
+        if not 0 < days <= 30:
+            raise ToolError(f"days must be in (0, 30], got {days}")
+        for _ in range(days):
+            self._database["day"] += 1
+            day = self._database["day"]
+            for order in self._database["orders"].values():
+                if order["status"] == "paid" and day - order["ordered"] >= 2:
+                    order.update(status="shipped", shipped=day)
+                elif order["status"] == "shipped" and day - order["shipped"] >= 3:
+                    order.update(status="delivered", delivered=day)
+        return {"day": self._database["day"]}
 
     def _cancel_order(self, order: str) -> dict[str, Any]:
         found = self._order(order)
@@ -252,70 +374,7 @@ def _fit(name: Any, arguments: Any) -> None:
             raise ToolError(f"{name}: {key} must be {properties[key]['type']}, got {type(value).__name__}")
 
 
-def _only(before: Database, after: Database, change: Callable[[Database], None]) -> bool:
-    """Say whether the database is exactly the one before, changed so (messages apart)."""
-    expected = copy.deepcopy(before)
-    change(expected)
-    return {k: v for k, v in expected.items() if k != "messages"} == {k: v for k, v in after.items() if k != "messages"}
-
-
-def _told(after: Database, customer: str, n: int = 1) -> bool:
-    return [message["customer"] for message in after["messages"]] == [customer] * n
-
-
-def _refund_check(before: Database, after: Database) -> bool:
-    total = before["orders"]["O1001"]["cents"]
-    return _only(before, after, lambda d: d["orders"]["O1001"].update(refunded=total)) and _told(after, "C1")
-
-
-def _cancel_check(before: Database, after: Database) -> bool:
-    total = before["orders"]["O1002"]["cents"]
-    return _only(before, after, lambda d: d["orders"]["O1002"].update(status="cancelled", refunded=total))
-
-
-TASKS = (
-    Task(
-        lambda d: f"Refund order O1001 of customer C1 ({d['customers']['C1']['name']}) in full, and tell them.",
-        lambda d: [
-            ("get_order", {"order": "O1001"}),
-            ("refund_order", {"order": "O1001", "cents": d["orders"]["O1001"]["cents"]}),
-            ("send_message", {"customer": "C1", "text": "Your order O1001 is refunded."}),
-        ],
-        _refund_check,
-    ),
-    Task(
-        lambda d: "Cancel order O1002 and refund it in full.",
-        lambda d: [
-            ("cancel_order", {"order": "O1002"}),
-            ("refund_order", {"order": "O1002", "cents": d["orders"]["O1002"]["cents"]}),
-        ],
-        _cancel_check,
-    ),
-    Task(
-        lambda d: "Customer C3 moved to 5 Harbour Street. Change the address, and change nothing else.",
-        lambda d: [("update_address", {"customer": "C3", "address": "5 Harbour Street"})],
-        lambda b, a: _only(b, a, lambda d: d["customers"]["C3"].update(address="5 Harbour Street")) and not a["messages"],
-    ),
-    Task(
-        lambda d: "Refund half of order O1003 (delivered damaged).",
-        lambda d: [
-            ("get_order", {"order": "O1003"}),
-            ("refund_order", {"order": "O1003", "cents": d["orders"]["O1003"]["cents"] // 2}),
-        ],
-        lambda b, a: _only(b, a, lambda d: d["orders"]["O1003"].update(refunded=b["orders"]["O1003"]["cents"] // 2)),
-    ),
-    Task(
-        lambda d: "Send customer C2 one message for each of their orders, and change nothing.",
-        lambda d: [
-            ("list_orders", {"customer": "C2"}),
-            *(
-                ("send_message", {"customer": "C2", "text": f"Your order {key} is {order['status']}."})
-                for key, order in d["orders"].items()
-                if order["customer"] == "C2"
-            ),
-        ],
-        lambda b, a: (
-            _only(b, a, lambda d: None) and _told(a, "C2", sum(order["customer"] == "C2" for order in b["orders"].values()))
-        ),
-    ),
-)
+def _outcome(database: Database) -> Any:
+    """Return what of a database a task is about: not what messages say, nor which requests timed out."""
+    told = sorted(message["customer"] for message in database["messages"])
+    return {**database, "messages": told, "payments": {key: row["cents"] for key, row in database["payments"].items()}}

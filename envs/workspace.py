@@ -1,75 +1,67 @@
-"""Workspace: a folder of files and a SQLite database, tools for both, tasks, and checks of what is there in the end."""
+"""Workspace: a small Python project with a fault, tools to read, search, write and test it, and its tests as the check."""
 
 from __future__ import annotations
 
+import os
 import shutil
-import sqlite3
+import subprocess
+import sys
 import tempfile
 import weakref
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from trajrec.envs.workspace_tasks import TASKS
+from trajrec.protocols import Tool, Verdict
 
-from trajrec.protocols import Tool
+TEST_SECONDS = 30
+MAX_TEXT = 20_000
 
-PEOPLE = ("Ada", "Ben", "Cleo", "Dov", "Eve", "Finn")
-THINGS = ("paper", "train", "lunch", "hosting", "chair", "books")
-MAX_ROWS = 100
+TOOLS = (
+    Tool.taking("list_files", "read", "Paths of all files."),
+    Tool.taking("read_file", "read", "The text of a file.", path="string"),
+    Tool.taking("search", "read", "Lines that contain a text, as path:line: text.", text="string"),
+    Tool.taking("write_file", "write", "Write a file, making its folders.", path="string", text="string"),
+    Tool.taking(
+        "replace", "write", "Replace a text that is in a file exactly once.", path="string", old="string", new="string"
+    ),
+    Tool.taking("delete_file", "write", "Delete a file.", path="string"),
+    Tool.taking("run_tests", "read", "Run the project's tests; their output and exit status."),
+)
+_BY_NAME = {tool.name: tool for tool in TOOLS}
 
 
 class WorkspaceError(Exception):
     """A call that the workspace refuses."""
 
 
-TOOLS = (
-    Tool.taking("list_files", "read", "Paths of all files."),
-    Tool.taking("read_file", "read", "The text of a file.", path="string"),
-    Tool.taking("write_file", "write", "Write a file, making its folders.", path="string", text="string"),
-    Tool.taking("move_file", "write", "Move a file.", path="string", to="string"),
-    Tool.taking("delete_file", "write", "Delete a file.", path="string"),
-    Tool.taking("query", "read", "Rows of a SELECT on the table expenses(id, person, thing, cents, paid).", sql="string"),
-    Tool.taking("execute", "write", "Run an INSERT, UPDATE or DELETE; the number of rows changed.", sql="string"),
-)
-
-
-class Task(NamedTuple):
-    """A task: what is asked, the calls that do it, and a check."""
-
-    goal: Callable[[Workspace], str]
-    calls: Callable[[Workspace], list[tuple[str, dict[str, Any]]]]
-    check: Callable[[Workspace], bool]
-
-
 class Workspace:
-    """An office's files and its expenses: a world with a folder and a database.
+    """A folder with a Python module that has a fault, and tests that show it. A task is solved when the tests of the task pass,
+    as they were given: changing them does not help.
+
+    `reset(options={"task": i})` chooses one of the 10 tasks of `trajrec.envs.workspace_tasks`; otherwise the seed does.
 
     Args:
         seed: Of a reset without one.
-        root: Where it lies; by default a temporary folder, deleted with the object.
+        root: The folder; by default a temporary one, deleted with the object.
 
     Attributes:
-        path: The folder of files.
-        database: A connection to the database.
+        path: The folder.
 
     >>> world = Workspace(seed=3)
-    >>> goal = world.reset(options={"task": 2})
-    >>> _ = [world.call(name, arguments) for name, arguments in world.ground_truth()]
+    >>> print(world.reset(options={"task": 0}))
+    The tests of `median.py` fail. Find the fault and mend it.
+    >>> _ = [world.call(name, arguments) for name, arguments in world.ground_truth_calls()]
     >>> world.task_solved()
     True
     """
 
     def __init__(self, *, seed: int | None = None, root: str | None = None) -> None:
         self.seed = seed
-        self._root = Path(tempfile.mkdtemp(prefix="trajrec-workspace-") if root is None else root)
+        self.path = Path(tempfile.mkdtemp(prefix="trajrec-workspace-") if root is None else root)
         if root is None:
-            weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
-        self.path = self._root / "files"
-        self.database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
-        weakref.finalize(self, self.database.close)
+            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
         self._task = 0
-        self.before: dict[str, Any] = {}
 
     @property
     def kwargs(self) -> dict[str, Any]:
@@ -77,44 +69,22 @@ class Workspace:
         return {"seed": self.seed}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
-        """Lay out files and expenses, choose a task, return what it asks."""
-        draw = np.random.default_rng(self.seed if seed is None else seed)
-        shutil.rmtree(self.path, ignore_errors=True)
-        (self.path / "notes").mkdir(parents=True)
-        drawn = int(draw.integers(len(TASKS)))
-        self._task = int((options or {}).get("task", drawn))
+        """Lay out the project of a task; return what it asks."""
+        seed = self.seed if seed is None else seed
+        self._task = int((options or {}).get("task", (seed or 0) % len(TASKS)))
         if not 0 <= self._task < len(TASKS):
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
-        for person in PEOPLE[:4]:
-            lines = [f"- {THINGS[int(draw.integers(len(THINGS)))]}" for _ in range(4)]
-            (self.path / "notes" / f"{person.lower()}.md").write_text("\n".join([f"# {person}", *lines, ""]))
-        (self.path / "config.ini").write_text(f"[office]\nopen = 9\nclose = {int(draw.integers(16, 20))}\n")
-        (self.path / "draft.txt").write_text("Dear all,\nthe office moves on Monday.\n")
-        self.database.executescript(
-            "DROP TABLE IF EXISTS expenses;"
-            "CREATE TABLE expenses (id INTEGER PRIMARY KEY, person TEXT, thing TEXT, cents INTEGER, paid INTEGER)"
-        )
-        rows = [
-            (
-                i + 1,
-                PEOPLE[i % len(PEOPLE)],
-                THINGS[int(draw.integers(len(THINGS)))],
-                int(draw.integers(1, 90)) * 100,
-                i % 3 == 0,
-            )
-            for i in range(24)
-        ]
-        self.database.executemany("INSERT INTO expenses VALUES (?, ?, ?, ?, ?)", rows)
-        self.before = self.get_state()
-        return TASKS[self._task].goal(self)
+        task = TASKS[self._task]
+        self._lay_out({f"{task.name}.py": task.broken, f"test_{task.name}.py": task.tests, "README.md": f"# {task.name}\n"})
+        return f"The tests of `{task.name}.py` fail. Find the fault and mend it."
 
     def tools(self) -> tuple[Tool, ...]:
         """Return the tools."""
         return TOOLS
 
-    def watch(self) -> dict[str, Any]:
-        """Return what to watch: the folder and the database."""
-        return {"files": self.path, "database": self.database}
+    def watch(self) -> Path:
+        """Return what to watch: the folder."""
+        return self.path
 
     def call(self, name: str, arguments: dict[str, Any], /) -> Any:
         """Execute a tool.
@@ -122,40 +92,42 @@ class Workspace:
         Raises:
             WorkspaceError: The call does not fit, or cannot be done.
         """
-        tool = next((tool for tool in TOOLS if tool.name == name), None)
+        tool = _BY_NAME.get(name)
         if tool is None or tool.schema is None:
-            raise WorkspaceError(f"no tool {name!r}; there are {', '.join(tool.name for tool in TOOLS)}")
+            raise WorkspaceError(f"no tool {name!r}; there are {', '.join(_BY_NAME)}")
         properties = tool.schema["properties"]
         if arguments.keys() != properties.keys() or not all(isinstance(value, str) for value in arguments.values()):
             raise WorkspaceError(f"{name} takes exactly the texts {list(properties)}")
         return getattr(self, f"_{name}")(**arguments)
 
-    def ground_truth(self) -> list[tuple[str, dict[str, Any]]]:
+    def ground_truth_calls(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the calls that solve the current task from its beginning."""
-        return TASKS[self._task].calls(self)
+        task = TASKS[self._task]
+        return [
+            ("list_files", {}),
+            ("run_tests", {}),
+            ("read_file", {"path": f"{task.name}.py"}),
+            ("replace", {"path": f"{task.name}.py", "old": task.wrong, "new": task.right}),
+            ("run_tests", {}),
+        ]
 
     def task_solved(self) -> bool:
-        """Say whether files and expenses are as the task asks, and nothing else changed."""
-        return TASKS[self._task].check(self)
+        """Say whether the task's own tests pass."""
+        return bool(grade(self).passed)
 
     def get_state(self) -> dict[str, Any]:
-        """Return files and expenses as plain data."""
-        files = {path.relative_to(self.path).as_posix(): path.read_text() for path in sorted(self.path.rglob("*.*"))}
-        return {"task": self._task, "files": files, "expenses": self.rows("SELECT * FROM expenses ORDER BY id")}
+        """Return the files as plain data."""
+        return {"task": self._task, "files": {path: (self.path / path).read_text() for path in self._list_files()}}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Put files and expenses into a state that `get_state` returned."""
+        """Put the files into a state that `get_state` returned."""
         self._task = state["task"]
-        shutil.rmtree(self.path, ignore_errors=True)
-        (self.path / "notes").mkdir(parents=True)
-        for name, text in state["files"].items():
-            self._write_file(name, text)
-        self.database.execute("DELETE FROM expenses")
-        self.database.executemany("INSERT INTO expenses VALUES (?, ?, ?, ?, ?)", state["expenses"])
+        self._lay_out(state["files"])
 
-    def rows(self, sql: str) -> list[list[Any]]:
-        """Return rows of a query."""
-        return [list(row) for row in self.database.execute(sql).fetchall()]
+    def _lay_out(self, files: dict[str, str]) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        for name, text in files.items():
+            self._write_file(name, text)
 
     def _list_files(self) -> list[str]:
         return [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if path.is_file()]
@@ -163,39 +135,32 @@ class Workspace:
     def _read_file(self, path: str) -> str:
         return self._existing(path).read_text()
 
+    def _search(self, text: str) -> list[str]:
+        return [
+            f"{path}:{number}: {line.strip()}"
+            for path in self._list_files()
+            for number, line in enumerate(self._read_file(path).splitlines(), 1)
+            if text in line
+        ]
+
     def _write_file(self, path: str, text: str) -> str:
         place = self._inside(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
         return f"wrote {len(text)} characters"
 
-    def _move_file(self, path: str, to: str) -> str:
-        place, target = self._existing(path), self._inside(to)
-        if target.exists():
-            raise WorkspaceError(f"{to} is there already")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        place.rename(target)
-        return f"moved to {to}"
+    def _replace(self, path: str, old: str, new: str) -> str:
+        text = self._read_file(path)
+        if text.count(old) != 1:
+            raise WorkspaceError(f"the text is {text.count(old)} times in {path}: it must be there once")
+        return self._write_file(path, text.replace(old, new))
 
     def _delete_file(self, path: str) -> str:
         self._existing(path).unlink()
         return f"deleted {path}"
 
-    def _query(self, sql: str) -> list[list[Any]]:
-        if not sql.lstrip().lower().startswith("select"):
-            raise WorkspaceError("query takes a SELECT; use execute to change something")
-        return self._sql(lambda: self.rows(sql))[:MAX_ROWS]  # type: ignore[no-any-return]
-
-    def _execute(self, sql: str) -> int:
-        if sql.lstrip().lower().split(" ")[0] not in ("insert", "update", "delete"):
-            raise WorkspaceError("execute takes an INSERT, UPDATE or DELETE")
-        return int(self._sql(lambda: self.database.execute(sql).rowcount))
-
-    def _sql(self, run: Callable[[], Any]) -> Any:
-        try:
-            return run()
-        except sqlite3.Error as exc:
-            raise WorkspaceError(f"SQL: {exc}") from None
+    def _run_tests(self) -> dict[str, Any]:
+        return run_tests(self.path)
 
     def _inside(self, path: str) -> Path:
         place = (self.path / path).resolve()
@@ -210,67 +175,39 @@ class Workspace:
         return place
 
 
-def _only(world: Workspace, files: Callable[[dict[str, str]], Any], expenses: Callable[[list[list[Any]]], Any]) -> bool:
-    """Say whether the workspace is exactly the one before, changed so."""
-    before, now = world.before, world.get_state()
-    wanted_files = dict(before["files"])
-    wanted_rows = [list(row) for row in before["expenses"]]
-    files(wanted_files)
-    expenses(wanted_rows)
-    return bool(now["files"] == wanted_files and now["expenses"] == wanted_rows)
+def run_tests(folder: Path) -> dict[str, Any]:
+    """Run the unittest modules of a folder in a process of their own, with nothing of this one's environment but the path.
+
+    Returns:
+        exit_status (None where it took too long) and output, without what differs from run to run: seconds and the folder.
+    """
+    command = [sys.executable, "-B", "-P", "-m", "unittest", "discover", "-p", "test_*.py"]
+    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env={**kept, "PYTHONHASHSEED": "0"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TEST_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return {"exit_status": None, "output": f"the tests took more than {TEST_SECONDS} s"}
+    lines = done.stdout.replace(str(folder.resolve()), ".").replace(str(folder), ".").splitlines()
+    kept_lines = [line.partition(" in ")[0] if line.startswith("Ran ") else line for line in lines]
+    return {"exit_status": done.returncode, "output": "\n".join(kept_lines)[-MAX_TEXT:]}
 
 
-def _keep(_: Any) -> None:
-    """Change nothing."""
-
-
-def _unpaid(world: Workspace, person: str) -> int:
-    return sum(row[3] for row in world.before["expenses"] if row[1] == person and not row[4])
-
-
-def _pay(rows: list[list[Any]], person: str) -> None:
-    for row in rows:
-        if row[1] == person:
-            row[4] = 1
-
-
-def _drop(rows: list[list[Any]], person: str) -> None:
-    rows[:] = [row for row in rows if row[1] != person]
-
-
-TASKS = (
-    Task(
-        lambda w: "Move draft.txt to archive/draft.txt, unchanged.",
-        lambda w: [("move_file", {"path": "draft.txt", "to": "archive/draft.txt"})],
-        lambda w: _only(w, lambda f: f.update({"archive/draft.txt": f.pop("draft.txt")}), _keep),
-    ),
-    Task(
-        lambda w: "The office now opens at 8: change config.ini, and nothing else in it.",
-        lambda w: [
-            ("read_file", {"path": "config.ini"}),
-            ("write_file", {"path": "config.ini", "text": w.before["files"]["config.ini"].replace("open = 9", "open = 8")}),
-        ],
-        lambda w: _only(w, lambda f: f.update({"config.ini": f["config.ini"].replace("open = 9", "open = 8")}), _keep),
-    ),
-    Task(
-        lambda w: "Mark all expenses of Ben as paid.",
-        lambda w: [("execute", {"sql": "UPDATE expenses SET paid = 1 WHERE person = 'Ben'"})],
-        lambda w: _only(w, _keep, lambda rows: _pay(rows, "Ben")),
-    ),
-    Task(
-        lambda w: "Write into owed.txt how many cents Cleo's unpaid expenses are in all, the number alone.",
-        lambda w: [
-            ("query", {"sql": "SELECT sum(cents) FROM expenses WHERE person = 'Cleo' AND NOT paid"}),
-            ("write_file", {"path": "owed.txt", "text": str(_unpaid(w, "Cleo"))}),
-        ],
-        lambda w: _only(w, lambda f: f.update({"owed.txt": str(_unpaid(w, "Cleo"))}), _keep),
-    ),
-    Task(
-        lambda w: "Dov has left: delete notes/dov.md and all expenses of Dov.",
-        lambda w: [
-            ("delete_file", {"path": "notes/dov.md"}),
-            ("execute", {"sql": "DELETE FROM expenses WHERE person = 'Dov'"}),
-        ],
-        lambda w: _only(w, lambda f: f.pop("notes/dov.md"), lambda rows: _drop(rows, "Dov")),
-    ),
-)
+def grade(world: Workspace) -> Verdict:
+    """Say whether the tests of the task, as they were given, pass on the project as it is."""
+    task = TASKS[world._task]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "project"
+        shutil.copytree(world.path, copy)
+        (copy / f"test_{task.name}.py").write_text(task.tests)
+        found = run_tests(copy)
+    # A module that ends the process is not one that passes: the output must say that all tests ran.
+    ran = f"Ran {len(task.cases)} tests" in found["output"]
+    return Verdict(ran and found["exit_status"] == 0, evidence=found)

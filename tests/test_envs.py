@@ -13,6 +13,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
 from trajrec.envs import KeyDoor, Shop, check_env
+from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import EnvContractError
 
 
@@ -43,7 +44,7 @@ def test_the_key_is_what_the_reward_is_owed_to() -> None:
     assert env.random_value(6, True, 50) > 3 * env.random_value(6, False, 50)
 
 
-@pytest.mark.parametrize("task", range(5))
+@pytest.mark.parametrize("task", range(len(TASKS)))
 def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(task: int) -> None:
     env = Shop()
     for seed in range(10):

@@ -59,7 +59,8 @@ LAYERS = [
     {"index.agents"},
     {"index.build"},
     {"corpus"},
-    {"envs.keydoor", "envs.shop", "envs.workspace", "envs.contract", "envs"},
+    {"envs.shop_tasks", "envs.workspace_tasks"},
+    {"envs.keydoor", "envs.shop", "envs.office", "envs.workspace", "envs.scripted", "envs.contract", "envs"},
     {"replay.report", "replay.environments"},
     {"replay.cause", "replay.compare"},
     {"replay.worlds"},
@@ -174,6 +175,7 @@ DOCUMENTED = [
     "trajrec.state.digests",
     "trajrec.index.jsonable",
     "trajrec.envs.keydoor",
+    "trajrec.envs.office",
     "trajrec.envs.shop",
     "trajrec.envs.workspace",
     "trajrec.envs.contract",
@@ -196,7 +198,7 @@ def test_the_readmes_python_runs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "exact None" in done.stdout
-    assert "arguments/cents: recorded 1000000, now 6300" in done.stdout
+    assert "arguments/cents: recorded 1000000, now 5000" in done.stdout
 
 
 def test_the_readme_names_every_command() -> None:

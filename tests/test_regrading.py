@@ -28,7 +28,7 @@ def refunded_in_full(state: dict[str, Any]) -> trajrec.Verdict:
 
 
 def record(folder: Path) -> None:
-    for cents in (100, 6300):
+    for cents in (100, 5000):
         with trajrec.episode(folder, task=str(cents), world=Shop(seed=7), options={"task": 0}, checks=[refunded]) as ep:
             ep.call("refund_order", order="O1001", cents=cents)
     close_logs()
@@ -43,13 +43,13 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
     with trajrec.open(tmp_path) as corpus:
         said = {graded.status: graded.verdict.passed for graded in check(corpus, refunded_in_full, where="task = '100'")}
         assert said == {"ok": False}
-        assert [g.verdict.passed for g in check(corpus, refunded_in_full, where="task = '6300'")] == [True]
+        assert [g.verdict.passed for g in check(corpus, refunded_in_full, where="task = '5000'")] == [True]
         assert list(check(corpus, refunded_in_full, where="task = 'none'")) == []
         expected = [
             ("100", "1", "terminal", True, None),
             ("100", "2", "post-hoc", False, "100"),
-            ("6300", "1", "terminal", True, None),
-            ("6300", "2", "post-hoc", True, "6300"),
+            ("5000", "1", "terminal", True, None),
+            ("5000", "2", "post-hoc", True, "5000"),
         ]
         assert corpus.sql(CHECKS).fetchall() == expected
         assert corpus.sql("SELECT DISTINCT outcome FROM episodes").fetchall() == [("success",)]

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import trajrec
-from trajrec.envs import Workspace
-from trajrec.envs.workspace import TASKS, WorkspaceError
+from trajrec.envs import Office
+from trajrec.envs.office import TASKS, OfficeError
 from trajrec.replay import replay_episode, replay_world
 from trajrec.state.database import Database
 from trajrec.state.diff import MISSING
@@ -135,23 +135,21 @@ def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(t
         assert corpus.sql("SELECT phase, error_type FROM failures").fetchall() == [("state", "sqlite3.ProgrammingError")]
 
 
-# The workspace
+# The office
 
 
-@trajrec.verifier(id="workspace-task", version="1")
-def solved(world: Workspace) -> bool:
+@trajrec.verifier(id="office-task", version="1")
+def solved(world: Office) -> bool:
     return world.task_solved()
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)))
-def test_each_task_of_the_workspace_is_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
+def test_each_task_of_the_office_is_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
     for does in (True, False):
-        with trajrec.episode(
-            tmp_path, task=str(does), world=Workspace(seed=task), options={"task": task}, checks=[solved]
-        ) as ep:
-            with pytest.raises(WorkspaceError):
+        with trajrec.episode(tmp_path, task=str(does), world=Office(seed=task), options={"task": task}, checks=[solved]) as ep:
+            with pytest.raises(OfficeError):
                 ep.call("read_file", path="../../etc/passwd")
-            for name, arguments in ep.world.ground_truth() if does else ():
+            for name, arguments in ep.world.ground_truth_calls() if does else ():
                 ep.call(name, **arguments)
     corpus = trajrec.open(tmp_path)
     assert corpus.sql("SELECT task, outcome FROM episodes ORDER BY 1").fetchall() == [("False", "failure"), ("True", "success")]
@@ -166,17 +164,17 @@ def test_each_task_of_the_workspace_is_solved_failed_and_replayed(tmp_path: Path
         assert replay_episode(episode).grade == "exact"
 
 
-def test_a_workspace_gives_its_state_and_takes_it_back() -> None:
-    world = Workspace(seed=1)
+def test_an_office_gives_its_state_and_takes_it_back() -> None:
+    world = Office(seed=1)
     world.reset(options={"task": 4})
     before = world.get_state()
-    for name, arguments in world.ground_truth():
+    for name, arguments in world.ground_truth_calls():
         world.call(name, arguments)
     assert world.task_solved()
     world.set_state(before)
     assert world.get_state() == before
     assert not world.task_solved()
-    with pytest.raises(WorkspaceError, match="SQL: no such table"):
+    with pytest.raises(OfficeError, match="SQL: no such table"):
         world.call("query", {"sql": "SELECT * FROM nowhere"})
-    with pytest.raises(WorkspaceError, match="takes exactly the texts"):
+    with pytest.raises(OfficeError, match="takes exactly the texts"):
         world.call("query", {"q": "SELECT 1"})

@@ -1,0 +1,120 @@
+"""Scripted agents in our worlds: what each does wrong comes back from SQL as it was scripted, and replays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trajrec
+from trajrec.envs import Office, Shop, Workspace
+from trajrec.envs import office as offices
+from trajrec.envs.scripted import AGENTS, LOOPS
+from trajrec.envs.shop_tasks import TASKS as SHOP_TASKS
+from trajrec.envs.workspace import grade
+from trajrec.envs.workspace_tasks import TASKS as WORKSPACE_TASKS
+from trajrec.replay import replay_world
+
+WORLDS = {"shop": Shop, "office": Office, "workspace": Workspace}
+
+
+@trajrec.verifier(id="solved", version="1", family="environmental")
+def solved(world: Any) -> bool:
+    return bool(world.task_solved())
+
+
+def play(folder: Path, world: str, task: int, agent: str, **options: Any) -> None:
+    made = WORLDS[world](seed=3)
+    with trajrec.episode(
+        folder,
+        task=f"{world}-{task}",
+        world=made,
+        options={"task": task},
+        checks=[solved],
+        metadata={"agent": agent},
+        **options,
+    ) as ep:
+        AGENTS[agent](ep, ep.world.ground_truth_calls())
+
+
+FOUND = """
+SELECT any_value(outcome), any_value(ending), any_value(stop_reason), any_value(said_done), count(tool),
+    count(*) FILTER (attempt_outcome <> 'ok'), count(*) FILTER (retry_by = 'agent'), (SELECT count(recovered_at) FROM failures)
+FROM episodes JOIN (SELECT * RENAME (outcome AS attempt_outcome) FROM attempts) USING (episode_id)
+"""
+
+# world, task, agent: outcome, ending, stop reason, said done; calls, failures, retries by the agent, failures overcome.
+SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
+    ("shop", 0, "solver"): ("success", "terminated", "done", True, 4, 0, 0, 0),
+    ("shop", 0, "wrong_argument"): ("failure", "terminated", "done", True, 4, 1, 0, 0),
+    ("shop", 0, "skipped_step"): ("failure", "terminated", "done", True, 3, 0, 0, 0),
+    ("shop", 0, "gives_up"): ("failure", "terminated", "gave up", False, 1, 0, 0, 0),
+    ("shop", 0, "loops"): ("failure", "truncated", "max_steps", False, 1 + LOOPS, LOOPS, LOOPS - 1, 0),
+    ("shop", 0, "recovers"): ("success", "terminated", "done", True, 5, 1, 1, 1),
+    # The payment provider does not answer twice: the ground truth itself tries again.
+    ("shop", 5, "solver"): ("success", "terminated", "done", True, 6, 2, 2, 2),
+    ("shop", 5, "recovers"): ("success", "terminated", "done", True, 7, 3, 3, 3),
+    ("shop", 21, "solver"): ("success", "terminated", "done", True, 13, 0, 0, 0),
+    ("shop", 21, "skipped_step"): ("failure", "terminated", "done", True, 12, 0, 0, 0),
+    ("office", 4, "solver"): ("success", "terminated", "done", True, 2, 0, 0, 0),
+    ("office", 4, "wrong_argument"): ("failure", "terminated", "done", True, 2, 1, 0, 0),
+    ("office", 4, "recovers"): ("success", "terminated", "done", True, 3, 1, 1, 1),
+    ("workspace", 0, "solver"): ("success", "terminated", "done", True, 5, 0, 0, 0),
+    ("workspace", 0, "wrong_argument"): ("failure", "terminated", "done", True, 5, 1, 0, 0),
+    ("workspace", 0, "gives_up"): ("failure", "terminated", "gave up", False, 3, 0, 0, 0),
+    ("workspace", 0, "loops"): ("failure", "truncated", "max_steps", False, 3 + LOOPS, LOOPS, LOOPS - 1, 0),
+    ("workspace", 0, "recovers"): ("success", "terminated", "done", True, 6, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", SCRIPTED, ids=lambda case: "-".join(map(str, case)))
+def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(tmp_path: Path, case: tuple[str, int, str]) -> None:
+    play(tmp_path, *case)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql(FOUND).fetchall() == [SCRIPTED[case]]
+        (episode,) = corpus.episodes()
+        report = replay_world(episode, checks=[solved])
+        assert (report.grade, report.divergence) == ("exact", None)
+
+
+@pytest.mark.parametrize("task", range(len(WORKSPACE_TASKS)))
+def test_every_task_of_the_workspace_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(task: int) -> None:
+    world = Workspace()
+    world.reset(options={"task": task})
+    assert not world.task_solved()
+    results = [world.call(name, arguments) for name, arguments in world.ground_truth_calls()]
+    assert [result["exit_status"] for result in results if isinstance(result, dict)] == [1, 0]
+    assert world.task_solved()
+
+
+def test_a_workspaces_tests_cannot_be_mended_instead_of_its_module() -> None:
+    world = Workspace()
+    world.reset(options={"task": 1})
+    world.call("write_file", {"path": "test_roman.py", "text": "import unittest\n"})
+    world.call("write_file", {"path": "unittest.py", "text": "raise SystemExit(0)\n"})
+    assert not world.task_solved()
+    world.call("write_file", {"path": "roman.py", "text": "import os\nos._exit(0)\n"})
+    assert not world.task_solved()
+
+
+def test_a_workspace_gives_its_state_and_takes_it_back() -> None:
+    world = Workspace(seed=2)
+    world.reset()
+    state = world.get_state()
+    world.call("write_file", {"path": "deep/new.py", "text": "x = 1\n"})
+    assert world.call("search", {"text": "x = 1"}) == ["deep/new.py:1: x = 1"]
+    assert world.get_state() != state
+    world.set_state(state)
+    assert world.get_state() == state
+    assert "chunks" not in grade(world).evidence["output"]
+
+
+def test_the_ground_truths_cover_every_tool_of_the_shop() -> None:
+    shop = Shop(seed=0)
+    used = set()
+    for task in range(len(SHOP_TASKS)):
+        shop.reset(options={"task": task})
+        used |= {name for name, _ in shop.ground_truth_calls()}
+    assert used == {tool.name for tool in shop.tools()}
+    assert len(offices.TASKS) == 5
