@@ -59,6 +59,7 @@ class ReplayReport:
         divergence: The first difference, where it diverged.
         compared: The fields that were compared at every step.
         notes: What a reader of the grade must know: what could not be compared, what the log has lost, why it was refused.
+        differing_steps: Of a state-forced replay, the steps that differ by themselves.
     """
 
     episode_id: str
@@ -67,11 +68,14 @@ class ReplayReport:
     divergence: Divergence | None = None
     compared: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    differing_steps: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.episode_id} {self.grade}, {self.n_steps} steps"
         if self.divergence is not None:
             text += f"; first difference at {self.divergence}"
+        if self.differing_steps:
+            text += f"; by themselves differ the steps {', '.join(map(str, self.differing_steps))}"
         return text + "".join(f"; {note}" for note in self.notes)
 
     def raise_if_diverged(self) -> None:
@@ -95,6 +99,7 @@ class ReplayReport:
             "n_steps": self.n_steps,
             "compared": list(self.compared),
             "notes": list(self.notes),
+            "differing_steps": list(self.differing_steps),
             "divergence": None
             if d is None
             else {

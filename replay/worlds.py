@@ -17,12 +17,13 @@ from trajrec import codec
 from trajrec.codec import Plain
 from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.errors import EnvMissingError, EnvRefusedError, RestoreError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.cause import find_cause
 from trajrec.replay.environments import is_allowed
 from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
 from trajrec.state.diff import MISSING, Change, diff
+from trajrec.state.projection import Projection
 from trajrec.state.watching import Part, parts_of
 from trajrec.transcript import Attempt
 from trajrec.verifiers import as_verdict, identity
@@ -45,6 +46,7 @@ class Found(NamedTuple):
     n_steps: int
     notes: tuple[str, ...]
     ignored: frozenset[str]
+    differing_steps: tuple[int, ...]
 
 
 def replay_world(
@@ -54,6 +56,8 @@ def replay_world(
     checks: Sequence[Verifier] = (),
     allow: Iterable[str] = (),
     ignore: Collection[str] = (),
+    projection: Projection | None = None,
+    state_forced: bool = False,
     explain: bool = True,
 ) -> ReplayReport:
     """Re-execute an agent's calls on a fresh world and compare each with the log.
@@ -64,6 +68,10 @@ def replay_world(
         checks: Verifiers to run at the end; their verdicts are compared with those recorded under the same id.
         allow: Module prefixes that may be imported because the log names them.
         ignore: Paths, as a divergence names them, that may differ: the grade is then "state", and a note names them.
+        projection: What of states and results counts: where only what does not differs, the grade is "state", and a note names
+            the projection.
+        state_forced: After each call that differs, put the recorded state back and go on: `differing_steps` of the report then
+            has the steps that differ by themselves, not because one before them did.
         explain: Run a diverged episode again, to find the likely cause.
 
     Returns:
@@ -78,7 +86,7 @@ def replay_world(
 
     def execute() -> Found:
         stage = make_world(episode, allowed) if world is None else world
-        return _Execution(episode, stage, checks, ignored).run()
+        return _Execution(episode, stage, checks, ignored, projection, state_forced).run()
 
     found = execute()
     divergence = found.divergence
@@ -87,9 +95,10 @@ def replay_world(
         divergence = dataclasses.replace(divergence, cause=cause)
     notes = list(found.notes)
     if found.ignored:
-        notes.append(f"not the same, and ignored: {', '.join(sorted(found.ignored))}")
+        under = "" if projection is None else f" (under projection {projection})"
+        notes.append(f"not the same, and ignored{under}: {', '.join(sorted(found.ignored))}")
     grade: Any = "diverged" if divergence is not None else "state" if found.ignored else "exact"
-    return ReplayReport(episode.id, grade, found.n_steps, divergence, COMPARED, tuple(notes))
+    return ReplayReport(episode.id, grade, found.n_steps, divergence, COMPARED, tuple(notes), found.differing_steps)
 
 
 def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
@@ -129,8 +138,19 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
 class _Execution:
     """One re-execution of an episode."""
 
-    def __init__(self, episode: Episode, world: World, checks: Sequence[Verifier], ignore: frozenset[str]) -> None:
+    def __init__(
+        self,
+        episode: Episode,
+        world: World,
+        checks: Sequence[Verifier],
+        ignore: frozenset[str],
+        projection: Projection | None = None,
+        is_forced: bool = False,
+    ) -> None:
         self._episode, self._world, self._checks, self._ignore = episode, world, checks, ignore
+        self._projection, self._is_forced = projection, is_forced
+        self._differing: list[Divergence] = []
+        self._loose: set[str] = set()  # parts that differ in what does not count: their digests say nothing
         self._parts: list[Part] = []
         self._digests: dict[str, str] = {}
         self._notes: dict[str, None] = {}
@@ -142,7 +162,10 @@ class _Execution:
 
     def run(self) -> Found:
         divergence = self._run()
-        return Found(divergence, self._n_steps, tuple(self._notes), frozenset(self._ignored))
+        if self._differing:
+            divergence = self._differing[0]
+        steps = tuple(dict.fromkeys(found.step for found in self._differing))
+        return Found(divergence, self._n_steps, tuple(self._notes), frozenset(self._ignored), steps)
 
     def _run(self) -> Divergence | None:
         episode, transcript = self._episode, self._episode.transcript
@@ -167,8 +190,32 @@ class _Execution:
         for attempt in transcript.attempts:
             self._n_steps = max(self._n_steps, attempt.start.step + 1)
             if (found := self._attempt(attempt)) is not None:
-                return found
+                if not self._is_forced:
+                    return found
+                self._differing.append(found)
+                try:
+                    self._force(attempt)
+                except RestoreError as exc:
+                    self._notes[f"after step {attempt.start.step} the recorded state could not be put back: {exc}"] = None
+                    return found
         return self._run_checks()
+
+    def _force(self, attempt: Attempt) -> None:
+        """Put the world into the state that is recorded after a try.
+
+        Raises:
+            RestoreError: It cannot be.
+        """
+        if not self._parts:
+            raise RestoreError("no state was recorded, or it was captured in another way")
+        wanted = self._episode.transcript.state_after(attempt)
+        for part in self._parts:
+            part.tracker.restore(wanted[part.name])
+            _, digest = part.tracker.begin()
+            expected = attempt.digests.get(part.name, self._digests.get(part.name))
+            if digest != expected:
+                raise RestoreError(f"{part.name or 'it'} has another digest than then")
+            self._digests[part.name] = digest
 
     def _begin_state(self) -> Divergence | None:
         """Compare the state after the reset, part by part."""
@@ -184,6 +231,7 @@ class _Execution:
             value, digest = part.tracker.begin()
             event = self._episode.transcript.initial_digests.get(part.name)
             if event != digest:
+                self._loose.add(part.name)
                 for change in diff(self._episode.transcript.initial_state[part.name], value):
                     if (found := self._differs(-1, _path("state", part.name, change.path), change)) is not None:
                         return found
@@ -257,7 +305,9 @@ class _Execution:
                     full = _path("state", part.name, path, change.path)
                     if (found := self._differs(attempt.start.step, full, change)) is not None:
                         return found
-            if not self._has_redacted and len(self._ignored) == before and there == here:
+            if len(self._ignored) != before:
+                self._loose.add(part.name)
+            if not self._has_redacted and part.name not in self._loose and there == here:
                 field = _path("state", part.name)
                 return Divergence(attempt.start.step, field, f"digest {expected}", f"digest {digest}")
             self._digests[part.name] = expected or digest
@@ -281,7 +331,8 @@ class _Execution:
 
     def _differs(self, step: int, field: str, change: Change) -> Divergence | None:
         """Return a difference as a divergence, or None where it is to be ignored, or the recorded value was redacted."""
-        if field in self._ignore or (isinstance(change.before, str) and "[redacted " in change.before):
+        is_out = self._projection is not None and not self._projection.counts(change._replace(path=field))
+        if is_out or field in self._ignore or (isinstance(change.before, str) and "[redacted " in change.before):
             self._ignored.add(field)
             return None
         return Divergence(step, field, change.before, change.after, ulps=ulp_distance(change.before, change.after))

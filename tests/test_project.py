@@ -29,6 +29,7 @@ LAYERS = [
     {"codec"},
     {
         "state.diff",
+        "state.fields",
         "state.digests",
         "state.adapters",
         "state.generators",
@@ -38,7 +39,8 @@ LAYERS = [
         "log.frames",
         "log.pixels",
     },
-    {"log.columns", "state.tree"},
+    {"log.columns", "state.assign", "state.projection"},
+    {"state.tree"},
     {"log.writer", "log.reader", "transcript", "state.database", "state.folder"},
     {
         "log.repair",
@@ -171,7 +173,9 @@ DOCUMENTED = [
     "trajrec.schema",
     "trajrec.interfaces",
     "trajrec.verifiers",
+    "trajrec.state.assign",
     "trajrec.state.diff",
+    "trajrec.state.projection",
     "trajrec.state.digests",
     "trajrec.index.jsonable",
     "trajrec.envs.keydoor",

@@ -7,6 +7,7 @@ TrajrecError
 │   └── LogWriteError       the log could not be written (disk full, no permission)
 ├── EncodeError .where      a value that cannot be stored losslessly
 ├── EnvContractError        step before reset, step after the end
+├── RestoreError           a state cannot be put back
 ├── UnknownToolError        an agent called a tool that there is not
 ├── RecordedError           a recorded exception whose class is not loaded: .type_name
 ├── MissingPackageError     an optional package is not installed; names the extra
@@ -63,6 +64,10 @@ class EncodeError(TrajrecError):
 
 class EnvContractError(TrajrecError):
     """An environment, or the loop around it, broke the Gymnasium contract."""
+
+
+class RestoreError(TrajrecError):
+    """A state, or a part of it, cannot be put back as it was."""
 
 
 class UnknownToolError(TrajrecError):

@@ -180,10 +180,25 @@ class Transcript:
         Raises:
             CorpusError: A change was recorded without what changed, so that the state is not known from there on.
         """
+        return self._state([attempt for attempt in self._ended if attempt.start.step < step])
+
+    def state_after(self, attempt: Attempt) -> dict[str, Any]:
+        """Return the parts of the state as they were when an attempt had ended.
+
+        Raises:
+            CorpusError: As of `state`.
+        """
+        place = next(k for k, ended in enumerate(self._ended) if ended is attempt)
+        return self._state(self._ended[: place + 1])
+
+    @cached_property
+    def _ended(self) -> list[Attempt]:
+        """The attempts in the order in which they ended, which is that of their changes."""
+        return sorted(self.attempts, key=lambda a: a.end.time_ns if a.end else 0)
+
+    def _state(self, attempts: Sequence[Attempt]) -> dict[str, Any]:
         found = dict(self.initial_state)
-        for attempt in sorted(self.attempts, key=lambda a: a.end.time_ns if a.end else 0):
-            if attempt.start.step >= step:
-                continue
+        for attempt in attempts:
             for part, changes in attempt.changes.items():
                 if not changes:
                     raise CorpusError(f"step {attempt.start.step}: what changed in {part or 'the state'} was not recorded")

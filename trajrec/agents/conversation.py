@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trajrec import codec
-from trajrec.state.tree import fields_of
+from trajrec.state.fields import fields_of
 
 REMEMBERED = 4
 """How many conversations may take turns and still be recognised."""

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from trajrec.errors import RestoreError
 from trajrec.state.diff import Change
 from trajrec.state.tree import Tree
 
@@ -22,6 +23,7 @@ class Database:
     name, version = "sqlite", 1
 
     def __init__(self, source: sqlite3.Connection | Path) -> None:
+        self._path = source if isinstance(source, Path) else None
         if isinstance(source, Path):
             uri = f"{source.absolute().as_uri()}?mode=ro"
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
@@ -47,6 +49,60 @@ class Database:
         changes, self._digest = self._tree.update()
         return changes, self._digest
 
+    def restore(self, value: dict[str, Any]) -> None:
+        """Write all tables as they were, in one transaction; tables that were not there are dropped.
+
+        Raises:
+            RestoreError: A table is defined otherwise than then, or the database refuses.
+        """
+        wanted, live = value[SCHEMA], self._read()[SCHEMA]
+        if different := sorted(name for name in wanted.keys() & live.keys() if wanted[name] != live[name]):
+            raise RestoreError(f"{', '.join(different)}: defined otherwise than then")
+        connection, is_own = self._connection, False
+        if self._path is not None:
+            connection, is_own = sqlite3.connect(self._path), True
+        # A savepoint, which also works within a transaction of the caller's.
+        try:
+            connection.execute("SAVEPOINT trajrec")
+            try:
+                connection.execute("PRAGMA defer_foreign_keys = ON")
+                self._write(connection, value, wanted, live)
+                connection.execute("RELEASE trajrec")
+            except sqlite3.Error:
+                connection.execute("ROLLBACK TO trajrec")
+                connection.execute("RELEASE trajrec")
+                raise
+            if is_own:
+                connection.commit()
+        except sqlite3.Error as exc:
+            raise RestoreError(f"the database cannot be put back: {exc}") from exc
+        finally:
+            if is_own:
+                connection.close()
+
+    def _write(self, connection: sqlite3.Connection, value: dict[str, Any], wanted: Any, live: Any) -> None:
+        for name in live.keys() - wanted.keys():
+            kind = live[name].split(None, 2)[1].lower()
+            connection.execute(f"DROP {kind} IF EXISTS {_quoted(name)}")
+        tables = [name for name in value if name != SCHEMA]
+        for name in sorted(wanted.keys() - live.keys(), key=lambda name: (name not in tables, name)):
+            connection.execute(wanted[name])
+        # Triggers would act again on what they did: they are put back after the rows.
+        triggers = [sql for sql in wanted.values() if sql and sql.split(None, 2)[1].lower() == "trigger"]
+        for name, sql in wanted.items():
+            if sql in triggers:
+                connection.execute(f"DROP TRIGGER {_quoted(name)}")
+        for name in tables:
+            connection.execute(f"DELETE FROM {_quoted(name)}")
+            has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(name)})"))
+            for key, row in value[name].items():
+                columns = dict(row) if has_key else {"rowid": int(key), **row}
+                names = ", ".join(map(_quoted, columns))
+                marks = ", ".join("?" * len(columns))
+                connection.execute(f"INSERT INTO {_quoted(name)} ({names}) VALUES ({marks})", list(columns.values()))
+        for sql in triggers:
+            connection.execute(sql)
+
     def _version(self) -> tuple[int, int]:
         """Return what changes with every change: of this connection, and of others'."""
         (version,) = self._run("PRAGMA data_version")[0]
@@ -62,11 +118,11 @@ class Database:
         return found
 
     def _rows(self, table: str) -> dict[str, Any]:
-        quoted = '"' + table.replace('"', '""') + '"'
+        quoted = _quoted(table)
         columns = self._run(f"PRAGMA table_info({quoted})")
         names = [column[1] for column in columns]
         keys = [column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5]]
-        key = ", ".join('"' + name.replace('"', '""') + '"' for name in keys) or "rowid"
+        key = ", ".join(map(_quoted, keys)) or "rowid"
         n_keys = max(1, len(keys))
         rows = self._run(f"SELECT {key}, * FROM {quoted} ORDER BY {key}")
         return {" ".join(map(str, row[:n_keys])): dict(zip(names, row[n_keys:], strict=True)) for row in rows}
@@ -79,3 +135,7 @@ class Database:
             return cursor.execute(query).fetchall()
         finally:
             cursor.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

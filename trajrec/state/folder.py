@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import stat
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trajrec.errors import RestoreError
 from trajrec.state.diff import Change
 from trajrec.state.tree import Tree
 
@@ -54,6 +56,34 @@ class Folder:
         """Return what changed, and the digest of all."""
         return self._tree.update()
 
+    def restore(self, value: dict[str, Any]) -> None:
+        """Write files, modes, links and folders as they were; what was not there is deleted, but for what is ignored.
+
+        Raises:
+            RestoreError: A large file, of which only the digest is known, is not as it was; nothing is changed then.
+        """
+        live = self._read()
+        _check_large(value, live, "")
+        self._write(self.path, value, live)
+
+    def _write(self, folder: Path, wanted: dict[str, Any], live: dict[str, Any]) -> None:
+        for name, entry in live.items():
+            if wanted.get(name) != entry and (name not in wanted or is_file(entry) or is_file(wanted[name])):
+                place = folder / name
+                shutil.rmtree(place) if not is_file(entry) else place.unlink()
+        for name, entry in wanted.items():
+            place, before = folder / name, live.get(name)
+            if before == entry:
+                continue
+            if not is_file(entry):
+                place.mkdir(exist_ok=True)
+                self._write(place, entry, before if before is not None and not is_file(before) else {})
+            elif "link" in entry:
+                place.symlink_to(entry["link"])
+            else:
+                place.write_bytes(entry["text"].encode() if "text" in entry else entry["bytes"])
+                place.chmod(int(entry["mode"], 8))
+
     def _read(self) -> dict[str, Any]:
         known: dict[str, Known] = {}
         found = self._scan(os.fspath(self.path), known)
@@ -84,6 +114,20 @@ class Folder:
             old = Known(stamp, now, {"mode": f"{stat.S_IMODE(status.st_mode):o}", **_content(entry.path)})
         known[entry.path] = old
         return old.entry
+
+
+def is_file(entry: dict[str, Any]) -> bool:
+    """Say whether an entry is a file or a link, not a folder: the values of a folder are entries."""
+    return isinstance(entry.get("link", entry.get("mode")), str)
+
+
+def _check_large(wanted: dict[str, Any], live: dict[str, Any], path: str) -> None:
+    for name, entry in wanted.items():
+        before = live.get(name)
+        if not is_file(entry):
+            _check_large(entry, before if before is not None and not is_file(before) else {}, f"{path}{name}/")
+        elif "digest" in entry and entry != before:
+            raise RestoreError(f"{path}{name}: only the digest of so large a file is recorded, and the file is not as it was")
 
 
 def _content(path: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ A 5 MB database with one record changed takes 8 ms, of which 6 are spent on enco
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,10 @@ from typing import Any
 import msgspec
 
 from trajrec import codec
-from trajrec.state.diff import MISSING, Change, diff, join
+from trajrec.errors import RestoreError
+from trajrec.state.assign import assign
+from trajrec.state.diff import MISSING, Change, diff, first_difference, join
+from trajrec.state.fields import fields_of
 
 PAGE_ITEMS = 64
 PAGE_BYTES = 1 << 12
@@ -74,6 +76,18 @@ class Tree:
             after = self.begin()
             return diff(before, after[0]), after[1]
         return found, _text(self._root.total)
+
+    def restore(self, value: Any) -> None:
+        """Change the watched value in place to what it was.
+
+        Raises:
+            RestoreError: It cannot be changed so, or what is watched does not show all of it.
+        """
+        assign(self._read(), value)
+        if (left := first_difference(value, self.begin()[0])) is not None:
+            raise RestoreError(
+                f"{left.path or 'the state'}: what is watched here cannot be put back through what is seen of it"
+            )
 
 
 class _Node:
@@ -263,20 +277,6 @@ def _keys(value: Any) -> list[Any]:
 
 def _items(value: Any, kind: str | None) -> list[Any]:
     return list(value.values()) if kind == "dict" else list(value) if kind == "list" else [value]
-
-
-def fields_of(value: Any) -> Any:
-    """Return an object's fields as a dict; anything else as it is."""
-    cls = type(value)
-    if cls in (dict, list, str, int, float, bool, type(None), bytes, tuple):
-        return value
-    if dataclasses.is_dataclass(cls):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(cls, "__pydantic_core_schema__") and hasattr(cls, "model_fields"):
-        return {**value.__dict__, **(value.__pydantic_extra__ or {})}
-    if hasattr(cls, "__attrs_attrs__"):
-        return {field.name: getattr(value, field.name) for field in cls.__attrs_attrs__}
-    return value
 
 
 def _hook(value: Any) -> Any:

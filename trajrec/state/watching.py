@@ -28,6 +28,14 @@ class Tracker(Protocol):
         """Return what changed since the last time, and the digest."""
         ...
 
+    def restore(self, value: Any) -> None:
+        """Put the part into a state that `begin` returned, or that follows from it by changes.
+
+        Raises:
+            RestoreError: It cannot be put back.
+        """
+        ...
+
 
 class Part(NamedTuple):
     """A named part of the state; the only one may be called ""."""
