@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sources = pytest.mark.sources
 
 LAYERS = [
-    {"errors", "version", "protocols", "interfaces"},
+    {"errors", "version", "protocols", "interfaces", "agents.current"},
     {"schema"},
     {"codec"},
     {
@@ -35,7 +35,6 @@ LAYERS = [
         "state.generators",
         "verifiers",
         "provenance",
-        "effects",
         "log.frames",
         "log.pixels",
     },
@@ -52,7 +51,7 @@ LAYERS = [
         "agents.streams",
         "state.watching",
     },
-    {"agents.current", "agents.sink", "agents.steps"},
+    {"effects", "agents.sink", "agents.steps"},
     {"agents.journal"},
     {"agents.calls", "agents.models", "agents.clients"},
     {"agents.loop"},
@@ -70,7 +69,7 @@ LAYERS = [
     {"replay"},
     {"recorded", "regrading"},
     {"reruns"},
-    {"", "cli.output"},
+    {"", "cli.output", "pytest_plugin"},
     {"cli.transcript"},
     {"cli.show"},
     {"cli.commands"},

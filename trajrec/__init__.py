@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trajrec.agents.clients import mcp, openai
     from trajrec.agents.loop import AgentEpisode as episode
     from trajrec.corpus import Corpus, open
+    from trajrec.effects import deterministic
     from trajrec.interfaces import interface
     from trajrec.protocols import StateAdapter, Tool, Verdict, World
     from trajrec.recorder import Recorder
@@ -36,6 +37,7 @@ __all__ = [
     "Verdict",
     "World",
     "__version__",
+    "deterministic",
     "envs",
     "episode",
     "interface",
@@ -55,6 +57,7 @@ _HOME = {
     "Tool": ("trajrec.protocols", "Tool"),
     "World": ("trajrec.protocols", "World"),
     "Verdict": ("trajrec.protocols", "Verdict"),
+    "deterministic": ("trajrec.effects", "deterministic"),
     "episode": ("trajrec.agents.loop", "AgentEpisode"),
     "interface": ("trajrec.interfaces", "interface"),
     "mcp": ("trajrec.agents.clients", "mcp"),

@@ -7,11 +7,14 @@ import datetime
 import hashlib
 import os
 import random
+import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from trajrec.agents.current import CURRENT
 from trajrec.errors import MissingPackageError
 
 
@@ -50,6 +53,28 @@ def held(time_ns: int, seed: str) -> Iterator[None]:
         os.urandom = random._urandom = urandom  # type: ignore[attr-defined]
         random.setstate(kept)
         np.random.set_state(kept_numpy)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Hold the clock and what draws unseeded for a block of an agent's own code, so that `trajrec.rerun` can do the same.
+
+        with trajrec.episode("runs/") as ep, trajrec.deterministic():
+            prompt = f"Today is {datetime.date.today()}. Your id is {uuid.uuid4()}."
+
+    The episode that it is used in records the time and a seed, as an effect named "deterministic"; when the agent is run again
+    these are given back. What is held is described at `held`.
+
+    Raises:
+        ValueError: There is no episode around it.
+        MissingPackageError: time-machine is not installed.
+    """
+    episode = CURRENT.get()
+    if episode is None:
+        raise ValueError("there is no episode here: use it within `with trajrec.episode(...):` or `with trajrec.rerun(...):`")
+    time_ns, seed = episode.effect("deterministic", lambda: [time.time_ns(), secrets.randbits(31)])
+    with held(time_ns, seed_of(seed)):
+        yield
 
 
 def seed_of(seed: int, *place: Any) -> str:

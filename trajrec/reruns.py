@@ -230,7 +230,9 @@ class Rerun:
         """Take note of nothing: the recording has it."""
 
     def _check_end(self) -> None:
-        """Find what the agent did then and does no more."""
+        """Find what the agent did then and does no more, where nothing was found before."""
+        if self.difference is not None:
+            return
         for call in self._models[self._n_models :]:
             self._differ(call.start.step, "end", {"messages": call.messages[-1:], **call.request}, None)
         for attempt in self._calls:

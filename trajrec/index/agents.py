@@ -10,7 +10,7 @@ from trajrec.episodes import Episode
 from trajrec.index.jsonable import to_json
 from trajrec.index.rows import EpisodeRow, Rows, as_json, check_row, failure_row, interface_columns, when
 from trajrec.log.reader import LogChunk, LogReader
-from trajrec.schema import Regrade, StateChange
+from trajrec.schema import EffectValue, Regrade, StateChange
 from trajrec.transcript import Attempt, ModelCall, Transcript, argument_changes
 
 
@@ -53,6 +53,9 @@ class AgentRows:
             rows.decisions += _decisions(episode)
             rows.attempts += _attempts(episode.id, transcript)
             rows.model_calls += [_model_call(episode.id, call) for call in transcript.model_calls]
+            rows.effects += [
+                _effect(episode.id, number, transcript, effect) for number, effect in enumerate(transcript.effects)
+            ]
             rows.changes += [
                 (episode.id, *attempt.place, part, change.path, *as_json(change.before, change.after))
                 for attempt in transcript.attempts
@@ -152,7 +155,7 @@ def _decisions(episode: Episode) -> list[tuple[Any, ...]]:
 
 def _model_call(identifier: str, call: ModelCall) -> tuple[Any, ...]:
     start, end, answer = call.start, call.end, _answer(call)
-    usage, choices = _get(answer, "usage"), _get(answer, "choices")
+    usage, choices = _usage(call), _get(answer, "choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     model = _get(answer, "model") or call.request.get("model")
     parameters = {key: value for key, value in call.request.items() if isinstance(value, (str, int, float, bool))}
@@ -167,6 +170,7 @@ def _model_call(identifier: str, call: ModelCall) -> tuple[Any, ...]:
         _text(_get(first, "finish_reason") or _get(answer, "stop_reason")),
         _count(_get(usage, "prompt_tokens"), _get(usage, "input_tokens")),
         _count(_get(usage, "completion_tokens"), _get(usage, "output_tokens")),
+        _cost(_get(usage, "cost")),
         call.outcome,
         (end.error_type or None) if end else None,
         (end.message or None) if end else None,
@@ -175,6 +179,30 @@ def _model_call(identifier: str, call: ModelCall) -> tuple[Any, ...]:
         None if end is None else end.is_streamed,
         when(start.time_ns),
     )
+
+
+def _effect(identifier: str, number: int, transcript: Transcript, event: EffectValue) -> tuple[Any, ...]:
+    return (
+        identifier,
+        number,
+        event.step,
+        event.name,
+        *as_json(transcript.value(event.arguments_data)),
+        None if event.value_data is None else to_json(transcript.value(event.value_data)),
+        event.error_type or None,
+        event.is_redacted,
+        when(event.time_ns),
+    )
+
+
+def _usage(call: ModelCall) -> Any:
+    """Return what an answer says of tokens and cost: of a stream its last piece that says anything."""
+    pieces = call.answer if call.end is not None and call.end.is_streamed and isinstance(call.answer, list) else [call.answer]
+    return next((usage for piece in reversed(pieces) if (usage := _get(piece, "usage")) is not None), None)
+
+
+def _cost(value: Any) -> float | None:
+    return float(value) if type(value) in (int, float) else None
 
 
 def _answer(call: ModelCall) -> Any:

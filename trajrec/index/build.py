@@ -20,6 +20,7 @@ from trajrec.index.rows import EpisodeRow, LogRows, Rows
 from trajrec.index.tables import (
     ATTEMPTS,
     CHECKS,
+    EFFECTS,
     EPISODES,
     FAILURES,
     INDEX_VERSION,
@@ -207,6 +208,7 @@ class Builder:
             (STATE_CHANGES, rows.changes),
             (ATTEMPTS, rows.attempts),
             (MODEL_CALLS, rows.model_calls),
+            (EFFECTS, rows.effects),
         )
         for table, found in appended:
             self._append(table, found)

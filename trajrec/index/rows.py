@@ -77,6 +77,7 @@ class Rows:
     changes: list[tuple[Any, ...]] = field(default_factory=list)
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     model_calls: list[tuple[Any, ...]] = field(default_factory=list)
+    effects: list[tuple[Any, ...]] = field(default_factory=list)
     decisions: list[tuple[Any, ...]] = field(default_factory=list)
     """Rows of `steps` that come from agents."""
     replaced: set[str] = field(default_factory=set)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trajrec.interfaces import FIELDS
 
-INDEX_VERSION = 5
+INDEX_VERSION = 6
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -180,6 +180,7 @@ MODEL_CALLS = Table(
         ("finish_reason", "VARCHAR", "why it stopped; NULL where unknown"),
         ("input_tokens", "BIGINT", "as the answer says; NULL where it does not"),
         ("output_tokens", "BIGINT", "as the answer says; NULL where it does not"),
+        ("cost", "DOUBLE", "price of the call, in the provider's currency, as the answer says; NULL where it does not"),
         ("outcome", "VARCHAR", "ok, error, cancelled; open where the log ends before it does"),
         ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
         ("message", "VARCHAR", "its message"),
@@ -187,6 +188,22 @@ MODEL_CALLS = Table(
         ("latency_ms", "DOUBLE", "how long it took, to the end of a stream; NULL where it is open"),
         ("is_streamed", "BOOLEAN", "whether the answer came in pieces"),
         ("started_at", "TIMESTAMP", "when it began, UTC"),
+    ),
+)
+EFFECTS = Table(
+    "effects",
+    "a value that entered from outside the program: clock, random, network",
+    ("episode_id", "number"),
+    (
+        ("episode_id", "VARCHAR", "its episode"),
+        ("number", "INTEGER", "which of the episode's, from 0"),
+        ("step", "INTEGER", "the step at which it entered, -1 before the first"),
+        ("name", "VARCHAR", "what the program calls it"),
+        ("arguments", "JSON", "what was asked"),
+        ("value", "JSON", "what came; NULL where an exception did"),
+        ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
+        ("is_redacted", "BOOLEAN", "whether secrets were taken out of it"),
+        ("entered_at", "TIMESTAMP", "when, UTC"),
     ),
 )
 LOGS = Table(
@@ -241,6 +258,25 @@ INTERFACES = View(
     ),
     f"SELECT interface_id, count(*) AS n_episodes, {_field_columns()} FROM episodes WHERE interface_id IS NOT NULL GROUP BY 1",
 )
-VIEWS = (INTERFACES,)
-TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, LOGS)
+CALLS = View(
+    "calls",
+    "a tool call, with all its tries",
+    (
+        ("episode_id", "its episode"),
+        ("step", "its step"),
+        ("call", "which call of the step, from 0"),
+        ("tool", "the tool"),
+        ("n_attempts", "tries, at least 1"),
+        ("outcome", "of the last try: ok, error, timeout, cancelled, open"),
+        ("arguments", "of the last try"),
+        ("result", "of the last try"),
+        ("latency_ms", "of all tries together"),
+        ("is_retry", "whether the agent repeats with it a call that failed"),
+    ),
+    "SELECT episode_id, step, call, any_value(tool) AS tool, count(*) AS n_attempts, arg_max(outcome, attempt) AS outcome, "
+    "arg_max(arguments, attempt) AS arguments, arg_max(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
+    "bool_or(attempt = 0 AND retry_by IS NOT NULL) AS is_retry FROM attempts GROUP BY ALL",
+)
+VIEWS = (INTERFACES, CALLS)
+TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, EFFECTS, LOGS)
 OF_EPISODES = tuple(table for table in TABLES if table not in (EPISODES, LOGS))

@@ -1,0 +1,62 @@
+"""Fixtures for pytest: an agent that still behaves as recorded, environments and worlds that still do, each in a line.
+
+    def test_my_agent_still_behaves_as_recorded(trajrec_rerun):
+        my_agent(trajrec_rerun("recordings/refund.trj"))
+
+    def test_my_world_still_behaves_as_recorded(trajrec_replay):
+        trajrec_replay("recordings")
+
+Paths are relative to the test's own file. Nothing of trajrec is imported before a fixture is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from trajrec.replay import ReplayReport
+    from trajrec.reruns import Rerun
+
+
+@pytest.fixture
+def trajrec_rerun(request: pytest.FixtureRequest) -> Iterator[Callable[[str | Path], Rerun]]:
+    """A function that takes the path of a log with one episode of an agent and returns the episode to run the agent in.
+
+    What the agent does otherwise fails the test, at the first request that differs; so does what it no longer does, at its end.
+    """
+    from trajrec.reruns import Rerun
+
+    with contextlib.ExitStack() as stack:
+        yield lambda path: stack.enter_context(Rerun(_beside(request, path)))
+
+
+@pytest.fixture
+def trajrec_replay(request: pytest.FixtureRequest) -> Callable[..., list[ReplayReport]]:
+    """A function that takes a folder of logs and replays its episodes; the first that diverged or was refused fails the test.
+
+    Further arguments are those of `trajrec.replay.replay_episodes`: `allow=("my_package",)` for environments of your own.
+    """
+
+    def replay(folder: str | Path, *, where: str = "ending <> 'running'", **options: Any) -> list[ReplayReport]:
+        import trajrec
+
+        with trajrec.open(_beside(request, folder)) as corpus:
+            reports = list(trajrec.replay.replay_episodes(corpus.episodes(where), **options))
+        if not reports:
+            pytest.fail(f"{folder}: no episodes to replay")
+        for report in reports:
+            report.raise_if_diverged()
+            if report.grade == "refused":
+                pytest.fail(str(report))
+        return reports
+
+    return replay
+
+
+def _beside(request: pytest.FixtureRequest, path: str | Path) -> Path:
+    return request.path.parent / path
