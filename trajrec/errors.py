@@ -8,6 +8,7 @@ TrajrecError
 ├── EncodeError .where      a value that cannot be stored losslessly
 ├── EnvContractError        step before reset, step after the end
 ├── RestoreError           a state cannot be put back
+├── SnapshotError          a live environment cannot be copied at this level
 ├── UnknownToolError        an agent called a tool that there is not
 ├── RecordedError           a recorded exception whose class is not loaded: .type_name
 ├── MissingPackageError     an optional package is not installed; names the extra
@@ -68,6 +69,10 @@ class EnvContractError(TrajrecError):
 
 class RestoreError(TrajrecError):
     """A state, or a part of it, cannot be put back as it was."""
+
+
+class SnapshotError(TrajrecError):
+    """A live environment, or something in it, cannot be copied."""
 
 
 class UnknownToolError(TrajrecError):

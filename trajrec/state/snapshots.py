@@ -1,0 +1,310 @@
+"""Snapshots of a live environment with all its wrappers, restored in place.
+
+What an environment is lies in the attributes of its layers: numbers, arrays and containers are copied, generators and native
+simulators (MuJoCo, ALE) give out and take back their state, objects of Python classes are pickled together, so that what they
+share stays shared. An environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact
+is for a probe to prove (`trajrec.replay.check_determinism`), not for this module to promise.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import enum
+import io
+import pickle
+import random
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import cloudpickle
+import gymnasium
+import numpy as np
+
+from trajrec.errors import SnapshotError
+from trajrec.state.sticky import StickyAction
+
+_ATOMS = frozenset(
+    (int, float, bool, complex, str, bytes, type(None), frozenset, range, types.FunctionType, types.MethodType)
+    + (types.BuiltinFunctionType, types.ModuleType, type, type(Ellipsis), np.dtype)
+)
+_CONSTANT = frozenset(
+    ("spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs")
+    + ("screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer")
+)
+"""Attributes that hold what an environment was made with or draws on."""
+
+_TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"))
+"""Of toy text: tables that are filled when it is made, and large."""
+
+
+class Snapshot(NamedTuple):
+    """The state of all layers, of what is native in them, and of what objects they hold."""
+
+    layers: list[dict[str, Any]]
+    natives: list[tuple[Any, Any]]
+    objects: bytes | None
+
+
+class Snapshots:
+    """Takes and restores snapshots of one environment object.
+
+    Args:
+        env: The environment, with its wrappers; its attributes are read and written, nothing of it is called.
+    """
+
+    def __init__(self, env: Any) -> None:
+        self.layers: list[Any] = list(layers_of(env))
+        self._emulators: dict[int, StickyAction] = {}
+        self._spaces = list(_spaces(self.layers))
+        is_toy_text = type(self.layers[-1]).__module__.startswith("gymnasium.envs.toy_text.")
+        self._constant = [_CONSTANT] * (len(self.layers) - 1) + [_CONSTANT | _TABLES if is_toy_text else _CONSTANT]
+
+    def take(self) -> Snapshot:
+        """Return the state as it is now.
+
+        Raises:
+            SnapshotError: The environment holds something that cannot be copied; names the attribute.
+        """
+        copier = _Copier(self.layers, self._spaces, self._emulators)
+        saved, objects = [], {}
+        for number, (layer, constant) in enumerate(zip(self.layers, self._constant, strict=True)):
+            values = layer.__dict__.copy()
+            for name, value in values.items():
+                if type(value) not in _ATOMS and name not in constant:
+                    try:
+                        values[name] = copier.copy(value)
+                    except _IsObjectError:
+                        values[name] = None
+                        objects[number, name] = value
+            saved.append(values)
+        natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self._spaces]
+        natives += copier.natives.values()
+        return Snapshot(saved, natives, copier.pickle(objects) if objects else None)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Put the environment back into a state that `take` returned; as often as you like."""
+        for native, state in snapshot.natives:
+            _set_native(native, state)
+        copier = _Copier(self.layers, self._spaces)
+        for layer, values, constant in zip(self.layers, snapshot.layers, self._constant, strict=True):
+            live = layer.__dict__
+            for name in live.keys() - values.keys():
+                del live[name]
+            for name, value in values.items():
+                live[name] = value if type(value) in _ATOMS or name in constant else copier.copy(value)
+        if snapshot.objects is not None:
+            for (number, name), value in copier.unpickle(snapshot.objects).items():
+                self.layers[number].__dict__[name] = value
+
+
+def layers_of(env: Any) -> Iterator[Any]:
+    """Yield an environment's wrappers, outermost first, and what they wrap last.
+
+    Raises:
+        SnapshotError: A layer has no attributes that could be read.
+    """
+    while True:
+        if not hasattr(env, "__dict__"):
+            raise SnapshotError(f"{type(env).__qualname__} keeps its attributes out of sight")
+        yield env
+        if not isinstance(env, gymnasium.Wrapper):
+            return
+        env = env.env
+
+
+class _IsObjectError(Exception):
+    """A value is of a class of its own: it is pickled, with others."""
+
+
+class _Copier:
+    """Copies values once, however often they are referred to; collects the states of what is native, if wanted."""
+
+    def __init__(self, layers: list[Any], spaces: list[Any], emulators: dict[int, StickyAction] | None = None) -> None:
+        self._emulators = emulators if emulators is not None else {}
+        self._collects = emulators is not None
+        self.natives: dict[int, tuple[Any, Any]] = {}
+        self._kept = {id(thing): thing for thing in (*layers, *spaces)}
+        self._memo: dict[int, Any] = {}
+        self._alive: list[Any] = []
+
+    def copy(self, value: Any) -> Any:
+        """Return a copy; of what stays itself (layers, spaces, generators, native simulators) the thing.
+
+        Raises:
+            _IsObjectError: It, or something in it, is an object of a class of its own.
+        """
+        cls = type(value)
+        if cls in _ATOMS or id(value) in self._kept or isinstance(value, (np.generic, enum.Enum, type)):
+            return value
+        found = self._memo.get(id(value))
+        if found is not None:
+            return found
+        if cls is np.ndarray and value.dtype.kind != "O":
+            made = value.copy()
+        elif cls is dict:
+            made = {key: self.copy(item) for key, item in value.items()}
+        elif cls is list:
+            made = [self.copy(item) for item in value]
+        elif cls is tuple:
+            made = tuple(self.copy(item) for item in value)
+        elif cls is set:
+            made = set(value)
+        elif cls is collections.deque:
+            made = collections.deque((self.copy(item) for item in value), value.maxlen)
+        elif _is_native(value):
+            self._keep(value)
+            return value
+        elif cls.__module__.partition(".")[0] == "pygame":
+            return value
+        else:
+            raise _IsObjectError
+        self._memo[id(value)] = made
+        self._alive.append(value)  # or another value might get its id
+        return made
+
+    def pickle(self, objects: dict[tuple[int, str], Any]) -> bytes:
+        """Return objects as bytes; what stays itself is referred to.
+
+        Raises:
+            SnapshotError: One cannot be pickled; names it.
+        """
+        file = io.BytesIO()
+        try:
+            _Pickler(file, self._reference).dump(objects)
+        except Exception as exc:  # whatever an object's own reduction raises
+            raise SnapshotError(f"it cannot be copied: {self._culprit(objects)}: {type(exc).__name__}: {exc}") from exc
+        return file.getvalue()
+
+    def unpickle(self, data: bytes) -> dict[tuple[int, str], Any]:
+        """Return objects that `pickle` made bytes of, in this process only."""
+        return dict(_Unpickler(io.BytesIO(data), _REFERENCES).load())
+
+    def _reference(self, value: Any) -> int | None:
+        if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
+            if id(value) not in self.natives:
+                return None
+        elif id(value) not in self._kept and type(value).__name__ != "MjModel":
+            return None
+        _REFERENCES[id(value)] = value
+        return id(value)
+
+    def _keep(self, value: Any) -> None:
+        if self._collects and id(value) not in self.natives:
+            self.natives[id(value)] = (value, _native_state(value, self._emulators))
+
+    def _culprit(self, objects: dict[tuple[int, str], Any]) -> str:
+        for (_, name), value in objects.items():
+            try:
+                _Pickler(io.BytesIO(), self._reference).dump(value)
+            except Exception:
+                return f"attribute {name} ({type(value).__qualname__})"
+        return "its attributes together"
+
+
+_REFERENCES: dict[int, Any] = {}
+"""What pickled objects refer to. Kept: a snapshot may be restored after an attribute was replaced."""
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles by attributes what Gymnasium would pickle by constructor: EzPickle makes a fresh environment of a live one."""
+
+    def __init__(self, file: io.BytesIO, reference: Callable[[Any], int | None]) -> None:
+        super().__init__(file, protocol=5)
+        self._reference = reference
+
+    def persistent_id(self, value: Any) -> int | None:
+        return self._reference(value)
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, gymnasium.utils.EzPickle):
+            return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
+        return super().reducer_override(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, references: dict[int, Any]) -> None:
+        super().__init__(file)
+        self._references = references
+
+    def persistent_load(self, reference: int) -> Any:
+        return self._references[reference]
+
+
+def _set_attributes(value: Any, state: dict[str, Any]) -> None:
+    value.__dict__.update(state)
+
+
+def _is_native(value: Any) -> bool:
+    return isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)) or type(value).__name__ in (
+        "MjModel",
+        "MjData",
+        "ALEInterface",
+    )
+
+
+def _ale_state(ale: Any, emulators: dict[int, StickyAction]) -> Any:
+    sticky = emulators.get(id(ale))
+    if sticky is None:
+        sticky = emulators[id(ale)] = StickyAction(ale)
+    try:
+        return sticky, sticky.take()
+    except LookupError as exc:
+        raise SnapshotError(f"the action that ALE executed last cannot be found out: {exc}") from exc
+
+
+def _native_state(value: Any, emulators: dict[int, StickyAction]) -> Any:
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, np.random.RandomState):
+        return value.get_state()
+    name = type(value).__name__
+    if name == "ALEInterface":
+        return _ale_state(value, emulators)
+    if name == "MjData":
+        return copy.copy(value)
+    return _generator_state(value) if isinstance(value, np.random.Generator) else None
+
+
+def _set_native(value: Any, state: Any) -> None:
+    if isinstance(value, gymnasium.Space):
+        _set_space(value, state)
+    elif isinstance(value, np.random.Generator):
+        value.bit_generator.state = state[1]
+    elif isinstance(value, random.Random):
+        value.setstate(state)
+    elif isinstance(value, np.random.RandomState):
+        value.set_state(state)
+    elif type(value).__name__ == "ALEInterface":
+        state[0].restore(state[1])
+    elif type(value).__name__ == "MjData":
+        sys.modules["mujoco"].mj_copyData(value, value.model, state)
+
+
+def _generator_state(generator: Any) -> Any:
+    """Return a generator and its state; None for none."""
+    return None if generator is None else (generator, generator.bit_generator.state)
+
+
+def _set_space(space: Any, state: Any) -> None:
+    if state is None:
+        space.__dict__["_np_random"] = None
+    else:
+        space.__dict__["_np_random"] = state[0]
+        state[0].bit_generator.state = state[1]
+
+
+def _spaces(layers: list[Any]) -> Iterator[Any]:
+    """Yield the spaces of all layers with the spaces in them, each once: what samples draws from their generators."""
+    seen: set[int] = set()
+    waiting = [value for layer in layers for value in layer.__dict__.values() if isinstance(value, gymnasium.Space)]
+    while waiting:
+        space = waiting.pop()
+        if id(space) in seen:
+            continue
+        seen.add(id(space))
+        inner = getattr(space, "spaces", ())
+        waiting += [item for item in (inner.values() if hasattr(inner, "values") else inner) if isinstance(item, gymnasium.Space)]
+        yield space
