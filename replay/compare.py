@@ -60,7 +60,9 @@ def compare(episode: Episode, run: Run, ignore: Collection[str] = ()) -> Diverge
     if run.states:
         note(*_states(episode, run, offset))
     numbers = episode.step_numbers
-    candidates = [((int(numbers[row - 1]) if row > 0 else -1), order, path, a, b) for row, order, path, a, b in found]
+    candidates = [
+        ((int(numbers[row - 1]) if row > 0 else episode.first_step - 1), order, path, a, b) for row, order, path, a, b in found
+    ]
     if run.failure is not None:
         step, recorded, raised = run.failure
         candidates.append((step, 9, "failure", _describe(recorded), _describe(raised)))

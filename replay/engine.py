@@ -8,24 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError
-from trajrec.protocols import StateAdapter
+from trajrec.errors import EnvMissingError, EnvRefusedError, ReplayError
 from trajrec.replay.cause import find_cause
 from trajrec.replay.compare import Odd, Run, compare
 from trajrec.replay.environments import make_env
 from trajrec.replay.report import Divergence, ReplayReport
+from trajrec.replay.stages import Stage, enter_fork, prepare_reset, stage_of
 from trajrec.replay.worlds import replay_world
 from trajrec.schema import Failure
-from trajrec.state.adapters import find_adapter, function_adapter
 from trajrec.state.digests import state_digest
-from trajrec.state.generators import restore_generator
 
 WALL_CLOCK = frozenset({"info/episode/t"})
 """Infos that are measured times: no replay gives them again."""
@@ -142,12 +140,12 @@ class Replayer:
 
     def _stage(self, episode: Episode) -> Stage:
         if self._given is not None:
-            return _stage(self._given, episode, self._state)
+            return stage_of(self._given, episode, self._state)
         key = episode.header.env
         if self._made is None or self._made[0] != key:
             self.close()
             env = make_env(key, episode_id=episode.id, allow=self._allow)
-            self._made = (key, _stage(env, episode, self._state))
+            self._made = (key, stage_of(env, episode, self._state))
         return self._made[1]
 
     def _run(self, episode: Episode, stage: Stage) -> ReplayReport:
@@ -171,40 +169,17 @@ class Replayer:
         return ReplayReport(episode.id, grade, len(run.rewards), divergence, tuple(compared), tuple(notes))  # type: ignore[arg-type]
 
 
-class Stage(NamedTuple):
-    """An environment, the adapter that sees its state as the recording did (or None), and the one that knows its generators."""
-
-    env: gymnasium.Env[Any, Any]
-    adapter: StateAdapter | None
-    native: StateAdapter | None
-
-
-def _stage(env: Any, episode: Episode, state: Callable[[Any], Any] | None) -> Stage:
-    record, native = episode.header.state, find_adapter(env)
-    adapter = native if state is None else function_adapter(env, state)
-    if record.keep == "none" or adapter is None:
-        return Stage(env, None, native)
-    if state is None and (adapter.name, adapter.version) != (record.adapter, record.version):
-        return Stage(env, None, native)
-    return Stage(env, adapter, native)
-
-
 def _execute(episode: Episode, stage: Stage) -> Run:
     """Reset as recorded and apply the recorded actions, until they end, the environment does, or it raises unrecorded."""
-    run, env, start = Run(), stage.env, episode.start
-    if start is None:
-        run.problem = "the log has lost this episode's reset"
-        return run
-    options = None if start.options_data is None else codec.decode(start.options_data)
+    run, env = Run(), stage.env
     try:
-        if start.seed is None and start.rng_data is not None:
-            restore_generator(env.unwrapped, stage.native, start.rng_data)
-    except (ValueError, KeyError, TypeError) as exc:
-        run.problem = f"the generator's state could not be restored: {exc}"
+        arguments = prepare_reset(episode, stage)
+    except ReplayError as exc:
+        run.problem = str(exc).partition(": ")[2]
         return run
     failed = {failure.step: failure for failure in episode.failures if failure.phase in ("reset", "step")}
     try:
-        obs, info = env.reset(seed=start.seed, options=options)
+        obs, info = env.reset(**arguments)
     except Exception as exc:
         run.failure = None if _is_recorded(failed.get(-1), exc) else (-1, failed.get(-1), exc)
         return run
@@ -212,6 +187,8 @@ def _execute(episode: Episode, stage: Stage) -> Run:
         run.failure = (-1, failed[-1], None)
         return run
     run.reset_info = codec.encode(info, opaque=True)
+    if episode.fork is not None:
+        obs = enter_fork(episode, stage, obs)
     _keep(run, stage, obs, episode.states)
     actions = episode.actions
     missing = episode.missing_steps
@@ -220,7 +197,7 @@ def _execute(episode: Episode, stage: Stage) -> Run:
     if failed:
         _apply_with_failures(run, stage, episode, actions, failed)
     else:
-        _apply(run, stage, episode, actions, 0)
+        _apply(run, stage, episode, actions, episode.first_step)
     return run
 
 

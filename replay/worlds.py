@@ -5,7 +5,6 @@ Invalid calls and errors replay as what they were. A tool that reaches beyond th
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import importlib
@@ -268,6 +267,8 @@ class _Execution:
             with self._hold(start.time_ns, *attempt.place):
                 result = self._world.call(start.tool, attempt.arguments)
             if inspect.isawaitable(result):
+                import asyncio
+
                 with self._hold(start.time_ns, *attempt.place):
                     result = asyncio.run(_awaited(result))
         except Exception as exc:

@@ -194,7 +194,9 @@ class Corpus:
             reader = self._readers[log] = LogReader(path)
             if len(self._readers) > 64:
                 self._readers.pop(next(iter(self._readers)))
-        return Episode(reader, number, range(first_frame, last_frame + 1))
+        episode = Episode(reader, number, range(first_frame, last_frame + 1))
+        episode.find_parent = self.episode
+        return episode
 
     def _find(self) -> dict[str, Any]:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.errors import CorpusError, LogCorruptError
-from trajrec.log.columns import Rows
+from trajrec.log.fields import concatenate, field_array, field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader, Span
-from trajrec.schema import AgentEvent, CallStart, Check, EpisodeEnd, EpisodeStart, Failure, ModelStart, episode_id
+from trajrec.schema import AgentEvent, CallStart, Check, EpisodeEnd, EpisodeStart, Failure, Fork, ModelStart, episode_id
 from trajrec.state.digests import state_digest, unpack_digests
 from trajrec.transcript import Transcript
 
@@ -40,6 +40,7 @@ class Episode:
         path: The log file.
         header: Who recorded it, in which environment, under which conditions.
         start: Its reset; None where that part of the log is lost.
+        fork: Where it goes on from, for an episode that was forked: its steps begin with `fork.step`.
         end: Its end; None where it still runs, where its process is gone, or where that part of the log is lost.
         failures: Exceptions, in order.
         checks: Verdicts, in order.
@@ -51,6 +52,8 @@ class Episode:
         self.id = episode_id(reader.header.log_id, number)
         self.start: EpisodeStart | None = None
         self.end: EpisodeEnd | None = None
+        self.fork: Fork | None = None
+        self.find_parent: Callable[[str], Episode] | None = None
         self.failures: list[Failure] = []
         self.checks: list[Check] = []
         self.agent_events: list[AgentEvent] = []
@@ -67,6 +70,8 @@ class Episode:
                 self.start = event
             elif isinstance(event, EpisodeEnd):
                 self.end = event
+            elif isinstance(event, Fork):
+                self.fork = event
             elif isinstance(event, Failure):
                 self.failures.append(event)
             elif isinstance(event, Check):
@@ -131,7 +136,7 @@ class Episode:
         )
         if self.is_agents:
             return []
-        missing, position = [], 0
+        missing, position = [], self.first_step
         for first, last in covered:
             if first > position:
                 missing.append((position, first))
@@ -139,6 +144,33 @@ class Episode:
         if self.end is not None and position < self.end.n_steps:
             missing.append((position, self.end.n_steps))
         return missing
+
+    @property
+    def first_step(self) -> int:
+        """Number of its first step: 0, but for a fork, whose earlier steps are its parent's."""
+        return 0 if self.fork is None else self.fork.step
+
+    @cached_property
+    def parent(self) -> Episode | None:
+        """The episode that it was forked from; None for a fresh rollout.
+
+        Raises:
+            CorpusError: The parent is not in the corpus, or the episode was not read from one.
+        """
+        if self.fork is None:
+            return None
+        if self.find_parent is None:
+            raise CorpusError(f"episode {self.id} is a fork of {self.fork.parent_id}: read it from a corpus that has both")
+        return self.find_parent(self.fork.parent_id)
+
+    def path_to(self, step: int) -> list[tuple[Any, bool]]:
+        """Return what leads to a step: the actions before it, from the reset on, each with whether it raised."""
+        parent = self.parent
+        before = [] if parent is None else parent.path_to(self.first_step)
+        rows = zip(self.step_numbers.tolist(), self.actions, strict=True)
+        own = [(number, action, False) for number, action in rows if number < step]
+        own += [(f.step, _action(f), True) for f in self.failures if f.phase == "step" and f.step < step]
+        return before + [(action, has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
 
     @property
     def has_reset(self) -> bool:
@@ -176,6 +208,16 @@ class Episode:
     def observation_list(self) -> list[Any]:
         """Observations one by one, length T + 1, of the exact recorded types."""
         return self._values("obs", of_steps=False)
+
+    def observation_at(self, row: int) -> Any:
+        """Return one observation, without reading those of other chunks: row 0 is the reset's."""
+        base = 0
+        for chunk, span in self._parts:
+            start, stop = self._bounds(span, of_steps=False)
+            if row < base + stop - start:
+                return field_values(chunk, chunk.layout("obs"), start + row - base, start + row - base + 1)[0]
+            base += stop - start
+        raise IndexError(f"episode {self.id} has {base} observations, not {row}")
 
     @cached_property
     def infos(self) -> list[dict[str, Any]]:
@@ -241,8 +283,8 @@ class Episode:
             IndexError: There is no such step.
             CorpusError: The state was not stored there (only digested, or never captured); says which steps have one.
         """
-        if not 0 <= step <= self.n_steps:
-            raise IndexError(f"step must be in [0, {self.n_steps}], got {step}")
+        if not self.first_step <= step <= self.n_steps:
+            raise IndexError(f"step must be in [{self.first_step}, {self.n_steps}], got {step}")
         if self.is_agents:
             return self.transcript.state(step)
         row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
@@ -289,9 +331,9 @@ class Episode:
         for chunk, span in self._parts:
             start, stop = self._bounds(span, of_steps=False)
             if stop > start:
-                parts.append(_array(chunk, chunk.layout(field), start, stop))
+                parts.append(field_array(chunk, chunk.layout(field), start, stop))
         try:
-            return _concatenate(parts)
+            return concatenate(parts)
         except (ValueError, TypeError, KeyError):
             return self.observation_list
 
@@ -313,74 +355,3 @@ def _chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]:
 
 def _action(failure: Failure) -> Any:
     return None if failure.action_data is None else codec.decode(failure.action_data)
-
-
-def field_values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
-    """Return rows of a field as values of the exact recorded types."""
-    if layout[0] == "leaf":
-        return chunk.rows(layout[1]).values(start, stop)
-    if layout[0] == "dict":
-        if not layout[1]:
-            return [{} for _ in range(start, stop)]
-        columns = [field_values(chunk, item, start, stop) for item in layout[2]]
-        return [dict(zip(layout[1], row, strict=True)) for row in zip(*columns, strict=True)]
-    if not layout[1]:
-        return [()] * (stop - start)
-    return list(zip(*(field_values(chunk, item, start, stop) for item in layout[1]), strict=True))
-
-
-def _array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
-    """Return rows of a field as an array, or a dict or tuple of arrays.
-
-    Raises:
-        ValueError: A leaf is not of one dtype and shape.
-    """
-    if layout is None:
-        raise ValueError("the chunk has no such field")
-    if layout[0] == "dict":
-        return {key: _array(chunk, item, start, stop) for key, item in zip(layout[1], layout[2], strict=True)}
-    if layout[0] == "tuple":
-        return tuple(_array(chunk, item, start, stop) for item in layout[1])
-    rows: Rows = chunk.rows(layout[1])
-    array = rows.array(start, stop)
-    if array is None:
-        found = np.empty(stop - start, object)
-        found[:] = rows.values(start, stop)
-        return found
-    return array
-
-
-def _concatenate(parts: list[Any]) -> Any:
-    if not parts:
-        return np.zeros(0)
-    if isinstance(parts[0], dict):
-        if any(part.keys() != parts[0].keys() for part in parts):
-            raise ValueError("parts differ")
-        return {key: _concatenate([part[key] for part in parts]) for key in parts[0]}
-    if isinstance(parts[0], tuple):
-        return tuple(_concatenate(list(items)) for items in zip(*parts, strict=True))
-    if any(part.dtype != parts[0].dtype for part in parts):
-        raise ValueError("parts differ")
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-
-def sparse_values(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[list[int], list[Any]]:
-    """Return the rows in [start, stop) of a field that has values only in some rows, and the values."""
-    layout = chunk.layout(field)
-    if layout is None or stop <= start:
-        return [], []
-    leaf = _first_leaf(layout)
-    place = None if leaf is None else chunk.rows(leaf).place
-    if place is None:
-        return list(range(start, stop)), field_values(chunk, layout, start, stop)
-    first, last = np.searchsorted(place, [start, stop]).tolist()
-    return place[first:last].tolist(), field_values(chunk, layout, first, last)
-
-
-def _first_leaf(layout: Any) -> int | None:
-    if layout[0] == "leaf":
-        return int(layout[1])
-    for item in layout[-1]:
-        if (found := _first_leaf(item)) is not None:
-            return found
-    return None

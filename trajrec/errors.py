@@ -30,7 +30,10 @@ from typing import Any
 
 
 class TrajrecError(Exception):
-    """What every error of trajrec is."""
+    """What every error of trajrec is. It can be sent to another process."""
+
+    def __reduce__(self) -> Any:
+        return _rebuilt, (type(self), self.args, self.__dict__)
 
 
 class LogError(TrajrecError):
@@ -132,3 +135,10 @@ class AgentChangedError(ReplayError):
     def __init__(self, difference: Any, *, episode_id: str) -> None:
         self.difference = difference
         super().__init__(str(difference), episode_id=episode_id)
+
+
+def _rebuilt(cls: type[TrajrecError], args: tuple[Any, ...], state: dict[str, Any]) -> TrajrecError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error

@@ -27,6 +27,7 @@ from trajrec.schema import (
     EpisodeEnd,
     EpisodeStart,
     Failure,
+    Fork,
     Header,
     StateRecord,
     episode_id,
@@ -57,6 +58,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             also survives a power cut.
         log_id: The log's id, random by default.
         clock_ns: The wall clock, in ns.
+        like: For forks: the header of the log that they come from, which says how the environment is made and seen.
 
     Attributes:
         path: The log file.
@@ -81,6 +83,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         durability: Durability = "process",
         log_id: str | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
+        like: Header | None = None,
     ) -> None:
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
@@ -90,17 +93,18 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._checks = tuple(checks)
         self._adapter = _adapter(env, state)
         self._capture = None if self._adapter is None else self._adapter.capture
-        self._keep = _keep(self._adapter, record)
+        self._keep = _keep(self._adapter, record) if like is None else like.state.keep
         self._clock_ns = clock_ns
         self._episode = -1
         self._is_open = self._has_failed = False
+        seen = ("", 0) if self._adapter is None else (self._adapter.name, self._adapter.version)
         header = Header(
             log_id or new_log_id(),
             clock_ns(),
             f"trajrec {__version__}",
-            describe_env(env),
-            StateRecord(*(("", 0) if self._adapter is None else (self._adapter.name, self._adapter.version)), self._keep),
-            record,
+            describe_env(env) if like is None else like.env,
+            StateRecord(*seen, self._keep) if like is None else like.state,
+            record if like is None else like.record,
             describe_runtime(),
             os.getpid(),
             hostname(),
@@ -199,6 +203,21 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._located(exc) from None
         return obs, info
 
+    def begin_fork(self, fork: Fork, start: EpisodeStart, obs: Any) -> None:
+        """Begin an episode in the middle of another one, which the environment was brought to (see `trajrec.replay.fork`).
+
+        Args:
+            fork: Where it comes from; its `episode` is set here.
+            start: The other's reset.
+            obs: The last observation there.
+        """
+        self._writer.raise_error()
+        if self._is_open:
+            self._end("error" if self._has_failed else "abandoned", False, False)
+        self._episode, self._has_failed = self._episode + 1, False
+        replaced = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
+        self._begin(replaced, obs, msgspec.structs.replace(fork, episode=self._episode))
+
     def close(self) -> None:
         """Write everything and seal the log, then close the environment. Twice is harmless."""
         try:
@@ -221,8 +240,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             with suppress(LogWriteError):
                 writer.flush()
 
-    def _begin(self, start: EpisodeStart, obs: Any) -> None:
-        """Record the rows and the event of a reset."""
+    def _begin(self, start: EpisodeStart, obs: Any, fork: Fork | None = None) -> None:
+        """Record the rows and the event of a reset, or of where a fork begins."""
         buffer, state = self._buffer, None if self._capture is None else self._capture()
         try:
             buffer.put_obs(obs)
@@ -234,7 +253,9 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             buffer.keep_state(state)
         # The event before the rows are shown: whoever sees the rows of an episode has seen its start.
         buffer.add_event(start)
-        buffer.begin_episode(self._episode)
+        if fork is not None:
+            buffer.add_event(fork)
+        buffer.begin_episode(self._episode, 0 if fork is None else fork.step)
         self._is_open = True
 
     def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:

@@ -114,6 +114,24 @@ class EpisodeStart(Record, tag="start", frozen=True):
     info_data: bytes
 
 
+class Fork(Record, tag="fork", frozen=True):
+    """Says that an episode goes on from another one: follows its EpisodeStart, which is the other's, with a time of its own.
+
+    The episode's steps begin with `step`: those before it are the parent's. `kind` says what is different from there on:
+    "actions" where given actions were taken, "policy" where another policy chose them, "agent" where an agent went on live.
+    `noise` says where the environment's randomness came from: "recorded" where its generators went on as the parent's, else
+    what they were seeded with. `level` says how the state was reached: "prefix" (re-executed), "native", "pickle" or "process".
+    """
+
+    episode: int
+    parent_id: str
+    step: int
+    kind: Literal["actions", "policy", "agent"]
+    noise: str = "recorded"
+    level: str = "prefix"
+    metadata_data: bytes | None = None
+
+
 class EpisodeEnd(Record, tag="end", frozen=True):
     """The end of an episode after `n_steps` steps. Done and succeeded are different things: see `Check`.
 
@@ -334,7 +352,7 @@ class Regrade(Record, tag="regrade", frozen=True):
 AgentEvent = TaskStart | CallStart | CallEnd | StateChange | ModelStart | ModelEnd | EffectValue | Blob | Regrade
 """What only logs of agents hold."""
 
-Event = EpisodeStart | EpisodeEnd | Failure | Check | AgentEvent
+Event = EpisodeStart | Fork | EpisodeEnd | Failure | Check | AgentEvent
 
 
 class Chunk(Record, frozen=True):

@@ -52,11 +52,11 @@ class StepBuffer:
         """Steps of the current or last episode so far, those that raised included."""
         return self._first_step + self.block.n - self._first_row
 
-    def begin_episode(self, episode: int) -> None:
-        """Let the observation and state that were put last be those of a reset."""
+    def begin_episode(self, episode: int, first_step: int = 0) -> None:
+        """Let the observation and state that were put last be those of a reset, or of where a fork begins."""
         self._episode = self._last_episode = episode
-        self._first_step, self._first_row = 0, self.block.n
-        self.block.marks.append(Mark(self.block.n, episode, 0, True))
+        self._first_step, self._first_row = first_step, self.block.n
+        self.block.marks.append(Mark(self.block.n, episode, first_step, True))
 
     def end_episode(self) -> None:
         """Let no further steps come before the next reset."""

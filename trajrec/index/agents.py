@@ -76,6 +76,8 @@ class AgentRows:
             row.ending, row.ended_at = end.ending, when(end.time_ns)
             row.terminated, row.truncated = end.terminated, end.truncated
             row.stop_reason, row.said_done = end.stop_reason or None, end.said_done
+        if episode.fork is not None:
+            row.parent_id, row.fork_step = episode.fork.parent_id, episode.fork.step
         if task is not None:
             row.task, row.within_id, row.within_step = task.task or None, task.within_id, task.within_step
             row.state_adapter = ", ".join(f"{part}: {name}" if part else name for part, name, _ in task.parts) or None

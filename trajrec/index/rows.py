@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from trajrec import codec
-from trajrec.episodes import field_values, sparse_values
 from trajrec.index.jsonable import MAX_ELEMENTS, to_canonical_json, to_json
+from trajrec.log.fields import field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader
-from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Header, Regrade, episode_id
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, Regrade, episode_id
 from trajrec.state.diff import MISSING, diff
 from trajrec.state.digests import state_digest, unpack_digests
 
@@ -114,6 +114,9 @@ class LogRows:
                 row = self._row(event.episode, chunk.index)
                 row.started_at, row.seed, row.seed_origin = when(event.time_ns), event.seed, event.seed_origin
                 rows.episodes[row.episode_id] = row
+            elif isinstance(event, Fork):
+                row = self._row(event.episode, chunk.index)
+                row.parent_id, row.fork_step, row.n_steps = event.parent_id, event.step, event.step
         self._add_steps(chunk, rows)
         for event in chunk.record.events:
             if isinstance(event, (EpisodeEnd, Failure, Check)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import random
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,36 @@ def generator_state(bare: Any, adapter: StateAdapter | None) -> bytes | None:
     if adapter is not None and adapter.generator is not None:
         state["native"] = adapter.generator()
     return codec.encode(state)
+
+
+def reseed(env: Any, key: str) -> int:
+    """Seed every generator that an environment or a wrapper of it holds, each from the key and its own place.
+
+    Args:
+        env: The environment, with its wrappers.
+        key: What the randomness is derived from.
+
+    Returns:
+        How many generators there are; those of spaces and of native simulators are not among them.
+    """
+    found, place, seen = 0, 0, set()
+    while True:
+        for name, value in sorted(vars(env).items()):
+            if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)) and id(value) not in seen:
+                seen.add(id(value))
+                data = hashlib.blake2b(f"{key}/{place}/{name}".encode(), digest_size=16).digest()
+                _seed(value, int.from_bytes(data, "little"))
+                found += 1
+        if not hasattr(env, "env") or env is env.unwrapped:
+            return found
+        env, place = env.env, place + 1
+
+
+def _seed(generator: Any, seed: int) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    else:
+        generator.seed(seed if isinstance(generator, random.Random) else seed & 0xFFFFFFFF)
 
 
 def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> None:

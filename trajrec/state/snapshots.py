@@ -2,8 +2,8 @@
 
 What an environment is lies in the attributes of its layers: numbers, arrays and containers are copied, generators and native
 simulators (MuJoCo, ALE) give out and take back their state, objects of Python classes are pickled together, so that what they
-share stays shared. An environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact
-is for a probe to prove (`trajrec.replay.check_determinism`), not for this module to promise.
+share stays shared. An environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is
+exact is for a probe to prove (`trajrec.replay.check_determinism`), not for this module to promise.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from trajrec.errors import SnapshotError
 from trajrec.state.sticky import StickyAction
 
 _ATOMS = frozenset(
-    (int, float, bool, complex, str, bytes, type(None), frozenset, range, types.FunctionType, types.MethodType)
-    + (types.BuiltinFunctionType, types.ModuleType, type, type(Ellipsis), np.dtype)
+    {int, float, bool, complex, str, bytes, type(None), frozenset, range, type, type(Ellipsis), np.dtype}
+    | {types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType}
 )
 _CONSTANT = frozenset(
-    ("spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs")
-    + ("screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer")
+    {"spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}
+    | {"screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer"}
 )
 """Attributes that hold what an environment was made with or draws on."""
 
@@ -306,5 +306,7 @@ def _spaces(layers: list[Any]) -> Iterator[Any]:
             continue
         seen.add(id(space))
         inner = getattr(space, "spaces", ())
-        waiting += [item for item in (inner.values() if hasattr(inner, "values") else inner) if isinstance(item, gymnasium.Space)]
+        waiting += [
+            item for item in (inner.values() if hasattr(inner, "values") else inner) if isinstance(item, gymnasium.Space)
+        ]
         yield space

@@ -1,8 +1,8 @@
 """What a clone of an Arcade Learning Environment leaves out: the action that ALE executed last.
 
-With sticky actions ALE repeats that action with probability `repeat_action_probability`, and no clone holds it: restored into an
-emulator that has gone on, one clone in ten goes on otherwise (measured: 6 of 60 over three games, ALE 0.12.1). It can be neither
-read nor written, but set by acting where the next draw does not repeat, and known by its effect.
+With sticky actions ALE repeats that action with probability `repeat_action_probability`, and no clone holds it: restored into
+an emulator that has gone on, one clone in ten goes on otherwise (measured: 6 of 60 over three games, ALE 0.12.1). It can be
+neither read nor written, but set by acting where the next draw does not repeat, and known by its effect.
 """
 
 from __future__ import annotations

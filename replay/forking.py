@@ -1,0 +1,256 @@
+"""Forks: an environment in the recorded state before any step of an episode, and what happens when it goes on otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+
+from trajrec.episodes import Episode
+from trajrec.protocols import Verifier
+from trajrec.recorder import Recorder
+from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, run_branch
+from trajrec.replay.environments import make_env
+from trajrec.replay.levels import cheapest, prove
+from trajrec.replay.pool import branches_apart, lineage, portable
+from trajrec.replay.server import Job
+from trajrec.replay.stages import check_step, stage_of, walk_to
+from trajrec.replay.walking import Walker
+from trajrec.schema import Fork
+from trajrec.state.generators import reseed
+from trajrec.state.snapshots import Snapshots
+
+Where = Literal["beside"] | str | Path | None
+"""A folder; "beside" is that of the parent's log; None records nothing."""
+
+
+class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The live environment in the recorded state before a step. A context manager, which closes and seals what was recorded.
+
+    Attributes:
+        observation: The last observation before the step, as recorded.
+        info: The info that came with it.
+        parent: The episode.
+        at: The step.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], parent: Episode, at: int, observation: Any, info: Any) -> None:
+        super().__init__(env)
+        self.parent, self.at, self.observation, self.info = parent, at, observation, info
+
+    def __enter__(self) -> ForkedEnv:
+        return self
+
+    def __exit__(self, *exc: Any) -> Literal[False]:
+        self.close()
+        return False
+
+    @property
+    def episode_id(self) -> str | None:
+        """Id of the branch; None where it is not recorded."""
+        return self.env.episode_id if isinstance(self.env, Recorder) else None
+
+    def reset(self, **_: Any) -> Any:
+        """Refuse: a fork goes on from its step.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"a fork goes on from step {self.at} of episode {self.parent.id} and has no reset; make another one")
+
+
+class _Fork:
+    """See `trajrec.replay.fork`."""
+
+    def __call__(
+        self,
+        episode: Episode,
+        *,
+        at: int,
+        folder: Where = "beside",
+        env: gymnasium.Env[Any, Any] | None = None,
+        allow: Iterable[str] = (),
+        state: Callable[[Any], Any] | None = None,
+        noise: Noise = "recorded",
+        seed: int = 0,
+        checks: Sequence[Verifier] = (),
+    ) -> ForkedEnv:
+        """Return the live environment in the recorded state before a step, verified; what is done with it is recorded as an
+        episode with a `parent_id`.
+
+            with fork(episode, at=12) as world:
+                observation, reward, *_ = world.step(other_action)
+
+        Args:
+            episode: From `Corpus.episode`. An agent's is forked with `trajrec.rerun(episode, on_difference="live")`.
+            at: The step, from 0: the recorded actions before it are applied.
+            folder: Where the branch is recorded; "beside" is the folder of the parent's log, None records nothing.
+            env: The environment; by default the one that the log names is made. Either is closed with the fork.
+            allow: Module prefixes that may be imported because the log names them.
+            state: The function that the episode's states were captured with, where the recorder was given one.
+            noise: "recorded": the environment's generators go on as they did. "fresh": they are seeded anew from `seed`.
+            seed: See `noise`.
+            checks: Verifiers for the branch.
+
+        Raises:
+            DivergenceError: The environment is not in the recorded state there.
+            IndexError: There is no such step.
+            EnvRefusedError, EnvMissingError: See `replay_episode`.
+        """
+        _must_be_environments(episode)
+        check_step(episode, at)
+        made = make_env(episode.header.env, episode_id=episode.id, allow=allow) if env is None else env
+        try:
+            stage = stage_of(made, episode, state)
+            obs, info = walk_to(episode, stage, at)
+            key = Plan(seed=seed).key(episode.id, at, 0)
+            is_fresh = noise == "fresh" and reseed(made, key) > 0
+            place = _folder(episode, folder)
+            if place is not None:
+                has_state: Any = state if state is not None else stage.adapter is not None
+                recorder = Recorder(made, place, state=has_state, checks=checks, like=episode.header)
+                assert episode.start is not None
+                recorder.begin_fork(Fork(0, episode.id, at, "actions", key if is_fresh else "recorded"), episode.start, obs)
+                made = recorder
+        except BaseException:
+            made.close()
+            raise
+        return ForkedEnv(made, episode, at, obs, info)
+
+    def many(
+        self,
+        episode: Episode,
+        *,
+        at: Iterable[int],
+        actions: Sequence[Any] = (),
+        policy: Policy | Literal["random"] | None = None,
+        n: int = 1,
+        noise: Noise | None = None,
+        seed: int = 0,
+        max_steps: int | None = None,
+        checks: Sequence[Verifier] = (),
+        jobs: int = 1,
+        level: Level | Literal["auto"] = "auto",
+        folder: Where = "beside",
+        env: Callable[[], gymnasium.Env[Any, Any]] | None = None,
+        allow: Iterable[str] = (),
+        state: Callable[[Any], Any] | None = None,
+        timeout_s: float | None = None,
+        memory_mb: int | None = None,
+    ) -> list[Branch]:
+        """Run branches from many steps of an episode and record them.
+
+        Results do not depend on `jobs` or `level`: what is drawn in a branch is derived from `seed`, its step and its number.
+
+        Args:
+            episode: From `Corpus.episode`.
+            at: The steps.
+            actions: Taken first in each branch.
+            policy: Chooses the further ones from the observation; "random" draws from the action space. None ends a branch when
+                the actions are used up. A policy with a method `seed(int)` is seeded by branch.
+            n: Branches at each step.
+            noise: "recorded": the environment's generators go on as they did. "fresh": they are seeded anew in each branch. By
+                default fresh where n > 1.
+            seed: What all of it is derived from.
+            max_steps: Cuts branches off.
+            checks: Verifiers, run at the end of each branch that was not cut off.
+            jobs: Processes that run branches at once.
+            level: How steps are reached: "prefix", "native", "pickle" or "process"; "auto" takes the cheapest that is right.
+            folder: Where branches are recorded; "beside" is the folder of the parent's log, None records nothing.
+            env: Makes the environment; by default the one that the log names is made.
+            allow: Module prefixes that may be imported because the log names them.
+            state: The function that the episode's states were captured with, where the recorder was given one.
+            timeout_s: With processes: a branch that takes longer is ended, and says so.
+            memory_mb: With processes: what a branch may use beyond what the environment does; one that wants more fails.
+
+        Returns:
+            The branches, by step and number. What an environment raised, and what became of a process that did not finish, is
+            in `error`.
+
+        Raises:
+            DivergenceError: The environment is not in the recorded state at a step.
+            SnapshotError: The level asked for is not right for this environment; says why.
+        """
+        _must_be_environments(episode)
+        steps = sorted(set(at))
+        for step in steps:
+            check_step(episode, step)
+        if n < 1 or jobs < 1:
+            raise ValueError(f"n and jobs must be at least 1, got {n} and {jobs}")
+        if policy is None and not actions:
+            raise ValueError("a branch needs actions, a policy, or both")
+        chosen: Noise = noise or ("fresh" if n > 1 else "recorded")
+        plan = Plan(tuple(actions), policy, n, chosen, seed, max_steps, tuple(checks))
+        allowed = tuple(allow)
+        make = env or (lambda: make_env(episode.header.env, episode_id=episode.id, allow=allowed))
+        if not steps:
+            return []
+        if timeout_s is not None or memory_mb is not None:
+            level = "process"  # only a process of its own can be ended
+        elif level == "auto":
+            level = _best(episode, make, state, steps, plan, jobs)
+        with BranchLog(episode, _folder(episode, folder), plan) as log:
+            if level == "process" or jobs > 1:
+                pairs = tuple((step, index) for step in steps for index in range(n))
+                for value, what in ((env, "env"), (state, "state"), (policy, "policy"), (checks, "checks")):
+                    portable(value, what)
+                job = Job(lineage(episode), env, allowed, state, pairs, plan, level, jobs, timeout_s, memory_mb)
+                return branches_apart(episode, job, 1 if level == "process" else jobs, log)
+            return [log.add(rows) for rows in branches_here(episode, make, state, steps, plan, level)]
+
+
+fork = _Fork()
+
+
+def branches_here(
+    episode: Episode,
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    state: Callable[[Any], Any] | None,
+    steps: Sequence[int],
+    plan: Plan,
+    level: Level | Literal["auto"],
+) -> Iterator[Rows]:
+    """Run branches one after the other, in this process; steps in ascending order."""
+    made = make()
+    try:
+        walker = Walker(episode, stage_of(made, episode, state), level)
+        for step in steps:
+            walker.go(step)
+            for index in range(plan.n):
+                if index:
+                    walker.go_back()
+                rows = Rows(step, index, walker.observation, level=walker.level)
+                yield run_branch(walker.stage, plan, rows, episode.id)
+    finally:
+        made.close()
+
+
+def _best(
+    episode: Episode,
+    make: Callable[[], gymnasium.Env[Any, Any]],
+    state: Callable[[Any], Any] | None,
+    steps: list[int],
+    plan: Plan,
+    jobs: int,
+) -> Level:
+    """Return the level to take, from a proof and a measurement at the first step."""
+    made = make()
+    try:
+        stage = stage_of(made, episode, state)
+        walk_to(episode, stage, steps[0])
+        return cheapest(steps, plan.n, prove(Snapshots(made), stage, episode, steps[0]), jobs)
+    finally:
+        made.close()
+
+
+def _folder(episode: Episode, where: Where) -> Path | None:
+    return episode.path.parent if where == "beside" else None if where is None else Path(where)
+
+
+def _must_be_environments(episode: Episode) -> None:
+    if episode.is_agents:
+        raise ValueError(
+            f"episode {episode.id} is an agent's: fork it by running its loop with trajrec.rerun(..., on_difference='live')"
+        )

@@ -1,0 +1,109 @@
+"""Levels: how a step of an episode is reached, again and again. Which one is right for an environment is proved, which one is
+cheapest is measured.
+
+prefix: reset as recorded and apply the recorded actions. native: numbers, arrays, generators and native simulators are put back
+in place. pickle: as native, where the environment also holds objects of classes, which are pickled. process: a process of its
+own is forked for each branch; right for everything.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, NamedTuple
+
+from trajrec import codec
+from trajrec.episodes import Episode
+from trajrec.errors import SnapshotError
+from trajrec.replay.branches import Level
+from trajrec.replay.stages import Stage
+from trajrec.state.snapshots import Snapshot, Snapshots
+
+PROBE_STEPS = 16
+
+FORK_S = 0.006
+"""What a forked process is taken to cost, with what its pages cost that are written."""
+
+SERVER_S = 0.7
+"""What a server is taken to cost before it takes its first step."""
+
+
+def can_fork() -> bool:
+    """Say whether processes can be forked here."""
+    return hasattr(os, "fork") and sys.platform != "darwin"
+
+
+class Proof(NamedTuple):
+    """What a probe of snapshots found at one step.
+
+    Attributes:
+        level: "native" or "pickle" where a restored environment went on as before; None where it did not, or cannot be copied.
+        why: Why not.
+        snapshot: The snapshot; None where there is none.
+        seconds: What taking and restoring it once took.
+        step_seconds: What one step took.
+    """
+
+    level: Level | None
+    why: str
+    snapshot: Snapshot | None
+    seconds: float
+    step_seconds: float
+
+
+def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_steps: int = PROBE_STEPS) -> Proof:
+    """Take a snapshot where a stage stands and go on twice with the recorded actions: the second time must be as the first.
+
+    Leaves the stage where it was if the snapshot is right; otherwise anywhere.
+    """
+    actions = [action for action, has_raised in episode.path_to(min(episode.n_steps, step + n_steps))[step:] if not has_raised]
+    start = time.perf_counter()
+    try:
+        snapshot = snapshots.take()
+    except SnapshotError as exc:
+        return Proof(None, str(exc), None, 0.0, 0.0)
+    taken = time.perf_counter()
+    first = _go_on(stage, actions)
+    stepped = time.perf_counter()
+    snapshots.restore(snapshot)
+    seconds = time.perf_counter() - stepped + taken - start
+    if _go_on(stage, actions) != first:
+        return Proof(None, f"restored at step {step}, it went on otherwise within {len(actions)} steps", None, seconds, 0.0)
+    snapshots.restore(snapshot)
+    step_seconds = (stepped - taken) / max(1, len(actions))
+    return Proof("native" if snapshot.objects is None else "pickle", "", snapshot, seconds, step_seconds)
+
+
+def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
+    found = []
+    for action in actions:
+        try:
+            obs, reward, terminated, truncated, info = stage.env.step(action)
+        except Exception as exc:
+            found.append(codec.type_name(exc).encode())
+            break
+        found.append(codec.encode([obs, reward, bool(terminated), bool(truncated), info], opaque=True))
+        if stage.adapter is not None:
+            found.append(codec.encode(stage.adapter.capture()))
+        if terminated or truncated:
+            break
+    return found
+
+
+def cheapest(steps: list[int], n: int, proof: Proof, jobs: int) -> Level:
+    """Return the level at which branches cost least, from what a proof measured.
+
+    Args:
+        steps: Where the branches begin.
+        n: Branches at each.
+        proof: What was found at the first of them.
+        jobs: Processes that may run at once.
+    """
+    if proof.level is not None:
+        return proof.level
+    if not can_fork():
+        return "prefix"
+    prefix_s = n * sum(steps) * proof.step_seconds
+    process_s = SERVER_S + max(steps, default=0) * proof.step_seconds + n * len(steps) * FORK_S
+    return "process" if process_s < prefix_s / max(1, min(jobs, os.cpu_count() or 1)) else "prefix"

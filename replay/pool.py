@@ -1,0 +1,171 @@
+"""Runs branches in other processes: servers that walk to the steps, and fork there where the environment cannot be put back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import selectors
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+
+from trajrec.episodes import Episode
+from trajrec.errors import ReplayError
+from trajrec.replay.branches import Branch, BranchLog, Rows
+from trajrec.replay.server import LENGTH, Job, Lost, Place
+
+TRIES = 2
+
+
+class Server:
+    """A server process with its job.
+
+    Args:
+        job: What it is to do.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._buffer = bytearray()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from trajrec.replay.server import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # so that it and all that it forks can be ended together
+            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.out = self.process.stdout
+        with contextlib.suppress(BrokenPipeError):
+            for data in (pickle.dumps(sys.path), cloudpickle.dumps(job)):
+                self.process.stdin.write(LENGTH.pack(len(data)) + data)
+            self.process.stdin.close()
+
+    def receive(self) -> tuple[list[Any], bool]:
+        """Return what has come since, and whether more may come."""
+        data = os.read(self.out.fileno(), 1 << 20)
+        self._buffer += data
+        found = []
+        while len(self._buffer) >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._buffer)
+            if len(self._buffer) < LENGTH.size + size:
+                break
+            found.append(pickle.loads(bytes(self._buffer[LENGTH.size : LENGTH.size + size])))
+            del self._buffer[: LENGTH.size + size]
+        return found, bool(data)
+
+    def close(self) -> None:
+        """End the server and all that it forked."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.out.close()
+
+
+def branches_apart(
+    episode: Episode,
+    job: Job,
+    servers: int,
+    log: BranchLog,
+) -> list[Branch]:
+    """Run a job's branches in servers and record them, in the order of steps and numbers.
+
+    Args:
+        episode: What they are forked from.
+        job: The whole job.
+        servers: How many servers share it, step by step.
+        log: Where branches are recorded.
+    """
+    wanted = list(job.branches)
+    waiting: dict[tuple[int, int], Rows | Lost] = {}
+    done: list[Branch] = []
+    for found in _gather(episode, job, servers):
+        waiting[found.step, found.index] = found
+        # In order, whichever came first: so the log does not depend on how many processes there were.
+        while len(done) < len(wanted) and wanted[len(done)] in waiting:
+            next_ = waiting.pop(wanted[len(done)])
+            if isinstance(next_, Lost):
+                level: Any = "process" if job.level == "process" else "prefix" if job.level == "auto" else job.level
+                done.append(log.failed(next_.step, next_.index, level, next_.why))
+            else:
+                done.append(log.add(next_))
+    return done
+
+
+def _gather(episode: Episode, job: Job, servers: int) -> Iterator[Rows | Lost]:
+    """Yield what comes of a job; what a server left undone when it died is tried once more."""
+    left = set(job.branches)
+    for _ in range(TRIES):
+        for found in _run(_share(job, sorted(left), servers)):
+            if isinstance(found, BaseException):
+                raise found
+            left.discard((found.step, found.index))
+            yield found
+        if not left:
+            return
+    for step, index in sorted(left):
+        yield Lost(step, index, f"its server died {TRIES} times; nothing came back")
+
+
+def _share(job: Job, branches: Sequence[tuple[int, int]], servers: int) -> list[Job]:
+    steps = sorted({step for step, _ in branches})
+    shares = [set(steps[k::servers]) for k in range(min(servers, len(steps)))]
+    return [replace(job, branches=tuple(b for b in branches if b[0] in share)) for share in shares]
+
+
+def _run(jobs: list[Job]) -> Iterator[Rows | Lost | BaseException]:
+    """Yield what servers send; end them whatever happens."""
+    running: list[Server] = []
+    try:
+        with selectors.DefaultSelector() as selector:
+            for job in jobs:
+                running.append(Server(job))
+                selector.register(running[-1].out, selectors.EVENT_READ, running[-1])
+            open_ = len(running)
+            while open_:
+                for key, _ in selector.select():
+                    found, has_more = key.data.receive()
+                    yield from (item for item in found if item is not None)
+                    if not has_more:
+                        selector.unregister(key.fileobj)
+                        open_ -= 1
+    finally:
+        for server in running:
+            server.close()
+
+
+def lineage(episode: Episode) -> tuple[Place, ...]:
+    """Return where an episode and those that it was forked from are.
+
+    Raises:
+        ReplayError: There is no way to other processes from here.
+    """
+    found = []
+    at: Episode | None = episode
+    while at is not None:
+        found.append(Place(at.id, at.path.absolute(), at.number))
+        at = at.parent
+    if not hasattr(os, "fork"):
+        raise ReplayError(
+            "this system cannot fork processes: use level='prefix' or 'native', and jobs=1", episode_id=episode.id
+        )
+    return tuple(found)
+
+
+def portable(value: Any, what: str) -> None:
+    """Check that functions can be sent to another process.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    try:
+        cloudpickle.dumps(value)
+    except Exception as exc:
+        raise TypeError(f"{what} cannot be sent to another process ({exc}); use jobs=1 and level='native' or 'prefix'") from exc

@@ -1,0 +1,255 @@
+"""The fork server: a lean process that walks an environment along an episode once and forks a child at every step asked for.
+
+Started by `trajrec.replay.pool`, which sends it a job and reads rows. It has no threads, so that a forked child is whole; a
+child that crashes, hangs or wants too much memory takes nothing else with it; and no child outlives the server, nor the server
+its caller: the kernel ends them (Linux), and the caller ends their process group.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import select
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NoReturn
+
+from trajrec.episodes import Episode, read_episode
+from trajrec.errors import RecordedError
+from trajrec.replay.branches import Level, Plan, Rows, run_branch
+from trajrec.replay.environments import make_env
+from trajrec.replay.stages import stage_of
+from trajrec.replay.walking import Walker
+
+LENGTH = struct.Struct("<Q")
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+class Place(NamedTuple):
+    """Where an episode is."""
+
+    id: str
+    path: Path
+    number: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a server is to do.
+
+    Attributes:
+        lineage: The episode and those that it was forked from, the episode first.
+        make: Makes the environment; None makes the one that the log names.
+        allow: Module prefixes that may be imported because the log names them.
+        state: The function that states were captured with; None takes an adapter.
+        branches: (step, number) of each branch, in order.
+        plan: What each does.
+        level: "process" forks a child for each; any other runs them here.
+        jobs: Children that may run at once.
+        timeout_s: How long a child may take; None as long as it likes.
+        memory_mb: What a child may use beyond what the server does; None without a limit.
+    """
+
+    lineage: tuple[Place, ...]
+    make: Callable[[], Any] | None
+    allow: tuple[str, ...]
+    state: Callable[[Any], Any] | None
+    branches: tuple[tuple[int, int], ...]
+    plan: Plan
+    level: Level | Literal["auto"]
+    jobs: int
+    timeout_s: float | None = None
+    memory_mb: int | None = None
+
+    def episode(self) -> Episode:
+        """Read the episode, with its parents."""
+        places = {place.id: place for place in self.lineage}
+
+        def read(episode_id: str) -> Episode:
+            place = places[episode_id]
+            found = read_episode(place.path, place.number)
+            found.find_parent = read
+            return found
+
+        return read(self.lineage[0].id)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A branch that did not come back, and why."""
+
+    step: int
+    index: int
+    why: str
+
+
+@dataclass
+class Child:
+    """A forked process that runs one branch."""
+
+    step: int
+    index: int
+    process_id: int
+    pipe: int
+    deadline: float | None
+    received: bytearray = field(default_factory=bytearray)
+
+
+def main() -> None:
+    """Read a job from stdin and write what comes of it to stdout; nothing else may write there."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
+    out = os.dup(1)
+    os.dup2(2, 1)
+    source = sys.stdin.buffer
+    sys.path[:] = pickle.loads(_read(source))
+    try:
+        job: Job = pickle.loads(_read(source))
+        for found in serve(job):
+            _send(out, pickle.dumps(found))
+        _send(out, pickle.dumps(None))
+    except BaseException as exc:
+        _send(out, pickle.dumps(_portable(exc)))
+
+
+def serve(job: Job) -> Iterator[Rows | Lost]:
+    """Yield what each branch of a job did."""
+    episode = job.episode()
+    env = job.make() if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
+    walker = Walker(episode, stage_of(env, episode, job.state), job.level)
+    children: list[Child] = []
+    position = -1
+    for step, index in job.branches:
+        if job.level != "process":
+            walker.go(step) if step != position else walker.go_back()
+            position = step
+            rows = Rows(step, index, walker.observation, level=walker.level)
+            yield _portable_rows(run_branch(walker.stage, job.plan, rows, episode.id))
+            continue
+        if step != position:
+            walker.go_on(step)
+            position = step
+            gc.collect()
+            gc.freeze()  # a child's collector would write to, and so copy, every page
+        while len(children) >= job.jobs:
+            yield from _reap(children)
+        children.append(_fork(job, walker, episode, step, index))
+    while children:
+        yield from _reap(children)
+    env.close()
+
+
+def _fork(job: Job, walker: Walker, episode: Episode, step: int, index: int) -> Child:
+    """Fork a child that runs a branch and writes it to a pipe."""
+    read_end, write_end = os.pipe()
+    process_id = os.fork()
+    if process_id:
+        os.close(write_end)
+        deadline = None if job.timeout_s is None else time.monotonic() + job.timeout_s
+        return Child(step, index, process_id, read_end, deadline)
+    _run_child(job, walker, episode, step, index, write_end)
+
+
+def _run_child(job: Job, walker: Walker, episode: Episode, step: int, index: int, pipe: int) -> NoReturn:
+    status = 1
+    try:
+        _die_with_parent()
+        if job.memory_mb is not None:
+            _limit_memory(job.memory_mb)
+        rows = run_branch(walker.stage, job.plan, Rows(step, index, walker.observation, level="process"), episode.id)
+        data = pickle.dumps(_portable_rows(rows))
+        while data:
+            data = data[os.write(pipe, data[: 1 << 20]) :]
+        status = 0
+    except BaseException as exc:
+        with contextlib.suppress(OSError):
+            os.write(pipe, pickle.dumps(Lost(step, index, f"{type(exc).__name__}: {exc}")))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _reap(children: list[Child]) -> Iterator[Rows | Lost]:
+    """Wait until a child writes, ends or has taken too long; yield what the ended ones did."""
+    deadlines = [child.deadline for child in children if child.deadline is not None]
+    wait = None if not deadlines else max(0.0, min(deadlines) - time.monotonic())
+    ready, _, _ = select.select([child.pipe for child in children], [], [], wait)
+    for child in list(children):
+        has_ended = False
+        if child.pipe in ready:
+            data = os.read(child.pipe, 1 << 20)
+            child.received += data
+            has_ended = not data
+        is_late = child.deadline is not None and time.monotonic() > child.deadline and not has_ended
+        if is_late:
+            os.kill(child.process_id, signal.SIGKILL)
+        if has_ended or is_late:
+            children.remove(child)
+            os.close(child.pipe)
+            _, status = os.waitpid(child.process_id, 0)
+            yield _result(child, status, is_late)
+
+
+def _result(child: Child, status: int, is_late: bool) -> Rows | Lost:
+    if is_late:
+        return Lost(child.step, child.index, "it took longer than it may and was ended")
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        return Lost(child.step, child.index, f"its process was ended by {name}")
+    try:
+        found: Rows | Lost = pickle.loads(bytes(child.received))
+        return found
+    except (pickle.UnpicklingError, EOFError):
+        return Lost(child.step, child.index, f"its process ended with status {os.waitstatus_to_exitcode(status)} and no result")
+
+
+def _portable_rows(rows: Rows) -> Rows:
+    """Return rows that another process can read: an exception of a class that it may not have by name and message."""
+    if rows.failure is not None:
+        rows.failure = _portable(rows.failure)
+    rows.verdicts = [_portable(found) if isinstance(found, BaseException) else found for found in rows.verdicts]
+    return rows
+
+
+def _portable(exc: BaseException) -> BaseException:
+    try:
+        return exc if type(pickle.loads(pickle.dumps(exc))) is type(exc) else _recorded(exc)
+    except Exception:
+        return _recorded(exc)
+
+
+def _recorded(exc: BaseException) -> RecordedError:
+    return RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", str(exc))
+
+
+def _limit_memory(megabytes: int) -> None:
+    import resource
+
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20),) * 2)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def _read(source: Any) -> bytes:
+    (size,) = LENGTH.unpack(source.read(LENGTH.size))
+    data: bytes = source.read(size)
+    return data
+
+
+def _send(out: int, data: bytes) -> None:
+    data = LENGTH.pack(len(data)) + data
+    while data:
+        data = data[os.write(out, data) :]

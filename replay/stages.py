@@ -1,0 +1,153 @@
+"""Stages: environments that episodes are replayed on, and how they are brought to a step of an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+
+from trajrec import codec
+from trajrec.episodes import Episode
+from trajrec.errors import DivergenceError, ReplayError
+from trajrec.protocols import StateAdapter
+from trajrec.state.adapters import find_adapter, function_adapter
+from trajrec.state.diff import first_difference
+from trajrec.state.digests import state_digest
+from trajrec.state.generators import reseed, restore_generator
+
+
+class Stage(NamedTuple):
+    """An environment, the adapter that sees its state as the recording did (or None), and the one that knows its generators."""
+
+    env: gymnasium.Env[Any, Any]
+    adapter: StateAdapter | None
+    native: StateAdapter | None
+
+
+def stage_of(env: Any, episode: Episode, state: Callable[[Any], Any] | None = None) -> Stage:
+    """Return the stage that an environment is for an episode.
+
+    Args:
+        env: The environment.
+        episode: The episode.
+        state: The function that its states were captured with, where the recorder was given one.
+    """
+    record, native = episode.header.state, find_adapter(env)
+    adapter = native if state is None else function_adapter(env, state)
+    if record.keep == "none" or adapter is None:
+        return Stage(env, None, native)
+    if state is None and (adapter.name, adapter.version) != (record.adapter, record.version):
+        return Stage(env, None, native)
+    return Stage(env, adapter, native)
+
+
+def prepare_reset(episode: Episode, stage: Stage) -> dict[str, Any]:
+    """Give the generators the state that they had before an episode's reset; return the arguments of that reset.
+
+    Raises:
+        ReplayError: The log has lost the reset, or the generators cannot be given that state.
+    """
+    start = episode.start
+    if start is None:
+        raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
+    try:
+        if start.seed is None and start.rng_data is not None:
+            restore_generator(stage.env.unwrapped, stage.native, start.rng_data)
+    except (ValueError, KeyError, TypeError) as exc:
+        raise ReplayError(f"the generator's state could not be restored: {exc}", episode_id=episode.id) from exc
+    options = None if start.options_data is None else codec.decode(start.options_data)
+    return {"seed": start.seed, "options": options}
+
+
+def apply_path(episode: Episode, stage: Stage, obs: Any, info: Any, first: int, last: int) -> tuple[Any, Any]:
+    """Apply the steps [first, last) of what an episode was recorded with (its parents' among them); return the last observation
+    and info. What raised then may raise again."""
+    step = stage.env.step
+    for action, has_raised in episode.path_to(last)[first:]:
+        try:
+            obs, _, _, _, info = step(action)
+        except Exception:
+            if not has_raised:
+                raise
+    return obs, info
+
+
+def enter_fork(episode: Episode, stage: Stage, obs: Any) -> Any:
+    """Bring a stage that was just reset to where a fork begins; return the observation there."""
+    fork = episode.fork
+    if fork is None:
+        return obs
+    obs, _ = apply_path(episode, stage, obs, {}, 0, fork.step)
+    if fork.noise != "recorded":
+        reseed(stage.env, fork.noise)
+    return obs
+
+
+def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
+    """Reset a stage as recorded and apply the recorded actions before a step; return the last observation and info.
+
+    Raises:
+        DivergenceError: The environment is not in the recorded state there.
+        ReplayError: The log has lost what leads there.
+    """
+    check_step(episode, step)
+    obs, info = stage.env.reset(**prepare_reset(episode, stage))
+    if episode.fork is not None:
+        obs = enter_fork(episode, stage, obs)
+    obs, info = apply_path(episode, stage, obs, info, episode.first_step, step)
+    verify(episode, stage, step, obs)
+    return obs, info
+
+
+def check_step(episode: Episode, step: int) -> None:
+    """Check that an episode has a step, and that what leads there is not lost.
+
+    Raises:
+        IndexError: It has no such step.
+        ReplayError: The log has lost a step before it.
+    """
+    if not episode.first_step <= step <= episode.n_steps:
+        raise IndexError(f"episode {episode.id} has the steps {episode.first_step} to {episode.n_steps}, not {step}")
+    lost = next((first for first, _ in episode.missing_steps if first < step), None)
+    if lost is not None:
+        raise ReplayError(f"step {step} cannot be reached: the log has lost step {lost}", episode_id=episode.id)
+
+
+def verify(episode: Episode, stage: Stage, step: int, obs: Any) -> None:
+    """Check that an environment is where an episode was before a step, by its observation and the digest of its state.
+
+    Raises:
+        DivergenceError: It is not.
+    """
+    row = int(np.searchsorted(episode.step_numbers, step))
+    if not episode.has_reset or any(failure.step == step - 1 for failure in episode.failures):
+        return  # a step that raised has no observation to compare with
+    change = first_difference(episode.observation_at(row), obs)
+    if change is not None:
+        field = f"observation/{change.path}" if change.path else "observation"
+        raise _diverged(episode, step - 1, field, change.before, change.after)
+    verify_state(episode, stage, step)
+
+
+def verify_state(episode: Episode, stage: Stage, step: int) -> None:
+    """Check that an environment is in the state that an episode was in before a step, where its digest is known.
+
+    Raises:
+        DivergenceError: It is not.
+    """
+    if any(failure.step == step - 1 for failure in episode.failures):
+        return
+    row = int(np.searchsorted(episode.step_numbers, step))
+    digests = None if stage.adapter is None else episode.state_digests
+    if stage.adapter is not None and digests is not None:
+        live = state_digest(stage.adapter.capture())
+        if live != digests[row]:
+            raise _diverged(episode, step - 1, "state", f"digest {int(digests[row]):06x}", f"digest {live:06x}")
+
+
+def _diverged(episode: Episode, step: int, field: str, expected: Any, actual: Any) -> DivergenceError:
+    where = "the reset" if step < 0 else f"step {step}"
+    message = f"the environment is not in the recorded state: after {where}, {field}: recorded {expected!r}, now {actual!r}"
+    return DivergenceError(message, episode_id=episode.id, step=step, field=field, expected=expected, actual=actual)

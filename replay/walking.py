@@ -1,0 +1,99 @@
+"""Walks an environment along an episode, from one step to a later one, and back to where it stood after each branch."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from trajrec.episodes import Episode
+from trajrec.errors import SnapshotError
+from trajrec.replay.branches import Level
+from trajrec.replay.levels import prove
+from trajrec.replay.stages import Stage, apply_path, verify, verify_state, walk_to
+from trajrec.state.snapshots import Snapshot, Snapshots
+
+
+class Walker:
+    """Brings a stage to steps of an episode, in ascending order, verified each time.
+
+    Args:
+        episode: The episode.
+        stage: The stage; whatever state it is in.
+        level: How it goes back: "prefix" re-executes; "native" and "pickle" restore a snapshot, proved right at the first step;
+            "auto" restores one where it is proved right, and else re-executes.
+
+    Attributes:
+        level: How it goes back, as far as is known.
+        observation: The last observation before the step.
+        why: Why snapshots are not used.
+    """
+
+    def __init__(self, episode: Episode, stage: Stage, level: Level | Literal["auto"]) -> None:
+        self.episode, self.stage = episode, stage
+        self.level: Level = "prefix"
+        self.observation: Any = None
+        self.why = "" if level != "prefix" else "the level prefix was asked for"
+        self._wanted = level
+        self._snapshots = None if level in ("prefix", "process") else Snapshots(stage.env)
+        self._snapshot: Snapshot | None = None
+        self._step = -1
+
+    def go(self, step: int) -> None:
+        """Bring the stage to a step.
+
+        Raises:
+            DivergenceError: It is not in the recorded state there.
+            SnapshotError: The level asked for is not right for this environment.
+        """
+        episode, stage = self.episode, self.stage
+        if self._snapshots is not None and self._snapshot is not None:
+            self._snapshots.restore(self._snapshot)
+            self.observation, _ = apply_path(episode, stage, self.observation, {}, self._step, step)
+            verify(episode, stage, step, self.observation)
+            self._take()
+        else:
+            self.observation, _ = walk_to(episode, stage, step)
+            if self._snapshots is not None:
+                self._prove(step)
+        self._step = step
+
+    def go_on(self, step: int) -> None:
+        """Bring the stage to a later step from where it stands: nothing was done with it since."""
+        if self._step < 0:
+            self.observation, _ = walk_to(self.episode, self.stage, step)
+        else:
+            self.observation, _ = apply_path(self.episode, self.stage, self.observation, {}, self._step, step)
+            verify(self.episode, self.stage, step, self.observation)
+        self._step = step
+
+    def go_back(self) -> None:
+        """Bring the stage back to the step it was brought to last."""
+        if self._snapshots is None or self._snapshot is None:
+            self.observation, _ = walk_to(self.episode, self.stage, self._step)
+        else:
+            self._snapshots.restore(self._snapshot)
+            verify_state(self.episode, self.stage, self._step)
+
+    def _prove(self, step: int) -> None:
+        assert self._snapshots is not None
+        proof = prove(self._snapshots, self.stage, self.episode, step)
+        if proof.level is not None and self._wanted in ("auto", proof.level):
+            self._snapshot, self.level = proof.snapshot, proof.level
+            return
+        why = proof.why or f"its snapshots are of level {proof.level}"
+        if self._wanted != "auto":
+            raise SnapshotError(f"level {self._wanted} is not right for this environment: {why}")
+        self._without_snapshots(why)
+        self.observation, _ = walk_to(self.episode, self.stage, step)
+
+    def _take(self) -> None:
+        assert self._snapshots is not None
+        try:
+            self._snapshot = self._snapshots.take()
+        except SnapshotError as exc:
+            if self._wanted != "auto":
+                raise
+            self._without_snapshots(str(exc))
+
+    def _without_snapshots(self, why: str) -> None:
+        self._snapshots = self._snapshot = None
+        self.level, self.why = "prefix", why

@@ -1,0 +1,394 @@
+"""Forks: an environment back in a recorded state, whatever the level, and branches recorded as episodes of their own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.errors import CorpusError, DivergenceError, SnapshotError
+from trajrec.replay import fork, replay_episode, replay_episodes
+from trajrec.state.diff import is_same
+from trajrec.state.snapshots import Snapshots
+
+ENVS = [
+    "CartPole-v1",
+    "Pendulum-v1",
+    "Acrobot-v1",
+    "Blackjack-v1",
+    "FrozenLake-v1",
+    "Taxi-v4",
+    "Hopper-v5",
+    "Humanoid-v5",
+    "LunarLander-v3",
+    "MiniGrid-DoorKey-8x8-v0",
+    "MiniGrid-Dynamic-Obstacles-8x8-v0",
+    "trajrec/KeyDoor-v0",
+]
+UNCOPYABLE = ("LunarLander-v3",)
+
+
+def record(folder: Path, env: Any, *, n: int = 1, seed: int = 3, max_steps: int = 80, **options: Any) -> Any:
+    """Record episodes of random actions, unseeded after the first; return the corpus."""
+    recording = trajrec.record(env, folder, **options)
+    recording.action_space.seed(seed)
+    for k in range(n):
+        recording.reset(seed=seed if k == 0 else None)
+        for _ in range(max_steps):
+            *_, terminated, truncated, _ = recording.step(recording.action_space.sample())
+            if terminated or truncated:
+                break
+    recording.close()
+    return trajrec.open(folder)
+
+
+def make(env_id: str) -> Any:
+    import minigrid  # noqa: F401
+
+    import trajrec.envs  # noqa: F401
+
+    return gym.make(env_id)
+
+
+def rows_of(episode: Any, first: int) -> list[Any]:
+    """Return what an episode holds from a step on."""
+    row = first - episode.first_step
+    n = len(episode.actions)
+    return [
+        [a, o, r, i]
+        for a, o, r, i in zip(
+            episode.actions[row:n],
+            episode.observation_list[row + 1 :],
+            episode.reward_list[row:n],
+            episode.infos[row:n],
+            strict=True,
+        )
+    ]
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(tmp_path: Path, env_id: str) -> None:
+    corpus = record(tmp_path, make(env_id), n=2)
+    for episode in list(corpus.episodes()):
+        steps = sorted({0, episode.n_steps // 3, episode.n_steps - 1})
+        for step in steps:
+            expected = rows_of(episode, step)
+            for level in ("prefix", "auto", "process"):
+                (branch,) = fork.many(episode, at=[step], actions=[row[0] for row in expected], level=level)
+                child = corpus.episode(branch.episode_id)
+                assert is_same(rows_of(child, step), expected), (step, level)
+                assert (branch.terminated, branch.truncated) == (episode.end.terminated, episode.end.truncated)
+                assert branch.level != "prefix" or level != "auto" or env_id in UNCOPYABLE
+                if child.state_digests is not None:
+                    assert branch.returned_at == step
+    assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+
+
+def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
+    corpus = record(tmp_path, gym.make("CartPole-v1"))
+    (episode,) = corpus.episodes()
+    with fork(episode, at=7) as world:
+        assert is_same(world.observation, episode.observation_list[7])
+        other = 1 - episode.actions[7]
+        observation, *_ = world.step(other)
+        assert not is_same(observation, episode.observation_list[8])
+        child_id = world.episode_id
+        with pytest.raises(ValueError, match="has no reset"):
+            world.reset()
+    child = corpus.episode(child_id)
+    assert (child.parent.id, child.first_step, child.n_steps, child.ending) == (episode.id, 7, 8, "abandoned")
+    assert [row.tolist() for row in child.observations] == [episode.observations[7].tolist(), observation.tolist()]
+    assert child.path_to(8) == [*((a, False) for a in episode.actions[:7]), (other, False)]
+    assert replay_episode(child).grade == "exact"
+    query = "SELECT count(*), count(*) FILTER (parent_id IS NULL), sum(missing_steps) FROM episodes"
+    assert corpus.sql(query).fetchall() == [(2, 1, 0)]
+    assert corpus.sql("SELECT fork_step, n_steps FROM episodes WHERE parent_id IS NOT NULL").fetchall() == [(7, 8)]
+    assert corpus.sql(f"SELECT step FROM steps WHERE episode_id = '{child_id}'").fetchall() == [(7,)]
+    # A fork of the fork.
+    with fork(child, at=8) as world:
+        world.step(other)
+        grandchild_id = world.episode_id
+    grandchild = corpus.episode(grandchild_id)
+    assert grandchild.parent.parent.id == episode.id
+    assert replay_episode(grandchild).grade == "exact"
+    with pytest.raises(IndexError, match="has the steps 7 to 8, not 3"):
+        fork(child, at=3)
+    from trajrec.episodes import read_episode
+
+    alone = read_episode(child.path, child.number)
+    with pytest.raises(CorpusError, match="read it from a corpus"):
+        replay_episode(alone)
+
+
+def wins(env: Any) -> bool:
+    return bool(env.unwrapped.state[0] > 0)
+
+
+class Sloppy:
+    """A policy that draws, and can be seeded."""
+
+    def seed(self, seed: int) -> None:
+        self.draw = np.random.default_rng(seed)
+
+    def __call__(self, observation: Any) -> int:
+        return int(self.draw.integers(2))
+
+
+@pytest.mark.parametrize("policy", ["random", Sloppy()], ids=["random", "seeded"])
+def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(tmp_path: Path, policy: Any) -> None:
+    corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
+    (episode,) = corpus.episodes()
+    found = []
+    for k, (level, jobs) in enumerate((("prefix", 1), ("native", 1), ("native", 2), ("process", 1), ("process", 3))):
+        branches = fork.many(
+            episode, at=range(0, 12, 4), policy=policy, n=3, jobs=jobs, level=level, checks=[wins], folder=tmp_path / str(k)
+        )
+        assert {branch.level for branch in branches} == {level}
+        assert [(b.step, b.index) for b in branches] == [(s, i) for s in (0, 4, 8) for i in range(3)]
+        found.append([(b.actions, b.n_steps, b.total_reward, b.outcome, b.returned_at) for b in branches])
+        with trajrec.open(tmp_path / str(k)) as children:
+            recorded = children.sql("SELECT fork_step, n_steps, total_reward, outcome FROM episodes ORDER BY number").fetchall()
+        assert recorded == [(b.step, b.step + b.n_steps, b.total_reward, b.outcome) for b in branches]
+    assert all(branches == found[0] for branches in found[1:])
+    assert len({actions for actions, *_ in found[0]}) > 6
+    again = fork.many(episode, at=range(0, 12, 4), policy=policy, n=3, seed=1, folder=None)
+    assert [b.actions for b in again] != [actions for actions, *_ in found[0]]
+    assert {b.episode_id for b in again} == {None}
+
+
+def test_fresh_noise_is_drawn_anew_by_each_branch_and_recorded_noise_is_not(tmp_path: Path) -> None:
+    corpus = record(tmp_path, gym.make("FrozenLake-v1"))
+    (episode,) = corpus.episodes()
+    fixed = {"at": [0], "actions": [2, 2, 1, 1, 2, 2, 1, 0, 2, 3], "n": 12}
+    fresh = fork.many(episode, noise="fresh", **fixed)
+    recorded = fork.many(episode, noise="recorded", **fixed)
+    paths = [[int(o) for o in corpus.episode(b.episode_id).observation_list] for b in fresh]
+    assert len({tuple(path) for path in paths}) > 4
+    assert len({(b.n_steps, b.total_reward) for b in recorded}) == 1
+    assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+
+
+class Leaky(gym.Env[Any, Any]):
+    """Part of its state lies outside of it, where no snapshot sees it."""
+
+    memory: list[int] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Discrete(1000)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        Leaky.memory[:] = [0]
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        Leaky.memory[0] += 1 + int(action)
+        return Leaky.memory[0], 0.0, Leaky.memory[0] >= 40, False, {}
+
+
+def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_path: Path) -> None:
+    (episode,) = record(tmp_path, Leaky()).episodes()
+    with pytest.raises(SnapshotError, match="level native is not right for this environment: restored at step 3, it went on"):
+        fork.many(episode, at=[3], actions=[0], level="native", env=Leaky)
+    (branch,) = fork.many(episode, at=[3], actions=[0], env=Leaky)
+    assert branch.level == "prefix"
+    (apart,) = fork.many(episode, at=[3], actions=[0], env=Leaky, level="process")
+    assert (apart.actions, apart.total_reward) == (branch.actions, branch.total_reward)
+
+
+def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> None:
+    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+
+    def heavier() -> Any:
+        env = gym.make("CartPole-v1")
+        env.unwrapped.masscart = 1.5
+        env.unwrapped.total_mass = 1.6
+        return env
+
+    with pytest.raises(DivergenceError, match="not in the recorded state: after step 5, observation/0"):
+        fork(episode, at=6, env=heavier())
+    for level in ("native", "process"):
+        with pytest.raises(DivergenceError):
+            fork.many(episode, at=[2, 6], policy="random", env=heavier, level=level)
+
+
+class Trap(gym.Wrapper[Any, Any, Any, Any]):
+    """What an action does to the process it is taken in."""
+
+    def step(self, action: Any) -> Any:
+        if action == 7:
+            ctypes.string_at(0)
+        if action == 8:
+            while True:
+                time.sleep(0.01)
+        if action == 9:
+            self.hoard = [bytearray(1 << 24) for _ in range(1000)]
+        if action == 10:
+            os._exit(3)
+        return self.env.step(action)
+
+
+class Choice:
+    """Takes a deadly action in one of the branches."""
+
+    def __init__(self, deadly: int) -> None:
+        self.deadly, self.n = deadly, 0
+
+    def seed(self, seed: int) -> None:
+        self.is_deadly = seed % 3 == 0
+
+    def __call__(self, observation: Any) -> int:
+        return self.deadly if self.is_deadly else 0
+
+
+def trapped() -> Any:
+    return Trap(gym.make("CartPole-v1"))
+
+
+def children_of(group: str) -> list[str]:
+    """Return processes whose command line has a text."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if group in command or (state == "Z" and f" {os.getpid()} " in (entry / "stat").read_text()):
+                found.append(f"{entry.name} {state} {command}")
+    return found
+
+
+def wait_until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+SERVER = "trajrec.replay.server"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
+@pytest.mark.parametrize(
+    ("deadly", "why"),
+    [
+        (7, "its process was ended by SIGSEGV"),
+        (8, "it took longer than it may and was ended"),
+        (9, "MemoryError"),
+        (10, "its process ended with status 3 and no result"),
+    ],
+)
+def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_path: Path, deadly: int, why: str) -> None:
+    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+    branches = fork.many(
+        episode, at=[0, 5], policy=Choice(deadly), n=4, jobs=2, max_steps=3, env=trapped, timeout_s=2, memory_mb=512
+    )
+    failed = [branch for branch in branches if branch.error]
+    assert 0 < len(failed) < 8
+    assert all(why in branch.error for branch in failed)
+    assert all(branch.n_steps == 3 for branch in branches if not branch.error)
+    assert wait_until(lambda: not children_of(SERVER)), children_of(SERVER)
+
+
+INTERRUPTED = """
+import sys, gymnasium as gym, trajrec, time
+from trajrec.replay import fork
+with trajrec.open(sys.argv[1]) as corpus:
+    (episode,) = corpus.episodes()
+    print("ready", flush=True)
+    fork.many(episode, at=range(8), policy=lambda obs: time.sleep(60), level="process", jobs=4, folder=None)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(tmp_path: Path, number: int) -> None:
+    record(tmp_path, gym.make("CartPole-v1")).close()
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == b"ready\n"
+        assert wait_until(lambda: len(children_of(SERVER)) >= 5), children_of(SERVER)
+        run.send_signal(number)
+        run.wait(10)
+        run.communicate()
+    assert wait_until(lambda: not children_of(SERVER)), children_of(SERVER)
+
+
+def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    corpus = record(tmp_path, gym.make("CartPole-v1"))
+    (episode,) = corpus.episodes()
+    with pytest.raises(IndexError, match="has the steps 0 to"):
+        fork.many(episode, at=[10_000], policy="random")
+    with pytest.raises(ValueError, match="needs actions, a policy, or both"):
+        fork.many(episode, at=[0])
+    with pytest.raises(ValueError, match="at least 1"):
+        fork.many(episode, at=[0], policy="random", jobs=0)
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match="policy cannot be sent to another process"):
+        fork.many(episode, at=[0], policy=lambda _: lock.locked(), level="process")
+    assert fork.many(episode, at=[], policy="random") == []
+
+
+def test_wrappers_their_generators_and_those_of_spaces_are_part_of_a_snapshot() -> None:
+    env = gym.make("CartPole-v1", max_episode_steps=30)
+    env = gym.wrappers.FrameStackObservation(gym.wrappers.NormalizeObservation(gym.wrappers.RecordEpisodeStatistics(env)), 3)
+    env.reset(seed=1)
+    env.action_space.seed(5)
+    for _ in range(9):
+        env.step(env.action_space.sample())
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+
+    def go_on() -> list[Any]:
+        found: list[Any] = []
+        for _ in range(40):
+            observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+            info.pop("episode", None)  # its time is measured
+            found.append([observation, reward, terminated, truncated, info])
+            if terminated or truncated:
+                found.append(env.reset()[0])
+        return found
+
+    first = go_on()
+    for _ in range(3):
+        snapshots.restore(snapshot)
+        assert is_same(go_on(), first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", ["Breakout", "Pong", "MontezumaRevenge"])
+def test_a_restored_ale_repeats_the_sticky_action_that_it_would_have(game: str) -> None:
+    import ale_py  # noqa: F401
+
+    env = gym.make(f"ALE/{game}-v5")
+    env.reset(seed=1)
+    snapshots = Snapshots(env)
+    for trial in range(25):
+        env.action_space.seed(trial)
+        env.reset()
+        actions = [env.action_space.sample() for _ in range(60)]
+        for action in actions[: 20 + trial]:
+            env.step(action)
+        snapshot = snapshots.take()
+        continued = []
+        for _ in range(2):
+            continued.append([env.step(action)[0].tobytes() for action in actions[20 + trial :]])
+            snapshots.restore(snapshot)
+        assert continued[0] == continued[1], trial
