@@ -37,7 +37,7 @@ class Plan:
         policy: Chooses the further ones from the observation; None ends the branch when the actions are used up. "random" draws
             from the action space. One with a method `seed` is given a seed of the branch's own first.
         n: Branches at each step.
-        noise: "recorded": the environment's generators go on as they were. "fresh": they are seeded anew, each branch by its own.
+        noise: "recorded": the environment's generators go on as they were. "fresh": they are seeded anew, in each branch.
         seed: What fresh noise and policies' seeds are derived from, with the step and the branch's number.
         max_steps: A branch that has not ended after so many steps is cut off.
         checks: Verifiers, run on the environment at the end of a branch that was not cut off.

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import random
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from trajrec.episodes import Episode
 from trajrec.provenance import describe_runtime
+from trajrec.replay.conditions import frozen_clock, seeded_globals
 from trajrec.replay.report import Divergence
 from trajrec.state.diff import is_same
 
@@ -32,10 +26,10 @@ def find_cause(episode: Episode, divergence: Divergence, run: Callable[[], Diver
     first, second = run(), run()
     if not (_same(first, divergence) and _same(second, divergence)):
         return _unrepeatable(run)
-    frozen = _repeats(run, _frozen_clock)
+    frozen = _repeats(run, frozen_clock)
     if frozen is not None and not _same(frozen, divergence):
         return "clock: the environment reads the time (another time gives another difference)"
-    if (seeded := _repeats(run, _seeded_globals)) is not None and not _same(seeded, divergence):
+    if (seeded := _repeats(run, seeded_globals)) is not None and not _same(seeded, divergence):
         return "global random: the environment draws from random or numpy.random, which no log can restore"
     return _changed(episode, divergence)
 
@@ -43,9 +37,9 @@ def find_cause(episode: Episode, divergence: Divergence, run: Callable[[], Diver
 def _unrepeatable(run: Callable[[], Divergence | None]) -> str:
     """The environment differs from itself: find what makes it repeat."""
     for condition, cause in (
-        (_frozen_clock, "clock: the environment reads the time (with the clock frozen it repeats itself)"),
+        (frozen_clock, "clock: the environment reads the time (with the clock frozen it repeats itself)"),
         (
-            _seeded_globals,
+            seeded_globals,
             "global random: the environment draws from random or numpy.random (with these seeded it repeats itself)",
         ),
     ):
@@ -97,64 +91,3 @@ def _same(a: Divergence | None, b: Divergence | None) -> bool:
     if a is None or b is None:
         return a is b
     return (a.step, a.field) == (b.step, b.field) and is_same(a.actual, b.actual)
-
-
-@contextlib.contextmanager
-def _seeded_globals() -> Iterator[None]:
-    """Seed the global generators, and give them back as they were."""
-    kept, kept_numpy = random.getstate(), np.random.get_state()
-    random.seed(0)
-    np.random.seed(0)
-    try:
-        yield
-    finally:
-        random.setstate(kept)
-        np.random.set_state(kept_numpy)
-
-
-_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
-_STILL_S = 1_000_000_000
-"""Where the clock is held: the same for every run, so that two of them can be compared."""
-
-
-@contextlib.contextmanager
-def _frozen_clock() -> Iterator[None]:
-    """Hold the clock still: in the modules time and datetime, and wherever their functions were imported by name."""
-    replaced: dict[int, Any] = {
-        id(getattr(time, name)): _frozen(_STILL_S * 10**9 if name.endswith("_ns") else float(_STILL_S)) for name in _CLOCKS
-    }
-    replaced[id(datetime.datetime)] = _FrozenDatetime
-    undo: list[tuple[Any, str, Any]] = []
-    for module in list(sys.modules.values()):
-        if module is None or getattr(module, "__name__", "").partition(".")[0] in ("threading", "trajrec", "logging", "queue"):
-            continue
-        # A module's dict is read directly: getattr may run code of a lazy module.
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            if id(value) in replaced:
-                undo.append((module, name, value))
-                setattr(module, name, replaced[id(value)])
-    try:
-        yield
-    finally:
-        for module, name, value in undo:
-            setattr(module, name, value)
-
-
-def _frozen(value: Any) -> Callable[[], Any]:
-    return lambda: value
-
-
-class _FrozenDatetime(datetime.datetime):
-    """A datetime whose now is always the same."""
-
-    @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> _FrozenDatetime:
-        return cls(2001, 1, 1, tzinfo=tz)
-
-    @classmethod
-    def utcnow(cls) -> _FrozenDatetime:
-        return cls(2001, 1, 1)
-
-    @classmethod
-    def today(cls) -> _FrozenDatetime:
-        return cls(2001, 1, 1)

@@ -26,6 +26,15 @@ KNOWN_PACKAGES = {
 """Which package registers the environments of an id's namespace; importing these is all that they do to a process."""
 
 
+def make_by_id(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
+    """Make an environment that the caller names, importing the package that registers it where that is known."""
+    package = KNOWN_PACKAGES.get(env_id.partition("/")[0] if "/" in env_id else env_id.partition("-")[0])
+    if package is not None and env_id not in gymnasium.registry:
+        importlib.import_module(package)
+    env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **kwargs)
+    return env
+
+
 def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -> gymnasium.Env[Any, Any]:
     """Make the environment that a log describes.
 

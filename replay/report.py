@@ -45,7 +45,7 @@ class Divergence:
     def __str__(self) -> str:
         distance = "" if self.ulps is None else f" ({self.ulps} ulp apart)"
         cause = f"; likely cause: {self.cause}" if self.cause else ""
-        return f"{self.where}, {self.field}: recorded {_short(self.expected)}, replayed {_short(self.actual)}{distance}{cause}"
+        return f"{self.where}, {self.field}: recorded {short(self.expected)}, replayed {short(self.actual)}{distance}{cause}"
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,8 @@ class ReplayReport:
             else {
                 "step": d.step,
                 "field": d.field,
-                "expected": _short(d.expected),
-                "actual": _short(d.actual),
+                "expected": short(d.expected),
+                "actual": short(d.actual),
                 "cause": d.cause,
                 "ulps": d.ulps,
             },
@@ -157,6 +157,7 @@ def ulp_distance(a: Any, b: Any) -> int | None:
     return abs(ordered[0] - ordered[1])
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """Return a value for people, on one line."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 120 else text[:117] + "..."

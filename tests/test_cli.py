@@ -221,3 +221,36 @@ def test_a_reader_that_has_enough_is_no_error(runs: Path) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
+
+
+def test_fork_diff_and_check_env_work_together(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = first_id(runs)
+    assert main(["fork", str(runs), name, "--at", "3", "--action", "1", "--policy", "random", "-n", "3", "--json"]) == 0
+    branches = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["index"], row["level"], row["ending"]) for row in branches] == [(k, "native", "terminated") for k in range(3)]
+    child = branches[0]["episode_id"]
+    assert main(["fork", str(runs), name, "--at", "3", "--action", "0", "--until", "1", "--level", "process"]) == 0
+    assert "cut off" in capsys.readouterr().out
+    assert main(["diff", str(runs), name, child]) == 1
+    assert "action: np.int64(" in capsys.readouterr().out
+    assert main(["diff", str(runs), name, name]) == 0
+    assert "are the same" in capsys.readouterr().out
+    assert main(["diff", str(runs), name, child, "--json"]) == 1
+    assert {json.loads(line)["field"].partition("/")[0] for line in capsys.readouterr().out.splitlines()} >= {"action", "end"}
+    assert main(["replay", str(runs)]) == 0
+    assert "9 exact" in capsys.readouterr().out
+    assert main(["check-env", "CartPole-v1", "--steps", "40", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["levels"]["native"]["granted"]
+
+
+def test_a_fork_that_cannot_be_is_one_clear_sentence(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = first_id(runs)
+    for arguments, what in (
+        (["fork", str(runs), name, "--at", "999", "--policy", "random"], "has the steps 0 to"),
+        (["fork", str(runs), name, "--at", "1"], "needs actions, a policy, or both"),
+        (["fork", str(runs), name, "--at", "1", "--policy", "nowhere:f"], "--policy nowhere:f"),
+        (["fork", str(runs), name, "--at", "1", "--policy", "random", "--until", "x"], "--until must be"),
+        (["check-env", "Nothing-v0"], "no such environment"),
+    ):
+        assert main(arguments) == 2, arguments
+        assert what in capsys.readouterr().err

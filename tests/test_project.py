@@ -65,9 +65,11 @@ LAYERS = [
     {"envs.shop_tasks", "envs.workspace_tasks"},
     {"envs.keydoor", "envs.shop", "envs.office", "envs.workspace", "envs.scripted", "envs.contract", "envs"},
     {"replay.report", "replay.environments", "replay.stages"},
-    {"replay.cause", "replay.compare"},
+    {"replay.conditions", "replay.compare", "replay.differences"},
+    {"replay.cause"},
     {"replay.worlds", "replay.branches"},
     {"replay.engine", "replay.levels"},
+    {"replay.determinism"},
     {"replay.walking"},
     {"replay.server"},
     {"replay.pool"},
@@ -79,6 +81,7 @@ LAYERS = [
     {"cli.transcript"},
     {"cli.show"},
     {"cli.commands"},
+    {"cli.forks"},
     {"cli.demo"},
     {"cli"},
     {"__main__"},
@@ -190,6 +193,7 @@ DOCUMENTED = [
     "trajrec.envs.shop",
     "trajrec.envs.workspace",
     "trajrec.envs.contract",
+    "trajrec.replay.determinism",
     "trajrec.replay.report",
 ]
 
@@ -204,7 +208,7 @@ def test_the_examples_of_docstrings_hold(name: str) -> None:
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(code) == 4
+    assert len(code) == 5
     script = "\n".join(code) + "\nenv.close()\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trajrec.cli import commands, demo
+from trajrec.cli import commands, demo, forks
 from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
 from trajrec.version import __version__
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except (CorpusError, QueryError, ValueError) as exc:
+    except (CorpusError, QueryError, ValueError, IndexError) as exc:
         return _fail(exc, USAGE)
     except LogError as exc:
         return _fail(exc, UNREADABLE)
@@ -120,6 +120,54 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--where", default="ending <> 'running'", metavar="SQL", help="only episodes that this holds for")
     _json(sub)
 
+    sub = add(
+        "fork",
+        forks.fork,
+        "go on otherwise from a step of a recorded episode",
+        "trajrec fork runs 3f2a --at 12 --action 1 --policy random -n 8",
+        "Exit status: 0 it ran, 1 a branch failed, 2 wrong usage, refused or not the recorded state, 3 unreadable log.",
+    )
+    _folder(sub)
+    sub.add_argument("episode", metavar="EPISODE", help="its id, or any unique prefix")
+    sub.add_argument("--at", type=int, required=True, metavar="K", help="the step, from 0")
+    sub.add_argument("--action", action="append", type=_json_value, default=[], metavar="JSON", help="taken first; repeatable")
+    sub.add_argument("--policy", metavar="POLICY", help="random, or module:function of an observation; takes what follows")
+    sub.add_argument("-n", type=_count, default=1, metavar="N", help="branches, each with randomness of its own (default: 1)")
+    sub.add_argument(
+        "--until", default="done", metavar="done|STEPS", help="cut branches off after so many steps (default: done)"
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
+    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
+    sub.add_argument(
+        "--level", choices=("auto", "prefix", "native", "pickle", "process"), default="auto", help="(default: auto)"
+    )
+    sub.add_argument("--timeout", type=float, metavar="S", help="end a branch that takes longer")
+    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    _json(sub)
+
+    sub = add(
+        "diff",
+        forks.diff,
+        "find the first difference between two episodes",
+        "trajrec diff runs 3f2a 91c0",
+        "Exit status: 0 they are the same, 1 they differ, 2 wrong usage, 3 unreadable log.",
+    )
+    _folder(sub)
+    sub.add_argument("a", metavar="EPISODE_A", help="its id, or any unique prefix")
+    sub.add_argument("b", metavar="EPISODE_B", help="its id, or any unique prefix")
+    _json(sub)
+
+    sub = add(
+        "check-env",
+        forks.check_env,
+        "probe whether an environment can be replayed and forked, at which levels and costs",
+        "trajrec check-env ALE/Breakout-v5",
+        "Exit status: 0 exact, 1 not deterministic, 2 wrong usage.",
+    )
+    sub.add_argument("env", metavar="ENV", help="Gymnasium id, or module:factory")
+    sub.add_argument("--steps", type=_count, default=300, metavar="N", help="steps of each probe (default: 300)")
+    _json(sub)
+
     sub = add("index", commands.index, "bring the index of a folder up to date", "trajrec index runs --rebuild")
     _folder(sub)
     sub.add_argument("--rebuild", action="store_true", help="from nothing")
@@ -147,6 +195,13 @@ def _count(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
     return value
+
+
+def _json_value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"must be JSON: {exc}") from exc
 
 
 def _json_object(text: str) -> dict[str, object]:

@@ -50,13 +50,10 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
     """Make an environment that the user named, importing the package that registers it where that is known."""
     import gymnasium
 
-    from trajrec.replay.environments import KNOWN_PACKAGES
+    from trajrec.replay.environments import make_by_id
 
-    package = KNOWN_PACKAGES.get(env_id.partition("/")[0] if "/" in env_id else env_id.partition("-")[0])
     try:
-        if package is not None and env_id not in gymnasium.registry:
-            importlib.import_module(package)
-        return gymnasium.make(env_id, **kwargs)
+        return make_by_id(env_id, **kwargs)
     except gymnasium.error.DependencyNotInstalled as exc:
         raise EnvMissingError(f"{env_id} needs a package that is not installed: {exc}", episode_id="-") from exc
     except ModuleNotFoundError as exc:

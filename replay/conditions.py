@@ -1,0 +1,77 @@
+"""Conditions under which an environment is run again, to see what it depends on: each holds one thing still, for a block."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+STILL_S = 1_000_000_000
+"""Where the clock is held: the same for every run, so that two of them can be compared."""
+
+_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time")
+
+
+@contextlib.contextmanager
+def seeded_globals(seed: int = 0) -> Iterator[None]:
+    """Seed the global generators, and give them back as they were."""
+    kept, kept_numpy = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(kept)
+        np.random.set_state(kept_numpy)
+
+
+@contextlib.contextmanager
+def frozen_clock(seconds: int = STILL_S) -> Iterator[None]:
+    """Hold the clock still, at seconds since 1970: in time and datetime, and wherever their functions were imported by name."""
+    replaced: dict[int, Any] = {
+        id(getattr(time, name)): _frozen(seconds * 10**9 if name.endswith("_ns") else float(seconds)) for name in _CLOCKS
+    }
+    replaced[id(datetime.datetime)] = _frozen_datetime(datetime.datetime.fromtimestamp(seconds, datetime.UTC))
+    undo: list[tuple[Any, str, Any]] = []
+    for module in list(sys.modules.values()):
+        if module is None or getattr(module, "__name__", "").partition(".")[0] in ("threading", "trajrec", "logging", "queue"):
+            continue
+        # A module's dict is read directly: getattr may run code of a lazy module.
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in replaced:
+                undo.append((module, name, value))
+                setattr(module, name, replaced[id(value)])
+    try:
+        yield
+    finally:
+        for module, name, value in undo:
+            setattr(module, name, value)
+
+
+def _frozen(value: Any) -> Callable[[], Any]:
+    return lambda: value
+
+
+def _frozen_datetime(at: datetime.datetime) -> type[datetime.datetime]:
+    """Return a datetime whose now is always the same."""
+
+    class Frozen(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Frozen:
+            return cls(at.year, at.month, at.day, at.hour, at.minute, at.second, tzinfo=tz)
+
+        @classmethod
+        def utcnow(cls) -> Frozen:
+            return cls.now()
+
+        @classmethod
+        def today(cls) -> Frozen:
+            return cls.now()
+
+    return Frozen
