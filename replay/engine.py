@@ -20,7 +20,7 @@ from trajrec.replay.cause import find_cause
 from trajrec.replay.compare import Odd, Run, compare
 from trajrec.replay.environments import make_env
 from trajrec.replay.report import Divergence, ReplayReport
-from trajrec.replay.stages import Stage, enter_fork, prepare_reset, stage_of
+from trajrec.replay.stages import Stage, enter_fork, prepare_reset, relive, stage_of
 from trajrec.replay.worlds import replay_world
 from trajrec.schema import Failure
 from trajrec.state.digests import state_digest
@@ -127,6 +127,15 @@ class Replayer:
                     again, notes=(*again.notes, "only on a fresh environment: it carries state over between episodes")
                 )
             report = again
+        if self._given is None and episode.number:
+            self.close()
+            stage = self._stage(episode)
+            relive(episode, stage)
+            after = self._run(episode, stage)
+            self.close()
+            if after.divergence is None:
+                leak = f"only after the {episode.number} episodes before it: it carries state over between episodes"
+                return replace(after, notes=(*after.notes, leak))
         if self._explain and report.divergence is not None:
             cause = find_cause(episode, report.divergence, lambda: self._again(episode))
             report = replace(report, divergence=replace(report.divergence, cause=cause))

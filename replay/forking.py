@@ -16,7 +16,7 @@ from trajrec.replay.environments import make_env
 from trajrec.replay.levels import cheapest, prove
 from trajrec.replay.pool import branches_apart, lineage, portable
 from trajrec.replay.server import Job
-from trajrec.replay.stages import check_step, stage_of, walk_to
+from trajrec.replay.stages import Stage, check_step, stage_of
 from trajrec.replay.walking import Walker
 from trajrec.schema import Fork
 from trajrec.state.generators import reseed
@@ -101,10 +101,17 @@ class _Fork:
         """
         _must_be_environments(episode)
         check_step(episode, at)
-        made = make_env(episode.header.env, episode_id=episode.id, allow=allow) if env is None else env
+        allowed = tuple(allow)
+
+        def make() -> Stage:
+            made = env if env is not None else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
+            return stage_of(made, episode, state)
+
+        walker = Walker(episode, make, "prefix", is_given=env is not None)
         try:
-            stage = stage_of(made, episode, state)
-            obs, info = walk_to(episode, stage, at)
+            obs, info = walker.walk(at)
+            stage = walker.stage
+            made: gymnasium.Env[Any, Any] = stage.env
             key = Plan(seed=seed).key(episode.id, at, 0)
             is_fresh = noise == "fresh" and reseed(made, key) > 0
             place = _folder(episode, folder)
@@ -115,7 +122,7 @@ class _Fork:
                 recorder.begin_fork(Fork(0, episode.id, at, "actions", key if is_fresh else "recorded"), episode.start, obs)
                 made = recorder
         except BaseException:
-            made.close()
+            walker.close()
             raise
         return ForkedEnv(made, episode, at, obs, info)
 
@@ -213,9 +220,8 @@ def branches_here(
     level: Level | Literal["auto"],
 ) -> Iterator[Rows]:
     """Run branches one after the other, in this process; steps in ascending order."""
-    made = make()
+    walker = Walker(episode, lambda: stage_of(make(), episode, state), level)
     try:
-        walker = Walker(episode, stage_of(made, episode, state), level)
         for step in steps:
             walker.go(step)
             for index in range(plan.n):
@@ -224,7 +230,7 @@ def branches_here(
                 rows = Rows(step, index, walker.observation, level=walker.level)
                 yield run_branch(walker.stage, plan, rows, episode.id)
     finally:
-        made.close()
+        walker.close()
 
 
 def _best(
@@ -236,13 +242,13 @@ def _best(
     jobs: int,
 ) -> Level:
     """Return the level to take, from a proof and a measurement at the first step."""
-    made = make()
+    walker = Walker(episode, lambda: stage_of(make(), episode, state), "prefix")
     try:
-        stage = stage_of(made, episode, state)
-        walk_to(episode, stage, steps[0])
-        return cheapest(steps, plan.n, prove(Snapshots(made), stage, episode, steps[0]), jobs)
+        walker.go(steps[0])
+        proof = prove(Snapshots(walker.stage.env), walker.stage, episode, steps[0])
+        return cheapest(steps, plan.n, proof, jobs, n_before=walker.n_before)
     finally:
-        made.close()
+        walker.close()
 
 
 def _folder(episode: Episode, where: Where) -> Path | None:

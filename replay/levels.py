@@ -91,7 +91,7 @@ def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
     return found
 
 
-def cheapest(steps: list[int], n: int, proof: Proof, jobs: int) -> Level:
+def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 0) -> Level:
     """Return the level at which branches cost least, from what a proof measured.
 
     Args:
@@ -99,11 +99,13 @@ def cheapest(steps: list[int], n: int, proof: Proof, jobs: int) -> Level:
         n: Branches at each.
         proof: What was found at the first of them.
         jobs: Processes that may run at once.
+        n_before: Steps that have to be taken before the episode's own: an environment that needs them cannot be snapshotted,
+            for what it carries over is out of sight.
     """
-    if proof.level is not None:
+    if proof.level is not None and not n_before:
         return proof.level
     if not can_fork():
         return "prefix"
-    prefix_s = n * sum(steps) * proof.step_seconds
-    process_s = SERVER_S + max(steps, default=0) * proof.step_seconds + n * len(steps) * FORK_S
+    prefix_s = n * sum(step + n_before for step in steps) * proof.step_seconds
+    process_s = SERVER_S + (max(steps, default=0) + n_before) * proof.step_seconds + n * len(steps) * FORK_S
     return "process" if process_s < prefix_s / max(1, min(jobs, os.cpu_count() or 1)) else "prefix"

@@ -26,7 +26,7 @@ from trajrec.episodes import Episode, read_episode
 from trajrec.errors import RecordedError
 from trajrec.replay.branches import Level, Plan, Rows, run_branch
 from trajrec.replay.environments import make_env
-from trajrec.replay.stages import stage_of
+from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
 
 LENGTH = struct.Struct("<Q")
@@ -123,8 +123,12 @@ def main() -> None:
 def serve(job: Job) -> Iterator[Rows | Lost]:
     """Yield what each branch of a job did."""
     episode = job.episode()
-    env = job.make() if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
-    walker = Walker(episode, stage_of(env, episode, job.state), job.level)
+
+    def make() -> Stage:
+        env = job.make() if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
+        return stage_of(env, episode, job.state)
+
+    walker = Walker(episode, make, job.level)
     children: list[Child] = []
     position = -1
     for step, index in job.branches:
@@ -144,7 +148,7 @@ def serve(job: Job) -> Iterator[Rows | Lost]:
         children.append(_fork(job, walker, episode, step, index))
     while children:
         yield from _reap(children)
-    env.close()
+    walker.close()
 
 
 def _fork(job: Job, walker: Walker, episode: Episode, step: int, index: int) -> Child:

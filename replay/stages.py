@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -99,6 +100,15 @@ def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
     obs, info = apply_path(episode, stage, obs, info, episode.first_step, step)
     verify(episode, stage, step, obs)
     return obs, info
+
+
+def relive(episode: Episode, stage: Stage) -> None:
+    """Run a fresh stage through the episodes that the recorded environment had before: some carry state over from one to the
+    next, and an episode is then the same only after those before it."""
+    for earlier in episode.earlier():
+        with contextlib.suppress(Exception):  # an episode that cannot be relived leaves no more behind than it does
+            obs, info = stage.env.reset(**prepare_reset(earlier, stage))
+            apply_path(earlier, stage, obs, info, 0, earlier.n_steps)
 
 
 def check_step(episode: Episode, step: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from trajrec.episodes import Episode
-from trajrec.errors import SnapshotError
+from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.replay.branches import Level
 from trajrec.replay.levels import prove
-from trajrec.replay.stages import Stage, apply_path, verify, verify_state, walk_to
+from trajrec.replay.stages import Stage, apply_path, relive, verify, verify_state, walk_to
 from trajrec.state.snapshots import Snapshot, Snapshots
+
+_KEPT, _FRESH, _RELIVED = range(3)
 
 
 class Walker:
@@ -17,9 +20,10 @@ class Walker:
 
     Args:
         episode: The episode.
-        stage: The stage; whatever state it is in.
+        make: Makes a stage; called again where the environment carries state over from one episode to the next.
         level: How it goes back: "prefix" re-executes; "native" and "pickle" restore a snapshot, proved right at the first step;
             "auto" restores one where it is proved right, and else re-executes.
+        is_given: Whether there is only one environment, which `make` returns.
 
     Attributes:
         level: How it goes back, as far as is known.
@@ -27,13 +31,16 @@ class Walker:
         why: Why snapshots are not used.
     """
 
-    def __init__(self, episode: Episode, stage: Stage, level: Level | Literal["auto"]) -> None:
-        self.episode, self.stage = episode, stage
+    def __init__(
+        self, episode: Episode, make: Callable[[], Stage], level: Level | Literal["auto"], *, is_given: bool = False
+    ) -> None:
+        self.episode, self.stage = episode, make()
+        self._make, self._reset, self._last = make, _KEPT, _KEPT if is_given else _RELIVED
         self.level: Level = "prefix"
         self.observation: Any = None
         self.why = "" if level != "prefix" else "the level prefix was asked for"
         self._wanted = level
-        self._snapshots = None if level in ("prefix", "process") else Snapshots(stage.env)
+        self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
         self._snapshot: Snapshot | None = None
         self._step = -1
 
@@ -51,7 +58,7 @@ class Walker:
             verify(episode, stage, step, self.observation)
             self._take()
         else:
-            self.observation, _ = walk_to(episode, stage, step)
+            self.observation, _ = self.walk(step)
             if self._snapshots is not None:
                 self._prove(step)
         self._step = step
@@ -59,7 +66,7 @@ class Walker:
     def go_on(self, step: int) -> None:
         """Bring the stage to a later step from where it stands: nothing was done with it since."""
         if self._step < 0:
-            self.observation, _ = walk_to(self.episode, self.stage, step)
+            self.observation, _ = self.walk(step)
         else:
             self.observation, _ = apply_path(self.episode, self.stage, self.observation, {}, self._step, step)
             verify(self.episode, self.stage, step, self.observation)
@@ -68,13 +75,51 @@ class Walker:
     def go_back(self) -> None:
         """Bring the stage back to the step it was brought to last."""
         if self._snapshots is None or self._snapshot is None:
-            self.observation, _ = walk_to(self.episode, self.stage, self._step)
+            self.observation, _ = self.walk(self._step)
         else:
             self._snapshots.restore(self._snapshot)
             verify_state(self.episode, self.stage, self._step)
 
+    @property
+    def n_before(self) -> int:
+        """Steps that have to be taken before an episode's own, to reach any step of it."""
+        return sum(earlier.n_steps for earlier in self.episode.earlier()) if self._reset == _RELIVED else 0
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.stage.env.close()
+
+    def walk(self, step: int) -> tuple[Any, Any]:
+        """Walk to a step from a reset: of the environment that is there, of a fresh one, of a fresh one that had the episodes
+        before; once one of these was needed it is what is done from then on.
+
+        Raises:
+            DivergenceError: None of them leads to the recorded state.
+        """
+        first: DivergenceError | None = None
+        for way in range(self._reset, self._last + 1):
+            if way != _KEPT:
+                self.stage.env.close()
+                self.stage = self._make()
+                if self._snapshots is not None:
+                    self._snapshots = Snapshots(self.stage.env)
+            if way == _RELIVED:
+                relive(self.episode, self.stage)
+            try:
+                found = walk_to(self.episode, self.stage, step)
+            except DivergenceError as exc:
+                first = first or exc
+                continue
+            self._reset = way
+            return found
+        assert first is not None
+        raise first
+
     def _prove(self, step: int) -> None:
         assert self._snapshots is not None
+        if self._reset == _RELIVED:
+            self._without_snapshots("it carries state over between episodes")
+            return
         proof = prove(self._snapshots, self.stage, self.episode, step)
         if proof.level is not None and self._wanted in ("auto", proof.level):
             self._snapshot, self.level = proof.snapshot, proof.level
@@ -83,7 +128,7 @@ class Walker:
         if self._wanted != "auto":
             raise SnapshotError(f"level {self._wanted} is not right for this environment: {why}")
         self._without_snapshots(why)
-        self.observation, _ = walk_to(self.episode, self.stage, step)
+        self.observation, _ = self.walk(step)
 
     def _take(self) -> None:
         assert self._snapshots is not None

@@ -294,7 +294,7 @@ SERVER = "trajrec.replay.server"
     ],
 )
 def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_path: Path, deadly: int, why: str) -> None:
-    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+    (episode,) = record(tmp_path, gym.make("CartPole-v1"), log_id="trap").episodes()
     branches = fork.many(
         episode, at=[0, 5], policy=Choice(deadly), n=4, jobs=2, max_steps=3, env=trapped, timeout_s=2, memory_mb=512
     )
@@ -392,3 +392,45 @@ def test_a_restored_ale_repeats_the_sticky_action_that_it_would_have(game: str) 
             continued.append([env.step(action)[0].tobytes() for action in actions[20 + trial :]])
             snapshots.restore(snapshot)
         assert continued[0] == continued[1], trial
+
+
+class Carrying(gym.Wrapper[Any, Any, Any, Any]):
+    """Carries over from one episode to the next how many there were, out of sight of its attributes."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        counted[id(self)] = counted.get(id(self), 0) + 1
+        obs, info = self.env.reset(**kwargs)
+        return obs + np.float32(counted[id(self)]), info
+
+    def step(self, action: Any) -> Any:
+        obs, *rest = self.env.step(action)
+        return obs + np.float32(counted[id(self)]), *rest
+
+
+counted: dict[int, int] = {}
+
+
+def carrying() -> Any:
+    counted.clear()
+    return Carrying(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("level", ["auto", "prefix", "process"])
+def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(tmp_path: Path, level: Any) -> None:
+    corpus = record(tmp_path, carrying(), n=3)
+    for episode in list(corpus.episodes(order_by="number")):
+        actions = episode.actions[4:]
+        branches = fork.many(episode, at=[2, 4], actions=actions, level=level, env=carrying)
+        child = corpus.episode(branches[1].episode_id)
+        assert is_same(child.observation_list, episode.observation_list[4:])
+
+
+@pytest.mark.slow
+def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(tmp_path: Path) -> None:
+    corpus = record(tmp_path, gym.make("BipedalWalker-v3"), n=4, seed=0, max_steps=400)
+    reports = [replay_episode(episode) for episode in corpus.episodes(order_by="number")]
+    assert {report.grade for report in reports} == {"exact"}
+    assert any("it carries state over between episodes" in note for report in reports for note in report.notes)
+    last = next(corpus.episodes(order_by="number DESC"))
+    with fork(last, at=last.n_steps // 2) as world:
+        assert is_same(world.observation, last.observation_list[last.n_steps // 2])

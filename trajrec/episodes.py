@@ -163,6 +163,14 @@ class Episode:
             raise CorpusError(f"episode {self.id} is a fork of {self.fork.parent_id}: read it from a corpus that has both")
         return self.find_parent(self.fork.parent_id)
 
+    def earlier(self) -> Iterator[Episode]:
+        """Yield the episodes that the same environment object had before it (before what it was forked from), in order."""
+        root = self
+        while root.parent is not None:
+            root = root.parent
+        for number in range(root.number):
+            yield Episode(root._reader, number, root._reader.chunks_of(number))
+
     def path_to(self, step: int) -> list[tuple[Any, bool]]:
         """Return what leads to a step: the actions before it, from the reset on, each with whether it raised."""
         parent = self.parent
