@@ -295,8 +295,9 @@ SERVER = "trajrec.replay.server"
 )
 def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_path: Path, deadly: int, why: str) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1"), log_id="trap").episodes()
+    timeout_s = 2.0 if deadly == 8 else 60.0
     branches = fork.many(
-        episode, at=[0, 5], policy=Choice(deadly), n=4, jobs=2, max_steps=3, env=trapped, timeout_s=2, memory_mb=512
+        episode, at=[0, 5], policy=Choice(deadly), n=4, jobs=2, max_steps=3, env=trapped, timeout_s=timeout_s, memory_mb=512
     )
     failed = [branch for branch in branches if branch.error]
     assert 0 < len(failed) < 8
