@@ -34,8 +34,8 @@ ENVIRONMENTS = {
         "ALE/Breakout-v5",
         "ALE/Pong-v5",
         "ALE/MontezumaRevenge-v5",
-        "BreakoutNoFrameskip-v4",
-        "Breakout-v4",
+        "ale_py:BreakoutNoFrameskip-v4",
+        "ale_py:Breakout-v4",
     ),
     "MiniGrid": (
         "MiniGrid-DoorKey-8x8-v0",
@@ -70,8 +70,6 @@ def main() -> None:
 
 
 def _line(env_id: str) -> str:
-    if "NoFrameskip" in env_id or env_id.endswith("-v4"):
-        __import__("ale_py")
     n_episodes, n_steps = SHORT.get(env_id, (EPISODES, STEPS))
     report = check_determinism(env_id, n_steps=min(300, n_steps))
     with tempfile.TemporaryDirectory() as folder:

@@ -12,16 +12,19 @@ if TYPE_CHECKING:
     from trajrec.envs.keydoor import KeyDoor
     from trajrec.envs.office import Office
     from trajrec.envs.shop import Shop
+    from trajrec.envs.text import EnvWorld, WorldEnv
     from trajrec.envs.workspace import Workspace
 
-__all__ = ["Contract", "KeyDoor", "Office", "Shop", "Workspace", "check_env"]
+__all__ = ["Contract", "EnvWorld", "KeyDoor", "Office", "Shop", "Workspace", "WorldEnv", "check_env"]
 
 _HOME = {
     "Contract": "contract",
+    "EnvWorld": "text",
     "KeyDoor": "keydoor",
     "Office": "office",
     "Shop": "shop",
     "Workspace": "workspace",
+    "WorldEnv": "text",
     "check_env": "contract",
 }
 

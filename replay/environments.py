@@ -1,4 +1,4 @@
-"""Makes the environment that a log names, from what may be trusted.
+"""Makes the environment or world that a log names, from what may be trusted.
 
 A log is data, and data must not choose what code runs. An environment is made from this process's own registry, after
 importing at most a package known for its environments; anything else that a log names is imported only where the caller
@@ -14,7 +14,9 @@ from typing import Any
 import gymnasium
 
 from trajrec import codec
+from trajrec.episodes import Episode
 from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.protocols import World
 from trajrec.schema import EnvRecord
 
 KNOWN_PACKAGES = {
@@ -24,6 +26,10 @@ KNOWN_PACKAGES = {
     "trajrec": "trajrec.envs",
 }
 """Which package registers the environments of an id's namespace; importing these is all that they do to a process."""
+
+
+KNOWN_WORLDS = ("trajrec.envs",)
+"""Modules whose worlds may be made because a log names them."""
 
 
 def make_by_id(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -78,6 +84,8 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
         return bare_id
     namespace = bare_id.partition("/")[0] if "/" in bare_id else bare_id.partition("-")[0]
     package = KNOWN_PACKAGES.get(namespace)
+    if package is None and record.entry_point.partition(".")[0] in KNOWN_PACKAGES.values():
+        package = record.entry_point.partition(".")[0]
     if package is not None and not module:
         try:
             importlib.import_module(package)
@@ -122,6 +130,40 @@ def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episo
     except (ImportError, AttributeError) as exc:
         raise EnvMissingError(f"the wrapper {name} is not installed: {exc}", episode_id=episode_id) from exc
     return wrapper(env, **(codec.decode(data) if data else {}))
+
+
+def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
+    """Make the world that an episode names.
+
+    Raises:
+        EnvRefusedError: It would need a module that is not allowed.
+        EnvMissingError: It is not installed, or the log does not say how to make it.
+    """
+    task = episode.transcript.task_start
+    if task is None or not task.world:
+        why = "the log has lost how it began" if task is None else "it had no world that could be made again"
+        raise EnvMissingError(f"cannot be replayed: {why}; give one: replay_world(episode, world=...)", episode_id=episode.id)
+    module, _, name = task.world.partition(":")
+    if not is_allowed(module, (*KNOWN_WORLDS, *allow)):
+        flag = module.partition(".")[0]
+        raise EnvRefusedError(
+            f"the module {module!r} that its log names is not imported without your leave; to allow it: --allow {flag}, or "
+            f"allow=({flag!r},) in Python",
+            episode_id=episode.id,
+        )
+    if task.world_data is None:
+        raise EnvMissingError(
+            f"the log does not say how {task.world} was made (it has no `kwargs`); give one: replay_world(episode, world=...)",
+            episode_id=episode.id,
+        )
+    try:
+        made: Any = importlib.import_module(module)
+        for part in name.split("."):
+            made = getattr(made, part)
+    except (ImportError, AttributeError) as exc:
+        raise EnvMissingError(f"the world {task.world} is not installed here ({exc})", episode_id=episode.id) from exc
+    world: World = made(**episode.transcript.value(task.world_data))
+    return world
 
 
 def is_allowed(module: str, allow: tuple[str, ...]) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -16,19 +15,17 @@ from trajrec import codec
 from trajrec.codec import Plain
 from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError, RestoreError
+from trajrec.errors import DivergenceError, ReplayError, RestoreError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.cause import find_cause
-from trajrec.replay.environments import is_allowed
+from trajrec.replay.environments import make_world
 from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
+from trajrec.schema import Fork
 from trajrec.state.diff import MISSING, Change, diff
 from trajrec.state.projection import Projection
 from trajrec.state.watching import Part, parts_of
 from trajrec.transcript import Attempt
 from trajrec.verifiers import as_verdict, identity
-
-KNOWN_WORLDS = ("trajrec.envs",)
-"""Modules whose worlds may be made because a log names them."""
 
 UNORDERED = (
     "unordered set: the same items in another order, as sets of texts come in each process; PYTHONHASHSEED=0 when recording "
@@ -100,38 +97,20 @@ def replay_world(
     return ReplayReport(episode.id, grade, found.n_steps, divergence, COMPARED, tuple(notes), found.differing_steps)
 
 
-def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
-    """Make the world that an episode names.
+def bring_world(episode: Episode, world: World, places: Collection[tuple[int, int, int]]) -> None:
+    """Reset a world as an episode did and make some of its calls again: (step, call, attempt) of each.
 
     Raises:
-        EnvRefusedError: It would need a module that is not allowed.
-        EnvMissingError: It is not installed, or the log does not say how to make it.
+        DivergenceError: What comes of them is not what was recorded.
+        ReplayError: The log has lost the episode's reset.
     """
-    task = episode.transcript.task_start
-    if task is None or not task.world:
-        why = "the log has lost how it began" if task is None else "it had no world that could be made again"
-        raise EnvMissingError(f"cannot be replayed: {why}; give one: replay_world(episode, world=...)", episode_id=episode.id)
-    module, _, name = task.world.partition(":")
-    if not is_allowed(module, (*KNOWN_WORLDS, *allow)):
-        flag = module.partition(".")[0]
-        raise EnvRefusedError(
-            f"the module {module!r} that its log names is not imported without your leave; to allow it: --allow {flag}, or "
-            f"allow=({flag!r},) in Python",
-            episode_id=episode.id,
-        )
-    if task.world_data is None:
-        raise EnvMissingError(
-            f"the log does not say how {task.world} was made (it has no `kwargs`); give one: replay_world(episode, world=...)",
-            episode_id=episode.id,
-        )
-    try:
-        made: Any = importlib.import_module(module)
-        for part in name.split("."):
-            made = getattr(made, part)
-    except (ImportError, AttributeError) as exc:
-        raise EnvMissingError(f"the world {task.world} is not installed here ({exc})", episode_id=episode.id) from exc
-    world: World = made(**episode.transcript.value(task.world_data))
-    return world
+    execution = _Execution(episode, world, (), frozenset())
+    if episode.start is None:
+        raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
+    d = execution.bring(places)
+    if d is not None:
+        message = f"the world is not in the recorded state: {d}"
+        raise DivergenceError(message, episode_id=episode.id, step=d.step, field=d.field, expected=d.expected, actual=d.actual)
 
 
 class _Execution:
@@ -166,12 +145,44 @@ class _Execution:
         steps = tuple(dict.fromkeys(found.step for found in self._differing))
         return Found(divergence, self._n_steps, tuple(self._notes), frozenset(self._ignored), steps)
 
+    def bring(self, places: Collection[tuple[int, int, int]]) -> Divergence | None:
+        """Reset the world and make some calls again; return the first difference."""
+        found = self._reset()
+        attempts = iter([attempt for attempt in self._episode.transcript.attempts if attempt.place in places])
+        while found is None and (attempt := next(attempts, None)) is not None:
+            found = self._attempt(attempt)
+        return found
+
     def _run(self) -> Divergence | None:
-        episode, transcript = self._episode, self._episode.transcript
-        start = episode.start
-        if start is None:
+        if self._episode.start is None:
             self._notes["the log has lost this episode's reset"] = None
             return None
+        failed = any(failure.phase == "reset" for failure in self._episode.failures)
+        if (found := self._reset()) is not None or failed:
+            return found
+        for attempt in self._episode.transcript.attempts:
+            self._n_steps = max(self._n_steps, attempt.start.step + 1)
+            if (found := self._attempt(attempt)) is not None:
+                if not self._is_forced:
+                    return found
+                self._differing.append(found)
+                try:
+                    self._force(attempt)
+                except RestoreError as exc:
+                    self._notes[f"after step {attempt.start.step} the recorded state could not be put back: {exc}"] = None
+                    return found
+        return self._run_checks()
+
+    def _reset(self) -> Divergence | None:
+        """Reset the world as recorded, or bring it to where a fork begins, and compare the state there."""
+        episode = self._episode
+        start = episode.start
+        assert start is not None
+        if episode.fork is not None:
+            assert episode.parent is not None
+            with contextlib.suppress(DivergenceError):  # the state where the fork begins is compared below
+                bring_world(episode.parent, self._world, fork_places(episode.fork))
+            return self._begin_state()
         options = None if start.options_data is None else codec.decode(start.options_data)
         failed = next((failure for failure in episode.failures if failure.phase == "reset"), None)
         try:
@@ -184,20 +195,7 @@ class _Execution:
             return Divergence(-1, "error", "no exception" if failed is None else failed.error_type, f"{name}: {exc}")
         if failed is not None:
             return Divergence(-1, "error", f"{failed.error_type}: {failed.message}", "no exception")
-        if (found := self._begin_state()) is not None:
-            return found
-        for attempt in transcript.attempts:
-            self._n_steps = max(self._n_steps, attempt.start.step + 1)
-            if (found := self._attempt(attempt)) is not None:
-                if not self._is_forced:
-                    return found
-                self._differing.append(found)
-                try:
-                    self._force(attempt)
-                except RestoreError as exc:
-                    self._notes[f"after step {attempt.start.step} the recorded state could not be put back: {exc}"] = None
-                    return found
-        return self._run_checks()
+        return self._begin_state()
 
     def _force(self, attempt: Attempt) -> None:
         """Put the world into the state that is recorded after a try.
@@ -337,6 +335,12 @@ class _Execution:
             self._ignored.add(field)
             return None
         return Divergence(step, field, change.before, change.after, ulps=ulp_distance(change.before, change.after))
+
+
+def fork_places(fork: Fork) -> set[tuple[int, int, int]]:
+    """Return which of its parent's attempts lead to an agent's fork."""
+    data = {} if fork.metadata_data is None else codec.decode(fork.metadata_data)
+    return {tuple(place) for place in data.get("attempts", [])}
 
 
 def _is_reordered(recorded: Any, live: Any, path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
-from trajrec.envs import KeyDoor, Shop, check_env
+import trajrec
+from trajrec.envs import EnvWorld, KeyDoor, Office, Shop, WorldEnv, check_env
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import EnvContractError
 
@@ -136,3 +138,38 @@ def test_a_reused_buffer_is_reported_and_not_refused() -> None:
 def test_wrong_arguments_are_refused_by_name(arguments: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"{what} must be"):
         KeyDoor(**arguments)
+
+
+def test_an_environment_is_a_world_with_one_tool_and_replays_as_one(tmp_path: Path) -> None:
+    world = EnvWorld(gym.make("FrozenLake-v1", is_slippery=False))
+    with trajrec.episode(tmp_path, world=world, seed=0) as ep:
+        assert ep.call("act", action=2)["observation"] == 1
+        with pytest.raises(ValueError, match="7 is no action"):
+            ep.call("act", action=7)
+        assert ep.call("act", action=1)["terminated"]  # into a hole
+        with pytest.raises(ValueError, match="the episode is over"):
+            ep.call("act", action=2)
+    (episode,) = trajrec.open(tmp_path).episodes()
+    again = EnvWorld(gym.make("FrozenLake-v1", is_slippery=False))
+    assert trajrec.replay.replay_world(episode, world=again).grade == "exact"
+    slippery = EnvWorld(gym.make("FrozenLake-v1", is_slippery=True))
+    assert trajrec.replay.replay_world(episode, world=slippery, explain=False).grade == "diverged"
+
+
+def make_office() -> Any:
+    return WorldEnv(Office(), lambda world: world.task_solved())
+
+
+def test_a_world_is_an_environment_of_text_and_replays_as_one(tmp_path: Path) -> None:
+    check_env(lambda: WorldEnv(Office(), lambda world: False), n_steps=20)
+    env = trajrec.record(make_office(), tmp_path)
+    _, info = env.reset(seed=3, options={"task": 2})
+    assert info["goal"] == "Mark all expenses of Ben as paid."
+    assert "query" in [tool["name"] for tool in info["tools"]]
+    assert env.step("nonsense")[0].startswith('{"error": "JSONDecodeError')
+    for name, arguments in env.unwrapped.world.ground_truth_calls():  # type: ignore[attr-defined]
+        env.step(json.dumps({"tool": name, "arguments": arguments}))
+    assert env.step('{"tool": "finish"}')[1:3] == (1.0, True)
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    assert trajrec.replay.replay_episode(episode, env=make_office()).grade == "exact"

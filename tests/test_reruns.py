@@ -18,7 +18,7 @@ import trajrec
 from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
-from trajrec.errors import AgentChangedError, RecordedError
+from trajrec.errors import AgentChangedError, DivergenceError, RecordedError
 
 
 class ToolCall(pydantic.BaseModel):
@@ -273,3 +273,107 @@ def test_an_environments_episode_is_not_an_agents(tmp_path: Path) -> None:
         env.reset(seed=0)
     with pytest.raises(ValueError, match="not an agent's: replay it"):
         trajrec.rerun(only(tmp_path))
+
+
+# Going on live
+
+
+def only_root(corpus: Any) -> str:
+    return str(corpus.sql("SELECT episode_id FROM episodes WHERE parent_id IS NULL").fetchall()[0][0])
+
+
+def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
+    """Ask a model once, then refund and tell; note what was really called."""
+
+    def note(text: str) -> str:
+        if log is not None:
+            log.append(text)
+        return text
+
+    ep.tool(note, effect="external")
+    model = Model([], [], [])
+    answer = ep.model(model.create, messages=[{"role": "user", "content": "refund O1001"}], model="m")
+    assert answer.message.content == "done"
+    ep.call("note", text="begin")
+    order = ep.call("get_order", order="O1001")
+    assert order["cents"] == 5000
+    ep.call("refund_order", order="O1001", cents=cents)
+    ep.call("send_message", customer="C1", text=f"refunded {cents}")
+    ep.call("note", text="end")
+    ep.check(in_full)
+    ep.stop("done", said_done=True)
+
+
+@trajrec.verifier(id="in-full", version="1")
+def in_full(shop: Shop) -> bool:
+    order = shop._database["orders"]["O1001"]
+    return bool(order["refunded"] == order["cents"])
+
+
+def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="refund", world=Shop(seed=7), options={"task": 0}) as ep:
+        queue_agent(ep, 100)
+    parent = only(tmp_path)
+    log: list[str] = []
+    with trajrec.rerun(parent, on_difference="live") as again:
+        queue_agent(again, 100, log)
+    assert (again.difference, again.live, log) == (None, None, [])
+    with trajrec.rerun(parent, on_difference="live") as again:
+        queue_agent(again, 5000, log)
+    assert again.difference.step == 0
+    assert "arguments/cents: recorded 100, now 5000" in str(again.difference)
+    assert log == ["end"]  # what came before was answered from the log
+    assert again.world.get_state()["database"]["orders"]["O1001"]["refunded"] == 5000
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql(
+            "SELECT parent_id, fork_step, outcome, said_done FROM episodes ORDER BY parent_id NULLS FIRST"
+        ).fetchall()
+        assert rows == [(None, None, "failure", True), (parent.id, 0, "success", True)]
+        child = corpus.episode(again.id)
+        assert [(a.tool, a.place) for a in child.transcript.attempts] == [
+            ("refund_order", (0, 2, 0)),
+            ("send_message", (0, 3, 0)),
+            ("note", (0, 4, 0)),
+        ]
+        assert child.parent.id == parent.id
+        report = trajrec.replay.replay_world(child, checks=[in_full])
+        assert (report.grade, report.divergence) == ("exact", None)
+
+
+def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(tmp_path: Path) -> None:
+    def agent(ep: Any, *orders: str) -> None:
+        for order in orders:
+            ep.call("cancel_order", order=order) if order == "O1002" else ep.call("get_order", order=order)
+
+    with trajrec.episode(tmp_path, world=Shop(seed=7), options={"task": 0}) as ep:
+        agent(ep, "O1001", "O1002", "O1003")
+    with trajrec.rerun(only(tmp_path), on_difference="live") as again:
+        agent(again, "O1001", "O1002", "O1004", "O1005")
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        child = corpus.episode(again.id)
+        assert (child.first_step, child.n_steps) == (2, 4)
+        assert child.state(2)[""]["database"]["orders"]["O1002"]["status"] == "cancelled"
+        with trajrec.rerun(child, on_difference="stop") as same:
+            agent(same, "O1001", "O1002", "O1004", "O1005")
+        with trajrec.rerun(child, on_difference="live") as other:
+            agent(other, "O1001", "O1002", "O1004", "O1006")
+        close_logs()
+        assert corpus.episode(other.id).parent.parent.id == only_root(corpus)
+        assert {r.grade for r in trajrec.replay.replay_episodes(corpus.episodes())} == {"exact"}
+        assert corpus.sql(f"SELECT step FROM steps WHERE episode_id = '{again.id}' ORDER BY 1").fetchall() == [(2,), (3,)]
+
+
+def test_a_world_that_no_longer_does_what_it_did_is_not_gone_on_with(tmp_path: Path) -> None:
+    class Other(Shop):
+        def _get_order(self, order: str) -> dict[str, Any]:
+            return {**super()._get_order(order), "cents": 1}
+
+    with trajrec.episode(tmp_path, world=Shop(seed=7), options={"task": 0}) as ep:
+        queue_agent(ep, 100)
+    with (
+        pytest.raises(DivergenceError, match="the world is not in the recorded state: step 0, result/cents"),
+        trajrec.rerun(only(tmp_path), on_difference="live", world=Other(seed=7)) as again,
+    ):
+        queue_agent(again, 5000)

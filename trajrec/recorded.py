@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 from trajrec.codec import Plain
@@ -21,6 +22,44 @@ class Recorded(Plain):
     def model_dump(self) -> dict[str, Any]:
         """Return the fields as plain data, as pydantic's objects do."""
         return {name: _dump(value) for name, value in self.fields.items()}
+
+
+class RecordedStream:
+    """A recorded stream, sync and async: its pieces, then what ended it."""
+
+    def __init__(self, pieces: Sequence[Any], error: BaseException | None) -> None:
+        self._pieces, self._error = iter(pieces), error
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        for piece in self._pieces:
+            return piece
+        raise StopIteration if self._error is None else self._error
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration if self._error is None else self._error
+
+    def __enter__(self) -> RecordedStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close nothing."""
+
+    async def __aenter__(self) -> RecordedStream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close nothing."""
+
+    def close(self) -> None:
+        """Close nothing."""
 
 
 def as_objects(value: Any) -> Any:

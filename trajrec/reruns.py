@@ -7,7 +7,7 @@ import contextlib
 import difflib
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,17 +15,19 @@ from typing import Any, Literal
 
 from trajrec import codec
 from trajrec.agents.current import CURRENT
+from trajrec.agents.loop import AgentEpisode
 from trajrec.agents.redaction import Redactor
 from trajrec.agents.steps import Exceptions, Steps, Tries
+from trajrec.continuing import asked, continue_live
 from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError
 from trajrec.index.jsonable import to_json
 from trajrec.log.reader import LogReader
-from trajrec.protocols import Tool, Verdict
-from trajrec.recorded import as_exception, as_objects
+from trajrec.protocols import Tool, Verdict, World
+from trajrec.recorded import RecordedStream, as_exception, as_objects
 from trajrec.schema import Check, EpisodeStart
 from trajrec.state.diff import Change, diff
-from trajrec.transcript import Attempt, ModelCall
+from trajrec.transcript import Attempt
 from trajrec.verifiers import identity
 
 SHOWN_CHANGES = 8
@@ -73,28 +75,45 @@ class Rerun:
     Args:
         episode: An agent's episode, or the path of a log that holds only one.
         on_difference: "stop" raises AgentChangedError at the first request that was not made then. "report" raises as well,
-            and keeps it from leaving the `with` block: `difference` has it.
+            and keeps it from leaving the `with` block: `difference` has it. "live" goes on from there with the real model,
+            tools and world, as an episode of its own that is recorded as a fork: `live` is it.
+        folder: For "live": where it is recorded; by default the folder of the recording.
+        world: For "live": the world; by default the one that the log names is made. It is brought to where the agent stands.
+        allow: For "live": module prefixes that may be imported because the log names them.
 
     Attributes:
         difference: The first difference; None where there was none, so far.
-        world: None: the world is not needed, as its tools answer from the log.
+        live: The episode that goes on; None before the first difference.
+        world: The world that goes on; None before, as its tools answer from the log.
         goal: What the agent was asked.
     """
 
-    def __init__(self, episode: Episode | str | Path, *, on_difference: Literal["stop", "report"] = "stop") -> None:
+    def __init__(
+        self,
+        episode: Episode | str | Path,
+        *,
+        on_difference: Literal["stop", "report", "live"] = "stop",
+        folder: str | Path | None = None,
+        world: World | None = None,
+        allow: Iterable[str] = (),
+    ) -> None:
         if not isinstance(episode, Episode):
             episode = _only_episode(Path(episode))
         if not episode.is_agents:
             raise ValueError(f"episode {episode.id} is an environment's, not an agent's: replay it with trajrec.replay")
         self.episode, self.difference = episode, None
+        self.live: AgentEpisode | None = None
         self.world: Any = None
+        self._folder = episode.path.parent if folder is None else Path(folder)
+        self._given_world, self._allow = world, tuple(allow)
+        self._functions: list[tuple[Callable[..., Any], dict[str, Any]]] = []
         task = episode.transcript.task_start
         self.goal = None if task is None or task.goal_data is None else as_objects(episode.transcript.value(task.goal_data))
         self._on_difference, self._redactor = on_difference, Redactor()
         self._steps = Steps()
-        self._models: list[ModelCall] = list(episode.transcript.model_calls)
-        self._calls: list[Attempt] = list(episode.transcript.attempts)
-        self._effects = list(episode.transcript.effects)
+        self._models, self._calls, self._effects = asked(episode)
+        self._places = {attempt.place for attempt in self._calls}
+        self._n_effects = len(self._effects)
         self._n_models = 0
 
     difference: Difference | None
@@ -104,9 +123,11 @@ class Rerun:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> bool:
+        if self.live is not None:
+            self.live.__exit__(kind, exc, tb)
         with contextlib.suppress(ValueError):  # left in another context than it was entered in
             CURRENT.reset(self._outer)
-        if exc is None:
+        if exc is None and self.live is None:
             with self._suppressed():
                 self._check_end()
         return isinstance(exc, AgentChangedError) and self._on_difference == "report"
@@ -119,17 +140,20 @@ class Rerun:
 
     @property
     def id(self) -> str:
-        """Id of the recorded episode."""
-        return self.episode.id
+        """Id of the recorded episode; of the one that goes on, where one does."""
+        return self.episode.id if self.live is None else self.live.id
 
     @property
     def n_steps(self) -> int:
         """Steps so far."""
         return self._steps.step + 1
 
-    def tool(self, function: Callable[..., Any], *, name: str = "", **_: Any) -> Callable[..., Any]:
+    def tool(self, function: Callable[..., Any], *, name: str = "", **options: Any) -> Callable[..., Any]:
         """Return a stand-in for a tool, which answers from the log."""
         name = name or getattr(function, "__name__", type(function).__name__)
+        self._functions.append((function, {"name": name, **options}))
+        if self.live is not None:
+            return self.live.tool(function, name=name, **options)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             arguments = {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
@@ -142,7 +166,9 @@ class Rerun:
         return self.execute(tool, arguments)
 
     def describe(self, tool: Tool) -> None:
-        """Take note of nothing: the recording has it."""
+        """Take note of what a tool is, for when the agent goes on live."""
+        if self.live is not None:
+            self.live.describe(tool)
 
     def execute(self, tool: str, arguments: dict[str, Any], *, call_id: str = "", run: Callable[[], Any] | None = None) -> Any:
         """Return what the recorded call returned, or raise what it raised.
@@ -150,14 +176,17 @@ class Rerun:
         Raises:
             AgentChangedError: No such call was made at this step.
         """
+        if self.live is not None:
+            return self.live.execute(tool, arguments, call_id=call_id, run=run)
+        mark = self._steps.mark()
         place = self._steps.place_call()
         now = {"tool": tool, "arguments": self._plain(arguments)}
         of_step = [a for a in self._calls if (a.start.step, a.start.attempt) == (place.step, place.attempt)]
         found = next((a for a in of_step if not _different(_asked(a), now)), None)
         if found is None:
             # Calls of other steps cannot be meant: an agent that skips one has changed.
-            self._differ(place.step, "tool call", _asked(of_step[0]) if of_step else None, now)
-        assert found is not None
+            live = self._differ(place.step, "tool call", _asked(of_step[0]) if of_step else None, now, mark)
+            return live.execute(tool, arguments, call_id=call_id, run=run)
         self._calls.remove(found)
         end = found.end
         if end is None:
@@ -172,6 +201,9 @@ class Rerun:
         Raises:
             AgentChangedError: The request is not the recorded one.
         """
+        if self.live is not None:
+            return self.live.model(function, *args, **kwargs)
+        mark = self._steps.mark()
         with self._steps.lock:
             number, _, _ = self._steps.place_model()
         messages = kwargs.get("messages")
@@ -181,9 +213,8 @@ class Rerun:
         now = self._plain({"messages": list(messages) if is_list else [], **request})  # type: ignore[arg-type]
         found = self._models[number] if number < len(self._models) else None
         recorded = None if found is None else {"messages": found.messages, **found.request}
-        if recorded is None or _different(recorded, now):
-            self._differ(self._steps.step, "model call", recorded, now)
-        assert found is not None
+        if found is None or _different(recorded, now):
+            return self._differ(self._steps.step, "model call", recorded, now, mark).model(function, *args, **kwargs)
         self._n_models += 1
         end = found.end
         if end is None:
@@ -193,24 +224,30 @@ class Rerun:
         answer = as_objects(found.answer)
         if end.is_streamed:
             error = as_exception(end.error_type, end.message) if end.error_type else None
-            return _given(_Stream(answer, error), end.is_async)
+            return _given(RecordedStream(answer, error), end.is_async)
         return _given(answer, end.is_async)
 
     def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return the value that came from outside when the episode was recorded."""
+        if self.live is not None:
+            return self.live.effect(name, function, *args)
         now = {"name": name, "arguments": self._plain(list(args))}
+        mark = self._steps.mark()
         if not self._effects:
-            self._differ(self._steps.step, "effect", None, now)
-        event = self._effects.pop(0)
-        recorded = {"name": event.name, "arguments": self.episode.transcript.value(event.arguments_data)}
+            return self._differ(self._steps.step, "effect", None, now, mark).effect(name, function, *args)
+        event, transcript = self._effects[0]
+        recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
         if _different(recorded, now):
-            self._differ(self._steps.step, "effect", recorded, now)
+            return self._differ(self._steps.step, "effect", recorded, now, mark).effect(name, function, *args)
+        self._effects.pop(0)
         if event.value_data is None:
             raise as_exception(event.error_type, event.message)
-        return as_objects(self.episode.transcript.value(event.value_data))
+        return as_objects(transcript.value(event.value_data))
 
     def check(self, verifier: Any, *args: Any) -> Verdict:
-        """Return the recorded verdict of this verifier; one without a verdict where none was recorded."""
+        """Return the recorded verdict of this verifier; one without a verdict where none was recorded. Live: run it."""
+        if self.live is not None:
+            return self.live.check(verifier, *args)
         wanted = identity(verifier)[0]
         found: Check | None = next((check for check in self.episode.checks if check.check_id == wanted), None)
         if found is None:
@@ -224,19 +261,21 @@ class Rerun:
 
     def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again as the recorded loop did, without waiting."""
-        return Tries(plan, 0.0, on)
+        return Tries(plan, 0.0 if self.live is None else wait, on)
 
-    def stop(self, reason: str, **_: Any) -> None:
-        """Take note of nothing: the recording has it."""
+    def stop(self, reason: str, **said: Any) -> None:
+        """Say why the loop ends, where it goes on live; otherwise the recording has it."""
+        if self.live is not None:
+            self.live.stop(reason, **said)
 
     def _check_end(self) -> None:
         """Find what the agent did then and does no more, where nothing was found before."""
         if self.difference is not None:
             return
         for call in self._models[self._n_models :]:
-            self._differ(call.start.step, "end", {"messages": call.messages[-1:], **call.request}, None)
+            self._differ(call.start.step, "end", {"messages": call.messages[-1:], **call.request}, None, None)
         for attempt in self._calls:
-            self._differ(attempt.start.step, "end", _asked(attempt), None)
+            self._differ(attempt.start.step, "end", _asked(attempt), None, None)
 
     @contextlib.contextmanager
     def _suppressed(self) -> Iterator[None]:
@@ -246,12 +285,24 @@ class Rerun:
             if self._on_difference == "stop":
                 raise
 
-    def _differ(self, step: int, what: Any, recorded: Any, now: Any) -> None:
+    def _differ(self, step: int, what: Any, recorded: Any, now: Any, mark: Any) -> AgentEpisode:
+        """Note a difference: raise it, or go on live from the mark before it."""
         changes = tuple(_different(recorded, now)) if recorded is not None and now is not None else ()
         found = Difference(step, what, recorded, now, changes)
         if self.difference is None:
             self.difference = found
-        raise AgentChangedError(found, episode_id=self.episode.id)
+        if self._on_difference != "live" or mark is None:
+            raise AgentChangedError(found, episode_id=self.episode.id)
+        self._steps.back_to(mark)
+        counts = (
+            self._places - {attempt.place for attempt in self._calls},
+            self._n_models,
+            self._n_effects - len(self._effects),
+        )
+        where = {"folder": self._folder, "world": self._given_world, "allow": self._allow}
+        self.live = continue_live(self.episode, max(0, step), self._steps, *counts, self._functions, goal=self.goal, **where)  # type: ignore[arg-type]
+        self.world = self.live.world
+        return self.live
 
     def _plain(self, value: Any) -> Any:
         """Return a value as the recorder would have stored it."""
@@ -265,44 +316,6 @@ class Rerun:
             raise exc
 
         return later()
-
-
-class _Stream:
-    """A recorded stream, sync and async: its pieces, then what ended it."""
-
-    def __init__(self, pieces: Sequence[Any], error: BaseException | None) -> None:
-        self._pieces, self._error = iter(pieces), error
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        for piece in self._pieces:
-            return piece
-        raise StopIteration if self._error is None else self._error
-
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
-
-    async def __anext__(self) -> Any:
-        for piece in self._pieces:
-            return piece
-        raise StopAsyncIteration if self._error is None else self._error
-
-    def __enter__(self) -> _Stream:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Close nothing."""
-
-    async def __aenter__(self) -> _Stream:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        """Close nothing."""
-
-    def close(self) -> None:
-        """Close nothing."""
 
 
 def _only_episode(path: Path) -> Episode:

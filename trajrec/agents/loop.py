@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import msgspec
+
 from trajrec import codec
 from trajrec.agents.calls import Calls, IsError, error_of
 from trajrec.agents.current import CURRENT
@@ -19,7 +21,7 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.models import Models
 from trajrec.agents.redaction import NO_REDACTION, Redactor
 from trajrec.agents.sink import sink_of
-from trajrec.agents.steps import Exceptions, Steps, Tries
+from trajrec.agents.steps import Exceptions, Origin, Steps, Tries
 from trajrec.effects import held, seed_of
 from trajrec.errors import UnknownToolError
 from trajrec.log.writer import Durability, OnError
@@ -55,6 +57,7 @@ class AgentEpisode:
             with a true `isError` are.
         on_error: What a log that cannot be written does: "raise", or "warn" and go on.
         durability: See `trajrec.record`.
+        origin: Where it goes on from; `trajrec.rerun` gives it.
 
     Attributes:
         world: The world that was given, reset.
@@ -80,6 +83,7 @@ class AgentEpisode:
         is_error: IsError = error_of,
         on_error: OnError = "raise",
         durability: Durability = "process",
+        origin: Origin | None = None,
     ) -> None:
         self.world, self.goal = world, goal
         self._where = folder, on_error, durability
@@ -89,7 +93,8 @@ class AgentEpisode:
         self._tools: dict[str, Tool] = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Any]] = {}
         self._is_error, self._is_held = is_error, deterministic
-        self._steps = Steps()
+        self._origin = origin
+        self._steps = Steps() if origin is None else origin.steps
         self._begun: tuple[Journal, Calls, Models] | None = None
         self._outer: contextvars.Token[Any] | None = None
         self._stop_reason, self._is_truncated, self._has_ended = "", False, False
@@ -277,23 +282,16 @@ class AgentEpisode:
         self._stop_reason, self._said_done, self._is_truncated = self._redactor.text(reason), said_done, truncated
 
     def _begin(self, journal: Journal, parent: AgentEpisode | None) -> None:
-        world, seed, origin = self.world, self._seed, "caller"
-        if world is not None and seed is None:
-            seed = getattr(world, "seed", None)
-            if seed is None:
-                seed, origin = secrets.randbits(31), "recorder"
-        options = None if self._options is None else journal.data(self._options)
-        origin, now = "none" if seed is None else origin, time.time_ns()
+        world, now = self.world, time.time_ns()
         held_seed = secrets.randbits(31) if self._is_held else None
         self._calls.held_seed = held_seed
-        journal.add(EpisodeStart(journal.number, now, seed, origin, options, None, _NO_INFO))  # type: ignore[arg-type]
+        if self._origin is None:
+            self._reset(journal, now, held_seed)
+        else:
+            journal.add(msgspec.structs.replace(self._origin.start, episode=journal.number, time_ns=now))
+            journal.add(msgspec.structs.replace(self._origin.fork, episode=journal.number))
+            self._origin.prepare(world)
         if world is not None:
-            with contextlib.nullcontext() if held_seed is None else held(now, seed_of(held_seed, -1, 0, 0)):
-                found = world.reset(seed=seed, options=self._options)
-            if self.goal is None:
-                # An environment's reset returns its observation and an info.
-                is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)
-                self.goal = found[0] if is_pair else found
             self._tools.update({tool.name: tool for tool in world.tools() if tool.name not in self._tools})
         calls = self._calls
         calls.parts = parts_of(world, self._state)
@@ -318,6 +316,25 @@ class AgentEpisode:
         for name, value, digest in whole:
             calls.digests[name] = digest
             journal.add(StateChange(journal.number, -1, 0, 0, name, digest, journal.data(value)))
+
+    def _reset(self, journal: Journal, now: int, held_seed: int | None) -> None:
+        """Record and make the world's reset."""
+        world, seed, origin = self.world, self._seed, "caller"
+        if world is not None and seed is None:
+            seed = getattr(world, "seed", None)
+            if seed is None:
+                seed, origin = secrets.randbits(31), "recorder"
+        options = None if self._options is None else journal.data(self._options)
+        origin = "none" if seed is None else origin
+        journal.add(EpisodeStart(journal.number, now, seed, origin, options, None, _NO_INFO))  # type: ignore[arg-type]
+        if world is None:
+            return
+        with contextlib.nullcontext() if held_seed is None else held(now, seed_of(held_seed, -1, 0, 0)):
+            found = world.reset(seed=seed, options=self._options)
+        if self.goal is None:
+            # An environment's reset returns its observation and an info.
+            is_pair = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], dict)
+            self.goal = found[0] if is_pair else found
 
     def _end(self, ending: Literal["terminated", "truncated", "error"]) -> None:
         self._has_ended = True

@@ -7,10 +7,10 @@ import contextlib
 import contextvars
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
-from trajrec.schema import RetryBy
+from trajrec.schema import EpisodeStart, Fork, RetryBy
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 
@@ -23,6 +23,22 @@ class Place(NamedTuple):
     attempt: int = 0
     by: RetryBy = ""
     backoff_ns: int = 0
+
+
+class Origin(NamedTuple):
+    """Where an episode goes on from: see `trajrec.rerun`.
+
+    Attributes:
+        fork: Its parent and step.
+        start: The parent's reset.
+        steps: The count, which goes on.
+        prepare: Brings the world, which was just reset, there.
+    """
+
+    fork: Fork
+    start: EpisodeStart
+    steps: Steps
+    prepare: Callable[[Any], None]
 
 
 class Retries:
@@ -70,6 +86,14 @@ class Steps:
             yield self.step
         finally:
             self._is_decided = False
+
+    def mark(self) -> tuple[int, int, int, bool]:
+        """Return where the count stands, for `back_to`."""
+        return self.step, self._calls, self._models, self._is_decided
+
+    def back_to(self, mark: tuple[int, int, int, bool]) -> None:
+        """Count on from where the count stood."""
+        self.step, self._calls, self._models, self._is_decided = mark
 
     def place_call(self) -> Place:
         """Return where the next call belongs."""

@@ -140,7 +140,7 @@ def _model_failure(identifier: str, call: ModelCall) -> tuple[Any, ...]:
 
 def _decisions(episode: Episode) -> list[tuple[Any, ...]]:
     """Return a row for each step: its calls (of several tries the first, which is what was decided)."""
-    calls: dict[int, list[Any]] = {step: [] for step in range(episode.n_steps)}
+    calls: dict[int, list[Any]] = {step: [] for step in range(episode.first_step, episode.n_steps)}
     digests: dict[int, str] = {}
     for attempt in episode.transcript.attempts:
         if attempt.start.attempt == 0:

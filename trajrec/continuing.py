@@ -1,0 +1,96 @@
+"""Goes on live where an agent that is run again does something else: from there it is an episode of its own, a fork."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from trajrec import codec
+from trajrec.agents.loop import AgentEpisode
+from trajrec.agents.steps import Origin, Steps
+from trajrec.episodes import Episode
+from trajrec.errors import ReplayError
+from trajrec.protocols import World
+from trajrec.replay.environments import make_world
+from trajrec.replay.worlds import bring_world
+from trajrec.schema import EffectValue, Fork
+from trajrec.transcript import Attempt, ModelCall, Transcript
+
+
+def continue_live(
+    episode: Episode,
+    at: int,
+    steps: Steps,
+    places: Collection[tuple[int, int, int]],
+    n_models: int,
+    n_effects: int,
+    functions: Iterable[tuple[Callable[..., Any], dict[str, Any]]],
+    *,
+    folder: Path,
+    world: World | None,
+    allow: tuple[str, ...],
+    goal: Any,
+) -> AgentEpisode:
+    """Return an episode that goes on from where another one stands, begun.
+
+    Args:
+        episode: The other one.
+        at: The step at which the agent does something else.
+        steps: Its count, which goes on.
+        places: (step, call, attempt) of its calls that were made again: the world is brought to where they lead.
+        n_models: Its model calls that were answered.
+        n_effects: Its effects that were given back.
+        functions: Tools that are functions, with how they were given.
+        folder: Where it is recorded.
+        world: The world; by default the one that the log names is made.
+        allow: Module prefixes that may be imported because the log names them.
+        goal: What the agent was asked.
+
+    Raises:
+        DivergenceError: The world cannot be brought there: what its calls do is not what they did.
+    """
+    task, start = episode.transcript.task_start, episode.start
+    if task is None or start is None:
+        raise ReplayError("the log has lost how this episode began, and nothing goes on from there", episode_id=episode.id)
+    if world is None and task.world:
+        world = make_world(episode, allow)
+
+    def prepare(there: Any) -> None:
+        if there is not None:
+            bring_world(episode, there, places)
+
+    metadata = codec.encode({"attempts": sorted(map(list, places)), "models": n_models, "effects": n_effects})
+    fork = Fork(0, episode.id, at, "agent", metadata_data=metadata)
+    value = episode.transcript.value
+    live = AgentEpisode(
+        folder,
+        task=task.task,
+        goal=goal,
+        world=world,
+        interface=value(task.interface_data),
+        metadata=value(task.metadata_data),
+        deterministic=task.held_seed is not None,
+        origin=Origin(fork, start, steps, prepare),
+    )
+    live.__enter__()
+    for function, options in functions:
+        live.tool(function, **options)
+    return live
+
+
+def asked(episode: Episode) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
+    """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and effects, each with the
+    transcript that knows its values.
+
+    Of a fork that is what led to it in its parent, and then its own.
+    """
+    transcript = episode.transcript
+    own = list(transcript.model_calls), list(transcript.attempts), [(effect, transcript) for effect in transcript.effects]
+    if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
+        return own
+    led = codec.decode(episode.fork.metadata_data)
+    models, attempts, effects = asked(episode.parent)
+    places = {tuple(place) for place in led["attempts"]}
+    before = [attempt for attempt in attempts if attempt.place in places]
+    return models[: led["models"]] + own[0], before + own[1], effects[: led["effects"]] + own[2]
