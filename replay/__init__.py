@@ -1,9 +1,10 @@
 """Replay: re-execute recorded episodes in the real environment and prove every step the same, or name the first that is not."""
 
+from trajrec.replay.batch import replay_episodes
 from trajrec.replay.branches import Branch
 from trajrec.replay.determinism import Determinism, check_determinism
 from trajrec.replay.differences import EpisodeDifference, first_difference
-from trajrec.replay.engine import Replayer, replay_episode, replay_episodes
+from trajrec.replay.engine import Replayer, replay_episode
 from trajrec.replay.forking import ForkedEnv, fork
 from trajrec.replay.report import Divergence, ReplayReport, Summary
 from trajrec.replay.worlds import replay_world

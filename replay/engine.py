@@ -5,7 +5,7 @@ Stepping is the hot loop: it only copies what each step returned; a whole episod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError, ReplayError
+from trajrec.errors import ReplayError
 from trajrec.replay.cause import find_cause
 from trajrec.replay.compare import Odd, Run, compare
 from trajrec.replay.environments import make_env
@@ -59,27 +59,6 @@ def replay_episode(
     """
     with Replayer(env=env, allow=allow, state=state, ignore=ignore, explain=explain) as replayer:
         return replayer.replay(episode)
-
-
-def replay_episodes(
-    episodes: Iterable[Episode],
-    *,
-    env: gymnasium.Env[Any, Any] | None = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    ignore: Collection[str] = WALL_CLOCK,
-    explain: bool = True,
-) -> Iterator[ReplayReport]:
-    """Replay many episodes, one after the other, on as few environments as their specifications allow.
-
-    An episode whose environment may not be imported or is missing is reported as "refused", with the reason in its notes.
-    """
-    with Replayer(env=env, allow=allow, state=state, ignore=ignore, explain=explain) as replayer:
-        for episode in episodes:
-            try:
-                yield replayer.replay(episode)
-            except (EnvRefusedError, EnvMissingError) as exc:
-                yield ReplayReport(episode.id, "refused", 0, notes=(str(exc).partition(": ")[2],))
 
 
 class Replayer:

@@ -14,7 +14,8 @@ from trajrec.recorder import Recorder
 from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, run_branch
 from trajrec.replay.environments import make_env
 from trajrec.replay.levels import cheapest, prove
-from trajrec.replay.pool import branches_apart, lineage, portable
+from trajrec.replay.places import lineage
+from trajrec.replay.pool import branches_apart, portable
 from trajrec.replay.server import Job
 from trajrec.replay.stages import Stage, check_step, stage_of
 from trajrec.replay.walking import Walker

@@ -16,9 +16,8 @@ from typing import Any
 import cloudpickle
 
 from trajrec.episodes import Episode
-from trajrec.errors import ReplayError
 from trajrec.replay.branches import Branch, BranchLog, Rows
-from trajrec.replay.server import LENGTH, Job, Lost, Place
+from trajrec.replay.server import LENGTH, Job, Lost
 
 TRIES = 2
 
@@ -139,24 +138,6 @@ def _run(jobs: list[Job]) -> Iterator[Rows | Lost | BaseException]:
     finally:
         for server in running:
             server.close()
-
-
-def lineage(episode: Episode) -> tuple[Place, ...]:
-    """Return where an episode and those that it was forked from are.
-
-    Raises:
-        ReplayError: There is no way to other processes from here.
-    """
-    found = []
-    at: Episode | None = episode
-    while at is not None:
-        found.append(Place(at.id, at.path.absolute(), at.number))
-        at = at.parent
-    if not hasattr(os, "fork"):
-        raise ReplayError(
-            "this system cannot fork processes: use level='prefix' or 'native', and jobs=1", episode_id=episode.id
-        )
-    return tuple(found)
 
 
 def portable(value: Any, what: str) -> None:

@@ -19,26 +19,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NoReturn
 
-from trajrec.episodes import Episode, read_episode
+from trajrec.episodes import Episode
 from trajrec.errors import RecordedError
 from trajrec.replay.branches import Level, Plan, Rows, run_branch
 from trajrec.replay.environments import make_env
+from trajrec.replay.places import Place, Places
 from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
 
 LENGTH = struct.Struct("<Q")
 _SET_PARENT_DEATH_SIGNAL = 1
-
-
-class Place(NamedTuple):
-    """Where an episode is."""
-
-    id: str
-    path: Path
-    number: int
 
 
 @dataclass(frozen=True)
@@ -68,18 +60,6 @@ class Job:
     jobs: int
     timeout_s: float | None = None
     memory_mb: int | None = None
-
-    def episode(self) -> Episode:
-        """Read the episode, with its parents."""
-        places = {place.id: place for place in self.lineage}
-
-        def read(episode_id: str) -> Episode:
-            place = places[episode_id]
-            found = read_episode(place.path, place.number)
-            found.find_parent = read
-            return found
-
-        return read(self.lineage[0].id)
 
 
 @dataclass(frozen=True)
@@ -122,7 +102,7 @@ def main() -> None:
 
 def serve(job: Job) -> Iterator[Rows | Lost]:
     """Yield what each branch of a job did."""
-    episode = job.episode()
+    episode = Places().read(job.lineage)
 
     def make() -> Stage:
         env = job.make() if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)

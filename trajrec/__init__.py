@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trajrec.interfaces import interface
     from trajrec.protocols import StateAdapter, Tool, Verdict, World
     from trajrec.recorder import Recorder
-    from trajrec.recorder import Recorder as record
+    from trajrec.recording import record
     from trajrec.reruns import Rerun as rerun
     from trajrec.verifiers import verifier
 
@@ -63,7 +63,7 @@ _HOME = {
     "mcp": ("trajrec.agents.clients", "mcp"),
     "open": ("trajrec.corpus", "open"),
     "openai": ("trajrec.agents.clients", "openai"),
-    "record": ("trajrec.recorder", "Recorder"),
+    "record": ("trajrec.recording", "record"),
     "rerun": ("trajrec.reruns", "Rerun"),
     "verifier": ("trajrec.verifiers", "verifier"),
 }

@@ -1,0 +1,151 @@
+"""Many replays by several processes: the same reports in the same order, whatever dies on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from conftest import record
+
+import trajrec
+from trajrec.replay import replay_episodes
+from trajrec.replay.workers import Died, map_ordered
+
+
+class Heavier(gym.Wrapper[Any, Any, Any, Any]):
+    """From step 9 on the pole is another one."""
+
+    n = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.n = 0
+        self.env.unwrapped.total_mass = 1.1  # type: ignore[attr-defined]
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        if self.n == 10:
+            self.env.unwrapped.total_mass = 2.0  # type: ignore[attr-defined]
+        return self.env.step(action)
+
+
+def heavier() -> Any:
+    return Heavier(gym.make("CartPole-v1"))
+
+
+def reports(folder: Path, **options: Any) -> list[Any]:
+    with trajrec.open(folder) as corpus:
+        return [report.as_dict() for report in replay_episodes(corpus.episodes(), **options)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for env_id, n in (("CartPole-v1", 150), ("Taxi-v4", 5)):
+        record(gym.make(env_id), folder, n)
+    return folder
+
+
+def test_reports_do_not_depend_on_how_many_processes_made_them(runs: Path) -> None:
+    alone = reports(runs)
+    assert {report["grade"] for report in alone} == {"exact"}
+    assert len(alone) == 155
+    assert reports(runs, jobs=2) == alone
+    assert reports(runs, jobs=3) == alone
+
+
+def test_a_divergence_and_its_cause_come_back_from_another_process(runs: Path) -> None:
+    alone = reports(runs, env=heavier)
+    long_enough = [report for report in alone if report["n_steps"] > 9 and report["divergence"]["field"].startswith("obs")]
+    assert long_enough
+    assert reports(runs, env=heavier, jobs=2) == alone
+    with pytest.raises(TypeError, match="give a function that makes one"):
+        reports(runs, env=heavier(), jobs=2)
+    with pytest.raises(ValueError, match="jobs must be at least 1"):
+        reports(runs, jobs=0)
+
+
+def test_forks_are_replayed_by_other_processes_too(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    with trajrec.open(tmp_path) as corpus:
+        for episode in list(corpus.episodes()):
+            trajrec.replay.fork.many(episode, at=[2, 5], policy="random", n=2)
+        assert {r.grade for r in replay_episodes(corpus.episodes(), jobs=2)} == {"exact"}
+
+
+class Deadly(gym.Wrapper[Any, Any, Any, Any]):
+    """Ends its process in long episodes."""
+
+    n = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.n = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        if self.n == 60:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.env.step(action)
+
+
+def test_an_episode_that_ends_its_process_is_refused_and_the_others_are_replayed(runs: Path) -> None:
+    with trajrec.open(runs) as corpus:
+        where = "env_id = 'CartPole-v1'"
+        found = list(replay_episodes(corpus.episodes(where), env=lambda: Deadly(gym.make("CartPole-v1")), jobs=2))
+        lengths = [episode.n_steps for episode in corpus.episodes(where)]
+    assert 0 < sum(n >= 60 for n in lengths) < 20
+    assert [report.grade for report in found] == ["refused" if n >= 60 else "exact" for n in lengths]
+    assert all("ended 2 times: by SIGKILL" in report.notes[0] for report in found if report.grade == "refused")
+
+
+def square(number: int) -> int:
+    if number == 13:
+        os._exit(5)
+    if number == -1:
+        raise KeyError("minus one")
+    return number * number
+
+
+def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() -> None:
+    found = list(map_ordered(square, range(40), 3))
+    assert [k for k, result in enumerate(found) if isinstance(result, Died)] == [13]
+    assert [result for result in found if not isinstance(result, Died)] == [k * k for k in range(40) if k != 13]
+    died = found[13]
+    assert isinstance(died, Died)
+    assert died.why == "its worker ended 2 times: with status 5"
+    assert list(map_ordered(square, [], 2)) == []
+    with pytest.raises(KeyError, match="minus one"):
+        list(map_ordered(square, [1, -1, 2], 2))
+
+
+def test_what_is_not_asked_for_is_not_worked_on_far_ahead() -> None:
+    taken = []
+
+    def things() -> Any:
+        for k in range(1000):
+            taken.append(k)
+            yield k + 100
+
+    results = map_ordered(square, things(), 2)
+    assert next(results) == 10_000
+    assert len(taken) < 100
+    results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_reports(runs: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    assert reports(runs, backend="ray", jobs=2) == reports(runs)
+    assert reports(runs, backend="ray", jobs=2, env=heavier) == reports(runs, env=heavier)
+
+
+def test_without_ray_the_extra_is_named(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(trajrec.errors.MissingPackageError, match=r"pip install 'trajrec\[ray\]'"):
+        reports(runs, backend="ray")

@@ -1,0 +1,84 @@
+"""Vector environments: each sub-environment's episodes apart, replayed alone, however they are reset."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+import trajrec
+from trajrec.replay import replay_episode
+from trajrec.state.diff import is_same
+
+N = 8
+MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
+
+
+def play(env: Any, n_steps: int = 150, mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> list[Any]:
+    """Run a vector environment; return what the loop saw."""
+    env.action_space.seed(1)
+    seen = [env.reset(seed=5)[0].copy()]
+    for _ in range(n_steps):
+        observations, _, terminations, truncations, _ = env.step(env.action_space.sample())
+        seen.append(observations.copy())
+        done = terminations | truncations
+        if mode is AutoresetMode.DISABLED and done.any():
+            observations, _ = env.reset(options={"reset_mask": done})
+            seen.append(observations.copy())
+    env.close()
+    return seen
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_episode_of_each_environment_replays_alone(tmp_path: Path, mode: AutoresetMode) -> None:
+    make = functools.partial(gym.make, "CartPole-v1")
+    bare = play(SyncVectorEnv([make] * N, autoreset_mode=mode), mode=mode)
+    recorded = play(trajrec.record(SyncVectorEnv([make] * N, autoreset_mode=mode), tmp_path), mode=mode)
+    assert is_same(bare, recorded)
+    with trajrec.open(tmp_path) as corpus:
+        per_log = corpus.sql("SELECT count(*), sum(n_steps) FROM episodes GROUP BY log").fetchall()
+        assert len(per_log) == N
+        endings = dict(corpus.sql("SELECT ending, count(*) FROM episodes GROUP BY 1").fetchall())
+        assert endings["terminated"] > 3 * N
+        assert endings.get("abandoned", 0) <= N
+        for episode in corpus.episodes(order_by="hash(episode_id)"):
+            report = replay_episode(episode)
+            assert (report.grade, report.notes) == ("exact", ()), report
+
+
+def test_a_vector_of_wrapped_environments_is_recorded_under_its_vector_wrappers(tmp_path: Path) -> None:
+    env = gym.make_vec("MountainCarContinuous-v0", 3, vectorization_mode="sync")
+    env = gym.wrappers.vector.RecordEpisodeStatistics(env)
+    play(trajrec.record(env, tmp_path), 60)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*), min(n_steps) FROM episodes").fetchall() == [(3, 60)]
+        assert {replay_episode(episode).grade for episode in corpus.episodes()} == {"exact"}
+
+
+def recorded(env: Any, folder: Path) -> Any:
+    return trajrec.record(env, folder)
+
+
+def test_an_async_vector_makes_its_environments_recorded(tmp_path: Path) -> None:
+    wrap = functools.partial(recorded, folder=tmp_path)
+    env = gym.make_vec("CartPole-v1", 4, vectorization_mode="async", wrappers=[wrap])
+    play(env)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(DISTINCT log) FROM episodes").fetchall() == [(4,)]
+        assert {replay_episode(episode).grade for episode in corpus.episodes()} == {"exact"}
+
+
+def test_what_cannot_be_recorded_says_what_to_do(tmp_path: Path) -> None:
+    env = AsyncVectorEnv([functools.partial(gym.make, "CartPole-v1")] * 2)
+    try:
+        with pytest.raises(TypeError, match=r"let it make them recorded, gym\.make_vec"):
+            trajrec.record(env, tmp_path)
+    finally:
+        env.close()
+    with pytest.raises(TypeError, match=r"must be a gymnasium\.Env"):
+        trajrec.record(np.zeros(3), tmp_path)  # type: ignore[call-overload]

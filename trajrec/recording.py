@@ -1,0 +1,55 @@
+"""`trajrec.record`: one line around whatever environment there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+
+from trajrec.recorder import Recorder
+
+V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
+
+
+@overload
+def record(env: gymnasium.Env[Any, Any], folder: str | Path, **options: Any) -> Recorder: ...
+
+
+@overload
+def record(env: V, folder: str | Path, **options: Any) -> V: ...
+
+
+def record(env: Any, folder: str | Path, **options: Any) -> Any:
+    """Record every episode of an environment; nothing else in the loop changes.
+
+    Args:
+        env: A Gymnasium environment, which is wrapped; or a SyncVectorEnv, whose environments are each wrapped in their places,
+            so that each has a log of its own and any way of resetting is recorded as it happens. An AsyncVectorEnv runs its
+            environments in processes that nothing can be put into later: let it make them recorded,
+            `gym.make_vec(id, 8, vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, "runs/")])`.
+        folder: The corpus: a folder, made if it is missing.
+        options: See `trajrec.Recorder`.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    if isinstance(env, VectorEnv):
+        return _record_vector(env, folder, options)
+    return Recorder(env, folder, **options)
+
+
+def _record_vector(env: Any, folder: str | Path, options: dict[str, Any]) -> Any:
+    bare = env.unwrapped
+    if isinstance(bare, AsyncVectorEnv):
+        raise TypeError(
+            "the environments of an AsyncVectorEnv run in other processes: let it make them recorded, gym.make_vec(id, n, "
+            'vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, folder)])'
+        )
+    if not isinstance(bare, SyncVectorEnv):
+        raise TypeError(f"{type(bare).__name__} does not have its environments one by one: it cannot be recorded")
+    if "log_id" in options:
+        raise ValueError("log_id names one log, and each of the environments has its own")
+    bare.envs = [Recorder(inner, folder, **options) for inner in bare.envs]
+    return env
