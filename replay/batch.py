@@ -10,8 +10,9 @@ from typing import Any, Literal
 import gymnasium
 
 from trajrec.episodes import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError, ReplayError
-from trajrec.replay.engine import WALL_CLOCK, Replayer
+from trajrec.errors import ReplayError
+from trajrec.protocols import World
+from trajrec.replay.engine import WALL_CLOCK, EnvOrFactory, Replayer
 from trajrec.replay.places import Place, Places, lineage
 from trajrec.replay.report import ReplayReport
 from trajrec.replay.workers import Died, map_ordered
@@ -19,16 +20,17 @@ from trajrec.replay.workers import Died, map_ordered
 CHUNK = 64
 """Episodes that an environment is kept for: the same whatever the number of processes, so that reports are too."""
 
-EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
-
 
 def replay_episodes(
     episodes: Iterable[Episode],
     *,
     env: EnvOrFactory = None,
+    world: Callable[[], World] | None = None,
     allow: Iterable[str] = (),
     state: Callable[[Any], Any] | None = None,
     ignore: Collection[str] = WALL_CLOCK,
+    ulps: int = 0,
+    state_forced: bool = False,
     explain: bool = True,
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
@@ -41,9 +43,12 @@ def replay_episodes(
     Args:
         episodes: From `Corpus.episodes`; taken as they are needed.
         env: An environment to replay on, or what makes one; by default those that the logs name are made.
+        world: Makes the world of agents' episodes; by default those that the logs name are made.
         allow: Module prefixes that may be imported because a log names them.
         state: The function that states were captured with, where the recorder was given one.
         ignore: See `replay_episode`.
+        ulps: See `replay_episode`.
+        state_forced: Of agents' episodes: see `replay_world`.
         explain: Run diverged episodes again, to find the likely cause.
         jobs: Processes; with 1 everything happens in this one.
         backend: Where they run: "local", or "ray": tasks of a Ray cluster (`trajrec[ray]`), which must see the logs' paths.
@@ -53,7 +58,15 @@ def replay_episodes(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs!r}")
-    options = {"allow": tuple(allow), "state": state, "ignore": frozenset(ignore), "explain": explain}
+    options: dict[str, Any] = {
+        "world": world,
+        "allow": tuple(allow),
+        "state": state,
+        "ignore": frozenset(ignore),
+        "ulps": ulps,
+        "state_forced": state_forced,
+        "explain": explain,
+    }
     if jobs == 1 and backend == "local":
         for chunk in _chunks(episodes):
             yield from _replay(chunk, env, options)
@@ -88,17 +101,12 @@ def _replay_places(
 
 
 def _replay(chunk: Iterable[Episode], env: EnvOrFactory, options: dict[str, Any]) -> Iterator[ReplayReport]:
-    made = env() if callable(env) and not isinstance(env, gymnasium.Env) else None
-    try:
-        with Replayer(env=env if made is None else made, **options) as replayer:  # type: ignore[arg-type]
-            for episode in chunk:
-                try:
-                    yield replayer.replay(episode)
-                except (EnvRefusedError, EnvMissingError, ReplayError) as exc:
-                    yield ReplayReport(episode.id, "refused", 0, notes=(str(exc).partition(": ")[2],))
-    finally:
-        if made is not None:
-            made.close()
+    with Replayer(env=env, **options) as replayer:
+        for episode in chunk:
+            try:
+                yield replayer.replay(episode)
+            except ReplayError as exc:
+                yield ReplayReport(episode.id, "refused", 0, notes=(str(exc).partition(": ")[2],))
 
 
 def _chunks(episodes: Iterable[Episode]) -> Iterator[Iterator[Episode]]:

@@ -4,7 +4,6 @@ differ is the first difference looked for, by type and bits."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,11 +38,20 @@ class Run:
         self.ignored: set[str] = set()
 
 
-def compare(episode: Episode, run: Run, ignore: Collection[str] = ()) -> Divergence | None:
-    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not.
+class Leave(NamedTuple):
+    """What may differ; `Run.ignored` says what did.
 
-    Paths in infos that are in `ignore` may differ; `run.ignored` then has those that did.
+    Attributes:
+        paths: Paths, as a divergence names them.
+        ulps: How many floats may lie between two floats.
     """
+
+    paths: frozenset[str] = frozenset()
+    ulps: int = 0
+
+
+def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
+    """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
     found: list[tuple[int, int, str, Any, Any]] = []
     n = len(run.rewards)
 
@@ -53,12 +61,12 @@ def compare(episode: Episode, run: Run, ignore: Collection[str] = ()) -> Diverge
             found.append((row, order, path, change.before, change.after))
 
     offset = 0 if episode.has_reset else 1
-    note(*_observations(episode, run, offset))
-    note(*_rewards(episode, run, n))
+    note(*_observations(episode, run, offset, leave))
+    note(*_rewards(episode, run, n, leave))
     note(*_flags(episode, run, n))
-    note(*_infos(episode, run, n, ignore))
+    note(*_infos(episode, run, n, leave))
     if run.states:
-        note(*_states(episode, run, offset))
+        note(*_states(episode, run, offset, leave))
     numbers = episode.step_numbers
     candidates = [
         ((int(numbers[row - 1]) if row > 0 else episode.first_step - 1), order, path, a, b) for row, order, path, a, b in found
@@ -75,7 +83,23 @@ def compare(episode: Episode, run: Run, ignore: Collection[str] = ()) -> Diverge
 _Found = tuple[int, int, str, Change | None]
 
 
-def _observations(episode: Episode, run: Run, offset: int) -> _Found:
+def _first(field: str, recorded: Any, live: Any, run: Run, leave: Leave) -> Change | None:
+    """Return the first difference of two values that may not be left."""
+    if not leave.paths and not leave.ulps:
+        return first_difference(recorded, live)
+    for change in diff(recorded, live):
+        path = f"{field}/{change.path}" if change.path else field
+        if path in leave.paths:
+            run.ignored.add(path)
+            continue
+        distance = ulp_distance(change.before, change.after) if leave.ulps else None
+        if distance is None or distance > leave.ulps:
+            return change
+        run.ignored.add(f"floats within {leave.ulps} ulp")
+    return None
+
+
+def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
     recorded, like, got = episode.observations, run.like, run.observations[offset:]
     if (
         like is not None
@@ -92,18 +116,18 @@ def _observations(episode: Episode, run: Run, offset: int) -> _Found:
         else:
             assert like is not None
             live = np.frombuffer(actual, like.dtype).reshape(like.shape)
-        change = first_difference(expected, live)
+        change = _first("observation", expected, live, run, leave)
         if change is not None:
             return row + offset, 0, "observation", change
     return 0, 0, "observation", None
 
 
-def _rewards(episode: Episode, run: Run, n: int) -> _Found:
+def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
     recorded = episode.reward_list[:n]
     if recorded == run.rewards and list(map(type, recorded)) == list(map(type, run.rewards)):
         return 0, 1, "reward", None
     for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
-        change = first_difference(expected, actual)
+        change = _first("reward", expected, actual, run, leave)
         if change is not None:
             return row + 1, 1, "reward", change
     return 0, 1, "reward", None
@@ -123,18 +147,10 @@ def _flags(episode: Episode, run: Run, n: int) -> _Found:
     return row + 1, 3, "truncated", Change("", was_truncated, truncated)
 
 
-def _infos(episode: Episode, run: Run, n: int, ignore: Collection[str]) -> _Found:
+def _infos(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
     assert episode.start is not None
-
-    def first(recorded: Any, live: bytes) -> Change | None:
-        for change in diff(recorded, codec.decode(live)):
-            if f"info/{change.path}" not in ignore:
-                return change
-            run.ignored.add(f"info/{change.path}")
-        return None
-
     if run.reset_info and run.reset_info != episode.start.info_data:
-        change = first(codec.decode(episode.start.info_data), run.reset_info)
+        change = _first("info", codec.decode(episode.start.info_data), codec.decode(run.reset_info), run, leave)
         if change is not None:
             return 0, 4, "info", change
     if not run.infos and not episode.has_infos:
@@ -143,15 +159,22 @@ def _infos(episode: Episode, run: Run, n: int, ignore: Collection[str]) -> _Foun
     for row, info in enumerate(episode.infos[:n]):
         live = run.infos.get(row, empty)
         if codec.encode(info, opaque=True) != live:
-            change = first(info, live)
+            change = _first("info", info, codec.decode(live), run, leave)
             if change is not None:
                 return row + 1, 4, "info", change
     return 0, 4, "info", None
 
 
-def _states(episode: Episode, run: Run, offset: int) -> _Found:
+def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
     digests = episode.state_digests
     if digests is None:
+        return 0, 5, "state", None
+    if leave.ulps:
+        # A digest says nothing of how far two states are apart: those that are stored whole are compared.
+        for row in sorted(run.whole_states):
+            change = _first("state", episode.states[row - offset], codec.decode(run.whole_states[row]), run, leave)
+            if change is not None:
+                return row, 5, "state", change
         return 0, 5, "state", None
     got = np.array(run.states[offset:], np.uint32)
     expected = digests[: len(got)]

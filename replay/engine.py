@@ -16,14 +16,17 @@ import numpy as np
 from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
+from trajrec.protocols import World
 from trajrec.replay.cause import find_cause
-from trajrec.replay.compare import Odd, Run, compare
+from trajrec.replay.compare import Leave, Odd, Run, compare
 from trajrec.replay.environments import make_env
 from trajrec.replay.report import Divergence, ReplayReport
 from trajrec.replay.stages import Stage, enter_fork, prepare_reset, relive, stage_of
 from trajrec.replay.worlds import replay_world
 from trajrec.schema import Failure
 from trajrec.state.digests import state_digest
+
+EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
 
 WALL_CLOCK = frozenset({"info/episode/t"})
 """Infos that are measured times: no replay gives them again."""
@@ -32,21 +35,25 @@ WALL_CLOCK = frozenset({"info/episode/t"})
 def replay_episode(
     episode: Episode,
     *,
-    env: gymnasium.Env[Any, Any] | None = None,
+    env: EnvOrFactory = None,
     allow: Iterable[str] = (),
     state: Callable[[Any], Any] | None = None,
     ignore: Collection[str] = WALL_CLOCK,
+    ulps: int = 0,
     explain: bool = True,
 ) -> ReplayReport:
     """Re-execute an episode and compare every step with the log.
 
     Args:
         episode: From `Corpus.episode`.
-        env: An environment to replay on; by default the one that the log names is made, and closed again.
+        env: An environment to replay on, or what makes one; by default the one that the log names is made. What is made is
+            closed again.
         allow: Module prefixes that may be imported because the log names them.
         state: The function that the episode's states were captured with, where the recorder was given one.
         ignore: Paths in infos, as a divergence names them, that may differ: the grade is then "state", and a note names them.
             By default the seconds that `gymnasium.wrappers.RecordEpisodeStatistics` measures.
+        ulps: How many floats may lie between a recorded and a replayed one: the grade is then "state". For other machines,
+            whose libm rounds otherwise; what such differences grow to is for you to know.
         explain: Run a diverged episode again, to find the likely cause.
 
     Returns:
@@ -57,7 +64,7 @@ def replay_episode(
         EnvRefusedError: The log names a module that is not allowed.
         EnvMissingError: The environment is not installed, or the log does not say how to make it.
     """
-    with Replayer(env=env, allow=allow, state=state, ignore=ignore, explain=explain) as replayer:
+    with Replayer(env=env, allow=allow, state=state, ignore=ignore, ulps=ulps, explain=explain) as replayer:
         return replayer.replay(episode)
 
 
@@ -67,14 +74,19 @@ class Replayer:
     def __init__(
         self,
         *,
-        env: gymnasium.Env[Any, Any] | None = None,
+        env: EnvOrFactory = None,
+        world: Callable[[], World] | None = None,
         allow: Iterable[str] = (),
         state: Callable[[Any], Any] | None = None,
         ignore: Collection[str] = WALL_CLOCK,
+        ulps: int = 0,
+        state_forced: bool = False,
         explain: bool = True,
     ) -> None:
-        self._given, self._allow, self._state = env, tuple(allow), state
-        self._ignore, self._explain = frozenset(ignore), explain
+        self._given = env if isinstance(env, gymnasium.Env) else None
+        self._factory = None if isinstance(env, gymnasium.Env) else env
+        self._world, self._allow, self._state = world, tuple(allow), state
+        self._leave, self._is_forced, self._explain = Leave(frozenset(ignore), ulps), state_forced, explain
         self._made: tuple[Any, Stage] | None = None
 
     def __enter__(self) -> Replayer:
@@ -92,7 +104,15 @@ class Replayer:
     def replay(self, episode: Episode) -> ReplayReport:
         """Replay one episode; see `replay_episode`. An agent's is replayed in its world; see `replay_world`."""
         if episode.is_agents:
-            return replay_world(episode, allow=self._allow, ignore=self._ignore, explain=self._explain)
+            world = None if self._world is None else self._world()
+            return replay_world(
+                episode,
+                world=world,
+                allow=self._allow,
+                ignore=self._leave.paths,
+                state_forced=self._is_forced,
+                explain=self._explain,
+            )
         is_fresh = self._made is None or self._made[0] != episode.header.env
         report = self._run(episode, self._stage(episode))
         if report.divergence is None:
@@ -132,7 +152,7 @@ class Replayer:
         key = episode.header.env
         if self._made is None or self._made[0] != key:
             self.close()
-            env = make_env(key, episode_id=episode.id, allow=self._allow)
+            env = self._factory() if self._factory is not None else make_env(key, episode_id=episode.id, allow=self._allow)
             self._made = (key, stage_of(env, episode, self._state))
         return self._made[1]
 
@@ -140,7 +160,7 @@ class Replayer:
         run = _execute(episode, stage)
         if run.problem is not None:
             return ReplayReport(episode.id, "refused", 0, notes=(run.problem,))
-        divergence = compare(episode, run, self._ignore)
+        divergence = compare(episode, run, self._leave)
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if stage.adapter is None:
             notes.append(
@@ -153,8 +173,31 @@ class Replayer:
             notes.append(f"the log has lost steps {missing[0][0]} to {missing[0][1] - 1}; compared up to there")
         if run.ignored:
             notes.append(f"not the same, and ignored: {', '.join(sorted(run.ignored))}")
+        total, ending = _came_out(run)
         grade = "diverged" if divergence is not None else "partial" if missing else "state" if run.ignored else "exact"
-        return ReplayReport(episode.id, grade, len(run.rewards), divergence, tuple(compared), tuple(notes))  # type: ignore[arg-type]
+        return ReplayReport(
+            episode.id,
+            grade,  # type: ignore[arg-type]
+            len(run.rewards),
+            divergence,
+            tuple(compared),
+            tuple(notes),
+            total_reward=total,
+            ending=ending,
+        )
+
+
+def _came_out(run: Run) -> tuple[float | None, str]:
+    """Return what rewards a re-execution got, and how it ended."""
+    try:
+        total: float | None = float(sum(run.rewards))
+    except (TypeError, ValueError):
+        total = None
+    if run.failure is not None and run.failure[2] is not None:
+        return total, "error"
+    if run.flags is None:
+        return total, ""
+    return total, "terminated" if run.flags[1] else "truncated"
 
 
 def _execute(episode: Episode, stage: Stage) -> Run:

@@ -59,6 +59,8 @@ class ReplayReport:
         divergence: The first difference, where it diverged.
         compared: The fields that were compared at every step.
         notes: What a reader of the grade must know: what could not be compared, what the log has lost, why it was refused.
+        total_reward: Sum of the rewards that came out now; None where they are not numbers, or of an agent's world.
+        ending: How it ended now: terminated, truncated or error; "" where the recorded actions did not end it.
         differing_steps: Of a state-forced replay, the steps that differ by themselves.
     """
 
@@ -69,6 +71,8 @@ class ReplayReport:
     compared: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     differing_steps: tuple[int, ...] = ()
+    total_reward: float | None = None
+    ending: str = ""
 
     def __str__(self) -> str:
         text = f"{self.episode_id} {self.grade}, {self.n_steps} steps"
@@ -100,6 +104,8 @@ class ReplayReport:
             "compared": list(self.compared),
             "notes": list(self.notes),
             "differing_steps": list(self.differing_steps),
+            "total_reward": self.total_reward,
+            "ending": self.ending or None,
             "divergence": None
             if d is None
             else {

@@ -149,3 +149,83 @@ def test_without_ray_the_extra_is_named(runs: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(trajrec.errors.MissingPackageError, match=r"pip install 'trajrec\[ray\]'"):
         reports(runs, backend="ray")
+
+
+# Regression of worlds
+
+
+def command(*arguments: Any) -> int:
+    from trajrec.cli import main
+
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_corpus_is_a_gate_for_a_changed_environment(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from xml.etree import ElementTree
+
+    where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20")
+    assert command("replay", runs, *where, "--against", "CartPole-v1", "--junit", tmp_path / "same.xml") == 0
+    same = ElementTree.parse(tmp_path / "same.xml").getroot().attrib
+    assert int(same["tests"]) > 10
+    assert (same["failures"], same["errors"]) == ("0", "0")
+    capsys.readouterr()
+    junit = tmp_path / "changed.xml"
+    assert command("replay", runs, *where, "--against", f"{__name__}:heavier", "--jobs", 2, "--junit", junit) == 1
+    printed = capsys.readouterr().out
+    assert "first difference at step 9, observation/1" in printed
+    assert "total reward: then" in printed
+    suite = ElementTree.parse(junit).getroot()
+    assert suite.attrib["failures"] == suite.attrib["tests"] == same["tests"]
+    assert "step 9, observation/1" in suite[0][0].attrib["message"]
+
+
+def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trajrec.agents.sink import close_logs
+
+    for cents in (100, 200):
+        with trajrec.episode(tmp_path, world=trajrec.envs.Shop(seed=7), options={"task": 0}) as ep:
+            ep.call("refund_order", order="O1001", cents=cents)
+            ep.call("send_message", customer="C1", text="done")
+            ep.call("refund_order", order="O1001", cents=1)
+    close_logs()
+    assert command("replay", tmp_path, "--against", "trajrec.envs:Shop") == 0
+    assert command("replay", tmp_path, "--against", f"{__name__}:stingy") == 1
+    assert "step 0, result/refunded: recorded 100, replayed 99" in capsys.readouterr().out
+    assert command("replay", tmp_path, "--against", f"{__name__}:stingy", "--state-forced", "--json") == 1
+    import json
+
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["differing_steps"] for row in rows] == [[0, 2], [0, 2]]
+
+
+class Stingy(trajrec.envs.Shop):
+    def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
+        found = super()._refund_order(order, cents)
+        self._database["orders"][order]["refunded"] -= 1
+        return {"refunded": found["refunded"] - 1}
+
+
+def stingy() -> Any:
+    return Stingy(seed=7)
+
+
+class Rounded(gym.Wrapper[Any, Any, Any, Any]):
+    """Its arithmetic is a float or two off."""
+
+    def step(self, action: Any) -> Any:
+        import numpy as np
+
+        observation, *rest = self.env.step(action)
+        return np.nextafter(np.nextafter(observation, np.float32(9)), np.float32(9)), *rest
+
+
+def test_floats_may_be_told_to_be_a_little_apart_and_the_grade_says_so(tmp_path: Path) -> None:
+    record(gym.make("Pendulum-v1"), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        rounded = Rounded(gym.make("Pendulum-v1"))
+        assert trajrec.replay.replay_episode(episode, env=rounded, explain=False).divergence.ulps == 2
+        assert trajrec.replay.replay_episode(episode, env=rounded, ulps=1, explain=False).grade == "diverged"
+        report = trajrec.replay.replay_episode(episode, env=rounded, ulps=2)
+    assert report.grade == "state"
+    assert "ignored: floats within 2 ulp" in report.notes[-1]

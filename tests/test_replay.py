@@ -297,13 +297,14 @@ def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
 
 
 def test_measured_seconds_do_not_make_a_replay_diverge_and_are_named(tmp_path: Path) -> None:
-    record(gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1")), tmp_path, 2)
+    record(gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1")), tmp_path, 8)
     with trajrec.open(tmp_path) as corpus:
-        for report in replay_episodes(corpus.episodes()):
-            assert report.grade == "state"
-            assert report.notes == ("not the same, and ignored: info/episode/t",)
-        strict = next(replay_episodes(corpus.episodes(), ignore=()))
-    assert (strict.grade, strict.divergence.field) == ("diverged", "info/episode/t")
+        lenient = list(replay_episodes(corpus.episodes()))
+        strict = list(replay_episodes(corpus.episodes(), ignore=(), explain=False))
+    # Now and then one takes the same microseconds.
+    assert "state" in {report.grade for report in lenient} <= {"state", "exact"}
+    assert {report.notes for report in lenient if report.grade == "state"} == {("not the same, and ignored: info/episode/t",)}
+    assert "info/episode/t" in {report.divergence and report.divergence.field for report in strict} <= {None, "info/episode/t"}
 
 
 class Carries(gym.Env[Any, Any]):

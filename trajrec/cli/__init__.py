@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trajrec.cli import commands, demo, forks
+from trajrec.cli import commands, demo, forks, replaying
 from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
 from trajrec.version import __version__
 
@@ -97,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = add(
         "replay",
-        commands.replay,
+        replaying.replay,
         "re-execute recorded episodes and compare every step",
         "trajrec replay runs 3f2a",
         "Exit status: 0 all the same, 1 diverged, 2 wrong usage or refused, 3 unreadable log.",
@@ -105,6 +105,12 @@ def build_parser() -> argparse.ArgumentParser:
     _folder(sub)
     sub.add_argument("episodes", nargs="*", metavar="EPISODE", help="ids or unique prefixes (default: all that ended)")
     sub.add_argument("--where", metavar="SQL", help="only episodes that this condition holds for")
+    sub.add_argument("--against", metavar="ENV", help="replay on this: a Gymnasium id, or module:factory of one or of a world")
+    sub.add_argument("--tolerance", type=replaying.tolerance, default=0, metavar="ulp=N", help="how far floats may be apart")
+    sub.add_argument("--state-forced", action="store_true", help="agents: put the recorded state back after what differs")
+    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: 1)")
+    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
+    sub.add_argument("--junit", type=Path, metavar="FILE", help="write the reports as JUnit XML too")
     sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
     _json(sub)
 

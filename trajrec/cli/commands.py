@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,37 +180,6 @@ def schema(arguments: argparse.Namespace) -> int:
             print(f"    {name:<20} {meaning}")
         print()
     return 0
-
-
-def replay(arguments: argparse.Namespace) -> int:
-    """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
-    from trajrec.replay import Summary, replay_episodes
-
-    with open_corpus(arguments.dir) as corpus:
-        if arguments.episodes and arguments.where:
-            raise ValueError("give episodes or --where, not both")
-        if arguments.episodes:
-            chosen: Iterator[Any] = iter([corpus.episode(name) for name in arguments.episodes])
-            total = len(arguments.episodes)
-        else:
-            where = arguments.where or "ending <> 'running'"
-            total = corpus.sql(f"SELECT count(*) FROM episodes WHERE {where}").fetchall()[0][0]
-            chosen = corpus.episodes(where)
-        summary = Summary()
-        with Progress("replaying", " episodes") as progress:
-            for report in replay_episodes(chosen, allow=arguments.allow):
-                summary.add(report)
-                progress(summary.n_episodes, total)
-                if arguments.json:
-                    print_json(report.as_dict())
-                elif report.grade != "exact" or total <= 20:
-                    print(report)
-        if not arguments.json:
-            print(summary)
-        status = tell_problems(corpus)
-    if summary.grades["diverged"]:
-        return 1
-    return 2 if summary.grades["refused"] else status
 
 
 def check(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,90 @@
+"""The command `trajrec replay`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from trajrec.cli.commands import load_function, make_env, open_corpus, tell_problems
+from trajrec.cli.output import Progress, print_json
+
+
+def replay(arguments: argparse.Namespace) -> int:
+    """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
+    from trajrec.replay import Summary, replay_episodes
+    from trajrec.replay.regression import Outcome, outcome_of, regressed, write_junit
+
+    against = None if arguments.against is None else _factory(arguments.against)
+    with open_corpus(arguments.dir) as corpus:
+        chosen, total = _chosen(corpus, arguments)
+        then: dict[str, Outcome] = {}
+
+        def noted() -> Iterator[Any]:
+            for episode in chosen:
+                if against is not None:
+                    then[episode.id] = outcome_of(episode)
+                yield episode
+
+        summary, kept = Summary(), []
+        reports = replay_episodes(
+            noted(),
+            env=against,
+            world=against,
+            allow=arguments.allow,
+            ulps=arguments.tolerance,
+            state_forced=arguments.state_forced,
+            jobs=arguments.jobs,
+            backend=arguments.backend,
+        )
+        with Progress("replaying", " episodes") as progress:
+            for report in reports:
+                summary.add(report)
+                progress(summary.n_episodes, total)
+                if arguments.junit is not None:
+                    kept.append(report)
+                if arguments.json:
+                    print_json(report.as_dict())
+                elif report.grade != "exact" or total <= 20:
+                    changed = None if against is None else regressed(report, then[report.episode_id])
+                    print(report if changed is None else changed)
+        if arguments.junit is not None:
+            write_junit(arguments.junit, kept, str(arguments.dir))
+        if not arguments.json:
+            print(summary)
+        status = tell_problems(corpus)
+    if summary.grades["diverged"]:
+        return 1
+    return 2 if summary.grades["refused"] else status
+
+
+def _chosen(corpus: Any, arguments: argparse.Namespace) -> tuple[Iterator[Any], int]:
+    """Return the episodes to replay, and how many."""
+    if arguments.episodes and arguments.where:
+        raise ValueError("give episodes or --where, not both")
+    if arguments.episodes:
+        return iter([corpus.episode(name) for name in arguments.episodes]), len(arguments.episodes)
+    where = arguments.where or "ending <> 'running'"
+    total: int = corpus.sql(f"SELECT count(*) FROM episodes WHERE {where}").fetchall()[0][0]
+    return corpus.episodes(where), total
+
+
+def _factory(name: str) -> Callable[[], Any]:
+    """Return what makes the environment or world to replay on: a Gymnasium id, or module:factory."""
+    if ":" in name and "/" not in name:
+        return load_function(name, "--against", "a Gymnasium id or ")
+    make_env(name, {}).close()  # says what is wrong before anything is replayed
+
+    from functools import partial
+
+    from trajrec.replay.environments import make_by_id
+
+    return partial(make_by_id, name)
+
+
+def tolerance(text: str) -> int:
+    """Read ulp=N."""
+    name, _, number = text.partition("=")
+    if name != "ulp" or not number.isdigit():
+        raise argparse.ArgumentTypeError(f"must be ulp=N, got {text!r}")
+    return int(number)
