@@ -46,7 +46,7 @@ def reports(folder: Path, **options: Any) -> list[Any]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    for env_id, n in (("CartPole-v1", 150), ("Taxi-v4", 5)):
+    for env_id, n in (("CartPole-v1", 100), ("Taxi-v4", 3)):
         record(gym.make(env_id), folder, n)
     return folder
 
@@ -54,16 +54,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_reports_do_not_depend_on_how_many_processes_made_them(runs: Path) -> None:
     alone = reports(runs)
     assert {report["grade"] for report in alone} == {"exact"}
-    assert len(alone) == 155
+    assert len(alone) == 103
     assert reports(runs, jobs=2) == alone
-    assert reports(runs, jobs=3) == alone
 
 
-def test_a_divergence_and_its_cause_come_back_from_another_process(runs: Path) -> None:
-    alone = reports(runs, env=heavier)
+def test_a_divergence_comes_back_from_another_process(runs: Path) -> None:
+    alone = reports(runs, env=heavier, explain=False)
     long_enough = [report for report in alone if report["n_steps"] > 9 and report["divergence"]["field"].startswith("obs")]
     assert long_enough
-    assert reports(runs, env=heavier, jobs=2) == alone
+    assert reports(runs, env=heavier, jobs=2, explain=False) == alone
     with pytest.raises(TypeError, match="give a function that makes one"):
         reports(runs, env=heavier(), jobs=2)
     with pytest.raises(ValueError, match="jobs must be at least 1"):

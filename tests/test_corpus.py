@@ -338,6 +338,7 @@ print(n)
 """
 
 
+@pytest.mark.slow
 def test_two_processes_ask_while_three_record_and_miss_no_episode(tmp_path: Path) -> None:
     ask_while_recording(tmp_path, 3, 2, 5.0)
 

@@ -57,6 +57,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return env.path
 
 
+@pytest.mark.slow
 def test_any_one_flipped_byte_is_detected_or_harmless(small: Path, tmp_path: Path) -> None:
     truth, data = read(small), small.read_bytes()
     damaged = tmp_path / "damaged.trj"

@@ -132,14 +132,14 @@ class Jitter(Base):
     [
         (Clock, "clock"),
         (GlobalRandom, "global random"),
-        (NumpyRandom, "global random"),
+        pytest.param(NumpyRandom, "global random", marks=pytest.mark.slow),
         (SetOrder, "hash order"),
         (Unseeded, "hidden randomness"),
-        (Address, "hidden randomness"),
-        (Leak, "hidden randomness|state that"),
+        pytest.param(Address, "hidden randomness", marks=pytest.mark.slow),
+        pytest.param(Leak, "hidden randomness|state that", marks=pytest.mark.slow),
         (SharedLeak, "a second object|state of the class"),
-        (TimeZone, "environment variable TZ"),
-        (Jitter, "hidden randomness"),
+        pytest.param(TimeZone, "environment variable TZ", marks=pytest.mark.slow),
+        pytest.param(Jitter, "hidden randomness", marks=pytest.mark.slow),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -149,7 +149,13 @@ def test_each_way_of_being_broken_is_named(factory: Any, cause: str) -> None:
     assert any(part in str(finding) for finding in report.findings for part in cause.split("|")), report.findings
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Taxi-v4", "Hopper-v5", "MiniGrid-DoorKey-8x8-v0", "trajrec/KeyDoor-v0", Base])
+SLOW = [
+    pytest.param(env, marks=pytest.mark.slow)
+    for env in ("Hopper-v5", "Taxi-v4", "MiniGrid-DoorKey-8x8-v0", "trajrec/KeyDoor-v0", Base)
+]
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", *SLOW])
 def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> None:
     report = check_determinism(env, n_steps=120)
     assert (report.grade, report.findings) == ("exact", ())

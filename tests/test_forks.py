@@ -78,11 +78,14 @@ def rows_of(episode: Any, first: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("env_id", ENVS)
+FAST = ("CartPole-v1", "LunarLander-v3", "trajrec/KeyDoor-v0")
+
+
+@pytest.mark.parametrize("env_id", [env if env in FAST else pytest.param(env, marks=pytest.mark.slow) for env in ENVS])
 def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(tmp_path: Path, env_id: str) -> None:
     corpus = record(tmp_path, make(env_id), n=2)
     for episode in list(corpus.episodes()):
-        steps = sorted({0, episode.n_steps // 3, episode.n_steps - 1})
+        steps = sorted({episode.n_steps // 3, episode.n_steps - 1})
         for step in steps:
             expected = rows_of(episode, step)
             for level in ("prefix", "auto", "process"):
@@ -295,7 +298,7 @@ SERVER = "trajrec.replay.server"
 )
 def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_path: Path, deadly: int, why: str) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1"), log_id="trap").episodes()
-    timeout_s = 2.0 if deadly == 8 else 60.0
+    timeout_s = 1.0 if deadly == 8 else 60.0
     branches = fork.many(
         episode, at=[0, 5], policy=Choice(deadly), n=4, jobs=2, max_steps=3, env=trapped, timeout_s=timeout_s, memory_mb=512
     )
