@@ -17,7 +17,7 @@ from trajrec.replay.places import Place, Places, lineage
 from trajrec.replay.report import ReplayReport
 from trajrec.replay.workers import Died, map_ordered
 
-CHUNK = 64
+CHUNK = 128
 """Episodes that an environment is kept for: the same whatever the number of processes, so that reports are too."""
 
 

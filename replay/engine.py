@@ -18,7 +18,7 @@ from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
 from trajrec.protocols import World
 from trajrec.replay.cause import find_cause
-from trajrec.replay.compare import Leave, Odd, Run, compare
+from trajrec.replay.compare import FIXED, Leave, Odd, Run, compare, taker
 from trajrec.replay.environments import make_env
 from trajrec.replay.report import Divergence, ReplayReport
 from trajrec.replay.stages import Stage, enter_fork, prepare_reset, relive, stage_of
@@ -220,7 +220,7 @@ def _execute(episode: Episode, stage: Stage) -> Run:
     run.reset_info = codec.encode(info, opaque=True)
     if episode.fork is not None:
         obs = enter_fork(episode, stage, obs)
-    _keep(run, stage, obs, episode.states)
+    _keep(run, stage, obs, episode)
     actions = episode.actions
     missing = episode.missing_steps
     if missing:
@@ -236,10 +236,10 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     """The hot loop: step, copy what came out."""
     step, capture = stage.env.step, None if stage.adapter is None else stage.adapter.capture
     observations, rewards, states = run.observations.append, run.rewards.append, run.states.append
-    whole, ndarray, digest, copy = episode.states, np.ndarray, state_digest, codec.encode
+    whole, ndarray, digest, copy, fixed = episode.states, np.ndarray, state_digest, codec.encode, FIXED
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
-    row = len(run.rewards)
+    row, take = len(run.rewards), taker(episode, run)
     for action in actions:
         try:
             obs, reward, terminated, truncated, info = step(action)
@@ -247,7 +247,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
             run.failure = (first + row, None, exc)
             return
         if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
-            observations(obs.tobytes())
+            observations(take(obs))
         else:
             observations(Odd(copy(obs, opaque=True)))
         rewards(reward)
@@ -258,7 +258,8 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
             if row in whole:
                 run.whole_states[row] = copy(state)
         if info:
-            run.infos[row - 1] = copy(info, opaque=True)
+            # What cannot be changed later is kept as it is: encoding ten numbers takes longer than some steps.
+            run.infos[row - 1] = info.copy() if fixed.issuperset(map(type, info.values())) else copy(info, opaque=True)
         if terminated or truncated:
             run.flags = (row - 1, bool(terminated), bool(truncated))
             return
@@ -287,14 +288,14 @@ def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list
     _apply(run, stage, episode, actions[position:], len(failed))
 
 
-def _keep(run: Run, stage: Stage, obs: Any, whole: dict[int, Any]) -> None:
+def _keep(run: Run, stage: Stage, obs: Any, episode: Episode) -> None:
     """Copy the observation and state of the reset."""
     run.like = obs if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" else None
-    run.observations.append(Odd(codec.encode(obs, opaque=True)) if run.like is None else obs.tobytes())
+    run.observations.append(Odd(codec.encode(obs, opaque=True)) if run.like is None else taker(episode, run)(obs))
     if stage.adapter is not None:
         state = stage.adapter.capture()
         run.states.append(state_digest(state))
-        if 0 in whole:
+        if 0 in episode.states:
             run.whole_states[0] = codec.encode(state)
 
 

@@ -217,6 +217,13 @@ class Episode:
         """Observations one by one, length T + 1, of the exact recorded types."""
         return self._values("obs", of_steps=False)
 
+    def observation_blocks(self) -> Iterator[Any]:
+        """Yield the observations in parts, as arrays where they are such, each decoded when it is asked for."""
+        for chunk, span in self._parts:
+            start, stop = self._bounds(span, of_steps=False)
+            if stop > start:
+                yield field_array(chunk, chunk.layout("obs"), start, stop)
+
     def observation_at(self, row: int) -> Any:
         """Return one observation, without reading those of other chunks: row 0 is the reset's."""
         base = 0
