@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajrec.episodes import Episode
+from trajrec.paths import path_between
 from trajrec.replay.report import short
 from trajrec.state.diff import first_difference as value_difference
 
@@ -51,7 +52,7 @@ def first_difference(a: Episode, b: Episode) -> list[EpisodeDifference]:
 
 
 def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
-    actions = [[action for action, _ in episode.path_to(episode.n_steps)] for episode in (a, b)]
+    actions = [[action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)]
     yield from _first("action", 0, *actions)
     start = max(a.first_step, b.first_step)
     offsets = [start - episode.first_step for episode in (a, b)]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import SnapshotError
+from trajrec.paths import path_between
 from trajrec.replay.branches import Level
 from trajrec.replay.stages import Stage
 from trajrec.state.snapshots import Snapshot, Snapshots
@@ -57,7 +58,8 @@ def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_ste
 
     Leaves the stage where it was if the snapshot is right; otherwise anywhere.
     """
-    actions = [action for action, has_raised in episode.path_to(min(episode.n_steps, step + n_steps))[step:] if not has_raised]
+    path = path_between(episode, step, min(episode.n_steps, step + n_steps))
+    actions = [action for action, has_raised in path if not has_raised]
     start = time.perf_counter()
     try:
         snapshot = snapshots.take()

@@ -11,12 +11,14 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import DivergenceError, ReplayError
+from trajrec.errors import DivergenceError, ReplayError, SnapshotError
+from trajrec.paths import earlier, path_between
 from trajrec.protocols import StateAdapter
 from trajrec.state.adapters import find_adapter, function_adapter
 from trajrec.state.diff import first_difference
 from trajrec.state.digests import state_digest
 from trajrec.state.generators import reseed, restore_generator
+from trajrec.state.keyframes import Keyframes
 
 
 class Stage(NamedTuple):
@@ -66,7 +68,7 @@ def apply_path(episode: Episode, stage: Stage, obs: Any, info: Any, first: int, 
     """Apply the steps [first, last) of what an episode was recorded with (its parents' among them); return the last observation
     and info. What raised then may raise again."""
     step = stage.env.step
-    for action, has_raised in episode.path_to(last)[first:]:
+    for action, has_raised in path_between(episode, first, last):
         try:
             obs, _, _, _, info = step(action)
         except Exception:
@@ -95,6 +97,15 @@ def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
     """
     check_step(episode, step)
     obs, info = stage.env.reset(**prepare_reset(episode, stage))
+    keyframe = max((k for k in episode.keyframes if k.step < step), key=lambda k: k.step, default=None)
+    if keyframe is not None:
+        with contextlib.suppress(DivergenceError, SnapshotError, LookupError, ValueError):
+            Keyframes(stage.env).put(keyframe.data)
+            obs, info = apply_path(episode, stage, obs, info, keyframe.step, step)
+            verify(episode, stage, step, obs)
+            return obs, info
+        # It does not lead there, here: all steps are taken instead.
+        obs, info = stage.env.reset(**prepare_reset(episode, stage))
     if episode.fork is not None:
         obs = enter_fork(episode, stage, obs)
     obs, info = apply_path(episode, stage, obs, info, episode.first_step, step)
@@ -105,10 +116,10 @@ def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
 def relive(episode: Episode, stage: Stage) -> None:
     """Run a fresh stage through the episodes that the recorded environment had before: some carry state over from one to the
     next, and an episode is then the same only after those before it."""
-    for earlier in episode.earlier():
+    for before in earlier(episode):
         with contextlib.suppress(Exception):  # an episode that cannot be relived leaves no more behind than it does
-            obs, info = stage.env.reset(**prepare_reset(earlier, stage))
-            apply_path(earlier, stage, obs, info, 0, earlier.n_steps)
+            obs, info = stage.env.reset(**prepare_reset(before, stage))
+            apply_path(before, stage, obs, info, 0, before.n_steps)
 
 
 def check_step(episode: Episode, step: int) -> None:

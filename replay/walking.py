@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, SnapshotError
+from trajrec.paths import earlier
 from trajrec.replay.branches import Level
 from trajrec.replay.levels import prove
 from trajrec.replay.stages import Stage, apply_path, relive, verify, verify_state, walk_to
@@ -83,7 +84,7 @@ class Walker:
     @property
     def n_before(self) -> int:
         """Steps that have to be taken before an episode's own, to reach any step of it."""
-        return sum(earlier.n_steps for earlier in self.episode.earlier()) if self._reset == _RELIVED else 0
+        return sum(before.n_steps for before in earlier(self.episode)) if self._reset == _RELIVED else 0
 
     def close(self) -> None:
         """Close the environment."""

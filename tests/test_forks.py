@@ -19,6 +19,7 @@ import pytest
 
 import trajrec
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
+from trajrec.paths import path_between
 from trajrec.replay import fork, replay_episode, replay_episodes
 from trajrec.state.diff import is_same
 from trajrec.state.snapshots import Snapshots
@@ -113,7 +114,7 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
     child = corpus.episode(child_id)
     assert (child.parent.id, child.first_step, child.n_steps, child.ending) == (episode.id, 7, 8, "abandoned")
     assert [row.tolist() for row in child.observations] == [episode.observations[7].tolist(), observation.tolist()]
-    assert child.path_to(8) == [*((a, False) for a in episode.actions[:7]), (other, False)]
+    assert path_between(child, 0, 8) == [*((a, False) for a in episode.actions[:7]), (other, False)]
     assert replay_episode(child).grade == "exact"
     query = "SELECT count(*), count(*) FILTER (parent_id IS NULL), sum(missing_steps) FROM episodes"
     assert corpus.sql(query).fetchall() == [(2, 1, 0)]
@@ -311,6 +312,7 @@ def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_p
 
 INTERRUPTED = """
 import sys, gymnasium as gym, trajrec, time
+from trajrec.paths import path_between
 from trajrec.replay import fork
 with trajrec.open(sys.argv[1]) as corpus:
     (episode,) = corpus.episodes()

@@ -13,7 +13,18 @@ from trajrec import codec
 from trajrec.errors import CorpusError, LogCorruptError
 from trajrec.log.fields import concatenate, field_array, field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader, Span
-from trajrec.schema import AgentEvent, CallStart, Check, EpisodeEnd, EpisodeStart, Failure, Fork, ModelStart, episode_id
+from trajrec.schema import (
+    AgentEvent,
+    CallStart,
+    Check,
+    EpisodeEnd,
+    EpisodeStart,
+    Failure,
+    Fork,
+    Keyframe,
+    ModelStart,
+    episode_id,
+)
 from trajrec.state.digests import state_digest, unpack_digests
 from trajrec.transcript import Transcript
 
@@ -43,7 +54,10 @@ class Episode:
         fork: Where it goes on from, for an episode that was forked: its steps begin with `fork.step`.
         end: Its end; None where it still runs, where its process is gone, or where that part of the log is lost.
         failures: Exceptions, in order.
+        keyframes: Whole states of the environment, in long episodes.
         checks: Verdicts, in order.
+        parts: Where its rows are: chunks and spans in them, in order.
+        reader: Its log.
         agent_events: What an agent did, in order; `transcript` makes sense of it.
     """
 
@@ -55,11 +69,12 @@ class Episode:
         self.fork: Fork | None = None
         self.find_parent: Callable[[str], Episode] | None = None
         self.failures: list[Failure] = []
+        self.keyframes: list[Keyframe] = []
         self.checks: list[Check] = []
         self.agent_events: list[AgentEvent] = []
-        self._parts: list[tuple[LogChunk, Span]] = []
+        self.parts: list[tuple[LogChunk, Span]] = []
         self._irregular: dict[int, bytes] = {}
-        self._reader = reader
+        self.reader = reader
         wanted = range(len(reader.frames)) if chunks is None else chunks
         for chunk in _chunks(reader, wanted):
             self._take(chunk)
@@ -72,13 +87,15 @@ class Episode:
                 self.end = event
             elif isinstance(event, Fork):
                 self.fork = event
+            elif isinstance(event, Keyframe):
+                self.keyframes.append(event)
             elif isinstance(event, Failure):
                 self.failures.append(event)
             elif isinstance(event, Check):
                 self.checks.append(event)
             else:
                 self.agent_events.append(event)
-        self._parts += [(chunk, span) for span in chunk.spans_of(self.number)]
+        self.parts += [(chunk, span) for span in chunk.spans_of(self.number)]
         if chunk.record.irregular:
             self._irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
 
@@ -98,14 +115,14 @@ class Episode:
     @cached_property
     def transcript(self) -> Transcript:
         """What an agent did: its calls with their attempts, its model calls, what they changed."""
-        return Transcript(self.agent_events, self._reader.blob)
+        return Transcript(self.agent_events, self.reader.blob)
 
     @property
     def n_steps(self) -> int:
         """Steps taken, those that raised included."""
         if self.end is not None:
             return self.end.n_steps
-        steps = [span.segment.first_step + span.segment.n_steps for _, span in self._parts]
+        steps = [span.segment.first_step + span.segment.n_steps for _, span in self.parts]
         steps += [event.step + 1 for event in self.agent_events if isinstance(event, (CallStart, ModelStart))]
         return max([*steps, *(failure.step + 1 for failure in self.failures)], default=0)
 
@@ -114,7 +131,7 @@ class Episode:
         """How it ended: terminated, truncated, abandoned, error; without an end record, running or interrupted."""
         if self.end is not None:
             return self.end.ending
-        return "running" if self._reader.is_being_written() else "interrupted"
+        return "running" if self.reader.is_being_written() else "interrupted"
 
     @property
     def outcome(self) -> str | None:
@@ -163,27 +180,10 @@ class Episode:
             raise CorpusError(f"episode {self.id} is a fork of {self.fork.parent_id}: read it from a corpus that has both")
         return self.find_parent(self.fork.parent_id)
 
-    def earlier(self) -> Iterator[Episode]:
-        """Yield the episodes that the same environment object had before it (before what it was forked from), in order."""
-        root = self
-        while root.parent is not None:
-            root = root.parent
-        for number in range(root.number):
-            yield Episode(root._reader, number, root._reader.chunks_of(number))
-
-    def path_to(self, step: int) -> list[tuple[Any, bool]]:
-        """Return what leads to a step: the actions before it, from the reset on, each with whether it raised."""
-        parent = self.parent
-        before = [] if parent is None else parent.path_to(self.first_step)
-        rows = zip(self.step_numbers.tolist(), self.actions, strict=True)
-        own = [(number, action, False) for number, action in rows if number < step]
-        own += [(f.step, _action(f), True) for f in self.failures if f.phase == "step" and f.step < step]
-        return before + [(action, has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
-
     @property
     def has_reset(self) -> bool:
         """Whether the observation of the reset is there (as it is but in a damaged log)."""
-        return bool(self._parts) and self._parts[0][1].segment.has_reset
+        return bool(self.parts) and self.parts[0][1].segment.has_reset
 
     @cached_property
     def step_numbers(self) -> Array:
@@ -219,7 +219,7 @@ class Episode:
 
     def observation_blocks(self) -> Iterator[Any]:
         """Yield the observations in parts, as arrays where they are such, each decoded when it is asked for."""
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start, stop = self._bounds(span, of_steps=False)
             if stop > start:
                 yield field_array(chunk, chunk.layout("obs"), start, stop)
@@ -227,7 +227,7 @@ class Episode:
     def observation_at(self, row: int) -> Any:
         """Return one observation, without reading those of other chunks: row 0 is the reset's."""
         base = 0
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start, stop = self._bounds(span, of_steps=False)
             if row < base + stop - start:
                 return field_values(chunk, chunk.layout("obs"), start + row - base, start + row - base + 1)[0]
@@ -238,7 +238,7 @@ class Episode:
     def infos(self) -> list[dict[str, Any]]:
         """Infos of the steps, length T; that of the reset is `reset_info`."""
         found: list[dict[str, Any]] = []
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start, stop = span.start, span.start + span.segment.n_steps
             place, values = sparse_values(chunk, "info", start, stop)
             infos: list[dict[str, Any]] = [{} for _ in range(start, stop)]
@@ -254,7 +254,7 @@ class Episode:
     @cached_property
     def has_infos(self) -> bool:
         """Whether any step had an info that was not empty."""
-        return bool(self._irregular) or any(chunk.layout("info") is not None for chunk, _ in self._parts)
+        return bool(self._irregular) or any(chunk.layout("info") is not None for chunk, _ in self.parts)
 
     @property
     def reset_info(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ class Episode:
     def states(self) -> dict[int, Any]:
         """States that were stored whole, by row: row 0 is the reset's, row k + 1 that after row k of `actions`."""
         found, base = {}, 0
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start = span.obs_start
             stop = start + span.segment.has_reset + span.segment.n_steps
             place, values = sparse_values(chunk, "state", start, stop)
@@ -277,7 +277,7 @@ class Episode:
     def state_digests(self) -> Array | None:
         """Digest of the state of each observation row, (T + 1,) uint32; None where no state was captured."""
         found = []
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start = span.obs_start
             stop = start + span.segment.has_reset + span.segment.n_steps
             rows = chunk.column("state_digest")
@@ -312,6 +312,30 @@ class Episode:
             f"{sorted(self.states)[:6]}; replay the episode up to it, or record with record='full'"
         )
 
+    def step_at(self, step: int) -> Step:
+        """Return one step, without reading what lies in other chunks.
+
+        Raises:
+            IndexError: There is no such step.
+            CorpusError: The log has lost it.
+        """
+        if not self.first_step <= step < self.n_steps:
+            raise IndexError(f"step must be in [{self.first_step}, {self.n_steps}), got {step}")
+        for failure in self.failures:
+            if failure.phase == "step" and failure.step == step:
+                return Step(step, failed_action(failure), None, None, {}, failure)
+        for chunk, span in self.parts:
+            ahead = step - span.segment.first_step
+            if 0 <= ahead < span.segment.n_steps:
+                row, obs = span.start + ahead, span.obs_start + span.segment.has_reset + ahead
+                at = {"action": row, "obs": obs, "reward": row}
+                action, found, reward = (field_values(chunk, chunk.layout(name), k, k + 1)[0] for name, k in at.items())
+                _, infos = sparse_values(chunk, "info", row, row + 1)
+                odd = self._irregular.get(step)
+                info = codec.decode(odd) if odd is not None else infos[0] if infos else {}
+                return Step(step, action, found, reward, info)
+        raise CorpusError(f"episode {self.id}: the log has lost step {step}")
+
     def steps(self) -> Iterator[Step]:
         """Yield the steps in order, those that raised among them."""
         failed = {failure.step: failure for failure in self.failures if failure.phase == "step"}
@@ -320,12 +344,12 @@ class Episode:
             self.step_numbers.tolist(), self.actions, self.observation_list[offset:], self.reward_list, self.infos, strict=True
         )
         taken = [Step(*row) for row in rows]
-        taken += [Step(k, _action(f), None, None, {}, f) for k, f in failed.items()]
+        taken += [Step(k, failed_action(f), None, None, {}, f) for k, f in failed.items()]
         yield from sorted(taken, key=lambda step: step.step)
 
     @property
     def _segments(self) -> list[Any]:
-        return [span.segment for _, span in self._parts]
+        return [span.segment for _, span in self.parts]
 
     def _bounds(self, span: Span, of_steps: bool) -> tuple[int, int]:
         if of_steps:
@@ -334,7 +358,7 @@ class Episode:
 
     def _values(self, field: str, *, of_steps: bool) -> list[Any]:
         found: list[Any] = []
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start, stop = self._bounds(span, of_steps)
             layout = chunk.layout(field)
             if layout is not None and stop > start:
@@ -343,7 +367,7 @@ class Episode:
 
     def _array(self, field: str) -> Any:
         parts = []
-        for chunk, span in self._parts:
+        for chunk, span in self.parts:
             start, stop = self._bounds(span, of_steps=False)
             if stop > start:
                 parts.append(field_array(chunk, chunk.layout(field), start, stop))
@@ -368,5 +392,6 @@ def _chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]:
                 continue  # it is listed in reader.damage, and the episode's missing_steps show what it cost
 
 
-def _action(failure: Failure) -> Any:
+def failed_action(failure: Failure) -> Any:
+    """Return the action that was tried."""
     return None if failure.action_data is None else codec.decode(failure.action_data)

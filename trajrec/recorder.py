@@ -17,7 +17,7 @@ import msgspec
 
 from trajrec import codec
 from trajrec.blocks import MisfitError
-from trajrec.errors import EncodeError, EnvContractError, LogWriteError
+from trajrec.errors import EncodeError, EnvContractError, LogWriteError, SnapshotError
 from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
 from trajrec.protocols import StateAdapter, Verdict, Verifier
 from trajrec.provenance import describe_env, describe_runtime, hostname
@@ -29,14 +29,21 @@ from trajrec.schema import (
     Failure,
     Fork,
     Header,
+    Keyframe,
     StateRecord,
     episode_id,
 )
 from trajrec.state.adapters import find_adapter, function_adapter
 from trajrec.state.generators import generator_state
+from trajrec.state.keyframes import Keyframes
 from trajrec.steps import StepBuffer
 from trajrec.verifiers import as_verdict, code_digest, identity
 from trajrec.version import __version__
+
+KEYFRAME_STEPS = 8192
+"""Steps between keyframes, at least: shorter episodes have none."""
+
+NEVER = 1 << 62
 
 Keep = Literal["default", "full", "minimal"]
 
@@ -97,6 +104,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._clock_ns = clock_ns
         self._episode = -1
         self._is_open = self._has_failed = False
+        self._keyframes: Keyframes | None = None
+        self._keyframe_at = KEYFRAME_STEPS
         seen = ("", 0) if self._adapter is None else (self._adapter.name, self._adapter.version)
         header = Header(
             log_id or new_log_id(),
@@ -164,6 +173,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             return result
         block.n = n = block.n + 1
         if n >= block.limit:
+            if buffer.n_steps >= self._keyframe_at:
+                self._add_keyframe()
             buffer.next_block()
         return result
 
@@ -256,6 +267,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         if fork is not None:
             buffer.add_event(fork)
         buffer.begin_episode(self._episode, 0 if fork is None else fork.step)
+        if self._keyframe_at != NEVER:
+            self._keyframe_at = buffer.n_steps + KEYFRAME_STEPS
         self._is_open = True
 
     def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:
@@ -299,6 +312,19 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                     None if self._capture is None else codec.digest(self._capture()),
                 )
             )
+
+    def _add_keyframe(self) -> None:
+        """Record the whole state in the middle of a long episode, where the environment is made of plain data."""
+        n_steps = self._buffer.n_steps
+        try:
+            if self._keyframes is None:
+                self._keyframes = Keyframes(self.env)
+            self._keyframe_at = n_steps + KEYFRAME_STEPS
+            self._buffer.add_event(Keyframe(self._episode, n_steps, self._keyframes.take()))
+        except LookupError:
+            pass  # not in this state of the game
+        except SnapshotError:
+            self._keyframe_at = NEVER
 
     def _refit_step(self, action: Any, obs: Any, reward: Any) -> None:
         values = [("action", action), ("obs", obs), ("reward", reward)]

@@ -14,8 +14,8 @@ import msgspec
 FORMAT_VERSION = 1
 
 Ending = Literal["terminated", "truncated", "abandoned", "error"]
-"""How an episode ended: by the environment, by a limit, by a reset or close in its middle, by an exception. An episode
-whose process is gone has no end record; readers call it "interrupted", or "running" while its writer lives."""
+"""How an episode ended: by the environment, a limit, a reset or close in its middle, an exception. One whose process is gone
+has no end record; readers call it "interrupted", or "running" while its writer lives."""
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
@@ -101,9 +101,7 @@ class Column(Record, frozen=True):
 
 class EpisodeStart(Record, tag="start", frozen=True):
     """A reset. `seed_origin` says whether the caller gave the seed or the recorder did because nothing else was reproducible.
-
-    `rng_data` holds the state of the environment's generators just before the reset, where it was not seeded.
-    """
+    `rng_data` holds the state of the environment's generators just before the reset, where it was not seeded."""
 
     episode: int
     time_ns: int
@@ -115,13 +113,9 @@ class EpisodeStart(Record, tag="start", frozen=True):
 
 
 class Fork(Record, tag="fork", frozen=True):
-    """Says that an episode goes on from another one: follows its EpisodeStart, which is the other's, with a time of its own.
-
-    The episode's steps begin with `step`: those before it are the parent's. `kind` says what is different from there on:
-    "actions" where given actions were taken, "policy" where another policy chose them, "agent" where an agent went on live.
-    `noise` says where the environment's randomness came from: "recorded" where its generators went on as the parent's, else
-    what they were seeded with. `level` says how the state was reached: "prefix" (re-executed), "native", "pickle" or "process".
-    """
+    """Says that an episode goes on from another one: follows its EpisodeStart, the other's with a time of its own. Its steps
+    begin with `step`. `kind`: what is different from there on. `noise`: "recorded" where the environment's generators went on,
+    else what they were seeded from. `level`: how the state was reached. docs/format.md says more."""
 
     episode: int
     parent_id: str
@@ -130,6 +124,14 @@ class Fork(Record, tag="fork", frozen=True):
     noise: str = "recorded"
     level: str = "prefix"
     metadata_data: bytes | None = None
+
+
+class Keyframe(Record, tag="keyframe", frozen=True):
+    """The state of the environment before a step of a long episode, as plain data: see trajrec.state.keyframes."""
+
+    episode: int
+    step: int
+    data: bytes
 
 
 class EpisodeEnd(Record, tag="end", frozen=True):
@@ -352,7 +354,7 @@ class Regrade(Record, tag="regrade", frozen=True):
 AgentEvent = TaskStart | CallStart | CallEnd | StateChange | ModelStart | ModelEnd | EffectValue | Blob | Regrade
 """What only logs of agents hold."""
 
-Event = EpisodeStart | Fork | EpisodeEnd | Failure | Check | AgentEvent
+Event = EpisodeStart | Fork | Keyframe | EpisodeEnd | Failure | Check | AgentEvent
 
 
 class Chunk(Record, frozen=True):

@@ -45,10 +45,10 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
     if episode.is_agents:
         print_agent_step(episode, number, as_json=as_json)
         return
-    step = next((s for s in episode.steps() if s.step == number), None)
-    if step is None:
-        raise ValueError(f"episode {episode.id} has no step {number}: it has steps 0 to {episode.n_steps - 1}")
-    row = _row(step)
+    if not episode.first_step <= number < episode.n_steps:
+        first, last = episode.first_step, episode.n_steps - 1
+        raise ValueError(f"episode {episode.id} has no step {number}: it has steps {first} to {last}")
+    row = _row(episode.step_at(number))
     before, after = _state(episode, number), _state(episode, number + 1)
     row["state_before"], row["state_after"] = before, after
     if not isinstance(before, _Unknown) and not isinstance(after, _Unknown):

@@ -58,9 +58,9 @@ class Snapshots:
     def __init__(self, env: Any) -> None:
         self.layers: list[Any] = list(layers_of(env))
         self._emulators: dict[int, StickyAction] = {}
-        self._spaces = list(_spaces(self.layers))
+        self.spaces = list(_spaces(self.layers))
         is_toy_text = type(self.layers[-1]).__module__.startswith("gymnasium.envs.toy_text.")
-        self._constant = [_CONSTANT] * (len(self.layers) - 1) + [_CONSTANT | _TABLES if is_toy_text else _CONSTANT]
+        self.constant = [_CONSTANT] * (len(self.layers) - 1) + [_CONSTANT | _TABLES if is_toy_text else _CONSTANT]
 
     def take(self) -> Snapshot:
         """Return the state as it is now.
@@ -68,9 +68,9 @@ class Snapshots:
         Raises:
             SnapshotError: The environment holds something that cannot be copied; names the attribute.
         """
-        copier = _Copier(self.layers, self._spaces, self._emulators)
+        copier = _Copier(self.layers, self.spaces, self._emulators)
         saved, objects = [], {}
-        for number, (layer, constant) in enumerate(zip(self.layers, self._constant, strict=True)):
+        for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
             values = layer.__dict__.copy()
             for name, value in values.items():
                 if type(value) not in _ATOMS and name not in constant:
@@ -80,7 +80,7 @@ class Snapshots:
                         values[name] = None
                         objects[number, name] = value
             saved.append(values)
-        natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self._spaces]
+        natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self.spaces]
         natives += copier.natives.values()
         return Snapshot(saved, natives, copier.pickle(objects) if objects else None)
 
@@ -88,8 +88,8 @@ class Snapshots:
         """Put the environment back into a state that `take` returned; as often as you like."""
         for native, state in snapshot.natives:
             _set_native(native, state)
-        copier = _Copier(self.layers, self._spaces)
-        for layer, values, constant in zip(self.layers, snapshot.layers, self._constant, strict=True):
+        copier = _Copier(self.layers, self.spaces)
+        for layer, values, constant in zip(self.layers, snapshot.layers, self.constant, strict=True):
             live = layer.__dict__
             for name in live.keys() - values.keys():
                 del live[name]

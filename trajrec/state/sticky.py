@@ -52,6 +52,16 @@ class StickyAction:
             self._ale.act(action)
         self._ale.restoreState(clone)
 
+    def put(self, state: Any) -> None:
+        """Put the emulator into a state that another object like this one took.
+
+        Raises:
+            LookupError: The last action cannot be set in this game's present state.
+        """
+        if state[1] is not None and self._setter is None:
+            self._setter = self._find_setter(state[0])
+        self.restore(state)
+
     def _go_on(self) -> list[bytes]:
         """Return what comes of a few frames, whatever is asked for in them: the action executed last, while it is repeated."""
         found = []

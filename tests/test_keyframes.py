@@ -1,0 +1,130 @@
+"""Long episodes: a step far in is reached from a keyframe, and what follows is the same."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.errors import SnapshotError
+from trajrec.recorder import KEYFRAME_STEPS
+from trajrec.replay import fork, replay_episode
+from trajrec.state.diff import is_same
+from trajrec.state.keyframes import Keyframes
+
+ENVS: dict[str, Any] = {
+    "Pendulum-v1": {},
+    "FrozenLake-v1": {},
+    "Hopper-v5": {"terminate_when_unhealthy": False},
+    "ALE/Pong-v5": {},
+}
+
+
+class Counted(gym.Wrapper[Any, Any, Any, Any]):
+    """Counts its steps, and never ends: it begins again by itself."""
+
+    n = 0
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.seen: list[int] = []
+
+    def step(self, action: Any) -> Any:
+        Counted.n += 1
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        if terminated or truncated:
+            observation, _ = self.env.reset()
+        return observation, reward, False, False, info
+
+
+def make(env_id: str, **kwargs: Any) -> Any:
+    import ale_py  # noqa: F401
+
+    return Counted(gym.make(env_id, max_episode_steps=10**9, disable_env_checker=True, **ENVS.get(env_id, {}), **kwargs))
+
+
+def record(folder: Path, env: Any, n_steps: int) -> Any:
+    env = trajrec.record(env, folder)
+    env.reset(seed=3)
+    env.action_space.seed(3)
+    for _ in range(n_steps):
+        env.step(env.action_space.sample())
+    env.close()
+    return next(trajrec.open(folder).episodes("parent_id IS NULL"))
+
+
+SLOW = [pytest.param(env_id, marks=pytest.mark.slow) for env_id in ("Hopper-v5", "ALE/Pong-v5")]
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "FrozenLake-v1", *SLOW])
+def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(tmp_path: Path, env_id: str) -> None:
+    episode = record(tmp_path, make(env_id), 2 * KEYFRAME_STEPS + 6000)
+    steps = [keyframe.step for keyframe in episode.keyframes]
+    assert len(steps) == 2
+    assert steps[0] >= KEYFRAME_STEPS
+    assert steps[1] - steps[0] >= KEYFRAME_STEPS
+    Counted.n = 0
+    step = steps[1] + 1000
+    with fork(episode, at=step, env=make(env_id)) as world:
+        assert Counted.n == 1000
+        for action in episode.actions[step : step + 500]:
+            world.step(action)
+        child_id = world.episode_id
+    with trajrec.open(tmp_path) as corpus:
+        child = corpus.episode(child_id)
+        assert is_same(child.observation_list, episode.observation_list[step : step + 501])
+        assert is_same(child.reward_list, episode.reward_list[step : step + 500])
+    assert replay_episode(episode, env=make(env_id)).grade == "exact"
+
+
+def test_an_environment_of_objects_has_no_keyframes_and_is_recorded_all_the_same(tmp_path: Path) -> None:
+    class Objects(Counted):
+        def reset(self, **kwargs: Any) -> Any:
+            self.thing = Thing()
+            return self.env.reset(**kwargs)
+
+    env = Objects(make("Pendulum-v1"))
+    env.reset(seed=0)
+    with pytest.raises(SnapshotError, match=r"attribute thing \(Thing\) is no plain data"):
+        Keyframes(env).take()
+    episode = record(tmp_path, env, KEYFRAME_STEPS + 5000)
+    assert (episode.keyframes, episode.n_steps) == ([], KEYFRAME_STEPS + 5000)
+
+
+class Thing:
+    """No plain data."""
+
+
+def test_a_keyframe_that_leads_elsewhere_is_not_believed(tmp_path: Path) -> None:
+    episode = record(tmp_path, make("Pendulum-v1"), KEYFRAME_STEPS + 4500)
+    import msgspec
+
+    from trajrec import codec
+
+    state = codec.decode(episode.keyframes[0].data)
+    for _, values in state["layers"]:
+        if "state" in values:
+            values["state"][1] = np.array([0.5, 0.5])
+    episode.keyframes[0] = msgspec.structs.replace(episode.keyframes[0], data=codec.encode(state))
+    with fork(episode, at=KEYFRAME_STEPS + 4200, env=make("Pendulum-v1")) as world:
+        assert is_same(world.observation, episode.observation_list[KEYFRAME_STEPS + 4200])
+
+
+@pytest.mark.slow
+def test_a_million_steps_are_shown_and_forked_at_once(tmp_path: Path) -> None:
+    episode = record(tmp_path, make("Pendulum-v1"), 1_000_000)
+    begin = time.perf_counter()
+    step = episode.step_at(900_000)
+    shown = time.perf_counter() - begin
+    assert is_same(step.observation, episode.observation_at(900_001))
+    begin = time.perf_counter()
+    with fork(episode, at=900_000, env=make("Pendulum-v1"), folder=None):
+        forked = time.perf_counter() - begin
+    # Guards: a machine that is busy takes longer than the benchmarks say.
+    assert shown < 2
+    assert forked < 5
