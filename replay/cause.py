@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from trajrec.episodes import Episode
 from trajrec.provenance import describe_runtime
-from trajrec.replay.conditions import frozen_clock, seeded_globals
+from trajrec.replay.conditions import frozen_clock, held_entropy, seeded_globals, watched_network
 from trajrec.replay.report import Divergence
 from trajrec.state.diff import is_same
 
@@ -15,34 +16,55 @@ FLOAT_DRIFT = 1e-6
 """Relative difference up to which two floats at a first difference look like the same computation on another machine."""
 
 
-def find_cause(episode: Episode, divergence: Divergence, run: Callable[[], Divergence | None]) -> str:
+Run = Callable[[], Divergence | None]
+Elsewhere = Callable[[dict[str, str], bool], Divergence | None]
+"""Replays an episode in a process of its own, with environment variables, and with addresses that are not drawn where True."""
+
+
+def find_cause(episode: Episode, divergence: Divergence, run: Run, elsewhere: Elsewhere | None = None) -> str:
     """Name the likely cause of a divergence.
 
     Args:
         episode: The episode.
         divergence: What differed.
         run: Replays the episode once more and returns its first difference.
+        elsewhere: Does so in another process; None where that cannot be.
     """
     first, second = run(), run()
     if not (_same(first, divergence) and _same(second, divergence)):
-        return _unrepeatable(run)
+        return _unrepeatable(run, elsewhere)
     frozen = _repeats(run, frozen_clock)
     if frozen is not None and not _same(frozen, divergence):
         return "clock: the environment reads the time (another time gives another difference)"
     if (seeded := _repeats(run, seeded_globals)) is not None and not _same(seeded, divergence):
         return "global random: the environment draws from random or numpy.random, which no log can restore"
+    if (network := _network(run)) is not None:
+        return network
+    if elsewhere is not None and (found := _by_process(episode, elsewhere)) is not None:
+        return found
     return _changed(episode, divergence)
 
 
-def _unrepeatable(run: Callable[[], Divergence | None]) -> str:
+def _unrepeatable(run: Run, elsewhere: Elsewhere | None) -> str:
     """The environment differs from itself: find what makes it repeat."""
-    for condition, cause in (
+    if (network := _network(run)) is not None:
+        return network
+    # Before what follows: addresses come again now and then, and would look as if the condition of that moment held them.
+    if elsewhere is not None and (found := _by_addresses(elsewhere)) is not None:
+        return found
+    conditions: list[tuple[Callable[[], Any], str]] = [
         (frozen_clock, "clock: the environment reads the time (with the clock frozen it repeats itself)"),
         (
             seeded_globals,
             "global random: the environment draws from random or numpy.random (with these seeded it repeats itself)",
         ),
-    ):
+        (
+            held_entropy,
+            "unseeded generator: the environment or a wrapper draws from a generator of its own that no reset seeds (with the "
+            "operating system's entropy held still it repeats itself)",
+        ),
+    ]
+    for condition, cause in conditions:
         with condition():
             first = run()
         with condition():
@@ -50,6 +72,40 @@ def _unrepeatable(run: Callable[[], Divergence | None]) -> str:
         if _same(first, second):
             return cause
     return "hidden randomness: the environment differs from run to run, also with clock, random and numpy.random held still"
+
+
+def _by_addresses(elsewhere: Elsewhere) -> str | None:
+    found = [elsewhere({"PYTHONHASHSEED": "0"}, True) for _ in range(3)]
+    if all(_same(found[0], other) for other in found[1:]):
+        return "addresses: the environment depends on id() (where addresses are not drawn it repeats itself)"
+    return None
+
+
+def _network(run: Run) -> str | None:
+    with watched_network() as connected:
+        run()
+    return f"network: the environment connected to {', '.join(sorted(set(connected)))} while it ran" if connected else None
+
+
+def _by_process(episode: Episode, elsewhere: Elsewhere) -> str | None:
+    """Find out whether the settings of a process matter: of another hash seed, and of those recorded."""
+    then = episode.header.runtime.get("settings", {})
+    hash_seed = then.get("PYTHONHASHSEED", "0")
+    base = elsewhere({"PYTHONHASHSEED": hash_seed}, False)
+    if not _same(base, elsewhere({"PYTHONHASHSEED": hash_seed}, False)):
+        return _by_addresses(elsewhere) or "hidden randomness: the environment differs from process to process"
+    others = [elsewhere({"PYTHONHASHSEED": str(k)}, False) for k in (1, 2, 3)]
+    if base is None or not all(_same(base, other) for other in others):
+        fix = f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again" if base is None else ""
+        fix = fix or "fix PYTHONHASHSEED when recording and replaying"
+        return f"hash order: the environment depends on the order of a set or on hash() of texts; {fix}"
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "TZ"):
+        if then.get(name) != os.environ.get(name):
+            settings = {"PYTHONHASHSEED": hash_seed, name: then.get(name, "")}
+            if elsewhere(settings, False) is None:
+                kind = "threads: the order of a reduction" if name == "OMP_NUM_THREADS" else "settings: the environment"
+                return f"{kind} depends on {name}; {name}={then.get(name, '')}, as it was recorded with, gives it again"
+    return None
 
 
 def _repeats(run: Callable[[], Divergence | None], condition: Callable[[], Any]) -> Divergence | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import random
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,51 @@ def seeded_globals(seed: int = 0) -> Iterator[None]:
     finally:
         random.setstate(kept)
         np.random.set_state(kept_numpy)
+
+
+@contextlib.contextmanager
+def held_entropy(seed: int = 0) -> Iterator[None]:
+    """Hold still what generators without a seed are seeded from: the operating system's entropy."""
+    kept, source = os.urandom, random.Random(seed)
+    # `random` has it under a name of its own, for SystemRandom and so for `secrets`, from which numpy seeds.
+    os.urandom = random._urandom = source.randbytes  # type: ignore[attr-defined]
+    real = random.Random.seed
+
+    def seeded(self: random.Random, a: Any = None, version: int = 2) -> None:
+        real(self, source.getrandbits(64) if a is None else a, version)
+
+    random.Random.seed = seeded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        random.Random.seed = real  # type: ignore[method-assign]
+        os.urandom = random._urandom = kept  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def watched_network() -> Iterator[list[str]]:
+    """Note what is connected to, for a block: "host:port", or the path of a socket."""
+    found: list[str] = []
+
+    class Watched(socket.socket):
+        def connect(self, address: Any) -> None:
+            found.append(_address(address))
+            super().connect(address)
+
+        def connect_ex(self, address: Any) -> int:
+            found.append(_address(address))
+            return super().connect_ex(address)
+
+    kept = socket.socket
+    socket.socket = Watched  # type: ignore[misc]
+    try:
+        yield found
+    finally:
+        socket.socket = kept  # type: ignore[misc]
+
+
+def _address(address: Any) -> str:
+    return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else str(address)
 
 
 @contextlib.contextmanager

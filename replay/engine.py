@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -17,9 +17,11 @@ from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
 from trajrec.protocols import World
-from trajrec.replay.cause import find_cause
+from trajrec.replay.cause import Elsewhere, find_cause
 from trajrec.replay.compare import FIXED, Leave, Odd, Run, compare, taker
+from trajrec.replay.elsewhere import ElsewhereError, replay_elsewhere
 from trajrec.replay.environments import make_env
+from trajrec.replay.places import Place, Places, lineage
 from trajrec.replay.report import Divergence, ReplayReport
 from trajrec.replay.stages import Stage, enter_fork, prepare_reset, relive, stage_of
 from trajrec.replay.worlds import replay_world
@@ -27,6 +29,9 @@ from trajrec.schema import Failure
 from trajrec.state.digests import state_digest
 
 EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
+
+EXPLAINED_ELSEWHERE = 2
+"""Diverged episodes that are replayed in other processes too, to find their cause."""
 
 WALL_CLOCK = frozenset({"info/episode/t"})
 """Infos that are measured times: no replay gives them again."""
@@ -88,6 +93,7 @@ class Replayer:
         self._world, self._allow, self._state = world, tuple(allow), state
         self._leave, self._is_forced, self._explain = Leave(frozenset(ignore), ulps), state_forced, explain
         self._made: tuple[Any, Stage] | None = None
+        self._n_elsewhere = 0
 
     def __enter__(self) -> Replayer:
         return self
@@ -136,7 +142,7 @@ class Replayer:
                 leak = f"only after the {episode.number} episodes before it: it carries state over between episodes"
                 return replace(after, notes=(*after.notes, leak))
         if self._explain and report.divergence is not None:
-            cause = find_cause(episode, report.divergence, lambda: self._again(episode))
+            cause = find_cause(episode, report.divergence, lambda: self._again(episode), self._elsewhere(episode))
             report = replace(report, divergence=replace(report.divergence, cause=cause))
         return report
 
@@ -145,6 +151,24 @@ class Replayer:
         if self._given is None:
             self.close()
         return self._run(episode, self._stage(episode)).divergence
+
+    def _elsewhere(self, episode: Episode) -> Elsewhere | None:
+        """Return what replays an episode in another process; None where an environment object was given, and for further
+        episodes: processes take their time, and what they tell is told."""
+        if self._given is not None or self._n_elsewhere >= EXPLAINED_ELSEWHERE:
+            return None
+        self._n_elsewhere += 1
+        work = _Work(self._factory, self._allow, self._state, self._leave)
+        place = lineage(episode)
+
+        def replay(settings: dict[str, str], fixed_addresses: bool) -> Divergence | None:
+            return replay_elsewhere(work, place, settings, fixed_addresses=fixed_addresses)
+
+        try:
+            replay({}, False)
+        except ElsewhereError:
+            return None
+        return replay
 
     def _stage(self, episode: Episode) -> Stage:
         if self._given is not None:
@@ -185,6 +209,20 @@ class Replayer:
             total_reward=total,
             ending=ending,
         )
+
+
+class _Work(NamedTuple):
+    """What another process does with an episode."""
+
+    factory: Callable[[], gymnasium.Env[Any, Any]] | None
+    allow: tuple[str, ...]
+    state: Callable[[Any], Any] | None
+    leave: Leave
+
+    def __call__(self, places: list[tuple[Place, ...]]) -> list[ReplayReport]:
+        options = {"allow": self.allow, "state": self.state, "ignore": self.leave.paths, "ulps": self.leave.ulps}
+        with Replayer(env=self.factory, explain=False, **options) as replayer:  # type: ignore[arg-type]
+            return [replayer.replay(Places().read(place)) for place in places]
 
 
 def _came_out(run: Run) -> tuple[float | None, str]:

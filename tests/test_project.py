@@ -68,6 +68,7 @@ LAYERS = [
     {"envs.shop_tasks", "envs.workspace_tasks"},
     {"envs.keydoor", "envs.shop", "envs.office", "envs.workspace", "envs.scripted", "envs.text", "envs.contract", "envs"},
     {"replay.report", "replay.environments", "replay.stages", "replay.places", "replay.workers"},
+    {"replay.elsewhere"},
     {"replay.conditions", "replay.compare", "replay.differences", "replay.regression"},
     {"replay.cause"},
     {"replay.worlds", "replay.branches"},

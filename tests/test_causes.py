@@ -1,0 +1,92 @@
+"""Ten environments broken in one way each, recorded in another process: the replay names the way. A sound one is exact."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import broken
+import pytest
+
+import trajrec
+from trajrec import provenance
+from trajrec.replay import replay_episode, replay_episodes
+
+CAUSES = {
+    "Clock": "clock",
+    "GlobalRandom": "global random",
+    "HashOrder": "hash order: the environment depends on the order of a set or on hash() of texts; PYTHONHASHSEED=7",
+    "UnseededGenerator": "unseeded generator",
+    "Address": "addresses",
+    "Threads": "threads: the order of a reduction depends on OMP_NUM_THREADS; OMP_NUM_THREADS=7",
+    "wrapper_rng": "unseeded generator: the environment or a wrapper",
+    "Network": "network: the environment connected to 127.0.0.1:",
+}
+
+
+def record(folder: Path, name: str, **settings: str) -> Any:
+    """Record in another process, under its own hash seed and number of threads."""
+    script = Path(broken.__file__)
+    env = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "7", **settings}
+    subprocess.run([sys.executable, str(script), str(folder), name], check=True, env=env, cwd=script.parent)
+    return trajrec.open(folder)
+
+
+FAST = ("HashOrder", "UnseededGenerator", "Network")
+
+
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CAUSES])
+def test_the_cause_of_a_divergence_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "Address" and sys.platform != "linux":
+        pytest.skip("addresses can be held still on Linux only")
+    server = broken.serve()
+    monkeypatch.setenv("TRAJREC_TEST_PORT", str(server.server_address[1]))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        (episode, *_) = record(tmp_path, name).episodes(order_by="number")
+        report = replay_episode(episode, env=getattr(broken, name))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert report.grade == "diverged"
+    assert report.divergence.field.startswith("observation/")
+    assert report.divergence.cause.startswith(CAUSES[name]), report.divergence.cause
+
+
+def test_a_leak_over_episodes_is_told_from_a_divergence(tmp_path: Path) -> None:
+    episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
+    report = replay_episode(episodes[2], env=broken.StateLeak)
+    assert report.grade == "exact"
+    assert report.notes[-1] == "only after the 2 episodes before it: it carries state over between episodes"
+
+
+def test_a_changed_version_is_named(tmp_path: Path) -> None:
+    class Newer(broken.Sound):
+        def extra(self) -> float:
+            return 1.0
+
+    (episode, *_) = record(tmp_path, "Sound").episodes()
+    installed = {**episode.header.runtime["packages"], "numpy": "99.0"}
+    with mock.patch.object(provenance, "_installed", return_value=installed):
+        report = replay_episode(episode, env=Newer)
+    then = episode.header.runtime["packages"]["numpy"]
+    assert f"version drift: changed since: numpy {then} -> 99.0" in report.divergence.cause
+
+
+@pytest.mark.slow
+def test_a_sound_environment_is_never_accused(tmp_path: Path) -> None:
+    env = trajrec.record(broken.Sound(), tmp_path)
+    for _ in range(1000):
+        env.reset()
+        done = False
+        while not done:
+            _, _, done, _, _ = env.step(1)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        reports = list(replay_episodes(corpus.episodes(order_by="hash(episode_id)"), env=broken.Sound))
+    assert len(reports) == 1000
+    assert {(report.grade, *report.notes) for report in reports} == {("exact", "state not compared: none was recorded")}
