@@ -13,19 +13,17 @@ import hashlib
 import os
 import pickle
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-import cloudpickle
 import gymnasium
 
 from trajrec import codec
 from trajrec.errors import SnapshotError
+from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.conditions import frozen_clock, seeded_globals
 from trajrec.replay.environments import make_by_id
 from trajrec.replay.levels import can_fork
@@ -257,30 +255,15 @@ def _why_elsewhere(factory: Factory, n_steps: int, seed: int, first: list[Row]) 
 
 def _elsewhere(factory: Factory, n_steps: int, seed: int, folder: str | None, settings: dict[str, str]) -> list[Row] | str:
     """Run the rollout in a fresh process; return its rows, or why it could not be run."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from trajrec.replay.determinism import main; main()"],
-        input=pickle.dumps(sys.path) + cloudpickle.dumps((factory, n_steps, seed)),
-        cwd=folder,
-        env={**os.environ, **settings},
-        capture_output=True,
-    )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else f"status {done.returncode}"
-    rows: list[Row] = pickle.loads(done.stdout)
+    try:
+        rows: list[Row] = call_elsewhere(_rollout_of, factory, n_steps, seed, settings=settings, folder=folder)
+    except ElsewhereError as exc:
+        return str(exc)
     return rows
 
 
-def main() -> None:
-    """Run a rollout that stdin describes, and write its rows to stdout."""
-    out = os.dup(1)
-    os.dup2(2, 1)
-    paths = pickle.load(sys.stdin.buffer)
-    sys.path[:] = [os.path.abspath(path) if path else path for path in paths]
-    factory, n_steps, seed = pickle.load(sys.stdin.buffer)
-    env = factory()
-    with os.fdopen(out, "wb") as file:
-        pickle.dump(rollout(env, n_steps, seed), file)
+def _rollout_of(factory: Factory, n_steps: int, seed: int) -> list[Row]:
+    return rollout(factory(), n_steps, seed)
 
 
 def _first_difference(a: list[Row], b: list[Row]) -> tuple[int, str] | None:
@@ -340,27 +323,17 @@ def _probe_process(factory: Factory, seed: int, n_steps: int) -> LevelReport:
     """Fork in a lean process: the child must go on as the parent does."""
     if not can_fork():
         return LevelReport(False, "processes are not forked on this system")
-    done = subprocess.run(
-        [sys.executable, "-c", "from trajrec.replay.determinism import fork_main; fork_main()"],
-        input=pickle.dumps(sys.path) + cloudpickle.dumps((factory, n_steps, seed)),
-        capture_output=True,
-    )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        return LevelReport(False, lines[-1] if lines else f"status {done.returncode}")
-    seconds, found = pickle.loads(done.stdout)
+    try:
+        seconds, found = call_elsewhere(_fork_of, factory, n_steps, seed)
+    except ElsewhereError as exc:
+        return LevelReport(False, str(exc))
     if found is not None:
         return LevelReport(False, f"a forked child went on otherwise: step {found[0] + 1} later, {found[1]}")
     return LevelReport(True, "", seconds * 1e6)
 
 
-def fork_main() -> None:
-    """Fork in the middle of a rollout that stdin describes; write what a fork takes, and where the child differs."""
-    out = os.dup(1)
-    os.dup2(2, 1)
-    paths = pickle.load(sys.stdin.buffer)
-    sys.path[:] = [os.path.abspath(path) if path else path for path in paths]
-    factory, n_steps, seed = pickle.load(sys.stdin.buffer)
+def _fork_of(factory: Factory, n_steps: int, seed: int) -> tuple[float, tuple[int, str] | None]:
+    """Fork in the middle of a rollout; return what a fork takes, and where the child differs."""
     env = factory()
     rollout(env, 36, seed)
     seconds = statistics.median(_time_fork() for _ in range(5))
@@ -374,9 +347,7 @@ def fork_main() -> None:
     with os.fdopen(read_end, "rb") as pipe:
         data = pipe.read()
     os.waitpid(child, 0)
-    found = _first_difference(_steps(env, n_steps), pickle.loads(data))
-    with os.fdopen(out, "wb") as file:
-        pickle.dump((seconds, found), file)
+    return seconds, _first_difference(_steps(env, n_steps), pickle.loads(data))
 
 
 def _time_fork() -> float:

@@ -6,9 +6,9 @@ Stepping is the hot loop: it only copies what each step returned; a whole episod
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,8 +18,8 @@ from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
 from trajrec.protocols import World
 from trajrec.replay.cause import Elsewhere, find_cause
+from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.compare import FIXED, Leave, Odd, Run, compare, taker
-from trajrec.replay.elsewhere import ElsewhereError, replay_elsewhere
 from trajrec.replay.environments import make_env
 from trajrec.replay.places import Place, Places, lineage
 from trajrec.replay.report import Divergence, ReplayReport
@@ -162,7 +162,8 @@ class Replayer:
         place = lineage(episode)
 
         def replay(settings: dict[str, str], fixed_addresses: bool) -> Divergence | None:
-            return replay_elsewhere(work, place, settings, fixed_addresses=fixed_addresses)
+            found: Divergence | None = call_elsewhere(work, place, settings=settings, fixed_addresses=fixed_addresses)
+            return found
 
         try:
             replay({}, False)
@@ -211,7 +212,8 @@ class Replayer:
         )
 
 
-class _Work(NamedTuple):
+@dataclass(frozen=True)
+class _Work:
     """What another process does with an episode."""
 
     factory: Callable[[], gymnasium.Env[Any, Any]] | None
@@ -219,10 +221,10 @@ class _Work(NamedTuple):
     state: Callable[[Any], Any] | None
     leave: Leave
 
-    def __call__(self, places: list[tuple[Place, ...]]) -> list[ReplayReport]:
+    def __call__(self, place: tuple[Place, ...]) -> Divergence | None:
         options = {"allow": self.allow, "state": self.state, "ignore": self.leave.paths, "ulps": self.leave.ulps}
         with Replayer(env=self.factory, explain=False, **options) as replayer:  # type: ignore[arg-type]
-            return [replayer.replay(Places().read(place)) for place in places]
+            return replayer.replay(Places().read(place)).divergence
 
 
 def _came_out(run: Run) -> tuple[float | None, str]:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 import selectors
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,12 +12,13 @@ import cloudpickle
 
 from trajrec.episodes import Episode
 from trajrec.replay.branches import Branch, BranchLog, Rows
-from trajrec.replay.server import LENGTH, Job, Lost
+from trajrec.replay.children import Child
+from trajrec.replay.server import Job, Lost
 
 TRIES = 2
 
 
-class Server:
+class Server(Child):
     """A server process with its job.
 
     Args:
@@ -30,42 +26,9 @@ class Server:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job = job
-        self._buffer = bytearray()
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from trajrec.replay.server import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # so that it and all that it forks can be ended together
-            env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.out = self.process.stdout
-        with contextlib.suppress(BrokenPipeError):
-            for data in (pickle.dumps(sys.path), cloudpickle.dumps(job)):
-                self.process.stdin.write(LENGTH.pack(len(data)) + data)
-            self.process.stdin.close()
-
-    def receive(self) -> tuple[list[Any], bool]:
-        """Return what has come since, and whether more may come."""
-        data = os.read(self.out.fileno(), 1 << 20)
-        self._buffer += data
-        found = []
-        while len(self._buffer) >= LENGTH.size:
-            (size,) = LENGTH.unpack_from(self._buffer)
-            if len(self._buffer) < LENGTH.size + size:
-                break
-            found.append(pickle.loads(bytes(self._buffer[LENGTH.size : LENGTH.size + size])))
-            del self._buffer[: LENGTH.size + size]
-        return found, bool(data)
-
-    def close(self) -> None:
-        """End the server and all that it forked."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.out.close()
+        # One thread, where the caller says nothing: a process that forks must have no other.
+        super().__init__("trajrec.replay.server:main", {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")})
+        self.send(cloudpickle.dumps(job))
 
 
 def branches_apart(
@@ -131,7 +94,7 @@ def _run(jobs: list[Job]) -> Iterator[Rows | Lost | BaseException]:
             while open_:
                 for key, _ in selector.select():
                     found, has_more = key.data.receive()
-                    yield from (item for item in found if item is not None)
+                    yield from found
                     if not has_more:
                         selector.unregister(key.fileobj)
                         open_ -= 1

@@ -14,7 +14,6 @@ import os
 import pickle
 import select
 import signal
-import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +23,12 @@ from typing import Any, Literal, NoReturn
 from trajrec.episodes import Episode
 from trajrec.errors import RecordedError
 from trajrec.replay.branches import Level, Plan, Rows, run_branch
+from trajrec.replay.children import Caller
 from trajrec.replay.environments import make_env
 from trajrec.replay.places import Place, Places
 from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
 
-LENGTH = struct.Struct("<Q")
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
@@ -84,20 +83,15 @@ class Child:
 
 
 def main() -> None:
-    """Read a job from stdin and write what comes of it to stdout; nothing else may write there."""
+    """Do a job that the caller sends, and send what comes of it."""
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
-    out = os.dup(1)
-    os.dup2(2, 1)
-    source = sys.stdin.buffer
-    sys.path[:] = pickle.loads(_read(source))
+    caller = Caller()
+    job: Job = pickle.loads(caller.receive() or b"")
     try:
-        job: Job = pickle.loads(_read(source))
         for found in serve(job):
-            _send(out, pickle.dumps(found))
-        _send(out, pickle.dumps(None))
+            caller.send(found)
     except BaseException as exc:
-        _send(out, pickle.dumps(_portable(exc)))
+        caller.send(_portable(exc))
 
 
 def serve(job: Job) -> Iterator[Rows | Lost]:
@@ -225,15 +219,3 @@ def _limit_memory(megabytes: int) -> None:
 def _die_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-
-
-def _read(source: Any) -> bytes:
-    (size,) = LENGTH.unpack(source.read(LENGTH.size))
-    data: bytes = source.read(size)
-    return data
-
-
-def _send(out: int, data: bytes) -> None:
-    data = LENGTH.pack(len(data)) + data
-    while data:
-        data = data[os.write(out, data) :]

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import selectors
-import signal
-import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import cloudpickle
 
+from trajrec.replay.children import Caller, Child
+
 A = TypeVar("A")
 B = TypeVar("B")
 
-LENGTH = struct.Struct("<Q")
 TRIES = 2
 AHEAD = 2
 """Things that a worker is given at once: one to work on, one to find when it is done."""
@@ -31,63 +27,29 @@ class Died:
         self.why = why
 
 
-class Worker:
+class Worker(Child):
     """A process that applies a function.
 
     Args:
-        function: Sent once; what it keeps stays with the worker.
+        function: Pickled; sent once, so that what it keeps stays with the worker.
     """
 
     def __init__(self, function: bytes) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", "from trajrec.replay.workers import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.input, self.out = self.process.stdin, self.process.stdout
+        super().__init__("trajrec.replay.workers:main")
         self.given: list[int] = []
-        self._buffer = bytearray()
-        self._send(pickle.dumps(sys.path))
-        self._send(function)
+        self.send(function)
 
     def give(self, number: int, thing: Any) -> None:
         """Send something to work on."""
         self.given.append(number)
-        self._send(cloudpickle.dumps((number, thing)))
+        self.send(cloudpickle.dumps((number, thing)))
 
-    def receive(self) -> tuple[list[tuple[int, Any]], bool]:
+    def results(self) -> tuple[list[tuple[int, Any]], bool]:
         """Return the results that have come, and whether more may come."""
-        data = os.read(self.out.fileno(), 1 << 20)
-        self._buffer += data
-        found = []
-        while len(self._buffer) >= LENGTH.size:
-            (size,) = LENGTH.unpack_from(self._buffer)
-            if len(self._buffer) < LENGTH.size + size:
-                break
-            number, result = pickle.loads(bytes(self._buffer[LENGTH.size : LENGTH.size + size]))
-            del self._buffer[: LENGTH.size + size]
+        found, has_more = self.receive()
+        for number, _ in found:
             self.given.remove(number)
-            found.append((number, result))
-        return found, bool(data)
-
-    def close(self) -> str:
-        """End the process; return what it ended of, where it did so by itself."""
-        status = self.process.poll()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self.input.close()
-        self.out.close()
-        return _how(self.process.returncode if status is None else status)
-
-    def _send(self, data: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # its end is seen when it is read from
-            self.input.write(LENGTH.pack(len(data)) + data)
-            self.input.flush()
+        return found, has_more
 
 
 def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> Iterator[B | Died]:
@@ -137,7 +99,7 @@ def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> I
         while waiting or not is_over:
             for key, _ in selector.select():
                 worker: Worker = key.data
-                found, is_alive = worker.receive()
+                found, is_alive = worker.results()
                 for number, result in found:
                     results[number] = result
                     waiting.pop(number)
@@ -167,35 +129,17 @@ def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> I
 
 
 def main() -> None:
-    """Apply a function that stdin brings to what stdin brings after it, until it ends."""
-    out = os.dup(1)
-    os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    source = sys.stdin.buffer
-    sys.path[:] = pickle.loads(_read(source) or b"")
-    function = pickle.loads(_read(source) or b"")
-    while (data := _read(source)) is not None:
+    """Apply a function that the caller sends to what it sends after it, until it sends no more."""
+    caller = Caller()
+    function = pickle.loads(caller.receive() or b"")
+    while (data := caller.receive()) is not None:
         number, thing = pickle.loads(data)
         try:
             result = function(thing)
         except Exception as exc:
             result = exc
-        try:
-            reply = pickle.dumps((number, result))
-        except Exception as exc:
-            reply = pickle.dumps((number, TypeError(f"the result cannot be sent back: {exc}")))
-        os.write(out, LENGTH.pack(len(reply)))
-        while reply:
-            reply = reply[os.write(out, reply) :]
+        caller.send((number, result), _unsendable(number))
 
 
-def _read(source: Any) -> bytes | None:
-    head = source.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    data: bytes = source.read(LENGTH.unpack(head)[0])
-    return data
-
-
-def _how(status: int) -> str:
-    return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+def _unsendable(number: int) -> Callable[[Exception], Any]:
+    return lambda exc: (number, TypeError(f"the result cannot be sent back: {exc}"))

@@ -8,93 +8,19 @@ import threading
 import time
 from typing import Any
 
-import gymnasium as gym
+import broken
 import numpy as np
 import pytest
 
 from trajrec.replay import check_determinism
 
 
-class Base(gym.Env[Any, Any]):
-    """Sound by itself: counts up to 17 and begins again."""
-
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
-        self.action_space = gym.spaces.Discrete(3)
-        self.n = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.n = 0
-        return self.see(), {}
-
-    def step(self, action: Any) -> Any:
-        self.n += 1
-        return self.see(), 0.0, self.n >= 17, False, {}
-
-    def see(self) -> Any:
-        return np.array([self.n, self.broken()], np.float64)
-
-    def broken(self) -> float:
-        return 0.0
-
-
-class Clock(Base):
-    def broken(self) -> float:
-        return time.time()
-
-
-class GlobalRandom(Base):
-    def broken(self) -> float:
-        return random.random()
-
-
-class NumpyRandom(Base):
-    def broken(self) -> float:
+class NumpyRandom(broken.Sound):
+    def extra(self) -> float:
         return float(np.random.random())
 
 
-class SetOrder(Base):
-    def broken(self) -> float:
-        return float("".join(sorted({"red", "green", "blue", "grey"}, key=hash)) == "redgreenbluegrey") + hash("red") % 7
-
-
-class Unseeded(Base):
-    def __init__(self) -> None:
-        super().__init__()
-        self.generator = np.random.default_rng()
-
-    def broken(self) -> float:
-        return float(self.generator.random())
-
-
-class Address(Base):
-    kept: list[Any] = []  # noqa: RUF012
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.kept.append(object())
-        return super().reset(seed=seed)
-
-    def broken(self) -> float:
-        return float(id(self.kept[-1]) % 100_003)
-
-
-class Leak(Base):
-    """The number of episodes shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.episodes = 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.episodes += 1
-        return super().reset(seed=seed)
-
-    def broken(self) -> float:
-        return float(self.episodes)
-
-
-class SharedLeak(Base):
+class SharedLeak(broken.Sound):
     made = 0
 
     def __init__(self) -> None:
@@ -102,24 +28,29 @@ class SharedLeak(Base):
         SharedLeak.made += 1
         self.number = SharedLeak.made
 
-    def broken(self) -> float:
+    def extra(self) -> float:
         return float(self.number)
 
 
-class TimeZone(Base):
-    def broken(self) -> float:
+class TimeZone(broken.Sound):
+    def extra(self) -> float:
         return float(len(os.environ.get("TZ", "")))
 
 
-class Jitter(Base):
-    """Threads race for who is first."""
+class Jitter(broken.Sound):
+    """Threads race for who is first, at every step."""
 
-    def broken(self) -> float:
+    def see(self) -> Any:
+        return np.array([self.n, self.extra()], np.float64)
+
+    def extra(self) -> float:
         first: list[int] = []
-        threads = [
-            threading.Thread(target=lambda k=k: (time.sleep(random.SystemRandom().random() / 2000), first.append(k)))
-            for k in (0, 1, 2)
-        ]
+
+        def run(number: int) -> None:
+            time.sleep(random.SystemRandom().random() / 2000)
+            first.append(number)
+
+        threads = [threading.Thread(target=run, args=(number,)) for number in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -130,13 +61,13 @@ class Jitter(Base):
 @pytest.mark.parametrize(
     ("factory", "cause"),
     [
-        (Clock, "clock"),
-        (GlobalRandom, "global random"),
+        (broken.Clock, "clock"),
+        (broken.GlobalRandom, "global random"),
         pytest.param(NumpyRandom, "global random", marks=pytest.mark.slow),
-        (SetOrder, "hash order"),
-        (Unseeded, "hidden randomness"),
-        pytest.param(Address, "hidden randomness", marks=pytest.mark.slow),
-        pytest.param(Leak, "hidden randomness|state that", marks=pytest.mark.slow),
+        (broken.HashOrder, "hash order"),
+        (broken.UnseededGenerator, "hidden randomness"),
+        pytest.param(broken.Address, "id()", marks=pytest.mark.slow),
+        pytest.param(broken.StateLeak, "hidden randomness|state that", marks=pytest.mark.slow),
         (SharedLeak, "a second object|state of the class"),
         pytest.param(TimeZone, "environment variable TZ", marks=pytest.mark.slow),
         pytest.param(Jitter, "hidden randomness", marks=pytest.mark.slow),
@@ -151,7 +82,7 @@ def test_each_way_of_being_broken_is_named(factory: Any, cause: str) -> None:
 
 SLOW = [
     pytest.param(env, marks=pytest.mark.slow)
-    for env in ("Hopper-v5", "Taxi-v4", "MiniGrid-DoorKey-8x8-v0", "trajrec/KeyDoor-v0", Base)
+    for env in ("Hopper-v5", "Taxi-v4", "MiniGrid-DoorKey-8x8-v0", "trajrec/KeyDoor-v0", broken.Sound)
 ]
 
 
@@ -166,13 +97,13 @@ def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> No
 
 
 def test_what_only_a_seeded_reset_makes_the_same_is_graded_so() -> None:
-    class OnlySeeded(Base):
+    class OnlySeeded(broken.Sound):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-            self.extra = 0.0 if seed is not None else float(np.random.default_rng().random())
+            self.drawn = 0.0 if seed is not None else float(np.random.default_rng().random())
             return super().reset(seed=seed)
 
-        def broken(self) -> float:
-            return getattr(self, "extra", 0.0)
+        def extra(self) -> float:
+            return self.drawn
 
     report = check_determinism(OnlySeeded, n_steps=60)
     assert report.grade == "seeded"

@@ -61,14 +61,13 @@ LAYERS = [
     {"steps", "index.tables", "index.jsonable"},
     {"state.keyframes"},
     {"recorder", "index.rows"},
-    {"recording"},
     {"index.agents"},
     {"index.build"},
     {"corpus"},
     {"envs.shop_tasks", "envs.workspace_tasks"},
     {"envs.keydoor", "envs.shop", "envs.office", "envs.workspace", "envs.scripted", "envs.text", "envs.contract", "envs"},
-    {"replay.report", "replay.environments", "replay.stages", "replay.places", "replay.workers"},
-    {"replay.elsewhere"},
+    {"replay.report", "replay.environments", "replay.stages", "replay.places", "replay.children"},
+    {"replay.workers"},
     {"replay.conditions", "replay.compare", "replay.differences", "replay.regression"},
     {"replay.cause"},
     {"replay.worlds", "replay.branches"},
@@ -83,6 +82,8 @@ LAYERS = [
     {"recorded", "regrading"},
     {"continuing"},
     {"reruns"},
+    {"auditing"},
+    {"recording"},
     {"", "cli.output", "pytest_plugin"},
     {"cli.transcript"},
     {"cli.show"},
@@ -97,6 +98,7 @@ LAYERS = [
 FORBIDDEN = {
     "replay": ("recorder", "steps", "blocks", "corpus", "index"),
     "recorder": ("episodes", "corpus", "index", "replay"),
+    "recording": ("corpus", "index"),
 }
 
 

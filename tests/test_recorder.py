@@ -14,6 +14,7 @@ from conftest import Scripted, record, run
 
 import trajrec
 from trajrec import codec
+from trajrec.agents.sink import close_logs
 from trajrec.episodes import Episode
 from trajrec.errors import CorpusError, EnvContractError
 from trajrec.log.reader import LogReader
@@ -230,3 +231,41 @@ def test_recording_never_imports_duckdb(tmp_path: Path) -> None:
 def test_importing_trajrec_imports_neither_recorder_nor_corpus() -> None:
     code = "import sys, trajrec; assert not {'duckdb', 'zstandard', 'trajrec.recorder'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def run_and_close(env: Any, n_episodes: int) -> None:
+    run(env, n_episodes)
+    env.close()
+
+
+def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold_is_said(tmp_path: Path) -> None:
+    sound = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
+    run(sound, 5)
+    sound.close()
+    assert [report.grade for report in sound.audits] == ["exact"] * 5
+    some = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=0.3)
+    run(some, 40)
+    some.close()
+    assert 0 < len(some.audits) < 40
+    env = gym.make("CartPole-v1")
+    env.unwrapped.total_mass = 1.5  # type: ignore[attr-defined]  # the log does not say so
+    odd = trajrec.record(env, tmp_path, audit=1.0)
+    with pytest.warns(UserWarning, match="this episode does not replay: .* diverged"):
+        run_and_close(odd, 1)
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT verdict, count(*) FROM checks WHERE check_id = 'trajrec/replay' AND phase = 'post-hoc' GROUP BY 1"
+        assert dict(corpus.sql(query).fetchall()) == {True: 5 + len(some.audits), False: 1}
+        assert corpus.sql("SELECT DISTINCT outcome FROM episodes").fetchall() == [(None,)]
+    with pytest.raises(ValueError, match=r"audit must be in \(0, 1\]"):
+        trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=2.0)
+
+
+def test_what_cannot_be_audited_is_said_once(tmp_path: Path) -> None:
+    class Local(gym.Wrapper[Any, Any, Any, Any]):
+        """A wrapper that no log can name."""
+
+    env = trajrec.record(Local(gym.make("CartPole-v1")), tmp_path, audit=1.0)
+    with pytest.warns(UserWarning, match="episodes cannot be audited: .*cannot be made from the log") as said:
+        run_and_close(env, 3)
+    assert len(said) == 1

@@ -14,14 +14,14 @@ V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
 
 
 @overload
-def record(env: gymnasium.Env[Any, Any], folder: str | Path, **options: Any) -> Recorder: ...
+def record(env: gymnasium.Env[Any, Any], folder: str | Path, *, audit: float | None = None, **options: Any) -> Recorder: ...
 
 
 @overload
-def record(env: V, folder: str | Path, **options: Any) -> V: ...
+def record(env: V, folder: str | Path, *, audit: float | None = None, **options: Any) -> V: ...
 
 
-def record(env: Any, folder: str | Path, **options: Any) -> Any:
+def record(env: Any, folder: str | Path, *, audit: float | None = None, **options: Any) -> Any:
     """Record every episode of an environment; nothing else in the loop changes.
 
     Args:
@@ -30,14 +30,20 @@ def record(env: Any, folder: str | Path, **options: Any) -> Any:
             environments in processes that nothing can be put into later: let it make them recorded,
             `gym.make_vec(id, 8, vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, "runs/")])`.
         folder: The corpus: a folder, made if it is missing.
+        audit: A share of the episodes, in (0, 1], that another process replays meanwhile: what does not hold is a warning and a
+            check of the episode. `allow` names module prefixes that it may import.
         options: See `trajrec.Recorder`.
 
     Raises:
         TypeError: It is none of these.
     """
     if isinstance(env, VectorEnv):
-        return _record_vector(env, folder, options)
-    return Recorder(env, folder, **options)
+        return _record_vector(env, folder, options if audit is None else {**options, "audit": audit})
+    if audit is None:
+        return Recorder(env, folder, **options)
+    from trajrec.auditing import AuditedRecorder
+
+    return AuditedRecorder(env, folder, audit=audit, **options)
 
 
 def _record_vector(env: Any, folder: str | Path, options: dict[str, Any]) -> Any:
@@ -51,5 +57,5 @@ def _record_vector(env: Any, folder: str | Path, options: dict[str, Any]) -> Any
         raise TypeError(f"{type(bare).__name__} does not have its environments one by one: it cannot be recorded")
     if "log_id" in options:
         raise ValueError("log_id names one log, and each of the environments has its own")
-    bare.envs = [Recorder(inner, folder, **options) for inner in bare.envs]
+    bare.envs = [record(inner, folder, **options) for inner in bare.envs]
     return env

@@ -1,0 +1,164 @@
+"""Processes that are spoken to in frames over their stdin and stdout, and that leave nothing behind when they are ended."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+LENGTH = struct.Struct("<Q")
+
+
+_NO_RANDOM_ADDRESSES = 0x0040000
+
+
+class ElsewhereError(Exception):
+    """A function could not be called in another process, or raised there."""
+
+
+def call_elsewhere(
+    function: Callable[..., Any],
+    *arguments: Any,
+    settings: dict[str, str] | None = None,
+    folder: str | None = None,
+    fixed_addresses: bool = False,
+) -> Any:
+    """Return what a function returns in a fresh process of its own.
+
+    Args:
+        function: Sent by name or by value, as its arguments are.
+        arguments: Its arguments.
+        settings: Environment variables of the process; an empty one is left out.
+        folder: Its working folder; by default this one's.
+        fixed_addresses: Whether its addresses are not drawn (Linux).
+
+    Raises:
+        ElsewhereError: It cannot be sent, or raised there.
+    """
+    wanted = settings or {}
+    variables = {name: value for name, value in {**os.environ, **wanted}.items() if value or name not in wanted}
+    paths = [os.path.abspath(path) if path else path for path in sys.path]
+    try:
+        sent = pickle.dumps(paths) + cloudpickle.dumps((function, arguments))
+    except Exception as exc:
+        raise ElsewhereError(f"it cannot be sent to another process: {exc}") from exc
+    done = subprocess.run(
+        [sys.executable, "-c", "from trajrec.replay.children import answer; answer()"],
+        input=sent,
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        preexec_fn=_fix_addresses if fixed_addresses and sys.platform == "linux" else None,
+    )
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ElsewhereError(lines[-1] if lines else f"its process ended with status {done.returncode}")
+    return pickle.loads(done.stdout)
+
+
+def answer() -> None:
+    """Call the function that stdin brings; write what it returns to stdout."""
+    out = os.dup(1)
+    os.dup2(2, 1)
+    sys.path[:] = pickle.load(sys.stdin.buffer)
+    function, arguments = pickle.load(sys.stdin.buffer)
+    result = function(*arguments)
+    with os.fdopen(out, "wb") as file:
+        pickle.dump(result, file)
+
+
+def _fix_addresses() -> None:
+    ctypes.CDLL(None).personality(_NO_RANDOM_ADDRESSES)
+
+
+class Child:
+    """A Python process of our own.
+
+    Args:
+        entry: "module:function" of trajrec that it runs; see `Caller` for its side.
+        settings: Environment variables for it.
+    """
+
+    def __init__(self, entry: str, settings: dict[str, str] | None = None) -> None:
+        module, _, function = entry.partition(":")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"from {module} import {function}; {function}()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # so that it and all that it forks can be ended together
+            env={**os.environ, **(settings or {})},
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._input, self.out = self.process.stdin, self.process.stdout
+        self._received = bytearray()
+        self.send(pickle.dumps(sys.path))
+
+    def send(self, data: bytes) -> None:
+        """Send a frame; where the process is gone, that is seen when it is received from."""
+        with contextlib.suppress(BrokenPipeError):
+            self._input.write(LENGTH.pack(len(data)) + data)
+            self._input.flush()
+
+    def receive(self) -> tuple[list[Any], bool]:
+        """Return the objects that have come, and whether more may come. Waits where nothing has."""
+        data = os.read(self.out.fileno(), 1 << 20)
+        self._received += data
+        found = []
+        while len(self._received) >= LENGTH.size:
+            (size,) = LENGTH.unpack_from(self._received)
+            if len(self._received) < LENGTH.size + size:
+                break
+            found.append(pickle.loads(bytes(self._received[LENGTH.size : LENGTH.size + size])))
+            del self._received[: LENGTH.size + size]
+        return found, bool(data)
+
+    def close(self) -> str:
+        """End the process and all that it forked; return how it had ended by itself, if it had."""
+        status = self.process.poll()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self.process.kill()
+        self.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._input.close()
+        self.out.close()
+        status = self.process.returncode if status is None else status
+        return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+
+
+class Caller:
+    """The other side: what a child that `Child` started says it to. Nothing else may write to its stdout from then on."""
+
+    def __init__(self) -> None:
+        self._out = os.dup(1)
+        os.dup2(2, 1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
+        sys.path[:] = pickle.loads(self.receive() or b"")
+
+    def receive(self) -> bytes | None:
+        """Return a frame; None where the caller has no more."""
+        source = sys.stdin.buffer
+        head = source.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            return None
+        data: bytes = source.read(LENGTH.unpack(head)[0])
+        return data
+
+    def send(self, value: Any, instead: Callable[[Exception], Any] = lambda exc: exc) -> None:
+        """Send an object; where it cannot be pickled, what `instead` makes of why."""
+        try:
+            data = pickle.dumps(value)
+        except Exception as exc:
+            data = pickle.dumps(instead(exc))
+        data = LENGTH.pack(len(data)) + data
+        while data:
+            data = data[os.write(self._out, data) :]
