@@ -10,6 +10,7 @@ import trajrec
 from trajrec.cli.commands import load_policy, make_env, run_episode
 from trajrec.cli.output import print_table
 
+N_BRANCHES = 200
 N_EPISODES = 20
 
 
@@ -64,7 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     report = trajrec.replay.replay_episode(failed)
     print(f"   {report.grade}: every {', '.join(report.compared)} of {report.n_steps} steps came out as recorded")
 
-    print("\n3. Asking SQL\n")
+    steps = sorted({0, failed.n_steps // 3, 2 * failed.n_steps // 3, failed.n_steps - 1})
+    print(
+        f"\n3. Going on otherwise from {len(steps)} of its steps, {N_BRANCHES} times each, at random; nothing of it is recorded\n"
+    )
+    branches = trajrec.replay.fork.many(failed, at=steps, policy="random", n=N_BRANCHES, checks=[at_goal], folder=None)
+    print_table(("step", "branches", "at the goal", "mean steps"), [_went(branches, step) for step in steps])
+
+    print("\n4. Asking SQL\n")
     print(_indent(WORST))
     answer = corpus.sql(WORST)
     print()
@@ -78,8 +86,16 @@ Where to look next:
    trajrec ls {folder} --where "outcome = 'failure'"
    trajrec show {folder} {failed.id[:6]} --step {failed.n_steps - 1}
    trajrec replay {folder}
+   trajrec fork {folder} {failed.id[:6]} --at {failed.n_steps // 2} --policy random -n 5
    trajrec schema {folder}""")
     return 0 if report.grade == "exact" else 1
+
+
+def _went(branches: list[Any], step: int) -> tuple[Any, ...]:
+    """Return a row of what became of the branches at a step."""
+    here = [branch for branch in branches if branch.step == step]
+    won = sum(branch.outcome == "success" for branch in here)
+    return step, len(here), won, sum(branch.n_steps for branch in here) / len(here)
 
 
 def _indent(text: str) -> str:
