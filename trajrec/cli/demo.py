@@ -66,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"   {report.grade}: every {', '.join(report.compared)} of {report.n_steps} steps came out as recorded")
 
     steps = sorted({0, failed.n_steps // 3, 2 * failed.n_steps // 3, failed.n_steps - 1})
-    print(
-        f"\n3. Going on otherwise from {len(steps)} of its steps, {N_BRANCHES} times each, at random; nothing of it is recorded\n"
-    )
+    print(f"\n3. Going on otherwise from {len(steps)} of its steps, {N_BRANCHES} times each, at random\n")
     branches = trajrec.replay.fork.many(failed, at=steps, policy="random", n=N_BRANCHES, checks=[at_goal], folder=None)
     print_table(("step", "branches", "at the goal", "mean steps"), [_went(branches, step) for step in steps])
 
