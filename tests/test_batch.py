@@ -93,6 +93,7 @@ class Deadly(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.step(action)
 
 
+@pytest.mark.slow
 def test_an_episode_that_ends_its_process_is_refused_and_the_others_are_replayed(runs: Path) -> None:
     with trajrec.open(runs) as corpus:
         where = "env_id = 'CartPole-v1'"
@@ -123,6 +124,7 @@ def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() ->
         list(map_ordered(square, [1, -1, 2], 2))
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_worked_on_far_ahead() -> None:
     taken = []
 

@@ -293,8 +293,8 @@ SERVER = "trajrec.replay.server"
     [
         (7, "its process was ended by SIGSEGV"),
         (8, "it took longer than it may and was ended"),
-        (9, "MemoryError"),
-        (10, "its process ended with status 3 and no result"),
+        pytest.param(9, "MemoryError", marks=pytest.mark.slow),
+        pytest.param(10, "its process ended with status 3 and no result", marks=pytest.mark.slow),
     ],
 )
 def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_path: Path, deadly: int, why: str) -> None:

@@ -82,6 +82,7 @@ def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(tmp_path
     assert replay_episode(episode, env=make(env_id)).grade == "exact"
 
 
+@pytest.mark.slow
 def test_an_environment_of_objects_has_no_keyframes_and_is_recorded_all_the_same(tmp_path: Path) -> None:
     class Objects(Counted):
         def reset(self, **kwargs: Any) -> Any:
