@@ -42,14 +42,12 @@ class Proof(NamedTuple):
         level: "native" or "pickle" where a restored environment went on as before; None where it did not, or cannot be copied.
         why: Why not.
         snapshot: The snapshot; None where there is none.
-        seconds: What taking and restoring it once took.
         step_seconds: What one step took.
     """
 
     level: Level | None
     why: str
     snapshot: Snapshot | None
-    seconds: float
     step_seconds: float
 
 
@@ -60,21 +58,22 @@ def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_ste
     """
     path = path_between(episode, step, min(episode.n_steps, step + n_steps))
     actions = [action for action, has_raised in path if not has_raised]
-    start = time.perf_counter()
+    snapshot, why = None, ""
     try:
         snapshot = snapshots.take()
     except SnapshotError as exc:
-        return Proof(None, str(exc), None, 0.0, 0.0)
-    taken = time.perf_counter()
+        why = str(exc)
+    start = time.perf_counter()
     first = _go_on(stage, actions)
-    stepped = time.perf_counter()
+    step_seconds = (time.perf_counter() - start) / max(1, len(actions))
+    if snapshot is None:
+        return Proof(None, why, None, step_seconds)
     snapshots.restore(snapshot)
-    seconds = time.perf_counter() - stepped + taken - start
     if _go_on(stage, actions) != first:
-        return Proof(None, f"restored at step {step}, it went on otherwise within {len(actions)} steps", None, seconds, 0.0)
+        why = f"restored at step {step}, it went on otherwise within {len(actions)} steps"
+        return Proof(None, why, None, step_seconds)
     snapshots.restore(snapshot)
-    step_seconds = (stepped - taken) / max(1, len(actions))
-    return Proof("native" if snapshot.objects is None else "pickle", "", snapshot, seconds, step_seconds)
+    return Proof("native" if snapshot.objects is None else "pickle", "", snapshot, step_seconds)
 
 
 def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:

@@ -17,7 +17,7 @@ import msgspec
 
 from trajrec import codec
 from trajrec.blocks import MisfitError
-from trajrec.errors import EncodeError, EnvContractError, LogWriteError, SnapshotError
+from trajrec.errors import EncodeError, EnvContractError, LogWriteError
 from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
 from trajrec.protocols import StateAdapter, Verdict, Verifier
 from trajrec.provenance import describe_env, describe_runtime, hostname
@@ -323,7 +323,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._buffer.add_event(Keyframe(self._episode, n_steps, self._keyframes.take()))
         except LookupError:
             pass  # not in this state of the game
-        except SnapshotError:
+        except Exception:  # whatever its attributes raise: nothing that is recorded depends on keyframes
             self._keyframe_at = NEVER
 
     def _refit_step(self, action: Any, obs: Any, reward: Any) -> None:

@@ -35,14 +35,18 @@ class StickyAction:
         if not self._is_sticky:
             return clone, None
         wanted = self._go_on()
-        if self._setter is None:
-            self._setter = self._find_setter(clone)
-        for action in self._actions:
-            self.restore((clone, action))
-            if self._go_on() == wanted:
+        try:
+            if self._setter is None:
+                self._setter = self._find_setter(clone)
+            for action in self._actions:
                 self.restore((clone, action))
-                return clone, action
-        raise LookupError("no action goes on as the one executed last")
+                if self._go_on() == wanted:
+                    self.restore((clone, action))
+                    return clone, action
+            raise LookupError("no action goes on as the one executed last")
+        except LookupError:
+            ale.restoreState(clone)
+            raise
 
     def restore(self, state: Any) -> None:
         """Put the emulator back."""
