@@ -75,6 +75,7 @@ def test_any_one_flipped_byte_is_detected_or_harmless(small: Path, tmp_path: Pat
     assert kept > 0.5 * len(data) * sum(map(len, truth.values()))
 
 
+@pytest.mark.slow
 def test_a_log_cut_at_any_length_gives_the_steps_before_the_cut(small: Path, tmp_path: Path) -> None:
     truth, data = read(small), small.read_bytes()
     cut, last = tmp_path / "cut.trj", 0
@@ -192,6 +193,7 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.slow
 def test_kill_9_loses_nothing_older_than_200_ms(tmp_path: Path, recorders: subprocess.Popen[str]) -> None:
     for k, after_s in enumerate(np.random.default_rng(0).uniform(0.0, 0.5, 6)):
         kill_once(recorders, tmp_path / str(k), float(after_s))

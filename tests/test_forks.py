@@ -79,7 +79,7 @@ def rows_of(episode: Any, first: int) -> list[Any]:
     ]
 
 
-FAST = ("CartPole-v1", "LunarLander-v3", "trajrec/KeyDoor-v0")
+FAST = ("CartPole-v1", "trajrec/KeyDoor-v0")
 
 
 @pytest.mark.parametrize("env_id", [env if env in FAST else pytest.param(env, marks=pytest.mark.slow) for env in ENVS])
