@@ -29,7 +29,6 @@ class Walker:
     Attributes:
         level: How it goes back, as far as is known.
         observation: The last observation before the step.
-        why: Why snapshots are not used.
     """
 
     def __init__(
@@ -39,7 +38,6 @@ class Walker:
         self._make, self._reset, self._last = make, _KEPT, _KEPT if is_given else _RELIVED
         self.level: Level = "prefix"
         self.observation: Any = None
-        self.why = "" if level != "prefix" else "the level prefix was asked for"
         self._wanted = level
         self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
         self._snapshot: Snapshot | None = None
@@ -119,7 +117,7 @@ class Walker:
     def _prove(self, step: int) -> None:
         assert self._snapshots is not None
         if self._reset == _RELIVED:
-            self._without_snapshots("it carries state over between episodes")
+            self._without_snapshots()  # what is carried over is out of their sight
             return
         proof = prove(self._snapshots, self.stage, self.episode, step)
         if proof.level is not None and self._wanted in ("auto", proof.level):
@@ -128,18 +126,18 @@ class Walker:
         why = proof.why or f"its snapshots are of level {proof.level}"
         if self._wanted != "auto":
             raise SnapshotError(f"level {self._wanted} is not right for this environment: {why}")
-        self._without_snapshots(why)
+        self._without_snapshots()
         self.observation, _ = self.walk(step)
 
     def _take(self) -> None:
         assert self._snapshots is not None
         try:
             self._snapshot = self._snapshots.take()
-        except SnapshotError as exc:
+        except SnapshotError:
             if self._wanted != "auto":
                 raise
-            self._without_snapshots(str(exc))
+            self._without_snapshots()
 
-    def _without_snapshots(self, why: str) -> None:
+    def _without_snapshots(self) -> None:
         self._snapshots = self._snapshot = None
-        self.level, self.why = "prefix", why
+        self.level = "prefix"
