@@ -31,6 +31,9 @@ _HOME = {
 for _id, _entry_point in (
     ("trajrec/KeyDoor-v0", "trajrec.envs.keydoor:KeyDoor"),
     ("trajrec/Shop-v0", "trajrec.envs.shop:Shop"),
+    ("trajrec/FaultChain-v0", "trajrec.envs.solved:FaultChain"),
+    ("trajrec/NoisyKey-v0", "trajrec.envs.solved:NoisyKey"),
+    ("trajrec/Switches-v0", "trajrec.envs.solved:Switches"),
 ):
     if _id not in gymnasium.registry:
         gymnasium.register(_id, entry_point=_entry_point)

@@ -1,5 +1,6 @@
 """Replay: re-execute recorded episodes in the real environment and prove every step the same, or name the first that is not."""
 
+from trajrec.replay import credit
 from trajrec.replay.batch import replay_episodes
 from trajrec.replay.branches import Branch
 from trajrec.replay.determinism import Determinism, check_determinism
@@ -19,6 +20,7 @@ __all__ = [
     "Replayer",
     "Summary",
     "check_determinism",
+    "credit",
     "first_difference",
     "fork",
     "replay_episode",

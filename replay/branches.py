@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import contextlib
 import inspect
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import gymnasium
 
 from trajrec import codec
 from trajrec.episodes import Episode
+from trajrec.errors import RecordedError
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recorder import Recorder
 from trajrec.replay.stages import Stage
@@ -54,6 +56,14 @@ class Plan:
     def key(self, episode_id: str, step: int, index: int) -> str:
         """Return what the randomness of a branch is derived from."""
         return f"{self.seed}/{episode_id}/{step}/{index}"
+
+    def run(self, stage: Stage, episode: Episode, step: int, index: int, observation: Any, level: Level) -> Rows:
+        """Run a branch in another process than its caller's; return rows that the caller can read."""
+        rows = run_branch(stage, self, Rows(step, index, observation, level=level), episode.id)
+        if rows.failure is not None:
+            rows.failure = portable_error(rows.failure)
+        rows.verdicts = [portable_error(found) if isinstance(found, BaseException) else found for found in rows.verdicts]
+        return rows
 
 
 @dataclass
@@ -153,6 +163,15 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
         except Exception as exc:
             rows.verdicts.append(exc)
     return rows
+
+
+def portable_error(exc: BaseException) -> BaseException:
+    """Return an exception that another process can read: of a class that it may not have, the name and the message."""
+    try:
+        is_whole = type(pickle.loads(pickle.dumps(exc))) is type(exc)
+    except Exception:
+        is_whole = False
+    return exc if is_whole else RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", str(exc))
 
 
 def _seeded(plan: Plan, env: Any, key: str) -> Policy | None:

@@ -13,15 +13,13 @@ from trajrec.protocols import Verifier
 from trajrec.recorder import Recorder
 from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, run_branch
 from trajrec.replay.environments import make_env
-from trajrec.replay.levels import cheapest, prove
 from trajrec.replay.places import lineage
 from trajrec.replay.pool import branches_apart, portable
 from trajrec.replay.server import Job
 from trajrec.replay.stages import Stage, check_step, stage_of
-from trajrec.replay.walking import Walker
+from trajrec.replay.walking import Walker, best_level
 from trajrec.schema import Fork
 from trajrec.state.generators import reseed
-from trajrec.state.snapshots import Snapshots
 
 Where = Literal["beside"] | str | Path | None
 """A folder; "beside" is that of the parent's log; None records nothing."""
@@ -198,14 +196,14 @@ class _Fork:
         if timeout_s is not None or memory_mb is not None:
             level = "process"  # only a process of its own can be ended
         elif level == "auto":
-            level = _best(episode, make, state, steps, plan, jobs)
+            level = best_level(episode, lambda: stage_of(make(), episode, state), steps, n, jobs)
         with BranchLog(episode, _folder(episode, folder), plan) as log:
             if level == "process" or jobs > 1:
                 pairs = tuple((step, index) for step in steps for index in range(n))
                 for value, what in ((env, "env"), (state, "state"), (policy, "policy"), (checks, "checks")):
                     portable(value, what)
                 job = Job(lineage(episode), env, allowed, state, pairs, plan, level, jobs, timeout_s, memory_mb)
-                return branches_apart(episode, job, 1 if level == "process" else jobs, log)
+                return branches_apart(job, 1 if level == "process" else jobs, log)
             return [log.add(rows) for rows in branches_here(episode, make, state, steps, plan, level)]
 
 
@@ -230,24 +228,6 @@ def branches_here(
                     walker.go_back()
                 rows = Rows(step, index, walker.observation, level=walker.level)
                 yield run_branch(walker.stage, plan, rows, episode.id)
-    finally:
-        walker.close()
-
-
-def _best(
-    episode: Episode,
-    make: Callable[[], gymnasium.Env[Any, Any]],
-    state: Callable[[Any], Any] | None,
-    steps: list[int],
-    plan: Plan,
-    jobs: int,
-) -> Level:
-    """Return the level to take, from a proof and a measurement at the first step."""
-    walker = Walker(episode, lambda: stage_of(make(), episode, state), "prefix")
-    try:
-        walker.go(steps[0])
-        proof = prove(Snapshots(walker.stage.env), walker.stage, episode, steps[0])
-        return cheapest(steps, plan.n, proof, jobs, n_before=walker.n_before)
     finally:
         walker.close()
 

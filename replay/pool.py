@@ -10,10 +10,9 @@ from typing import Any
 
 import cloudpickle
 
-from trajrec.episodes import Episode
 from trajrec.replay.branches import Branch, BranchLog, Rows
 from trajrec.replay.children import Child
-from trajrec.replay.server import Job, Lost
+from trajrec.replay.server import Done, Job, Lost
 
 TRIES = 2
 
@@ -31,37 +30,39 @@ class Server(Child):
         self.send(cloudpickle.dumps(job))
 
 
-def branches_apart(
-    episode: Episode,
-    job: Job,
-    servers: int,
-    log: BranchLog,
-) -> list[Branch]:
+def branches_apart(job: Job, servers: int, log: BranchLog) -> list[Branch]:
     """Run a job's branches in servers and record them, in the order of steps and numbers.
 
     Args:
-        episode: What they are forked from.
         job: The whole job.
         servers: How many servers share it, step by step.
         log: Where branches are recorded.
     """
-    wanted = list(job.branches)
-    waiting: dict[tuple[int, int], Rows | Lost] = {}
-    done: list[Branch] = []
-    for found in _gather(episode, job, servers):
-        waiting[found.step, found.index] = found
-        # In order, whichever came first: so the log does not depend on how many processes there were.
-        while len(done) < len(wanted) and wanted[len(done)] in waiting:
-            next_ = waiting.pop(wanted[len(done)])
-            if isinstance(next_, Lost):
-                level: Any = "process" if job.level == "process" else "prefix" if job.level == "auto" else job.level
-                done.append(log.failed(next_.step, next_.index, level, next_.why))
-            else:
-                done.append(log.add(next_))
+    done = []
+    for found in results(job, servers):
+        if isinstance(found, Lost):
+            level: Any = "process" if job.level == "process" else "prefix" if job.level == "auto" else job.level
+            done.append(log.failed(found.step, found.index, level, found.why))
+        else:
+            assert isinstance(found, Rows)
+            done.append(log.add(found))
     return done
 
 
-def _gather(episode: Episode, job: Job, servers: int) -> Iterator[Rows | Lost]:
+def results(job: Job, servers: int) -> Iterator[Done | Lost]:
+    """Yield what came of a job's branches, in the order of steps and numbers: whichever came first, so that nothing depends on
+    how many processes there were."""
+    wanted = list(job.branches)
+    waiting: dict[tuple[int, int], Done | Lost] = {}
+    n_done = 0
+    for found in _gather(job, servers):
+        waiting[found.step, found.index] = found
+        while n_done < len(wanted) and wanted[n_done] in waiting:
+            yield waiting.pop(wanted[n_done])
+            n_done += 1
+
+
+def _gather(job: Job, servers: int) -> Iterator[Done | Lost]:
     """Yield what comes of a job; what a server left undone when it died is tried once more."""
     left = set(job.branches)
     for _ in range(TRIES):
@@ -82,7 +83,7 @@ def _share(job: Job, branches: Sequence[tuple[int, int]], servers: int) -> list[
     return [replace(job, branches=tuple(b for b in branches if b[0] in share)) for share in shares]
 
 
-def _run(jobs: list[Job]) -> Iterator[Rows | Lost | BaseException]:
+def _run(jobs: list[Job]) -> Iterator[Done | Lost | BaseException]:
     """Yield what servers send; end them whatever happens."""
     running: list[Server] = []
     try:

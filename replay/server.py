@@ -18,11 +18,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Protocol
 
 from trajrec.episodes import Episode
-from trajrec.errors import RecordedError
-from trajrec.replay.branches import Level, Plan, Rows, run_branch
+from trajrec.replay.branches import Level, portable_error
 from trajrec.replay.children import Caller
 from trajrec.replay.environments import make_env
 from trajrec.replay.places import Place, Places
@@ -30,6 +29,28 @@ from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
 
 _SET_PARENT_DEATH_SIGNAL = 1
+
+
+class Done(Protocol):
+    """What came of one branch."""
+
+    @property
+    def step(self) -> int:
+        """Where it began."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Which of those there."""
+        ...
+
+
+class Errand(Protocol):
+    """What is done where a branch begins. Can be pickled, and so can what it returns."""
+
+    def run(self, stage: Stage, episode: Episode, step: int, index: int, observation: Any, level: Level) -> Done:
+        """Do it, on a stage that stands there."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +63,7 @@ class Job:
         allow: Module prefixes that may be imported because the log names them.
         state: The function that states were captured with; None takes an adapter.
         branches: (step, number) of each branch, in order.
-        plan: What each does.
+        errand: What each does.
         level: "process" forks a child for each; any other runs them here.
         jobs: Children that may run at once.
         timeout_s: How long a child may take; None as long as it likes.
@@ -54,7 +75,7 @@ class Job:
     allow: tuple[str, ...]
     state: Callable[[Any], Any] | None
     branches: tuple[tuple[int, int], ...]
-    plan: Plan
+    errand: Errand
     level: Level | Literal["auto"]
     jobs: int
     timeout_s: float | None = None
@@ -91,10 +112,10 @@ def main() -> None:
         for found in serve(job):
             caller.send(found)
     except BaseException as exc:
-        caller.send(_portable(exc))
+        caller.send(portable_error(exc))
 
 
-def serve(job: Job) -> Iterator[Rows | Lost]:
+def serve(job: Job) -> Iterator[Done | Lost]:
     """Yield what each branch of a job did."""
     episode = Places().read(job.lineage)
 
@@ -109,8 +130,7 @@ def serve(job: Job) -> Iterator[Rows | Lost]:
         if job.level != "process":
             walker.go(step) if step != position else walker.go_back()
             position = step
-            rows = Rows(step, index, walker.observation, level=walker.level)
-            yield _portable_rows(run_branch(walker.stage, job.plan, rows, episode.id))
+            yield job.errand.run(walker.stage, episode, step, index, walker.observation, walker.level)
             continue
         if step != position:
             walker.go_on(step)
@@ -142,8 +162,7 @@ def _run_child(job: Job, walker: Walker, episode: Episode, step: int, index: int
         _die_with_parent()
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
-        rows = run_branch(walker.stage, job.plan, Rows(step, index, walker.observation, level="process"), episode.id)
-        data = pickle.dumps(_portable_rows(rows))
+        data = pickle.dumps(job.errand.run(walker.stage, episode, step, index, walker.observation, "process"))
         while data:
             data = data[os.write(pipe, data[: 1 << 20]) :]
         status = 0
@@ -155,7 +174,7 @@ def _run_child(job: Job, walker: Walker, episode: Episode, step: int, index: int
         os._exit(status)
 
 
-def _reap(children: list[Child]) -> Iterator[Rows | Lost]:
+def _reap(children: list[Child]) -> Iterator[Done | Lost]:
     """Wait until a child writes, ends or has taken too long; yield what the ended ones did."""
     deadlines = [child.deadline for child in children if child.deadline is not None]
     wait = None if not deadlines else max(0.0, min(deadlines) - time.monotonic())
@@ -176,36 +195,17 @@ def _reap(children: list[Child]) -> Iterator[Rows | Lost]:
             yield _result(child, status, is_late)
 
 
-def _result(child: Child, status: int, is_late: bool) -> Rows | Lost:
+def _result(child: Child, status: int, is_late: bool) -> Done | Lost:
     if is_late:
         return Lost(child.step, child.index, "it took longer than it may and was ended")
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
         return Lost(child.step, child.index, f"its process was ended by {name}")
     try:
-        found: Rows | Lost = pickle.loads(bytes(child.received))
+        found: Done | Lost = pickle.loads(bytes(child.received))
         return found
     except (pickle.UnpicklingError, EOFError):
         return Lost(child.step, child.index, f"its process ended with status {os.waitstatus_to_exitcode(status)} and no result")
-
-
-def _portable_rows(rows: Rows) -> Rows:
-    """Return rows that another process can read: an exception of a class that it may not have by name and message."""
-    if rows.failure is not None:
-        rows.failure = _portable(rows.failure)
-    rows.verdicts = [_portable(found) if isinstance(found, BaseException) else found for found in rows.verdicts]
-    return rows
-
-
-def _portable(exc: BaseException) -> BaseException:
-    try:
-        return exc if type(pickle.loads(pickle.dumps(exc))) is type(exc) else _recorded(exc)
-    except Exception:
-        return _recorded(exc)
-
-
-def _recorded(exc: BaseException) -> RecordedError:
-    return RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", str(exc))
 
 
 def _limit_memory(megabytes: int) -> None:

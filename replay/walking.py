@@ -9,15 +9,17 @@ from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.paths import earlier
 from trajrec.replay.branches import Level
-from trajrec.replay.levels import prove
+from trajrec.replay.levels import cheapest, prove
 from trajrec.replay.stages import Stage, apply_path, relive, verify, verify_state, walk_to
 from trajrec.state.snapshots import Snapshot, Snapshots
 
 _KEPT, _FRESH, _RELIVED = range(3)
+MARKS = 64
+"""Snapshots that are kept, of the steps that were gone to last: a search goes back and forth."""
 
 
 class Walker:
-    """Brings a stage to steps of an episode, in ascending order, verified each time.
+    """Brings a stage to steps of an episode, verified each time.
 
     Args:
         episode: The episode.
@@ -40,7 +42,7 @@ class Walker:
         self.observation: Any = None
         self._wanted = level
         self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
-        self._snapshot: Snapshot | None = None
+        self._marks: dict[int, tuple[Snapshot, Any]] = {}
         self._step = -1
 
     def go(self, step: int) -> None:
@@ -50,15 +52,20 @@ class Walker:
             DivergenceError: It is not in the recorded state there.
             SnapshotError: The level asked for is not right for this environment.
         """
-        episode, stage = self.episode, self.stage
-        if self._snapshots is not None and self._snapshot is not None:
-            self._snapshots.restore(self._snapshot)
-            self.observation, _ = apply_path(episode, stage, self.observation, {}, self._step, step)
-            verify(episode, stage, step, self.observation)
-            self._take()
+        mark = max((known for known in self._marks if known <= step), default=None)
+        if self._snapshots is not None and mark is not None:
+            snapshot, self.observation = self._marks[mark]
+            self._snapshots.restore(snapshot)
+            self.observation, _ = apply_path(self.episode, self.stage, self.observation, {}, mark, step)
+            verify(self.episode, self.stage, step, self.observation)
+            if mark != step:
+                self._take(step)
         else:
+            is_proved = bool(self._marks)
             self.observation, _ = self.walk(step)
-            if self._snapshots is not None:
+            if is_proved and self._snapshots is not None:
+                self._take(step)
+            elif self._snapshots is not None:
                 self._prove(step)
         self._step = step
 
@@ -73,10 +80,11 @@ class Walker:
 
     def go_back(self) -> None:
         """Bring the stage back to the step it was brought to last."""
-        if self._snapshots is None or self._snapshot is None:
+        mark = self._marks.get(self._step)
+        if self._snapshots is None or mark is None:
             self.observation, _ = self.walk(self._step)
         else:
-            self._snapshots.restore(self._snapshot)
+            self._snapshots.restore(mark[0])
             verify_state(self.episode, self.stage, self._step)
 
     @property
@@ -100,6 +108,7 @@ class Walker:
             if way != _KEPT:
                 self.stage.env.close()
                 self.stage = self._make()
+                self._marks.clear()
                 if self._snapshots is not None:
                     self._snapshots = Snapshots(self.stage.env)
             if way == _RELIVED:
@@ -121,7 +130,8 @@ class Walker:
             return
         proof = prove(self._snapshots, self.stage, self.episode, step)
         if proof.level is not None and self._wanted in ("auto", proof.level):
-            self._snapshot, self.level = proof.snapshot, proof.level
+            assert proof.snapshot is not None
+            self._marks[step], self.level = (proof.snapshot, self.observation), proof.level
             return
         why = proof.why or f"its snapshots are of level {proof.level}"
         if self._wanted != "auto":
@@ -129,15 +139,29 @@ class Walker:
         self._without_snapshots()
         self.observation, _ = self.walk(step)
 
-    def _take(self) -> None:
+    def _take(self, step: int) -> None:
         assert self._snapshots is not None
         try:
-            self._snapshot = self._snapshots.take()
+            self._marks[step] = self._snapshots.take(), self.observation
+            if len(self._marks) > MARKS:
+                del self._marks[next(iter(self._marks))]
         except SnapshotError:
             if self._wanted != "auto":
                 raise
             self._without_snapshots()
 
     def _without_snapshots(self) -> None:
-        self._snapshots = self._snapshot = None
+        self._snapshots = None
+        self._marks.clear()
         self.level = "prefix"
+
+
+def best_level(episode: Episode, make: Callable[[], Stage], steps: list[int], n: int, jobs: int) -> Level:
+    """Return the level to take for n branches at each of some steps, from a proof and a measurement at the first."""
+    walker = Walker(episode, make, "prefix")
+    try:
+        walker.go(steps[0])
+        proof = prove(Snapshots(walker.stage.env), walker.stage, episode, steps[0])
+        return cheapest(steps, n, proof, jobs, n_before=walker.n_before)
+    finally:
+        walker.close()

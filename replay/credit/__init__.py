@@ -1,0 +1,20 @@
+"""Credit: which step of an episode earned or lost its outcome, by rollouts from forks, with intervals that hold."""
+
+from trajrec.replay.credit.estimates import Budget, Credit, Estimate, Split
+from trajrec.replay.credit.noise import Noise
+from trajrec.replay.credit.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
+from trajrec.replay.credit.scanning import scan
+
+__all__ = [
+    "Budget",
+    "Credit",
+    "Estimate",
+    "FunctionPolicy",
+    "Noise",
+    "Policy",
+    "RandomPolicy",
+    "Split",
+    "StableBaselines3Policy",
+    "TabularPolicy",
+    "scan",
+]

@@ -1,0 +1,311 @@
+"""Grounds: what rollouts run on. An environment, or an agent's world, that is brought to a step of an episode, goes on from
+there under the noise of a universe, and is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, Protocol
+
+import gymnasium
+import numpy as np
+
+from trajrec import codec
+from trajrec.episodes import Episode
+from trajrec.errors import ReplayError
+from trajrec.paths import path_between
+from trajrec.protocols import Verifier
+from trajrec.replay.branches import Level
+from trajrec.replay.credit.noise import EnvNoise, Noise
+from trajrec.replay.stages import Stage
+from trajrec.replay.walking import Walker
+from trajrec.verifiers import as_verdict
+
+_COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "get_state"))
+"""Adapters that see all that an environment of their kind goes on by, but its generators."""
+
+_ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
+
+
+class Unreplayable(Exception):
+    """A branch came to what cannot be done again: it is counted, and never taken for a failure."""
+
+
+class Ground(Protocol):
+    """What rollouts run on.
+
+    Attributes:
+        level: How it is put back.
+        observation: What the policy sees at the step that it was brought to.
+        n_generators: Generators that can be put to a universe.
+    """
+
+    level: Level
+    observation: Any
+    n_generators: int
+
+    def go(self, step: int, /) -> None:
+        """Bring it to the recorded state before a step, verified.
+
+        Raises:
+            DivergenceError: It does not come there.
+        """
+        ...
+
+    def go_back(self) -> None:
+        """Bring it back there."""
+        ...
+
+    def at(self, universe: int, step: int, /) -> None:
+        """Put its noise to a step of a universe."""
+        ...
+
+    def key(self) -> Hashable | None:
+        """Return all that what follows depends on, but noise, step and policy; None where that is not known."""
+        ...
+
+    def step(self, action: Any, /) -> tuple[Any, float, bool]:
+        """Return observation, reward and whether the episode is over.
+
+        Raises:
+            Unreplayable: What is to be done cannot be done again.
+        """
+        ...
+
+    def score(self) -> float | None:
+        """Return what the check says of where it is: 1 passed, 0 not; None where it does not say."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
+class StandingGround:
+    """An environment that stands at a step, and is not put back: for one rollout, in a process of its own.
+
+    Args:
+        episode: The episode.
+        stage: The environment.
+        noise: What its generators are put to.
+        check: Says at the end whether it was won.
+        recorded: States of the generators before each recorded step, for recorded noise.
+        observation: The last observation before the step.
+        level: How the step was reached.
+
+    Attributes:
+        action_space: What a random policy draws from.
+    """
+
+    def __init__(
+        self,
+        episode: Episode,
+        stage: Stage,
+        noise: Noise,
+        check: Verifier | None,
+        recorded: RecordedNoise,
+        observation: Any = None,
+        level: Level = "prefix",
+    ) -> None:
+        self._episode, self._root, self._check, self._recorded = episode, noise.root, check, recorded
+        self.observation, self.level = observation, level
+        self._set(stage)
+
+    def _set(self, stage: Stage) -> None:
+        self._stage, self._env, self.action_space = stage, stage.env, stage.env.action_space
+        self._noise = EnvNoise(stage.env, self._root)
+        self.n_generators = self._noise.n_generators
+        _refuse_hidden_noise(self._episode, stage.env)
+        self._key = _StateKey(stage, self._noise.ids())
+
+    def go(self, step: int) -> None:
+        """See `Ground`: it is there."""
+
+    def go_back(self) -> None:
+        """Refuse.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("this environment cannot be put back")
+
+    def at(self, universe: int, step: int) -> None:
+        """See `Ground`."""
+        states = self._recorded.get(step)
+        if states is not None:
+            self._noise.put(states)
+        else:
+            self._noise.at(universe, step)
+
+    def key(self) -> Hashable | None:
+        """See `Ground`."""
+        return self._key()
+
+    def step(self, action: Any) -> tuple[Any, float, bool]:
+        """See `Ground`."""
+        observation, reward, terminated, truncated, _ = self._env.step(action)
+        return observation, float(reward), bool(terminated or truncated)
+
+    def score(self) -> float | None:
+        """See `Ground`."""
+        if self._check is None:
+            return None
+        verdict = as_verdict(self._check(self._env))
+        return verdict.score if verdict.passed is None else float(verdict.passed)
+
+    def close(self) -> None:
+        """See `Ground`."""
+        self._env.close()
+
+
+class EnvGround(StandingGround):
+    """An environment that is put back as often as is asked.
+
+    Args:
+        episode: The episode.
+        make: Makes a stage.
+        level: How it is put back.
+        noise: What its generators are put to.
+        check: Says at the end whether it was won.
+        recorded: See `StandingGround`.
+    """
+
+    def __init__(
+        self,
+        episode: Episode,
+        make: Callable[[], Stage],
+        level: Level | Literal["auto"],
+        noise: Noise,
+        check: Verifier | None,
+        recorded: RecordedNoise,
+    ) -> None:
+        self._walker = Walker(episode, make, level)
+        super().__init__(episode, self._walker.stage, noise, check, recorded)
+
+    def go(self, step: int) -> None:
+        """See `Ground`."""
+        self._walker.go(step)
+        self._moved()
+
+    def go_back(self) -> None:
+        """See `Ground`."""
+        self._walker.go_back()
+        self._moved()
+
+    def close(self) -> None:
+        """See `Ground`."""
+        self._walker.close()
+
+    def _moved(self) -> None:
+        self.level, self.observation = self._walker.level, self._walker.observation
+        # A reset makes generators anew; a snapshot keeps those that are there.
+        if self._walker.stage is not self._stage or self.level != "native" or not self.n_generators:
+            self._set(self._walker.stage)
+
+
+RecordedNoise = dict[int, list[Any]]
+"""States of an environment's generators, by step."""
+
+
+def recorded_noise(episode: Episode, make: Callable[[], Stage]) -> RecordedNoise:
+    """Re-execute an episode; return the states that its environment's generators had before each step."""
+    walker = Walker(episode, make, "prefix")
+    first, last = episode.first_step, episode.n_steps
+    found: RecordedNoise = {}
+    try:
+        walker.walk(first)
+        env = walker.stage.env
+        noise = EnvNoise(env, 0)
+        for step, (action, has_raised) in enumerate(path_between(episode, first, last), first):
+            found[step] = noise.states()
+            try:
+                env.step(action)
+            except Exception:
+                if not has_raised:
+                    raise
+    finally:
+        walker.close()
+    return found
+
+
+def _refuse_hidden_noise(episode: Episode, env: gymnasium.Env[Any, Any]) -> None:
+    ale = getattr(env.unwrapped, "ale", None)
+    if ale is not None and hasattr(ale, "getFloat") and ale.getFloat("repeat_action_probability") > 0:
+        raise ReplayError(
+            "its sticky actions are drawn inside the emulator, where no universe can be given: each rollout would see the same "
+            "future; record it with repeat_action_probability=0 for credit",
+            episode_id=episode.id,
+        )
+
+
+class _StateKey:
+    """Returns all that an environment with its wrappers goes on by, hashable; None once something cannot be looked at.
+
+    Args:
+        stage: The environment.
+        generators: Ids of its generators, which are put to a universe at each step and so tell nothing.
+    """
+
+    def __init__(self, stage: Stage, generators: set[int]) -> None:
+        self._generators = generators
+        self._layers: list[Any] = []
+        env: Any = stage.env
+        while isinstance(env, gymnasium.Wrapper):
+            self._layers.append(env)
+            env = env.env
+        self._bare, adapter = env, stage.native
+        self._capture = adapter.capture if adapter is not None and adapter.name in _COMPLETE else None
+        self._is_known = True
+
+    def __call__(self) -> Hashable | None:
+        if not self._is_known:
+            return None
+        try:
+            found = [_values(layer, self._generators) for layer in self._layers]
+            found.append(self._bare_key())
+            return tuple(found)
+        except (TypeError, ValueError):
+            self._is_known = False
+            return None
+
+    def _bare_key(self) -> Hashable:
+        if self._capture is None:
+            return _values(self._bare, self._generators)
+        bare = self._bare
+        # A fickle passenger is drawn at the reset, and is no part of Taxi's state number.
+        return _hashable(self._capture()), getattr(bare, "fickle_step", None), getattr(bare, "steps_beyond_terminated", None)
+
+
+def _values(layer: Any, generators: set[int]) -> Hashable:
+    found: list[Any] = []
+    for name, value in vars(layer).items():
+        kind = type(value)
+        if kind in _ATOMS:
+            found.append(value)
+        elif (
+            name in ("env", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata")
+            or id(value) in generators
+            or callable(value)
+            or (hasattr(value, "sample") and hasattr(value, "contains"))
+        ):
+            continue
+        else:
+            found.append(_hashable(value))
+    return tuple(found)
+
+
+def _hashable(value: Any) -> Hashable:
+    """Return a value as something hashable that equals that of another only where the values are the same.
+
+    Raises:
+        ValueError: It is of a class that cannot be looked into.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        return value  # type: ignore[no-any-return]
+    if kind is np.ndarray and value.dtype.kind != "O":
+        return value.dtype.str, value.shape, value.tobytes()
+    try:
+        return codec.encode(value, canonical=True)
+    except Exception as exc:
+        raise ValueError(str(exc)) from exc

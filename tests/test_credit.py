@@ -1,0 +1,291 @@
+"""Credit by rollouts: the same numbers wherever they are run, costs, budgets, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.episodes import Episode
+from trajrec.errors import DivergenceError, ReplayError
+from trajrec.replay import credit
+from trajrec.replay.credit.noise import EnvNoise, PolicyNoise, find_generators
+from trajrec.replay.environments import make_by_id
+
+
+def wander(observation: Any, rng: np.random.Generator) -> int:
+    """A policy for FrozenLake: mostly down and right."""
+    return int(rng.choice([0, 1, 2, 3], p=[0.1, 0.4, 0.4, 0.1]))
+
+
+def push(observation: Any, rng: np.random.Generator) -> int:
+    """A policy for CartPole."""
+    return int(rng.random() < 1 / (1 + np.exp(-20 * observation[2])))
+
+
+def record(folder: Path, env: Any, policy: Any, seed: int = 0, **kwargs: Any) -> Episode:
+    """Record an episode; return it."""
+    wrapped = trajrec.record(env, folder, **kwargs)
+    rng = np.random.default_rng(seed)
+    observation, _ = wrapped.reset(seed=seed)
+    is_over = False
+    while not is_over:
+        observation, _, terminated, truncated, _ = wrapped.step(policy(observation, rng))
+        is_over = terminated or truncated
+    wrapped.close()
+    return next(trajrec.open(folder).episodes(order_by="started_at DESC"))
+
+
+def numbers(table: credit.Credit) -> list[tuple[Any, ...]]:
+    """Return the estimates without what they cost."""
+    return [(e.step, e.estimator, e.value, e.lo, e.hi, e.ci_method, e.n, e.n_discordant) for e in table]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Episode:
+    return record(tmp_path / "runs", gym.make("FrozenLake-v1"), wander, seed=3)
+
+
+def test_memoised_rollouts_come_to_what_they_come_to_without_bit_for_bit(lake: Episode) -> None:
+    memoised = credit.scan(lake, wander, n=16)
+    whole = credit.scan(lake, wander, n=16, memo=False)
+    assert numbers(memoised) == numbers(whole)
+    assert memoised.env_steps < whole.env_steps / 2
+
+
+def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> None:
+    native = credit.scan(lake, wander, n=8, level="native")
+    assert native.level == "native"
+    for level in ("prefix", "process"):
+        found = credit.scan(lake, wander, n=8, level=level)  # type: ignore[arg-type]
+        assert found.level == level
+        assert numbers(found) == numbers(native)
+
+
+def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> None:
+    for noise in ("shared", "fresh", "recorded"):
+        alone = credit.scan(lake, wander, n=8, noise=noise)  # type: ignore[arg-type]
+        assert numbers(credit.scan(lake, wander, n=8, noise=noise, jobs=2)) == numbers(alone)  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_numbers_do_not_depend_on_whether_ray_runs_them(lake: Episode) -> None:
+    pytest.importorskip("ray")
+    alone = credit.scan(lake, wander, n=8)
+    assert numbers(credit.scan(lake, wander, n=8, jobs=2, backend="ray")) == numbers(alone)
+
+
+def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("minigrid")
+    env = make_by_id("MiniGrid-Empty-5x5-v0", max_steps=12)
+
+    def walk(observation: Any, rng: np.random.Generator) -> int:
+        return int(rng.integers(3))
+
+    episode = record(tmp_path / "runs", env, walk)
+    found = [credit.scan(episode, walk, n=4, level=level) for level in ("prefix", "pickle", "process")]  # type: ignore[arg-type]
+    assert [table.level for table in found] == ["prefix", "pickle", "process"]
+    assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
+
+
+def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
+    episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=60), push)
+    table = credit.scan(episode, push, n=8)
+    assert table.split is not None
+    assert table.split.error == pytest.approx(0, abs=1e-9)
+    assert {e.ci_method for e in table.of("value")} == {"augmented-t"}
+    # Its physics know no chance: all that comes of an action is the action's.
+    assert all(e.value == 0 for e in table.of("luck"))
+
+
+def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
+    by_return = credit.scan(lake, wander, n=16)
+    by_check = credit.scan(lake, wander, n=16, check=lambda env: env.unwrapped.s == 15)
+    assert [e.value for e in by_check.of("advantage")] == [e.value for e in by_return.of("advantage")]
+    assert by_check.split is not None
+    assert by_check.split.returned == float(lake.total_reward)
+
+
+def test_a_budget_ends_a_scan_after_a_round_and_says_so(lake: Episode) -> None:
+    table = credit.scan(lake, wander, n=64, budget=credit.Budget(env_steps=20))
+    assert {e.n for e in table.of("value")} == {8}
+    assert "stopped by its budget" in table.notes[0]
+    assert "8 of 64 universes" in str(table)
+    whole = credit.scan(lake, wander, n=8)
+    assert numbers(table) == numbers(whole)
+
+
+def test_steps_can_be_chosen(lake: Episode) -> None:
+    whole = credit.scan(lake, wander, n=8)
+    some = credit.scan(lake, wander, n=8, steps=[1, 3])
+    assert [e.step for e in some.of("advantage")] == [1, 3]
+    assert [e.value for e in some.of("advantage")] == [whole.of("advantage")[k].value for k in (1, 3)]
+    assert some.split is None
+
+
+def test_where_the_prefix_diverges_there_is_no_credit(lake: Episode) -> None:
+    def other() -> Any:
+        return gym.make("FrozenLake-v1", map_name="8x8")
+
+    with pytest.raises(DivergenceError, match="not in the recorded state"):
+        credit.scan(lake, wander, n=4, env=other, steps=[lake.n_steps - 1])
+
+
+def test_sticky_actions_of_an_emulator_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+
+    def some(observation: Any, rng: np.random.Generator) -> int:
+        return int(rng.integers(4))
+
+    episode = record(tmp_path / "runs", make_by_id("ALE/Breakout-v5", max_episode_steps=20), some)
+    with pytest.raises(ReplayError, match="repeat_action_probability=0"):
+        credit.scan(episode, some, n=2)
+    other = make_by_id("ALE/Breakout-v5", max_episode_steps=20, repeat_action_probability=0.0)
+    found = credit.scan(record(tmp_path / "more", other, some), some, n=2, steps=[3])
+    assert found.of("value")[0].n == 2
+
+
+def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Episode) -> None:
+    outside = np.random.default_rng(0)
+
+    def unseeded(observation: Any) -> int:
+        return int(outside.integers(4))
+
+    table = credit.scan(lake, unseeded, n=8, steps=[0, 1])
+    assert {e.noise for e in table} == {"fresh"}
+    assert "no universe can be given" in table.notes[0]
+    assert table.of("advantage")[0].ci_method == "newcombe"
+
+
+def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) -> None:
+    class Brittle(gym.Wrapper[Any, Any, Any, Any]):
+        def step(self, action: Any) -> Any:
+            if action == 3:
+                raise OSError("broken")
+            return super().step(action)
+
+    episode = record(tmp_path / "runs", gym.make("FrozenLake-v1"), lambda obs, rng: int(rng.integers(3)))
+    table = credit.scan(episode, wander, n=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1")))
+    (value,) = table.of("value")
+    assert value.n_lost > 0
+    assert value.n == 16 - value.n_lost
+    assert "OSError: broken" in "".join(table.notes)
+
+
+def test_wrong_arguments_are_named(lake: Episode) -> None:
+    with pytest.raises(ValueError, match="n must be at least 2"):
+        credit.scan(lake, wander, n=1)
+    with pytest.raises(ValueError, match="estimator must be"):
+        credit.scan(lake, wander, estimator="other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="noise must be"):
+        credit.scan(lake, wander, noise="other")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a policy must be"):
+        credit.scan(lake, 3)
+    with pytest.raises(IndexError, match="has the steps 0 to"):
+        credit.scan(lake, wander, steps=[10_000])
+
+
+def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: Path) -> None:
+    class Alone:
+        def act(self, observation: Any, rng: np.random.Generator) -> int:
+            return int(rng.random() < 1 / (1 + np.exp(-20 * observation[2])))
+
+    class Together(Alone):
+        sizes: ClassVar[list[int]] = []
+
+        def act_batch(self, observations: list[Any], rngs: list[np.random.Generator]) -> list[int]:
+            self.sizes.append(len(observations))
+            return [self.act(*pair) for pair in zip(observations, rngs, strict=True)]
+
+    episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=40), push)
+    assert numbers(credit.scan(episode, Together(), n=8)) == numbers(credit.scan(episode, Alone(), n=8))
+    assert max(Together.sizes) == 8
+
+
+def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episode) -> None:
+    class Alternating:
+        """Takes 1 and 2 in turn, by how many steps there were."""
+
+        def reset(self) -> None:
+            self.n = 0
+
+        def observe(self, observation: Any, action: Any) -> None:
+            self.n += 1
+
+        def act(self, observation: Any, rng: np.random.Generator) -> int:
+            self.n += 1
+            return 1 + self.n % 2
+
+        def snapshot(self) -> int:
+            return self.n
+
+        def restore(self, n: int) -> None:
+            self.n = n
+
+    table = credit.scan(lake, Alternating(), n=8, memo=False)
+    assert numbers(credit.scan(lake, Alternating(), n=8)) == numbers(table)
+    assert numbers(credit.scan(lake, Alternating(), n=8, level="process")) == numbers(table)
+
+
+@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
+def test_generators_of_any_class_are_put_to_a_universe_in_place(kind: Any) -> None:
+    class Holds(gym.Env[Any, Any]):
+        def __init__(self) -> None:
+            self.rng = np.random.Generator(kind(1))
+            self.inner = type("Inner", (), {})()
+            self.inner.rng = self.rng
+            self.inner.other = np.random.Generator(kind(2))
+
+    env = Holds()
+    noise = EnvNoise(env, 0)
+    assert noise.n_generators == 2
+    noise.at(3, 5)
+    first = env.rng.random(4).tolist(), env.inner.other.random(4).tolist()
+    noise.at(3, 6)
+    assert env.rng.random(4).tolist() != first[0]
+    noise.at(3, 5)
+    assert (env.rng.random(4).tolist(), env.inner.other.random(4).tolist()) == first
+    assert first[0] != first[1]
+
+
+def test_keyed_noise_is_uniform_and_its_steps_are_uncorrelated() -> None:
+    class Holds(gym.Env[Any, Any]):
+        def __init__(self) -> None:
+            self.rng = np.random.default_rng(0)
+
+    env = Holds()
+    noise, policy = EnvNoise(env, 0), PolicyNoise(0)
+
+    def draws(at: Any, generator: Any) -> Any:
+        found = []
+        for universe in range(40):
+            for step in range(100):
+                at(universe, step)
+                found.append(generator.random())
+        return np.array(found)
+
+    for found in (draws(noise.at, env.rng), draws(policy.at, policy.generator)):
+        assert abs(np.sort(found) - np.linspace(0, 1, len(found))).max() < 0.03  # Kolmogorov-Smirnov, p about 0.001
+        assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.05
+
+
+def test_generators_are_found_in_wrappers_and_objects_but_not_in_spaces() -> None:
+    env = gym.wrappers.TimeAwareObservation(gym.make("FrozenLake-v1"))
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    assert len(find_generators(env)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.sources
+@pytest.mark.parametrize(("problem", "size"), [("p1", 400), ("p2", 120), ("p3", 120), ("p4", 240), ("p8", 300), ("p9", 400)])
+def test_a_problem_with_a_known_answer_is_answered_right(problem: str, size: int) -> None:
+    from benchmarks.credit import tabular
+
+    criteria = getattr(tabular, problem)(size)
+    assert len(criteria) >= 2
+    assert [str(criterion) for criterion in criteria if not criterion.holds] == []
