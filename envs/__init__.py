@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 
 if TYPE_CHECKING:
+    from trajrec.envs.bank import Bank
     from trajrec.envs.contract import Contract, check_env
     from trajrec.envs.keydoor import KeyDoor
     from trajrec.envs.office import Office
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from trajrec.envs.text import EnvWorld, WorldEnv
     from trajrec.envs.workspace import Workspace
 
-__all__ = ["Contract", "EnvWorld", "KeyDoor", "Office", "Shop", "Workspace", "WorldEnv", "check_env"]
+__all__ = ["Bank", "Contract", "EnvWorld", "KeyDoor", "Office", "Shop", "Workspace", "WorldEnv", "check_env"]
 
 _HOME = {
+    "Bank": "bank",
     "Contract": "contract",
     "EnvWorld": "text",
     "KeyDoor": "keydoor",

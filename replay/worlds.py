@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from trajrec import codec
@@ -104,10 +104,37 @@ def bring_world(episode: Episode, world: World, places: Collection[tuple[int, in
         DivergenceError: What comes of them is not what was recorded.
         ReplayError: The log has lost the episode's reset.
     """
-    execution = _Execution(episode, world, (), frozenset())
+    _raise_on(_execution(episode, world).bring(places), episode)
+
+
+def walk_world(episode: Episode, world: World) -> Iterator[int]:
+    """Reset a world as an episode did and make its calls again, all of them verified.
+
+    Yields:
+        Each step before its calls are made, and the number of steps at the end.
+
+    Raises:
+        DivergenceError: What comes of a call is not what was recorded.
+        ReplayError: The log has lost the episode's reset.
+    """
+    execution = _execution(episode, world)
+    _raise_on(execution.bring(()), episode)
+    attempts = episode.transcript.attempts
+    for step in range(episode.first_step, episode.n_steps):
+        yield step
+        for attempt in attempts:
+            if attempt.start.step == step:
+                _raise_on(execution.make(attempt), episode)
+    yield episode.n_steps
+
+
+def _execution(episode: Episode, world: World) -> _Execution:
     if episode.start is None:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
-    d = execution.bring(places)
+    return _Execution(episode, world, (), frozenset())
+
+
+def _raise_on(d: Divergence | None, episode: Episode) -> None:
     if d is not None:
         message = f"the world is not in the recorded state: {d}"
         raise DivergenceError(message, episode_id=episode.id, step=d.step, field=d.field, expected=d.expected, actual=d.actual)
@@ -150,7 +177,7 @@ class _Execution:
         found = self._reset()
         attempts = iter([attempt for attempt in self._episode.transcript.attempts if attempt.place in places])
         while found is None and (attempt := next(attempts, None)) is not None:
-            found = self._attempt(attempt)
+            found = self.make(attempt)
         return found
 
     def _run(self) -> Divergence | None:
@@ -162,7 +189,7 @@ class _Execution:
             return found
         for attempt in self._episode.transcript.attempts:
             self._n_steps = max(self._n_steps, attempt.start.step + 1)
-            if (found := self._attempt(attempt)) is not None:
+            if (found := self.make(attempt)) is not None:
                 if not self._is_forced:
                     return found
                 self._differing.append(found)
@@ -235,7 +262,8 @@ class _Execution:
             self._digests[part.name] = digest
         return None
 
-    def _attempt(self, attempt: Attempt) -> Divergence | None:
+    def make(self, attempt: Attempt) -> Divergence | None:
+        """Make a call again; return what is different."""
         start, end = attempt.start, attempt.end
         if end is None or end.outcome == "cancelled":
             self._notes["a call that was open when the log ended, or cancelled, was not executed"] = None

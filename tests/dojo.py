@@ -1,11 +1,13 @@
 """agentdojo's tasks as worlds: an adapter of the kind that users write for their own.
 
 As a program, `dojo.py record FOLDER [free] [cut]` records the ground truth of all tasks, with the clock held unless it is free,
-without the last call where it is cut; `dojo.py replay FOLDER` prints a report a line.
+without the last call where it is cut; `dojo.py replay FOLDER` prints a report a line; `dojo.py credit FOLDER N` records N
+tasks with one call made wrong, and prints for each which that was and which is found to have lost it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from agentdojo.task_suite.load_suites import get_suites
 import trajrec
 from trajrec.protocols import Tool
 from trajrec.replay import replay_world
+from trajrec.replay.credit import decisive_step
 
 VERSION = "v1.2.2"
 
@@ -53,6 +56,13 @@ class Dojo:
         result, _ = self.runtime.run_function(self.environment, name, arguments, raise_on_error=True)
         return result
 
+    def get_state(self) -> Any:
+        return {"environment": self.environment, "traces": list(self.traces)}
+
+    def set_state(self, state: Any) -> None:
+        self.environment = state["environment"].model_copy(deep=True)
+        self.traces = list(state["traces"])
+
     def ground_truth(self) -> list[FunctionCall]:
         return list(self.task.ground_truth(self.before))
 
@@ -84,8 +94,44 @@ def replay(folder: Path) -> None:
         print(json.dumps([episode.transcript.task, report.as_dict()]))
 
 
+def credit(folder: Path, n: int) -> None:
+    """Print (task, wrong step, decisive step or None, confidence) of tasks that one wrong call loses."""
+    for suite, task in tasks():
+        world = Dojo(suite, task)
+        world.reset()
+        plan: Any = [(call.function, dict(call.args)) for call in world.ground_truth()]
+        for wrong, (name, arguments) in enumerate(plan):
+            texts = [key for key, value in arguments.items() if isinstance(value, str)]
+            if not texts:
+                continue
+            calls = [*plan[:wrong], (name, {**arguments, texts[0]: "nothing such"}), *plan[wrong + 1 :]]
+            with trajrec.episode(
+                folder, task=f"{suite}/{task}", world=world, checks=[utility], deterministic=True, redact=False
+            ) as ep:
+                for tool, given in calls:
+                    with contextlib.suppress(Exception):
+                        ep.call(tool, **given)
+                ep.stop("done", said_done=True)
+            corpus = trajrec.open(folder)
+            episode = corpus.episode(ep.id)
+            if episode.outcome != "failure":
+                continue
+
+            def follow(context: Any, rng: Any, plan: Any = plan) -> Any:
+                return plan[context.step] if context.step < len(plan) else None
+
+            found = decisive_step(episode, follow, n=8, check=utility, env=lambda suite=suite, task=task: Dojo(suite, task))
+            print(json.dumps([f"{suite}/{task}", wrong, found.step, found.confidence]), flush=True)
+            n -= 1
+            break
+        if n == 0:
+            return
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "record":
+    if sys.argv[1] == "credit":
+        credit(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "record":
         record(Path(sys.argv[2]), sys.argv[3:])
     else:
         replay(Path(sys.argv[2]))

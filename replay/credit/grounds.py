@@ -303,6 +303,8 @@ def _hashable(value: Any) -> Hashable:
     kind = type(value)
     if kind in _ATOMS:
         return value  # type: ignore[no-any-return]
+    if kind is tuple and all(type(item) in _ATOMS for item in value):
+        return value  # type: ignore[no-any-return]
     if kind is np.ndarray and value.dtype.kind != "O":
         return value.dtype.str, value.shape, value.tobytes()
     try:

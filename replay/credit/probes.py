@@ -12,13 +12,14 @@ from typing import Any, Literal, NamedTuple
 
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
-from trajrec.protocols import Verifier
+from trajrec.protocols import Verifier, World
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.grounds import EnvGround, Ground, RecordedNoise, StandingGround, recorded_noise
 from trajrec.replay.credit.noise import Noise
 from trajrec.replay.credit.policies import Policy, as_policy
 from trajrec.replay.credit.rollouts import Roller, Rollout, Script
-from trajrec.replay.environments import make_env
+from trajrec.replay.credit.worlds import WorldGround
+from trajrec.replay.environments import make_env, make_world
 from trajrec.replay.places import Places, lineage
 from trajrec.replay.pool import portable, results
 from trajrec.replay.server import Job, Lost
@@ -40,7 +41,7 @@ class Setting:
         gamma: Discount per step.
         max_steps: The step of the episode at which rollouts are cut; None where its own limit ends it.
         check: Says at the end whether it was won; None takes the return.
-        make: Makes the environment; None makes the one that the log names.
+        make: Makes the environment or world; None makes the one that the log names.
         allow: Module prefixes that may be imported because the log names them.
         state: The function that states were captured with; None takes an adapter.
         level: How steps are reached.
@@ -66,6 +67,14 @@ class Setting:
         """Make a stage for an episode."""
         env = self.make() if self.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=self.allow)
         return stage_of(env, episode, self.state)
+
+    def world(self, episode: Episode) -> World:
+        """Make a world for an agent's episode."""
+        return self.make() if self.make is not None else make_world(episode, self.allow)
+
+    def last_step(self, episode: Episode) -> int | None:
+        """Return the step at which rollouts are cut: an agent's world ends nothing itself."""
+        return 2 * episode.n_steps + 10 if self.max_steps is None and episode.is_agents else self.max_steps
 
 
 class Probe(NamedTuple):
@@ -132,6 +141,8 @@ class Prober:
             n = max(len(probe.universes) for probe in probes)
             self.level = best_level(self.episode, lambda: setting.stage(self.episode), steps, n, setting.jobs)
         if self.level == "process":
+            if self.episode.is_agents:
+                raise ValueError("an agent's world is reached at level 'native' or 'prefix', not by forked processes")
             return self._by_forks(probes)
         return self._apart(probes) if is_apart else self._here(probes)
 
@@ -225,8 +236,8 @@ class Prober:
     def _memory(self, policy: Policy | None, step: int) -> Any:
         """Return what a policy remembers before a step, having been told of all before it."""
         remembering: Any = policy
-        if policy is None or not hasattr(policy, "snapshot"):
-            return None
+        if policy is None or not hasattr(policy, "snapshot") or self.episode.is_agents:
+            return None  # an agent's context has all that there was
         if self._memories is None:
             remembering.reset()
             self._memories = [remembering.snapshot()]
@@ -253,18 +264,29 @@ def make_roller(
         policy,
         setting.noise,
         gamma=setting.gamma,
-        max_steps=setting.max_steps,
+        max_steps=setting.last_step(episode),
         memo=setting.memo,
         keeps_visits=keeps_visits,
     )
 
 
 def _ground(episode: Episode, setting: Setting, level: Any, recorded: RecordedNoise) -> Ground:
+    if episode.is_agents:
+        by_history = not hasattr(setting.policy, "memory")
+        return WorldGround(
+            episode,
+            lambda: setting.world(episode),
+            setting.noise,
+            setting.check,
+            by_history=by_history,
+            is_prefix=level == "prefix",
+        )
     return EnvGround(episode, lambda: setting.stage(episode), level, setting.noise, setting.check, recorded)
 
 
 def _recorded(episode: Episode, setting: Setting) -> RecordedNoise:
-    return recorded_noise(episode, lambda: setting.stage(episode)) if setting.noise.mode == "recorded" else {}
+    has_noise = setting.noise.mode == "recorded" and not episode.is_agents
+    return recorded_noise(episode, lambda: setting.stage(episode)) if has_noise else {}
 
 
 def _space(ground: Any) -> Any:
@@ -308,7 +330,7 @@ class _Errand:
         probe, setting = self.probes[place], self.setting
         ground = StandingGround(episode, stage, setting.noise, setting.check, self.recorded, observation, level)
         policy = as_policy(setting.policy, ground.action_space)
-        roller = Roller([ground], policy, setting.noise, gamma=setting.gamma, max_steps=setting.max_steps, memo=False)
+        roller = Roller([ground], policy, setting.noise, gamma=setting.gamma, max_steps=setting.last_step(episode), memo=False)
         roller.go(step, self.memories.get(step))
         first = None if probe.policy is None else as_policy(probe.policy, ground.action_space)
         (rollout,) = roller.run([probe.universes[which]], probe.script, first)

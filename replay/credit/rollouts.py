@@ -102,6 +102,7 @@ class Roller:
         self._memory = _Memory(policy)
         self._is_batched = len(self.grounds) > 1
         self._step = -1
+        self._start_key: Hashable | None = None
         self._has_moved = [False] * len(self.grounds)
         self.visits: dict[tuple[int, int], list[Visit]] | None = {} if keeps_visits else None
 
@@ -117,6 +118,16 @@ class Roller:
         self._has_moved = [False] * len(self.grounds)
         self._step = step
         self._memory.begin = memory
+        self._start_key = self._key_of_start() if self._memo is not None else None
+
+    def _key_of_start(self) -> Hashable | None:
+        """Return the key of where rollouts begin; None where it is not known, or is another one in each universe."""
+        ground = self.grounds[0]
+        keys = []
+        for universe in (0, 1):
+            ground.at(universe, self._step)
+            keys.append(ground.key())
+        return keys[0] if keys[0] == keys[1] else None
 
     def run(self, universes: Iterable[int], script: Script = (), policy: Policy | None = None) -> list[Rollout]:
         """Return a rollout for each universe.
@@ -203,6 +214,11 @@ class Roller:
     ) -> Generator[tuple[int, Any, Policy | None], Any, Rollout]:
         """Run one rollout: yields (step, observation, policy) where it wants an action, returns what came of it."""
         ground = self.grounds[lane]
+        if first is None and not script and self._start_key is not None and self._memo:
+            self._memory.put()
+            known = self._memo.get((universe, self._step, self._start_key, self._memory.key(ground.observation)))
+            if known is not None:  # it was come through here before: the ground need not be put back for it
+                return Rollout(universe, *known[:4], self._step, known.error)
         if self._has_moved[lane]:
             ground.go_back()
         self._has_moved[lane] = True
@@ -225,7 +241,7 @@ class Roller:
             node: Hashable | None = None
             key = ground.key() if memo is not None or visits is not None else None
             if memo is not None and key is not None and step > last_scripted and (first is None or step > start):
-                node = universe, step, key, memory.key()
+                node = universe, step, key, memory.key(observation)
                 rest = memo.get(node)
                 if rest is not None:
                     coalesced_at = step
@@ -300,6 +316,9 @@ class _Memory:
         if self._remembers:
             self._policy.observe(observation, action)
 
-    def key(self) -> Hashable:
-        """Return what it remembers, hashable."""
-        return codec.encode(self._policy.snapshot(), canonical=True) if self._remembers else None
+    def key(self, observation: Any) -> Hashable:
+        """Return what it goes on by beyond the state, hashable: what it remembers, and what an agent has in its context."""
+        own = codec.encode(self._policy.snapshot(), canonical=True) if self._remembers else None
+        if hasattr(self._policy, "memory"):
+            return own, self._policy.memory(observation)
+        return own, getattr(observation, "history_key", None)

@@ -25,6 +25,7 @@ from trajrec.replay.credit.noise import Mode, Noise
 from trajrec.replay.credit.policies import policy_id
 from trajrec.replay.credit.probes import Probe, Prober, Setting
 from trajrec.replay.credit.rollouts import Rollout, Script
+from trajrec.replay.credit.worlds import recorded_calls
 
 Estimator = Literal["value", "delta", "advantage"]
 ROUND = 8
@@ -109,7 +110,7 @@ class _Scan:
         self._prober, self._episode, self._setting = prober, prober.episode, prober.setting
         self._estimator, self._steps, self._n = estimator, steps, n
         self._meter = Meter(budget)
-        self._by_score = prober.setting.check is not None
+        self._by_score = prober.setting.check is not None or self._episode.is_agents
         self._actions = recorded_actions(self._episode)
         self._rewards = recorded_rewards(self._episode)
         self._values: dict[int, Arm] = {}
@@ -258,7 +259,7 @@ class _Scan:
         value = intervals.mean(self._values[steps[0]].known, self._scale)
         error = returned - value.value - sums[0] - sums[1]
         of_skill, of_luck = (
-            intervals.student(part[~np.isnan(part)])._replace(value=total)
+            intervals.augmented_t(part[~np.isnan(part)], self._scale or 1.0)._replace(value=total)
             for part, total in zip((skill, luck), sums, strict=True)
         )
         return Split(returned, value, of_skill, of_luck, error)
@@ -295,6 +296,8 @@ def difference(a: Array, b: Array, *, is_paired: bool, scale: float | None) -> t
 
 def recorded_actions(episode: Episode) -> dict[int, Any]:
     """Return the recorded actions by step, those that raised among them."""
+    if episode.is_agents:
+        return recorded_calls(episode)
     first = episode.first_step
     return {first + k: action for k, (action, _) in enumerate(path_between(episode, first, episode.n_steps))}
 

@@ -1,0 +1,372 @@
+"""The decisive step of an episode: which action lost it (or won it), how sure that is, and what would have come of another.
+
+Four ways to look for it. "drop" compares each recorded action with the policy's own, in common universes, and asks for the
+first large loss; it finds faults that can be recovered from, where every later step that does not recover is a loss as well.
+"bayes" looks for a change of level by probing where it learns most. "bisect" is OmegaPRM's search for the first step from which
+no rollout wins: perfect where a fault is final, and wrong where it can be recovered from. "halving" asks where the value falls
+below half of the first. Whatever is found is confirmed in universes that it was not found in; what cannot be is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from trajrec.episodes import Episode
+from trajrec.protocols import Verifier
+from trajrec.replay.branches import Level
+from trajrec.replay.credit import changepoint, intervals
+from trajrec.replay.credit.estimates import Arm, Budget, Estimate, Meter
+from trajrec.replay.credit.intervals import Array
+from trajrec.replay.credit.noise import Mode, Noise
+from trajrec.replay.credit.policies import policy_id
+from trajrec.replay.credit.probes import Probe, Prober, Setting
+from trajrec.replay.credit.rollouts import Rollout
+from trajrec.replay.credit.scanning import difference, is_over, recorded_actions, recorded_rewards
+
+Method = Literal["drop", "bayes", "bisect", "halving"]
+CONFIRM = 1 << 32
+"""Number of the first universe that is kept for confirming."""
+
+DRAWS = 4000
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which step decided an episode.
+
+    Attributes:
+        episode_id: The episode.
+        step: The step; None where it is undecided.
+        likeliest: The step that is the likeliest, decided or not.
+        confidence: Probability that `likeliest` is it, by the model of the method; None for a method without one.
+        candidates: Steps that together have 95 % of the probability, likeliest first.
+        effect: Q(recorded action) - V at the step, from universes that it was not found in; None where nothing was confirmed.
+        redrawn: What comes of drawing the action anew from the policy: the probability of winning, or the return.
+        kept: What comes of keeping the recorded one.
+        why: Why it is undecided; "" where it is decided.
+        method: How it was looked for.
+        policy_id: Whose rollouts they were.
+        n_rollouts: Rollouts that were run.
+        env_steps: Steps of the environment that were taken.
+        probabilities: Of each step to be it, (T,) float64; None for a method without a model.
+    """
+
+    episode_id: str
+    step: int | None
+    likeliest: int
+    confidence: float | None
+    candidates: tuple[int, ...]
+    effect: Estimate | None
+    redrawn: Estimate | None
+    kept: Estimate | None
+    why: str
+    method: str
+    policy_id: str
+    n_rollouts: int
+    env_steps: int
+    probabilities: Array | None = None
+
+    def __str__(self) -> str:
+        sure = "" if self.confidence is None else f" (probability {self.confidence:.2f})"
+        if self.step is None:
+            head = f"undecided: {self.why}; likeliest is step {self.likeliest}{sure}"
+        else:
+            head = f"step {self.step} decided it{sure}"
+        lines = [head]
+        if self.redrawn is not None and self.kept is not None and self.effect is not None:
+            e = self.effect
+            lines += [
+                f"  with its action kept    {_text(self.kept)}",
+                f"  with its action redrawn {_text(self.redrawn)}",
+                f"  difference              {_text(e)}, {e.n_discordant} of {e.n} universes differ",
+            ]
+        lines.append(f"  {self.method}, policy {self.policy_id}: {self.n_rollouts} rollouts, {self.env_steps} env steps")
+        return "\n".join(lines)
+
+
+def decisive_step(
+    episode: Episode,
+    policy: Any,
+    *,
+    method: Method = "drop",
+    n: int = 32,
+    n_max: int = 2048,
+    confidence: float = 0.95,
+    share: float = 1 / 3,
+    noise: Mode = "shared",
+    root: int = 0,
+    budget: Budget | None = None,
+    check: Verifier | None = None,
+    gamma: float = 1.0,
+    max_steps: int | None = None,
+    env: Callable[[], Any] | None = None,
+    allow: Iterable[str] = (),
+    state: Callable[[Any], Any] | None = None,
+    level: Level | Literal["auto"] = "auto",
+    jobs: int = 1,
+    backend: Literal["local", "ray"] = "local",
+) -> Decision:
+    """Find the step whose action lost an episode, or won it if it was won.
+
+    Args:
+        episode: From `Corpus.episode`.
+        policy: See `scan`. What it makes of a step is what the recorded action is measured against.
+        method: "drop", "bayes", "bisect" or "halving": see the module.
+        n: Rollouts of an arm at first ("drop"), or of a probe ("bisect", "halving"); and to confirm.
+        n_max: "drop" and "bayes" go on, with more universes, until one step is sure or an arm has had so many.
+        confidence: What the probability of a step must reach.
+        share: "drop" takes the earliest step whose effect is at least this share of the largest.
+        noise: See `Noise`; "bisect" and the others take any.
+        root: See `scan`. So are all the others.
+        budget: What it may take.
+        check: See `scan`.
+        gamma: See `scan`.
+        max_steps: See `scan`.
+        env: See `scan`.
+        allow: See `scan`.
+        state: See `scan`.
+        level: See `scan`.
+        jobs: See `scan`.
+        backend: See `scan`.
+
+    Returns:
+        The decision; its `step` is None where it is undecided.
+
+    Raises:
+        DivergenceError: The environment is not in the recorded state at a step: nothing can be said.
+    """
+    if method not in ("drop", "bayes", "bisect", "halving"):
+        raise ValueError(f"method must be 'drop', 'bayes', 'bisect' or 'halving', got {method!r}")
+    if n < 2 or n_max < n:
+        raise ValueError(f"n must be at least 2 and n_max at least n, got {n} and {n_max}")
+    setting = Setting(policy, Noise(noise, root), gamma, max_steps, check, env, tuple(allow), state, level, jobs, backend)
+    with Prober(episode, setting) as prober:
+        return _Search(prober, n, n_max, confidence, share, budget).decide(method)
+
+
+class _Search:
+    """One search for the decisive step."""
+
+    def __init__(self, prober: Prober, n: int, n_max: int, confidence: float, share: float, budget: Budget | None) -> None:
+        self._prober, self._episode, self._setting = prober, prober.episode, prober.setting
+        self._n, self._n_max, self._confidence, self._share = n, n_max, confidence, share
+        self._meter, self._n_rollouts = Meter(budget), 0
+        self._by_score = prober.setting.check is not None or self._episode.is_agents
+        self._actions = recorded_actions(self._episode)
+        self._first, self._last = self._episode.first_step, self._episode.n_steps
+        if self._first == self._last:
+            raise ValueError(f"episode {self._episode.id} has no steps: none can have decided it")
+        self._final = self._final_value()
+        # An episode that came to something was won by a step; one that did not was lost by one.
+        self._sign = 1.0 if self._final >= 1.0 and self._is_share else -1.0
+        self._used: dict[tuple[int, str], int] = {}
+
+    def decide(self, method: Method) -> Decision:
+        if method == "drop":
+            return self._by_drop()
+        if not self._is_share or self._sign > 0:
+            raise ValueError(f"method {method!r} is for lost episodes that could have been won; give check=, or take 'drop'")
+        if method == "bayes":
+            return self._by_change()
+        return self._by_bisection(method)
+
+    def _by_drop(self) -> Decision:
+        """Compare every action with the policy's, with more universes until one step stands out."""
+        steps = list(range(self._first, self._last))
+        values: dict[tuple[int, str], Array] = {}
+        n, why = self._n, ""
+        while True:
+            self._sample_all(steps, n, values)
+            probabilities = self._drop_probabilities(steps, values)
+            best = int(probabilities.argmax())
+            if probabilities[best] >= self._confidence:
+                break
+            if self._meter.spent() or n * 2 > self._n_max:
+                spent = self._meter.spent()
+                why = f"its budget is spent ({spent})" if spent else f"{n} universes do not tell the steps apart"
+                break
+            n *= 2
+        step = steps[best]
+        a, b = values[step, "action"], values[step, "value"]
+        known = ~(np.isnan(a) | np.isnan(b))
+        d = a[known] - b[known]
+        needed = _n_to_confirm(float(d.mean()), float((d**2).mean())) if known.any() else self._n
+        return self._confirmed(step, float(probabilities[best]), probabilities, "drop", why, needed)
+
+    def _sample_all(self, steps: list[int], n: int, values: dict[tuple[int, str], Array]) -> None:
+        probes, keys = [], []
+        for step in steps:
+            for arm in ("value", "action"):
+                known = len(values.get((step, arm), ()))
+                universes = self._setting.noise.universes(n - known, f"{step}/{arm}", known)
+                script = ((step, self._actions[step]),) if arm == "action" else ()
+                probes.append(Probe(step, universes, script))
+                keys.append((step, arm))
+        for key, rollouts in zip(keys, self._run(probes), strict=True):
+            more = Arm.of(rollouts, by_score=self._by_score).values
+            values[key] = np.concatenate([values[key], more]) if key in values else more
+
+    def _drop_probabilities(self, steps: list[int], values: dict[tuple[int, str], Array]) -> Array:
+        """Return for each step the probability that it is the first with a large effect, from draws of all effects."""
+        rng = np.random.default_rng(self._setting.noise.root)
+        draws = np.empty((DRAWS, len(steps)))
+        known = np.concatenate([v[~np.isnan(v)] for v in values.values()])
+        scale = float(known.std()) if len(known) else 0.0
+        for column, step in enumerate(steps):
+            a, b = values[step, "action"], values[step, "value"]
+            draws[:, column] = self._draws(a, b, scale, rng)
+        effects = draws * self._sign
+        best = (effects >= self._share * effects.max(axis=1, keepdims=True)).argmax(axis=1)
+        return np.bincount(best, minlength=len(steps)) / DRAWS
+
+    def _draws(self, a: Array, b: Array, scale: float, rng: np.random.Generator) -> Array:
+        """Return draws of the effect of one action, Q - V, given its rollouts."""
+        if self._is_paired:
+            known = ~(np.isnan(a) | np.isnan(b))
+            d = a[known] - b[known]
+            if self._is_share:
+                up, down = np.count_nonzero(d > 0), np.count_nonzero(d < 0)
+                p = rng.dirichlet([up + PRIOR, down + PRIOR, len(d) - up - down + 1.0], DRAWS)
+                return np.asarray(p[:, 0] - p[:, 1])
+            with_more = np.concatenate([d, [scale, -scale]])
+            n = len(with_more)
+            return np.asarray(with_more.mean() + with_more.std(ddof=1) / math.sqrt(n) * rng.standard_t(n - 1, DRAWS))
+        a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+        if self._is_share:
+            p = rng.beta(a.sum() + 0.5, len(a) - a.sum() + 0.5, DRAWS)
+            return np.asarray(p - rng.beta(b.sum() + 0.5, len(b) - b.sum() + 0.5, DRAWS))
+        se = math.sqrt((a.var() + scale**2 / len(a)) / len(a) + (b.var() + scale**2 / len(b)) / len(b))
+        return np.asarray(a.mean() - b.mean() + se * rng.standard_normal(DRAWS))
+
+    def _by_change(self) -> Decision:
+        """Probe where it learns most about where the level changes."""
+        model = changepoint.ChangePoint(self._last - self._first)
+        n_batch = max(4, self._n // 8)
+        limit = self._n_max * max(1, math.ceil(math.log2(self._last - self._first + 1)) // 2)
+        why = ""
+        while True:
+            probabilities = model.probabilities()
+            if probabilities.max() >= self._confidence:
+                break
+            spent = self._meter.spent()
+            if spent or self._n_rollouts >= limit:
+                why = f"its budget is spent ({spent})" if spent else f"{self._n_rollouts} rollouts do not tell the steps apart"
+                break
+            k = model.next_probe()
+            values = self._value_at(self._first + k, n_batch)
+            model.add(k, int((values > 0.5).sum()), len(values))
+        best = int(probabilities.argmax())
+        drop = model.drop(best)
+        needed = _n_to_confirm(drop, drop)
+        return self._confirmed(self._first + best, float(probabilities[best]), probabilities, "bayes", why, needed)
+
+    def _by_bisection(self, method: Method) -> Decision:
+        """Find the last step from which the policy still wins, or wins half as often as from the first."""
+        lo, hi = self._first, self._last
+        bar = 0.0
+        if method == "halving":
+            bar = float(self._value_at(lo, self._n).mean()) / 2
+        while hi - lo > 1:
+            middle = (lo + hi) // 2
+            if float(self._value_at(middle, self._n).mean()) > bar:
+                lo = middle
+            else:
+                hi = middle
+        return self._confirmed(lo, None, None, method, "", self._n)
+
+    def _value_at(self, step: int, n: int) -> Array:
+        used = self._used.get((step, "value"), 0)
+        self._used[step, "value"] = used + n
+        (rollouts,) = self._run([Probe(step, self._setting.noise.universes(n, f"{step}/value", used))])
+        values = Arm.of(rollouts, by_score=self._by_score).values
+        return values[~np.isnan(values)]
+
+    def _run(self, probes: list[Probe]) -> list[list[Rollout]]:
+        found = self._prober.run(probes)
+        for rollouts in found:
+            self._meter.add(rollouts)
+            self._n_rollouts += len(rollouts)
+        return found
+
+    def _confirmed(
+        self, step: int, sure: float | None, probabilities: Array | None, method: str, why: str, needed: int
+    ) -> Decision:
+        """Try the step in universes that it was not found in: the largest of many effects looks larger than it is."""
+        # Fixed before any of them is seen, from what the search found: an interval that is looked at again and again is none.
+        n_confirm = min(max(needed, self._n), self._n_max)
+        arms = []
+        for arm, script in (("value", ()), ("action", ((step, self._actions[step]),))):
+            universes = self._setting.noise.universes(n_confirm, f"{step}/{arm}", CONFIRM)
+            arms.append(Arm.of(self._run([Probe(step, universes, script)])[0], by_score=self._by_score))
+        redrawn, kept = arms
+        known = np.concatenate([redrawn.known, kept.known])
+        scale = None if self._is_share else float(known.std())
+        found, n, n_discordant = difference(kept.values, redrawn.values, is_paired=self._is_paired, scale=scale)
+        noise = self._setting.noise.mode if self._prober.is_determined else "fresh"
+        measure = "P(won)" if self._is_share else "return"
+        cost = sum(a.env_steps for a in arms), sum(a.policy_calls for a in arms), sum(a.n_lost for a in arms)
+        action = self._actions[step]
+        effect = Estimate(step, *found, n, n_discordant, "advantage", "Q(action) - V, in fresh universes", noise, *cost, action)
+        if not (found.lo > 0 if self._sign > 0 else found.hi < 0) and not why:
+            why = "in universes that it was not found in, its action is no different from the policy's"
+        order = [] if probabilities is None else [int(k) for k in probabilities.argsort()[::-1]]
+        n_needed = 0 if probabilities is None else int(np.searchsorted(probabilities[order].cumsum(), 0.95)) + 1
+        return Decision(
+            self._episode.id,
+            None if why else step,
+            step,
+            sure,
+            tuple(self._first + k for k in order[:n_needed]) or (step,),
+            effect,
+            _single(redrawn, step, "redrawn", f"{measure} with the action redrawn", noise, scale),
+            _single(kept, step, "kept", f"{measure} with the recorded action", noise, scale),
+            why,
+            method,
+            policy_id(self._setting.policy),
+            self._n_rollouts,
+            self._meter.env_steps,
+            probabilities,
+        )
+
+    @property
+    def _is_paired(self) -> bool:
+        return self._prober.is_determined and self._setting.noise.mode != "fresh"
+
+    @property
+    def _is_share(self) -> bool:
+        return self._by_score or self._final in (0.0, 1.0)
+
+    def _final_value(self) -> float:
+        if not self._by_score:
+            return float(sum(recorded_rewards(self._episode).values()))
+        if not is_over(self._episode):
+            return 0.0
+        return self._prober.score_at(self._last)
+
+
+PRIOR = 0.25
+"""Pseudo-counts of universes in which an action wins, and loses, what the policy would not: most actions do neither."""
+
+
+def _n_to_confirm(effect: float, square: float) -> int:
+    """Return how many pairs put an effect 3.5 standard errors from zero.
+
+    Args:
+        effect: Mean difference of a pair.
+        square: Mean square of it.
+    """
+    return math.ceil(12 * max(square - effect**2, 0.01) / max(effect**2, 1e-6))
+
+
+def _single(arm: Arm, step: int, name: str, estimand: str, noise: str, scale: float | None) -> Estimate:
+    found = intervals.mean(arm.known, scale)
+    return Estimate(step, *found, len(arm.known), None, name, estimand, noise, arm.env_steps, arm.policy_calls, arm.n_lost)
+
+
+def _text(e: Estimate) -> str:
+    return f"{e.value:+.2f} [{e.lo:+.2f}, {e.hi:+.2f}]"

@@ -1,0 +1,238 @@
+"""Credit in the worlds of agents that call tools: forks of their calls, the decisive step, substitution, shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+import trajrec.envs
+from trajrec.agents.sink import close_logs
+from trajrec.envs import Bank, Shop
+from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
+from trajrec.episodes import Episode
+from trajrec.errors import DivergenceError, ReplayError
+from trajrec.protocols import Tool
+from trajrec.replay import credit
+
+assert trajrec.envs
+
+
+def record(folder: Path, world: Any, calls: list[Any], **kwargs: Any) -> Episode:
+    """Record an agent that makes some calls."""
+    with trajrec.episode(folder, task="t", world=world, **kwargs) as ep:
+        for name, arguments in calls:
+            try:
+                ep.call(name, **arguments)
+            except Exception:
+                continue
+        ep.stop("done", said_done=True)
+    close_logs()
+    return trajrec.open(folder).episode(ep.id)
+
+
+def gambler(context: Any, rng: np.random.Generator) -> Any:
+    """Pay in 100, choose 50 or 150, take it out."""
+    plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50 if rng.random() < 0.5 else 150}), ("withdraw", {})]
+    return plan[context.step] if context.step < len(plan) else None
+
+
+LOST = [("deposit", {"amount": 100}), ("choose", {"amount": 150}), ("withdraw", {})]
+
+
+def chain(folder: Path, size: int, fault: int) -> Episode:
+    """Record a chain of which one action is a fault."""
+    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), folder)
+    env.reset(seed=0)
+    for step in range(size):
+        env.step(SPOIL if step == fault else WORK)
+    env.close()
+    return next(trajrec.open(folder).episodes())
+
+
+def test_the_choice_is_blamed_and_not_the_innocent_deposit(tmp_path: Path) -> None:
+    found = credit.decisive_step(record(tmp_path, Bank(), LOST), gambler)
+    assert found.step == 1
+    assert found.confidence is not None
+    assert found.confidence > 0.99
+    assert found.redrawn is not None
+    assert found.redrawn.lo <= 0.5 <= found.redrawn.hi
+    assert found.kept is not None
+    assert found.kept.value == 0
+    assert str(found).startswith("step 1 decided it")
+
+
+def test_where_the_prefix_diverges_nothing_is_blamed(tmp_path: Path) -> None:
+    class Taxed(Bank):
+        def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
+            if name == "deposit":
+                arguments = {"amount": arguments["amount"] - 10}
+            return super().call(name, arguments)
+
+    episode = record(tmp_path, Bank(), LOST)
+    with pytest.raises(DivergenceError, match=r"after step 0|step 0"):
+        credit.decisive_step(episode, gambler, env=Taxed)
+    with pytest.raises(DivergenceError):
+        credit.scan(episode, gambler, env=Taxed)
+
+
+def test_a_won_episode_is_won_by_its_choice(tmp_path: Path) -> None:
+    won = record(tmp_path, Bank(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
+    found = credit.decisive_step(won, gambler)
+    assert found.step == 1
+    assert found.effect is not None
+    assert found.effect.value > 0.3
+
+
+def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_processes(tmp_path: Path) -> None:
+    episode = record(tmp_path, Bank(), LOST)
+
+    def numbers(**kwargs: Any) -> Any:
+        return [(e.step, e.estimator, e.value, e.lo, e.hi) for e in credit.scan(episode, gambler, n=16, **kwargs)]
+
+    whole = numbers(memo=False)
+    assert numbers() == whole
+    assert numbers(level="prefix") == whole
+    assert numbers(jobs=2) == whole
+
+
+def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: Path) -> None:
+    episode = record(tmp_path, Bank(), LOST)
+    by_action = credit.substitute(episode, gambler, 1, action=("choose", {"amount": 70}), n=16)
+    assert by_action.of("effect")[0].value == 1.0
+    assert by_action.of("flip")[0].value == 1.0
+    redrawn = credit.substitute(episode, gambler, 1, n=64)
+    (flip,) = redrawn.of("flip")
+    assert flip.lo <= 0.5 <= flip.hi
+    by_policy = credit.substitute(episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n=16)
+    assert by_policy.of("substituted")[0].value == 1.0
+    last = credit.substitute(episode, gambler, 2, action=[("choose", {"amount": 20}), ("withdraw", {})], n=16)
+    assert last.of("flip")[0].value == 1.0
+    with pytest.raises(ValueError, match="one thing can be substituted"):
+        credit.substitute(episode, gambler, 1, action=3, observation=4)
+
+
+def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
+    def careful(observation: Any, rng: np.random.Generator) -> int:
+        return 2 if observation[1] else 0
+
+    episode = chain(tmp_path, 4, 1)
+    shown = credit.substitute(episode, careful, 2, observation=np.array([2, 0]), n=4)
+    assert shown.of("substituted")[0].value == 1.0  # it repairs at the last step
+    blind = credit.substitute(episode, careful, 3, observation=np.array([3, 0]), n=4)
+    assert blind.of("substituted")[0].value == 0.0
+
+
+def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at_all(tmp_path: Path) -> None:
+    class Posted(Bank):
+        sent = 0
+
+        def tools(self) -> tuple[Tool, ...]:
+            return (*super().tools(), Tool.taking("post", "external", text="string"))
+
+        def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+            if name == "post":
+                type(self).sent += 1
+                return "posted"
+            return super().call(name, arguments)
+
+    episode = record(tmp_path, Posted(), [LOST[0], ("post", {"text": "hello"}), LOST[1], LOST[2]])
+    assert Posted.sent == 1
+
+    def posting(context: Any, rng: np.random.Generator) -> Any:
+        text = "hello" if rng.random() < 0.5 else "other"
+        plan = [LOST[0], ("post", {"text": text}), ("choose", {"amount": 50}), LOST[2]]
+        return plan[context.step] if context.step < len(plan) else None
+
+    table = credit.scan(episode, posting, n=32, env=Posted)
+    assert Posted.sent == 1  # nothing was posted again
+    value = table.of("value")[0]
+    assert value.n_lost > 5
+    assert value.n + value.n_lost == 32
+    assert value.value == 1.0  # what cannot be done again is no failure
+    assert "reaches beyond the world" in "".join(table.notes)
+
+
+def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Path) -> None:
+    class Mute(Bank):
+        task_solved = None  # type: ignore[assignment]
+
+    episode = record(tmp_path, Mute(), LOST)
+    with pytest.raises(ReplayError, match="give check="):
+        credit.scan(episode, gambler, env=Mute)
+    table = credit.scan(episode, gambler, env=Mute, check=lambda world: world.has_paid, n=8)
+    assert table.split is not None
+
+
+def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
+    shop = Shop(seed=7)
+    shop.reset(options={"task": 0})
+    plan = shop.ground_truth_calls()
+    spoiled = [plan[0], ("refund_order", {"order": "O1001", "cents": 100}), *plan[2:]]
+    episode = record(tmp_path, shop, spoiled, options={"task": 0})
+
+    def follow(context: Any, rng: np.random.Generator) -> Any:
+        return plan[context.step] if context.step < len(plan) else None
+
+    found = credit.decisive_step(episode, follow, n=8)
+    assert found.step == 1
+
+
+@pytest.mark.parametrize("method", ["drop", "bayes", "bisect", "halving"])
+def test_a_final_fault_is_found_by_every_method(method: Any, tmp_path: Path) -> None:
+    found = credit.decisive_step(chain(tmp_path, 32, 13), RepairingPolicy(0.0), method=method, n=8)
+    assert found.step == 13
+    if method == "bisect":
+        assert found.n_rollouts == 8 * 5 + 2 * 8
+
+
+def test_a_fault_that_is_often_repaired_is_found_where_a_hard_search_is_lost(tmp_path: Path) -> None:
+    episode = chain(tmp_path, 32, 5)
+    policy = RepairingPolicy(0.05)
+    assert credit.decisive_step(episode, policy, method="drop").step == 5
+    assert credit.decisive_step(episode, policy, method="bayes").step == 5
+    assert credit.decisive_step(episode, policy, method="bisect", n=8).likeliest > 5
+
+
+def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
+    found = credit.decisive_step(chain(tmp_path, 32, 2), RepairingPolicy(0.3), n=8, n_max=16)
+    assert found.step is None
+    assert "16 universes do not tell the steps apart" in found.why
+    assert str(found).startswith("undecided")
+    spent = credit.decisive_step(chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10))
+    assert spent.step is None
+    assert "budget is spent" in spent.why
+
+
+def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("trajrec/Switches-v0", rule="and"), tmp_path)
+    env.reset(seed=0)
+    for action in (0, 0, 1, 0, 0, 1, 0, 0):
+        env.step(action)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    policy = credit.TabularPolicy([[0.7, 0.3]], state=lambda observation: 0)
+    table = credit.shapley(episode, policy, m=128, root=1)
+    assert [row.step for row in table if row.value > 0.1] == [2, 5]
+    assert all(row.lo <= 0.455 <= row.hi for row in (table[2], table[5]))
+    assert sum(row.value for row in table) == pytest.approx(1 - 0.09, abs=0.12)
+    together = credit.shapley(episode, policy, segments=[(0, 1, 2), (3, 4, 5), (6, 7)], m=32)
+    assert [row.step for row in together] == [0, 3, 6]
+    assert together[2].value == 0
+    with pytest.raises(IndexError, match="a segment must have steps"):
+        credit.shapley(episode, policy, segments=[(99,)])
+    short = credit.shapley(episode, policy, m=64, budget=credit.Budget(env_steps=10))
+    assert "8 of 64 pairs of orders" in short.notes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.sources
+def test_problems_with_known_answers_are_answered_right() -> None:
+    from benchmarks.credit import faults, games, tools
+
+    criteria = [*faults.p6(24), *games.p5(3000), *games.p7(40), *tools.bank(), *tools.shop(12)]
+    assert [str(criterion) for criterion in criteria if not criterion.holds] == []
