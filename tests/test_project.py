@@ -25,6 +25,7 @@ sources = pytest.mark.sources
 
 LAYERS = [
     {"errors", "version", "protocols", "interfaces", "agents.current"},
+    {"structs"},
     {"schema"},
     {"codec"},
     {
@@ -61,6 +62,7 @@ LAYERS = [
     {"steps", "index.tables", "index.jsonable"},
     {"state.keyframes"},
     {"recorder", "index.rows"},
+    {"index.credit"},
     {"index.agents"},
     {"index.build"},
     {"corpus"},
@@ -92,9 +94,18 @@ LAYERS = [
     {"replay.credit.noise", "replay.credit.policies", "replay.credit.intervals"},
     {"replay.credit.changepoint", "replay.credit.grounds"},
     {"replay.credit.rollouts", "replay.credit.worlds"},
-    {"replay.credit.probes", "replay.credit.estimates"},
+    {"replay.credit.setting", "replay.credit.estimates"},
+    {"replay.credit.probes"},
+    {"replay.credit.keeping"},
     {"replay.credit.scanning"},
-    {"replay.credit.decisive", "replay.credit.sharing", "replay.credit.substitution"},
+    {
+        "replay.credit.decisive",
+        "replay.credit.groups",
+        "replay.credit.pooling",
+        "replay.credit.sharing",
+        "replay.credit.substitution",
+    },
+    {"replay.credit.hindsight"},
     {"replay.credit"},
     {"replay"},
     {"recorded", "regrading"},

@@ -20,7 +20,8 @@ from trajrec.replay.engine import Replayer
 from trajrec.replay.places import Place, Places
 from trajrec.replay.report import ReplayReport
 from trajrec.replay.workers import Worker
-from trajrec.schema import Regrade, episode_id
+from trajrec.schema import episode_id
+from trajrec.structs import Regrade
 from trajrec.version import __version__
 
 CHECK_ID = "trajrec/replay"

@@ -14,7 +14,8 @@ from trajrec.errors import ReplayError
 from trajrec.protocols import World
 from trajrec.replay.environments import make_world
 from trajrec.replay.worlds import bring_world
-from trajrec.schema import EffectValue, Fork
+from trajrec.schema import Fork
+from trajrec.structs import EffectValue
 from trajrec.transcript import Attempt, ModelCall, Transcript
 
 

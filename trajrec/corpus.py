@@ -20,7 +20,7 @@ import duckdb
 from trajrec.episodes import Episode
 from trajrec.errors import CorpusError, QueryError
 from trajrec.index.build import Builder, Known, create_tables, find_logs, read_known
-from trajrec.index.tables import CHECKS, EPISODES, INDEX_VERSION, OF_EPISODES, TABLES, VIEWS, Table
+from trajrec.index.tables import APPENDED, CHECKS, EPISODES, INDEX_VERSION, OF_EPISODES, TABLES, VIEWS, Table
 from trajrec.log.reader import LogReader, is_being_written
 
 INDEX_NAME = "index.duckdb"
@@ -240,11 +240,11 @@ class Corpus:
     def _is_kept(self, table: Table) -> str:
         """Return the condition that what is stored still holds: its log is there, its episode was not read again since."""
         kept = []
-        if self._dropped and table in OF_EPISODES and table is not CHECKS:
+        if self._dropped and table in OF_EPISODES and table not in (CHECKS, *APPENDED):
             kept.append("episode_id NOT IN (SELECT episode_id FROM stored.episodes WHERE log IN (FROM fresh.dropped))")
         elif self._dropped:
             kept.append("log NOT IN (FROM fresh.dropped)")
-        if self._replaced and table in OF_EPISODES:
+        if self._replaced and table in OF_EPISODES and table not in APPENDED:
             again = "episode_id NOT IN (FROM fresh.replaced)"
             kept.append(f"({again} OR phase = 'post-hoc')" if table is CHECKS else again)
         return " AND ".join(kept) or "true"

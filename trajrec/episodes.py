@@ -13,19 +13,9 @@ from trajrec import codec
 from trajrec.errors import CorpusError, LogCorruptError
 from trajrec.log.fields import concatenate, field_array, field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader, Span
-from trajrec.schema import (
-    AgentEvent,
-    CallStart,
-    Check,
-    EpisodeEnd,
-    EpisodeStart,
-    Failure,
-    Fork,
-    Keyframe,
-    ModelStart,
-    episode_id,
-)
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, episode_id
 from trajrec.state.digests import state_digest, unpack_digests
+from trajrec.structs import AgentEvent, CallStart, ModelStart
 from trajrec.transcript import Transcript
 
 Array = np.ndarray[Any, Any]

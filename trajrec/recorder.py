@@ -21,18 +21,7 @@ from trajrec.errors import EncodeError, EnvContractError, LogWriteError
 from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
 from trajrec.protocols import StateAdapter, Verdict, Verifier
 from trajrec.provenance import describe_env, describe_runtime, hostname
-from trajrec.schema import (
-    Check,
-    Ending,
-    EpisodeEnd,
-    EpisodeStart,
-    Failure,
-    Fork,
-    Header,
-    Keyframe,
-    StateRecord,
-    episode_id,
-)
+from trajrec.schema import Check, Ending, EpisodeEnd, EpisodeStart, Failure, Fork, Header, Keyframe, StateRecord, episode_id
 from trajrec.state.adapters import find_adapter, function_adapter
 from trajrec.state.generators import generator_state
 from trajrec.state.keyframes import Keyframes

@@ -15,7 +15,7 @@ from trajrec.corpus import Corpus
 from trajrec.episodes import Episode
 from trajrec.errors import CorpusError
 from trajrec.protocols import Verdict, Verifier
-from trajrec.schema import Regrade
+from trajrec.structs import Regrade
 from trajrec.verifiers import as_verdict, code_digest, identity
 
 

@@ -10,17 +10,8 @@ from typing import Any
 from trajrec import codec
 from trajrec.codec import Plain, Ref
 from trajrec.errors import CorpusError
-from trajrec.schema import (
-    AgentEvent,
-    CallEnd,
-    CallStart,
-    EffectValue,
-    ModelEnd,
-    ModelStart,
-    StateChange,
-    TaskStart,
-)
 from trajrec.state.diff import MISSING, Change, apply, diff
+from trajrec.structs import AgentEvent, CallEnd, CallStart, EffectValue, ModelEnd, ModelStart, StateChange, TaskStart
 
 Place = tuple[int, int]
 """Step and call."""

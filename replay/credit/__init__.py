@@ -2,9 +2,13 @@
 
 from trajrec.replay.credit.decisive import Decision, decisive_step
 from trajrec.replay.credit.estimates import Budget, Credit, Estimate, Split
+from trajrec.replay.credit.groups import group
+from trajrec.replay.credit.hindsight import hindsight
 from trajrec.replay.credit.noise import Noise
 from trajrec.replay.credit.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
+from trajrec.replay.credit.pooling import pooled
 from trajrec.replay.credit.scanning import scan
+from trajrec.replay.credit.setting import How
 from trajrec.replay.credit.sharing import shapley
 from trajrec.replay.credit.substitution import substitute
 
@@ -14,6 +18,7 @@ __all__ = [
     "Decision",
     "Estimate",
     "FunctionPolicy",
+    "How",
     "Noise",
     "Policy",
     "RandomPolicy",
@@ -21,6 +26,9 @@ __all__ = [
     "StableBaselines3Policy",
     "TabularPolicy",
     "decisive_step",
+    "group",
+    "hindsight",
+    "pooled",
     "scan",
     "shapley",
     "substitute",

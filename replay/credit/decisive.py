@@ -10,23 +10,20 @@ below half of the first. Whatever is found is confirmed in universes that it was
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from trajrec.episodes import Episode
-from trajrec.protocols import Verifier
-from trajrec.replay.branches import Level
 from trajrec.replay.credit import changepoint, intervals
-from trajrec.replay.credit.estimates import Arm, Budget, Estimate, Meter
+from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter
 from trajrec.replay.credit.intervals import Array
-from trajrec.replay.credit.noise import Mode, Noise
-from trajrec.replay.credit.policies import policy_id
-from trajrec.replay.credit.probes import Probe, Prober, Setting
+from trajrec.replay.credit.keeping import finish
+from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout
-from trajrec.replay.credit.scanning import difference, is_over, recorded_actions, recorded_rewards
+from trajrec.replay.credit.scanning import NOTHING_KNOWN, difference, is_over, recorded_actions, recorded_rewards
+from trajrec.replay.credit.setting import How, Setting
 
 Method = Literal["drop", "bayes", "bisect", "halving"]
 CONFIRM = 1 << 32
@@ -35,7 +32,7 @@ CONFIRM = 1 << 32
 DRAWS = 4000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Decision:
     """Which step decided an episode.
 
@@ -45,14 +42,12 @@ class Decision:
         likeliest: The step that is the likeliest, decided or not.
         confidence: Probability that `likeliest` is it, by the model of the method; None for a method without one.
         candidates: Steps that together have 95 % of the probability, likeliest first.
-        effect: Q(recorded action) - V at the step, from universes that it was not found in; None where nothing was confirmed.
+        effect: Q(recorded action) - V at the step, from universes that it was not found in.
         redrawn: What comes of drawing the action anew from the policy: the probability of winning, or the return.
         kept: What comes of keeping the recorded one.
         why: Why it is undecided; "" where it is decided.
         method: How it was looked for.
-        policy_id: Whose rollouts they were.
-        n_rollouts: Rollouts that were run.
-        env_steps: Steps of the environment that were taken.
+        table: All estimates that it rests on, with their rollouts, as they are kept in the corpus.
         probabilities: Of each step to be it, (T,) float64; None for a method without a model.
     """
 
@@ -61,15 +56,23 @@ class Decision:
     likeliest: int
     confidence: float | None
     candidates: tuple[int, ...]
-    effect: Estimate | None
-    redrawn: Estimate | None
-    kept: Estimate | None
+    effect: Estimate
+    redrawn: Estimate
+    kept: Estimate
     why: str
     method: str
-    policy_id: str
-    n_rollouts: int
-    env_steps: int
+    table: Credit
     probabilities: Array | None = None
+
+    @property
+    def n_rollouts(self) -> int:
+        """Rollouts that were run."""
+        return sum(len(rollouts) for _, _, rollouts in self.table.probes)
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of the environment that were taken."""
+        return self.table.env_steps
 
     def __str__(self) -> str:
         sure = "" if self.confidence is None else f" (probability {self.confidence:.2f})"
@@ -78,14 +81,13 @@ class Decision:
         else:
             head = f"step {self.step} decided it{sure}"
         lines = [head]
-        if self.redrawn is not None and self.kept is not None and self.effect is not None:
-            e = self.effect
-            lines += [
-                f"  with its action kept    {_text(self.kept)}",
-                f"  with its action redrawn {_text(self.redrawn)}",
-                f"  difference              {_text(e)}, {e.n_discordant} of {e.n} universes differ",
-            ]
-        lines.append(f"  {self.method}, policy {self.policy_id}: {self.n_rollouts} rollouts, {self.env_steps} env steps")
+        e = self.effect
+        lines += [
+            f"  with its action kept    {_text(self.kept)}",
+            f"  with its action redrawn {_text(self.redrawn)}",
+            f"  difference              {_text(e)}, {e.n_discordant} of {e.n} universes differ",
+            f"  {self.method}, policy {self.table.policy_id}: {self.n_rollouts} rollouts, {self.env_steps} env steps",
+        ]
         return "\n".join(lines)
 
 
@@ -98,18 +100,8 @@ def decisive_step(
     n_max: int = 2048,
     confidence: float = 0.95,
     share: float = 1 / 3,
-    noise: Mode = "shared",
-    root: int = 0,
     budget: Budget | None = None,
-    check: Verifier | None = None,
-    gamma: float = 1.0,
-    max_steps: int | None = None,
-    env: Callable[[], Any] | None = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    level: Level | Literal["auto"] = "auto",
-    jobs: int = 1,
-    backend: Literal["local", "ray"] = "local",
+    **how: Unpack[How],
 ) -> Decision:
     """Find the step whose action lost an episode, or won it if it was won.
 
@@ -121,18 +113,8 @@ def decisive_step(
         n_max: "drop" and "bayes" go on, with more universes, until one step is sure or an arm has had so many.
         confidence: What the probability of a step must reach.
         share: "drop" takes the earliest step whose effect is at least this share of the largest.
-        noise: See `Noise`; "bisect" and the others take any.
-        root: See `scan`. So are all the others.
         budget: What it may take.
-        check: See `scan`.
-        gamma: See `scan`.
-        max_steps: See `scan`.
-        env: See `scan`.
-        allow: See `scan`.
-        state: See `scan`.
-        level: See `scan`.
-        jobs: See `scan`.
-        backend: See `scan`.
+        how: See `How`.
 
     Returns:
         The decision; its `step` is None where it is undecided.
@@ -144,19 +126,22 @@ def decisive_step(
         raise ValueError(f"method must be 'drop', 'bayes', 'bisect' or 'halving', got {method!r}")
     if n < 2 or n_max < n:
         raise ValueError(f"n must be at least 2 and n_max at least n, got {n} and {n_max}")
-    setting = Setting(policy, Noise(noise, root), gamma, max_steps, check, env, tuple(allow), state, level, jobs, backend)
-    with Prober(episode, setting) as prober:
-        return _Search(prober, n, n_max, confidence, share, budget).decide(method)
+    with Prober(episode, Setting.of(policy, how)) as prober:
+        return _Search(prober, n, n_max, confidence, share, budget, how).decide(method)
 
 
 class _Search:
     """One search for the decisive step."""
 
-    def __init__(self, prober: Prober, n: int, n_max: int, confidence: float, share: float, budget: Budget | None) -> None:
-        self._prober, self._episode, self._setting = prober, prober.episode, prober.setting
+    def __init__(
+        self, prober: Prober, n: int, n_max: int, confidence: float, share: float, budget: Budget | None, how: How
+    ) -> None:
+        self._prober, self._episode = prober, prober.episode
+        self._how = how
         self._n, self._n_max, self._confidence, self._share = n, n_max, confidence, share
         self._meter, self._n_rollouts = Meter(budget), 0
-        self._by_score = prober.setting.check is not None or self._episode.is_agents
+        self._samples: dict[tuple[int, str], list[Rollout]] = {}
+        self._is_binary = True
         self._actions = recorded_actions(self._episode)
         self._first, self._last = self._episode.first_step, self._episode.n_steps
         if self._first == self._last:
@@ -164,7 +149,6 @@ class _Search:
         self._final = self._final_value()
         # An episode that came to something was won by a step; one that did not was lost by one.
         self._sign = 1.0 if self._final >= 1.0 and self._is_share else -1.0
-        self._used: dict[tuple[int, str], int] = {}
 
     def decide(self, method: Method) -> Decision:
         if method == "drop":
@@ -178,11 +162,10 @@ class _Search:
     def _by_drop(self) -> Decision:
         """Compare every action with the policy's, with more universes until one step stands out."""
         steps = list(range(self._first, self._last))
-        values: dict[tuple[int, str], Array] = {}
         n, why = self._n, ""
         while True:
-            self._sample_all(steps, n, values)
-            probabilities = self._drop_probabilities(steps, values)
+            self._sample([(step, arm, n) for step in steps for arm in ("value", "action")])
+            probabilities = self._drop_probabilities(steps)
             best = int(probabilities.argmax())
             if probabilities[best] >= self._confidence:
                 break
@@ -192,41 +175,46 @@ class _Search:
                 break
             n *= 2
         step = steps[best]
-        a, b = values[step, "action"], values[step, "value"]
-        known = ~(np.isnan(a) | np.isnan(b))
-        d = a[known] - b[known]
-        needed = _n_to_confirm(float(d.mean()), float((d**2).mean())) if known.any() else self._n
+        d = self._values(step, "action") - self._values(step, "value")
+        d = d[~np.isnan(d)]
+        needed = _n_to_confirm(float(d.mean()), float((d**2).mean())) if len(d) else self._n
         return self._confirmed(step, float(probabilities[best]), probabilities, "drop", why, needed)
 
-    def _sample_all(self, steps: list[int], n: int, values: dict[tuple[int, str], Array]) -> None:
-        probes, keys = [], []
-        for step in steps:
-            for arm in ("value", "action"):
-                known = len(values.get((step, arm), ()))
-                universes = self._setting.noise.universes(n - known, f"{step}/{arm}", known)
-                script = ((step, self._actions[step]),) if arm == "action" else ()
-                probes.append(Probe(step, universes, script))
-                keys.append((step, arm))
-        for key, rollouts in zip(keys, self._run(probes), strict=True):
-            more = Arm.of(rollouts, by_score=self._by_score).values
-            values[key] = np.concatenate([values[key], more]) if key in values else more
+    def _sample(self, wanted: list[tuple[int, str, int]], first: int = 0) -> None:
+        """Bring arms to so many rollouts, in universes from a first one on: (step, arm, n) of each."""
+        probes = []
+        for step, arm, n in wanted:
+            known = len(self._samples.setdefault((step, arm), []))
+            universes = self._prober.setting.noise.universes(n - known, f"{step}/{arm}", first + known)
+            script = ((step, self._actions[step]),) if arm in ("action", "kept") else ()
+            probes.append(Probe(step, universes, script))
+        for (step, arm, _), rollouts in zip(wanted, self._prober.run(probes), strict=True):
+            self._samples[step, arm] += rollouts
+            self._meter.add(rollouts)
+            self._n_rollouts += len(rollouts)
+            self._is_binary = self._is_binary and all(r.returned in (0.0, 1.0) for r in rollouts)
 
-    def _drop_probabilities(self, steps: list[int], values: dict[tuple[int, str], Array]) -> Array:
+    def _arm(self, step: int, arm: str) -> Arm:
+        return Arm.of(self._samples[step, arm], by_score=self._prober.by_score)
+
+    def _values(self, step: int, arm: str) -> Array:
+        return self._arm(step, arm).values
+
+    def _drop_probabilities(self, steps: list[int]) -> Array:
         """Return for each step the probability that it is the first with a large effect, from draws of all effects."""
-        rng = np.random.default_rng(self._setting.noise.root)
+        rng = np.random.default_rng(self._prober.setting.noise.root)
         draws = np.empty((DRAWS, len(steps)))
-        known = np.concatenate([v[~np.isnan(v)] for v in values.values()])
+        known = np.concatenate([self._arm(step, arm).known for step in steps for arm in ("value", "action")])
         scale = float(known.std()) if len(known) else 0.0
         for column, step in enumerate(steps):
-            a, b = values[step, "action"], values[step, "value"]
-            draws[:, column] = self._draws(a, b, scale, rng)
+            draws[:, column] = self._draws(self._values(step, "action"), self._values(step, "value"), scale, rng)
         effects = draws * self._sign
         best = (effects >= self._share * effects.max(axis=1, keepdims=True)).argmax(axis=1)
         return np.bincount(best, minlength=len(steps)) / DRAWS
 
     def _draws(self, a: Array, b: Array, scale: float, rng: np.random.Generator) -> Array:
         """Return draws of the effect of one action, Q - V, given its rollouts."""
-        if self._is_paired:
+        if self._prober.is_paired:
             known = ~(np.isnan(a) | np.isnan(b))
             d = a[known] - b[known]
             if self._is_share:
@@ -280,18 +268,11 @@ class _Search:
         return self._confirmed(lo, None, None, method, "", self._n)
 
     def _value_at(self, step: int, n: int) -> Array:
-        used = self._used.get((step, "value"), 0)
-        self._used[step, "value"] = used + n
-        (rollouts,) = self._run([Probe(step, self._setting.noise.universes(n, f"{step}/value", used))])
-        values = Arm.of(rollouts, by_score=self._by_score).values
+        """Return what n rollouts more from a step come to."""
+        before = len(self._samples.get((step, "value"), ()))
+        self._sample([(step, "value", before + n)])
+        values = self._values(step, "value")[before:]
         return values[~np.isnan(values)]
-
-    def _run(self, probes: list[Probe]) -> list[list[Rollout]]:
-        found = self._prober.run(probes)
-        for rollouts in found:
-            self._meter.add(rollouts)
-            self._n_rollouts += len(rollouts)
-        return found
 
     def _confirmed(
         self, step: int, sure: float | None, probabilities: Array | None, method: str, why: str, needed: int
@@ -299,23 +280,23 @@ class _Search:
         """Try the step in universes that it was not found in: the largest of many effects looks larger than it is."""
         # Fixed before any of them is seen, from what the search found: an interval that is looked at again and again is none.
         n_confirm = min(max(needed, self._n), self._n_max)
-        arms = []
-        for arm, script in (("value", ()), ("action", ((step, self._actions[step]),))):
-            universes = self._setting.noise.universes(n_confirm, f"{step}/{arm}", CONFIRM)
-            arms.append(Arm.of(self._run([Probe(step, universes, script)])[0], by_score=self._by_score))
-        redrawn, kept = arms
+        self._sample([(step, "redrawn", n_confirm), (step, "kept", n_confirm)], CONFIRM)
+        redrawn, kept = self._arm(step, "redrawn"), self._arm(step, "kept")
         known = np.concatenate([redrawn.known, kept.known])
         scale = None if self._is_share else float(known.std())
-        found, n, n_discordant = difference(kept.values, redrawn.values, is_paired=self._is_paired, scale=scale)
-        noise = self._setting.noise.mode if self._prober.is_determined else "fresh"
+        found, n, n_discordant = difference(kept.values, redrawn.values, is_paired=self._prober.is_paired, scale=scale)
         measure = "P(won)" if self._is_share else "return"
-        cost = sum(a.env_steps for a in arms), sum(a.policy_calls for a in arms), sum(a.n_lost for a in arms)
-        action = self._actions[step]
-        effect = Estimate(step, *found, n, n_discordant, "advantage", "Q(action) - V, in fresh universes", noise, *cost, action)
+        cost = kept.env_steps + redrawn.env_steps, kept.policy_calls + redrawn.policy_calls, kept.n_lost + redrawn.n_lost
+        what, noise = "Q(action) - V, in fresh universes", self._prober.noise
+        effect = Estimate(step, *found, n, n_discordant, "effect", what, noise, *cost, self._actions[step])
         if not (found.lo > 0 if self._sign > 0 else found.hi < 0) and not why:
             why = "in universes that it was not found in, its action is no different from the policy's"
         order = [] if probabilities is None else [int(k) for k in probabilities.argsort()[::-1]]
         n_needed = 0 if probabilities is None else int(np.searchsorted(probabilities[order].cumsum(), 0.95)) + 1
+        rows = [self._single(at, arm, measure) for at, arm in sorted(self._samples)]
+        arms = [(at, arm, rollouts) for (at, arm), rollouts in sorted(self._samples.items())]
+        notes = [f"undecided: {why}" if why else f"step {step} decided it"]
+        table = finish(self._prober, [*rows, effect], arms, self._how, notes=notes)
         return Decision(
             self._episode.id,
             None if why else step,
@@ -323,26 +304,28 @@ class _Search:
             sure,
             tuple(self._first + k for k in order[:n_needed]) or (step,),
             effect,
-            _single(redrawn, step, "redrawn", f"{measure} with the action redrawn", noise, scale),
-            _single(kept, step, "kept", f"{measure} with the recorded action", noise, scale),
+            next(row for row in rows if row.estimator == "redrawn"),
+            next(row for row in rows if row.estimator == "kept"),
             why,
             method,
-            policy_id(self._setting.policy),
-            self._n_rollouts,
-            self._meter.env_steps,
+            table,
             probabilities,
         )
 
-    @property
-    def _is_paired(self) -> bool:
-        return self._prober.is_determined and self._setting.noise.mode != "fresh"
+    def _single(self, step: int, name: str, measure: str) -> Estimate:
+        arm = self._arm(step, name)
+        known = arm.known
+        found = intervals.mean(known, None if self._is_share else float(known.std())) if len(known) else NOTHING_KNOWN
+        what = f"{measure} with the {'recorded action' if name in ('action', 'kept') else 'action redrawn'}"
+        cost = arm.env_steps, arm.policy_calls, arm.n_lost
+        return Estimate(step, *found, len(known), None, name, what, self._prober.noise, *cost, self._actions.get(step))
 
     @property
     def _is_share(self) -> bool:
-        return self._by_score or self._final in (0.0, 1.0)
+        return self._prober.by_score or (self._is_binary and self._final in (0.0, 1.0))
 
     def _final_value(self) -> float:
-        if not self._by_score:
+        if not self._prober.by_score:
             return float(sum(recorded_rewards(self._episode).values()))
         if not is_over(self._episode):
             return 0.0
@@ -361,11 +344,6 @@ def _n_to_confirm(effect: float, square: float) -> int:
         square: Mean square of it.
     """
     return math.ceil(12 * max(square - effect**2, 0.01) / max(effect**2, 1e-6))
-
-
-def _single(arm: Arm, step: int, name: str, estimand: str, noise: str, scale: float | None) -> Estimate:
-    found = intervals.mean(arm.known, scale)
-    return Estimate(step, *found, len(arm.known), None, name, estimand, noise, arm.env_steps, arm.policy_calls, arm.n_lost)
 
 
 def _text(e: Estimate) -> str:

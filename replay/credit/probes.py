@@ -6,75 +6,28 @@ What comes back does not depend on where they ran, nor on how steps were reached
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
-from trajrec.protocols import Verifier, World
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.grounds import EnvGround, Ground, RecordedNoise, StandingGround, recorded_noise
 from trajrec.replay.credit.noise import Noise
 from trajrec.replay.credit.policies import Policy, as_policy
 from trajrec.replay.credit.rollouts import Roller, Rollout, Script
+from trajrec.replay.credit.setting import Setting
 from trajrec.replay.credit.worlds import WorldGround
-from trajrec.replay.environments import make_env, make_world
 from trajrec.replay.places import Places, lineage
 from trajrec.replay.pool import portable, results
 from trajrec.replay.server import Job, Lost
-from trajrec.replay.stages import Stage, check_step, stage_of
+from trajrec.replay.stages import Stage, check_step
 from trajrec.replay.walking import best_level
 from trajrec.replay.workers import Died, map_ordered
 
 LANES = 32
 """Environments that a policy which is asked in batches has at most."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all rollouts of an episode share.
-
-    Attributes:
-        policy: What acts: see `as_policy`.
-        noise: What it is put under.
-        gamma: Discount per step.
-        max_steps: The step of the episode at which rollouts are cut; None where its own limit ends it.
-        check: Says at the end whether it was won; None takes the return.
-        make: Makes the environment or world; None makes the one that the log names.
-        allow: Module prefixes that may be imported because the log names them.
-        state: The function that states were captured with; None takes an adapter.
-        level: How steps are reached.
-        jobs: Processes.
-        backend: "local", or "ray".
-        memo: Whether rollouts that meet go on as one.
-    """
-
-    policy: Any
-    noise: Noise = field(default_factory=Noise)
-    gamma: float = 1.0
-    max_steps: int | None = None
-    check: Verifier | None = None
-    make: Callable[[], Any] | None = None
-    allow: tuple[str, ...] = ()
-    state: Callable[[Any], Any] | None = None
-    level: Level | Literal["auto"] = "auto"
-    jobs: int = 1
-    backend: Literal["local", "ray"] = "local"
-    memo: bool = True
-
-    def stage(self, episode: Episode) -> Stage:
-        """Make a stage for an episode."""
-        env = self.make() if self.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=self.allow)
-        return stage_of(env, episode, self.state)
-
-    def world(self, episode: Episode) -> World:
-        """Make a world for an agent's episode."""
-        return self.make() if self.make is not None else make_world(episode, self.allow)
-
-    def last_step(self, episode: Episode) -> int | None:
-        """Return the step at which rollouts are cut: an agent's world ends nothing itself."""
-        return 2 * episode.n_steps + 10 if self.max_steps is None and episode.is_agents else self.max_steps
 
 
 class Probe(NamedTuple):
@@ -113,8 +66,21 @@ class Prober:
         self._roller: Roller | None = None
         self._has_run = False
         self._memories: list[Any] | None = None
-        if setting.jobs < 1:
-            raise ValueError(f"jobs must be at least 1, got {setting.jobs!r}")
+
+    @property
+    def noise(self) -> str:
+        """The noise that rollouts were really under."""
+        return self.setting.noise.mode if self.is_determined else "fresh"
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether rollouts of two arms in one universe have their noise in common."""
+        return self.noise != "fresh"
+
+    @property
+    def by_score(self) -> bool:
+        """Whether rollouts are worth what a check says of their end, rather than their return."""
+        return self.setting.check is not None or self.episode.is_agents
 
     def __enter__(self) -> Prober:
         return self
@@ -248,9 +214,7 @@ class Prober:
         return self._memories[step - self.episode.first_step]
 
 
-def make_roller(
-    episode: Episode, setting: Setting, level: Any, probes: Sequence[Probe], *, keeps_visits: bool = False
-) -> Roller:
+def make_roller(episode: Episode, setting: Setting, level: Any, probes: Sequence[Probe]) -> Roller:
     """Return a roller for an episode, with as many grounds as its policy is asked for at once."""
     recorded = _recorded(episode, setting)
     first = _ground(episode, setting, level, recorded)
@@ -266,7 +230,7 @@ def make_roller(
         gamma=setting.gamma,
         max_steps=setting.last_step(episode),
         memo=setting.memo,
-        keeps_visits=keeps_visits,
+        keeps_visits=setting.keeps_visits,
     )
 
 

@@ -19,6 +19,16 @@ Script = tuple[tuple[int, Any], ...]
 """Actions that are taken instead of the policy's, by step, ascending."""
 
 
+class Visit(NamedTuple):
+    """One step of a rollout, for those who pool: where, what was done, what it paid."""
+
+    step: int
+    key: Hashable | None
+    observation: Any
+    action: Any
+    reward: float
+
+
 class Rollout(NamedTuple):
     """What came of one rollout.
 
@@ -33,6 +43,7 @@ class Rollout(NamedTuple):
         error: What the environment raised.
         env_steps: Steps of the environment that were taken for it: fewer than `length` where it met another.
         policy_calls: Actions that the policy was asked for.
+        visits: Each step of it, where they are kept.
     """
 
     universe: int
@@ -44,6 +55,7 @@ class Rollout(NamedTuple):
     error: str = ""
     env_steps: int = 0
     policy_calls: int = 0
+    visits: tuple[Visit, ...] = ()
 
     @property
     def is_lost(self) -> bool:
@@ -61,16 +73,6 @@ class _Rest(NamedTuple):
     error: str = ""
 
 
-class Visit(NamedTuple):
-    """One step of a rollout, for those who pool: where, what was done, what it paid."""
-
-    step: int
-    key: Hashable | None
-    observation: Any
-    action: Any
-    reward: float
-
-
 class Roller:
     """Runs rollouts on grounds; the universes are shared out among them, and keep to theirs.
 
@@ -81,7 +83,7 @@ class Roller:
         gamma: Discount per step, in [0, 1].
         max_steps: The step of the episode at which rollouts are cut.
         memo: Whether rollouts that meet go on as one.
-        keeps_visits: Whether to keep each step of each rollout in `visits`, by universe and step that it began at.
+        keeps_visits: Whether to keep each step of each rollout, which is then run to its end.
     """
 
     def __init__(
@@ -97,14 +99,14 @@ class Roller:
     ) -> None:
         self.grounds, self.policy, self.noise = list(grounds), policy, noise
         self.gamma, self.max_steps = gamma, max_steps
-        self._memo: dict[Hashable, _Rest] | None = {} if memo and noise.mode != "fresh" else None
+        self._memo: dict[Hashable, _Rest] | None = {} if memo and noise.mode != "fresh" and not keeps_visits else None
         self._policy_noise = [PolicyNoise(noise.root) for _ in self.grounds]
         self._memory = _Memory(policy)
         self._is_batched = len(self.grounds) > 1
         self._step = -1
         self._start_key: Hashable | None = None
         self._has_moved = [False] * len(self.grounds)
-        self.visits: dict[tuple[int, int], list[Visit]] | None = {} if keeps_visits else None
+        self._keeps_visits = keeps_visits
 
     def go(self, step: int, memory: Any = None) -> None:
         """Bring the grounds to a step; rollouts begin there from now on.
@@ -228,7 +230,7 @@ class Roller:
         observation, is_over = ground.observation, False
         last_scripted = max(script, default=-1)
         memo = self._memo
-        visits: list[tuple[int, Hashable | None, Any, Any]] | None = [] if self.visits is not None else None
+        visits: list[tuple[int, Hashable | None, Any, Any]] = []
         nodes: list[Hashable | None] = []
         rewards: list[float] = []
         rest: _Rest | None = None
@@ -239,7 +241,7 @@ class Roller:
                 break
             ground.at(universe, step)
             node: Hashable | None = None
-            key = ground.key() if memo is not None or visits is not None else None
+            key = ground.key() if memo is not None or self._keeps_visits else None
             if memo is not None and key is not None and step > last_scripted and (first is None or step > start):
                 node = universe, step, key, memory.key(observation)
                 rest = memo.get(node)
@@ -252,7 +254,7 @@ class Roller:
             else:
                 action = yield step, observation, first if step == start else None
                 n_calls += 1
-            if visits is not None:
+            if self._keeps_visits:
                 visits.append((step, key, observation, action))
             try:
                 observation, reward, is_over = ground.step(action)
@@ -267,21 +269,20 @@ class Roller:
             step += 1
         if rest is None:
             rest = _Rest(0.0, ground.score(), 0, "ended")
-        if visits is not None and self.visits is not None:
-            self.visits[universe, start] = [Visit(*visit, reward) for visit, reward in zip(visits, rewards, strict=False)]
         # From the back, so that the sum is the same float whether or not a part of it was known.
         for node, reward in zip(reversed(nodes), reversed(rewards), strict=True):
             rest = _Rest(reward + self.gamma * rest.returned, rest.score, rest.length + 1, rest.status, rest.error)
             if node is not None and memo is not None and rest.status in ("ended", "cut"):
                 memo[node] = rest
         came_to = rest.returned, rest.score, rest.length, rest.status
-        return Rollout(universe, *came_to, coalesced_at, rest.error, len(rewards), n_calls)
+        seen = tuple(Visit(*visit, reward) for visit, reward in zip(visits, rewards, strict=False))
+        return Rollout(universe, *came_to, coalesced_at, rest.error, len(rewards), n_calls, seen)
 
     def is_determined(self, universe: int) -> bool:
         """Say whether a universe determines what happens: a rollout from this step comes out the same twice."""
         memo, self._memo = self._memo, None
         try:
-            first, second = self.run([universe]), self.run([universe])
+            first, second = (self.run([universe])[0]._replace(visits=()) for _ in range(2))
             return first == second
         finally:
             self._memo = memo

@@ -7,24 +7,21 @@ what came of it; an advantage does not.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from trajrec.episodes import Episode
 from trajrec.paths import path_between
-from trajrec.protocols import Verifier
-from trajrec.replay.branches import Level
 from trajrec.replay.credit import intervals
 from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter, Split
 from trajrec.replay.credit.intervals import Array, Interval
-from trajrec.replay.credit.noise import Mode, Noise
-from trajrec.replay.credit.policies import policy_id
-from trajrec.replay.credit.probes import Probe, Prober, Setting
+from trajrec.replay.credit.keeping import finish
+from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout, Script
+from trajrec.replay.credit.setting import How, Setting
 from trajrec.replay.credit.worlds import recorded_calls
 
 Estimator = Literal["value", "delta", "advantage"]
@@ -40,20 +37,9 @@ def scan(
     *,
     estimator: Estimator = "advantage",
     n: int = 32,
-    noise: Mode = "shared",
-    root: int = 0,
     steps: Iterable[int] | None = None,
     budget: Budget | None = None,
-    check: Verifier | None = None,
-    gamma: float = 1.0,
-    max_steps: int | None = None,
-    env: Callable[[], Any] | None = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    level: Level | Literal["auto"] = "auto",
-    jobs: int = 1,
-    backend: Literal["local", "ray"] = "local",
-    memo: bool = True,
+    **how: Unpack[How],
 ) -> Credit:
     """Estimate the credit of the steps of an episode by rollouts from forks.
 
@@ -65,21 +51,9 @@ def scan(
             recorded action is better than the policy's, and the luck that came on top. "delta": r + V(k + 1) - V(k), both
             together.
         n: Rollouts of each arm at each step.
-        noise: See `Noise`.
-        root: What the noise is derived from: the same root gives the same numbers.
         steps: Which steps; all by default.
         budget: What it may take.
-        check: Says of the environment at the end of a rollout whether it was won: what is estimated is then the probability of
-            that. By default it is the return.
-        gamma: Discount per step.
-        max_steps: The step of the episode at which rollouts are cut; needed where the environment sets no limit itself.
-        env: Makes the environment; by default the one that the log names is made.
-        allow: Module prefixes that may be imported because the log names them.
-        state: The function that the episode's states were captured with, where the recorder was given one.
-        level: How steps are reached; see `fork.many`. The numbers do not depend on it.
-        jobs: Processes. The numbers do not depend on them.
-        backend: "local", or "ray".
-        memo: Whether rollouts that meet go on as one. The numbers do not depend on it.
+        how: See `How`.
 
     Returns:
         A table of estimates, with the split R - V(s0) = skill + luck where all steps were scanned for their advantage.
@@ -92,7 +66,7 @@ def scan(
         raise ValueError(f"n must be at least 2, got {n!r}")
     if estimator not in ("value", "delta", "advantage"):
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
-    setting = Setting(policy, Noise(noise, root), gamma, max_steps, check, env, tuple(allow), state, level, jobs, backend, memo)
+    setting = Setting.of(policy, how)
     there = range(episode.first_step, episode.n_steps)
     wanted = sorted(set(there if steps is None else steps))
     if not wanted or wanted[0] not in there or wanted[-1] not in there:
@@ -100,7 +74,7 @@ def scan(
             f"episode {episode.id} has the steps {there.start} to {there.stop - 1}, got {wanted[:1] + wanted[-1:]}"
         )
     with Prober(episode, setting) as prober:
-        return _Scan(prober, estimator, wanted, n, budget).run()
+        return _Scan(prober, estimator, wanted, n, budget).run(how)
 
 
 class _Scan:
@@ -110,21 +84,19 @@ class _Scan:
         self._prober, self._episode, self._setting = prober, prober.episode, prober.setting
         self._estimator, self._steps, self._n = estimator, steps, n
         self._meter = Meter(budget)
-        self._by_score = prober.setting.check is not None or self._episode.is_agents
+        self._by_score = prober.by_score
         self._actions = recorded_actions(self._episode)
         self._rewards = recorded_rewards(self._episode)
         self._values: dict[int, Arm] = {}
         self._forced: dict[int, Arm] = {}
         self._notes: list[str] = []
 
-    def run(self) -> Credit:
+    def run(self, how: How) -> Credit:
         probes = self._probes()
         rollouts = self._roll(probes)
         for (kind, step, _), found in zip(probes, rollouts, strict=True):
             (self._values if kind == "value" else self._forced)[step] = Arm.of(found, by_score=self._by_score)
         self._add_end()
-        if not self._prober.is_determined:
-            self._notes.append("there is randomness that no universe can be given: the noise is fresh, whatever was asked for")
         rows = [row for step in self._steps for row in self._rows(step)]
         n_lost = sum(arm.n_lost for arm in (*self._values.values(), *self._forced.values()))
         if n_lost:
@@ -133,26 +105,7 @@ class _Scan:
         kinds: list[tuple[int, str, Sequence[Rollout]]] = [
             (step, kind, found) for (kind, step, _), found in zip(probes, rollouts, strict=True)
         ]
-        return Credit(
-            secrets.token_hex(8),
-            self._episode.id,
-            policy_id(self._setting.policy),
-            rows,
-            self._noise,
-            self._setting.noise.root,
-            self._prober.level,
-            self._split(),
-            tuple(self._notes),
-            kinds,
-        )
-
-    @property
-    def _noise(self) -> str:
-        return self._setting.noise.mode if self._prober.is_determined else "fresh"
-
-    @property
-    def _is_paired(self) -> bool:
-        return self._noise != "fresh"
+        return finish(self._prober, rows, kinds, how, split=self._split(), notes=self._notes)
 
     def _probes(self) -> list[tuple[str, int, Script]]:
         """Return the arms: the policy's at each step that a row needs, and the recorded action's."""
@@ -219,14 +172,14 @@ class _Scan:
         known = arm.known
         found = intervals.mean(known, self._scale) if len(known) else NOTHING_KNOWN
         return Estimate(
-            step, *found, len(known), None, name, estimand, self._noise, arm.env_steps, arm.policy_calls, arm.n_lost
+            step, *found, len(known), None, name, estimand, self._prober.noise, arm.env_steps, arm.policy_calls, arm.n_lost
         )
 
     def _pair(self, name: str, estimand: str, step: int, a: Arm, b: Arm, action: Any = None) -> Estimate:
-        found, n, n_discordant = difference(a.values, b.values, is_paired=self._is_paired, scale=self._scale)
+        found, n, n_discordant = difference(a.values, b.values, is_paired=self._prober.is_paired, scale=self._scale)
         lost = a.n_lost + b.n_lost
         cost = a.env_steps + b.env_steps, a.policy_calls + b.policy_calls
-        return Estimate(step, *found, n, n_discordant, name, estimand, self._noise, *cost, lost, action)
+        return Estimate(step, *found, n, n_discordant, name, estimand, self._prober.noise, *cost, lost, action)
 
     @cached_property
     def _scale(self) -> float | None:

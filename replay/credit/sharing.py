@@ -6,22 +6,19 @@ one out blames both of two steps that were each needed, and neither of two that 
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
 from trajrec.episodes import Episode
-from trajrec.protocols import Verifier
-from trajrec.replay.branches import Level
 from trajrec.replay.credit import intervals
 from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter
-from trajrec.replay.credit.noise import Mode, Noise
-from trajrec.replay.credit.policies import policy_id
-from trajrec.replay.credit.probes import Probe, Prober, Setting
+from trajrec.replay.credit.keeping import finish
+from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout
 from trajrec.replay.credit.scanning import recorded_actions
+from trajrec.replay.credit.setting import How, Setting
 
 
 def shapley(
@@ -30,18 +27,8 @@ def shapley(
     *,
     segments: Sequence[Iterable[int]] | None = None,
     m: int = 64,
-    noise: Mode = "shared",
-    root: int = 0,
     budget: Budget | None = None,
-    check: Verifier | None = None,
-    gamma: float = 1.0,
-    max_steps: int | None = None,
-    env: Callable[[], Any] | None = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    level: Level | Literal["auto"] = "auto",
-    jobs: int = 1,
-    backend: Literal["local", "ray"] = "local",
+    **how: Unpack[How],
 ) -> Credit:
     """Estimate the Shapley value of each step, or of each segment, by random orders and their reverses.
 
@@ -50,18 +37,8 @@ def shapley(
         policy: See `scan`.
         segments: Steps that are held or drawn together; by default each step is one. Steps in none keep their recorded action.
         m: Pairs of orders; each takes 2 (segments + 1) rollouts of the whole episode, fewer where they meet.
-        noise: See `scan`. In shared noise each order has a universe of its own.
-        root: See `scan`. So are all the others.
         budget: What it may take; it is looked at after each round of 8 pairs.
-        check: See `scan`.
-        gamma: See `scan`.
-        max_steps: See `scan`.
-        env: See `scan`.
-        allow: See `scan`.
-        state: See `scan`.
-        level: See `scan`.
-        jobs: See `scan`.
-        backend: See `scan`.
+        how: See `How`.
 
     Returns:
         A row for each segment, at its first step. The values sum to v(all) - v(none), but for what chance leaves.
@@ -78,9 +55,8 @@ def shapley(
     for group in groups:
         if not group or any(step not in steps for step in group):
             raise IndexError(f"a segment must have steps of the episode, {steps.start} to {steps.stop - 1}, got {group}")
-    setting = Setting(policy, Noise(noise, root), gamma, max_steps, check, env, tuple(allow), state, level, jobs, backend)
-    with Prober(episode, setting) as prober:
-        return _Game(prober, groups).play(m, Meter(budget))
+    with Prober(episode, Setting.of(policy, how)) as prober:
+        return _Game(prober, groups).play(m, Meter(budget), how)
 
 
 class _Game:
@@ -90,11 +66,11 @@ class _Game:
         self._prober, self._groups, self._episode = prober, groups, prober.episode
         self._actions = recorded_actions(self._episode)
         self._free = set(range(self._episode.first_step, self._episode.n_steps)) - {s for group in groups for s in group}
-        self._by_score = prober.setting.check is not None or self._episode.is_agents
+        self._by_score = prober.by_score
 
-    def play(self, m: int, meter: Meter) -> Credit:
-        n, setting = len(self._groups), self._prober.setting
-        rng = np.random.default_rng([setting.noise.root, 5])
+    def play(self, m: int, meter: Meter, how: How) -> Credit:
+        n, root = len(self._groups), self._prober.setting.noise.root
+        rng = np.random.default_rng([root, 5])
         pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
         kept: list[tuple[int, str, Sequence[Rollout]]] = []
         notes, n_lost = [], 0
@@ -122,7 +98,8 @@ class _Game:
                 break
         if n_lost:
             notes.append(f"{n_lost} pairs of orders had a rollout that came to nothing, and count for nothing")
-        return self._credit(np.array(pairs).reshape(-1, n), kept, notes)
+        rows = self._rows(np.array(pairs).reshape(-1, n), kept)
+        return finish(self._prober, rows, kept, how, notes=notes)
 
     def _probes(self, order: list[int], number: int) -> list[Probe]:
         """Return the rollouts of one order: none held, then one group more each time; all in one universe."""
@@ -135,9 +112,7 @@ class _Game:
             probes.append(Probe(self._episode.first_step, universes, script))
         return probes
 
-    def _credit(self, pairs: Any, kept: list[tuple[int, str, Sequence[Rollout]]], notes: list[str]) -> Credit:
-        setting = self._prober.setting
-        noise = setting.noise.mode if self._prober.is_determined else "fresh"
+    def _rows(self, pairs: Any, kept: list[tuple[int, str, Sequence[Rollout]]]) -> list[Estimate]:
         total = sum(r.env_steps for _, _, found in kept for r in found) // max(1, len(self._groups))
         calls = sum(r.policy_calls for _, _, found in kept for r in found) // max(1, len(self._groups))
         rows = []
@@ -157,21 +132,10 @@ class _Game:
                     int(np.count_nonzero(pairs[:, column])),
                     "shapley",
                     what,
-                    noise,
+                    self._prober.noise,
                     total,
                     calls,
                     action=self._actions.get(group[0]) if len(group) == 1 else None,
                 )
             )
-        return Credit(
-            secrets.token_hex(8),
-            self._episode.id,
-            policy_id(setting.policy),
-            rows,
-            noise,
-            setting.noise.root,
-            self._prober.level,
-            None,
-            tuple(notes),
-            kept,
-        )
+        return rows

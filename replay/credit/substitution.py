@@ -4,21 +4,18 @@ another policy.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 
 from trajrec.episodes import Episode
-from trajrec.protocols import Verifier
-from trajrec.replay.branches import Level
 from trajrec.replay.credit import intervals
 from trajrec.replay.credit.estimates import Arm, Credit, Estimate
-from trajrec.replay.credit.noise import Mode, Noise
-from trajrec.replay.credit.policies import Policy, as_policy, policy_id
-from trajrec.replay.credit.probes import Probe, Prober, Setting
+from trajrec.replay.credit.keeping import finish
+from trajrec.replay.credit.policies import Policy, as_policy
+from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.scanning import difference, recorded_actions
+from trajrec.replay.credit.setting import How, Setting
 
 
 class _Unset:
@@ -39,17 +36,7 @@ def substitute(
     by: Any = UNSET,
     rest: Literal["policy", "recorded"] = "policy",
     n: int = 64,
-    noise: Mode = "shared",
-    root: int = 0,
-    check: Verifier | None = None,
-    gamma: float = 1.0,
-    max_steps: int | None = None,
-    env: Callable[[], Any] | None = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    level: Level | Literal["auto"] = "auto",
-    jobs: int = 1,
-    backend: Literal["local", "ray"] = "local",
+    **how: Unpack[How],
 ) -> Credit:
     """Compare what comes of a step with what comes of another in its place.
 
@@ -63,19 +50,9 @@ def substitute(
         rest: After the step "policy" acts; or the "recorded" actions are taken as long as there are any: the difference is then
             the leave-one-out effect, or difference reward, of the step.
         n: Rollouts of each arm.
-        noise: See `scan`. So are all the others.
-        root: See `scan`.
-        check: See `scan`.
-        gamma: See `scan`.
-        max_steps: See `scan`.
-        env: See `scan`.
-        allow: See `scan`.
-        state: See `scan`.
-        level: See `scan`.
-        jobs: See `scan`.
-        backend: See `scan`.
 
     Where neither `action` nor `observation` nor `by` is given, the action is drawn anew from the policy.
+        how: See `How`.
 
     Returns:
         Rows "kept" and "substituted", the value of each arm; "effect", what the substitute makes better; and, where the
@@ -86,7 +63,7 @@ def substitute(
         raise ValueError(f"one thing can be substituted at a time, got {' and '.join(given)}")
     if not episode.first_step <= step < episode.n_steps:
         raise IndexError(f"episode {episode.id} has the steps {episode.first_step} to {episode.n_steps - 1}, got {step}")
-    setting = Setting(policy, Noise(noise, root), gamma, max_steps, check, env, tuple(allow), state, level, jobs, backend)
+    setting = Setting.of(policy, how)
     actions = recorded_actions(episode)
     after = {t: a for t, a in actions.items() if t > step} if rest == "recorded" else {}
     first: Any = None
@@ -103,19 +80,15 @@ def substitute(
             Probe(step, universes[1], tuple(sorted({**here, **after}.items())), first),
         ]
         rollouts = prober.run(probes)
-        by_score = check is not None or episode.is_agents
-        kept, other = (Arm.of(found, by_score=by_score) for found in rollouts)
+        kept, other = (Arm.of(found, by_score=prober.by_score) for found in rollouts)
         what = f"action {action!r}" if given == ["action"] else given[0] if given else "action redrawn"
-        rows = _rows(step, kept, other, prober, f"{what} at step {step}", by_score, action if given == ["action"] else None)
+        rows = _rows(step, kept, other, prober, f"{what} at step {step}", action if given == ["action"] else None)
         arms = [(step, name, found) for name, found in zip(("kept", "substituted"), rollouts, strict=True)]
-        noise_ = rows[0].noise
-        return Credit(
-            secrets.token_hex(8), episode.id, policy_id(policy), rows, noise_, root, prober.level, None, (), list(arms)
-        )
+        return finish(prober, rows, arms, how)
 
 
-def _rows(step: int, kept: Arm, other: Arm, prober: Prober, what: str, by_score: bool, action: Any) -> list[Estimate]:
-    noise = prober.setting.noise.mode if prober.is_determined else "fresh"
+def _rows(step: int, kept: Arm, other: Arm, prober: Prober, what: str, action: Any) -> list[Estimate]:
+    noise, by_score = prober.noise, prober.by_score
     known = np.concatenate([kept.known, other.known])
     is_share = by_score or (prober.episode.total_reward in (0.0, 1.0) and intervals.is_binary(known))
     scale = None if is_share else float(known.std())
@@ -126,7 +99,7 @@ def _rows(step: int, kept: Arm, other: Arm, prober: Prober, what: str, by_score:
             step, *found, len(arm.known), None, name, estimand, noise, arm.env_steps, arm.policy_calls, arm.n_lost, action
         )
 
-    found, n, n_discordant = difference(other.values, kept.values, is_paired=noise != "fresh", scale=scale)
+    found, n, n_discordant = difference(other.values, kept.values, is_paired=prober.is_paired, scale=scale)
     cost = kept.env_steps + other.env_steps, kept.policy_calls + other.policy_calls, kept.n_lost + other.n_lost
     rows = [
         single("kept", kept, "with the recorded action"),

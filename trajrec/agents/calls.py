@@ -14,9 +14,9 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.steps import Place, Steps
 from trajrec.effects import held, seed_of
 from trajrec.protocols import Tool
-from trajrec.schema import CallEnd, CallStart, StateChange
 from trajrec.state.diff import MISSING, Change
 from trajrec.state.watching import Part
+from trajrec.structs import CallEnd, CallStart, StateChange
 
 IsError = Callable[[Any], "str | None"]
 

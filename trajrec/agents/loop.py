@@ -26,8 +26,9 @@ from trajrec.effects import held, seed_of
 from trajrec.errors import UnknownToolError
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Tool, Verdict, Verifier, World
-from trajrec.schema import Check, EffectValue, EpisodeEnd, EpisodeStart, StateChange, TaskStart, episode_id
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, episode_id
 from trajrec.state.watching import parts_of
+from trajrec.structs import EffectValue, StateChange, TaskStart
 from trajrec.verifiers import as_verdict, code_digest, identity
 
 

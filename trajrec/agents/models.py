@@ -11,7 +11,7 @@ from trajrec.agents.conversation import Conversation
 from trajrec.agents.journal import Journal
 from trajrec.agents.steps import Steps
 from trajrec.agents.streams import record_stream
-from trajrec.schema import ModelEnd, ModelStart
+from trajrec.structs import ModelEnd, ModelStart
 
 
 class Models:

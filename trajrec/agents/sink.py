@@ -15,7 +15,8 @@ from trajrec.errors import LogWriteError
 from trajrec.log.columns import Packer
 from trajrec.log.writer import Drained, Durability, LogWriter, OnError, new_log_id
 from trajrec.provenance import describe_runtime, hostname
-from trajrec.schema import Blob, Chunk, EnvRecord, Event, Header, StateRecord
+from trajrec.schema import Chunk, EnvRecord, Event, Header, StateRecord
+from trajrec.structs import Blob
 from trajrec.version import __version__
 
 HANDED_BYTES = 1 << 18

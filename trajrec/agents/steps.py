@@ -10,7 +10,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
 
-from trajrec.schema import EpisodeStart, Fork, RetryBy
+from trajrec.schema import EpisodeStart, Fork
+from trajrec.structs import RetryBy
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
 

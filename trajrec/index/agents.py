@@ -7,10 +7,11 @@ from typing import Any
 
 from trajrec.codec import Plain
 from trajrec.episodes import Episode
+from trajrec.index.credit import add_credit
 from trajrec.index.jsonable import to_json
 from trajrec.index.rows import EpisodeRow, Rows, as_json, check_row, failure_row, interface_columns, when
 from trajrec.log.reader import LogChunk, LogReader
-from trajrec.schema import EffectValue, Regrade, StateChange
+from trajrec.structs import CreditRun, EffectValue, Regrade, StateChange
 from trajrec.transcript import Attempt, ModelCall, Transcript, argument_changes
 
 
@@ -32,6 +33,8 @@ class AgentRows:
         for event in chunk.record.events:
             if isinstance(event, Regrade):
                 rows.checks.append(check_row(event.target, event, self.log))
+            elif isinstance(event, CreditRun):
+                add_credit(event, self.log, rows)
             else:
                 self._touched[event.episode] = None
 

@@ -18,8 +18,10 @@ from trajrec.index.agents import AgentRows
 from trajrec.index.jsonable import to_json
 from trajrec.index.rows import EpisodeRow, LogRows, Rows
 from trajrec.index.tables import (
+    APPENDED,
     ATTEMPTS,
     CHECKS,
+    CREDIT,
     EFFECTS,
     EPISODES,
     FAILURES,
@@ -27,6 +29,7 @@ from trajrec.index.tables import (
     LOGS,
     MODEL_CALLS,
     OF_EPISODES,
+    ROLLOUTS,
     STATE_CHANGES,
     STEPS,
     TABLES,
@@ -130,8 +133,8 @@ class Builder:
         for log in logs:
             of_log = f"episode_id IN (SELECT episode_id FROM {self._schema}.episodes WHERE log = ?)"
             for table in OF_EPISODES:
-                # A check may lie in another log than its episode.
-                where = "log = ?" if table is CHECKS else of_log
+                # A check may lie in another log than its episode, credit always does.
+                where = "log = ?" if table in (CHECKS, *APPENDED) else of_log
                 self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {where}", [log])
             self._con.execute(f"DELETE FROM {self._schema}.episodes WHERE log = ?", [log])
             self._con.execute(f"DELETE FROM {self._schema}.logs WHERE log = ?", [log])
@@ -197,6 +200,8 @@ class Builder:
         self.replaced |= rows.replaced
         if rows.replaced:
             for table in OF_EPISODES:
+                if table in APPENDED:
+                    continue
                 self._delete(table, "episode_id", rows.replaced, "AND phase <> 'post-hoc'" if table is CHECKS else "")
         if rows.episodes:
             self._replace(EPISODES, [tuple(getattr(row, name) for name in EPISODES.names) for row in rows.episodes.values()])
@@ -209,6 +214,8 @@ class Builder:
             (ATTEMPTS, rows.attempts),
             (MODEL_CALLS, rows.model_calls),
             (EFFECTS, rows.effects),
+            (CREDIT, rows.credit),
+            (ROLLOUTS, rows.rollouts),
         )
         for table, found in appended:
             self._append(table, found)
@@ -266,7 +273,14 @@ def _is_appended(reader: LogReader, stat: os.stat_result, before: Known) -> bool
     return reader.frames[before.n_frames - 1].end <= before.size <= stat.st_size
 
 
-_NUMPY = {"BIGINT": np.int64, "INTEGER": np.int64, "UINTEGER": np.int64, "DOUBLE": np.float64, "BOOLEAN": np.bool_}
+_NUMPY = {
+    "BIGINT": np.int64,
+    "INTEGER": np.int64,
+    "UINTEGER": np.int64,
+    "UBIGINT": np.uint64,
+    "DOUBLE": np.float64,
+    "BOOLEAN": np.bool_,
+}
 
 
 def _column(kind: str, values: list[Any]) -> Any:

@@ -12,9 +12,10 @@ from trajrec import codec
 from trajrec.index.jsonable import MAX_ELEMENTS, to_canonical_json, to_json
 from trajrec.log.fields import field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader
-from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, Regrade, episode_id
+from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
 from trajrec.state.diff import MISSING, diff
 from trajrec.state.digests import state_digest, unpack_digests
+from trajrec.structs import Regrade
 
 Array = np.ndarray[Any, Any]
 MAX_CHANGES = 64
@@ -50,6 +51,7 @@ class EpisodeRow:
     within_id: str | None = None
     within_step: int | None = None
     state_adapter: str | None = None
+    reset_digest: int | None = None
     interface: str | None = None
     interface_id: str | None = None
     last_frame: int = 0
@@ -78,6 +80,8 @@ class Rows:
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     model_calls: list[tuple[Any, ...]] = field(default_factory=list)
     effects: list[tuple[Any, ...]] = field(default_factory=list)
+    credit: list[tuple[Any, ...]] = field(default_factory=list)
+    rollouts: list[tuple[Any, ...]] = field(default_factory=list)
     decisions: list[tuple[Any, ...]] = field(default_factory=list)
     """Rows of `steps` that come from agents."""
     replaced: set[str] = field(default_factory=set)
@@ -164,11 +168,14 @@ class LogRows:
         n = chunk.n_steps
         rewards = _numbers(chunk, "reward", n)
         index, steps = np.empty(n, np.uint32), np.empty(n, np.int32)
+        digests = _digests(chunk)
         failed = {(e.episode, e.step) for e in chunk.record.events if isinstance(e, Failure) and e.phase == "step"}
         for span in chunk.spans:
             segment, stop = span.segment, span.start + span.segment.n_steps
             row = self._row(segment.episode, chunk.index)
             rows.episodes[row.episode_id] = row
+            if segment.has_reset and digests is not None:
+                row.reset_digest = int(digests[span.obs_start])
             index[span.start : stop] = len(rows.episode_ids)
             rows.episode_ids.append(row.episode_id)
             steps[span.start : stop] = np.arange(segment.first_step, segment.first_step + segment.n_steps)
@@ -184,9 +191,8 @@ class LogRows:
         columns = {"episode": index, "step": steps}
         if rewards is not None:
             columns["reward"] = rewards
-        digests = _digests(chunk)
         if digests is not None:
-            columns["state_digest"] = digests
+            columns["state_digest"] = digests[_rows_after(chunk)]
         action = _expression(chunk, "action", n, columns)
         info = _infos(chunk, n, columns)
         signature = ",".join(f"{name}:{column.dtype}" for name, column in columns.items())
@@ -269,22 +275,21 @@ def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
 
 
 def _digests(chunk: LogChunk) -> Array | None:
-    """Return the digest of the state after each step."""
-    after = np.concatenate(
-        [
-            np.arange(s.obs_start + s.segment.has_reset, s.obs_start + s.segment.has_reset + s.segment.n_steps)
-            for s in chunk.spans
-        ]
-    )
+    """Return the digest of the state of each observation, those of resets among them."""
     packed = chunk.column("state_digest")
     if packed is not None:
         array = packed.array()
-        return None if array is None else unpack_digests(array)[after]
+        return None if array is None else unpack_digests(array)
     layout = chunk.layout("state")
-    if layout is None:
+    if layout is None or not chunk.n_obs:
         return None
-    states = field_values(chunk, layout, 0, chunk.n_obs)
-    return np.array([state_digest(states[row]) for row in after.tolist()], np.uint32)
+    return np.array([state_digest(state) for state in field_values(chunk, layout, 0, chunk.n_obs)], np.uint32)
+
+
+def _rows_after(chunk: LogChunk) -> Array:
+    """Return which observations come after steps."""
+    firsts = [(span.obs_start + span.segment.has_reset, span.segment.n_steps) for span in chunk.spans]
+    return np.concatenate([np.arange(first, first + n) for first, n in firsts])
 
 
 def _expression(chunk: LogChunk, field_name: str, n: int, columns: dict[str, Array]) -> str:

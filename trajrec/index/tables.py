@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trajrec.interfaces import FIELDS
 
-INDEX_VERSION = 6
+INDEX_VERSION = 7
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -56,6 +56,7 @@ EPISODES = Table(
         ("within_id", "VARCHAR", "episode that it was begun in, by an agent that calls another; NULL for any other"),
         ("within_step", "BIGINT", "step of that episode"),
         ("state_adapter", "VARCHAR", "how its state was captured; NULL where it was not"),
+        ("reset_digest", "UINTEGER", "digest of the state after the reset; NULL where no state was captured"),
         ("interface", "JSON", "what it ran under, as given (see the view interfaces); NULL where unknown"),
         ("interface_id", "VARCHAR", "digest of the interface; NULL where unknown"),
         ("log", "VARCHAR", "log file, relative to the corpus"),
@@ -206,6 +207,54 @@ EFFECTS = Table(
         ("entered_at", "TIMESTAMP", "when, UTC"),
     ),
 )
+CREDIT = Table(
+    "credit",
+    "an estimate of what a step earned or lost, by rollouts from forks; nothing is overwritten, see the view latest_credit",
+    ("run_id", "episode_id", "step", "estimator"),
+    (
+        ("run_id", "VARCHAR", "the run that it comes from"),
+        ("episode_id", "VARCHAR", "its episode"),
+        ("step", "INTEGER", "its step; of a value the state before it"),
+        ("estimator", "VARCHAR", "value, advantage, luck, delta, shapley, pooled, effect, ..."),
+        ("estimand", "VARCHAR", "what the number is of, in words"),
+        ("value", "DOUBLE", "the number; NULL where nothing is known"),
+        ("lo", "DOUBLE", "lower end of its 95 % interval"),
+        ("hi", "DOUBLE", "upper end of its 95 % interval"),
+        ("ci_method", "VARCHAR", "how the interval was computed"),
+        ("n", "BIGINT", "rollouts, or pairs of rollouts, that it rests on"),
+        ("n_discordant", "BIGINT", "pairs that differ; NULL for a single arm"),
+        ("n_lost", "BIGINT", "rollouts that came to nothing, and count for nothing"),
+        ("env_steps", "BIGINT", "steps of the environment that were taken for it"),
+        ("policy_calls", "BIGINT", "actions that the policy was asked for"),
+        ("action", "JSON", "the action that it is of; NULL for a value"),
+        ("policy_id", "VARCHAR", "the policy that went on"),
+        ("noise", "VARCHAR", "shared, fresh or recorded"),
+        ("root", "BIGINT", "what the noise was derived from"),
+        ("level", "VARCHAR", "how steps were reached; each was verified against the recording"),
+        ("notes", "JSON", "what must be known to read it"),
+        ("created_at", "TIMESTAMP", "when, UTC"),
+        ("log", "VARCHAR", "log file that has it: another than the episode's"),
+    ),
+)
+ROLLOUTS = Table(
+    "rollouts",
+    "a rollout from a fork, run for credit; none is ever counted as an episode",
+    ("run_id", "fork_step", "arm", "universe"),
+    (
+        ("run_id", "VARCHAR", "the run that it belongs to"),
+        ("episode_id", "VARCHAR", "the episode that it was forked from"),
+        ("fork_step", "INTEGER", "at which step"),
+        ("arm", "VARCHAR", "value: the policy acts; action: the recorded action first; or what the run calls it"),
+        ("universe", "UBIGINT", "whose noise it was under"),
+        ("returned", "DOUBLE", "sum of its rewards"),
+        ("score", "DOUBLE", "what the check said at its end; NULL where there is none"),
+        ("length", "BIGINT", "its steps"),
+        ("env_steps", "BIGINT", "steps that were taken for it: fewer where it met another"),
+        ("coalesced_at", "BIGINT", "step at which it met another rollout and went on as that; NULL where it met none"),
+        ("status", "VARCHAR", "ended, cut, unreplayable or error"),
+        ("log", "VARCHAR", "log file that has it"),
+    ),
+)
 LOGS = Table(
     "logs",
     "a log file",
@@ -277,6 +326,35 @@ CALLS = View(
     "arg_max(arguments, attempt) AS arguments, arg_max(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
     "bool_or(attempt = 0 AND retry_by IS NOT NULL) AS is_retry FROM attempts GROUP BY ALL",
 )
-VIEWS = (INTERFACES, CALLS)
-TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, EFFECTS, LOGS)
+LATEST_CREDIT = View(
+    "latest_credit",
+    "of each estimator, policy and noise the latest estimate of a step",
+    tuple((name, meaning) for name, _, meaning in CREDIT.columns),
+    "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, policy_id, noise "
+    "ORDER BY created_at DESC, run_id) = 1",
+)
+BRANCHES = View(
+    "branches",
+    "an episode that goes on from another one",
+    (
+        ("episode_id", "the branch"),
+        ("parent_id", "what it was forked from"),
+        ("root_id", "the fresh rollout that it goes back to"),
+        ("depth", "forks between the two, at least 1"),
+        ("fork_step", "step at which it was forked from its parent"),
+        ("n_steps", "steps up to its end, its parents' among them"),
+        ("total_reward", "sum of its own rewards"),
+        ("ending", "how it ended"),
+        ("outcome", "success or failure by its last check with a verdict"),
+    ),
+    "WITH RECURSIVE up AS (SELECT episode_id, parent_id AS root_id, 1 AS depth FROM episodes WHERE parent_id IS NOT NULL "
+    "UNION ALL SELECT up.episode_id, e.parent_id, up.depth + 1 FROM up JOIN episodes e ON e.episode_id = up.root_id "
+    "WHERE e.parent_id IS NOT NULL) SELECT b.episode_id, b.parent_id, arg_max(up.root_id, up.depth) AS root_id, "
+    "max(up.depth) AS depth, b.fork_step, b.n_steps, b.total_reward, b.ending, b.outcome "
+    "FROM up JOIN episodes b USING (episode_id) GROUP BY ALL",
+)
+VIEWS = (INTERFACES, CALLS, LATEST_CREDIT, BRANCHES)
+TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, EFFECTS, CREDIT, ROLLOUTS, LOGS)
 OF_EPISODES = tuple(table for table in TABLES if table not in (EPISODES, LOGS))
+APPENDED = (CREDIT, ROLLOUTS)
+"""Tables whose rows lie in other logs than the episodes that they are of."""

@@ -17,7 +17,8 @@ from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Rows
 from trajrec.log.frames import Damage, Frame
-from trajrec.schema import Blob, Chunk, Column, Event, Footer, FrameEntry, Header, Segment
+from trajrec.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
+from trajrec.structs import Blob
 
 try:
     import fcntl

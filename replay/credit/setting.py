@@ -1,0 +1,120 @@
+"""How rollouts are run: what all functions of this package take, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from trajrec.episodes import Episode
+from trajrec.protocols import Verifier, World
+from trajrec.replay.branches import Level
+from trajrec.replay.credit.noise import Mode, Noise
+from trajrec.replay.environments import make_env, make_world
+from trajrec.replay.stages import Stage, stage_of
+
+
+class How(TypedDict, total=False):
+    """What all functions of this package that run rollouts take, by keyword.
+
+    Attributes:
+        noise: "shared", "fresh" or "recorded": see `Noise`. By default shared.
+        root: What the noise is derived from: the same root gives the same numbers. By default 0.
+        check: Says of the environment, or world, at the end of a rollout whether it was won: what is estimated is then the
+            probability of that. By default it is the return; of an agent's world its `task_solved`.
+        gamma: Discount per step; by default 1.
+        max_steps: The step of the episode at which rollouts are cut; needed where the environment sets no limit itself.
+        env: Makes the environment or world; by default the one that the log names is made.
+        allow: Module prefixes that may be imported because the log names them.
+        state: The function that the episode's states were captured with, where the recorder was given one.
+        level: How steps are reached; see `fork.many`. The numbers do not depend on it.
+        jobs: Processes; by default 1. The numbers do not depend on them.
+        backend: "local", or "ray".
+        memo: Whether rollouts that meet go on as one; by default they do. The numbers do not depend on it.
+        folder: Where what is found is appended to the corpus; "beside", the default, is the folder of the episode's log,
+            None keeps it nowhere.
+    """
+
+    noise: Mode
+    root: int
+    check: Verifier | None
+    gamma: float
+    max_steps: int | None
+    env: Callable[[], Any] | None
+    allow: Iterable[str]
+    state: Callable[[Any], Any] | None
+    level: Level | Literal["auto"]
+    jobs: int
+    backend: Literal["local", "ray"]
+    memo: bool
+    folder: str | Path | None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rollouts of an episode share.
+
+    Attributes:
+        policy: What acts: see `as_policy`.
+        noise: What it is put under.
+        gamma: Discount per step.
+        max_steps: The step of the episode at which rollouts are cut; None where its own limit ends it.
+        check: Says at the end whether it was won; None takes the return.
+        make: Makes the environment or world; None makes the one that the log names.
+        allow: Module prefixes that may be imported because the log names them.
+        state: The function that states were captured with; None takes an adapter.
+        level: How steps are reached.
+        jobs: Processes.
+        backend: "local", or "ray".
+        memo: Whether rollouts that meet go on as one.
+        keeps_visits: Whether rollouts keep each of their steps.
+    """
+
+    policy: Any
+    noise: Noise = field(default_factory=Noise)
+    gamma: float = 1.0
+    max_steps: int | None = None
+    check: Verifier | None = None
+    make: Callable[[], Any] | None = None
+    allow: tuple[str, ...] = ()
+    state: Callable[[Any], Any] | None = None
+    level: Level | Literal["auto"] = "auto"
+    jobs: int = 1
+    backend: Literal["local", "ray"] = "local"
+    memo: bool = True
+    keeps_visits: bool = False
+
+    def stage(self, episode: Episode) -> Stage:
+        """Make a stage for an episode."""
+        env = self.make() if self.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=self.allow)
+        return stage_of(env, episode, self.state)
+
+    def world(self, episode: Episode) -> World:
+        """Make a world for an agent's episode."""
+        return self.make() if self.make is not None else make_world(episode, self.allow)
+
+    def last_step(self, episode: Episode) -> int | None:
+        """Return the step at which rollouts are cut: an agent's world ends nothing itself."""
+        return 2 * episode.n_steps + 10 if self.max_steps is None and episode.is_agents else self.max_steps
+
+    @classmethod
+    def of(cls, policy: Any, how: How, *, keeps_visits: bool = False) -> Setting:
+        """Return the setting that a caller asks for.
+
+        Raises:
+            TypeError: There is no such keyword.
+            ValueError: A value is none of those that it may be.
+        """
+        given: dict[str, Any] = dict(how)
+        unknown = sorted(given.keys() - How.__annotations__.keys())
+        if unknown:
+            raise TypeError(f"no such keyword: {', '.join(unknown)}; there are {', '.join(How.__annotations__)}")
+        noise = Noise(given.pop("noise", "shared"), given.pop("root", 0))
+        given.pop("folder", None)
+        given["allow"] = tuple(given.get("allow", ()))
+        if "env" in given:
+            given["make"] = given.pop("env")
+        if given.get("jobs", 1) < 1:
+            raise ValueError(f"jobs must be at least 1, got {given['jobs']!r}")
+        return cls(policy, noise, keeps_visits=keeps_visits, **given)
