@@ -2,9 +2,12 @@
 
 from trajrec.replay.credit.decisive import Decision, decisive_step
 from trajrec.replay.credit.estimates import Budget, Credit, Estimate, Split
+from trajrec.replay.credit.exporting import export
 from trajrec.replay.credit.groups import group
 from trajrec.replay.credit.hindsight import hindsight
+from trajrec.replay.credit.no_return import NoReturn, point_of_no_return
 from trajrec.replay.credit.noise import Noise
+from trajrec.replay.credit.plotting import plot
 from trajrec.replay.credit.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
 from trajrec.replay.credit.pooling import pooled
 from trajrec.replay.credit.scanning import scan
@@ -19,6 +22,7 @@ __all__ = [
     "Estimate",
     "FunctionPolicy",
     "How",
+    "NoReturn",
     "Noise",
     "Policy",
     "RandomPolicy",
@@ -26,8 +30,11 @@ __all__ = [
     "StableBaselines3Policy",
     "TabularPolicy",
     "decisive_step",
+    "export",
     "group",
     "hindsight",
+    "plot",
+    "point_of_no_return",
     "pooled",
     "scan",
     "shapley",

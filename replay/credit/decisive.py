@@ -288,7 +288,7 @@ class _Search:
         measure = "P(won)" if self._is_share else "return"
         cost = kept.env_steps + redrawn.env_steps, kept.policy_calls + redrawn.policy_calls, kept.n_lost + redrawn.n_lost
         what, noise = "Q(action) - V, in fresh universes", self._prober.noise
-        effect = Estimate(step, *found, n, n_discordant, "effect", what, noise, *cost, self._actions[step])
+        effect = Estimate(step, *found, n, n_discordant, "decisive", what, noise, *cost, self._actions[step])
         if not (found.lo > 0 if self._sign > 0 else found.hi < 0) and not why:
             why = "in universes that it was not found in, its action is no different from the policy's"
         order = [] if probabilities is None else [int(k) for k in probabilities.argsort()[::-1]]

@@ -24,6 +24,9 @@ from trajrec.verifiers import as_verdict
 _COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "get_state"))
 """Adapters that see all that an environment of their kind goes on by, but its generators."""
 
+Check = Verifier | Literal["terminated", "truncated"] | None
+"""What says at the end whether a rollout was won."""
+
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
 
 
@@ -102,12 +105,13 @@ class StandingGround:
         episode: Episode,
         stage: Stage,
         noise: Noise,
-        check: Verifier | None,
+        check: Check,
         recorded: RecordedNoise,
         observation: Any = None,
         level: Level = "prefix",
     ) -> None:
         self._episode, self._root, self._check, self._recorded = episode, noise.root, check, recorded
+        self._flags = {"terminated": False, "truncated": False}
         self.observation, self.level = observation, level
         self._set(stage)
 
@@ -144,12 +148,15 @@ class StandingGround:
     def step(self, action: Any) -> tuple[Any, float, bool]:
         """See `Ground`."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
+        self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
         return observation, float(reward), bool(terminated or truncated)
 
     def score(self) -> float | None:
         """See `Ground`."""
         if self._check is None:
             return None
+        if isinstance(self._check, str):
+            return float(self._flags[self._check])
         verdict = as_verdict(self._check(self._env))
         return verdict.score if verdict.passed is None else float(verdict.passed)
 
@@ -176,7 +183,7 @@ class EnvGround(StandingGround):
         make: Callable[[], Stage],
         level: Level | Literal["auto"],
         noise: Noise,
-        check: Verifier | None,
+        check: Check,
         recorded: RecordedNoise,
     ) -> None:
         self._walker = Walker(episode, make, level)

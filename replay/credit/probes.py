@@ -114,6 +114,8 @@ class Prober:
 
     def score_at(self, step: int) -> float:
         """Return what the check says of the recorded state before a step; NaN where it says nothing."""
+        if isinstance(self.setting.check, str):
+            return float(self.episode.end is not None and getattr(self.episode.end, self.setting.check))
         ground = self._grounds()[0]
         ground.go(step)
         score = ground.score()

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from trajrec.episodes import Episode
-from trajrec.protocols import Verifier, World
+from trajrec.protocols import World
 from trajrec.replay.branches import Level
+from trajrec.replay.credit.grounds import Check
 from trajrec.replay.credit.noise import Mode, Noise
 from trajrec.replay.environments import make_env, make_world
 from trajrec.replay.stages import Stage, stage_of
@@ -22,7 +23,8 @@ class How(TypedDict, total=False):
         noise: "shared", "fresh" or "recorded": see `Noise`. By default shared.
         root: What the noise is derived from: the same root gives the same numbers. By default 0.
         check: Says of the environment, or world, at the end of a rollout whether it was won: what is estimated is then the
-            probability of that. By default it is the return; of an agent's world its `task_solved`.
+            probability of that. "terminated" and "truncated" say that the episode ended so. By default it is the return; of an
+            agent's world its `task_solved`.
         gamma: Discount per step; by default 1.
         max_steps: The step of the episode at which rollouts are cut; needed where the environment sets no limit itself.
         env: Makes the environment or world; by default the one that the log names is made.
@@ -38,7 +40,7 @@ class How(TypedDict, total=False):
 
     noise: Mode
     root: int
-    check: Verifier | None
+    check: Check
     gamma: float
     max_steps: int | None
     env: Callable[[], Any] | None
@@ -75,7 +77,7 @@ class Setting:
     noise: Noise = field(default_factory=Noise)
     gamma: float = 1.0
     max_steps: int | None = None
-    check: Verifier | None = None
+    check: Check = None
     make: Callable[[], Any] | None = None
     allow: tuple[str, ...] = ()
     state: Callable[[Any], Any] | None = None
@@ -115,6 +117,9 @@ class Setting:
         given["allow"] = tuple(given.get("allow", ()))
         if "env" in given:
             given["make"] = given.pop("env")
+        check = given.get("check")
+        if isinstance(check, str) and check not in ("terminated", "truncated"):
+            raise ValueError(f"check must be 'terminated', 'truncated' or a function, got {check!r}")
         if given.get("jobs", 1) < 1:
             raise ValueError(f"jobs must be at least 1, got {given['jobs']!r}")
         return cls(policy, noise, keeps_visits=keeps_visits, **given)

@@ -16,7 +16,7 @@ from trajrec.episodes import Episode
 from trajrec.errors import ReplayError, SnapshotError
 from trajrec.protocols import Snapshotable, Verifier, World
 from trajrec.replay.branches import Level
-from trajrec.replay.credit.grounds import Unreplayable
+from trajrec.replay.credit.grounds import Check, Unreplayable
 from trajrec.replay.credit.noise import EnvNoise, Noise
 from trajrec.replay.worlds import walk_world
 from trajrec.transcript import Transcript
@@ -92,14 +92,16 @@ class WorldGround:
         episode: Episode,
         make: Callable[[], World],
         noise: Noise,
-        check: Verifier | None,
+        check: Check,
         *,
         by_history: bool,
         is_prefix: bool = False,
     ) -> None:
         self._episode, self._make, self._root = episode, make, noise.root
         self._world = make()
-        self._check = check or _own_check(self._world, episode)
+        if isinstance(check, str):
+            raise ReplayError(f"an agent's world does not end by {check!r}: give check=, a function", episode_id=episode.id)
+        self._check: Verifier = check or _own_check(self._world, episode)
         self._by_history = by_history
         self._has_state = isinstance(self._world, Snapshotable) and not is_prefix
         self.level: Level = "native" if self._has_state else "prefix"

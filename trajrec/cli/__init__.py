@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trajrec.cli import commands, demo, forks, replaying
+from trajrec.cli import commands, credit, demo, forks, replaying
 from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
 from trajrec.version import __version__
 
@@ -174,6 +174,47 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--steps", type=_count, default=300, metavar="N", help="steps of each probe (default: 300)")
     _json(sub)
 
+    sub = add(
+        "credit",
+        credit.credit,
+        "estimate which steps of an episode earned or lost its outcome",
+        "trajrec credit runs 3f2a --policy my_agents:greedy --plot credit.png",
+        "Exit status: 0 done, 2 wrong usage, refused or not the recorded state, 3 unreadable log.",
+    )
+    _folder(sub)
+    sub.add_argument("episode", nargs="?", metavar="EPISODE", help="its id, or any unique prefix")
+    sub.add_argument("--estimator", choices=credit.ESTIMATORS, default="advantage", help="(default: advantage)")
+    sub.add_argument("--budget", type=_count, metavar="STEPS", help="stop when so many steps of the environment were taken")
+    methods = ("grpo", "rloo", "gigpo", "rtmc")
+    sub.add_argument(
+        "--group", nargs="?", choices=methods, const="rtmc", help="of all episodes, by comparison, without rollouts"
+    )
+    sub.add_argument("--where", default="true", metavar="SQL", help="with --group: only episodes that this holds for")
+    _rollouts(sub, 32, is_needed=False)
+
+    sub = add(
+        "bisect",
+        credit.bisect,
+        "find the step after which a failed episode could no longer be won",
+        "trajrec bisect runs 3f2a --policy my_agents:greedy --check terminated --plot lost.png",
+        "Exit status: 0 found, 1 it never could be won, 2 wrong usage or not the recorded state, 3 unreadable log.",
+    )
+    _folder(sub)
+    sub.add_argument("episode", metavar="EPISODE", help="its id, or any unique prefix")
+    _rollouts(sub, 32, is_needed=True)
+
+    sub = add(
+        "export",
+        credit.export,
+        "write training data: step labels, preference pairs, or advantages",
+        "trajrec export runs prm -o labels.parquet",
+    )
+    _folder(sub)
+    sub.add_argument("kind", choices=("prm", "dpo", "grpo"), help="labels of steps, pairs from forks, advantages in groups")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ends in .parquet or .jsonl")
+    sub.add_argument("--where", default="true", metavar="SQL", help="only episodes that this condition holds for")
+    sub.add_argument("--method", choices=methods, default="grpo", help="of advantages (default: grpo)")
+
     sub = add("index", commands.index, "bring the index of a folder up to date", "trajrec index runs --rebuild")
     _folder(sub)
     sub.add_argument("--rebuild", action="store_true", help="from nothing")
@@ -190,6 +231,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _folder(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("dir", type=Path, metavar="DIR", help="folder of logs")
+
+
+def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
+    """Add what commands take that run rollouts."""
+    sub.add_argument("--policy", required=is_needed, metavar="POLICY", help="random, or module:name of what goes on")
+    sub.add_argument("-n", type=_count, default=n, metavar="N", help=f"rollouts of each arm (default: {n})")
+    sub.add_argument("--noise", choices=("shared", "fresh", "recorded"), default="shared", help="(default: shared)")
+    sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
+    sub.add_argument("--check", metavar="CHECK", help="what won means: terminated, truncated, or module:function of the end")
+    sub.add_argument("--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode")
+    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: 1)")
+    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
+    sub.add_argument(
+        "--level", choices=("auto", "prefix", "native", "pickle", "process"), default="auto", help="(default: auto)"
+    )
+    sub.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])")
+    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    _json(sub)
 
 
 def _json(sub: argparse.ArgumentParser) -> None:

@@ -77,18 +77,23 @@ def load_policy(name: str, env: Any, seed: int | None) -> Callable[[Any], Any]:
 
 def load_function(name: str, flag: str, also: str = "") -> Callable[..., Any]:
     """Return a function named module:function; the working folder's modules are found too."""
+    found = load_object(name, flag, also)
+    if not callable(found):
+        raise ValueError(f"{flag} {name} is not callable")
+    wanted: Callable[..., Any] = found
+    return wanted
+
+
+def load_object(name: str, flag: str, also: str = "") -> Any:
+    """Return what is named module:name; the working folder's modules are found too."""
     module, _, function = name.partition(":")
     if not function:
         raise ValueError(f"{flag} must be {also}module:function, got {name!r}")
     sys.path.insert(0, "")
     try:
-        found = getattr(importlib.import_module(module), function)
+        return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as exc:
         raise ValueError(f"{flag} {name}: {exc}") from exc
-    if not callable(found):
-        raise ValueError(f"{flag} {name} is not callable")
-    wanted: Callable[..., Any] = found
-    return wanted
 
 
 def ls(arguments: argparse.Namespace) -> int:

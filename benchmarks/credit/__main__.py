@@ -1,0 +1,51 @@
+"""`python -m benchmarks.credit [PART ...]`: credit measured against known answers; prints measured against criterion.
+
+Parts: P1 to P11, quality, universes, costs, bank, shop. All of them by default.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from benchmarks.credit import faults, games, quality, tabular, tools, universes, who_when
+from benchmarks.credit.truths import Criterion
+
+PARTS: dict[str, Callable[[], list[Criterion]]] = {
+    "P1": tabular.p1,
+    "P2": tabular.p2,
+    "P3": tabular.p3,
+    "P4": tabular.p4,
+    "P5": games.p5,
+    "P6": faults.p6,
+    "P7": games.p7,
+    "P8": tabular.p8,
+    "P9": tabular.p9,
+    "P10": universes.p10,
+    "P11": who_when.p11,
+    "quality": quality.quality,
+    "universes": universes.universes,
+    "costs": universes.costs,
+    "bank": tools.bank,
+    "shop": tools.shop,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run parts; return how many criteria were missed."""
+    missed = 0
+    for name in names or PARTS:
+        start = time.perf_counter()
+        for criterion in PARTS[name]():
+            print(criterion, flush=True)
+            missed += not criterion.holds
+        print(f"     {name} took {time.perf_counter() - start:.0f} s", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    unknown = [name for name in sys.argv[1:] if name not in PARTS]
+    if unknown:
+        raise SystemExit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    raise SystemExit(1 if main(sys.argv[1:]) else 0)

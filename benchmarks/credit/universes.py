@@ -1,0 +1,145 @@
+"""What shared universes save against fresh noise, P10, and what scans cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from benchmarks.credit.faults import faulty, max_drop
+from benchmarks.credit.tabular import failed
+from benchmarks.credit.truths import Criterion, at_least, at_most, record, states, toy
+from trajrec.replay.credit import scan
+
+# Environment, epsilon, arguments; fewer steps, lower variance of A, correlation with the true A: as reached before.
+SCANS: tuple[tuple[str, float, dict[str, Any], float, float, float], ...] = (
+    ("FrozenLake-v1", 0.1, {}, 8.8, 15.6, 0.598),
+    ("FrozenLake-v1", 0.3, {}, 5.7, 4.5, 0.595),
+    ("FrozenLake-v1", 0.3, {"is_slippery": False}, 2.6, 2.3, 0.958),
+    ("FrozenLake8x8-v1", 0.1, {}, 12.4, 25.9, 0.453),
+    ("Taxi-v4", 0.2, {}, 4.7, 6.9, 0.924),
+)
+
+
+def universes(cases: int = 580, repeats: int = 8) -> list[Criterion]:
+    """Scan failed episodes (of Taxi all) in shared and in fresh noise: steps, variance over roots, correlation."""
+    found = []
+    for env_id, epsilon, kwargs, fewer, lower, r in SCANS:
+        make, truth = toy(env_id, epsilon, **kwargs)
+        recorded = record(make, truth.policy, max(8, cases // 4), seed=1)
+        episodes = failed(recorded, cases) if env_id != "Taxi-v4" else recorded[: max(2, cases // 20)]
+        true = np.array(
+            [
+                truth.advantage(k, s, int(a))
+                for e in episodes
+                for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))
+            ]
+        )
+        steps, variance, first = {}, {}, {}
+        for noise in ("shared", "fresh"):
+            runs = []
+            for root in range(repeats if len(true) < 400 else max(2, repeats // 2)):
+                tables = [
+                    scan(e, truth.policy, n=16, noise=noise, root=1000 * root + k, folder=None) for k, e in enumerate(episodes)
+                ]  # type: ignore[arg-type]
+                runs.append([row.value for table in tables for row in table.of("advantage")])
+                steps[noise] = sum(table.env_steps for table in tables)
+            variance[noise] = float(np.mean((np.array(runs) - true) ** 2))
+            first[noise] = float(np.corrcoef(runs[0], true)[0, 1])
+        name = f"{env_id} {kwargs or ''} eps {epsilon:g} ({len(true)} steps)".replace("  ", " ")
+        found += [
+            at_least(
+                f"{name}: {steps['fresh']:,} steps fresh, {steps['shared']:,} shared, fewer",
+                steps["fresh"] / steps["shared"],
+                fewer,
+            ),
+            at_least(f"{name}: variance of A, fresh / shared", variance["fresh"] / variance["shared"], lower),
+            at_least(f"{name}: correlation with the true A (fresh {first['fresh']:.3f})", first["shared"], r),
+        ]
+    return found + chains()
+
+
+def chains() -> list[Criterion]:
+    """Max-drop on the fault chain with a repair rate of 1 %."""
+    found = []
+    for size, n, wanted, fewer in ((64, 100, 0.947, 21.0), (256, 50, 0.740, 83.0)):
+        share, steps = max_drop(faulty(size, n), 0.01, 8)
+        whole = 8 * size * (size + 1) / 2
+        found += [
+            at_least(f"chain T={size}: shared max-drop, N=8, finds the fault", share, wanted),
+            at_least(f"chain T={size}: {whole:,.0f} steps without meeting, {steps:,.0f} with, fewer", whole / steps, fewer),
+        ]
+    return found
+
+
+def p10(n: int = 8) -> list[Criterion]:
+    """The same numbers, bit for bit, at every level and for any number of processes."""
+    make, truth = toy("FrozenLake-v1", 0.3)
+    episode = max(record(make, truth.policy, 6, seed=10), key=lambda e: e.n_steps if e.n_steps < 40 else 0)
+    wanted = None
+    differ = []
+    ways: Sequence[dict[str, Any]] = (
+        {"level": "native"},
+        {"memo": False},
+        {"level": "prefix"},
+        {"level": "process", "jobs": 2},
+        {"jobs": 2},
+        {"jobs": 2, "backend": "ray"},
+    )
+    for how in ways:
+        try:
+            table = scan(episode, truth.policy, n=n, folder=None, **how)
+        except ImportError:
+            continue
+        numbers = [(e.step, e.estimator, e.value, e.lo, e.hi) for e in table]
+        wanted = wanted or numbers
+        if numbers != wanted:
+            differ.append(str(how))
+    return [at_most(f"P10: ways that give other numbers {differ or ''}", len(differ), 0)]
+
+
+class Network:
+    """A policy of one hidden layer, asked in batches.
+
+    Args:
+        size: Units.
+    """
+
+    id = "network"
+
+    def __init__(self, size: int = 64) -> None:
+        rng = np.random.default_rng(0)
+        self.w, self.v = rng.normal(size=(4, size)) * 0.01, np.full(size, 20 / size)
+        # Goes where the pole leans and falls to, so that its episodes last.
+        self.w[2:] += np.array([[1.0], [0.5]])
+
+    def act(self, observation: Any, rng: np.random.Generator) -> int:
+        """Return an action."""
+        return self.act_batch([observation], [rng])[0]
+
+    def act_batch(self, observations: Sequence[Any], rngs: Sequence[np.random.Generator]) -> list[int]:
+        """Return an action for each observation."""
+        logits = np.tanh(np.stack(list(observations)) @ self.w) @ self.v
+        p = 1 / (1 + np.exp(-4 * logits))
+        return [int(rng.random() < share) for rng, share in zip(rngs, p, strict=True)]
+
+
+def costs() -> list[Criterion]:
+    """Full scans of one episode, with two processes."""
+    make, truth = toy("FrozenLake8x8-v1", 0.1)
+    episodes = record(make, truth.policy, 60, seed=6)
+    episode = min(episodes, key=lambda e: abs(e.n_steps - 100))
+    start = time.perf_counter()
+    table = scan(episode, truth.policy, n=64, jobs=2, folder=None)
+    lake = time.perf_counter() - start
+    found = [at_most(f"FrozenLake8x8, {episode.n_steps} steps, n=64, shared, {table.env_steps:,} env steps: s", lake, 15.0)]
+    pole = record(lambda: gym.make("CartPole-v1", max_episode_steps=200), Network(), 8)
+    longest = max(pole, key=lambda e: e.n_steps)
+    start = time.perf_counter()
+    table = scan(longest, Network(), n=16, jobs=2, folder=None)
+    seconds = time.perf_counter() - start
+    what = f"CartPole, {longest.n_steps} steps, n=16, a network, {table.env_steps:,} env steps: s"
+    return [*found, at_most(what, seconds, 30.0)]

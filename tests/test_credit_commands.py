@@ -1,0 +1,206 @@
+"""The commands around credit, what they export and draw."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+import trajrec.envs
+from trajrec.agents.sink import close_logs
+from trajrec.cli import main
+from trajrec.envs import Bank
+from trajrec.envs.solved import SPOIL, WORK
+from trajrec.episodes import Episode
+from trajrec.replay import credit, fork
+
+assert trajrec.envs
+
+DRIVER = """
+import gymnasium as gym
+import numpy as np
+from trajrec.envs.solved import RepairingPolicy
+from trajrec.replay.credit import TabularPolicy
+
+def best(gamma=0.99):
+    table, values = gym.make("Taxi-v4").unwrapped.P, np.zeros(500)
+    for _ in range(60):
+        q = np.array([[sum(p * (r + gamma * (not d) * values[s]) for p, s, r, d in table[k][a]) for a in range(6)]
+                      for k in range(500)])
+        values = q.max(axis=1)
+    return q
+
+driver = TabularPolicy.greedy(best(), 0.2)
+never = RepairingPolicy(0.0)
+number = 3
+"""
+
+
+@pytest.fixture
+def lost_taxi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Episode:
+    """A drive that delivers nobody within the 200 steps that it has."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "drivers.py").write_text(DRIVER)
+    env = trajrec.record(gym.make("Taxi-v4"), tmp_path / "runs")
+    env.reset(seed=4)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        env.step(int(rng.integers(4)))
+    env.close()
+    return next(trajrec.open(tmp_path / "runs").episodes())
+
+
+def chain(folder: Path, size: int, fault: int) -> Episode:
+    """Record a chain of which one action is a fault."""
+    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), folder)
+    env.reset(seed=0)
+    for step in range(size):
+        env.step(SPOIL if step == fault else WORK)
+    env.close()
+    return next(trajrec.open(folder).episodes())
+
+
+def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bisect", "runs", lost_taxi.id[:6], "--policy", "drivers:driver", "--check", "terminated", "--plot", "lost.png"]
+    assert main(command) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].split() == ["from", "step", "won", "lo", "hi", "of"]
+    assert "it could no longer be won: the policy wins 32 of 32 times" in out[-1]
+    assert "0 of 32 times (0% to 11%) from after it" in out[-1]
+    lost_after = int(out[-1].split()[2])
+    assert 150 < lost_after < 199
+    assert Path("lost.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_bisect_says_so_where_an_episode_never_could_be_won(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "drivers.py").write_text(DRIVER)
+    episode = chain(tmp_path / "runs", 8, 3)
+    found = credit.point_of_no_return(episode, lambda observation: SPOIL, n=4)
+    assert found.step is None
+    assert str(found).startswith("It could not be won from the beginning")
+    abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n=8)
+    assert abrupt.step == 4
+    assert str(abrupt).endswith("Its action there lost it.")
+    with pytest.raises(ValueError, match="was won"):
+        credit.point_of_no_return(episode, lambda observation: WORK, n=4, check=lambda env: True)
+
+
+def test_what_winning_is_must_be_said_where_rewards_do_not(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bisect", "runs", lost_taxi.id, "--policy", "drivers:driver"]) == 2
+    assert "give check=" in capsys.readouterr().err
+
+
+def test_credit_prints_a_table_json_and_draws(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["credit", "runs", lost_taxi.id, "--policy", "drivers:driver", "--check", "terminated", "-n", "8"]
+    assert main([*common, "--plot", "credit.html", "--budget", "100000"]) == 0
+    out = capsys.readouterr().out
+    assert "R +0.000 = V(s0)" in out
+    page = Path("credit.html").read_text()
+    assert "<svg" in page
+    assert "Q(action) - V" in page
+    assert main([*common, "--estimator", "value", "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["step"] for row in rows] == list(range(200))
+    assert rows[0]["ci_method"] == "wilson"
+    assert main(["credit", "runs", "--group", "grpo"]) == 0
+    assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["episode_id", "step", "value"]
+
+
+def test_wrong_usage_is_said_without_a_traceback(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, said in (
+        (["credit", "runs"], "give an episode and --policy"),
+        (["credit", "runs", lost_taxi.id, "--policy", "drivers:number"], "neither a function nor has a method act"),
+        (["credit", "runs", lost_taxi.id, "--policy", "nothing:there"], "No module named 'nothing'"),
+        (["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "x.gif", "-n", "2"], "must end in .png"),
+    ):
+        assert main(command) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_step_labels_are_those_of_the_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    episode = chain(tmp_path, 6, 2)
+    credit.scan(episode, lambda observation: WORK, n=4)
+    target = tmp_path / "labels.parquet"
+    assert main(["export", str(tmp_path), "prm", "-o", str(target)]) == 0
+    ((prompt, completions, labels, soft, n),) = duckdb.sql(
+        f"SELECT prompt, completions, labels, soft_labels, n FROM '{target}'"
+    ).fetchall()
+    assert prompt == "[0,0]"
+    assert completions == ["0", "0", "1", "0", "0", "0"]
+    assert labels == [True, True, False, False, False, False]
+    assert soft == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert n == [4] * 6
+
+
+def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]) as ep:
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=150)
+        ep.call("withdraw")
+        ep.stop("done", said_done=True)
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        episode = corpus.episode(ep.id)
+
+        def follow(context: Any, rng: np.random.Generator) -> Any:
+            plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+            return plan[context.step] if context.step < len(plan) else None
+
+        credit.substitute(episode, follow, 1, action=("choose", {"amount": 50}), n=8)
+        target = tmp_path / "pairs.jsonl"
+        assert credit.export(corpus, "dpo", target) == 1
+    row = json.loads(target.read_text())
+    assert json.loads(row["rejected"]) == {"tool": "choose", "arguments": {"amount": 150}}
+    assert json.loads(row["chosen"]) == {"tool": "choose", "arguments": {"amount": 50}}
+    assert row["prompt"].splitlines()[0] == "Pay in 100, choose an amount, take it out."
+    assert row["margin"] == 1.0
+
+
+def test_pairs_of_forks_that_came_out_otherwise(tmp_path: Path) -> None:
+    @trajrec.verifier(id="clean", version="1")
+    def clean(env: Any) -> bool:
+        return bool(env.unwrapped.get_state()[1] == 0)
+
+    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=4), tmp_path, checks=[clean])
+    env.reset(seed=0)
+    for action in (WORK, SPOIL, WORK, WORK):
+        env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        fork.many(episode, at=[1], actions=[WORK, WORK, WORK], checks=[clean])
+        target = tmp_path / "pairs.parquet"
+        assert credit.export(corpus, "dpo", target) == 1
+        assert credit.export(corpus, "grpo", tmp_path / "groups.parquet") == 1
+        with pytest.raises(ValueError, match="must end in"):
+            credit.export(corpus, "dpo", "pairs.csv")
+        with pytest.raises(ValueError, match="kind must be"):
+            credit.export(corpus, "other", target)  # type: ignore[arg-type]
+    rows = duckdb.sql(f"SELECT prompt, chosen, rejected, step FROM '{target}'").fetchall()
+    assert rows == [("[0,0]\n0\n[1,0]", "0", "1", 1)]
+
+
+def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
+    chain(tmp_path, 3, 1)
+    with trajrec.open(tmp_path) as corpus:
+        assert credit.export(corpus, "prm", tmp_path / "none.parquet") == 0
+    names = duckdb.sql(f"SELECT column_name FROM (DESCRIBE FROM '{tmp_path}/none.parquet')").fetchall()
+    assert [name for (name,) in names][:3] == ["prompt", "completions", "labels"]
+
+
+@pytest.mark.sources
+def test_the_python_of_the_credit_document_runs(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "credit.md").read_text()
+    script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "step 9 decided it" in done.stdout

@@ -1,0 +1,114 @@
+"""The commands around credit: credit, bisect, export."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import Any
+
+from trajrec.cli.commands import load_object, open_corpus
+from trajrec.cli.output import print_json, print_table, say
+
+ESTIMATORS = ("value", "delta", "advantage", "shapley", "pooled")
+SHOWN = ("step", "estimator", "value", "lo", "hi", "n", "n_discordant", "ci_method", "noise", "estimand", "action")
+
+
+def credit(arguments: argparse.Namespace) -> int:
+    """Estimate the credit of an episode's steps, or of all episodes by their groups."""
+    if arguments.group is not None:
+        return _group(arguments)
+    if arguments.episode is None or arguments.policy is None:
+        raise ValueError("give an episode and --policy; or --group, which needs neither")
+    from trajrec.replay import credit as credits_
+
+    policy, how = _policy(arguments.policy), _how(arguments)
+    budget = None if arguments.budget is None else credits_.Budget(env_steps=arguments.budget)
+    with open_corpus(arguments.dir) as corpus:
+        episode = corpus.episode(arguments.episode)
+        if arguments.estimator == "shapley":
+            table = credits_.shapley(episode, policy, m=arguments.n, budget=budget, **how)
+        elif arguments.estimator == "pooled":
+            (table,) = credits_.pooled([episode], policy, n=arguments.n, **{**how, "noise": "fresh"})
+        else:
+            table = credits_.scan(episode, policy, estimator=arguments.estimator, n=arguments.n, budget=budget, **how)
+    if arguments.json:
+        _print_rows(table)
+    else:
+        print(table)
+    if arguments.plot is not None:
+        say(f"drawn: {credits_.plot(table, arguments.plot)}")
+    return 0
+
+
+def bisect(arguments: argparse.Namespace) -> int:
+    """Say in one sentence from where an episode could no longer be won, with the evidence; 1 where it never could be."""
+    from trajrec.replay import credit as credits_
+
+    policy, how = _policy(arguments.policy), _how(arguments)
+    with open_corpus(arguments.dir) as corpus:
+        episode = corpus.episode(arguments.episode)
+        found = credits_.point_of_no_return(episode, policy, n=arguments.n, **how)
+    if arguments.json:
+        _print_rows(found.table)
+    else:
+        rows = [(e.step, round(e.value, 2), round(e.lo, 2), round(e.hi, 2), e.n) for e in found.table]
+        print_table(("from step", "won", "lo", "hi", "of"), rows)
+        print(found)
+    if arguments.plot is not None:
+        title = textwrap.fill(str(found), 110)
+        marked = None if found.step is None else found.step - 1
+        say(f"drawn: {credits_.plot(found.table, arguments.plot, marked=marked, title=title)}")
+    return 0 if found.step is not None else 1
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write training data."""
+    from trajrec.replay import credit as credits_
+
+    with open_corpus(arguments.dir) as corpus:
+        n = credits_.export(corpus, arguments.kind, arguments.output, where=arguments.where, method=arguments.method)
+    say(f"{arguments.output}: {n} rows")
+    return 0
+
+
+def _group(arguments: argparse.Namespace) -> int:
+    from trajrec.replay import credit as credits_
+
+    with open_corpus(arguments.dir) as corpus:
+        tables = credits_.group(corpus, arguments.group, where=arguments.where)
+    names = ("episode_id", "step", "value", "lo", "hi", "n", "action")
+    rows = [(t.episode_id, e.step, e.value, e.lo, e.hi, e.n, e.action) for t in tables for e in t]
+    if arguments.json:
+        for row in rows:
+            print_json(dict(zip(names, row, strict=True)))
+    else:
+        print_table(names, rows)
+    return 0
+
+
+def _policy(name: str) -> Any:
+    if name == "random":
+        return name
+    found = load_object(name, "--policy", "random or ")
+    if not callable(found) and not hasattr(found, "act"):
+        raise ValueError(f"--policy {name} is neither a function nor has a method act")
+    return found
+
+
+def _how(arguments: argparse.Namespace) -> Any:
+    check = arguments.check
+    return {
+        "noise": arguments.noise,
+        "root": arguments.seed,
+        "check": check if check in (None, "terminated", "truncated") else load_object(check, "--check", "terminated or "),
+        "max_steps": arguments.max_steps,
+        "allow": arguments.allow,
+        "jobs": arguments.jobs,
+        "backend": arguments.backend,
+        "level": arguments.level,
+    }
+
+
+def _print_rows(table: Any) -> None:
+    for row in table:
+        print_json({"episode_id": table.episode_id, "run_id": table.run_id, **{name: getattr(row, name) for name in SHOWN}})
