@@ -205,7 +205,7 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     assert str(found).startswith("undecided")
     spent = credit.decisive_step(chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10))
     assert spent.step is None
-    assert "budget is spent" in spent.why
+    assert "budget does not reach further" in spent.why
 
 
 def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:

@@ -169,9 +169,9 @@ class _Search:
             best = int(probabilities.argmax())
             if probabilities[best] >= self._confidence:
                 break
-            if self._meter.spent() or n * 2 > self._n_max:
-                spent = self._meter.spent()
-                why = f"its budget is spent ({spent})" if spent else f"{n} universes do not tell the steps apart"
+            spent = self._meter.spent(ahead=2.0)
+            if spent or n * 2 > self._n_max:
+                why = f"its budget does not reach further ({spent})" if spent else f"{n} universes do not tell the steps apart"
                 break
             n *= 2
         step = steps[best]
@@ -279,7 +279,7 @@ class _Search:
     ) -> Decision:
         """Try the step in universes that it was not found in: the largest of many effects looks larger than it is."""
         # Fixed before any of them is seen, from what the search found: an interval that is looked at again and again is none.
-        n_confirm = min(max(needed, self._n), self._n_max)
+        n_confirm = self._n if why else min(max(needed, self._n), self._n_max)
         self._sample([(step, "redrawn", n_confirm), (step, "kept", n_confirm)], CONFIRM)
         redrawn, kept = self._arm(step, "redrawn"), self._arm(step, "kept")
         known = np.concatenate([redrawn.known, kept.known])

@@ -52,15 +52,20 @@ class Meter:
         """Whether there is any."""
         return self._budget != Budget()
 
-    def spent(self) -> str:
-        """Return which part of the budget is spent; "" where none is."""
+    def spent(self, ahead: float = 1.0) -> str:
+        """Return which part of the budget is spent; "" where none is.
+
+        Args:
+            ahead: How many times what was taken so far there will be after what comes next.
+        """
         budget = self._budget
-        if budget.env_steps is not None and self.env_steps >= budget.env_steps:
+        if budget.env_steps is not None and self.env_steps * ahead >= budget.env_steps:
             return f"{self.env_steps} of {budget.env_steps} env steps"
-        if budget.policy_calls is not None and self.policy_calls >= budget.policy_calls:
+        if budget.policy_calls is not None and self.policy_calls * ahead >= budget.policy_calls:
             return f"{self.policy_calls} of {budget.policy_calls} policy calls"
         seconds = time.monotonic() - self._began
-        return f"{seconds:.1f} of {budget.seconds} s" if budget.seconds is not None and seconds >= budget.seconds else ""
+        is_late = budget.seconds is not None and seconds * ahead >= budget.seconds
+        return f"{seconds:.1f} of {budget.seconds} s" if is_late else ""
 
 
 @dataclass(frozen=True)
