@@ -62,3 +62,10 @@ def test_a_dropped_last_call_fails_the_check_of_nearly_every_task_that_changes_s
         failed = {task for (task,) in corpus.sql("SELECT task FROM episodes WHERE outcome = 'failure'").fetchall()}
     assert len(changing) == 61
     assert len(failed & changing) == 59
+
+
+def test_a_wrong_call_is_named_in_nearly_every_task_that_it_loses(tmp_path: Path) -> None:
+    found = [json.loads(line) for line in dojo("credit", tmp_path, "40").splitlines()]
+    assert len(found) == 40
+    named = [step == wrong for _, wrong, step, _ in found]
+    assert sum(named) >= 36

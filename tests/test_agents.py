@@ -512,6 +512,7 @@ def test_kill_9_in_the_middle_of_a_call_leaves_the_call_open(tmp_path: Path) -> 
     assert rows(tmp_path, "SELECT outcome, count(*) FROM attempts GROUP BY 1 ORDER BY 2") == [("open", 1), ("ok", 20)]
 
 
+@pytest.mark.slow
 def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, world=Shop(seed=1), options={"task": 4}) as ep:
         for order in ("O1001", "nowhere", "O1002"):
@@ -658,6 +659,7 @@ def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
     assert (fetch.error_type, fetch.message, fetch.value_data) == ("builtins.OSError", "offline: http://x", None)
 
 
+@pytest.mark.slow
 def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_loss(tmp_path: Path) -> None:
     from trajrec.log.repair import compact, recover
 

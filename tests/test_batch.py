@@ -58,6 +58,7 @@ def test_reports_do_not_depend_on_how_many_processes_made_them(runs: Path) -> No
     assert reports(runs, jobs=2) == alone
 
 
+@pytest.mark.slow
 def test_a_divergence_comes_back_from_another_process(runs: Path) -> None:
     alone = reports(runs, env=heavier, explain=False)
     long_enough = [report for report in alone if report["n_steps"] > 9 and report["divergence"]["field"].startswith("obs")]
@@ -112,6 +113,7 @@ def square(number: int) -> int:
     return number * number
 
 
+@pytest.mark.slow
 def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() -> None:
     found = list(map_ordered(square, range(40), 3))
     assert [k for k, result in enumerate(found) if isinstance(result, Died)] == [13]
@@ -161,6 +163,7 @@ def command(*arguments: Any) -> int:
     return main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_corpus_is_a_gate_for_a_changed_environment(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from xml.etree import ElementTree
 

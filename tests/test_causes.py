@@ -64,6 +64,7 @@ def test_a_leak_over_episodes_is_told_from_a_divergence(tmp_path: Path) -> None:
     assert report.notes[-1] == "only after the 2 episodes before it: it carries state over between episodes"
 
 
+@pytest.mark.slow
 def test_a_changed_version_is_named(tmp_path: Path) -> None:
     class Newer(broken.Sound):
         def extra(self) -> float:

@@ -151,6 +151,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert {path: path.read_bytes() for path in runs.glob("*.trj")} == logs
 
 
+@pytest.mark.slow
 def test_a_diverged_episode_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "drifting.py").write_text(
         "import time, gymnasium as gym\n"

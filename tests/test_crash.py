@@ -242,6 +242,7 @@ def test_recover_refuses_a_log_that_is_being_written(tmp_path: Path) -> None:
     env.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4", "MiniGrid-DoorKey-5x5-v0", "Blackjack-v1"])
 def test_compacting_keeps_every_value_and_saves_bytes(env_id: str, tmp_path: Path) -> None:
     if env_id.startswith("MiniGrid"):

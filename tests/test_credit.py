@@ -79,6 +79,7 @@ def test_the_numbers_do_not_depend_on_whether_ray_runs_them(lake: Episode) -> No
     assert numbers(credit.scan(lake, wander, n=8, jobs=2, backend="ray")) == numbers(alone)
 
 
+@pytest.mark.slow
 def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     env = make_by_id("MiniGrid-Empty-5x5-v0", max_steps=12)

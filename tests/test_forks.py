@@ -150,6 +150,7 @@ class Sloppy:
         return int(self.draw.integers(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["random", Sloppy()], ids=["random", "seeded"])
 def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(tmp_path: Path, policy: Any) -> None:
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
@@ -321,6 +322,7 @@ with trajrec.open(sys.argv[1]) as corpus:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(tmp_path: Path, number: int) -> None:

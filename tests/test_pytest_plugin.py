@@ -47,6 +47,7 @@ def test_empty(trajrec_replay):
 """
 
 
+@pytest.mark.slow
 def test_agents_and_worlds_are_kept_as_recorded_by_a_line_in_a_test_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -238,6 +238,7 @@ def run_and_close(env: Any, n_episodes: int) -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold_is_said(tmp_path: Path) -> None:
     sound = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
     run(sound, 5)

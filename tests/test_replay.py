@@ -74,6 +74,7 @@ def replay_shuffled(folder: Path) -> list[str]:
         return [report.grade for report in replay_episodes(episodes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(env_id: str, tmp_path: Path) -> None:
     record_elsewhere(env_id, tmp_path, 4)
