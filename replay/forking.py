@@ -14,7 +14,7 @@ from trajrec.recorder import Recorder
 from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, run_branch
 from trajrec.replay.environments import make_env
 from trajrec.replay.places import lineage
-from trajrec.replay.pool import branches_apart, portable
+from trajrec.replay.pool import Backend, branches_apart, portable
 from trajrec.replay.server import Job
 from trajrec.replay.stages import Stage, check_step, stage_of
 from trajrec.replay.walking import Walker, best_level
@@ -138,6 +138,7 @@ class _Fork:
         max_steps: int | None = None,
         checks: Sequence[Verifier] = (),
         jobs: int = 1,
+        backend: Backend = "local",
         level: Level | Literal["auto"] = "auto",
         folder: Where = "beside",
         env: Callable[[], gymnasium.Env[Any, Any]] | None = None,
@@ -163,6 +164,7 @@ class _Fork:
             max_steps: Cuts branches off.
             checks: Verifiers, run at the end of each branch that was not cut off.
             jobs: Processes that run branches at once.
+            backend: Where they run: "local", or "ray": tasks of a Ray cluster (`trajrec[ray]`), which must see the log's path.
             level: How steps are reached: "prefix", "native", "pickle" or "process"; "auto" takes the cheapest that is right.
             folder: Where branches are recorded; "beside" is the folder of the parent's log, None records nothing.
             env: Makes the environment; by default the one that the log names is made.
@@ -197,13 +199,19 @@ class _Fork:
             level = "process"  # only a process of its own can be ended
         elif level == "auto":
             level = best_level(episode, lambda: stage_of(make(), episode, state), steps, n, jobs)
+        if backend == "ray" and level == "process":
+            if timeout_s is not None or memory_mb is not None:
+                raise ValueError(
+                    "timeout_s and memory_mb need forked processes, which Ray's workers cannot be: take backend='local'"
+                )
+            level = "prefix"  # a worker has threads: what was forked of it would not be whole
         with BranchLog(episode, _folder(episode, folder), plan) as log:
-            if level == "process" or jobs > 1:
+            if level == "process" or jobs > 1 or backend == "ray":
                 pairs = tuple((step, index) for step in steps for index in range(n))
                 for value, what in ((env, "env"), (state, "state"), (policy, "policy"), (checks, "checks")):
                     portable(value, what)
                 job = Job(lineage(episode), env, allowed, state, pairs, plan, level, jobs, timeout_s, memory_mb)
-                return branches_apart(job, 1 if level == "process" else jobs, log)
+                return branches_apart(job, 1 if level == "process" else jobs, log, backend)
             return [log.add(rows) for rows in branches_here(episode, make, state, steps, plan, level)]
 
 

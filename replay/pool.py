@@ -6,15 +6,17 @@ import os
 import selectors
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import cloudpickle
 
 from trajrec.replay.branches import Branch, BranchLog, Rows
 from trajrec.replay.children import Child
-from trajrec.replay.server import Done, Job, Lost
+from trajrec.replay.server import Done, Job, Lost, serve
+from trajrec.replay.workers import Died
 
 TRIES = 2
+Backend = Literal["local", "ray"]
 
 
 class Server(Child):
@@ -30,16 +32,17 @@ class Server(Child):
         self.send(cloudpickle.dumps(job))
 
 
-def branches_apart(job: Job, servers: int, log: BranchLog) -> list[Branch]:
+def branches_apart(job: Job, servers: int, log: BranchLog, backend: Backend = "local") -> list[Branch]:
     """Run a job's branches in servers and record them, in the order of steps and numbers.
 
     Args:
         job: The whole job.
         servers: How many servers share it, step by step.
         log: Where branches are recorded.
+        backend: Where servers run.
     """
     done = []
-    for found in results(job, servers):
+    for found in results(job, servers) if backend == "local" else _on_ray(job, servers):
         if isinstance(found, Lost):
             level: Any = "process" if job.level == "process" else "prefix" if job.level == "auto" else job.level
             done.append(log.failed(found.step, found.index, level, found.why))
@@ -60,6 +63,22 @@ def results(job: Job, servers: int) -> Iterator[Done | Lost]:
         while n_done < len(wanted) and wanted[n_done] in waiting:
             yield waiting.pop(wanted[n_done])
             n_done += 1
+
+
+def _on_ray(job: Job, tasks: int) -> Iterator[Done | Lost]:
+    """Yield what came of a job's branches, in order, as tasks of a Ray cluster."""
+    from trajrec.replay.cluster import map_on_ray
+
+    found: dict[tuple[int, int], Done | Lost] = {}
+    shares = _share(job, job.branches, tasks)
+    for share, answer in zip(shares, map_on_ray(_serve_all, shares, tasks), strict=True):
+        came = [Lost(*place, answer.why) for place in share.branches] if isinstance(answer, Died) else answer
+        found.update({(done.step, done.index): done for done in came})
+    yield from (found[place] for place in job.branches)
+
+
+def _serve_all(job: Job) -> list[Done | Lost]:
+    return list(serve(job))
 
 
 def _gather(job: Job, servers: int) -> Iterator[Done | Lost]:

@@ -174,7 +174,11 @@ def test_a_corpus_is_a_gate_for_a_changed_environment(runs: Path, tmp_path: Path
     assert (same["failures"], same["errors"]) == ("0", "0")
     capsys.readouterr()
     junit = tmp_path / "changed.xml"
-    assert command("replay", runs, *where, "--against", f"{__name__}:heavier", "--jobs", 2, "--junit", junit) == 1
+    files = ("--junit", junit, "--html", tmp_path / "changed.html")
+    assert command("replay", runs, *where, "--against", f"{__name__}:heavier", "--jobs", 2, *files) == 1
+    written = (tmp_path / "changed.html").read_text()
+    assert '<td class="diverged">diverged</td>' in written
+    assert "<td>observation/1</td>" in written
     printed = capsys.readouterr().out
     assert "first difference at step 9, observation/1" in printed
     assert "total reward: then" in printed

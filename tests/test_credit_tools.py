@@ -15,7 +15,7 @@ from trajrec.agents.sink import close_logs
 from trajrec.envs import Bank, Shop
 from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
 from trajrec.episodes import Episode
-from trajrec.errors import DivergenceError, ReplayError
+from trajrec.errors import AgentChangedError, DivergenceError, ReplayError
 from trajrec.protocols import Tool
 from trajrec.replay import credit
 
@@ -180,6 +180,25 @@ def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
 
     found = credit.decisive_step(episode, follow, n=8)
     assert found.step == 1
+
+
+def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
+    def agent(ep: Any) -> None:
+        balance = ep.call("deposit", amount=100)["balance"]
+        ep.call("choose", amount=balance // 2)
+        try:
+            ep.call("wrong")
+        except Exception:
+            ep.call("withdraw")
+        ep.stop("done")
+
+    episode = record(tmp_path, Bank(), LOST)
+    (value,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2)
+    assert value.value == 1.0
+    found = credit.substitute(episode, credit.AgentPolicy(agent), 0, n=2, by=credit.AgentPolicy(agent))
+    assert found.of("substituted")[0].value == 1.0
+    with pytest.raises(AgentChangedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"):
+        credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[2], n=2)
 
 
 @pytest.mark.parametrize("method", ["drop", "bayes", "bisect", "halving"])

@@ -442,3 +442,19 @@ def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(
     last = next(corpus.episodes(order_by="number DESC"))
     with fork(last, at=last.n_steps // 2) as world:
         assert is_same(world.observation, last.observation_list[last.n_steps // 2])
+
+
+@pytest.mark.slow
+def test_branches_that_ray_runs_are_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="ray is not installed")
+    corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
+    (episode,) = corpus.episodes()
+    found = [
+        fork.many(episode, at=range(0, 12, 4), policy="random", n=3, folder=None, **how)
+        for how in ({}, {"jobs": 2, "backend": "ray"})
+    ]
+    assert [(b.step, b.index, b.actions, b.total_reward) for b in found[0]] == [
+        (b.step, b.index, b.actions, b.total_reward) for b in found[1]
+    ]
+    with pytest.raises(ValueError, match="take backend='local'"):
+        fork.many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)

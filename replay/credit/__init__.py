@@ -1,5 +1,6 @@
 """Credit: which step of an episode earned or lost its outcome, by rollouts from forks, with intervals that hold."""
 
+from trajrec.replay.credit.agents import AgentPolicy
 from trajrec.replay.credit.decisive import Decision, decisive_step
 from trajrec.replay.credit.estimates import Budget, Credit, Estimate, Split
 from trajrec.replay.credit.exporting import export
@@ -16,6 +17,7 @@ from trajrec.replay.credit.sharing import shapley
 from trajrec.replay.credit.substitution import substitute
 
 __all__ = [
+    "AgentPolicy",
     "Budget",
     "Credit",
     "Decision",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import numpy as np
 
 from trajrec.errors import MissingPackageError
 from trajrec.replay.credit.estimates import Credit, Estimate
+from trajrec.replay.page import page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -110,20 +110,8 @@ def _draw_parts(panel: Any, credit: Credit, names: list[str]) -> None:
 
 def _page(credit: Credit, svg: str, title: str) -> str:
     """Return a page with the picture and every number in it."""
-    head = title or f"Credit of episode {credit.episode_id}"
     said = [f"policy {credit.policy_id}, {credit.noise} noise, {credit.env_steps} steps of the environment"]
     said += [str(credit.split)] if credit.split is not None else []
-    said += list(credit.notes)
     names = ("step", "estimator", "value", "lo", "hi", "n", "ci_method", "action", "estimand")
-    cells = [[getattr(row, name) for name in names] for row in credit]
-    table = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(f'{c:.3f}' if isinstance(c, float) else str(c))}</td>" for c in row) + "</tr>"
-        for row in cells
-    )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(head)}</title><style>'
-        "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:60em;padding:0 1em}svg{max-width:100%;height:auto}"
-        "table{border-collapse:collapse;font-size:12px}td,th{padding:2px 8px;text-align:left;border-bottom:1px solid #ddd}"
-        f"</style><h1>{html.escape(head)}</h1>{''.join(f'<p>{html.escape(text)}</p>' for text in said)}{svg}"
-        f"<table><tr>{''.join(f'<th>{name}</th>' for name in names)}</tr>{table}</table></html>\n"
-    )
+    rows = [[getattr(row, name) for name in names] for row in credit]
+    return page(title or f"Credit of episode {credit.episode_id}", [*said, *credit.notes], svg, names, rows)

@@ -111,6 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: 1)")
     sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
     sub.add_argument("--junit", type=Path, metavar="FILE", help="write the reports as JUnit XML too")
+    sub.add_argument("--html", type=Path, metavar="FILE", help="write them as a page too")
     sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
     _json(sub)
 
@@ -144,6 +145,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
     sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
+    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
     sub.add_argument(
         "--level", choices=("auto", "prefix", "native", "pickle", "process"), default="auto", help="(default: auto)"
     )

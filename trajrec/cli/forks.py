@@ -31,6 +31,7 @@ def fork(arguments: argparse.Namespace) -> int:
             seed=arguments.seed,
             max_steps=None if arguments.until == "done" else int(arguments.until),
             jobs=arguments.jobs,
+            backend=arguments.backend,
             level=arguments.level,
             allow=arguments.allow,
             timeout_s=arguments.timeout,

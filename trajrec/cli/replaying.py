@@ -13,6 +13,7 @@ from trajrec.cli.output import Progress, print_json
 def replay(arguments: argparse.Namespace) -> int:
     """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
     from trajrec.replay import Summary, replay_episodes
+    from trajrec.replay.page import write_html
     from trajrec.replay.regression import Outcome, outcome_of, regressed, write_junit
 
     against = None if arguments.against is None else _factory(arguments.against)
@@ -41,7 +42,7 @@ def replay(arguments: argparse.Namespace) -> int:
             for report in reports:
                 summary.add(report)
                 progress(summary.n_episodes, total)
-                if arguments.junit is not None:
+                if arguments.junit is not None or arguments.html is not None:
                     kept.append(report)
                 if arguments.json:
                     print_json(report.as_dict())
@@ -50,6 +51,8 @@ def replay(arguments: argparse.Namespace) -> int:
                     print(report if changed is None else changed)
         if arguments.junit is not None:
             write_junit(arguments.junit, kept, str(arguments.dir))
+        if arguments.html is not None:
+            write_html(arguments.html, kept, str(arguments.dir))
         if not arguments.json:
             print(summary)
         status = tell_problems(corpus)
