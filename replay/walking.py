@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -56,13 +57,14 @@ class Walker:
         if self._snapshots is not None and mark is not None:
             snapshot, self.observation = self._marks[mark]
             self._snapshots.restore(snapshot)
-            self.observation, _ = apply_path(self.episode, self.stage, self.observation, {}, mark, step)
-            verify(self.episode, self.stage, step, self.observation)
+            observation, _ = apply_path(self.episode, self.stage, self.observation, {}, mark, step)
+            verify(self.episode, self.stage, step, observation)
+            self.observation = copy.deepcopy(observation)  # environments reuse their buffers
             if mark != step:
                 self._take(step)
         else:
             is_proved = bool(self._marks)
-            self.observation, _ = self.walk(step)
+            self.observation = copy.deepcopy(self.walk(step)[0])
             if is_proved and self._snapshots is not None:
                 self._take(step)
             elif self._snapshots is not None:
@@ -82,7 +84,7 @@ class Walker:
         """Bring the stage back to the step it was brought to last."""
         mark = self._marks.get(self._step)
         if self._snapshots is None or mark is None:
-            self.observation, _ = self.walk(self._step)
+            self.walk(self._step)
         else:
             self._snapshots.restore(mark[0])
             verify_state(self.episode, self.stage, self._step)
@@ -137,7 +139,7 @@ class Walker:
         if self._wanted != "auto":
             raise SnapshotError(f"level {self._wanted} is not right for this environment: {why}")
         self._without_snapshots()
-        self.observation, _ = self.walk(step)
+        self.observation = copy.deepcopy(self.walk(step)[0])
 
     def _take(self, step: int) -> None:
         assert self._snapshots is not None

@@ -162,6 +162,28 @@ def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Ep
     assert table.of("advantage")[0].ci_method == "newcombe"
 
 
+def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path) -> None:
+    class Reuses(gym.ObservationWrapper[Any, Any, Any]):
+        def __init__(self, env: Any) -> None:
+            super().__init__(env)
+            self.observation_space = gym.spaces.Box(0, 16, (1,), np.int64)
+            self.buffer = np.zeros(1, np.int64)
+
+        def observation(self, observation: Any) -> Any:
+            self.buffer[0] = observation
+            return self.buffer
+
+    def by_place(observation: Any, rng: np.random.Generator) -> int:
+        return int((observation[0] + rng.integers(2)) % 4)
+
+    def make() -> Any:
+        return Reuses(gym.make("FrozenLake-v1"))
+
+    episode = record(tmp_path / "runs", make(), by_place, seed=2)
+    found = [credit.scan(episode, by_place, n=8, env=make, level=level) for level in ("native", "prefix", "process")]  # type: ignore[arg-type]
+    assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
+
+
 def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) -> None:
     class Brittle(gym.Wrapper[Any, Any, Any, Any]):
         def step(self, action: Any) -> Any:

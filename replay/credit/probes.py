@@ -138,7 +138,7 @@ class Prober:
                 roller.go(probe.step, self._memory(roller.policy, probe.step))
                 is_first = at < 0 and not self._has_run
                 at = probe.step
-                if is_first:
+                if is_first and self.setting.noise.mode != "fresh":
                     self._has_run = True
                     self.is_determined = self.is_determined and roller.is_determined(probe.universes[0])
                     if not self.is_determined:

@@ -24,7 +24,6 @@ class Visit(NamedTuple):
 
     step: int
     key: Hashable | None
-    observation: Any
     action: Any
     reward: float
 
@@ -230,7 +229,7 @@ class Roller:
         observation, is_over = ground.observation, False
         last_scripted = max(script, default=-1)
         memo = self._memo
-        visits: list[tuple[int, Hashable | None, Any, Any]] = []
+        visits: list[tuple[int, Hashable | None, Any]] = []
         nodes: list[Hashable | None] = []
         rewards: list[float] = []
         rest: _Rest | None = None
@@ -255,7 +254,7 @@ class Roller:
                 action = yield step, observation, first if step == start else None
                 n_calls += 1
             if self._keeps_visits:
-                visits.append((step, key, observation, action))
+                visits.append((step, key, action))
             try:
                 observation, reward, is_over = ground.step(action)
             except Unreplayable as exc:
