@@ -102,6 +102,7 @@ class _Scan:
         if n_lost:
             self._notes.append(f"{n_lost} rollouts came to nothing, and count for nothing: {_why_lost(rollouts)}")
         self._note_cut(rollouts)
+        self._note_pairing()
         kinds: list[tuple[int, str, Sequence[Rollout]]] = [
             (step, kind, found) for (kind, step, _), found in zip(probes, rollouts, strict=True)
         ]
@@ -222,6 +223,18 @@ class _Scan:
         if n_cut:
             what = "their check was asked there" if self._by_score else "what they would have earned afterwards is missing"
             self._notes.append(f"{n_cut} rollouts were cut at step {self._setting.max_steps}: {what}")
+
+    def _note_pairing(self) -> None:
+        """Say what common noise did to the variance of differences: on some tasks it raises it."""
+        if not self._prober.is_paired or not self._forced:
+            return
+        pairs = [(self._forced[step].values, self._values[step].values) for step in self._forced]
+        apart = sum(float(np.nanvar(a) + np.nanvar(b)) for a, b in pairs)
+        together = sum(float(np.nanvar(a - b)) for a, b in pairs if not np.isnan(a - b).all())
+        if together > apart:
+            self._notes.append(f"common noise makes differences vary more ({together / apart:.1f}-fold): take noise='fresh'")
+        elif together:
+            self._notes.append(f"common noise makes advantages vary less ({apart / together:.1f}-fold)")
 
 
 NOTHING_KNOWN = Interval(float("nan"), float("-inf"), float("inf"), "none")

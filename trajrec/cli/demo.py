@@ -38,6 +38,9 @@ def delivered(env: Any) -> bool:
 
 ENVIRONMENTS = (("CartPole-v1", balanced), ("FrozenLake-v1", at_goal), ("Taxi-v4", delivered))
 
+PLAN = (0, 3, 3, 3, 0, 0, 0, 0, 3, 1, 0, 0, 0, 2, 1, 0)
+"""What to do in each cell of the lake: on ice, to go where no hole can be slipped into."""
+
 WORST = """SELECT env_id, count(*) AS episodes, count(*) FILTER (outcome = 'failure') AS failed,
        avg(total_reward) AS mean_reward, avg(n_steps) AS mean_steps
 FROM episodes GROUP BY env_id ORDER BY env_id"""
@@ -70,7 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
     branches = trajrec.replay.fork.many(failed, at=steps, policy="random", n=N_BRANCHES, checks=[at_goal], folder=None)
     print_table(("step", "branches", "at the goal", "mean steps"), [_went(branches, step) for step in steps])
 
-    print("\n4. Asking SQL\n")
+    print("\n4. Which of its steps lost it? Each action against that of a planner, which goes on from there\n")
+    credit = trajrec.replay.credit
+    budget = credit.Budget(env_steps=200_000)
+    found = credit.decisive_step(failed, lambda cell: PLAN[cell], check=at_goal, budget=budget, folder=None)
+    print(_indent(str(found)))
+
+    print("\n5. Asking SQL\n")
     print(_indent(WORST))
     answer = corpus.sql(WORST)
     print()
