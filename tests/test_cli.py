@@ -224,6 +224,7 @@ def test_a_reader_that_has_enough_is_no_error(runs: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_fork_diff_and_check_env_work_together(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = first_id(runs)
     assert main(["fork", str(runs), name, "--at", "3", "--action", "1", "--policy", "random", "-n", "3", "--json"]) == 0

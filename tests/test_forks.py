@@ -423,6 +423,7 @@ def carrying() -> Any:
     return Carrying(gym.make("CartPole-v1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["auto", "prefix", "process"])
 def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(tmp_path: Path, level: Any) -> None:
     corpus = record(tmp_path, carrying(), n=3)

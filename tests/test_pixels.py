@@ -156,6 +156,7 @@ class Screen(gym.Env):
         return self._observe(), 0.0, False, self.k == 100, {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
 def test_a_camera_that_reuses_its_buffer_is_recorded_losslessly_before_and_after_compaction(tmp_path, noisy):
     from trajrec.log.repair import compact

@@ -68,6 +68,7 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SCRIPTED, ids=lambda case: "-".join(map(str, case)))
 def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(tmp_path: Path, case: tuple[str, int, str]) -> None:
     play(tmp_path, *case)
@@ -78,6 +79,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(tmp_pat
         assert (report.grade, report.divergence) == ("exact", None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", range(len(WORKSPACE_TASKS)))
 def test_every_task_of_the_workspace_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(task: int) -> None:
     world = Workspace()

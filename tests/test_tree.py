@@ -67,6 +67,7 @@ def database(n: int, seed: int) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 63, 64, 65, 700])
 def test_large_data_is_followed_through_edits_of_every_kind(n: int) -> None:
     draw, history = random.Random(n), [database(n, 0)]

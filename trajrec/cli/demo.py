@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("\n4. Which of its steps lost it? Each action against that of a planner, which goes on from there\n")
     credit = trajrec.replay.credit
     budget = credit.Budget(env_steps=200_000)
-    found = credit.decisive_step(failed, lambda cell: PLAN[cell], check=at_goal, budget=budget, folder=None)
+    found = credit.decisive_step(failed, planner, check=at_goal, budget=budget, folder=None)
     print(_indent(str(found)))
 
     print("\n5. Asking SQL\n")
@@ -96,6 +96,11 @@ Where to look next:
    trajrec fork {folder} {failed.id[:6]} --at {failed.n_steps // 2} --policy random -n 5
    trajrec schema {folder}""")
     return 0 if report.grade == "exact" else 1
+
+
+def planner(cell: int) -> int:
+    """Choose what to do in a cell of the lake."""
+    return PLAN[cell]
 
 
 def _went(branches: list[Any], step: int) -> tuple[Any, ...]:
