@@ -250,6 +250,22 @@ def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: P
     assert max(Together.sizes) == 8
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("algorithm", "env_id"), [("PPO", "CartPole-v1"), ("PPO", "Pendulum-v1"), ("DQN", "CartPole-v1")])
+def test_a_model_of_stable_baselines3_is_a_policy(algorithm: str, env_id: str, tmp_path: Path) -> None:
+    sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    model = getattr(sb3, algorithm)("MlpPolicy", gym.make(env_id), device="cpu", seed=0)
+    env = gym.make(env_id, max_episode_steps=20)
+    episode = record(tmp_path / "runs", env, lambda observation, rng: model.predict(observation)[0])
+    table = credit.scan(episode, model, n=4, steps=[0, 3])
+    assert table.policy_id.startswith(algorithm)
+    assert numbers(credit.scan(episode, model, n=4, steps=[0, 3], memo=False)) == numbers(table)
+    dist = credit.StableBaselines3Policy(model).dist(episode.observation_list[0])
+    assert (dist is None) == ((algorithm, env_id) != ("PPO", "CartPole-v1"))
+    assert dist is None or dist.sum() == pytest.approx(1.0)
+
+
 def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episode) -> None:
     class Alternating:
         """Takes 1 and 2 in turn, by how many steps there were."""

@@ -205,6 +205,8 @@ def as_policy(policy: Any, action_space: Any = None) -> Policy:
 
 def policy_id(policy: Any) -> str:
     """Return what a policy is called in the corpus."""
+    if hasattr(policy, "predict") and hasattr(policy, "policy"):
+        policy = StableBaselines3Policy(policy)
     return str(getattr(policy, "id", None) or _name(policy))
 
 
