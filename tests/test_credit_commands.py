@@ -204,3 +204,14 @@ def test_the_python_of_the_credit_document_runs(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "step 9 decided it" in done.stdout
+
+
+@pytest.mark.sources
+def test_the_logs_of_who_and_when_load_and_their_baseline_is_known() -> None:
+    from benchmarks.credit import who_when
+
+    if who_when.data_folder() is None:
+        pytest.skip("TRAJREC_WHO_AND_WHEN does not name the folder of the logs")
+    criteria = who_when.p11()
+    assert len(criteria) == 4
+    assert [str(criterion) for criterion in criteria if not criterion.holds] == []
