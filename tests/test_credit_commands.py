@@ -89,9 +89,39 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(tmp_path: Path, caps
     assert str(found).startswith("It could not be won from the beginning")
     abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n=8)
     assert abrupt.step == 4
-    assert str(abrupt).endswith("Its action there lost it.")
+    assert "Its action there lost it: with that action in other universes it wins 0 of 8 times" in str(abrupt)
     with pytest.raises(ValueError, match="was won"):
         credit.point_of_no_return(episode, lambda observation: WORK, n=4, check=lambda env: True)
+
+
+def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
+    class Toss(gym.Env[Any, Any]):
+        """Three steps; whatever is done, each loses for good with probability 1/4."""
+
+        observation_space = gym.spaces.Discrete(2)
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.step_, self.is_lost = 0, 0
+            return 0, {}
+
+        def step(self, action: Any) -> Any:
+            self.step_ += 1
+            self.is_lost = self.is_lost or int(self.np_random.random() < 0.25)
+            return self.is_lost, float(self.step_ == 3 and not self.is_lost), self.step_ == 3, False, {}
+
+    for seed in range(20):
+        env = trajrec.record(Toss(), tmp_path / str(seed))
+        env.reset(seed=seed)
+        lost = [env.step(0)[0] for _ in range(3)]
+        env.close()
+        if lost == [0, 1, 1]:
+            break
+    episode = next(trajrec.open(tmp_path / str(seed)).episodes())
+    found = credit.point_of_no_return(episode, lambda observation: 0, env=Toss)
+    assert found.step == 2
+    assert "What came of its action there lost it, not the action" in str(found)
 
 
 def test_what_winning_is_must_be_said_where_rewards_do_not(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:

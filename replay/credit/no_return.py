@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from trajrec.episodes import Episode
@@ -11,12 +11,12 @@ from trajrec.replay.credit.decisive import CONFIRM
 from trajrec.replay.credit.estimates import Arm, Credit, Estimate
 from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.probes import Probe, Prober
-from trajrec.replay.credit.rollouts import Rollout
+from trajrec.replay.credit.rollouts import Rollout, Script
 from trajrec.replay.credit.scanning import is_over, recorded_actions, recorded_rewards
 from trajrec.replay.credit.setting import How, Setting
 
 ABRUPT = 0.2
-"""One action lost what its policy still won with this probability; below, time or many steps did."""
+"""One step lost what the policy still won with this probability; below, time or many steps did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class NoReturn:
         start: Probability of winning from the first step.
         before: From the step before `step`, in universes that it was not found in.
         after: From `step`, in these too.
+        kept: From the step before with its action kept, whatever comes of it; None where none was taken.
         action: The action between the two.
         table: All that it rests on, as it is kept in the corpus.
     """
@@ -36,19 +37,27 @@ class NoReturn:
     start: Estimate
     before: Estimate
     after: Estimate
+    kept: Estimate | None
     action: Any
     table: Credit
 
     def __str__(self) -> str:
         if self.step is None:
             return f"It could not be won from the beginning: the policy wins {_times(self.start)}."
-        is_abrupt = self.before.lo >= ABRUPT
-        how = "Its action there lost it." if is_abrupt else "It was lost little by little: no single action did it."
         return (
             f"After step {self.step - 1} (action {self.action}) it could no longer be won: the policy wins "
             f"{_times(self.start)} from the beginning, {_times(self.before)} from before that step, and {_times(self.after)} "
-            f"from after it. {how}"
+            f"from after it. {self._how()}"
         )
+
+    def _how(self) -> str:
+        """Say what lost it at the step: its action, what came of it, or neither alone."""
+        if self.before.lo < ABRUPT or self.kept is None:
+            return "It was lost little by little: no single step did it."
+        with_it = f"with that action in other universes it wins {_times(self.kept)}"
+        if self.kept.value > self.before.value / 2:
+            return f"What came of its action there lost it, not the action: {with_it}."
+        return f"Its action there lost it: {with_it}."
 
 
 def point_of_no_return(episode: Episode, policy: Any, *, n: int = 32, **how: Unpack[How]) -> NoReturn:
@@ -71,9 +80,14 @@ def point_of_no_return(episode: Episode, policy: Any, *, n: int = 32, **how: Unp
             raise ValueError(f"episode {episode.id} was won: there is no step after which it could not be")
         samples: dict[int, list[Rollout]] = {}
 
+        actions = recorded_actions(episode)
+
+        def roll(step: int, first: int, script: Script = ()) -> list[Rollout]:
+            universes = prober.setting.noise.universes(n, f"{step}/{'action' if script else 'value'}/{first}", first)
+            return prober.run([Probe(step, universes, script)])[0]
+
         def wins(step: int, first: int = 0) -> bool:
-            universes = prober.setting.noise.universes(n, f"{step}/value/{first}", first)
-            (rollouts,) = prober.run([Probe(step, universes)])
+            rollouts = roll(step, first)
             samples.setdefault(step, []).extend(rollouts)
             return bool((Arm.of(rollouts, by_score=prober.by_score).known > 0).any())
 
@@ -91,9 +105,14 @@ def point_of_no_return(episode: Episode, policy: Any, *, n: int = 32, **how: Unp
         rows = [_row(step, rollouts, prober) for step, rollouts in sorted(samples.items())]
         after = _row(hi, found[hi], prober) if hi in found else _end(hi, prober)
         arms = [(at, "value", rollouts) for at, rollouts in sorted(samples.items())]
+        kept = None
+        if has_chance and hi - 1 in actions:
+            forced = roll(hi - 1, CONFIRM, ((hi - 1, actions[hi - 1]),))
+            arms.append((hi - 1, "action", forced))
+            kept = replace(_row(hi - 1, forced, prober), estimator="kept", estimand="P(won) with the action of the step")
         lost_from = hi if has_chance else None
-        table = finish(prober, rows, arms, how, notes=[f"no return from step {lost_from}"])
-        return NoReturn(lost_from, rows[0], _row(lo, found[lo], prober), after, recorded_actions(episode).get(hi - 1), table)
+        table = finish(prober, [*rows, *([kept] if kept else [])], arms, how, notes=[f"no return from step {lost_from}"])
+        return NoReturn(lost_from, rows[0], _row(lo, found[lo], prober), after, kept, actions.get(hi - 1), table)
 
 
 def _is_won(prober: Prober) -> bool:

@@ -51,7 +51,7 @@ def bisect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_rows(found.table)
     else:
-        rows = [(e.step, round(e.value, 2), round(e.lo, 2), round(e.hi, 2), e.n) for e in found.table]
+        rows = [(e.step, round(e.value, 2), round(e.lo, 2), round(e.hi, 2), e.n) for e in found.table.of("value")]
         print_table(("from step", "won", "lo", "hi", "of"), rows)
         print(found)
     if arguments.plot is not None:
