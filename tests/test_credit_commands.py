@@ -150,7 +150,11 @@ def test_wrong_usage_is_said_without_a_traceback(lost_taxi: Episode, capsys: pyt
         (["credit", "runs"], "give an episode and --policy"),
         (["credit", "runs", lost_taxi.id, "--policy", "drivers:number"], "neither a function nor has a method act"),
         (["credit", "runs", lost_taxi.id, "--policy", "nothing:there"], "No module named 'nothing'"),
-        (["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "x.gif", "-n", "2"], "must end in .png"),
+        (["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "x.gif"], "must end in .png"),
+        (["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "no/x.png"], "no: no such folder"),
+        (["export", "runs", "prm", "-o", "no/x.parquet"], "no: no such folder"),
+        (["replay", "runs", "--junit", "no/x.xml"], "no/x.xml: No such file or directory"),
+        (["credit", "runs", lost_taxi.id, "--policy", "random", "--estimator", "pooled", "--noise", "shared"], "noise='fresh'"),
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err

@@ -94,6 +94,8 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
     def numbers(**kwargs: Any) -> Any:
         return [(e.step, e.estimator, e.value, e.lo, e.hi) for e in credit.scan(episode, gambler, n=16, **kwargs)]
 
+    with pytest.raises(ValueError, match="no recorded noise"):
+        numbers(noise="recorded")
     whole = numbers(memo=False)
     assert numbers() == whole
     assert numbers(level="prefix") == whole
@@ -244,6 +246,8 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     assert together[2].value == 0
     with pytest.raises(IndexError, match="a segment must have steps"):
         credit.shapley(episode, policy, segments=[(99,)])
+    apart = credit.shapley(episode, policy, m=8, jobs=3)
+    assert [row.value for row in apart] == [row.value for row in credit.shapley(episode, policy, m=8)]
     short = credit.shapley(episode, policy, m=64, budget=credit.Budget(env_steps=10))
     assert "8 of 64 pairs of orders" in short.notes[0]
 

@@ -8,7 +8,7 @@ from trajrec.replay.credit.groups import group
 from trajrec.replay.credit.hindsight import hindsight
 from trajrec.replay.credit.no_return import NoReturn, point_of_no_return
 from trajrec.replay.credit.noise import Noise
-from trajrec.replay.credit.plotting import plot
+from trajrec.replay.credit.plotting import can_plot, plot
 from trajrec.replay.credit.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
 from trajrec.replay.credit.pooling import pooled
 from trajrec.replay.credit.scanning import scan
@@ -31,6 +31,7 @@ __all__ = [
     "Split",
     "StableBaselines3Policy",
     "TabularPolicy",
+    "can_plot",
     "decisive_step",
     "export",
     "group",

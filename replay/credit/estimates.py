@@ -114,7 +114,6 @@ class Arm(NamedTuple):
     Attributes:
         values: The return or score of each rollout, (n,) float64; NaN where it came to nothing.
         rollouts: The rollouts.
-        offset: What was earned before they began, and belongs to the value.
     """
 
     values: Array

@@ -81,6 +81,8 @@ def export(corpus: Corpus, kind: Kind, file: str | Path, *, where: str = "true",
         raise ValueError(f"kind must be one of {', '.join(COLUMNS)}, got {kind!r}")
     if path.suffix not in (".parquet", ".jsonl"):
         raise ValueError(f"the file must end in .parquet or .jsonl, got {str(file)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: no such folder to write into")
     episodes = {episode.id: episode for episode in corpus.episodes(where)}
     if kind == "prm":
         rows = _labels(corpus, episodes)

@@ -7,7 +7,6 @@ differences have no width where every pair agrees, and nothing was learned there
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -145,33 +144,6 @@ def paired(a: Array, b: Array, scale: float | None, level: float = LEVEL) -> Int
 def independent(a: Array, b: Array, scale: float | None, level: float = LEVEL) -> Interval:
     """Return the difference of means of independent arms: of shares (scale None) by Newcombe, else by Welch."""
     return newcombe(a, b, level) if scale is None else welch(a, b, level)
-
-
-def clustered(sums: Array, counts: Array, level: float = LEVEL) -> Interval:
-    """Return a mean over values that come in clusters (of one rollout, say), by the ratio estimator's interval.
-
-    Args:
-        sums: Sum of the values of each cluster, (n_clusters,) float64.
-        counts: How many values each has, (n_clusters,) float64.
-    """
-    n, total = len(sums), float(counts.sum())
-    if total == 0.0:
-        return Interval(math.nan, -math.inf, math.inf, "clustered-t")
-    value = float(sums.sum()) / total
-    if n < 2:
-        return Interval(value, -math.inf, math.inf, "clustered-t")
-    residuals = sums - value * counts
-    half = t_quantile(level, n - 1) * math.sqrt(float((residuals**2).sum()) * n / (n - 1)) / total
-    return Interval(value, value - half, value + half, "clustered-t")
-
-
-def bootstrap(values: Sequence[float] | Array, seed: int, level: float = LEVEL, n: int = 1000) -> Interval:
-    """Return the mean of one value a cluster (an episode), by the percentile bootstrap over clusters."""
-    array = np.asarray(values, np.float64)
-    rng = np.random.default_rng(seed)
-    means = array[rng.integers(len(array), size=(n, len(array)))].mean(axis=1)
-    lo, hi = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(array.mean()), float(lo), float(hi), "bootstrap")
 
 
 def normal_quantile(level: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from trajrec.replay.page import page
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-VALUES = ("value",)
 _BLUE, _RED, _GREEN, _GREY = "#2b6cb0", "#c53030", "#2f855a", "#a0aec0"
 
 
@@ -35,9 +35,7 @@ def plot(credit: Credit, file: str | Path, *, marked: int | None = None, title: 
         MissingPackageError: matplotlib is not installed.
         ValueError: The file has another ending, or there is nothing to draw.
     """
-    path = Path(file)
-    if path.suffix not in (".png", ".svg", ".html"):
-        raise ValueError(f"the file must end in .png, .svg or .html, got {str(file)!r}")
+    path = can_plot(file)
     figure = _figure(credit, marked, title or f"episode {credit.episode_id}, policy {credit.policy_id}")
     if path.suffix != ".html":
         figure.savefig(path, dpi=120)
@@ -49,11 +47,26 @@ def plot(credit: Credit, file: str | Path, *, marked: int | None = None, title: 
     return path
 
 
+def can_plot(file: str | Path) -> Path:
+    """Return a file's path if it can be drawn to: to be asked before rollouts are run for it.
+
+    Raises:
+        MissingPackageError: matplotlib is not installed.
+        ValueError: The file has another ending than those that can be drawn, or its folder is not there.
+    """
+    path = Path(file)
+    if path.suffix not in (".png", ".svg", ".html"):
+        raise ValueError(f"the file must end in .png, .svg or .html, got {str(file)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path.parent}: no such folder to draw into")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingPackageError("matplotlib", "plot")
+    return path
+
+
 def _figure(credit: Credit, marked: int | None, title: str) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as exc:
-        raise MissingPackageError("matplotlib", "plot") from exc
+    from matplotlib.figure import Figure  # an extra, and half a second
+
     values = credit.of("value")
     names = [name for name in dict.fromkeys(e.estimator for e in credit) if name in _PARTS]
     n_panels = bool(values) + bool(names)

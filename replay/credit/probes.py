@@ -60,6 +60,8 @@ class Prober:
     """
 
     def __init__(self, episode: Episode, setting: Setting) -> None:
+        if episode.is_agents and setting.noise.mode == "recorded":
+            raise ValueError("an agent's world has no recorded noise: take noise='shared' or 'fresh'")
         self.episode, self.setting = episode, setting
         self.level: Any = setting.level
         self.is_determined = getattr(setting.policy, "is_seeded", True)
@@ -99,8 +101,8 @@ class Prober:
         setting = self.setting
         for probe in probes:
             check_step(self.episode, probe.step)
-        if not probes:
-            return []
+        if not any(probe.universes for probe in probes):
+            return [[] for _ in probes]
         is_apart = setting.jobs > 1 or setting.backend == "ray"
         if self.level == "auto" and not self.episode.is_agents:
             steps = sorted({probe.step for probe in probes})
@@ -134,6 +136,8 @@ class Prober:
         at = -1
         for place in sorted(range(len(probes)), key=lambda k: probes[k].step):
             probe = probes[place]
+            if not probe.universes:
+                continue  # another process has them
             if probe.step != at:
                 roller.go(probe.step, self._memory(roller.policy, probe.step))
                 is_first = at < 0 and not self._has_run

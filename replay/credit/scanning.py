@@ -222,7 +222,7 @@ class _Scan:
         n_cut = sum(r.status == "cut" for found in rollouts for r in found)
         if n_cut:
             what = "their check was asked there" if self._by_score else "what they would have earned afterwards is missing"
-            self._notes.append(f"{n_cut} rollouts were cut at step {self._setting.max_steps}: {what}")
+            self._notes.append(f"{n_cut} rollouts were cut at step {self._setting.last_step(self._episode)}: {what}")
 
     def _note_pairing(self) -> None:
         """Say what common noise did to the variance of differences: on some tasks it raises it."""

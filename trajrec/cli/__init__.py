@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has enough (`| head`): nothing is wrong, and nothing can be said on a closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
+    except OSError as exc:  # a file that a result goes to: those of logs have errors of their own
+        return _fail(f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": "), USAGE)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
 
@@ -237,9 +239,14 @@ def _folder(sub: argparse.ArgumentParser) -> None:
 
 def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
     """Add what commands take that run rollouts."""
-    sub.add_argument("--policy", required=is_needed, metavar="POLICY", help="random, or module:name of what goes on")
+    sub.add_argument(
+        "--policy",
+        required=is_needed,
+        metavar="POLICY",
+        help="random, or module:name: a function of observation (and generator), or with act",
+    )
     sub.add_argument("-n", type=_count, default=n, metavar="N", help=f"rollouts of each arm (default: {n})")
-    sub.add_argument("--noise", choices=("shared", "fresh", "recorded"), default="shared", help="(default: shared)")
+    sub.add_argument("--noise", choices=("shared", "fresh", "recorded"), help="(default: shared; pooled takes fresh)")
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
     sub.add_argument("--check", metavar="CHECK", help="what won means: terminated, truncated, or module:function of the end")
     sub.add_argument("--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode")

@@ -21,6 +21,8 @@ def credit(arguments: argparse.Namespace) -> int:
         raise ValueError("give an episode and --policy; or --group, which needs neither")
     from trajrec.replay import credit as credits_
 
+    if arguments.plot is not None:
+        credits_.can_plot(arguments.plot)
     policy, how = _policy(arguments.policy), _how(arguments)
     budget = None if arguments.budget is None else credits_.Budget(env_steps=arguments.budget)
     with open_corpus(arguments.dir) as corpus:
@@ -28,7 +30,7 @@ def credit(arguments: argparse.Namespace) -> int:
         if arguments.estimator == "shapley":
             table = credits_.shapley(episode, policy, m=arguments.n, budget=budget, **how)
         elif arguments.estimator == "pooled":
-            (table,) = credits_.pooled([episode], policy, n=arguments.n, **{**how, "noise": "fresh"})
+            (table,) = credits_.pooled([episode], policy, n=arguments.n, **how)
         else:
             table = credits_.scan(episode, policy, estimator=arguments.estimator, n=arguments.n, budget=budget, **how)
     if arguments.json:
@@ -44,6 +46,8 @@ def bisect(arguments: argparse.Namespace) -> int:
     """Say in one sentence from where an episode could no longer be won, with the evidence; 1 where it never could be."""
     from trajrec.replay import credit as credits_
 
+    if arguments.plot is not None:
+        credits_.can_plot(arguments.plot)
     policy, how = _policy(arguments.policy), _how(arguments)
     with open_corpus(arguments.dir) as corpus:
         episode = corpus.episode(arguments.episode)
@@ -98,7 +102,7 @@ def _policy(name: str) -> Any:
 def _how(arguments: argparse.Namespace) -> Any:
     check = arguments.check
     return {
-        "noise": arguments.noise,
+        **({} if arguments.noise is None else {"noise": arguments.noise}),
         "root": arguments.seed,
         "check": check if check in (None, "terminated", "truncated") else load_object(check, "--check", "terminated or "),
         "max_steps": arguments.max_steps,

@@ -94,6 +94,7 @@ Where to look next:
    trajrec show {folder} {failed.id[:6]} --step {failed.n_steps - 1}
    trajrec replay {folder}
    trajrec fork {folder} {failed.id[:6]} --at {failed.n_steps // 2} --policy random -n 5
+   trajrec bisect {folder} {failed.id[:6]} --policy trajrec.cli.demo:planner
    trajrec schema {folder}""")
     return 0 if report.grade == "exact" else 1
 
