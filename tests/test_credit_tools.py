@@ -248,6 +248,9 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
         credit.shapley(episode, policy, segments=[(99,)])
     apart = credit.shapley(episode, policy, m=8, jobs=3)
     assert [row.value for row in apart] == [row.value for row in credit.shapley(episode, policy, m=8)]
+    whole = credit.shapley(episode, policy, m=8, memo=False)
+    assert [row.value for row in whole] == [row.value for row in apart]
+    assert whole.env_steps > 1.2 * credit.shapley(episode, policy, m=8).env_steps
     short = credit.shapley(episode, policy, m=64, budget=credit.Budget(env_steps=10))
     assert "8 of 64 pairs of orders" in short.notes[0]
 

@@ -104,6 +104,7 @@ class Roller:
         self._is_batched = len(self.grounds) > 1
         self._step = -1
         self._start_key: Hashable | None = None
+        self._ahead: list[tuple[int, str]] = []
         self._has_moved = [False] * len(self.grounds)
         self._keeps_visits = keeps_visits
 
@@ -139,6 +140,7 @@ class Roller:
             policy: Acts at the first step in the other's place.
         """
         wanted = list(universes)
+        self._ahead = _ahead(script) if self._memo is not None else []
         found: list[Rollout | None] = [None] * len(wanted)
         n = len(self.grounds)
         # By universe, so that a ground has all rollouts that may meet, whatever was asked for before.
@@ -217,7 +219,7 @@ class Roller:
         ground = self.grounds[lane]
         if first is None and not script and self._start_key is not None and self._memo:
             self._memory.put()
-            known = self._memo.get((universe, self._step, self._start_key, self._memory.key(ground.observation)))
+            known = self._memo.get((universe, self._step, self._start_key, self._memory.key(ground.observation), ""))
             if known is not None:  # it was come through here before: the ground need not be put back for it
                 return Rollout(universe, *known[:4], self._step, known.error)
         if self._has_moved[lane]:
@@ -227,8 +229,7 @@ class Roller:
         memory.put()
         start = step = self._step
         observation, is_over = ground.observation, False
-        last_scripted = max(script, default=-1)
-        memo = self._memo
+        memo, ahead, n_passed = self._memo, self._ahead, 0
         visits: list[tuple[int, Hashable | None, Any]] = []
         nodes: list[Hashable | None] = []
         rewards: list[float] = []
@@ -241,8 +242,11 @@ class Roller:
             ground.at(universe, step)
             node: Hashable | None = None
             key = ground.key() if memo is not None or self._keeps_visits else None
-            if memo is not None and key is not None and step > last_scripted and (first is None or step > start):
-                node = universe, step, key, memory.key(observation)
+            if memo is not None and key is not None and (first is None or step > start):
+                while n_passed < len(ahead) and ahead[n_passed][0] < step:
+                    n_passed += 1
+                left = ahead[n_passed][1] if n_passed < len(ahead) else ""
+                node = universe, step, key, memory.key(observation), left
                 rest = memo.get(node)
                 if rest is not None:
                     coalesced_at = step
@@ -289,6 +293,17 @@ class Roller:
     def forget(self) -> None:
         """From now on run each rollout to its end."""
         self._memo = None
+
+
+def _ahead(script: Script) -> list[tuple[int, str]]:
+    """Return for each step of a script a digest of what it has from there on: two rollouts go on as one only where that is the
+    same."""
+    found: list[tuple[int, str]] = []
+    digest = ""
+    for step, action in reversed(script):
+        digest = codec.digest([step, action, digest])
+        found.append((step, digest))
+    return found[::-1]
 
 
 _NOTHING = object()
