@@ -31,6 +31,7 @@ def replay_episodes(
     ignore: Collection[str] = WALL_CLOCK,
     ulps: int = 0,
     state_forced: bool = False,
+    first: int = 0,
     explain: bool = True,
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
@@ -48,7 +49,8 @@ def replay_episodes(
         state: The function that states were captured with, where the recorder was given one.
         ignore: See `replay_episode`.
         ulps: See `replay_episode`.
-        state_forced: Of agents' episodes: see `replay_world`.
+        state_forced: See `replay_episode`, and of agents' episodes `replay_world`.
+        first: See `replay_episode`.
         explain: Run diverged episodes again, to find the likely cause.
         jobs: Processes; with 1 everything happens in this one.
         backend: Where they run: "local", or "ray": tasks of a Ray cluster (`trajrec[ray]`), which must see the logs' paths.
@@ -65,6 +67,7 @@ def replay_episodes(
         "ignore": frozenset(ignore),
         "ulps": ulps,
         "state_forced": state_forced,
+        "first": first,
         "explain": explain,
     }
     if jobs == 1 and backend == "local":

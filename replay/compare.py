@@ -30,7 +30,8 @@ LARGE_BYTES = 4096
 
 
 class Run:
-    """What a re-execution returned, row by row; `failure` is an exception that the recording does not have (or the reverse).
+    """What a re-execution returned, row by row; `failure` is an exception that the recording does not have (or the reverse),
+    `early` a divergence on the way to the first row, `problem` why nothing could be executed.
 
     An observation is None where it was found to be the recorded one when it came.
     """
@@ -45,6 +46,7 @@ class Run:
         self.whole_states: dict[int, bytes] = {}
         self.flags: tuple[int, bool, bool] | None = None
         self.failure: tuple[int, Failure | None, BaseException | None] | None = None
+        self.early: Divergence | None = None
         self.problem: str | None = None
         self.ignored: set[str] = set()
 
@@ -63,6 +65,8 @@ class Leave(NamedTuple):
 
 def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
     """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
+    if run.early is not None:
+        return run.early
     found: list[tuple[int, int, str, Any, Any]] = []
     n = len(run.rewards)
 
@@ -84,7 +88,7 @@ def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
     ]
     if run.failure is not None:
         step, recorded, raised = run.failure
-        candidates.append((step, 9, "failure", _describe(recorded), _describe(raised)))
+        candidates.append((step, 9, "failure", describe(recorded), describe(raised)))
     if not candidates:
         return None
     step, _, path, expected, actual = min(candidates, key=lambda candidate: candidate[:2])
@@ -94,7 +98,7 @@ def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
 _Found = tuple[int, int, str, Change | None]
 
 
-def _first(field: str, recorded: Any, live: Any, run: Run, leave: Leave) -> Change | None:
+def first_unlike(field: str, recorded: Any, live: Any, run: Run, leave: Leave) -> Change | None:
     """Return the first difference of two values that may not be left."""
     if not leave.paths and not leave.ulps:
         return first_difference(recorded, live)
@@ -132,7 +136,7 @@ def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Fou
         else:
             assert like is not None
             live = np.frombuffer(actual, like.dtype).reshape(like.shape)
-        change = _first("observation", expected, live, run, leave)
+        change = first_unlike("observation", expected, live, run, leave)
         if change is not None:
             return row + offset, 0, "observation", change
     return 0, 0, "observation", None
@@ -143,7 +147,7 @@ def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
     if recorded == run.rewards and list(map(type, recorded)) == list(map(type, run.rewards)):
         return 0, 1, "reward", None
     for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
-        change = _first("reward", expected, actual, run, leave)
+        change = first_unlike("reward", expected, actual, run, leave)
         if change is not None:
             return row + 1, 1, "reward", change
     return 0, 1, "reward", None
@@ -206,7 +210,7 @@ def _is_same_info(recorded: dict[str, Any], live: dict[str, Any]) -> bool:
 def _infos(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
     assert episode.start is not None
     if run.reset_info and run.reset_info != episode.start.info_data:
-        change = _first("info", codec.decode(episode.start.info_data), codec.decode(run.reset_info), run, leave)
+        change = first_unlike("info", codec.decode(episode.start.info_data), codec.decode(run.reset_info), run, leave)
         if change is not None:
             return 0, 4, "info", change
     if not run.infos and not episode.has_infos:
@@ -221,7 +225,7 @@ def _infos(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
             live = codec.decode(kept)
         else:
             continue
-        change = _first("info", info, live, run, leave)
+        change = first_unlike("info", info, live, run, leave)
         if change is not None:
             return row + 1, 4, "info", change
     return 0, 4, "info", None
@@ -234,7 +238,7 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
     if leave.ulps:
         # A digest says nothing of how far two states are apart: those that are stored whole are compared.
         for row in sorted(run.whole_states):
-            change = _first("state", episode.states[row - offset], codec.decode(run.whole_states[row]), run, leave)
+            change = first_unlike("state", episode.states[row - offset], codec.decode(run.whole_states[row]), run, leave)
             if change is not None:
                 return row, 5, "state", change
         return 0, 5, "state", None
@@ -258,7 +262,8 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
     )
 
 
-def _describe(failure: Failure | BaseException | None) -> str:
+def describe(failure: Failure | BaseException | None) -> str:
+    """Return an exception, or the record of one, for people."""
     if failure is None:
         return "no exception"
     if isinstance(failure, Failure):

@@ -1,7 +1,4 @@
-"""The engine: resets an environment as recorded, applies the recorded actions, compares everything that came out.
-
-Stepping is the hot loop: it only copies what each step returned; a whole episode is compared when it is over.
-"""
+"""The engine: re-executes episodes on environments that it makes and keeps, compares what came out, and says what it means."""
 
 from __future__ import annotations
 
@@ -11,22 +8,19 @@ from types import TracebackType
 from typing import Any
 
 import gymnasium
-import numpy as np
 
-from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import ReplayError
 from trajrec.protocols import World
 from trajrec.replay.cause import Elsewhere, find_cause
 from trajrec.replay.children import ElsewhereError, call_elsewhere
-from trajrec.replay.compare import FIXED, Leave, Odd, Run, compare, taker
+from trajrec.replay.compare import Leave, Run, compare
 from trajrec.replay.environments import make_env
+from trajrec.replay.execution import execute
+from trajrec.replay.forcing import execute_forced
 from trajrec.replay.places import Place, Places, lineage
 from trajrec.replay.report import Divergence, ReplayReport
-from trajrec.replay.stages import Stage, enter_fork, prepare_reset, relive, stage_of
+from trajrec.replay.stages import Stage, relive, stage_of
 from trajrec.replay.worlds import replay_world
-from trajrec.schema import Failure
-from trajrec.state.digests import state_digest
 
 EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
 
@@ -45,6 +39,8 @@ def replay_episode(
     state: Callable[[Any], Any] | None = None,
     ignore: Collection[str] = WALL_CLOCK,
     ulps: int = 0,
+    state_forced: bool = False,
+    first: int = 0,
     explain: bool = True,
 ) -> ReplayReport:
     """Re-execute an episode and compare every step with the log.
@@ -59,6 +55,12 @@ def replay_episode(
             By default the seconds that `gymnasium.wrappers.RecordEpisodeStatistics` measures.
         ulps: How many floats may lie between a recorded and a replayed one: the grade is then "state". For other machines,
             whose libm rounds otherwise; what such differences grow to is for you to know.
+        state_forced: After each step that differs, put the recorded state back and go on: `differing_steps` of the report then
+            has the steps that differ by themselves, not because one before them did. Of environments whose states can be put
+            back (their own `set_state`, classic control, toy text, MuJoCo), and as far as they are stored whole, as
+            `record="full"` stores them.
+        first: The step where the comparing begins; it is gone to by the shortest way, and the grade is then "partial" at best.
+            An agent's episode is compared whole.
         explain: Run a diverged episode again, to find the likely cause.
 
     Returns:
@@ -69,7 +71,8 @@ def replay_episode(
         EnvRefusedError: The log names a module that is not allowed.
         EnvMissingError: The environment is not installed, or the log does not say how to make it.
     """
-    with Replayer(env=env, allow=allow, state=state, ignore=ignore, ulps=ulps, explain=explain) as replayer:
+    forced: dict[str, Any] = {"state_forced": state_forced, "first": first}
+    with Replayer(env=env, allow=allow, state=state, ignore=ignore, ulps=ulps, explain=explain, **forced) as replayer:
         return replayer.replay(episode)
 
 
@@ -86,12 +89,16 @@ class Replayer:
         ignore: Collection[str] = WALL_CLOCK,
         ulps: int = 0,
         state_forced: bool = False,
+        first: int = 0,
         explain: bool = True,
     ) -> None:
+        if first < 0:
+            raise ValueError(f"first must be at least 0, got {first}")
         self._given = env if isinstance(env, gymnasium.Env) else None
         self._factory = None if isinstance(env, gymnasium.Env) else env
         self._world, self._allow, self._state = world, tuple(allow), state
         self._leave, self._is_forced, self._explain = Leave(frozenset(ignore), ulps), state_forced, explain
+        self._first = first
         self._made: tuple[Any, Stage] | None = None
         self._n_elsewhere = 0
 
@@ -158,7 +165,7 @@ class Replayer:
         if self._given is not None or self._n_elsewhere >= EXPLAINED_ELSEWHERE:
             return None
         self._n_elsewhere += 1
-        work = _Work(self._factory, self._allow, self._state, self._leave)
+        work = _Work(self._factory, self._allow, self._state, self._leave, self._first)
         place = lineage(episode)
 
         def replay(settings: dict[str, str], fixed_addresses: bool) -> Divergence | None:
@@ -182,10 +189,14 @@ class Replayer:
         return self._made[1]
 
     def _run(self, episode: Episode, stage: Stage) -> ReplayReport:
-        run = _execute(episode, stage)
+        forced = None
+        if self._is_forced:
+            part, run, forced = execute_forced(episode, stage, self._leave, self._first)
+        else:
+            part, run = execute(episode, stage, self._first)
         if run.problem is not None:
             return ReplayReport(episode.id, "refused", 0, notes=(run.problem,))
-        divergence = compare(episode, run, self._leave)
+        divergence = compare(part, run, self._leave) if forced is None else forced.divergence
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if stage.adapter is None:
             notes.append(
@@ -193,13 +204,18 @@ class Replayer:
             )
         else:
             compared.append("state")
-        missing = episode.missing_steps
+        missing = part.missing_steps
         if missing:
             notes.append(f"the log has lost steps {missing[0][0]} to {missing[0][1] - 1}; compared up to there")
+        if part is not episode:
+            notes.append(f"compared from step {part.first_step} on")
+        if forced is not None and forced.why_stopped:
+            notes.append(forced.why_stopped)
         if run.ignored:
             notes.append(f"not the same, and ignored: {', '.join(sorted(run.ignored))}")
         total, ending = _came_out(run)
-        grade = "diverged" if divergence is not None else "partial" if missing else "state" if run.ignored else "exact"
+        is_part = missing or part is not episode
+        grade = "diverged" if divergence is not None else "partial" if is_part else "state" if run.ignored else "exact"
         return ReplayReport(
             episode.id,
             grade,  # type: ignore[arg-type]
@@ -207,7 +223,8 @@ class Replayer:
             divergence,
             tuple(compared),
             tuple(notes),
-            total_reward=total,
+            () if forced is None else forced.differing_steps,
+            total_reward=None if part is not episode else total,
             ending=ending,
         )
 
@@ -220,9 +237,11 @@ class _Work:
     allow: tuple[str, ...]
     state: Callable[[Any], Any] | None
     leave: Leave
+    first: int
 
     def __call__(self, place: tuple[Place, ...]) -> Divergence | None:
         options = {"allow": self.allow, "state": self.state, "ignore": self.leave.paths, "ulps": self.leave.ulps}
+        options["first"] = self.first
         with Replayer(env=self.factory, explain=False, **options) as replayer:  # type: ignore[arg-type]
             return replayer.replay(Places().read(place)).divergence
 
@@ -238,106 +257,3 @@ def _came_out(run: Run) -> tuple[float | None, str]:
     if run.flags is None:
         return total, ""
     return total, "terminated" if run.flags[1] else "truncated"
-
-
-def _execute(episode: Episode, stage: Stage) -> Run:
-    """Reset as recorded and apply the recorded actions, until they end, the environment does, or it raises unrecorded."""
-    run, env = Run(), stage.env
-    try:
-        arguments = prepare_reset(episode, stage)
-    except ReplayError as exc:
-        run.problem = str(exc).partition(": ")[2]
-        return run
-    failed = {failure.step: failure for failure in episode.failures if failure.phase in ("reset", "step")}
-    try:
-        obs, info = env.reset(**arguments)
-    except Exception as exc:
-        run.failure = None if _is_recorded(failed.get(-1), exc) else (-1, failed.get(-1), exc)
-        return run
-    if -1 in failed:
-        run.failure = (-1, failed[-1], None)
-        return run
-    run.reset_info = codec.encode(info, opaque=True)
-    if episode.fork is not None:
-        obs = enter_fork(episode, stage, obs)
-    _keep(run, stage, obs, episode)
-    actions = episode.actions
-    missing = episode.missing_steps
-    if missing:
-        actions = actions[: int(np.searchsorted(episode.step_numbers, missing[0][0]))]
-    if failed:
-        _apply_with_failures(run, stage, episode, actions, failed)
-    else:
-        _apply(run, stage, episode, actions, episode.first_step)
-    return run
-
-
-def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:
-    """The hot loop: step, copy what came out."""
-    step, capture = stage.env.step, None if stage.adapter is None else stage.adapter.capture
-    observations, rewards, states = run.observations.append, run.rewards.append, run.states.append
-    whole, ndarray, digest, copy, fixed = episode.states, np.ndarray, state_digest, codec.encode, FIXED
-    like = run.like
-    dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
-    row, take = len(run.rewards), taker(episode, run)
-    for action in actions:
-        try:
-            obs, reward, terminated, truncated, info = step(action)
-        except Exception as exc:
-            run.failure = (first + row, None, exc)
-            return
-        if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
-            observations(take(obs))
-        else:
-            observations(Odd(copy(obs, opaque=True)))
-        rewards(reward)
-        row += 1
-        if capture is not None:
-            state = capture()
-            states(digest(state))
-            if row in whole:
-                run.whole_states[row] = copy(state)
-        if info:
-            # What cannot be changed later is kept as it is: encoding ten numbers takes longer than some steps.
-            run.infos[row - 1] = info.copy() if fixed.issuperset(map(type, info.values())) else copy(info, opaque=True)
-        if terminated or truncated:
-            run.flags = (row - 1, bool(terminated), bool(truncated))
-            return
-
-
-def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list[Any], failed: dict[int, Failure]) -> None:
-    """Apply the actions with those among them that raised, which must raise the same again."""
-    numbers, position = episode.step_numbers[: len(actions)], 0
-    for step in sorted(failed):
-        end = int(np.searchsorted(numbers, step))
-        _apply(run, stage, episode, actions[position:end], step - end)
-        if run.failure is not None or (run.flags is not None and run.flags[0] < end):
-            return
-        failure = failed[step]
-        action = None if failure.action_data is None else codec.decode(failure.action_data)
-        try:
-            stage.env.step(action)
-        except Exception as exc:
-            if not _is_recorded(failure, exc):
-                run.failure = (step, failure, exc)
-                return
-        else:
-            run.failure = (step, failure, None)
-            return
-        position = end
-    _apply(run, stage, episode, actions[position:], len(failed))
-
-
-def _keep(run: Run, stage: Stage, obs: Any, episode: Episode) -> None:
-    """Copy the observation and state of the reset."""
-    run.like = obs if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" else None
-    run.observations.append(Odd(codec.encode(obs, opaque=True)) if run.like is None else taker(episode, run)(obs))
-    if stage.adapter is not None:
-        state = stage.adapter.capture()
-        run.states.append(state_digest(state))
-        if 0 in episode.states:
-            run.whole_states[0] = codec.encode(state)
-
-
-def _is_recorded(failure: Failure | None, exc: BaseException) -> bool:
-    return failure is not None and failure.error_type == codec.type_name(exc)

@@ -11,9 +11,9 @@ import numpy as np
 from trajrec.errors import DivergenceError
 
 Grade = Literal["exact", "state", "partial", "diverged", "refused"]
-"""exact: every recorded value came out again. state: every one but those that were told to be ignored. partial: so far as the
-log goes, which has lost steps. diverged: at a step and field. refused: nothing was executed, because the environment may not be
-imported, is missing, or cannot be made again."""
+"""exact: every recorded value came out again. state: every one but those that were told to be ignored. partial: a part of it,
+because the log has lost steps or only later ones were asked for. diverged: at a step and field. refused: nothing was executed,
+because the environment may not be imported, is missing, or cannot be made again."""
 
 
 @dataclass(frozen=True)

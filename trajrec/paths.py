@@ -1,12 +1,16 @@
-"""What leads to a step of an episode: the actions before it, those of what it was forked from, the episodes before."""
+"""What leads to a step of an episode: the actions before it, those of what it was forked from, the episodes before; and what
+comes after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from trajrec.episodes import Episode, failed_action
 from trajrec.log.fields import field_values
+from trajrec.log.reader import LogChunk, Span
 
 
 def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, bool]]:
@@ -36,3 +40,49 @@ def earlier(episode: Episode) -> Iterator[Episode]:
         root = root.parent
     for number in range(root.number):
         yield Episode(root.reader, number, root.reader.chunks_of(number))
+
+
+class Rest(Episode):
+    """The steps of an episode from one on, as an episode; of what lies before them nothing is read.
+
+    The last observation and state before the step take the places of those of a reset.
+
+    Args:
+        episode: The episode.
+        step: Its first step here, in [first_step, n_steps].
+    """
+
+    def __init__(self, episode: Episode, step: int) -> None:
+        super().__init__(episode.reader, episode.number, ())
+        self.start, self.end, self.fork, self.find_parent = episode.start, episode.end, episode.fork, episode.find_parent
+        self.failures = [failure for failure in episode.failures if failure.step >= step]
+        self.keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step >= step]
+        self.checks, self._irregular, self._step = episode.checks, episode._irregular, step
+        self.parts = list(_cut(episode.parts, step))
+
+    @property
+    def first_step(self) -> int:
+        """Number of the first step here."""
+        return self._step
+
+
+def _cut(parts: list[tuple[LogChunk, Span]], step: int) -> Iterator[tuple[LogChunk, Span]]:
+    """Yield the parts from a step on, and before them the last row of observations that precedes it."""
+    before: tuple[LogChunk, Span] | None = None
+    has_begun = False
+    for chunk, span in parts:
+        segment = span.segment
+        skipped = max(0, min(step - segment.first_step, segment.n_steps))
+        if skipped or (segment.has_reset and segment.first_step <= step):
+            # The row before the step is of this span: what follows in it, if anything, comes with that row in front.
+            begun = msgspec.structs.replace(
+                segment, first_step=segment.first_step + skipped, n_steps=segment.n_steps - skipped, has_reset=True
+            )
+            before = chunk, Span(begun, span.start + skipped, span.obs_start + segment.has_reset + skipped - 1)
+            continue
+        if before is not None and not has_begun:
+            yield before
+        has_begun = True
+        yield chunk, span
+    if before is not None and not has_begun:
+        yield before

@@ -19,6 +19,8 @@ class StateAdapter:
         capture: Returns the state as plain data or an array; must not change the environment. Called after each step.
         generator: Returns the state of generators that the environment keeps outside `np_random`, before a reset.
         set_generator: Gives that state back to the environment, before a reset.
+        restore: Puts the environment into a state that `capture` returned, as far as that describes it: generators and counters
+            of steps stay as they are. None where it cannot be done.
     """
 
     name: str
@@ -27,6 +29,7 @@ class StateAdapter:
     capture: Callable[[], Any]
     generator: Callable[[], bytes] | None = None
     set_generator: Callable[[bytes], None] | None = None
+    restore: Callable[[Any], None] | None = None
 
 
 @runtime_checkable

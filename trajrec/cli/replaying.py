@@ -35,6 +35,7 @@ def replay(arguments: argparse.Namespace) -> int:
             allow=arguments.allow,
             ulps=arguments.tolerance,
             state_forced=arguments.state_forced,
+            first=arguments.first,
             jobs=arguments.jobs,
             backend=arguments.backend,
         )

@@ -37,7 +37,7 @@ def function_adapter(env: Any, capture: Callable[[Any], Any]) -> StateAdapter:
 def _own(bare: Any) -> StateAdapter | None:
     # MuJoCo environments have a set_state(qpos, qvel) of their own meaning, without get_state.
     if isinstance(bare, Snapshotable) and not hasattr(bare, "ale"):
-        return StateAdapter("get_state", 1, "every", bare.get_state)
+        return StateAdapter("get_state", 1, "every", bare.get_state, restore=bare.set_state)
     return None
 
 
@@ -50,9 +50,14 @@ def _toy_text(bare: Any) -> StateAdapter | None:
     if not any(module.startswith("gymnasium.envs.toy_text.") for module in _modules(bare)):
         return None
     if hasattr(bare, "P"):
-        return StateAdapter("toy_text", 1, "every", lambda: int(bare.s))
+        return StateAdapter("toy_text", 1, "every", lambda: int(bare.s), restore=lambda state: setattr(bare, "s", state))
     if hasattr(type(bare), "reset") and type(bare).__name__ == "BlackjackEnv":
-        return StateAdapter("blackjack", 1, "every", lambda: {"player": list(bare.player), "dealer": list(bare.dealer)})
+
+        def deal(state: dict[str, list[int]]) -> None:
+            bare.player, bare.dealer = list(state["player"]), list(state["dealer"])
+
+        hands = lambda: {"player": list(bare.player), "dealer": list(bare.dealer)}  # noqa: E731
+        return StateAdapter("blackjack", 1, "every", hands, restore=deal)
     return None
 
 
@@ -60,10 +65,16 @@ def _classic_control(bare: Any) -> StateAdapter | None:
     if not any(module.startswith("gymnasium.envs.classic_control.") for module in _modules(bare)):
         return None
     name = type(bare).__name__
+
+    def restore(state: Any) -> None:
+        bare.state = np.array(state) if isinstance(state, np.ndarray) else state
+        if name == "CartPoleEnv":
+            bare.steps_beyond_terminated = None  # or it gives no rewards any more, where it had fallen
+
     if name in ("CartPoleEnv", "PendulumEnv", "AcrobotEnv"):
-        return StateAdapter("classic_control", 1, "digest", lambda: bare.state)
+        return StateAdapter("classic_control", 1, "digest", lambda: bare.state, restore=restore)
     # Mountain cars hold an array after reset and a tuple after a step.
-    return StateAdapter("classic_control", 1, "digest", lambda: np.array(bare.state, np.float64))
+    return StateAdapter("classic_control", 1, "digest", lambda: np.array(bare.state, np.float64), restore=restore)
 
 
 def _mujoco(bare: Any) -> StateAdapter | None:
@@ -80,7 +91,14 @@ def _mujoco(bare: Any) -> StateAdapter | None:
         mujoco.mj_getState(bare.model, bare.data, buffer, signature)
         return buffer
 
-    return StateAdapter("mujoco", 1, "digest", capture)
+    def restore(state: Any) -> None:
+        # What is derived from the state (positions of bodies, contacts) is computed anew, and then what computing it changed
+        # (the warm start) is put back. MuJoCo itself leaves some of it one substep behind: such a reward may differ once more.
+        mujoco.mj_setState(bare.model, bare.data, state, signature)
+        mujoco.mj_forward(bare.model, bare.data)
+        mujoco.mj_setState(bare.model, bare.data, state, signature)
+
+    return StateAdapter("mujoco", 1, "digest", capture, restore=restore)
 
 
 def _ale(bare: Any) -> StateAdapter | None:

@@ -1,0 +1,164 @@
+"""Executes an episode on a stage: resets it as recorded, applies the recorded actions, keeps what came out.
+
+Stepping is the hot loop: it only copies what each step returned; a whole episode is compared when it is over.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trajrec import codec
+from trajrec.episodes import Episode
+from trajrec.errors import DivergenceError, ReplayError
+from trajrec.paths import Rest
+from trajrec.replay.compare import FIXED, Odd, Run, describe, taker
+from trajrec.replay.report import Divergence, ulp_distance
+from trajrec.replay.stages import Stage, enter_fork, prepare_reset, walk_to
+from trajrec.schema import Failure
+from trajrec.state.digests import state_digest
+
+
+def execute(episode: Episode, stage: Stage, first: int = 0) -> tuple[Episode, Run]:
+    """Reset as recorded and apply the recorded actions, until they end, the environment does, or it raises unrecorded.
+
+    Args:
+        episode: The episode.
+        stage: What it is executed on.
+        first: The step from which on what comes out is kept; it is gone to by the shortest way.
+
+    Returns:
+        What the run is to be compared with, which is the episode or the rest of it; and the run.
+    """
+    run = Run()
+    begun = begin(episode, stage, run, first)
+    if begun is None:
+        return episode, run
+    part, obs = begun
+    _keep(run, stage, obs, part)
+    actions = part.actions
+    missing = part.missing_steps
+    if missing:
+        actions = actions[: int(np.searchsorted(part.step_numbers, missing[0][0]))]
+    failed = {failure.step: failure for failure in part.failures if failure.phase == "step"}
+    if failed:
+        _apply_with_failures(run, stage, part, actions, failed)
+    else:
+        _apply(run, stage, part, actions, part.first_step)
+    return part, run
+
+
+def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
+    """Reset as recorded and go to the step where the comparing begins; return what is to be executed, and the observation.
+
+    None where it ended there: `run` says how.
+    """
+    failed = next((failure for failure in episode.failures if failure.phase == "reset"), None)
+    try:
+        if first > episode.first_step:
+            return _skip_to(episode, stage, run, first)
+        arguments = prepare_reset(episode, stage)
+    except DivergenceError as exc:
+        run.early = Divergence(exc.step, exc.field, exc.expected, exc.actual, ulps=ulp_distance(exc.expected, exc.actual))
+        return None
+    except ReplayError as exc:
+        run.problem = str(exc).partition(": ")[2]
+        return None
+    except IndexError as exc:
+        run.problem = str(exc)
+        return None
+    try:
+        obs, info = stage.env.reset(**arguments)
+    except Exception as exc:
+        run.failure = None if is_recorded(failed, exc) else (-1, failed, exc)
+        return None
+    if failed is not None:
+        run.failure = (-1, failed, None)
+        return None
+    run.reset_info = codec.encode(info, opaque=True)
+    if episode.fork is not None:
+        obs = enter_fork(episode, stage, obs)
+    return episode, obs
+
+
+def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
+    try:
+        obs, _ = walk_to(episode, stage, first)
+    except (ReplayError, IndexError):
+        raise
+    except Exception as exc:  # the environment's own, where the recorded one had none
+        run.early = Divergence(first - 1, "failure", "no exception", f"{describe(exc)}, at this step or before it")
+        return None
+    return Rest(episode, first), obs
+
+
+def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:
+    """The hot loop: step, copy what came out."""
+    step, capture = stage.env.step, None if stage.adapter is None else stage.adapter.capture
+    observations, rewards, states = run.observations.append, run.rewards.append, run.states.append
+    whole, ndarray, digest, copy, fixed = episode.states, np.ndarray, state_digest, codec.encode, FIXED
+    like = run.like
+    dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
+    row, take = len(run.rewards), taker(episode, run)
+    for action in actions:
+        try:
+            obs, reward, terminated, truncated, info = step(action)
+        except Exception as exc:
+            run.failure = (first + row, None, exc)
+            return
+        if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
+            observations(take(obs))
+        else:
+            observations(Odd(copy(obs, opaque=True)))
+        rewards(reward)
+        row += 1
+        if capture is not None:
+            state = capture()
+            states(digest(state))
+            if row in whole:
+                run.whole_states[row] = copy(state)
+        if info:
+            # What cannot be changed later is kept as it is: encoding ten numbers takes longer than some steps.
+            run.infos[row - 1] = info.copy() if fixed.issuperset(map(type, info.values())) else copy(info, opaque=True)
+        if terminated or truncated:
+            run.flags = (row - 1, bool(terminated), bool(truncated))
+            return
+
+
+def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list[Any], failed: dict[int, Failure]) -> None:
+    """Apply the actions with those among them that raised, which must raise the same again."""
+    numbers, position = episode.step_numbers[: len(actions)], 0
+    for step in sorted(failed):
+        end = int(np.searchsorted(numbers, step))
+        _apply(run, stage, episode, actions[position:end], step - end)
+        if run.failure is not None or (run.flags is not None and run.flags[0] < end):
+            return
+        failure = failed[step]
+        action = None if failure.action_data is None else codec.decode(failure.action_data)
+        try:
+            stage.env.step(action)
+        except Exception as exc:
+            if not is_recorded(failure, exc):
+                run.failure = (step, failure, exc)
+                return
+        else:
+            run.failure = (step, failure, None)
+            return
+        position = end
+    _apply(run, stage, episode, actions[position:], len(failed))
+
+
+def _keep(run: Run, stage: Stage, obs: Any, episode: Episode) -> None:
+    """Copy the observation and state of the reset."""
+    run.like = obs if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" else None
+    run.observations.append(Odd(codec.encode(obs, opaque=True)) if run.like is None else taker(episode, run)(obs))
+    if stage.adapter is not None:
+        state = stage.adapter.capture()
+        run.states.append(state_digest(state))
+        if 0 in episode.states:
+            run.whole_states[0] = codec.encode(state)
+
+
+def is_recorded(failure: Failure | None, exc: BaseException) -> bool:
+    return failure is not None and failure.error_type == codec.type_name(exc)

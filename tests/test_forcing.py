@@ -1,0 +1,236 @@
+"""Replaying from a step on, and with the recorded state put back after what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.cli import main
+from trajrec.paths import Rest
+from trajrec.replay import fork, replay_episode
+from trajrec.replay.report import ReplayReport
+from trajrec.state.diff import is_same
+
+
+class Disturbed(gym.Wrapper[Any, Any, Any, Any]):
+    """Changes the state before some of the steps."""
+
+    def __init__(self, env: Any, at: Collection[int]) -> None:
+        super().__init__(env)
+        self.at, self.n = at, 0
+
+    def reset(self, **options: Any) -> Any:
+        self.n = 0
+        return self.env.reset(**options)
+
+    def step(self, action: Any) -> Any:
+        bare: Any = self.unwrapped
+        if self.n in self.at:
+            if hasattr(bare, "s"):
+                bare.s = (bare.s + 1) % 16
+            elif hasattr(bare, "data"):
+                bare.data.qvel[0] += 0.1
+            else:
+                bare.state = np.array(bare.state) + 0.01
+        self.n += 1
+        return self.env.step(action)
+
+
+ENVS: dict[str, dict[str, Any]] = {
+    "CartPole-v1": {},
+    "Pendulum-v1": {},
+    "MountainCar-v0": {},
+    "MountainCarContinuous-v0": {},
+    "Acrobot-v1": {},
+    "FrozenLake-v1": {"is_slippery": False},
+    "Taxi-v4": {},
+    "Hopper-v5": {"terminate_when_unhealthy": False},
+}
+
+
+def record(folder: Path, env: Any, n_steps: int = 30, **options: Any) -> Any:
+    env = trajrec.record(env, folder, **options)
+    env.action_space.seed(0)
+    env.reset(seed=1)
+    for _ in range(n_steps):
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            break
+    env.close()
+    return next(trajrec.open(folder).episodes("parent_id IS NULL"))
+
+
+def forced(episode: Any, env_id: str, at: Collection[int]) -> ReplayReport:
+    make = lambda: Disturbed(gym.make(env_id, **ENVS[env_id]), at)  # noqa: E731
+    return replay_episode(episode, env=make, state_forced=True, explain=False)
+
+
+@pytest.mark.parametrize("env_id", ENVS)
+def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(tmp_path: Path, env_id: str) -> None:
+    episode = record(tmp_path, gym.make(env_id, **ENVS[env_id]), record="full")
+    assert forced(episode, env_id, ()).grade == "exact"
+    report = forced(episode, env_id, {2, 5})
+    assert (report.grade, report.differing_steps) == ("diverged", (2, 5)), report
+    assert report.n_steps == episode.n_steps
+    assert report.divergence is not None
+    assert report.divergence.step == 2
+    unforced = replay_episode(episode, env=Disturbed(gym.make(env_id, **ENVS[env_id]), {2, 5}), explain=False)
+    assert unforced.divergence == report.divergence
+
+
+def test_an_own_state_is_put_back_with_what_wraps_it_left_alone(tmp_path: Path) -> None:
+    from trajrec.envs import KeyDoor
+
+    class Lame(KeyDoor):
+        """Does not move at the steps 3 and 4."""
+
+        def step(self, action: Any) -> Any:
+            if not hasattr(self, "n_taken"):
+                self.n_taken = 0
+            self.n_taken += 1
+            before = self.get_state()
+            result = super().step(action)
+            if self.n_taken in (4, 5):
+                self.set_state(before)
+            return result
+
+    episode = record(tmp_path, KeyDoor(), 12)
+    report = replay_episode(episode, env=Lame, state_forced=True, explain=False)
+    expected = [k for k in (3, 4) if not is_same(episode.state(k), episode.state(k + 1))]
+    assert expected
+    assert list(report.differing_steps) == expected
+
+
+def test_a_reset_that_differs_is_put_right_too(tmp_path: Path) -> None:
+    class Elsewhere(gym.Wrapper[Any, Any, Any, Any]):
+        def reset(self, **options: Any) -> Any:
+            _, info = self.env.reset(**options)
+            bare: Any = self.unwrapped
+            bare.state = np.array([1.0, 2.0])
+            return bare._get_obs(), info
+
+    episode = record(tmp_path, gym.make("Pendulum-v1"), record="full")
+    report = replay_episode(episode, env=Elsewhere(gym.make("Pendulum-v1")), state_forced=True, explain=False)
+    assert report.differing_steps == (-1,)
+
+
+def test_it_says_where_it_cannot_go_on(tmp_path: Path) -> None:
+    episode = record(tmp_path / "a", gym.make("CartPole-v1"))
+    report = forced(episode, "CartPole-v1", {2})
+    assert report.differing_steps == (2,)
+    assert "stopped after step 2: the state there is not stored whole (record='full'" in str(report)
+    assert report.n_steps == 3
+    episode = record(tmp_path / "b", gym.make("CartPole-v1"), state=False)
+    assert "no state was recorded that could be put back" in str(forced(episode, "CartPole-v1", {2}))
+    pytest.importorskip("minigrid")
+    episode = record(tmp_path / "c", gym.make("MiniGrid-Empty-5x5-v0"))
+    cut = gym.make("MiniGrid-Empty-5x5-v0", agent_start_pos=(2, 2))
+    report = replay_episode(episode, env=cut, state_forced=True, explain=False)
+    assert "stopped after the reset: states of this environment (minigrid) cannot be put back" in str(report)
+
+
+class Raises(gym.Wrapper[Any, Any, Any, Any]):
+    """Refuses actions of one kind."""
+
+    refused = 1
+
+    def step(self, action: Any) -> Any:
+        if action == self.refused:
+            raise ValueError("refused")
+        return self.env.step(action)
+
+
+def test_exceptions_are_compared_by_step(tmp_path: Path) -> None:
+    env = trajrec.record(Raises(gym.make("Taxi-v4")), tmp_path)
+    env.reset(seed=3)
+    for action in (0, 1, 0, 2, 1, 3):
+        try:
+            env.step(action)
+        except ValueError:
+            continue
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    assert replay_episode(episode, env=Raises(gym.make("Taxi-v4")), state_forced=True).grade == "exact"
+
+    class RaisesOther(Raises):
+        refused = 2
+
+    report = replay_episode(episode, env=RaisesOther(gym.make("Taxi-v4")), state_forced=True, explain=False)
+    assert report.differing_steps[0] == 1
+    assert report.divergence is not None
+    assert (report.divergence.field, report.divergence.actual) == ("failure", "no exception")
+    assert "stopped after step 1" in str(report)
+
+
+def test_the_rest_of_an_episode_is_what_it_has_after_a_step(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("Pendulum-v1", max_episode_steps=5000), tmp_path)
+    env.action_space.seed(0)
+    env.reset(seed=1)
+    for k in range(300):
+        env.step(env.action_space.sample())
+        if k % 100 == 50:
+            env.flush()  # spans of several chunks
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    assert len(episode.parts) > 2
+    ends = [span.segment.first_step for _, span in episode.parts]
+    for step in sorted({0, 1, 149, 299, 300, *ends, *(end + 1 for end in ends)}):
+        rest = Rest(episode, step)
+        assert rest.step_numbers.tolist() == list(range(step, 300))
+        assert is_same(rest.observations, episode.observations[step:])
+        assert is_same(rest.actions, episode.actions[step:])
+        assert is_same(rest.state_digests, episode.state_digests[step:])
+        assert rest.missing_steps == []
+        assert is_same(rest.states, {row - step: state for row, state in episode.states.items() if row >= step})
+        report = replay_episode(episode, first=step)
+        assert report.grade == ("partial" if step else "exact")
+        assert report.n_steps == 300 - step
+        assert (f"compared from step {step} on" in str(report)) == bool(step)
+
+
+def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> None:
+    episode = record(tmp_path, gym.make("Taxi-v4"), 60)
+    make = lambda *at: lambda: Disturbed(gym.make("Taxi-v4"), at)  # noqa: E731
+    later = replay_episode(episode, env=make(20), first=10, explain=False)
+    assert later.divergence is not None
+    assert later.divergence.step == 20
+    before = replay_episode(episode, env=make(5), first=10, explain=False)
+    assert before.grade == "diverged"
+    assert before.divergence is not None
+    assert before.divergence.step == 9
+    beyond = replay_episode(episode, first=61)
+    assert (beyond.grade, beyond.notes) == ("refused", (f"episode {episode.id} has the steps 0 to 60, not 61",))
+
+    class Gone(Raises):
+        refused = episode.actions[4]
+
+    gone = replay_episode(episode, env=Gone(gym.make("Taxi-v4")), first=30, explain=False)
+    assert gone.divergence is not None
+    assert (gone.divergence.step, gone.divergence.field) == (29, "failure")
+    assert "ValueError: refused, at this step or before it" in str(gone)
+
+
+def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:
+    episode = record(tmp_path, gym.make("Taxi-v4"), 30)
+    branch = fork.many(episode, at=[10], actions=[2], policy=lambda obs: int(obs) % 6, n=1)[0]
+    with trajrec.open(tmp_path) as corpus:
+        child = corpus.episode(branch.episode_id)
+        for first in (10, 15):
+            report = replay_episode(child, first=first)
+            assert report.grade == ("exact" if first == 10 else "partial")
+            assert report.n_steps == child.n_steps - first
+
+
+def test_the_command_line_has_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    episode = record(tmp_path, gym.make("FrozenLake-v1", is_slippery=False))
+    assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0
+    assert "partial" in capsys.readouterr().out
+    assert main(["replay", str(tmp_path), "--against", "FrozenLake8x8-v1", "--state-forced"]) == 1
+    assert "by themselves differ the steps" in capsys.readouterr().out
+    assert main(["replay", str(tmp_path), "--from", "-1"]) == 2
