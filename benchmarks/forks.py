@@ -56,8 +56,7 @@ def snapshots() -> None:
         taker = Snapshots(env)
         kept = taker.take()
         take, restore = median_s(taker.take, 200) * 1e6, median_s(lambda t=taker, k=kept: t.restore(k), 200) * 1e6
-        level = "native" if kept.objects is None else "pickle"
-        print(f"{env_id}: {level}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us")
+        print(f"{env_id}: {kept.level}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us")
         env.close()
     print("to reach: 150 us, MuJoCo 1500 us")
 

@@ -25,7 +25,7 @@ from trajrec.state.digests import state_digest
 from trajrec.state.generators import reseed
 from trajrec.verifiers import as_verdict
 
-Level = Literal["prefix", "native", "pickle", "process"]
+Level = Literal["prefix", "native", "pickle", "process", "sandbox"]
 Noise = Literal["recorded", "fresh"]
 Policy = Callable[[Any], Any]
 

@@ -290,12 +290,15 @@ def _levels(env: Any, factory: Factory, seed: int, n_steps: int) -> dict[str, Le
         levels |= _probe_snapshots(env, snapshots, seed, n_steps)
     except SnapshotError as exc:
         levels |= {name: LevelReport(False, str(exc)) for name in ("native", "pickle")}
-    levels["process"] = _probe_process(factory, seed, n_steps)
+    is_outside = "sandbox" in levels
+    shared = LevelReport(False, "its state lies outside of the process: a forked one would share it")
+    levels["process"] = shared if is_outside else _probe_process(factory, seed, n_steps)
     return levels
 
 
 def _probe_snapshots(env: Any, snapshots: Snapshots, seed: int, n_steps: int) -> dict[str, LevelReport]:
     takes, restores, level = [], [], "native"
+    names = ("native", "pickle") if snapshots.sandbox is None else ("sandbox",)
     for point in range(POINTS):
         env.action_space.seed(seed + point)
         env.reset(seed=seed + point)
@@ -303,7 +306,7 @@ def _probe_snapshots(env: Any, snapshots: Snapshots, seed: int, n_steps: int) ->
         start = time.perf_counter()
         snapshot = snapshots.take()
         takes.append(time.perf_counter() - start)
-        level = "native" if snapshot.objects is None else "pickle"
+        level = snapshot.level
         continued = _steps(env, n_steps)
         for _ in range(2):
             start = time.perf_counter()
@@ -312,8 +315,10 @@ def _probe_snapshots(env: Any, snapshots: Snapshots, seed: int, n_steps: int) ->
             found = _first_difference(continued, _steps(env, n_steps))
             if found is not None:
                 why = f"restored after {7 + 29 * point} steps, it went on otherwise: step {found[0] + 1} later, {found[1]}"
-                return {name: LevelReport(False, why) for name in ("native", "pickle")}
+                return {name: LevelReport(False, why) for name in names}
     granted = LevelReport(True, "", statistics.median(takes) * 1e6, statistics.median(restores) * 1e6)
+    if level == "sandbox":
+        return {"sandbox": granted}
     if level == "native":
         return {"native": granted, "pickle": LevelReport(False, "not needed: nothing in it has to be pickled")}
     return {"native": LevelReport(False, "it holds objects of classes, which are pickled"), "pickle": granted}

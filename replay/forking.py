@@ -165,7 +165,8 @@ class _Fork:
             checks: Verifiers, run at the end of each branch that was not cut off.
             jobs: Processes that run branches at once.
             backend: Where they run: "local", or "ray": tasks of a Ray cluster (`trajrec[ray]`), which must see the log's path.
-            level: How steps are reached: "prefix", "native", "pickle" or "process"; "auto" takes the cheapest that is right.
+            level: How steps are reached: "prefix", "native", "pickle", "sandbox" or "process"; "auto" takes the cheapest
+                that is right.
             folder: Where branches are recorded; "beside" is the folder of the parent's log, None records nothing.
             env: Makes the environment; by default the one that the log names is made.
             allow: Module prefixes that may be imported because the log names them.

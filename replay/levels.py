@@ -2,8 +2,8 @@
 cheapest is measured.
 
 prefix: reset as recorded and apply the recorded actions. native: numbers, arrays, generators and native simulators are put back
-in place. pickle: as native, where the environment also holds objects of classes, which are pickled. process: a process of its
-own is forked for each branch; right for everything.
+in place. pickle: as native, where the environment also holds objects of classes, which are pickled. sandbox: its state lies
+outside of this process, and is kept there. process: a process of its own is forked for each branch; right for everything else.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ class Proof(NamedTuple):
     """What a probe of snapshots found at one step.
 
     Attributes:
-        level: "native" or "pickle" where a restored environment went on as before; None where it did not, or cannot be copied.
+        level: "native", "pickle" or "sandbox" where a restored environment went on as before; None where it did not, or cannot
+            be copied.
         why: Why not.
         snapshot: The snapshot; None where there is none.
         step_seconds: What one step took.
+        is_outside: Whether its state lies outside of this process: a forked one would share it.
     """
 
     level: Level | None
     why: str
     snapshot: Snapshot | None
     step_seconds: float
+    is_outside: bool = False
 
 
 def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_steps: int = PROBE_STEPS) -> Proof:
@@ -58,7 +61,7 @@ def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_ste
     """
     path = path_between(episode, step, min(episode.n_steps, step + n_steps))
     actions = [action for action, has_raised in path if not has_raised]
-    snapshot, why = None, ""
+    snapshot, why, is_outside = None, "", snapshots.sandbox is not None
     try:
         snapshot = snapshots.take()
     except SnapshotError as exc:
@@ -67,13 +70,13 @@ def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_ste
     first = _go_on(stage, actions)
     step_seconds = (time.perf_counter() - start) / max(1, len(actions))
     if snapshot is None:
-        return Proof(None, why, None, step_seconds)
+        return Proof(None, why, None, step_seconds, is_outside)
     snapshots.restore(snapshot)
     if _go_on(stage, actions) != first:
         why = f"restored at step {step}, it went on otherwise within {len(actions)} steps"
-        return Proof(None, why, None, step_seconds)
+        return Proof(None, why, None, step_seconds, is_outside)
     snapshots.restore(snapshot)
-    return Proof("native" if snapshot.objects is None else "pickle", "", snapshot, step_seconds)
+    return Proof(snapshot.level, "", snapshot, step_seconds, is_outside)
 
 
 def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
@@ -105,7 +108,7 @@ def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 
     """
     if proof.level is not None and not n_before:
         return proof.level
-    if not can_fork():
+    if proof.is_outside or not can_fork():
         return "prefix"
     prefix_s = n * sum(step + n_before for step in steps) * proof.step_seconds
     process_s = SERVER_S + (max(steps, default=0) + n_before) * proof.step_seconds + n * len(steps) * FORK_S

@@ -25,8 +25,8 @@ class Walker:
     Args:
         episode: The episode.
         make: Makes a stage; called again where the environment carries state over from one episode to the next.
-        level: How it goes back: "prefix" re-executes; "native" and "pickle" restore a snapshot, proved right at the first step;
-            "auto" restores one where it is proved right, and else re-executes.
+        level: How it goes back: "prefix" re-executes; "native", "pickle" and "sandbox" restore a snapshot, proved right at the
+            first step; "auto" restores one where it is proved right, and else re-executes.
         is_given: Whether there is only one environment, which `make` returns.
 
     Attributes:

@@ -45,6 +45,21 @@ class Snapshotable(Protocol):
         ...
 
 
+@runtime_checkable
+class Sandboxed(Protocol):
+    """An environment whose state lies outside of this process (a container, a virtual machine, a simulator of its own), which
+    can keep that state there and go back to it."""
+
+    def snapshot(self) -> Any:
+        """Keep the whole state as it is now, what the Python object itself holds included (counters, `np_random`); return what
+        names it."""
+        ...
+
+    def restore(self, name: Any, /) -> None:
+        """Go back to a state that `snapshot` named, as often as is wanted."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tool:
     """What an agent may call.

@@ -149,9 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
     sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
     sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
-    sub.add_argument(
-        "--level", choices=("auto", "prefix", "native", "pickle", "process"), default="auto", help="(default: auto)"
-    )
+    sub.add_argument("--level", choices=forks.LEVELS, default="auto", help="(default: auto)")
     sub.add_argument("--timeout", type=float, metavar="S", help="end a branch that takes longer")
     sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
     _json(sub)
@@ -253,9 +251,7 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
     sub.add_argument("--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode")
     sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: 1)")
     sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
-    sub.add_argument(
-        "--level", choices=("auto", "prefix", "native", "pickle", "process"), default="auto", help="(default: auto)"
-    )
+    sub.add_argument("--level", choices=forks.LEVELS, default="auto", help="(default: auto)")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])")
     sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
     _json(sub)

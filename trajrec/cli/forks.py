@@ -8,6 +8,7 @@ from typing import Any
 from trajrec.cli.commands import load_function, make_env, open_corpus
 from trajrec.cli.output import print_json, print_table
 
+LEVELS = ("auto", "prefix", "native", "pickle", "sandbox", "process")
 SHOWN = ("episode_id", "index", "n_steps", "total_reward", "ending", "returned_at", "level", "error")
 
 

@@ -40,6 +40,8 @@ class Keyframes:
             SnapshotError: The environment holds something that plain data cannot; names the attribute.
         """
         snapshots = self._snapshots
+        if snapshots.sandbox is not None:
+            raise SnapshotError("the environment's state lies outside of this process, where a log cannot keep it")
         layers = []
         for layer, constant in self._layers():
             names = [name for name in layer.__dict__ if name not in constant]

@@ -2,8 +2,9 @@
 
 What an environment is lies in the attributes of its layers: numbers, arrays and containers are copied, generators and native
 simulators (MuJoCo, ALE) give out and take back their state, objects of Python classes are pickled together, so that what they
-share stays shared. An environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is
-exact is for a probe to prove (`trajrec.replay.check_determinism`), not for this module to promise.
+share stays shared. One whose state lies outside of this process keeps it there (`trajrec.protocols.Sandboxed`). An environment
+that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact is for a probe to prove
+(`trajrec.replay.check_determinism`), not for this module to promise.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import random
 import sys
 import types
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cloudpickle
 import gymnasium
 import numpy as np
 
 from trajrec.errors import SnapshotError
+from trajrec.protocols import Sandboxed
 from trajrec.state.sticky import StickyAction
 
 _ATOMS = frozenset(
@@ -41,26 +43,39 @@ _TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"
 
 
 class Snapshot(NamedTuple):
-    """The state of all layers, of what is native in them, and of what objects they hold."""
+    """The state of all layers, of what is native in them, of what objects they hold, and what names the state of a sandbox."""
 
     layers: list[dict[str, Any]]
     natives: list[tuple[Any, Any]]
     objects: bytes | None
+    sandboxes: tuple[Any, ...] = ()
+
+    @property
+    def level(self) -> Literal["native", "pickle", "sandbox"]:
+        """What it took to take it."""
+        return "sandbox" if self.sandboxes else "native" if self.objects is None else "pickle"
 
 
 class Snapshots:
     """Takes and restores snapshots of one environment object.
 
     Args:
-        env: The environment, with its wrappers; its attributes are read and written, nothing of it is called.
+        env: The environment, with its wrappers; its attributes are read and written, nothing of it is called but the methods
+            of a sandbox.
+
+    Attributes:
+        sandbox: The innermost layer, where its state lies outside of this process; else None.
     """
 
     def __init__(self, env: Any) -> None:
         self.layers: list[Any] = list(layers_of(env))
-        self._emulators: dict[int, StickyAction] = {}
         self.spaces = list(_spaces(self.layers))
-        is_toy_text = type(self.layers[-1]).__module__.startswith("gymnasium.envs.toy_text.")
-        self.constant = [_CONSTANT] * (len(self.layers) - 1) + [_CONSTANT | _TABLES if is_toy_text else _CONSTANT]
+        self.sandbox: Sandboxed | None = self.layers.pop() if isinstance(self.layers[-1], Sandboxed) else None
+        self._emulators: dict[int, StickyAction] = {}
+        self.constant = [
+            _CONSTANT | _TABLES if type(layer).__module__.startswith("gymnasium.envs.toy_text.") else _CONSTANT
+            for layer in self.layers
+        ]
 
     def take(self) -> Snapshot:
         """Return the state as it is now.
@@ -82,10 +97,14 @@ class Snapshots:
             saved.append(values)
         natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self.spaces]
         natives += copier.natives.values()
-        return Snapshot(saved, natives, copier.pickle(objects) if objects else None)
+        sandboxes = () if self.sandbox is None else (self.sandbox.snapshot(),)
+        return Snapshot(saved, natives, copier.pickle(objects) if objects else None, sandboxes)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put the environment back into a state that `take` returned; as often as you like."""
+        for name in snapshot.sandboxes:
+            assert self.sandbox is not None
+            self.sandbox.restore(name)
         for native, state in snapshot.natives:
             _set_native(native, state)
         copier = _Copier(self.layers, self.spaces)

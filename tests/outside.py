@@ -1,0 +1,81 @@
+"""An environment whose state lies in another process; `python outside.py` is that process."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import subprocess
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+class Outside(gym.Env[Any, Any]):
+    """A walk in a simulator of its own, which can keep its state and go back to it."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+        self.action_space = gym.spaces.Discrete(3)
+        self.simulator = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def ask(self, *request: Any) -> Any:
+        assert self.simulator.stdin is not None
+        assert self.simulator.stdout is not None
+        pickle.dump(request, self.simulator.stdin)
+        self.simulator.stdin.flush()
+        return pickle.load(self.simulator.stdout)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.array(self.ask("reset", int(self.np_random.integers(1 << 30)))), {}
+
+    def step(self, action: Any) -> Any:
+        place, n = self.ask("step", int(action))
+        return np.array([place, n]), float(place), n >= 40, False, {}
+
+    def snapshot(self) -> Any:
+        return self.ask("keep"), self.np_random.bit_generator.state
+
+    def restore(self, name: Any) -> None:
+        number, self.np_random.bit_generator.state = name
+        self.ask("go", number)
+
+    def close(self) -> None:
+        assert self.simulator.stdin is not None
+        assert self.simulator.stdout is not None
+        self.simulator.stdin.close()
+        self.simulator.wait(10)
+        self.simulator.stdout.close()
+
+
+class Forgetful(Outside):
+    """Goes back to nothing."""
+
+    def restore(self, name: Any) -> None:
+        self.ask("place")
+
+
+def main() -> None:
+    drawn, place, n, kept = random.Random(), 0.0, 0.0, []
+    while True:
+        try:
+            what, *values = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        if what == "reset":
+            drawn, place, n = random.Random(values[0]), 0.0, 0.0
+        elif what == "step":
+            place, n = place + values[0] - 1 + drawn.random(), n + 1
+        elif what == "go":
+            state, place, n = kept[values[0]]
+            drawn.setstate(state)
+        elif what == "keep":
+            kept.append((drawn.getstate(), place, n))
+        pickle.dump(len(kept) - 1 if what == "keep" else (place, n), sys.stdout.buffer)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()
