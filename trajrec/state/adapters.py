@@ -50,7 +50,11 @@ def _toy_text(bare: Any) -> StateAdapter | None:
     if not any(module.startswith("gymnasium.envs.toy_text.") for module in _modules(bare)):
         return None
     if hasattr(bare, "P"):
-        return StateAdapter("toy_text", 1, "every", lambda: int(bare.s), restore=lambda state: setattr(bare, "s", state))
+
+        def put(state: int) -> None:
+            bare.s = state
+
+        return StateAdapter("toy_text", 1, "every", lambda: int(bare.s), restore=put)
     if hasattr(type(bare), "reset") and type(bare).__name__ == "BlackjackEnv":
 
         def deal(state: dict[str, list[int]]) -> None:
@@ -74,7 +78,8 @@ def _classic_control(bare: Any) -> StateAdapter | None:
     if name in ("CartPoleEnv", "PendulumEnv", "AcrobotEnv"):
         return StateAdapter("classic_control", 1, "digest", lambda: bare.state, restore=restore)
     # Mountain cars hold an array after reset and a tuple after a step.
-    return StateAdapter("classic_control", 1, "digest", lambda: np.array(bare.state, np.float64), restore=restore)
+    read = lambda: np.array(bare.state, np.float64)  # noqa: E731
+    return StateAdapter("classic_control", 1, "digest", read, restore=restore)
 
 
 def _mujoco(bare: Any) -> StateAdapter | None:
