@@ -322,7 +322,7 @@ import sys, time
 import trajrec
 until = time.monotonic() + float(sys.argv[2])
 n = 0
-while time.monotonic() < until:
+while time.monotonic() < until or n < 3:
     begin = time.monotonic()
     ended = set()
     for file in sys.argv[3:]:

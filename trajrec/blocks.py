@@ -23,9 +23,10 @@ from trajrec.schema import Chunk, Column, Event, Segment
 from trajrec.state.digests import pack_digests
 
 BLOCK_BYTES = 1 << 20
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 1536
 CHANGES_BYTES = 1 << 19
-"""A block is full at any of these: small enough to bound memory, large enough to compress."""
+"""A block is full at any of these: small enough to bound memory, large enough to compress. Of CartPole, 8192 rows save three
+hundredths of the bytes, and cost twice the memory: the rows that wait are most of what recording takes."""
 
 IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes, np.bool_, np.str_, np.bytes_}) | {
     cls for cls in np.sctypeDict.values() if issubclass(cls, np.number)
