@@ -36,7 +36,7 @@ def record(folder: Path, name: str, **settings: str) -> Any:
     return trajrec.open(folder)
 
 
-FAST = ("HashOrder", "UnseededGenerator")
+FAST = ("UnseededGenerator",)
 
 
 @pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CAUSES])

@@ -91,6 +91,7 @@ def test_an_async_client_a_stream_and_an_error_are_recorded(tmp_path: Path, url:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_an_mcp_session_records_its_calls_and_knows_what_tools_do(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")

@@ -227,7 +227,8 @@ def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:
             assert report.n_steps == child.n_steps - first
 
 
-def test_the_command_line_has_both(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_has_both(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajrec.replay.engine.EXPLAINED_ELSEWHERE", 0)  # to find causes takes processes their time
     episode = record(tmp_path, gym.make("FrozenLake-v1", is_slippery=False))
     assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0
     assert "partial" in capsys.readouterr().out

@@ -79,7 +79,7 @@ def rows_of(episode: Any, first: int) -> list[Any]:
     ]
 
 
-FAST = ("CartPole-v1", "trajrec/KeyDoor-v0")
+FAST = ("CartPole-v1",)
 
 
 @pytest.mark.parametrize("env_id", [env if env in FAST else pytest.param(env, marks=pytest.mark.slow) for env in ENVS])
@@ -293,7 +293,7 @@ SERVER = "trajrec.replay.server"
     ("deadly", "why"),
     [
         (7, "its process was ended by SIGSEGV"),
-        (8, "it took longer than it may and was ended"),
+        pytest.param(8, "it took longer than it may and was ended", marks=pytest.mark.slow),
         pytest.param(9, "MemoryError", marks=pytest.mark.slow),
         pytest.param(10, "its process ended with status 3 and no result", marks=pytest.mark.slow),
     ],

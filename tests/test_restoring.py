@@ -32,7 +32,7 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.dictionaries(st.text(max_size=2), PLAIN, max_size=4), st.dictionaries(st.text(max_size=2), PLAIN, max_size=4))
 def test_any_plain_state_is_put_back_in_place(before: dict[str, Any], after: dict[str, Any]) -> None:
     import copy

@@ -49,7 +49,7 @@ def normal(value: Any) -> Any:
     return [normal(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(values, min_size=2, max_size=5))
 def test_any_history_of_small_values_is_followed(history: list[Any]) -> None:
     assert_follows(history)
