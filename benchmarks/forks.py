@@ -21,14 +21,31 @@ from trajrec.state.snapshots import Snapshots
 REPEATS = 5
 
 
-def record(folder: str, env_id: str, n_steps: int, episodes: int = 1, **kwargs: Any) -> Any:
-    """Record random actions; return the first episode and its corpus."""
+Policy = Callable[[Any, Any], Any]
+
+
+def random_action(env: Any, observation: Any) -> Any:
+    """Act at random."""
+    return env.action_space.sample()
+
+
+def hover(env: Any, observation: Any) -> Any:
+    """Keep a lunar lander in the air: land, by Gymnasium's own heuristic, on what is not there."""
+    from gymnasium.envs.box2d.lunar_lander import heuristic
+
+    observation = observation.copy()
+    observation[1] -= 0.6
+    return heuristic(env.unwrapped, observation)
+
+
+def record(folder: str, env_id: str, n_steps: int, episodes: int = 1, policy: Policy = random_action, **kwargs: Any) -> Any:
+    """Record episodes; return the longest and its corpus."""
     env = trajrec.record(make_by_id(env_id, **kwargs), folder)
     env.action_space.seed(0)
     for k in range(episodes):
-        env.reset(seed=k)
+        observation, _ = env.reset(seed=k)
         for _ in range(n_steps):
-            *_, terminated, truncated, _ = env.step(env.action_space.sample())
+            observation, _, terminated, truncated, _ = env.step(policy(env, observation))
             if terminated or truncated:
                 break
     env.close()
@@ -91,7 +108,7 @@ def lunarlander() -> None:
     """LunarLander: what auto takes, against the better of prefix and process."""
     for length in (50, 100, 200, 400):
         with tempfile.TemporaryDirectory() as folder:
-            episode, _ = record(folder, "LunarLander-v3", length, episodes=60)
+            episode, _ = record(folder, "LunarLander-v3", length, policy=hover)
             steps = range(0, min(length, episode.n_steps), 5)
             ask = functools.partial(fork.many, episode, at=steps, actions=[0], n=4, noise="recorded", folder=None)
             found = {level: median_s(functools.partial(ask, level=level), 3) for level in ("prefix", "process", "auto")}

@@ -319,3 +319,12 @@ def test_importing_trajrec_costs_little() -> None:
     )
     times = [float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) for _ in range(3)]
     assert min(times) < 0.3  # a guard against an import gone wrong; benchmarks measure it
+
+
+@pytest.mark.parametrize(
+    "module", ["trajrec.recording", "trajrec.replay.server", "trajrec.replay.workers", "trajrec.replay.execution"]
+)
+def test_what_records_and_the_processes_that_replay_load_no_database(module: str) -> None:
+    code = f"import sys, {module}; print('duckdb' in sys.modules, 'matplotlib' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.split() == ["False", "False"]
