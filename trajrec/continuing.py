@@ -15,8 +15,6 @@ from trajrec.protocols import World
 from trajrec.replay.environments import make_world
 from trajrec.replay.worlds import bring_world
 from trajrec.schema import Fork
-from trajrec.structs import EffectValue
-from trajrec.transcript import Attempt, ModelCall, Transcript
 
 
 def continue_live(
@@ -78,20 +76,3 @@ def continue_live(
     for function, options in functions:
         live.tool(function, **options)
     return live
-
-
-def asked(episode: Episode) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
-    """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and effects, each with the
-    transcript that knows its values.
-
-    Of a fork that is what led to it in its parent, and then its own.
-    """
-    transcript = episode.transcript
-    own = list(transcript.model_calls), list(transcript.attempts), [(effect, transcript) for effect in transcript.effects]
-    if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
-        return own
-    led = codec.decode(episode.fork.metadata_data)
-    models, attempts, effects = asked(episode.parent)
-    places = {tuple(place) for place in led["attempts"]}
-    before = [attempt for attempt in attempts if attempt.place in places]
-    return models[: led["models"]] + own[0], before + own[1], effects[: led["effects"]] + own[2]

@@ -8,9 +8,12 @@ from typing import Any
 
 import msgspec
 
+from trajrec import codec
 from trajrec.episodes import Episode, failed_action
 from trajrec.log.fields import field_values
 from trajrec.log.reader import LogChunk, Span
+from trajrec.structs import EffectValue
+from trajrec.transcript import Attempt, ModelCall, Transcript
 
 
 def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, bool]]:
@@ -31,6 +34,23 @@ def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, boo
     raised = [failure for failure in episode.failures if failure.phase == "step" and first <= failure.step < last]
     own += [(failure.step, failed_action(failure), True) for failure in raised]
     return before + [(action, has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
+
+
+def asked(episode: Episode) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
+    """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and effects, each with the
+    transcript that knows its values.
+
+    Of a fork that is what led to it in its parent, and then its own.
+    """
+    transcript = episode.transcript
+    own = list(transcript.model_calls), list(transcript.attempts), [(effect, transcript) for effect in transcript.effects]
+    if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
+        return own
+    led = codec.decode(episode.fork.metadata_data)
+    models, attempts, effects = asked(episode.parent)
+    places = {tuple(place) for place in led["attempts"]}
+    before = [attempt for attempt in attempts if attempt.place in places]
+    return models[: led["models"]] + own[0], before + own[1], effects[: led["effects"]] + own[2]
 
 
 def earlier(episode: Episode) -> Iterator[Episode]:

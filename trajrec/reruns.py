@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-import re
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +15,22 @@ from typing import Any, Literal
 from trajrec import codec
 from trajrec.agents.current import CURRENT
 from trajrec.agents.loop import AgentEpisode
-from trajrec.agents.redaction import Redactor
+from trajrec.agents.redaction import Redactor, differences
 from trajrec.agents.steps import Exceptions, Steps, Tries
-from trajrec.continuing import asked, continue_live
+from trajrec.continuing import continue_live
 from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError
 from trajrec.index.jsonable import to_json
 from trajrec.log.reader import LogReader
+from trajrec.paths import asked
 from trajrec.protocols import Tool, Verdict, World
 from trajrec.recorded import RecordedStream, as_exception, as_objects
 from trajrec.schema import Check, EpisodeStart
-from trajrec.state.diff import Change, diff
+from trajrec.state.diff import Change
 from trajrec.transcript import Attempt
 from trajrec.verifiers import identity
 
 SHOWN_CHANGES = 8
-
-_MARK = re.compile(r"\[redacted ([^\]]*) [0-9a-f]{8}\]")
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ class Rerun:
         place = self._steps.place_call()
         now = {"tool": tool, "arguments": self._plain(arguments)}
         of_step = [a for a in self._calls if (a.start.step, a.start.attempt) == (place.step, place.attempt)]
-        found = next((a for a in of_step if not _different(_asked(a), now)), None)
+        found = next((a for a in of_step if not differences(_asked(a), now)), None)
         if found is None:
             # Calls of other steps cannot be meant: an agent that skips one has changed.
             live = self._differ(place.step, "tool call", _asked(of_step[0]) if of_step else None, now, mark)
@@ -213,7 +211,7 @@ class Rerun:
         now = self._plain({"messages": list(messages) if is_list else [], **request})  # type: ignore[arg-type]
         found = self._models[number] if number < len(self._models) else None
         recorded = None if found is None else {"messages": found.messages, **found.request}
-        if found is None or _different(recorded, now):
+        if found is None or differences(recorded, now):
             return self._differ(self._steps.step, "model call", recorded, now, mark).model(function, *args, **kwargs)
         self._n_models += 1
         end = found.end
@@ -237,7 +235,7 @@ class Rerun:
             return self._differ(self._steps.step, "effect", None, now, mark).effect(name, function, *args)
         event, transcript = self._effects[0]
         recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
-        if _different(recorded, now):
+        if differences(recorded, now):
             return self._differ(self._steps.step, "effect", recorded, now, mark).effect(name, function, *args)
         self._effects.pop(0)
         if event.value_data is None:
@@ -287,7 +285,7 @@ class Rerun:
 
     def _differ(self, step: int, what: Any, recorded: Any, now: Any, mark: Any) -> AgentEpisode:
         """Note a difference: raise it, or go on live from the mark before it."""
-        changes = tuple(_different(recorded, now)) if recorded is not None and now is not None else ()
+        changes = tuple(differences(recorded, now)) if recorded is not None and now is not None else ()
         found = Difference(step, what, recorded, now, changes)
         if self.difference is None:
             self.difference = found
@@ -339,16 +337,6 @@ def _given(value: Any, is_async: bool) -> Any:
 
 def _asked(attempt: Attempt) -> dict[str, Any]:
     return {"tool": attempt.tool, "arguments": attempt.arguments}
-
-
-def _different(recorded: Any, now: Any) -> list[Change]:
-    return [change for change in diff(recorded, now) if not _is_same_mark(change)]
-
-
-def _is_same_mark(change: Change) -> bool:
-    """Say whether two texts differ only in the digests of what was redacted, which are of one process."""
-    a, b = change.before, change.after
-    return isinstance(a, str) and isinstance(b, str) and _MARK.sub(r"[redacted \1]", a) == _MARK.sub(r"[redacted \1]", b)
 
 
 def _lines(change: Change) -> list[str]:

@@ -227,6 +227,8 @@ class Roller:
         self._has_moved[lane] = True
         memory = self._memory
         memory.put()
+        if first is not None and hasattr(first, "reset"):
+            first.reset()
         start = step = self._step
         observation, is_over = ground.observation, False
         memo, ahead, n_passed = self._memo, self._ahead, 0
@@ -255,8 +257,11 @@ class Roller:
                 action = script[step]
                 memory.observe(observation, action)
             else:
-                action = yield step, observation, first if step == start else None
+                is_other = first is not None and step == start
+                action = yield step, observation, first if is_other else None
                 n_calls += 1
+                if is_other:
+                    memory.observe(observation, action)
             if self._keeps_visits:
                 visits.append((step, key, action))
             try:

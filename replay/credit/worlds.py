@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from trajrec import codec
 from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError, SnapshotError
+from trajrec.paths import asked
 from trajrec.protocols import Snapshotable, Verifier, World
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.grounds import Check, Unreplayable
@@ -24,6 +26,10 @@ from trajrec.verifiers import as_verdict
 
 Call = tuple[str, dict[str, Any]]
 """A tool and its arguments."""
+
+Told = list[list[Any]]
+"""What models, or the outside, said to what: [request, answer, type of error, message, whether it was streamed], the first two
+encoded. An empty row where nobody knows."""
 
 
 class Made(NamedTuple):
@@ -55,17 +61,20 @@ class Context:
         step: The step that it is at.
         made: The calls that were made, in order.
         history_key: All that a policy can know, hashable: rollouts meet only where it is the same.
+        recorded: What else the recording knows of what the agent did.
     """
 
     goal: Any
     step: int
     made: tuple[Made, ...]
     history_key: bytes = b""
+    recorded: Recording | None = field(default=None, repr=False, compare=False)
 
     def after(self, made: Made) -> Context:
         """Return the context with a call more, in the same step."""
         data = codec.encode([made.step, made.tool, made.arguments, made.result, made.error], opaque=True, canonical=True)
-        return Context(self.goal, self.step, (*self.made, made), hashlib.blake2b(self.history_key + data).digest())
+        key = hashlib.blake2b(self.history_key + data).digest()
+        return Context(self.goal, self.step, (*self.made, made), key, self.recorded)
 
 
 class WorldGround:
@@ -107,7 +116,7 @@ class WorldGround:
         self.level: Level = "native" if self._has_state else "prefix"
         self._set()
         self._states: dict[int, Any] = {}
-        self._recorded = _Recorded(episode)
+        self._recorded = Recording(episode)
         self._start = episode.first_step
         self._universe = 0
         self.observation = self._context = Context(self._recorded.goal, self._start, ())
@@ -203,10 +212,11 @@ class WorldGround:
         return held(self._recorded.time_ns(step), seed_of(seed, self._root, self._universe, step))
 
 
-class _Recorded:
-    """What was recorded of an agent's calls, as a policy would see it."""
+class Recording:
+    """What was recorded of an agent, as a policy would see it."""
 
     def __init__(self, episode: Episode) -> None:
+        self._episode = episode
         transcript: Transcript = episode.transcript
         task = transcript.task_start
         self.goal = None if task is None else transcript.value(task.goal_data)
@@ -225,10 +235,43 @@ class _Recorded:
 
     def context(self, step: int) -> Context:
         """Return what the agent knew before a step."""
-        found = Context(self.goal, step, ())
+        found = Context(self.goal, step, (), recorded=self)
         for made in self.made:
             if made.step < step:
                 found = found.after(made)
+        return found
+
+    def did(self, context: Context, calls: list[Call]) -> bool:
+        """Say whether calls at a context are those that were made, after all that was made before them."""
+        mine = [made for made in self.made if made.step <= context.step]
+        n = len(context.made)
+        return list(context.made) == mine[:n] and [(made.tool, made.arguments) for made in mine[n:]] == calls
+
+    def told(self, step: int) -> dict[str, Told]:
+        """Return what models and the outside said before a step."""
+        return {kind: [row for at, row in rows if at < step] for kind, rows in self._told.items()}
+
+    @property
+    def has_told(self) -> bool:
+        """Whether they said anything in this episode."""
+        return any(self._told.values())
+
+    @functools.cached_property
+    def _told(self) -> dict[str, list[tuple[int, list[Any]]]]:
+        models, _, effects = asked(self._episode)
+        found: dict[str, list[tuple[int, list[Any]]]] = {"model": [], "effect": []}
+        for call in models:
+            request, end = codec.encode({"messages": call.messages, **call.request}), call.end
+            if end is None:
+                row = [request, None, "builtins.TimeoutError", "the recorded model call was open when its log ended", False]
+            else:
+                answer = None if end.answer_data is None else codec.encode(call.answer)
+                row = [request, answer, end.error_type, end.message, end.is_streamed]
+            found["model"].append((call.start.step, row))
+        for event, transcript in effects:
+            request = codec.encode({"name": event.name, "arguments": transcript.value(event.arguments_data)})
+            answer = None if event.value_data is None else codec.encode(transcript.value(event.value_data))
+            found["effect"].append((event.step, [request, answer, event.error_type, event.message, False]))
         return found
 
     def time_ns(self, step: int) -> int:
@@ -247,7 +290,7 @@ class _Recorded:
 def recorded_calls(episode: Episode) -> dict[int, Any]:
     """Return what an agent did, by step: its calls as (tool, arguments), every try of them."""
     found: dict[int, Any] = {step: [] for step in range(episode.first_step, episode.n_steps)}
-    for made in _Recorded(episode).made:
+    for made in Recording(episode).made:
         found[made.step].append((made.tool, made.arguments))
     return found
 
