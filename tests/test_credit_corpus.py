@@ -75,6 +75,47 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
         credit.pooled(episodes, COIN, env=lambda: Hidden(gym.make("trajrec/NoisyKey-v0", size=3)))
 
 
+@pytest.mark.parametrize("level", ["native", "process"])
+@pytest.mark.parametrize("loses_all", [False, True])
+def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(loses_all: bool, level: Any, tmp_path: Path) -> None:
+    class Jammed(gym.Wrapper[Any, Any, Any, Any]):
+        """The door raises for who has the key, or for all."""
+
+        def step(self, action: Any) -> Any:
+            step, has_key = self.unwrapped.get_state()  # type: ignore[attr-defined]
+            if step == 3 and (has_key or loses_all):
+                raise OSError("jammed")
+            return super().step(action)
+
+    def make() -> Any:
+        return Jammed(NoisyKey(size=3))
+
+    episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
+    (table,) = credit.pooled([episode], COIN, n=16, env=make, level=level)
+    assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
+    unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
+    assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])
+    assert all((row.n, row.n_lost, row.hi) == (0, 8, np.inf) for row in table if row.step in unknown)
+    assert all(np.isnan(row.value) for row in table.of("pooled")[1:])
+    assert "OSError: jammed" in "".join(table.notes)
+
+
+def test_the_visits_of_one_episode_are_let_go_before_those_of_the_next(tmp_path: Path) -> None:
+    alive: list[int] = [0, 0, 0]  # now, at most, in all
+
+    class Action(int):
+        def __del__(self) -> None:
+            alive[0] -= 1
+
+    def take(observation: Any, rng: np.random.Generator) -> int:
+        alive[0] += 1
+        alive[1:] = max(alive[:2]), alive[2] + 1
+        return Action(rng.integers(2))
+
+    credit.pooled(record(tmp_path, 8, size=3), take, n=4)
+    assert alive[1] < alive[2] / 3
+
+
 def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
     episodes = record(tmp_path, 8, size=4)
     returns = np.array([episode.total_reward for episode in episodes])

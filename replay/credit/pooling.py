@@ -13,12 +13,12 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.replay.credit.estimates import Credit, Estimate
+from trajrec.replay.credit.estimates import Arm, Credit, Estimate
 from trajrec.replay.credit.intervals import LEVEL, Array, t_quantile
 from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout
-from trajrec.replay.credit.scanning import recorded_actions
+from trajrec.replay.credit.scanning import lost_note, recorded_actions
 from trajrec.replay.credit.setting import How, Setting
 
 
@@ -62,11 +62,18 @@ def pooled(
             probes.append(Probe(step, setting.noise.universes(half, f"{number}/{step}/action"), ((step, action),)))
         with Prober(episode, setting) as prober:
             rollouts = prober.run(probes)
-            for probe, some in zip(probes, rollouts, strict=True):
-                for rollout in some:
-                    table.add(rollout, is_forced=bool(probe.script))
-            first = [some[0].visits[0] for some in rollouts[::2]]
-            found.append((prober, [table.place(visit) for visit in first], actions, probes, rollouts))
+        for probe, some in zip(probes, rollouts, strict=True):
+            for rollout in some:
+                table.add(rollout, is_forced=bool(probe.script))
+        # Where a step's rollouts begin; not known where each of them raised at once, or was cut there.
+        begun = [
+            next((rollout.visits[0] for rollout in (*own, *forced) if rollout.visits), None)
+            for own, forced in zip(rollouts[::2], rollouts[1::2], strict=True)
+        ]
+        places = [None if visit is None else table.place(visit) for visit in begun]
+        # The table has what was seen: kept as well, the visits of a whole corpus would be held twice.
+        kept = [[rollout._replace(visits=()) for rollout in some] for some in rollouts]
+        found.append((prober, places, actions, probes, kept))
     table.close()
     return [_credit(table, how, *row) for row in found]
 
@@ -75,21 +82,22 @@ def _credit(
     table: _Table,
     how: How,
     prober: Prober,
-    places: list[Hashable],
+    places: list[Hashable | None],
     actions: dict[int, Any],
     probes: list[Probe],
     rollouts: list[list[Rollout]],
 ) -> Credit:
     rows = []
-    for (step, action), place, own in zip(sorted(actions.items()), places, rollouts[::2], strict=True):
-        cost = sum(r.env_steps for r in own), sum(r.policy_calls for r in own)
+    arms = [Arm.of(some, by_score=prober.by_score) for some in rollouts]
+    for (step, action), place, own in zip(sorted(actions.items()), places, arms[::2], strict=True):
+        cost = own.env_steps, own.policy_calls, own.n_lost
         value, lo, hi, n = table.value(place)
         rows.append(Estimate(step, value, lo, hi, "clustered-t", n, None, "value", "V(s), over all visits", "fresh", *cost))
         value, lo, hi, n = table.advantage(place, action)
         what = "Q(s, action) - V(s), over all visits"
         rows.append(Estimate(step, value, lo, hi, "clustered-t", n, None, "pooled", what, "fresh", *cost, action=action))
-    arms = [(probe.step, "action" if probe.script else "value", some) for probe, some in zip(probes, rollouts, strict=True)]
-    return finish(prober, rows, [(step, kind, [r._replace(visits=()) for r in some]) for step, kind, some in arms], how)
+    kept = [(probe.step, "action" if probe.script else "value", some) for probe, some in zip(probes, rollouts, strict=True)]
+    return finish(prober, rows, kept, how, notes=lost_note(arms))
 
 
 class _Table:
@@ -116,8 +124,9 @@ class _Table:
         return (visit.step, visit.key) if self._by_step else visit.key[-1]
 
     def add(self, rollout: Rollout, *, is_forced: bool) -> None:
-        """Take a rollout in; of one whose first action was forced, that visit says nothing of the policy."""
-        if rollout.is_lost:
+        """Take a rollout in, unless it came to nothing; of one whose first action was forced, that visit says nothing of the
+        policy."""
+        if rollout.is_lost or (self._by_score and rollout.score is None):
             return
         total, after = (rollout.score or 0.0) if self._by_score else 0.0, -1
         for k, visit in reversed(list(enumerate(rollout.visits))):
@@ -132,6 +141,8 @@ class _Table:
 
     def close(self) -> None:
         """Lay the visits out by place."""
+        if not self._rows:
+            return  # no rollout came to anything: there is no place to be asked for
         columns = list(zip(*self._rows, strict=True))
         self._rows.clear()
         places = np.array(columns[0])
@@ -148,24 +159,25 @@ class _Table:
         targets = self._rewards + (1.0 if self._by_score else self._gamma) * self._values[self._after]
         self._spread_of_step = _spread(targets, places * len(self._names) + self._actions)
 
-    def value(self, place: Hashable) -> tuple[float, float, float, int]:
+    def value(self, place: Hashable | None) -> tuple[float, float, float, int]:
         """Return V of a place with its interval, and how many rollouts came through it: the mean of what they returned."""
         known = self._known.get(place)
         if known is None:
-            here = self._places[place]
-            at = self._on_policy[here]
-            if not len(at):
+            here = self._places.get(place)
+            if here is None or not len(self._on_policy[here]):
                 return NOTHING
             known = self._known[place] = self._interval(float(self._values[here]), [self._of_value(here, 1.0)])
         return known
 
-    def advantage(self, place: Hashable, action: Any) -> tuple[float, float, float, int]:
+    def advantage(self, place: Hashable | None, action: Any) -> tuple[float, float, float, int]:
         """Return Q - V of an action at a place, likewise.
 
         Both are means of what was paid and of the pooled value of where that led, which varies less than what was returned in
         the end; and where two actions lead to the same place, its value's error is in both alike.
         """
-        here, name = self._places[place], self._names.get(action_key(action), -1)
+        here, name = self._places.get(place), self._names.get(action_key(action), -1)
+        if here is None:
+            return NOTHING
         known = self._known.get((here, name))
         if known is None:
             at, on_policy = self._at[here][self._actions[self._at[here]] == name], self._on_policy[here]

@@ -91,6 +91,7 @@ class Prober:
         if self._roller is not None:
             for ground in self._roller.grounds:
                 ground.close()
+            self._roller = None
 
     def run(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
         """Return the rollouts of each probe, by universe as they were asked for.
@@ -300,7 +301,15 @@ class _Errand:
         probe, setting = self.probes[place], self.setting
         ground = StandingGround(episode, stage, setting.noise, setting.check, self.recorded, observation, level)
         policy = as_policy(setting.policy, ground.action_space)
-        roller = Roller([ground], policy, setting.noise, gamma=setting.gamma, max_steps=setting.last_step(episode), memo=False)
+        roller = Roller(
+            [ground],
+            policy,
+            setting.noise,
+            gamma=setting.gamma,
+            max_steps=setting.last_step(episode),
+            memo=False,
+            keeps_visits=setting.keeps_visits,
+        )
         roller.go(step, self.memories.get(step))
         first = None if probe.policy is None else as_policy(probe.policy, ground.action_space)
         (rollout,) = roller.run([probe.universes[which]], probe.script, first)

@@ -98,9 +98,7 @@ class _Scan:
             (self._values if kind == "value" else self._forced)[step] = Arm.of(found, by_score=self._by_score)
         self._add_end()
         rows = [row for step in self._steps for row in self._rows(step)]
-        n_lost = sum(arm.n_lost for arm in (*self._values.values(), *self._forced.values()))
-        if n_lost:
-            self._notes.append(f"{n_lost} rollouts came to nothing, and count for nothing: {_why_lost(rollouts)}")
+        self._notes += lost_note([*self._values.values(), *self._forced.values()])
         self._note_cut(rollouts)
         self._note_pairing()
         kinds: list[tuple[int, str, Sequence[Rollout]]] = [
@@ -283,5 +281,10 @@ def final_score(prober: Prober) -> float:
     return prober.score_at(prober.episode.n_steps)
 
 
-def _why_lost(rollouts: Sequence[Sequence[Rollout]]) -> str:
-    return next((r.error or "no verdict" for found in rollouts for r in found if r.is_lost), "the check gave no verdict")
+def lost_note(arms: Sequence[Arm]) -> list[str]:
+    """Return a note on the rollouts that came to nothing; none where there are none."""
+    n_lost = sum(arm.n_lost for arm in arms)
+    if not n_lost:
+        return []
+    why = next((r.error or "no verdict" for arm in arms for r in arm.rollouts if r.is_lost), "the check gave no verdict")
+    return [f"{n_lost} rollouts came to nothing, and count for nothing: {why}"]
