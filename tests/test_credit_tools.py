@@ -170,6 +170,12 @@ def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Pa
     assert table.split is not None
 
 
+def test_worlds_are_not_pooled(tmp_path: Path) -> None:
+    episode = record(tmp_path, Bank(), LOST)
+    with pytest.raises(ValueError, match="take scan"):
+        credit.pooled([episode], gambler)
+
+
 def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
     shop = Shop(seed=7)
     shop.reset(options={"task": 0})

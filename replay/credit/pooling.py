@@ -44,7 +44,7 @@ def pooled(
         A table for each episode, with rows "value", V(s), and "pooled", Q(s, a) - V(s).
 
     Raises:
-        ValueError: The environment's state cannot be told: it is not known when it comes again.
+        ValueError: The environment's state cannot be told: it is not known when it comes again. Or it is an agent's world.
     """
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n!r}")
@@ -54,6 +54,8 @@ def pooled(
     table = _Table(by, setting.gamma, by_score=setting.check is not None)
     found = []
     for number, episode in enumerate(episodes):
+        if episode.is_agents:
+            raise ValueError(f"episode {episode.id} is an agent's: states of worlds are not pooled, take scan() instead")
         actions = recorded_actions(episode)
         probes = []
         for step, action in sorted(actions.items()):
