@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,34 @@ def test_pairs_of_forks_that_came_out_otherwise(tmp_path: Path) -> None:
             credit.export(corpus, "other", target)  # type: ignore[arg-type]
     rows = duckdb.sql(f"SELECT prompt, chosen, rejected, step FROM '{target}'").fetchall()
     assert rows == [("[0,0]\n0\n[1,0]", "0", "1", 1)]
+
+
+def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = [chain(tmp_path / str(k), 4, 1) for k in range(8)]
+    for episode in episodes:
+        credit.scan(episode, lambda observation: WORK, n=2)
+        credit.substitute(episode, lambda observation: WORK, 1, action=WORK, n=4)
+    alive: weakref.WeakSet[Episode] = weakref.WeakSet()
+    most = [0]
+    load = trajrec.Corpus._load
+
+    def counted(*place: Any) -> Episode:
+        loaded = load(*place)
+        alive.add(loaded)
+        most[0] = max(most[0], len(alive))
+        return loaded
+
+    monkeypatch.setattr(trajrec.Corpus, "_load", counted)
+    with trajrec.open(tmp_path) as corpus:
+        where = f"episode_id <> '{episodes[0].id}'"
+        for kind in ("prm", "dpo", "grpo"):
+            target = tmp_path / f"{kind}.jsonl"
+            assert credit.export(corpus, kind, target, where=where) == 7  # type: ignore[arg-type]
+            of = [json.loads(line)["episode_id"] for line in target.read_text().splitlines()]
+            assert set(of) == {episode.id for episode in episodes[1:]}
+    assert most[0] <= 2
 
 
 def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ them. A step is text: an agent's calls, or an action, as JSON.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import math
 import tempfile
@@ -83,13 +85,12 @@ def export(corpus: Corpus, kind: Kind, file: str | Path, *, where: str = "true",
         raise ValueError(f"the file must end in .parquet or .jsonl, got {str(file)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder to write into")
-    episodes = {episode.id: episode for episode in corpus.episodes(where)}
     if kind == "prm":
-        rows = _labels(corpus, episodes)
+        rows = _labels(corpus, where)
     elif kind == "dpo":
-        rows = _pairs(corpus, episodes)
+        rows = itertools.chain(_substitutions(corpus, where), _forks(corpus, where))
     else:
-        rows = _advantages(corpus, episodes, method, {**how, "where": where})
+        rows = _advantages(corpus, method, {**how, "where": where})
     return _write(rows, COLUMNS[kind], path)
 
 
@@ -118,10 +119,10 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _labels(corpus: Corpus, episodes: dict[str, Episode]) -> Iterator[dict[str, Any]]:
+def _labels(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
     """Yield step labels: of the rollouts that took a step's action and went on, from each episode's latest run that has
     them."""
-    query = """
+    query = f"""
     WITH runs AS (
       SELECT c.episode_id, c.run_id, any_value(c.policy_id) AS policy_id, max(c.created_at) AS made
       FROM credit c JOIN episodes e USING (episode_id) WHERE c.estimator IN ('advantage', 'value') GROUP BY ALL
@@ -130,15 +131,15 @@ def _labels(corpus: Corpus, episodes: dict[str, Episode]) -> Iterator[dict[str, 
     SELECT l.episode_id, l.run_id, l.policy_id, r.fork_step, r.arm, count(*) AS n,
       avg(coalesce(r.score, CAST(r.returned > 0 AS DOUBLE))) AS share
     FROM latest l JOIN rollouts r USING (run_id, episode_id)
-    WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') GROUP BY ALL ORDER BY l.episode_id
+    WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') AND {_is_of(where, "l")} GROUP BY ALL
     """
     found: dict[str, tuple[str, str, dict[tuple[int, str], tuple[int, float]]]] = {}
     for episode_id, run_id, policy_id, step, arm, n, share in corpus.sql(query).fetchall():
         found.setdefault(episode_id, (run_id, policy_id, {}))[2][step, arm] = (n, share)
-    for episode_id, (run_id, policy_id, shares) in found.items():
-        episode = episodes.get(episode_id)
-        if episode is None:
+    for episode in corpus.episodes(f"({where}) AND episode_id IN (SELECT episode_id FROM credit)", order_by="episode_id"):
+        if episode.id not in found:
             continue
+        run_id, policy_id, shares = found[episode.id]
         steps = range(episode.first_step, episode.n_steps)
         # After a step: its action forced, or what the policy makes of the state that it led to.
         after = [shares.get((step, "action")) or shares.get((step + 1, "value")) for step in steps]
@@ -154,35 +155,44 @@ def _labels(corpus: Corpus, episodes: dict[str, Episode]) -> Iterator[dict[str, 
             "labels": [share > 0 for _, share in known],
             "soft_labels": [share for _, share in known],
             "n": [n for n, _ in known],
-            "episode_id": episode_id,
+            "episode_id": episode.id,
             "run_id": run_id,
             "policy_id": policy_id,
         }
 
 
-def _pairs(corpus: Corpus, episodes: dict[str, Episode]) -> Iterator[dict[str, Any]]:
-    """Yield pairs of actions at one step of which one is better: by substitution, and by forks."""
+def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
+    """Yield pairs of actions at one step of which one is better, by substitution."""
+    certain = "estimator = 'effect' AND action IS NOT NULL AND (lo > 0 OR hi < 0)"
     query = (
-        "SELECT episode_id, step, CAST(action AS VARCHAR), value, lo, hi FROM latest_credit "
-        "WHERE estimator = 'effect' AND action IS NOT NULL AND (lo > 0 OR hi < 0) ORDER BY ALL"
+        "SELECT c.episode_id, step, CAST(action AS VARCHAR), value, lo, hi FROM latest_credit c "
+        f"WHERE {certain} AND {_is_of(where, 'c')} ORDER BY ALL"
     )
-    for episode_id, step, action, value, lo, hi in corpus.sql(query).fetchall():
-        if (episode := episodes.get(episode_id)) is not None:
-            recorded = dict(texts_of(episode)).get(step)
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for row in corpus.sql(query).fetchall():
+        found.setdefault(row[0], []).append(row[1:])
+    of_these = f"({where}) AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
+    for episode in corpus.episodes(of_these, order_by="episode_id"):
+        texts = dict(texts_of(episode))
+        for step, action, value, lo, hi in found.get(episode.id, ()):
+            recorded = texts.get(step)
             if recorded is not None:
                 other = _call_text(action) if episode.is_agents else action
                 chosen, rejected = (other, recorded) if lo > 0 else (recorded, other)
-                row = {"prompt": prompt_of(episode, step), "chosen": chosen, "rejected": rejected, "margin": abs(value)}
-                yield {**row, "lo": lo, "hi": hi, "episode_id": episode_id, "step": step, "source": "substitution"}
-    forks = (
+                pair = {"prompt": prompt_of(episode, step), "chosen": chosen, "rejected": rejected, "margin": abs(value)}
+                yield {**pair, "lo": lo, "hi": hi, "episode_id": episode.id, "step": step, "source": "substitution"}
+
+
+def _forks(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
+    """Yield pairs of actions at one step of which one is better, by what forks came to."""
+    query = (
         "SELECT b.episode_id, b.parent_id, b.fork_step FROM branches b JOIN episodes p ON p.episode_id = b.parent_id "
-        "WHERE b.outcome IS NOT NULL AND p.outcome IS NOT NULL AND b.outcome <> p.outcome ORDER BY ALL"
+        "WHERE b.outcome IS NOT NULL AND p.outcome IS NOT NULL AND b.outcome <> p.outcome "
+        f"AND {_is_of(where, 'p')} ORDER BY ALL"
     )
-    for branch_id, parent_id, step in corpus.sql(forks).fetchall():
-        parent = episodes.get(parent_id)
-        if parent is None:
-            continue
-        branch = corpus.episode(branch_id)
+    last = functools.lru_cache(maxsize=1)(corpus.episode)  # forks of one episode often come together
+    for branch_id, parent_id, step in corpus.sql(query).fetchall():
+        parent, branch = last(parent_id), corpus.episode(branch_id)
         one, other = dict(texts_of(branch)).get(step), dict(texts_of(parent)).get(step)
         if one is None or other is None or one == other:
             continue
@@ -191,18 +201,24 @@ def _pairs(corpus: Corpus, episodes: dict[str, Episode]) -> Iterator[dict[str, A
         yield {**row, "episode_id": parent_id, "step": step, "source": f"fork {branch_id}"}
 
 
-def _advantages(corpus: Corpus, episodes: dict[str, Episode], method: Method, how: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _advantages(corpus: Corpus, method: Method, how: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the advantages of a group's steps; where one is not known it is 0, which trains nothing."""
-    for table in group(corpus, method, **how):
-        episode = episodes[table.episode_id]
-        yield {
-            "prompt": prompt_of(episode),
-            "completions": [text for _, text in texts_of(episode)],
-            "advantages": [0.0 if math.isnan(row.value) else row.value for row in table],
-            "reward": episode.total_reward,
-            "episode_id": table.episode_id,
-            "method": method,
-        }
+    tables = {table.episode_id: table for table in group(corpus, method, **how)}
+    for episode in corpus.episodes(how["where"]):
+        if episode.id in tables:
+            yield {
+                "prompt": prompt_of(episode),
+                "completions": [text for _, text in texts_of(episode)],
+                "advantages": [0.0 if math.isnan(row.value) else row.value for row in tables[episode.id]],
+                "reward": episode.total_reward,
+                "episode_id": episode.id,
+                "method": method,
+            }
+
+
+def _is_of(where: str, table: str) -> str:
+    """Return the condition that a row of a table is of one of the episodes that were asked for."""
+    return f"{table}.episode_id IN (SELECT episode_id FROM episodes WHERE {where})"
 
 
 def _call_text(action: str) -> str:
