@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import broken
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -181,6 +182,30 @@ def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Ep
     assert {e.noise for e in table} == {"fresh"}
     assert "no universe can be given" in table.notes[0]
     assert table.of("advantage")[0].ci_method == "newcombe"
+
+
+@pytest.mark.parametrize("level", ["auto", "prefix", "process"])
+def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(level: Any, tmp_path: Path) -> None:
+    episode = record(tmp_path / "runs", broken.GlobalReward(), lambda observation, rng: 0)
+    table = credit.scan(episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, level=level)
+    assert {e.noise for e in table} == {"fresh"}
+    assert "no universe can be given" in "".join(table.notes)
+    assert {e.ci_method for e in table.of("advantage")} == {"welch"}
+
+
+@pytest.mark.parametrize("noise", ["shared", "fresh"])
+def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) -> None:
+    hidden = np.random.default_rng(0)
+
+    class Hides(broken.Sound):
+        def step(self, action: Any) -> Any:
+            observation, _, *ending = super().step(action)
+            return observation, float(hidden.random()), *ending
+
+    episode = record(tmp_path / "runs", Hides(), lambda observation, rng: 0)
+    table = credit.scan(episode, lambda observation: 1, n=8, steps=[10], env=Hides, level="process", noise=noise)
+    assert table.level == "prefix"
+    assert all(len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.probes)
 
 
 def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path) -> None:

@@ -146,8 +146,8 @@ class Prober:
                 if is_first and self.setting.noise.mode != "fresh":
                     self._has_run = True
                     self.is_determined = self.is_determined and roller.is_determined(probe.universes[0])
-                    if not self.is_determined:
-                        roller.forget()
+                if not self.is_determined:
+                    roller.forget()
             first = None if probe.policy is None else as_policy(probe.policy, _space(roller.grounds[0]))
             found[place] = roller.run(probe.universes, probe.script, first)
         self.level = roller.grounds[0].level
@@ -162,7 +162,7 @@ class Prober:
         for k in range(n):
             mine = [[u for i, u in enumerate(p.universes) if _owner(setting.noise, u, i, n) == k] for p in probes]
             shares.append([p._replace(universes=tuple(own)) for p, own in zip(probes, mine, strict=True)])
-        inner = replace(setting, jobs=1, backend="local", level=self.level)
+        inner = replace(setting, jobs=1, backend="local", level=self.level, memo=setting.memo and self.is_determined)
         work = functools.partial(_run_share, Places(), lineage(self.episode), inner)
         if setting.backend == "ray":
             from trajrec.replay.cluster import map_on_ray
@@ -195,6 +195,13 @@ class Prober:
         job = Job(
             lineage(self.episode), setting.make, setting.allow, setting.state, pairs, errand, "process", max(1, setting.jobs)
         )
+        if not self._has_run:
+            self._has_run = True
+            if not _is_determined(job, errand):
+                # What is drawn beside the generators that are keyed, forked processes have copies of: all would see one future.
+                self.level = "prefix"
+                self.is_determined = self.is_determined and setting.noise.mode == "fresh"
+                return self.run(probes)
         found: list[list[Rollout]] = [[] for _ in probes]
         for result in results(job, 1):
             place, which = wanted[result.step][result.index]
@@ -275,6 +282,18 @@ def _owner(noise: Noise, universe: int, place: int, n: int) -> int:
 def _run_share(places: Places, lineage_: Any, setting: Setting, probes: list[Probe]) -> tuple[list[list[Rollout]], str, bool]:
     with Prober(places.read(lineage_), setting) as prober:
         return prober.run(probes), prober.level, prober.is_determined
+
+
+def _is_determined(job: Job, errand: _Errand) -> bool:
+    """Say whether the first rollout of a job comes out the same twice, run in one process one after the other."""
+    step, index = job.branches[0]
+    twice = replace(errand, wanted={step: [errand.wanted[step][index]] * 2})
+    first, second = results(replace(job, branches=((step, 0), (step, 1)), errand=twice, level="prefix"), 1)
+    return _came_to(first) == _came_to(second)
+
+
+def _came_to(result: object) -> Rollout | None:
+    return result.rollout._replace(visits=()) if isinstance(result, _Rolled) else None
 
 
 @dataclass(frozen=True)
