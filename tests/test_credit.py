@@ -205,7 +205,7 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
     episode = record(tmp_path / "runs", Hides(), lambda observation, rng: 0)
     table = credit.scan(episode, lambda observation: 1, n=8, steps=[10], env=Hides, level="process", noise=noise)
     assert table.level == "prefix"
-    assert all(len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.probes)
+    assert all(len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.arms)
 
 
 def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path) -> None:

@@ -230,6 +230,10 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     assert found.step is None
     assert "16 universes do not tell the steps apart" in found.why
     assert str(found).startswith("undecided")
+    assert found.likeliest == found.candidates[0]
+    named = ", ".join(str(step) for step in found.candidates[:8])
+    assert f"95 % of the probability is on steps {named} and {len(found.candidates) - 8} more" in str(found)
+    assert found.table.notes[0].startswith(f"undecided among steps {named}")
     spent = credit.decisive_step(chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10))
     assert spent.step is None
     assert "budget does not reach further" in spent.why

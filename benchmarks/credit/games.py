@@ -39,7 +39,7 @@ def p5(n: int = 20_000) -> list[Criterion]:
     variances = {}
     for noise in ("fresh", "shared"):
         table = substitute(episode, policy, 0, action=0, n=n, noise=noise)  # type: ignore[arg-type]
-        kept, other = (np.array([r.returned for r in rollouts]) for _, _, rollouts in table.probes)
+        kept, other = (np.array([r.returned for r in rollouts]) for _, _, rollouts in table.arms)
         difference = kept - other
         variances[noise] = float(difference.var(ddof=1))
         se = float(difference.std(ddof=1)) / math.sqrt(n)

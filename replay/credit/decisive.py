@@ -67,7 +67,7 @@ class Decision:
     @property
     def n_rollouts(self) -> int:
         """Rollouts that were run."""
-        return sum(len(rollouts) for _, _, rollouts in self.table.probes)
+        return sum(len(rollouts) for _, _, rollouts in self.table.arms)
 
     @property
     def env_steps(self) -> int:
@@ -77,10 +77,10 @@ class Decision:
     def __str__(self) -> str:
         sure = "" if self.confidence is None else f" (probability {self.confidence:.2f})"
         if self.step is None:
-            head = f"undecided: {self.why}; likeliest is step {self.likeliest}{sure}"
+            lines = [f"undecided: {self.why}; likeliest is step {self.likeliest}{sure}"]
+            lines += [f"  95 % of the probability is on {_steps(self.candidates)}"] if self.probabilities is not None else []
         else:
-            head = f"step {self.step} decided it{sure}"
-        lines = [head]
+            lines = [f"step {self.step} decided it{sure}"]
         e = self.effect
         lines += [
             f"  with its action kept    {_text(self.kept)}",
@@ -295,14 +295,15 @@ class _Search:
         n_needed = 0 if probabilities is None else int(np.searchsorted(probabilities[order].cumsum(), 0.95)) + 1
         rows = [self._single(at, arm, measure) for at, arm in sorted(self._samples)]
         arms = [(at, arm, rollouts) for (at, arm), rollouts in sorted(self._samples.items())]
-        notes = [f"undecided: {why}" if why else f"step {step} decided it"]
-        table = finish(self._prober, [*rows, effect], arms, self._how, notes=notes)
+        candidates = tuple(self._first + k for k in order[:n_needed]) or (step,)
+        note = f"undecided among {_steps(candidates)}: {why}" if why else f"step {step} decided it"
+        table = finish(self._prober, [*rows, effect], arms, self._how, notes=[note])
         return Decision(
             self._episode.id,
             None if why else step,
             step,
             sure,
-            tuple(self._first + k for k in order[:n_needed]) or (step,),
+            candidates,
             effect,
             next(row for row in rows if row.estimator == "redrawn"),
             next(row for row in rows if row.estimator == "kept"),
@@ -344,6 +345,11 @@ def _n_to_confirm(effect: float, square: float) -> int:
         square: Mean square of it.
     """
     return math.ceil(12 * max(square - effect**2, 0.01) / max(effect**2, 1e-6))
+
+
+def _steps(steps: tuple[int, ...], most: int = 8) -> str:
+    more = f" and {len(steps) - most} more" if len(steps) > most else ""
+    return f"step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps[:most]))}{more}"
 
 
 def _text(e: Estimate) -> str:

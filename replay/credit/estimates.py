@@ -187,7 +187,7 @@ class Credit(Sequence[Estimate]):
         level: How steps were reached.
         split: The skill/luck split; None where it was not asked for.
         notes: What must be known to read it.
-        probes: (step, script or policy in words, rollouts) of each arm.
+        arms: Of each its step, its name and its rollouts.
     """
 
     run_id: str
@@ -199,7 +199,7 @@ class Credit(Sequence[Estimate]):
     level: str = ""
     split: Split | None = None
     notes: tuple[str, ...] = ()
-    probes: list[tuple[int, str, Sequence[Rollout]]] = field(default_factory=list, repr=False)
+    arms: list[tuple[int, str, Sequence[Rollout]]] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.estimates)
@@ -217,12 +217,12 @@ class Credit(Sequence[Estimate]):
     @property
     def env_steps(self) -> int:
         """Steps of the environment that were taken."""
-        return sum(rollout.env_steps for _, _, rollouts in self.probes for rollout in rollouts)
+        return sum(rollout.env_steps for _, _, rollouts in self.arms for rollout in rollouts)
 
     @property
     def policy_calls(self) -> int:
         """Actions that the policy was asked for."""
-        return sum(rollout.policy_calls for _, _, rollouts in self.probes for rollout in rollouts)
+        return sum(rollout.policy_calls for _, _, rollouts in self.arms for rollout in rollouts)
 
     def __str__(self) -> str:
         names = list(dict.fromkeys(estimate.estimator for estimate in self.estimates))

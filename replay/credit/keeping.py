@@ -70,7 +70,7 @@ def keep(credit: Credit, folder: Path) -> None:
         **{name: [getattr(e, name) for e in rows] for name in ("n_discordant", "ci_method", "estimator", "estimand", "noise")},
         "action": [e.action for e in rows],
     }
-    flat = [(step, arm, r) for step, arm, rollouts in credit.probes for r in rollouts]
+    flat = [(step, arm, r) for step, arm, rollouts in credit.arms for r in rollouts]
     rollouts: dict[str, Any] = {
         "step": np.array([step for step, _, _ in flat], np.int64),
         "arm": [arm for _, arm, _ in flat],
