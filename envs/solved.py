@@ -12,7 +12,35 @@ Observation = np.ndarray[Any, np.dtype[np.int64]]
 WORK, SPOIL, REPAIR = range(3)
 
 
-class FaultChain(gymnasium.Env[Observation, int]):
+class _Chain(gymnasium.Env[Observation, int]):
+    """A row of steps; its state is how many were taken, and a flag. Both are seen.
+
+    Args:
+        n_steps: How many there are.
+        n_actions: Actions at each.
+    """
+
+    def __init__(self, n_steps: int, n_actions: int) -> None:
+        self.observation_space = spaces.Box(np.zeros(2, np.int64), np.array([n_steps, 1], np.int64), dtype=np.int64)
+        self.action_space: spaces.Space[Any] = spaces.Discrete(n_actions)
+        self._state = (0, 0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+        """Begin before the first step, without the flag."""
+        super().reset(seed=seed)
+        self._state = (0, 0)
+        return np.array(self._state, np.int64), {}
+
+    def get_state(self) -> tuple[int, int]:
+        """Return steps taken and the flag."""
+        return self._state
+
+    def set_state(self, state: tuple[int, int]) -> None:
+        """Put it into a state that `get_state` returned."""
+        self._state = (int(state[0]), int(state[1]))
+
+
+class FaultChain(_Chain):
     """A chain of `size` steps that is clean or spoilt. It pays 1 at the end if it is clean then.
 
     What happens is the agent's doing alone: action 1 spoils it, 2 repairs it, 0 leaves it as it is.
@@ -29,16 +57,8 @@ class FaultChain(gymnasium.Env[Observation, int]):
     """
 
     def __init__(self, *, size: int = 16) -> None:
+        super().__init__(size, 3)
         self.size = size
-        self.observation_space = spaces.Box(np.zeros(2, np.int64), np.array([size, 1], np.int64), dtype=np.int64)
-        self.action_space: spaces.Space[Any] = spaces.Discrete(3)
-        self._state = (0, 0)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Begin clean."""
-        super().reset(seed=seed)
-        self._state = (0, 0)
-        return np.array(self._state, np.int64), {}
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take an action."""
@@ -47,14 +67,6 @@ class FaultChain(gymnasium.Env[Observation, int]):
         self._state = (step + 1, is_spoilt)
         is_over = step + 1 == self.size
         return np.array(self._state, np.int64), float(is_over and not is_spoilt), is_over, False, {}
-
-    def get_state(self) -> tuple[int, int]:
-        """Return steps taken and whether it is spoilt."""
-        return self._state
-
-    def set_state(self, state: tuple[int, int]) -> None:
-        """Put it into a state that `get_state` returned."""
-        self._state = (int(state[0]), int(state[1]))
 
     def repairing_value(self, step: int, is_spoilt: bool, rate: float) -> float:
         """Return the probability that it ends clean under a policy that works, and repairs it with a rate where it is
@@ -77,7 +89,7 @@ class RepairingPolicy:
         return REPAIR if rng.random() < self.rate and observation[1] else WORK
 
 
-class NoisyKey(gymnasium.Env[Observation, int]):
+class NoisyKey(_Chain):
     """A key, `size` - 1 apples, a door: at each step the agent takes what is there (action 1) or leaves it (0).
 
     An apple is sweet or sour by chance: taking it pays `apple` or -`apple`. Opening the door pays 5 if the key was taken.
@@ -96,16 +108,8 @@ class NoisyKey(gymnasium.Env[Observation, int]):
     """
 
     def __init__(self, *, size: int = 20, apple: float = 1.5) -> None:
+        super().__init__(size + 1, 2)
         self.size, self.apple = size, apple
-        self.observation_space = spaces.Box(np.zeros(2, np.int64), np.array([size + 1, 1], np.int64), dtype=np.int64)
-        self.action_space: spaces.Space[Any] = spaces.Discrete(2)
-        self._state = (0, 0)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
-        """Begin at the key."""
-        super().reset(seed=seed)
-        self._state = (0, 0)
-        return np.array(self._state, np.int64), {}
 
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Take what is there, or leave it."""
@@ -120,14 +124,6 @@ class NoisyKey(gymnasium.Env[Observation, int]):
             reward = 5.0 * has_key * action
         self._state = (step + 1, has_key)
         return np.array(self._state, np.int64), float(reward), step == self.size, False, {}
-
-    def get_state(self) -> tuple[int, int]:
-        """Return steps taken and whether the agent has the key."""
-        return self._state
-
-    def set_state(self, state: tuple[int, int]) -> None:
-        """Put it into a state that `get_state` returned."""
-        self._state = (int(state[0]), int(state[1]))
 
     def advantage(self, step: int, has_key: bool, action: int) -> float:
         """Return what an action is better than the policy that takes everything with probability 1/2."""
