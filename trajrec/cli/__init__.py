@@ -111,11 +111,9 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--tolerance", type=replaying.tolerance, default=0, metavar="ulp=N", help="how far floats may be apart")
     sub.add_argument("--from", dest="first", type=int, default=0, metavar="STEP", help="compare from this step on")
     sub.add_argument("--state-forced", action="store_true", help="put the recorded state back after each step that differs")
-    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: 1)")
-    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
     sub.add_argument("--junit", type=Path, metavar="FILE", help="write the reports as JUnit XML too")
     sub.add_argument("--html", type=Path, metavar="FILE", help="write them as a page too")
-    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    _execution(sub)
     _json(sub)
 
     sub = add(
@@ -147,11 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--until", default="done", metavar="done|STEPS", help="cut branches off after so many steps (default: done)"
     )
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
-    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
-    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
-    sub.add_argument("--level", choices=forks.LEVELS, default="auto", help="(default: auto)")
     sub.add_argument("--timeout", type=float, metavar="S", help="end a branch that takes longer")
-    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    _execution(sub)
+    _level(sub)
     _json(sub)
 
     sub = add(
@@ -249,12 +245,22 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
     sub.add_argument("--check", metavar="CHECK", help="what won means: terminated, truncated, or module:function of the end")
     sub.add_argument("--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode")
-    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes (default: 1)")
-    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
-    sub.add_argument("--level", choices=forks.LEVELS, default="auto", help="(default: auto)")
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])")
-    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    _execution(sub)
+    _level(sub)
     _json(sub)
+
+
+def _execution(sub: argparse.ArgumentParser) -> None:
+    """Add what commands take that execute what was recorded."""
+    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
+    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
+    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+
+
+def _level(sub: argparse.ArgumentParser) -> None:
+    levels = ("auto", "prefix", "native", "pickle", "process")
+    sub.add_argument("--level", choices=levels, default="auto", help="how steps are reached (default: auto)")
 
 
 def _json(sub: argparse.ArgumentParser) -> None:
