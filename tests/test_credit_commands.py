@@ -14,6 +14,7 @@ import duckdb
 import gymnasium as gym
 import numpy as np
 import pytest
+from chains import chain
 
 import trajrec
 import trajrec.envs
@@ -58,16 +59,6 @@ def lost_taxi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Episode:
         env.step(int(rng.integers(4)))
     env.close()
     return next(trajrec.open(tmp_path / "runs").episodes())
-
-
-def chain(folder: Path, size: int, fault: int) -> Episode:
-    """Record a chain of which one action is a fault."""
-    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), folder)
-    env.reset(seed=0)
-    for step in range(size):
-        env.step(SPOIL if step == fault else WORK)
-    env.close()
-    return next(trajrec.open(folder).episodes())
 
 
 def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:

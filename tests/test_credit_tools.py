@@ -8,12 +8,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from chains import chain
 
 import trajrec
 import trajrec.envs
 from trajrec.agents.sink import close_logs
 from trajrec.envs import Bank, Shop
-from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
+from trajrec.envs.solved import RepairingPolicy
 from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError, DivergenceError, ReplayError
 from trajrec.protocols import Tool
@@ -42,16 +43,6 @@ def gambler(context: Any, rng: np.random.Generator) -> Any:
 
 
 LOST = [("deposit", {"amount": 100}), ("choose", {"amount": 150}), ("withdraw", {})]
-
-
-def chain(folder: Path, size: int, fault: int) -> Episode:
-    """Record a chain of which one action is a fault."""
-    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), folder)
-    env.reset(seed=0)
-    for step in range(size):
-        env.step(SPOIL if step == fault else WORK)
-    env.close()
-    return next(trajrec.open(folder).episodes())
 
 
 def test_the_choice_is_blamed_and_not_the_innocent_deposit(tmp_path: Path) -> None:

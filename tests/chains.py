@@ -1,0 +1,24 @@
+"""Recorded chains, of which it is known what lost them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gymnasium as gym
+
+import trajrec
+import trajrec.envs
+from trajrec.envs.solved import SPOIL, WORK
+from trajrec.episodes import Episode
+
+assert trajrec.envs
+
+
+def chain(folder: Path, size: int, fault: int) -> Episode:
+    """Record a chain of which one action is a fault."""
+    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), folder)
+    env.reset(seed=0)
+    for step in range(size):
+        env.step(SPOIL if step == fault else WORK)
+    env.close()
+    return next(trajrec.open(folder).episodes())
