@@ -291,29 +291,71 @@ def test_a_model_of_stable_baselines3_is_a_policy(algorithm: str, env_id: str, t
     assert dist is None or dist.sum() == pytest.approx(1.0)
 
 
+class Counting:
+    """A policy that remembers how many steps there were."""
+
+    n = 0
+
+    def reset(self) -> None:
+        self.n = 0
+
+    def observe(self, observation: Any, action: Any) -> None:
+        self.n += 1
+
+    def snapshot(self) -> int:
+        return self.n
+
+    def restore(self, n: int) -> None:
+        self.n = n
+
+
 def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episode) -> None:
-    class Alternating:
+    class Alternating(Counting):
         """Takes 1 and 2 in turn, by how many steps there were."""
-
-        def reset(self) -> None:
-            self.n = 0
-
-        def observe(self, observation: Any, action: Any) -> None:
-            self.n += 1
 
         def act(self, observation: Any, rng: np.random.Generator) -> int:
             self.n += 1
             return 1 + self.n % 2
 
-        def snapshot(self) -> int:
-            return self.n
-
-        def restore(self, n: int) -> None:
-            self.n = n
-
     table = credit.scan(lake, Alternating(), n=8, memo=False)
     assert numbers(credit.scan(lake, Alternating(), n=8)) == numbers(table)
     assert numbers(credit.scan(lake, Alternating(), n=8, level="process")) == numbers(table)
+
+
+@pytest.mark.parametrize("how", [{}, {"memo": False}, {"level": "prefix"}, {"level": "process"}, {"jobs": 2}])
+def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: Path) -> None:
+    chances = 0.5, 0.0, 0.25, 1.0
+
+    class Pays(gym.Env[Any, Any]):
+        """Pays what is done, for four steps, and shows nothing."""
+
+        observation_space = gym.spaces.Discrete(1)
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.n = 0
+            return 0, {}
+
+        def step(self, action: Any) -> Any:
+            self.n += 1
+            return 0, float(action), self.n == 4, False, {}
+
+    class Counts(Counting):
+        """Knows by what it remembers alone at which step it is; beyond the last it does nothing."""
+
+        def act(self, observation: Any, rng: np.random.Generator) -> int:
+            self.n += 1
+            return int(self.n <= 4 and rng.random() < chances[self.n - 1])
+
+    episode = record(tmp_path / "runs", Pays(), lambda observation, rng: 1)
+    table = credit.scan(episode, Counts(), n=12, env=Pays, **how)
+    for row in table.of("value"):
+        assert row.lo <= sum(chances[row.step :]) <= row.hi
+    assert [row.value for row in table.of("value")][3] == 1.0
+    advantages = [row.value for row in table.of("advantage")]
+    assert (advantages[1], advantages[3]) == (1.0, 0.0)  # what follows is the same whatever was done: so is what is remembered
+    assert [row.lo <= 1 - chances[row.step] <= row.hi for row in table.of("advantage")] == [True] * 4
 
 
 @pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
