@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -356,6 +357,55 @@ def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: P
     advantages = [row.value for row in table.of("advantage")]
     assert (advantages[1], advantages[3]) == (1.0, 0.0)  # what follows is the same whatever was done: so is what is remembered
     assert [row.lo <= 1 - chances[row.step] <= row.hi for row in table.of("advantage")] == [True] * 4
+
+
+class Draws(gym.Env[Any, Any]):
+    """Draws a number at each of six steps, and pays it to who takes it."""
+
+    observation_space = gym.spaces.Discrete(7)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n = 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        drawn = float(self.np_random.random())
+        return self.n, drawn * action, self.n == 6, False, {"drawn": drawn}
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> tuple[Episode, list[float]]:
+    """Four of six steps, of which nothing was taken; and what was drawn there."""
+    env = trajrec.record(Draws(), tmp_path / "drawn")
+    env.reset(seed=5)
+    numbers = [env.step(0)[4]["drawn"] for _ in range(4)]
+    env.close()
+    return next(trajrec.open(tmp_path / "drawn").episodes()), numbers
+
+
+@pytest.mark.parametrize("level", ["native", "prefix", "process"])
+def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(level: Any, drawn: tuple[Episode, list[float]]) -> None:
+    episode, numbers = drawn
+    table = credit.scan(episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded")
+    values = table.of("value")
+    assert all(row.lo <= sum(numbers[row.step :]) + 1.0 <= row.hi for row in values)
+    # In one universe what is drawn beyond the recording is the same: what differs between steps is what was recorded.
+    assert [a.value - b.value for a, b in itertools.pairwise(values)] == pytest.approx(numbers[:3])
+    assert [row.value for row in table.of("advantage")] == pytest.approx([-number for number in numbers])
+    assert [row.value for row in table.of("luck")] == pytest.approx([0.0] * 4)
+    assert {row.noise for row in table} == {"recorded"}
+
+
+def test_in_recorded_noise_the_policy_draws_anew(drawn: tuple[Episode, list[float]]) -> None:
+    episode, numbers = drawn
+    coin = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
+    recorded = credit.scan(episode, coin, n=64, env=Draws, noise="recorded").of("advantage")
+    assert all(row.lo <= -numbers[row.step] / 2 <= row.hi for row in recorded)
+    shared = credit.scan(episode, coin, n=64, env=Draws).of("advantage")
+    assert np.mean([row.value for row in shared]) == pytest.approx(-0.25, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
