@@ -28,6 +28,8 @@ Check = Verifier | Literal["terminated", "truncated"] | None
 """What says at the end whether a rollout was won."""
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
+_MADE_WITH = frozenset(("env", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata"))
+"""Attributes of an environment and its wrappers that never change."""
 
 
 class Unreplayable(Exception):
@@ -263,12 +265,13 @@ class _StateKey:
         self._bare, adapter = env, stage.native
         self._capture = adapter.capture if adapter is not None and adapter.name in _COMPLETE else None
         self._is_known = True
+        self._is_aside: dict[type, bool] = {}  # functions and spaces, by their class: it is looked at at each step
 
     def __call__(self) -> Hashable | None:
         if not self._is_known:
             return None
         try:
-            found = [_values(layer, self._generators) for layer in self._layers]
+            found = [self._values(layer) for layer in self._layers]
             found.append(self._bare_key())
             return tuple(found)
         except (TypeError, ValueError):
@@ -277,28 +280,25 @@ class _StateKey:
 
     def _bare_key(self) -> Hashable:
         if self._capture is None:
-            return _values(self._bare, self._generators)
-        bare = self._bare
+            return self._values(self._bare)
+        held = self._bare.__dict__
         # A fickle passenger is drawn at the reset, and is no part of Taxi's state number.
-        return _hashable(self._capture()), getattr(bare, "fickle_step", None), getattr(bare, "steps_beyond_terminated", None)
+        return _hashable(self._capture()), held.get("fickle_step"), held.get("steps_beyond_terminated")
 
-
-def _values(layer: Any, generators: set[int]) -> Hashable:
-    found: list[Any] = []
-    for name, value in vars(layer).items():
-        kind = type(value)
-        if kind in _ATOMS:
-            found.append(value)
-        elif (
-            name in ("env", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata")
-            or id(value) in generators
-            or callable(value)
-            or (hasattr(value, "sample") and hasattr(value, "contains"))
-        ):
-            continue
-        else:
-            found.append(_hashable(value))
-    return tuple(found)
+    def _values(self, layer: Any) -> Hashable:
+        found: list[Any] = []
+        for name, value in layer.__dict__.items():
+            kind = type(value)
+            if kind in _ATOMS:
+                found.append(value)
+            elif name not in _MADE_WITH and id(value) not in self._generators:
+                is_aside = self._is_aside.get(kind)
+                if is_aside is None:
+                    is_aside = callable(value) or (hasattr(value, "sample") and hasattr(value, "contains"))
+                    self._is_aside[kind] = is_aside
+                if not is_aside:
+                    found.append(_hashable(value))
+        return tuple(found)
 
 
 def _hashable(value: Any) -> Hashable:

@@ -324,6 +324,7 @@ class _Memory:
     def __init__(self, policy: Policy) -> None:
         self._policy: Any = policy
         self._remembers = hasattr(policy, "snapshot") and hasattr(policy, "restore")
+        self._of_context = getattr(policy, "memory", None)
         self.begin: Any = None
 
     def put(self) -> None:
@@ -339,6 +340,6 @@ class _Memory:
     def key(self, observation: Any) -> Hashable:
         """Return what it goes on by beyond the state, hashable: what it remembers, and what an agent has in its context."""
         own = codec.encode(self._policy.snapshot(), canonical=True) if self._remembers else None
-        if hasattr(self._policy, "memory"):
-            return own, self._policy.memory(observation)
+        if self._of_context is not None:
+            return own, self._of_context(observation)
         return own, getattr(observation, "history_key", None)
