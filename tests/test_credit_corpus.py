@@ -100,6 +100,18 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(loses_all: bool,
     assert "OSError: jammed" in "".join(table.notes)
 
 
+def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
+    episodes = record(tmp_path, 3, size=3)
+    whole = credit.pooled(episodes, COIN, n=8)
+    short = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=1))
+    assert [row.value for table in short for row in table] == [row.value for table in whole for row in table]
+    assert all(table.notes[0].endswith("8 of 32 rollouts a step") for table in short)
+    enough = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=10**6))
+    unlimited = credit.pooled(episodes, COIN, n=32)
+    assert flat(enough, "pooled") == pytest.approx(flat(unlimited, "pooled"))
+    assert [table.notes for table in enough] == [()] * 3
+
+
 def test_the_visits_of_one_episode_are_let_go_before_those_of_the_next(tmp_path: Path) -> None:
     alive: list[int] = [0, 0, 0]  # now, at most, in all
 

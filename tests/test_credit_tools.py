@@ -109,6 +109,21 @@ def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: 
         credit.substitute(episode, gambler, 1, action=3, observation=4)
 
 
+def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path: Path) -> None:
+    episode = record(tmp_path, Bank(), LOST)
+    whole = credit.substitute(episode, gambler, 1, n=16)
+
+    def within(env_steps: int, **how: Any) -> credit.Credit:
+        return credit.substitute(episode, gambler, 1, n=64, budget=credit.Budget(env_steps=env_steps), **how)
+
+    assert [row.n for row in within(1)] == [8] * 4
+    spent = within(1).env_steps + 1
+    assert [(row.value, row.lo, row.hi) for row in within(spent)] == [(row.value, row.lo, row.hi) for row in whole]
+    assert within(spent).notes[0].endswith("16 of 64 universes")
+    for outcome in (True, False):
+        assert within(spent, check=lambda world, outcome=outcome: outcome).notes == within(spent).notes
+
+
 def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
     def careful(observation: Any, rng: np.random.Generator) -> int:
         return 2 if observation[1] else 0

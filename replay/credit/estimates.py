@@ -12,6 +12,9 @@ import numpy as np
 from trajrec.replay.credit.intervals import Array, Interval
 from trajrec.replay.credit.rollouts import Rollout
 
+ROUND = 8
+"""Universes of a round, where there is a budget."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -35,11 +38,13 @@ class Meter:
     Attributes:
         env_steps: Steps of the environment so far.
         policy_calls: Actions that the policy was asked for so far.
+        notes: What was not reached, and why.
     """
 
     def __init__(self, budget: Budget | None) -> None:
         self._budget, self._began = budget or Budget(), time.monotonic()
         self.env_steps = self.policy_calls = 0
+        self.notes: list[str] = []
 
     def add(self, rollouts: Iterable[Rollout]) -> None:
         """Count rollouts."""
@@ -47,10 +52,24 @@ class Meter:
             self.env_steps += rollout.env_steps
             self.policy_calls += rollout.policy_calls
 
-    @property
-    def has_limit(self) -> bool:
-        """Whether there is any."""
-        return self._budget != Budget()
+    def rounds(self, n: int, what: str = "universes", *, always: bool = False) -> Iterator[range]:
+        """Yield what is to be run in each round, until all n were or the budget is spent.
+
+        What was spent alone says when to end: it is never asked what came of it.
+
+        Args:
+            n: How many universes there are to be.
+            what: What they are called.
+            always: Whether there are rounds although there is no budget.
+        """
+        size = ROUND if always or self._budget != Budget() else n
+        for first in range(0, n, size):
+            end = min(first + size, n)
+            yield range(first, end)
+            spent = self.spent()
+            if spent and end < n:
+                self.notes.append(f"stopped by its budget ({spent}): {end} of {n} {what}")
+                return
 
     def spent(self, ahead: float = 1.0) -> str:
         """Return which part of the budget is spent; "" where none is.

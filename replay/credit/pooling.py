@@ -13,7 +13,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.replay.credit.estimates import Arm, Credit, Estimate
+from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter
 from trajrec.replay.credit.intervals import LEVEL, Array, t_quantile
 from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.probes import Probe, Prober
@@ -28,6 +28,7 @@ def pooled(
     *,
     n: int = 16,
     by: Literal["state", "state and step"] = "state",
+    budget: Budget | None = None,
     **how: Unpack[How],
 ) -> list[Credit]:
     """Estimate the advantages of all steps of some episodes from one table of what came of each action in each state.
@@ -38,6 +39,7 @@ def pooled(
         n: Rollouts at each step: half of them take the recorded action first, half leave it to the policy.
         by: What makes two visits the same: the environment's state without the time, or with the step. Without it values are
             averaged over the steps that are left: right where limits on time hardly matter, and wrong near them.
+        budget: What it may take for all episodes together; it ends after a round of 8 rollouts at each of their steps.
         how: See `How`.
 
     Returns:
@@ -51,55 +53,62 @@ def pooled(
     if how.get("noise", "fresh") != "fresh":
         raise ValueError("visits of rollouts that share their noise say the same: pooled rollouts have noise='fresh'")
     setting = Setting.of(policy, {**how, "noise": "fresh"}, keeps_visits=True)
-    table = _Table(by, setting.gamma, by_score=setting.check is not None)
-    found = []
-    for number, episode in enumerate(episodes):
+    meter, table = Meter(budget), _Table(by, setting.gamma, by_score=setting.check is not None)
+    pools = [_Pool(episode, number, setting) for number, episode in enumerate(episodes)]
+    for part in meter.rounds(n, "rollouts a step"):
+        for pool in pools:
+            meter.add(pool.fill(table, part))
+    table.close()
+    return [pool.credit(table, how, meter.notes) for pool in pools]
+
+
+class _Pool:
+    """What one episode adds to the table: rollouts from each of its steps."""
+
+    def __init__(self, episode: Episode, number: int, setting: Setting) -> None:
         if episode.is_agents:
             raise ValueError(f"episode {episode.id} is an agent's: states of worlds are not pooled, take scan() instead")
-        actions = recorded_actions(episode)
-        probes = []
-        for step, action in sorted(actions.items()):
-            half = n // 2
-            probes.append(Probe(step, setting.noise.universes(n - half, f"{number}/{step}/value")))
-            probes.append(Probe(step, setting.noise.universes(half, f"{number}/{step}/action"), ((step, action),)))
-        with Prober(episode, setting) as prober:
-            rollouts = prober.run(probes)
-        for probe, some in zip(probes, rollouts, strict=True):
+        self._prober, self._number = Prober(episode, setting), number
+        self._actions = sorted(recorded_actions(episode).items())
+        self._rollouts: dict[tuple[int, str], list[Rollout]] = {}
+        self._places: dict[int, Hashable] = {}
+
+    def fill(self, table: _Table, part: range) -> list[Rollout]:
+        """Run a round of rollouts at each step, half of them with the recorded action; return them, without their visits."""
+        universes = self._prober.setting.noise.universes
+        n, first, probes = len(part) // 2, part.start // 2, {}
+        for step, action in self._actions:
+            place = f"{self._number}/{step}"
+            others = universes(len(part) - n, f"{place}/value", part.start - first)
+            probes[step, "value"] = Probe(step, others)
+            probes[step, "action"] = Probe(step, universes(n, f"{place}/action", first), ((step, action),))
+        added = []
+        with self._prober as prober:
+            found = prober.run(list(probes.values()))
+        for (step, kind), some in zip(probes, found, strict=True):
             for rollout in some:
-                table.add(rollout, is_forced=bool(probe.script))
-        # Where a step's rollouts begin; not known where each of them raised at once, or was cut there.
-        begun = [
-            next((rollout.visits[0] for rollout in (*own, *forced) if rollout.visits), None)
-            for own, forced in zip(rollouts[::2], rollouts[1::2], strict=True)
-        ]
-        places = [None if visit is None else table.place(visit) for visit in begun]
-        # The table has what was seen: kept as well, the visits of a whole corpus would be held twice.
-        kept = [[rollout._replace(visits=()) for rollout in some] for some in rollouts]
-        found.append((prober, places, actions, probes, kept))
-    table.close()
-    return [_credit(table, how, *row) for row in found]
+                table.add(rollout, is_forced=kind == "action")
+                if rollout.visits:  # of one that raised at once, or was cut there, it is not known where it began
+                    self._places.setdefault(step, table.place(rollout.visits[0]))
+                # The table has what was seen: kept as well, the visits of a whole corpus would be held twice.
+                added.append(rollout._replace(visits=()))
+                self._rollouts.setdefault((step, kind), []).append(added[-1])
+        return added
 
-
-def _credit(
-    table: _Table,
-    how: How,
-    prober: Prober,
-    places: list[Hashable | None],
-    actions: dict[int, Any],
-    probes: list[Probe],
-    rollouts: list[list[Rollout]],
-) -> Credit:
-    rows = []
-    arms = [Arm.of(some, by_score=prober.by_score) for some in rollouts]
-    for (step, action), place, own in zip(sorted(actions.items()), places, arms[::2], strict=True):
-        cost = own.env_steps, own.policy_calls, own.n_lost
-        value, lo, hi, n = table.value(place)
-        rows.append(Estimate(step, value, lo, hi, "clustered-t", n, None, "value", "V(s), over all visits", "fresh", *cost))
-        value, lo, hi, n = table.advantage(place, action)
-        what = "Q(s, action) - V(s), over all visits"
-        rows.append(Estimate(step, value, lo, hi, "clustered-t", n, None, "pooled", what, "fresh", *cost, action=action))
-    kept = [(probe.step, "action" if probe.script else "value", some) for probe, some in zip(probes, rollouts, strict=True)]
-    return finish(prober, rows, kept, how, notes=lost_note(arms))
+    def credit(self, table: _Table, how: How, notes: Sequence[str]) -> Credit:
+        """Return the rows of the episode, and keep them."""
+        rows = []
+        arms = {key: Arm.of(some, by_score=self._prober.by_score) for key, some in self._rollouts.items()}
+        for step, action in self._actions:
+            own, place = arms[step, "value"], self._places.get(step)
+            cost = own.env_steps, own.policy_calls, own.n_lost
+            value, lo, hi, n = table.value(place)
+            rows.append(Estimate(step, value, lo, hi, "clustered-t", n, None, "value", "V(s), over all visits", "fresh", *cost))
+            value, lo, hi, n = table.advantage(place, action)
+            what = "Q(s, action) - V(s), over all visits"
+            rows.append(Estimate(step, value, lo, hi, "clustered-t", n, None, "pooled", what, "fresh", *cost, action=action))
+        kept = [(step, kind, some) for (step, kind), some in self._rollouts.items()]
+        return finish(self._prober, rows, kept, how, notes=[*notes, *lost_note(list(arms.values()))])
 
 
 class _Table:

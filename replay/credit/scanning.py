@@ -25,9 +25,6 @@ from trajrec.replay.credit.setting import How, Setting
 from trajrec.replay.credit.worlds import recorded_calls
 
 Estimator = Literal["value", "delta", "advantage"]
-ROUND = 8
-"""Universes of a round, where there is a budget."""
-
 MEASURES = {True: "P(passed)", False: "return"}
 
 
@@ -122,18 +119,15 @@ class _Scan:
 
     def _roll(self, probes: Sequence[tuple[str, int, Script]]) -> list[list[Rollout]]:
         found: list[list[Rollout]] = [[] for _ in probes]
-        size = ROUND if self._meter.has_limit else self._n
         noise = self._setting.noise
-        for first in range(0, self._n, size):
-            n = min(size, self._n - first)
-            asked = [Probe(step, noise.universes(n, f"{step}/{kind}", first), script) for kind, step, script in probes]
+        for part in self._meter.rounds(self._n):
+            asked = [
+                Probe(step, noise.universes(len(part), f"{step}/{kind}", part.start), script) for kind, step, script in probes
+            ]
             for rollouts, more in zip(found, self._prober.run(asked), strict=True):
                 rollouts += more
                 self._meter.add(more)
-            spent = self._meter.spent()
-            if spent and first + n < self._n:
-                self._notes.append(f"stopped by its budget ({spent}): {first + n} of {self._n} universes")
-                break
+        self._notes += self._meter.notes
         return found
 
     def _add_end(self) -> None:

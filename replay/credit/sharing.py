@@ -37,7 +37,7 @@ def shapley(
         policy: See `scan`.
         segments: Steps that are held or drawn together; by default each step is one. Steps in none keep their recorded action.
         m: Pairs of orders; each takes 2 (segments + 1) rollouts of the whole episode, fewer where they meet.
-        budget: What it may take; it is looked at after each round of 8 pairs.
+        budget: What it may take.
         how: See `How`.
 
     Returns:
@@ -73,13 +73,13 @@ class _Game:
         rng = np.random.default_rng([root, 5])
         pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
         kept: list[tuple[int, str, Sequence[Rollout]]] = []
-        notes, n_lost = [], 0
-        for first in range(0, m, 8):
+        n_lost = 0
+        for part in meter.rounds(m, "pairs of orders", always=True):  # the scripts of all orders are large
             orders = []
-            for _ in range(min(8, m - first)):
+            for _ in part:
                 order = rng.permutation(n).tolist()
                 orders += [order, order[::-1]]
-            probes = [probe for k, order in enumerate(orders) for probe in self._probes(order, 2 * first + k)]
+            probes = [probe for k, order in enumerate(orders, 2 * part.start) for probe in self._probes(order, k)]
             rollouts = self._prober.run(probes)
             for found in rollouts:
                 meter.add(found)
@@ -93,9 +93,7 @@ class _Game:
                     n_lost += 1
                 else:
                     pairs.append(marginals.tolist())
-            if spent := meter.spent():
-                notes.append(f"stopped by its budget ({spent}): {first + len(orders) // 2} of {m} pairs of orders")
-                break
+        notes = list(meter.notes)
         if n_lost:
             notes.append(f"{n_lost} pairs of orders had a rollout that came to nothing, and count for nothing")
         rows = self._rows(np.array(pairs).reshape(-1, n), kept)

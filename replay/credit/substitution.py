@@ -10,10 +10,11 @@ import numpy as np
 
 from trajrec.episodes import Episode
 from trajrec.replay.credit import intervals
-from trajrec.replay.credit.estimates import Arm, Credit, Estimate
+from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter
 from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.policies import Policy, as_policy
 from trajrec.replay.credit.probes import Probe, Prober
+from trajrec.replay.credit.rollouts import Rollout
 from trajrec.replay.credit.scanning import difference, recorded_actions
 from trajrec.replay.credit.setting import How, Setting
 
@@ -36,6 +37,7 @@ def substitute(
     by: Any = UNSET,
     rest: Literal["policy", "recorded"] = "policy",
     n: int = 64,
+    budget: Budget | None = None,
     **how: Unpack[How],
 ) -> Credit:
     """Compare what comes of a step with what comes of another in its place.
@@ -50,9 +52,10 @@ def substitute(
         rest: After the step "policy" acts; or the "recorded" actions are taken as long as there are any: the difference is then
             the leave-one-out effect, or difference reward, of the step.
         n: Rollouts of each arm.
+        budget: What it may take.
+        how: See `How`.
 
     Where neither `action` nor `observation` nor `by` is given, the action is drawn anew from the policy.
-        how: See `How`.
 
     Returns:
         Rows "kept" and "substituted", the value of each arm; "effect", what the substitute makes better; and, where the
@@ -72,19 +75,20 @@ def substitute(
     elif by is not UNSET:
         first = by
     here = {} if action is UNSET else {step: action}
+    scripts = [tuple(sorted(script.items())) for script in ({step: actions[step], **after}, {**here, **after})]
+    arms: list[tuple[int, str, list[Rollout]]] = [(step, "kept", []), (step, "substituted", [])]
+    meter = Meter(budget)
     with Prober(episode, setting) as prober:
-        universes = [setting.noise.universes(n, f"{step}/{arm}") for arm in ("kept", "substituted")]
-        kept_script = tuple(sorted({step: actions[step], **after}.items()))
-        probes = [
-            Probe(step, universes[0], kept_script),
-            Probe(step, universes[1], tuple(sorted({**here, **after}.items())), first),
-        ]
-        rollouts = prober.run(probes)
-        kept, other = (Arm.of(found, by_score=prober.by_score) for found in rollouts)
+        for part in meter.rounds(n):
+            universes = [setting.noise.universes(len(part), f"{step}/{arm}", part.start) for _, arm, _ in arms]
+            probes = [Probe(step, universes[0], scripts[0]), Probe(step, universes[1], scripts[1], first)]
+            for (_, _, rollouts), more in zip(arms, prober.run(probes), strict=True):
+                rollouts += more
+                meter.add(more)
+        kept, other = (Arm.of(rollouts, by_score=prober.by_score) for _, _, rollouts in arms)
         what = f"action {action!r}" if given == ["action"] else given[0] if given else "action redrawn"
         rows = _rows(step, kept, other, prober, f"{what} at step {step}", action if given == ["action"] else None)
-        arms = [(step, name, found) for name, found in zip(("kept", "substituted"), rollouts, strict=True)]
-        return finish(prober, rows, arms, how)
+        return finish(prober, rows, arms, how, notes=meter.notes)
 
 
 def _rows(step: int, kept: Arm, other: Arm, prober: Prober, what: str, action: Any) -> list[Estimate]:

@@ -30,7 +30,7 @@ def credit(arguments: argparse.Namespace) -> int:
         if arguments.estimator == "shapley":
             table = credits_.shapley(episode, policy, m=arguments.n, budget=budget, **how)
         elif arguments.estimator == "pooled":
-            (table,) = credits_.pooled([episode], policy, n=arguments.n, **how)
+            (table,) = credits_.pooled([episode], policy, n=arguments.n, budget=budget, **how)
         else:
             table = credits_.scan(episode, policy, estimator=arguments.estimator, n=arguments.n, budget=budget, **how)
     if arguments.json:
