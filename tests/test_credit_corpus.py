@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +76,25 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
         credit.pooled(episodes, COIN, env=lambda: Hidden(gym.make("trajrec/NoisyKey-v0", size=3)))
 
 
+class Jammed(gym.Wrapper[Any, Any, Any, Any]):
+    """A key and a door that raises for who has the key, or for all."""
+
+    def __init__(self, loses_all: bool = False) -> None:
+        super().__init__(NoisyKey(size=3))
+        self.loses_all = loses_all
+
+    def step(self, action: Any) -> Any:
+        step, has_key = self.unwrapped.get_state()  # type: ignore[attr-defined]
+        if step == 3 and (has_key or self.loses_all):
+            raise OSError("jammed")
+        return super().step(action)
+
+
 @pytest.mark.parametrize("level", ["native", "process"])
 @pytest.mark.parametrize("loses_all", [False, True])
 def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(loses_all: bool, level: Any, tmp_path: Path) -> None:
-    class Jammed(gym.Wrapper[Any, Any, Any, Any]):
-        """The door raises for who has the key, or for all."""
-
-        def step(self, action: Any) -> Any:
-            step, has_key = self.unwrapped.get_state()  # type: ignore[attr-defined]
-            if step == 3 and (has_key or loses_all):
-                raise OSError("jammed")
-            return super().step(action)
-
-    def make() -> Any:
-        return Jammed(NoisyKey(size=3))
-
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
+    make = functools.partial(Jammed, loses_all)
     (table,) = credit.pooled([episode], COIN, n=16, env=make, level=level)
     assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
@@ -98,6 +102,19 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(loses_all: bool,
     assert all((row.n, row.n_lost, row.hi) == (0, 8, np.inf) for row in table if row.step in unknown)
     assert all(np.isnan(row.value) for row in table.of("pooled")[1:])
     assert "OSError: jammed" in "".join(table.notes)
+
+
+def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
+    episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
+    table = credit.scan(episode, COIN, n=8, env=Jammed)
+    assert [np.isnan(row.value) for row in table.of("value")] == [False, True, True, True]
+    assert all(np.isnan(row.value) for row in table.of("advantage"))
+    assert table.split is None
+    for table in (credit.shapley(episode, COIN, m=2, env=Jammed), credit.substitute(episode, COIN, 2, n=4, env=Jammed)):
+        assert all(np.isnan(row.value) and row.ci_method == "none" for row in table)
+        assert "came to nothing" in "".join(table.notes)
+    found = credit.decisive_step(episode, COIN, n=4, n_max=4, env=functools.partial(Jammed, True))
+    assert found.step is None
 
 
 def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:

@@ -164,6 +164,13 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     assert value.value == 1.0  # what cannot be done again is no failure
     assert "reaches beyond the world" in "".join(table.notes)
 
+    nothing = credit.substitute(episode, posting, 1, action=("post", {"text": "other"}), n=8, env=Posted)
+    (other,) = nothing.of("substituted")
+    assert (other.n, other.n_lost) == (0, 8)
+    assert all(np.isnan(row.value) for row in nothing if row.estimator != "kept")
+    assert nothing.of("kept")[0].value == 1.0
+    assert "8 rollouts came to nothing" in nothing.notes[0]
+
 
 def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Path) -> None:
     class Mute(Bank):

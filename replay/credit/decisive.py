@@ -22,7 +22,7 @@ from trajrec.replay.credit.intervals import Array
 from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout
-from trajrec.replay.credit.scanning import NOTHING_KNOWN, difference, is_over, recorded_actions, recorded_rewards
+from trajrec.replay.credit.scanning import difference, is_over, recorded_actions, recorded_rewards
 from trajrec.replay.credit.setting import How, Setting
 
 Method = Literal["drop", "bayes", "bisect", "halving"]
@@ -205,7 +205,7 @@ class _Search:
         rng = np.random.default_rng(self._prober.setting.noise.root)
         draws = np.empty((DRAWS, len(steps)))
         known = np.concatenate([self._arm(step, arm).known for step in steps for arm in ("value", "action")])
-        scale = float(known.std()) if len(known) else 0.0
+        scale = intervals.spread(known)
         for column, step in enumerate(steps):
             draws[:, column] = self._draws(self._values(step, "action"), self._values(step, "value"), scale, rng)
         effects = draws * self._sign
@@ -283,7 +283,7 @@ class _Search:
         self._sample([(step, "redrawn", n_confirm), (step, "kept", n_confirm)], CONFIRM)
         redrawn, kept = self._arm(step, "redrawn"), self._arm(step, "kept")
         known = np.concatenate([redrawn.known, kept.known])
-        scale = None if self._is_share else float(known.std())
+        scale = None if self._is_share else intervals.spread(known)
         found, n, n_discordant = difference(kept.values, redrawn.values, is_paired=self._prober.is_paired, scale=scale)
         measure = "P(won)" if self._is_share else "return"
         cost = kept.env_steps + redrawn.env_steps, kept.policy_calls + redrawn.policy_calls, kept.n_lost + redrawn.n_lost
@@ -316,7 +316,7 @@ class _Search:
     def _single(self, step: int, name: str, measure: str) -> Estimate:
         arm = self._arm(step, name)
         known = arm.known
-        found = intervals.mean(known, None if self._is_share else float(known.std())) if len(known) else NOTHING_KNOWN
+        found = intervals.mean(known, None if self._is_share else intervals.spread(known))
         what = f"{measure} with the {'recorded action' if name in ('action', 'kept') else 'action redrawn'}"
         cost = arm.env_steps, arm.policy_calls, arm.n_lost
         return Estimate(step, *found, len(known), None, name, what, self._prober.noise, *cost, self._actions.get(step))

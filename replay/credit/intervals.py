@@ -25,6 +25,14 @@ class Interval(NamedTuple):
     method: str
 
 
+NOTHING_KNOWN = Interval(math.nan, -math.inf, math.inf, "none")
+
+
+def spread(values: Array) -> float:
+    """Return the standard deviation; 0 of no values."""
+    return float(values.std()) if len(values) else 0.0
+
+
 def is_binary(values: Array) -> bool:
     """Say whether all values are 0 or 1."""
     return bool(np.all((values == 0.0) | (values == 1.0)))
@@ -59,7 +67,8 @@ def student(values: Array, level: float = LEVEL) -> Interval:
 
 
 def mean(values: Array, scale: float | None, level: float = LEVEL) -> Interval:
-    """Return the mean: of shares (scale None) by Wilson, else by Student with two values more: scale above and below.
+    """Return the mean: of shares (scale None) by Wilson, else by Student with two values more: scale above and below. Of no
+    values nothing is known.
 
     A return may be the same in all of 64 rollouts and a hundred less in the next: where nothing varied, what varies elsewhere
     says how far the truth may be.
@@ -68,6 +77,8 @@ def mean(values: Array, scale: float | None, level: float = LEVEL) -> Interval:
         values: One a rollout.
         scale: The standard deviation of the returns of the whole scan; None where all of them are 0 or 1.
     """
+    if not len(values):
+        return NOTHING_KNOWN
     if scale is None:
         return wilson(values, level)
     centre = float(values.mean())

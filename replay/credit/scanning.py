@@ -163,7 +163,7 @@ class _Scan:
 
     def _single(self, name: str, estimand: str, step: int, arm: Arm) -> Estimate:
         known = arm.known
-        found = intervals.mean(known, self._scale) if len(known) else NOTHING_KNOWN
+        found = intervals.mean(known, self._scale)
         return Estimate(
             step, *found, len(known), None, name, estimand, self._prober.noise, arm.env_steps, arm.policy_calls, arm.n_lost
         )
@@ -179,12 +179,14 @@ class _Scan:
         """What a pair of returns may differ by: their standard deviation, over all rollouts; None where they are shares."""
         known = np.concatenate([arm.known for arm in (*self._values.values(), *self._forced.values()) if arm.rollouts])
         is_share = self._by_score or self._episode.total_reward in (0.0, 1.0)
-        return None if is_share and intervals.is_binary(known) else float(known.std()) if len(known) else 0.0
+        return None if is_share and intervals.is_binary(known) else intervals.spread(known)
 
     def _split(self) -> Split | None:
-        """Return where the episode's return came from; None where a step is missing."""
+        """Return where the episode's return came from; None where a step is missing, or nothing came of it."""
         steps = list(range(self._episode.first_step, self._episode.n_steps))
         if self._estimator != "advantage" or self._steps != steps or not steps or set(self._forced) != set(steps):
+            return None
+        if any(not len(arm.known) for arm in (*self._values.values(), *self._forced.values())):
             return None
         gamma = 1.0 if self._by_score else self._setting.gamma
         n = len(self._values[steps[0]].values)
@@ -221,15 +223,13 @@ class _Scan:
         if not self._prober.is_paired or not self._forced:
             return
         pairs = [(self._forced[step].values, self._values[step].values) for step in self._forced]
+        pairs = [(a, b) for a, b in pairs if not np.isnan(a - b).all()]
         apart = sum(float(np.nanvar(a) + np.nanvar(b)) for a, b in pairs)
-        together = sum(float(np.nanvar(a - b)) for a, b in pairs if not np.isnan(a - b).all())
+        together = sum(float(np.nanvar(a - b)) for a, b in pairs)
         if together > apart:
             self._notes.append(f"common noise makes differences vary more ({together / apart:.1f}-fold): take noise='fresh'")
         elif together:
             self._notes.append(f"common noise makes advantages vary less ({apart / together:.1f}-fold)")
-
-
-NOTHING_KNOWN = Interval(float("nan"), float("-inf"), float("inf"), "none")
 
 
 def difference(a: Array, b: Array, *, is_paired: bool, scale: float | None) -> tuple[Interval, int, int]:
@@ -244,11 +244,11 @@ def difference(a: Array, b: Array, *, is_paired: bool, scale: float | None) -> t
     if not is_paired:
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
         n = min(len(a), len(b))
-        return (intervals.independent(a, b, scale) if n else NOTHING_KNOWN), n, n
+        return (intervals.independent(a, b, scale) if n else intervals.NOTHING_KNOWN), n, n
     known = ~(np.isnan(a) | np.isnan(b))
     a, b = a[known], b[known]
     if not len(a):
-        return NOTHING_KNOWN, 0, 0
+        return intervals.NOTHING_KNOWN, 0, 0
     return intervals.paired(a, b, scale), len(a), int(np.count_nonzero(a != b))
 
 

@@ -113,19 +113,17 @@ class _Game:
     def _rows(self, pairs: Any, kept: list[tuple[int, str, Sequence[Rollout]]]) -> list[Estimate]:
         total = sum(r.env_steps for _, _, found in kept for r in found) // max(1, len(self._groups))
         calls = sum(r.policy_calls for _, _, found in kept for r in found) // max(1, len(self._groups))
+        scale = max(0.5 if self._by_score else 0.0, intervals.spread(pairs))
         rows = []
         for column, group in enumerate(self._groups):
-            found = intervals.augmented_t(
-                pairs[:, column], max(0.5, float(pairs.std())) if self._by_score else float(pairs.std())
-            )
-            found = found._replace(method="augmented-t over antithetic pairs")
+            found = intervals.augmented_t(pairs[:, column], scale)._replace(method="augmented-t over antithetic pairs")
             what = (
                 f"Shapley value of step {group[0]}" if len(group) == 1 else f"Shapley value of steps {group[0]} to {group[-1]}"
             )
             rows.append(
                 Estimate(
                     group[0],
-                    *found,
+                    *(found if len(pairs) else intervals.NOTHING_KNOWN),
                     len(pairs),
                     int(np.count_nonzero(pairs[:, column])),
                     "shapley",

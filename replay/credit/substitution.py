@@ -15,7 +15,7 @@ from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.policies import Policy, as_policy
 from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout
-from trajrec.replay.credit.scanning import difference, recorded_actions
+from trajrec.replay.credit.scanning import difference, lost_note, recorded_actions
 from trajrec.replay.credit.setting import How, Setting
 
 
@@ -88,14 +88,14 @@ def substitute(
         kept, other = (Arm.of(rollouts, by_score=prober.by_score) for _, _, rollouts in arms)
         what = f"action {action!r}" if given == ["action"] else given[0] if given else "action redrawn"
         rows = _rows(step, kept, other, prober, f"{what} at step {step}", action if given == ["action"] else None)
-        return finish(prober, rows, arms, how, notes=meter.notes)
+        return finish(prober, rows, arms, how, notes=[*meter.notes, *lost_note([kept, other])])
 
 
 def _rows(step: int, kept: Arm, other: Arm, prober: Prober, what: str, action: Any) -> list[Estimate]:
     noise, by_score = prober.noise, prober.by_score
     known = np.concatenate([kept.known, other.known])
     is_share = by_score or (prober.episode.total_reward in (0.0, 1.0) and intervals.is_binary(known))
-    scale = None if is_share else float(known.std())
+    scale = None if is_share else intervals.spread(known)
 
     def single(name: str, arm: Arm, estimand: str) -> Estimate:
         found = intervals.mean(arm.known, scale)
