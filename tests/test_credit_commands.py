@@ -43,6 +43,10 @@ def best(gamma=0.99):
 
 driver = TabularPolicy.greedy(best(), 0.2)
 never = RepairingPolicy(0.0)
+
+def traffic(env, rng):
+    env.unwrapped.traffic = rng.random()
+
 number = 3
 """
 
@@ -135,6 +139,17 @@ def test_credit_prints_a_table_json_and_draws(lost_taxi: Episode, capsys: pytest
     assert rows[0]["ci_method"] == "wilson"
     assert main(["credit", "runs", "--group", "grpo"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["episode_id", "step", "value"]
+
+
+def test_what_was_hidden_is_drawn_anew_by_a_function_that_is_named(
+    lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["credit", "runs", lost_taxi.id, "--policy", "drivers:driver", "-n", "2", "--estimator", "value", "--json"]
+    assert main([*command, "--max-steps", "2", "--resample-hidden", "drivers:traffic"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows[0]["estimand"].endswith("given what had been seen")
+    assert main([*command, "--noise", "recorded", "--resample-hidden", "drivers:traffic"]) == 2
+    assert "hidden or not" in capsys.readouterr().err
 
 
 def test_wrong_usage_is_said_without_a_traceback(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:

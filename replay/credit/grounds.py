@@ -27,6 +27,9 @@ _COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "
 Check = Verifier | Literal["terminated", "truncated"] | None
 """What says at the end whether a rollout was won."""
 
+Resample = Callable[[Any, np.random.Generator], None]
+"""Draws anew in an environment, or world, what the agent has not seen."""
+
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
 _MADE_WITH = frozenset(("env", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata"))
 """Attributes of an environment and its wrappers that never change."""
@@ -59,6 +62,10 @@ class Ground(Protocol):
 
     def go_back(self) -> None:
         """Bring it back there."""
+        ...
+
+    def resample(self, how: Resample, rng: np.random.Generator, /) -> None:
+        """Draw anew what the agent has not seen."""
         ...
 
     def at(self, universe: int, step: int, /) -> None:
@@ -134,6 +141,10 @@ class StandingGround:
             RuntimeError: Always.
         """
         raise RuntimeError("this environment cannot be put back")
+
+    def resample(self, how: Resample, rng: np.random.Generator) -> None:
+        """See `Ground`."""
+        how(self._env, rng)
 
     def at(self, universe: int, step: int) -> None:
         """See `Ground`."""

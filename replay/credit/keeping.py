@@ -6,6 +6,7 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def finish(
         LogWriteError: The corpus cannot be written.
     """
     notes = list(notes)
+    rows = [labelled(row, prober) for row in rows]
+    if prober.setting.resample_hidden is not None:
+        notes.append("what the agent had not seen was drawn anew in each rollout: values are of what it knew")
     if not prober.is_determined:
         notes.append("there is randomness that no universe can be given: the noise is fresh, whatever was asked for")
     found = Credit(
@@ -58,6 +62,13 @@ def finish(
     if folder is not None:
         keep(found, prober.episode.path.parent if folder == "beside" else Path(folder))
     return found
+
+
+def labelled(row: Estimate, prober: Prober) -> Estimate:
+    """Return an estimate that says what it is given, where that is not the whole state."""
+    if prober.setting.resample_hidden is None:
+        return row
+    return replace(row, estimand=f"{row.estimand}; given what had been seen")
 
 
 def keep(credit: Credit, folder: Path) -> None:

@@ -9,7 +9,7 @@ from trajrec.episodes import Episode
 from trajrec.replay.credit import intervals
 from trajrec.replay.credit.decisive import CONFIRM
 from trajrec.replay.credit.estimates import Arm, Credit, Estimate
-from trajrec.replay.credit.keeping import finish
+from trajrec.replay.credit.keeping import finish, labelled
 from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout, Script
 from trajrec.replay.credit.scanning import is_over, recorded_actions, recorded_rewards
@@ -112,7 +112,9 @@ def point_of_no_return(episode: Episode, policy: Any, *, n: int = 32, **how: Unp
             kept = replace(_row(hi - 1, forced, prober), estimator="kept", estimand="P(won) with the action of the step")
         lost_from = hi if has_chance else None
         table = finish(prober, [*rows, *([kept] if kept else [])], arms, how, notes=[f"no return from step {lost_from}"])
-        return NoReturn(lost_from, rows[0], _row(lo, found[lo], prober), after, kept, actions.get(hi - 1), table)
+        kept = table.of("kept")[0] if kept else None
+        before, after = labelled(_row(lo, found[lo], prober), prober), labelled(after, prober)
+        return NoReturn(lost_from, table[0], before, after, kept, actions.get(hi - 1), table)
 
 
 def _is_won(prober: Prober) -> bool:

@@ -61,12 +61,16 @@ class Noise:
 class PolicyNoise:
     """The generator that a policy draws from, put to a universe and step each time.
 
+    Args:
+        root: What the noise is derived from.
+        role: Who draws: noises of several roles are independent.
+
     Attributes:
         generator: Always the same object.
     """
 
-    def __init__(self, root: int) -> None:
-        key = np.frombuffer(hashlib.blake2b(f"policy/{root}".encode(), digest_size=16).digest(), np.uint64)
+    def __init__(self, root: int, role: str = "policy") -> None:
+        key = np.frombuffer(hashlib.blake2b(f"{role}/{root}".encode(), digest_size=16).digest(), np.uint64)
         self._counter = np.zeros(4, np.uint64)
         self._state: Any = {
             "bit_generator": "Philox",

@@ -52,6 +52,8 @@ def pooled(
         raise ValueError(f"n must be at least 2, got {n!r}")
     if how.get("noise", "fresh") != "fresh":
         raise ValueError("visits of rollouts that share their noise say the same: pooled rollouts have noise='fresh'")
+    if how.get("resample_hidden") is not None:
+        raise ValueError("visits are pooled by the whole state, and not by what the agent knows of it: take scan() instead")
     setting = Setting.of(policy, {**how, "noise": "fresh"}, keeps_visits=True)
     meter, table = Meter(budget), _Table(by, setting.gamma, by_score=setting.check is not None)
     pools = [_Pool(episode, number, setting) for number, episode in enumerate(episodes)]

@@ -245,6 +245,7 @@ def make_roller(episode: Episode, setting: Setting, level: Any, probes: Sequence
         max_steps=setting.last_step(episode),
         memo=setting.memo,
         keeps_visits=setting.keeps_visits,
+        resample_hidden=setting.resample_hidden,
     )
 
 
@@ -328,6 +329,7 @@ class _Errand:
             max_steps=setting.last_step(episode),
             memo=False,
             keeps_visits=setting.keeps_visits,
+            resample_hidden=setting.resample_hidden,
         )
         roller.go(step, self.memories.get(step))
         first = None if probe.policy is None else as_policy(probe.policy, ground.action_space)

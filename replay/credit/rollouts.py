@@ -10,7 +10,7 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from trajrec import codec
-from trajrec.replay.credit.grounds import Ground, Unreplayable
+from trajrec.replay.credit.grounds import Ground, Resample, Unreplayable
 from trajrec.replay.credit.noise import Noise, PolicyNoise
 from trajrec.replay.credit.policies import Policy
 
@@ -83,6 +83,7 @@ class Roller:
         max_steps: The step of the episode at which rollouts are cut.
         memo: Whether rollouts that meet go on as one.
         keeps_visits: Whether to keep each step of each rollout, which is then run to its end.
+        resample_hidden: What is done to a ground before each rollout: what the agent has not seen is drawn anew.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Roller:
         max_steps: int | None = None,
         memo: bool = True,
         keeps_visits: bool = False,
+        resample_hidden: Resample | None = None,
     ) -> None:
         self.grounds, self.policy, self.noise = list(grounds), policy, noise
         self.gamma, self.max_steps = gamma, max_steps
@@ -107,6 +109,7 @@ class Roller:
         self._ahead: list[tuple[int, str]] = []
         self._has_moved = [False] * len(self.grounds)
         self._keeps_visits = keeps_visits
+        self._resample, self._hidden_noise = resample_hidden, PolicyNoise(noise.root, "hidden")
 
     def go(self, step: int, memory: Any = None) -> None:
         """Bring the grounds to a step; rollouts begin there from now on.
@@ -120,7 +123,7 @@ class Roller:
         self._has_moved = [False] * len(self.grounds)
         self._step = step
         self._memory.begin = memory
-        self._start_key = self._key_of_start() if self._memo is not None else None
+        self._start_key = self._key_of_start() if self._memo is not None and self._resample is None else None
 
     def _key_of_start(self) -> Hashable | None:
         """Return the key of where rollouts begin; None where it is not known, or is another one in each universe."""
@@ -230,6 +233,10 @@ class Roller:
         if first is not None and hasattr(first, "reset"):
             first.reset()
         start = step = self._step
+        met: Hashable = universe
+        if self._resample is not None:
+            ground.resample(self._resample, self._hidden_noise.at(universe, 0))
+            met = universe, start  # what is drawn anew at another step may be something else, out of sight of the state
         observation, is_over = ground.observation, False
         memo, ahead, n_passed = self._memo, self._ahead, 0
         visits: list[tuple[int, Hashable | None, Any]] = []
@@ -248,7 +255,7 @@ class Roller:
                 while n_passed < len(ahead) and ahead[n_passed][0] < step:
                     n_passed += 1
                 left = ahead[n_passed][1] if n_passed < len(ahead) else ""
-                node = universe, step, key, memory.key(observation), left
+                node = met, step, key, memory.key(observation), left
                 rest = memo.get(node)
                 if rest is not None:
                     coalesced_at = step

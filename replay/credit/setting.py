@@ -10,7 +10,7 @@ from typing import Any, Literal, TypedDict
 from trajrec.episodes import Episode
 from trajrec.protocols import World
 from trajrec.replay.branches import Level
-from trajrec.replay.credit.grounds import Check
+from trajrec.replay.credit.grounds import Check, Resample
 from trajrec.replay.credit.noise import Mode, Noise
 from trajrec.replay.environments import make_env, make_world
 from trajrec.replay.stages import Stage, stage_of
@@ -34,6 +34,9 @@ class How(TypedDict, total=False):
         jobs: Processes; by default 1. The numbers do not depend on them.
         backend: "local", or "ray".
         memo: Whether rollouts that meet go on as one; by default they do. The numbers do not depend on it.
+        resample_hidden: A function of the environment, or world, as it was recorded at a step, and a generator: draws anew what
+            the agent has not seen by then, before each rollout from there. Values are then those of what it knows, and not of
+            the whole state; that what is drawn goes with what was seen is the function's to see to.
         folder: Where what is found is appended to the corpus; "beside", the default, is the folder of the episode's log,
             None keeps it nowhere.
     """
@@ -50,6 +53,7 @@ class How(TypedDict, total=False):
     jobs: int
     backend: Literal["local", "ray"]
     memo: bool
+    resample_hidden: Resample | None
     folder: str | Path | None
 
 
@@ -70,6 +74,7 @@ class Setting:
         jobs: Processes.
         backend: "local", or "ray".
         memo: Whether rollouts that meet go on as one.
+        resample_hidden: Draws anew what the agent has not seen, before each rollout; None leaves it as it was recorded.
         keeps_visits: Whether rollouts keep each of their steps.
     """
 
@@ -85,6 +90,7 @@ class Setting:
     jobs: int = 1
     backend: Literal["local", "ray"] = "local"
     memo: bool = True
+    resample_hidden: Resample | None = None
     keeps_visits: bool = False
 
     def stage(self, episode: Episode) -> Stage:
@@ -120,6 +126,11 @@ class Setting:
         check = given.get("check")
         if isinstance(check, str) and check not in ("terminated", "truncated"):
             raise ValueError(f"check must be 'terminated', 'truncated' or a function, got {check!r}")
+        if given.get("resample_hidden") is not None:
+            if not callable(given["resample_hidden"]):
+                raise TypeError(f"resample_hidden must be a function, got {given['resample_hidden']!r}")
+            if noise.mode == "recorded":
+                raise ValueError("recorded noise is what happened, hidden or not: resample_hidden takes 'shared' or 'fresh'")
         if given.get("jobs", 1) < 1:
             raise ValueError(f"jobs must be at least 1, got {given['jobs']!r}")
         return cls(policy, noise, keeps_visits=keeps_visits, **given)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from trajrec import codec
 from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
@@ -18,7 +20,7 @@ from trajrec.errors import ReplayError, SnapshotError
 from trajrec.paths import asked
 from trajrec.protocols import Snapshotable, Verifier, World
 from trajrec.replay.branches import Level
-from trajrec.replay.credit.grounds import Check, Unreplayable
+from trajrec.replay.credit.grounds import Check, Resample, Unreplayable
 from trajrec.replay.credit.noise import EnvNoise, Noise
 from trajrec.replay.worlds import walk_world
 from trajrec.transcript import Transcript
@@ -155,6 +157,10 @@ class WorldGround:
     def _put_state(self) -> None:
         # A copy, there and here: what a world hands out or takes in may be what it goes on with.
         self._world.set_state(copy.deepcopy(self._states[self._start]))  # type: ignore[attr-defined]
+
+    def resample(self, how: Resample, rng: np.random.Generator) -> None:
+        """See `Ground`."""
+        how(self._world, rng)
 
     def at(self, universe: int, step: int) -> None:
         """See `Ground`."""

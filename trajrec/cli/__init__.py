@@ -245,6 +245,8 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
     sub.add_argument("--check", metavar="CHECK", help="what won means: terminated, truncated, or module:function of the end")
     sub.add_argument("--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode")
+    hidden = "module:function of environment and generator: draws anew what was not seen"
+    sub.add_argument("--resample-hidden", metavar="FUNCTION", help=hidden)
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])")
     _execution(sub)
     _level(sub)
@@ -259,8 +261,7 @@ def _execution(sub: argparse.ArgumentParser) -> None:
 
 
 def _level(sub: argparse.ArgumentParser) -> None:
-    levels = ("auto", "prefix", "native", "pickle", "process")
-    sub.add_argument("--level", choices=levels, default="auto", help="how steps are reached (default: auto)")
+    sub.add_argument("--level", choices=forks.LEVELS, default="auto", help="how steps are reached (default: auto)")
 
 
 def _json(sub: argparse.ArgumentParser) -> None:

@@ -328,9 +328,9 @@ CALLS = View(
 )
 LATEST_CREDIT = View(
     "latest_credit",
-    "of each estimator, policy and noise the latest estimate of a step",
+    "of each estimand, policy and noise the latest estimate of a step",
     tuple((name, meaning) for name, _, meaning in CREDIT.columns),
-    "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, policy_id, noise "
+    "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, estimand, policy_id, noise "
     "ORDER BY created_at DESC, run_id) = 1",
 )
 BRANCHES = View(
