@@ -209,6 +209,19 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
     assert all(len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.arms)
 
 
+@pytest.mark.parametrize("level", ["native", "process"])
+def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(level: Any, tmp_path: Path) -> None:
+    episode = record(tmp_path / "runs", broken.Sound(), lambda observation, rng: 0)
+    turns = itertools.cycle([0, 1])
+
+    def unseeded(observation: Any) -> int:
+        return next(turns)
+
+    # What comes of the two rollouts that are compared is the same: this environment pays whatever is done.
+    table = credit.scan(episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, level=level)
+    assert {e.noise for e in table} == {"fresh"}
+
+
 def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path) -> None:
     class Reuses(gym.ObservationWrapper[Any, Any, Any]):
         def __init__(self, env: Any) -> None:

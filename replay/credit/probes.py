@@ -16,7 +16,7 @@ from trajrec.replay.branches import Level
 from trajrec.replay.credit.grounds import EnvGround, Ground, RecordedNoise, StandingGround, recorded_noise
 from trajrec.replay.credit.noise import Noise
 from trajrec.replay.credit.policies import Policy, as_policy
-from trajrec.replay.credit.rollouts import Roller, Rollout, Script
+from trajrec.replay.credit.rollouts import Roller, Rollout, Script, came_out_alike
 from trajrec.replay.credit.setting import Setting
 from trajrec.replay.credit.worlds import WorldGround
 from trajrec.replay.places import Places, lineage
@@ -288,13 +288,11 @@ def _run_share(places: Places, lineage_: Any, setting: Setting, probes: list[Pro
 def _is_determined(job: Job, errand: _Errand) -> bool:
     """Say whether the first rollout of a job comes out the same twice, run in one process one after the other."""
     step, index = job.branches[0]
-    twice = replace(errand, wanted={step: [errand.wanted[step][index]] * 2})
+    twice = replace(errand, setting=replace(errand.setting, keeps_visits=True), wanted={step: [errand.wanted[step][index]] * 2})
     first, second = results(replace(job, branches=((step, 0), (step, 1)), errand=twice, level="prefix"), 1)
-    return _came_to(first) == _came_to(second)
-
-
-def _came_to(result: object) -> Rollout | None:
-    return result.rollout._replace(visits=()) if isinstance(result, _Rolled) else None
+    if not (isinstance(first, _Rolled) and isinstance(second, _Rolled)):
+        return True  # a process that dies says nothing of that
+    return came_out_alike(first.rollout, second.rollout)
 
 
 @dataclass(frozen=True)
