@@ -322,7 +322,7 @@ def test_importing_trajrec_costs_little() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["trajrec.recording", "trajrec.replay.server", "trajrec.replay.workers", "trajrec.replay.execution"]
+    "module", ["trajrec.recording", "trajrec.replay.server", "trajrec.replay.workers", "trajrec.replay.credit"]
 )
 def test_what_records_and_the_processes_that_replay_load_no_database(module: str) -> None:
     code = f"import sys, {module}; print('duckdb' in sys.modules, 'matplotlib' in sys.modules)"

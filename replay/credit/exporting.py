@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import duckdb
-
 from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.index.jsonable import to_json
@@ -109,6 +107,8 @@ def _write(rows: Iterator[dict[str, Any]], columns: dict[str, str], path: Path) 
         types = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
         empty = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in columns.items())
         source = f"read_json(?, format='newline_delimited', columns={{{types}}})" if n else f"(SELECT {empty} WHERE false)"
+        import duckdb  # here: the processes that run rollouts import this package, and need no database
+
         with duckdb.connect(":memory:") as con:
             con.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(done)}' (FORMAT parquet)", [str(lines)] if n else [])
         done.replace(path)
