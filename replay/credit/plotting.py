@@ -88,6 +88,7 @@ def _figure(credit: Credit, marked: int | None, title: str) -> Figure:
             f"step {marked}", (marked, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=9
         )
     panels[-1].set_xlabel("step")
+    panels[-1].xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 
@@ -119,6 +120,12 @@ def _draw_parts(panel: Any, credit: Credit, names: list[str]) -> None:
         error = np.array([value - lo, hi - value])[:, known]
         panel.errorbar(at[known], value[known], error, fmt="none", ecolor="black", elinewidth=0.6, alpha=0.5)
     panel.set_ylabel(" and ".join(_PARTS[name] for name in names))
+    if len(names) > 1:
+        from matplotlib.patches import Patch
+
+        keys = [Patch(color=_GREEN, label=f"{_PARTS[names[0]]}, earned"), Patch(color=_RED, label=f"{_PARTS[names[0]]}, lost")]
+        keys += [Patch(color=_GREY, label=_PARTS[name]) for name in names[1:]]
+        panel.legend(handles=keys, fontsize=8, frameon=False, ncols=len(keys), loc="best")
 
 
 def _page(credit: Credit, svg: str, title: str) -> str:

@@ -207,6 +207,8 @@ def policy_id(policy: Any) -> str:
     """Return what a policy is called in the corpus."""
     if hasattr(policy, "predict") and hasattr(policy, "policy"):
         policy = StableBaselines3Policy(policy)
+    if isinstance(policy, str):
+        return policy  # "random"
     return str(getattr(policy, "id", None) or _name(policy))
 
 
