@@ -159,6 +159,7 @@ def test_where_the_prefix_diverges_there_is_no_credit(lake: Episode) -> None:
         credit.scan(lake, wander, n=4, env=other, steps=[lake.n_steps - 1])
 
 
+@pytest.mark.slow
 def test_sticky_actions_of_an_emulator_are_refused(tmp_path: Path) -> None:
     pytest.importorskip("ale_py")
 
@@ -222,6 +223,7 @@ def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(level: Any, tm
     assert {e.noise for e in table} == {"fresh"}
 
 
+@pytest.mark.slow
 def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path) -> None:
     class Reuses(gym.ObservationWrapper[Any, Any, Any]):
         def __init__(self, env: Any) -> None:
@@ -323,6 +325,7 @@ class Counting:
         self.n = n
 
 
+@pytest.mark.slow
 def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episode) -> None:
     class Alternating(Counting):
         """Takes 1 and 2 in turn, by how many steps there were."""
@@ -336,7 +339,9 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
     assert numbers(credit.scan(lake, Alternating(), n=8, level="process")) == numbers(table)
 
 
-@pytest.mark.parametrize("how", [{}, {"memo": False}, {"level": "prefix"}, {"level": "process"}, {"jobs": 2}])
+@pytest.mark.parametrize(
+    "how", [{}, {"memo": False}, {"level": "prefix"}, pytest.param({"level": "process"}, marks=pytest.mark.slow), {"jobs": 2}]
+)
 def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: Path) -> None:
     chances = 0.5, 0.0, 0.25, 1.0
 
@@ -399,7 +404,7 @@ def drawn(tmp_path: Path) -> tuple[Episode, list[float]]:
     return next(trajrec.open(tmp_path / "drawn").episodes()), numbers
 
 
-@pytest.mark.parametrize("level", ["native", "prefix", "process"])
+@pytest.mark.parametrize("level", ["native", "prefix", pytest.param("process", marks=pytest.mark.slow)])
 def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(level: Any, drawn: tuple[Episode, list[float]]) -> None:
     episode, numbers = drawn
     table = credit.scan(episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded")

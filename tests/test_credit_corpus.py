@@ -56,6 +56,7 @@ def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
     assert {row.ci_method for row in rows} == {"clustered-t"}
 
 
+@pytest.mark.slow
 def test_pooled_visits_are_the_same_in_two_processes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 4, size=4)
     alone, apart = (credit.pooled(episodes, COIN, n=4, jobs=jobs) for jobs in (1, 2))
@@ -90,7 +91,7 @@ class Jammed(gym.Wrapper[Any, Any, Any, Any]):
         return super().step(action)
 
 
-@pytest.mark.parametrize("level", ["native", "process"])
+@pytest.mark.parametrize("level", ["native", pytest.param("process", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loses_all", [False, True])
 def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(loses_all: bool, level: Any, tmp_path: Path) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
@@ -180,7 +181,9 @@ def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -
 
 
 # Returns that an action never came to are out of sight for return-conditioned hindsight: it sees half of the difference.
-@pytest.mark.parametrize(("method", "expected"), [("hca", 1.25), ("cocoa", 2.5), ("rudder", 2.5)])
+@pytest.mark.parametrize(
+    ("method", "expected"), [("hca", 1.25), pytest.param("cocoa", 2.5, marks=pytest.mark.slow), ("rudder", 2.5)]
+)
 def test_hindsight_finds_what_the_key_was_worth(method: Any, expected: float, tmp_path: Path) -> None:
     episodes = record(tmp_path, 400, size=3, apple=0.5)
     tables = credit.hindsight(episodes, COIN, method)

@@ -103,6 +103,7 @@ def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     assert rows == [(0.0,), (advantage[1].value,)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [Cups, Sealed])
 def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, make, [WAIT, WAIT, 1], coin=0)
