@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as npst
 from zstandard import ZstdDecompressor
 
 import trajrec
+from trajrec.blocks import BLOCK_BYTES
 from trajrec.episodes import Episode
 from trajrec.errors import EncodeError, LogFormatError
 from trajrec.log import frames
@@ -160,6 +161,26 @@ ODD: dict[str, list[Any]] = {
 def test_odd_observations_are_recorded_as_they_were(rows: list[Any], tmp_path: Path) -> None:
     witness = Witness(Scripted(lambda k: (rows[k + 1], 1.0, k == 10, False, {})))
     assert_recorded(record(witness, tmp_path, 3), witness)
+
+
+def test_observations_of_any_form_may_follow_each_other(tmp_path: Path) -> None:
+    rows = [{"a": np.zeros(2)}, {"a": np.zeros(2)}, None, np.zeros(3), (np.zeros(1), 2), {"a": np.zeros(2)}]
+    with LogReader(record(Scripted(lambda k: (rows[k + 1], 1.0, k == 4, False, {})), tmp_path)) as reader:
+        assert is_same(list(Episode(reader, 0).observations), rows)
+
+
+def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory(tmp_path: Path) -> None:
+    sizes = []
+    env = trajrec.record(Scripted(lambda k: ([k] if k < 5 else ["x" * 100_000], 1.0, False, False, {})), tmp_path)
+    env.reset()
+    for _ in range(100):
+        env.step(0)
+        leaves = env._buffer.block.fields["obs"].leaves if "obs" in env._buffer.block.fields else []
+        sizes.append(sum(len(row) for leaf in leaves for row in leaf.rows))
+    env.close()
+    assert max(sizes) < BLOCK_BYTES + 200_000
+    with LogReader(env.path) as reader:
+        assert Episode(reader, 0).observation_list == [[k] if k < 5 else ["x" * 100_000] for k in range(-1, 100)]
 
 
 def test_infos_may_have_other_keys_at_every_step(tmp_path: Path) -> None:

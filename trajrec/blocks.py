@@ -145,10 +145,16 @@ class Field:
 
     def _object(self, path: str) -> tuple[Callable[[Any], None], Any]:
         leaf, layout = self._leaf(path, "value")
-        append, encode, opaque = leaf.rows.append, codec.encode, self.name == "info"
+        append, encode, opaque, on_full = leaf.rows.append, codec.encode, self.name == "info", self._on_full
+        n_bytes = 0
 
         def put(value: Any) -> None:
-            append(encode(value, where=path, opaque=opaque))
+            nonlocal n_bytes
+            data = encode(value, where=path, opaque=opaque)
+            append(data)
+            n_bytes += len(data)
+            if n_bytes > BLOCK_BYTES:  # the first value says little of how large others are
+                on_full()
 
         return put, layout
 

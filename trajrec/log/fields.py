@@ -53,6 +53,8 @@ def concatenate(parts: list[Any]) -> Any:
     """
     if not parts:
         return np.zeros(0)
+    if any(type(part) is not type(parts[0]) for part in parts):
+        raise ValueError("parts differ")
     if isinstance(parts[0], dict):
         if any(part.keys() != parts[0].keys() for part in parts):
             raise ValueError("parts differ")
