@@ -14,7 +14,7 @@ from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, ReplayError
 from trajrec.paths import Rest
-from trajrec.replay.compare import FIXED, Odd, Run, describe, taker
+from trajrec.replay.compare import FIXED, Odd, Run, taker
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.replay.stages import Stage, enter_fork, prepare_reset, walk_to
 from trajrec.schema import Failure
@@ -58,10 +58,11 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
     failed = next((failure for failure in episode.failures if failure.phase == "reset"), None)
     try:
         if first > episode.first_step:
-            return _skip_to(episode, stage, run, first)
+            obs, _ = walk_to(episode, stage, first)
+            return Rest(episode, first), obs
         arguments = prepare_reset(episode, stage)
     except DivergenceError as exc:
-        run.early = Divergence(exc.step, exc.field, exc.expected, exc.actual, ulps=ulp_distance(exc.expected, exc.actual))
+        run.early = _divergence(exc)
         return None
     except ReplayError as exc:
         run.problem = str(exc).partition(": ")[2]
@@ -78,20 +79,15 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
         run.failure = (-1, failed, None)
         return None
     run.reset_info = codec.encode(info, opaque=True)
-    if episode.fork is not None:
-        obs = enter_fork(episode, stage, obs)
-    return episode, obs
-
-
-def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
     try:
-        obs, _ = walk_to(episode, stage, first)
-    except (ReplayError, IndexError):
-        raise
-    except Exception as exc:  # the environment's own, where the recorded one had none
-        run.early = Divergence(first - 1, "failure", "no exception", f"{describe(exc)}, at this step or before it")
+        return episode, enter_fork(episode, stage, obs)
+    except DivergenceError as exc:
+        run.early = _divergence(exc)
         return None
-    return Rest(episode, first), obs
+
+
+def _divergence(exc: DivergenceError) -> Divergence:
+    return Divergence(exc.step, exc.field, exc.expected, exc.actual, ulps=ulp_distance(exc.expected, exc.actual))
 
 
 def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:

@@ -66,14 +66,18 @@ def prepare_reset(episode: Episode, stage: Stage) -> dict[str, Any]:
 
 def apply_path(episode: Episode, stage: Stage, obs: Any, info: Any, first: int, last: int) -> tuple[Any, Any]:
     """Apply the steps [first, last) of what an episode was recorded with (its parents' among them); return the last observation
-    and info. What raised then may raise again."""
+    and info. What raised then may raise again.
+
+    Raises:
+        DivergenceError: Something raises that did not.
+    """
     step = stage.env.step
-    for action, has_raised in path_between(episode, first, last):
+    for number, (action, has_raised) in enumerate(path_between(episode, first, last), first):
         try:
             obs, _, _, _, info = step(action)
-        except Exception:
+        except Exception as exc:
             if not has_raised:
-                raise
+                raise _diverged(episode, number, "failure", "no exception", f"{codec.type_name(exc)}: {exc}") from exc
     return obs, info
 
 

@@ -212,8 +212,9 @@ def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> No
 
     gone = replay_episode(episode, env=Gone(gym.make("Taxi-v4")), first=30, explain=False)
     assert gone.divergence is not None
-    assert (gone.divergence.step, gone.divergence.field) == (29, "failure")
-    assert "ValueError: refused, at this step or before it" in str(gone)
+    step = episode.actions.index(Gone.refused)
+    assert (gone.divergence.step, gone.divergence.field) == (step, "failure")
+    assert "ValueError: refused" in str(gone)
 
 
 def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from conftest import Scripted, record, run
 import trajrec
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
 from trajrec.log.reader import LogReader
-from trajrec.replay import replay_episode, replay_episodes
+from trajrec.replay import fork, replay_episode, replay_episodes
 from trajrec.replay.environments import make_env
 from trajrec.schema import EnvRecord
 
@@ -336,6 +336,42 @@ def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path)
         gym.registry.pop("Carries-v0")
     assert (first.grade, second.grade) == ("exact", "exact")
     assert "only on a fresh environment: it carries state over between episodes" in second.notes
+
+
+class Tiring(gym.Env[Any, Any]):
+    """Does nothing more in its second episode but raise."""
+
+    observation_space, action_space = gym.spaces.Discrete(100), gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.n_episodes = self.n = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n_episodes, self.n = self.n_episodes + 1, 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        if self.n_episodes > 1:
+            raise RuntimeError("tired")
+        self.n += 1
+        return self.n, 0.0, self.n == 6, False, {}
+
+
+def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_all(tmp_path: Path) -> None:
+    record(Tiring(), tmp_path, 1)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        branches = fork.many(episode, at=[2, 4], actions=episode.actions[4:], level="prefix", env=Tiring)
+        assert [branch.terminated for branch in branches] == [False, True]
+        reports = list(replay_episodes(corpus.episodes(), env=Tiring))
+        assert [report.grade for report in reports] == ["exact"] * 3
+        env = Tiring()
+        env.reset()
+        with pytest.raises(DivergenceError, match=r"after step 0, failure: .* now '.*RuntimeError: tired'"):
+            fork(episode, at=2, env=env)
+        (found,) = replay_episodes(corpus.episodes("fork_step = 4"), env=env, explain=False)
+        assert str(found.divergence).startswith("step 0, failure: ")
 
 
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
