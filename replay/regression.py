@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -47,11 +48,8 @@ class Regressed(NamedTuple):
 
 def outcome_of(episode: Episode) -> Outcome:
     """Return what an episode came to when it was recorded."""
-    try:
-        total: float | None = episode.total_reward
-    except (TypeError, ValueError):
-        total = None
-    return Outcome(total, episode.ending)
+    total = episode.total_reward
+    return Outcome(None if math.isnan(total) else total, episode.ending)
 
 
 def regressed(report: ReplayReport, then: Outcome) -> Regressed | None:

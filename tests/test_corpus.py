@@ -72,6 +72,38 @@ def test_state_changes_say_what_each_step_changed(tmp_path: Path) -> None:
             assert found == [(k, a, b) for k, (a, b) in enumerate(itertools.pairwise(states)) if a != b]
 
 
+def test_rewards_by_agent_have_rows_of_their_own(tmp_path: Path) -> None:
+    ends = {"terminations": {"a": False, "b": True}, "truncations": {"a": False, "b": False}}
+    steps = [
+        ({"a": 1, "b": 0.5}, {}),
+        ({"a": np.float32(2), "b": None}, ends),
+        ({"a": -1.0}, {"terminations": {"a": True}, "truncations": {"a": True}, "why": object()}),
+        ({}, {}),
+    ]
+    record(Scripted(lambda k: (0, steps[k][0] if k >= 0 else {}, k == 3, False, steps[k][1])), tmp_path, 2)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT total_reward, n_steps FROM episodes").fetchall() == [(None, 4)] * 2
+        assert corpus.sql("SELECT DISTINCT reward FROM steps").fetchall() == [(None,)]
+        query = "SELECT episode_id, step, agent, reward, terminated, truncated FROM agent_rewards ORDER BY 1, 2, 3"
+        found = corpus.sql(query).fetchall()
+        assert [row[1:] for row in found] == [
+            (0, "a", 1.0, None, None),
+            (0, "b", 0.5, None, None),
+            (1, "a", 2.0, False, False),
+            (1, "b", None, True, False),
+            (2, "a", -1.0, True, True),
+        ] * 2
+        assert len({row[0] for row in found}) == 2
+
+
+def test_rewards_that_are_numbers_in_one_block_and_dicts_in_another_have_no_sum(tmp_path: Path) -> None:
+    record(Scripted(lambda k: (0, 1.0 if k < 2 else {"a": 1.0}, k == 3, False, {})), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT total_reward FROM episodes").fetchall() == [(None,)]
+        assert corpus.sql("SELECT step, reward FROM agent_rewards").fetchall() == [(2, 1.0), (3, 1.0)]
+        assert corpus.sql("SELECT reward FROM steps ORDER BY step").fetchall() == [(1.0,), (1.0,), (None,), (None,)]
+
+
 def test_failures_and_checks_have_rows(tmp_path: Path) -> None:
     def at(k: int) -> Any:
         if k == 2:

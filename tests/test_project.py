@@ -59,7 +59,7 @@ LAYERS = [
     {"agents.journal"},
     {"agents.calls", "agents.models", "agents.clients"},
     {"agents.loop"},
-    {"steps", "index.tables", "index.jsonable"},
+    {"steps", "index.tables", "index.jsonable", "index.rewards"},
     {"state.keyframes"},
     {"recorder", "index.rows"},
     {"index.credit"},

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from conftest import Scripted, run
 
 import trajrec
 from trajrec.agents.sink import close_logs
@@ -58,6 +59,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
     env.reset(seed=0)
     env.step(0)
     env.close()
+    rewards = [{"bishop_0": 1.0, "rook_0": -1.0}, {"rook_0": 0.5}]
+    env = trajrec.record(Scripted(lambda k: (0, rewards[k], k == 1, False, {})), folder)
+    run(env, 2)
+    env.close()
     found = trajrec.open(folder)
     from trajrec.regrading import check
 
@@ -77,7 +82,7 @@ def ask(corpus: Any, start: str) -> list[tuple[Any, ...]]:
 
 
 def test_the_answers_are_the_known_ones(corpus: Any) -> None:
-    assert len(QUESTIONS) == 10
+    assert len(QUESTIONS) == 11
     assert ask(corpus, "Which tool fails most")[0] == ("refund_order", 3 + LOOPS + 2, LOOPS + 2, 1, 10.0)
     assert ask(corpus, "Who tried again") == [
         ("refund_order", "agent", True, LOOPS - 1, 0),
@@ -90,6 +95,7 @@ def test_the_answers_are_the_known_ones(corpus: Any) -> None:
     assert success == [(1, pytest.approx(2 / 6), 1), (1, 1.0, 0)]
     costs = {row[0]: row[1:5] for row in ask(corpus, "What do model calls cost")}
     assert costs == {"m-1": (1, 7, 2, 0.25), None: (1, 1, 1, None)}
+    assert ask(corpus, "What did each agent") == [(None, "bishop_0", 2, 1.0), (None, "rook_0", 2, -0.5)]
     assert ask(corpus, "What entered") == [("weather", 7, '"rain"')]
 
 

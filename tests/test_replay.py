@@ -374,6 +374,24 @@ def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_
         assert str(found.divergence).startswith("step 0, failure: ")
 
 
+def by_agent(rewards: Any) -> Any:
+    return Scripted(lambda k: (np.zeros(2), rewards[k] if k >= 0 else {}, k == len(rewards) - 1, False, {}))
+
+
+def test_rewards_by_agent_are_compared_by_their_types_and_summed_for_each(tmp_path: Path) -> None:
+    rewards = [{"a": 1, "b": 0.5}, {"a": 1, "b": -0.0}, {"b": np.float32(2.0)}]
+    record(by_agent(rewards), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert (str(episode.total_reward), episode.agent_rewards) == ("nan", {"a": 2.0, "b": 2.5})
+        assert replay_episode(episode, env=by_agent(rewards)).grade == "exact"
+        for step, agent, other in ((0, "a", True), (1, "b", 0.0), (2, "b", 2.0)):
+            changed = [{**found, agent: other} if k == step else found for k, found in enumerate(rewards)]
+            divergence = replay_episode(episode, env=by_agent(changed), explain=False).divergence
+            assert divergence is not None
+            assert (divergence.step, divergence.field) == (step, f"reward/{agent}")
+
+
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
     return EnvRecord(env_id, entry_point, b"", None, {}, [], "posix.system")
 

@@ -131,8 +131,17 @@ class Episode:
 
     @property
     def total_reward(self) -> float:
-        """Sum of the rewards."""
-        return float(np.sum(self.rewards)) if len(self.reward_list) else 0.0
+        """Sum of the rewards; NaN where they are not numbers (see `agent_rewards`)."""
+        try:
+            return float(np.sum(self.rewards)) if len(self.reward_list) else 0.0
+        except (TypeError, ValueError):
+            return float("nan")
+
+    @property
+    def agent_rewards(self) -> dict[Any, float]:
+        """Sum of the rewards of each agent, where there are several and each has its own; else empty."""
+        by_agent = [reward for reward in self.reward_list if isinstance(reward, dict)]
+        return {agent: float(sum(r.get(agent, 0) for r in by_agent)) for agent in dict.fromkeys(a for r in by_agent for a in r)}
 
     @cached_property
     def missing_steps(self) -> list[tuple[int, int]]:

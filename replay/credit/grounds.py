@@ -162,7 +162,8 @@ class StandingGround:
         """See `Ground`."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
         self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
-        return observation, float(reward), bool(terminated or truncated)
+        # Where each of several agents has a reward of its own, only what the check says counts.
+        return observation, 0.0 if isinstance(reward, dict) else float(reward), bool(terminated or truncated)
 
     def score(self) -> float | None:
         """See `Ground`."""

@@ -63,6 +63,8 @@ class Prober:
         if episode.is_agents and setting.noise.mode == "recorded":
             raise ValueError("an agent's world has no recorded noise: take noise='shared' or 'fresh'")
         self.episode, self.setting = episode, setting
+        if not self.by_score and episode.agent_rewards:
+            raise ValueError(f"each agent of episode {episode.id} has a reward of its own: say with check= what winning is")
         self.level: Any = setting.level
         self.is_determined = getattr(setting.policy, "is_seeded", True)
         self._roller: Roller | None = None

@@ -261,7 +261,9 @@ def recorded_actions(episode: Episode) -> dict[int, Any]:
 
 
 def recorded_rewards(episode: Episode) -> dict[int, float]:
-    """Return the recorded rewards by step."""
+    """Return the recorded rewards by step; nothing where each of several agents has one of its own."""
+    if episode.agent_rewards:
+        return {}
     return {int(step): float(reward) for step, reward in zip(episode.step_numbers, episode.reward_list, strict=True)}
 
 

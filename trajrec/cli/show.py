@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
@@ -29,7 +30,7 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
         return
     print_facts(facts)
     shown = steps if len(steps) <= 2 * SHOWN_STEPS else [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
-    rows = [(s.step, to_json(s.action), s.reward, _observed(s), to_json(s.info) if s.info else None) for s in shown]
+    rows = [(s.step, to_json(s.action), _reward(s), _observed(s), to_json(s.info) if s.info else None) for s in shown]
     if len(shown) < len(steps):
         rows.insert(SHOWN_STEPS, ("…", f"{len(steps) - len(shown)} more", None, None, None))  # type: ignore[arg-type]
     print_table(("step", "action", "reward", "observation", "info"), rows)
@@ -93,7 +94,8 @@ def _facts(episode: Episode) -> dict[str, Any]:
         "wrappers": [name for name, _ in header.env.wrappers],
         "recreatable": header.env.recreatable or "yes",
         "n_steps": episode.n_steps,
-        "total_reward": episode.total_reward,
+        "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,
+        "agent_rewards": episode.agent_rewards or None,
         "ending": episode.ending,
         "outcome": episode.outcome,
         "seed": seed,
@@ -113,11 +115,15 @@ def _row(step: Step) -> dict[str, Any]:
     return {
         "step": step.step,
         "action": to_json(step.action),
-        "reward": step.reward,
+        "reward": _reward(step),
         "observation": to_json(step.observation),
         "info": to_json(step.info) if step.info else None,
         "failure": failure,
     }
+
+
+def _reward(step: Step) -> Any:
+    return to_json(step.reward) if isinstance(step.reward, dict) else step.reward
 
 
 def _observed(step: Step) -> str:

@@ -16,6 +16,7 @@ from trajrec import codec
 from trajrec.errors import LogError
 from trajrec.index.agents import AgentRows
 from trajrec.index.jsonable import to_json
+from trajrec.index.rewards import COLUMNS as AGENT_COLUMNS
 from trajrec.index.rows import EpisodeRow, LogRows, Rows
 from trajrec.index.tables import (
     APPENDED,
@@ -259,6 +260,14 @@ class Builder:
                 "FROM trajrec_steps JOIN trajrec_ids USING (episode)"
             )
             self._con.unregister("trajrec_steps")
+        if rows.agent_rewards:
+            names = list(rows.agent_rewards[0])
+            self._con.register("trajrec_rewards", {n: np.concatenate([part[n] for part in rows.agent_rewards]) for n in names})
+            self._con.execute(
+                f"INSERT INTO {self._schema}.agent_rewards SELECT id, step, {AGENT_COLUMNS} "
+                "FROM trajrec_rewards JOIN trajrec_ids USING (episode)"
+            )
+            self._con.unregister("trajrec_rewards")
         self._con.unregister("trajrec_ids")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.index.jsonable import MAX_ELEMENTS, to_canonical_json, to_json
+from trajrec.index.rewards import agent_rewards
 from trajrec.log.fields import field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader
 from trajrec.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
@@ -73,6 +74,7 @@ class Rows:
     episodes: dict[str, EpisodeRow] = field(default_factory=dict)
     episode_ids: list[str] = field(default_factory=list)
     steps: dict[tuple[str, str], StepGroup] = field(default_factory=dict)
+    agent_rewards: list[dict[str, Array]] = field(default_factory=list)
     n_steps: int = 0
     failures: list[tuple[Any, ...]] = field(default_factory=list)
     checks: list[tuple[Any, ...]] = field(default_factory=list)
@@ -191,6 +193,8 @@ class LogRows:
         columns = {"episode": index, "step": steps}
         if rewards is not None:
             columns["reward"] = rewards
+        elif (by_agent := agent_rewards(chunk, index, steps)) is not None:
+            rows.agent_rewards.append(by_agent)
         if digests is not None:
             columns["state_digest"] = digests[_rows_after(chunk)]
         action = _expression(chunk, "action", n, columns)

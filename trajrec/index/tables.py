@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trajrec.interfaces import FIELDS
 
-INDEX_VERSION = 7
+INDEX_VERSION = 8
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -38,7 +38,7 @@ EPISODES = Table(
         ("env_id", "VARCHAR", "Gymnasium id of the environment, or an agent's world as module:Class; NULL where there is none"),
         ("task", "VARCHAR", "id of the task that an agent had; NULL where it had none"),
         ("n_steps", "BIGINT", "steps taken, those that raised included"),
-        ("total_reward", "DOUBLE", "sum of the rewards; NULL where rewards are not numbers"),
+        ("total_reward", "DOUBLE", "sum of the rewards; NULL where rewards are not numbers (see agent_rewards)"),
         ("ending", "VARCHAR", "terminated, truncated, abandoned or error; running or interrupted where the log has no end"),
         ("outcome", "VARCHAR", "success or failure by the last check with a verdict; NULL where none gave one"),
         ("stop_reason", "VARCHAR", "why an agent's loop ended, as it said; NULL where unknown"),
@@ -76,6 +76,19 @@ STEPS = Table(
         ("reward", "DOUBLE", "the reward; NULL where it is not a number"),
         ("info", "JSON", "the info; NULL where it was empty; large arrays in it are left out"),
         ("state_digest", "UINTEGER", "digest of the state after the step; NULL where no state was captured"),
+    ),
+)
+AGENT_REWARDS = Table(
+    "agent_rewards",
+    "what one of several agents got for a step (of PettingZoo's environments: where rewards are a dict by agent)",
+    ("episode_id", "step", "agent"),
+    (
+        ("episode_id", "VARCHAR", "its episode"),
+        ("step", "INTEGER", "from 0"),
+        ("agent", "VARCHAR", "the agent; one that has left has no rows"),
+        ("reward", "DOUBLE", "its reward for the step; NULL where it is not a number"),
+        ("terminated", "BOOLEAN", "its flag after the step; NULL where it has none"),
+        ("truncated", "BOOLEAN", "its flag after the step; NULL where it has none"),
     ),
 )
 FAILURES = Table(
@@ -354,7 +367,7 @@ BRANCHES = View(
     "FROM up JOIN episodes b USING (episode_id) GROUP BY ALL",
 )
 VIEWS = (INTERFACES, CALLS, LATEST_CREDIT, BRANCHES)
-TABLES = (EPISODES, STEPS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, EFFECTS, CREDIT, ROLLOUTS, LOGS)
-OF_EPISODES = tuple(table for table in TABLES if table not in (EPISODES, LOGS))
+OF_EPISODES = (STEPS, AGENT_REWARDS, FAILURES, STATE_CHANGES, CHECKS, ATTEMPTS, MODEL_CALLS, EFFECTS, CREDIT, ROLLOUTS)
+TABLES = (EPISODES, *OF_EPISODES, LOGS)
 APPENDED = (CREDIT, ROLLOUTS)
 """Tables whose rows lie in other logs than the episodes that they are of."""
