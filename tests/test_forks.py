@@ -423,6 +423,14 @@ def carrying() -> Any:
     return Carrying(gym.make("CartPole-v1"))
 
 
+def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
+    pymunk = pytest.importorskip("pymunk", reason="pymunk is not installed")
+    env = gym.make("CartPole-v1")
+    env.unwrapped.world = [pymunk.Space()]  # type: ignore[attr-defined]
+    with pytest.raises(SnapshotError, match=r"attribute world \(list\): .* without the contacts"):
+        Snapshots(env).take()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["auto", "prefix", "process"])
 def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(tmp_path: Path, level: Any) -> None:

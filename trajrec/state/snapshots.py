@@ -42,6 +42,10 @@ _TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"
 """Of toy text: tables that are filled when it is made, and large."""
 
 
+_LOSSY = frozenset(("pymunk",))
+"""Packages whose objects leave out of their pickles what the next step depends on; where nothing touches, no probe sees it."""
+
+
 class Snapshot(NamedTuple):
     """The state of all layers, of what is native in them, of what objects they hold, and what names the state of a sandbox."""
 
@@ -238,6 +242,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._reference(value)
 
     def reducer_override(self, value: Any) -> Any:
+        if type(value).__module__.partition(".")[0] in _LOSSY:
+            raise pickle.PicklingError("it pickles itself without the contacts that it goes on by")
         if isinstance(value, gymnasium.utils.EzPickle):
             return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
         return super().reducer_override(value)
