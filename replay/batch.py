@@ -11,6 +11,7 @@ import gymnasium
 
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
+from trajrec.joint import api_of
 from trajrec.protocols import World
 from trajrec.replay.engine import WALL_CLOCK, EnvOrFactory, Replayer
 from trajrec.replay.places import Place, Places, lineage
@@ -74,7 +75,7 @@ def replay_episodes(
         for chunk in _chunks(episodes):
             yield from _replay(chunk, env, options)
         return
-    if isinstance(env, gymnasium.Env):
+    if isinstance(env, gymnasium.Env) or api_of(env) is not None:
         raise TypeError("an environment object cannot be sent to other processes: give a function that makes one as env=")
     work = functools.partial(_replay_places, Places(), env, options)
     places = ([lineage(episode) for episode in chunk] for chunk in _chunks(episodes))

@@ -23,6 +23,7 @@ import gymnasium
 
 from trajrec import codec
 from trajrec.errors import SnapshotError
+from trajrec.joint import as_gymnasium
 from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.conditions import frozen_clock, seeded_globals
 from trajrec.replay.environments import make_by_id
@@ -133,7 +134,7 @@ def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 123
     """Probe whether an environment can be replayed and at which levels it can be forked.
 
     Args:
-        env: A Gymnasium id, or a factory (which must be picklable by value or by name).
+        env: A Gymnasium id, or a factory (which must be picklable by value or by name), also of a PettingZoo environment.
         n_steps: Steps of each rollout, over as many episodes as they take.
         seed: Of the rollouts and their actions.
 
@@ -142,7 +143,7 @@ def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 123
     ('exact', True)
     """
     name = env if isinstance(env, str) else getattr(env, "__qualname__", repr(env))
-    factory: Factory = functools.partial(make_by_id, env) if isinstance(env, str) else env
+    factory: Factory = functools.partial(make_by_id, env) if isinstance(env, str) else functools.partial(_make, env)
     first_env, second_env = factory(), factory()
     try:
         times: list[float] = []
@@ -154,6 +155,11 @@ def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 123
         first_env.close()
         second_env.close()
     return Determinism(name, _grade(first, findings), tuple(findings), levels, step_us, reset_us, n_steps)
+
+
+def _make(factory: Callable[[], Any]) -> gymnasium.Env[Any, Any]:
+    made: gymnasium.Env[Any, Any] = as_gymnasium(factory())
+    return made
 
 
 def rollout(env: Any, n_steps: int, seed: int, times: list[float] | None = None) -> list[Row]:

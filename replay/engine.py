@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from trajrec.episodes import Episode
+from trajrec.joint import api_of
 from trajrec.protocols import World
 from trajrec.replay.cause import Elsewhere, find_cause
 from trajrec.replay.children import ElsewhereError, call_elsewhere
@@ -94,8 +95,9 @@ class Replayer:
     ) -> None:
         if first < 0:
             raise ValueError(f"first must be at least 0, got {first}")
-        self._given = env if isinstance(env, gymnasium.Env) else None
-        self._factory = None if isinstance(env, gymnasium.Env) else env
+        is_given = isinstance(env, gymnasium.Env) or api_of(env) is not None
+        self._given: Any = env if is_given else None
+        self._factory: Any = None if is_given else env
         self._world, self._allow, self._state = world, tuple(allow), state
         self._leave, self._is_forced, self._explain = Leave(frozenset(ignore), ulps), state_forced, explain
         self._first = first

@@ -16,6 +16,7 @@ import gymnasium
 from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.joint import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.protocols import World
 from trajrec.schema import EnvRecord
 
@@ -26,6 +27,10 @@ KNOWN_PACKAGES = {
     "trajrec": "trajrec.envs",
 }
 """Which package registers the environments of an id's namespace; importing these is all that they do to a process."""
+
+
+AGENTS_PACKAGE = "pettingzoo"
+"""The package whose environments and wrappers for several agents may be made because a log names them."""
 
 
 KNOWN_WORLDS = ("trajrec.envs",)
@@ -60,6 +65,8 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
             episode_id=episode_id,
         )
     allowed = tuple(allow)
+    if API_FIELD in record.spec_fields:
+        return _make_agents(record, allowed, episode_id)
     spec = _registered(record, allowed, episode_id)
     kwargs = dict(codec.decode(record.kwargs_data)) if record.kwargs_data else {}
     if kwargs.get("render_mode") == "human":
@@ -130,6 +137,59 @@ def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episo
     except (ImportError, AttributeError) as exc:
         raise EnvMissingError(f"the wrapper {name} is not installed: {exc}", episode_id=episode_id) from exc
     return wrapper(env, **(codec.decode(data) if data else {}))
+
+
+def _make_agents(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> gymnasium.Env[Any, Any]:
+    """Make a PettingZoo environment of its class and its wrappers' classes, and return the joint view of it."""
+    env = _agents_class(record.entry_point, allow, episode_id, "environment")
+    kwargs = dict(codec.decode(record.kwargs_data))
+    if kwargs.get("render_mode") == "human":
+        kwargs["render_mode"] = None
+    try:
+        made = env(**kwargs)
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
+        raise EnvMissingError(f"{record.env_id} needs a package that is not installed: {exc}", episode_id=episode_id) from exc
+    except TypeError as exc:
+        raise EnvMissingError(
+            f"{record.entry_point} does not take the recorded arguments here: {exc}", episode_id=episode_id
+        ) from exc
+    for name, data in record.wrappers:
+        module, _, cls = name.rpartition(".")
+        wrapper = _agents_class(f"{module}:{cls}", allow, episode_id, "wrapper")
+        arguments = codec.decode(data) if data else {}
+        if not is_allowed(module, allow) and not arguments.keys() <= WRAPPER_ARGUMENTS.get(cls, {}).keys():
+            # Some of them write files where they are told to.
+            raise EnvRefusedError(f"the arguments of the wrapper {name} are not taken from a log", episode_id=episode_id)
+        made = wrapper(made, **arguments)
+    view: gymnasium.Env[Any, Any] = as_gymnasium(made)
+    return view
+
+
+def _agents_class(name: str, allow: tuple[str, ...], episode_id: str, what: str) -> Any:
+    """Return a class that a log names, of PettingZoo's environments and wrappers or of an allowed module."""
+    module, _, path = name.partition(":")
+    if not is_allowed(module, (AGENTS_PACKAGE, *allow)):
+        flag = module.partition(".")[0] or "MODULE"
+        raise EnvRefusedError(
+            f"the {what} {name} is not imported without your leave; to allow it: --allow {flag}, or allow=({flag!r},) in "
+            "Python",
+            episode_id=episode_id,
+        )
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as exc:
+        raise EnvMissingError(
+            f"the {what} {name} is not installed here ({exc}): pip install 'trajrec[pettingzoo]', and what of PettingZoo's "
+            "extras it needs",
+            episode_id=episode_id,
+        ) from exc
+    # Nothing else that such a module happens to have: a log must not choose what is called.
+    is_class = isinstance(found, type) and api_of_class(found) is not None
+    if not is_class or not is_allowed(found.__module__, (AGENTS_PACKAGE, *allow)):
+        raise EnvRefusedError(f"{name} is no class of PettingZoo's environments", episode_id=episode_id)
+    return found
 
 
 def make_world(episode: Episode, allow: tuple[str, ...]) -> World:

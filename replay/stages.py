@@ -12,6 +12,7 @@ import numpy as np
 from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
+from trajrec.joint import as_gymnasium
 from trajrec.paths import earlier, path_between
 from trajrec.protocols import StateAdapter
 from trajrec.state.adapters import find_adapter, function_adapter
@@ -33,10 +34,11 @@ def stage_of(env: Any, episode: Episode, state: Callable[[Any], Any] | None = No
     """Return the stage that an environment is for an episode.
 
     Args:
-        env: The environment.
+        env: The environment, Gymnasium's or PettingZoo's.
         episode: The episode.
         state: The function that its states were captured with, where the recorder was given one.
     """
+    env = as_gymnasium(env)
     record, native = episode.header.state, find_adapter(env)
     adapter = native if state is None else function_adapter(env, state)
     if record.keep == "none" or adapter is None:
@@ -57,8 +59,12 @@ def prepare_reset(episode: Episode, stage: Stage) -> dict[str, Any]:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
     try:
         if start.seed is None and start.rng_data is not None:
-            restore_generator(stage.env.unwrapped, stage.native, start.rng_data)
-    except (ValueError, KeyError, TypeError) as exc:
+            try:
+                restore_generator(stage.env.unwrapped, stage.native, start.rng_data)
+            except LookupError:  # it makes what holds its generators when it is reset
+                stage.env.reset(seed=0)
+                restore_generator(stage.env.unwrapped, stage.native, start.rng_data)
+    except (ValueError, LookupError, TypeError) as exc:
         raise ReplayError(f"the generator's state could not be restored: {exc}", episode_id=episode.id) from exc
     options = None if start.options_data is None else codec.decode(start.options_data)
     return {"seed": start.seed, "options": options}

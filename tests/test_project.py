@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sources = pytest.mark.sources
 
 LAYERS = [
-    {"errors", "version", "protocols", "interfaces", "agents.current"},
+    {"errors", "version", "protocols", "interfaces", "agents.current", "joint"},
     {"structs"},
     {"schema"},
     {"codec"},
@@ -62,7 +62,7 @@ LAYERS = [
     {"steps", "index.tables", "index.jsonable", "index.rewards"},
     {"state.keyframes"},
     {"recorder", "index.rows"},
-    {"index.credit"},
+    {"index.credit", "pettingzoo"},
     {"index.agents"},
     {"index.build"},
     {"corpus"},

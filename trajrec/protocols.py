@@ -60,6 +60,20 @@ class Sandboxed(Protocol):
         ...
 
 
+class AgentsEnv(Protocol):
+    """What a PettingZoo environment has and no other: spaces by agent."""
+
+    agents: list[Any]
+
+    def observation_space(self, agent: Any, /) -> Any:
+        """Return what an agent may see."""
+        ...
+
+    def action_space(self, agent: Any, /) -> Any:
+        """Return what an agent may do."""
+        ...
+
+
 @dataclass(frozen=True)
 class Tool:
     """What an agent may call.

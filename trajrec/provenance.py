@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import os
 import platform
 import socket
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from trajrec import codec
 from trajrec.errors import EncodeError
+from trajrec.joint import API_FIELD, WRAPPER_ARGUMENTS, JointView, api_of, layers
 from trajrec.schema import EnvRecord
 
 # The settings of a process that are known to change what environments compute.
@@ -22,6 +27,8 @@ _SETTINGS = ("PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TU
 
 def describe_env(env: Any) -> EnvRecord:
     """Describe an environment so that it can be made again, or say why it cannot."""
+    if isinstance(env, JointView):
+        return _describe_agents(env)
     spec = env.spec
     class_name = codec.type_name(env.unwrapped)
     wrappers, problems = _wrappers(env)
@@ -74,6 +81,84 @@ def _wrappers(env: Any) -> tuple[list[tuple[str, bytes | None]], list[str]]:
         if data is None or _has_opaque(codec.decode(data)):
             problems.append(f"the arguments of wrapper {name} are not known")
     return known, problems
+
+
+def _describe_agents(view: JointView) -> EnvRecord:
+    """Describe a PettingZoo environment: its class with what it was made with, and each wrapper likewise. Nothing that it has
+    says how it was made, but that most are EzPickle; so a class is taken whose arguments are known, or the reason why not."""
+    env, bare = view.env, view.unwrapped
+    api, cls, problems, wrappers = api_of(env), type(bare), [], []
+    if not _is_importable(cls):
+        problems.append(f"{cls.__qualname__} of the module {cls.__module__} cannot be found by that name")
+    arguments = _made_with(bare)
+    if arguments is None:
+        problems.append("nothing says what it was made with: gymnasium.utils.EzPickle would")
+    kwargs = codec.encode(arguments or {}, opaque=True)
+    if _has_opaque(codec.decode(kwargs)):
+        problems.append("what it was made with cannot be stored as plain data")
+    around = list(takewhile(lambda layer: layer is not bare, layers(env)))
+    if not any(layer is bare for layer in layers(env)):
+        problems.append(f"what wrapper {type(around[-1]).__name__} wraps is out of sight")
+    for layer in reversed(around):
+        known = _wrapped_with(layer)
+        data = None if known is None else codec.encode(known, opaque=True)
+        wrappers.append((codec.type_name(layer), data))
+        if data is None or _has_opaque(codec.decode(data)):
+            problems.append(f"the arguments of wrapper {type(layer).__name__} are not known")
+    return EnvRecord(
+        str(view.metadata.get("name", cls.__name__)),
+        f"{cls.__module__}:{cls.__qualname__}",
+        kwargs,
+        None,
+        {API_FIELD: api},
+        wrappers,
+        codec.type_name(bare),
+        "; ".join(problems),
+        str(view.observation_space)[:2000],
+        str(view.action_space)[:2000],
+    )
+
+
+def _is_importable(cls: type) -> bool:
+    """Say whether another process finds a class by its module and name."""
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls and cls.__module__ != "__main__"
+
+
+def _made_with(bare: Any) -> dict[str, Any] | None:
+    """Return the arguments that an environment was made with, by name; None where they are not known."""
+    parameters = inspect.signature(type(bare)).parameters
+    if not isinstance(bare, gymnasium.utils.EzPickle):
+        return None if parameters else {}
+    try:
+        bound = inspect.signature(type(bare)).bind(*bare._ezpickle_args, **bare._ezpickle_kwargs).arguments
+    except (TypeError, AttributeError):
+        return None
+    arguments: dict[str, Any] = {}
+    for name, parameter in parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= bound.get(name, {})
+        elif parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+            if name in bound:
+                return None
+        elif name not in bound:
+            return None  # what was kept are the arguments of a base class, which has others
+        else:
+            arguments[name] = bound[name]
+    return arguments
+
+
+def _wrapped_with(layer: Any) -> dict[str, Any] | None:
+    """Return the arguments that a wrapper was made with besides what it wraps; None where they are not known."""
+    if not _is_importable(type(layer)):
+        return None
+    names = list(inspect.signature(type(layer)).parameters)[1:]
+    attributes = WRAPPER_ARGUMENTS.get(type(layer).__name__, {}) if type(layer).__module__.startswith("pettingzoo.") else {}
+    if any(name not in attributes or attributes[name] not in vars(layer) for name in names):
+        return None
+    return {name: vars(layer)[attributes[name]] for name in names}
 
 
 def _has_opaque(value: Any) -> bool:

@@ -119,6 +119,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Id of the current or last episode; None before the first reset."""
         return None if self._episode < 0 else episode_id(self._log_id, self._episode)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether an episode is being recorded: not before the first reset, nor after an end."""
+        return self._is_open
+
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Step the environment and record what came of it. An exception of the environment is recorded, then re-raised."""
         if not self._is_open:

@@ -8,8 +8,11 @@ from typing import Any, TypeVar, overload
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
+from trajrec.joint import api_of, as_gymnasium
+from trajrec.protocols import AgentsEnv
 from trajrec.recorder import Recorder
 
+A = TypeVar("A", bound=AgentsEnv)
 V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
 
 
@@ -21,13 +24,19 @@ def record(env: gymnasium.Env[Any, Any], folder: str | Path, *, audit: float | N
 def record(env: V, folder: str | Path, *, audit: float | None = None, **options: Any) -> V: ...
 
 
+@overload
+def record(env: A, folder: str | Path, *, audit: float | None = None, **options: Any) -> A: ...
+
+
 def record(env: Any, folder: str | Path, *, audit: float | None = None, **options: Any) -> Any:
     """Record every episode of an environment; nothing else in the loop changes.
 
     Args:
-        env: A Gymnasium environment, which is wrapped; or a SyncVectorEnv, whose environments are each wrapped in their places,
-            so that each has a log of its own and any way of resetting is recorded as it happens. An AsyncVectorEnv runs its
-            environments in processes that nothing can be put into later: let it make them recorded,
+        env: A Gymnasium environment, which is wrapped. Or a PettingZoo environment, AEC or parallel (`trajrec[pettingzoo]`),
+            which is wrapped in a wrapper of PettingZoo's; what is recorded of it says `trajrec.joint`. Or a SyncVectorEnv,
+            whose environments are each wrapped in their places, so that each has a log of its own and any way of resetting is
+            recorded as it happens. An AsyncVectorEnv runs its environments in processes that nothing can be put into later:
+            let it make them recorded,
             `gym.make_vec(id, 8, vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, "runs/")])`.
         folder: The corpus: a folder, made if it is missing.
         audit: A share of the episodes, in (0, 1], that another process replays meanwhile: what does not hold is a warning and a
@@ -39,6 +48,16 @@ def record(env: Any, folder: str | Path, *, audit: float | None = None, **option
     """
     if isinstance(env, VectorEnv):
         return _record_vector(env, folder, options if audit is None else {**options, "audit": audit})
+    api = api_of(env)
+    if api is not None:
+        from trajrec.pettingzoo import AECRecorder, ParallelRecorder  # which import PettingZoo
+
+        recorder = _record_one(as_gymnasium(env), folder, audit, options)
+        return AECRecorder(recorder) if api == "aec" else ParallelRecorder(recorder)
+    return _record_one(env, folder, audit, options)
+
+
+def _record_one(env: Any, folder: str | Path, audit: float | None, options: dict[str, Any]) -> Recorder:
     if audit is None:
         return Recorder(env, folder, **options)
     from trajrec.auditing import AuditedRecorder

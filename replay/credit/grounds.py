@@ -19,6 +19,7 @@ from trajrec.replay.branches import Level
 from trajrec.replay.credit.noise import EnvNoise, Noise
 from trajrec.replay.stages import Stage
 from trajrec.replay.walking import Walker
+from trajrec.state.snapshots import layers_of
 from trajrec.verifiers import as_verdict
 
 _COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "get_state"))
@@ -268,13 +269,10 @@ class _StateKey:
     """
 
     def __init__(self, stage: Stage, generators: set[int]) -> None:
-        self._generators = generators
-        self._layers: list[Any] = []
-        env: Any = stage.env
-        while isinstance(env, gymnasium.Wrapper):
-            self._layers.append(env)
-            env = env.env
-        self._bare, adapter = env, stage.native
+        *self._layers, self._bare = layers_of(stage.env)
+        # The layers are looked at one by one, wherever they are held.
+        self._without = generators | set(map(id, [*self._layers, self._bare]))
+        adapter = stage.native
         self._capture = adapter.capture if adapter is not None and adapter.name in _COMPLETE else None
         self._is_known = True
         self._is_aside: dict[type, bool] = {}  # functions and spaces, by their class: it is looked at at each step
@@ -303,7 +301,7 @@ class _StateKey:
             kind = type(value)
             if kind in _ATOMS:
                 found.append(value)
-            elif name not in _MADE_WITH and id(value) not in self._generators:
+            elif name not in _MADE_WITH and id(value) not in self._without:
                 is_aside = self._is_aside.get(kind)
                 if is_aside is None:
                     is_aside = callable(value) or (hasattr(value, "sample") and hasattr(value, "contains"))

@@ -15,13 +15,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trajrec.state.generators import nested_generators, put_state, state_of
 from trajrec.state.snapshots import layers_of
 
 Mode = Literal["shared", "fresh", "recorded"]
 
 _POLICY, _ENV = 0, 1
-_DEPTH, _LARGE = 4, 64
-_ATOMS = frozenset((int, float, bool, str, bytes, type(None), np.ndarray))
 _TABLES = frozenset(("P", "spec", "_cached_spec", "metadata", "_metadata", "_saved_kwargs", "model", "data"))
 _MASK = (1 << 64) - 1
 
@@ -116,12 +115,12 @@ class EnvNoise:
 
     def states(self) -> list[Any]:
         """Return the states of the generators."""
-        return [_state(generator) for generator in self._generators]
+        return [state_of(generator) for generator in self._generators]
 
     def put(self, states: list[Any]) -> None:
         """Put the generators into states that `states` returned."""
         for generator, state in zip(self._generators, states, strict=True):
-            _set_state(generator, state)
+            put_state(generator, state)
 
     def ids(self) -> set[int]:
         """Return the ids of the generators."""
@@ -131,31 +130,9 @@ class EnvNoise:
 def find_generators(env: Any) -> list[Any]:
     """Return the generators that an environment and its wrappers hold, also within objects and containers, in a fixed order.
     Those of spaces are not among them."""
-    found: list[Any] = []
     layers = list(layers_of(env))
     seen = set(map(id, layers))
-    for layer in layers:
-        for name, value in sorted(vars(layer).items()):
-            if name not in _TABLES:
-                _look(value, 0, seen, found)
-    return found
-
-
-def _look(value: Any, depth: int, seen: set[int], found: list[Any]) -> None:
-    if type(value) in _ATOMS or id(value) in seen:
-        return
-    if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
-        seen.add(id(value))
-        found.append(value)
-    elif depth < _DEPTH and type(value) in (list, tuple, dict):
-        if len(value) <= _LARGE:
-            seen.add(id(value))
-            for item in value.values() if type(value) is dict else value:
-                _look(item, depth + 1, seen, found)
-    elif depth < _DEPTH and hasattr(value, "__dict__") and not callable(value) and not hasattr(value, "sample"):
-        seen.add(id(value))
-        for _, item in sorted(vars(value).items()):
-            _look(item, depth + 1, seen, found)
+    return [generator for layer in layers for _, generator in nested_generators(layer, seen, without=_TABLES)]
 
 
 def _hash(text: str) -> int:
@@ -184,18 +161,3 @@ def _setter(generator: Any) -> Callable[[int], None]:
         bits.state = kind(number).state
 
     return seed
-
-
-def _state(generator: Any) -> Any:
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    return generator.get_state() if isinstance(generator, np.random.RandomState) else generator.bit_generator.state
-
-
-def _set_state(generator: Any, state: Any) -> None:
-    if isinstance(generator, random.Random):
-        generator.setstate(state)
-    elif isinstance(generator, np.random.RandomState):
-        generator.set_state(state)
-    else:
-        generator.bit_generator.state = state

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trajrec.joint import api_of
 from trajrec.protocols import Snapshotable, StateAdapter
 
 
@@ -18,9 +19,11 @@ def find_adapter(env: Any) -> StateAdapter | None:
     """Return the adapter that fits an environment, or None.
 
     Args:
-        env: A Gymnasium environment; its `unwrapped` is looked at.
+        env: A Gymnasium environment, or the joint view of one of PettingZoo's; its `unwrapped` is looked at.
     """
     bare = env.unwrapped
+    if api_of(bare) is not None:
+        return _own(bare)
     for fit in (_own, _toy_text, _classic_control, _mujoco, _ale, _minigrid):
         adapter = fit(bare)
         if adapter is not None:

@@ -25,6 +25,7 @@ import gymnasium
 import numpy as np
 
 from trajrec.errors import SnapshotError
+from trajrec.joint import layers
 from trajrec.protocols import Sandboxed
 from trajrec.state.sticky import StickyAction
 
@@ -129,13 +130,10 @@ def layers_of(env: Any) -> Iterator[Any]:
     Raises:
         SnapshotError: A layer has no attributes that could be read.
     """
-    while True:
-        if not hasattr(env, "__dict__"):
-            raise SnapshotError(f"{type(env).__qualname__} keeps its attributes out of sight")
-        yield env
-        if not isinstance(env, gymnasium.Wrapper):
-            return
-        env = env.env
+    for layer in layers(env):
+        if not hasattr(layer, "__dict__"):
+            raise SnapshotError(f"{type(layer).__qualname__} keeps its attributes out of sight")
+        yield layer
 
 
 class _IsObjectError(Exception):
@@ -324,7 +322,10 @@ def _set_space(space: Any, state: Any) -> None:
 def _spaces(layers: list[Any]) -> Iterator[Any]:
     """Yield the spaces of all layers with the spaces in them, each once: what samples draws from their generators."""
     seen: set[int] = set()
-    waiting = [value for layer in layers for value in layer.__dict__.values() if isinstance(value, gymnasium.Space)]
+    values = [value for layer in layers for value in layer.__dict__.values()]
+    # PettingZoo's environments have a dict of spaces by agent.
+    values += [item for value in values if type(value) is dict for item in value.values()]
+    waiting = [value for value in values if isinstance(value, gymnasium.Space)]
     while waiting:
         space = waiting.pop()
         if id(space) in seen:

@@ -1,0 +1,643 @@
+"""PettingZoo: what the loop of several agents sees is recorded and changes nothing, replays in another process, and forks."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import msgspec
+import numpy as np
+import pytest
+from gymnasium.utils import EzPickle
+
+import trajrec
+from trajrec import codec
+from trajrec.episodes import Episode
+from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError, SnapshotError
+from trajrec.joint import as_gymnasium
+from trajrec.log.reader import LogReader
+from trajrec.replay import check_determinism, credit, fork, replay_episode, replay_episodes
+from trajrec.replay.environments import make_env
+from trajrec.state.diff import is_same
+
+pettingzoo = pytest.importorskip("pettingzoo", reason="pettingzoo is not installed: pip install 'trajrec[pettingzoo]'")
+pytest.importorskip("pygame", reason="the environments draw with pygame: pip install pygame-ce")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # they import environments by their old names
+    from pettingzoo.test import api_test, parallel_api_test
+from pettingzoo.utils import wrappers  # noqa: E402
+from pettingzoo.utils.conversions import parallel_to_aec  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PettingZoo's advice on its own environments
+
+TICTACTOE, CONNECT_FOUR, RPS = "classic/tictactoe_v3", "classic/connect_four_v3", "classic/rps_v2"
+KNIGHTS = "butterfly/knights_archers_zombies_v11"
+LIGHT = [("aec", TICTACTOE, 60), ("aec", CONNECT_FOUR, 60), ("aec", RPS, 70), ("parallel", RPS, 40), ("parallel", KNIGHTS, 170)]
+OTHERS = [
+    ("aec", KNIGHTS, 700, ()),
+    ("parallel", "butterfly/cooperative_pong_v6", 60, ()),
+    ("parallel", "butterfly/pistonball_v6", 30, ("pymunk",)),
+    ("aec", "butterfly/pistonball_v6", 130, ("pymunk",)),
+    ("parallel", "sisl/multiwalker_v9", 150, ("Box2D",)),
+    ("parallel", "sisl/pursuit_v5", 40, ("scipy",)),
+    ("aec", "sisl/pursuit_v5", 80, ("scipy",)),
+    ("aec", "classic/leduc_holdem_v4", 60, ("rlcard",)),
+    ("aec", "classic/chess_v6", 60, ("chess",)),
+    ("aec", "classic/go_v5", 60, ()),
+]
+
+Seen = list[Any]
+
+
+def play(env: Any, n_steps: int, *, seed: int | None = 5) -> Seen:
+    """Run episodes of random legal actions, seeded once; return all that the loop saw, encoded as it came."""
+    seen: Seen = []
+    spaces = {agent: copy.deepcopy(env.action_space(agent)) for agent in env.possible_agents}
+    for k, space in enumerate(spaces.values()):
+        space.seed(k)
+    while n_steps > 0:
+        run = play_aec if isinstance(env, pettingzoo.AECEnv) else play_parallel
+        n_steps -= run(env, spaces, n_steps, seed, seen)
+        seed = None
+    env.close()
+    return seen
+
+
+def play_aec(env: Any, spaces: Any, n_steps: int, seed: int | None, seen: Seen) -> int:
+    env.reset(seed=seed)
+    n = 0
+    for agent in env.agent_iter(n_steps):
+        observation, reward, terminated, truncated, info = env.last()
+        seen.append(codec.encode([agent, observation, reward, terminated, truncated, info]))
+        env.step(None if terminated or truncated else sample(spaces[agent], observation, info))
+        seen.append(codec.encode([env.rewards, env.terminations, env.truncations, env.infos, env.agents]))
+        n += 1
+    return n
+
+
+def play_parallel(env: Any, spaces: Any, n_steps: int, seed: int | None, seen: Seen) -> int:
+    observations, infos = env.reset(seed=seed)
+    seen.append(codec.encode([observations, infos]))
+    n = 0
+    while env.agents and n < n_steps:
+        actions = {agent: sample(spaces[agent], observations[agent], infos[agent]) for agent in env.agents}
+        observations, rewards, terminations, truncations, infos = env.step(actions)
+        seen.append(codec.encode([actions, observations, rewards, terminations, truncations, infos, env.agents]))
+        n += 1
+    return n
+
+
+def sample(space: Any, observation: Any, info: Any) -> Any:
+    return space.sample(observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask"))
+
+
+def make(kind: str, name: str, **kwargs: Any) -> Any:
+    return pettingzoo.make(kind, name, **kwargs)
+
+
+def recorded(env: Any, folder: Path, n_steps: int, *, seed: int | None = 5, **options: Any) -> list[Episode]:
+    """Record episodes; read them from their log alone, which is faster than to index it."""
+    recording = trajrec.record(env, folder, **options)
+    play(recording, n_steps, seed=seed)
+    reader = LogReader(recording.path)
+    return [Episode(reader, number) for number in range(recording.recorder._episode + 1)]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of light environments, each with what its bare loop saw beside it."""
+    folder = tmp_path_factory.mktemp("zoo")
+    for kind, name, n_steps in LIGHT:
+        bare = play(make(kind, name), n_steps)
+        assert play(trajrec.record(make(kind, name), folder), n_steps) == bare, (kind, name)
+    return folder
+
+
+def test_all_of_them_replay_exactly_in_another_process(runs: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(runs)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    with trajrec.open(runs) as corpus:
+        n, n_steps = corpus.sql("SELECT count(*), sum(n_steps) FROM episodes WHERE parent_id IS NULL").fetchall()[0]
+    assert n_steps == sum(n_steps for *_, n_steps in LIGHT)
+    assert f"{n} episodes, {n_steps} steps: {n} exact" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name", "n_steps", "needs"), OTHERS)
+def test_the_others_are_recorded_as_they_are_and_replay_and_fork(
+    kind: str, name: str, n_steps: int, needs: tuple[str, ...], tmp_path: Path
+) -> None:
+    for package in needs:
+        pytest.importorskip(package, reason=f"{name} needs {package}")
+    bare = play(make(kind, name), n_steps)
+    assert play(trajrec.record(make(kind, name), tmp_path), n_steps) == bare
+    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("diverged") == 0
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes("number = 0")
+        step = episode.n_steps // 2
+        for level in ("prefix", "auto", "process"):
+            assert_goes_on_alike(corpus, episode, step, level)
+
+
+def assert_goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, level: Any, **options: Any) -> None:
+    """Check that a branch that takes the recorded actions is the recorded episode from there on."""
+    (branch,) = fork.many(episode, at=[step], actions=episode.actions[step:], level=level, **options)
+    assert branch.error == ""
+    child = corpus.episode(branch.episode_id or "")
+    assert is_same(child.observation_list, episode.observation_list[step:])
+    assert is_same(child.reward_list, episode.reward_list[step:])
+    assert is_same(child.infos, episode.infos[step:])
+    assert (child.ending, child.n_steps) == (episode.ending, episode.n_steps)
+
+
+@pytest.mark.parametrize("kind", ["aec", "parallel"])
+def test_a_recorded_environment_passes_pettingzoos_own_tests(kind: str, tmp_path: Path) -> None:
+    for name in (TICTACTOE, RPS) if kind == "aec" else (RPS,):
+        env = trajrec.record(make(kind, name), tmp_path)
+        api_test(env, num_cycles=10) if kind == "aec" else parallel_api_test(env, num_cycles=20)
+        env.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+
+
+def test_a_parallel_log_holds_what_each_agent_saw_did_and_got(runs: Path) -> None:
+    env = make("parallel", KNIGHTS)
+    with trajrec.open(runs) as corpus:
+        (episode,) = corpus.episodes(f"env_id = '{KNIGHTS.partition('/')[2]}' AND number = 0")
+        observations, infos = env.reset(seed=5)
+        assert is_same(episode.observation_list[0], observations)
+        assert episode.reset_info == {"infos": infos}
+        for step in episode.steps():
+            observations, rewards, terminations, truncations, infos = env.step(step.action)
+            assert is_same(step.observation, observations)
+            assert is_same(step.reward, dict(rewards))
+            assert is_same(step.info, {"terminations": terminations, "truncations": truncations, "infos": infos})
+        assert len(episode.actions[0]) == 4 > len(episode.actions[-1])  # some died before the end
+        query = "SELECT agent, sum(reward), bool_or(terminated) FROM agent_rewards WHERE episode_id = ? GROUP BY 1 ORDER BY 1"
+        found = corpus.sql(query, params=[episode.id]).fetchall()
+        assert [row[:2] for row in found] == sorted(episode.agent_rewards.items())
+        assert [row[2] for row in found] == [row[0] not in env.agents for row in found]
+    env.close()
+
+
+def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
+    env = make("aec", TICTACTOE)
+    env.reset(seed=5)
+    with trajrec.open(runs) as corpus:
+        (episode,) = corpus.episodes("env_id = 'tictactoe_v3' AND number = 0")
+        seen = episode.observation_list
+        for row, step in enumerate(episode.steps()):
+            names = ("observation", "reward", "terminated", "truncated")
+            told = dict(zip(names, env.last()[:4], strict=True))
+            assert is_same(seen[row], {"agent": env.agent_selection, **told})
+            assert step.info["agent"] == env.agent_selection
+            assert (step.action is None) == (told["terminated"] or told["truncated"])
+            env.step(step.action)
+            assert is_same(step.reward, env.rewards)
+            assert all(is_same(step.info[name], getattr(env, name)) for name in ("terminations", "truncations", "infos"))
+        assert not env.agents
+        assert seen[-1] is None
+        assert sorted(episode.agent_rewards.values()) == [-1.0, 1.0]
+        assert (episode.ending, str(episode.total_reward)) == ("terminated", "nan")
+
+
+def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(tmp_path: Path) -> None:
+    turns, moves = recorded(make("aec", TICTACTOE), tmp_path, 30)[1], recorded(make("parallel", RPS), tmp_path, 30)[1]
+    with trajrec.open(tmp_path) as corpus:
+        for level in ("prefix", "pickle"):
+            for step in (0, 3, turns.n_steps - 1):
+                assert_goes_on_alike(corpus, turns, step, level)
+            for step in (0, 7, 14):
+                assert_goes_on_alike(corpus, moves, step, level)
+        assert_goes_on_alike(corpus, turns, 3, "process")
+    with pytest.raises(SnapshotError, match="its snapshots are of level pickle"):
+        fork.many(moves, at=[2], actions=moves.actions[2:], level="native", folder=None)
+
+
+def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
+    (episode,) = recorded(make("parallel", RPS), tmp_path, 15)
+    with trajrec.open(tmp_path) as corpus:
+        with fork(episode, at=6) as world:
+            assert is_same(world.observation, episode.observation_list[6])
+            actions = {agent: (action + 1) % 3 for agent, action in episode.actions[6].items()}
+            observations, rewards, terminated, truncated, info = world.step(actions)
+            assert world.unwrapped.agents == list(rewards) == list(info["infos"]) == ["player_0", "player_1"]
+            assert not terminated
+            assert not truncated
+            assert observations == {"player_0": actions["player_1"], "player_1": actions["player_0"]}
+        child = corpus.episode(world.episode_id or "")
+        assert (child.parent, child.first_step, child.actions) == (child.parent, 6, [actions])
+        assert child.parent is not None
+        assert child.parent.id == episode.id
+        assert replay_episode(child).grade == "exact"
+
+
+def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every_level(tmp_path: Path) -> None:
+    episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
+    with trajrec.open(tmp_path) as corpus:
+        found = {}
+        for level in ("prefix", "pickle"):
+            branches = fork.many(episode, at=[0, 2], policy="random", n=3, level=level)  # type: ignore[arg-type]
+            assert {branch.terminated for branch in branches} == {True}
+            children = [corpus.episode(branch.episode_id or "") for branch in branches]
+            assert all(min(child.agent_rewards.values()) >= -1 for child in children)
+            found[level] = [child.actions for child in children]
+            for child in children:
+                boards = [seen["observation"]["observation"].sum() for seen in child.observation_list[:-1]]
+                assert boards == sorted(boards)  # an illegal move would end it with a board as it was
+        assert is_same(*found.values())
+        assert len({str(actions) for actions in found["prefix"]}) > 2
+    env = as_gymnasium(make("parallel", RPS))
+    env.reset(seed=1)
+    env.action_space.seed(3)
+    drawn = env.action_space.sample()
+    assert drawn.keys() == {"player_0", "player_1"}
+    assert env.action_space.contains(drawn)
+    assert not env.action_space.contains({"player_2": 0})
+
+
+def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and_replay(tmp_path: Path) -> None:
+    env = trajrec.record(make("aec", TICTACTOE), tmp_path)
+    env.reset(seed=1)
+    for move in (4, 4):
+        env.step(move)
+    assert env.terminations == {"player_1": True, "player_2": True}
+    assert env.rewards == {"player_1": 0, "player_2": -1.0}
+    for _ in range(2):
+        env.step(None)
+    assert not env.agents
+    env.reset()
+    env.step(0)
+    with pytest.raises(AssertionError, match="action is not in action space"):
+        env.step(9)
+    env.step(1)  # the turn is still that player's
+    assert env.agent_selection == "player_1"
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT ending, n_steps, n_failures FROM episodes ORDER BY number").fetchall() == [
+            ("terminated", 4, 0),
+            ("error", 3, 1),
+        ]
+        assert corpus.sql("SELECT error_type, step FROM failures").fetchall() == [("builtins.AssertionError", 1)]
+        assert next(corpus.episodes()).agent_rewards == {"player_1": 0.0, "player_2": -1.0}
+        assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+
+
+class Twisted(wrappers.BaseWrapper):
+    """Does something else at one step."""
+
+    def __init__(self, env: Any, at: int, twist: Callable[[Any], Any]) -> None:
+        super().__init__(env)
+        self._at, self._twist, self._n = at, twist, 0
+
+    def reset(self, seed: Any = None, options: Any = None) -> None:
+        super().reset(seed=seed, options=options)
+        self._n = 0
+
+    def step(self, action: Any) -> None:
+        super().step(action)
+        self._n += 1
+        if self._n == self._at + 1:
+            self._twist(self.unwrapped)
+
+
+TWISTS: dict[str, Callable[[Any], Any]] = {
+    "observation/observation/observation/0/0/0": lambda env: env.board.squares.__setitem__(0, 1 - env.board.squares[0] // 2),
+    "reward/player_1": lambda env: env.rewards.update(player_1=0.25),
+    "info/truncations/player_2": lambda env: env.truncations.update(player_2=np.False_),
+    "info/infos/player_1/x": lambda env: env.infos["player_1"].update(x=1),
+}
+
+
+@pytest.mark.parametrize("field", TWISTS)
+def test_a_change_at_step_3_is_reported_at_exactly_that_step_and_field(field: str, tmp_path: Path) -> None:
+    env = trajrec.record(make("aec", TICTACTOE), tmp_path)
+    env.reset(seed=1)
+    for move in (4, 1, 8, 2, 6, 7):
+        env.step(move)
+    env.close()
+    episode = Episode(LogReader(env.path), 0)
+    report = replay_episode(episode, env=Twisted(make("aec", TICTACTOE), 3, TWISTS[field]), explain=False)
+    assert report.divergence is not None
+    assert (report.divergence.step, report.divergence.field) == (3, field)
+    if field.startswith("observation"):
+        with pytest.raises(DivergenceError, match="after step 3, observation"):
+            fork(episode, at=4, env=Twisted(make("aec", TICTACTOE), 3, TWISTS[field]), folder=None)
+
+
+class World:
+    """What holds the generators of `Walk`, out of its own sight."""
+
+    def __init__(self) -> None:
+        self.seed(None)
+
+    def seed(self, seed: int | None) -> None:
+        self.generators = [np.random.RandomState(seed), {"python": random.Random(seed)}, np.random.default_rng(seed)]
+
+    def draw(self) -> float:
+        old, by_name, new = self.generators
+        return float(old.random() + by_name["python"].random() + new.random())
+
+
+class Walk(pettingzoo.ParallelEnv, EzPickle):
+    """Three agents walk at random; one dies at its third step, one leaves at its fifth, and the last ends as is said."""
+
+    metadata = {"name": "walk_v0"}  # noqa: RUF012
+    render_mode = None
+
+    def __init__(self, size: float = 1.0, last: str = "terminated") -> None:
+        EzPickle.__init__(self, size, last)
+        self.possible_agents = ["a_0", "b_0", "c_0"]
+        self.agents: list[str] = []
+        self.size, self.last, self.world = size, last, World()
+
+    def observation_space(self, agent: str) -> Any:
+        return gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def action_space(self, agent: str) -> Any:
+        return gym.spaces.Discrete(3)  # a new one each time, as many environments have it
+
+    def reset(self, seed: Any = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.world.seed(seed)
+        self.agents, self.n = list(self.possible_agents), 0
+        return {agent: self.see() for agent in self.agents}, {agent: {} for agent in self.agents}
+
+    def see(self) -> Any:
+        return np.array([self.n, self.size * self.world.draw()])
+
+    def step(self, actions: Any) -> Any:
+        self.n += 1
+        ends = {agent: self.n == {"a_0": 3, "b_0": 5, "c_0": 8}[agent] for agent in self.agents}
+        cut = {agent: end and (agent == "b_0" or (agent == "c_0" and self.last == "truncated")) for agent, end in ends.items()}
+        done = {agent: ends[agent] and not cut[agent] for agent in self.agents}
+        found = {agent: self.see() for agent in self.agents}
+        rewards = {agent: float(actions[agent]) for agent in self.agents}
+        infos: dict[str, Any] = {agent: {} for agent in self.agents}
+        self.agents = [agent for agent in self.agents if not ends[agent]]
+        return found, rewards, done, cut, infos
+
+    def close(self) -> None:
+        pass
+
+    def render(self) -> None:
+        pass
+
+
+HERE = (__name__,)
+
+
+@pytest.mark.parametrize("last", ["terminated", "truncated"])
+def test_agents_that_leave_in_the_middle_and_the_end_of_the_last_ones(last: str, tmp_path: Path) -> None:
+    episodes = recorded(Walk(last=last), tmp_path, 16)
+    assert [(episode.ending, episode.n_steps) for episode in episodes] == [(last, 8)] * 2
+    assert [len(action) for action in episodes[0].actions] == [3, 3, 3, 2, 2, 1, 1, 1]
+    assert [report.grade for report in replay_episodes(episodes, allow=HERE)] == ["exact"] * 2
+    turns = recorded(parallel_to_aec(Walk(last=last)), tmp_path / "aec", 60)
+    assert turns[0].ending == last
+    assert {report.grade for report in replay_episodes(turns, allow=HERE)} == {"exact"}
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT agent, count(*), bool_or(r.terminated), bool_or(r.truncated) FROM agent_rewards r JOIN episodes "
+        query += "USING (episode_id) WHERE log NOT LIKE 'aec/%' GROUP BY 1 ORDER BY 1"
+        assert corpus.sql(query).fetchall() == [
+            ("a_0", 6, True, False),
+            ("b_0", 10, False, True),
+            ("c_0", 16, last == "terminated", last == "truncated"),
+        ]
+        assert_goes_on_alike(corpus, turns[0], 9, "pickle", allow=HERE)
+
+
+def test_unseeded_resets_go_on_as_they_would_and_each_episode_replays_alone(tmp_path: Path) -> None:
+    env = trajrec.record(Walk(), tmp_path)
+    assert play(Walk(), 40) == play(env, 40)
+    episodes = [Episode(LogReader(env.path), number) for number in range(5)]
+    starts = [episode.start for episode in episodes]
+    assert [(start.seed, start.seed_origin) for start in starts if start] == [(5, "caller")] + [(None, "none")] * 4
+    assert len({episode.observation_list[0]["a_0"].tobytes() for episode in episodes}) == 5
+    for episode in reversed(episodes):
+        assert replay_episode(episode, env=Walk()).grade == "exact"
+    # Nothing is random in this one: it is given a seed, which changes nothing.
+    (episode, *_) = recorded(make("aec", TICTACTOE), tmp_path, 12, seed=None)
+    assert episode.start is not None
+    assert episode.start.seed_origin == "recorder"
+
+
+class Late(Walk):
+    """Makes its world when it is reset for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        EzPickle.__init__(self)
+        del self.world
+
+    def reset(self, seed: Any = None, options: Any = None) -> Any:
+        if not hasattr(self, "world"):
+            self.world = World()
+        return super().reset(seed, options)
+
+
+def test_generators_that_a_reset_makes_are_seen_at_the_next(tmp_path: Path) -> None:
+    episodes = recorded(Late(), tmp_path, 24, seed=None)
+    assert [episode.start.seed_origin for episode in episodes if episode.start] == ["recorder", "none", "none"]
+    assert [replay_episode(episode, allow=HERE).grade for episode in episodes] == ["exact"] * 3
+
+
+def test_fresh_noise_reaches_the_generators_within(tmp_path: Path) -> None:
+    (episode,) = recorded(Walk(), tmp_path, 8)
+    with trajrec.open(tmp_path) as corpus:
+        still = dict.fromkeys(("a_0", "b_0", "c_0"), 0)
+        branches = fork.many(episode, at=[1], actions=[still], n=3, level="prefix", allow=HERE)
+        children = [corpus.episode(branch.episode_id or "") for branch in branches]
+        assert len({child.observation_list[1]["a_0"].tobytes() for child in children}) == 3
+        assert {replay_episode(child, allow=HERE).grade for child in children} == {"exact"}
+
+
+class Stateful(Walk):
+    def get_state(self) -> Any:
+        return {"n": self.n, "agents": list(self.agents)}
+
+    def set_state(self, state: Any) -> None:
+        self.n, self.agents = state["n"], list(state["agents"])
+
+
+@trajrec.verifier(id="all-left", version="1")
+def all_left(env: Any) -> bool:
+    return not env.agents and not env.unwrapped.agents
+
+
+def test_states_and_checks_are_those_of_the_bare_environment(tmp_path: Path) -> None:
+    (episode,) = recorded(Stateful(), tmp_path, 8, checks=[all_left])
+    assert (episode.outcome, episode.header.state.adapter) == ("success", "get_state")
+    assert [episode.state(step)["n"] for step in range(9)] == list(range(9))
+    report = replay_episode(episode, allow=HERE)
+    assert (report.grade, report.notes) == ("exact", ())
+    (episode,) = recorded(Walk(), tmp_path, 8, state=lambda env: env.n)
+    assert [episode.state(step) for step in (0, 8)] == [0, 8]
+    (episode,) = recorded(Walk(), tmp_path, 8)
+    assert episode.header.state.keep == "none"
+
+
+def test_what_is_not_recorded_goes_to_the_environment_as_it_is(tmp_path: Path) -> None:
+    bare = Walk()
+    env = trajrec.record(bare, tmp_path)
+    assert env.unwrapped is env.env is bare
+    assert isinstance(env, pettingzoo.ParallelEnv)
+    assert (str(env), env.max_num_agents, env.num_agents, env.episode_id) == ("walk_v0", 3, 0, None)
+    env.size = 2.0
+    assert bare.size == env.size == 2.0
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = env.nothing
+    env.reset(seed=1)
+    assert (env.num_agents, env.agents) == (3, bare.agents)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 1))
+    assert env.step({}) == bare.step({}) == ({}, {}, {}, {}, {})  # after the end: nothing is recorded of it
+    env.flush()
+    env.close()
+    env.close()
+    episode = Episode(LogReader(env.path), 0)
+    assert (episode.id, episode.n_steps, episode.ending) == (env.episode_id, 8, "terminated")
+    turns = trajrec.record(make("aec", TICTACTOE), tmp_path / "aec")
+    with pytest.raises(AttributeError, match="agents cannot be accessed before reset"):
+        _ = turns.agents
+    with pytest.raises(AssertionError, match="reset\\(\\) needs to be called before step"):
+        turns.step(0)
+    turns.reset()
+    with pytest.raises(AssertionError, match="need to call step\\(\\) or reset\\(\\) in a loop"):
+        for _ in turns.agent_iter():
+            pass
+    turns.close()
+
+
+class Kept(wrappers.BaseParallelWrapper):
+    """A wrapper that is made of what it wraps alone."""
+
+
+class Scaled(wrappers.BaseParallelWrapper):
+    def __init__(self, env: Any, factor: float) -> None:
+        super().__init__(env)
+
+
+class Hiding(wrappers.BaseParallelWrapper):
+    def __init__(self, env: Any) -> None:
+        self.within = [env]
+
+    env = property(lambda self: self.within[0])
+
+
+class Unkept(Walk):
+    """Takes arguments that nothing keeps: those of its base are others."""
+
+    def __init__(self, width: int, height: int, depth: int) -> None:
+        super().__init__()
+
+
+class Extended(Walk):
+    def __init__(self, size: float = 1.0, last: str = "terminated", bonus: float = 0.0) -> None:
+        super().__init__(size, last)
+
+
+def test_an_environment_that_the_log_cannot_make_again_says_why_and_replays_on_a_given_one(tmp_path: Path) -> None:
+    class Local(Walk):
+        pass
+
+    cases: list[tuple[str, Callable[[], Any]]] = [
+        ("the arguments of wrapper Scaled are not known", lambda: Scaled(Walk(), 2.0)),
+        ("what wrapper Hiding wraps is out of sight", lambda: Hiding(Walk())),
+        ("nothing says what it was made with", lambda: Unkept(1, 2, 3)),
+        ("nothing says what it was made with", Extended),
+        ("Local of the module", Local),
+    ]
+    for reason, factory in cases:
+        (episode,) = recorded(factory(), tmp_path, 8)
+        assert reason in episode.header.env.recreatable
+        with pytest.raises(EnvMissingError, match="give one"):
+            replay_episode(episode, allow=HERE)
+        assert replay_episode(episode, env=factory).grade == "exact"
+        assert replay_episode(episode, env=factory()).grade == "exact"
+        assert next(replay_episodes([episode], env=factory)).grade == "exact"
+        with fork(episode, at=2, env=factory(), folder=None) as world:
+            assert world.observation.keys() == {"a_0", "b_0", "c_0"}
+    with pytest.raises(TypeError, match="cannot be sent to other processes"):
+        next(replay_episodes([], env=Walk(), jobs=2))
+    (episode,) = recorded(Kept(Walk(2.0, last="truncated")), tmp_path, 8)
+    assert episode.header.env.recreatable == ""
+    assert codec.decode(episode.header.env.kwargs_data) == {"size": 2.0, "last": "truncated"}
+    assert replay_episode(episode, allow=HERE).grade == "exact"
+
+
+def test_wrappers_with_arguments_are_made_again(tmp_path: Path) -> None:
+    raw = make("aec", TICTACTOE).unwrapped
+    env = wrappers.OrderEnforcingWrapper(wrappers.TerminateIllegalWrapper(raw, illegal_reward=-7))
+    recording = trajrec.record(env, tmp_path)
+    recording.reset(seed=0)
+    recording.step(0)
+    recording.step(0)
+    recording.close()
+    episode = Episode(LogReader(recording.path), 0)
+    assert episode.agent_rewards == {"player_1": 0.0, "player_2": -7.0}
+    assert replay_episode(episode).grade == "exact"
+
+
+def test_a_log_chooses_no_code(tmp_path: Path) -> None:
+    record = recorded(Walk(), tmp_path, 8)[0].header.env
+    with pytest.raises(EnvRefusedError, match=f"to allow it: --allow {__name__}"):
+        make_env(record, episode_id="x")
+
+    def refused(**changes: Any) -> None:
+        with pytest.raises(EnvRefusedError):
+            make_env(msgspec.structs.replace(record, kwargs_data=codec.encode({}), **changes), episode_id="x")
+
+    raw = "pettingzoo.classic.tictactoe.tictactoe:raw_env"
+    refused(entry_point="os:system")
+    refused(entry_point="pettingzoo.classic.tictactoe.tictactoe:env")  # a function
+    refused(entry_point="pettingzoo.classic.tictactoe.tictactoe:os.system")
+    refused(entry_point="pettingzoo.classic.tictactoe.tictactoe:Board")
+    refused(entry_point=raw, wrappers=[("os.system", None)])
+    video = "pettingzoo.utils.wrappers.record_video.RecordVideo"
+    if hasattr(wrappers, "RecordVideo"):
+        refused(entry_point=raw, wrappers=[(video, codec.encode({"video_folder": str(tmp_path / "video")}))])
+    assert not (tmp_path / "video").exists()
+    gone = msgspec.structs.replace(record, entry_point="pettingzoo.classic.nothing_v0:raw_env")
+    with pytest.raises(EnvMissingError, match=r"pip install 'trajrec\[pettingzoo\]'"):
+        make_env(gone, episode_id="x")
+
+
+@trajrec.verifier(id="first-wins", version="1")
+def first_wins(env: Any) -> bool:
+    return bool(env.unwrapped.board.game_status() == 0)
+
+
+def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
+    episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
+    with pytest.raises(ValueError, match="has a reward of its own: say with check= what winning is"):
+        credit.scan(episode, "random", n=2)
+    found = credit.scan(episode, "random", n=4, steps=[0, 2], check=first_wins, folder=None)
+    assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
+
+
+@pytest.mark.slow
+def test_an_environment_of_several_agents_is_probed_like_any_other() -> None:
+    report = check_determinism(functools.partial(make, "aec", TICTACTOE), n_steps=60)
+    assert (report.grade, report.levels["pickle"].is_granted, report.levels["process"].is_granted) == ("exact", True, True)
+    command = [sys.executable, "-m", "trajrec", "check-env", "pettingzoo.classic.rps.rps:parallel_env", "--steps", "40"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_sample_of_the_episodes_of_several_agents_is_audited(tmp_path: Path) -> None:
+    recorded(make("parallel", RPS), tmp_path, 45, audit=1.0)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT verdict, count(*) FROM checks GROUP BY 1").fetchall() == [(True, 3)]
