@@ -43,8 +43,9 @@ _TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"
 """Of toy text: tables that are filled when it is made, and large."""
 
 
-_LOSSY = frozenset(("pymunk",))
-"""Packages whose objects leave out of their pickles what the next step depends on; where nothing touches, no probe sees it."""
+_LOSSY = frozenset(("pymunk", "multi_agent_ale_py"))
+"""Packages whose objects leave out of their pickles what the next step depends on: contacts, which no probe sees where nothing
+touches, and an emulator, of which only the address would be kept."""
 
 
 class Snapshot(NamedTuple):
@@ -240,8 +241,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return self._reference(value)
 
     def reducer_override(self, value: Any) -> Any:
-        if type(value).__module__.partition(".")[0] in _LOSSY:
-            raise pickle.PicklingError("it pickles itself without the contacts that it goes on by")
+        if _package(value) in _LOSSY:
+            raise pickle.PicklingError(f"objects of {_package(value)} pickle less than they go on by")
         if isinstance(value, gymnasium.utils.EzPickle):
             return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
         return super().reducer_override(value)
@@ -261,11 +262,13 @@ def _set_attributes(value: Any, state: dict[str, Any]) -> None:
 
 
 def _is_native(value: Any) -> bool:
-    return isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)) or type(value).__name__ in (
-        "MjModel",
-        "MjData",
-        "ALEInterface",
-    )
+    if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+        return True
+    return type(value).__name__ in ("MjModel", "MjData", "ALEInterface") and _package(value) not in _LOSSY
+
+
+def _package(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def _ale_state(ale: Any, emulators: dict[int, StickyAction]) -> Any:
