@@ -123,6 +123,21 @@ def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
     return obs, info
 
 
+def go_on(episode: Episode, stage: Stage, step: int, n_steps: int) -> None:
+    """Walk to a step, see `walk_to`, and take so many of the recorded steps from there; verify each. Begins before the step
+    where the episode ends too early.
+
+    Raises:
+        DivergenceError: The environment does something else.
+    """
+    last = next((first for first, _ in episode.missing_steps if first >= step), episode.n_steps)
+    start = max(episode.first_step, min(step, last - n_steps))
+    obs, info = walk_to(episode, stage, start)
+    for number in range(start, min(start + n_steps, last)):
+        obs, info = apply_path(episode, stage, obs, info, number, number + 1)
+        verify(episode, stage, number + 1, obs)
+
+
 def relive(episode: Episode, stage: Stage) -> None:
     """Run a fresh stage through the episodes that the recorded environment had before: some carry state over from one to the
     next, and an episode is then the same only after those before it."""

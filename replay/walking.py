@@ -10,8 +10,8 @@ from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.paths import earlier
 from trajrec.replay.branches import Level
-from trajrec.replay.levels import cheapest, prove
-from trajrec.replay.stages import Stage, apply_path, relive, verify, verify_state, walk_to
+from trajrec.replay.levels import PROBE_STEPS, cheapest, prove
+from trajrec.replay.stages import Stage, apply_path, go_on, relive, verify, verify_state, walk_to
 from trajrec.state.snapshots import Snapshot, Snapshots
 
 _KEPT, _FRESH, _RELIVED = range(3)
@@ -39,6 +39,7 @@ class Walker:
     ) -> None:
         self.episode, self.stage = episode, make()
         self._make, self._reset, self._last = make, _KEPT, _KEPT if is_given else _RELIVED
+        self._is_used, self._sure = False, {_RELIVED: {False}, _FRESH: set[bool](), _KEPT: set[bool]()}
         self.level: Level = "prefix"
         self.observation: Any = None
         self._wanted = level
@@ -108,14 +109,12 @@ class Walker:
         first: DivergenceError | None = None
         for way in range(self._reset, self._last + 1):
             if way != _KEPT:
-                self.stage.env.close()
-                self.stage = self._make()
-                self._marks.clear()
-                if self._snapshots is not None:
-                    self._snapshots = Snapshots(self.stage.env)
+                self._renew()
             if way == _RELIVED:
                 relive(self.episode, self.stage)
             try:
+                self._make_sure(way, step)
+                self._is_used = True
                 found = walk_to(self.episode, self.stage, step)
             except DivergenceError as exc:
                 first = first or exc
@@ -124,6 +123,30 @@ class Walker:
             return found
         assert first is not None
         raise first
+
+    def _renew(self) -> None:
+        self.stage.env.close()
+        self.stage, self._is_used = self._make(), False
+        self._marks.clear()
+        if self._snapshots is not None:
+            self._snapshots = Snapshots(self.stage.env)
+
+    def _make_sure(self, way: int, step: int) -> None:
+        """Let an environment whose state nobody sees go on from a step as recorded, once for each way to it: what is carried
+        over from one episode to the next may show only later. Leaves an environment that is as it was found.
+
+        Raises:
+            DivergenceError: It does not.
+        """
+        if self.stage.adapter is not None or self._last == _KEPT or self._is_used in self._sure[way]:
+            return
+        if not self._is_used and next(earlier(self.episode), None) is None:
+            return  # as it was when this was recorded
+        was_used, self._is_used = self._is_used, True
+        go_on(self.episode, self.stage, step, PROBE_STEPS)
+        self._sure[way].add(was_used)
+        if not was_used:
+            self._renew()
 
     def _prove(self, step: int) -> None:
         assert self._snapshots is not None

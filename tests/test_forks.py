@@ -423,6 +423,34 @@ def carrying() -> Any:
     return Carrying(gym.make("CartPole-v1"))
 
 
+class Ripening(gym.Env[Any, Any]):
+    """Shows what it carries over from one episode to the next only three steps after it was there to be seen."""
+
+    observation_space, action_space = gym.spaces.Discrete(1000), gym.spaces.Discrete(2)
+
+    def __init__(self) -> None:
+        self.n_episodes = self.n = 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n_episodes, self.n = self.n_episodes + 1, 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        return self.n if self.n < 8 else self.n * self.n_episodes, 0.0, self.n == 12, False, {}
+
+
+@pytest.mark.parametrize("level", ["prefix", "process"])
+def test_what_is_carried_over_and_shows_later_is_not_overlooked(tmp_path: Path, level: Any) -> None:
+    with record(tmp_path, Ripening(), n=3) as corpus:
+        for episode in list(corpus.episodes(order_by="number"))[:: 1 if level == "prefix" else 2]:
+            branches = fork.many(episode, at=[5, 9], actions=[0] * 7, n=2, level=level, env=Ripening)
+            for branch in branches:
+                child = corpus.episode(branch.episode_id or "")
+                assert child.observation_list == episode.observation_list[branch.step :], (episode.number, branch)
+
+
 def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
     pymunk = pytest.importorskip("pymunk", reason="pymunk is not installed")
     env = gym.make("CartPole-v1")
