@@ -13,7 +13,8 @@ import copy
 import hashlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, SupportsFloat
 
 import gymnasium
@@ -92,11 +93,8 @@ class JointView(gymnasium.Env[Any, Any]):
     def __init__(self, env: Any) -> None:
         self.env = env
         self.metadata, self.render_mode = getattr(env, "metadata", {}), getattr(env, "render_mode", None)
-        agents = list(getattr(env, "possible_agents", ()))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PettingZoo's advice on environments that have their spaces as attributes
-            self.observation_space = gymnasium.spaces.Dict({agent: env.observation_space(agent) for agent in agents})
-            self.action_space = JointActions(self, {agent: copy.deepcopy(env.action_space(agent)) for agent in agents})
+        self.observation_space = gymnasium.spaces.Dict(_spaces(env, env.observation_space))
+        self.action_space = JointActions(self, copy.deepcopy(_spaces(env, env.action_space)))
         self.turns: dict[Any, Any] = {}
         """Who may act, each with its action mask (None where there is none)."""
 
@@ -124,28 +122,33 @@ class ParallelView(JointView):
     {"terminations", "truncations", "infos"}, each by agent.
 
     Attributes:
-        returned: What the environment itself returned last, for `trajrec.pettingzoo`, which takes it away.
+        keeps: Whether what the environment itself returned is kept, until it is taken.
+        returned: That.
     """
 
+    keeps = False
     returned: Any = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """See `JointView`."""
-        self.returned = observations, infos = self.env.reset(seed=seed, options=options)
-        self._see(observations, infos)
+        returned = observations, infos = self.env.reset(seed=seed, options=options)
+        self._see(returned, observations, infos)
         return observations, {"infos": infos}
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """See `JointView`."""
-        self.returned = observations, rewards, terminations, truncations, infos = self.env.step(action)
-        self._see(observations, infos)
-        is_over, has_terminated = not self.env.agents, all(terminations.values())
+        returned = observations, rewards, terminations, truncations, infos = self.env.step(action)
+        self._see(returned, observations, infos)
+        is_over = not self.env.agents
+        has_terminated = is_over and all(terminations.values())
         # Copies: PettingZoo's converted environments return what they go on with, and a defaultdict.
         info = {"terminations": dict(terminations), "truncations": dict(truncations), "infos": infos}
         reward: Any = dict(rewards)
-        return observations, reward, is_over and has_terminated, is_over and not has_terminated, info
+        return observations, reward, has_terminated, is_over and not has_terminated, info
 
-    def _see(self, observations: Any, infos: Any) -> None:
+    def _see(self, returned: Any, observations: Any, infos: Any) -> None:
+        if self.keeps:
+            self.returned = returned
         self.turns = {agent: _mask(observations.get(agent), infos.get(agent)) for agent in self.env.agents}
 
 
@@ -173,10 +176,10 @@ class AECView(JointView):
         env.step(action)
         if is_alive:
             self._terminations = dict(env.terminations)
-        is_over, has_terminated = not env.agents, all(self._terminations.values())
+        is_over = not env.agents
+        has_terminated = is_over and all(self._terminations.values())
         reward: Any = dict(env.rewards)
-        info = {"agent": agent, **self._flags()}
-        return self._last(), reward, is_over and has_terminated, is_over and not has_terminated, info
+        return self._last(), reward, has_terminated, is_over and not has_terminated, {"agent": agent, **self._flags()}
 
     def _last(self) -> dict[str, Any] | None:
         env = self.env
@@ -262,6 +265,17 @@ class JointActions(gymnasium.Space[Any]):
         if self._seed is None:
             return space.seed()
         return space.seed(int.from_bytes(hashlib.blake2b(f"{self._seed}/{agent}".encode(), digest_size=4).digest(), "little"))
+
+
+def _spaces(env: Any, space_of: Callable[[Any], Any]) -> dict[Any, Any]:
+    """Return the spaces of all possible agents that an environment tells of before it is reset."""
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PettingZoo's advice on environments that have their spaces as attributes
+        for agent in getattr(env, "possible_agents", ()):
+            with suppress(Exception):  # a loop that never asks for it must not see what it raises
+                found[agent] = space_of(agent)
+    return found
 
 
 def _mask(observation: Any, info: Any) -> Any:

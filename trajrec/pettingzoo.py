@@ -118,6 +118,7 @@ class ParallelRecorder(_Recorded, BaseParallelWrapper):  # type: ignore[misc]
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        recorder.env.keeps = True  # type: ignore[attr-defined]
         super().__init__(recorder.env.env)  # type: ignore[attr-defined]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
