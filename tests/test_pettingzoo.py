@@ -41,7 +41,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PettingZoo's a
 
 TICTACTOE, CONNECT_FOUR, RPS = "classic/tictactoe_v3", "classic/connect_four_v3", "classic/rps_v2"
 KNIGHTS = "butterfly/knights_archers_zombies_v11"
-LIGHT = [("aec", TICTACTOE, 60), ("aec", CONNECT_FOUR, 60), ("aec", RPS, 70), ("parallel", RPS, 40), ("parallel", KNIGHTS, 170)]
+LIGHT = [("aec", TICTACTOE, 30), ("aec", CONNECT_FOUR, 30), ("aec", RPS, 40), ("parallel", RPS, 30), ("parallel", KNIGHTS, 150)]
 OTHERS = [
     ("aec", KNIGHTS, 700, ()),
     ("parallel", "butterfly/cooperative_pong_v6", 60, ()),
@@ -216,9 +216,9 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
     turns, moves = recorded(make("aec", TICTACTOE), tmp_path, 30)[1], recorded(make("parallel", RPS), tmp_path, 30)[1]
     with trajrec.open(tmp_path) as corpus:
         for level in ("prefix", "pickle"):
-            for step in (0, 3, turns.n_steps - 1):
+            for step in (3, turns.n_steps - 1):
                 assert_goes_on_alike(corpus, turns, step, level)
-            for step in (0, 7, 14):
+            for step in (0, 14):
                 assert_goes_on_alike(corpus, moves, step, level)
         assert_goes_on_alike(corpus, turns, 3, "process")
     with pytest.raises(SnapshotError, match="its snapshots are of level pickle"):
