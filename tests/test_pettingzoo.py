@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import re
 import subprocess
 import sys
 import warnings
@@ -336,6 +337,47 @@ def test_a_change_at_step_3_is_reported_at_exactly_that_step_and_field(field: st
             fork(episode, at=4, env=Twisted(make("aec", TICTACTOE), 3, TWISTS[field]), folder=None)
 
 
+class Growing(pettingzoo.ParallelEnv):
+    """Has agents that nobody knows of before, with names that are no texts, and spaces that are there after a reset."""
+
+    metadata = {"name": "growing_v0"}  # noqa: RUF012
+
+    def observation_space(self, agent: Any) -> Any:
+        return self.spaces[agent]
+
+    action_space = observation_space
+
+    def reset(self, seed: Any = None, options: Any = None) -> Any:
+        self.agents, self.n = [0, (1, 2)], 0
+        self.spaces = {agent: gym.spaces.Discrete(9) for agent in (0, (1, 2), 7)}
+        return dict.fromkeys(self.agents, 0), {agent: {} for agent in self.agents}
+
+    def step(self, actions: Any) -> Any:
+        self.n, there = self.n + 1, self.agents
+        self.agents = [*there, 7] if self.n == 2 else [] if self.n == 4 else there
+        flags = dict.fromkeys(there, self.n == 4), dict.fromkeys(there, False), {agent: {} for agent in there}
+        return dict.fromkeys(there, self.n), {agent: float(actions[agent]) for agent in there}, *flags
+
+
+def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path: Path) -> None:
+    env = trajrec.record(Growing(), tmp_path)
+    env.reset(seed=1)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 1))
+    env.close()
+    episode = Episode(LogReader(env.path), 0)
+    assert episode.agent_rewards == {0: 4.0, (1, 2): 4.0, 7: 2.0}
+    assert replay_episode(episode, allow=(__name__,)).grade == "exact"
+    first, second = (
+        fork.many(episode, at=[1], policy="random", level="prefix", folder=None, allow=(__name__,))[0] for _ in range(2)
+    )
+    assert first.actions == second.actions
+    assert [list(actions) for actions in first.actions] == [[0, (1, 2)], [0, (1, 2), 7], [0, (1, 2), 7]]
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT agent, sum(reward) FROM agent_rewards GROUP BY 1 ORDER BY 1"
+        assert corpus.sql(query).fetchall() == [("(1, 2)", 4.0), ("0", 4.0), ("7", 2.0)]
+
+
 class World:
     """What holds the generators of `Walk`, out of its own sight."""
 
@@ -625,6 +667,19 @@ def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
         credit.scan(episode, "random", n=2)
     found = credit.scan(episode, "random", n=4, steps=[0, 2], check=first_wins, folder=None)
     assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "pettingzoo.md"
+
+
+def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(DOCS), "exec"), {"__name__": "docs"})
+    printed = capsys.readouterr().out
+    assert "archer_0" in printed
+    assert "exact {'player_1': " in printed
+    assert "player_1 moved, player_2 is next, ['player_1', 'player_2'] play" in printed
 
 
 @pytest.mark.slow
