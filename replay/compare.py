@@ -39,6 +39,7 @@ class Run:
     def __init__(self) -> None:
         self.observations: list[bytes | Odd | None] = []
         self.like: np.ndarray[Any, Any] | None = None
+        self.take: Callable[[Any], bytes | None] = np.ndarray.tobytes
         self.rewards: list[Any] = []
         self.infos: dict[int, bytes | dict[str, Any]] = {}
         self.reset_info = b""
@@ -158,6 +159,8 @@ def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
 def _flags(episode: Episode, run: Run, n: int) -> _Found:
     """Compare where the episode ended, and how."""
     end, total = episode.end, len(episode.step_numbers)
+    if not total:
+        return 0, 2, "terminated", None
     is_over = end is not None and end.ending in ("terminated", "truncated")
     recorded = (total - 1, end.terminated, end.truncated) if end is not None and is_over else None
     if run.flags == recorded or (run.flags is None and (run.failure is not None or n < total)):

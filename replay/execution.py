@@ -12,11 +12,11 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import DivergenceError, ReplayError
+from trajrec.errors import DivergenceError, ReplayError, TrajrecError
 from trajrec.paths import Rest
-from trajrec.replay.compare import FIXED, Odd, Run, taker
+from trajrec.replay.compare import FIXED, Odd, Run, describe, taker
 from trajrec.replay.report import Divergence, ulp_distance
-from trajrec.replay.stages import Stage, enter_fork, prepare_reset, walk_to
+from trajrec.replay.stages import Stage, check_step, enter_fork, prepare_reset, walk_to
 from trajrec.schema import Failure
 from trajrec.state.digests import state_digest
 
@@ -37,12 +37,12 @@ def execute(episode: Episode, stage: Stage, first: int = 0) -> tuple[Episode, Ru
     if begun is None:
         return episode, run
     part, obs = begun
-    _keep(run, stage, obs, part)
-    actions = part.actions
-    missing = part.missing_steps
+    _keep(run, stage, obs, part, is_verified=part is not episode)
+    actions, missing = part.actions, part.missing_steps
+    failed = {failure.step: failure for failure in part.failures if failure.phase == "step"}
     if missing:
         actions = actions[: int(np.searchsorted(part.step_numbers, missing[0][0]))]
-    failed = {failure.step: failure for failure in part.failures if failure.phase == "step"}
+        failed = {step: failure for step, failure in failed.items() if step < missing[0][0]}
     if failed:
         _apply_with_failures(run, stage, part, actions, failed)
     else:
@@ -55,20 +55,13 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
 
     None where it ended there: `run` says how.
     """
+    if first > episode.first_step:
+        return _skip_to(episode, stage, run, first)
     failed = next((failure for failure in episode.failures if failure.phase == "reset"), None)
     try:
-        if first > episode.first_step:
-            obs, _ = walk_to(episode, stage, first)
-            return Rest(episode, first), obs
         arguments = prepare_reset(episode, stage)
-    except DivergenceError as exc:
-        run.early = _divergence(exc)
-        return None
     except ReplayError as exc:
         run.problem = str(exc).partition(": ")[2]
-        return None
-    except IndexError as exc:
-        run.problem = str(exc)
         return None
     try:
         obs, info = stage.env.reset(**arguments)
@@ -86,6 +79,27 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
         return None
 
 
+def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
+    try:
+        check_step(episode, first)
+    except (IndexError, ReplayError) as exc:
+        run.problem = str(exc).removeprefix(f"episode {episode.id}: ")
+        return None
+    try:
+        obs, _ = walk_to(episode, stage, first)
+    except DivergenceError as exc:
+        run.early = _divergence(exc)
+    except ReplayError as exc:
+        run.problem = str(exc).partition(": ")[2]
+    except TrajrecError:
+        raise
+    except Exception as exc:  # of the reset: what a step raises is a divergence
+        run.early = Divergence(-1, "failure", "no exception", describe(exc))
+    else:
+        return Rest(episode, first), obs
+    return None
+
+
 def _divergence(exc: DivergenceError) -> Divergence:
     return Divergence(exc.step, exc.field, exc.expected, exc.actual, ulps=ulp_distance(exc.expected, exc.actual))
 
@@ -97,7 +111,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     whole, ndarray, digest, copy, fixed = episode.states, np.ndarray, state_digest, codec.encode, FIXED
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
-    row, take, float64 = len(run.rewards), taker(episode, run), np.dtype(np.float64)
+    row, take, float64 = len(run.rewards), run.take, np.dtype(np.float64)
     for action in actions:
         try:
             obs, reward, terminated, truncated, info = step(action)
@@ -148,14 +162,19 @@ def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list
             run.failure = (step, failure, None)
             return
         position = end
-    _apply(run, stage, episode, actions[position:], len(failed))
+    _apply(run, stage, episode, actions[position:], episode.first_step + len(failed))
 
 
-def _keep(run: Run, stage: Stage, obs: Any, episode: Episode) -> None:
-    """Copy the observation and state of the reset."""
+def _keep(run: Run, stage: Stage, obs: Any, episode: Episode, *, is_verified: bool) -> None:
+    """Copy the observation and state of the reset; of a later step they were compared when it was reached."""
     run.like = obs if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" else None
-    run.observations.append(Odd(codec.encode(obs, opaque=True)) if run.like is None else taker(episode, run)(obs))
-    if stage.adapter is not None:
+    run.take = taker(episode, run)
+    first = Odd(codec.encode(obs, opaque=True)) if run.like is None else run.take(obs)
+    run.observations.append(None if is_verified else first)
+    if stage.adapter is not None and is_verified:
+        digests = episode.state_digests
+        run.states.append(0 if digests is None else int(digests[0]))
+    elif stage.adapter is not None:
         state = stage.adapter.capture()
         run.states.append(state_digest(state))
         if 0 in episode.states:
@@ -163,4 +182,5 @@ def _keep(run: Run, stage: Stage, obs: Any, episode: Episode) -> None:
 
 
 def is_recorded(failure: Failure | None, exc: BaseException) -> bool:
+    """Say whether an exception is of the type of the recorded one."""
     return failure is not None and failure.error_type == codec.type_name(exc)

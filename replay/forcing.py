@@ -14,8 +14,8 @@ from trajrec.episodes import Episode, Step
 from trajrec.replay.compare import Leave, Run, describe, first_unlike
 from trajrec.replay.execution import begin, is_recorded
 from trajrec.replay.report import Divergence, ulp_distance
-from trajrec.replay.stages import Stage
-from trajrec.state.diff import Change
+from trajrec.replay.stages import Stage, as_recorded
+from trajrec.state.diff import Change, first_difference
 from trajrec.state.digests import state_digest
 
 
@@ -40,13 +40,13 @@ def execute_forced(episode: Episode, stage: Stage, leave: Leave, first: int = 0)
     if begun is None:
         return episode, run, None
     part, obs = begun
-    execution = _Execution(part, stage, leave, run)
+    execution = _Execution(part, stage, leave, run, is_rest=part is not episode)
     return part, run, execution.run(obs)
 
 
 class _Execution:
-    def __init__(self, episode: Episode, stage: Stage, leave: Leave, run: Run) -> None:
-        self._episode, self._stage, self._leave, self._run = episode, stage, leave, run
+    def __init__(self, episode: Episode, stage: Stage, leave: Leave, run: Run, *, is_rest: bool) -> None:
+        self._episode, self._stage, self._leave, self._run, self._is_rest = episode, stage, leave, run, is_rest
         self._divergence: Divergence | None = None
         self._differing: list[int] = []
 
@@ -54,11 +54,12 @@ class _Execution:
         episode, why = self._episode, ""
         rows = {step: row for row, step in enumerate(episode.step_numbers.tolist(), 1)}
         lost = episode.missing_steps[0][0] if episode.missing_steps else None
-        changes = [*self._of_start(obs), *self._of_state(0)]
+        # The beginning of a rest was compared when it was reached.
+        changes = [*self._of_start(obs), *self._of_state(0)] if not self._is_rest else []
         if self._note(episode.first_step - 1, changes):
             why = self._put_back(0, episode.first_step - 1)
         for step in episode.steps():
-            if why or step.step == lost:
+            if why or (lost is not None and step.step >= lost):
                 break
             row = rows.get(step.step)
             if self._note(step.step, self._of_step(step, row)):
@@ -96,8 +97,8 @@ class _Execution:
                 yield "failure", Change("", describe(step.failure), describe(exc))
             return
         run.rewards.append(reward)
-        if terminated or truncated:
-            run.flags = (len(run.rewards) - 1, bool(terminated), bool(truncated))
+        is_over = terminated or truncated
+        run.flags = (len(run.rewards) - 1, bool(terminated), bool(truncated)) if is_over else None
         if step.failure is not None:
             yield "failure", Change("", describe(step.failure), describe(None))
             return
@@ -109,8 +110,7 @@ class _Execution:
             recorded = bool(getattr(end, name)) if is_last else False
             if recorded != bool(live):
                 yield name, Change("", recorded, bool(live))
-        # As the recorder keeps it: encoded and decoded.
-        yield from self._unlike("info", step.info, codec.decode(codec.encode(info, opaque=True)))
+        yield from self._unlike("info", step.info, info)
         if row is not None:
             yield from self._of_state(row)
 
@@ -119,13 +119,17 @@ class _Execution:
         if adapter is None or digests is None or row >= len(digests):
             return
         live = adapter.capture()
-        if row in self._episode.states:
+        if row in self._episode.states and self._leave.ulps:
             yield from self._unlike("state", self._episode.states[row], live)
+        elif row in self._episode.states:  # `ignore` is for what is seen
+            change = first_difference(self._episode.states[row], live)
+            if change is not None:
+                yield "state", change
         elif not self._leave.ulps and state_digest(live) != digests[row]:
             yield "state", Change("", f"digest {int(digests[row]):06x}", f"digest {state_digest(live):06x}")
 
     def _unlike(self, field: str, recorded: Any, live: Any) -> Iterator[tuple[str, Change]]:
-        change = first_unlike(field, recorded, live, self._run, self._leave)
+        change = first_unlike(field, recorded, as_recorded(live), self._run, self._leave)
         if change is not None:
             yield field, change
 

@@ -21,6 +21,8 @@ from trajrec.state.digests import state_digest
 from trajrec.state.generators import reseed, restore_generator
 from trajrec.state.keyframes import Keyframes
 
+_AS_THEY_ARE = frozenset((np.ndarray, int, float, bool, str, bytes, type(None)))
+
 
 class Stage(NamedTuple):
     """An environment, the adapter that sees its state as the recording did (or None), and the one that knows its generators."""
@@ -170,11 +172,16 @@ def verify(episode: Episode, stage: Stage, step: int, obs: Any) -> None:
     row = int(np.searchsorted(episode.step_numbers, step))
     if not episode.has_reset or any(failure.step == step - 1 for failure in episode.failures):
         return  # a step that raised has no observation to compare with
-    change = first_difference(episode.observation_at(row), obs)
+    change = first_difference(episode.observation_at(row), as_recorded(obs))
     if change is not None:
         field = f"observation/{change.path}" if change.path else "observation"
         raise _diverged(episode, step - 1, field, change.before, change.after)
     verify_state(episode, stage, step)
+
+
+def as_recorded(value: Any) -> Any:
+    """Return a value as a log gives it back: objects of classes are plain there."""
+    return value if type(value) in _AS_THEY_ARE else codec.decode(codec.encode(value, opaque=True))
 
 
 def verify_state(episode: Episode, stage: Stage, step: int) -> None:

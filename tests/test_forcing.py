@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import collections
+import contextlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +238,125 @@ def test_the_command_line_has_both(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["replay", str(tmp_path), "--against", "FrozenLake8x8-v1", "--state-forced"]) == 1
     assert "by themselves differ the steps" in capsys.readouterr().out
     assert main(["replay", str(tmp_path), "--from", "-1"]) == 2
+
+
+def test_nothing_is_left_to_differ_at_the_end_of_an_episode_that_terminated(tmp_path: Path) -> None:
+    episode = record(tmp_path, gym.make("CartPole-v1"), 100)
+    assert episode.ending == "terminated"
+    report = replay_episode(episode, first=episode.n_steps)
+    assert (report.grade, report.n_steps) == ("partial", 0)
+
+
+class Ordered(gym.Wrapper[Any, Any, Any, Any]):
+    """Gives observations that a log keeps as plain data."""
+
+    def reset(self, **options: Any) -> Any:
+        observation, info = self.env.reset(**options)
+        return collections.OrderedDict(place=int(observation)), info
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = self.env.step(action)
+        return (collections.OrderedDict(place=int(observation)), *rest)
+
+
+def test_observations_of_any_class_are_the_same_in_every_way_of_replaying(tmp_path: Path) -> None:
+    episode = record(tmp_path, Ordered(gym.make("Taxi-v4")), 20)
+    make = lambda: Ordered(gym.make("Taxi-v4"))  # noqa: E731
+    assert replay_episode(episode, env=make).grade == "exact"
+    assert replay_episode(episode, env=make, state_forced=True).grade == "exact"
+    assert replay_episode(episode, env=make, first=7).grade == "partial"
+    branch = fork.many(episode, at=[7], actions=[0], env=make)[0]
+    assert not branch.error
+
+
+class Counter(gym.Env[Any, Any]):
+    """Counts; raises at the steps that it is told, after it has counted."""
+
+    observation_space = gym.spaces.Discrete(1000)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, raises: Mapping[int, type[Exception]] = {}) -> None:
+        self.raises, self.n, self.n_tried = raises, 0, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n = self.n_tried = 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.n, self.n_tried = self.n + 1, self.n_tried + 1
+        if self.n_tried - 1 in self.raises:
+            raise self.raises[self.n_tried - 1]("no")
+        return self.n, 0.0, False, False, {}
+
+    def get_state(self) -> Any:
+        return self.n
+
+    def set_state(self, state: Any) -> None:
+        self.n = state
+
+
+def counted(folder: Path, raises: Mapping[int, type[Exception]] = {}, n_steps: int = 30) -> Any:
+    env = trajrec.record(Counter(raises), folder)
+    env.reset(seed=1)
+    for k in range(n_steps):
+        with contextlib.suppress(ValueError):
+            env.step(k % 2)
+        if k % 10 == 9:
+            env.flush()
+    env.close()
+    return next(trajrec.open(folder).episodes())
+
+
+def test_steps_are_counted_beside_what_raised(tmp_path: Path) -> None:
+    episode = counted(tmp_path, {12: ValueError})
+    make = lambda: Counter({12: ValueError, 20: KeyError})  # noqa: E731
+    for first in (0, 5, 10):
+        report = replay_episode(episode, env=make, first=first, explain=False)
+        assert report.divergence is not None
+        assert (report.divergence.step, report.divergence.field) == (20, "failure")
+    for first in range(10, 16):  # what a step changes before it raises is not recorded before the next
+        assert replay_episode(episode, env=lambda: Counter({12: ValueError}), first=first).grade == "partial", first
+
+
+@pytest.mark.parametrize("state_forced", [False, True])
+def test_nothing_is_compared_beyond_what_the_log_has_lost(tmp_path: Path, state_forced: bool) -> None:
+    episode = counted(tmp_path, {25: ValueError})
+    episode.parts = [(chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10]
+    assert episode.missing_steps == [(10, 20)]
+    report = replay_episode(episode, env=lambda: Counter({25: ValueError}), state_forced=state_forced)
+    assert (report.grade, report.n_steps, report.divergence) == ("partial", 10, None), report
+
+
+def test_what_an_environment_raises_on_the_way_is_no_refusal(tmp_path: Path) -> None:
+    episode = counted(tmp_path)
+    report = replay_episode(episode, env=lambda: Counter({3: IndexError}), first=10, explain=False)
+    assert report.divergence is not None
+    assert (report.divergence.step, report.divergence.field) == (3, "failure")
+
+    class NoReset(Counter):
+        def reset(self, **_: Any) -> Any:
+            raise IndexError("no reset")
+
+    report = replay_episode(episode, env=NoReset, first=10, explain=False)
+    assert report.divergence is not None
+    assert report.divergence.step == -1
+
+
+def test_states_are_not_ignored(tmp_path: Path) -> None:
+    episode = record(tmp_path, gym.make("Pendulum-v1"), 10, record="full")
+    ignore = {"observation/0", "observation/1", "observation/2", "reward", "state/0", "state/1"}
+    make = lambda: Disturbed(gym.make("Pendulum-v1"), {3})  # noqa: E731
+    for state_forced in (False, True):
+        report = replay_episode(episode, env=make, ignore=ignore, state_forced=state_forced, explain=False)
+        assert report.grade == "diverged"
+
+
+def test_episodes_that_end_before_the_step_are_left_out_of_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counted(tmp_path, n_steps=5)
+    counted(tmp_path, n_steps=15)
+    command = ["replay", str(tmp_path), "--from", "10", "--allow", "test_forcing", "--against", f"{__name__}:Counter"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert "1 episodes, 5 steps: 1 partial" in said.out
+    assert "1 episode has ended before step 10" in said.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -69,8 +70,13 @@ def _chosen(corpus: Any, arguments: argparse.Namespace) -> tuple[Iterator[Any], 
     if arguments.episodes:
         return iter([corpus.episode(name) for name in arguments.episodes]), len(arguments.episodes)
     where = arguments.where or "ending <> 'running'"
-    total: int = corpus.sql(f"SELECT count(*) FROM episodes WHERE {where}").fetchall()[0][0]
-    return corpus.episodes(where), total
+    long = f"({where}) AND n_steps >= {arguments.first}"
+    counts = f"SELECT count(*) FILTER (n_steps >= {arguments.first}), count(*) FROM episodes WHERE {where}"
+    total, n_all = corpus.sql(counts).fetchall()[0]
+    if total < n_all:
+        n, have = n_all - total, "episode has" if n_all - total == 1 else "episodes have"
+        print(f"trajrec: {n} {have} ended before step {arguments.first}: left out", file=sys.stderr)
+    return corpus.episodes(long), total
 
 
 def _factory(name: str) -> Callable[[], Any]:
