@@ -28,7 +28,7 @@ from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.conditions import frozen_clock, seeded_globals
 from trajrec.replay.environments import make_by_id
 from trajrec.replay.levels import can_fork
-from trajrec.state.snapshots import Snapshots
+from trajrec.state.snapshots import Snapshots, sandbox_of
 
 Grade = Literal["exact", "seeded", "none"]
 Factory = Callable[[], gymnasium.Env[Any, Any]]
@@ -291,12 +291,11 @@ def _grade(first: list[Row], findings: list[Finding]) -> Grade:
 
 def _levels(env: Any, factory: Factory, seed: int, n_steps: int) -> dict[str, LevelReport]:
     levels = {"prefix": LevelReport(True)}
+    is_outside = sandbox_of(env) is not None
     try:
-        snapshots = Snapshots(env)
-        levels |= _probe_snapshots(env, snapshots, seed, n_steps)
+        levels |= _probe_snapshots(env, Snapshots(env), seed, n_steps)
     except SnapshotError as exc:
-        levels |= {name: LevelReport(False, str(exc)) for name in ("native", "pickle")}
-    is_outside = "sandbox" in levels
+        levels |= {name: LevelReport(False, str(exc)) for name in (("sandbox",) if is_outside else ("native", "pickle"))}
     shared = LevelReport(False, "its state lies outside of the process: a forked one would share it")
     levels["process"] = shared if is_outside else _probe_process(factory, seed, n_steps)
     return levels
@@ -322,6 +321,7 @@ def _probe_snapshots(env: Any, snapshots: Snapshots, seed: int, n_steps: int) ->
             if found is not None:
                 why = f"restored after {7 + 29 * point} steps, it went on otherwise: step {found[0] + 1} later, {found[1]}"
                 return {name: LevelReport(False, why) for name in names}
+        snapshots.drop(snapshot)
     granted = LevelReport(True, "", statistics.median(takes) * 1e6, statistics.median(restores) * 1e6)
     if level == "sandbox":
         return {"sandbox": granted}

@@ -199,7 +199,9 @@ class _Fork:
         if timeout_s is not None or memory_mb is not None:
             level = "process"  # only a process of its own can be ended
         elif level == "auto":
-            level = best_level(episode, lambda: stage_of(make(), episode, state), steps, n, jobs)
+            best = best_level(episode, lambda: stage_of(make(), episode, state), steps, n, jobs)
+            # Snapshots may turn out not to be right, or not to be taken, at a later step: then "auto" goes on without.
+            level = best if best in ("prefix", "process") else "auto"
         if backend == "ray" and level == "process":
             if timeout_s is not None or memory_mb is not None:
                 raise ValueError(

@@ -71,11 +71,16 @@ def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_ste
     step_seconds = (time.perf_counter() - start) / max(1, len(actions))
     if snapshot is None:
         return Proof(None, why, None, step_seconds, is_outside)
-    snapshots.restore(snapshot)
-    if _go_on(stage, actions) != first:
-        why = f"restored at step {step}, it went on otherwise within {len(actions)} steps"
+    try:
+        snapshots.restore(snapshot)
+        is_same = _go_on(stage, actions) == first
+        snapshots.restore(snapshot)
+        why = "" if is_same else f"restored at step {step}, it went on otherwise within {len(actions)} steps"
+    except SnapshotError as exc:
+        why = str(exc)
+    if why:
+        snapshots.drop(snapshot)
         return Proof(None, why, None, step_seconds, is_outside)
-    snapshots.restore(snapshot)
     return Proof(snapshot.level, "", snapshot, step_seconds, is_outside)
 
 

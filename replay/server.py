@@ -21,12 +21,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol
 
 from trajrec.episodes import Episode
+from trajrec.errors import SnapshotError
 from trajrec.replay.branches import Level, portable_error
 from trajrec.replay.children import Caller
 from trajrec.replay.environments import make_env
 from trajrec.replay.places import Place, Places
 from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
+from trajrec.state.snapshots import sandbox_of
 
 _SET_PARENT_DEATH_SIGNAL = 1
 
@@ -124,6 +126,9 @@ def serve(job: Job) -> Iterator[Done | Lost]:
         return stage_of(env, episode, job.state)
 
     walker = Walker(episode, make, job.level)
+    if job.level == "process" and sandbox_of(walker.stage.env) is not None:
+        walker.close()
+        raise SnapshotError("level process is not right for this environment: forked processes would share the state outside")
     children: list[Child] = []
     position = -1
     for step, index in job.branches:

@@ -55,9 +55,8 @@ class Walker:
             SnapshotError: The level asked for is not right for this environment.
         """
         mark = max((known for known in self._marks if known <= step), default=None)
-        if self._snapshots is not None and mark is not None:
-            snapshot, self.observation = self._marks[mark]
-            self._snapshots.restore(snapshot)
+        if mark is not None and self._restore(mark):
+            self.observation = self._marks[mark][1]
             observation, _ = apply_path(self.episode, self.stage, self.observation, {}, mark, step)
             verify(self.episode, self.stage, step, observation)
             self.observation = copy.deepcopy(observation)  # environments reuse their buffers
@@ -83,12 +82,10 @@ class Walker:
 
     def go_back(self) -> None:
         """Bring the stage back to the step it was brought to last."""
-        mark = self._marks.get(self._step)
-        if self._snapshots is None or mark is None:
-            self.walk(self._step)
-        else:
-            self._snapshots.restore(mark[0])
+        if self._restore(self._step):
             verify_state(self.episode, self.stage, self._step)
+        else:
+            self.walk(self._step)
 
     @property
     def n_before(self) -> int:
@@ -97,7 +94,28 @@ class Walker:
 
     def close(self) -> None:
         """Close the environment."""
+        self._forget()
         self.stage.env.close()
+
+    def _restore(self, step: int) -> bool:
+        """Put the stage back to a step of which there is a snapshot; say whether it was."""
+        if self._snapshots is None or step not in self._marks:
+            return False
+        try:
+            self._snapshots.restore(self._marks[step][0])
+        except SnapshotError:
+            if self._wanted != "auto":
+                raise
+            self._without_snapshots()
+            return False
+        return True
+
+    def _forget(self) -> None:
+        """Let go of all snapshots."""
+        if self._snapshots is not None:
+            for snapshot, _ in self._marks.values():
+                self._snapshots.drop(snapshot)
+        self._marks.clear()
 
     def walk(self, step: int) -> tuple[Any, Any]:
         """Walk to a step from a reset: of the environment that is there, of a fresh one, of a fresh one that had the episodes
@@ -125,9 +143,9 @@ class Walker:
         raise first
 
     def _renew(self) -> None:
+        self._forget()
         self.stage.env.close()
         self.stage, self._is_used = self._make(), False
-        self._marks.clear()
         if self._snapshots is not None:
             self._snapshots = Snapshots(self.stage.env)
 
@@ -169,15 +187,15 @@ class Walker:
         try:
             self._marks[step] = self._snapshots.take(), self.observation
             if len(self._marks) > MARKS:
-                del self._marks[next(iter(self._marks))]
+                self._snapshots.drop(self._marks.pop(next(iter(self._marks)))[0])
         except SnapshotError:
             if self._wanted != "auto":
                 raise
             self._without_snapshots()
 
     def _without_snapshots(self) -> None:
+        self._forget()
         self._snapshots = None
-        self._marks.clear()
         self.level = "prefix"
 
 
@@ -186,7 +204,10 @@ def best_level(episode: Episode, make: Callable[[], Stage], steps: list[int], n:
     walker = Walker(episode, make, "prefix")
     try:
         walker.go(steps[0])
-        proof = prove(Snapshots(walker.stage.env), walker.stage, episode, steps[0])
+        snapshots = Snapshots(walker.stage.env)
+        proof = prove(snapshots, walker.stage, episode, steps[0])
+        if proof.snapshot is not None:
+            snapshots.drop(proof.snapshot)
         return cheapest(steps, n, proof, jobs, n_before=walker.n_before)
     finally:
         walker.close()

@@ -35,10 +35,10 @@ class Outside(gym.Env[Any, Any]):
         place, n = self.ask("step", int(action))
         return np.array([place, n]), float(place), n >= 40, False, {}
 
-    def snapshot(self) -> Any:
+    def take_snapshot(self) -> Any:
         return self.ask("keep"), self.np_random.bit_generator.state
 
-    def restore(self, name: Any) -> None:
+    def restore_snapshot(self, name: Any) -> None:
         number, self.np_random.bit_generator.state = name
         self.ask("go", number)
 
@@ -49,16 +49,32 @@ class Outside(gym.Env[Any, Any]):
         self.simulator.wait(10)
         self.simulator.stdout.close()
 
+    def drop_snapshot(self, name: Any) -> None:
+        self.ask("drop", name[0])
+
 
 class Forgetful(Outside):
     """Goes back to nothing."""
 
-    def restore(self, name: Any) -> None:
+    def restore_snapshot(self, name: Any) -> None:
         self.ask("place")
 
 
+class Full(Outside):
+    """Can keep nothing any more after a while."""
+
+    n_kept = 0
+
+    def take_snapshot(self) -> Any:
+        self.n_kept += 1
+        if self.n_kept > 1:
+            raise OSError("disk full")
+        return super().take_snapshot()
+
+
 def main() -> None:
-    drawn, place, n, kept = random.Random(), 0.0, 0.0, []
+    drawn, place, n = random.Random(), 0.0, 0.0
+    kept: list[Any] = []
     while True:
         try:
             what, *values = pickle.load(sys.stdin.buffer)
@@ -73,7 +89,10 @@ def main() -> None:
             drawn.setstate(state)
         elif what == "keep":
             kept.append((drawn.getstate(), place, n))
-        pickle.dump(len(kept) - 1 if what == "keep" else (place, n), sys.stdout.buffer)
+        elif what == "drop":
+            kept[values[0]] = None
+        said = len(kept) - 1 if what == "keep" else sum(one is not None for one in kept) if what == "kept" else (place, n)
+        pickle.dump(said, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 

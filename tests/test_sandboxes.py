@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
-from outside import Forgetful, Outside
+from outside import Forgetful, Full, Outside
 
 import trajrec
 from trajrec.errors import SnapshotError
-from trajrec.replay import check_determinism, fork, replay_episode
+from trajrec.replay import check_determinism, credit, fork, replay_episode
 from trajrec.state.keyframes import Keyframes
 
 
@@ -50,6 +51,53 @@ def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
     with trajrec.open(episode.path.parent) as corpus:
         for branch in branches["auto"]:
             assert replay_episode(corpus.episode(branch.episode_id), env=Outside).grade == "exact"
+
+
+@pytest.mark.parametrize("level", ["auto", "sandbox"])
+def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, level: Any) -> None:
+    make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731
+    branches = fork.many(episode, at=[3, 11], actions=[0] * 60, n=2, env=make, level=level, noise="recorded", folder=None)
+    assert {(branch.level, branch.ending, branch.step + branch.n_steps) for branch in branches} == {
+        ("sandbox", "truncated", 30)
+    }
+    report = check_determinism(make, n_steps=60)
+    assert {name for name, found in report.levels.items() if found.is_granted} == {"prefix", "sandbox"}
+
+
+def test_it_is_not_forked_with_a_process(episode: Any) -> None:
+    with pytest.raises(SnapshotError, match="forked processes would share the state outside"):
+        fork.many(episode, at=[3], actions=[0], env=Outside, level="process", folder=None)
+
+
+def test_one_that_can_keep_nothing_any_more_is_walked_to(episode: Any) -> None:
+    branches = fork.many(episode, at=[3, 11, 20], actions=[0], env=Full, noise="recorded", folder=None)
+    assert {branch.level for branch in branches} <= {"sandbox", "prefix"}
+    assert branches[-1].level == "prefix"
+
+
+def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
+    made: list[Outside] = []
+    left: list[int] = []
+
+    class Watched(Outside):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+
+        def close(self) -> None:
+            left.append(self.ask("kept"))
+            super().close()
+
+    fork.many(episode, at=range(20), actions=[0], env=Watched, noise="recorded", folder=None)
+    assert made
+    assert left == [0] * len(made)
+
+
+def test_states_that_only_the_sandbox_knows_are_not_taken_for_one(episode: Any) -> None:
+    some = lambda observation, rng: int(rng.random() < 0.7)  # noqa: E731
+    tables = [credit.scan(episode, some, n=8, steps=[36, 37], env=Outside, memo=memo, folder=None) for memo in (True, False)]
+    assert [row.value for row in tables[0]] == [row.value for row in tables[1]]
+    assert "drawn in the environment's sandbox is the same in each rollout" in "".join(tables[0].notes)
 
 
 def test_a_log_does_not_take_what_python_holds_of_it_for_its_state() -> None:

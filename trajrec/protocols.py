@@ -48,15 +48,18 @@ class Snapshotable(Protocol):
 @runtime_checkable
 class Sandboxed(Protocol):
     """An environment whose state lies outside of this process (a container, a virtual machine, a simulator of its own), which
-    can keep that state there and go back to it."""
+    can keep that state there and go back to it.
 
-    def snapshot(self) -> Any:
+    It may also have `drop_snapshot(name)`, which is told of a snapshot that is not gone back to any more.
+    """
+
+    def take_snapshot(self) -> Any:
         """Keep the whole state as it is now, what the Python object itself holds included (counters, `np_random`); return what
         names it."""
         ...
 
-    def restore(self, name: Any, /) -> None:
-        """Go back to a state that `snapshot` named, as often as is wanted."""
+    def restore_snapshot(self, name: Any, /) -> None:
+        """Go back to a state that `take_snapshot` named, as often as is wanted."""
         ...
 
 

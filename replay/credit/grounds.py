@@ -14,7 +14,7 @@ from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
 from trajrec.paths import path_between
-from trajrec.protocols import Verifier
+from trajrec.protocols import Sandboxed, Verifier
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.noise import EnvNoise, Noise
 from trajrec.replay.stages import Stage
@@ -274,7 +274,8 @@ class _StateKey:
         self._without = generators | set(map(id, [*self._layers, self._bare]))
         adapter = stage.native
         self._capture = adapter.capture if adapter is not None and adapter.name in _COMPLETE else None
-        self._is_known = True
+        # What Python holds of an environment that lies elsewhere says nothing of its state.
+        self._is_known = self._capture is not None or not isinstance(self._bare, Sandboxed)
         self._is_aside: dict[type, bool] = {}  # functions and spaces, by their class: it is looked at at each step
 
     def __call__(self) -> Hashable | None:

@@ -44,6 +44,8 @@ def finish(
     rows = [labelled(row, prober) for row in rows]
     if prober.setting.resample_hidden is not None:
         notes.append("what the agent had not seen was drawn anew in each rollout: values are of what it knew")
+    if prober.level == "sandbox":
+        notes.append("what is drawn in the environment's sandbox is the same in each rollout: values are given it")
     if not prober.is_determined:
         notes.append("there is randomness that no universe can be given: the noise is fresh, whatever was asked for")
     found = Credit(

@@ -10,6 +10,7 @@ that holds something else cannot be snapshotted, which is said; and whether a sn
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import enum
 import io
@@ -76,7 +77,10 @@ class Snapshots:
     def __init__(self, env: Any) -> None:
         self.layers: list[Any] = list(layers_of(env))
         self.spaces = list(_spaces(self.layers))
-        self.sandbox: Sandboxed | None = self.layers.pop() if isinstance(self.layers[-1], Sandboxed) else None
+        self._kept = [*self.layers, *self.spaces]
+        self.sandbox = sandbox_of(env)
+        if self.sandbox is not None:
+            self.layers.pop()
         self._emulators: dict[int, StickyAction] = {}
         self.constant = [
             _CONSTANT | _TABLES if type(layer).__module__.startswith("gymnasium.envs.toy_text.") else _CONSTANT
@@ -89,7 +93,7 @@ class Snapshots:
         Raises:
             SnapshotError: The environment holds something that cannot be copied; names the attribute.
         """
-        copier = _Copier(self.layers, self.spaces, self._emulators)
+        copier = _Copier(self._kept, self._emulators)
         saved, objects = [], {}
         for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
             values = layer.__dict__.copy()
@@ -103,17 +107,34 @@ class Snapshots:
             saved.append(values)
         natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self.spaces]
         natives += copier.natives.values()
-        sandboxes = () if self.sandbox is None else (self.sandbox.snapshot(),)
-        return Snapshot(saved, natives, copier.pickle(objects) if objects else None, sandboxes)
+        pickled = copier.pickle(objects) if objects else None
+        return Snapshot(saved, natives, pickled, () if self.sandbox is None else (self._ask("take_snapshot"),))
+
+    def _ask(self, method: str, *args: Any) -> Any:
+        """Ask the sandbox, which may have a bad day.
+
+        Raises:
+            SnapshotError: It raised.
+        """
+        try:
+            return getattr(self.sandbox, method)(*args)
+        except Exception as exc:
+            raise SnapshotError(f"{method} of {type(self.sandbox).__qualname__}: {type(exc).__name__}: {exc}") from exc
+
+    def drop(self, snapshot: Snapshot) -> None:
+        """Say that a snapshot is not gone back to any more: what a sandbox keeps of it can go."""
+        if hasattr(self.sandbox, "drop_snapshot"):
+            for name in snapshot.sandboxes:
+                with contextlib.suppress(SnapshotError):
+                    self._ask("drop_snapshot", name)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put the environment back into a state that `take` returned; as often as you like."""
         for name in snapshot.sandboxes:
-            assert self.sandbox is not None
-            self.sandbox.restore(name)
+            self._ask("restore_snapshot", name)
         for native, state in snapshot.natives:
             _set_native(native, state)
-        copier = _Copier(self.layers, self.spaces)
+        copier = _Copier(self._kept)
         for layer, values, constant in zip(self.layers, snapshot.layers, self.constant, strict=True):
             live = layer.__dict__
             for name in live.keys() - values.keys():
@@ -123,6 +144,12 @@ class Snapshots:
         if snapshot.objects is not None:
             for (number, name), value in copier.unpickle(snapshot.objects).items():
                 self.layers[number].__dict__[name] = value
+
+
+def sandbox_of(env: Any) -> Sandboxed | None:
+    """Return the innermost layer of an environment, where its state lies outside of this process; else None."""
+    *_, bare = layers(env)
+    return bare if isinstance(bare, Sandboxed) else None
 
 
 def layers_of(env: Any) -> Iterator[Any]:
@@ -144,11 +171,11 @@ class _IsObjectError(Exception):
 class _Copier:
     """Copies values once, however often they are referred to; collects the states of what is native, if wanted."""
 
-    def __init__(self, layers: list[Any], spaces: list[Any], emulators: dict[int, StickyAction] | None = None) -> None:
+    def __init__(self, kept: list[Any], emulators: dict[int, StickyAction] | None = None) -> None:
         self._emulators = emulators if emulators is not None else {}
         self._collects = emulators is not None
         self.natives: dict[int, tuple[Any, Any]] = {}
-        self._kept = {id(thing): thing for thing in (*layers, *spaces)}
+        self._kept = {id(thing): thing for thing in kept}
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []
 
