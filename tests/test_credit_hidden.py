@@ -14,6 +14,7 @@ import trajrec
 from trajrec.agents.sink import close_logs
 from trajrec.envs import Bank
 from trajrec.episodes import Episode
+from trajrec.errors import ReplayError
 from trajrec.replay import credit
 
 WAIT, LOOK = 0, 1
@@ -190,3 +191,40 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
     assert {row.value for row in table.of("advantage")} == {0.0}
     whole = credit.scan(episode, pay, n=32, env=Locked, resample_hidden=move, memo=False)
     assert numbers(table) == numbers(whole)
+
+
+def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_processes(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path)
+    env.reset(seed=0)
+    for action in (1, 1, 2, 1, 2, 2):
+        env.step(action)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+
+    def freeze(env: Any, rng: np.random.Generator) -> None:
+        row = env.unwrapped.P[14][2]
+        env.unwrapped.P[14][2] = [(1.0, 14, float(rng.random() < 0.5), True) for _ in row]
+
+    go = lambda observation, rng: 2  # noqa: E731
+    for level in ("native", "prefix"):
+        with pytest.raises(ReplayError, match=r"tables or MuJoCo's model.*level='process'"):
+            credit.scan(episode, go, n=4, steps=[5], estimator="value", resample_hidden=freeze, level=level, folder=None)  # type: ignore[arg-type]
+    how: Any = {"resample_hidden": freeze, "level": "process", "folder": None}
+    (row,) = credit.scan(episode, go, n=32, steps=[5], estimator="value", **how)
+    assert row.lo < 0.5 < row.hi
+
+
+def test_steps_that_the_log_has_lost_are_not_shifted(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("Taxi-v4"), tmp_path)
+    env.reset(seed=0)
+    for k in range(30):
+        env.step(k % 4)
+        if k % 10 == 9:
+            env.flush()
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    episode.parts = [(chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10]
+    with pytest.raises(ReplayError, match="the log has lost step 10"):
+        credit.substitute(episode, "random", 2, action=0, rest="recorded", n=2)
+    with pytest.raises(ReplayError, match="the log has lost step 10"):
+        credit.scan(episode, "random", n=2, steps=[0], noise="recorded")

@@ -17,9 +17,9 @@ from trajrec.paths import path_between
 from trajrec.protocols import Sandboxed, Verifier
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.noise import EnvNoise, Noise
-from trajrec.replay.stages import Stage
+from trajrec.replay.stages import Stage, check_step
 from trajrec.replay.walking import Walker
-from trajrec.state.snapshots import layers_of
+from trajrec.state.snapshots import constants_digest, layers_of
 from trajrec.verifiers import as_verdict
 
 _COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "get_state"))
@@ -201,7 +201,7 @@ class EnvGround(StandingGround):
         check: Check,
         recorded: RecordedNoise,
     ) -> None:
-        self._walker = Walker(episode, make, level)
+        self._walker, self._is_resampled = Walker(episode, make, level), False
         super().__init__(episode, self._walker.stage, noise, check, recorded)
 
     def go(self, step: int) -> None:
@@ -213,6 +213,22 @@ class EnvGround(StandingGround):
         """See `Ground`."""
         self._walker.go_back()
         self._moved()
+
+    def resample(self, how: Resample, rng: np.random.Generator) -> None:
+        """See `Ground`.
+
+        Raises:
+            ReplayError: It changes what is not put back between rollouts.
+        """
+        before = None if self._is_resampled else constants_digest(self._env)
+        super().resample(how, rng)
+        if before is not None and constants_digest(self._env) != before:
+            raise ReplayError(
+                "resample_hidden changes the environment's tables or MuJoCo's model, which are not put back between rollouts in "
+                "one process: take level='process'",
+                episode_id=self._episode.id,
+            )
+        self._is_resampled = True
 
     def close(self) -> None:
         """See `Ground`."""
@@ -230,7 +246,12 @@ RecordedNoise = dict[int, list[Any]]
 
 
 def recorded_noise(episode: Episode, make: Callable[[], Stage]) -> RecordedNoise:
-    """Re-execute an episode; return the states that its environment's generators had before each step."""
+    """Re-execute an episode; return the states that its environment's generators had before each step.
+
+    Raises:
+        ReplayError: The log has lost some of the steps.
+    """
+    check_step(episode, episode.n_steps)
     walker = Walker(episode, make, "prefix")
     first, last = episode.first_step, episode.n_steps
     found: RecordedNoise = {}

@@ -23,6 +23,7 @@ from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout, Script
 from trajrec.replay.credit.setting import How, Setting
 from trajrec.replay.credit.worlds import recorded_calls
+from trajrec.replay.stages import check_step
 
 Estimator = Literal["value", "delta", "advantage"]
 MEASURES = {True: "P(passed)", False: "return"}
@@ -253,9 +254,14 @@ def difference(a: Array, b: Array, *, is_paired: bool, scale: float | None) -> t
 
 
 def recorded_actions(episode: Episode) -> dict[int, Any]:
-    """Return the recorded actions by step, those that raised among them."""
+    """Return the recorded actions by step, those that raised among them.
+
+    Raises:
+        ReplayError: The log has lost some.
+    """
     if episode.is_agents:
         return recorded_calls(episode)
+    check_step(episode, episode.n_steps)
     first = episode.first_step
     return {first + k: action for k, (action, _) in enumerate(path_between(episode, first, episode.n_steps))}
 

@@ -13,6 +13,7 @@ import collections
 import contextlib
 import copy
 import enum
+import hashlib
 import io
 import pickle
 import random
@@ -144,6 +145,21 @@ class Snapshots:
         if snapshot.objects is not None:
             for (number, name), value in copier.unpickle(snapshot.objects).items():
                 self.layers[number].__dict__[name] = value
+
+
+def constants_digest(env: Any) -> bytes:
+    """Return a digest of what snapshots take for constant, and leave as it is: tables of toy text, models of MuJoCo."""
+    found = hashlib.blake2b()
+    for layer in layers_of(env):
+        for name, value in sorted(layer.__dict__.items()):
+            if type(value).__name__ == "MjModel":
+                mujoco = sys.modules["mujoco"]
+                buffer = np.empty(mujoco.mj_sizeModel(value), np.uint8)
+                mujoco.mj_saveModel(value, None, buffer)
+                found.update(buffer.tobytes())
+            elif name in _TABLES and type(layer).__module__.startswith("gymnasium.envs.toy_text."):
+                found.update(pickle.dumps(value))
+    return found.digest()
 
 
 def sandbox_of(env: Any) -> Sandboxed | None:
