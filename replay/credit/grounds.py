@@ -224,8 +224,8 @@ class EnvGround(StandingGround):
         super().resample(how, rng)
         if before is not None and constants_digest(self._env) != before:
             raise ReplayError(
-                "resample_hidden changes the environment's tables or MuJoCo's model, which are not put back between rollouts in "
-                "one process: take level='process'",
+                "resample_hidden changes the environment's tables or MuJoCo's model, which are not put back between rollouts "
+                "of one process: take level='process'",
                 episode_id=self._episode.id,
             )
         self._is_resampled = True
