@@ -150,9 +150,12 @@ def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
         if np.array(recorded).tobytes() == np.array(run.rewards).tobytes():
             return 0, 1, "reward", None
     # Not of dicts, one reward by agent: they are equal where values of theirs are of other types.
-    elif not any(issubclass(kind, (dict, float)) for kind in kinds) and recorded == run.rewards:
-        if list(map(type, recorded)) == list(map(type, run.rewards)):
-            return 0, 1, "reward", None
+    elif (
+        not any(issubclass(kind, (dict, float)) for kind in kinds)
+        and recorded == run.rewards
+        and list(map(type, recorded)) == list(map(type, run.rewards))
+    ):
+        return 0, 1, "reward", None
     for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
         change = first_unlike("reward", expected, actual, run, leave)
         if change is not None:
