@@ -63,6 +63,15 @@ def median_s(work: Callable[[], Any], repeats: int = REPEATS) -> float:
     return statistics.median(times)
 
 
+def medians_s(works: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
+    """Return the median wall time of each of some works, done in turn, in seconds."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            times[name].append(median_s(work, 1))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
 def snapshots() -> None:
     """Taking a snapshot and restoring it."""
     for env_id in ("CartPole-v1", "Taxi-v4", "Hopper-v5", "Humanoid-v5", "ALE/Breakout-v5", "MiniGrid-DoorKey-8x8-v0"):
@@ -111,7 +120,7 @@ def lunarlander() -> None:
             episode, _ = record(folder, "LunarLander-v3", length, policy=hover)
             steps = range(0, min(length, episode.n_steps), 5)
             ask = functools.partial(fork.many, episode, at=steps, actions=[0], n=4, noise="recorded", folder=None)
-            found = {level: median_s(functools.partial(ask, level=level), 3) for level in ("prefix", "process", "auto")}
+            found = medians_s({level: functools.partial(ask, level=level) for level in ("prefix", "process", "auto")})
             best = min(found["prefix"], found["process"])
             times = ", ".join(f"{level} {seconds * 1e3:.0f} ms" for level, seconds in found.items())
             print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from trajrec.replay.places import lineage
 from trajrec.replay.pool import Backend, branches_apart, portable
 from trajrec.replay.server import Job
 from trajrec.replay.stages import Stage, check_step, stage_of
-from trajrec.replay.walking import Walker, best_level
+from trajrec.replay.walking import Walker
 from trajrec.schema import Fork
 from trajrec.state.generators import reseed
 
@@ -193,54 +194,53 @@ class _Fork:
         chosen: Noise = noise or ("fresh" if n > 1 else "recorded")
         plan = Plan(tuple(actions), policy, n, chosen, seed, max_steps, tuple(checks))
         allowed = tuple(allow)
-        make = env or (lambda: make_env(episode.header.env, episode_id=episode.id, allow=allowed))
         if not steps:
             return []
+
+        def stage() -> Stage:
+            made = env() if env is not None else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
+            return stage_of(made, episode, state)
+
         if timeout_s is not None or memory_mb is not None:
             level = "process"  # only a process of its own can be ended
-        elif level == "auto":
-            best = best_level(episode, lambda: stage_of(make(), episode, state), steps, n, jobs)
-            # Snapshots may turn out not to be right, or not to be taken, at a later step: then "auto" goes on without.
-            level = best if best in ("prefix", "process") else "auto"
-        if backend == "ray" and level == "process":
-            if timeout_s is not None or memory_mb is not None:
-                raise ValueError(
-                    "timeout_s and memory_mb need forked processes, which Ray's workers cannot be: take backend='local'"
-                )
-            level = "prefix"  # a worker has threads: what was forked of it would not be whole
-        with BranchLog(episode, _folder(episode, folder), plan) as log:
+        with contextlib.ExitStack() as stack:
+            walker = None
+            if level == "auto":
+                walker = stack.enter_context(contextlib.closing(Walker(episode, stage, "auto")))
+                best = walker.measure(steps, n, jobs)
+                # Snapshots may turn out not to be right, or not to be taken, at a later step: then "auto" goes on without.
+                level = best if best in ("prefix", "process") else "auto"
+            if backend == "ray" and level == "process":
+                if timeout_s is not None or memory_mb is not None:
+                    raise ValueError(
+                        "timeout_s and memory_mb need forked processes, which Ray's workers cannot be: take backend='local'"
+                    )
+                level = "prefix"  # a worker has threads: what was forked of it would not be whole
+            log = stack.enter_context(BranchLog(episode, _folder(episode, folder), plan))
             if level == "process" or jobs > 1 or backend == "ray":
+                if walker is not None:
+                    walker.close()
                 pairs = tuple((step, index) for step in steps for index in range(n))
                 for value, what in ((env, "env"), (state, "state"), (policy, "policy"), (checks, "checks")):
                     portable(value, what)
                 job = Job(lineage(episode), env, allowed, state, pairs, plan, level, jobs, timeout_s, memory_mb)
                 return branches_apart(job, 1 if level == "process" else jobs, log, backend)
-            return [log.add(rows) for rows in branches_here(episode, make, state, steps, plan, level)]
+            walker = walker or stack.enter_context(contextlib.closing(Walker(episode, stage, level)))
+            return [log.add(rows) for rows in branches_here(walker, steps, plan)]
 
 
 fork = _Fork()
 
 
-def branches_here(
-    episode: Episode,
-    make: Callable[[], gymnasium.Env[Any, Any]],
-    state: Callable[[Any], Any] | None,
-    steps: Sequence[int],
-    plan: Plan,
-    level: Level | Literal["auto"],
-) -> Iterator[Rows]:
+def branches_here(walker: Walker, steps: Sequence[int], plan: Plan) -> Iterator[Rows]:
     """Run branches one after the other, in this process; steps in ascending order."""
-    walker = Walker(episode, lambda: stage_of(make(), episode, state), level)
-    try:
-        for step in steps:
-            walker.go(step)
-            for index in range(plan.n):
-                if index:
-                    walker.go_back()
-                rows = Rows(step, index, walker.observation, level=walker.level)
-                yield run_branch(walker.stage, plan, rows, episode.id)
-    finally:
-        walker.close()
+    for step in steps:
+        walker.go(step)
+        for index in range(plan.n):
+            if index:
+                walker.go_back()
+            rows = Rows(step, index, walker.observation, level=walker.level)
+            yield run_branch(walker.stage, plan, rows, walker.episode.id)
 
 
 def _folder(episode: Episode, where: Where) -> Path | None:

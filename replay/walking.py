@@ -10,7 +10,7 @@ from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.paths import earlier
 from trajrec.replay.branches import Level
-from trajrec.replay.levels import PROBE_STEPS, cheapest, prove
+from trajrec.replay.levels import PROBE_STEPS, Proof, cheapest, prove
 from trajrec.replay.stages import Stage, apply_path, go_on, relive, verify, verify_state, walk_to
 from trajrec.state.snapshots import Snapshot, Snapshots
 
@@ -43,6 +43,8 @@ class Walker:
         self.level: Level = "prefix"
         self.observation: Any = None
         self._wanted = level
+        self._proof: Proof | None = None
+        self._is_closed = False
         self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
         self._marks: dict[int, tuple[Snapshot, Any]] = {}
         self._step = -1
@@ -87,15 +89,28 @@ class Walker:
         else:
             self.walk(self._step)
 
+    def measure(self, steps: list[int], n: int, jobs: int) -> Level:
+        """Go to the first of some steps; return the level at which n branches at each of them cost least."""
+        self.go(steps[0])
+        proof = self._proof
+        if proof is None:
+            snapshots = Snapshots(self.stage.env)
+            proof = prove(snapshots, self.stage, self.episode, steps[0])
+            if proof.snapshot is not None:
+                snapshots.drop(proof.snapshot)
+        return cheapest(steps, n, proof, jobs, n_before=self.n_before)
+
     @property
     def n_before(self) -> int:
         """Steps that have to be taken before an episode's own, to reach any step of it."""
         return sum(before.n_steps for before in earlier(self.episode)) if self._reset == _RELIVED else 0
 
     def close(self) -> None:
-        """Close the environment."""
-        self._forget()
-        self.stage.env.close()
+        """Close the environment. Twice is harmless."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._forget()
+            self.stage.env.close()
 
     def _restore(self, step: int) -> bool:
         """Put the stage back to a step of which there is a snapshot; say whether it was."""
@@ -171,7 +186,7 @@ class Walker:
         if self._reset == _RELIVED:
             self._without_snapshots()  # what is carried over is out of their sight
             return
-        proof = prove(self._snapshots, self.stage, self.episode, step)
+        proof = self._proof = prove(self._snapshots, self.stage, self.episode, step)
         if proof.level is not None and self._wanted in ("auto", proof.level):
             assert proof.snapshot is not None
             self._marks[step], self.level = (proof.snapshot, self.observation), proof.level
@@ -201,13 +216,8 @@ class Walker:
 
 def best_level(episode: Episode, make: Callable[[], Stage], steps: list[int], n: int, jobs: int) -> Level:
     """Return the level to take for n branches at each of some steps, from a proof and a measurement at the first."""
-    walker = Walker(episode, make, "prefix")
+    walker = Walker(episode, make, "auto")
     try:
-        walker.go(steps[0])
-        snapshots = Snapshots(walker.stage.env)
-        proof = prove(snapshots, walker.stage, episode, steps[0])
-        if proof.snapshot is not None:
-            snapshots.drop(proof.snapshot)
-        return cheapest(steps, n, proof, jobs, n_before=walker.n_before)
+        return walker.measure(steps, n, jobs)
     finally:
         walker.close()
