@@ -46,7 +46,7 @@ def call_elsewhere(
     """
     wanted = settings or {}
     variables = {name: value for name, value in {**os.environ, **wanted}.items() if value or name not in wanted}
-    paths = [os.path.abspath(path) if path else path for path in sys.path]
+    paths = [os.path.abspath(path) for path in sys.path]
     try:
         sent = pickle.dumps(paths) + cloudpickle.dumps((function, arguments))
     except Exception as exc:

@@ -61,7 +61,7 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
     if record.recreatable:
         raise EnvMissingError(
             f"the environment {record.class_name} cannot be made from the log ({record.recreatable}); "
-            "give one: replay_episode(episode, env=...)",
+            "give what makes it: env= in Python, --against or --env MODULE:FACTORY on the command line",
             episode_id=episode_id,
         )
     allowed = tuple(allow)

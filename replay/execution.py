@@ -66,7 +66,7 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
     try:
         obs, info = stage.env.reset(**arguments)
     except Exception as exc:
-        run.failure = None if is_recorded(failed, exc) else (-1, failed, exc)
+        run.failure = None if is_recorded(failed, exc, run) else (-1, failed, exc)
         return None
     if failed is not None:
         run.failure = (-1, failed, None)
@@ -155,7 +155,7 @@ def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list
         try:
             stage.env.step(action)
         except Exception as exc:
-            if not is_recorded(failure, exc):
+            if not is_recorded(failure, exc, run):
                 run.failure = (step, failure, exc)
                 return
         else:
@@ -181,6 +181,10 @@ def _keep(run: Run, stage: Stage, obs: Any, episode: Episode, *, is_verified: bo
             run.whole_states[0] = codec.encode(state)
 
 
-def is_recorded(failure: Failure | None, exc: BaseException) -> bool:
-    """Say whether an exception is of the type of the recorded one."""
-    return failure is not None and failure.error_type == codec.type_name(exc)
+def is_recorded(failure: Failure | None, exc: BaseException, run: Run) -> bool:
+    """Say whether an exception is of the type of the recorded one; another message, which may name a time, is noted."""
+    if failure is None or failure.error_type != codec.type_name(exc):
+        return False
+    if failure.message != str(exc).encode("utf-8", "backslashreplace").decode():
+        run.ignored.add(f"the message of the exception at {'the reset' if failure.step < 0 else f'step {failure.step}'}")
+    return True

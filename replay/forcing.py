@@ -93,7 +93,7 @@ class _Execution:
         try:
             obs, reward, terminated, truncated, info = self._stage.env.step(step.action)
         except Exception as exc:
-            if not is_recorded(step.failure, exc):
+            if not is_recorded(step.failure, exc, run):
                 yield "failure", Change("", describe(step.failure), describe(exc))
             return
         run.rewards.append(reward)
@@ -138,7 +138,8 @@ class _Execution:
         adapter = self._stage.adapter
         after = "the reset" if step < 0 else f"step {step}"
         if adapter is None:
-            return f"stopped after {after}: no state was recorded that could be put back"
+            what = "no state was recorded that could be put back: get_state and set_state of the environment give one"
+            return f"stopped after {after}: {what}"
         if adapter.restore is None:
             return f"stopped after {after}: states of this environment ({adapter.name}) cannot be put back"
         if row is None or row not in self._episode.states:

@@ -184,9 +184,11 @@ class _Fork:
             SnapshotError: The level asked for is not right for this environment; says why.
         """
         _must_be_environments(episode)
+        if isinstance(policy, str) and policy != "random":
+            raise ValueError(f"policy must be 'random' or a function of an observation, got {policy!r}")
         steps = sorted(set(at))
         for step in steps:
-            check_step(episode, step)
+            _check_fork(episode, step)
         if n < 1 or jobs < 1:
             raise ValueError(f"n and jobs must be at least 1, got {n} and {jobs}")
         if policy is None and not actions:
@@ -241,6 +243,17 @@ def branches_here(walker: Walker, steps: Sequence[int], plan: Plan) -> Iterator[
                 walker.go_back()
             rows = Rows(step, index, walker.observation, level=walker.level)
             yield run_branch(walker.stage, plan, rows, walker.episode.id)
+
+
+def _check_fork(episode: Episode, step: int) -> None:
+    """Check that an episode can be forked at a step, see `check_step`.
+
+    Raises:
+        IndexError: It has no such step, or was over there.
+    """
+    check_step(episode, step)
+    if step == episode.n_steps and episode.ending in ("terminated", "truncated"):
+        raise IndexError(f"episode {episode.id} was over after step {step - 1} ({episode.ending}): nothing goes on from there")
 
 
 def _folder(episode: Episode, where: Where) -> Path | None:

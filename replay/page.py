@@ -15,7 +15,7 @@ _STYLE = (
     "td,th{padding:3px 10px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid #ddd}"
     ".diverged,.refused{color:#c53030}.exact{color:#2f855a}code{font-size:11px}"
 )
-_ORDER = ("diverged", "refused", "state", "observed-only", "exact")
+_ORDER = ("diverged", "refused", "partial", "state", "exact")
 
 
 def page(title: str, paragraphs: Sequence[str], picture: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -52,7 +52,7 @@ def write_html(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
         summary.add(report)
         d = report.divergence
         where = ("", "", "", "", "") if d is None else (d.step, d.field, short(d.expected), short(d.actual), d.cause)
-        rows.append((report.episode_id, report.grade, report.n_steps, *where, "; ".join(report.notes)))
+        rows.append((report.episode_id, report.grade, report.n_steps, *where, "; ".join(report.remarks)))
     names = ("episode", "grade", "steps", "first at step", "field", "recorded", "now", "likely cause", "notes")
     path.write_text(page(f"Replay of {name}", [str(summary)], "", names, rows), "utf-8")
 

@@ -75,7 +75,7 @@ def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
             ElementTree.SubElement(case, "failure", message=_text(str(report.divergence)))
         elif report.grade == "refused":
             counts["errors"] += 1
-            ElementTree.SubElement(case, "error", message=_text("; ".join(report.notes)))
+            ElementTree.SubElement(case, "error", message=_text("; ".join(report.remarks)))
     for key, count in counts.items():
         suite.set(key, str(count))
     ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)

@@ -74,13 +74,17 @@ class ReplayReport:
     total_reward: float | None = None
     ending: str = ""
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and which steps differ by themselves."""
+        steps = ", ".join("the reset" if step < 0 else str(step) for step in self.differing_steps)
+        return (*((f"differing by themselves: {steps}",) if steps else ()), *self.notes)
+
     def __str__(self) -> str:
         text = f"{self.episode_id} {self.grade}, {self.n_steps} steps"
         if self.divergence is not None:
             text += f"; first difference at {self.divergence}"
-        if self.differing_steps:
-            text += f"; by themselves differ the steps {', '.join(map(str, self.differing_steps))}"
-        return text + "".join(f"; {note}" for note in self.notes)
+        return text + "".join(f"; {remark}" for remark in self.remarks)
 
     def raise_if_diverged(self) -> None:
         """Raise where the episode was not the same.

@@ -114,7 +114,12 @@ WRONG = {
     "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "has no step 9999"),
     "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 2, "no such environment"),
     "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 2, "no such environment"),
-    "a package that is not installed": (None, ["record", "not_there:X-v0", "-o", "{}"], 2, "pip install not-there"),
+    "a package that is not installed": (
+        None,
+        ["record", "not_there:X-v0", "-o", "{}"],
+        2,
+        "neither in this folder nor installed",
+    ),
     "arguments that it does not take": (
         None,
         ["record", "CartPole-v1", "-o", "{}", "--env-kwargs", '{"no": 1}'],
@@ -256,3 +261,53 @@ def test_a_fork_that_cannot_be_is_one_clear_sentence(runs: Path, capsys: pytest.
     ):
         assert main(arguments) == 2, arguments
         assert what in capsys.readouterr().err
+
+
+def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "my_grid.py").write_text(
+        "import gymnasium as gym\n"
+        "from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv as Grid\n"
+        "gym.register('my/Grid-v0', entry_point='my_grid:Grid', max_episode_steps=20)\n"
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = "import sys; sys.path.pop(0); from trajrec.cli import main; sys.exit(main(sys.argv[1:]))"
+        return subprocess.run([sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True)
+
+    assert run("record", "my_grid:my/Grid-v0", "-o", "runs", "--seed", "1").returncode == 0
+    assert run("replay", "runs").returncode == 2
+    allowed = run("replay", "runs", "--allow", "my_grid", "--jobs", "2")
+    assert (allowed.returncode, "1 exact" in allowed.stdout) == (0, True), allowed
+    checked = run("check-env", "my_grid:Grid", "--steps", "40")
+    assert checked.returncode == 0, checked.stdout
+    missing = run("check-env", "not_there:my/Grid-v0")
+    assert "neither in this folder nor installed" in missing.stderr
+    assert "is named module:my/Other-v0" in run("check-env", "my/Other-v0").stderr
+
+
+def test_a_gate_that_nothing_went_through_is_not_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", "CartPole-v1", "-o", str(tmp_path), "--seed", "1"]) == 0
+    assert main(["replay", str(tmp_path), "--where", "n_steps > 10000"]) == 2
+    assert "nothing to replay" in capsys.readouterr().out
+
+
+def test_an_environment_may_be_given_for_forks_and_credit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import gymnasium as gym
+    from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+    env = trajrec.record(gym.wrappers.TimeLimit(CartPoleEnv(), 60), tmp_path)
+    env.reset(seed=1)
+    while not env.step(0)[2]:
+        pass
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    fork = ["fork", str(tmp_path), episode.id, "--at", "2", "--policy", "random"]
+    assert main(fork) == 2
+    assert "--env MODULE:FACTORY" in capsys.readouterr().err
+    assert main([*fork, "--env", "CartPole-v1"]) == 0
+    assert main([*fork[:3], "--at", str(episode.n_steps), "--policy", "random", "--env", "CartPole-v1"]) == 2
+    assert "was over after step" in capsys.readouterr().err
+    credit = ["credit", str(tmp_path), episode.id, "--policy", "random", "-n", "2", "--env", "CartPole-v1", "--json"]
+    capsys.readouterr()
+    assert main([*credit, "--steps", "1:4", "--estimator", "value"]) == 0
+    assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 3]

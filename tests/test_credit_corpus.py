@@ -120,10 +120,10 @@ def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
 
 def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 3, size=3)
-    whole = credit.pooled(episodes, COIN, n=8)
+    whole = credit.pooled(episodes, COIN, n=2)
     short = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=1))
     assert [row.value for table in short for row in table] == [row.value for table in whole for row in table]
-    assert all(table.notes[0].endswith("8 of 32 rollouts a step") for table in short)
+    assert all(table.notes[0].endswith("2 of 32 rollouts a step") for table in short)
     enough = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=10**6))
     unlimited = credit.pooled(episodes, COIN, n=32)
     assert flat(enough, "pooled") == pytest.approx(flat(unlimited, "pooled"))

@@ -236,7 +236,7 @@ def test_the_command_line_has_both(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0
     assert "partial" in capsys.readouterr().out
     assert main(["replay", str(tmp_path), "--against", "FrozenLake8x8-v1", "--state-forced"]) == 1
-    assert "by themselves differ the steps" in capsys.readouterr().out
+    assert "differing by themselves" in capsys.readouterr().out
     assert main(["replay", str(tmp_path), "--from", "-1"]) == 2
 
 
@@ -360,3 +360,31 @@ def test_episodes_that_end_before_the_step_are_left_out_of_a_corpus(tmp_path: Pa
     said = capsys.readouterr()
     assert "1 episodes, 5 steps: 1 partial" in said.out
     assert "1 episode has ended before step 10" in said.err
+
+
+def test_an_exception_with_another_message_is_noted(tmp_path: Path) -> None:
+    class Other(Counter):
+        def step(self, action: Any) -> Any:
+            try:
+                return super().step(action)
+            except ValueError as exc:
+                raise ValueError("another") from exc
+
+    episode = counted(tmp_path, {12: ValueError})
+    for state_forced in (False, True):
+        report = replay_episode(episode, env=lambda: Other({12: ValueError}), state_forced=state_forced)
+        assert report.grade == "state"
+        assert "the message of the exception at step 12" in str(report)
+
+
+def test_pages_and_tests_results_say_what_differs_by_itself(tmp_path: Path) -> None:
+    from trajrec.replay.page import write_html
+    from trajrec.replay.regression import write_junit
+
+    episode = record(tmp_path / "runs", gym.make("Taxi-v4"), 20)
+    reports = [forced(episode, "Taxi-v4", {2, 5}), replay_episode(episode, first=3)]
+    write_html(tmp_path / "page.html", reports, "runs")
+    write_junit(tmp_path / "junit.xml", reports, "runs")
+    text = (tmp_path / "page.html").read_text()
+    assert "differing by themselves: 2, 5" in text
+    assert "compared from step 3 on" in text

@@ -453,7 +453,7 @@ def test_an_environment_that_the_log_cannot_make_again_is_replayed_on_a_given_on
     record(Counter(), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
-        with pytest.raises(EnvMissingError, match="give one"):
+        with pytest.raises(EnvMissingError, match="give what makes it"):
             replay_episode(episode)
         assert run(Counter()) == 30
         assert replay_episode(episode, env=Counter()).grade == "exact"

@@ -165,7 +165,7 @@ def test_a_state_forced_replay_names_the_steps_that_differ_by_themselves(tmp_pat
     assert report.grade == "diverged"
     assert report.differing_steps == tuple(refunds[:2])
     assert (report.divergence.step, report.divergence.field) == (refunds[0], "result/refunded")
-    assert f"by themselves differ the steps {refunds[0]}, {refunds[1]}" in str(report)
+    assert f"differing by themselves: {refunds[0]}, {refunds[1]}" in str(report)
     assert replay_world(episode, world=Shop(), state_forced=True).grade == "exact"
 
 

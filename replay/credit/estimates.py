@@ -62,10 +62,14 @@ class Meter:
             what: What they are called.
             always: Whether there are rounds although there is no budget.
         """
-        size = ROUND if always or self._budget != Budget() else n
-        for first in range(0, n, size):
+        first, size = 0, n
+        if always or self._budget != Budget():
+            # From the fewest that have an interval on: how much a round takes is not known before.
+            size = ROUND if always and self._budget == Budget() else 2
+        while first < n:
             end = min(first + size, n)
             yield range(first, end)
+            first, size = end, min(end, ROUND) if size < ROUND else size
             spent = self.spent()
             if spent and end < n:
                 self.notes.append(f"stopped by its budget ({spent}): {end} of {n} {what}")

@@ -44,8 +44,9 @@ class NoReturn:
     def __str__(self) -> str:
         if self.step is None:
             return f"It could not be won from the beginning: the policy wins {_times(self.start)}."
+        could = "could no longer be won" if not self.after.value else "was hardly won any more"
         return (
-            f"After step {self.step - 1} (action {self.action}) it could no longer be won: the policy wins "
+            f"After step {self.step - 1} (action {self.action}) it {could}: the policy wins "
             f"{_times(self.start)} from the beginning, {_times(self.before)} from before that step, and {_times(self.after)} "
             f"from after it. {self._how()}"
         )

@@ -65,11 +65,12 @@ def scan(
     if estimator not in ("value", "delta", "advantage"):
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
     setting = Setting.of(policy, how)
-    there = range(episode.first_step, episode.n_steps)
+    # From where rollouts are cut at once nothing can be said.
+    there = range(episode.first_step, min(episode.n_steps, setting.last_step(episode) or episode.n_steps))
     wanted = sorted(set(there if steps is None else steps))
     if not wanted or wanted[0] not in there or wanted[-1] not in there:
         raise IndexError(
-            f"episode {episode.id} has the steps {there.start} to {there.stop - 1}, got {wanted[:1] + wanted[-1:]}"
+            f"episode {episode.id} can be scanned from step {there.start} to {there.stop - 1}, got {wanted[:1] + wanted[-1:]}"
         )
     with Prober(episode, setting) as prober:
         return _Scan(prober, estimator, wanted, n, budget).run(how)

@@ -21,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     parser = build_parser()
     arguments = parser.parse_args(argv)
+    if getattr(arguments, "allow", None):
+        sys.path.insert(0, "")  # as for whatever else the user names
     try:
         return int(arguments.run(arguments))
     except (CorpusError, QueryError, ValueError, IndexError) as exc:
@@ -120,7 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
         "check",
         commands.check,
         "run a verifier on the states that episodes ended in, and append its verdicts",
-        "trajrec check runs --verifier my_checks:refund_is_booked",
+        "trajrec check runs --verifier my_checks:stock_adds_up",
         "Exit status: 0 it ran, 1 it raised, 2 wrong usage, 3 unreadable log. What was recorded is not changed.",
     )
     _folder(sub)
@@ -147,6 +149,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
     sub.add_argument("--timeout", type=float, metavar="S", help="end a branch that takes longer")
     _execution(sub)
+    _env(sub)
     _level(sub)
     _json(sub)
 
@@ -183,6 +186,7 @@ def build_parser() -> argparse.ArgumentParser:
     _folder(sub)
     sub.add_argument("episode", nargs="?", metavar="EPISODE", help="its id, or any unique prefix")
     sub.add_argument("--estimator", choices=credit.ESTIMATORS, default="advantage", help="(default: advantage)")
+    sub.add_argument("--steps", type=credit.span, metavar="FIRST:LAST[:EVERY]", help="only these steps (of scans)")
     sub.add_argument("--budget", type=_count, metavar="STEPS", help="stop when so many steps of the environment were taken")
     methods = ("grpo", "rloo", "gigpo", "rtmc")
     sub.add_argument(
@@ -249,6 +253,7 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
     sub.add_argument("--resample-hidden", metavar="FUNCTION", help=hidden)
     sub.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])")
     _execution(sub)
+    _env(sub)
     _level(sub)
     _json(sub)
 
@@ -258,6 +263,10 @@ def _execution(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
     sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
     sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+
+
+def _env(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--env", metavar="ENV", help="run in this: a Gymnasium id, or module:factory of one or of a world")
 
 
 def _level(sub: argparse.ArgumentParser) -> None:

@@ -52,17 +52,23 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
 
     from trajrec.replay.environments import make_by_id
 
+    module = env_id.partition(":")[0] if ":" in env_id else ""
+    if module:
+        sys.path.insert(0, "")
     try:
         return make_by_id(env_id, **kwargs)
     except gymnasium.error.DependencyNotInstalled as exc:
         raise EnvMissingError(f"{env_id} needs a package that is not installed: {exc}", episode_id="-") from exc
     except ModuleNotFoundError as exc:
-        name = (exc.name or env_id.partition(":")[0]).partition(".")[0].replace("_", "-")
+        if module and exc.name in (None, module.partition(".")[0]):
+            raise ValueError(f"the module {module} of {env_id} is neither in this folder nor installed") from exc
+        name = (exc.name or env_id).partition(".")[0].replace("_", "-")
         raise ValueError(
             f"the environment {env_id} needs the package {name}, which is not installed: pip install {name}"
         ) from exc
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
-        raise ValueError(f"no such environment: {exc}") from exc
+        hint = "" if module else f"; one that a module registers is named module:{env_id}"
+        raise ValueError(f"no such environment: {exc}{hint}") from exc
     except TypeError as exc:
         raise ValueError(f"the environment {env_id} does not take these arguments: {exc}") from exc
 
@@ -213,6 +219,8 @@ def check(arguments: argparse.Namespace) -> int:
         if not arguments.json:
             found = ", ".join(f"{n} {said}" for said, n in counts.most_common())
             print(f"{counts.total()} episodes: {found or 'none to check'}; appended to the table checks as post-hoc")
+        if counts["error"]:
+            say("trajrec: a verifier is called with the recorded state as plain data here, not with the environment or world")
         return 1 if counts["error"] else tell_problems(corpus)
 
 

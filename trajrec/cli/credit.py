@@ -8,6 +8,7 @@ from typing import Any
 
 from trajrec.cli.commands import load_object, open_corpus
 from trajrec.cli.output import print_json, print_table, say
+from trajrec.cli.replaying import load_env
 
 ESTIMATORS = ("value", "delta", "advantage", "shapley", "pooled")
 SHOWN = ("step", "estimator", "value", "lo", "hi", "n", "n_discordant", "ci_method", "noise", "estimand", "action")
@@ -32,7 +33,9 @@ def credit(arguments: argparse.Namespace) -> int:
         elif arguments.estimator == "pooled":
             (table,) = credits_.pooled([episode], policy, n=arguments.n, budget=budget, **how)
         else:
-            table = credits_.scan(episode, policy, estimator=arguments.estimator, n=arguments.n, budget=budget, **how)
+            some = {} if arguments.steps is None else {"steps": range(episode.n_steps)[arguments.steps]}
+            kind = arguments.estimator
+            table = credits_.scan(episode, policy, estimator=kind, n=arguments.n, budget=budget, **some, **how)
     if arguments.json:
         _print_rows(table)
     else:
@@ -90,6 +93,15 @@ def _group(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def span(text: str) -> slice:
+    """Read FIRST:LAST or FIRST:LAST:EVERY, as Python slices."""
+    try:
+        first, last, *every = (int(part) if part else None for part in text.split(":"))
+        return slice(first, last, *every)
+    except (ValueError, TypeError) as exc:
+        raise argparse.ArgumentTypeError(f"must be FIRST:LAST or FIRST:LAST:EVERY, got {text!r}") from exc
+
+
 def _policy(name: str) -> Any:
     if name == "random":
         return name
@@ -108,6 +120,7 @@ def _how(arguments: argparse.Namespace) -> Any:
         "max_steps": arguments.max_steps,
         "resample_hidden": None if hidden is None else load_object(hidden, "--resample-hidden"),
         "allow": arguments.allow,
+        **({} if arguments.env is None else {"env": load_env(arguments.env, "--env")}),
         "jobs": arguments.jobs,
         "backend": arguments.backend,
         "level": arguments.level,

@@ -7,6 +7,7 @@ from typing import Any
 
 from trajrec.cli.commands import load_function, make_env, open_corpus
 from trajrec.cli.output import print_json, print_table
+from trajrec.cli.replaying import load_env
 
 LEVELS = ("auto", "prefix", "native", "pickle", "sandbox", "process")
 SHOWN = ("episode_id", "index", "n_steps", "total_reward", "ending", "returned_at", "level", "error")
@@ -35,6 +36,7 @@ def fork(arguments: argparse.Namespace) -> int:
             backend=arguments.backend,
             level=arguments.level,
             allow=arguments.allow,
+            env=None if arguments.env is None else load_env(arguments.env, "--env"),
             timeout_s=arguments.timeout,
         )
     rows = [_row(branch) for branch in branches]

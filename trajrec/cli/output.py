@@ -13,10 +13,10 @@ from trajrec.episodes import Episode
 
 
 def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows under their names, numbers to the right, long texts cut to the terminal."""
+    """Print rows under their names, numbers to the right, long texts cut to the terminal where there is one."""
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in texts)]) for i, name in enumerate(names)]
-    limit = shutil.get_terminal_size((120, 24)).columns
+    limit = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else sum(widths) + 2 * len(widths)
     while sum(widths) + 2 * len(widths) > limit and max(widths) > 12:
         widest = widths.index(max(widths))
         widths[widest] -= 1

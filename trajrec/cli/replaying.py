@@ -17,7 +17,7 @@ def replay(arguments: argparse.Namespace) -> int:
     from trajrec.replay.page import write_html
     from trajrec.replay.regression import Outcome, outcome_of, regressed, write_junit
 
-    against = None if arguments.against is None else _factory(arguments.against)
+    against = None if arguments.against is None else load_env(arguments.against, "--against")
     with open_corpus(arguments.dir) as corpus:
         chosen, total = _chosen(corpus, arguments)
         then: dict[str, Outcome] = {}
@@ -60,6 +60,8 @@ def replay(arguments: argparse.Namespace) -> int:
         status = tell_problems(corpus)
     if summary.grades["diverged"]:
         return 1
+    if not summary.n_episodes:
+        return 2  # a gate that nothing went through is not open
     return 2 if summary.grades["refused"] else status
 
 
@@ -79,10 +81,10 @@ def _chosen(corpus: Any, arguments: argparse.Namespace) -> tuple[Iterator[Any], 
     return corpus.episodes(long), total
 
 
-def _factory(name: str) -> Callable[[], Any]:
-    """Return what makes the environment or world to replay on: a Gymnasium id, or module:factory."""
+def load_env(name: str, flag: str) -> Callable[[], Any]:
+    """Return what makes the environment or world that is named: a Gymnasium id, or module:factory."""
     if ":" in name and "/" not in name:
-        return load_function(name, "--against", "a Gymnasium id or ")
+        return load_function(name, flag, "a Gymnasium id or ")
     make_env(name, {}).close()  # says what is wrong before anything is replayed
 
     from functools import partial
