@@ -86,6 +86,11 @@ class AgentEpisode:
         durability: Durability = "process",
         origin: Origin | None = None,
     ) -> None:
+        missing = [name for name in ("reset", "tools", "call") if world is not None and not hasattr(world, name)]
+        if missing:
+            raise TypeError(
+                f"a world has reset, tools and call (trajrec.World); {type(world).__name__} lacks {', '.join(missing)}"
+            )
         self.world, self.goal = world, goal
         self._where = folder, on_error, durability
         self._redactor = NO_REDACTION if redact is False else Redactor() if redact is True else redact
