@@ -6,6 +6,7 @@ Invalid calls and errors replay as what they were. A tool that reaches beyond th
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -291,7 +292,8 @@ class _Execution:
         expected = f"{end.error_type}: {end.message}" if end.is_raised else "no exception"
         try:
             with self._hold(start.time_ns, *attempt.place):
-                result = self._world.call(start.tool, attempt.arguments)
+                # A copy: the episode's arguments are asked for again, and a world may keep or change what it is given.
+                result = self._world.call(start.tool, copy.deepcopy(attempt.arguments))
             if inspect.isawaitable(result):
                 import asyncio
 

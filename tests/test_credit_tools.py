@@ -203,6 +203,29 @@ def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
     assert found.step == 1
 
 
+class Popper(Bank):
+    """Takes its arguments out of the dict that it is given."""
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
+        return super().call(name, {key: arguments.pop(key) for key in list(arguments)})
+
+
+@pytest.mark.parametrize("how", [{}, {"memo": False}, {"level": "prefix"}])
+def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path, how: Any) -> None:
+    episode = record(tmp_path, Popper(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
+    plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+
+    def follow(context: Any) -> Any:
+        return plan[context.step] if context.step < len(plan) else None
+
+    table = credit.scan(episode, follow, n=4, env=Popper, **how)
+    assert {row.value for row in table.of("value")} == {1.0}
+    assert plan[1] == ("choose", {"amount": 50})
+    assert credit.substitute(episode, follow, 1, action=plan[1], n=4, env=Popper).of("effect")[0].value == 0.0
+    report = trajrec.replay.replay_world(episode, world=Popper())
+    assert report.grade == trajrec.replay.replay_world(episode, world=Popper()).grade == "exact"
+
+
 def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
     def agent(ep: Any) -> None:
         balance = ep.call("deposit", amount=100)["balance"]

@@ -199,9 +199,10 @@ class WorldGround:
             if known is None:
                 raise Unreplayable(f"step {step}: {tool} reaches beyond the world, and was not called so when recorded")
             return known
+        given = copy.deepcopy(arguments)  # a world may keep or change what it is given; a script is taken many times
         try:
             with self._hold():
-                result = self._world.call(tool, arguments)
+                result = self._world.call(tool, given)
                 if inspect.isawaitable(result):
                     import asyncio
 
