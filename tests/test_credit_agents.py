@@ -192,6 +192,94 @@ def test_clients_that_record_by_themselves_are_answered_too(tmp_path: Path) -> N
     assert (row.value, Client.chat.completions.n_asked) == (1.0, 0)
 
 
+def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
+    def sure(*, messages: list[dict[str, str]]) -> dict[str, str]:
+        return {"role": "assistant", "content": "150" if "amount" in messages[-1]["content"] else "go on"}
+
+    def other(*, messages: list[dict[str, str]]) -> dict[str, str]:
+        return {"role": "assistant", "content": "50" if "AMOUNT" in messages[-1]["content"] else "go on"}
+
+    def shouting(ep: Any) -> None:
+        for what in ("deposit", "what AMOUNT?", "withdraw"):
+            said = ep.model(other, messages=[{"role": "user", "content": what}])
+            ep.call({"d": "deposit", "w": "choose"}[what[0]] if what != "withdraw" else what, **arguments[what](said))
+
+    arguments: dict[str, Callable[[Any], dict[str, int]]] = {
+        "deposit": lambda said: {"amount": 100},
+        "what AMOUNT?": lambda said: {"amount": int(said["content"])},
+        "withdraw": lambda said: {},
+    }
+
+    def calm(ep: Any) -> None:
+        ep.model(sure, messages=[{"role": "user", "content": "deposit"}])
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=int(ep.model(sure, messages=[{"role": "user", "content": "what amount?"}])["content"]))
+
+    episode = record(tmp_path, calm)
+    with trajrec.rerun(episode, on_difference="live", folder=tmp_path) as ep:
+        shouting(ep)
+    close_logs()
+    fork = trajrec.open(tmp_path).episode(ep.id)
+    assert (fork.first_step, fork.n_steps) == (1, 3)
+    plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+    seen: list[int] = []
+
+    def follow(context: Any) -> Any:
+        seen.append(len(context.made))
+        return plan[len(context.made)] if len(context.made) < len(plan) else None
+
+    assert {row.value for row in credit.scan(fork, follow, n=2).of("value")} == {1.0}
+    assert min(seen) == 1
+    table = credit.scan(fork, credit.AgentPolicy(shouting), estimator="value", n=2)
+    assert {row.value for row in table} == {1.0}
+
+
+def test_a_fork_in_the_midst_of_a_step_goes_on_from_there(tmp_path: Path) -> None:
+    def model(*, messages: list[str]) -> str:
+        return "go on"
+
+    def agent_that_chooses(amount: int) -> Callable[[Any], None]:
+        def agent(ep: Any) -> None:
+            ep.model(model, messages=["all at once"])
+            ep.call("deposit", amount=100)
+            ep.call("choose", amount=amount)
+            ep.call("withdraw")
+
+        return agent
+
+    episode = record(tmp_path, agent_that_chooses(150))
+    with trajrec.rerun(episode, on_difference="live", folder=tmp_path) as ep:
+        agent_that_chooses(50)(ep)
+    close_logs()
+    fork = trajrec.open(tmp_path).episode(ep.id)
+    (row,) = credit.scan(fork, credit.AgentPolicy(agent_that_chooses(50)), estimator="value", n=2)
+    assert (row.step, row.value) == (0, 1.0)
+    assert fork.transcript.attempts[0].arguments == {"amount": 50}
+
+
+@pytest.mark.parametrize("has_model", [True, False])
+def test_a_value_from_outside_belongs_to_the_call_that_it_decides(tmp_path: Path, has_model: bool) -> None:
+    drawn = random.Random(0)
+
+    def model(*, messages: list[str]) -> str:
+        return "go on"
+
+    def agent(ep: Any) -> None:
+        ep.call("deposit", amount=100)
+        amount = ep.effect("draw", drawn.choice, [50, 150])
+        if has_model:
+            ep.model(model, messages=[str(amount)])
+        ep.call("choose", amount=amount)
+        with ep.step():
+            ep.call("withdraw")
+
+    while (episode := record(tmp_path, agent)).transcript.attempts[1].arguments != {"amount": 150}:
+        continue
+    before, after = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", steps=[1, 2], n=32)
+    assert before.lo <= 0.5 <= before.hi
+    assert after.value == 0.0
+
+
 def test_an_async_agent_is_refused() -> None:
     async def agent(ep: Any) -> None: ...
 

@@ -92,7 +92,7 @@ LAYERS = [
     {"replay.server"},
     {"replay.pool"},
     {"replay.forking"},
-    {"replay.credit.noise", "replay.credit.policies", "replay.credit.intervals"},
+    {"replay.credit.noise", "replay.credit.policies", "replay.credit.intervals", "replay.credit.contexts"},
     {"replay.credit.changepoint", "replay.credit.grounds"},
     {"replay.credit.rollouts", "replay.credit.worlds", "replay.credit.setting"},
     {"replay.credit.agents", "replay.credit.estimates"},

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from trajrec import codec
 from trajrec.agents.current import CURRENT
 from trajrec.agents.loop import AgentEpisode
 from trajrec.agents.redaction import Redactor, differences
@@ -178,7 +177,7 @@ class Rerun:
             return self.live.execute(tool, arguments, call_id=call_id, run=run)
         mark = self._steps.mark()
         place = self._steps.place_call()
-        now = {"tool": tool, "arguments": self._plain(arguments)}
+        now = {"tool": tool, "arguments": self._redactor.plain(arguments)}
         of_step = [a for a in self._calls if (a.start.step, a.start.attempt) == (place.step, place.attempt)]
         found = next((a for a in of_step if not differences(_asked(a), now)), None)
         if found is None:
@@ -208,7 +207,7 @@ class Rerun:
         is_list = isinstance(messages, (list, tuple))
         fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
         request = {**fields, **({"args": list(args)} if args else {})}
-        now = self._plain({"messages": list(messages) if is_list else [], **request})  # type: ignore[arg-type]
+        now = self._redactor.plain({"messages": list(messages) if is_list else [], **request})  # type: ignore[arg-type]
         found = self._models[number] if number < len(self._models) else None
         recorded = None if found is None else {"messages": found.messages, **found.request}
         if found is None or differences(recorded, now):
@@ -229,7 +228,7 @@ class Rerun:
         """Return the value that came from outside when the episode was recorded."""
         if self.live is not None:
             return self.live.effect(name, function, *args)
-        now = {"name": name, "arguments": self._plain(list(args))}
+        now = {"name": name, "arguments": self._redactor.plain(list(args))}
         mark = self._steps.mark()
         if not self._effects:
             return self._differ(self._steps.step, "effect", None, now, mark).effect(name, function, *args)
@@ -301,10 +300,6 @@ class Rerun:
         self.live = continue_live(self.episode, max(0, step), self._steps, *counts, self._functions, goal=self.goal, **where)  # type: ignore[arg-type]
         self.world = self.live.world
         return self.live
-
-    def _plain(self, value: Any) -> Any:
-        """Return a value as the recorder would have stored it."""
-        return codec.decode(self._redactor.encode(value)[0])
 
     def _raise(self, exc: BaseException, is_async: bool) -> Any:
         if not is_async:

@@ -160,6 +160,18 @@ class Transcript:
         return [event for event in self._events if isinstance(event, EffectValue)]
 
     @cached_property
+    def effect_steps(self) -> list[int]:
+        """The step that each value from outside is of: that of the call or model call that comes next, which it may decide."""
+        steps = [event.step for event in self._events if isinstance(event, (CallStart, ModelStart))]
+        found, following = [], max(steps, default=-1) + 1
+        for event in reversed(self._events):
+            if isinstance(event, (CallStart, ModelStart)):
+                following = event.step
+            elif isinstance(event, EffectValue):
+                found.append(following)
+        return found[::-1]
+
+    @cached_property
     def initial_state(self) -> dict[str, Any]:
         """The parts of the state after the reset."""
         first = [event for event in self._events if isinstance(event, StateChange) and event.step < 0]

@@ -17,7 +17,7 @@ from trajrec.agents.streams import record_stream
 from trajrec.errors import AgentChangedError
 from trajrec.protocols import Tool, Verdict
 from trajrec.recorded import RecordedStream, as_exception, as_objects
-from trajrec.replay.credit.worlds import Call, Context, Told, calls_of
+from trajrec.replay.credit.contexts import Call, Context, Told, calls_of
 
 _UNKNOWN: list[Any] = []
 """A row of what was said where nobody knows it."""

@@ -16,13 +16,13 @@ import numpy as np
 from trajrec.episodes import Episode
 from trajrec.paths import path_between
 from trajrec.replay.credit import intervals
+from trajrec.replay.credit.contexts import recorded_calls
 from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter, Split
 from trajrec.replay.credit.intervals import Array, Interval
 from trajrec.replay.credit.keeping import finish
 from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout, Script
 from trajrec.replay.credit.setting import How, Setting
-from trajrec.replay.credit.worlds import recorded_calls
 from trajrec.replay.stages import check_step
 
 Estimator = Literal["value", "delta", "advantage"]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import hashlib
 import inspect
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -17,66 +15,13 @@ from trajrec import codec
 from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError, SnapshotError
-from trajrec.paths import asked
 from trajrec.protocols import Snapshotable, Verifier, World
 from trajrec.replay.branches import Level
+from trajrec.replay.credit.contexts import Context, Made, Recording, calls_of
 from trajrec.replay.credit.grounds import Check, Resample, Unreplayable
 from trajrec.replay.credit.noise import EnvNoise, Noise
 from trajrec.replay.worlds import walk_world
-from trajrec.transcript import Transcript
 from trajrec.verifiers import as_verdict
-
-Call = tuple[str, dict[str, Any]]
-"""A tool and its arguments."""
-
-Told = list[list[Any]]
-"""What models, or the outside, said to what: [request, answer, type of error, message, whether it was streamed], the first two
-encoded. An empty row where nobody knows."""
-
-
-class Made(NamedTuple):
-    """A call that was made.
-
-    Attributes:
-        step: The step that it belongs to.
-        tool: The tool.
-        arguments: Its arguments.
-        result: What it returned; None where it failed.
-        error: What it raised, as "type: message"; "" where it did not.
-    """
-
-    step: int
-    tool: str
-    arguments: dict[str, Any]
-    result: Any
-    error: str
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a policy of an agent's world sees: what it was asked, and what it has done.
-
-    Its action is a call, (tool, arguments), or several in a list; None when it is done.
-
-    Attributes:
-        goal: What the world's reset returned.
-        step: The step that it is at.
-        made: The calls that were made, in order.
-        history_key: All that a policy can know, hashable: rollouts meet only where it is the same.
-        recorded: What else the recording knows of what the agent did.
-    """
-
-    goal: Any
-    step: int
-    made: tuple[Made, ...]
-    history_key: bytes = b""
-    recorded: Recording | None = field(default=None, repr=False, compare=False)
-
-    def after(self, made: Made) -> Context:
-        """Return the context with a call more, in the same step."""
-        data = codec.encode([made.step, made.tool, made.arguments, made.result, made.error], opaque=True, canonical=True)
-        key = hashlib.blake2b(self.history_key + data).digest()
-        return Context(self.goal, self.step, (*self.made, made), key, self.recorded)
 
 
 class WorldGround:
@@ -195,10 +140,10 @@ class WorldGround:
     def _call(self, tool: str, arguments: dict[str, Any]) -> Made:
         effect, step = self._effects.get(tool), self._context.step
         if effect == "external" or (effect is None and tool in self._recorded.tools):
-            known = self._recorded.answer(self._context.made, step, tool, arguments)
+            known = self._recorded.answer(self._context.made, tool, arguments)
             if known is None:
                 raise Unreplayable(f"step {step}: {tool} reaches beyond the world, and was not called so when recorded")
-            return known
+            return known._replace(step=step)
         given = copy.deepcopy(arguments)  # a world may keep or change what it is given; a script is taken many times
         try:
             with self._hold():
@@ -217,102 +162,6 @@ class WorldGround:
             return contextlib.nullcontext()
         step = self._context.step
         return held(self._recorded.time_ns(step), seed_of(seed, self._root, self._universe, step))
-
-
-class Recording:
-    """What was recorded of an agent, as a policy would see it."""
-
-    def __init__(self, episode: Episode) -> None:
-        self._episode = episode
-        transcript: Transcript = episode.transcript
-        task = transcript.task_start
-        self.goal = None if task is None else transcript.value(task.goal_data)
-        self.held_seed = None if task is None else task.held_seed
-        self.tools = set() if task is None else {row[0] for row in transcript.value(task.tools_data)}
-        self._begin = 0 if episode.start is None else episode.start.time_ns
-        self.made: list[Made] = []
-        self._times: dict[int, int] = {}
-        for attempt in transcript.attempts:
-            start, end = attempt.start, attempt.end
-            if end is None or end.outcome == "cancelled":
-                continue
-            error = f"{end.error_type}: {end.message}" if end.is_raised else ""
-            self.made.append(Made(start.step, start.tool, attempt.arguments, None if error else attempt.result, error))
-            self._times.setdefault(start.step, start.time_ns)
-
-    def context(self, step: int) -> Context:
-        """Return what the agent knew before a step."""
-        found = Context(self.goal, step, (), recorded=self)
-        for made in self.made:
-            if made.step < step:
-                found = found.after(made)
-        return found
-
-    def did(self, context: Context, calls: list[Call]) -> bool:
-        """Say whether calls at a context are those that were made, after all that was made before them."""
-        mine = [made for made in self.made if made.step <= context.step]
-        n = len(context.made)
-        return list(context.made) == mine[:n] and [(made.tool, made.arguments) for made in mine[n:]] == calls
-
-    def told(self, step: int) -> dict[str, Told]:
-        """Return what models and the outside said before a step."""
-        return {kind: [row for at, row in rows if at < step] for kind, rows in self._told.items()}
-
-    @property
-    def has_told(self) -> bool:
-        """Whether they said anything in this episode."""
-        return any(self._told.values())
-
-    @functools.cached_property
-    def _told(self) -> dict[str, list[tuple[int, list[Any]]]]:
-        models, _, effects = asked(self._episode)
-        found: dict[str, list[tuple[int, list[Any]]]] = {"model": [], "effect": []}
-        for call in models:
-            request, end = codec.encode({"messages": call.messages, **call.request}), call.end
-            if end is None:
-                row = [request, None, "builtins.TimeoutError", "the recorded model call was open when its log ended", False]
-            else:
-                answer = None if end.answer_data is None else codec.encode(call.answer)
-                row = [request, answer, end.error_type, end.message, end.is_streamed]
-            found["model"].append((call.start.step, row))
-        for event, transcript in effects:
-            request = codec.encode({"name": event.name, "arguments": transcript.value(event.arguments_data)})
-            answer = None if event.value_data is None else codec.encode(transcript.value(event.value_data))
-            found["effect"].append((event.step, [request, answer, event.error_type, event.message, False]))
-        return found
-
-    def time_ns(self, step: int) -> int:
-        """Return when a step began; beyond the last, when that did."""
-        return next((self._times[k] for k in range(step, -1, -1) if k in self._times), self._begin)
-
-    def answer(self, before: Sequence[Made], step: int, tool: str, arguments: dict[str, Any]) -> Made | None:
-        """Return what came of a call, if all before it was as recorded; None where it was never made so."""
-        n = len(before)
-        if n >= len(self.made) or list(before) != self.made[:n]:
-            return None
-        made = self.made[n]
-        return made if (made.step, made.tool, made.arguments) == (step, tool, arguments) else None
-
-
-def recorded_calls(episode: Episode) -> dict[int, Any]:
-    """Return what an agent did, by step: its calls as (tool, arguments), every try of them."""
-    found: dict[int, Any] = {step: [] for step in range(episode.first_step, episode.n_steps)}
-    for made in Recording(episode).made:
-        found[made.step].append((made.tool, made.arguments))
-    return found
-
-
-def calls_of(action: Any) -> list[Call]:
-    """Return an action as a list of calls.
-
-    Raises:
-        TypeError: It is none.
-    """
-    calls = [action] if isinstance(action, tuple) and len(action) == 2 and isinstance(action[0], str) else list(action)
-    for call in calls:
-        if not (isinstance(call, (tuple, list)) and len(call) == 2 and isinstance(call[0], str) and isinstance(call[1], dict)):
-            raise TypeError(f"an action in a world is (tool, arguments), a list of such, or None, got {action!r}")
-    return [(tool, arguments) for tool, arguments in calls]
 
 
 def _encoded(world: Any) -> bytes:

@@ -72,6 +72,10 @@ class Redactor:
         redacted = codec.encode(after, opaque=True)
         return redacted, redacted != codec.encode(before, opaque=True)
 
+    def plain(self, value: Any) -> Any:
+        """Return a value as it is read back from a log."""
+        return codec.decode(self.encode(value)[0])
+
     def text(self, text: str) -> str:
         """Return a text without the secrets in it."""
         for secret in self._known:

@@ -1,0 +1,201 @@
+"""What a policy of an agent's world goes by: what it was asked, the calls that were made, what the recording has of both."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from trajrec import codec
+from trajrec.agents.redaction import Redactor, differences
+from trajrec.episodes import Episode
+from trajrec.paths import asked
+from trajrec.transcript import Attempt, Transcript
+
+Call = tuple[str, dict[str, Any]]
+"""A tool and its arguments."""
+
+Told = list[list[Any]]
+"""What models, or the outside, said to what: [request, answer, type of error, message, whether it was streamed], the first two
+encoded. An empty row where nobody knows."""
+
+
+class Made(NamedTuple):
+    """A call that was made.
+
+    Attributes:
+        step: The step that it belongs to.
+        tool: The tool.
+        arguments: Its arguments.
+        result: What it returned; None where it failed.
+        error: What it raised, as "type: message"; "" where it did not.
+    """
+
+    step: int
+    tool: str
+    arguments: dict[str, Any]
+    result: Any
+    error: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a policy of an agent's world sees: what it was asked, and what it has done.
+
+    Its action is a call, (tool, arguments), or several in a list; None when it is done.
+
+    Attributes:
+        goal: What the world's reset returned.
+        step: The step that it is at.
+        made: The calls that were made, in order.
+        history_key: All that a policy can know, hashable: rollouts meet only where it is the same.
+        recorded: What else the recording knows of what the agent did.
+    """
+
+    goal: Any
+    step: int
+    made: tuple[Made, ...]
+    history_key: bytes = b""
+    recorded: Recording | None = field(default=None, repr=False, compare=False)
+
+    def after(self, made: Made) -> Context:
+        """Return the context with a call more, in the same step."""
+        data = codec.encode([made.step, made.tool, made.arguments, made.result, made.error], opaque=True, canonical=True)
+        key = hashlib.blake2b(self.history_key + data).digest()
+        return Context(self.goal, self.step, (*self.made, made), key, self.recorded)
+
+
+class Recording:
+    """What was recorded of an agent, as a policy would see it.
+
+    Attributes:
+        id: The episode's id.
+        goal: What the agent was asked.
+        tools: Names of the tools that there were at the beginning.
+        made: The calls that were made, in order. Of a fork, what led to it in its parent comes first: `n_before` of them.
+    """
+
+    def __init__(self, episode: Episode) -> None:
+        self._episode, self.id = episode, episode.id
+        transcript: Transcript = episode.transcript
+        task = transcript.task_start
+        self.goal = None if task is None else transcript.value(task.goal_data)
+        self.held_seed = None if task is None else task.held_seed
+        self.tools = set() if task is None else {row[0] for row in transcript.value(task.tools_data)}
+        self._begin = 0 if episode.start is None else episode.start.time_ns
+        self._models, attempts, self._effects = asked(episode)
+        ended = [attempt for attempt in attempts if attempt.end is not None and attempt.end.outcome != "cancelled"]
+        own = {attempt.place for attempt in transcript.attempts}
+        self.made = [_made(attempt) for attempt in ended]
+        self.n_before = sum(attempt.place not in own for attempt in ended)
+        self._times: dict[int, int] = {}
+        for attempt in ended:
+            self._times.setdefault(attempt.start.step, attempt.start.time_ns)
+
+    def context(self, step: int) -> Context:
+        """Return what the agent knew before a step."""
+        found = Context(self.goal, step, (), recorded=self)
+        for made in self._until(step - 1):
+            found = found.after(made)
+        return found
+
+    def did(self, context: Context, calls: list[Call]) -> bool:
+        """Say whether calls at a context are those that were made, after all that was made before them."""
+        n, there = len(context.made), self._until(context.step)
+        was = [[made.tool, made.arguments] for made in there[n:]]
+        return self._are_same(context.made, there) and self.is_same(was, [list(call) for call in calls])
+
+    def _until(self, step: int) -> list[Made]:
+        """Return the calls up to the end of a step, and all that a fork begins with."""
+        return [made for k, made in enumerate(self.made) if k < self.n_before or made.step <= step]
+
+    def told(self, step: int) -> dict[str, Told]:
+        """Return what models and the outside said before a step."""
+        return {kind: [row for at, row in rows if at < step] for kind, rows in self._told.items()}
+
+    @property
+    def has_told(self) -> bool:
+        """Whether they said anything in this episode."""
+        return any(self._told.values())
+
+    @functools.cached_property
+    def _told(self) -> dict[str, list[tuple[int, list[Any]]]]:
+        found: dict[str, list[tuple[int, list[Any]]]] = {"model": [], "effect": []}
+        transcript, first = self._episode.transcript, self._episode.first_step
+        n_before = len(self._models) - len(transcript.model_calls)
+        for k, call in enumerate(self._models):
+            request, end = codec.encode({"messages": call.messages, **call.request}), call.end
+            if end is None:
+                row = [request, None, "builtins.TimeoutError", "the recorded model call was open when its log ended", False]
+            else:
+                answer = None if end.answer_data is None else codec.encode(call.answer)
+                row = [request, answer, end.error_type, end.message, end.is_streamed]
+            found["model"].append((first - 1 if k < n_before else call.start.step, row))
+        steps = transcript.effect_steps
+        steps = [first - 1] * (len(self._effects) - len(steps)) + steps
+        for step, (event, of) in zip(steps, self._effects, strict=True):
+            request = codec.encode({"name": event.name, "arguments": of.value(event.arguments_data)})
+            answer = None if event.value_data is None else codec.encode(of.value(event.value_data))
+            found["effect"].append((step, [request, answer, event.error_type, event.message, False]))
+        return found
+
+    def time_ns(self, step: int) -> int:
+        """Return when a step began; beyond the last, when that did."""
+        return next((self._times[k] for k in range(step, -1, -1) if k in self._times), self._begin)
+
+    def answer(self, before: Sequence[Made], tool: str, arguments: dict[str, Any]) -> Made | None:
+        """Return what came of a call, if all before it was as recorded; None where it was never made so.
+
+        By their order: which step a call belongs to, the agent alone knows.
+        """
+        if len(before) >= len(self.made) or not self._are_same(before, self.made):
+            return None
+        made = self.made[len(before)]
+        return made if self.is_same([made.tool, made.arguments], [tool, arguments]) else None
+
+    def _are_same(self, made: Sequence[Made], recorded: Sequence[Made]) -> bool:
+        """Say whether calls, and what came of them, are the first of those that were recorded."""
+        pairs = zip(made, recorded, strict=False)
+        return len(made) <= len(recorded) and all(a is b or self.is_same(list(b[1:]), list(a[1:])) for a, b in pairs)
+
+    @functools.cached_property
+    def redactor(self) -> Redactor:
+        """What keeps secrets out of what is compared and shown."""
+        return Redactor()
+
+    def is_same(self, recorded: Any, now: Any) -> bool:
+        """Say whether a recorded value is one of now, as it would have been recorded."""
+        if codec.encode(recorded, opaque=True) == codec.encode(now, opaque=True):
+            return True
+        return not differences(self.redactor.plain(recorded), self.redactor.plain(now))
+
+
+def _made(attempt: Attempt) -> Made:
+    start, end = attempt.start, attempt.end
+    assert end is not None
+    error = f"{end.error_type}: {end.message}" if end.is_raised else ""
+    return Made(start.step, start.tool, attempt.arguments, None if error else attempt.result, error)
+
+
+def recorded_calls(episode: Episode) -> dict[int, Any]:
+    """Return what an agent did, by step: its calls as (tool, arguments), every try of them."""
+    found: dict[int, Any] = {step: [] for step in range(episode.first_step, episode.n_steps)}
+    recorded = Recording(episode)
+    for made in recorded.made[recorded.n_before :]:
+        found[made.step].append((made.tool, made.arguments))
+    return found
+
+
+def calls_of(action: Any) -> list[Call]:
+    """Return an action as a list of calls.
+
+    Raises:
+        TypeError: It is none.
+    """
+    calls = [action] if isinstance(action, tuple) and len(action) == 2 and isinstance(action[0], str) else list(action)
+    for call in calls:
+        if not (isinstance(call, (tuple, list)) and len(call) == 2 and isinstance(call[0], str) and isinstance(call[1], dict)):
+            raise TypeError(f"an action in a world is (tool, arguments), a list of such, or None, got {action!r}")
+    return [(tool, arguments) for tool, arguments in calls]
