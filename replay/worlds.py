@@ -18,6 +18,7 @@ from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, ReplayError, RestoreError
 from trajrec.protocols import Verifier, World
+from trajrec.recorded import awaited
 from trajrec.replay.cause import find_cause
 from trajrec.replay.environments import make_world
 from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
@@ -127,6 +128,11 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
             if attempt.start.step == step:
                 _raise_on(execution.make(attempt), episode)
     yield episode.n_steps
+
+
+def reaches_beyond(tool: str, effect: str, world_tools: Collection[str]) -> bool:
+    """Say whether a call is none that a world can make again: its tool is external, or none of the world's."""
+    return effect == "external" or tool not in world_tools
 
 
 def _execution(episode: Episode, world: World) -> _Execution:
@@ -269,16 +275,15 @@ class _Execution:
         if end is None or end.outcome == "cancelled":
             self._notes["a call that was open when the log ended, or cancelled, was not executed"] = None
             return None
-        if start.effect == "external":
-            self._notes["calls of external tools were answered from the log"] = None
-            return None
         known = {tool.name for tool in self._world.tools()}
-        if start.tool not in known:
-            if start.invalid:
+        if reaches_beyond(start.tool, start.effect, known):
+            is_external = start.effect == "external"
+            if start.invalid and not is_external:
                 return None  # as it was: no tool of that name
-            if start.tool in self._recorded_tools:
+            if start.tool in self._recorded_tools and not is_external:
                 return Divergence(start.step, "error", f"a call of {start.tool}", "no such tool")
-            self._notes["calls of functions outside the world were answered from the log"] = None
+            what = "external tools" if is_external else "functions outside the world"
+            self._notes[f"calls of {what} were answered from the log"] = None
             return None
         if start.is_redacted:
             self._has_redacted = True
@@ -298,7 +303,7 @@ class _Execution:
                 import asyncio
 
                 with self._hold(start.time_ns, *attempt.place):
-                    result = asyncio.run(_awaited(result))
+                    result = asyncio.run(awaited(result))
         except Exception as exc:
             actual = f"{codec.type_name(exc)}: {exc}"
             if end.is_raised and (
@@ -387,10 +392,6 @@ def _is_reordered(recorded: Any, live: Any, path: str) -> bool:
         else:
             return False
     return False
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
 
 
 def _path(*parts: str) -> str:

@@ -280,6 +280,35 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(tmp_path: Path
     assert after.value == 0.0
 
 
+def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    def fee(order: str) -> int:
+        called.append(order)
+        return 50
+
+    def agent_for(order: str) -> Callable[[Any], None]:
+        def agent(ep: Any) -> None:
+            ask = ep.tool(fee)
+            ep.call("deposit", amount=100)
+            try:
+                amount = ask(order=order)
+            except Exception:
+                amount = 150
+            ep.call("choose", amount=amount)
+            ep.call("withdraw")
+
+        return agent
+
+    episode = record(tmp_path, agent_for("A"))
+    table = credit.scan(episode, credit.AgentPolicy(agent_for("A")), estimator="value", n=2)
+    assert {row.value for row in table} == {1.0}
+    assert not any(row.n_lost for row in table)
+    (row,) = credit.scan(episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2)
+    assert row.n_lost == 2
+    assert called == ["A"]
+
+
 def test_an_async_agent_is_refused() -> None:
     async def agent(ep: Any) -> None: ...
 

@@ -91,6 +91,11 @@ def as_exception(type_name: str, message: str) -> BaseException:
     return RecordedError(type_name, message)
 
 
+async def awaited(answer: Any) -> Any:
+    """Wait for what a tool or a model gave back, whatever kind of awaitable it is."""
+    return await answer
+
+
 def _object(value: Plain) -> Any:
     fields = {name: as_objects(item) for name, item in value.fields.items()}
     if value.kind == "value" or value.kind == "subclass":

@@ -73,7 +73,7 @@ class Recording:
     Attributes:
         id: The episode's id.
         goal: What the agent was asked.
-        tools: Names of the tools that there were at the beginning.
+        tools: Names of the tools that there were: at the beginning, and functions that were called as tools later.
         made: The calls that were made, in order. Of a fork, what led to it in its parent comes first: `n_before` of them.
     """
 
@@ -87,6 +87,7 @@ class Recording:
         self._begin = 0 if episode.start is None else episode.start.time_ns
         self._models, attempts, self._effects = asked(episode)
         ended = [attempt for attempt in attempts if attempt.end is not None and attempt.end.outcome != "cancelled"]
+        self.tools |= {attempt.tool for attempt in attempts if not attempt.start.invalid}
         own = {attempt.place for attempt in transcript.attempts}
         self.made = [_made(attempt) for attempt in ended]
         self.n_before = sum(attempt.place not in own for attempt in ended)

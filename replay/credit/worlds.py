@@ -16,11 +16,12 @@ from trajrec.effects import held, seed_of
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError, SnapshotError
 from trajrec.protocols import Snapshotable, Verifier, World
+from trajrec.recorded import awaited
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.contexts import Context, Made, Recording, calls_of
 from trajrec.replay.credit.grounds import Check, Resample, Unreplayable
 from trajrec.replay.credit.noise import EnvNoise, Noise
-from trajrec.replay.worlds import walk_world
+from trajrec.replay.worlds import reaches_beyond, walk_world
 from trajrec.verifiers import as_verdict
 
 
@@ -138,8 +139,9 @@ class WorldGround:
         """See `Ground`."""
 
     def _call(self, tool: str, arguments: dict[str, Any]) -> Made:
-        effect, step = self._effects.get(tool), self._context.step
-        if effect == "external" or (effect is None and tool in self._recorded.tools):
+        step, is_known = self._context.step, tool in self._effects or tool in self._recorded.tools
+        # A name that nobody knows is an error of the agent's, which the world tells it.
+        if is_known and reaches_beyond(tool, self._effects.get(tool, ""), self._effects):
             known = self._recorded.answer(self._context.made, tool, arguments)
             if known is None:
                 raise Unreplayable(f"step {step}: {tool} reaches beyond the world, and was not called so when recorded")
@@ -151,7 +153,7 @@ class WorldGround:
                 if inspect.isawaitable(result):
                     import asyncio
 
-                    result = asyncio.run(_awaited(result))
+                    result = asyncio.run(awaited(result))
         except Exception as exc:
             return Made(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}")
         return Made(step, tool, arguments, codec.decode(codec.encode(result, opaque=True)), "")
@@ -172,7 +174,3 @@ def _own_check(world: Any, episode: Episode) -> Verifier:
     if not callable(getattr(world, "task_solved", None)):
         raise ReplayError("nothing says whether a rollout was won: give check=, a function of the world", episode_id=episode.id)
     return lambda there: there.task_solved()
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
