@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from trajrec.codec import Plain
@@ -27,7 +27,7 @@ class Recorded(Plain):
 class RecordedStream:
     """A recorded stream, sync and async: its pieces, then what ended it."""
 
-    def __init__(self, pieces: Sequence[Any], error: BaseException | None) -> None:
+    def __init__(self, pieces: Iterable[Any], error: BaseException | None) -> None:
         self._pieces, self._error = iter(pieces), error
 
     def __iter__(self) -> Iterator[Any]:
@@ -89,6 +89,26 @@ def as_exception(type_name: str, message: str) -> BaseException:
             exc.args = (message,)
             return exc
     return RecordedError(type_name, message)
+
+
+def given(value: Any, is_async: bool) -> Any:
+    """Return a value as it was given then: at once, or to be awaited."""
+
+    async def later() -> Any:
+        return value
+
+    return later() if is_async else value
+
+
+def raised(exc: BaseException, is_async: bool) -> Any:
+    """Raise an exception as it was raised then: at once, or when it is awaited."""
+    if not is_async:
+        raise exc
+
+    async def later() -> Any:
+        raise exc
+
+    return later()
 
 
 async def awaited(answer: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import inspect
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from trajrec.agents.arguments import arguments_of, request_of, tool_name
 from trajrec.agents.current import CURRENT
 from trajrec.agents.loop import AgentEpisode
 from trajrec.agents.redaction import Redactor, differences
@@ -23,7 +23,7 @@ from trajrec.index.jsonable import to_json
 from trajrec.log.reader import LogReader
 from trajrec.paths import asked
 from trajrec.protocols import Tool, Verdict, World
-from trajrec.recorded import RecordedStream, as_exception, as_objects
+from trajrec.recorded import RecordedStream, as_exception, as_objects, given, raised
 from trajrec.schema import Check, EpisodeStart
 from trajrec.state.diff import Change
 from trajrec.transcript import Attempt
@@ -147,14 +147,13 @@ class Rerun:
 
     def tool(self, function: Callable[..., Any], *, name: str = "", **options: Any) -> Callable[..., Any]:
         """Return a stand-in for a tool, which answers from the log."""
-        name = name or getattr(function, "__name__", type(function).__name__)
+        name = name or tool_name(function)
         self._functions.append((function, {"name": name, **options}))
         if self.live is not None:
             return self.live.tool(function, name=name, **options)
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            arguments = {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
-            return self.execute(name, arguments)
+            return self.execute(name, arguments_of(function, args, kwargs))
 
         return recorded
 
@@ -189,8 +188,8 @@ class Rerun:
         if end is None:
             raise as_exception("builtins.TimeoutError", "the recorded call was open when its log ended")
         if end.is_raised:
-            return self._raise(as_exception(end.error_type, end.message), end.is_async)
-        return _given(as_objects(found.result), end.is_async)
+            return raised(as_exception(end.error_type, end.message), end.is_async)
+        return given(as_objects(found.result), end.is_async)
 
     def model(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Return the recorded answer; `function` is not called.
@@ -203,11 +202,7 @@ class Rerun:
         mark = self._steps.mark()
         with self._steps.lock:
             number, _, _ = self._steps.place_model()
-        messages = kwargs.get("messages")
-        is_list = isinstance(messages, (list, tuple))
-        fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
-        request = {**fields, **({"args": list(args)} if args else {})}
-        now = self._redactor.plain({"messages": list(messages) if is_list else [], **request})  # type: ignore[arg-type]
+        now = self._redactor.plain(request_of(args, kwargs))
         found = self._models[number] if number < len(self._models) else None
         recorded = None if found is None else {"messages": found.messages, **found.request}
         if found is None or differences(recorded, now):
@@ -217,12 +212,12 @@ class Rerun:
         if end is None:
             raise as_exception("builtins.TimeoutError", "the recorded model call was open when its log ended")
         if end.answer_data is None:
-            return self._raise(as_exception(end.error_type, end.message), end.is_async)
+            return raised(as_exception(end.error_type, end.message), end.is_async)
         answer = as_objects(found.answer)
         if end.is_streamed:
             error = as_exception(end.error_type, end.message) if end.error_type else None
-            return _given(RecordedStream(answer, error), end.is_async)
-        return _given(answer, end.is_async)
+            return given(RecordedStream(answer, error), end.is_async)
+        return given(answer, end.is_async)
 
     def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return the value that came from outside when the episode was recorded."""
@@ -301,15 +296,6 @@ class Rerun:
         self.world = self.live.world
         return self.live
 
-    def _raise(self, exc: BaseException, is_async: bool) -> Any:
-        if not is_async:
-            raise exc
-
-        async def later() -> Any:
-            raise exc
-
-        return later()
-
 
 def _only_episode(path: Path) -> Episode:
     reader = LogReader(path)
@@ -317,17 +303,6 @@ def _only_episode(path: Path) -> Episode:
     if len(numbers) != 1:
         raise ValueError(f"{path} holds {len(numbers)} episodes: give one, as trajrec.open(folder).episode(id)")
     return Episode(reader, numbers.pop())
-
-
-def _given(value: Any, is_async: bool) -> Any:
-    if not is_async:
-        return value
-
-    async def later() -> Any:
-        return value
-
-    found: Coroutine[Any, Any, Any] = later()
-    return found
 
 
 def _asked(attempt: Attempt) -> dict[str, Any]:

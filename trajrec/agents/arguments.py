@@ -1,11 +1,30 @@
-"""Whether a call's arguments fit what the tool says it takes."""
+"""What calls and model calls are asked with, and whether a call's arguments fit what the tool says it takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from trajrec.protocols import Tool
+
+
+def tool_name(function: Callable[..., Any]) -> str:
+    """Return what a function is called as a tool."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def arguments_of(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call of a function by name."""
+    return {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
+
+
+def request_of(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a model call's request as transcripts have it: the messages, and the other arguments by name."""
+    messages = kwargs.get("messages")
+    is_list = isinstance(messages, (list, tuple))
+    fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
+    return {"messages": [*messages] if is_list else [], **fields, **({"args": list(args)} if args else {})}  # type: ignore[misc]
 
 
 class ArgumentCheck:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from trajrec import codec
+from trajrec.agents.arguments import arguments_of, tool_name
 from trajrec.agents.calls import Calls, IsError, error_of
 from trajrec.agents.current import CURRENT
 from trajrec.agents.journal import Journal
@@ -167,12 +168,12 @@ class AgentEpisode:
         effect: Literal["read", "write", "external", "unknown"] = "unknown",
     ) -> Callable[..., Any]:
         """Make a function a tool: `call` knows it by its name, and what is returned records each call of it."""
-        name = name or getattr(function, "__name__", type(function).__name__)
+        name = name or tool_name(function)
         self._functions[name] = function
         self._tools[name] = Tool(name, schema, effect, inspect.getdoc(function) or "")
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            arguments = {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
+            arguments = arguments_of(function, args, kwargs)
             return self._calls.execute(name, arguments, lambda: function(*args, **kwargs), "", "")
 
         return recorded

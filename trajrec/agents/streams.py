@@ -11,12 +11,12 @@ Ended = Callable[[Any, BaseException | None, bool], None]
 def record_stream(answer: Any, ended: Ended) -> Any:
     """Return the answer, wrapped where it is a stream; `ended(value, exception, is_streamed)` is called once, at its end."""
     if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
-        return _Stream(answer, ended)
+        return Stream(answer, ended)
     ended(answer, None, False)
     return answer
 
 
-class _Stream:
+class Stream:
     """A stream, sync or async, that remembers its pieces. Everything else of it is the original's."""
 
     def __init__(self, stream: Any, ended: Ended) -> None:
@@ -51,7 +51,7 @@ class _Stream:
         self._pieces.append(piece)
         return piece
 
-    def __enter__(self) -> _Stream:
+    def __enter__(self) -> Stream:
         if hasattr(self._stream, "__enter__"):
             self._stream.__enter__()
         return self
@@ -60,7 +60,7 @@ class _Stream:
         self._over(exc[1])
         return self._stream.__exit__(*exc) if hasattr(self._stream, "__exit__") else None
 
-    async def __aenter__(self) -> _Stream:
+    async def __aenter__(self) -> Stream:
         if hasattr(self._stream, "__aenter__"):
             await self._stream.__aenter__()
         return self
@@ -68,6 +68,14 @@ class _Stream:
     async def __aexit__(self, *exc: Any) -> Any:
         self._over(exc[1])
         return await self._stream.__aexit__(*exc) if hasattr(self._stream, "__aexit__") else None
+
+    def leave(self) -> bool:
+        """End it here; say whether that was before its end. An async one is closed by the loop that it runs in."""
+        was_open = not self._is_over
+        self._over(None)
+        if was_open and hasattr(self._stream, "__next__") and hasattr(self._stream, "close"):
+            self._stream.close()
+        return was_open
 
     def __del__(self) -> None:
         self._over(None)
