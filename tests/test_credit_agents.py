@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import pickle
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trajrec
@@ -14,7 +17,9 @@ from trajrec.agents.sink import close_logs
 from trajrec.envs import Bank
 from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError
+from trajrec.protocols import Tool
 from trajrec.replay import credit
+from trajrec.replay.credit.contexts import Recording
 
 
 class Model:
@@ -54,8 +59,8 @@ def agent_of(ask: Callable[..., Any], amount: Callable[[Any], int] | None = None
     return agent
 
 
-def record(folder: Path, agent: Callable[[Any], None]) -> Episode:
-    with trajrec.episode(folder, task="t", world=Bank(), goal="take money out") as ep:
+def record(folder: Path, agent: Callable[[Any], None], world: Any = None) -> Episode:
+    with trajrec.episode(folder, task="t", world=world or Bank(), goal="take money out") as ep:
         agent(ep)
     close_logs()
     return trajrec.open(folder).episode(ep.id)
@@ -307,6 +312,366 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
     (row,) = credit.scan(episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2)
     assert row.n_lost == 2
     assert called == ["A"]
+
+    def plain(ep: Any) -> None:
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=50)
+        ep.call("withdraw")
+
+    # That it is a function, the agent says itself: the recording has none of it.
+    (row,) = credit.scan(record(tmp_path, plain), credit.AgentPolicy(agent_for("A")), estimator="value", steps=[0], n=2)
+    assert row.n_lost == 2
+
+
+def agent_of_calls(*calls: tuple[str, dict[str, Any]], before: Callable[[Any], Any] = lambda ep: None) -> Callable[[Any], None]:
+    def agent(ep: Any) -> None:
+        before(ep)
+        for tool, arguments in calls:
+            ep.execute(tool, arguments)
+
+    return agent
+
+
+WON: list[tuple[str, dict[str, Any]]] = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+
+
+def go_on(*, messages: list[Any]) -> str:
+    return "go on"
+
+
+@pytest.mark.parametrize("how", ["bare except", "finally", "another error", "goes on"])
+def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path, how: str) -> None:
+    inner = agent_of_calls(*WON)
+
+    def agent(ep: Any) -> None:
+        try:
+            inner(ep)
+        except BaseException as exc:
+            if how == "another error":
+                raise KeyError(how) from exc
+            if how == "goes on":
+                ep.call("deposit", amount=-1000)
+        finally:
+            if how == "finally":
+                ep.call("deposit", amount=7)
+
+    episode = record(tmp_path, agent)
+    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, memo=False)
+    assert {row.value for row in table} == {1.0}
+    assert not any(row.n_lost for row in table)
+    assert table.env_steps == 2 * sum(range(2, episode.n_steps + 2))  # each, and to stop
+
+
+def test_a_change_that_an_agent_catches_is_told_all_the_same(tmp_path: Path) -> None:
+    episode = record(tmp_path, agent_of_calls(*WON))
+
+    def other(ep: Any) -> None:
+        for _ in range(3):
+            try:
+                ep.call("deposit", amount=1)
+            except Exception:
+                continue
+
+    what = rf"episode {episode.id}: call 0 of the agent is deposit\(\{{'amount': 1\}}\), and was"
+    with pytest.raises(AgentChangedError, match=what):
+        credit.scan(episode, credit.AgentPolicy(other), estimator="value", steps=[1], n=2)
+
+
+def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
+    n_asked = 0
+
+    def model(*, messages: list[Any]) -> str:
+        nonlocal n_asked
+        n_asked += 1
+        return "go on"
+
+    def agent(ep: Any) -> None:
+        ep.model(model, messages=["think first"])
+        ep.model(model, messages=["all at once"])
+        for _ in range(15):
+            ep.call("deposit", amount=10)
+        with ep.step() as number:
+            assert number == 2
+            ep.call("choose", amount=50)
+            ep.call("withdraw")
+        assert ep.n_steps == 3
+        ep.model(model, messages=["thank you"])
+
+    episode = record(tmp_path, agent)
+    assert episode.n_steps == 4
+    n_asked = 0
+    table = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), n=2)
+    assert {row.value for row in table.of("value")} == {1.0}
+    assert not [note for note in table.notes if "cut" in note]
+    assert table.env_steps == 2 * 2 * (5 + 4 + 3 + 2)  # each, and to stop
+    assert n_asked == 2 * (3 + 2 + 1 + 1) + 2 * (2 + 1 + 1)  # those of values, and those after a recorded step
+    (row,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2, max_steps=2)
+    assert row.value == 0.0  # cut before the step that pays
+
+
+def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> None:
+    class Posted(Bank):
+        sent = 0
+
+        def tools(self) -> tuple[Tool, ...]:
+            return (*super().tools(), Tool.taking("post", "external", text="string"))
+
+        def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+            if name != "post":
+                return super().call(name, arguments)
+            type(self).sent += 1
+            return {"sent": type(self).sent}
+
+    def agent(ep: Any) -> None:
+        ep.model(go_on, messages=["all at once"])
+        ep.call("deposit", amount=100)
+        ep.call("post", text="one")
+        assert ep.call("post", text="two") == {"sent": 2}
+        ep.call("choose", amount=50)
+        ep.call("withdraw")
+
+    episode = record(tmp_path, agent, Posted())
+    (row,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Posted)
+    assert (row.value, row.n_lost, Posted.sent) == (1.0, 0, 2)
+
+
+class Loose(Bank):
+    """Takes anything."""
+
+    def tools(self) -> tuple[Tool, ...]:
+        return tuple(Tool(tool.name, None, "write") for tool in super().tools())
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
+        return super().call(name, {"amount": int(np.sum(arguments["amount"]))} if "amount" in arguments else {})
+
+
+SECRET = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@pytest.mark.parametrize("extra", [np.array([1.0, 2.0]), float("nan"), (1, 2), SECRET], ids=["array", "nan", "tuple", "secret"])
+def test_arguments_are_compared_as_they_are_recorded(tmp_path: Path, extra: Any) -> None:
+    first = ("deposit", {"amount": np.array([60, 40]), "api_key": extra})
+    agent = agent_of_calls(first, *WON[1:])
+    episode = record(tmp_path, agent, Loose())
+    table = credit.scan(episode, credit.AgentPolicy(agent), n=2, env=Loose)
+    assert {row.value for row in table.of("value")} == {1.0}
+    other = agent_of_calls(("deposit", {"amount": np.array([60, 41]), "api_key": extra}), *WON[1:])
+    with pytest.raises(AgentChangedError, match="call 0 of the agent is deposit") as found:
+        credit.scan(episode, credit.AgentPolicy(other), n=2, env=Loose)
+    assert SECRET not in str(found.value)
+
+
+def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Path) -> None:
+    drawn = random.Random(0)
+
+    def model(*, messages: list[Any]) -> str:
+        if drawn.random() < 0.5:
+            raise ConnectionError("the model is away")
+        return "go on"
+
+    def agent(ep: Any) -> None:
+        ep.call(*WON[0][:1], **WON[0][1])
+        ep.model(model, messages=["and now?"])
+        for tool, arguments in WON[1:]:
+            ep.execute(tool, arguments)
+
+    while True:
+        try:
+            episode = record(tmp_path, agent)
+            break
+        except ConnectionError:
+            continue
+    table = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32)
+    before, at = table
+    for row in (before, at):
+        assert 0 < row.n_lost < 32
+        assert (row.n + row.n_lost, row.value) == (32, 1.0)
+    assert "ConnectionError: the model is away" in "".join(table.notes)
+
+    def after_its_calls(ep: Any) -> None:
+        agent_of_calls(*WON)(ep)
+        raise RuntimeError("gave up")
+
+    with pytest.raises(RuntimeError):
+        record(tmp_path / "b", after_its_calls)
+    episode = next(trajrec.open(tmp_path / "b").episodes())
+    table = credit.scan(episode, credit.AgentPolicy(after_its_calls), estimator="value", n=2)
+    assert all((row.n, row.n_lost) == (0, 2) for row in table)
+    assert "gave up" in "".join(table.notes)
+
+
+def test_to_stop_is_an_alternative(tmp_path: Path) -> None:
+    def agent(ep: Any) -> None:
+        for tool, arguments in WON:
+            ep.model(go_on, messages=[tool])
+            ep.execute(tool, arguments)
+
+    episode = record(tmp_path, agent)
+    for alternative in ({"action": None}, {"by": credit.AgentPolicy(lambda ep: None)}, {"by": lambda context: None}):
+        table = credit.substitute(episode, credit.AgentPolicy(agent), 0, n=2, **alternative)  # type: ignore[arg-type]
+        assert table.of("effect")[0].value == -1.0
+    found = credit.substitute(episode, credit.AgentPolicy(agent), 1, n=2, action=None)
+    assert found.of("substituted")[0].value == 0.0
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept: bool) -> None:
+    kept: list[Any] = []
+    closed: list[bool] = []
+    drawn, is_rolling = random.Random(0), False
+
+    def model(*, messages: list[Any]) -> Iterator[str]:
+        try:
+            yield from "50" if drawn.random() < 0.5 else "150"
+            yield "\n"
+            yield "and more"
+        finally:
+            closed.append(True)
+
+    def agent(ep: Any) -> None:
+        ep.call("deposit", amount=100)
+        text, stream = "", ep.model(model, messages=["amount?"])
+        for piece in stream:
+            if piece == "\n":
+                break
+            text += piece
+        if is_kept and is_rolling:
+            kept.append(stream)
+        ep.call("choose", amount=int(text))
+        ep.call("withdraw")
+
+    while (episode := record(tmp_path, agent)).transcript.attempts[1].arguments != {"amount": 150}:
+        continue
+    closed.clear()
+    is_rolling = True
+    before, at = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32)
+    assert len(closed) == 64
+    assert before.lo <= 0.5 <= before.hi
+    assert at.lo <= 0.5 <= at.hi
+
+    def reading_on(ep: Any) -> None:
+        ep.call("deposit", amount=100)
+        stream = ep.model(model, messages=["amount?"])
+        next(stream)
+        ep.call("choose", amount=50)
+        assert list(stream)
+        ep.call("withdraw")
+
+    episode = record(tmp_path, reading_on)
+    with pytest.raises(AgentChangedError, match="model request 0 of the agent: its answer was streamed, and closed when"):
+        credit.scan(episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n=2)
+
+
+def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
+    class Slow(Bank):
+        async def call(self, name: str, arguments: dict[str, Any], /) -> Any:  # type: ignore[override]
+            if name == "withdraw" and not self.chosen:
+                raise ValueError("nothing is chosen")
+            return super().call(name, arguments)
+
+    n_asked = 0
+
+    async def model(*, messages: list[Any]) -> str:
+        nonlocal n_asked
+        n_asked += 1
+        return "50"
+
+    async def tokens(*, messages: list[Any]) -> Any:
+        async def pieces() -> Any:
+            yield "5"
+            yield "0"
+
+        return pieces()
+
+    async def inner(ep: Any) -> None:
+        assert ep.id
+        assert "".join([piece async for piece in await ep.model(tokens, messages=["stream"])]) == "50"
+        await asyncio.gather(ep.call("deposit", amount=60), ep.call("deposit", amount=40))
+        with pytest.raises(ValueError, match="nothing is chosen"):
+            await ep.call("withdraw")
+        amount = await ep.model(model, messages=["amount?"])
+        await ep.call("choose", amount=int(amount))
+        await ep.call("withdraw")
+
+    def agent(ep: Any) -> None:
+        asyncio.run(inner(ep))
+
+    episode = record(tmp_path, agent, Slow())
+    n_asked = 0
+    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, memo=False)
+    assert {row.value for row in table} == {1.0}
+    assert n_asked == 2 * episode.n_steps + 2  # and twice to see whether it says the same
+    with trajrec.rerun(episode) as ep:
+        agent(ep)
+
+
+def test_a_tool_need_not_be_a_function(tmp_path: Path) -> None:
+    class Ask:
+        def __call__(self, x: int, *rest: int) -> int:
+            return x
+
+    agent = agent_of_calls(*WON, before=lambda ep: ep.tool(Ask())(50, 2, 3))
+    episode = record(tmp_path, agent)
+    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2)
+    assert {(row.value, row.n_lost) for row in table} == {(1.0, 0)}
+
+
+def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Path) -> None:
+    model = Model()
+
+    def careful(ep: Any) -> None:
+        ep.model(model, messages=[{"role": "user", "content": ep.goal}, {"role": "user", "content": "deposit"}])
+        ep.call("deposit", amount=100)
+        ep.model(lambda *, messages: "50", messages=["be careful. what amount?"])
+        ep.call("choose", amount=50)
+
+    by = credit.AgentPolicy(careful, is_seeded=False)
+
+    def plain(ep: Any) -> None:
+        messages = [{"role": "user", "content": ep.goal}, {"role": "user", "content": "deposit"}]
+        ep.model(model, messages=messages)
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=int(ep.model(model_of_amounts, messages=["what amount?"])))
+        ep.model(go_on, messages=["withdraw"])
+        ep.call("withdraw")
+
+    def model_of_amounts(*, messages: list[Any]) -> str:
+        return "150"
+
+    short = record(tmp_path / "b", plain)
+    table = credit.substitute(short, credit.AgentPolicy(plain, is_seeded=False), 1, by=by, n=4)
+    assert table.of("kept")[0].value == 0.0
+    assert table.of("substituted")[0].value == 1.0
+    with pytest.raises(AgentChangedError, match="model request 1 of the agent is not the recorded one"):
+        credit.substitute(short, credit.AgentPolicy(plain, is_seeded=False), 2, by=by, n=4)
+
+
+def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
+    large = "y" * 100_000
+
+    def agent(ep: Any) -> None:
+        for k in range(4):
+            ep.model(go_on, messages=[large, k])
+            ep.call("deposit", amount=1)
+
+    episode = record(tmp_path, agent)
+    policy = credit.AgentPolicy(agent)
+    start = Recording(episode).context(0)
+    assert policy.act(start, np.random.default_rng(0)) == [("deposit", {"amount": 1})]
+    assert len(pickle.dumps(policy.snapshot())) < 1000
+    assert isinstance(policy.memory_key(start), bytes)
+    assert len(policy.memory_key(start)) < 100
+
+    prompts = iter(range(100))
+
+    def fickle(ep: Any) -> None:
+        ep.model(go_on, messages=[next(prompts)])
+        ep.call("deposit", amount=1)
+        ep.model(go_on, messages=["then"])
+        ep.call("deposit", amount=1)
+
+    with pytest.raises(AgentChangedError, match="is not the one that it made in this place before"):
+        credit.scan(record(tmp_path / "b", fickle), credit.AgentPolicy(fickle), estimator="value", steps=[0], n=2)
 
 
 def test_an_async_agent_is_refused() -> None:

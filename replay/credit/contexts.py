@@ -17,9 +17,66 @@ from trajrec.transcript import Attempt, Transcript
 Call = tuple[str, dict[str, Any]]
 """A tool and its arguments."""
 
-Told = list[list[Any]]
-"""What models, or the outside, said to what: [request, answer, type of error, message, whether it was streamed], the first two
-encoded. An empty row where nobody knows."""
+
+class Said(NamedTuple):
+    """What a model, or the outside, said to what.
+
+    Attributes:
+        request: Digest of the request; empty where any request is answered so.
+        answer: What came back, encoded; of a stream the list of its pieces. None where nothing did.
+        error_type: Type of what it raised; "" where it did not.
+        message: Its message.
+        is_streamed: Whether it was streamed.
+        is_async: Whether it was awaited.
+        is_left: Whether it was still being streamed when a call was made, and ends there.
+        recorded: The request, where it is of the recording, to show how another one differs.
+        key: Digest of all of that.
+    """
+
+    request: bytes
+    answer: bytes | None
+    error_type: str
+    message: str
+    is_streamed: bool
+    is_async: bool
+    is_left: bool
+    recorded: Any
+    key: bytes
+
+    @classmethod
+    def of(
+        cls,
+        request: bytes,
+        answer: bytes | None,
+        error: tuple[str, str] = ("", ""),
+        *,
+        is_streamed: bool = False,
+        is_async: bool = False,
+        recorded: Any = None,
+    ) -> Said:
+        """Make one, of the request encoded."""
+        digest = request_digest(request)
+        key = hashlib.blake2b(codec.encode([digest, answer, *error, is_streamed]), digest_size=16).digest()
+        return cls(digest, answer, *error, is_streamed, is_async, False, recorded, key)
+
+
+def request_digest(request: bytes) -> bytes:
+    """Return what a request is known by, given it encoded."""
+    return hashlib.blake2b(request, digest_size=16).digest()
+
+
+Told = dict[str, list[Said | str]]
+"""What was said by models ("model") and the outside ("effect"), in order; a text, where nobody knows, says why."""
+
+
+def told_key(told: Told) -> bytes:
+    """Return a digest of what was said."""
+    digest = hashlib.blake2b(digest_size=16)
+    for rows in told.values():
+        for row in rows:
+            digest.update(row.encode() if isinstance(row, str) else row.key)
+        digest.update(b"/")
+    return digest.digest()
 
 
 class Made(NamedTuple):
@@ -31,6 +88,7 @@ class Made(NamedTuple):
         arguments: Its arguments.
         result: What it returned; None where it failed.
         error: What it raised, as "type: message"; "" where it did not.
+        is_async: Whether it was awaited.
     """
 
     step: int
@@ -38,6 +96,7 @@ class Made(NamedTuple):
     arguments: dict[str, Any]
     result: Any
     error: str
+    is_async: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +171,7 @@ class Recording:
         """Return the calls up to the end of a step, and all that a fork begins with."""
         return [made for k, made in enumerate(self.made) if k < self.n_before or made.step <= step]
 
-    def told(self, step: int) -> dict[str, Told]:
+    def told(self, step: int) -> Told:
         """Return what models and the outside said before a step."""
         return {kind: [row for at, row in rows if at < step] for kind, rows in self._told.items()}
 
@@ -122,24 +181,28 @@ class Recording:
         return any(self._told.values())
 
     @functools.cached_property
-    def _told(self) -> dict[str, list[tuple[int, list[Any]]]]:
-        found: dict[str, list[tuple[int, list[Any]]]] = {"model": [], "effect": []}
+    def _told(self) -> dict[str, list[tuple[int, Said]]]:
+        found: dict[str, list[tuple[int, Said]]] = {"model": [], "effect": []}
         transcript, first = self._episode.transcript, self._episode.first_step
         n_before = len(self._models) - len(transcript.model_calls)
         for k, call in enumerate(self._models):
-            request, end = codec.encode({"messages": call.messages, **call.request}), call.end
+            request, end = {"messages": call.messages, **call.request}, call.end
+            data = codec.encode(request)
             if end is None:
-                row = [request, None, "builtins.TimeoutError", "the recorded model call was open when its log ended", False]
+                why = "builtins.TimeoutError", "the recorded model call was open when its log ended"
+                row = Said.of(data, None, why, recorded=request)
             else:
                 answer = None if end.answer_data is None else codec.encode(call.answer)
-                row = [request, answer, end.error_type, end.message, end.is_streamed]
+                how = {"is_streamed": end.is_streamed, "is_async": end.is_async}
+                row = Said.of(data, answer, (end.error_type, end.message), recorded=request, **how)
             found["model"].append((first - 1 if k < n_before else call.start.step, row))
         steps = transcript.effect_steps
         steps = [first - 1] * (len(self._effects) - len(steps)) + steps
         for step, (event, of) in zip(steps, self._effects, strict=True):
-            request = codec.encode({"name": event.name, "arguments": of.value(event.arguments_data)})
+            request = {"name": event.name, "arguments": of.value(event.arguments_data)}
             answer = None if event.value_data is None else codec.encode(of.value(event.value_data))
-            found["effect"].append((step, [request, answer, event.error_type, event.message, False]))
+            row = Said.of(codec.encode(request), answer, (event.error_type, event.message), recorded=request)
+            found["effect"].append((step, row))
         return found
 
     def time_ns(self, step: int) -> int:
@@ -159,7 +222,7 @@ class Recording:
     def _are_same(self, made: Sequence[Made], recorded: Sequence[Made]) -> bool:
         """Say whether calls, and what came of them, are the first of those that were recorded."""
         pairs = zip(made, recorded, strict=False)
-        return len(made) <= len(recorded) and all(a is b or self.is_same(list(b[1:]), list(a[1:])) for a, b in pairs)
+        return len(made) <= len(recorded) and all(a is b or self.is_same(list(b[1:5]), list(a[1:5])) for a, b in pairs)
 
     @functools.cached_property
     def redactor(self) -> Redactor:
@@ -177,7 +240,7 @@ def _made(attempt: Attempt) -> Made:
     start, end = attempt.start, attempt.end
     assert end is not None
     error = f"{end.error_type}: {end.message}" if end.is_raised else ""
-    return Made(start.step, start.tool, attempt.arguments, None if error else attempt.result, error)
+    return Made(start.step, start.tool, attempt.arguments, None if error else attempt.result, error, end.is_async)
 
 
 def recorded_calls(episode: Episode) -> dict[int, Any]:

@@ -24,7 +24,8 @@ class Policy(Protocol):
     - `dist(observation)`: the probabilities of the actions of a Discrete space, (A,) float64;
     - `act_batch(observations, rngs)`: an action for each; the branches that are alive are then asked for together;
     - where it remembers: `snapshot()` (plain data), `restore(snapshot)`, `reset()`, and `observe(observation, action)`, which
-      tells it what was done without asking it;
+      tells it what was done without asking it; `memory_key(observation)`, hashable, where a snapshot is too large to tell two
+      apart by all of it;
     - `memory(context)`, of an agent's world: what of its context it goes on by, hashable; by default that is all of it;
     - `is_seeded`, False where it draws from elsewhere than the generator that it is given: its noise is then fresh.
     """

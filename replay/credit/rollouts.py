@@ -10,6 +10,7 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from trajrec import codec
+from trajrec.errors import AgentChangedError
 from trajrec.replay.credit.grounds import Ground, Resample, Unreplayable
 from trajrec.replay.credit.noise import Noise, PolicyNoise
 from trajrec.replay.credit.policies import Policy
@@ -37,9 +38,9 @@ class Rollout(NamedTuple):
         score: What the check said at the end; None where there is none.
         length: Steps to the end.
         status: "ended"; "cut" at the step that is the last to be taken; "unreplayable" where a branch came to what cannot be
-            done again; "error" where the environment raised.
+            done again; "error" where the environment raised, or the agent's loop did.
         coalesced_at: Step at which it met a rollout of its universe and went on as that one; -1 where it met none.
-        error: What the environment raised.
+        error: What was raised.
         env_steps: Steps of the environment that were taken for it: fewer than `length` where it met another.
         policy_calls: Actions that the policy was asked for.
         visits: Each step of it, where they are kept.
@@ -276,6 +277,8 @@ class Roller:
             except Unreplayable as exc:
                 rest = _Rest(0.0, None, 0, "unreplayable", str(exc))
                 break
+            except AgentChangedError:
+                raise  # it says nothing of what would have come of it
             except Exception as exc:
                 rest = _Rest(0.0, None, 0, "error", f"{codec.type_name(exc)}: {exc}")
                 break
@@ -343,6 +346,7 @@ class _Memory:
         self._policy: Any = policy
         self._remembers = hasattr(policy, "snapshot") and hasattr(policy, "restore")
         self._of_context = getattr(policy, "memory", None)
+        self._key = getattr(policy, "memory_key", None)
         self.begin: Any = None
 
     def put(self) -> None:
@@ -357,7 +361,9 @@ class _Memory:
 
     def key(self, observation: Any) -> Hashable:
         """Return what it goes on by beyond the state, hashable: what it remembers, and what an agent has in its context."""
-        own = codec.encode(self._policy.snapshot(), canonical=True) if self._remembers else None
+        own: Hashable = None
+        if self._remembers:
+            own = codec.encode(self._policy.snapshot(), canonical=True) if self._key is None else self._key(observation)
         if self._of_context is not None:
             return own, self._of_context(observation)
         return own, getattr(observation, "history_key", None)

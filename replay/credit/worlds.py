@@ -122,11 +122,21 @@ class WorldGround:
         return _encoded(self._world)
 
     def step(self, action: Any) -> tuple[Any, float, bool]:
-        """See `Ground`; an action is a call or several, None ends the episode."""
+        """See `Ground`; an action is a call or several, None ends the episode.
+
+        An action with a method `more` is found out as it is taken: it says what follows, given what came of the calls before;
+        its `outside` has the names of tools that are functions of the agent's own.
+        """
         if action is None:
             return self._context, 0.0, True
-        for tool, arguments in calls_of(action):
-            self._context = self._context.after(self._call(tool, arguments))
+        outside = getattr(action, "outside", ())
+        calls, more = calls_of(action), getattr(action, "more", None)
+        while True:
+            for tool, arguments in calls:
+                self._context = self._context.after(self._call(tool, arguments, tool in outside))
+            calls = [] if more is None else more(self._context)
+            if not calls:
+                break
         self._context = replace(self._context, step=self._context.step + 1)
         return self._context, 0.0, False
 
@@ -138,32 +148,35 @@ class WorldGround:
     def close(self) -> None:
         """See `Ground`."""
 
-    def _call(self, tool: str, arguments: dict[str, Any]) -> Made:
+    def _call(self, tool: str, arguments: dict[str, Any], is_outside: bool) -> Made:
         step, is_known = self._context.step, tool in self._effects or tool in self._recorded.tools
         # A name that nobody knows is an error of the agent's, which the world tells it.
-        if is_known and reaches_beyond(tool, self._effects.get(tool, ""), self._effects):
+        if is_outside or (is_known and reaches_beyond(tool, self._effects.get(tool, ""), self._effects)):
             known = self._recorded.answer(self._context.made, tool, arguments)
             if known is None:
                 raise Unreplayable(f"step {step}: {tool} reaches beyond the world, and was not called so when recorded")
             return known._replace(step=step)
         given = copy.deepcopy(arguments)  # a world may keep or change what it is given; a script is taken many times
+        is_async = False
         try:
             with self._hold():
                 result = self._world.call(tool, given)
-                if inspect.isawaitable(result):
+                is_async = inspect.isawaitable(result)
+                if is_async:
                     import asyncio
 
                     result = asyncio.run(awaited(result))
         except Exception as exc:
-            return Made(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}")
-        return Made(step, tool, arguments, codec.decode(codec.encode(result, opaque=True)), "")
+            return Made(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}", is_async)
+        return Made(step, tool, arguments, codec.decode(codec.encode(result, opaque=True)), "", is_async)
 
     def _hold(self) -> contextlib.AbstractContextManager[None]:
         seed = self._recorded.held_seed
         if seed is None:
             return contextlib.nullcontext()
         step = self._context.step
-        return held(self._recorded.time_ns(step), seed_of(seed, self._root, self._universe, step))
+        call = sum(made.step == step for made in self._context.made)
+        return held(self._recorded.time_ns(step), seed_of(seed, self._root, self._universe, step, call))
 
 
 def _encoded(world: Any) -> bytes:
