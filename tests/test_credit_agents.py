@@ -101,9 +101,15 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
     assert by_step[2].value == 0
 
 
+def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -> None:
+    episode, model = lost(tmp_path)
+    table = credit.scan(episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n=4)
+    assert {row.noise for row in table} == {"fresh"}
+
+
 def test_a_model_that_only_seems_to_be_seeded_is_found_out(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
-    table = credit.scan(episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n=16)
+    table = credit.scan(episode, credit.AgentPolicy(agent_of(model), is_seeded=True), estimator="value", steps=[0], n=16)
     assert {row.noise for row in table} == {"fresh"}
 
 
@@ -112,7 +118,7 @@ def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path:
         return {"role": "assistant", "content": "150" if "amount" in messages[-1]["content"] else "go on"}
 
     episode = record(tmp_path, agent_of(sure))
-    table = credit.scan(episode, credit.AgentPolicy(agent_of(sure)), n=4)
+    table = credit.scan(episode, credit.AgentPolicy(agent_of(sure), is_seeded=True), n=4)
     assert {row.noise for row in table} == {"shared"}
     assert all(row.value == 0 for row in table.of("advantage"))
 
@@ -600,7 +606,7 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
     n_asked = 0
     table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, memo=False)
     assert {row.value for row in table} == {1.0}
-    assert n_asked == 2 * episode.n_steps + 2  # and twice to see whether it says the same
+    assert n_asked == 2 * episode.n_steps
     with trajrec.rerun(episode) as ep:
         agent(ep)
 

@@ -44,11 +44,11 @@ class AgentPolicy:
         agent: Takes an episode: `goal`, `call`, `execute`, `tool`, `model`, `effect`, `step`, `retrying`, `stop` and `check`
             are there, and clients of `trajrec.openai` and `trajrec.mcp` find it. A sync function.
         id: What it is called in the corpus; by default the function's name.
-        is_seeded: False where its models answer otherwise each time: noise is then fresh, and labelled so. Where they only
-            seem not to, it is found out.
+        is_seeded: Whether its models answer the same each time: where they do not, noise is fresh, and labelled so. None takes
+            them to do so only where it was recorded to ask none. Where they only seem to, it may be found out.
     """
 
-    def __init__(self, agent: Callable[[Any], Any], id: str = "", *, is_seeded: bool = True) -> None:
+    def __init__(self, agent: Callable[[Any], Any], id: str = "", *, is_seeded: bool | None = None) -> None:
         if inspect.iscoroutinefunction(agent):
             raise TypeError("an async agent cannot be a policy: give a sync function that runs it")
         self._agent, self.is_seeded = agent, is_seeded

@@ -27,7 +27,8 @@ class Policy(Protocol):
       tells it what was done without asking it; `memory_key(observation)`, hashable, where a snapshot is too large to tell two
       apart by all of it;
     - `memory(context)`, of an agent's world: what of its context it goes on by, hashable; by default that is all of it;
-    - `is_seeded`, False where it draws from elsewhere than the generator that it is given: its noise is then fresh.
+    - `is_seeded`, False where it draws from elsewhere than the generator that it is given: its noise is then fresh. None: where
+      the recorded agent asked models or the outside.
     """
 
     def act(self, observation: Any, rng: np.random.Generator, /) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
 from trajrec.replay.branches import Level
+from trajrec.replay.credit.contexts import Recording
 from trajrec.replay.credit.grounds import EnvGround, Ground, RecordedNoise, StandingGround, recorded_noise
 from trajrec.replay.credit.noise import Noise
 from trajrec.replay.credit.policies import Policy, as_policy
@@ -66,7 +67,8 @@ class Prober:
         if not self.by_score and episode.agent_rewards:
             raise ValueError(f"each agent of episode {episode.id} has a reward of its own: say with check= what winning is")
         self.level: Any = setting.level
-        self.is_determined = getattr(setting.policy, "is_seeded", True)
+        is_seeded = getattr(setting.policy, "is_seeded", True)
+        self.is_determined = not (episode.is_agents and Recording(episode).has_told) if is_seeded is None else is_seeded
         self._roller: Roller | None = None
         self._has_run = False
         self._memories: list[Any] | None = None
