@@ -258,6 +258,8 @@ class _Execution:
             self._parts = []
             self._notes["state not compared: it was captured in another way"] = None
             return None
+        if not live:
+            self._notes["state not compared: the world gives none"] = None
         for part in self._parts:
             value, digest = part.tracker.begin()
             event = self._episode.transcript.initial_digests.get(part.name)
