@@ -72,8 +72,9 @@ def test_an_async_client_a_stream_and_an_error_are_recorded(tmp_path: Path, url:
     asked = {"model": "m", "messages": [{"role": "tool", "tool_call_id": "c", "content": "abc"}]}
 
     async def main() -> str:
-        client = trajrec.openai(openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0))
-        async with trajrec.episode(tmp_path):
+        # A client that is not closed leaves a socket for whichever test the collector runs in.
+        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as raw, trajrec.episode(tmp_path):
+            client = trajrec.openai(raw)
             stream = await client.chat.completions.create(stream=True, **asked)
             words = [piece.choices[0].delta.content async for piece in stream]
             reply = await client.chat.completions.create(**asked)

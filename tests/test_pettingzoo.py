@@ -604,7 +604,7 @@ def test_an_environment_that_the_log_cannot_make_again_says_why_and_replays_on_a
     for reason, factory in cases:
         (episode,) = recorded(factory(), tmp_path, 8)
         assert reason in episode.header.env.recreatable
-        with pytest.raises(EnvMissingError, match="give one"):
+        with pytest.raises(EnvMissingError, match="give what makes it"):
             replay_episode(episode, allow=HERE)
         assert replay_episode(episode, env=factory).grade == "exact"
         assert replay_episode(episode, env=factory()).grade == "exact"
