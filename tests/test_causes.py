@@ -36,10 +36,8 @@ def record(folder: Path, name: str, **settings: str) -> Any:
     return trajrec.open(folder)
 
 
-FAST = ("UnseededGenerator",)
-
-
-@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in CAUSES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CAUSES)
 def test_the_cause_of_a_divergence_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "Address" and sys.platform != "linux":
         pytest.skip("addresses can be held still on Linux only")

@@ -263,6 +263,7 @@ def test_a_fork_that_cannot_be_is_one_clear_sentence(runs: Path, capsys: pytest.
         assert what in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "my_grid.py").write_text(
         "import gymnasium as gym\n"

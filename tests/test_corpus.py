@@ -186,6 +186,7 @@ def test_a_deleted_log_and_a_replaced_one_leave_no_rows_behind(tmp_path: Path) -
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
 
 
+@pytest.mark.slow
 def test_an_index_that_another_process_holds_does_not_matter(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     update_index(tmp_path)

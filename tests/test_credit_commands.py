@@ -230,6 +230,7 @@ def test_pairs_of_forks_that_came_out_otherwise(tmp_path: Path) -> None:
     assert rows == [("[0,0]\n0\n[1,0]", "0", "1", 1)]
 
 
+@pytest.mark.slow
 def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

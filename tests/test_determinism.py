@@ -68,7 +68,7 @@ class Jitter(broken.Sound):
         (broken.UnseededGenerator, "hidden randomness"),
         pytest.param(broken.Address, "id()", marks=pytest.mark.slow),
         pytest.param(broken.StateLeak, "hidden randomness|state that", marks=pytest.mark.slow),
-        (SharedLeak, "a second object|state of the class"),
+        pytest.param(SharedLeak, "a second object|state of the class", marks=pytest.mark.slow),
         pytest.param(TimeZone, "environment variable TZ", marks=pytest.mark.slow),
         pytest.param(Jitter, "hidden randomness", marks=pytest.mark.slow),
     ],

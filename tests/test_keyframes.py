@@ -101,6 +101,7 @@ class Thing:
     """No plain data."""
 
 
+@pytest.mark.slow
 def test_a_keyframe_that_leads_elsewhere_is_not_believed(tmp_path: Path) -> None:
     episode = record(tmp_path, make("Pendulum-v1"), KEYFRAME_STEPS + 4500)
     import msgspec

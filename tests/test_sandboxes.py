@@ -40,6 +40,7 @@ def test_snapshots_that_are_not_right_are_not_granted() -> None:
     assert "it went on otherwise" in refused.levels["sandbox"].why
 
 
+@pytest.mark.slow
 def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
     branches = {
         level: fork.many(episode, at=[3, 11], actions=episode.actions[20:22], n=2, env=Outside, level=level, noise="recorded")
@@ -53,7 +54,7 @@ def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
             assert replay_episode(corpus.episode(branch.episode_id), env=Outside).grade == "exact"
 
 
-@pytest.mark.parametrize("level", ["auto", "sandbox"])
+@pytest.mark.parametrize("level", ["auto", pytest.param("sandbox", marks=pytest.mark.slow)])
 def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, level: Any) -> None:
     make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731
     branches = fork.many(episode, at=[3, 11], actions=[0] * 60, n=2, env=make, level=level, noise="recorded", folder=None)
