@@ -87,7 +87,8 @@ def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
             left.append(self.ask("kept"))
             super().close()
 
-    fork.many(episode, at=range(20), actions=[0], env=Watched, noise="recorded", folder=None)
+    branches = fork.many(episode, at=range(20), actions=[0], env=Watched, noise="recorded", folder=None)
+    assert {branch.level for branch in branches} == {"sandbox"}
     assert made
     assert left == [0] * len(made)
 
