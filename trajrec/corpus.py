@@ -8,10 +8,12 @@ answer never depends on winning a lock.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,7 +141,8 @@ class Corpus:
         if len(found) > 1:
             names = ", ".join(row[0] for row in found[:5])
             raise CorpusError(f"{self.path}: several episodes begin with {episode_id!r}: {names}; give more digits")
-        return self._load(*found[0][1:])
+        _, log, number, first_frame, last_frame = found[0]
+        return self._load(self._reader(log, last_frame), number, first_frame, last_frame)
 
     def episodes(self, where: str = "true", *, order_by: str = "log, number") -> Iterator[Episode]:
         """Yield the episodes that a SQL condition on the table `episodes` holds for, log by log.
@@ -148,8 +151,11 @@ class Corpus:
             QueryError: The condition is wrong.
         """
         query = f"SELECT log, number, first_frame, last_frame FROM episodes WHERE {where} ORDER BY {order_by}"
-        for row in self.sql(query).fetchall():
-            yield self._load(*row)
+        for log, rows in itertools.groupby(self.sql(query).fetchall(), itemgetter(0)):
+            places = [row[1:] for row in rows]
+            reader = self._reader(log, max(last for _, _, last in places))
+            for place in places:
+                yield self._load(reader, *place)
 
     def refresh(self) -> None:
         """Read what was recorded since; `sql`, `episode` and `episodes` do so themselves."""
@@ -187,16 +193,19 @@ class Corpus:
                     found.append(Problem(log, f"byte {offset}, {size} bytes: {what}", is_tail))
         return found
 
-    def _load(self, log: str, number: int, first_frame: int, last_frame: int) -> Episode:
-        reader = self._readers.get(log)
-        path = self.path / log
+    def _load(self, reader: LogReader, number: int, first_frame: int, last_frame: int) -> Episode:
+        episode = Episode(reader, number, range(first_frame, last_frame + 1))
+        episode.find_parent = self.episode
+        return episode
+
+    def _reader(self, log: str, last_frame: int) -> LogReader:
+        """Return the reader of a log as the file is now."""
+        reader, path = self._readers.get(log), self.path / log
         if reader is None or len(reader.frames) <= last_frame or reader.size != path.stat().st_size:
             reader = self._readers[log] = LogReader(path)
             if len(self._readers) > 64:
                 self._readers.pop(next(iter(self._readers)))
-        episode = Episode(reader, number, range(first_frame, last_frame + 1))
-        episode.find_parent = self.episode
-        return episode
+        return reader
 
     def _find(self) -> dict[str, Any]:
         try:
