@@ -7,6 +7,7 @@ allows its module.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from collections.abc import Iterable
 from typing import Any
@@ -71,6 +72,8 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
     kwargs = dict(codec.decode(record.kwargs_data)) if record.kwargs_data else {}
     if kwargs.get("render_mode") == "human":
         kwargs["render_mode"] = None
+    # What only looks on is left out: a replay resets before it steps.
+    spec = dataclasses.replace(spec, order_enforce=False)
     try:
         env: gymnasium.Env[Any, Any] = gymnasium.make(
             spec, max_episode_steps=record.max_episode_steps, disable_env_checker=True, **kwargs
@@ -84,11 +87,11 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
 
 
 def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> Any:
-    """Return what gymnasium.make takes: an id of this process's registry, or a spec of an allowed entry point."""
+    """Return the spec of an id of this process's registry, or of an allowed entry point."""
     env_id = record.env_id
     module, _, bare_id = env_id.rpartition(":")
     if bare_id in gymnasium.registry:
-        return bare_id
+        return gymnasium.spec(bare_id)
     namespace = bare_id.partition("/")[0] if "/" in bare_id else bare_id.partition("-")[0]
     package = KNOWN_PACKAGES.get(namespace)
     if package is None and record.entry_point.partition(".")[0] in KNOWN_PACKAGES.values():
@@ -103,7 +106,7 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
                 episode_id=episode_id,
             ) from exc
         if bare_id in gymnasium.registry:
-            return bare_id
+            return gymnasium.spec(bare_id)
     wanted = module or record.entry_point.partition(":")[0]
     if not wanted or not is_allowed(wanted, allow):
         flag = wanted.partition(".")[0] or "MODULE"
@@ -119,7 +122,7 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
             f"{env_id} comes from the module {wanted}, which is not installed here ({exc})", episode_id=episode_id
         ) from exc
     if bare_id in gymnasium.registry:
-        return bare_id
+        return gymnasium.spec(bare_id)
     if not is_allowed(record.entry_point.partition(":")[0], allow):
         raise EnvRefusedError(f"the entry point {record.entry_point!r} is not allowed", episode_id=episode_id)
     return gymnasium.envs.registration.EnvSpec(bare_id, entry_point=record.entry_point)

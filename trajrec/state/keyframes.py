@@ -19,6 +19,9 @@ from trajrec.errors import EncodeError, SnapshotError
 from trajrec.state.snapshots import Snapshots
 from trajrec.state.sticky import StickyAction
 
+_ONLOOKERS = frozenset(("PassiveEnvChecker", "OrderEnforcing"))
+"""Wrappers that only look on, and are left out at replay."""
+
 _PLAIN = (int, float, bool, str, bytes, type(None), np.generic)
 
 
@@ -61,9 +64,10 @@ class Keyframes:
         """
         state = codec.decode(data)
         live = [layer for layer, _ in self._layers()]
-        if [type(layer).__name__ for layer in live] != [name for name, _ in state["layers"]]:
+        recorded = [(name, values) for name, values in state["layers"] if name not in _ONLOOKERS]
+        if [type(layer).__name__ for layer in live] != [name for name, _ in recorded]:
             raise SnapshotError("the environment has other wrappers than the one that was recorded")
-        for layer, (_, values) in zip(live, state["layers"], strict=True):
+        for layer, (_, values) in zip(live, recorded, strict=True):
             for name, value in values.items():
                 self._put(layer.__dict__, name, value)
         for space, found in zip(self._snapshots.spaces, state["spaces"], strict=True):
@@ -74,7 +78,7 @@ class Keyframes:
     def _layers(self) -> Iterator[tuple[Any, frozenset[str]]]:
         """Yield the layers that have a state, and what of each is constant."""
         for layer, constant in zip(self._snapshots.layers, self._snapshots.constant, strict=True):
-            if type(layer).__name__ != "PassiveEnvChecker":  # looks on, and is left out at replay
+            if type(layer).__name__ not in _ONLOOKERS:
                 yield layer, constant
 
     def _plain(self, value: Any, name: str) -> Any:
