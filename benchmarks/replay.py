@@ -16,7 +16,7 @@ from benchmarks.scenarios import SCENARIOS, loop
 from trajrec.replay import replay_episodes
 from trajrec.replay.environments import make_by_id
 
-REPEATS = 9
+REPEATS = 25
 
 
 def _random(env: Any) -> Callable[[Any], Any]:

@@ -3,17 +3,22 @@ differ is the first difference looked for, by type and bits."""
 
 from __future__ import annotations
 
+import array
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
+from trajrec.log.fields import dense_columns
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.schema import Failure
-from trajrec.state.diff import Change, diff, first_difference, is_same
+from trajrec.state.diff import Change, diff, first_difference
+from trajrec.state.digests import MASK
 
 
 class Odd(NamedTuple):
@@ -24,6 +29,8 @@ class Odd(NamedTuple):
 
 FIXED = frozenset({float, int, bool, str, bytes, type(None), *np.sctypeDict.values()} - {np.object_, np.void})
 """Types of values that nothing can change."""
+
+_PLAIN = frozenset((float, int, bool, str, type(None)))
 
 LARGE_BYTES = 4096
 """Observations from this size on are compared as they come: to copy a frame takes longer than to compare it."""
@@ -43,7 +50,7 @@ class Run:
         self.rewards: list[Any] = []
         self.infos: dict[int, bytes | dict[str, Any]] = {}
         self.reset_info = b""
-        self.states: list[int] = []
+        self.states = array.array("I")
         self.whole_states: dict[int, bytes] = {}
         self.flags: tuple[int, bool, bool] | None = None
         self.failure: tuple[int, Failure | None, BaseException | None] | None = None
@@ -83,10 +90,10 @@ def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
     note(*_infos(episode, run, n, leave))
     if run.states:
         note(*_states(episode, run, offset, leave))
-    numbers = episode.step_numbers
-    candidates = [
-        ((int(numbers[row - 1]) if row > 0 else episode.first_step - 1), order, path, a, b) for row, order, path, a, b in found
-    ]
+    candidates = []
+    for row, order, path, expected, actual in found:
+        step = int(episode.step_numbers[row - 1]) if row > 0 else episode.first_step - 1
+        candidates.append((step, order, path, expected, actual))
     if run.failure is not None:
         step, recorded, raised = run.failure
         candidates.append((step, 9, "failure", describe(recorded), describe(raised)))
@@ -145,27 +152,33 @@ def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Fou
 
 def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
     recorded = episode.reward_list[:n]
-    kinds = set(map(type, run.rewards))
-    if kinds == {float} == set(map(type, recorded)):
-        if np.array(recorded).tobytes() == np.array(run.rewards).tobytes():
-            return 0, 1, "reward", None
-    # Not of dicts, one reward by agent: they are equal where values of theirs are of other types.
-    elif (
-        not any(issubclass(kind, (dict, float)) for kind in kinds)
-        and recorded == run.rewards
-        and list(map(type, recorded)) == list(map(type, run.rewards))
-    ):
+    if _is_same_column(recorded, run.rewards):
         return 0, 1, "reward", None
     for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
-        change = first_unlike("reward", expected, actual, run, leave)
+        change = first_unlike("reward", expected, codec.decode(codec.encode(actual, opaque=True)), run, leave)
         if change is not None:
             return row + 1, 1, "reward", change
     return 0, 1, "reward", None
 
 
+def _is_same_column(recorded: list[Any], live: list[Any]) -> bool:
+    """Say whether values of as many rows are surely the same, type for type and bit for bit, without looking at each."""
+    kinds = set(map(type, live))
+    if kinds <= _PLAIN:
+        # Nothing else that a log gives back is packed as these are; a scalar of numpy is refused.
+        with contextlib.suppress(TypeError, OverflowError):
+            return msgspec.msgpack.encode(recorded) == msgspec.msgpack.encode(live)
+        return False
+    kind = kinds.pop()
+    if kinds or not issubclass(kind, (np.number, np.bool_)) or set(map(type, recorded)) != {kind}:
+        return False
+    dtype = np.dtype(kind)
+    return dtype.kind in "biufc" and np.fromiter(recorded, dtype).tobytes() == np.fromiter(live, dtype).tobytes()
+
+
 def _flags(episode: Episode, run: Run, n: int) -> _Found:
     """Compare where the episode ended, and how."""
-    end, total = episode.end, len(episode.step_numbers)
+    end, total = episode.end, len(episode.actions)
     if not total:
         return 0, 2, "terminated", None
     is_over = end is not None and end.ending in ("terminated", "truncated")
@@ -207,14 +220,18 @@ def _words(episode: Episode, like: Any) -> Iterator[Any]:
         yield from block.reshape(len(block), -1).view(np.uint64)
 
 
-def _is_same_info(recorded: dict[str, Any], live: dict[str, Any]) -> bool:
-    """Say whether two infos of plain values are surely the same, fast: of NaN it does not say so."""
-    if len(recorded) != len(live):
+def _are_same_infos(episode: Episode, run: Run, n: int) -> bool:
+    """Say whether infos are surely the same, key by key; where each step has the same keys, and values that are fixed."""
+    if episode.irregular or len(run.infos) != n:
         return False
-    for (key, value), (live_key, live_value) in zip(recorded.items(), live.items(), strict=True):
-        if key != live_key or type(value) is not type(live_value) or value != live_value:
+    rows = iter(run.infos.values())
+    for chunk, span in episode.parts:
+        live: list[Any] = list(itertools.islice(rows, span.segment.n_steps))
+        recorded = dense_columns(chunk, "info", span.start, span.start + len(live))
+        names = None if recorded is None else list(recorded)
+        if recorded is None or any(type(info) is not dict or list(info) != names for info in live):
             return False
-        if not value and not is_same(value, live_value):  # zeros have signs
+        if not all(_is_same_column(values, [info[name] for info in live]) for name, values in recorded.items()):
             return False
     return True
 
@@ -227,11 +244,11 @@ def _infos(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
             return 0, 4, "info", change
     if not run.infos and not episode.has_infos:
         return 0, 4, "info", None
+    if _are_same_infos(episode, run, n):
+        return 0, 4, "info", None
     for row, info in enumerate(episode.infos[:n]):
         kept = run.infos.get(row, {})
         if isinstance(kept, dict):
-            if _is_same_info(info, kept):
-                continue
             live = kept
         elif codec.encode(info, opaque=True) != kept:
             live = codec.decode(kept)
@@ -254,14 +271,17 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
             if change is not None:
                 return row, 5, "state", change
         return 0, 5, "state", None
-    got = np.array(run.states[offset:], np.uint32)
+    got = np.frombuffer(run.states, np.uint32)[offset:] & MASK
     expected = digests[: len(got)]
     differs = np.flatnonzero(expected != got[: len(expected)])
     first = int(differs[0]) + offset if len(differs) else None
     for row in sorted(run.whole_states):
         if first is not None and row > first:
             break
-        change = first_difference(episode.states[row - offset], codec.decode(run.whole_states[row]))
+        recorded = episode.states[row - offset]
+        if codec.encode(recorded) == run.whole_states[row]:
+            continue
+        change = first_difference(recorded, codec.decode(run.whole_states[row]))
         if change is not None:
             return row, 5, "state", change
     if first is None:

@@ -111,25 +111,24 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     whole, ndarray, digest, copy, fixed = episode.states, np.ndarray, state_digest, codec.encode, FIXED
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
-    row, take, float64 = len(run.rewards), run.take, np.dtype(np.float64)
-    for action in actions:
+    take, float64 = run.take, np.dtype(np.float64)
+    for row, action in enumerate(actions, len(run.rewards) + 1):
         try:
             obs, reward, terminated, truncated, info = step(action)
         except Exception as exc:
-            run.failure = (first + row, None, exc)
+            run.failure = (first + row - 1, None, exc)
             return
         if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
             observations(take(obs))
         else:
             observations(Odd(copy(obs, opaque=True)))
         rewards(reward)
-        row += 1
         if capture is not None:
             state = capture()
             try:
-                # What most states are: state_digest without its questions.
-                known = type(state) is ndarray and state.dtype is float64
-                states(crc32(state) & 0xFFFFFF if known else digest(state))
+                # What most states are: state_digest without its questions; comparing looks at the low bits.
+                is_plain = type(state) is ndarray and state.dtype is float64
+                states(crc32(state) if is_plain else digest(state))
             except ValueError:  # not contiguous
                 states(digest(state))
             if row in whole:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import enum
 import random
 import subprocess
 import sys
@@ -390,6 +391,45 @@ def test_rewards_by_agent_are_compared_by_their_types_and_summed_for_each(tmp_pa
             divergence = replay_episode(episode, env=by_agent(changed), explain=False).divergence
             assert divergence is not None
             assert (divergence.step, divergence.field) == (step, f"reward/{agent}")
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+@pytest.mark.parametrize("where", ["reward", "info/x"])
+@pytest.mark.parametrize(
+    ("recorded", "now"),
+    [
+        (0.0, -0.0),
+        (np.float64(0.0), np.float64(-0.0)),
+        (1.0, np.float64(1.0)),
+        (np.float64(2.0), 2.0),
+        (np.float32(2.0), np.float64(2.0)),
+        (1, True),
+        (1, 1.0),
+        (np.int64(3), 3),
+        (1, Level.LOW),
+        (Level.LOW, 1),
+        (float("nan"), -float("nan")),
+        (2**70, 2**70 + 1),
+    ],
+    ids=repr,
+)
+def test_a_number_of_another_type_or_other_bits_is_a_difference(tmp_path: Path, recorded: Any, now: Any, where: str) -> None:
+    def make(middle: Any) -> Any:
+        values = [recorded, middle, recorded]
+        if where == "reward":
+            return Scripted(lambda k: (np.zeros(2), values[max(k, 0)], k == 2, False, {"x": 1, "y": 0.5}))
+        return Scripted(lambda k: (np.zeros(2), 1.0, k == 2, False, {"x": values[max(k, 0)], "y": 0.5}))
+
+    record(make(recorded), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert replay_episode(episode, env=make(recorded)).grade == "exact"
+        divergence = replay_episode(episode, env=make(now), explain=False).divergence
+        assert divergence is not None
+        assert (divergence.step, divergence.field) == (1, where)
 
 
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:

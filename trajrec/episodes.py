@@ -47,6 +47,7 @@ class Episode:
         keyframes: Whole states of the environment, in long episodes.
         checks: Verdicts, in order.
         parts: Where its rows are: chunks and spans in them, in order.
+        irregular: Infos of another form than those beside them, encoded, by step.
         reader: Its log.
         agent_events: What an agent did, in order; `transcript` makes sense of it.
     """
@@ -63,7 +64,7 @@ class Episode:
         self.checks: list[Check] = []
         self.agent_events: list[AgentEvent] = []
         self.parts: list[tuple[LogChunk, Span]] = []
-        self._irregular: dict[int, bytes] = {}
+        self.irregular: dict[int, bytes] = {}
         self.reader = reader
         wanted = range(len(reader.frames)) if chunks is None else chunks
         for chunk in _chunks(reader, wanted):
@@ -87,7 +88,7 @@ class Episode:
                 self.agent_events.append(event)
         self.parts += [(chunk, span) for span in chunk.spans_of(self.number)]
         if chunk.record.irregular:
-            self._irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
+            self.irregular.update({step: data for number, step, data in chunk.record.irregular if number == self.number})
 
     def __repr__(self) -> str:
         return f"<Episode {self.id} {self.env_id} {self.n_steps} steps, {self.ending}>"
@@ -244,7 +245,7 @@ class Episode:
             for row, value in zip(place, values, strict=True):
                 infos[row - start] = value
             found += infos
-        for step, data in self._irregular.items():
+        for step, data in self.irregular.items():
             row = int(np.searchsorted(self.step_numbers, step))
             if row < len(found) and self.step_numbers[row] == step:
                 found[row] = codec.decode(data)
@@ -253,7 +254,7 @@ class Episode:
     @cached_property
     def has_infos(self) -> bool:
         """Whether any step had an info that was not empty."""
-        return bool(self._irregular) or any(chunk.layout("info") is not None for chunk, _ in self.parts)
+        return bool(self.irregular) or any(chunk.layout("info") is not None for chunk, _ in self.parts)
 
     @property
     def reset_info(self) -> dict[str, Any]:
@@ -330,7 +331,7 @@ class Episode:
                 at = {"action": row, "obs": obs, "reward": row}
                 action, found, reward = (field_values(chunk, chunk.layout(name), k, k + 1)[0] for name, k in at.items())
                 _, infos = sparse_values(chunk, "info", row, row + 1)
-                odd = self._irregular.get(step)
+                odd = self.irregular.get(step)
                 info = codec.decode(odd) if odd is not None else infos[0] if infos else {}
                 return Step(step, action, found, reward, info)
         raise CorpusError(f"episode {self.id}: the log has lost step {step}")

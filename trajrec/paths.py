@@ -77,7 +77,7 @@ class Rest(Episode):
         self.start, self.end, self.fork, self.find_parent = episode.start, episode.end, episode.fork, episode.find_parent
         self.failures = [failure for failure in episode.failures if failure.step >= step]
         self.keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step >= step]
-        self.checks, self._irregular, self._step = episode.checks, episode._irregular, step
+        self.checks, self.irregular, self._step = episode.checks, episode.irregular, step
         self.parts = list(_cut(episode.parts, step))
 
     @property

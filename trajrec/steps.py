@@ -162,9 +162,9 @@ class StepBuffer:
             append(state_digest(value))
 
         def put_array(value: Any) -> None:
-            # What most states are: state_digest without its questions.
+            # What most states are: state_digest without its questions; packing keeps the low bits.
             try:
-                append(crc32(value) & 0xFFFFFF)
+                append(crc32(value))
             except (TypeError, ValueError):
                 append(state_digest(value))
 

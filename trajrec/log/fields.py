@@ -79,6 +79,16 @@ def sparse_values(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[l
     return place[first:last].tolist(), field_values(chunk, layout, first, last)
 
 
+def dense_columns(chunk: LogChunk, field: str, start: int, stop: int) -> dict[Any, list[Any]] | None:
+    """Return the rows in [start, stop) of a field by key; None where some of them have no value, or it is not one dict."""
+    layout = chunk.layout(field)
+    if layout is None or layout[0] != "dict" or any(item[0] != "leaf" for item in layout[2]):
+        return None
+    if any(chunk.rows(item[1]).place is not None for item in layout[2]):
+        return None
+    return {key: chunk.rows(item[1]).values(start, stop) for key, item in zip(layout[1], layout[2], strict=True)}
+
+
 def _first_leaf(layout: Any) -> int | None:
     if layout[0] == "leaf":
         return int(layout[1])

@@ -15,6 +15,7 @@ import numpy as np
 from trajrec import codec
 
 SIZE = 3
+MASK = 0xFFFFFF
 _PLAIN = frozenset("biufcmM")
 
 
@@ -26,14 +27,14 @@ def state_digest(state: Any) -> int:
     """
     if type(state) is np.ndarray and state.dtype.kind in _PLAIN:
         try:
-            return crc32(state) & 0xFFFFFF  # type: ignore[arg-type]
+            return crc32(state) & MASK  # type: ignore[arg-type]
         except (ValueError, TypeError):  # not contiguous, or of a kind without a buffer
-            return crc32(state.tobytes()) & 0xFFFFFF
-    return crc32(codec.encode(state, where="state", canonical=True)) & 0xFFFFFF
+            return crc32(state.tobytes()) & MASK
+    return crc32(codec.encode(state, where="state", canonical=True)) & MASK
 
 
 def pack_digests(digests: list[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return digests as rows of three bytes, (n, 3) uint8, little end first."""
+    """Return the low 24 bits of each, (n, 3) uint8, little end first."""
     return np.array(digests, "<u4").view(np.uint8).reshape(-1, 4)[:, :SIZE].copy()
 
 
