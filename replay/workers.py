@@ -16,8 +16,8 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 TRIES = 2
-AHEAD = 2
-"""Things that a worker is given at once: one to work on, one to find when it is done."""
+LEAD = 8
+"""Things that may be taken for each worker before the first of them is done."""
 
 
 class Died:
@@ -55,7 +55,7 @@ class Worker(Child):
 def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> Iterator[B | Died]:
     """Yield a function's results, in the order of what it is applied to.
 
-    A thing whose worker ends is given to another one, alone; a second end is reported in its place. An exception of the
+    A thing whose worker ends is given to another one; a second end is reported in its place. An exception of the
     function is raised here.
 
     Args:
@@ -76,12 +76,13 @@ def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> I
         stack.callback(lambda: [worker.close() for worker in workers])
 
         def feed(worker: Worker) -> None:
+            """Give it one thing, not a second to find when it is done: at the end another worker would wait for that."""
             nonlocal is_over
-            # What killed a worker is tried alone: it must not take another thing with it once more.
-            while again and not worker.given:
-                worker.give(again[0], waiting[again.pop(0)])
+            if worker.given:
                 return
-            while not again and not is_over and len(worker.given) < AHEAD and len(waiting) + len(results) < jobs * AHEAD * 4:
+            if again:
+                worker.give(again[0], waiting[again.pop(0)])
+            elif not is_over and len(waiting) + len(results) < jobs * LEAD:
                 found = next(source, None)
                 if found is None:
                     is_over = True
