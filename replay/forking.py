@@ -207,9 +207,10 @@ class _Fork:
             level = "process"  # only a process of its own can be ended
         with contextlib.ExitStack() as stack:
             walker = None
+            near: tuple[int, ...] = ()
             if level == "auto":
                 walker = stack.enter_context(contextlib.closing(Walker(episode, stage, "auto")))
-                best = walker.measure(steps, n, jobs)
+                best, near = walker.measure(steps, n, jobs)
                 # Snapshots may turn out not to be right, or not to be taken, at a later step: then "auto" goes on without.
                 level = best if best in ("prefix", "process") else "auto"
             if backend == "ray" and level == "process":
@@ -217,16 +218,17 @@ class _Fork:
                     raise ValueError(
                         "timeout_s and memory_mb need forked processes, which Ray's workers cannot be: take backend='local'"
                     )
-                level = "prefix"  # a worker has threads: what was forked of it would not be whole
+                level, near = "prefix", ()  # a worker has threads: what was forked of it would not be whole
             log = stack.enter_context(BranchLog(episode, _folder(episode, folder), plan))
             if level == "process" or jobs > 1 or backend == "ray":
-                if walker is not None:
-                    walker.close()
-                pairs = tuple((step, index) for step in steps for index in range(n))
                 for value, what in ((env, "env"), (state, "state"), (policy, "policy"), (checks, "checks")):
                     portable(value, what)
+                done = [] if walker is None else [log.add(rows) for rows in branches_here(walker, near, plan)]
+                if walker is not None:
+                    walker.close()
+                pairs = tuple((step, index) for step in steps if step not in near for index in range(n))
                 job = Job(lineage(episode), env, allowed, state, pairs, plan, level, jobs, timeout_s, memory_mb)
-                return branches_apart(job, 1 if level == "process" else jobs, log, backend)
+                return done + branches_apart(job, 1 if level == "process" else jobs, log, backend)
             walker = walker or stack.enter_context(contextlib.closing(Walker(episode, stage, level)))
             return [log.add(rows) for rows in branches_here(walker, steps, plan)]
 

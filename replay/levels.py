@@ -100,8 +100,20 @@ def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
     return found
 
 
-def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 0) -> Level:
-    """Return the level at which branches cost least, from what a proof measured.
+class Way(NamedTuple):
+    """How steps are best reached.
+
+    Attributes:
+        level: The level.
+        near: With "process": steps that are sooner gone to again, in this process, than one is forked for each branch.
+    """
+
+    level: Level
+    near: tuple[int, ...] = ()
+
+
+def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 0) -> Way:
+    """Return the way that costs least, from what a proof measured.
 
     Args:
         steps: Where the branches begin.
@@ -112,9 +124,12 @@ def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 
             for what it carries over is out of sight.
     """
     if proof.level is not None and not n_before:
-        return proof.level
+        return Way(proof.level)
     if proof.is_outside or not can_fork():
-        return "prefix"
-    prefix_s = n * sum(step + n_before for step in steps) * proof.step_seconds
-    process_s = SERVER_S + (max(steps, default=0) + n_before) * proof.step_seconds + n * len(steps) * FORK_S
-    return "process" if process_s < prefix_s / max(1, min(jobs, os.cpu_count() or 1)) else "prefix"
+        return Way("prefix")
+    prefix_s = {step: (step + n_before) * proof.step_seconds for step in steps}
+    jobs = max(1, min(jobs, os.cpu_count() or 1))
+    near = tuple(step for step in steps if prefix_s[step] < FORK_S) if jobs == 1 else ()
+    far = [step for step in steps if step not in near]
+    process_s = SERVER_S + max(prefix_s.values(), default=0.0) + n * len(far) * FORK_S
+    return Way("process", near) if process_s < n * sum(prefix_s[step] for step in far) / jobs else Way("prefix")

@@ -10,7 +10,7 @@ from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.paths import earlier
 from trajrec.replay.branches import Level
-from trajrec.replay.levels import PROBE_STEPS, Proof, cheapest, prove
+from trajrec.replay.levels import PROBE_STEPS, Proof, Way, cheapest, prove
 from trajrec.replay.stages import Stage, apply_path, go_on, relive, verify, verify_state, walk_to
 from trajrec.state.snapshots import Snapshot, Snapshots
 
@@ -89,8 +89,8 @@ class Walker:
         else:
             self.walk(self._step)
 
-    def measure(self, steps: list[int], n: int, jobs: int) -> Level:
-        """Go to the first of some steps; return the level at which n branches at each of them cost least."""
+    def measure(self, steps: list[int], n: int, jobs: int) -> Way:
+        """Go to the first of some steps; return the way in which n branches at each of them cost least."""
         self.go(steps[0])
         proof = self._proof
         if proof is None:
@@ -218,6 +218,6 @@ def best_level(episode: Episode, make: Callable[[], Stage], steps: list[int], n:
     """Return the level to take for n branches at each of some steps, from a proof and a measurement at the first."""
     walker = Walker(episode, make, "auto")
     try:
-        return walker.measure(steps, n, jobs)
+        return walker.measure(steps, n, jobs).level
     finally:
         walker.close()

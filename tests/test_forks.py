@@ -495,3 +495,27 @@ def test_branches_that_ray_runs_are_the_same(tmp_path: Path) -> None:
     ]
     with pytest.raises(ValueError, match="take backend='local'"):
         fork.many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
+
+
+def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trajrec.replay import levels
+
+    with record(tmp_path, gym.make("LunarLander-v3"), max_steps=60) as corpus:
+        episode = next(corpus.episodes())
+        ask: dict[str, Any] = {"at": range(0, 60, 10), "actions": [1], "policy": "random", "n": 2, "folder": None}
+        again = fork.many(episode, level="prefix", **ask)
+        # As if a fork cost what 25 steps do, and a server nothing.
+        real = levels.cheapest
+        monkeypatch.setattr(levels, "SERVER_S", 0.0)
+        monkeypatch.setattr(levels, "FORK_S", 25.0)
+        monkeypatch.setattr(
+            "trajrec.replay.walking.cheapest",
+            lambda steps, n, proof, jobs, n_before: real(steps, n, proof._replace(step_seconds=1.0), jobs, n_before),
+        )
+        mixed = fork.many(episode, **ask)
+    assert [branch.level for branch in mixed] == ["prefix"] * 6 + ["process"] * 6
+    assert [(b.step, b.index, b.total_reward, b.n_steps) for b in mixed] == [
+        (b.step, b.index, b.total_reward, b.n_steps) for b in again
+    ]
