@@ -23,7 +23,7 @@ from trajrec.state.snapshots import Snapshot, Snapshots
 
 PROBE_STEPS = 16
 
-FORK_S = 0.006
+FORK_S = 0.008
 """What a forked process is taken to cost, with what its pages cost that are written."""
 
 SERVER_S = 0.7

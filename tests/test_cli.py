@@ -263,6 +263,22 @@ def test_a_fork_that_cannot_be_is_one_clear_sentence(runs: Path, capsys: pytest.
         assert what in capsys.readouterr().err
 
 
+def test_an_environment_that_raises_while_it_is_probed_is_named_with_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "falling.py").write_text(
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Falling(CartPoleEnv):\n"
+        "    def step(self, action):\n"
+        "        raise RuntimeError('no floor')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["check-env", "falling:Falling"]) == 2
+    said = capsys.readouterr().err
+    assert "falling:Falling raised while it was probed: RuntimeError: no floor" in said
+    assert "falling.py, line 4" in said
+
+
 @pytest.mark.slow
 def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "my_grid.py").write_text(

@@ -154,7 +154,9 @@ def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
         assert dump(corpus) == incremental
 
 
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4", "Blackjack-v1"])
+@pytest.mark.parametrize(
+    "env_id", ["Blackjack-v1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("CartPole-v1", "Taxi-v4"))]
+)
 def test_an_index_built_bit_by_bit_equals_one_built_at_once(env_id: str, tmp_path: Path) -> None:
     env = trajrec.record(gym.make(env_id), tmp_path)
     for k in range(6):

@@ -59,6 +59,7 @@ def test_memoised_rollouts_come_to_what_they_come_to_without_bit_for_bit(lake: E
     assert memoised.env_steps < whole.env_steps / 2
 
 
+@pytest.mark.slow
 def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> None:
     native = credit.scan(lake, wander, n=8, level="native")
     assert native.level == "native"

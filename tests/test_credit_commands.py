@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from chains import chain
+from conftest import Scripted, record
 
 import trajrec
 import trajrec.envs
@@ -167,6 +168,20 @@ def test_wrong_usage_is_said_without_a_traceback(lost_taxi: Episode, capsys: pyt
         assert said in capsys.readouterr().err
 
 
+def test_what_is_missing_is_said_where_nothing_comes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(k: int) -> Any:
+        return np.zeros(2), 1.0, k == 2, False, {}
+
+    record(Scripted(rows), tmp_path, 2)
+    assert main(["credit", str(tmp_path), "--group"]) == 0
+    assert "2 episodes: of 3 of 3 steps nothing is known: rtmc compares what came of the same state" in capsys.readouterr().err
+    for kind, need in (("prm", "trajrec credit"), ("dpo", "trajrec fork")):
+        assert main(["export", str(tmp_path), kind, "-o", str(tmp_path / "labels.parquet")]) == 0
+        said = capsys.readouterr().err
+        assert "no rows" in said
+        assert need in said
+
+
 def test_step_labels_are_those_of_the_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     episode = chain(tmp_path, 6, 2)
     credit.scan(episode, lambda observation: WORK, n=4)
@@ -267,6 +282,7 @@ def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
     assert [name for (name,) in names][:3] == ["prompt", "completions", "labels"]
 
 
+@pytest.mark.slow
 @pytest.mark.sources
 def test_the_python_of_the_credit_document_runs(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parent.parent / "docs" / "credit.md").read_text()

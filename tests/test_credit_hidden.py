@@ -193,6 +193,7 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
     assert numbers(table) == numbers(whole)
 
 
+@pytest.mark.slow
 def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_processes(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path)
     env.reset(seed=0)

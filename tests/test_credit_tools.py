@@ -79,6 +79,7 @@ def test_a_won_episode_is_won_by_its_choice(tmp_path: Path) -> None:
     assert found.effect.value > 0.3
 
 
+@pytest.mark.slow
 def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_processes(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
 
@@ -275,6 +276,7 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     assert "budget does not reach further" in spent.why
 
 
+@pytest.mark.slow
 def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("trajrec/Switches-v0", rule="and"), tmp_path)
     env.reset(seed=0)

@@ -441,7 +441,7 @@ class Ripening(gym.Env[Any, Any]):
         return self.n if self.n < 8 else self.n * self.n_episodes, 0.0, self.n == 12, False, {}
 
 
-@pytest.mark.parametrize("level", ["prefix", "process"])
+@pytest.mark.parametrize("level", ["prefix", pytest.param("process", marks=pytest.mark.slow)])
 def test_what_is_carried_over_and_shows_later_is_not_overlooked(tmp_path: Path, level: Any) -> None:
     with record(tmp_path, Ripening(), n=3) as corpus:
         for episode in list(corpus.episodes(order_by="number"))[:: 1 if level == "prefix" else 2]:
@@ -497,9 +497,7 @@ def test_branches_that_ray_runs_are_the_same(tmp_path: Path) -> None:
         fork.many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
 
 
-def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trajrec.replay import levels
 
     with record(tmp_path, gym.make("LunarLander-v3"), max_steps=60) as corpus:

@@ -213,6 +213,7 @@ def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
         assert (episode.ending, str(episode.total_reward)) == ("terminated", "nan")
 
 
+@pytest.mark.slow
 def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(tmp_path: Path) -> None:
     turns, moves = recorded(make("aec", TICTACTOE), tmp_path, 30)[1], recorded(make("parallel", RPS), tmp_path, 30)[1]
     with trajrec.open(tmp_path) as corpus:

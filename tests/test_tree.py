@@ -51,6 +51,7 @@ def normal(value: Any) -> Any:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(values, min_size=2, max_size=5))
+@pytest.mark.slow
 def test_any_history_of_small_values_is_followed(history: list[Any]) -> None:
     assert_follows(history)
 

@@ -7,6 +7,7 @@ action in the same state. Forks are left out: they are no fresh rollouts.
 
 from __future__ import annotations
 
+from math import isnan
 from typing import TYPE_CHECKING, Any, Literal
 
 from trajrec.replay.credit.estimates import Credit, Estimate
@@ -110,7 +111,8 @@ def group(
         prior: Visits of the state's mean that "rtmc" adds to each action's.
 
     Returns:
-        A table for each episode, in the order of logs.
+        A table for each episode, in the order of logs. A step of which nothing can be said has the value NaN, and the table
+        a note.
 
     Raises:
         QueryError: `by` or `where` is wrong.
@@ -141,7 +143,15 @@ def group(
     found: dict[str, list[Estimate]] = {}
     for episode_id, step, action, estimate, se, n in corpus.sql(common + body).fetchall():
         found.setdefault(episode_id, []).append(_estimate(method, measure, step, action, estimate, se, n))
-    return [Credit("", episode_id, "corpus", rows) for episode_id, rows in found.items()]
+    return [Credit("", episode_id, "corpus", rows, notes=_notes(method, rows)) for episode_id, rows in found.items()]
+
+
+def _notes(method: str, rows: list[Estimate]) -> tuple[str, ...]:
+    unknown = sum(isnan(row.value) for row in rows)
+    if not unknown:
+        return ()
+    what = f"of {unknown} of {len(rows)} steps nothing is known: {method} compares what came of the same state"
+    return (f"{what}, and the states before them were not recorded; grpo and rloo need none",)
 
 
 def _estimate(

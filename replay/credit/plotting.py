@@ -125,6 +125,7 @@ def _draw_parts(panel: Any, credit: Credit, names: list[str]) -> None:
 
         keys = [Patch(color=_GREEN, label=f"{_PARTS[names[0]]}, earned"), Patch(color=_RED, label=f"{_PARTS[names[0]]}, lost")]
         keys += [Patch(color=_GREY, label=_PARTS[name]) for name in names[1:]]
+        keys.append(Patch(color=_GREY, alpha=0.2, label=f"95 % interval of {_PARTS[names[0]]}"))
         panel.legend(handles=keys, fontsize=8, frameon=False, ncols=len(keys), loc="best")
 
 

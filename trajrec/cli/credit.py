@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections import Counter
 from typing import Any
 
 from trajrec.cli.commands import load_object, open_corpus
@@ -68,13 +69,21 @@ def bisect(arguments: argparse.Namespace) -> int:
     return 0 if found.step is not None else 1
 
 
+NEEDS = {
+    "prm": "labels of steps are made of rollouts: run `trajrec credit` or `trajrec bisect` on episodes first",
+    "dpo": "pairs are made of substitutions and forks: run `trajrec fork` on episodes, or credit.substitute",
+    "grpo": "no episode that has ended is in a group",
+}
+"""What each kind of training data is made of, for those who have none of it."""
+
+
 def export(arguments: argparse.Namespace) -> int:
     """Write training data."""
     from trajrec.replay import credit as credits_
 
     with open_corpus(arguments.dir) as corpus:
         n = credits_.export(corpus, arguments.kind, arguments.output, where=arguments.where, method=arguments.method)
-    say(f"{arguments.output}: {n} rows")
+    say(f"{arguments.output}: {n} rows" if n else f"{arguments.output}: no rows: {NEEDS[arguments.kind]}")
     return 0
 
 
@@ -90,6 +99,8 @@ def _group(arguments: argparse.Namespace) -> int:
             print_json(dict(zip(names, row, strict=True)))
     else:
         print_table(names, rows)
+    for note, n in Counter(note for table in tables for note in table.notes).items():
+        say(f"{n} episodes: {note}")
     return 0
 
 

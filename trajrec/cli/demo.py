@@ -51,6 +51,8 @@ WHERE episode_id = '{}' ORDER BY step LIMIT 5"""
 def run(arguments: argparse.Namespace) -> int:
     """Record, replay a failed episode, ask SQL; say what was done and where to look next."""
     folder: Path = arguments.dir
+    if folder.exists():
+        print(f"{folder}/ is there: what it holds is counted below as well\n")
     print(f"1. Recording {N_EPISODES} random episodes of each of {len(ENVIRONMENTS)} environments into {folder}/")
     for env_id, check in ENVIRONMENTS:
         env = trajrec.record(make_env(env_id, {}), folder, checks=[check])

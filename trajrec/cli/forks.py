@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import traceback
 from typing import Any
 
 from trajrec.cli.commands import load_function, make_env, open_corpus
 from trajrec.cli.output import print_json, print_table
 from trajrec.cli.replaying import load_env
+from trajrec.errors import TrajrecError
 
 LEVELS = ("auto", "prefix", "native", "pickle", "sandbox", "process")
 SHOWN = ("episode_id", "index", "n_steps", "total_reward", "ending", "returned_at", "level", "error")
@@ -74,7 +76,15 @@ def check_env(arguments: argparse.Namespace) -> int:
         factory = load_function(factory, "ENV", "a Gymnasium id or ")
     else:
         make_env(factory, {}).close()  # registers it, and says what is wrong where it cannot be made
-    report = check_determinism(factory, n_steps=arguments.steps)
+    try:
+        report = check_determinism(factory, n_steps=arguments.steps)
+    except TrajrecError:
+        raise
+    except Exception as exc:
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        raise ValueError(
+            f"{arguments.env} raised while it was probed: {type(exc).__name__}: {exc} ({where.filename}, line {where.lineno})"
+        ) from exc
     print_json(report.as_dict()) if arguments.json else print(report)
     return 0 if report.grade == "exact" else 1
 
