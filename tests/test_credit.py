@@ -161,18 +161,30 @@ def test_where_the_prefix_diverges_there_is_no_credit(lake: Episode) -> None:
 
 
 @pytest.mark.slow
-def test_sticky_actions_of_an_emulator_are_refused(tmp_path: Path) -> None:
+def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ale_py")
 
-    def some(observation: Any, rng: np.random.Generator) -> int:
-        return int(rng.integers(4))
+    def serve(observation: Any) -> int:
+        return 2 + int(observation.sum()) // 3 % 2
 
-    episode = record(tmp_path / "runs", make_by_id("ALE/Breakout-v5", max_episode_steps=20), some)
-    with pytest.raises(ReplayError, match="repeat_action_probability=0"):
-        credit.scan(episode, some, n=2)
-    other = make_by_id("ALE/Breakout-v5", max_episode_steps=20, repeat_action_probability=0.0)
-    found = credit.scan(record(tmp_path / "more", other, some), some, n=2, steps=[3])
-    assert found.of("value")[0].n == 2
+    def is_even(env: Any) -> bool:
+        return int(env.unwrapped.ale.getRAM().sum()) % 2 == 0
+
+    def tired() -> Any:
+        return make_by_id("ALE/Breakout-v5", max_episode_steps=20, obs_type="ram")
+
+    episode = record(tmp_path / "runs", tired(), lambda observation, rng: int(rng.integers(4)))
+    how: dict[str, Any] = {"steps": [3, 9], "n": 8, "check": is_even, "folder": None}
+    wanted = credit.scan(episode, serve, **how)
+    assert {e.noise for e in wanted} == {"shared"}
+    assert any(0 < e.value < 1 for e in wanted.of("value"))  # their futures are not one
+    for other in ({"level": "prefix"}, {"level": "process"}, {"memo": False}, {"jobs": 2}):
+        assert [e.value for e in credit.scan(episode, serve, **how, **other)] == [e.value for e in wanted], other
+    monkeypatch.setattr("trajrec.state.emulator._TRUE", b"\0" * 4)
+    with pytest.raises(ReplayError, match=r"this version of ALE .* record it with repeat_action_probability=0"):
+        credit.scan(episode, serve, **how)
 
 
 def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Episode) -> None:

@@ -402,6 +402,19 @@ def test_a_restored_ale_repeats_the_sticky_action_that_it_would_have(game: str) 
         assert continued[0] == continued[1], trial
 
 
+@pytest.mark.slow
+def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly(tmp_path: Path) -> None:
+    import ale_py  # noqa: F401
+
+    with record(tmp_path, gym.make("ALE/Breakout-v5", obs_type="ram"), max_steps=30) as corpus:
+        episode = next(corpus.episodes())
+        for noise, n_futures in (("fresh", 4), ("recorded", 1)):
+            branches = fork.many(episode, at=[20], actions=[0, 2, 3, 1] * 6, n=4, noise=noise)  # type: ignore[arg-type]
+            children = [corpus.episode(branch.episode_id) for branch in branches]
+            assert len({child.observations.tobytes() for child in children}) == n_futures
+            assert [report.grade for report in replay_episodes(children)] == ["exact"] * 4
+
+
 class Carrying(gym.Wrapper[Any, Any, Any, Any]):
     """Carries over from one episode to the next how many there were, out of sight of its attributes."""
 

@@ -25,7 +25,7 @@ sources = pytest.mark.sources
 
 LAYERS = [
     {"errors", "version", "protocols", "interfaces", "agents.current", "joint"},
-    {"structs"},
+    {"structs", "state.emulator"},
     {"schema"},
     {"codec"},
     {

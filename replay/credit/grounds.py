@@ -7,12 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, Protocol
 
-import gymnasium
 import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import ReplayError
+from trajrec.errors import ReplayError, SnapshotError
 from trajrec.paths import path_between
 from trajrec.protocols import Sandboxed, Verifier
 from trajrec.replay.branches import Level
@@ -127,9 +126,12 @@ class StandingGround:
 
     def _set(self, stage: Stage) -> None:
         self._stage, self._env, self.action_space = stage, stage.env, stage.env.action_space
-        self._noise = EnvNoise(stage.env, self._root)
+        try:
+            self._noise = EnvNoise(stage.env, self._root)
+        except SnapshotError as exc:
+            why = f"{exc}: each rollout would see the same future; record it with repeat_action_probability=0 for credit"
+            raise ReplayError(why, episode_id=self._episode.id) from exc
         self.n_generators = self._noise.n_generators
-        _refuse_hidden_noise(self._episode, stage.env)
         self._key = _StateKey(stage, self._noise.ids())
 
     def go(self, step: int) -> None:
@@ -269,16 +271,6 @@ def recorded_noise(episode: Episode, make: Callable[[], Stage]) -> RecordedNoise
     finally:
         walker.close()
     return found
-
-
-def _refuse_hidden_noise(episode: Episode, env: gymnasium.Env[Any, Any]) -> None:
-    ale = getattr(env.unwrapped, "ale", None)
-    if ale is not None and hasattr(ale, "getFloat") and ale.getFloat("repeat_action_probability") > 0:
-        raise ReplayError(
-            "its sticky actions are drawn inside the emulator, where no universe can be given: each rollout would see the same "
-            "future; record it with repeat_action_probability=0 for credit",
-            episode_id=episode.id,
-        )
 
 
 class _StateKey:

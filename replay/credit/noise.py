@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trajrec.state.emulator import StickyGenerator, sticky_generator
 from trajrec.state.generators import nested_generators, put_state, state_of
 from trajrec.state.snapshots import layers_of
 
@@ -98,12 +99,16 @@ class EnvNoise:
         root: What the noise is derived from.
 
     Attributes:
-        n_generators: How many there are. What a native simulator keeps inside is not among them.
+        n_generators: How many there are. Of what native simulators keep inside, that of ALE's sticky actions is among them.
+
+    Raises:
+        SnapshotError: ALE's cannot be set.
     """
 
     def __init__(self, env: Any, root: int) -> None:
         self._key = hashlib.blake2b(f"env/{root}".encode(), digest_size=16).digest()
-        self._generators = find_generators(env)
+        sticky = sticky_generator(env)
+        self._generators = find_generators(env) + ([] if sticky is None else [sticky])
         self._setters = [_setter(generator) for generator in self._generators]
         self.n_generators = len(self._generators)
 
@@ -141,6 +146,8 @@ def _hash(text: str) -> int:
 
 def _setter(generator: Any) -> Callable[[int], None]:
     """Return what puts a generator to a state that a 128-bit number names."""
+    if isinstance(generator, StickyGenerator):
+        return generator.seed
     if isinstance(generator, (random.Random, np.random.RandomState)):
         is_python = isinstance(generator, random.Random)
         return lambda number: generator.seed(number if is_python else number & 0xFFFFFFFF)

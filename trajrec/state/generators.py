@@ -12,6 +12,7 @@ import numpy as np
 from trajrec import codec
 from trajrec.joint import api_of, layers
 from trajrec.protocols import StateAdapter
+from trajrec.state.emulator import StickyGenerator, sticky_generator
 
 Path = tuple[Any, ...]
 """Attributes, keys and positions that lead from an object to a generator that it holds."""
@@ -96,7 +97,11 @@ def reseed(env: Any, key: str) -> int:
         key: What the randomness is derived from.
 
     Returns:
-        How many generators there are; those of spaces and of native simulators are not among them.
+        How many generators there are; that of ALE's sticky actions is among them, those of spaces and of other native
+        simulators are not.
+
+    Raises:
+        SnapshotError: ALE's cannot be set.
     """
     found, all_layers = 0, list(layers(env))
     seen = set(map(id, all_layers))
@@ -106,6 +111,10 @@ def reseed(env: Any, key: str) -> int:
             data = hashlib.blake2b(f"{key}/{place}/{name}".encode(), digest_size=16).digest()
             _seed(generator, int.from_bytes(data, "little"))
             found += 1
+    if (sticky := sticky_generator(env)) is not None:
+        data = hashlib.blake2b(f"{key}/sticky".encode(), digest_size=16).digest()
+        _seed(sticky, int.from_bytes(data, "little"))
+        found += 1
     return found
 
 
@@ -115,6 +124,8 @@ def state_of(generator: Any) -> Any:
         return generator.getstate()
     if isinstance(generator, np.random.RandomState):
         return generator.get_state(legacy=False)
+    if isinstance(generator, StickyGenerator):
+        return generator.state()
     return generator.bit_generator.state
 
 
@@ -122,7 +133,7 @@ def _seed(generator: Any, seed: int) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = type(generator.bit_generator)(seed).state
     else:
-        generator.seed(seed if isinstance(generator, random.Random) else seed & 0xFFFFFFFF)
+        generator.seed(seed & 0xFFFFFFFF if isinstance(generator, np.random.RandomState) else seed)
 
 
 def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> None:
@@ -173,5 +184,7 @@ def put_state(generator: Any, state: Any) -> None:
         generator.setstate(state)
     elif isinstance(generator, np.random.RandomState):
         generator.set_state(state)
+    elif isinstance(generator, StickyGenerator):
+        generator.put(state)
     else:
         generator.bit_generator.state = state
