@@ -166,7 +166,7 @@ def _is_same_column(recorded: list[Any], live: list[Any]) -> bool:
     kinds = set(map(type, live))
     if kinds <= _PLAIN:
         # Nothing else that a log gives back is packed as these are; a scalar of numpy is refused.
-        with contextlib.suppress(TypeError, OverflowError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             return msgspec.msgpack.encode(recorded) == msgspec.msgpack.encode(live)
         return False
     kind = kinds.pop()

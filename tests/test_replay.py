@@ -413,8 +413,9 @@ class Level(enum.IntEnum):
         (Level.LOW, 1),
         (float("nan"), -float("nan")),
         (2**70, 2**70 + 1),
+        ("\udc80", "\udc81"),
     ],
-    ids=repr,
+    ids=ascii,
 )
 def test_a_number_of_another_type_or_other_bits_is_a_difference(tmp_path: Path, recorded: Any, now: Any, where: str) -> None:
     def make(middle: Any) -> Any:
