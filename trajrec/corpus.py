@@ -21,7 +21,7 @@ import duckdb
 
 from trajrec.episodes import Episode
 from trajrec.errors import CorpusError, QueryError
-from trajrec.index.build import Builder, Known, create_tables, find_logs, read_known
+from trajrec.index.build import Builder, Known, create_tables, find_logs, is_current, is_other, read_known
 from trajrec.index.tables import APPENDED, CHECKS, EPISODES, INDEX_VERSION, OF_EPISODES, TABLES, VIEWS, Table
 from trajrec.log.reader import LogReader, is_being_written
 
@@ -75,12 +75,13 @@ class Corpus:
             raise CorpusError(f"{self.path}: no logs (*.trj) in this folder; record into it first")
         self._progress = progress
         self._readers: dict[str, LogReader] = {}
-        _update_file(self.path, progress)
         self._con = duckdb.connect(":memory:")
         self._con.execute("SET TimeZone = 'UTC'; CREATE SCHEMA fresh")
-        self._has_file = _attach(self._con, self.path / INDEX_NAME)
-        create_tables(self._con, "fresh")
-        self._known: dict[str, Known] = read_known(self._con, "stored") if self._has_file else {}
+        self._known: dict[str, Known] = {}
+        self._has_file = self._attach_file(found)
+        self._has_fresh = not self._has_file
+        if self._has_fresh:
+            create_tables(self._con, "fresh")
         self._dropped: set[str] = set()
         self._fresh_logs: set[str] = set()
         self._replaced: set[str] = set()
@@ -160,9 +161,12 @@ class Corpus:
     def refresh(self) -> None:
         """Read what was recorded since; `sql`, `episode` and `episodes` do so themselves."""
         found = self._find()
+        if not self._has_fresh and not is_current(found, self._known):
+            create_tables(self._con, "fresh")
+            self._has_fresh = True
         gone = {log for log in self._known if log not in found}
         builder = Builder(self._con, "fresh", self.path, source="main", progress=self._progress)
-        shrunk = {log for log, known in self._known.items() if log in found and _is_other(found[log], known)}
+        shrunk = {log for log, known in self._known.items() if log in found and is_other(found[log], known)}
         if gone or shrunk:
             builder.drop((gone | shrunk) & self._fresh_logs)
             self._dropped |= gone | shrunk
@@ -206,6 +210,22 @@ class Corpus:
             if len(self._readers) > 64:
                 self._readers.pop(next(iter(self._readers)))
         return reader
+
+    def _attach_file(self, found: dict[str, Any]) -> bool:
+        """Attach the index file, brought up to date where it is not; say whether it could be. To write it takes a connection
+        of its own, which takes longer than all else where there is nothing new."""
+        file = self.path / INDEX_NAME
+        if _attach(self._con, file, wait_s=0.0):
+            self._known = read_known(self._con, "stored")
+            if is_current(found, self._known):
+                return True
+            self._con.execute("DROP SCHEMA stored CASCADE; DETACH stored_file")
+            self._known = {}
+        _update_file(self.path, self._progress)
+        if not _attach(self._con, file, wait_s=LOCK_WAIT_S):
+            return False
+        self._known = read_known(self._con, "stored")
+        return True
 
     def _find(self) -> dict[str, Any]:
         try:
@@ -288,8 +308,9 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
             continue
         break
     try:
+        is_known = _version(con) == INDEX_VERSION
         con.execute("SET TimeZone = 'UTC'; BEGIN")
-        if _version(con) != INDEX_VERSION:
+        if not is_known:
             for table in TABLES:
                 con.execute(f"DROP TABLE IF EXISTS {table.name}")
             con.execute("DROP TABLE IF EXISTS index_version")
@@ -297,7 +318,7 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
         known = read_known(con, "main")
         found = find_logs(folder)
         builder = Builder(con, "main", folder, progress=progress)
-        other = [log for log, k in known.items() if log not in found or _is_other(found[log], k)]
+        other = [log for log, k in known.items() if log not in found or is_other(found[log], k)]
         builder.drop(other)
         changed = builder.update(found, {log: k for log, k in known.items() if log not in other})
         con.execute("COMMIT" if changed or other or not known else "ROLLBACK")
@@ -309,16 +330,16 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
 
 
 def _version(con: duckdb.DuckDBPyConnection) -> int | None:
-    # Asked for before it is read: a failed statement would end the transaction.
-    if con.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'index_version'").fetchone() is None:
+    try:
+        found = con.execute("SELECT version FROM index_version").fetchone()
+    except duckdb.CatalogException:
         return None
-    found = con.execute("SELECT version FROM index_version").fetchone()
     return None if found is None else int(found[0])
 
 
-def _attach(con: duckdb.DuckDBPyConnection, file: Path) -> bool:
+def _attach(con: duckdb.DuckDBPyConnection, file: Path, wait_s: float) -> bool:
     """Attach the index for reading; say whether it could be, waiting for a writer to finish."""
-    deadline = time.monotonic() + LOCK_WAIT_S
+    deadline = time.monotonic() + wait_s
     while file.exists():
         try:
             con.execute(f"ATTACH '{str(file).replace(chr(39), chr(39) * 2)}' AS stored_file (READ_ONLY)")
@@ -347,13 +368,6 @@ def _is_unusable(exc: duckdb.Error) -> bool:
         part in text
         for part in ("not a valid DuckDB", "version", "serializ", "Serializ", "checksum", "Corrupt", "corrupt", "WAL")
     )
-
-
-def _is_other(stat: Any, known: Known) -> bool:
-    """Say whether a file is not the one known, grown: a sealed log that changed, or one that shrank."""
-    if known.is_sealed:
-        return bool((stat.st_size, stat.st_mtime_ns) != (known.size, known.mtime_ns))
-    return bool(stat.st_size < known.size)
 
 
 def _first_lines(exc: duckdb.Error) -> str:

@@ -86,6 +86,18 @@ def read_known(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, Known]:
     return {row[0]: Known(*row[1:]) for row in rows}
 
 
+def is_current(found: dict[str, os.stat_result], known: dict[str, Known]) -> bool:
+    """Say whether what is known is known of just these files as they are."""
+    return found.keys() == known.keys() and not any(_is_changed(stat, known[log]) for log, stat in found.items())
+
+
+def is_other(stat: os.stat_result, known: Known) -> bool:
+    """Say whether a file is not the one known, grown: a sealed log that changed, or one that shrank."""
+    if known.is_sealed:
+        return bool((stat.st_size, stat.st_mtime_ns) != (known.size, known.mtime_ns))
+    return bool(stat.st_size < known.size)
+
+
 class Builder:
     """Reads logs into the tables of one schema.
 
