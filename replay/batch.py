@@ -110,7 +110,7 @@ def _replay(chunk: Iterable[Episode], env: EnvOrFactory, options: dict[str, Any]
             try:
                 yield replayer.replay(episode)
             except ReplayError as exc:
-                yield ReplayReport(episode.id, "refused", 0, notes=(str(exc).partition(": ")[2],))
+                yield ReplayReport(episode.id, "refused", 0, notes=(exc.what,))
 
 
 def _chunks(episodes: Iterable[Episode]) -> Iterator[Iterator[Episode]]:

@@ -61,7 +61,7 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
     try:
         arguments = prepare_reset(episode, stage)
     except ReplayError as exc:
-        run.problem = str(exc).partition(": ")[2]
+        run.problem = exc.what
         return None
     try:
         obs, info = stage.env.reset(**arguments)
@@ -82,15 +82,18 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
 def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
     try:
         check_step(episode, first)
-    except (IndexError, ReplayError) as exc:
-        run.problem = str(exc).removeprefix(f"episode {episode.id}: ")
+    except IndexError as exc:
+        run.problem = str(exc)
+        return None
+    except ReplayError as exc:
+        run.problem = exc.what
         return None
     try:
         obs, _ = walk_to(episode, stage, first)
     except DivergenceError as exc:
         run.early = _divergence(exc)
     except ReplayError as exc:
-        run.problem = str(exc).partition(": ")[2]
+        run.problem = exc.what
     except TrajrecError:
         raise
     except Exception as exc:  # of the reset: what a step raises is a divergence

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -400,6 +402,20 @@ def test_a_restored_ale_repeats_the_sticky_action_that_it_would_have(game: str) 
             continued.append([env.step(action)[0].tobytes() for action in actions[20 + trial :]])
             snapshots.restore(snapshot)
         assert continued[0] == continued[1], trial
+
+
+def test_an_environment_goes_with_the_last_snapshot_of_it() -> None:
+    env = make("MiniGrid-DoorKey-8x8-v0")
+    env.reset(seed=0)
+    snapshot = Snapshots(env).take()
+    assert snapshot.level == "pickle"
+    world = weakref.ref(env.unwrapped)
+    del env
+    gc.collect()
+    assert world() is not None
+    del snapshot
+    gc.collect()
+    assert world() is None
 
 
 @pytest.mark.slow

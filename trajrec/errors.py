@@ -14,7 +14,7 @@ TrajrecError
 ├── MissingPackageError     an optional package is not installed; names the extra
 ├── CorpusError             no such folder, no logs in it, no or several such episodes
 ├── QueryError              the SQL is wrong; names the nearest column
-└── ReplayError .episode_id
+└── ReplayError .what .episode_id
     ├── EnvRefusedError     the log names an environment that may not be imported
     ├── EnvMissingError     the environment, or the package it comes from, is not installed
     ├── DivergenceError     .step .field .expected .actual
@@ -109,7 +109,7 @@ class ReplayError(TrajrecError):
     """An episode could not be replayed, or was not the same."""
 
     def __init__(self, message: str, *, episode_id: str) -> None:
-        self.episode_id = episode_id
+        self.what, self.episode_id = message, episode_id
         super().__init__(f"episode {episode_id}: {message}")
 
 

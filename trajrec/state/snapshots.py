@@ -51,12 +51,14 @@ touches, and an emulator, of which only the address would be kept."""
 
 
 class Snapshot(NamedTuple):
-    """The state of all layers, of what is native in them, of what objects they hold, and what names the state of a sandbox."""
+    """The state of all layers, of what is native in them, of what objects they hold, and what names the state of a sandbox;
+    and what these objects refer to, which may have been replaced since."""
 
     layers: list[dict[str, Any]]
     natives: list[tuple[Any, Any]]
     objects: bytes | None
-    sandboxes: tuple[Any, ...] = ()
+    sandboxes: tuple[Any, ...]
+    references: dict[int, Any]
 
     @property
     def level(self) -> Literal["native", "pickle", "sandbox"]:
@@ -109,7 +111,8 @@ class Snapshots:
         natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self.spaces]
         natives += copier.natives.values()
         pickled = copier.pickle(objects) if objects else None
-        return Snapshot(saved, natives, pickled, () if self.sandbox is None else (self._ask("take_snapshot"),))
+        sandboxes = () if self.sandbox is None else (self._ask("take_snapshot"),)
+        return Snapshot(saved, natives, pickled, sandboxes, copier.references)
 
     def _ask(self, method: str, *args: Any) -> Any:
         """Ask the sandbox, which may have a bad day.
@@ -143,7 +146,7 @@ class Snapshots:
             for name, value in values.items():
                 live[name] = value if type(value) in _ATOMS or name in constant else copier.copy(value)
         if snapshot.objects is not None:
-            for (number, name), value in copier.unpickle(snapshot.objects).items():
+            for (number, name), value in _unpickle(snapshot.objects, snapshot.references).items():
                 self.layers[number].__dict__[name] = value
 
 
@@ -192,6 +195,7 @@ class _Copier:
         self._collects = emulators is not None
         self.natives: dict[int, tuple[Any, Any]] = {}
         self._kept = {id(thing): thing for thing in kept}
+        self.references: dict[int, Any] = {}
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []
 
@@ -243,17 +247,13 @@ class _Copier:
             raise SnapshotError(f"it cannot be copied: {self._culprit(objects)}: {type(exc).__name__}: {exc}") from exc
         return file.getvalue()
 
-    def unpickle(self, data: bytes) -> dict[tuple[int, str], Any]:
-        """Return objects that `pickle` made bytes of, in this process only."""
-        return dict(_Unpickler(io.BytesIO(data), _REFERENCES).load())
-
     def _reference(self, value: Any) -> int | None:
         if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
             if id(value) not in self.natives:
                 return None
         elif id(value) not in self._kept and type(value).__name__ != "MjModel":
             return None
-        _REFERENCES[id(value)] = value
+        self.references[id(value)] = value
         return id(value)
 
     def _keep(self, value: Any) -> None:
@@ -267,10 +267,6 @@ class _Copier:
             except Exception:
                 return f"attribute {name} ({type(value).__qualname__})"
         return "its attributes together"
-
-
-_REFERENCES: dict[int, Any] = {}
-"""What pickled objects refer to. Kept: a snapshot may be restored after an attribute was replaced."""
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -298,6 +294,11 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, reference: int) -> Any:
         return self._references[reference]
+
+
+def _unpickle(data: bytes, references: dict[int, Any]) -> dict[tuple[int, str], Any]:
+    """Return objects that a copier made bytes of, in this process only."""
+    return dict(_Unpickler(io.BytesIO(data), references).load())
 
 
 def _set_attributes(value: Any, state: dict[str, Any]) -> None:
