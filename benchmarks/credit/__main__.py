@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from benchmarks.credit import faults, games, quality, tabular, tools, universes, who_when
 from benchmarks.credit.truths import Criterion
 
-PARTS: dict[str, Callable[[], list[Criterion]]] = {
+PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
     "P1": tabular.p1,
     "P2": tabular.p2,
     "P3": tabular.p3,
