@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.credit.faults import faulty, max_drop
 from benchmarks.credit.tabular import failed
 from benchmarks.credit.truths import Criterion, at_least, at_most, record, states, toy
+from trajrec.errors import MissingPackageError
 from trajrec.replay.credit import scan
 
 # Environment, epsilon, arguments; how many times fewer steps, and a lower variance of A, were reached before.
@@ -104,7 +105,8 @@ def p10(n: int = 8) -> list[Criterion]:
     for how in ways:
         try:
             table = scan(episode, truth.policy, n=n, folder=None, **how)
-        except ImportError:
+        except MissingPackageError as exc:
+            print(f"not compared: {how}: {exc}")
             continue
         numbers = [(e.step, e.estimator, e.value, e.lo, e.hi) for e in table]
         wanted = wanted or numbers
