@@ -51,7 +51,7 @@ class Run:
         self.infos: dict[int, bytes | dict[str, Any]] = {}
         self.reset_info = b""
         self.states = array.array("I")
-        self.whole_states: dict[int, bytes] = {}
+        self.whole_states: dict[int, bytes | np.ndarray[Any, Any]] = {}
         self.flags: tuple[int, bool, bool] | None = None
         self.failure: tuple[int, Failure | None, BaseException | None] | None = None
         self.early: Divergence | None = None
@@ -267,7 +267,7 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
     if leave.ulps:
         # A digest says nothing of how far two states are apart: those that are stored whole are compared.
         for row in sorted(run.whole_states):
-            change = first_unlike("state", episode.states[row - offset], codec.decode(run.whole_states[row]), run, leave)
+            change = first_unlike("state", episode.states[row - offset], _state(run.whole_states[row]), run, leave)
             if change is not None:
                 return row, 5, "state", change
         return 0, 5, "state", None
@@ -278,10 +278,10 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
     for row in sorted(run.whole_states):
         if first is not None and row > first:
             break
-        recorded = episode.states[row - offset]
-        if codec.encode(recorded) == run.whole_states[row]:
+        recorded, live = episode.states[row - offset], run.whole_states[row]
+        if codec.encode(recorded) == live if isinstance(live, bytes) else _is_same_array(recorded, live):
             continue
-        change = first_difference(recorded, codec.decode(run.whole_states[row]))
+        change = first_difference(recorded, _state(live))
         if change is not None:
             return row, 5, "state", change
     if first is None:
@@ -292,6 +292,15 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
         "state",
         Change("", f"digest {int(expected[first - offset]):06x}", f"digest {int(got[first - offset]):06x}"),
     )
+
+
+def _is_same_array(recorded: Any, live: np.ndarray[Any, Any]) -> bool:
+    is_alike = type(recorded) is np.ndarray and (recorded.dtype, recorded.shape) == (live.dtype, live.shape)
+    return is_alike and recorded.tobytes() == live.tobytes()
+
+
+def _state(kept: Any) -> Any:
+    return codec.decode(kept) if isinstance(kept, bytes) else kept
 
 
 def describe(failure: Failure | BaseException | None) -> str:

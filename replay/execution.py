@@ -135,7 +135,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
             except ValueError:  # not contiguous
                 states(digest(state))
             if row in whole:
-                run.whole_states[row] = copy(state)
+                run.whole_states[row] = state.copy() if is_plain else copy(state)
         if info:
             # What cannot be changed later is kept as it is: encoding ten numbers takes longer than some steps.
             run.infos[row - 1] = info.copy() if fixed.issuperset(map(type, info.values())) else copy(info, opaque=True)
