@@ -76,7 +76,9 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
         return episode, enter_fork(episode, stage, obs)
     except DivergenceError as exc:
         run.early = _divergence(exc)
-        return None
+    except ReplayError as exc:
+        run.problem = exc.what
+    return None
 
 
 def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:

@@ -96,7 +96,10 @@ def enter_fork(episode: Episode, stage: Stage, obs: Any) -> Any:
         return obs
     obs, _ = apply_path(episode, stage, obs, {}, 0, fork.step)
     if fork.noise != "recorded":
-        reseed(stage.env, fork.noise)
+        try:
+            reseed(stage.env, fork.noise)
+        except SnapshotError as exc:
+            raise ReplayError(str(exc), episode_id=episode.id) from exc
     return obs
 
 

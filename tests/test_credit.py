@@ -13,7 +13,7 @@ import pytest
 
 import trajrec
 from trajrec.episodes import Episode
-from trajrec.errors import DivergenceError, ReplayError
+from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.replay import credit
 from trajrec.replay.credit.noise import EnvNoise, PolicyNoise, find_generators
 from trajrec.replay.environments import make_by_id
@@ -183,7 +183,7 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
     for other in ({"level": "prefix"}, {"level": "process"}, {"memo": False}, {"jobs": 2}):
         assert [e.value for e in credit.scan(episode, serve, **how, **other)] == [e.value for e in wanted], other
     monkeypatch.setattr("trajrec.state.emulator._TRUE", b"\0" * 4)
-    with pytest.raises(ReplayError, match=r"this version of ALE .* record it with repeat_action_probability=0"):
+    with pytest.raises(SnapshotError, match=r"this version of ALE .* record it with repeat_action_probability=0"):
         credit.scan(episode, serve, **how)
 
 

@@ -419,7 +419,9 @@ def test_an_environment_goes_with_the_last_snapshot_of_it() -> None:
 
 
 @pytest.mark.slow
-def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly(tmp_path: Path) -> None:
+def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import ale_py  # noqa: F401
 
     with record(tmp_path, gym.make("ALE/Breakout-v5", obs_type="ram"), max_steps=30) as corpus:
@@ -429,6 +431,10 @@ def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly
             children = [corpus.episode(branch.episode_id) for branch in branches]
             assert len({child.observations.tobytes() for child in children}) == n_futures
             assert [report.grade for report in replay_episodes(children)] == ["exact"] * 4
+        monkeypatch.setattr("trajrec.state.emulator._TRUE", b"\0" * 4)
+        refused = list(replay_episodes(corpus.episodes()))
+        assert sorted(report.grade for report in refused) == ["exact"] * 5 + ["refused"] * 4
+        assert "this version of ALE" in "".join(note for report in refused for note in report.notes)
 
 
 class Carrying(gym.Wrapper[Any, Any, Any, Any]):

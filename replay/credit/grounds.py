@@ -11,7 +11,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import ReplayError, SnapshotError
+from trajrec.errors import ReplayError
 from trajrec.paths import path_between
 from trajrec.protocols import Sandboxed, Verifier
 from trajrec.replay.branches import Level
@@ -126,11 +126,7 @@ class StandingGround:
 
     def _set(self, stage: Stage) -> None:
         self._stage, self._env, self.action_space = stage, stage.env, stage.env.action_space
-        try:
-            self._noise = EnvNoise(stage.env, self._root)
-        except SnapshotError as exc:
-            why = f"{exc}: each rollout would see the same future; record it with repeat_action_probability=0 for credit"
-            raise ReplayError(why, episode_id=self._episode.id) from exc
+        self._noise = EnvNoise(stage.env, self._root)
         self.n_generators = self._noise.n_generators
         self._key = _StateKey(stage, self._noise.ids())
 

@@ -69,7 +69,10 @@ class StickyGenerator:
         sizes = [_SIZE.unpack_from(data, at)[0] for at in (start - _SIZE.size, _BODY) if 0 <= at <= len(data) - _SIZE.size]
         is_known = sizes == [len(text), len(data) - _BODY - _SIZE.size - _TAIL] and len(text.split()) == _WORDS + 1
         if not is_known or not text.replace(b" ", b"").isdigit():
-            raise SnapshotError("this version of ALE keeps the generator of its sticky actions otherwise than 0.12.1")
+            raise SnapshotError(
+                "this version of ALE keeps the generator of its sticky actions otherwise than 0.12.1, and they cannot be drawn "
+                "anew: take that version, or record it with repeat_action_probability=0"
+            )
         return data[:start], text, data[-_TAIL:]
 
 
@@ -79,7 +82,7 @@ def sticky_generator(env: Any) -> StickyGenerator | None:
     Raises:
         SnapshotError: It has one that cannot be set.
     """
-    ale = getattr(getattr(env, "unwrapped", None), "ale", None)
-    if ale is None or not hasattr(ale, "getFloat") or not ale.getFloat("repeat_action_probability") > 0:
+    ale: Any = getattr(getattr(env, "unwrapped", None), "ale", None)
+    if type(ale).__module__.partition(".")[0] != "ale_py" or not ale.getFloat("repeat_action_probability") > 0:
         return None
     return StickyGenerator(ale)
