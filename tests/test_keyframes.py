@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec import codec
 from trajrec.errors import SnapshotError
 from trajrec.recorder import KEYFRAME_STEPS
 from trajrec.replay import fork, replay_episode
@@ -130,3 +132,15 @@ def test_a_million_steps_are_shown_and_forked_at_once(tmp_path: Path) -> None:
     # Guards: a machine that is busy takes longer than the benchmarks say.
     assert shown < 2
     assert forked < 5
+
+
+def test_keyframes_that_hold_what_only_looks_on_are_put_back_where_it_is_left_out() -> None:
+    env = gym.make("CartPole-v1")
+    env.reset(seed=0)
+    env.step(1)
+    state = codec.decode(Keyframes(env).take())
+    state["layers"].insert(1, ["OrderEnforcing", {"_has_reset": ["value", True]}])
+    bare = gym.make(dataclasses.replace(gym.spec("CartPole-v1"), order_enforce=False), disable_env_checker=True)
+    bare.reset(seed=1)
+    Keyframes(bare).put(codec.encode(state))
+    assert is_same(bare.step(0), env.step(0))

@@ -342,7 +342,7 @@ def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("env_id", "n"),
-    [("CartPole-v1", 150), ("Taxi-v4", 10), pytest.param("Blackjack-v1", 400, marks=pytest.mark.slow), ("trajrec/Shop-v0", 2)],
+    [("CartPole-v1", 150), ("Taxi-v4", 10), pytest.param("Blackjack-v1", 400, marks=pytest.mark.slow), ("trajrec/Shop-v0", 5)],
 )
 def test_what_is_recorded_does_not_depend_on_when_it_is_flushed(
     env_id: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
