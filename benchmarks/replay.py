@@ -52,8 +52,11 @@ def main() -> None:
 
 
 def _pairs(make: Callable[[], Any], corpus: Any, actions: list[list[object]]) -> Iterator[tuple[float, float]]:
-    """Yield the CPU time a step of each episode, in seconds: of stepping the environment, and of replaying it, reading
-    included. A machine that others use is slower now and then: what is compared lies some milliseconds apart."""
+    """Yield the CPU time a step of each episode, in seconds: of stepping the environment, and of replaying it with reading it.
+
+    A machine that others use is slower now and then: what is compared lies some milliseconds apart. What it takes to open the
+    corpus and to make an environment falls on the first episode alone, and so does not show in a median.
+    """
     env = make()
     reports = replay_episodes(corpus.episodes())
     for k, taken in enumerate(actions):

@@ -65,7 +65,7 @@ def p6(n: int = 600) -> Iterator[Criterion]:
         hit, decisions = hits(cases, 0.0, method="bisect", n=8)
         yield at_least(f"P6 rate 0, T={size}: bisect finds the fault", float(np.mean(hit)), 0.99)
         # Of the search, and of both arms that confirm what it found.
-        most = 8 * int(np.ceil(np.log2(size))) + 2 * 32
+        most = 8 * int(np.ceil(np.log2(size))) + 2 * 8
         yield at_most(f"P6 rate 0, T={size}: rollouts", max(d.n_rollouts for d in decisions), most)
     cases = faulty(64, n)
     hit, decisions = hits(cases, 0.01, method="bayes", n=32)
