@@ -14,6 +14,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.episodes import Episode
+from trajrec.log.columns import Rows
 from trajrec.log.fields import dense_columns
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.schema import Failure
@@ -51,6 +52,7 @@ class Run:
         self.infos: dict[int, bytes | dict[str, Any]] = {}
         self.reset_info = b""
         self.states = array.array("I")
+        self.state_dtype: np.dtype[Any] | None = None
         self.whole_states: dict[int, bytes | np.ndarray[Any, Any]] = {}
         self.flags: tuple[int, bool, bool] | None = None
         self.failure: tuple[int, Failure | None, BaseException | None] | None = None
@@ -151,29 +153,39 @@ def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Fou
 
 
 def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
-    recorded = episode.reward_list[:n]
-    if _is_same_column(recorded, run.rewards):
+    if _are_same_rewards(episode, run, n):
         return 0, 1, "reward", None
-    for row, (expected, actual) in enumerate(zip(recorded, run.rewards, strict=True)):
+    for row, (expected, actual) in enumerate(zip(episode.reward_list[:n], run.rewards, strict=True)):
         change = first_unlike("reward", expected, codec.decode(codec.encode(actual, opaque=True)), run, leave)
         if change is not None:
             return row + 1, 1, "reward", change
     return 0, 1, "reward", None
 
 
-def _is_same_column(recorded: list[Any], live: list[Any]) -> bool:
-    """Say whether values of as many rows are surely the same, type for type and bit for bit, without looking at each."""
-    kinds = set(map(type, live))
+def _are_same_rewards(episode: Episode, run: Run, n: int) -> bool:
+    """Say whether rewards are surely the same."""
+    row = 0
+    for chunk, span in episode.parts:
+        live = run.rewards[row : row + span.segment.n_steps]
+        row += len(live)
+        column = (dense_columns(chunk, "reward") or {}).get(None)
+        if live and (column is None or not _is_same_column(column, span.start, live)):
+            return False
+    return row == n
+
+
+def _is_same_column(rows: Rows, start: int, live: list[Any]) -> bool:
+    """Say whether values are surely those of a column's rows from `start` on, type for type and bit for bit, without looking at
+    each."""
+    stop, kinds = start + len(live), set(map(type, live))
     if kinds <= _PLAIN:
         # Nothing else that a log gives back is packed as these are; a scalar of numpy is refused.
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return msgspec.msgpack.encode(recorded) == msgspec.msgpack.encode(live)
+            return msgspec.msgpack.encode(live) == msgspec.msgpack.encode(rows.values(start, stop))
         return False
     kind = kinds.pop()
-    if kinds or not issubclass(kind, (np.number, np.bool_)) or set(map(type, recorded)) != {kind}:
-        return False
-    dtype = np.dtype(kind)
-    return dtype.kind in "biufc" and np.fromiter(recorded, dtype).tobytes() == np.fromiter(live, dtype).tobytes()
+    recorded = rows.numpy_bytes(start, stop) if not kinds and issubclass(kind, np.generic) else None
+    return recorded is not None and recorded[0] is kind and np.fromiter(live, kind, len(live)).tobytes() == recorded[1]
 
 
 def _flags(episode: Episode, run: Run, n: int) -> _Found:
@@ -227,11 +239,11 @@ def _are_same_infos(episode: Episode, run: Run, n: int) -> bool:
     rows = iter(run.infos.values())
     for chunk, span in episode.parts:
         live: list[Any] = list(itertools.islice(rows, span.segment.n_steps))
-        recorded = dense_columns(chunk, "info", span.start, span.start + len(live))
-        names = None if recorded is None else list(recorded)
-        if recorded is None or any(type(info) is not dict or list(info) != names for info in live):
+        recorded = dense_columns(chunk, "info") or {}
+        names = list(recorded)
+        if names in ([], [None]) or any(type(info) is not dict or list(info) != names for info in live):
             return False
-        if not all(_is_same_column(values, [info[name] for info in live]) for name, values in recorded.items()):
+        if live and not all(_is_same_column(rows, span.start, [info[k] for info in live]) for k, rows in recorded.items()):
             return False
     return True
 
@@ -273,8 +285,8 @@ def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
         return 0, 5, "state", None
     got = np.frombuffer(run.states, np.uint32)[offset:] & MASK
     expected = digests[: len(got)]
-    differs = np.flatnonzero(expected != got[: len(expected)])
-    first = int(differs[0]) + offset if len(differs) else None
+    differs = expected != got[: len(expected)]
+    first = int(differs.argmax()) + offset if differs.any() else None
     for row in sorted(run.whole_states):
         if first is not None and row > first:
             break

@@ -116,7 +116,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     whole, ndarray, digest, copy, fixed = episode.states, np.ndarray, state_digest, codec.encode, FIXED
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
-    take, float64 = run.take, np.dtype(np.float64)
+    take, state_dtype = run.take, run.state_dtype
     for row, action in enumerate(actions, len(run.rewards) + 1):
         try:
             obs, reward, terminated, truncated, info = step(action)
@@ -131,8 +131,8 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
         if capture is not None:
             state = capture()
             try:
-                # What most states are: state_digest without its questions; comparing looks at the low bits.
-                is_plain = type(state) is ndarray and state.dtype is float64
+                # An array as at the reset: state_digest without its questions; comparing looks at the low bits.
+                is_plain = type(state) is ndarray and state.dtype is state_dtype
                 states(crc32(state) if is_plain else digest(state))
             except ValueError:  # not contiguous
                 states(digest(state))
@@ -175,14 +175,18 @@ def _keep(run: Run, stage: Stage, obs: Any, episode: Episode, *, is_verified: bo
     run.take = taker(episode, run)
     first = Odd(codec.encode(obs, opaque=True)) if run.like is None else run.take(obs)
     run.observations.append(None if is_verified else first)
-    if stage.adapter is not None and is_verified:
+    if stage.adapter is None:
+        return
+    state = stage.adapter.capture()
+    if type(state) is np.ndarray and state.dtype.kind in "biuf":
+        run.state_dtype = state.dtype
+    if is_verified:
         digests = episode.state_digests
         run.states.append(0 if digests is None else int(digests[0]))
-    elif stage.adapter is not None:
-        state = stage.adapter.capture()
-        run.states.append(state_digest(state))
-        if 0 in episode.states:
-            run.whole_states[0] = codec.encode(state)
+        return
+    run.states.append(state_digest(state))
+    if 0 in episode.states:
+        run.whole_states[0] = codec.encode(state) if run.state_dtype is None else state.copy()
 
 
 def is_recorded(failure: Failure | None, exc: BaseException, run: Run) -> bool:

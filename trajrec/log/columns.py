@@ -182,6 +182,16 @@ class Rows:
             return list(rows.astype(np.bool_).tolist())
         return list(rows.astype(np.dtype(self.type_name), copy=False))
 
+    def numpy_bytes(self, start: int, stop: int) -> tuple[type, bytes] | None:
+        """Return the type and the bytes, joined, of rows [start, stop); None where they are not numpy's scalars of one type."""
+        if self.kind == "const":
+            value = codec.decode(self._const)
+            return (type(value), value.tobytes() * (stop - start)) if isinstance(value, (np.number, np.bool_)) else None
+        if self.kind != "scalar" or self._array is None or self.type_name in ("int", "float", "bool"):
+            return None
+        dtype = np.dtype(self.type_name)
+        return dtype.type, self._array[start:stop].astype(dtype, copy=False).tobytes()
+
     def encoded(self, start: int = 0, stop: int | None = None) -> list[bytes]:
         """Return rows [start, stop) as encoded values."""
         stop = self.n if stop is None else stop

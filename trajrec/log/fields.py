@@ -79,14 +79,17 @@ def sparse_values(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[l
     return place[first:last].tolist(), field_values(chunk, layout, first, last)
 
 
-def dense_columns(chunk: LogChunk, field: str, start: int, stop: int) -> dict[Any, list[Any]] | None:
-    """Return the rows in [start, stop) of a field by key; None where some of them have no value, or it is not one dict."""
+def dense_columns(chunk: LogChunk, field: str) -> dict[Any, Rows] | None:
+    """Return the columns of a field by key, under None where the field is one column; None where some rows have no value, or
+    values lie deeper."""
     layout = chunk.layout(field)
-    if layout is None or layout[0] != "dict" or any(item[0] != "leaf" for item in layout[2]):
+    leaves = {None: layout} if layout is not None and layout[0] == "leaf" else None
+    if layout is not None and layout[0] == "dict":
+        leaves = dict(zip(layout[1], layout[2], strict=True))
+    if leaves is None or any(leaf[0] != "leaf" for leaf in leaves.values()):
         return None
-    if any(chunk.rows(item[1]).place is not None for item in layout[2]):
-        return None
-    return {key: chunk.rows(item[1]).values(start, stop) for key, item in zip(layout[1], layout[2], strict=True)}
+    columns = {key: chunk.rows(leaf[1]) for key, leaf in leaves.items()}
+    return None if any(rows.place is not None for rows in columns.values()) else columns
 
 
 def _first_leaf(layout: Any) -> int | None:

@@ -40,6 +40,6 @@ def pack_digests(digests: list[int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def unpack_digests(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint32]]:
     """Return packed digests as (n,) uint32."""
-    wide = np.zeros((len(rows), 4), np.uint8)
-    wide[:, :SIZE] = rows
-    return wide.view("<u4").ravel().astype(np.uint32)
+    wide = np.zeros(len(rows), "<u4")
+    wide.view(np.uint8).reshape(-1, 4)[:, :SIZE] = rows
+    return wide.astype(np.uint32, copy=False)
