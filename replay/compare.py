@@ -225,11 +225,10 @@ def taker(episode: Episode, run: Run) -> Callable[[Any], bytes | None]:
 
 def _words(episode: Episode, like: Any) -> Iterator[Any]:
     """Yield the recorded observations as words of 8 bytes; stop where one is not like the first."""
-    for block in episode.observation_blocks():
-        is_alike = isinstance(block, np.ndarray) and (block.dtype, block.shape[1:]) == (like.dtype, like.shape)
-        if not is_alike or not block.flags.c_contiguous:
+    for recorded in episode.observation_views():
+        if (recorded.dtype, recorded.shape) != (like.dtype, like.shape) or not recorded.flags.c_contiguous:
             return
-        yield from block.reshape(len(block), -1).view(np.uint64)
+        yield recorded.reshape(-1).view(np.uint64)
 
 
 def _are_same_infos(episode: Episode, run: Run, n: int) -> bool:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trajrec
-from trajrec.log.pixels import FRAMES, STACKS, Pixels, unpack
+from trajrec.log.pixels import FRAMES, STACKS, Frames, Pixels, unpack
+from trajrec.replay import replay_episodes
 
 
 def round_trip(rows, cuts=()):
@@ -109,6 +110,23 @@ def test_images_that_are_no_stacks_are_not_taken_for_some():
     assert filter_ == (FRAMES,)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 2**32 - 1))
+def test_frames_walked_to_from_any_row_are_those_that_are_read_at_once(start, stop, seed):
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, 2, (5, 9), np.uint8)]
+    for _ in range(29):
+        rows.append(rows[-1].copy())
+        rows[-1][rng.integers(0, 5, 3), rng.integers(0, 9, 3)] = rng.integers(0, 3, 3)
+    pixels = Pixels(rows[0].dtype, rows[0].shape)
+    for row in rows:
+        pixels.add(row)
+    raw, filter_ = pixels.pack(0, 30)
+    assert filter_ == (FRAMES,)
+    walked = [frame.tobytes() for frame in Frames(raw, 30, 45).walk(start, stop)]
+    assert walked == [row.tobytes() for row in rows[start:stop]]
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
@@ -154,6 +172,46 @@ class Screen(gym.Env):
     def step(self, action):
         self.k += 1
         return self._observe(), 0.0, False, self.k == 100, {}
+
+
+class Picture(Screen):
+    """Gives out the newest frame; from the seventeenth episode on with a point that was not there before, in its last frame."""
+
+    episode = 0
+
+    def __init__(self, is_changed=False):
+        super().__init__(noisy=False)
+        self.observation_space, self.is_changed = gym.spaces.Box(0, 255, (48, 48), np.uint8), is_changed
+
+    def reset(self, *, seed=None, options=None):
+        self.episode += 1
+        return super().reset(seed=seed, options=options)
+
+    def _observe(self):
+        picture = super()._observe()["camera"][-1]
+        if self.is_changed and self.episode >= 17 and self.k == 100:
+            picture[40, 40] += 1
+        return picture
+
+
+def test_frames_are_compared_as_they_come_over_chunks_and_a_changed_point_is_found(tmp_path):
+    env = trajrec.record(Picture(), tmp_path)
+    for episode in range(18):
+        env.reset(seed=episode)
+        while not env.step(0)[3]:
+            pass
+    env.close()
+    episodes = list(trajrec.open(tmp_path).episodes())
+    assert any(len(episode.parts) > 1 for episode in episodes)
+    for episode in episodes:
+        views = [view.tobytes() for view in episode.observation_views()]
+        assert views == [row.tobytes() for row in episode.observations]
+    assert {report.grade for report in replay_episodes(episodes, env=Picture)} == {"exact"}
+    changed = Picture(is_changed=True)
+    reports = list(replay_episodes(trajrec.open(tmp_path).episodes(), env=changed, explain=False))
+    assert [report.grade for report in reports] == ["exact"] * 16 + ["diverged"] * 2
+    found = reports[16].divergence
+    assert (found.step, found.field, found.expected, found.actual) == (99, "observation/40/40", 0, 1)
 
 
 @pytest.mark.slow

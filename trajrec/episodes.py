@@ -217,12 +217,15 @@ class Episode:
         """Observations one by one, length T + 1, of the exact recorded types."""
         return self._values("obs", of_steps=False)
 
-    def observation_blocks(self) -> Iterator[Any]:
-        """Yield the observations in parts, as arrays where they are such, each decoded when it is asked for."""
+    def observation_views(self) -> Iterator[Array]:
+        """Yield the observations one by one, each good until the next is asked for; ends before one that is no array."""
         for chunk, span in self.parts:
             start, stop = self._bounds(span, of_steps=False)
-            if stop > start:
-                yield field_array(chunk, chunk.layout("obs"), start, stop)
+            layout = chunk.layout("obs")
+            views = chunk.rows(layout[1]).views(start, stop) if stop > start and layout[0] == "leaf" else None
+            if views is None and stop > start:
+                return
+            yield from views or ()
 
     def observation_at(self, row: int) -> Any:
         """Return one observation, without reading those of other chunks: row 0 is the reset's."""

@@ -8,7 +8,7 @@ what changed is kept (`trajrec.log.pixels`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +17,7 @@ import zstandard
 from trajrec import codec
 from trajrec.log import pixels
 from trajrec.log.frames import MAX_PART
-from trajrec.log.pixels import Pixels
+from trajrec.log.pixels import Frames, Pixels
 from trajrec.schema import Column
 
 PLANES = 2
@@ -131,7 +131,9 @@ class Rows:
         self.type_name = column.type_name
         self.place = None if column.rows_data is None else np.cumsum(codec.decode(column.rows_data), dtype=np.int64)
         self._const: bytes = b""
-        self._array: Array | None = None
+        self._shape = column.shape
+        self._dense: Array | None = None
+        self._frames: Frames | None = None
         self._values: list[bytes] = []
         if column.kind == "const":
             self._const = bytes(data)
@@ -144,7 +146,25 @@ class Rows:
                 raise ValueError("the lengths of a column's values do not add up")
             self._values = [raw[a:b] for a, b in zip([4 * column.n, *ends[:-1]], ends, strict=True)]
             return
-        self._array = _unfilter(raw, column)
+        _check_numbers(column)
+        if column.filter and column.filter[0] == pixels.FRAMES:
+            self._frames, self._dtype = Frames(raw, column.n, row_bytes(column)), np.dtype(column.dtype)
+        else:
+            self._dense = _unfilter(raw, column)
+
+    @property
+    def _array(self) -> Array | None:
+        if self._dense is None and self._frames is not None:
+            self._dense = self._frames.dense().view(self._dtype).reshape(self.n, *self._shape)
+        return self._dense
+
+    def views(self, start: int, stop: int) -> Iterator[Array] | None:
+        """Return what yields rows [start, stop), each good until the next is asked for; None where they are not of one dtype
+        and shape."""
+        if self._frames is not None and self._dense is None:
+            return (frame.view(self._dtype).reshape(self._shape) for frame in self._frames.walk(start, stop))
+        array = self.array(start, stop)
+        return None if array is None else iter(array)
 
     def array(self, start: int = 0, stop: int | None = None) -> Array | None:
         """Return rows [start, stop) as one array (n, *shape), borrowed; None where rows are not of one dtype and shape."""
@@ -224,13 +244,21 @@ def _decompress(data: bytes | memoryview, raw_bytes: int, decompressor: zstandar
         raise ValueError(f"a column does not decompress: {exc}") from exc
 
 
+def _check_numbers(column: Column) -> None:
+    """Check what a column says of itself, before memory is given to it.
+
+    Raises:
+        ValueError: It is nothing that is written.
+    """
+    if np.dtype(column.dtype).kind not in _NUMBERS + "SU":
+        raise ValueError(f"dtype {column.dtype!r} is not stored in columns")
+    if not all(size >= 0 for size in column.shape) or column.n * row_bytes(column) > MAX_PART:
+        raise ValueError(f"a column of {column.n} rows of shape {column.shape} is larger than any that is written")
+
+
 def _unfilter(raw: bytes, column: Column) -> Array:
     dtype, n, width = np.dtype(column.dtype), column.n, row_bytes(column)
-    if dtype.kind not in _NUMBERS + "SU":
-        raise ValueError(f"dtype {column.dtype!r} is not stored in columns")
-    if not all(size >= 0 for size in column.shape) or n * width > MAX_PART:
-        raise ValueError(f"a column of {n} rows of shape {column.shape} is larger than any that is written")
-    if column.filter and column.filter[0] in (pixels.FRAMES, pixels.STACKS):
+    if column.filter and column.filter[0] == pixels.STACKS:
         return pixels.unpack(raw, n, dtype, column.shape, column.filter)
     if n * width != len(raw):
         raise ValueError("a column's rows do not fill its bytes")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -149,6 +149,52 @@ class Pixels:
             self._add_change(frame, self._newest)
 
 
+class Frames:
+    """Frames as they are stored: the first, and what changed in each later one.
+
+    Args:
+        raw: What `Pixels.pack` returned for rows that are frames.
+        n: Frames.
+        width: Bytes of a frame.
+
+    Raises:
+        ValueError: The bytes are not such frames.
+    """
+
+    def __init__(self, raw: bytes, n: int, width: int) -> None:
+        unit = _unit(width)
+        changes, rest = divmod(len(raw) - width, 4 + unit.itemsize)
+        if rest or changes < 0 or n < 1:
+            raise ValueError("the changes of a column's frames are not whole")
+        self._words = np.frombuffer(raw, unit, changes, offset=width + 4 * changes)
+        planes = np.frombuffer(raw, np.uint8, 4 * changes, offset=width).reshape(4, changes)
+        places = np.cumsum(planes.T.copy().view("<u4"), dtype=np.int64)
+        size = width // unit.itemsize
+        if changes and (places[-1] >= (n - 1) * size or (np.diff(places) <= 0).any()):
+            raise ValueError("the changes of a column's frames lie outside of them")
+        self._first = np.frombuffer(raw, unit, size)
+        self._ends = np.searchsorted(places, np.arange(n) * size).tolist()
+        self._places = places % size
+
+    def dense(self) -> Array:
+        """Return all frames, as bytes (n, width)."""
+        frames = np.empty((len(self._ends), len(self._first)), self._first.dtype)
+        for k, frame in enumerate(self.walk(0, len(frames))):
+            frames[k] = frame
+        return frames.view(np.uint8)
+
+    def walk(self, start: int, stop: int) -> Iterator[Array]:
+        """Yield frames [start, stop) as words, in one array that becomes the next frame when that is asked for: it stays in the
+        processor's cache."""
+        if start >= stop:
+            return
+        frame, end = self._first.copy(), 0
+        for k in range(start, stop):
+            begin, end = end, self._ends[k]  # of the first one, the changes of all before it: what comes last stays
+            frame[self._places[begin:end]] = self._words[begin:end]
+            yield frame
+
+
 def unpack(raw: bytes, n: int, dtype: np.dtype[Any], shape: tuple[int, ...], filter_: tuple[int, ...]) -> Array:
     """Return the rows (n, *shape) that were packed.
 
@@ -157,7 +203,7 @@ def unpack(raw: bytes, n: int, dtype: np.dtype[Any], shape: tuple[int, ...], fil
     """
     width = dtype.itemsize * math.prod(shape)
     if filter_[0] == FRAMES:
-        return _dense(raw, n, width).view(dtype).reshape(n, *shape)
+        return Frames(raw, n, width).dense().view(dtype).reshape(n, *shape)
     if len(filter_) < 3 or not 0 <= filter_[1] < len(shape) or shape[filter_[1]] not in STACK_SIZES:
         raise ValueError(f"filter {filter_} does not fit rows of shape {shape}")
     axis, size = filter_[1], shape[filter_[1]]
@@ -168,7 +214,7 @@ def unpack(raw: bytes, n: int, dtype: np.dtype[Any], shape: tuple[int, ...], fil
     lengths[breaks] = size
     ends = np.cumsum(lengths)
     frame_shape = shape[:axis] + shape[axis + 1 :]
-    frames = _dense(raw, int(ends[-1]), width // size).view(dtype).reshape(-1, *frame_shape)
+    frames = Frames(raw, int(ends[-1]), width // size).dense().view(dtype).reshape(-1, *frame_shape)
     out = np.empty((n, *shape), dtype)
     stacks = np.moveaxis(out, axis + 1, 1)
     for k in range(size):
@@ -209,24 +255,3 @@ def _sparse(frames: Sequence[Array], later: Sequence[Change]) -> bytes:
     distances = np.diff(np.concatenate([places for places, _ in changes]) + starts, prepend=0).astype("<u4")
     planes = distances.view(np.uint8).reshape(-1, 4).T
     return b"".join((frames[0].tobytes(), planes.tobytes(), np.concatenate([words for _, words in changes]).tobytes()))
-
-
-def _dense(raw: bytes, n: int, width: int) -> Array:
-    """Undo `_sparse`: return n frames of `width` bytes, as bytes (n, width)."""
-    unit = _unit(width)
-    changes, rest = divmod(len(raw) - width, 4 + unit.itemsize)
-    if rest or changes < 0 or n < 1:
-        raise ValueError("the changes of a column's frames are not whole")
-    words = np.frombuffer(raw, unit, changes, offset=width + 4 * changes)
-    planes = np.frombuffer(raw, np.uint8, 4 * changes, offset=width).reshape(4, changes)
-    places = np.cumsum(planes.T.copy().view("<u4"), dtype=np.int64)
-    frames = np.empty((n, width // unit.itemsize), unit)
-    if changes and (places[-1] >= frames.size - frames.shape[1] or (np.diff(places) <= 0).any()):
-        raise ValueError("the changes of a column's frames lie outside of them")
-    frames[0] = np.frombuffer(raw, unit, frames.shape[1])
-    ends = np.searchsorted(places, np.arange(n) * frames.shape[1]).tolist()
-    for k in range(1, n):
-        frames[k] = frames[k - 1]
-        begin, end = ends[k - 1], ends[k]
-        frames[k][places[begin:end] - (k - 1) * frames.shape[1]] = words[begin:end]
-    return frames.view(np.uint8)
