@@ -10,7 +10,6 @@ from typing import Any, Literal
 import gymnasium
 
 from trajrec.episodes import Episode
-from trajrec.errors import ReplayError
 from trajrec.joint import api_of
 from trajrec.protocols import World
 from trajrec.replay.engine import WALL_CLOCK, EnvOrFactory, Replayer
@@ -106,11 +105,7 @@ def _replay_places(
 
 def _replay(chunk: Iterable[Episode], env: EnvOrFactory, options: dict[str, Any]) -> Iterator[ReplayReport]:
     with Replayer(env=env, **options) as replayer:
-        for episode in chunk:
-            try:
-                yield replayer.replay(episode)
-            except ReplayError as exc:
-                yield ReplayReport(episode.id, "refused", 0, notes=(exc.what,))
+        yield from replayer.replay_all(chunk)
 
 
 def _chunks(episodes: Iterable[Episode]) -> Iterator[Iterator[Episode]]:

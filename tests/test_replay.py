@@ -21,6 +21,7 @@ import trajrec
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
 from trajrec.log.reader import LogReader
 from trajrec.replay import fork, replay_episode, replay_episodes
+from trajrec.replay.engine import Replayer
 from trajrec.replay.environments import make_env
 from trajrec.schema import EnvRecord
 
@@ -337,6 +338,23 @@ def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path)
         gym.registry.pop("Carries-v0")
     assert (first.grade, second.grade) == ("exact", "exact")
     assert "only on a fresh environment: it carries state over between episodes" in second.notes
+
+
+@pytest.mark.parametrize("pattern", [[1, 1, 1], [3, 1, 2], [5, 5]])
+def test_episodes_replayed_together_get_the_reports_that_they_get_one_by_one(tmp_path: Path, pattern: list[int]) -> None:
+    gym.register("Carries-v0", f"{__name__}:Carries")
+    try:
+        for n in pattern:  # a log each, on an environment of its own
+            record(gym.make("Carries-v0", disable_env_checker=True), tmp_path, n)
+        with trajrec.open(tmp_path) as corpus:
+            together = list(replay_episodes(corpus.episodes(), allow=[__name__]))
+            with Replayer(allow=[__name__]) as replayer:
+                alone = [replayer.replay(episode) for episode in corpus.episodes()]
+    finally:
+        gym.registry.pop("Carries-v0")
+    assert together == alone
+    assert {report.grade for report in together} == {"exact"}
+    assert any("it carries state over" in note for report in together for note in report.notes)
 
 
 class Tiring(gym.Env[Any, Any]):
