@@ -31,6 +31,11 @@ from trajrec.replay.walking import Walker
 from trajrec.state.snapshots import sandbox_of
 
 _SET_PARENT_DEATH_SIGNAL = 1
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+"""Looked up once: each child that did so would copy a hundred pages of its own."""
+
+_LENGTH = 8
+"""Bytes that say how many a child's result has."""
 
 
 class Done(Protocol):
@@ -104,6 +109,12 @@ class Child:
     deadline: float | None
     received: bytearray = field(default_factory=bytearray)
 
+    @property
+    def result(self) -> bytes | None:
+        """What it wrote, where that is whole."""
+        size = int.from_bytes(self.received[:_LENGTH], "little")
+        return bytes(self.received[_LENGTH:]) if len(self.received) == _LENGTH + size else None
+
 
 def main() -> None:
     """Do a job that the caller sends, and send what comes of it."""
@@ -130,6 +141,7 @@ def serve(job: Job) -> Iterator[Done | Lost]:
         walker.close()
         raise SnapshotError("level process is not right for this environment: forked processes would share the state outside")
     children: list[Child] = []
+    leaving: list[int] = []
     position = -1
     for step, index in job.branches:
         if job.level != "process":
@@ -143,10 +155,12 @@ def serve(job: Job) -> Iterator[Done | Lost]:
             gc.collect()
             gc.freeze()  # a child's collector would write to, and so copy, every page
         while len(children) >= job.jobs:
-            yield from _reap(children)
+            yield from _reap(children, leaving)
         children.append(_fork(job, walker, episode, step, index))
     while children:
-        yield from _reap(children)
+        yield from _reap(children, leaving)
+    for process_id in leaving:
+        os.waitpid(process_id, 0)
     walker.close()
 
 
@@ -167,50 +181,62 @@ def _run_child(job: Job, walker: Walker, episode: Episode, step: int, index: int
         _die_with_parent()
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
-        data = pickle.dumps(job.errand.run(walker.stage, episode, step, index, walker.observation, "process"))
-        while data:
-            data = data[os.write(pipe, data[: 1 << 20]) :]
+        _send(pipe, job.errand.run(walker.stage, episode, step, index, walker.observation, "process"))
         status = 0
     except BaseException as exc:
         with contextlib.suppress(OSError):
-            os.write(pipe, pickle.dumps(Lost(step, index, f"{type(exc).__name__}: {exc}")))
+            _send(pipe, Lost(step, index, f"{type(exc).__name__}: {exc}"))
         status = 0
     finally:
         os._exit(status)
 
 
-def _reap(children: list[Child]) -> Iterator[Done | Lost]:
-    """Wait until a child writes, ends or has taken too long; yield what the ended ones did."""
+def _send(pipe: int, found: Done | Lost) -> None:
+    data = pickle.dumps(found)
+    data = len(data).to_bytes(_LENGTH, "little") + data
+    while data:
+        data = data[os.write(pipe, data[: 1 << 20]) :]
+
+
+def _reap(children: list[Child], leaving: list[int]) -> Iterator[Done | Lost]:
+    """Wait until a child writes, ends or has taken too long; yield what those did that are done.
+
+    One whose result is whole is not waited for: to take a process apart takes longer than most branches. Those are `leaving`.
+    """
     deadlines = [child.deadline for child in children if child.deadline is not None]
     wait = None if not deadlines else max(0.0, min(deadlines) - time.monotonic())
     ready, _, _ = select.select([child.pipe for child in children], [], [], wait)
+    leaving[:] = [process_id for process_id in leaving if os.waitpid(process_id, os.WNOHANG)[0] == 0]
     for child in list(children):
         has_ended = False
         if child.pipe in ready:
             data = os.read(child.pipe, 1 << 20)
             child.received += data
             has_ended = not data
-        is_late = child.deadline is not None and time.monotonic() > child.deadline and not has_ended
+        result = child.result
+        is_late = child.deadline is not None and time.monotonic() > child.deadline and result is None and not has_ended
         if is_late:
             os.kill(child.process_id, signal.SIGKILL)
-        if has_ended or is_late:
-            children.remove(child)
-            os.close(child.pipe)
+        if result is not None:
+            leaving.append(child.process_id)
+        elif has_ended or is_late:
             _, status = os.waitpid(child.process_id, 0)
-            yield _result(child, status, is_late)
+        else:
+            continue
+        children.remove(child)
+        os.close(child.pipe)
+        yield pickle.loads(result) if result is not None else _lost(child, status, is_late)
 
 
-def _result(child: Child, status: int, is_late: bool) -> Done | Lost:
+def _lost(child: Child, status: int, is_late: bool) -> Lost:
+    """Return why a child gave no result."""
     if is_late:
-        return Lost(child.step, child.index, "it took longer than it may and was ended")
-    if os.WIFSIGNALED(status):
-        name = signal.Signals(os.WTERMSIG(status)).name
-        return Lost(child.step, child.index, f"its process was ended by {name}")
-    try:
-        found: Done | Lost = pickle.loads(bytes(child.received))
-        return found
-    except (pickle.UnpicklingError, EOFError):
-        return Lost(child.step, child.index, f"its process ended with status {os.waitstatus_to_exitcode(status)} and no result")
+        why = "it took longer than it may and was ended"
+    elif os.WIFSIGNALED(status):
+        why = f"its process was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+    else:
+        why = f"its process ended with status {os.waitstatus_to_exitcode(status)} and no result"
+    return Lost(child.step, child.index, why)
 
 
 def _limit_memory(megabytes: int) -> None:
@@ -222,5 +248,5 @@ def _limit_memory(megabytes: int) -> None:
 
 
 def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if _PRCTL is not None:
+        _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
