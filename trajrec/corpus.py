@@ -294,6 +294,7 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
     file = folder / INDEX_NAME
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
+        is_new = not file.exists()
         try:
             con = duckdb.connect(str(file))
         except duckdb.Error as exc:
@@ -308,9 +309,10 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
             continue
         break
     try:
-        is_known = _version(con) == INDEX_VERSION
+        # DuckDB takes 10 ms to say that there is no such table.
+        is_other_version = not is_new and _version(con) != INDEX_VERSION
         con.execute("SET TimeZone = 'UTC'; BEGIN")
-        if not is_known:
+        if is_other_version:
             for table in TABLES:
                 con.execute(f"DROP TABLE IF EXISTS {table.name}")
             con.execute("DROP TABLE IF EXISTS index_version")
