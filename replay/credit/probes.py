@@ -63,7 +63,9 @@ class Prober:
     def __init__(self, episode: Episode, setting: Setting) -> None:
         if episode.is_agents and setting.noise.mode == "recorded":
             raise ValueError("an agent's world has no recorded noise: take noise='shared' or 'fresh'")
-        self.episode, self.setting = episode, setting
+        # Who is told of progress is here: no other process has them.
+        self._progress, self._n_run, self._n_asked = setting.progress, 0, 0
+        self.episode, self.setting = episode, replace(setting, progress=None)
         if not self.by_score and episode.agent_rewards:
             raise ValueError(f"each agent of episode {episode.id} has a reward of its own: say with check= what winning is")
         self.level: Any = setting.level
@@ -108,6 +110,7 @@ class Prober:
             check_step(self.episode, probe.step)
         if not any(probe.universes for probe in probes):
             return [[] for _ in probes]
+        self._n_asked = self._n_run + sum(len(probe.universes) for probe in probes)
         is_apart = setting.jobs > 1 or setting.backend == "ray"
         if self.level == "auto" and not self.episode.is_agents:
             steps = sorted({probe.step for probe in probes})
@@ -118,6 +121,12 @@ class Prober:
                 raise ValueError("an agent's world is reached at level 'native' or 'prefix', not by forked processes")
             return self._by_forks(probes)
         return self._apart(probes) if is_apart else self._here(probes)
+
+    def _tell(self, n: int) -> None:
+        """Tell of so many more rollouts."""
+        self._n_run += n
+        if self._progress is not None:
+            self._progress(self._n_run, self._n_asked)
 
     def score_at(self, step: int) -> float:
         """Return what the check says of the recorded state before a step; NaN where it says nothing."""
@@ -154,6 +163,7 @@ class Prober:
                     roller.forget()
             first = None if probe.policy is None else as_policy(probe.policy, _space(roller.grounds[0]))
             found[place] = roller.run(probe.universes, probe.script, first)
+            self._tell(len(found[place]))
         self.level = roller.grounds[0].level
         return found
 
@@ -180,6 +190,7 @@ class Prober:
                 raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
             found, self.level, is_determined = answer
             self.is_determined = self.is_determined and is_determined
+            self._tell(sum(map(len, found)))
             for mine_, rollouts in zip(merged, found, strict=True):
                 mine_.update({rollout.universe: rollout for rollout in rollouts})
         return [[rollouts[u] for u in p.universes] for p, rollouts in zip(probes, merged, strict=True)]
@@ -208,6 +219,7 @@ class Prober:
                 return self.run(probes)
         found: list[list[Rollout]] = [[] for _ in probes]
         for result in results(job, 1):
+            self._tell(1)
             place, which = wanted[result.step][result.index]
             if isinstance(result, Lost):
                 universe = probes[place].universes[which]

@@ -37,6 +37,7 @@ class How(TypedDict, total=False):
         resample_hidden: A function of the environment, or world, as it was recorded at a step, and a generator: draws anew what
             the agent has not seen by then, before each rollout from there. Values are then those of what it knows, and not of
             the whole state; that what is drawn goes with what was seen is the function's to see to.
+        progress: Called with (rollouts run, rollouts asked for so far) as they come in; from other processes, as each is done.
         folder: Where what is found is appended to the corpus; "beside", the default, is the folder of the episode's log,
             None keeps it nowhere.
     """
@@ -54,6 +55,7 @@ class How(TypedDict, total=False):
     backend: Literal["local", "ray"]
     memo: bool
     resample_hidden: Resample | None
+    progress: Callable[[int, int], None] | None
     folder: str | Path | None
 
 
@@ -75,6 +77,7 @@ class Setting:
         backend: "local", or "ray".
         memo: Whether rollouts that meet go on as one.
         resample_hidden: Draws anew what the agent has not seen, before each rollout; None leaves it as it was recorded.
+        progress: Told how many rollouts there are of how many.
         keeps_visits: Whether rollouts keep each of their steps.
     """
 
@@ -91,6 +94,7 @@ class Setting:
     backend: Literal["local", "ray"] = "local"
     memo: bool = True
     resample_hidden: Resample | None = None
+    progress: Callable[[int, int], None] | None = None
     keeps_visits: bool = False
 
     def stage(self, episode: Episode) -> Stage:

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 from trajrec.cli.commands import load_object, open_corpus
-from trajrec.cli.output import print_json, print_table, say
+from trajrec.cli.output import Progress, print_json, print_table, say
 from trajrec.cli.replaying import load_env
 
 ESTIMATORS = ("value", "delta", "advantage", "shapley", "pooled")
@@ -27,7 +27,8 @@ def credit(arguments: argparse.Namespace) -> int:
         credits_.can_plot(arguments.plot)
     policy, how = _policy(arguments.policy), _how(arguments)
     budget = None if arguments.budget is None else credits_.Budget(env_steps=arguments.budget)
-    with open_corpus(arguments.dir) as corpus:
+    with open_corpus(arguments.dir) as corpus, Progress("rolling out", " rollouts") as progress:
+        how["progress"] = progress
         episode = corpus.episode(arguments.episode)
         if arguments.estimator == "shapley":
             table = credits_.shapley(episode, policy, m=arguments.n, budget=budget, **how)
@@ -53,7 +54,8 @@ def bisect(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         credits_.can_plot(arguments.plot)
     policy, how = _policy(arguments.policy), _how(arguments)
-    with open_corpus(arguments.dir) as corpus:
+    with open_corpus(arguments.dir) as corpus, Progress("rolling out", " rollouts") as progress:
+        how["progress"] = progress
         episode = corpus.episode(arguments.episode)
         found = credits_.point_of_no_return(episode, policy, n=arguments.n, **how)
     if arguments.json:
