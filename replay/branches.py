@@ -175,11 +175,13 @@ def portable_error(exc: BaseException) -> BaseException:
 
 
 def _seeded(plan: Plan, env: Any, key: str) -> Policy | None:
+    if plan.policy is None:
+        return None
     seed = int(codec.digest(key)[:8], 16) & 0x7FFFFFFF
     if plan.policy == "random":
         env.action_space.seed(seed)
         return lambda _: env.action_space.sample()
-    if plan.policy is not None and inspect.ismethod(getattr(plan.policy, "seed", None)):
+    if inspect.ismethod(getattr(plan.policy, "seed", None)):
         plan.policy.seed(seed)  # type: ignore[attr-defined]
     return plan.policy
 
