@@ -507,3 +507,27 @@ def test_a_problem_with_a_known_answer_is_answered_right(problem: str, size: int
     criteria = getattr(tabular, problem)(size)
     assert len(criteria) >= 2
     assert [str(criterion) for criterion in criteria if not criterion.holds] == []
+
+
+@pytest.mark.slow
+@pytest.mark.sources
+@pytest.mark.parametrize("epsilon", [0.1, 0.3])
+def test_as_many_pairs_of_universes_differ_as_the_chain_of_pairs_says(epsilon: float) -> None:
+    from benchmarks.credit.coupling import Coupled
+    from benchmarks.credit.truths import record, states, toy
+
+    make, truth = toy("FrozenLake-v1", epsilon)
+    pairs = Coupled(make(), truth.policy, 100)
+    assert np.allclose(pairs.first[:, :-1, -1], truth.values)
+    episode = max(record(make, truth.policy, 4, seed=9), key=lambda episode: episode.n_steps)
+    n, steps = 1500, range(0, min(episode.n_steps, 24), 6)
+    table = credit.scan(episode, truth.policy, n=n, steps=steps, root=3, folder=None)
+    for row in table.of("advantage"):
+        state, action = states(episode)[row.step], int(episode.actions[row.step])
+        fresh, shared = pairs.variances(row.step, state, action)
+        # A pair of returns of 0 or 1 differs by one: the share of pairs that differ is the mean square.
+        share = shared + truth.advantage(row.step, state, action) ** 2
+        assert abs(row.n_discordant / n - share) <= 4 * (share * (1 - share) / n) ** 0.5 + 1e-9
+        q = truth.actions[row.step, state, action]
+        v = truth.values[row.step, state]
+        assert fresh == pytest.approx(q * (1 - q) + v * (1 - v))

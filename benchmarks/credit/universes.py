@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from benchmarks.credit.coupling import Coupled
 from benchmarks.credit.faults import faulty, max_drop
 from benchmarks.credit.tabular import failed
-from benchmarks.credit.truths import Criterion, at_least, at_most, record, states, toy
+from benchmarks.credit.truths import Criterion, Truth, at_least, at_most, record, states, toy
 from trajrec.errors import MissingPackageError
 from trajrec.replay.credit import scan
 
@@ -25,13 +26,20 @@ SCANS: tuple[tuple[str, float, dict[str, Any], float, float, float], ...] = (
 )
 
 
+N = 16
+"""Rollouts of each arm."""
+
+
 class _Compared(NamedTuple):
-    """Shared universes against fresh noise on the episodes of one corpus."""
+    """Shared universes against fresh noise on the episodes of one corpus, and what the exact variances make of it: `exactly` of
+    `lower`, `r_exactly` of `r_shared`; NaN where there are too many pairs of states."""
 
     fewer: float
     lower: float
+    exactly: float
     r_fresh: float
     r_shared: float
+    r_exactly: float
 
 
 def universes(cases: int = 300, corpora: int = 6, repeats: int = 3) -> list[Criterion]:
@@ -41,21 +49,28 @@ def universes(cases: int = 300, corpora: int = 6, repeats: int = 3) -> list[Crit
     """
     found = []
     for env_id, epsilon, kwargs, fewer, lower, r in SCANS:
-        each = [_compare(env_id, epsilon, kwargs, cases, seed, repeats) for seed in range(1, corpora + 1)]
+        make, truth = toy(env_id, epsilon, **kwargs)
+        pairs = None if env_id == "Taxi-v4" else Coupled(make(), truth.policy, len(truth.actions))
+        each = [_compare(make, truth, pairs, cases, seed, repeats) for seed in range(1, corpora + 1)]
         name = f"{env_id} {'not slippery ' if kwargs else ''}eps {epsilon:g}"
         found.append(_reached(f"{name}: fewer env steps", [one.fewer for one in each], fewer))
         found.append(_reached(f"{name}: variance of A, fresh / shared", [one.lower for one in each], lower))
-        fresh = float(np.mean([one.r_fresh for one in each]))
-        what = f"{name}: correlation with the true A (fresh {fresh:.3f})"
+        if pairs is not None:
+            off = np.array([one.lower - one.exactly for one in each])
+            exactly = float(np.mean([one.exactly for one in each]))
+            what = f"{name}: off what these episodes give exactly, {exactly:.3g}, in standard errors"
+            found.append(at_most(what, abs(off.mean()) / (off.std(ddof=1) / len(off) ** 0.5), 3.0))
+        fresh, exactly = (float(np.mean(r_)) for r_ in zip(*((one.r_fresh, one.r_exactly) for one in each), strict=True))
+        what = f"{name}: correlation with the true A (fresh {fresh:.3f}; of the exact variances {exactly:.3f})"
         found.append(_reached(what, [one.r_shared for one in each], r))
     return found + chains()
 
 
-def _compare(env_id: str, epsilon: float, kwargs: dict[str, Any], cases: int, seed: int, repeats: int) -> _Compared:
-    make, truth = toy(env_id, epsilon, **kwargs)
+def _compare(make: Any, truth: Truth, pairs: Coupled | None, cases: int, seed: int, repeats: int) -> _Compared:
     recorded = record(make, truth.policy, max(8, cases // 4), seed=seed)
-    episodes = failed(recorded, cases) if env_id != "Taxi-v4" else recorded[: max(2, cases // 20)]
-    true = [truth.advantage(k, s, int(a)) for e in episodes for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))]
+    episodes = failed(recorded, cases) if pairs is not None else recorded[: max(2, cases // 20)]
+    places = [(k, s, int(a)) for e in episodes for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))]
+    true = [truth.advantage(*place) for place in places]
     steps, variance, r = {}, {}, {}
     for noise in ("shared", "fresh"):
         tables = [[_scan(e, truth, noise, 1000 * root + k) for k, e in enumerate(episodes)] for root in range(repeats)]
@@ -63,7 +78,16 @@ def _compare(env_id: str, epsilon: float, kwargs: dict[str, Any], cases: int, se
         steps[noise] = sum(table.env_steps for run in tables for table in run)
         variance[noise] = float(runs.var(axis=0, ddof=1).sum())
         r[noise] = float(np.mean([np.corrcoef(run, true)[0, 1] for run in runs]))
-    return _Compared(steps["fresh"] / steps["shared"], variance["fresh"] / variance["shared"], r["fresh"], r["shared"])
+    exact = np.array([(np.nan, np.nan) if pairs is None else pairs.variances(*place) for place in places]).mean(axis=0)
+    spread = float(np.var(true))
+    return _Compared(
+        steps["fresh"] / steps["shared"],
+        variance["fresh"] / variance["shared"],
+        float(exact[0] / exact[1]),
+        r["fresh"],
+        r["shared"],
+        float(np.sqrt(spread / (spread + exact[1] / N))),
+    )
 
 
 def _reached(what: str, values: Sequence[float], bar: float) -> Criterion:
@@ -73,7 +97,7 @@ def _reached(what: str, values: Sequence[float], bar: float) -> Criterion:
 
 
 def _scan(episode: Any, truth: Any, noise: Any, root: int) -> Any:
-    return scan(episode, truth.policy, n=16, noise=noise, root=root, folder=None)
+    return scan(episode, truth.policy, n=N, noise=noise, root=root, folder=None)
 
 
 def chains() -> list[Criterion]:
