@@ -61,7 +61,8 @@ def universes(cases: int = 300, corpora: int = 6, repeats: int = 3) -> list[Crit
             what = f"{name}: off what these episodes give exactly, {exactly:.3g}, in standard errors"
             found.append(at_most(what, abs(off.mean()) / (off.std(ddof=1) / len(off) ** 0.5), 3.0))
         fresh, exactly = (float(np.mean(r_)) for r_ in zip(*((one.r_fresh, one.r_exactly) for one in each), strict=True))
-        what = f"{name}: correlation with the true A (fresh {fresh:.3f}; of the exact variances {exactly:.3f})"
+        expected = "" if pairs is None else f"; of the exact variances {exactly:.3f}"
+        what = f"{name}: correlation with the true A (fresh {fresh:.3f}{expected})"
         found.append(_reached(what, [one.r_shared for one in each], r))
     return found + chains()
 
