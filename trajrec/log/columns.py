@@ -271,15 +271,15 @@ def _unfilter(raw: bytes, column: Column) -> Array:
     k = width // unit.itemsize
     orders = column.filter[1:]
     planes = np.frombuffer(raw, np.uint8).reshape(k, unit.itemsize, n)
-    units = planes.transpose(0, 2, 1).copy().view(unit).reshape(k, n)
+    units = planes.transpose(2, 0, 1).copy().view(unit).reshape(n, k)
     if len(orders) == 1:
         for _ in range(orders[0]):
-            np.cumsum(units, axis=1, dtype=unit, out=units)
+            np.cumsum(units, axis=0, dtype=unit, out=units)
     else:
-        for part, order in zip(units, orders, strict=True):
+        for part, order in zip(units.T, orders, strict=True):
             for _ in range(order):
                 np.cumsum(part, dtype=unit, out=part)
-    return np.ascontiguousarray(units.T).view(dtype).reshape(shape)
+    return units.view(dtype).reshape(shape)
 
 
 def _unit_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
