@@ -75,7 +75,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
         assert numbers(credit.scan(lake, wander, n=8, noise=noise, jobs=2)) == numbers(alone)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("how", [{}, {"jobs": 2}, {"level": "process"}])
+@pytest.mark.parametrize("how", [{}, {"jobs": 2}, pytest.param({"level": "process"}, marks=pytest.mark.slow)])
 def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, how: Any) -> None:
     told: list[tuple[int, int]] = []
     table = credit.scan(lake, wander, n=4, steps=range(3), progress=lambda *counts: told.append(counts), **how)
