@@ -301,3 +301,20 @@ def test_the_logs_of_who_and_when_load_and_their_baseline_is_known() -> None:
     criteria = who_when.p11()
     assert len(criteria) == 4
     assert [str(criterion) for criterion in criteria if not criterion.holds] == []
+
+
+def broken_policy(cell: int) -> int:
+    return (0, 1)[cell + 2]
+
+
+def test_an_exception_of_a_policy_says_whose_it_is_and_at_which_observation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(gym.make("FrozenLake-v1"), tmp_path, 1)
+    episode = next(trajrec.open(tmp_path).episodes())
+    for jobs in ("1", "2"):
+        command = ["credit", str(tmp_path), episode.id, "--policy", f"{__name__}:broken_policy", "-n", "4", "--jobs", jobs]
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "tuple index out of range; raised by the policy" in said
+        assert "broken_policy for the observation" in said

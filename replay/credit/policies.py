@@ -123,11 +123,15 @@ class FunctionPolicy:
 
     def act(self, observation: Any, rng: np.random.Generator) -> Any:
         """Return an action."""
-        if self._takes_rng:
-            return self._function(observation, rng)
-        if self._seed is not None:
-            self._seed(int(rng.integers(1 << 31)))
-        return self._function(observation)
+        try:
+            if self._takes_rng:
+                return self._function(observation, rng)
+            if self._seed is not None:
+                self._seed(int(rng.integers(1 << 31)))
+            return self._function(observation)
+        except Exception as exc:
+            exc.add_note(f"raised by the policy {self.id} for the observation {observation!r:.200}")
+            raise
 
 
 class StableBaselines3Policy:

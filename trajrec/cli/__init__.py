@@ -42,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(what: object, status: int) -> int:
-    print(f"trajrec: {what}", file=sys.stderr)
+    where = "".join(f"; {note}" for note in getattr(what, "__notes__", ()))
+    print(f"trajrec: {what}{where}", file=sys.stderr)
     return status
 
 
