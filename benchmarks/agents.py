@@ -9,16 +9,15 @@ import json
 import random
 import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import zstandard
 
 import trajrec
+from benchmarks import scratch_folder
 from trajrec.agents.sink import close_logs
 from trajrec.state.tree import Tree
 
@@ -51,7 +50,7 @@ def bare(function: Callable[..., Any]) -> float:
 
 def recorded(function: Callable[..., Any], state: Any) -> tuple[float, float]:
     """Return the CPU time of a recorded call, in us, and its bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="trajrec-bench-"))
+    folder = scratch_folder()
     try:
         with trajrec.episode(folder, state=state) as ep:
             ep.tool(function, name="tool")
@@ -68,7 +67,7 @@ def recorded(function: Callable[..., Any], state: Any) -> tuple[float, float]:
 def conversation(turns: int) -> tuple[float, float, float]:
     """Return the bytes of a conversation's log, those of its final history, and the CPU time a turn in us."""
     draw, messages = random.Random(0), [{"role": "system", "content": "You are a shop assistant. " * 100}]
-    folder = Path(tempfile.mkdtemp(prefix="trajrec-bench-"))
+    folder = scratch_folder()
     try:
         begin = time.process_time()
         with trajrec.episode(folder) as ep:

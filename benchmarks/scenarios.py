@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 import trajrec
+from benchmarks import scratch_folder
 from trajrec.episodes import Episode
 from trajrec.log.reader import LogReader
 
@@ -110,7 +110,7 @@ class Arm:
     name = "bare"
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="trajrec-bench-"))
+        self.folder = scratch_folder()
 
     def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         """Return the environment that is stepped."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 import trajrec
 import trajrec.envs
+from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
 from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
 from trajrec.episodes import Episode
@@ -21,7 +21,7 @@ assert trajrec.envs
 
 def faulty(size: int, n: int, seed: int = 0) -> list[tuple[Episode, int]]:
     """Record n chains of which one action is a fault, at a step drawn at random; return them with that step."""
-    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), tempfile.mkdtemp(prefix="credit-"))
+    env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), scratch_folder())
     faults = np.random.default_rng(seed).integers(size, size=n)
     for fault in faults:
         env.reset(seed=0)

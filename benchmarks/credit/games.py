@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import tempfile
 from typing import Any
 
 import gymnasium as gym
@@ -12,6 +11,7 @@ import numpy as np
 
 import trajrec
 import trajrec.envs
+from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
 from trajrec.episodes import Episode
 from trajrec.replay.credit import TabularPolicy, scan, shapley, substitute
@@ -23,7 +23,7 @@ ON = 0.3
 
 def one_episode(env_id: str, actions: list[int], **kwargs: Any) -> Episode:
     """Record an episode of given actions."""
-    env = trajrec.record(gym.make(env_id, **kwargs), tempfile.mkdtemp(prefix="credit-"))
+    env = trajrec.record(gym.make(env_id, **kwargs), scratch_folder())
     env.reset(seed=0)
     for action in actions:
         env.step(action)

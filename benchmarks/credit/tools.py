@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import trajrec
+from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
 from trajrec.envs import Bank, Shop
 from trajrec.episodes import Episode
@@ -25,7 +25,7 @@ def gambler(context: Any, rng: np.random.Generator) -> Any:
 
 def bank_episode(amount: int = 150) -> Episode:
     """Record a run of the bank."""
-    folder = tempfile.mkdtemp(prefix="credit-")
+    folder = scratch_folder()
     with trajrec.episode(folder, task="bank", world=Bank()) as ep:
         ep.call("deposit", amount=100)
         ep.call("choose", amount=amount)
@@ -79,7 +79,7 @@ def spoiled(call: Call, rng: np.random.Generator) -> Call:
 
 def shop_cases(n: int) -> list[tuple[Episode, int, list[Call]]]:
     """Record n tasks of the shop with one call spoiled; return them with its step and the plan. All are lost by it."""
-    folder = tempfile.mkdtemp(prefix="credit-")
+    folder = scratch_folder()
     rng = np.random.default_rng(0)
     found = []
     seed = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 import trajrec
 import trajrec.envs
+from benchmarks import scratch_folder
 from trajrec.episodes import Episode
 from trajrec.replay.credit import TabularPolicy
 
@@ -104,7 +104,7 @@ def record(
     make: Callable[[], gym.Env[Any, Any]], policy: Any, n: int, *, seed: int = 0, max_steps: int | None = None
 ) -> list[Episode]:
     """Record n episodes of a policy; return them."""
-    folder = tempfile.mkdtemp(prefix="credit-")
+    folder = scratch_folder()
     env = trajrec.record(make(), folder)
     rng = np.random.default_rng(seed)
     for k in range(n):

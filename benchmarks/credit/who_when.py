@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import trajrec
+from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion
 from trajrec.agents.sink import close_logs
 from trajrec.protocols import Verdict
@@ -65,7 +65,7 @@ def p11() -> list[Criterion]:
     if folder is None:
         print("P11 needs the logs of github.com/ag2ai/Agents_Failure_Attribution: set TRAJREC_WHO_AND_WHEN to its Who&When")
         return []
-    into = Path(tempfile.mkdtemp(prefix="credit-"))
+    into = scratch_folder()
     n = load(folder, into)
     found = [Criterion("P11: logs that load", n, "184", n == 184)]
     with trajrec.open(into) as corpus:
