@@ -112,7 +112,8 @@ def ls(arguments: argparse.Namespace) -> int:
             for row in rows:
                 print_json(dict(zip(LISTED, row, strict=True)))
         else:
-            print_table(LISTED, [(*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows])
+            shown = [(*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows]
+            print_table(LISTED, shown, is_list=True)
         return tell_problems(corpus)
 
 

@@ -11,19 +11,55 @@ from typing import Any
 
 from trajrec.episodes import Episode
 
+NARROW = 12
+"""Characters that a text keeps at least, however narrow the terminal."""
 
-def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows under their names, numbers to the right, long texts cut to the terminal where there is one."""
+
+def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]], *, is_list: bool = False) -> None:
+    """Print rows under their names, numbers to the right.
+
+    On a terminal that is too narrow long texts are cut. Where that is not enough, each row is printed whole, as lines of its
+    own; of a list, a row of which is to stay a line, the last columns are left out.
+    """
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in texts)]) for i, name in enumerate(names)]
-    limit = shutil.get_terminal_size((120, 24)).columns if sys.stdout.isatty() else sum(widths) + 2 * len(widths)
-    while sum(widths) + 2 * len(widths) > limit and max(widths) > 12:
-        widest = widths.index(max(widths))
-        widths[widest] -= 1
     right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) and bool(rows) for i in range(len(names))]
+    if sys.stdout.isatty():
+        limit = shutil.get_terminal_size((120, 24)).columns
+        fitting = _shrink(widths, right, limit)
+        while fitting is None and is_list and len(widths) > 1:
+            del widths[-1]
+            fitting = _shrink(widths, right, limit)
+        if fitting is None and rows:
+            _print_upright(names, texts)
+            return
+        widths = fitting or widths
     for line in (list(names), *texts):
-        cells = [_fit(text, width, to_right) for text, width, to_right in zip(line, widths, right, strict=True)]
+        cells = [_fit(text, width, to_right) for text, width, to_right in zip(line, widths, right, strict=False)]
         print("  ".join(cells).rstrip())
+
+
+def _shrink(widths: list[int], is_number: list[bool], limit: int) -> list[int] | None:
+    """Return widths of columns that fit, taken from the widest texts first; None where there are none."""
+    widths = list(widths)
+    texts = [i for i in range(len(widths)) if not is_number[i]]
+    while sum(widths) + 2 * (len(widths) - 1) > limit:
+        widest = max(texts, key=lambda i: widths[i], default=None)
+        if widest is None or widths[widest] <= NARROW:
+            return None
+        widths[widest] -= 1
+    return widths
+
+
+def _print_upright(names: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+    """Print each row as lines of a name and a value, those without a value left out."""
+    width = max(map(len, names))
+    for number, row in enumerate(texts):
+        if number:
+            print()
+        for name, text in zip(names, row, strict=True):
+            if text:
+                print(f"{name.ljust(width)}  {text}")
 
 
 def print_json(record: dict[str, Any]) -> None:
