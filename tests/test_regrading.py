@@ -92,6 +92,10 @@ def test_a_verifier_that_raises_and_a_state_that_is_not_known_are_said(
         env.reset(seed=0)
     (tmp_path / "my_checks.py").write_text("def broken(state): return state['nothing']\ndef fine(state): return True\n")
     monkeypatch.chdir(tmp_path)
+    assert main(["check", ".", "--verifier", "my_checks:broken", "--dry-run"]) == 1
+    assert "error: builtins.KeyError: 'nothing'" in capsys.readouterr().out
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM checks WHERE phase = 'post-hoc'").fetchall() == [(0,)], "it was only tried"
     assert main(["check", ".", "--verifier", "my_checks:broken"]) == 1
     printed = capsys.readouterr().out
     assert "error: builtins.KeyError: 'nothing'" in printed

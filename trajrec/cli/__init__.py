@@ -128,6 +128,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _folder(sub)
     sub.add_argument("--verifier", required=True, metavar="MODULE:FUNCTION", help="called with the state as plain data")
+    sub.add_argument("--dry-run", action="store_true", help="append nothing: to try a verifier")
     sub.add_argument("--where", default="ending <> 'running'", metavar="SQL", help="only episodes that this holds for")
     _json(sub)
 

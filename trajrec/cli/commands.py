@@ -201,7 +201,7 @@ def check(arguments: argparse.Namespace) -> int:
     verifier = load_function(arguments.verifier, "--verifier")
     counts: Counter[str] = Counter()
     with open_corpus(arguments.dir) as corpus:
-        for graded in check_episodes(corpus, verifier, where=arguments.where):
+        for graded in check_episodes(corpus, verifier, where=arguments.where, append=not arguments.dry_run):
             passed = graded.verdict.passed
             said = graded.status if graded.status != "ok" or passed is None else "passed" if passed else "failed"
             counts[said] += 1
@@ -219,7 +219,8 @@ def check(arguments: argparse.Namespace) -> int:
                 print(f"{graded.episode_id} {said}: {graded.message}")
         if not arguments.json:
             found = ", ".join(f"{n} {said}" for said, n in counts.most_common())
-            print(f"{counts.total()} episodes: {found or 'none to check'}; appended to the table checks as post-hoc")
+            kept = "nothing was appended" if arguments.dry_run else "appended to the table checks as post-hoc"
+            print(f"{counts.total()} episodes: {found or 'none to check'}; {kept}")
         if counts["error"]:
             say("trajrec: a verifier is called with the recorded state as plain data here, not with the environment or world")
         return 1 if counts["error"] else tell_problems(corpus)
