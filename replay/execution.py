@@ -5,6 +5,7 @@ Stepping is the hot loop: it only copies what each step returned; a whole episod
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 from zlib import crc32
 
@@ -48,6 +49,16 @@ def execute(episode: Episode, stage: Stage, first: int = 0) -> tuple[Episode, Ru
     else:
         _apply(run, stage, part, actions, part.first_step)
     return part, run
+
+
+def prepare(episode: Episode) -> None:
+    """Decode what executing and comparing an episode take, so that several can be decoded one after the other; what cannot be
+    is said when it is executed."""
+    with contextlib.suppress(TrajrecError):
+        for chunk, _ in episode.parts:
+            chunk.decode()
+        for name in ("actions", "missing_steps", "step_numbers", "states"):
+            getattr(episode, name)
 
 
 def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:

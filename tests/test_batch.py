@@ -58,6 +58,20 @@ def test_reports_do_not_depend_on_how_many_processes_made_them(runs: Path) -> No
     assert reports(runs, jobs=2) == alone
 
 
+def test_what_was_executed_before_an_error_is_reported(runs: Path) -> None:
+    with trajrec.open(runs) as corpus:
+        episodes = list(corpus.episodes("env_id = 'CartPole-v1'"))[:11]
+
+        def until_the_disk_is_gone() -> Any:
+            yield from episodes
+            raise OSError("the disk is gone")
+
+        reports = replay_episodes(until_the_disk_is_gone())
+        assert [next(reports).grade for _ in episodes] == ["exact"] * 11
+        with pytest.raises(OSError, match="the disk is gone"):
+            next(reports)
+
+
 @pytest.mark.slow
 def test_a_divergence_comes_back_from_another_process(runs: Path) -> None:
     alone = reports(runs, env=heavier, explain=False)

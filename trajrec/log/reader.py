@@ -344,6 +344,15 @@ class LogChunk:
             self._rows[index] = found
         return found
 
+    def decode(self) -> None:
+        """Decode all columns.
+
+        Raises:
+            LogCorruptError: A column contradicts itself.
+        """
+        for index in range(len(self.record.columns)):
+            self.rows(index)
+
     def column(self, name: str) -> Rows | None:
         """Return a column by its name, or None."""
         for index, column in enumerate(self.record.columns):
