@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -51,14 +52,18 @@ def call_elsewhere(
         sent = pickle.dumps(paths) + cloudpickle.dumps((function, arguments))
     except Exception as exc:
         raise ElsewhereError(f"it cannot be sent to another process: {exc}") from exc
-    done = subprocess.run(
-        [sys.executable, "-c", "from trajrec.replay.children import answer; answer()"],
-        input=sent,
-        cwd=folder,
-        env=variables,
-        capture_output=True,
-        preexec_fn=_fix_addresses if fixed_addresses and sys.platform == "linux" else None,
-    )
+    # A file, not a pipe: how much of it comes at a time would decide where the process puts things.
+    with tempfile.TemporaryFile() as file:
+        file.write(sent)
+        file.seek(0)
+        done = subprocess.run(
+            [sys.executable, "-c", "from trajrec.replay.children import answer; answer()"],
+            stdin=file,
+            cwd=folder,
+            env=variables,
+            capture_output=True,
+            preexec_fn=_fix_addresses if fixed_addresses and sys.platform == "linux" else None,
+        )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
         raise ElsewhereError(lines[-1] if lines else f"its process ended with status {done.returncode}")

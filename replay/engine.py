@@ -209,13 +209,18 @@ class Replayer:
                 leak = f"only after the {episode.number} episodes before it: it carries state over between episodes"
                 return replace(after, notes=(*after.notes, leak))
         if self._explain and report.divergence is not None:
-            cause = find_cause(episode, report.divergence, lambda: self._again(episode), self._elsewhere(episode))
+            used: list[Any] = []
+            cause = find_cause(episode, report.divergence, lambda: self._again(episode, used), self._elsewhere(episode))
             report = replace(report, divergence=replace(report.divergence, cause=cause))
         return report
 
-    def _again(self, episode: Episode) -> Divergence | None:
-        """Run an episode once more, on an environment of its own where one can be made."""
+    def _again(self, episode: Episode, used: list[Any]) -> Divergence | None:
+        """Run an episode once more, on an environment of its own where one can be made.
+
+        Those used before are kept: in the place of one that is gone the next would have the same id().
+        """
         if self._given is None:
+            used.append(self._made)
             self.close()
         return self._run(episode).divergence
 
