@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajrec.episodes import Episode
 from trajrec.provenance import describe_runtime
@@ -16,8 +18,20 @@ FLOAT_DRIFT = 1e-6
 """Relative difference up to which two floats at a first difference look like the same computation on another machine."""
 
 
-Run = Callable[[], Divergence | None]
-Elsewhere = Callable[[dict[str, str], bool], Divergence | None]
+REPEATS, ENOUGH_S = 6, 5.0
+"""Runs that are to be alike before an environment is said to repeat itself, and the time after which two are enough: of few
+possible outcomes two are often alike by chance."""
+
+
+class Outcome(NamedTuple):
+    """What came of a run: its first difference, and a digest of all that it returned where there is one."""
+
+    divergence: Divergence | None
+    digest: bytes = b""
+
+
+Run = Callable[[], Outcome]
+Elsewhere = Callable[[dict[str, str], bool], Outcome]
 """Replays an episode in a process of its own, with environment variables, and with addresses that are not drawn where True."""
 
 
@@ -30,13 +44,14 @@ def find_cause(episode: Episode, divergence: Divergence, run: Run, elsewhere: El
         run: Replays the episode once more and returns its first difference.
         elsewhere: Does so in another process; None where that cannot be.
     """
-    first, second = run(), run()
-    if not (_same(first, divergence) and _same(second, divergence)):
+    usual = _repeated(run)
+    if usual is None or not _is_same_difference(usual.divergence, divergence):
         return _unrepeatable(run, elsewhere)
-    frozen = _repeats(run, frozen_clock)
-    if frozen is not None and not _same(frozen, divergence):
+    frozen = _under(frozen_clock, run)
+    if frozen.divergence is not None and not _same(frozen, usual):
         return "clock: the environment reads the time (another time gives another difference)"
-    if (seeded := _repeats(run, seeded_globals)) is not None and not _same(seeded, divergence):
+    seeded = _under(seeded_globals, run)
+    if seeded.divergence is not None and not _same(seeded, usual):
         return "global random: the environment draws from random or numpy.random, which no log can restore"
     if (network := _network(run)) is not None:
         return network
@@ -65,13 +80,25 @@ def _unrepeatable(run: Run, elsewhere: Elsewhere | None) -> str:
         ),
     ]
     for condition, cause in conditions:
-        with condition():
-            first = run()
-        with condition():
-            second = run()
-        if _same(first, second):
+        if _repeated(run, condition) is not None:
             return cause
     return "hidden randomness: the environment differs from run to run, also with clock, random and numpy.random held still"
+
+
+def _repeated(run: Run, condition: Callable[[], Any] = contextlib.nullcontext) -> Outcome | None:
+    """Return what comes of a run, again and again; None where it is not always the same."""
+    begun, first = time.monotonic(), _under(condition, run)
+    for repeat in range(2, REPEATS + 1):
+        if not _same(first, _under(condition, run)):
+            return None
+        if repeat > 2 and time.monotonic() - begun > ENOUGH_S:
+            break
+    return first
+
+
+def _under(condition: Callable[[], Any], run: Run) -> Outcome:
+    with condition():
+        return run()
 
 
 def _by_addresses(elsewhere: Elsewhere) -> str | None:
@@ -100,22 +127,17 @@ def _by_process(episode: Episode, elsewhere: Elsewhere) -> str | None:
     if not _same(base, elsewhere({"PYTHONHASHSEED": hash_seed}, False)):
         return _by_addresses(elsewhere) or "hidden randomness: the environment differs from process to process"
     others = [elsewhere({"PYTHONHASHSEED": str(k)}, False) for k in (1, 2, 3)]
-    if base is None or not all(_same(base, other) for other in others):
-        fix = f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again" if base is None else ""
+    if base.divergence is None or not all(_same(base, other) for other in others):
+        fix = f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again" if base.divergence is None else ""
         fix = fix or "fix PYTHONHASHSEED when recording and replaying"
         return f"hash order: the environment depends on the order of a set or on hash() of texts; {fix}"
     for name in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "TZ"):
         if then.get(name) != os.environ.get(name):
             settings = {"PYTHONHASHSEED": hash_seed, name: then.get(name, "")}
-            if elsewhere(settings, False) is None:
+            if elsewhere(settings, False).divergence is None:
                 kind = "threads: the order of a reduction" if name == "OMP_NUM_THREADS" else "settings: the environment"
                 return f"{kind} depends on {name}; {name}={then.get(name, '')}, as it was recorded with, gives it again"
     return None
-
-
-def _repeats(run: Callable[[], Divergence | None], condition: Callable[[], Any]) -> Divergence | None:
-    with condition():
-        return run()
 
 
 def _changed(episode: Episode, divergence: Divergence) -> str:
@@ -148,7 +170,11 @@ def _is_float_drift(divergence: Divergence) -> bool:
     return abs(a - b) <= FLOAT_DRIFT * max(abs(a), abs(b))
 
 
-def _same(a: Divergence | None, b: Divergence | None) -> bool:
+def _same(a: Outcome, b: Outcome) -> bool:
+    return a.digest == b.digest and _is_same_difference(a.divergence, b.divergence)
+
+
+def _is_same_difference(a: Divergence | None, b: Divergence | None) -> bool:
     if a is None or b is None:
         return a is b
     return (a.step, a.field) == (b.step, b.field) and is_same(a.actual, b.actual)

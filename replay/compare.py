@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -59,6 +60,13 @@ class Run:
         self.early: Divergence | None = None
         self.problem: str | None = None
         self.ignored: set[str] = set()
+
+    def digest(self) -> bytes:
+        """Return a digest of observations, rewards, states and ending. Not of infos: measured times are among them."""
+        kept = [item.data if isinstance(item, Odd) else item for item in self.observations]
+        failed = None if self.failure is None else self.failure[0]
+        data = codec.encode([kept, self.rewards, self.states.tobytes(), self.flags, failed], opaque=True)
+        return hashlib.blake2b(data, digest_size=16).digest()
 
 
 class Leave(NamedTuple):

@@ -14,14 +14,14 @@ from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
 from trajrec.joint import api_of
 from trajrec.protocols import World
-from trajrec.replay.cause import Elsewhere, find_cause
+from trajrec.replay.cause import Elsewhere, Outcome, find_cause
 from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.compare import Leave, Run, compare
 from trajrec.replay.environments import make_env
 from trajrec.replay.execution import execute, prepare
 from trajrec.replay.forcing import Forced, execute_forced
 from trajrec.replay.places import Place, Places, lineage
-from trajrec.replay.report import Divergence, ReplayReport
+from trajrec.replay.report import ReplayReport
 from trajrec.replay.stages import Stage, relive, stage_of
 from trajrec.replay.worlds import replay_world
 
@@ -214,7 +214,7 @@ class Replayer:
             report = replace(report, divergence=replace(report.divergence, cause=cause))
         return report
 
-    def _again(self, episode: Episode, used: list[Any]) -> Divergence | None:
+    def _again(self, episode: Episode, used: list[Any]) -> Outcome:
         """Run an episode once more, on an environment of its own where one can be made.
 
         Those used before are kept: in the place of one that is gone the next would have the same id().
@@ -222,7 +222,12 @@ class Replayer:
         if self._given is None:
             used.append(self._made)
             self.close()
-        return self._run(episode).divergence
+        return self.outcome(episode)
+
+    def outcome(self, episode: Episode) -> Outcome:
+        """Replay an episode; return its first difference, and a digest of all that the environment returned."""
+        executed = self._execute(episode)
+        return Outcome(self._compare(executed).divergence, executed.run.digest())
 
     def _elsewhere(self, episode: Episode) -> Elsewhere | None:
         """Return what replays an episode in another process; None where an environment object was given, and for further
@@ -233,8 +238,8 @@ class Replayer:
         work = _Work(self._factory, self._allow, self._state, self._leave, self._first)
         place = lineage(episode)
 
-        def replay(settings: dict[str, str], fixed_addresses: bool) -> Divergence | None:
-            found: Divergence | None = call_elsewhere(work, place, settings=settings, fixed_addresses=fixed_addresses)
+        def replay(settings: dict[str, str], fixed_addresses: bool) -> Outcome:
+            found: Outcome = call_elsewhere(work, place, settings=settings, fixed_addresses=fixed_addresses)
             return found
 
         try:
@@ -356,11 +361,11 @@ class _Work:
     leave: Leave
     first: int
 
-    def __call__(self, place: tuple[Place, ...]) -> Divergence | None:
+    def __call__(self, place: tuple[Place, ...]) -> Outcome:
         options = {"allow": self.allow, "state": self.state, "ignore": self.leave.paths, "ulps": self.leave.ulps}
         options["first"] = self.first
         with Replayer(env=self.factory, explain=False, **options) as replayer:  # type: ignore[arg-type]
-            return replayer.replay(Places().read(place)).divergence
+            return replayer.outcome(Places().read(place))
 
 
 def _came_out(run: Run) -> tuple[float | None, str]:

@@ -19,7 +19,7 @@ from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, ReplayError, RestoreError
 from trajrec.protocols import Verifier, World
 from trajrec.recorded import awaited
-from trajrec.replay.cause import find_cause
+from trajrec.replay.cause import Outcome, find_cause
 from trajrec.replay.environments import make_world
 from trajrec.replay.report import Divergence, ReplayReport, ulp_distance
 from trajrec.schema import Fork
@@ -89,7 +89,7 @@ def replay_world(
     found = execute()
     divergence = found.divergence
     if divergence is not None and explain and not divergence.cause:
-        cause = find_cause(episode, divergence, lambda: execute().divergence)
+        cause = find_cause(episode, divergence, lambda: Outcome(execute().divergence))
         divergence = dataclasses.replace(divergence, cause=cause)
     notes = list(found.notes)
     if found.ignored:

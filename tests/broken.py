@@ -49,6 +49,13 @@ class GlobalRandom(Sound):
         return random.random()
 
 
+class Coin(Sound):
+    """What it shows is one of two: two runs are often alike by chance."""
+
+    def extra(self) -> float:
+        return float(random.random() < 0.5)
+
+
 class GlobalReward(Sound):
     """Pays by what no log and no universe knows of."""
 

@@ -19,6 +19,7 @@ from trajrec.replay import replay_episode, replay_episodes
 CAUSES = {
     "Clock": "clock",
     "GlobalRandom": "global random",
+    "Coin": "global random",
     "HashOrder": "hash order: the environment depends on the order of a set or on hash() of texts; PYTHONHASHSEED=7",
     "UnseededGenerator": "unseeded generator",
     "Address": "addresses",
