@@ -16,6 +16,8 @@ from typing import Any
 
 import cloudpickle
 
+from trajrec.replay.registry import register, registered
+
 LENGTH = struct.Struct("<Q")
 
 
@@ -49,7 +51,7 @@ def call_elsewhere(
     variables = {name: value for name, value in {**os.environ, **wanted}.items() if value or name not in wanted}
     paths = [os.path.abspath(path) for path in sys.path]
     try:
-        sent = pickle.dumps(paths) + cloudpickle.dumps((function, arguments))
+        sent = pickle.dumps(paths) + pickle.dumps(registered()) + cloudpickle.dumps((function, arguments))
     except Exception as exc:
         raise ElsewhereError(f"it cannot be sent to another process: {exc}") from exc
     # A file, not a pipe: how much of it comes at a time would decide where the process puts things.
@@ -75,6 +77,7 @@ def answer() -> None:
     out = os.dup(1)
     os.dup2(2, 1)
     sys.path[:] = pickle.load(sys.stdin.buffer)
+    register(pickle.load(sys.stdin.buffer))
     function, arguments = pickle.load(sys.stdin.buffer)
     result = function(*arguments)
     with os.fdopen(out, "wb") as file:
@@ -107,6 +110,7 @@ class Child:
         self._input, self.out = self.process.stdin, self.process.stdout
         self._received = bytearray()
         self.send(pickle.dumps(sys.path))
+        self.send(registered())
 
     def send(self, data: bytes) -> None:
         """Send a frame; where the process is gone, that is seen when it is received from."""
@@ -148,6 +152,7 @@ class Caller:
         os.dup2(2, 1)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
         sys.path[:] = pickle.loads(self.receive() or b"")
+        register(self.receive() or b"")
 
     def receive(self) -> bytes | None:
         """Return a frame; None where the caller has no more."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from trajrec.errors import MissingPackageError
+from trajrec.replay.registry import register, registered
 from trajrec.replay.workers import Died
 
 A = TypeVar("A")
@@ -36,10 +37,12 @@ def map_on_ray(function: Callable[[A], B], things: Iterable[A], jobs: int) -> It
         # What this process can import, its workers here can.
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, runtime_env=paths)
+    known = registered()
     try:
 
         @ray.remote(num_cpus=1, max_retries=RETRIES)  # type: ignore[untyped-decorator]
         def task(thing: A) -> B:
+            register(known)
             return function(thing)
 
         waiting: collections.deque[Any] = collections.deque()

@@ -1,0 +1,39 @@
+"""Environments that this process has registered: other processes that replay for it know them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import broken
+import gymnasium as gym
+import pytest
+from conftest import record
+
+import trajrec
+from trajrec.replay import check_determinism, fork, replay_episodes
+
+
+@pytest.fixture
+def env_id() -> Iterator[str]:
+    gym.register("tests/Sound-v0", entry_point="broken:Sound")
+    gym.register("tests/Unsendable-v0", entry_point=lambda: (_ for _ in ()))
+    yield "tests/Sound-v0"
+    del gym.registry["tests/Sound-v0"], gym.registry["tests/Unsendable-v0"]
+
+
+def test_workers_and_servers_make_environments_that_are_registered_here(env_id: str, tmp_path: Path) -> None:
+    assert broken.Sound
+    record(gym.make(env_id), tmp_path, 3)
+    with trajrec.open(tmp_path) as corpus:
+        reports = list(replay_episodes(corpus.episodes(), jobs=2))
+        assert [report.grade for report in reports] == ["exact"] * 3
+        episode = next(corpus.episodes())
+        branches: Any = fork.many(episode, at=[1], policy="random", n=2, level="process", jobs=2, folder=None)
+        assert [branch.error for branch in branches] == ["", ""]
+
+
+@pytest.mark.slow
+def test_an_environment_registered_here_is_probed_in_another_process(env_id: str) -> None:
+    assert check_determinism(env_id, n_steps=60).grade == "exact"
