@@ -167,15 +167,18 @@ def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list
             return
         failure = failed[step]
         action = None if failure.action_data is None else codec.decode(failure.action_data)
+        # One of the scaffold is the recorder's: the environment took the step, and what came of it could not be recorded.
+        is_envs = failure.origin != "scaffold"
         try:
             stage.env.step(action)
         except Exception as exc:
-            if not is_recorded(failure, exc, run):
-                run.failure = (step, failure, exc)
+            if not is_envs or not is_recorded(failure, exc, run):
+                run.failure = (step, failure if is_envs else None, exc)
                 return
         else:
-            run.failure = (step, failure, None)
-            return
+            if is_envs:
+                run.failure = (step, failure, None)
+                return
         position = end
     _apply(run, stage, episode, actions[position:], episode.first_step + len(failed))
 

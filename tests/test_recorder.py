@@ -16,9 +16,10 @@ import trajrec
 from trajrec import codec
 from trajrec.agents.sink import close_logs
 from trajrec.episodes import Episode
-from trajrec.errors import CorpusError, EnvContractError
+from trajrec.errors import CorpusError, EncodeError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict
+from trajrec.replay import replay_episode
 from trajrec.state.diff import is_same
 from trajrec.state.digests import state_digest
 
@@ -270,3 +271,43 @@ def test_what_cannot_be_audited_is_said_once(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="episodes cannot be audited: .*cannot be made from the log") as said:
         run_and_close(env, 3)
     assert len(said) == 1
+
+
+def test_what_raises_while_a_step_is_recorded_costs_that_step_alone(tmp_path: Path) -> None:
+    trouble: list[BaseException] = []
+
+    def watched(env: Any) -> Any:
+        if trouble:
+            raise trouble.pop()
+        return {"step": env.unwrapped.state[0]}
+
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, state=watched)
+    env.reset(seed=0)
+    env.step(0)
+    for exc in (RuntimeError("no state today"), KeyboardInterrupt()):
+        trouble.append(exc)
+        with pytest.raises(type(exc)):
+            env.step(1)
+    knot: dict[str, Any] = {}
+    knot["self"] = knot
+    env.env.step = lambda action: (*gym.Wrapper.step(env.env, action)[:4], knot)  # type: ignore[method-assign]
+    with pytest.raises(EncodeError, match="nested deeper"):
+        env.step(1)
+    del env.env.step  # type: ignore[misc]
+    env.step(0)
+    trouble.append(RuntimeError("nor at a reset"))
+    with pytest.raises(RuntimeError, match="nor at a reset"):
+        env.reset(seed=1)
+    env.reset(seed=2)
+    for action in (1, 1, 0):
+        env.step(action)
+    env.close()
+    first, broken, last = trajrec.open(tmp_path).episodes(order_by="number")
+    assert (first.actions, first.step_numbers.tolist()) == ([0, 0], [0, 4])
+    assert [(f.step, f.origin, f.error_type) for f in first.failures] == [
+        (1, "scaffold", "builtins.RuntimeError"),
+        (2, "scaffold", "builtins.KeyboardInterrupt"),
+        (3, "scaffold", "trajrec.errors.EncodeError"),
+    ]
+    assert (broken.n_steps, broken.ending, last.actions) == (0, "error", [1, 1, 0])
+    assert [replay_episode(e, state=watched).grade for e in (first, last)] == ["exact", "exact"]

@@ -135,15 +135,16 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 buffer.put_action(action)
             except MisfitError:
                 buffer.refit([("action", action)])
-        except EncodeError as exc:
+        except BaseException as exc:
             buffer.next_block()
-            raise self._located(exc) from None
+            if isinstance(exc, EncodeError):
+                raise self._located(exc) from None
+            raise
         try:
-            result = self.env.step(action)
+            obs, reward, terminated, truncated, info = result = self.env.step(action)
         except BaseException as exc:
             self._step_failed(action, exc)
             raise
-        obs, reward, terminated, truncated, info = result
         try:
             try:
                 buffer.put_obs(obs)
@@ -152,16 +153,19 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                     buffer.put_state(self._capture())
             except MisfitError:
                 self._refit_step(action, obs, reward)
-        except EncodeError as exc:
-            self._step_failed(action, exc)
-            raise self._located(exc) from None
-        if info:
-            buffer.put_info(info)
-        block = buffer.block
-        if terminated or truncated:
-            if self._keep == "digest" and self._capture is not None:
+            if info:
+                buffer.put_info(info)
+            if (terminated or truncated) and self._keep == "digest" and self._capture is not None:
                 # Before the step is counted: from then on the flusher may take its rows at any moment.
                 buffer.keep_state(self._capture())
+        except BaseException as exc:
+            # Whatever it is (an interrupt among them): half a row would shift all that come after it.
+            self._step_failed(action, exc, "scaffold")
+            if isinstance(exc, EncodeError):
+                raise self._located(exc) from None
+            raise
+        block = buffer.block
+        if terminated or truncated:
             block.n += 1
             self._end("terminated" if terminated else "truncated", bool(terminated), bool(truncated))
             return result
@@ -203,9 +207,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise
         try:
             self._begin(msgspec.structs.replace(start, info_data=codec.encode(info, opaque=True)), obs)
-        except EncodeError as exc:
+        except BaseException as exc:
             self._reset_failed(start, "state", exc)
-            raise self._located(exc) from None
+            if isinstance(exc, EncodeError):
+                raise self._located(exc) from None
+            raise
         return obs, info
 
     def begin_fork(self, fork: Fork, start: EpisodeStart, obs: Any) -> None:
@@ -326,10 +332,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             values.append(("state", self._capture()))
         self._buffer.refit(values)
 
-    def _step_failed(self, action: Any, exc: BaseException) -> None:
-        """Record a step that raised: the action tried, what went wrong, and no observation."""
+    def _step_failed(self, action: Any, exc: BaseException, origin: Literal["env", "scaffold"] = "env") -> None:
+        """Record a step that raised, or what came of which could not be recorded: the action tried, what went wrong, and no
+        observation."""
         self._has_failed = True
-        self._buffer.add_event(self._failure(self._buffer.n_steps, "step", "env", exc, codec.encode(action, opaque=True)))
+        self._buffer.add_event(self._failure(self._buffer.n_steps, "step", origin, exc, codec.encode(action, opaque=True)))
         self._buffer.skip_step()
         self._flush_quietly()
 
@@ -346,7 +353,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self,
         step: int,
         phase: Literal["reset", "step", "state", "check"],
-        origin: Literal["env", "verifier"],
+        origin: Literal["env", "scaffold", "verifier"],
         exc: BaseException,
         action_data: bytes | None = None,
     ) -> Failure:
