@@ -20,6 +20,7 @@ from trajrec.errors import RecordedError
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recorder import Recorder
 from trajrec.replay.stages import Stage
+from trajrec.replay.values import own
 from trajrec.schema import Fork
 from trajrec.state.digests import state_digest
 from trajrec.state.generators import reseed
@@ -131,17 +132,17 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
     policy = _seeded(plan, env, key)
     capture = None if stage.adapter is None else stage.adapter.capture
     if capture is not None:
-        rows.states.append(_own(capture()))
-    obs, n = rows.observation, 0
+        rows.states.append(own(capture()))
+    obs, n = own(rows.observation), 0
     while plan.max_steps is None or n < plan.max_steps:
         if n < len(plan.actions):
-            action = plan.actions[n]
+            action = own(plan.actions[n])
         elif policy is not None:
             action = policy(obs)
         else:
             break
         # As the recorder does: some environments change the action that they are given.
-        kept = _own(action)
+        kept = own(action)
         try:
             obs, reward, terminated, truncated, info = env.step(action)
         except Exception as exc:
@@ -149,11 +150,11 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
             return rows
         n += 1
         rows.actions.append(kept)
-        rows.observations.append(_own(obs))
-        rows.rewards.append(reward)
-        rows.infos.append(_own(info) if info else info)
+        rows.observations.append(own(obs))
+        rows.rewards.append(own(reward))
+        rows.infos.append(own(info) if info else info)
         if capture is not None:
-            rows.states.append(_own(capture()))
+            rows.states.append(own(capture()))
         if terminated or truncated:
             rows.terminated, rows.truncated = bool(terminated), bool(truncated)
             break
@@ -184,13 +185,6 @@ def _seeded(plan: Plan, env: Any, key: str) -> Policy | None:
     if inspect.ismethod(getattr(plan.policy, "seed", None)):
         plan.policy.seed(seed)  # type: ignore[attr-defined]
     return plan.policy
-
-
-def _own(value: Any) -> Any:
-    """Return a copy: environments reuse their buffers."""
-    if hasattr(value, "copy") and hasattr(value, "dtype"):
-        return value.copy()
-    return value if type(value) in (int, float, str, bool) else codec.decode(codec.encode(value, opaque=True))
 
 
 class BranchLog:

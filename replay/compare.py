@@ -29,9 +29,6 @@ class Odd(NamedTuple):
     data: bytes
 
 
-FIXED = frozenset({float, int, bool, str, bytes, type(None), *np.sctypeDict.values()} - {np.object_, np.void})
-"""Types of values that nothing can change."""
-
 _PLAIN = frozenset((float, int, bool, str, type(None)))
 
 LARGE_BYTES = 4096
@@ -192,8 +189,11 @@ def _is_same_column(rows: Rows, start: int, live: list[Any]) -> bool:
             return msgspec.msgpack.encode(live) == msgspec.msgpack.encode(rows.values(start, stop))
         return False
     kind = kinds.pop()
-    recorded = rows.numpy_bytes(start, stop) if not kinds and issubclass(kind, np.generic) else None
-    return recorded is not None and recorded[0] is kind and np.fromiter(live, kind, len(live)).tobytes() == recorded[1]
+    recorded = rows.numpy_bytes(start, stop) if not kinds and issubclass(kind, np.number | np.bool_) else None
+    # A timedelta has a unit besides its type.
+    if recorded is None or recorded[0] is not kind or kind is np.timedelta64:
+        return False
+    return np.fromiter(live, kind, len(live)).tobytes() == recorded[1]
 
 
 def _flags(episode: Episode, run: Run, n: int) -> _Found:

@@ -6,6 +6,7 @@ Stepping is the hot loop: it only copies what each step returned; a whole episod
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 from zlib import crc32
 
@@ -15,9 +16,10 @@ from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, ReplayError, TrajrecError
 from trajrec.paths import Rest
-from trajrec.replay.compare import FIXED, Odd, Run, describe, taker
+from trajrec.replay.compare import Odd, Run, describe, taker
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.replay.stages import Stage, check_step, enter_fork, prepare_reset, walk_to
+from trajrec.replay.values import FIXED, own
 from trajrec.schema import Failure
 from trajrec.state.digests import state_digest
 
@@ -128,7 +130,10 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
     take, state_dtype = run.take, run.state_dtype
-    for row, action in enumerate(actions, len(run.rewards) + 1):
+    given: Iterable[Any] = actions
+    if not fixed.issuperset(map(type, actions)):
+        given = map(own, actions)  # some environments change the action that they are given
+    for row, action in enumerate(given, len(run.rewards) + 1):
         try:
             obs, reward, terminated, truncated, info = step(action)
         except Exception as exc:
@@ -138,7 +143,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
             observations(take(obs))
         else:
             observations(Odd(copy(obs, opaque=True)))
-        rewards(reward)
+        rewards(reward if type(reward) in fixed else own(reward))
         if capture is not None:
             state = capture()
             try:
@@ -151,7 +156,8 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
                 run.whole_states[row] = state.copy() if is_plain else copy(state)
         if info:
             # What cannot be changed later is kept as it is: encoding ten numbers takes longer than some steps.
-            run.infos[row - 1] = info.copy() if fixed.issuperset(map(type, info.values())) else copy(info, opaque=True)
+            is_fixed = type(info) is dict and fixed.issuperset(map(type, info.values()))
+            run.infos[row - 1] = info.copy() if is_fixed else copy(info, opaque=True)
         if terminated or truncated:
             run.flags = (row - 1, bool(terminated), bool(truncated))
             return

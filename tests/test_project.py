@@ -79,7 +79,7 @@ LAYERS = [
         "envs.contract",
         "envs",
     },
-    {"replay.registry"},
+    {"replay.registry", "replay.values"},
     {"replay.report", "replay.environments", "replay.stages", "replay.places", "replay.children"},
     {"replay.workers"},
     {"replay.conditions", "replay.compare", "replay.differences", "replay.page", "replay.regression"},

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import copy
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from trajrec import codec
 from trajrec.codec import Plain
 
 MISSING = type("Missing", (), {"__repr__": lambda self: "(missing)", "__slots__": ()})()
 """Stands for a value that one side does not have."""
+
+
+_BY_BITS = frozenset((complex, set, frozenset))
+"""Types whose == takes 0.0 for -0.0, or 1 for True."""
 
 
 class Change(NamedTuple):
@@ -109,6 +114,9 @@ def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
             yield Change(path, a, b)
         else:
             yield from _mappings(path, a.fields, b.fields)
+    elif cls in _BY_BITS:
+        if codec.encode(a, opaque=True) != codec.encode(b, opaque=True):
+            yield Change(path, a, b)
     elif a != b:
         yield Change(path, a, b)
 
@@ -125,13 +133,20 @@ def _unescaped(part: str) -> str:
 
 def _mappings(path: str, a: dict[Any, Any], b: dict[Any, Any]) -> Iterator[Change]:
     for key, value in a.items():
-        if key in b:
+        if _has(b, key):
             yield from _walk(join(path, key), value, b[key])
         else:
             yield Change(join(path, key), value, MISSING)
     for key, value in b.items():
-        if key not in a:
+        if not _has(a, key):
             yield Change(join(path, key), MISSING, value)
+
+
+def _has(mapping: dict[Any, Any], key: Any) -> bool:
+    """Say whether a dict has a key of this type: it takes 1, 1.0 and True for one."""
+    if key not in mapping:
+        return False
+    return type(key) is str or any(type(found) is type(key) and found == key for found in mapping)
 
 
 def _sequences(path: str, a: Any, b: Any) -> Iterator[Change]:
@@ -147,15 +162,22 @@ def _arrays(path: str, a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Iter
     if a.dtype != b.dtype or a.shape != b.shape:
         yield Change(path, a, b)
         return
+    if a.dtype.kind in "OT":  # their bytes are addresses
+        for index, x, y in zip(np.ndindex(a.shape), a.ravel().tolist(), b.ravel().tolist(), strict=True):
+            yield from _walk(_at(path, index), x, y)
+        return
     if a.tobytes() == b.tobytes():
         return
-    if a.dtype.kind == "O" or a.dtype.names is not None or a.itemsize == 0:
+    if a.dtype.names is not None or a.itemsize == 0:
         yield Change(path, a, b)
         return
     x, y = (np.ascontiguousarray(v).reshape(-1).view(np.uint8).reshape(-1, a.itemsize) for v in (a, b))
     for flat in np.flatnonzero((x != y).any(axis=1)).tolist():
         index = np.unravel_index(flat, a.shape)
-        where = path
-        for part in index:
-            where = join(where, int(part))
-        yield Change(where, a[index], b[index])
+        yield Change(_at(path, index), a[index], b[index])
+
+
+def _at(path: str, index: Iterable[Any]) -> str:
+    for part in index:
+        path = join(path, int(part))
+    return path

@@ -1,0 +1,25 @@
+"""Values that environments and agents hand over: which of them nothing can change, and copies of the others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from trajrec import codec
+
+_SCALARS = {cls for cls in np.sctypeDict.values() if cls not in (np.object_, np.void)}
+
+FIXED = frozenset(
+    {float, int, bool, str, bytes, type(None)} | {cls for cls in _SCALARS if np.dtype(np.dtype(cls).str).type is cls}
+)
+"""Types of values that nothing can change, and that a log gives back as they are."""
+
+
+def own(value: Any) -> Any:
+    """Return a copy: environments reuse their buffers, and agents change what they are given."""
+    if type(value) in FIXED:
+        return value
+    if hasattr(value, "copy") and hasattr(value, "dtype"):
+        return value.copy()
+    return codec.decode(codec.encode(value, opaque=True))

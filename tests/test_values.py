@@ -1,0 +1,138 @@
+"""What environments and agents hand over: buffers that are used again, values of unusual types, differences of types alone."""
+
+from __future__ import annotations
+
+import collections
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.episodes import Episode
+from trajrec.replay import fork, replay_episode
+from trajrec.state.diff import is_same
+
+
+class Walk(gym.Env[Any, Any]):
+    """Eight steps; what it shows and pays is for others to say."""
+
+    observation_space = gym.spaces.Box(-9, 9, (1,))
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        return self.shown(), {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        return self.shown(), self.paid(action), self.t >= 8, False, self.told()
+
+    def shown(self) -> Any:
+        return np.array([self.t], np.float32)
+
+    def paid(self, action: Any) -> Any:
+        return float(self.t)
+
+    def told(self) -> Any:
+        return {}
+
+
+def record(folder: Path, env: gym.Env[Any, Any], act: Any = lambda k: k % 3) -> Episode:
+    recorder = trajrec.record(env, folder)
+    recorder.reset(seed=0)
+    for k in range(8):
+        recorder.step(act(k))
+    recorder.close()
+    return next(trajrec.open(folder).episodes())
+
+
+class Buffers(Walk):
+    def __init__(self) -> None:
+        self.buffer = np.zeros(2)
+
+    def paid(self, action: Any) -> Any:
+        self.buffer[:] = self.t
+        return self.buffer
+
+
+class Ordered(Walk):
+    def told(self) -> Any:
+        return collections.OrderedDict(place=self.t, long=np.longlong(self.t))
+
+
+class Objects(Walk):
+    observation_space = gym.spaces.Space()  # type: ignore[assignment]
+
+    def shown(self) -> Any:
+        return np.array([1.5, "a" * 40, None, self.t], object)
+
+
+class Durations(Walk):
+    def paid(self, action: Any) -> Any:
+        return np.timedelta64(self.t, "ms")
+
+
+class Scales(Walk):
+    """Changes the action that it is given."""
+
+    action_space = gym.spaces.Box(-1, 1, (2,))  # type: ignore[assignment]
+
+    def paid(self, action: Any) -> Any:
+        action *= 2
+        return float(action[0])
+
+
+@pytest.mark.parametrize("kind", [Buffers, Ordered, Objects, Durations])
+def test_an_environment_of_unusual_values_replays_exactly(kind: type[Walk], tmp_path: Path) -> None:
+    report = replay_episode(record(tmp_path, kind()), env=kind)
+    assert report.grade == "exact", report
+
+
+def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again(tmp_path: Path) -> None:
+    episode = record(tmp_path, Scales(), lambda k: np.array([k / 8, 0.2], np.float32))
+    assert [replay_episode(episode, env=Scales).grade for _ in range(3)] == ["exact"] * 3
+
+
+@pytest.mark.parametrize("level", ["prefix", "native"])
+def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -> None:
+    episode = record(tmp_path / "runs", Scales(), lambda k: np.array([k / 8, 0.2], np.float32))
+    action = np.array([1.0, 0.0], np.float32)
+    found = fork.many(episode, at=[2], actions=[action], n=3, env=Scales, level=level, folder=tmp_path / "forks", max_steps=1)
+    assert [branch.total_reward for branch in found] == [2.0] * 3
+    assert action.tolist() == [1.0, 0.0]
+
+    def spoils(observation: Any) -> Any:
+        observation -= 100.0
+        return np.array([0.5, 0.0], np.float32)
+
+    found = fork.many(episode, at=[2], policy=spoils, n=2, env=Scales, level=level, folder=tmp_path / "spoilt", max_steps=1)
+    with trajrec.open(tmp_path / "spoilt") as corpus:
+        assert [forked.observation_list[0].tolist() for forked in corpus.episodes()] == [[2.0]] * 2
+
+
+def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_path: Path) -> None:
+    episode = record(tmp_path / "runs", Buffers())
+    fork.many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
+    with trajrec.open(tmp_path / "forks") as corpus:
+        assert [reward.tolist() for reward in next(corpus.episodes()).reward_list] == [[3, 3], [4, 4], [5, 5]]
+
+
+UNLIKE: tuple[tuple[Any, Any], ...] = (
+    (complex(0.0, 0.0), complex(-0.0, 0.0)),
+    ({1, 2}, {1.0, 2}),
+    (frozenset([True]), frozenset([1])),
+    ({1: "a"}, {True: "a"}),
+    ({1: "a"}, {1.0: "a"}),
+    (np.array(["x" * 30], np.dtypes.StringDType()), np.array(["y" * 30], np.dtypes.StringDType())),
+    (np.array([1, "a"], object), np.array([True, "a"], object)),
+)
+
+
+@pytest.mark.parametrize(("one", "other"), UNLIKE)
+def test_values_that_python_takes_for_equal_differ_by_type_and_bits(one: Any, other: Any) -> None:
+    assert not is_same(one, other)
+    assert is_same(one, one)
