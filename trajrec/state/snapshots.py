@@ -35,11 +35,13 @@ _ATOMS = frozenset(
     {int, float, bool, complex, str, bytes, type(None), frozenset, range, type, type(Ellipsis), np.dtype}
     | {types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType}
 )
-_CONSTANT = frozenset(
-    {"spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"}
-    | {"screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer"}
-)
-"""Attributes that hold what an environment was made with or draws on."""
+_CONSTANT = frozenset(("spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"))
+"""Attributes that hold what an environment was made with."""
+
+_CANVASES = frozenset(("screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer"))
+"""What environments of these packages draw on; another's attribute of such a name may be anything."""
+
+_DRAWING = ("gymnasium.envs.", "gymnasium.wrappers.", "minigrid.", "ale_py.", "pettingzoo.")
 
 _TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"))
 """Of toy text: tables that are filled when it is made, and large."""
@@ -85,10 +87,7 @@ class Snapshots:
         if self.sandbox is not None:
             self.layers.pop()
         self._emulators: dict[int, StickyAction] = {}
-        self.constant = [
-            _CONSTANT | _TABLES if type(layer).__module__.startswith("gymnasium.envs.toy_text.") else _CONSTANT
-            for layer in self.layers
-        ]
+        self.constant = [_constants(layer) for layer in self.layers]
 
     def take(self) -> Snapshot:
         """Return the state as it is now.
@@ -148,6 +147,13 @@ class Snapshots:
         if snapshot.objects is not None:
             for (number, name), value in _unpickle(snapshot.objects, snapshot.references).items():
                 self.layers[number].__dict__[name] = value
+
+
+def _constants(layer: Any) -> frozenset[str]:
+    """Return the attributes of a layer that no snapshot has."""
+    drawing = any(cls.__module__.startswith(_DRAWING) for cls in type(layer).__mro__)
+    is_table = type(layer).__module__.startswith("gymnasium.envs.toy_text.")
+    return _CONSTANT | (_CANVASES if drawing else frozenset()) | (_TABLES if is_table else frozenset())
 
 
 def constants_digest(env: Any) -> bytes:
