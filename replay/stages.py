@@ -13,10 +13,10 @@ from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.joint import as_gymnasium
-from trajrec.paths import earlier, path_between
+from trajrec.paths import earlier, path_between, rewards_between
 from trajrec.protocols import StateAdapter
 from trajrec.state.adapters import find_adapter, function_adapter
-from trajrec.state.diff import first_difference
+from trajrec.state.diff import first_difference, is_same
 from trajrec.state.digests import state_digest
 from trajrec.state.generators import reseed, restore_generator
 from trajrec.state.keyframes import Keyframes
@@ -72,20 +72,36 @@ def prepare_reset(episode: Episode, stage: Stage) -> dict[str, Any]:
     return {"seed": start.seed, "options": options}
 
 
-def apply_path(episode: Episode, stage: Stage, obs: Any, info: Any, first: int, last: int) -> tuple[Any, Any]:
+def apply_path(
+    episode: Episode, stage: Stage, obs: Any, info: Any, first: int, last: int, *, is_paid: bool = False
+) -> tuple[Any, Any]:
     """Apply the steps [first, last) of what an episode was recorded with (its parents' among them); return the last observation
     and info. What raised then may raise again.
 
+    Args:
+        episode: The episode.
+        stage: Stands before the first of them.
+        obs: The observation there.
+        info: The info there.
+        first: The first step.
+        last: The step after the last.
+        is_paid: Whether rewards are to be the recorded ones: of what wrappers carry over from one episode to the next they are
+            all that is seen.
+
     Raises:
-        DivergenceError: Something raises that did not.
+        DivergenceError: Something raises that did not, or a reward is another one.
     """
     step = stage.env.step
-    for number, (action, has_raised) in enumerate(path_between(episode, first, last), first):
+    path, rewards = path_between(episode, first, last), rewards_between(episode, first, last) if is_paid else {}
+    for number, (action, has_raised) in enumerate(path, first):
         try:
-            obs, _, _, _, info = step(action)
+            obs, reward, _, _, info = step(action)
         except Exception as exc:
             if not has_raised:
                 raise _diverged(episode, number, "failure", "no exception", f"{codec.type_name(exc)}: {exc}") from exc
+            continue
+        if number in rewards and not is_same(rewards[number], as_recorded(reward)):
+            raise _diverged(episode, number, "reward", rewards[number], reward)
     return obs, info
 
 
@@ -94,7 +110,10 @@ def enter_fork(episode: Episode, stage: Stage, obs: Any) -> Any:
     fork = episode.fork
     if fork is None:
         return obs
-    obs, _ = apply_path(episode, stage, obs, {}, 0, fork.step)
+    before = episode.parent
+    assert before is not None
+    # What it was forked from may be a fork itself, with randomness of its own from there on.
+    obs, _ = apply_path(before, stage, enter_fork(before, stage, obs), {}, before.first_step, fork.step)
     if fork.noise != "recorded":
         try:
             reseed(stage.env, fork.noise)
@@ -103,8 +122,10 @@ def enter_fork(episode: Episode, stage: Stage, obs: Any) -> Any:
     return obs
 
 
-def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
+def walk_to(episode: Episode, stage: Stage, step: int, *, is_paid: bool = False) -> tuple[Any, Any]:
     """Reset a stage as recorded and apply the recorded actions before a step; return the last observation and info.
+
+    With `is_paid` rewards are compared too, see `apply_path`.
 
     Raises:
         DivergenceError: The environment is not in the recorded state there.
@@ -116,19 +137,19 @@ def walk_to(episode: Episode, stage: Stage, step: int) -> tuple[Any, Any]:
     if keyframe is not None:
         with contextlib.suppress(DivergenceError, SnapshotError, LookupError, ValueError):
             Keyframes(stage.env).put(keyframe.data)
-            obs, info = apply_path(episode, stage, obs, info, keyframe.step, step)
+            obs, info = apply_path(episode, stage, obs, info, keyframe.step, step, is_paid=is_paid)
             verify(episode, stage, step, obs)
             return obs, info
         # It does not lead there, here: all steps are taken instead.
         obs, info = stage.env.reset(**prepare_reset(episode, stage))
     if episode.fork is not None:
         obs = enter_fork(episode, stage, obs)
-    obs, info = apply_path(episode, stage, obs, info, episode.first_step, step)
+    obs, info = apply_path(episode, stage, obs, info, episode.first_step, step, is_paid=is_paid)
     verify(episode, stage, step, obs)
     return obs, info
 
 
-def go_on(episode: Episode, stage: Stage, step: int, n_steps: int) -> None:
+def go_on(episode: Episode, stage: Stage, step: int, n_steps: int, *, is_paid: bool = False) -> None:
     """Walk to a step, see `walk_to`, and take so many of the recorded steps from there; verify each. Begins before the step
     where the episode ends too early.
 
@@ -137,9 +158,9 @@ def go_on(episode: Episode, stage: Stage, step: int, n_steps: int) -> None:
     """
     last = next((first for first, _ in episode.missing_steps if first >= step), episode.n_steps)
     start = max(episode.first_step, min(step, last - n_steps))
-    obs, info = walk_to(episode, stage, start)
+    obs, info = walk_to(episode, stage, start, is_paid=is_paid)
     for number in range(start, min(start + n_steps, last)):
-        obs, info = apply_path(episode, stage, obs, info, number, number + 1)
+        obs, info = apply_path(episode, stage, obs, info, number, number + 1, is_paid=is_paid)
         verify(episode, stage, number + 1, obs)
 
 
@@ -148,8 +169,10 @@ def relive(episode: Episode, stage: Stage) -> None:
     next, and an episode is then the same only after those before it."""
     for before in earlier(episode):
         with contextlib.suppress(Exception):  # an episode that cannot be relived leaves no more behind than it does
-            obs, info = stage.env.reset(**prepare_reset(before, stage))
-            apply_path(before, stage, obs, info, 0, before.n_steps)
+            stage.env.reset(**prepare_reset(before, stage))
+            for action, _ in path_between(before, 0, before.n_steps):
+                with contextlib.suppress(Exception):
+                    stage.env.step(action)
 
 
 def check_step(episode: Episode, step: int) -> None:

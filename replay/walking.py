@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from trajrec.episodes import Episode
 from trajrec.errors import DivergenceError, SnapshotError
+from trajrec.joint import layers
 from trajrec.paths import earlier
 from trajrec.replay.branches import Level
 from trajrec.replay.levels import PROBE_STEPS, Proof, Way, cheapest, prove
@@ -15,6 +16,9 @@ from trajrec.replay.stages import Stage, apply_path, go_on, relive, verify, veri
 from trajrec.state.snapshots import Snapshot, Snapshots
 
 _KEPT, _FRESH, _RELIVED = range(3)
+_CARRIES_NOTHING = frozenset(("OrderEnforcing", "PassiveEnvChecker", "TimeLimit"))
+"""Wrappers after whose reset nothing is left of the episodes before."""
+
 MARKS = 64
 """Snapshots that are kept, of the steps that were gone to last: a search goes back and forth."""
 
@@ -44,7 +48,7 @@ class Walker:
         self.observation: Any = None
         self._wanted = level
         self._proof: Proof | None = None
-        self._is_closed = False
+        self._is_closed, self._is_paid = False, True
         self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
         self._marks: dict[int, tuple[Snapshot, Any]] = {}
         self._step = -1
@@ -136,9 +140,20 @@ class Walker:
         """Walk to a step from a reset: of the environment that is there, of a fresh one, of a fresh one that had the episodes
         before; once one of these was needed it is what is done from then on.
 
+        Rewards are to be the recorded ones, unless they never are: then they depend on what no log knows of.
+
         Raises:
             DivergenceError: None of them leads to the recorded state.
         """
+        try:
+            return self._walk(step)
+        except DivergenceError as exc:
+            if exc.field != "reward":
+                raise
+        self._is_paid = False
+        return self._walk(step)
+
+    def _walk(self, step: int) -> tuple[Any, Any]:
         first: DivergenceError | None = None
         for way in range(self._reset, self._last + 1):
             if way != _KEPT:
@@ -148,7 +163,7 @@ class Walker:
             try:
                 self._make_sure(way, step)
                 self._is_used = True
-                found = walk_to(self.episode, self.stage, step)
+                found = walk_to(self.episode, self.stage, step, is_paid=self._is_paid)
             except DivergenceError as exc:
                 first = first or exc
                 continue
@@ -165,18 +180,22 @@ class Walker:
             self._snapshots = Snapshots(self.stage.env)
 
     def _make_sure(self, way: int, step: int) -> None:
-        """Let an environment whose state nobody sees go on from a step as recorded, once for each way to it: what is carried
-        over from one episode to the next may show only later. Leaves an environment that is as it was found.
+        """Let an environment whose state, or that of its wrappers, nobody sees go on from a step as recorded, once for each
+        way to it: what is carried over from one episode to the next may show only later. Leaves an environment that is as it
+        was found.
 
         Raises:
             DivergenceError: It does not.
         """
-        if self.stage.adapter is not None or self._last == _KEPT or self._is_used in self._sure[way]:
+        if self._last == _KEPT or self._is_used in self._sure[way]:
+            return
+        *wrappers, _ = layers(self.stage.env)
+        if self.stage.adapter is not None and all(type(wrapper).__name__ in _CARRIES_NOTHING for wrapper in wrappers):
             return
         if not self._is_used and next(earlier(self.episode), None) is None:
             return  # as it was when this was recorded
         was_used, self._is_used = self._is_used, True
-        go_on(self.episode, self.stage, step, PROBE_STEPS)
+        go_on(self.episode, self.stage, step, PROBE_STEPS, is_paid=self._is_paid)
         self._sure[way].add(was_used)
         if not was_used:
             self._renew()

@@ -136,3 +136,73 @@ UNLIKE: tuple[tuple[Any, Any], ...] = (
 def test_values_that_python_takes_for_equal_differ_by_type_and_bits(one: Any, other: Any) -> None:
     assert not is_same(one, other)
     assert is_same(one, one)
+
+
+class Window(Walk):
+    """Has an attribute that is named as what others draw on."""
+
+    def __init__(self) -> None:
+        self.window: list[int] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.window.clear()
+        return super().reset(**kwargs)
+
+    def paid(self, action: Any) -> Any:
+        self.window.append(action)
+        return float(sum(self.window))
+
+
+class Carries(gym.Wrapper[Any, Any, Any, Any]):
+    """Pays by all steps that it ever took."""
+
+    n = 0
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        obs, _, *rest = self.env.step(action)
+        return obs, float(self.n), *rest
+
+
+@pytest.mark.parametrize("level", ["native", "prefix", "process", "auto"])
+def test_branches_come_to_the_same_however_a_step_is_reached(level: Any, tmp_path: Path) -> None:
+    episode = record(tmp_path, Window(), lambda k: 1)
+    found = fork.many(episode, at=[1, 5], policy=lambda observation: 2, n=2, env=Window, level=level, folder=None)
+    assert [branch.total_reward for branch in found] == [3.0 + 5 + 7 + 9 + 11 + 13 + 15] * 2 + [7.0 + 9 + 11] * 2
+
+
+def carries() -> Any:
+    return Carries(gym.make("CartPole-v1"))
+
+
+def test_a_fork_stands_where_it_was_also_when_a_wrapper_carries_something_over(tmp_path: Path) -> None:
+    with trajrec.record(carries(), tmp_path) as env:
+        for seed in range(3):
+            env.reset(seed=seed)
+            for k in range(8):
+                env.step(k % 2)
+    for episode in trajrec.open(tmp_path).episodes(order_by="number"):
+        for at in (0, 3):
+            (branch,) = fork.many(episode, at=[at], actions=episode.actions[at:], env=carries, folder=None)
+            assert branch.total_reward == sum(episode.rewards[at:])
+
+
+def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    with trajrec.record(gym.make("FrozenLake-v1"), tmp_path) as env:
+        for seed in range(6):
+            env.reset(seed=seed)
+            while not any(env.step(int(rng.integers(4)))[2:4]):
+                pass
+    with trajrec.open(tmp_path) as corpus:
+        parent = max(corpus.episodes(), key=lambda episode: episode.n_steps)
+        fork.many(parent, at=[2], policy="random", n=8, folder=tmp_path)
+        children = [child for child in corpus.episodes("parent_id IS NOT NULL") if child.n_steps > 5][:4]
+        for child in children:
+            fork.many(child, at=[child.n_steps - 2], policy="random", folder=tmp_path)
+        grandchildren = [
+            e for e in corpus.episodes("parent_id IS NOT NULL") if e.parent is not None and e.parent.fork is not None
+        ]
+        assert len(grandchildren) == len(children) > 0
+        assert {replay_episode(episode).grade for episode in grandchildren} == {"exact"}
+        assert fork.many(grandchildren[0], at=[grandchildren[0].first_step], policy="random", folder=None)[0].error == ""

@@ -36,6 +36,19 @@ def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, boo
     return before + [(action, has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
 
 
+def rewards_between(episode: Episode, first: int, last: int) -> dict[int, Any]:
+    """Return the rewards of the steps [first, last) that are the episode's own, by step."""
+    found: dict[int, Any] = {}
+    for chunk, span in episode.parts:
+        segment = span.segment
+        start, stop = max(first, segment.first_step), min(last, segment.first_step + segment.n_steps)
+        if start < stop:
+            shift = span.start - segment.first_step
+            values = field_values(chunk, chunk.layout("reward"), start + shift, stop + shift)
+            found.update(zip(range(start, stop), values, strict=True))
+    return found
+
+
 def asked(episode: Episode) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
     """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and effects, each with the
     transcript that knows its values.
