@@ -20,7 +20,7 @@ from trajrec.errors import RecordedError
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recorder import Recorder
 from trajrec.replay.stages import Stage
-from trajrec.replay.values import own
+from trajrec.replay.values import apart, own
 from trajrec.schema import Fork
 from trajrec.state.digests import state_digest
 from trajrec.state.generators import reseed
@@ -133,10 +133,10 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
     capture = None if stage.adapter is None else stage.adapter.capture
     if capture is not None:
         rows.states.append(own(capture()))
-    obs, n = own(rows.observation), 0
+    obs, n = apart(rows.observation), 0
     while plan.max_steps is None or n < plan.max_steps:
         if n < len(plan.actions):
-            action = own(plan.actions[n])
+            action = apart(plan.actions[n])
         elif policy is not None:
             action = policy(obs)
         else:

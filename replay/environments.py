@@ -38,6 +38,10 @@ KNOWN_WORLDS = ("trajrec.envs",)
 """Modules whose worlds may be made because a log names them."""
 
 
+_ONLOOKERS = ("HumanRendering", "RecordVideo")
+"""Gymnasium's wrappers that show or film what happens: nothing is shown, and no file written, because a log says so."""
+
+
 def make_by_id(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make an environment that the caller names, importing the package that registers it where that is known."""
     package = KNOWN_PACKAGES.get(env_id.partition("/")[0] if "/" in env_id else env_id.partition("-")[0])
@@ -130,6 +134,8 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
 
 def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episode_id: str) -> Any:
     module, _, cls = name.rpartition(".")
+    if module.startswith("gymnasium.wrappers") and cls in _ONLOOKERS:
+        return env
     if not is_allowed(module, (*allow, "gymnasium.wrappers")):
         raise EnvRefusedError(
             f"the wrapper {name} is not imported without your leave; to allow it: --allow {module.partition('.')[0]}",

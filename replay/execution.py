@@ -13,13 +13,13 @@ from zlib import crc32
 import numpy as np
 
 from trajrec import codec
-from trajrec.episodes import Episode
+from trajrec.episodes import Episode, failed_action
 from trajrec.errors import DivergenceError, ReplayError, TrajrecError
-from trajrec.paths import Rest
+from trajrec.paths import Rest, given
 from trajrec.replay.compare import Odd, Run, describe, taker
 from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.replay.stages import Stage, check_step, enter_fork, prepare_reset, walk_to
-from trajrec.replay.values import FIXED, own
+from trajrec.replay.values import FIXED, apart, own
 from trajrec.schema import Failure
 from trajrec.state.digests import state_digest
 
@@ -130,18 +130,19 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
     take, state_dtype = run.take, run.state_dtype
-    given: Iterable[Any] = actions
+    acted: Iterable[Any] = actions
     if not fixed.issuperset(map(type, actions)):
-        given = map(own, actions)  # some environments change the action that they are given
-    for row, action in enumerate(given, len(run.rewards) + 1):
+        acted = (apart(given(action)) for action in actions)  # some environments change the action that they are given
+    for row, action in enumerate(acted, len(run.rewards) + 1):
         try:
             obs, reward, terminated, truncated, info = step(action)
         except Exception as exc:
             run.failure = (first + row - 1, None, exc)
             return
-        if type(obs) is ndarray and obs.dtype is dtype and obs.shape == shape:
+        if type(obs) is ndarray and (obs.dtype is dtype or obs.dtype == dtype) and obs.shape == shape:
             observations(take(obs))
         else:
+            run.skip()
             observations(Odd(copy(obs, opaque=True)))
         rewards(reward if type(reward) in fixed else own(reward))
         if capture is not None:
@@ -172,7 +173,7 @@ def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list
         if run.failure is not None or (run.flags is not None and run.flags[0] < end):
             return
         failure = failed[step]
-        action = None if failure.action_data is None else codec.decode(failure.action_data)
+        action = given(failed_action(failure))
         # One of the scaffold is the recorder's: the environment took the step, and what came of it could not be recorded.
         is_envs = failure.origin != "scaffold"
         try:

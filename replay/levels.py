@@ -19,7 +19,7 @@ from trajrec.errors import SnapshotError
 from trajrec.paths import path_between
 from trajrec.replay.branches import Level
 from trajrec.replay.stages import Stage
-from trajrec.replay.values import own
+from trajrec.replay.values import apart
 from trajrec.state.snapshots import Snapshot, Snapshots
 
 PROBE_STEPS = 16
@@ -87,7 +87,7 @@ def prove(snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_ste
 
 def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
     found = []
-    for action in map(own, actions):
+    for action in map(apart, actions):
         try:
             obs, reward, terminated, truncated, info = stage.env.step(action)
         except Exception as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,14 @@ FIXED = frozenset(
 
 
 def own(value: Any) -> Any:
-    """Return a copy: environments reuse their buffers, and agents change what they are given."""
+    """Return a copy to keep, as a log would give it back: environments reuse their buffers."""
     if type(value) in FIXED:
         return value
     if hasattr(value, "copy") and hasattr(value, "dtype"):
         return value.copy()
     return codec.decode(codec.encode(value, opaque=True))
+
+
+def apart(value: Any) -> Any:
+    """Return a copy to give away, of the same class: environments and agents change what they are given."""
+    return value if type(value) in FIXED else copy.deepcopy(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import enum
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec import codec
 from trajrec.episodes import Episode
 from trajrec.replay import fork, replay_episode
+from trajrec.replay.environments import make_env
+from trajrec.schema import EnvRecord
 from trajrec.state.diff import is_same
 
 
@@ -119,6 +123,83 @@ def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_pa
     fork.many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
     with trajrec.open(tmp_path / "forks") as corpus:
         assert [reward.tolist() for reward in next(corpus.episodes()).reward_list] == [[3, 3], [4, 4], [5, 5]]
+
+
+class Direction(enum.IntEnum):
+    LEFT = 0
+    RIGHT = 1
+    UP = 2
+
+
+class Directed(Walk):
+    def paid(self, action: Any) -> Any:
+        return float(action)
+
+
+@pytest.mark.parametrize("state_forced", [False, True])
+def test_actions_that_are_members_of_an_enum_are_given_again(state_forced: bool, tmp_path: Path) -> None:
+    episode = record(tmp_path, Directed(), lambda k: Direction(k % 3))
+    assert replay_episode(episode, env=Directed, state_forced=state_forced).grade == "exact"
+    (branch,) = fork.many(episode, at=[4], actions=[Direction.UP], env=Directed, folder=None, max_steps=1)
+    assert branch.total_reward == 2.0
+
+
+class Big(Walk):
+    """Frames of the other byte order, whose dtype is another object each time."""
+
+    observation_space = gym.spaces.Box(-9, 99, (64, 64), np.float64)
+    lag = 0
+
+    def shown(self) -> Any:
+        return np.full((64, 64), self.t - (self.lag if self.t > 3 else 0)).astype(np.dtype(">f8").newbyteorder().newbyteorder())
+
+
+class Lagging(Big):
+    lag = 2
+
+
+def test_frames_are_compared_with_those_of_their_own_step(tmp_path: Path) -> None:
+    episode = record(tmp_path, Big())
+    assert replay_episode(episode, env=Big).grade == "exact"
+    report = replay_episode(episode, env=Lagging, explain=False)
+    assert report.divergence is not None
+    assert report.divergence.step == 3
+
+
+class Stateful(Walk):
+    drift = 0
+
+    def get_state(self) -> Any:
+        return {"t": self.t, "hidden": self.drift if 3 <= self.t <= 5 else 0}
+
+    def set_state(self, state: Any) -> None:
+        self.t = state["t"]
+
+
+class Drifting(Stateful):
+    drift = 1
+
+
+@pytest.mark.parametrize("state_forced", [False, True])
+def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_same(state_forced: bool, tmp_path: Path) -> None:
+    with trajrec.record(Stateful(), tmp_path, record="minimal") as env:
+        env.reset(seed=0)
+        for k in range(8):
+            env.step(k % 3)
+    episode = next(trajrec.open(tmp_path).episodes())
+    assert replay_episode(episode, env=Drifting, explain=False).grade == "diverged"
+    report = replay_episode(episode, env=Drifting, ulps=1, state_forced=state_forced)
+    assert report.grade == "state"
+    assert "states of which only digests are stored" in report.notes[-1]
+    assert replay_episode(episode, env=Stateful, ulps=1, state_forced=state_forced).grade == "exact"
+
+
+def test_a_log_makes_no_wrapper_that_writes_files(tmp_path: Path) -> None:
+    kwargs = codec.encode({"render_mode": "rgb_array"})
+    video = "gymnasium.wrappers.rendering.RecordVideo", codec.encode({"video_folder": str(tmp_path / "videos")})
+    record_ = EnvRecord("CartPole-v1", "", kwargs, 500, {}, [video], "x", "", "", "")
+    make_env(record_, episode_id="x").close()
+    assert not (tmp_path / "videos").exists()
 
 
 UNLIKE: tuple[tuple[Any, Any], ...] = (

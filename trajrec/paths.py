@@ -16,8 +16,18 @@ from trajrec.structs import EffectValue
 from trajrec.transcript import Attempt, ModelCall, Transcript
 
 
+def given(action: Any) -> Any:
+    """Return what an environment is given for a recorded action: of an enum, or of a subclass of a plain type, its value."""
+    if isinstance(action, codec.Plain) and action.kind in ("enum", "subclass"):
+        return action.fields["value"]
+    if type(action) is dict:
+        return {key: given(item) for key, item in action.items()}
+    return tuple(map(given, action)) if type(action) is tuple else action
+
+
 def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, bool]]:
-    """Return the actions of the steps [first, last), each with whether it raised; read from the chunks that have them.
+    """Return the actions of the steps [first, last) as an environment is given them, each with whether it raised; read from the
+    chunks that have them.
 
     Steps before a fork are its parent's.
     """
@@ -33,7 +43,7 @@ def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, boo
             own += [(number, value, False) for number, value in zip(range(start, stop), values, strict=True)]
     raised = [failure for failure in episode.failures if failure.phase == "step" and first <= failure.step < last]
     own += [(failure.step, failed_action(failure), True) for failure in raised]
-    return before + [(action, has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
+    return before + [(given(action), has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
 
 
 def rewards_between(episode: Episode, first: int, last: int) -> dict[int, Any]:
