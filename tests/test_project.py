@@ -34,6 +34,8 @@ LAYERS = [
         "state.digests",
         "state.adapters",
         "state.generators",
+        "state.constants",
+        "state.sharing",
         "verifiers",
         "provenance",
         "log.frames",

@@ -14,10 +14,12 @@ import pytest
 import trajrec
 from trajrec import codec
 from trajrec.episodes import Episode
+from trajrec.errors import SnapshotError
 from trajrec.replay import fork, replay_episode
 from trajrec.replay.environments import make_env
 from trajrec.schema import EnvRecord
 from trajrec.state.diff import is_same
+from trajrec.state.keyframes import Keyframes
 
 
 class Walk(gym.Env[Any, Any]):
@@ -287,3 +289,81 @@ def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path:
         assert len(grandchildren) == len(children) > 0
         assert {replay_episode(episode).grade for episode in grandchildren} == {"exact"}
         assert fork.many(grandchildren[0], at=[grandchildren[0].first_step], policy="random", folder=None)[0].error == ""
+
+
+class Board(Walk):
+    """Pays by a row, which is a view of the board."""
+
+    def __init__(self) -> None:
+        self.board = np.zeros((4, 4))
+        self.row = self.board[1]
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.board[:] = 0
+        return super().reset(**kwargs)
+
+    def paid(self, action: Any) -> Any:
+        self.board[1, 1] += action == 2
+        return float(self.row.sum())
+
+
+class Purse:
+    def __init__(self) -> None:
+        self.gold = 0
+
+    def buy(self) -> None:
+        self.gold += 1
+
+    def wait(self) -> None:
+        pass
+
+
+class Shopper(Walk):
+    """Acts by methods of what it has."""
+
+    def __init__(self) -> None:
+        self.purse = Purse()
+        self.does = {0: self.purse.wait, 1: self.purse.wait, 2: self.purse.buy}
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.purse.gold = 0
+        return super().reset(**kwargs)
+
+    def paid(self, action: Any) -> Any:
+        self.does[action]()
+        return float(self.purse.gold)
+
+
+class Shared(Walk):
+    """Has a list that an object of its has too."""
+
+    def __init__(self) -> None:
+        self.items: list[int] = []
+        self.purse = Purse()
+        self.purse.items = self.items  # type: ignore[attr-defined]
+        self.put = self.items.append
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.items.clear()
+        return super().reset(**kwargs)
+
+    def paid(self, action: Any) -> Any:
+        if action == 2:
+            self.put(1)
+        return float(len(self.purse.items))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("level", ["prefix", "process", "auto"])
+@pytest.mark.parametrize("kind", [Board, Shopper, Shared])
+def test_what_attributes_share_is_shared_after_going_back(kind: Any, level: Any, tmp_path: Path) -> None:
+    episode = record(tmp_path, kind(), lambda k: 0)
+    found = fork.many(episode, at=[3], actions=[2, 2, 0], n=2, env=kind, level=level, folder=None, max_steps=3)
+    assert [branch.total_reward for branch in found] == [5.0, 5.0]
+
+
+def test_a_keyframe_is_not_taken_of_what_shares_memory() -> None:
+    for kind in (Board, Shared):
+        env = kind()
+        env.reset(seed=0)
+        with pytest.raises(SnapshotError):
+            Keyframes(env).take()

@@ -18,7 +18,7 @@ from trajrec.replay.branches import Level
 from trajrec.replay.credit.noise import EnvNoise, Noise
 from trajrec.replay.stages import Stage, check_step
 from trajrec.replay.walking import Walker
-from trajrec.state.snapshots import constants_digest, layers_of
+from trajrec.state.constants import constants_digest, layers_of
 from trajrec.verifiers import as_verdict
 
 _COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "get_state"))

@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from trajrec.state.constants import layers_of
 from trajrec.state.emulator import StickyGenerator, sticky_generator
 from trajrec.state.generators import nested_generators, put_state, state_of
-from trajrec.state.snapshots import layers_of
 
 Mode = Literal["shared", "fresh", "recorded"]
 

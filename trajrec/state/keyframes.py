@@ -16,6 +16,7 @@ import numpy as np
 
 from trajrec import codec
 from trajrec.errors import EncodeError, SnapshotError
+from trajrec.state.sharing import Sharing, is_bound_elsewhere
 from trajrec.state.snapshots import Snapshots
 from trajrec.state.sticky import StickyAction
 
@@ -45,9 +46,11 @@ class Keyframes:
         snapshots = self._snapshots
         if snapshots.sandbox is not None:
             raise SnapshotError("the environment's state lies outside of this process, where a log cannot keep it")
-        layers = []
+        layers, sharing = [], Sharing()
         for layer, constant in self._layers():
             names = [name for name in layer.__dict__ if name not in constant]
+            for name in names:
+                sharing.see(layer.__dict__[name])
             found = {name: self._plain(layer.__dict__[name], name) for name in names}
             layers.append([type(layer).__name__, {name: value for name, value in found.items() if value is not None}])
         spaces = [_generator(space.__dict__.get("_np_random")) for space in snapshots.spaces]
@@ -100,6 +103,8 @@ class Keyframes:
         items = value if type(value) in (list, tuple) else [value]
         if all(isinstance(item, enum.Enum) for item in items):  # the actions that there are
             return None
+        if is_bound_elsewhere(value, set(map(id, self._snapshots.layers))):
+            raise SnapshotError(f"attribute {name} is a method of what is no layer")
         if callable(value) or any(value is layer for layer in self._snapshots.layers) or cls.__name__ == "MjModel":
             return None
         if hasattr(value, "contains") and hasattr(value, "sample"):  # a space: its generator is kept apart

@@ -13,7 +13,6 @@ import collections
 import contextlib
 import copy
 import enum
-import hashlib
 import io
 import pickle
 import random
@@ -29,23 +28,16 @@ import numpy as np
 from trajrec.errors import SnapshotError
 from trajrec.joint import layers
 from trajrec.protocols import Sandboxed
+from trajrec.state.constants import constants, layers_of
+from trajrec.state.sharing import Sharing, is_bound_elsewhere
 from trajrec.state.sticky import StickyAction
 
 _ATOMS = frozenset(
     {int, float, bool, complex, str, bytes, type(None), frozenset, range, type, type(Ellipsis), np.dtype}
     | {types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType}
 )
-_CONSTANT = frozenset(("spec", "metadata", "_metadata", "_cached_spec", "_saved_kwargs", "_ezpickle_args", "_ezpickle_kwargs"))
-"""Attributes that hold what an environment was made with."""
-
-_CANVASES = frozenset(("screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer"))
-"""What environments of these packages draw on; another's attribute of such a name may be anything."""
-
-_DRAWING = ("gymnasium.envs.", "gymnasium.wrappers.", "minigrid.", "ale_py.", "pettingzoo.")
-
-_TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"))
-"""Of toy text: tables that are filled when it is made, and large."""
-
+_CONTAINERS = frozenset((dict, list, tuple, set, collections.deque, np.ndarray))
+"""What may be shared with objects."""
 
 _LOSSY = frozenset(("pymunk", "multi_agent_ale_py"))
 """Packages whose objects leave out of their pickles what the next step depends on: contacts, which no probe sees where nothing
@@ -87,7 +79,7 @@ class Snapshots:
         if self.sandbox is not None:
             self.layers.pop()
         self._emulators: dict[int, StickyAction] = {}
-        self.constant = [_constants(layer) for layer in self.layers]
+        self.constant = [constants(layer) for layer in self.layers]
 
     def take(self) -> Snapshot:
         """Return the state as it is now.
@@ -100,18 +92,27 @@ class Snapshots:
         for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
             values = layer.__dict__.copy()
             for name, value in values.items():
-                if type(value) not in _ATOMS and name not in constant:
+                if name not in constant and not copier.is_atom(value):
                     try:
                         values[name] = copier.copy(value)
                     except _IsObjectError:
-                        values[name] = None
                         objects[number, name] = value
             saved.append(values)
+        if objects:  # what they share with containers stays shared if these are pickled with them
+            objects |= {(number, name): value for number, name, value in self._containers()}
+            for number, name in objects:
+                saved[number][name] = None
         natives = [(space, _generator_state(space.__dict__.get("_np_random"))) for space in self.spaces]
         natives += copier.natives.values()
         pickled = copier.pickle(objects) if objects else None
         sandboxes = () if self.sandbox is None else (self._ask("take_snapshot"),)
         return Snapshot(saved, natives, pickled, sandboxes, copier.references)
+
+    def _containers(self) -> Iterator[tuple[int, str, Any]]:
+        for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
+            for name, value in layer.__dict__.items():
+                if type(value) in _CONTAINERS and name not in constant:
+                    yield number, name, value
 
     def _ask(self, method: str, *args: Any) -> Any:
         """Ask the sandbox, which may have a bad day.
@@ -149,44 +150,10 @@ class Snapshots:
                 self.layers[number].__dict__[name] = value
 
 
-def _constants(layer: Any) -> frozenset[str]:
-    """Return the attributes of a layer that no snapshot has."""
-    drawing = any(cls.__module__.startswith(_DRAWING) for cls in type(layer).__mro__)
-    is_table = type(layer).__module__.startswith("gymnasium.envs.toy_text.")
-    return _CONSTANT | (_CANVASES if drawing else frozenset()) | (_TABLES if is_table else frozenset())
-
-
-def constants_digest(env: Any) -> bytes:
-    """Return a digest of what snapshots take for constant, and leave as it is: tables of toy text, models of MuJoCo."""
-    found = hashlib.blake2b()
-    for layer in layers_of(env):
-        for name, value in sorted(layer.__dict__.items()):
-            if type(value).__name__ == "MjModel":
-                mujoco = sys.modules["mujoco"]
-                buffer = np.empty(mujoco.mj_sizeModel(value), np.uint8)
-                mujoco.mj_saveModel(value, None, buffer)
-                found.update(buffer.tobytes())
-            elif name in _TABLES and type(layer).__module__.startswith("gymnasium.envs.toy_text."):
-                found.update(pickle.dumps(value))
-    return found.digest()
-
-
 def sandbox_of(env: Any) -> Sandboxed | None:
     """Return the innermost layer of an environment, where its state lies outside of this process; else None."""
     *_, bare = layers(env)
     return bare if isinstance(bare, Sandboxed) else None
-
-
-def layers_of(env: Any) -> Iterator[Any]:
-    """Yield an environment's wrappers, outermost first, and what they wrap last.
-
-    Raises:
-        SnapshotError: A layer has no attributes that could be read.
-    """
-    for layer in layers(env):
-        if not hasattr(layer, "__dict__"):
-            raise SnapshotError(f"{type(layer).__qualname__} keeps its attributes out of sight")
-        yield layer
 
 
 class _IsObjectError(Exception):
@@ -204,6 +171,11 @@ class _Copier:
         self.references: dict[int, Any] = {}
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []
+        self._sharing = Sharing()
+
+    def is_atom(self, value: Any) -> bool:
+        """Say whether a value can be kept as it is."""
+        return type(value) in _ATOMS and not is_bound_elsewhere(value, self._kept)
 
     def copy(self, value: Any) -> Any:
         """Return a copy; of what stays itself (layers, spaces, generators, native simulators) the thing.
@@ -212,12 +184,16 @@ class _Copier:
             _IsObjectError: It, or something in it, is an object of a class of its own.
         """
         cls = type(value)
+        if is_bound_elsewhere(value, self._kept):
+            raise _IsObjectError
         if cls in _ATOMS or id(value) in self._kept or isinstance(value, (np.generic, enum.Enum, type)):
             return value
         found = self._memo.get(id(value))
         if found is not None:
             return found
         if cls is np.ndarray and value.dtype.kind != "O":
+            if self._collects:
+                self._sharing.see_array(value)
             made = value.copy()
         elif cls is dict:
             made = {key: self.copy(item) for key, item in value.items()}
@@ -254,6 +230,8 @@ class _Copier:
         return file.getvalue()
 
     def _reference(self, value: Any) -> int | None:
+        if isinstance(value, np.ndarray):
+            self._sharing.see_array(value)
         if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
             if id(value) not in self.natives:
                 return None
