@@ -54,22 +54,32 @@ def call_elsewhere(
         sent = pickle.dumps(paths) + pickle.dumps(registered()) + cloudpickle.dumps((function, arguments))
     except Exception as exc:
         raise ElsewhereError(f"it cannot be sent to another process: {exc}") from exc
-    # A file, not a pipe: how much of it comes at a time would decide where the process puts things.
-    with tempfile.TemporaryFile() as file:
+    # Files, not pipes: how much comes at a time would decide where the process puts things, and a pipe that a process of its
+    # own inherits stays open for as long as that one runs.
+    with tempfile.TemporaryFile() as file, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         file.write(sent)
         file.seek(0)
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-c", "from trajrec.replay.children import answer; answer()"],
             stdin=file,
+            stdout=out,
+            stderr=errors,
             cwd=folder,
             env=variables,
-            capture_output=True,
+            start_new_session=True,  # so that what it started can be ended with it
             preexec_fn=_fix_addresses if fixed_addresses and sys.platform == "linux" else None,
         )
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ElsewhereError(lines[-1] if lines else f"its process ended with status {done.returncode}")
-    return pickle.loads(done.stdout)
+        try:
+            status = process.wait()
+        finally:
+            _end(process)
+        out.seek(0)
+        errors.seek(0)
+        answered = out.read()
+        if status or not answered:
+            lines = errors.read().decode(errors="replace").strip().splitlines()
+            raise ElsewhereError(lines[-1] if lines else f"its process ended with status {status} and no result")
+    return pickle.loads(answered)
 
 
 def answer() -> None:
@@ -82,6 +92,13 @@ def answer() -> None:
     result = function(*arguments)
     with os.fdopen(out, "wb") as file:
         pickle.dump(result, file)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process that has a session of its own, and all that it started there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+    process.wait()
 
 
 def _fix_addresses() -> None:
@@ -134,9 +151,7 @@ class Child:
     def close(self) -> str:
         """End the process and all that it forked; return how it had ended by itself, if it had."""
         status = self.process.poll()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL) if hasattr(os, "killpg") else self.process.kill()
-        self.process.wait()
+        _end(self.process)
         with contextlib.suppress(BrokenPipeError):
             self._input.close()
         self.out.close()

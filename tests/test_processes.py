@@ -1,0 +1,45 @@
+"""Processes that replay and fork: what environments start, read or end there does not hold up the caller, nor outlive it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from trajrec.replay.children import ElsewhereError, call_elsewhere
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes that are started here are those of POSIX")
+
+
+def is_running(process_id: int) -> bool:
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def wait_until_gone(process_id: int) -> bool:
+    deadline = time.monotonic() + 10
+    while is_running(process_id) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not is_running(process_id)
+
+
+def start_a_sleeper() -> int:
+    return subprocess.Popen(["sleep", "30"]).pid
+
+
+def test_what_a_function_started_elsewhere_is_not_waited_for_but_ended() -> None:
+    start = time.monotonic()
+    process_id = call_elsewhere(start_a_sleeper)
+    assert time.monotonic() - start < 15
+    assert wait_until_gone(process_id)
+
+
+def test_a_function_that_ends_its_process_without_an_error_has_no_result() -> None:
+    with pytest.raises(ElsewhereError, match="ended with status 0 and no result"):
+        call_elsewhere(sys.exit)
