@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 import cloudpickle
 
@@ -84,14 +84,23 @@ def call_elsewhere(
 
 def answer() -> None:
     """Call the function that stdin brings; write what it returns to stdout."""
-    out = os.dup(1)
+    source, out = _take_over_stdio()
+    sys.path[:] = pickle.load(source)
+    register(pickle.load(source))
+    function, arguments = pickle.load(source)
+    pickle.dump(function(*arguments), out)
+    out.flush()
+
+
+def _take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
+    """Return this process's stdin and stdout. From then on the former is empty and the latter is stderr: what an environment
+    starts inherits them, and would read what is meant for this process, or wait for it."""
+    source, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     os.dup2(2, 1)
-    sys.path[:] = pickle.load(sys.stdin.buffer)
-    register(pickle.load(sys.stdin.buffer))
-    function, arguments = pickle.load(sys.stdin.buffer)
-    result = function(*arguments)
-    with os.fdopen(out, "wb") as file:
-        pickle.dump(result, file)
+    return source, out
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -160,23 +169,18 @@ class Child:
 
 
 class Caller:
-    """The other side: what a child that `Child` started says it to. Nothing else may write to its stdout from then on."""
+    """The other side: what a child that `Child` started says it to. Stdin and stdout are not the environment's."""
 
     def __init__(self) -> None:
-        self._out = os.dup(1)
-        os.dup2(2, 1)
+        self._source, self._out = _take_over_stdio()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
         sys.path[:] = pickle.loads(self.receive() or b"")
         register(self.receive() or b"")
 
     def receive(self) -> bytes | None:
         """Return a frame; None where the caller has no more."""
-        source = sys.stdin.buffer
-        head = source.read(LENGTH.size)
-        if len(head) < LENGTH.size:
-            return None
-        data: bytes = source.read(LENGTH.unpack(head)[0])
-        return data
+        head = self._source.read(LENGTH.size)
+        return None if len(head) < LENGTH.size else self._source.read(LENGTH.unpack(head)[0])
 
     def send(self, value: Any, instead: Callable[[Exception], Any] = lambda exc: exc) -> None:
         """Send an object; where it cannot be pickled, what `instead` makes of why."""
@@ -184,6 +188,5 @@ class Caller:
             data = pickle.dumps(value)
         except Exception as exc:
             data = pickle.dumps(instead(exc))
-        data = LENGTH.pack(len(data)) + data
-        while data:
-            data = data[os.write(self._out, data) :]
+        self._out.write(LENGTH.pack(len(data)) + data)
+        self._out.flush()

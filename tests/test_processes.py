@@ -6,9 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import pytest
+from conftest import record
 
+import trajrec
+from trajrec.replay import fork, replay_episodes
 from trajrec.replay.children import ElsewhereError, call_elsewhere
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes that are started here are those of POSIX")
@@ -43,3 +48,29 @@ def test_what_a_function_started_elsewhere_is_not_waited_for_but_ended() -> None
 def test_a_function_that_ends_its_process_without_an_error_has_no_result() -> None:
     with pytest.raises(ElsewhereError, match="ended with status 0 and no result"):
         call_elsewhere(sys.exit)
+
+
+def read_stdin() -> bytes:
+    return subprocess.run(["cat"], stdout=subprocess.PIPE, timeout=5, check=True).stdout
+
+
+class Reader(gym.Wrapper[Any, Any, Any, Any]):
+    """Starts what reads stdin, at each reset."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        assert read_stdin() == b""
+        return self.env.reset(**kwargs)
+
+
+def reader() -> Any:
+    return Reader(gym.make("CartPole-v1"))
+
+
+@pytest.mark.slow
+def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 3)
+    with trajrec.open(tmp_path) as corpus:
+        assert [report.grade for report in replay_episodes(corpus.episodes(), env=reader, jobs=2)] == ["exact"] * 3
+        branches = fork.many(next(corpus.episodes()), at=[0, 1], actions=[0], env=reader, jobs=2, level="prefix", folder=None)
+        assert [branch.error for branch in branches] == ["", ""]
+    assert call_elsewhere(read_stdin) == b""
