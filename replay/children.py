@@ -20,8 +20,10 @@ from trajrec.replay.registry import register, registered
 
 LENGTH = struct.Struct("<Q")
 
-
 _NO_RANDOM_ADDRESSES = 0x0040000
+_SET_PARENT_DEATH_SIGNAL = 1
+_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+"""Looked up once: each forked child that did so would copy a hundred pages of its own."""
 
 
 class ElsewhereError(Exception):
@@ -84,12 +86,19 @@ def call_elsewhere(
 
 def answer() -> None:
     """Call the function that stdin brings; write what it returns to stdout."""
+    die_with_parent()
     source, out = _take_over_stdio()
     sys.path[:] = pickle.load(source)
     register(pickle.load(source))
     function, arguments = pickle.load(source)
     pickle.dump(function(*arguments), out)
     out.flush()
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when the one that started it ends, however busy it is then (Linux)."""
+    if _PRCTL is not None:
+        _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
@@ -172,6 +181,7 @@ class Caller:
     """The other side: what a child that `Child` started says it to. Stdin and stdout are not the environment's."""
 
     def __init__(self) -> None:
+        die_with_parent()
         self._source, self._out = _take_over_stdio()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
         sys.path[:] = pickle.loads(self.receive() or b"")

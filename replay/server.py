@@ -8,13 +8,11 @@ its caller: the kernel ends them (Linux), and the caller ends their process grou
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import pickle
 import select
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -23,16 +21,12 @@ from typing import Any, Literal, NoReturn, Protocol
 from trajrec.episodes import Episode
 from trajrec.errors import SnapshotError
 from trajrec.replay.branches import Level, portable_error
-from trajrec.replay.children import Caller
+from trajrec.replay.children import Caller, die_with_parent
 from trajrec.replay.environments import make_env
 from trajrec.replay.places import Place, Places
 from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
 from trajrec.state.snapshots import sandbox_of
-
-_SET_PARENT_DEATH_SIGNAL = 1
-_PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-"""Looked up once: each child that did so would copy a hundred pages of its own."""
 
 _LENGTH = 8
 """Bytes that say how many a child's result has."""
@@ -118,7 +112,6 @@ class Child:
 
 def main() -> None:
     """Do a job that the caller sends, and send what comes of it."""
-    _die_with_parent()
     caller = Caller()
     job: Job = pickle.loads(caller.receive() or b"")
     try:
@@ -178,7 +171,7 @@ def _fork(job: Job, walker: Walker, episode: Episode, step: int, index: int) -> 
 def _run_child(job: Job, walker: Walker, episode: Episode, step: int, index: int, pipe: int) -> NoReturn:
     status = 1
     try:
-        _die_with_parent()
+        die_with_parent()
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
         _send(pipe, job.errand.run(walker.stage, episode, step, index, walker.observation, "process"))
@@ -245,8 +238,3 @@ def _limit_memory(megabytes: int) -> None:
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20),) * 2)
-
-
-def _die_with_parent() -> None:
-    if _PRCTL is not None:
-        _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -74,3 +76,43 @@ def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_
         branches = fork.many(next(corpus.episodes()), at=[0, 1], actions=[0], env=reader, jobs=2, level="prefix", folder=None)
         assert [branch.error for branch in branches] == ["", ""]
     assert call_elsewhere(read_stdin) == b""
+
+
+class Endless(gym.Wrapper[Any, Any, Any, Any]):
+    """Never comes back from a reset; says in a file which process it is in."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        Path(os.environ["TRAJREC_TEST_FOLDER"], str(os.getpid())).touch()
+        while True:
+            pass
+
+
+def endless() -> Any:
+    return Endless(gym.make("CartPole-v1"))
+
+
+CALLERS = {
+    "worker": "list(trajrec.replay.replay_episodes(corpus.episodes(), env=test_processes.endless, jobs=2))",
+    "alone": "trajrec.replay.children.call_elsewhere(lambda: test_processes.endless().reset())",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes see that their caller is gone when they read")
+@pytest.mark.parametrize("kind", CALLERS)
+def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path, kind: str) -> None:
+    record(gym.make("CartPole-v1"), tmp_path / "runs")
+    (tmp_path / "found").mkdir()
+    script = f"import sys, trajrec, trajrec.replay, test_processes; corpus = trajrec.open(sys.argv[1]); {CALLERS[kind]}"
+    variables = {**os.environ, "TRAJREC_TEST_FOLDER": str(tmp_path / "found")}
+    place = Path(__file__).parent
+    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "runs")], env=variables, cwd=place) as caller:
+        deadline = time.monotonic() + 20
+        while not (found := list((tmp_path / "found").iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        caller.send_signal(signal.SIGKILL)
+    (process_id,) = (int(path.name) for path in found)
+    is_gone = wait_until_gone(process_id)
+    if not is_gone:
+        os.kill(process_id, signal.SIGKILL)
+    assert is_gone
