@@ -183,9 +183,16 @@ class Caller:
     def __init__(self) -> None:
         die_with_parent()
         self._source, self._out = _take_over_stdio()
+        if hasattr(os, "register_at_fork"):
+            # What an environment forks would hold the pipe open, and the end of this process would not be seen.
+            os.register_at_fork(after_in_child=self._let_go)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
         sys.path[:] = pickle.loads(self.receive() or b"")
         register(self.receive() or b"")
+
+    def _let_go(self) -> None:
+        self._source.close()
+        self._out.close()
 
     def receive(self) -> bytes | None:
         """Return a frame; None where the caller has no more."""

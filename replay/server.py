@@ -31,6 +31,9 @@ from trajrec.state.snapshots import sandbox_of
 _LENGTH = 8
 """Bytes that say how many a child's result has."""
 
+_LOOK_S = 0.1
+"""How often children are looked at that say nothing: what one forked holds its pipe open when it has ended itself."""
+
 
 class Done(Protocol):
     """What came of one branch."""
@@ -109,6 +112,14 @@ class Child:
         size = int.from_bytes(self.received[:_LENGTH], "little")
         return bytes(self.received[_LENGTH:]) if len(self.received) == _LENGTH + size else None
 
+    def receive(self) -> bool:
+        """Take what is in the pipe; say whether more may come."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self.pipe, 1 << 20):
+                self.received += data
+            return False
+        return True
+
 
 def main() -> None:
     """Do a job that the caller sends, and send what comes of it."""
@@ -163,6 +174,7 @@ def _fork(job: Job, walker: Walker, episode: Episode, step: int, index: int) -> 
     process_id = os.fork()
     if process_id:
         os.close(write_end)
+        os.set_blocking(read_end, False)
         deadline = None if job.timeout_s is None else time.monotonic() + job.timeout_s
         return Child(step, index, process_id, read_end, deadline)
     _run_child(job, walker, episode, step, index, write_end)
@@ -197,25 +209,24 @@ def _reap(children: list[Child], leaving: list[int]) -> Iterator[Done | Lost]:
     One whose result is whole is not waited for: to take a process apart takes longer than most branches. Those are `leaving`.
     """
     deadlines = [child.deadline for child in children if child.deadline is not None]
-    wait = None if not deadlines else max(0.0, min(deadlines) - time.monotonic())
+    wait = _LOOK_S if not deadlines else max(0.0, min(_LOOK_S, min(deadlines) - time.monotonic()))
     ready, _, _ = select.select([child.pipe for child in children], [], [], wait)
     leaving[:] = [process_id for process_id in leaving if os.waitpid(process_id, os.WNOHANG)[0] == 0]
     for child in list(children):
-        has_ended = False
-        if child.pipe in ready:
-            data = os.read(child.pipe, 1 << 20)
-            child.received += data
-            has_ended = not data
+        # Before its pipe is read: all that it wrote is there then.
+        ended, status = os.waitpid(child.process_id, os.WNOHANG)
+        may_come = child.receive() if ended or child.pipe in ready else True
         result = child.result
+        has_ended = bool(ended) or not may_come
         is_late = child.deadline is not None and time.monotonic() > child.deadline and result is None and not has_ended
         if is_late:
             os.kill(child.process_id, signal.SIGKILL)
-        if result is not None:
-            leaving.append(child.process_id)
-        elif has_ended or is_late:
-            _, status = os.waitpid(child.process_id, 0)
-        else:
+        if result is None and not has_ended and not is_late:
             continue
+        if not ended and result is not None:
+            leaving.append(child.process_id)
+        elif not ended:
+            _, status = os.waitpid(child.process_id, 0)
         children.remove(child)
         os.close(child.pipe)
         yield pickle.loads(result) if result is not None else _lost(child, status, is_late)

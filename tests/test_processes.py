@@ -17,6 +17,7 @@ from conftest import record
 import trajrec
 from trajrec.replay import fork, replay_episodes
 from trajrec.replay.children import ElsewhereError, call_elsewhere
+from trajrec.replay.workers import Died, map_ordered
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes that are started here are those of POSIX")
 
@@ -116,3 +117,48 @@ def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path,
     if not is_gone:
         os.kill(process_id, signal.SIGKILL)
     assert is_gone
+
+
+class Forking(gym.Wrapper[Any, Any, Any, Any]):
+    """Forks a process that sleeps, and ends its own."""
+
+    def step(self, action: Any) -> Any:
+        if action == 7:
+            if not os.fork():
+                time.sleep(30)
+                os._exit(0)
+            os.abort()
+        return self.env.step(action)
+
+
+def forking() -> Any:
+    return Forking(gym.make("CartPole-v1"))
+
+
+@pytest.mark.slow
+def test_a_branch_that_ends_is_not_waited_for_because_of_what_it_forked(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        episode = next(corpus.episodes())
+        start = time.monotonic()
+        dead = fork.many(episode, at=[0, 1], actions=[7], env=forking, level="process", folder=None)
+        assert [branch.error for branch in dead] == ["its process was ended by SIGABRT"] * 2
+        alive = fork.many(episode, at=[0, 1], actions=[0], env=forking, level="process", folder=None)
+        assert [branch.error for branch in alive] == ["", ""]
+    assert time.monotonic() - start < 20
+
+
+def sleep_and_abort(_: int) -> None:
+    if not os.fork():
+        time.sleep(30)
+        os._exit(0)
+    os.abort()
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_is_not_waited_for_because_of_what_it_forked() -> None:
+    start = time.monotonic()
+    (died,) = map_ordered(sleep_and_abort, [1], 1)
+    assert isinstance(died, Died)
+    assert died.why == "its worker ended 2 times: by SIGABRT"
+    assert time.monotonic() - start < 20
