@@ -145,7 +145,7 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
         kept = own(action)
         try:
             obs, reward, terminated, truncated, info = env.step(action)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             rows.failed_action, rows.failure = kept, exc
             return rows
         n += 1
@@ -253,7 +253,7 @@ class BranchLog:
         for action in rows.actions:
             recorder.step(action)
         if rows.failure is not None:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 recorder.step(rows.failed_action)
         return recorder.episode_id
 

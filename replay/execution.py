@@ -1,6 +1,7 @@
 """Executes an episode on a stage: resets it as recorded, applies the recorded actions, keeps what came out.
 
 Stepping is the hot loop: it only copies what each step returned; a whole episode is compared when it is over.
+An environment that wants to end the process, with sys.exit, has failed as one that raises anything else.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
         return None
     try:
         obs, info = stage.env.reset(**arguments)
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         run.failure = None if is_recorded(failed, exc, run) else (-1, failed, exc)
         return None
     if failed is not None:
@@ -111,7 +112,7 @@ def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Epis
         run.problem = exc.what
     except TrajrecError:
         raise
-    except Exception as exc:  # of the reset: what a step raises is a divergence
+    except (Exception, SystemExit) as exc:  # of the reset: what a step raises is a divergence
         run.early = Divergence(-1, "failure", "no exception", describe(exc))
     else:
         return Rest(episode, first), obs
@@ -136,7 +137,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     for row, action in enumerate(acted, len(run.rewards) + 1):
         try:
             obs, reward, terminated, truncated, info = step(action)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             run.failure = (first + row - 1, None, exc)
             return
         if type(obs) is ndarray and (obs.dtype is dtype or obs.dtype == dtype) and obs.shape == shape:
@@ -178,7 +179,7 @@ def _apply_with_failures(run: Run, stage: Stage, episode: Episode, actions: list
         is_envs = failure.origin != "scaffold"
         try:
             stage.env.step(action)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             if not is_envs or not is_recorded(failure, exc, run):
                 run.failure = (step, failure if is_envs else None, exc)
                 return

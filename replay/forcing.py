@@ -94,7 +94,7 @@ class _Execution:
         run = self._run
         try:
             obs, reward, terminated, truncated, info = self._stage.env.step(apart(given(step.action)))
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             if not is_recorded(step.failure, exc, run):
                 yield "failure", Change("", describe(step.failure), describe(exc))
             return

@@ -90,7 +90,7 @@ def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
     for action in map(apart, actions):
         try:
             obs, reward, terminated, truncated, info = stage.env.step(action)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             found.append(codec.type_name(exc).encode())
             break
         found.append(codec.encode([obs, reward, bool(terminated), bool(truncated), info], opaque=True))

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import cloudpickle
 
+from trajrec import codec
+from trajrec.errors import RecordedError
 from trajrec.replay.branches import Branch, BranchLog, Rows
 from trajrec.replay.children import Child
 from trajrec.replay.server import Done, Job, Lost, serve
@@ -87,13 +89,20 @@ def _gather(job: Job, servers: int) -> Iterator[Done | Lost]:
     for _ in range(TRIES):
         for found in _run(_share(job, sorted(left), servers)):
             if isinstance(found, BaseException):
-                raise found
+                raise _raisable(found)
             left.discard((found.step, found.index))
             yield found
         if not left:
             return
     for step, index in sorted(left):
         yield Lost(step, index, f"its server died {TRIES} times; nothing came back")
+
+
+def _raisable(exc: BaseException) -> Exception:
+    """Return what a server raised, or what says so where that would end this process."""
+    if isinstance(exc, Exception):
+        return exc
+    return RecordedError(codec.type_name(exc), f"raised in another process: {type(exc).__name__}: {exc}")
 
 
 def _share(job: Job, branches: Sequence[tuple[int, int]], servers: int) -> list[Job]:

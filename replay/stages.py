@@ -96,7 +96,7 @@ def apply_path(
     for number, (action, has_raised) in enumerate(path, first):
         try:
             obs, reward, _, _, info = step(action)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             if not has_raised:
                 raise _diverged(episode, number, "failure", "no exception", f"{codec.type_name(exc)}: {exc}") from exc
             continue
@@ -168,10 +168,10 @@ def relive(episode: Episode, stage: Stage) -> None:
     """Run a fresh stage through the episodes that the recorded environment had before: some carry state over from one to the
     next, and an episode is then the same only after those before it."""
     for before in earlier(episode):
-        with contextlib.suppress(Exception):  # an episode that cannot be relived leaves no more behind than it does
+        with contextlib.suppress(Exception, SystemExit):  # an episode that cannot be relived leaves no more behind than it does
             stage.env.reset(**prepare_reset(before, stage))
             for action, _ in path_between(before, 0, before.n_steps):
-                with contextlib.suppress(Exception):
+                with contextlib.suppress(Exception, SystemExit):
                     stage.env.step(action)
 
 

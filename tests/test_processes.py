@@ -15,6 +15,7 @@ import pytest
 from conftest import record
 
 import trajrec
+from trajrec.errors import RecordedError
 from trajrec.replay import fork, replay_episodes
 from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.workers import Died, map_ordered
@@ -162,3 +163,58 @@ def test_a_worker_that_ends_is_not_waited_for_because_of_what_it_forked() -> Non
     assert isinstance(died, Died)
     assert died.why == "its worker ended 2 times: by SIGABRT"
     assert time.monotonic() - start < 20
+
+
+class Quitting(gym.Wrapper[Any, Any, Any, Any]):
+    """Wants to end the process at its third step, and at any that is given 7."""
+
+    n = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.n = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        self.n += 1
+        if self.n == 3 or action == 7:
+            sys.exit(3)
+        return self.env.step(action)
+
+
+def quitting() -> Any:
+    return Quitting(gym.make("CartPole-v1"))
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(tmp_path: Path, jobs: int) -> None:
+    record(gym.make("CartPole-v1"), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        episodes = list(corpus.episodes())
+        (report,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs)
+        assert (report.grade, report.divergence.step, report.divergence.field) == ("diverged", 2, "failure")
+        assert report.divergence.actual == "builtins.SystemExit: 3"
+        (forced,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs, state_forced=True)
+        assert forced.divergence.actual == "builtins.SystemExit: 3"
+        for level in ("prefix", "native", "process"):
+            branches = fork.many(episodes[0], at=[0, 1], actions=[0, 7], env=quitting, level=level, jobs=jobs)
+            assert [branch.error for branch in branches] == ["builtins.SystemExit: 3"] * 2
+            assert [branch.n_steps for branch in branches] == [1, 1]
+            # What is recorded of it comes out again, the exit too.
+            children = [corpus.episode(branch.episode_id or "") for branch in branches]
+            assert [r.grade for r in replay_episodes(children, env=quitting, jobs=jobs)] == ["exact"] * 2
+
+
+def exits(_: Any) -> int:
+    sys.exit(3)
+
+
+def interrupts(_: Any) -> int:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("policy", "name"), [(exits, "SystemExit: 3"), (interrupts, "KeyboardInterrupt: ")])
+def test_what_would_end_a_process_is_not_raised_in_another(tmp_path: Path, policy: Any, name: str) -> None:
+    record(gym.make("CartPole-v1"), tmp_path)
+    with trajrec.open(tmp_path) as corpus, pytest.raises(RecordedError, match=f"raised in another process: {name}"):
+        fork.many(next(corpus.episodes()), at=[0, 1], policy=policy, level="prefix", jobs=2, folder=None)
