@@ -60,6 +60,43 @@ def test_a_policy_of_the_users_is_found_in_the_current_folder(tmp_path: Path) ->
         assert set(next(corpus.episodes()).actions) == {0}
 
 
+FAILING = (
+    "import gymnasium as gym\n"
+    "from gymnasium.envs.classic_control import CartPoleEnv\n"
+    "class Failing(CartPoleEnv):\n"
+    "    n = n_resets = 0\n"
+    "    def reset(self, **how):\n"
+    "        self.n, self.n_resets = 0, self.n_resets + 1\n"
+    "        if self.n_resets == 3:\n"
+    "            raise OSError('no ground')\n"
+    "        return super().reset(**how)\n"
+    "    def step(self, action):\n"
+    "        self.n += 1\n"
+    "        if self.n == 5 and self.n_resets % 2:\n"
+    "            raise KeyError('boom at 4')\n"
+    "        return super().step(action)\n"
+    "gym.register('Failing-v0', entry_point='failing_env:Failing', max_episode_steps=7)\n"
+)
+
+
+def test_an_environment_that_raises_is_recorded_and_the_next_episode_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "failing_env.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "runs"
+    assert main(["record", "failing_env:Failing-v0", "-o", str(folder), "-n", "4", "--seed", "1"]) == 1
+    *failures, last = capsys.readouterr().err.splitlines()
+    assert failures == [
+        "episode 1: step 4 raised KeyError: 'boom at 4' (it is recorded)",
+        "episode 3: the reset raised OSError: no ground (it is recorded)",
+    ]
+    assert last.startswith("4 episodes, 18 steps in ")
+    with trajrec.open(folder) as corpus:
+        found = corpus.sql("SELECT ending, n_failures FROM episodes ORDER BY number").fetchall()
+    assert found == [("error", 1), ("truncated", 0), ("error", 1), ("truncated", 0)]
+
+
 def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
     folder = str(tmp_path)
     assert main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", '{"is_slippery": false}']) == 0

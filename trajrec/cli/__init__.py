@@ -71,7 +71,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub = add("demo", demo.run, "record real environments, replay a failed episode, ask SQL", "trajrec demo")
     sub.add_argument("dir", nargs="?", type=Path, default=Path("trajrec-demo"), metavar="DIR", help="where to record")
 
-    sub = add("record", commands.record, "record episodes of an environment", "trajrec record Taxi-v4 -o runs -n 10 --seed 1")
+    sub = add(
+        "record",
+        commands.record,
+        "record episodes of an environment",
+        "trajrec record Taxi-v4 -o runs -n 10 --seed 1",
+        "Exit status: 0 done, 1 the environment raised (that is recorded too), 2 wrong usage, 3 unreadable log.",
+    )
     sub.add_argument("env_id", metavar="ENV_ID", help="Gymnasium id, or module:id")
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to record into")
     sub.add_argument("-n", "--episodes", type=_count, default=1, metavar="EPISODES", help="how many (default: 1)")

@@ -11,39 +11,61 @@ from pathlib import Path
 from typing import Any
 
 from trajrec.cli.output import Progress, print_json, print_table, say
-from trajrec.errors import CorpusError, EnvMissingError, LogError, QueryError
+from trajrec.errors import CorpusError, EnvMissingError, LogError, QueryError, TrajrecError
 
 LISTED = ("episode_id", "env_id", "n_steps", "total_reward", "ending", "outcome", "n_failures", "started_at")
 
 
 def record(arguments: argparse.Namespace) -> int:
-    """Record episodes with a policy."""
+    """Record episodes with a policy; 1 where the environment raised: that is recorded, and the next episode is begun."""
     import trajrec
 
     bare = make_env(arguments.env_id, arguments.env_kwargs)
     policy = load_policy(arguments.policy, bare, arguments.seed)
     env = trajrec.record(bare, arguments.output, record=arguments.record)
     n_steps = 0
-    with Progress("recording", " episodes") as progress:
-        try:
+    failures: list[str] = []
+    try:
+        with Progress("recording", " episodes") as progress:
             for k in range(arguments.episodes):
-                n_steps += run_episode(env, policy, arguments.seed if k == 0 else None)
+                n_taken, failure = run_episode(env, policy, arguments.seed if k == 0 else None)
+                n_steps += n_taken
+                if failure:
+                    failures.append(f"episode {k + 1}: {failure} (it is recorded)")
                 progress(k + 1, arguments.episodes)
-        finally:
-            env.close()
+    finally:
+        env.close()
+        for failure in failures:
+            say(failure)
     say(f"{arguments.episodes} episodes, {n_steps} steps in {env.path}; look at them: trajrec ls {arguments.output}")
-    return 0
+    return 1 if failures else 0
 
 
-def run_episode(env: Any, policy: Callable[[Any], Any], seed: int | None) -> int:
-    """Run one episode; return how many steps it took."""
-    observation, _ = env.reset(seed=seed)
+def run_episode(env: Any, policy: Callable[[Any], Any], seed: int | None) -> tuple[int, str]:
+    """Run one episode; return how many steps it took, and what the environment raised, "" where nothing."""
+    try:
+        observation, _ = env.reset(seed=seed)
+    except TrajrecError:  # what could not be recorded
+        raise
+    except Exception as exc:
+        return 0, f"the reset raised {_raised(exc)}"
     n_steps = 0
     while True:
-        observation, _, terminated, truncated, _ = env.step(policy(observation))
+        action = policy(observation)  # what this raises is the caller's own
+        try:
+            observation, _, terminated, truncated, _ = env.step(action)
+        except TrajrecError:
+            raise
+        except Exception as exc:
+            return n_steps, f"step {n_steps} raised {_raised(exc)}"
         n_steps += 1
         if terminated or truncated:
-            return n_steps
+            return n_steps, ""
+
+
+def _raised(exc: BaseException) -> str:
+    text = " ".join(str(exc).split())
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
 
 
 def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         env = trajrec.record(make_env(env_id, {}), folder, checks=[check])
         policy = load_policy("random", env, 0)
         try:
-            n_steps = sum(run_episode(env, policy, 0 if k == 0 else None) for k in range(N_EPISODES))
+            n_steps = sum(run_episode(env, policy, 0 if k == 0 else None)[0] for k in range(N_EPISODES))
         finally:
             env.close()
         size = env.path.stat().st_size
