@@ -318,3 +318,14 @@ def test_an_exception_of_a_policy_says_whose_it_is_and_at_which_observation(
         said = capsys.readouterr().err
         assert "tuple index out of range; raised by the policy" in said
         assert "broken_policy for the observation" in said
+
+
+def test_an_agents_world_has_nothing_to_draw_random_actions_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with trajrec.episode(tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]) as ep:
+        ep.call("deposit", amount=100)
+        ep.stop("done", said_done=True)
+    close_logs()
+    for command in ("credit", "bisect"):
+        assert main([command, str(tmp_path), ep.id, "--policy", "random"]) == 2
+        said = capsys.readouterr().err
+        assert said == "trajrec: an agent's world has no action space to draw from: give a function of a Context\n"

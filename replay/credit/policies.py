@@ -194,9 +194,12 @@ def as_policy(policy: Any, action_space: Any = None) -> Policy:
 
     Raises:
         TypeError: It is none of these.
+        ValueError: It is "random", and there is no space.
     """
     if isinstance(policy, str):
-        if policy != "random" or action_space is None:
+        if policy == "random" and action_space is None:
+            raise ValueError("there is no action space that 'random' could draw from here: give something that acts")
+        if policy != "random":
             raise TypeError(f"a policy must be 'random' or something that acts, got {policy!r}")
         return RandomPolicy(action_space)
     if hasattr(policy, "act"):

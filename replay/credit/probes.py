@@ -63,6 +63,8 @@ class Prober:
     def __init__(self, episode: Episode, setting: Setting) -> None:
         if episode.is_agents and setting.noise.mode == "recorded":
             raise ValueError("an agent's world has no recorded noise: take noise='shared' or 'fresh'")
+        if episode.is_agents and isinstance(setting.policy, str) and setting.policy == "random":
+            raise ValueError("an agent's world has no action space to draw from: give a function of a Context")
         # Who is told of progress is here: no other process has them.
         self._progress, self._n_run, self._n_asked = setting.progress, 0, 0
         self.episode, self.setting = episode, replace(setting, progress=None)
