@@ -23,10 +23,9 @@ import gymnasium
 
 from trajrec import codec
 from trajrec.errors import SnapshotError
-from trajrec.joint import as_gymnasium
 from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.conditions import frozen_clock, seeded_globals
-from trajrec.replay.environments import make_by_id
+from trajrec.replay.environments import env_by, make_by_id
 from trajrec.replay.levels import can_fork
 from trajrec.state.snapshots import Snapshots, sandbox_of
 
@@ -143,7 +142,7 @@ def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 123
     ('exact', True)
     """
     name = env if isinstance(env, str) else getattr(env, "__qualname__", repr(env))
-    factory: Factory = functools.partial(make_by_id, env) if isinstance(env, str) else functools.partial(_make, env)
+    factory: Factory = functools.partial(make_by_id, env) if isinstance(env, str) else functools.partial(env_by, env)
     first_env, second_env = factory(), factory()
     try:
         times: list[float] = []
@@ -155,11 +154,6 @@ def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 123
         first_env.close()
         second_env.close()
     return Determinism(name, _grade(first, findings), tuple(findings), levels, step_us, reset_us, n_steps)
-
-
-def _make(factory: Callable[[], Any]) -> gymnasium.Env[Any, Any]:
-    made: gymnasium.Env[Any, Any] = as_gymnasium(factory())
-    return made
 
 
 def rollout(env: Any, n_steps: int, seed: int, times: list[float] | None = None) -> list[Row]:

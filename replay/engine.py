@@ -17,7 +17,7 @@ from trajrec.protocols import World
 from trajrec.replay.cause import Elsewhere, Outcome, find_cause
 from trajrec.replay.children import ElsewhereError, call_elsewhere
 from trajrec.replay.compare import Leave, Run, compare
-from trajrec.replay.environments import make_env
+from trajrec.replay.environments import env_by, make_env, world_by
 from trajrec.replay.execution import execute, prepare
 from trajrec.replay.forcing import Forced, execute_forced
 from trajrec.replay.places import Place, Places, lineage
@@ -125,7 +125,7 @@ class Replayer:
     def replay(self, episode: Episode) -> ReplayReport:
         """Replay one episode; see `replay_episode`. An agent's is replayed in its world; see `replay_world`."""
         if episode.is_agents:
-            world = None if self._world is None else self._world()
+            world = None if self._world is None else world_by(self._world)
             return replay_world(
                 episode,
                 world=world,
@@ -254,7 +254,9 @@ class Replayer:
         key = episode.header.env
         if self._made is None or self._made[0] != key:
             self.close()
-            env = self._factory() if self._factory is not None else make_env(key, episode_id=episode.id, allow=self._allow)
+            env = (
+                env_by(self._factory) if self._factory is not None else make_env(key, episode_id=episode.id, allow=self._allow)
+            )
             self._made = (key, stage_of(env, episode, self._state))
         return self._made[1]
 

@@ -8,7 +8,9 @@ allows its module.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +18,7 @@ import gymnasium
 
 from trajrec import codec
 from trajrec.episodes import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.errors import EnvContractError, EnvMissingError, EnvRefusedError, TrajrecError
 from trajrec.joint import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.protocols import World
 from trajrec.schema import EnvRecord
@@ -49,6 +51,60 @@ def make_by_id(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
         importlib.import_module(package)
     env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **kwargs)
     return env
+
+
+def env_by(factory: Any) -> gymnasium.Env[Any, Any]:
+    """Make an environment with what the caller gave to make it; of one of PettingZoo's, the joint view.
+
+    Raises:
+        EnvContractError: It raises, or makes something else; says what.
+        TypeError: It is nothing that can be called.
+    """
+    made = as_gymnasium(_made_by(factory))
+    if isinstance(made, gymnasium.Env):
+        return made
+    what = "a world, which trajrec.envs.WorldEnv makes an environment of" if _is_world(made) else "no environment"
+    raise EnvContractError(f"{_name(factory)} must make a gymnasium.Env: it returned {made!r:.200}, {what}")
+
+
+def world_by(factory: Any) -> World:
+    """Make a world with what the caller gave to make it.
+
+    Raises:
+        EnvContractError: It raises, or makes something else; says what.
+        TypeError: It is nothing that can be called.
+    """
+    made = _made_by(factory)
+    if _is_world(made):
+        world: World = made
+        return world
+    raise EnvContractError(
+        f"{_name(factory)} must make a world for an agent's episode, which has reset, tools and call: it returned {made!r:.200}"
+    )
+
+
+def _made_by(factory: Any) -> Any:
+    if not callable(factory):
+        raise TypeError(f"an environment or world is made by a function, got {factory!r:.200}")
+    try:
+        return factory()
+    except TrajrecError:
+        raise
+    except Exception as exc:
+        frames = traceback.extract_tb(exc.__traceback__)[1:]
+        where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise EnvContractError(f"{_name(factory)} made nothing: it raised {type(exc).__name__}: {exc}{where}") from exc
+
+
+def _is_world(made: Any) -> bool:
+    return isinstance(made, World) and not isinstance(made, type)
+
+
+def _name(factory: Any) -> str:
+    if isinstance(factory, functools.partial) and factory.args:
+        return repr(factory.args[0])  # the id, or the factory, that the caller named
+    name = getattr(factory, "__qualname__", None)
+    return repr(factory) if name is None else f"{factory.__module__}:{name}"
 
 
 def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -> gymnasium.Env[Any, Any]:

@@ -13,7 +13,7 @@ from trajrec.episodes import Episode
 from trajrec.protocols import Verifier
 from trajrec.recorder import Recorder
 from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, run_branch
-from trajrec.replay.environments import make_env
+from trajrec.replay.environments import env_by, make_env
 from trajrec.replay.places import lineage
 from trajrec.replay.pool import Backend, branches_apart, portable
 from trajrec.replay.server import Job
@@ -200,7 +200,7 @@ class _Fork:
             return []
 
         def stage() -> Stage:
-            made = env() if env is not None else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
+            made = env_by(env) if env is not None else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
             return stage_of(made, episode, state)
 
         if timeout_s is not None or memory_mb is not None:

@@ -22,7 +22,7 @@ from trajrec.episodes import Episode
 from trajrec.errors import SnapshotError
 from trajrec.replay.branches import Level, portable_error
 from trajrec.replay.children import Caller, die_with_parent
-from trajrec.replay.environments import make_env
+from trajrec.replay.environments import env_by, make_env
 from trajrec.replay.places import Place, Places
 from trajrec.replay.stages import Stage, stage_of
 from trajrec.replay.walking import Walker
@@ -137,7 +137,7 @@ def serve(job: Job) -> Iterator[Done | Lost]:
     episode = Places().read(job.lineage)
 
     def make() -> Stage:
-        env = job.make() if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
+        env = env_by(job.make) if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
         return stage_of(env, episode, job.state)
 
     walker = Walker(episode, make, job.level)

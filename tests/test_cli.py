@@ -12,7 +12,9 @@ import pytest
 from conftest import record
 
 import trajrec
+from trajrec.agents.sink import close_logs
 from trajrec.cli import build_parser, main
+from trajrec.envs import Bank
 from trajrec.log import frames
 
 
@@ -314,6 +316,43 @@ def test_an_environment_that_raises_while_it_is_probed_is_named_with_the_place(
     said = capsys.readouterr().err
     assert "falling:Falling raised while it was probed: RuntimeError: no floor" in said
     assert "falling.py, line 4" in said
+
+
+FACTORIES = "from trajrec.envs import Bank\ndef nothing():\n    return None\ndef failing():\n    raise KeyError('no key')\n"
+
+
+@pytest.mark.parametrize(
+    ("factory", "what"),
+    [
+        ("nothing", "factories:nothing must make a gymnasium.Env: it returned None, no environment"),
+        ("failing", "factories:failing made nothing: it raised KeyError: 'no key' ("),
+        ("Bank", "a world, which trajrec.envs.WorldEnv makes an environment of"),
+    ],
+)
+def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
+    factory: str, what: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "factories.py").write_text(FACTORIES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    name, given = first_id(runs), f"factories:{factory}"
+    for command in (
+        ["replay", str(runs), "--against", given],
+        ["check-env", given],
+        ["fork", str(runs), name, "--at", "1", "--policy", "random", "--env", given],
+        ["credit", str(runs), name, "--policy", "random", "-n", "2", "--env", given],
+    ):
+        assert main(command) == 2, command
+        (line,) = capsys.readouterr().err.splitlines()
+        assert what in line, command
+
+
+def test_an_environment_is_no_world_to_replay_an_agent_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with trajrec.episode(tmp_path, task="t", world=Bank()) as ep:
+        ep.call("deposit", amount=100)
+        ep.stop("done", said_done=True)
+    close_logs()
+    assert main(["replay", str(tmp_path), "--against", "CartPole-v1"]) == 2
+    assert "'CartPole-v1' must make a world for an agent's episode, which has reset, tools" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from trajrec.protocols import World
 from trajrec.replay.branches import Level
 from trajrec.replay.credit.grounds import Check, Resample
 from trajrec.replay.credit.noise import Mode, Noise
-from trajrec.replay.environments import make_env, make_world
+from trajrec.replay.environments import env_by, make_env, make_world, world_by
 from trajrec.replay.stages import Stage, stage_of
 
 
@@ -99,12 +99,16 @@ class Setting:
 
     def stage(self, episode: Episode) -> Stage:
         """Make a stage for an episode."""
-        env = self.make() if self.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=self.allow)
+        env = (
+            env_by(self.make)
+            if self.make is not None
+            else make_env(episode.header.env, episode_id=episode.id, allow=self.allow)
+        )
         return stage_of(env, episode, self.state)
 
     def world(self, episode: Episode) -> World:
         """Make a world for an agent's episode."""
-        return self.make() if self.make is not None else make_world(episode, self.allow)
+        return world_by(self.make) if self.make is not None else make_world(episode, self.allow)
 
     def last_step(self, episode: Episode) -> int | None:
         """Return the step at which rollouts are cut: an agent's world ends nothing itself."""
