@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 
@@ -27,6 +27,7 @@ from trajrec.state.generators import reseed
 from trajrec.verifiers import as_verdict
 
 Level = Literal["prefix", "native", "pickle", "process", "sandbox"]
+LEVELS = ("auto", *get_args(Level))
 Noise = Literal["recorded", "fresh"]
 Policy = Callable[[Any], Any]
 
@@ -122,6 +123,16 @@ class Branch:
     returned_at: int | None
     level: Level
     error: str = ""
+
+
+def check_level(level: str) -> None:
+    """Check that there is such a level.
+
+    Raises:
+        ValueError: There is not; names those that there are.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
 
 
 def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any = None) -> Rows:

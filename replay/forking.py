@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 
 from trajrec.episodes import Episode
+from trajrec.joint import api_of
 from trajrec.protocols import Verifier
 from trajrec.recorder import Recorder
-from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, run_branch
+from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, check_level, run_branch
 from trajrec.replay.environments import env_by, make_env
 from trajrec.replay.places import lineage
 from trajrec.replay.pool import Backend, branches_apart, portable
@@ -21,6 +23,8 @@ from trajrec.replay.stages import Stage, check_step, stage_of
 from trajrec.replay.walking import Walker
 from trajrec.schema import Fork
 from trajrec.state.generators import reseed
+
+EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
 
 Where = Literal["beside"] | str | Path | None
 """A folder; "beside" is that of the parent's log; None records nothing."""
@@ -70,7 +74,7 @@ class _Fork:
         *,
         at: int,
         folder: Where = "beside",
-        env: gymnasium.Env[Any, Any] | None = None,
+        env: EnvOrFactory = None,
         allow: Iterable[str] = (),
         state: Callable[[Any], Any] | None = None,
         noise: Noise = "recorded",
@@ -87,7 +91,8 @@ class _Fork:
             episode: From `Corpus.episode`. An agent's is forked with `trajrec.rerun(episode, on_difference="live")`.
             at: The step, from 0: the recorded actions before it are applied.
             folder: Where the branch is recorded; "beside" is the folder of the parent's log, None records nothing.
-            env: The environment; by default the one that the log names is made. Either is closed with the fork.
+            env: The environment, or what makes one; by default the one that the log names is made. It is closed with the
+                fork.
             allow: Module prefixes that may be imported because the log names them.
             state: The function that the episode's states were captured with, where the recorder was given one.
             noise: "recorded": the environment's generators go on as they did. "fresh": they are seeded anew from `seed`.
@@ -102,12 +107,14 @@ class _Fork:
         _must_be_environments(episode)
         check_step(episode, at)
         allowed = tuple(allow)
+        is_given = isinstance(env, gymnasium.Env) or api_of(env) is not None
 
         def make() -> Stage:
-            made = env if env is not None else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
-            return stage_of(made, episode, state)
+            if env is None:
+                return stage_of(make_env(episode.header.env, episode_id=episode.id, allow=allowed), episode, state)
+            return stage_of(env if is_given else env_by(env), episode, state)
 
-        walker = Walker(episode, make, "prefix", is_given=env is not None)
+        walker = Walker(episode, make, "prefix", is_given=is_given)
         try:
             obs, info = walker.walk(at)
             stage = walker.stage
@@ -130,7 +137,7 @@ class _Fork:
         self,
         episode: Episode,
         *,
-        at: Iterable[int],
+        at: int | Iterable[int],
         actions: Sequence[Any] = (),
         policy: Policy | Literal["random"] | None = None,
         n: int = 1,
@@ -154,7 +161,7 @@ class _Fork:
 
         Args:
             episode: From `Corpus.episode`.
-            at: The steps.
+            at: The step, or the steps.
             actions: Taken first in each branch.
             policy: Chooses the further ones from the observation; "random" draws from the action space. None ends a branch when
                 the actions are used up. A policy with a method `seed(int)` is seeded by branch.
@@ -181,12 +188,14 @@ class _Fork:
 
         Raises:
             DivergenceError: The environment is not in the recorded state at a step.
+            ValueError: Something given is not what it must be.
             SnapshotError: The level asked for is not right for this environment; says why.
         """
         _must_be_environments(episode)
         if isinstance(policy, str) and policy != "random":
             raise ValueError(f"policy must be 'random' or a function of an observation, got {policy!r}")
-        steps = sorted(set(at))
+        check_level(level)
+        steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
         for step in steps:
             _check_fork(episode, step)
         if n < 1 or jobs < 1:

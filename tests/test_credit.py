@@ -291,6 +291,10 @@ def test_wrong_arguments_are_named(lake: Episode) -> None:
         credit.scan(lake, wander, estimator="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="noise must be"):
         credit.scan(lake, wander, noise="other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="level must be one of auto, prefix"):
+        credit.scan(lake, wander, level="other")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"budget must be a credit\.Budget, .*, got 100"):
+        credit.scan(lake, wander, budget=100)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a policy must be"):
         credit.scan(lake, 3)
     with pytest.raises(IndexError, match="can be scanned from step 0 to"):

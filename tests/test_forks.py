@@ -354,6 +354,27 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="policy cannot be sent to another process"):
         fork.many(episode, at=[0], policy=lambda _: lock.locked(), level="process")
     assert fork.many(episode, at=[], policy="random") == []
+    with pytest.raises(ValueError, match="level must be one of auto, prefix, native, pickle, process, sandbox, got 'foo'"):
+        fork.many(episode, at=[0], policy="random", level="foo")  # type: ignore[arg-type]
+
+
+def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> None:
+    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+    action = episode.actions[5]
+    found = []
+    for env in (None, make("CartPole-v1"), lambda: make("CartPole-v1")):
+        with fork(episode, at=5, env=env, folder=None) as world:
+            found.append(world.step(action)[0])
+    assert is_same(found, [episode.observation_list[6]] * 3)
+    with pytest.raises(TypeError, match="made by a function, got 3"):
+        fork(episode, at=5, env=3, folder=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("at", [5, np.int64(5)])
+def test_one_step_may_be_given_as_a_number(tmp_path: Path, at: int) -> None:
+    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+    (branch,) = fork.many(episode, at=at, actions=[0], folder=None)
+    assert (branch.step, branch.n_steps) == (5, 1)
 
 
 def test_wrappers_their_generators_and_those_of_spaces_are_part_of_a_snapshot() -> None:

@@ -42,6 +42,8 @@ class Meter:
     """
 
     def __init__(self, budget: Budget | None) -> None:
+        if budget is not None and not isinstance(budget, Budget):
+            raise TypeError(f"budget must be a credit.Budget, e.g. credit.Budget(env_steps=10_000), got {budget!r}")
         self._budget, self._began = budget or Budget(), time.monotonic()
         self.env_steps = self.policy_calls = 0
         self.notes: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict
 
 from trajrec.episodes import Episode
 from trajrec.protocols import World
-from trajrec.replay.branches import Level
+from trajrec.replay.branches import Level, check_level
 from trajrec.replay.credit.grounds import Check, Resample
 from trajrec.replay.credit.noise import Mode, Noise
 from trajrec.replay.environments import env_by, make_env, make_world, world_by
@@ -139,6 +139,7 @@ class Setting:
                 raise TypeError(f"resample_hidden must be a function, got {given['resample_hidden']!r}")
             if noise.mode == "recorded":
                 raise ValueError("recorded noise is what happened, hidden or not: resample_hidden takes 'shared' or 'fresh'")
+        check_level(given.get("level", "auto"))
         if given.get("jobs", 1) < 1:
             raise ValueError(f"jobs must be at least 1, got {given['jobs']!r}")
         return cls(policy, noise, keeps_visits=keeps_visits, **given)
