@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import inspect
 import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,8 @@ from trajrec.episodes import Episode
 from trajrec.errors import RecordedError
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recorder import Recorder
+from trajrec.replay.policies import Policy as Acts
+from trajrec.replay.policies import seeded
 from trajrec.replay.stages import Stage
 from trajrec.replay.values import apart, own
 from trajrec.schema import Fork
@@ -29,7 +30,8 @@ from trajrec.verifiers import as_verdict
 Level = Literal["prefix", "native", "pickle", "process", "sandbox"]
 LEVELS = ("auto", *get_args(Level))
 Noise = Literal["recorded", "fresh"]
-Policy = Callable[[Any], Any]
+Policy = Callable[..., Any] | Acts
+"""A function of the observation, or of it and a generator; or what has a method `act` of both."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Plan:
 
     Attributes:
         actions: Taken first, one a step.
-        policy: Chooses the further ones from the observation; None ends the branch when the actions are used up. "random" draws
+        policy: Chooses the further ones, see `seeded`; None ends the branch when the actions are used up. "random" draws
             from the action space. One with a method `seed` is given a seed of the branch's own first.
         n: Branches at each step.
         noise: "recorded": the environment's generators go on as they were. "fresh": they are seeded anew, in each branch.
@@ -186,16 +188,14 @@ def portable_error(exc: BaseException) -> BaseException:
     return exc if is_whole else RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", str(exc))
 
 
-def _seeded(plan: Plan, env: Any, key: str) -> Policy | None:
+def _seeded(plan: Plan, env: Any, key: str) -> Callable[[Any], Any] | None:
     if plan.policy is None:
         return None
     seed = int(codec.digest(key)[:8], 16) & 0x7FFFFFFF
     if plan.policy == "random":
         env.action_space.seed(seed)
         return lambda _: env.action_space.sample()
-    if inspect.ismethod(getattr(plan.policy, "seed", None)):
-        plan.policy.seed(seed)  # type: ignore[attr-defined]
-    return plan.policy
+    return seeded(plan.policy, seed)
 
 
 class BranchLog:

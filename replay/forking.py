@@ -17,6 +17,7 @@ from trajrec.recorder import Recorder
 from trajrec.replay.branches import Branch, BranchLog, Level, Noise, Plan, Policy, Rows, check_level, run_branch
 from trajrec.replay.environments import env_by, make_env
 from trajrec.replay.places import lineage
+from trajrec.replay.policies import check_forgets
 from trajrec.replay.pool import Backend, branches_apart, portable
 from trajrec.replay.server import Job
 from trajrec.replay.stages import Stage, check_step, stage_of
@@ -163,8 +164,9 @@ class _Fork:
             episode: From `Corpus.episode`.
             at: The step, or the steps.
             actions: Taken first in each branch.
-            policy: Chooses the further ones from the observation; "random" draws from the action space. None ends a branch when
-                the actions are used up. A policy with a method `seed(int)` is seeded by branch.
+            policy: Chooses the further ones: a function of the observation, or of it and a generator of the branch's own; an
+                object with a method `act` of both; "random" draws from the action space. None ends a branch when the actions
+                are used up. A policy with a method `seed(int)` is seeded by branch.
             n: Branches at each step.
             noise: "recorded": the environment's generators go on as they did. "fresh": they are seeded anew in each branch. By
                 default fresh where n > 1.
@@ -188,12 +190,12 @@ class _Fork:
 
         Raises:
             DivergenceError: The environment is not in the recorded state at a step.
-            ValueError: Something given is not what it must be.
+            ValueError, TypeError: Something given is not what it must be.
             SnapshotError: The level asked for is not right for this environment; says why.
         """
         _must_be_environments(episode)
-        if isinstance(policy, str) and policy != "random":
-            raise ValueError(f"policy must be 'random' or a function of an observation, got {policy!r}")
+        if policy is not None and policy != "random":
+            check_forgets(policy)
         check_level(level)
         steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
         for step in steps:

@@ -99,6 +99,34 @@ def test_an_environment_that_raises_is_recorded_and_the_next_episode_begun(
     assert found == [("error", 1), ("truncated", 0), ("error", 1), ("truncated", 0)]
 
 
+ACTING = (
+    "class Drawing:\n"
+    "    def act(self, observation, rng):\n"
+    "        return int(rng.integers(2))\n"
+    "drawing = Drawing()\n"
+    "def draw(observation, rng):\n"
+    "    return int(rng.integers(2))\n"
+)
+
+
+@pytest.mark.parametrize("name", ["drawing", "draw"])
+def test_what_acts_with_a_generator_records_and_forks(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "acting.py").write_text(ACTING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = []
+    for folder in ("a", "b"):
+        command = ["record", "CartPole-v1", "-o", str(tmp_path / folder), "--seed", "1", "--policy", f"acting:{name}"]
+        assert main(command) == 0
+        with trajrec.open(tmp_path / folder) as corpus:
+            found.append(list(next(corpus.episodes()).actions))
+    assert found[0] == found[1]
+    assert set(found[0]) == {0, 1}
+    folder = str(tmp_path / "a")
+    assert main(["fork", folder, first_id(tmp_path / "a"), "--at", "1", "--policy", f"acting:{name}", "-n", "2"]) == 0
+
+
 def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
     folder = str(tmp_path)
     assert main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", '{"is_slippery": false}']) == 0

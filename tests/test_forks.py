@@ -370,6 +370,40 @@ def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> No
         fork(episode, at=5, env=3, folder=None)  # type: ignore[arg-type]
 
 
+def draw(observation: Any, rng: np.random.Generator) -> int:
+    return int(rng.integers(2))
+
+
+class Drawing:
+    """Acts as `draw` does."""
+
+    def act(self, observation: Any, rng: np.random.Generator) -> int:
+        return draw(observation, rng)
+
+
+class Remembering(Drawing):
+    """Says that it remembers."""
+
+    def snapshot(self) -> None: ...
+
+    def observe(self, observation: Any, action: Any) -> None: ...
+
+
+def test_a_policy_may_draw_from_a_generator_of_the_branch(tmp_path: Path) -> None:
+    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+    policies: list[Any] = [draw, draw, Drawing()]
+    found = [fork.many(episode, at=[2, 4], policy=policy, n=2, seed=7, folder=None) for policy in policies]
+    actions = [[branch.actions for branch in branches] for branches in found]
+    assert actions[0] == actions[1] == actions[2]
+    assert len(set(actions[0])) == 4
+    apart = fork.many(episode, at=[2, 4], policy=Drawing(), n=2, seed=7, level="prefix", jobs=2, folder=None)
+    assert [branch.actions for branch in apart] == actions[0]
+    with pytest.raises(TypeError, match="a policy must be 'random', a function of the observation"):
+        fork.many(episode, at=2, policy=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Remembering remembers what it saw"):
+        fork.many(episode, at=2, policy=Remembering())
+
+
 @pytest.mark.parametrize("at", [5, np.int64(5)])
 def test_one_step_may_be_given_as_a_number(tmp_path: Path, at: int) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()

@@ -9,12 +9,12 @@ from trajrec.replay.credit.hindsight import hindsight
 from trajrec.replay.credit.no_return import NoReturn, point_of_no_return
 from trajrec.replay.credit.noise import Noise
 from trajrec.replay.credit.plotting import can_plot, plot
-from trajrec.replay.credit.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
 from trajrec.replay.credit.pooling import pooled
 from trajrec.replay.credit.scanning import scan
 from trajrec.replay.credit.setting import How
 from trajrec.replay.credit.sharing import shapley
 from trajrec.replay.credit.substitution import substitute
+from trajrec.replay.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
 
 __all__ = [
     "AgentPolicy",

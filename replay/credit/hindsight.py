@@ -15,8 +15,8 @@ import numpy as np
 from trajrec.episodes import Episode
 from trajrec.replay.credit.estimates import Credit, Estimate
 from trajrec.replay.credit.intervals import Array
-from trajrec.replay.credit.policies import policy_id
 from trajrec.replay.credit.pooling import action_key, recorded_keys
+from trajrec.replay.policies import policy_id
 
 Method = Literal["hca", "cocoa", "rudder"]
 RESAMPLES = 200

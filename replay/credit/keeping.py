@@ -15,10 +15,10 @@ import numpy as np
 from trajrec import codec
 from trajrec.agents.sink import sink_of
 from trajrec.replay.credit.estimates import Credit, Estimate, Split
-from trajrec.replay.credit.policies import policy_id
 from trajrec.replay.credit.probes import Prober
 from trajrec.replay.credit.rollouts import Rollout
 from trajrec.replay.credit.setting import How
+from trajrec.replay.policies import policy_id
 from trajrec.structs import CreditRun
 
 Arms = Sequence[tuple[int, str, Sequence[Rollout]]]

@@ -16,11 +16,11 @@ from trajrec.replay.branches import Level
 from trajrec.replay.credit.contexts import Recording
 from trajrec.replay.credit.grounds import EnvGround, Ground, RecordedNoise, StandingGround, recorded_noise
 from trajrec.replay.credit.noise import Noise
-from trajrec.replay.credit.policies import Policy, as_policy
 from trajrec.replay.credit.rollouts import Roller, Rollout, Script, came_out_alike
 from trajrec.replay.credit.setting import Setting
 from trajrec.replay.credit.worlds import WorldGround
 from trajrec.replay.places import Places, lineage
+from trajrec.replay.policies import Policy, as_policy
 from trajrec.replay.pool import portable, results
 from trajrec.replay.server import Job, Lost
 from trajrec.replay.stages import Stage, check_step

@@ -13,7 +13,7 @@ from trajrec import codec
 from trajrec.errors import AgentChangedError
 from trajrec.replay.credit.grounds import Ground, Resample, Unreplayable
 from trajrec.replay.credit.noise import Noise, PolicyNoise
-from trajrec.replay.credit.policies import Policy
+from trajrec.replay.policies import Policy
 
 Status = Literal["ended", "cut", "unreplayable", "error"]
 Script = tuple[tuple[int, Any], ...]

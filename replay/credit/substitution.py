@@ -12,11 +12,11 @@ from trajrec.episodes import Episode
 from trajrec.replay.credit import intervals
 from trajrec.replay.credit.estimates import Arm, Budget, Credit, Estimate, Meter
 from trajrec.replay.credit.keeping import finish
-from trajrec.replay.credit.policies import Policy, as_policy
 from trajrec.replay.credit.probes import Probe, Prober
 from trajrec.replay.credit.rollouts import Rollout
 from trajrec.replay.credit.scanning import difference, lost_note, recorded_actions
 from trajrec.replay.credit.setting import How, Setting
+from trajrec.replay.policies import Policy, as_policy
 
 
 class _Unset:

@@ -14,6 +14,7 @@ from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
 from trajrec.version import __version__
 
 OK, DIVERGED, USAGE, UNREADABLE = 0, 1, 2, 3
+_POLICY = "random, or module:name: a function of observation (and generator), or with act"
 _STATUS = "Exit status: 0 done, 2 wrong usage, 3 unreadable log."
 
 
@@ -82,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to record into")
     sub.add_argument("-n", "--episodes", type=_count, default=1, metavar="EPISODES", help="how many (default: 1)")
     sub.add_argument("--seed", type=int, metavar="S", help="seed of the first reset and of the random policy")
-    sub.add_argument("--policy", default="random", metavar="POLICY", help="random, or module:function of an observation")
+    sub.add_argument("--policy", default="random", metavar="POLICY", help=_POLICY)
     sub.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON", help="arguments of the environment")
     sub.add_argument("--record", choices=("default", "full", "minimal"), default="default", help="how much is kept")
 
@@ -149,7 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("episode", metavar="EPISODE", help="its id, or any unique prefix")
     sub.add_argument("--at", type=int, required=True, metavar="K", help="the step, from 0")
     sub.add_argument("--action", action="append", type=_json_value, default=[], metavar="JSON", help="taken first; repeatable")
-    sub.add_argument("--policy", metavar="POLICY", help="random, or module:function of an observation; takes what follows")
+    sub.add_argument("--policy", metavar="POLICY", help=f"takes what follows: {_POLICY}")
     sub.add_argument("-n", type=_count, default=1, metavar="N", help="branches, each with randomness of its own (default: 1)")
     sub.add_argument(
         "--until", default="done", metavar="done|STEPS", help="cut branches off after so many steps (default: done)"
@@ -250,7 +251,7 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
         "--policy",
         required=is_needed,
         metavar="POLICY",
-        help="random, or module:name: a function of observation (and generator), or with act",
+        help=_POLICY,
     )
     sub.add_argument("-n", type=_count, default=n, metavar="N", help=f"rollouts of each arm (default: {n})")
     sub.add_argument("--noise", choices=("shared", "fresh", "recorded"), help="(default: shared; pooled takes fresh)")

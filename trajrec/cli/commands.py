@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import secrets
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -96,11 +97,21 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
 
 
 def load_policy(name: str, env: Any, seed: int | None) -> Callable[[Any], Any]:
-    """Return the random policy, or a function of an observation named module:function."""
+    """Return the random policy, or the one that is named, as a function of an observation."""
     if name == "random":
         env.action_space.seed(seed)
         return lambda _: env.action_space.sample()
-    return load_function(name, "--policy", "random or ")
+    from trajrec.replay.policies import seeded
+
+    return seeded(load_acting(name), secrets.randbits(31) if seed is None else seed)
+
+
+def load_acting(name: str) -> Any:
+    """Return a policy that is not random, named module:name: a function, or what has a method act."""
+    found = load_object(name, "--policy", "random or ")
+    if not callable(found) and not hasattr(found, "act"):
+        raise ValueError(f"--policy {name} is neither a function nor has a method act")
+    return found
 
 
 def load_function(name: str, flag: str, also: str = "") -> Callable[..., Any]:

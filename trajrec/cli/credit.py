@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 from typing import Any
 
-from trajrec.cli.commands import load_object, open_corpus
+from trajrec.cli.commands import load_acting, load_object, open_corpus
 from trajrec.cli.output import Progress, print_json, print_table, say
 from trajrec.cli.replaying import load_env
 
@@ -116,12 +116,7 @@ def span(text: str) -> slice:
 
 
 def _policy(name: str) -> Any:
-    if name == "random":
-        return name
-    found = load_object(name, "--policy", "random or ")
-    if not callable(found) and not hasattr(found, "act"):
-        raise ValueError(f"--policy {name} is neither a function nor has a method act")
-    return found
+    return name if name == "random" else load_acting(name)
 
 
 def _how(arguments: argparse.Namespace) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import traceback
 from typing import Any
 
-from trajrec.cli.commands import load_function, make_env, open_corpus
+from trajrec.cli.commands import load_acting, load_function, make_env, open_corpus
 from trajrec.cli.output import print_json, print_table
 from trajrec.cli.replaying import load_env
 from trajrec.errors import TrajrecError
@@ -23,7 +23,7 @@ def fork(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--until must be 'done' or a number of steps, got {arguments.until!r}")
     policy: Any = arguments.policy
     if policy not in (None, "random"):
-        policy = load_function(policy, "--policy", "random or ")
+        policy = load_acting(policy)
     with open_corpus(arguments.dir) as corpus:
         episode = corpus.episode(arguments.episode)
         branches = forks.many(

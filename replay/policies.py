@@ -212,6 +212,47 @@ def as_policy(policy: Any, action_space: Any = None) -> Policy:
     raise TypeError(f"a policy must be 'random', a function of the observation or have a method act, got {policy!r}")
 
 
+def seeded(policy: Any, seed: int) -> Callable[[Any], Any]:
+    """Return what was given as a policy as a function of the observation alone.
+
+    Args:
+        policy: See `as_policy`, but not "random". One with a method `seed(int)` is seeded here, once.
+        seed: What the generator is made of that it is given.
+
+    Raises:
+        TypeError: It is no policy.
+        ValueError: It remembers what it saw.
+    """
+    check_forgets(policy)
+    if inspect.ismethod(getattr(policy, "seed", None)):
+        policy.seed(seed)
+    if hasattr(policy, "act") or not callable(policy):
+        acting, rng = as_policy(policy), np.random.default_rng(seed)
+        return lambda observation: acting.act(observation, rng)
+    if _n_arguments(policy) >= 2:
+        drawn_from = np.random.default_rng(seed)
+        return lambda observation: policy(observation, drawn_from)
+    function: Callable[[Any], Any] = policy
+    return function
+
+
+def check_forgets(policy: Any) -> None:
+    """Check that a policy is one, and acts by the observation alone.
+
+    Raises:
+        TypeError: It is no policy.
+        ValueError: It remembers: it would have to be told what there was before, and begin anew in each episode.
+    """
+    is_model = hasattr(policy, "predict") and hasattr(policy, "policy")
+    if isinstance(policy, str) or not (hasattr(policy, "act") or is_model or callable(policy)):
+        raise TypeError(
+            "a policy must be 'random', a function of the observation (and a generator) or have a method act, "
+            f"got {policy!r:.200}"
+        )
+    if hasattr(policy, "observe") and hasattr(policy, "snapshot"):
+        raise ValueError(f"the policy {policy_id(policy)} remembers what it saw: only trajrec.replay.credit tells it what")
+
+
 def policy_id(policy: Any) -> str:
     """Return what a policy is called in the corpus."""
     if hasattr(policy, "predict") and hasattr(policy, "policy"):
