@@ -80,5 +80,7 @@ def test_what_cannot_be_recorded_says_what_to_do(tmp_path: Path) -> None:
             trajrec.record(env, tmp_path)
     finally:
         env.close()
+    with pytest.raises(TypeError, match=r'CartPoleVectorEnv does not have .* vectorization_mode="sync" or "async"'):
+        trajrec.record(gym.make_vec("CartPole-v1", 3), tmp_path)
     with pytest.raises(TypeError, match=r"must be a gymnasium\.Env"):
         trajrec.record(np.zeros(3), tmp_path)  # type: ignore[call-overload]

@@ -73,7 +73,10 @@ def _record_vector(env: Any, folder: str | Path, options: dict[str, Any]) -> Any
             'vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, folder)])'
         )
     if not isinstance(bare, SyncVectorEnv):
-        raise TypeError(f"{type(bare).__name__} does not have its environments one by one: it cannot be recorded")
+        raise TypeError(
+            f"{type(bare).__name__} does not have its environments one by one: it cannot be recorded; make it with "
+            'vectorization_mode="sync" or "async"'
+        )
     if "log_id" in options:
         raise ValueError("log_id names one log, and each of the environments has its own")
     bare.envs = [record(inner, folder, **options) for inner in bare.envs]
