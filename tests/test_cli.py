@@ -303,6 +303,10 @@ def test_fork_diff_and_check_env_work_together(runs: Path, capsys: pytest.Captur
     branches = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["index"], row["level"], row["ending"]) for row in branches] == [(k, "native", "terminated") for k in range(3)]
     child = branches[0]["episode_id"]
+    assert main(["show", str(runs), child, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert (facts["parent_id"], facts["fork_step"]) == (name, 3)
+    assert (facts["n_steps"], facts["total_reward"]) == (3 + branches[0]["n_steps"], branches[0]["total_reward"])
     assert main(["fork", str(runs), name, "--at", "3", "--action", "0", "--until", "1", "--level", "process"]) == 0
     assert "cut off" in capsys.readouterr().out
     assert main(["diff", str(runs), name, child]) == 1

@@ -89,6 +89,8 @@ def _facts(episode: Episode) -> dict[str, Any]:
     missing = episode.missing_steps
     return {
         "episode_id": episode.id,
+        "parent_id": None if episode.fork is None else episode.fork.parent_id,
+        "fork_step": None if episode.fork is None else episode.fork.step,
         "environment": episode.env_id or header.env.class_name,
         "kwargs": to_json(decode(header.env.kwargs_data)) if header.env.kwargs_data else None,
         "wrappers": [name for name, _ in header.env.wrappers],

@@ -59,6 +59,8 @@ def _facts(episode: Episode) -> dict[str, Any]:
     task = transcript.task_start
     return {
         "episode_id": episode.id,
+        "parent_id": None if episode.fork is None else episode.fork.parent_id,
+        "fork_step": None if episode.fork is None else episode.fork.step,
         "task": transcript.task,
         "goal": None if task is None or task.goal_data is None else _short(transcript.value(task.goal_data), 400),
         "world": transcript.world,
