@@ -279,9 +279,7 @@ class Replayer:
         divergence = compare(part, run, self._leave) if forced is None else forced.divergence
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if not has_states:
-            notes.append(
-                "state not compared: " + ("none was recorded" if not episode.header.state.adapter else "no such adapter")
-            )
+            notes.append(f"state not compared: {_why_no_state(episode.header.state.adapter)}")
         else:
             compared.append("state")
         missing = part.missing_steps
@@ -307,6 +305,14 @@ class Replayer:
             total_reward=None if part is not episode else total,
             ending=ending,
         )
+
+
+def _why_no_state(adapter: str) -> str:
+    """Return why states were not captured as the adapter of a log did."""
+    if not adapter:
+        return "none was recorded"
+    # A function's name is that of its module too.
+    return f"give state=, the function that it was recorded with ({adapter})" if ":" in adapter else "no such adapter"
 
 
 class _Executed(NamedTuple):

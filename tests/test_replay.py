@@ -451,6 +451,22 @@ def test_a_number_of_another_type_or_other_bits_is_a_difference(tmp_path: Path, 
         assert (divergence.step, divergence.field) == (1, where)
 
 
+def pole(env: Any) -> Any:
+    return env.unwrapped.state
+
+
+def test_a_state_that_a_function_captured_is_compared_where_the_function_is_given(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, state=pole)
+    env.reset(seed=1)
+    env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        (note,) = replay_episode(episode).notes
+        assert note == f"state not compared: give state=, the function that it was recorded with ({__name__}:pole)"
+        assert "state" in replay_episode(episode, state=pole).compared
+
+
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
     return EnvRecord(env_id, entry_point, b"", None, {}, [], "posix.system")
 
