@@ -15,6 +15,9 @@ Grade = Literal["exact", "state", "partial", "diverged", "refused"]
 because the log has lost steps or only later ones were asked for. diverged: at a step and field. refused: nothing was executed,
 because the environment may not be imported, is missing, or cannot be made again."""
 
+CLOSE_ULPS = 1 << 20
+"""From here on a distance is not said: 0.0 and 1.0 are 4607182418800017408 apart, which tells nobody anything."""
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -43,7 +46,7 @@ class Divergence:
         return "the reset" if self.step < 0 else f"step {self.step}"
 
     def __str__(self) -> str:
-        distance = "" if self.ulps is None else f" ({self.ulps} ulp apart)"
+        distance = f" ({self.ulps} ulp apart)" if self.ulps is not None and self.ulps < CLOSE_ULPS else ""
         cause = f"; likely cause: {self.cause}" if self.cause else ""
         return f"{self.where}, {self.field}: recorded {short(self.expected)}, replayed {short(self.actual)}{distance}{cause}"
 

@@ -23,6 +23,7 @@ from trajrec.log.reader import LogReader
 from trajrec.replay import fork, replay_episode, replay_episodes
 from trajrec.replay.engine import Replayer
 from trajrec.replay.environments import make_env
+from trajrec.replay.report import Divergence, ulp_distance
 from trajrec.schema import EnvRecord
 
 ENVIRONMENTS = [
@@ -465,6 +466,14 @@ def test_a_state_that_a_function_captured_is_compared_where_the_function_is_give
         (note,) = replay_episode(episode).notes
         assert note == f"state not compared: give state=, the function that it was recorded with ({__name__}:pole)"
         assert "state" in replay_episode(episode, state=pole).compared
+
+
+def test_a_distance_in_floats_is_said_where_it_is_small() -> None:
+    def said(expected: float, actual: float) -> str:
+        return str(Divergence(3, "reward", expected, actual, ulps=ulp_distance(expected, actual)))
+
+    assert said(1.0, 1.0 + 2**-52).endswith("replayed 1.0000000000000002 (1 ulp apart)")
+    assert said(0.0, 1.0).endswith("recorded 0.0, replayed 1.0")
 
 
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
