@@ -255,7 +255,9 @@ class Replayer:
         if self._made is None or self._made[0] != key:
             self.close()
             env = (
-                env_by(self._factory) if self._factory is not None else make_env(key, episode_id=episode.id, allow=self._allow)
+                env_by(self._factory, key)
+                if self._factory is not None
+                else make_env(key, episode_id=episode.id, allow=self._allow)
             )
             self._made = (key, stage_of(env, episode, self._state))
         return self._made[1]

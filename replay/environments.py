@@ -7,6 +7,7 @@ allows its module.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -22,6 +23,7 @@ from trajrec.errors import EnvContractError, EnvMissingError, EnvRefusedError, T
 from trajrec.joint import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.protocols import World
 from trajrec.schema import EnvRecord
+from trajrec.state.diff import is_same
 
 KNOWN_PACKAGES = {
     "ALE": "ale_py",
@@ -46,20 +48,72 @@ _ONLOOKERS = ("HumanRendering", "RecordVideo")
 
 def make_by_id(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
     """Make an environment that the caller names, importing the package that registers it where that is known."""
-    package = KNOWN_PACKAGES.get(env_id.partition("/")[0] if "/" in env_id else env_id.partition("-")[0])
-    if package is not None and env_id not in gymnasium.registry:
-        importlib.import_module(package)
+    _register(env_id)
     env: gymnasium.Env[Any, Any] = gymnasium.make(env_id, **kwargs)
     return env
 
 
-def env_by(factory: Any) -> gymnasium.Env[Any, Any]:
+def _register(env_id: str) -> None:
+    package = KNOWN_PACKAGES.get(env_id.partition("/")[0] if "/" in env_id else env_id.partition("-")[0])
+    if package is not None and env_id not in gymnasium.registry:
+        importlib.import_module(package)
+
+
+@dataclasses.dataclass(frozen=True)
+class ById:
+    """Makes the environment of an id that the caller names; in the place of a recorded one with the arguments of that.
+
+    Attributes:
+        env_id: The id.
+    """
+
+    env_id: str
+
+    def __call__(self) -> gymnasium.Env[Any, Any]:
+        return make_by_id(self.env_id)
+
+    def refused(self, record: EnvRecord) -> dict[str, Any]:
+        """Return the recorded arguments where the environment does not take them; it is then made without."""
+        kwargs = self._arguments(record)
+        try:
+            make_by_id(self.env_id, **kwargs).close()
+        except TypeError:
+            return kwargs
+        return {}
+
+    def like(self, record: EnvRecord) -> gymnasium.Env[Any, Any]:
+        """Make it with the recorded arguments, or without where it does not take them."""
+        try:
+            return make_by_id(self.env_id, **self._arguments(record))
+        except TypeError:
+            return self()
+
+    def _arguments(self, record: EnvRecord) -> dict[str, Any]:
+        """Return the recorded arguments that somebody gave: those of an id are its own, and another id has others."""
+        if not record.kwargs_data or API_FIELD in record.spec_fields:
+            return {}
+        for env_id in (record.env_id, self.env_id):
+            with contextlib.suppress(ImportError):  # what was recorded need not be installed
+                _register(env_id)
+        spec = gymnasium.registry.get(record.env_id) or gymnasium.registry.get(self.env_id)
+        own = {} if spec is None else spec.kwargs
+        given = {name: value for name, value in codec.decode(record.kwargs_data).items() if name != "render_mode"}
+        return {name: value for name, value in given.items() if name not in own or not is_same(own[name], value)}
+
+
+def env_by(factory: Any, record: EnvRecord | None = None) -> gymnasium.Env[Any, Any]:
     """Make an environment with what the caller gave to make it; of one of PettingZoo's, the joint view.
+
+    Args:
+        factory: What makes it.
+        record: What was recorded, in the place of which it is made: see `ById`.
 
     Raises:
         EnvContractError: It raises, or makes something else; says what.
         TypeError: It is nothing that can be called.
     """
+    if record is not None and isinstance(factory, ById):
+        return factory.like(record)
     made = as_gymnasium(_made_by(factory))
     if isinstance(made, gymnasium.Env):
         return made
@@ -101,6 +155,8 @@ def _is_world(made: Any) -> bool:
 
 
 def _name(factory: Any) -> str:
+    if isinstance(factory, ById):
+        return repr(factory.env_id)
     if isinstance(factory, functools.partial) and factory.args:
         return repr(factory.args[0])  # the id, or the factory, that the caller named
     name = getattr(factory, "__qualname__", None)

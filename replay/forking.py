@@ -211,7 +211,11 @@ class _Fork:
             return []
 
         def stage() -> Stage:
-            made = env_by(env) if env is not None else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
+            made = (
+                env_by(env, episode.header.env)
+                if env is not None
+                else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
+            )
             return stage_of(made, episode, state)
 
         if timeout_s is not None or memory_mb is not None:

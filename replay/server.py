@@ -137,7 +137,11 @@ def serve(job: Job) -> Iterator[Done | Lost]:
     episode = Places().read(job.lineage)
 
     def make() -> Stage:
-        env = env_by(job.make) if job.make is not None else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
+        env = (
+            env_by(job.make, episode.header.env)
+            if job.make is not None
+            else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
+        )
         return stage_of(env, episode, job.state)
 
     walker = Walker(episode, make, job.level)

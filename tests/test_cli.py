@@ -378,6 +378,36 @@ def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
         assert what in line, command
 
 
+def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(tmp_path)
+    kwargs = '{"is_slippery": false, "map_name": "8x8", "render_mode": "ansi"}'
+    assert main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", kwargs, "--seed", "1", "-n", "2"]) == 0
+    capsys.readouterr()
+    for jobs in ("1", "2"):
+        assert main(["replay", folder, "--against", "FrozenLake-v1", "--jobs", jobs]) == 0
+        said = capsys.readouterr()
+        assert "2 exact" in said.out
+        assert said.err == ""
+    assert main(["fork", folder, first_id(tmp_path), "--at", "2", "--policy", "random", "--env", "FrozenLake-v1"]) == 0
+    capsys.readouterr()
+    assert main(["replay", folder, "--against", "Taxi-v4"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "trajrec: recorded with {'map_name': '8x8', 'is_slippery': False}, which Taxi-v4 does not take: replayed without"
+    )
+
+
+def test_an_id_to_replay_against_keeps_what_is_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "lake")
+    assert main(["record", "FrozenLake-v1", "-o", folder, "--seed", "1"]) == 0
+    capsys.readouterr()
+    # Its recorded map is that of its id, and not what somebody wanted of the other.
+    assert main(["replay", folder, "--against", "FrozenLake8x8-v1"]) == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_an_environment_is_no_world_to_replay_an_agent_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with trajrec.episode(tmp_path, task="t", world=Bank()) as ep:
         ep.call("deposit", amount=100)

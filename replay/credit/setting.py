@@ -99,11 +99,8 @@ class Setting:
 
     def stage(self, episode: Episode) -> Stage:
         """Make a stage for an episode."""
-        env = (
-            env_by(self.make)
-            if self.make is not None
-            else make_env(episode.header.env, episode_id=episode.id, allow=self.allow)
-        )
+        record = episode.header.env
+        env = env_by(self.make, record) if self.make is not None else make_env(record, episode_id=episode.id, allow=self.allow)
         return stage_of(env, episode, self.state)
 
     def world(self, episode: Episode) -> World:

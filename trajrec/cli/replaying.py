@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from trajrec.cli.commands import load_function, make_env, open_corpus, tell_problems
-from trajrec.cli.output import Progress, print_json
+from trajrec.cli.output import Progress, print_json, say
 
 
 def replay(arguments: argparse.Namespace) -> int:
@@ -21,11 +21,15 @@ def replay(arguments: argparse.Namespace) -> int:
     with open_corpus(arguments.dir) as corpus:
         chosen, total = _chosen(corpus, arguments)
         then: dict[str, Outcome] = {}
+        seen: list[Any] = []
 
         def noted() -> Iterator[Any]:
             for episode in chosen:
                 if against is not None:
                     then[episode.id] = outcome_of(episode)
+                    if episode.header.env not in seen and not episode.is_agents:
+                        seen.append(episode.header.env)
+                        _tell_arguments(against, seen[-1])
                 yield episode
 
         summary, kept = Summary(), []
@@ -87,11 +91,18 @@ def load_env(name: str, flag: str) -> Callable[[], Any]:
         return load_function(name, flag, "a Gymnasium id or ")
     make_env(name, {}).close()  # says what is wrong before anything is replayed
 
-    from functools import partial
+    from trajrec.replay.environments import ById
 
-    from trajrec.replay.environments import make_by_id
+    return ById(name)
 
-    return partial(make_by_id, name)
+
+def _tell_arguments(against: Any, record: Any) -> None:
+    """Say where an environment of an id does not take what another one was recorded with: it is no fault of the episode."""
+    from trajrec.replay.environments import ById
+
+    kwargs = against.refused(record) if isinstance(against, ById) else {}
+    if kwargs:
+        say(f"trajrec: recorded with {kwargs}, which {against.env_id} does not take: replayed without")
 
 
 def tolerance(text: str) -> int:
