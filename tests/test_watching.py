@@ -7,10 +7,13 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import trajrec
@@ -20,6 +23,7 @@ from trajrec.replay import replay_episode, replay_world
 from trajrec.state.database import Database
 from trajrec.state.diff import MISSING
 from trajrec.state.folder import WHOLE_BYTES, Folder
+from trajrec.state.tree import Tree
 
 
 @pytest.fixture
@@ -133,6 +137,93 @@ def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(t
         assert ep.state_digest is None
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT phase, error_type FROM failures").fetchall() == [("state", "sqlite3.ProgrammingError")]
+
+
+# Objects
+
+
+class Till:
+    """Holds attributes and nothing that declares them."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.items: dict[str, int] = {"a": 1}
+
+    def sell(self) -> None:
+        self.n += 1
+        self.items["b"] = 2
+
+
+class SlottedTill(Till):
+    __slots__ = ("__secret", "n")
+
+
+class LinkedTill(Till):
+    """Refers to itself, and holds what no plain data is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.me, self.others = self, [self]
+        self.lock, self.weights = threading.Lock(), np.zeros(3)
+
+
+def watched(folder: Path, state: Any, tool: Callable[[], Any]) -> list[tuple[Any, ...]]:
+    with trajrec.episode(folder, state=state) as ep:
+        ep.tool(tool, name="tool")
+        ep.call("tool")
+    with trajrec.open(folder) as corpus:
+        assert corpus.sql("SELECT count(*) FROM failures").fetchall() == [(0,)]
+        return corpus.sql("SELECT part, path, after FROM state_changes").fetchall()
+
+
+@pytest.mark.parametrize("cls", [Till, SlottedTill, LinkedTill])
+def test_attributes_of_an_object_are_watched(tmp_path: Path, cls: type[Till]) -> None:
+    for name, wrap, part, base in (
+        ("itself", lambda till: till, "", ""),
+        ("by name", lambda till: {"till": till}, "till", ""),
+        ("in a whole", lambda till: {"till": till, "count": 1}, "", "till/"),
+        ("in a list", lambda till: [till], "", "0/"),
+        ("of a function", lambda till: lambda: till, "", ""),
+    ):
+        till = cls()
+        assert watched(tmp_path / name, wrap(till), till.sell) == [(part, f"{base}n", "1"), (part, f"{base}items/b", "2")]
+
+
+def test_attributes_are_put_back_in_place() -> None:
+    till = Till()
+    tree = Tree(lambda: till)
+    before, digest = tree.begin()
+    items = till.items
+    till.sell()
+    tree.restore(before)
+    assert (till.n, till.items, tree.update()) == (0, {"a": 1}, ([], digest))
+    assert till.items is items
+
+
+@pytest.mark.parametrize("given_as", [lambda state: state, MappingProxyType])
+def test_a_dict_with_numbers_or_texts_is_one_object(tmp_path: Path, given_as: Any) -> None:
+    state: dict[str, Any] = {"users": {"ada": 1}, "count": 0}
+
+    def tool() -> None:
+        state["users"]["ben"] = 2
+        state["count"] += 1
+
+    assert watched(tmp_path, given_as(state), tool) == [("", "users/ben", "2"), ("", "count", "1")]
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ("some/folder", r"give pathlib.Path\('some/folder'\) for a folder or a database"),
+        (5, "5 of type int can never change: what can be watched is an object with attributes, a dict"),
+        ((1.5, None), "of type tuple can never change"),
+        ({"db": Path(), "n": 1}, r"state\['n'\]: 1 of type int can never change"),
+        ({"db": Path(), "docs": "docs"}, r"state\['docs'\]: 'docs' is a text: give pathlib.Path"),
+    ],
+)
+def test_what_can_never_change_is_refused(tmp_path: Path, state: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message), trajrec.episode(tmp_path, state=state):
+        pass
 
 
 # The office

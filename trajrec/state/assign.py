@@ -7,7 +7,7 @@ from typing import Any
 from trajrec import codec
 from trajrec.errors import RestoreError
 from trajrec.state.diff import is_same, join
-from trajrec.state.fields import fields_of
+from trajrec.state.fields import attributes_of
 
 _PLAIN = frozenset((str, int, float, bool, type(None), bytes))
 
@@ -15,7 +15,7 @@ _PLAIN = frozenset((str, int, float, bool, type(None), bytes))
 def assign(live: Any, wanted: Any, path: str = "") -> None:
     """Make a live value equal to plain data.
 
-    Dicts, lists and objects with fields are changed in place. What is new is plain data, so nothing may be missing that is an
+    Dicts, lists and objects are changed in place. What is new is plain data, so nothing may be missing that is an
     object of a class.
 
     >>> shop = {"stock": [3, 1]}
@@ -31,7 +31,7 @@ def assign(live: Any, wanted: Any, path: str = "") -> None:
         _assign_dict(live, wanted, path)
     elif type(live) is list and isinstance(wanted, (list, tuple)):
         _assign_list(live, wanted, path)
-    elif (fields := fields_of(live)) is not live and isinstance(wanted, dict) and fields.keys() == wanted.keys():
+    elif (fields := attributes_of(live)) is not live and isinstance(wanted, dict) and fields.keys() == wanted.keys():
         for name, value in wanted.items():
             _set(live, name, fields[name], value, path)
     elif not is_same(live, wanted):
@@ -69,7 +69,7 @@ def _given(live: Any, wanted: Any, path: str) -> Any:
 
 
 def _new(example: Any, wanted: Any, path: str) -> Any:
-    if example is not None and fields_of(example) is not example:
+    if example is not None and attributes_of(example) is not example:
         raise RestoreError(f"{path}: it is missing, and would have to be a {codec.type_name(example)}")
     return wanted
 

@@ -16,7 +16,7 @@ from trajrec import codec
 from trajrec.errors import RestoreError
 from trajrec.state.assign import assign
 from trajrec.state.diff import MISSING, Change, diff, first_difference, join
-from trajrec.state.fields import fields_of
+from trajrec.state.fields import attributes_of, opened
 
 PAGE_ITEMS = 64
 PAGE_BYTES = 1 << 12
@@ -29,9 +29,13 @@ BRANCH_DEPTH = 2
 
 _MODULUS = 1 << 256
 
+_UNHELD = (OverflowError, UnicodeEncodeError, TypeError, ValueError, RecursionError)
+"""What plain msgpack raises for what it cannot hold; the last for objects that refer to each other."""
+
 
 class Tree:
-    """Watches one value made of dicts, lists, numbers and texts, and of objects with fields (dataclasses, pydantic, attrs).
+    """Watches one value made of dicts, lists, numbers and texts, and of objects with fields (dataclasses, pydantic, attrs) or
+    attributes.
 
     Args:
         read: Returns the value, borrowed.
@@ -50,17 +54,17 @@ class Tree:
         try:
             self._root = _Node(value, (), 0)
             return _decode(_encode(value)), _text(self._root.total)
-        except (OverflowError, UnicodeEncodeError, TypeError, ValueError):
+        except _UNHELD:
             # Something that plain msgpack cannot hold: slower, and as lossless as actions are.
             self._root = None
-            self._whole = codec.encode(value, canonical=True, opaque=True)
+            self._whole = codec.encode(opened(value), canonical=True, opaque=True)
             return codec.decode(self._whole), codec.digest_bytes(self._whole)
 
     def update(self) -> tuple[list[Change], str]:
         """Return what changed since the last time, and the digest of the value as it is now."""
         value = self._read()
         if self._root is None:
-            whole = codec.encode(value, canonical=True, opaque=True)
+            whole = codec.encode(opened(value), canonical=True, opaque=True)
             changes = [] if whole == self._whole else diff(codec.decode(self._whole), codec.decode(whole))
             self._whole = whole
             return changes, codec.digest_bytes(whole)
@@ -71,7 +75,7 @@ class Tree:
             else:
                 before, self._root = self._root.value(), _Node(value, (), 0)
                 found = diff(before, _decode(_encode(value)))
-        except (OverflowError, UnicodeEncodeError, TypeError, ValueError):
+        except _UNHELD:
             before = self._root.value()
             after = self.begin()
             return diff(before, after[0]), after[1]
@@ -96,7 +100,7 @@ class _Node:
     __slots__ = ("depth", "keys", "kind", "pages", "path", "subs", "total")
 
     def __init__(self, value: Any, path: tuple[Any, ...], depth: int) -> None:
-        value = fields_of(value)
+        value = attributes_of(value)
         self.kind, self.path, self.depth = _kind(value), path, depth
         self.keys: list[Any] = _keys(value)
         self.subs: dict[Any, _Node] = {}
@@ -107,14 +111,14 @@ class _Node:
                 page = items[start : start + PAGE_ITEMS]
                 if len(_encode(page)) > PAGE_BYTES:
                     for key, item in zip(self.keys[start:], page, strict=False):
-                        if _kind(fields_of(item)) is not None and len(_encode(item)) > NODE_BYTES:
+                        if _kind(attributes_of(item)) is not None and len(_encode(item)) > NODE_BYTES:
                             self.subs[key] = _Node(item, (*path, key), depth + 1)
         self.pages = self._encode_pages(items)
         self.total = self._sum(value)
 
     def fits(self, value: Any) -> bool:
         """Say whether a value is a container of the same kind."""
-        return self.kind is not None and _kind(fields_of(value)) == self.kind
+        return self.kind is not None and _kind(attributes_of(value)) == self.kind
 
     def value(self) -> Any:
         """Return the value as it was, decoded from the pages."""
@@ -126,7 +130,7 @@ class _Node:
 
     def update(self, value: Any, found: list[Change]) -> None:
         """Take in the value as it is now; add what changed to `found`."""
-        value = fields_of(value)
+        value = attributes_of(value)
         keys, items = _keys(value), _items(value, self.kind)
         was_branch, is_branch = self._is_branch(len(self.keys)), self._is_branch(len(keys))
         before = len(found)
@@ -240,7 +244,7 @@ def _differing(before: bytes, after: bytes, items: list[Any]) -> tuple[int, int,
 
 def _record_sum(path: tuple[Any, ...], value: Any, depth: int) -> int:
     """Return what a value adds to the digest: the sum over its records, whatever their order."""
-    value = fields_of(value)
+    value = attributes_of(value)
     kind = _kind(value)
     if kind is None or (depth >= BRANCH_DEPTH and len(value) <= BRANCH_ITEMS):
         return _hash(path, _encode_sorted(value))
@@ -280,7 +284,7 @@ def _items(value: Any, kind: str | None) -> list[Any]:
 
 
 def _hook(value: Any) -> Any:
-    plain = fields_of(value)
+    plain = attributes_of(value)
     if plain is value:
         raise TypeError(f"{codec.type_name(value)} is no plain data")
     return plain

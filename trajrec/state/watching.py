@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import decimal
+import enum
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +15,8 @@ from trajrec.state.database import Database
 from trajrec.state.diff import Change
 from trajrec.state.folder import Folder
 from trajrec.state.tree import Tree
+
+_FIXED = (str, bytes, int, float, complex, type(None), frozenset, enum.Enum, decimal.Decimal, datetime.date, datetime.time)
 
 
 class Tracker(Protocol):
@@ -49,8 +54,9 @@ def parts_of(world: Any, state: Any) -> list[Part]:
 
     Args:
         world: A world, or None.
-        state: What to watch: an object, a function without arguments that returns one, a SQLite connection, the Path of a
-            SQLite database or of a folder, a tracker; or a mapping of names to such. False watches nothing.
+        state: What to watch: an object (its attributes), a function without arguments that returns one, a SQLite connection,
+            the Path of a SQLite database or of a folder, a tracker; or a mapping of names to such. One with numbers or texts,
+            which cannot change by themselves, is watched whole. False watches nothing.
 
     Raises:
         TypeError: Something cannot be watched.
@@ -66,11 +72,40 @@ def parts_of(world: Any, state: Any) -> list[Part]:
         else:
             return []
     if isinstance(state, Mapping) and state and all(isinstance(name, str) for name in state):
-        return [Part(name, _tracker(value)) for name, value in state.items()]
+        fixed = {name: value for name, value in state.items() if _is_fixed(value)}
+        if not fixed:
+            return [Part(name, _tracker(value)) for name, value in state.items()]
+        if any(_is_outside(value) for value in state.values()):
+            name, value = next(iter(fixed.items()))
+            raise TypeError(f"state[{name!r}]: {_refusal(value)}")
+        if not isinstance(state, dict):
+            mapping = state
+            return [Part("", Tree(lambda: dict(mapping)))]
     return [Part("", _tracker(state))]
 
 
+def _is_fixed(value: Any) -> bool:
+    """Say whether a value can never change: only what holds it can."""
+    return isinstance(value, _FIXED) or (type(value) is tuple and all(map(_is_fixed, value)))
+
+
+def _is_outside(value: Any) -> bool:
+    """Say whether what is watched of a value lies elsewhere than in it, so that nothing would be seen of it in a whole."""
+    return isinstance(value, (sqlite3.Connection, Path)) or hasattr(value, "begin") or callable(value)
+
+
+def _refusal(value: Any) -> str:
+    if isinstance(value, str):
+        return f"{value!r} is a text: give pathlib.Path({value!r}) for a folder or a database"
+    return (
+        f"{value!r} of type {type(value).__name__} can never change: what can be watched is an object with attributes, a dict, "
+        "a list, a function that returns one, a SQLite connection, a pathlib.Path of a database or a folder, or several by name"
+    )
+
+
 def _tracker(value: Any) -> Tracker:
+    if _is_fixed(value):
+        raise TypeError(f"state: {_refusal(value)}")
     if hasattr(value, "begin") and hasattr(value, "update"):
         tracker: Tracker = value
         return tracker
