@@ -47,6 +47,41 @@ def episodes(folder: Path) -> list[Any]:
     return sorted(trajrec.open(folder).episodes(), key=lambda episode: episode.number)
 
 
+class Counter:
+    """A world that shows its state and takes none back."""
+
+    def __init__(self, step: int = 1) -> None:
+        self.n, self.by = 0, step
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
+        self.n = 0
+        return "Count."
+
+    def tools(self) -> list[Tool]:
+        return [Tool.taking("count", "write")]
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> str:
+        self.n += self.by
+        return "counted"
+
+    def get_state(self) -> dict[str, int]:
+        return {"n": self.n}
+
+
+def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="count", world=Counter()) as ep:
+        ep.call("count")
+    (episode,) = episodes(tmp_path)
+    assert trajrec.open(tmp_path).sql("SELECT path, after FROM state_changes").fetchall() == [("n", "1")]
+    same = replay_world(episode, world=Counter())
+    assert (same.grade, same.notes) == ("exact", ())
+    other = replay_world(episode, world=Counter(step=2), explain=False)
+    assert other.divergence is not None
+    assert (other.divergence.field, other.divergence.expected, other.divergence.actual) == ("state/n", 1, 2)
+    forced = replay_world(episode, world=Counter(step=2), state_forced=True, explain=False)
+    assert "could not be put back" in forced.notes[0]
+
+
 REPLAY = """
 import json, sys, trajrec
 with trajrec.open(sys.argv[1]) as corpus:

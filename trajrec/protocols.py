@@ -33,12 +33,17 @@ class StateAdapter:
 
 
 @runtime_checkable
-class Snapshotable(Protocol):
-    """An environment that can hand out its whole state and take it back."""
+class Readable(Protocol):
+    """An environment or world that can hand out its whole state: it is recorded and compared."""
 
     def get_state(self) -> Any:
         """Return the state as plain data or arrays."""
         ...
+
+
+@runtime_checkable
+class Snapshotable(Readable, Protocol):
+    """One that can also take its state back."""
 
     def set_state(self, state: Any) -> None:
         """Put the environment into a state that `get_state` returned."""
@@ -117,8 +122,8 @@ class Tool:
 class World(Protocol):
     """Where an agent's tools act. `trajrec.envs.Shop` is one.
 
-    A world may also have `get_state` and `set_state` (see Snapshotable), `kwargs` (the arguments that make another one like it)
-    and `watch` (see there); what it does not have is not used.
+    A world may also have `get_state` (see Readable) and `set_state` (see Snapshotable), `kwargs` (the arguments that make
+    another one like it) and `watch` (see there); what it does not have is not used.
     """
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:

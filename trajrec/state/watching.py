@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from trajrec.protocols import Snapshotable
+from trajrec.protocols import Readable
 from trajrec.state.database import Database
 from trajrec.state.diff import Change
 from trajrec.state.folder import Folder
@@ -67,7 +67,7 @@ def parts_of(world: Any, state: Any) -> list[Part]:
         watch = getattr(world, "watch", None)
         if callable(watch):
             state = watch()
-        elif isinstance(world, Snapshotable):
+        elif isinstance(world, Readable):
             return [Part("", Tree(world.get_state))]
         else:
             return []
