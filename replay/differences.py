@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from trajrec.episodes import Episode
 from trajrec.paths import path_between
@@ -18,7 +21,8 @@ class EpisodeDifference:
 
     Attributes:
         step: The step, from 0; -1 for what was before the first.
-        field: Where in it: "action", "call", "observation", "result", "reward", "state" or "end", with the path below.
+        field: Where in it: "action", "call", "observation", "result", "reward", "state" or "end", with
+            the path below.
         a: What the first episode has there.
         b: What the second has.
     """
@@ -53,23 +57,47 @@ def first_difference(a: Episode, b: Episode) -> list[EpisodeDifference]:
 
 def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     actions = [[action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)]
-    yield from _first("action", 0, *actions)
+    yield from _first("action", itertools.count(), *actions)
     start = max(a.first_step, b.first_step)
-    offsets = [start - episode.first_step for episode in (a, b)]
-    yield from _first("observation", start - 1, a.observation_list[offsets[0] :], b.observation_list[offsets[1] :])
-    yield from _first("reward", start, a.reward_list[offsets[0] :], b.reward_list[offsets[1] :])
+    steps, *rows = _common(a.step_numbers, b.step_numbers, start)
+    after, *seen = _seen(a, b, start)
+    yield from _first("observation", after, *_picked(a.observation_list, b.observation_list, seen))
+    yield from _first("reward", steps, *_picked(a.reward_list, b.reward_list, rows))
     digests = [episode.state_digests for episode in (a, b)]
     if digests[0] is not None and digests[1] is not None:
-        values = [found[offset:].tolist() for found, offset in zip(digests, offsets, strict=True) if found is not None]
-        for difference in _first("state", start - 1, *values):
-            yield _state(a, b, difference)
+        for difference in _first("state", after, *_picked(digests[0].tolist(), digests[1].tolist(), seen)):
+            yield _state(a, b, difference, *(found[after.index(difference.step)] for found in seen))
 
 
-def _state(a: Episode, b: Episode, difference: EpisodeDifference) -> EpisodeDifference:
+def _common(a: Any, b: Any, start: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the steps from one on that both have a row of, and their rows in each: a step that raised has none."""
+    steps, *rows = np.intersect1d(a, b, assume_unique=True, return_indices=True)
+    first = int(np.searchsorted(steps, start))
+    return steps[first:].tolist(), rows[0][first:].tolist(), rows[1][first:].tolist()
+
+
+def _seen(a: Episode, b: Episode, start: int) -> tuple[list[int], list[int], list[int]]:
+    """Return the steps after which both have an observation and a state, the one before the first step in front, and the rows
+    of these in each."""
+    steps, *rows = _common(a.step_numbers, b.step_numbers, start)
+    firsts = []
+    for found, episode in zip(rows, (a, b), strict=True):
+        found[:] = [row + episode.has_reset for row in found]
+        firsts.append(int(np.searchsorted(episode.step_numbers, start)) - (not episode.has_reset))
+    if min(firsts) >= 0:
+        return [start - 1, *steps], [firsts[0], *rows[0]], [firsts[1], *rows[1]]
+    return steps, rows[0], rows[1]
+
+
+def _picked(a: list[Any], b: list[Any], rows: Sequence[list[int]]) -> tuple[list[Any], list[Any]]:
+    found = [[values[row] for row in of_it] for values, of_it in zip((a, b), rows, strict=True)]
+    return found[0], found[1]
+
+
+def _state(a: Episode, b: Episode, difference: EpisodeDifference, row: int, other: int) -> EpisodeDifference:
     """Return a difference of digests as one of states, where both are stored whole."""
-    rows = [difference.step + 1 - episode.first_step for episode in (a, b)]
-    if rows[0] in a.states and rows[1] in b.states:
-        change = value_difference(a.states[rows[0]], b.states[rows[1]])
+    if row in a.states and other in b.states:
+        change = value_difference(a.states[row], b.states[other])
         if change is not None:
             field = f"state/{change.path}" if change.path else "state"
             return EpisodeDifference(difference.step, field, change.before, change.after)
@@ -102,9 +130,9 @@ def _ends(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
             yield EpisodeDifference(min(a.n_steps, b.n_steps), f"end/{name}", ends[0][name], ends[1][name])
 
 
-def _first(field: str, start: int, a: list[Any], b: list[Any]) -> Iterator[EpisodeDifference]:
-    for number, (x, y) in enumerate(zip(a, b, strict=False)):
+def _first(field: str, steps: Iterable[int], a: list[Any], b: list[Any]) -> Iterator[EpisodeDifference]:
+    for step, x, y in zip(steps, a, b, strict=False):
         change = value_difference(x, y)
         if change is not None:
-            yield EpisodeDifference(start + number, f"{field}/{change.path}".rstrip("/"), change.before, change.after)
+            yield EpisodeDifference(step, f"{field}/{change.path}".rstrip("/"), change.before, change.after)
             return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -16,6 +18,7 @@ from trajrec.agents.sink import close_logs
 from trajrec.cli import build_parser, main
 from trajrec.envs import Bank
 from trajrec.log import frames
+from trajrec.replay import first_difference, fork
 
 
 @pytest.fixture
@@ -319,6 +322,43 @@ def test_fork_diff_and_check_env_work_together(runs: Path, capsys: pytest.Captur
     assert "9 exact" in capsys.readouterr().out
     assert main(["check-env", "CartPole-v1", "--steps", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["levels"]["native"]["granted"]
+
+
+def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path) -> None:
+    class Fragile(gym.Env[Any, Any]):
+        """Counts what is done; refuses 7."""
+
+        observation_space, action_space = gym.spaces.Discrete(1000), gym.spaces.Discrete(8)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.n = 0
+            return 0, {}
+
+        def step(self, action: Any) -> Any:
+            if action == 7:
+                raise ValueError("not 7")
+            self.n = self.n * 2 + int(action)
+            return self.n, float(self.n), False, False, {"n": self.n}
+
+    env = trajrec.record(Fragile(), tmp_path, state=lambda env: env.unwrapped.n)
+    env.reset(seed=0)
+    actions = [0, 7, 1, 2, 0, 1, 2, 0, 1]
+    for action in actions:
+        with contextlib.suppress(ValueError):
+            env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (parent,), branches = corpus.episodes(), []
+        for taken in (actions[4:], [0, 1, 1, 0, 1]):
+            branches += fork.many(parent, at=[4], actions=taken, env=Fragile, state=lambda env: env.unwrapped.n)
+        same, other = (corpus.episode(str(branch.episode_id)) for branch in branches)
+        kinds = {d.field.partition("/")[0] for d in first_difference(parent, same)}
+        assert kinds <= {"end"}
+        found = {d.field.partition("/")[0]: d.step for d in first_difference(parent, other)}
+        assert {name: found[name] for name in ("action", "observation", "reward", "state")} == dict.fromkeys(
+            ("action", "observation", "reward", "state"), 6
+        )
 
 
 def test_a_fork_that_cannot_be_is_one_clear_sentence(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
