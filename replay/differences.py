@@ -21,7 +21,7 @@ class EpisodeDifference:
 
     Attributes:
         step: The step, from 0; -1 for what was before the first.
-        field: Where in it: "action", "call", "observation", "result", "reward", "state" or "end", with
+        field: Where in it: "action", "call", "failure", "observation", "result", "reward", "info", "state" or "end", with
             the path below.
         a: What the first episode has there.
         b: What the second has.
@@ -59,10 +59,19 @@ def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     actions = [[action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)]
     yield from _first("action", itertools.count(), *actions)
     start = max(a.first_step, b.first_step)
+    failures = [
+        {f.step: f"{f.error_type}: {f.message}" for f in e.failures if f.phase == "step" and f.step >= start} for e in (a, b)
+    ]
+    raised = sorted(failures[0].keys() | failures[1].keys())
+    yield from _first("failure", raised, *([found.get(step, "no exception") for step in raised] for found in failures))
     steps, *rows = _common(a.step_numbers, b.step_numbers, start)
     after, *seen = _seen(a, b, start)
     yield from _first("observation", after, *_picked(a.observation_list, b.observation_list, seen))
     yield from _first("reward", steps, *_picked(a.reward_list, b.reward_list, rows))
+    if a.fork is None and b.fork is None:
+        yield from _first("info", [-1], [a.reset_info], [b.reset_info])
+    if a.has_infos or b.has_infos:
+        yield from _first("info", steps, *_picked(a.infos, b.infos, rows))
     digests = [episode.state_digests for episode in (a, b)]
     if digests[0] is not None and digests[1] is not None:
         for difference in _first("state", after, *_picked(digests[0].tolist(), digests[1].tolist(), seen)):
@@ -125,7 +134,11 @@ def _of_agents(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
 
 def _ends(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     ends = [{"n_steps": e.n_steps, "ending": e.ending, "outcome": e.outcome} for e in (a, b)]
-    for name in ends[0]:
+    if a.ending == b.ending:  # of an episode that was both terminated and truncated it says the first only
+        for end, episode in zip(ends, (a, b), strict=True):
+            found = episode.end
+            end |= {} if found is None else {"terminated": found.terminated, "truncated": found.truncated}
+    for name in [name for name in ends[0] if name in ends[1]]:
         if ends[0][name] != ends[1][name]:
             yield EpisodeDifference(min(a.n_steps, b.n_steps), f"end/{name}", ends[0][name], ends[1][name])
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
-from conftest import record
+from conftest import Scripted, record
 
 import trajrec
 from trajrec.agents.sink import close_logs
 from trajrec.cli import build_parser, main
 from trajrec.envs import Bank
+from trajrec.episodes import read_episode
 from trajrec.log import frames
 from trajrec.replay import first_difference, fork
 
@@ -324,6 +325,23 @@ def test_fork_diff_and_check_env_work_together(runs: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["levels"]["native"]["granted"]
 
 
+def test_episodes_that_differ_only_in_infos_or_flags_are_not_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def recorded(name: str, info: dict[str, Any], truncated: bool = False) -> str:
+        env = Scripted(lambda k: (0, 0.0, k == 2, truncated and k == 2, info if k == 1 else {}))
+        return str(read_episode(record(env, tmp_path / name), 0).id)
+
+    first = recorded("first", {"score": 1})
+    for other, said in (
+        (recorded("typed", {"score": 1.0}), "step 1, info/score: 1 | 1.0"),
+        (recorded("cut", {"score": 1}, True), "step 3, end/truncated: False | True"),
+    ):
+        assert main(["diff", str(tmp_path), first, other]) == 1
+        assert capsys.readouterr().out.splitlines() == [said]
+    assert main(["diff", str(tmp_path), first, recorded("same", {"score": 1})]) == 0
+
+
 def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path) -> None:
     class Fragile(gym.Env[Any, Any]):
         """Counts what is done; refuses 7."""
@@ -356,8 +374,8 @@ def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path
         kinds = {d.field.partition("/")[0] for d in first_difference(parent, same)}
         assert kinds <= {"end"}
         found = {d.field.partition("/")[0]: d.step for d in first_difference(parent, other)}
-        assert {name: found[name] for name in ("action", "observation", "reward", "state")} == dict.fromkeys(
-            ("action", "observation", "reward", "state"), 6
+        assert {name: found[name] for name in ("action", "observation", "reward", "info", "state")} == dict.fromkeys(
+            ("action", "observation", "reward", "info", "state"), 6
         )
 
 
