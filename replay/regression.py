@@ -16,8 +16,8 @@ class Outcome(NamedTuple):
     """What an episode came to, then and now.
 
     Attributes:
-        total_reward: Sum of the rewards; None where unknown.
-        ending: terminated, truncated, ...; "" where the recorded actions do not end it now.
+        total_reward: Sum of the rewards; None where unknown, as of an agent's episode.
+        ending: terminated, truncated, ...; "" where the recorded actions do not end it now, and of an agent's episode.
     """
 
     total_reward: float | None
@@ -47,7 +47,9 @@ class Regressed(NamedTuple):
 
 
 def outcome_of(episode: Episode) -> Outcome:
-    """Return what an episode came to when it was recorded."""
+    """Return what an episode came to when it was recorded, as far as a replay can come to it again."""
+    if episode.is_agents:
+        return Outcome(None, "")  # the agent ended it, and no call of its world does; a world gives no rewards
     total = episode.total_reward
     return Outcome(None if math.isnan(total) else total, episode.ending)
 

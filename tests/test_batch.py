@@ -212,7 +212,10 @@ def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(tmp_path: Path, capsys
     close_logs()
     assert command("replay", tmp_path, "--against", "trajrec.envs:Shop") == 0
     assert command("replay", tmp_path, "--against", f"{__name__}:stingy") == 1
-    assert "step 0, result/refunded: recorded 100, replayed 99" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "step 0, result/refunded: recorded 100, replayed 99" in printed
+    assert "ending: then" not in printed  # a replay makes the calls of an agent; it neither ends nor rewards it
+    assert "total reward: then" not in printed
     assert command("replay", tmp_path, "--against", f"{__name__}:stingy", "--state-forced", "--json") == 1
     import json
 
