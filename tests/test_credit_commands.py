@@ -197,6 +197,24 @@ def test_step_labels_are_those_of_the_rollouts(tmp_path: Path, capsys: pytest.Ca
     assert n == [4] * 6
 
 
+@pytest.mark.slow
+def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, target = str(tmp_path / "runs"), str(tmp_path / "labels.jsonl")
+    record(gym.make("CartPole-v1"), tmp_path / "runs", 1)
+    with trajrec.open(runs) as corpus:
+        (episode,) = corpus.episodes()
+        credit.scan(episode, "random", n=2)
+        assert main(["export", runs, "prm", "-o", target]) == 0
+        assert "all labels are true where no check was given: won is taken to be a return above 0" in capsys.readouterr().err
+        credit.scan(episode, "random", n=2, check="truncated")
+        assert main(["export", runs, "prm", "-o", target]) == 0
+        assert "--check" not in capsys.readouterr().err
+    assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
+    assert f"was won (it returned {episode.n_steps} > 0; check=, or --check, says otherwise): " in capsys.readouterr().err
+
+
 def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]) as ep:
         ep.call("deposit", amount=100)

@@ -11,7 +11,7 @@ import itertools
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,7 +59,16 @@ COLUMNS: dict[Kind, dict[str, str]] = {
 """Columns of each kind with their types."""
 
 
-def export(corpus: Corpus, kind: Kind, file: str | Path, *, where: str = "true", method: Method = "grpo", **how: Any) -> int:
+def export(
+    corpus: Corpus,
+    kind: Kind,
+    file: str | Path,
+    *,
+    where: str = "true",
+    method: Method = "grpo",
+    tell: Callable[[str], None] | None = None,
+    **how: Any,
+) -> int:
     """Write training data from a corpus; return the number of rows.
 
     Args:
@@ -71,6 +80,7 @@ def export(corpus: Corpus, kind: Kind, file: str | Path, *, where: str = "true",
         file: Ends in .parquet or .jsonl; replaced if it is there.
         where: Which episodes, as a condition on the table `episodes`.
         method: Of "grpo": see `group`.
+        tell: Is told, in a sentence each, why what is written may not be what is wanted.
         how: Of "grpo": what else `group` takes.
 
     Raises:
@@ -84,7 +94,7 @@ def export(corpus: Corpus, kind: Kind, file: str | Path, *, where: str = "true",
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder to write into")
     if kind == "prm":
-        rows = _labels(corpus, where)
+        rows = _labels(corpus, where, tell)
     elif kind == "dpo":
         rows = itertools.chain(_substitutions(corpus, where), _forks(corpus, where))
     else:
@@ -119,7 +129,7 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _labels(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
+def _labels(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> Iterator[dict[str, Any]]:
     """Yield step labels: of the rollouts that took a step's action and went on, from each episode's latest run that has
     them."""
     query = f"""
@@ -129,12 +139,15 @@ def _labels(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
       HAVING count(DISTINCT c.step) >= any_value(e.n_steps) - coalesce(any_value(e.fork_step), 0)
     ), latest AS (SELECT * FROM runs QUALIFY row_number() OVER (PARTITION BY episode_id ORDER BY made DESC, run_id) = 1)
     SELECT l.episode_id, l.run_id, l.policy_id, r.fork_step, r.arm, count(*) AS n,
-      avg(coalesce(r.score, CAST(r.returned > 0 AS DOUBLE))) AS share
+      avg(coalesce(r.score, CAST(r.returned > 0 AS DOUBLE))) AS share, count(r.score) > 0 AS is_checked
     FROM latest l JOIN rollouts r USING (run_id, episode_id)
     WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') AND {_is_of(where, "l")} GROUP BY ALL
     """
     found: dict[str, tuple[str, str, dict[tuple[int, str], tuple[int, float]]]] = {}
-    for episode_id, run_id, policy_id, step, arm, n, share in corpus.sql(query).fetchall():
+    checked, unchecked = set(), set()  # episodes of which a check said what winning is; labels of all others
+    for episode_id, run_id, policy_id, step, arm, n, share, is_checked in corpus.sql(query).fetchall():
+        if is_checked:
+            checked.add(episode_id)
         found.setdefault(episode_id, (run_id, policy_id, {}))[2][step, arm] = (n, share)
     for episode in corpus.episodes(f"({where}) AND episode_id IN (SELECT episode_id FROM credit)", order_by="episode_id"):
         if episode.id not in found:
@@ -149,6 +162,8 @@ def _labels(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
             won = episode.outcome == "success" if episode.outcome is not None else episode.total_reward > 0
             after[-1] = (1, float(won))
         known = [share for share in after if share is not None]
+        if episode.id not in checked:
+            unchecked |= {share > 0 for _, share in known}
         yield {
             "prompt": prompt_of(episode),
             "completions": [text for _, text in texts_of(episode)],
@@ -159,6 +174,9 @@ def _labels(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
             "run_id": run_id,
             "policy_id": policy_id,
         }
+    if tell is not None and len(unchecked) == 1:
+        label = str(*unchecked).lower()
+        tell(f"all labels are {label} where no check was given: won is taken to be a return above 0: --check says otherwise")
 
 
 def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:

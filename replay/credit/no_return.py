@@ -78,7 +78,8 @@ def point_of_no_return(episode: Episode, policy: Any, *, n: int = 32, **how: Unp
         raise ValueError(f"n must be at least 2, got {n!r}")
     with Prober(episode, Setting.of(policy, how)) as prober:
         if _is_won(prober):
-            raise ValueError(f"episode {episode.id} was won: there is no step after which it could not be")
+            why = "" if prober.by_score else f" (it returned {episode.total_reward:g} > 0; check=, or --check, says otherwise)"
+            raise ValueError(f"episode {episode.id} was won{why}: there is no step after which it could not be")
         samples: dict[int, list[Rollout]] = {}
 
         actions = recorded_actions(episode)

@@ -84,7 +84,7 @@ def export(arguments: argparse.Namespace) -> int:
     from trajrec.replay import credit as credits_
 
     with open_corpus(arguments.dir) as corpus:
-        n = credits_.export(corpus, arguments.kind, arguments.output, where=arguments.where, method=arguments.method)
+        n = credits_.export(corpus, arguments.kind, arguments.output, where=arguments.where, method=arguments.method, tell=say)
     say(f"{arguments.output}: {n} rows" if n else f"{arguments.output}: no rows: {NEEDS[arguments.kind]}")
     return 0
 
