@@ -25,6 +25,7 @@ from trajrec.envs import Bank
 from trajrec.envs.solved import SPOIL, WORK
 from trajrec.episodes import Episode
 from trajrec.replay import credit, fork
+from trajrec.replay.credit.groups import METHODS
 
 assert trajrec.envs
 
@@ -290,6 +291,24 @@ def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
             of = [json.loads(line)["episode_id"] for line in target.read_text().splitlines()]
             assert set(of) == {episode.id for episode in episodes[1:]}
     assert most[0] <= 2
+
+
+@pytest.mark.slow
+def test_what_keeps_forks_and_groups_from_training_anything_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs, target = str(tmp_path / "runs"), str(tmp_path / "rows.jsonl")
+    episode = chain(tmp_path / "runs", 4, 1)
+    fork.many(episode, at=[1], actions=[WORK, WORK, WORK])
+    assert main(["export", runs, "dpo", "-o", target]) == 0
+    said = capsys.readouterr().err
+    assert "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, fork.many(checks=...)" in said
+    assert "run `trajrec fork`" not in said
+    for method in METHODS:
+        assert main(["export", runs, "grpo", "-o", target, "--method", method]) == 0
+        assert "1 of 1 episodes are alone in their group" in capsys.readouterr().err
+    chain(tmp_path / "runs", 4, 2)
+    for method in METHODS:
+        assert main(["export", runs, "grpo", "-o", target, "--method", method]) == 0
+        assert "alone" not in capsys.readouterr().err
 
 
 def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:

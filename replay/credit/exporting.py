@@ -96,9 +96,9 @@ def export(
     if kind == "prm":
         rows = _labels(corpus, where, tell)
     elif kind == "dpo":
-        rows = itertools.chain(_substitutions(corpus, where), _forks(corpus, where))
+        rows = itertools.chain(_substitutions(corpus, where), _forks(corpus, where, tell))
     else:
-        rows = _advantages(corpus, method, {**how, "where": where})
+        rows = _advantages(corpus, method, {**how, "where": where}, tell)
     return _write(rows, COLUMNS[kind], path)
 
 
@@ -201,8 +201,16 @@ def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
                 yield {**pair, "lo": lo, "hi": hi, "episode_id": episode.id, "step": step, "source": "substitution"}
 
 
-def _forks(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
+def _forks(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> Iterator[dict[str, Any]]:
     """Yield pairs of actions at one step of which one is better, by what forks came to."""
+    if tell is not None:
+        unknown = (
+            "SELECT count(*), count(*) FILTER (b.outcome IS NULL OR p.outcome IS NULL) FROM branches b "
+            f"JOIN episodes p ON p.episode_id = b.parent_id WHERE {_is_of(where, 'p')}"
+        )
+        ((n, n_unknown),) = corpus.sql(unknown).fetchall()
+        if n_unknown:
+            tell(f"{n_unknown} of {n} forks make no pair: they and their episodes need an outcome, fork.many(checks=...)")
     query = (
         "SELECT b.episode_id, b.parent_id, b.fork_step FROM branches b JOIN episodes p ON p.episode_id = b.parent_id "
         "WHERE b.outcome IS NOT NULL AND p.outcome IS NOT NULL AND b.outcome <> p.outcome "
@@ -219,9 +227,16 @@ def _forks(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
         yield {**row, "episode_id": parent_id, "step": step, "source": f"fork {branch_id}"}
 
 
-def _advantages(corpus: Corpus, method: Method, how: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _advantages(
+    corpus: Corpus, method: Method, how: dict[str, Any], tell: Callable[[str], None] | None
+) -> Iterator[dict[str, Any]]:
     """Yield the advantages of a group's steps; where one is not known it is 0, which trains nothing."""
     tables = {table.episode_id: table for table in group(corpus, method, **how)}
+    if tell is not None:
+        # Of GRPO a row's n is the size of its group; the other methods count something else there.
+        sizes = tables.values() if method == "grpo" else group(corpus, "grpo", **how)
+        if n_alone := sum(table[0].n == 1 for table in sizes):
+            tell(f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing to compare them with")
     for episode in corpus.episodes(how["where"]):
         if episode.id in tables:
             yield {

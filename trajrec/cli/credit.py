@@ -73,7 +73,7 @@ def bisect(arguments: argparse.Namespace) -> int:
 
 NEEDS = {
     "prm": "labels of steps are made of rollouts: run `trajrec credit` or `trajrec bisect` on episodes first",
-    "dpo": "pairs are made of substitutions and forks: run `trajrec fork` on episodes, or credit.substitute",
+    "dpo": "pairs are of substitutions and of forks that came out otherwise: run `trajrec fork`, or credit.substitute",
     "grpo": "no episode that has ended is in a group",
 }
 """What each kind of training data is made of, for those who have none of it."""
@@ -83,9 +83,13 @@ def export(arguments: argparse.Namespace) -> int:
     """Write training data."""
     from trajrec.replay import credit as credits_
 
+    told: list[str] = []
+    how = {"where": arguments.where, "method": arguments.method, "tell": told.append}
     with open_corpus(arguments.dir) as corpus:
-        n = credits_.export(corpus, arguments.kind, arguments.output, where=arguments.where, method=arguments.method, tell=say)
-    say(f"{arguments.output}: {n} rows" if n else f"{arguments.output}: no rows: {NEEDS[arguments.kind]}")
+        n = credits_.export(corpus, arguments.kind, arguments.output, **how)
+    say(f"{arguments.output}: {n} rows" if n else f"{arguments.output}: no rows: {'; '.join(told) or NEEDS[arguments.kind]}")
+    for remark in told if n else ():
+        say(remark)
     return 0
 
 
