@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import enum
 import random
 from typing import Any
 
@@ -142,6 +143,13 @@ def test_objects_with_fields_are_watched_as_data() -> None:
         ("inbox/1/read", False, True),
         ("notes/0/text", "x", "y"),
     ]
+
+
+def test_an_enum_is_watched_as_its_value() -> None:
+    class Colour(enum.Enum):
+        RED = 1
+
+    assert Tree(lambda: {"colour": Colour.RED}).begin() == ({"colour": 1}, fresh({"colour": 1}))
 
 
 @pytest.mark.parametrize("odd", [2**70, "\ud800", complex(1, 2), object, {1, "a"}])

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import decimal
+import enum
+import pathlib
 import sys
+import uuid
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +17,7 @@ import msgspec
 from trajrec import codec
 
 _BUILTIN = (dict, list, str, int, float, complex, bytes, bytearray, tuple, set, frozenset, type, BaseException, msgspec.Struct)
+_VALUES = (enum.Enum, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, pathlib.PurePath)
 
 
 def fields_of(value: Any) -> Any:
@@ -38,7 +44,7 @@ def attributes_of(value: Any) -> Any:
     cls = type(value)
     if fields is not value or cls.__module__ == "builtins":
         return fields
-    if isinstance(value, _BUILTIN) or hasattr(cls, "__array__"):
+    if isinstance(value, _BUILTIN + _VALUES) or hasattr(cls, "__array__"):
         return value
     if cls.__module__.partition(".")[0] in sys.stdlib_module_names and cls is not SimpleNamespace:
         return value
