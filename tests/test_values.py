@@ -367,3 +367,22 @@ def test_a_keyframe_is_not_taken_of_what_shares_memory() -> None:
         env.reset(seed=0)
         with pytest.raises(SnapshotError):
             Keyframes(env).take()
+
+
+class Changing(Walk):
+    """Its state is an array first, and then something else."""
+
+    def get_state(self) -> Any:
+        return [np.zeros(2), b"four", np.array(["a", "b"]), np.float64(3), np.zeros(2, [("x", "f4")])][min(self.t, 4)]
+
+    def set_state(self, state: Any) -> None:
+        pass
+
+
+def test_states_of_changing_types_have_the_digests_that_a_replay_gives_them(tmp_path: Path) -> None:
+    with trajrec.record(Changing(), tmp_path, record="minimal") as env:
+        env.reset(seed=0)
+        for k in range(8):
+            env.step(k % 3)
+    report = replay_episode(next(trajrec.open(tmp_path).episodes()), env=Changing)
+    assert report.grade == "exact", report

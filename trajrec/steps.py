@@ -161,14 +161,16 @@ class StepBuffer:
         def put_digest(value: Any) -> None:
             append(state_digest(value))
 
+        ndarray, dtype = np.ndarray, getattr(value, "dtype", None)
+
         def put_array(value: Any) -> None:
             # What most states are: state_digest without its questions; packing keeps the low bits.
             try:
-                append(crc32(value))
+                append(crc32(value) if type(value) is ndarray and value.dtype is dtype else state_digest(value))
             except (TypeError, ValueError):
                 append(state_digest(value))
 
-        self.put_state = put_array if type(value) is np.ndarray and value.dtype.kind in "iuf" else put_digest
+        self.put_state = put_array if type(value) is ndarray and value.dtype.kind in "iuf" else put_digest
         put_digest(value)
         self.keep_state(value)
 
