@@ -126,6 +126,13 @@ class Branch:
     level: Level
     error: str = ""
 
+    def __str__(self) -> str:
+        ending = self.error or ("terminated" if self.terminated else "truncated" if self.truncated else "not ended")
+        outcome = f", {self.outcome}" if self.outcome else ""
+        name = self.episode_id or f"branch {self.index}"
+        went = f"{self.n_steps} steps, total reward {self.total_reward:g}, {ending}{outcome}"
+        return f"<{name}, forked from {self.parent_id} at step {self.step}: {went}>"
+
 
 def check_level(level: str) -> None:
     """Check that there is such a level.

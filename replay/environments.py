@@ -323,7 +323,11 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
     task = episode.transcript.task_start
     if task is None or not task.world:
         why = "the log has lost how it began" if task is None else "it had no world that could be made again"
-        raise EnvMissingError(f"cannot be replayed: {why}; give one: replay_world(episode, world=...)", episode_id=episode.id)
+        raise EnvMissingError(
+            f"cannot be replayed: {why}; give what makes one: --against MODULE:FACTORY, or replay_world(episode, world=...) in "
+            "Python; trajrec.rerun needs none: it runs the agent against its recording",
+            episode_id=episode.id,
+        )
     module, _, name = task.world.partition(":")
     if not is_allowed(module, (*KNOWN_WORLDS, *allow)):
         flag = module.partition(".")[0]
@@ -342,7 +346,11 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
         for part in name.split("."):
             made = getattr(made, part)
     except (ImportError, AttributeError) as exc:
-        raise EnvMissingError(f"the world {task.world} is not installed here ({exc})", episode_id=episode.id) from exc
+        why = "was defined in a script that is not this one" if module == "__main__" else f"is not installed here ({exc})"
+        raise EnvMissingError(
+            f"the world {task.world} {why}; give what makes one: --against MODULE:{name}, or replay_world(episode, world=...)",
+            episode_id=episode.id,
+        ) from exc
     world: World = made(**episode.transcript.value(task.world_data))
     return world
 

@@ -226,7 +226,7 @@ def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_m
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
-    with pytest.raises(EnvMissingError, match="no world that could be made again; give one"):
+    with pytest.raises(EnvMissingError, match="no world that could be made again; give what makes one"):
         replay_episode(episodes(tmp_path)[-1])
     done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 2

@@ -166,7 +166,8 @@ class StepBuffer:
         def put_array(value: Any) -> None:
             # What most states are: state_digest without its questions; packing keeps the low bits.
             try:
-                append(crc32(value) if type(value) is ndarray and value.dtype is dtype else state_digest(value))
+                is_like = type(value) is ndarray and value.dtype is dtype
+                append(crc32(value) if is_like else state_digest(value))
             except (TypeError, ValueError):
                 append(state_digest(value))
 
