@@ -274,6 +274,7 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     spent = credit.decisive_step(chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10))
     assert spent.step is None
     assert "budget does not reach further" in spent.why
+    assert spent.n_rollouts == 8 * 2 * 2 + 2 * 2, "the fewest of each arm of each step, and of the confirmation"
 
 
 @pytest.mark.slow

@@ -29,6 +29,9 @@ Method = Literal["drop", "bayes", "bisect", "halving"]
 CONFIRM = 1 << 32
 """Number of the first universe that is kept for confirming."""
 
+FEWEST = 2
+"""Universes of an arm, where a budget ends it there."""
+
 DRAWS = 4000
 
 
@@ -162,23 +165,24 @@ class _Search:
     def _by_drop(self) -> Decision:
         """Compare every action with the policy's, with more universes until one step stands out."""
         steps = list(range(self._first, self._last))
-        n, why = self._n, ""
+        # What a universe of all steps costs is not known before: a budget is approached from the fewest.
+        n, why = min(self._n, FEWEST) if self._meter.is_limited else self._n, ""
         while True:
             self._sample([(step, arm, n) for step in steps for arm in ("value", "action")])
             probabilities = self._drop_probabilities(steps)
             best = int(probabilities.argmax())
-            if probabilities[best] >= self._confidence:
+            if n >= self._n and probabilities[best] >= self._confidence:
                 break
             spent = self._meter.spent(ahead=2.0)
             if spent or n * 2 > self._n_max:
                 why = f"its budget does not reach further ({spent})" if spent else f"{n} universes do not tell the steps apart"
                 break
-            n *= 2
+            n = min(2 * n, self._n) if n < self._n else 2 * n
         step = steps[best]
         d = self._values(step, "action") - self._values(step, "value")
         d = d[~np.isnan(d)]
         needed = _n_to_confirm(float(d.mean()), float((d**2).mean())) if len(d) else self._n
-        return self._confirmed(step, float(probabilities[best]), probabilities, "drop", why, needed)
+        return self._confirmed(step, float(probabilities[best]), probabilities, "drop", why, n if why else needed)
 
     def _sample(self, wanted: list[tuple[int, str, int]], first: int = 0) -> None:
         """Bring arms to so many rollouts, in universes from a first one on: (step, arm, n) of each."""
@@ -279,7 +283,7 @@ class _Search:
     ) -> Decision:
         """Try the step in universes that it was not found in: the largest of many effects looks larger than it is."""
         # Fixed before any of them is seen, from what the search found: an interval that is looked at again and again is none.
-        n_confirm = self._n if why else min(max(needed, self._n), self._n_max)
+        n_confirm = min(max(needed, FEWEST), self._n) if why else min(max(needed, self._n), self._n_max)
         self._sample([(step, "redrawn", n_confirm), (step, "kept", n_confirm)], CONFIRM)
         redrawn, kept = self._arm(step, "redrawn"), self._arm(step, "kept")
         known = np.concatenate([redrawn.known, kept.known])

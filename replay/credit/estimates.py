@@ -48,6 +48,11 @@ class Meter:
         self.env_steps = self.policy_calls = 0
         self.notes: list[str] = []
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget != Budget()
+
     def add(self, rollouts: Iterable[Rollout]) -> None:
         """Count rollouts."""
         for rollout in rollouts:
