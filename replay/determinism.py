@@ -103,7 +103,10 @@ class Determinism:
         lines = [
             f"{self.env}: {self.grade}, {self.n_steps} steps compared; step {self.step_us:.0f} µs, reset {self.reset_us:.0f} µs"
         ]
-        lines += [f"  {f.probe}: step {f.step} differs in {f.field}; cause: {f.cause}" for f in self.findings]
+        for f in self.findings:
+            lines.append(
+                f"  {f.probe}: {'the reset' if f.step < 0 else f'step {f.step}'} differs in {f.field}; cause: {f.cause}"
+            )
         for name, report in self.levels.items():
             if report.is_granted:
                 cost = "" if report.take_us is None else f", {report.take_us:.0f} µs"
