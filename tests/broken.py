@@ -50,10 +50,10 @@ class GlobalRandom(Sound):
 
 
 class Coin(Sound):
-    """What it shows is one of two: two runs are often alike by chance."""
+    """What it shows is one of two: two runs often differ from a third in the same place, by chance."""
 
-    def extra(self) -> float:
-        return float(random.random() < 0.5)
+    def see(self) -> Any:
+        return np.array([self.n, random.random() < 0.5], np.float64)
 
 
 class GlobalReward(Sound):
