@@ -33,14 +33,7 @@ def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, boo
     """
     parent = episode.parent if first < episode.first_step else None
     before = [] if parent is None else path_between(parent, first, min(last, episode.first_step))
-    own: list[tuple[int, Any, bool]] = []
-    for chunk, span in episode.parts:
-        segment = span.segment
-        start, stop = max(first, segment.first_step), min(last, segment.first_step + segment.n_steps)
-        if start < stop:
-            shift = span.start - segment.first_step
-            values = field_values(chunk, chunk.layout("action"), start + shift, stop + shift)
-            own += [(number, value, False) for number, value in zip(range(start, stop), values, strict=True)]
+    own = [(number, value, False) for number, value in _values_between(episode, "action", first, last)]
     raised = [failure for failure in episode.failures if failure.phase == "step" and first <= failure.step < last]
     own += [(failure.step, failed_action(failure), True) for failure in raised]
     return before + [(given(action), has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])]
@@ -48,15 +41,19 @@ def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, boo
 
 def rewards_between(episode: Episode, first: int, last: int) -> dict[int, Any]:
     """Return the rewards of the steps [first, last) that are the episode's own, by step."""
-    found: dict[int, Any] = {}
+    return dict(_values_between(episode, "reward", first, last))
+
+
+def _values_between(episode: Episode, field: str, first: int, last: int) -> Iterator[tuple[int, Any]]:
+    """Yield the steps [first, last) that are the episode's own and did not raise, each with its value of a field."""
     for chunk, span in episode.parts:
         segment = span.segment
         start, stop = max(first, segment.first_step), min(last, segment.first_step + segment.n_steps)
         if start < stop:
             shift = span.start - segment.first_step
-            values = field_values(chunk, chunk.layout("reward"), start + shift, stop + shift)
-            found.update(zip(range(start, stop), values, strict=True))
-    return found
+            yield from zip(
+                range(start, stop), field_values(chunk, chunk.layout(field), start + shift, stop + shift), strict=True
+            )
 
 
 def asked(episode: Episode) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
