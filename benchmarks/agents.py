@@ -18,8 +18,8 @@ import zstandard
 
 import trajrec
 from benchmarks import scratch_folder
-from trajrec.agents.sink import close_logs
-from trajrec.state.tree import Tree
+from trajrec.recording.event_log import close_logs
+from trajrec.tracking.tree import Tree
 
 CALLS = 3_000
 
@@ -66,18 +66,30 @@ def recorded(function: Callable[..., Any], state: Any) -> tuple[float, float]:
 
 def conversation(turns: int) -> tuple[float, float, float]:
     """Return the bytes of a conversation's log, those of its final history, and the CPU time a turn in us."""
-    draw, messages = random.Random(0), [{"role": "system", "content": "You are a shop assistant. " * 100}]
+    draw, messages = (
+        random.Random(0),
+        [{"role": "system", "content": "You are a shop assistant. " * 100}],
+    )
     folder = scratch_folder()
     try:
         begin = time.process_time()
         with trajrec.episode(folder) as ep:
             for turn in range(turns):
-                messages.append({"role": "user", "content": f"{turn} " + "".join(draw.choices("abcdefgh ", k=200))})
+                messages.append(
+                    {
+                        "role": "user",
+                        "content": f"{turn} " + "".join(draw.choices("abcdefgh ", k=200)),
+                    }
+                )
                 ep.model(lambda **_: {"ok": True}, model="m", messages=messages)
         close_logs()
         cpu = time.process_time() - begin
         size = sum(path.stat().st_size for path in folder.iterdir())
-        return size, len(zstandard.ZstdCompressor(3).compress(msgspec.msgpack.encode(messages))), cpu / turns * 1e6
+        return (
+            size,
+            len(zstandard.ZstdCompressor(3).compress(msgspec.msgpack.encode(messages))),
+            cpu / turns * 1e6,
+        )
     finally:
         shutil.rmtree(folder)
 
@@ -108,7 +120,10 @@ def main() -> None:
         small["orders"][order]["cents"] = n
         return {"ok": True}
 
-    kinds = {"no state": (look, False, 60), f"{len(json.dumps(small)) // 1000} kB state, unchanged": (look, small, 150)}
+    kinds = {
+        "no state": (look, False, 60),
+        f"{len(json.dumps(small)) // 1000} kB state, unchanged": (look, small, 150),
+    }
     kinds["the same, changed by each call"] = (change, small, 150)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for repetition in range(6):
@@ -125,7 +140,9 @@ def main() -> None:
     times = f"{size / history:.2f} times the bytes of its final history (to reach: 3)"
     print(f"\n1,000 turns of a conversation: {times}, {cpu:.0f} us a turn")
     size, changed, same = tree(37_000)
-    print(f"a state of {size / 1e6:.1f} MB: one changed record found in {changed:.1f} ms (to reach: 10), none in {same:.1f} ms")
+    print(
+        f"a state of {size / 1e6:.1f} MB: one changed record found in {changed:.1f} ms (to reach: 10), none in {same:.1f} ms"
+    )
 
 
 if __name__ == "__main__":

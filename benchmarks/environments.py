@@ -14,8 +14,8 @@ import numpy as np
 
 import trajrec
 from trajrec.replay import check_determinism, fork
-from trajrec.replay.environments import make_by_id
-from trajrec.state.diff import is_same
+from trajrec.replay.execute.environments import make_by_id
+from trajrec.values.diff import is_same
 
 ENVIRONMENTS = {
     "classic control": ("CartPole-v1", "MountainCar-v0", "Pendulum-v1", "Acrobot-v1"),
@@ -58,7 +58,9 @@ LEVELS = ("prefix", "native", "pickle", "process")
 def main() -> None:
     """Print the table, and write it where the command says."""
     lines = [
-        "| environment | replayed | " + " | ".join(LEVELS) + " | step, µs | reset, µs | take, µs | restore, µs | fork, µs |",
+        "| environment | replayed | "
+        + " | ".join(LEVELS)
+        + " | step, µs | reset, µs | take, µs | restore, µs | fork, µs |",
         "|---|---|" + "---|" * (len(LEVELS) + 5),
     ]
     for names in ENVIRONMENTS.values():
@@ -75,12 +77,22 @@ def _line(env_id: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         _record(env_id, Path(folder), n_episodes, n_steps)
         done = subprocess.run(
-            [sys.executable, "-c", REPLAY, folder], capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+            [sys.executable, "-c", REPLAY, folder],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": "7"},
         )
-        grades = done.stdout.strip().splitlines()[-1] if done.stdout else done.stderr.strip().splitlines()[-1]
+        grades = (
+            done.stdout.strip().splitlines()[-1]
+            if done.stdout
+            else done.stderr.strip().splitlines()[-1]
+        )
         with trajrec.open(folder) as corpus:
             marks = {name: _mark(corpus, name, report.levels[name].is_granted) for name in LEVELS}
-    cheap = next((report.levels[name] for name in ("native", "pickle") if report.levels[name].is_granted), None)
+    cheap = next(
+        (report.levels[name] for name in ("native", "pickle") if report.levels[name].is_granted),
+        None,
+    )
     process = report.levels["process"].take_us
     costs = [
         f"{report.step_us:.0f}",
@@ -89,7 +101,11 @@ def _line(env_id: str) -> str:
         "" if cheap is None else f"{cheap.restore_us:.0f}",
         "" if process is None else f"{process:.0f}",
     ]
-    return f"| {env_id} | {grades.strip('{}').replace(chr(39), '')} | " + " | ".join([*marks.values(), *costs]) + " |"
+    return (
+        f"| {env_id} | {grades.strip('{}').replace(chr(39), '')} | "
+        + " | ".join([*marks.values(), *costs])
+        + " |"
+    )
 
 
 def _record(env_id: str, folder: Path, n_episodes: int, n_steps: int) -> None:
@@ -112,7 +128,9 @@ def _mark(corpus: Any, level: str, is_granted: bool) -> str:
     for episode in list(corpus.episodes("parent_id IS NULL", order_by="n_steps DESC"))[:1]:
         for step in sorted({int(k) for k in draw.integers(0, episode.n_steps, FORKS)}):
             actions = episode.actions[step : step + CONTINUED]
-            (branch,) = fork.many(episode, at=[step], actions=actions, level=level, noise="recorded")
+            (branch,) = fork.many(
+                episode, at=[step], actions=actions, level=level, noise="recorded"
+            )
             child = corpus.episode(branch.episode_id)
             n_forks += 1
             n = len(actions)

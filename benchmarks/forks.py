@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 import trajrec
+from trajrec.envstate.snapshots import Snapshots
 from trajrec.replay import fork, replay_episodes
-from trajrec.replay.environments import make_by_id
-from trajrec.state.snapshots import Snapshots
+from trajrec.replay.execute.environments import make_by_id
 
 REPEATS = 5
 
@@ -38,7 +38,14 @@ def hover(env: Any, observation: Any) -> Any:
     return heuristic(env.unwrapped, observation)
 
 
-def record(folder: str, env_id: str, n_steps: int, episodes: int = 1, policy: Policy = random_action, **kwargs: Any) -> Any:
+def record(
+    folder: str,
+    env_id: str,
+    n_steps: int,
+    episodes: int = 1,
+    policy: Policy = random_action,
+    **kwargs: Any,
+) -> Any:
     """Record episodes; return the longest and its corpus."""
     env = trajrec.record(make_by_id(env_id, **kwargs), folder)
     env.action_space.seed(0)
@@ -74,15 +81,27 @@ def medians_s(works: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str
 
 def snapshots() -> None:
     """Taking a snapshot and restoring it."""
-    for env_id in ("CartPole-v1", "Taxi-v4", "Hopper-v5", "Humanoid-v5", "ALE/Breakout-v5", "MiniGrid-DoorKey-8x8-v0"):
+    for env_id in (
+        "CartPole-v1",
+        "Taxi-v4",
+        "Hopper-v5",
+        "Humanoid-v5",
+        "ALE/Breakout-v5",
+        "MiniGrid-DoorKey-8x8-v0",
+    ):
         env = make_by_id(env_id)
         env.reset(seed=0)
         for _ in range(5):
             env.step(env.action_space.sample())
         taker = Snapshots(env)
         kept = taker.take()
-        take, restore = median_s(taker.take, 200) * 1e6, median_s(lambda t=taker, k=kept: t.restore(k), 200) * 1e6
-        print(f"{env_id}: {kept.level}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us")
+        take, restore = (
+            median_s(taker.take, 200) * 1e6,
+            median_s(lambda t=taker, k=kept: t.restore(k), 200) * 1e6,
+        )
+        print(
+            f"{env_id}: {kept.level}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us"
+        )
         env.close()
     print("to reach: 150 us, MuJoCo 1500 us")
 
@@ -91,10 +110,14 @@ def server() -> None:
     """A branch of CartPole by the fork server, beyond its own steps and beyond the server's start."""
     with tempfile.TemporaryDirectory() as folder:
         episode, _ = record(folder, "CartPole-v1", 200)
-        branch = functools.partial(fork.many, episode, actions=[0], folder=None, level="process", noise="recorded")
+        branch = functools.partial(
+            fork.many, episode, actions=[0], folder=None, level="process", noise="recorded"
+        )
         few, many = (median_s(lambda n=n: branch(at=[5], n=n)) for n in (1, 201))
         each, start = (many - few) / 200 * 1e3, few * 1e3
-        print(f"fork server, CartPole: {each:.2f} ms a branch, start {start:.0f} ms (to reach: 6 ms a branch)")
+        print(
+            f"fork server, CartPole: {each:.2f} ms a branch, start {start:.0f} ms (to reach: 6 ms a branch)"
+        )
 
 
 def carracing() -> None:
@@ -102,7 +125,14 @@ def carracing() -> None:
     with tempfile.TemporaryDirectory() as folder:
         episode, _ = record(folder, "CarRacing-v3", 500)
         steps = range(0, episode.n_steps, episode.n_steps // 50)
-        ask = functools.partial(fork.many, episode, at=steps, actions=[episode.actions[0]], noise="recorded", folder=None)
+        ask = functools.partial(
+            fork.many,
+            episode,
+            at=steps,
+            actions=[episode.actions[0]],
+            noise="recorded",
+            folder=None,
+        )
         begin = time.perf_counter()
         ask(level="process", n=4, jobs=2)
         forked = time.perf_counter() - begin
@@ -119,8 +149,15 @@ def lunarlander() -> None:
         with tempfile.TemporaryDirectory() as folder:
             episode, _ = record(folder, "LunarLander-v3", length, policy=hover)
             steps = range(0, min(length, episode.n_steps), 5)
-            ask = functools.partial(fork.many, episode, at=steps, actions=[0], n=4, noise="recorded", folder=None)
-            found = medians_s({level: functools.partial(ask, level=level) for level in ("prefix", "process", "auto")})
+            ask = functools.partial(
+                fork.many, episode, at=steps, actions=[0], n=4, noise="recorded", folder=None
+            )
+            found = medians_s(
+                {
+                    level: functools.partial(ask, level=level)
+                    for level in ("prefix", "process", "auto")
+                }
+            )
             best = min(found["prefix"], found["process"])
             times = ", ".join(f"{level} {seconds * 1e3:.0f} ms" for level, seconds in found.items())
             print(
@@ -142,7 +179,9 @@ def workers() -> None:
                     assert {report.grade for report in reports} == {"exact"}
             one, two = (statistics.median(found) for found in seconds.values())
             mean = sum(report.n_steps for report in reports) / len(reports)
-            times = f"{one:.2f} s by one process, {two:.2f} s by two: {one / two:.2f}x (to reach: 1.8x)"
+            times = (
+                f"{one:.2f} s by one process, {two:.2f} s by two: {one / two:.2f}x (to reach: 1.8x)"
+            )
             print(f"2,000 Hopper episodes of {mean:.0f} steps: {times}")
 
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 
 import trajrec
 from benchmarks.scenarios import SCENARIOS, loop
-from trajrec.corpus import update_index
+from trajrec.corpus.corpus import update_index
 
 N_STEPS = 1_000_000
 
@@ -33,17 +33,25 @@ def main() -> None:
         update_index(folder)
         again = time.process_time() - begin
         with trajrec.open(folder) as corpus:
-            n = corpus.sql("SELECT count(*), (SELECT count(*) FROM steps) FROM episodes").fetchall()[0]
+            n = corpus.sql(
+                "SELECT count(*), (SELECT count(*) FROM steps) FROM episodes"
+            ).fetchall()[0]
             asked = []
             for _ in range(9):
                 begin = time.perf_counter()
-                corpus.sql("SELECT env_id, count(*), avg(total_reward) FROM episodes GROUP BY 1").fetchall()
+                corpus.sql(
+                    "SELECT env_id, count(*), avg(total_reward) FROM episodes GROUP BY 1"
+                ).fetchall()
                 asked.append((time.perf_counter() - begin) * 1e3)
         size = (folder / "index.duckdb").stat().st_size
     print(f"{n[0]} episodes, {n[1]} steps")
-    print(f"index from nothing: {statistics.median(costs):.2f} s CPU (to reach: 2 s a million steps)")
+    print(
+        f"index from nothing: {statistics.median(costs):.2f} s CPU (to reach: 2 s a million steps)"
+    )
     print(f"index when nothing is new: {again * 1e3:.0f} ms CPU; {size / n[1]:.1f} bytes a step")
-    print(f"mean reward by environment: {statistics.median(asked):.1f} ms wall, refresh included (to reach: 50 ms)")
+    print(
+        f"mean reward by environment: {statistics.median(asked):.1f} ms wall, refresh included (to reach: 50 ms)"
+    )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,16 @@ def measure(scenario: Scenario, arm_type: type[Arm]) -> tuple[float, float, floa
 
 def memory_mb(scenario: int, arm: int) -> float:
     """Return the peak memory of recording in a process of its own, in MB beyond what it had after a first unrecorded run."""
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.recorder", "--memory-of", str(scenario), str(arm)]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.recorder",
+        "--memory-of",
+        str(scenario),
+        str(arm),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     return float(done.stdout.split()[-1]) if done.returncode == 0 else float("nan")
 
@@ -86,7 +95,9 @@ def table(index: int, scenario: Scenario, arms: list[type[Arm]], repetitions: in
     bare = statistics.median(r[0] for r in found["bare"])
     ours = statistics.median(r[0] for r in found["trajrec"]) - bare
     print(f"\n{scenario.name}: {scenario.n_steps} steps, bare {bare:.1f} us/step")
-    print(f"{'':14} {'us/step':>9} {'x ours':>7} {'bytes/step':>11} {'read steps/s':>13} {'peak MB':>8}")
+    print(
+        f"{'':14} {'us/step':>9} {'x ours':>7} {'bytes/step':>11} {'read steps/s':>13} {'peak MB':>8}"
+    )
     for arm in arms:
         if arm is Arm:
             continue
@@ -96,8 +107,12 @@ def table(index: int, scenario: Scenario, arms: list[type[Arm]], repetitions: in
         over = statistics.median(r[0] for r in found[arm.name]) - bare
         size, read = (statistics.median(r[i] for r in found[arm.name]) for i in (1, 2))
         memory = memory_mb(index, ARMS.index(arm)) - memory_mb(index, 0)
-        print(f"{arm.name:14} {over:9.2f} {over / ours:7.1f} {size:11.1f} {read:13,.0f} {memory:8.1f}")
-    print(f"{'to reach':14} {scenario.target_us:9.2f} {'':7} {scenario.target_bytes:11.1f} {2e6:13,.0f} {8:8.1f}")
+        print(
+            f"{arm.name:14} {over:9.2f} {over / ours:7.1f} {size:11.1f} {read:13,.0f} {memory:8.1f}"
+        )
+    print(
+        f"{'to reach':14} {scenario.target_us:9.2f} {'':7} {scenario.target_bytes:11.1f} {2e6:13,.0f} {8:8.1f}"
+    )
 
 
 def compacted() -> None:
@@ -109,14 +124,21 @@ def compacted() -> None:
         n = loop(env, SCENARIOS[0].policy(env), 20_000)
         env.close()
         result = compact(env.path)
-        print(f"\ncompacted: {result.size_before / n:.1f} -> {result.size_after / n:.1f} bytes/step (to reach: 14)")
+        print(
+            f"\ncompacted: {result.size_before / n:.1f} -> {result.size_after / n:.1f} bytes/step (to reach: 14)"
+        )
 
 
 def flat(n_episodes: int = 5_000) -> None:
     """Print the cost of recording short episodes as they go by: it must not grow."""
-    print(f"\nflat over {n_episodes} episodes of random CartPole, us/step of bare and recorded by tenths")
+    print(
+        f"\nflat over {n_episodes} episodes of random CartPole, us/step of bare and recorded by tenths"
+    )
     with tempfile.TemporaryDirectory() as folder:
-        arms: list[gym.Env] = [gym.make("CartPole-v1"), trajrec.record(gym.make("CartPole-v1"), Path(folder))]
+        arms: list[gym.Env] = [
+            gym.make("CartPole-v1"),
+            trajrec.record(gym.make("CartPole-v1"), Path(folder)),
+        ]
         costs: list[list[float]] = [[], []]
         for tenth in range(10):
             for env, cost in zip(arms, costs, strict=True):

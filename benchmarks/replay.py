@@ -14,8 +14,8 @@ import gymnasium as gym
 
 import trajrec
 from benchmarks.scenarios import SCENARIOS, loop
-from trajrec.replay.engine import Replayer
-from trajrec.replay.environments import make_by_id
+from trajrec.replay.execute.environments import make_by_id
+from trajrec.replay.replayer import Replayer
 
 REPEATS = 7
 
@@ -33,7 +33,13 @@ CASES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any], int, float], ..
     (SCENARIOS[0].name, SCENARIOS[0].make, SCENARIOS[0].policy, 60_000, 1.2),
     (SCENARIOS[1].name, SCENARIOS[1].make, SCENARIOS[1].policy, 20_000, float("nan")),
     ("Hopper, 1000-step episodes", LONG_HOPPER, _random, 32_000, 1.1),
-    ("Hopper, ~23-step episodes", functools.partial(gym.make, "Hopper-v5"), _random, 3_000, float("nan")),
+    (
+        "Hopper, ~23-step episodes",
+        functools.partial(gym.make, "Hopper-v5"),
+        _random,
+        3_000,
+        float("nan"),
+    ),
     ("ALE Breakout RGB", functools.partial(make_by_id, "ALE/Breakout-v5"), _random, 8_000, 1.2),
 )
 """Name, environment, policy, steps, and the ratio to reach."""
@@ -52,7 +58,9 @@ def main() -> None:
         bare, ours = (statistics.median(times) * 1e6 for times in zip(*passes, strict=True))
         ratio = statistics.median(ours / bare for bare, ours in passes)
         goal = "" if target != target else f" (to reach: {target})"
-        print(f"{name}: bare {bare:.2f}, replayed {ours:.2f} us/step: {ratio:.2f}x{goal}", flush=True)
+        print(
+            f"{name}: bare {bare:.2f}, replayed {ours:.2f} us/step: {ratio:.2f}x{goal}", flush=True
+        )
 
 
 def _pass(make: Callable[[], Any], corpus: Any, actions: list[list[object]]) -> tuple[float, float]:
@@ -73,7 +81,10 @@ def _pass(make: Callable[[], Any], corpus: Any, actions: list[list[object]]) -> 
                 for action in taken:
                     env.step(action)
             middle = time.process_time()
-            grades = [report.grade for report in replayer.replay_all(itertools.islice(episodes, len(some)))]
+            grades = [
+                report.grade
+                for report in replayer.replay_all(itertools.islice(episodes, len(some)))
+            ]
             end = time.process_time()
             assert grades == ["exact"] * len(some), grades
             if first:

@@ -15,7 +15,7 @@ import numpy as np
 
 import trajrec
 from benchmarks import scratch_folder
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.log.reader import LogReader
 
 Policy = Callable[[Any], Any]
@@ -34,7 +34,9 @@ class Sprites(gym.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         rng = np.random.default_rng(0)
-        self.background = np.kron(rng.integers(0, 80, (12, 12), np.uint8), np.ones((7, 7), np.uint8))
+        self.background = np.kron(
+            rng.integers(0, 80, (12, 12), np.uint8), np.ones((7, 7), np.uint8)
+        )
         self.colours = rng.integers(100, 255, 6, np.uint8)
         self.places = self.np_random.integers(0, 78, (6, 2))
         self.speeds = self.np_random.integers(-2, 3, (6, 2))
@@ -84,8 +86,17 @@ def _breakout() -> gym.Env[Any, Any]:
 
 
 SCENARIOS = (
-    Scenario("CartPole, 500-step episodes", lambda: gym.make("CartPole-v1"), _balance, 20_000, 2, 16),
-    Scenario("CartPole, ~21-step episodes", lambda: gym.make("CartPole-v1"), _random, 10_000, 4, float("nan")),
+    Scenario(
+        "CartPole, 500-step episodes", lambda: gym.make("CartPole-v1"), _balance, 20_000, 2, 16
+    ),
+    Scenario(
+        "CartPole, ~21-step episodes",
+        lambda: gym.make("CartPole-v1"),
+        _random,
+        10_000,
+        4,
+        float("nan"),
+    ),
     Scenario("84x84x4 uint8", Sprites, _random, 3_000, 40, 210),
     Scenario("ALE Breakout RGB", _breakout, _random, 1_500, 100, 250),
 )
@@ -147,7 +158,9 @@ class Trajrec(Arm):
         n = 0
         for path in self.folder.glob("*.trj"):
             with LogReader(path) as reader:
-                for number in range(len({s.episode for c in reader.chunks() for s in c.record.segments})):
+                for number in range(
+                    len({s.episode for c in reader.chunks() for s in c.record.segments})
+                ):
                     episode = Episode(reader, number, reader.chunks_of(number))
                     n += len(episode.rewards)
                     assert len(episode.observations) == len(episode.actions) + 1
@@ -193,11 +206,17 @@ class _JsonLines(gym.Wrapper[Any, Any, Any, Any]):
 
 
 def _to_json(array: Any) -> Any:
-    return array.tolist() if array.nbytes < 1024 else base64.b64encode(array.tobytes()).decode("ascii")
+    return (
+        array.tolist() if array.nbytes < 1024 else base64.b64encode(array.tobytes()).decode("ascii")
+    )
 
 
 def _from_json(value: Any) -> Any:
-    return np.asarray(value) if isinstance(value, list) else np.frombuffer(base64.b64decode(value), np.uint8)
+    return (
+        np.asarray(value)
+        if isinstance(value, list)
+        else np.frombuffer(base64.b64decode(value), np.uint8)
+    )
 
 
 class Minari(Arm):
@@ -212,14 +231,22 @@ class Minari(Arm):
         import minari
 
         os.environ["MINARI_DATASETS_PATH"] = str(self.folder)
-        return minari.DataCollector(env, data_format=self.data_format, **_raw_pixels(minari.DataCollector))
+        return minari.DataCollector(
+            env, data_format=self.data_format, **_raw_pixels(minari.DataCollector)
+        )
 
     def finish(self, env: gym.Env[Any, Any]) -> None:
         import warnings
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            env.create_dataset("bench/run-v0", algorithm_name="x", author="x", author_email="x@x", code_permalink="x")  # type: ignore[attr-defined]
+            env.create_dataset(
+                "bench/run-v0",
+                algorithm_name="x",
+                author="x",
+                author_email="x@x",
+                code_permalink="x",
+            )  # type: ignore[attr-defined]
 
     def read_back(self) -> int:
         import minari
@@ -234,7 +261,11 @@ class Minari(Arm):
 def _raw_pixels(collector: Any) -> dict[str, Any]:
     import inspect
 
-    return {"jpeg_encoding": False} if "jpeg_encoding" in inspect.signature(collector.__init__).parameters else {}
+    return (
+        {"jpeg_encoding": False}
+        if "jpeg_encoding" in inspect.signature(collector.__init__).parameters
+        else {}
+    )
 
 
 class MinariArrow(Minari):

@@ -18,10 +18,10 @@ import numpy as np
 import pettingzoo
 
 import trajrec
-from trajrec import codec
 from trajrec.errors import SnapshotError
 from trajrec.replay import fork
-from trajrec.state.diff import is_same
+from trajrec.values import codec
+from trajrec.values.diff import is_same
 
 ENVIRONMENTS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("aec", "classic/tictactoe_v3", {}, 400),
@@ -52,7 +52,16 @@ LEVELS = ("prefix", "native", "pickle", "process")
 def main() -> None:
     """Print the table, and write it where the command says."""
     warnings.simplefilter("ignore")
-    head = ("environment", "", "loop", "replayed", *LEVELS, "loop, µs", "recording, µs", "bytes a step")
+    head = (
+        "environment",
+        "",
+        "loop",
+        "replayed",
+        *LEVELS,
+        "loop, µs",
+        "recording, µs",
+        "bytes a step",
+    )
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     print(*lines, sep="\n", flush=True)
     for kind, name, kwargs, n_steps in ENVIRONMENTS:
@@ -74,12 +83,16 @@ def _line(kind: str, name: str, kwargs: dict[str, Any], n_steps: int) -> str:
         seen, recorded_us = _play(recording, kind, n_steps)
         size = recording.path.stat().st_size / n_steps
         command = [sys.executable, "-W", "ignore", "-m", "trajrec", "replay", folder]
-        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}
+        )
         replayed = done.stdout.strip().splitlines()[-1].partition(" steps: ")[2]
         forks = _forks(Path(folder))
     what = ", ".join([name, *(f"{key}={value}" for key, value in kwargs.items())])
     cells = (what, kind, "same" if seen == bare else "other", replayed, *forks)
-    return "| " + " | ".join(cells) + f" | {bare_us:.0f} | {recorded_us - bare_us:.0f} | {size:.0f} |"
+    return (
+        "| " + " | ".join(cells) + f" | {bare_us:.0f} | {recorded_us - bare_us:.0f} | {size:.0f} |"
+    )
 
 
 def _play(env: Any, kind: str, n_steps: int) -> tuple[list[bytes], float]:
@@ -95,15 +108,29 @@ def _play(env: Any, kind: str, n_steps: int) -> tuple[list[bytes], float]:
         while env.agents and n < n_steps:
             if kind == "aec":
                 observation, reward, terminated, truncated, info = env.last()
-                seen.append(codec.encode([env.agent_selection, observation, reward, terminated, truncated, info], opaque=True))
-                action = None if terminated or truncated else _sample(env, env.agent_selection, observation, info)
+                seen.append(
+                    codec.encode(
+                        [env.agent_selection, observation, reward, terminated, truncated, info],
+                        opaque=True,
+                    )
+                )
+                action = (
+                    None
+                    if terminated or truncated
+                    else _sample(env, env.agent_selection, observation, info)
+                )
             else:
                 seen.append(codec.encode([observations, infos], opaque=True))
-                action = {agent: _sample(env, agent, observations[agent], infos[agent]) for agent in env.agents}
+                action = {
+                    agent: _sample(env, agent, observations[agent], infos[agent])
+                    for agent in env.agents
+                }
             got = env.step(action)
             n += 1
             if kind == "aec":
-                seen.append(codec.encode([dict(env.rewards), dict(env.terminations), dict(env.truncations)]))
+                seen.append(
+                    codec.encode([dict(env.rewards), dict(env.terminations), dict(env.truncations)])
+                )
             else:
                 observations, *flags, infos = got
                 seen.append(codec.encode([dict(flag) for flag in flags]))
@@ -112,7 +139,9 @@ def _play(env: Any, kind: str, n_steps: int) -> tuple[list[bytes], float]:
 
 
 def _sample(env: Any, agent: Any, observation: Any, info: Any) -> Any:
-    mask = observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
+    mask = (
+        observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
+    )
     return env.action_space(agent).sample(mask)
 
 
@@ -121,7 +150,9 @@ def _forks(folder: Path) -> list[str]:
     found = []
     with trajrec.open(folder) as corpus:
         episode = next(corpus.episodes("parent_id IS NULL", order_by="n_steps DESC"))
-        steps = sorted({0, *np.random.default_rng(1).integers(0, episode.n_steps, FORKS - 1).tolist()})
+        steps = sorted(
+            {0, *np.random.default_rng(1).integers(0, episode.n_steps, FORKS - 1).tolist()}
+        )
         for level in LEVELS:
             try:
                 same = sum(_goes_on_alike(corpus, episode, step, level) for step in steps)

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
     from trajrec.envs.text import EnvWorld, WorldEnv
     from trajrec.envs.workspace import Workspace
 
-__all__ = ["Bank", "Contract", "EnvWorld", "KeyDoor", "Office", "Shop", "Workspace", "WorldEnv", "check_env"]
+__all__ = [
+    "Bank",
+    "Contract",
+    "EnvWorld",
+    "KeyDoor",
+    "Office",
+    "Shop",
+    "Workspace",
+    "WorldEnv",
+    "check_env",
+]
 
 _HOME = {
     "Bank": "bank",

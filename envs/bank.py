@@ -70,4 +70,8 @@ class Bank:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put it into a state that `get_state` returned."""
-        self.balance, self.chosen, self.has_paid = state["balance"], state["chosen"], state["has_paid"]
+        self.balance, self.chosen, self.has_paid = (
+            state["balance"],
+            state["chosen"],
+            state["has_paid"],
+        )

@@ -14,7 +14,7 @@ import numpy as np
 
 from trajrec.errors import EnvContractError
 from trajrec.protocols import Snapshotable
-from trajrec.state.diff import first_difference
+from trajrec.values.diff import first_difference
 
 Rollout = list[tuple[Any, ...]]
 _FIELDS = ("observation", "reward", "terminated", "truncated", "info")
@@ -35,7 +35,9 @@ class Contract:
     reuses_buffers: bool
 
 
-def check_env(factory: Callable[[], gymnasium.Env[Any, Any]], *, n_steps: int = 200, seed: int = 0) -> Contract:
+def check_env(
+    factory: Callable[[], gymnasium.Env[Any, Any]], *, n_steps: int = 200, seed: int = 0
+) -> Contract:
     """Check that episodes of an environment can be replayed.
 
     The same seed and actions must give the same episode: on the same object after a reset, on a second object, and with the
@@ -57,15 +59,28 @@ def check_env(factory: Callable[[], gymnasium.Env[Any, Any]], *, n_steps: int = 
     env, other = factory(), factory()
     try:
         first, reuses = _rollout(env, n_steps, seed)
-        _compare(first, _rollout(env, n_steps, seed)[0], "reset(seed) on the same object", "clear everything in reset")
-        _compare(first, _rollout(other, n_steps, seed)[0], "a second object", "keep no state in the class or module")
+        _compare(
+            first,
+            _rollout(env, n_steps, seed)[0],
+            "reset(seed) on the same object",
+            "clear everything in reset",
+        )
+        _compare(
+            first,
+            _rollout(other, n_steps, seed)[0],
+            "a second object",
+            "keep no state in the class or module",
+        )
         random.seed(random.random())
         np.random.seed(12345)
         # Long enough to be seen by what reads the clock in milliseconds.
         time.sleep(0.01)
         again = _rollout(other, n_steps, seed)[0]
         _compare(
-            first, again, "other global generators and a later time", "draw from self.np_random, not from random or a clock"
+            first,
+            again,
+            "other global generators and a later time",
+            "draw from self.np_random, not from random or a clock",
         )
         return Contract(n_steps, _check_state(env, n_steps, seed), reuses)
     finally:
@@ -83,7 +98,9 @@ def _rollout(env: gymnasium.Env[Any, Any], n_steps: int, seed: int) -> tuple[Rol
     for step in range(n_steps):
         returned = env.step(env.action_space.sample())
         if not isinstance(returned, tuple) or len(returned) != 5:
-            raise EnvContractError(f"step {step}: step must return (observation, reward, terminated, truncated, info)")
+            raise EnvContractError(
+                f"step {step}: step must return (observation, reward, terminated, truncated, info)"
+            )
         observation, reward, terminated, truncated, info = returned
         _check_types(step, env, observation, reward, terminated, truncated, info)
         reuses = reuses or first_difference(kept, copies) is not None
@@ -106,11 +123,15 @@ def _reset(env: gymnasium.Env[Any, Any], seed: int | None, rows: Rollout) -> Any
     return observation
 
 
-def _check_types(step: int, env: Any, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> None:
+def _check_types(
+    step: int, env: Any, observation: Any, reward: Any, terminated: Any, truncated: Any, info: Any
+) -> None:
     if not env.observation_space.contains(observation):
         raise EnvContractError(f"step {step}: the observation is not in {env.observation_space}")
     if not np.isscalar(reward):
-        raise EnvContractError(f"step {step}: the reward must be a number, got {type(reward).__name__}")
+        raise EnvContractError(
+            f"step {step}: the reward must be a number, got {type(reward).__name__}"
+        )
     for name, flag in (("terminated", terminated), ("truncated", truncated)):
         if not isinstance(flag, (bool, np.bool_)):
             raise EnvContractError(f"step {step}: {name} must be a bool, got {type(flag).__name__}")
@@ -150,13 +171,28 @@ def _check_state(env: gymnasium.Env[Any, Any], n_steps: int, seed: int) -> bool:
         bare.set_state(copy.deepcopy(kept))
         bare.np_random.bit_generator.state = generator
         if (change := first_difference(kept, bare.get_state())) is not None:
-            raise EnvContractError(f"set_state(get_state()) changed the state at {change.path!r}; restore all of it")
+            raise EnvContractError(
+                f"set_state(get_state()) changed the state at {change.path!r}; restore all of it"
+            )
         rows: Rollout = []
         for action in actions:
             observation, reward, terminated, truncated, info = bare.step(action)
-            rows.append((copy.deepcopy(observation), reward, bool(terminated), bool(truncated), copy.deepcopy(info)))
+            rows.append(
+                (
+                    copy.deepcopy(observation),
+                    reward,
+                    bool(terminated),
+                    bool(truncated),
+                    copy.deepcopy(info),
+                )
+            )
             if terminated or truncated:
                 break
         continuations.append(rows)
-    _compare(continuations[0], continuations[1], "a restored state", "let get_state and set_state hold all of the state")
+    _compare(
+        continuations[0],
+        continuations[1],
+        "a restored state",
+        "let get_state and set_state hold all of the state",
+    )
     return True

@@ -46,7 +46,9 @@ class KeyDoor(gymnasium.Env[Observation, np.int64]):
         self._position = self._n_steps = 0
         self._has_key = self._has_coin = self._is_open = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Put the agent in the middle, or where `options["position"]` says."""
         super().reset(seed=seed)
         position = (options or {}).get("position", self.size // 2)
@@ -63,13 +65,21 @@ class KeyDoor(gymnasium.Env[Observation, np.int64]):
         reward = 0.0
         self._n_steps += 1
         if action in (LEFT, RIGHT) and not (self.slip and self.np_random.random() < self.slip):
-            self._position = min(self.size - 1, max(0, self._position + (1 if action == RIGHT else -1)))
+            self._position = min(
+                self.size - 1, max(0, self._position + (1 if action == RIGHT else -1))
+            )
         elif action == PICK_UP:
             self._has_key = self._has_key or self._position == 0
             self._has_coin = self._has_coin or self._position == self.size // 2
         elif action == OPEN and self._position == self.size - 1:
             self._is_open, reward = True, float(self._has_key)
-        return self._observe(), reward, self._is_open, not self._is_open and self._n_steps >= self.max_steps, {}
+        return (
+            self._observe(),
+            reward,
+            self._is_open,
+            not self._is_open and self._n_steps >= self.max_steps,
+            {},
+        )
 
     def get_state(self) -> dict[str, int]:
         """Return the whole state but the generator's."""

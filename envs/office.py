@@ -26,11 +26,23 @@ class OfficeError(Exception):
 TOOLS = (
     Tool.taking("list_files", "read", "Paths of all files."),
     Tool.taking("read_file", "read", "The text of a file.", path="string"),
-    Tool.taking("write_file", "write", "Write a file, making its folders.", path="string", text="string"),
+    Tool.taking(
+        "write_file", "write", "Write a file, making its folders.", path="string", text="string"
+    ),
     Tool.taking("move_file", "write", "Move a file.", path="string", to="string"),
     Tool.taking("delete_file", "write", "Delete a file.", path="string"),
-    Tool.taking("query", "read", "Rows of a SELECT on the table expenses(id, person, thing, cents, paid).", sql="string"),
-    Tool.taking("execute", "write", "Run an INSERT, UPDATE or DELETE; the number of rows changed.", sql="string"),
+    Tool.taking(
+        "query",
+        "read",
+        "Rows of a SELECT on the table expenses(id, person, thing, cents, paid).",
+        sql="string",
+    ),
+    Tool.taking(
+        "execute",
+        "write",
+        "Run an INSERT, UPDATE or DELETE; the number of rows changed.",
+        sql="string",
+    ),
 )
 
 
@@ -87,8 +99,12 @@ class Office:
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
         for person in PEOPLE[:4]:
             lines = [f"- {THINGS[int(draw.integers(len(THINGS)))]}" for _ in range(4)]
-            (self.path / "notes" / f"{person.lower()}.md").write_text("\n".join([f"# {person}", *lines, ""]))
-        (self.path / "config.ini").write_text(f"[office]\nopen = 9\nclose = {int(draw.integers(16, 20))}\n")
+            (self.path / "notes" / f"{person.lower()}.md").write_text(
+                "\n".join([f"# {person}", *lines, ""])
+            )
+        (self.path / "config.ini").write_text(
+            f"[office]\nopen = 9\nclose = {int(draw.integers(16, 20))}\n"
+        )
         (self.path / "draft.txt").write_text("Dear all,\nthe office moves on Monday.\n")
         self.database.executescript(
             "DROP TABLE IF EXISTS expenses;"
@@ -124,9 +140,13 @@ class Office:
         """
         tool = next((tool for tool in TOOLS if tool.name == name), None)
         if tool is None or tool.schema is None:
-            raise OfficeError(f"no tool {name!r}; there are {', '.join(tool.name for tool in TOOLS)}")
+            raise OfficeError(
+                f"no tool {name!r}; there are {', '.join(tool.name for tool in TOOLS)}"
+            )
         properties = tool.schema["properties"]
-        if arguments.keys() != properties.keys() or not all(isinstance(value, str) for value in arguments.values()):
+        if arguments.keys() != properties.keys() or not all(
+            isinstance(value, str) for value in arguments.values()
+        ):
             raise OfficeError(f"{name} takes exactly the texts {list(properties)}")
         return getattr(self, f"_{name}")(**arguments)
 
@@ -140,8 +160,15 @@ class Office:
 
     def get_state(self) -> dict[str, Any]:
         """Return files and expenses as plain data."""
-        files = {path.relative_to(self.path).as_posix(): path.read_text() for path in sorted(self.path.rglob("*.*"))}
-        return {"task": self._task, "files": files, "expenses": self.rows("SELECT * FROM expenses ORDER BY id")}
+        files = {
+            path.relative_to(self.path).as_posix(): path.read_text()
+            for path in sorted(self.path.rglob("*.*"))
+        }
+        return {
+            "task": self._task,
+            "files": files,
+            "expenses": self.rows("SELECT * FROM expenses ORDER BY id"),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put files and expenses into a state that `get_state` returned."""
@@ -158,7 +185,11 @@ class Office:
         return [list(row) for row in self.database.execute(sql).fetchall()]
 
     def _list_files(self) -> list[str]:
-        return [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if path.is_file()]
+        return [
+            path.relative_to(self.path).as_posix()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+        ]
 
     def _read_file(self, path: str) -> str:
         return self._existing(path).read_text()
@@ -210,7 +241,11 @@ class Office:
         return place
 
 
-def _only(world: Office, files: Callable[[dict[str, str]], Any], expenses: Callable[[list[list[Any]]], Any]) -> bool:
+def _only(
+    world: Office,
+    files: Callable[[dict[str, str]], Any],
+    expenses: Callable[[list[list[Any]]], Any],
+) -> bool:
     """Say whether the office is exactly the one before, changed so."""
     before, now = world.before, world.get_state()
     wanted_files = dict(before["files"])
@@ -248,9 +283,19 @@ TASKS = (
         lambda w: "The office now opens at 8: change config.ini, and nothing else in it.",
         lambda w: [
             ("read_file", {"path": "config.ini"}),
-            ("write_file", {"path": "config.ini", "text": w.before["files"]["config.ini"].replace("open = 9", "open = 8")}),
+            (
+                "write_file",
+                {
+                    "path": "config.ini",
+                    "text": w.before["files"]["config.ini"].replace("open = 9", "open = 8"),
+                },
+            ),
         ],
-        lambda w: _only(w, lambda f: f.update({"config.ini": f["config.ini"].replace("open = 9", "open = 8")}), _keep),
+        lambda w: _only(
+            w,
+            lambda f: f.update({"config.ini": f["config.ini"].replace("open = 9", "open = 8")}),
+            _keep,
+        ),
     ),
     Task(
         lambda w: "Mark all expenses of Ben as paid.",
@@ -258,9 +303,14 @@ TASKS = (
         lambda w: _only(w, _keep, lambda rows: _pay(rows, "Ben")),
     ),
     Task(
-        lambda w: "Write into owed.txt how many cents Cleo's unpaid expenses are in all, the number alone.",
+        lambda w: (
+            "Write into owed.txt how many cents Cleo's unpaid expenses are in all, the number alone."
+        ),
         lambda w: [
-            ("query", {"sql": "SELECT sum(cents) FROM expenses WHERE person = 'Cleo' AND NOT paid"}),
+            (
+                "query",
+                {"sql": "SELECT sum(cents) FROM expenses WHERE person = 'Cleo' AND NOT paid"},
+            ),
             ("write_file", {"path": "owed.txt", "text": str(_unpaid(w, "Cleo"))}),
         ],
         lambda w: _only(w, lambda f: f.update({"owed.txt": str(_unpaid(w, "Cleo"))}), _keep),

@@ -57,7 +57,8 @@ def recovers(ep: Any, calls: Sequence[Call]) -> None:
 
 
 AGENTS: dict[str, Agent] = {
-    agent.__name__: agent for agent in (solver, wrong_argument, skipped_step, gives_up, loops, recovers)
+    agent.__name__: agent
+    for agent in (solver, wrong_argument, skipped_step, gives_up, loops, recovers)
 }
 
 
@@ -76,5 +77,7 @@ def _faulty(calls: Sequence[Call]) -> int:
 def _spoiled(call: Call) -> Call:
     """Return a call with its first text argument, or else its first, made wrong."""
     name, arguments = call
-    key = next((key for key, value in arguments.items() if isinstance(value, str)), next(iter(arguments)))
+    key = next(
+        (key for key, value in arguments.items() if isinstance(value, str)), next(iter(arguments))
+    )
     return name, {**arguments, key: "../nowhere" if isinstance(arguments[key], str) else -1}

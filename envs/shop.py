@@ -92,7 +92,9 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         self._task = self._n_steps = 0
         self._is_done = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict[str, str], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, str], dict[str, Any]]:
         """Fill the database and choose a task."""
         super().reset(seed=self.seed if seed is None else seed)
         task = (options or {}).get("task")
@@ -149,7 +151,10 @@ class Shop(gymnasium.Env[dict[str, str], str]):
 
     def ground_truth(self) -> list[str]:
         """Return the same as actions."""
-        return [json.dumps({"tool": name, "arguments": arguments}) for name, arguments in self.ground_truth_calls()]
+        return [
+            json.dumps({"tool": name, "arguments": arguments})
+            for name, arguments in self.ground_truth_calls()
+        ]
 
     def task_solved(self) -> bool:
         """Say whether the database is as after the ground truth, messages by customer and payments by what went through."""
@@ -174,7 +179,11 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def set_state(self, state: dict[str, Any]) -> None:
         """Put the shop into a state that `get_state` returned."""
         state = copy.deepcopy(state)
-        self._database, self._initial, self._task = state["database"], state["initial"], state["task"]
+        self._database, self._initial, self._task = (
+            state["database"],
+            state["initial"],
+            state["task"],
+        )
         self._n_steps, self._is_done = state["n_steps"], state["is_done"]
 
     def _execute(self, name: str, arguments: dict[str, Any]) -> Any:
@@ -187,7 +196,10 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def _make_database(self) -> Database:
         draw = self.np_random.integers
         names = [_NAMES[int(i)] for i in self.np_random.permutation(len(_NAMES))]
-        customers = {f"C{i}": {"name": names[i], "address": f"{int(draw(1, 99))} Mill Lane", "credit": 0} for i in range(1, 5)}
+        customers = {
+            f"C{i}": {"name": names[i], "address": f"{int(draw(1, 99))} Mill Lane", "credit": 0}
+            for i in range(1, 5)
+        }
         orders: dict[str, Any] = {}
         payments: dict[str, Any] = {}
         # The first six are what tasks speak of; the fourth is dear, the fifth's payments time out, the last two are long past.
@@ -234,7 +246,9 @@ class Shop(gymnasium.Env[dict[str, str], str]):
 
     def _list_orders(self, customer: str) -> list[str]:
         self._customer(customer)
-        return [key for key, order in self._database["orders"].items() if order["customer"] == customer]
+        return [
+            key for key, order in self._database["orders"].items() if order["customer"] == customer
+        ]
 
     def _get_order(self, order: str) -> dict[str, Any]:
         return dict(self._order(order))
@@ -243,7 +257,9 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         return POLICY
 
     def _find_customer(self, name: str) -> list[str]:
-        return [key for key, customer in self._database["customers"].items() if customer["name"] == name]
+        return [
+            key for key, customer in self._database["customers"].items() if customer["name"] == name
+        ]
 
     def _list_stock(self) -> dict[str, int]:
         return dict(self._database["stock"])
@@ -251,17 +267,24 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
         found = self._order(order)
         if found["status"] not in ("delivered", "cancelled"):
-            raise ToolError(f"order {order} is {found['status']}: only delivered or cancelled orders are refunded")
+            raise ToolError(
+                f"order {order} is {found['status']}: only delivered or cancelled orders are refunded"
+            )
         if not 0 < cents <= found["cents"] - found["refunded"]:
             raise ToolError(f"refund must be in (0, {found['cents'] - found['refunded']}] cents")
-        if found["status"] == "delivered" and self._database["day"] - found["delivered"] > REFUND_DAYS:
+        if (
+            found["status"] == "delivered"
+            and self._database["day"] - found["delivered"] > REFUND_DAYS
+        ):
             raise ToolError(f"order {order} was delivered more than {REFUND_DAYS} days ago")
         if cents > APPROVAL_CENTS and not found["approved"]:
             raise ToolError(f"refunds of more than {APPROVAL_CENTS} cents need an approval")
         payment = self._database["payments"][order]
         if payment["outage"]:
             payment["outage"] -= 1
-            raise PaymentTimeout(f"the payment provider did not answer; nothing of order {order} was refunded")
+            raise PaymentTimeout(
+                f"the payment provider did not answer; nothing of order {order} was refunded"
+            )
         found["refunded"] += cents
         return {"refunded": found["refunded"]}
 
@@ -327,7 +350,9 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def _cancel_order(self, order: str) -> dict[str, Any]:
         found = self._order(order)
         if found["status"] != "paid":
-            raise ToolError(f"order {order} is {found['status']}: only paid orders that are not shipped are cancelled")
+            raise ToolError(
+                f"order {order} is {found['status']}: only paid orders that are not shipped are cancelled"
+            )
         found["status"] = "cancelled"
         return {"status": "cancelled"}
 
@@ -371,10 +396,16 @@ def _fit(name: Any, arguments: Any) -> None:
         raise ToolError(f"{name} takes exactly the arguments {list(properties)}")
     for key, value in arguments.items():
         if type(value) not in _TYPES[properties[key]["type"]]:
-            raise ToolError(f"{name}: {key} must be {properties[key]['type']}, got {type(value).__name__}")
+            raise ToolError(
+                f"{name}: {key} must be {properties[key]['type']}, got {type(value).__name__}"
+            )
 
 
 def _outcome(database: Database) -> Any:
     """Return what of a database a task is about: not what messages say, nor which requests timed out."""
     told = sorted(message["customer"] for message in database["messages"])
-    return {**database, "messages": told, "payments": {key: row["cents"] for key, row in database["payments"].items()}}
+    return {
+        **database,
+        "messages": told,
+        "payments": {key: row["cents"] for key, row in database["payments"].items()},
+    }

@@ -21,11 +21,15 @@ class _Chain(gymnasium.Env[Observation, int]):
     """
 
     def __init__(self, n_steps: int, n_actions: int) -> None:
-        self.observation_space = spaces.Box(np.zeros(2, np.int64), np.array([n_steps, 1], np.int64), dtype=np.int64)
+        self.observation_space = spaces.Box(
+            np.zeros(2, np.int64), np.array([n_steps, 1], np.int64), dtype=np.int64
+        )
         self.action_space: spaces.Space[Any] = spaces.Discrete(n_actions)
         self._state = (0, 0)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begin before the first step, without the flag."""
         super().reset(seed=seed)
         self._state = (0, 0)
@@ -146,11 +150,15 @@ class Switches(gymnasium.Env[Observation, int]):
 
     def __init__(self, *, rule: Literal["pivot", "and", "or"] = "pivot", size: int = 8) -> None:
         self.rule, self.size = rule, size
-        self.observation_space = spaces.Box(np.zeros(2, np.int64), np.array([size, 3], np.int64), dtype=np.int64)
+        self.observation_space = spaces.Box(
+            np.zeros(2, np.int64), np.array([size, 3], np.int64), dtype=np.int64
+        )
         self.action_space: spaces.Space[Any] = spaces.Discrete(2)
         self._step, self._on = 0, (0, 0)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
         """Turn all off."""
         super().reset(seed=seed)
         self._step, self._on = 0, (0, 0)
@@ -159,14 +167,23 @@ class Switches(gymnasium.Env[Observation, int]):
     def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Turn the next one on or leave it off."""
         a, b = self._on
-        self._on = (int(action) if self._step == self.PIVOTS[0] else a, int(action) if self._step == self.PIVOTS[1] else b)
+        self._on = (
+            int(action) if self._step == self.PIVOTS[0] else a,
+            int(action) if self._step == self.PIVOTS[1] else b,
+        )
         self._step += 1
         is_over = self._step == self.size
         return self._observe(), float(is_over and self.pays(*self._on)), is_over, False, {}
 
     def pays(self, a: int, b: int) -> bool:
         """Say whether the two switches that count come to something."""
-        return bool(a) if self.rule == "pivot" else bool(a and b) if self.rule == "and" else bool(a or b)
+        return (
+            bool(a)
+            if self.rule == "pivot"
+            else bool(a and b)
+            if self.rule == "and"
+            else bool(a or b)
+        )
 
     def get_state(self) -> tuple[int, int, int]:
         """Return steps taken and the two switches."""

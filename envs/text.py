@@ -41,7 +41,12 @@ class EnvWorld:
 
     def tools(self) -> tuple[Tool, ...]:
         """Return the tool."""
-        schema = {"type": "object", "properties": {"action": {}}, "required": ["action"], "additionalProperties": False}
+        schema = {
+            "type": "object",
+            "properties": {"action": {}},
+            "required": ["action"],
+            "additionalProperties": False,
+        }
         return (Tool("act", schema, "write", f"Take an action of {self.env.action_space}."),)
 
     def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
@@ -82,12 +87,17 @@ class WorldEnv(gymnasium.Env[str, str]):
         self.world, self.check, self.max_steps = world, check, max_steps
         self._n_steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
         """Reset the world."""
         super().reset(seed=seed)
         goal = self.world.reset(seed=seed, options=options)
         self._n_steps = 0
-        tools = [{"name": tool.name, "schema": tool.schema, "description": tool.description} for tool in self.world.tools()]
+        tools = [
+            {"name": tool.name, "schema": tool.schema, "description": tool.description}
+            for tool in self.world.tools()
+        ]
         return "", {"goal": _plain(goal), "tools": tools}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -21,9 +21,16 @@ TOOLS = (
     Tool.taking("list_files", "read", "Paths of all files."),
     Tool.taking("read_file", "read", "The text of a file.", path="string"),
     Tool.taking("search", "read", "Lines that contain a text, as path:line: text.", text="string"),
-    Tool.taking("write_file", "write", "Write a file, making its folders.", path="string", text="string"),
     Tool.taking(
-        "replace", "write", "Replace a text that is in a file exactly once.", path="string", old="string", new="string"
+        "write_file", "write", "Write a file, making its folders.", path="string", text="string"
+    ),
+    Tool.taking(
+        "replace",
+        "write",
+        "Replace a text that is in a file exactly once.",
+        path="string",
+        old="string",
+        new="string",
     ),
     Tool.taking("delete_file", "write", "Delete a file.", path="string"),
     Tool.taking("run_tests", "read", "Run the project's tests; their output and exit status."),
@@ -75,7 +82,13 @@ class Workspace:
         if not 0 <= self._task < len(TASKS):
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
         task = TASKS[self._task]
-        self._lay_out({f"{task.name}.py": task.broken, f"test_{task.name}.py": task.tests, "README.md": f"# {task.name}\n"})
+        self._lay_out(
+            {
+                f"{task.name}.py": task.broken,
+                f"test_{task.name}.py": task.tests,
+                "README.md": f"# {task.name}\n",
+            }
+        )
         return f"The tests of `{task.name}.py` fail. Find the fault and mend it."
 
     def tools(self) -> tuple[Tool, ...]:
@@ -96,7 +109,9 @@ class Workspace:
         if tool is None or tool.schema is None:
             raise WorkspaceError(f"no tool {name!r}; there are {', '.join(_BY_NAME)}")
         properties = tool.schema["properties"]
-        if arguments.keys() != properties.keys() or not all(isinstance(value, str) for value in arguments.values()):
+        if arguments.keys() != properties.keys() or not all(
+            isinstance(value, str) for value in arguments.values()
+        ):
             raise WorkspaceError(f"{name} takes exactly the texts {list(properties)}")
         return getattr(self, f"_{name}")(**arguments)
 
@@ -117,7 +132,10 @@ class Workspace:
 
     def get_state(self) -> dict[str, Any]:
         """Return the files as plain data."""
-        return {"task": self._task, "files": {path: (self.path / path).read_text() for path in self._list_files()}}
+        return {
+            "task": self._task,
+            "files": {path: (self.path / path).read_text() for path in self._list_files()},
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Put the files into a state that `get_state` returned."""
@@ -130,7 +148,11 @@ class Workspace:
             self._write_file(name, text)
 
     def _list_files(self) -> list[str]:
-        return [path.relative_to(self.path).as_posix() for path in sorted(self.path.rglob("*")) if path.is_file()]
+        return [
+            path.relative_to(self.path).as_posix()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+        ]
 
     def _read_file(self, path: str) -> str:
         return self._existing(path).read_text()
@@ -152,7 +174,9 @@ class Workspace:
     def _replace(self, path: str, old: str, new: str) -> str:
         text = self._read_file(path)
         if text.count(old) != 1:
-            raise WorkspaceError(f"the text is {text.count(old)} times in {path}: it must be there once")
+            raise WorkspaceError(
+                f"the text is {text.count(old)} times in {path}: it must be there once"
+            )
         return self._write_file(path, text.replace(old, new))
 
     def _delete_file(self, path: str) -> str:

@@ -22,9 +22,20 @@ class Task(NamedTuple):
     @property
     def tests(self) -> str:
         """A unittest module: each case is an expression and what it must be."""
-        lines = ["import unittest", "", f"from {self.name} import *", "", "", "class Tests(unittest.TestCase):"]
+        lines = [
+            "import unittest",
+            "",
+            f"from {self.name} import *",
+            "",
+            "",
+            "class Tests(unittest.TestCase):",
+        ]
         for number, (expression, expected) in enumerate(self.cases):
-            lines += [f"    def test_{number}(self):", f"        self.assertEqual({expression}, {expected})", ""]
+            lines += [
+                f"    def test_{number}(self):",
+                f"        self.assertEqual({expression}, {expected})",
+                "",
+            ]
         return "\n".join(lines)
 
 
@@ -52,21 +63,34 @@ TASKS = (
         'import re\n\n\ndef slug(title):\n    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")\n',
         'title).strip("-")',
         'title.lower()).strip("-")',
-        (('slug("Hello, World!")', '"hello-world"'), ('slug("  A  b ")', '"a-b"'), ('slug("x")', '"x"')),
+        (
+            ('slug("Hello, World!")', '"hello-world"'),
+            ('slug("  A  b ")', '"a-b"'),
+            ('slug("x")', '"x"'),
+        ),
     ),
     Task(
         "leap",
         "def is_leap(year):\n    return year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)\n",
         "year % 4 == 0 and year % 100 != 0",
         "year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)",
-        (("is_leap(2000)", "True"), ("is_leap(1900)", "False"), ("is_leap(2024)", "True"), ("is_leap(2023)", "False")),
+        (
+            ("is_leap(2000)", "True"),
+            ("is_leap(1900)", "False"),
+            ("is_leap(2024)", "True"),
+            ("is_leap(2023)", "False"),
+        ),
     ),
     Task(
         "chunks",
         "def chunks(items, size):\n    return [items[i:i + size] for i in range(0, len(items), size)]\n",
         "range(0, len(items) - size, size)",
         "range(0, len(items), size)",
-        (("chunks([1, 2, 3], 2)", "[[1, 2], [3]]"), ("chunks([], 3)", "[]"), ("chunks([1, 2], 2)", "[[1, 2]]")),
+        (
+            ("chunks([1, 2, 3], 2)", "[[1, 2], [3]]"),
+            ("chunks([], 3)", "[]"),
+            ("chunks([1, 2], 2)", "[[1, 2]]"),
+        ),
     ),
     Task(
         "bag",
@@ -82,7 +106,11 @@ TASKS = (
         "    return (start, end) if start < end else None\n",
         "min(a[0], b[0]), max(a[1], b[1])",
         "max(a[0], b[0]), min(a[1], b[1])",
-        (("overlap((0, 5), (3, 9))", "(3, 5)"), ("overlap((0, 1), (2, 3))", "None"), ("overlap((1, 9), (2, 3))", "(2, 3)")),
+        (
+            ("overlap((0, 5), (3, 9))", "(3, 5)"),
+            ("overlap((0, 1), (2, 3))", "None"),
+            ("overlap((1, 9), (2, 3))", "(2, 3)"),
+        ),
     ),
     Task(
         "search",
@@ -91,7 +119,12 @@ TASKS = (
         "    return low if low < len(items) and items[low] == wanted else -1\n",
         "high = middle - 1\n",
         "high = middle\n",
-        (("find([1, 3, 5], 1)", "0"), ("find([1, 3, 5], 3)", "1"), ("find([1, 3, 5], 4)", "-1"), ("find([], 1)", "-1")),
+        (
+            ("find([1, 3, 5], 1)", "0"),
+            ("find([1, 3, 5], 3)", "1"),
+            ("find([1, 3, 5], 4)", "-1"),
+            ("find([], 1)", "-1"),
+        ),
     ),
     Task(
         "money",
@@ -99,7 +132,11 @@ TASKS = (
         '    return f"{sign}{whole}.{rest:02d}"\n',
         "{whole}.{rest}",
         "{whole}.{rest:02d}",
-        (("format_cents(105)", '"1.05"'), ("format_cents(-250)", '"-2.50"'), ("format_cents(1234)", '"12.34"')),
+        (
+            ("format_cents(105)", '"1.05"'),
+            ("format_cents(-250)", '"-2.50"'),
+            ("format_cents(1234)", '"12.34"'),
+        ),
     ),
     Task(
         "words",

@@ -1,68 +1,47 @@
-"""Replay: re-execute recorded episodes in the real environment and prove every step the same, or name the first that is not.
+"""Re-execute recorded episodes, compare every step, and fork episodes at any step.
 
-Everything is imported when it is first used: the processes that replay and fork are many, and are to be small.
+Each name is imported when it is first used: replay and forks run in many processes, and each
+should load only the modules that it needs.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from trajrec._lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from trajrec.replay import credit
-    from trajrec.replay.batch import replay_episodes
-    from trajrec.replay.branches import Branch
-    from trajrec.replay.determinism import Determinism, check_determinism
-    from trajrec.replay.differences import EpisodeDifference, first_difference
-    from trajrec.replay.engine import Replayer, replay_episode
-    from trajrec.replay.forking import ForkedEnv, fork
-    from trajrec.replay.report import Divergence, ReplayReport, Summary
-    from trajrec.replay.worlds import replay_world
+    from trajrec.replay import credit as credit
+    from trajrec.replay.agents.world_replay import replay_world as replay_world
+    from trajrec.replay.batch import replay_episodes as replay_episodes
+    from trajrec.replay.diagnose.determinism import Determinism as Determinism
+    from trajrec.replay.diagnose.determinism import check_determinism as check_determinism
+    from trajrec.replay.differences import EpisodeDifference as EpisodeDifference
+    from trajrec.replay.differences import first_difference as first_difference
+    from trajrec.replay.execute.report import Divergence as Divergence
+    from trajrec.replay.execute.report import ReplayReport as ReplayReport
+    from trajrec.replay.execute.report import Summary as Summary
+    from trajrec.replay.forks.branch import Branch as Branch
+    from trajrec.replay.forks.fork import ForkedEnv as ForkedEnv
+    from trajrec.replay.forks.fork import fork as fork
+    from trajrec.replay.replayer import Replayer as Replayer
+    from trajrec.replay.replayer import replay_episode as replay_episode
 
-__all__ = [
-    "Branch",
-    "Determinism",
-    "Divergence",
-    "EpisodeDifference",
-    "ForkedEnv",
-    "ReplayReport",
-    "Replayer",
-    "Summary",
-    "check_determinism",
-    "credit",
-    "first_difference",
-    "fork",
-    "replay_episode",
-    "replay_episodes",
-    "replay_world",
-]
-
-_HOME = {
-    "Branch": "branches",
-    "Determinism": "determinism",
-    "Divergence": "report",
-    "EpisodeDifference": "differences",
-    "ForkedEnv": "forking",
-    "ReplayReport": "report",
-    "Replayer": "engine",
-    "Summary": "report",
-    "check_determinism": "determinism",
-    "first_difference": "differences",
-    "fork": "forking",
-    "replay_episode": "engine",
-    "replay_episodes": "batch",
-    "replay_world": "worlds",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "credit":
-        return importlib.import_module("trajrec.replay.credit")
-    if name not in _HOME:
-        raise AttributeError(f"module 'trajrec.replay' has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f"trajrec.replay.{_HOME[name]}"), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "Branch": "trajrec.replay.forks.branch:Branch",
+        "Determinism": "trajrec.replay.diagnose.determinism:Determinism",
+        "Divergence": "trajrec.replay.execute.report:Divergence",
+        "EpisodeDifference": "trajrec.replay.differences:EpisodeDifference",
+        "ForkedEnv": "trajrec.replay.forks.fork:ForkedEnv",
+        "ReplayReport": "trajrec.replay.execute.report:ReplayReport",
+        "Replayer": "trajrec.replay.replayer:Replayer",
+        "Summary": "trajrec.replay.execute.report:Summary",
+        "check_determinism": "trajrec.replay.diagnose.determinism:check_determinism",
+        "credit": "trajrec.replay.credit",
+        "first_difference": "trajrec.replay.differences:first_difference",
+        "fork": "trajrec.replay.forks.fork:fork",
+        "replay_episode": "trajrec.replay.replayer:replay_episode",
+        "replay_episodes": "trajrec.replay.batch:replay_episodes",
+        "replay_world": "trajrec.replay.agents.world_replay:replay_world",
+    },
+)

@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 import gymnasium
 
-from trajrec.episodes import Episode
-from trajrec.joint import api_of
+from trajrec.corpus.episode import Episode
+from trajrec.envstate.pettingzoo import api_of
 from trajrec.protocols import World
-from trajrec.replay.engine import WALL_CLOCK, EnvOrFactory, Replayer
-from trajrec.replay.places import Place, Places, lineage
-from trajrec.replay.report import ReplayReport
-from trajrec.replay.workers import Died, map_ordered
+from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.processes.refs import Place, Places, lineage
+from trajrec.replay.processes.workers import Died, map_ordered
+from trajrec.replay.replayer import WALL_CLOCK, EnvOrFactory, Replayer
 
 CHUNK = 128
 """Episodes that an environment is kept for: the same whatever the number of processes, so that reports are too."""
@@ -75,26 +75,41 @@ def replay_episodes(
             yield from _replay(chunk, env, options)
         return
     if isinstance(env, gymnasium.Env) or api_of(env) is not None:
-        raise TypeError("an environment object cannot be sent to other processes: give a function that makes one as env=")
+        raise TypeError(
+            "an environment object cannot be sent to other processes: give a function that makes one as env="
+        )
     work = functools.partial(_replay_places, Places(), env, options)
     places = ([lineage(episode) for episode in chunk] for chunk in _chunks(episodes))
     sent, kept = itertools.tee(places)
     if backend == "ray":
-        from trajrec.replay.cluster import map_on_ray
+        from trajrec.replay.processes.ray import map_on_ray
 
         results = map_on_ray(work, sent, jobs)
     else:
         results = map_ordered(work, sent, jobs)
     for chunk_of_places, found in zip(kept, results, strict=True):
-        yield from _one_by_one(chunk_of_places, work, jobs, found.why) if isinstance(found, Died) else found
+        yield from (
+            _one_by_one(chunk_of_places, work, jobs, found.why)
+            if isinstance(found, Died)
+            else found
+        )
 
 
 def _one_by_one(
-    places: list[tuple[Place, ...]], work: Callable[[list[tuple[Place, ...]]], list[ReplayReport]], jobs: int, why: str
+    places: list[tuple[Place, ...]],
+    work: Callable[[list[tuple[Place, ...]]], list[ReplayReport]],
+    jobs: int,
+    why: str,
 ) -> Iterator[ReplayReport]:
     """Replay what ended a process, each episode in one of its own: so only those that end it are refused."""
-    for place, found in zip(places, map_ordered(work, ([place] for place in places), jobs), strict=True):
-        yield ReplayReport(place[0].id, "refused", 0, notes=(found.why,)) if isinstance(found, Died) else found[0]
+    for place, found in zip(
+        places, map_ordered(work, ([place] for place in places), jobs), strict=True
+    ):
+        yield (
+            ReplayReport(place[0].id, "refused", 0, notes=(found.why,))
+            if isinstance(found, Died)
+            else found[0]
+        )
 
 
 def _replay_places(
@@ -103,7 +118,9 @@ def _replay_places(
     return list(_replay((places.read(place) for place in chunk), env, options))
 
 
-def _replay(chunk: Iterable[Episode], env: EnvOrFactory, options: dict[str, Any]) -> Iterator[ReplayReport]:
+def _replay(
+    chunk: Iterable[Episode], env: EnvOrFactory, options: dict[str, Any]
+) -> Iterator[ReplayReport]:
     with Replayer(env=env, **options) as replayer:
         yield from replayer.replay_all(chunk)
 

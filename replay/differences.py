@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.episodes import Episode
-from trajrec.paths import path_between
-from trajrec.replay.report import short
-from trajrec.state.diff import first_difference as value_difference
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.history import path_between
+from trajrec.replay.execute.report import short
+from trajrec.values.diff import first_difference as value_difference
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,33 @@ def first_difference(a: Episode, b: Episode) -> list[EpisodeDifference]:
         ValueError: One is an agent's, the other an environment's.
     """
     if a.is_agents != b.is_agents:
-        raise ValueError(f"episode {(a if a.is_agents else b).id} is an agent's and the other an environment's")
+        raise ValueError(
+            f"episode {(a if a.is_agents else b).id} is an agent's and the other an environment's"
+        )
     found = [*(_of_agents(a, b) if a.is_agents else _of_environments(a, b)), *_ends(a, b)]
     return sorted(found, key=lambda difference: difference.step)
 
 
 def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
-    actions = [[action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)]
+    actions = [
+        [action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)
+    ]
     yield from _first("action", itertools.count(), *actions)
     start = max(a.first_step, b.first_step)
     failures = [
-        {f.step: f"{f.error_type}: {f.message}" for f in e.failures if f.phase == "step" and f.step >= start} for e in (a, b)
+        {
+            f.step: f"{f.error_type}: {f.message}"
+            for f in e.failures
+            if f.phase == "step" and f.step >= start
+        }
+        for e in (a, b)
     ]
     raised = sorted(failures[0].keys() | failures[1].keys())
-    yield from _first("failure", raised, *([found.get(step, "no exception") for step in raised] for found in failures))
+    yield from _first(
+        "failure",
+        raised,
+        *([found.get(step, "no exception") for step in raised] for found in failures),
+    )
     steps, *rows = _common(a.step_numbers, b.step_numbers, start)
     after, *seen = _seen(a, b, start)
     yield from _first("observation", after, *_picked(a.observation_list, b.observation_list, seen))
@@ -74,7 +87,9 @@ def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
         yield from _first("info", steps, *_picked(a.infos, b.infos, rows))
     digests = [episode.state_digests for episode in (a, b)]
     if digests[0] is not None and digests[1] is not None:
-        for difference in _first("state", after, *_picked(digests[0].tolist(), digests[1].tolist(), seen)):
+        for difference in _first(
+            "state", after, *_picked(digests[0].tolist(), digests[1].tolist(), seen)
+        ):
             yield _state(a, b, difference, *(found[after.index(difference.step)] for found in seen))
 
 
@@ -103,14 +118,18 @@ def _picked(a: list[Any], b: list[Any], rows: Sequence[list[int]]) -> tuple[list
     return found[0], found[1]
 
 
-def _state(a: Episode, b: Episode, difference: EpisodeDifference, row: int, other: int) -> EpisodeDifference:
+def _state(
+    a: Episode, b: Episode, difference: EpisodeDifference, row: int, other: int
+) -> EpisodeDifference:
     """Return a difference of digests as one of states, where both are stored whole."""
     if row in a.states and other in b.states:
         change = value_difference(a.states[row], b.states[other])
         if change is not None:
             field = f"state/{change.path}" if change.path else "state"
             return EpisodeDifference(difference.step, field, change.before, change.after)
-    return EpisodeDifference(difference.step, "state", f"digest {difference.a}", f"digest {difference.b}")
+    return EpisodeDifference(
+        difference.step, "state", f"digest {difference.a}", f"digest {difference.b}"
+    )
 
 
 def _of_agents(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
@@ -119,33 +138,54 @@ def _of_agents(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     for kind, value in (
         ("call", lambda attempt: {"tool": attempt.tool, "arguments": attempt.arguments}),
         ("result", lambda attempt: attempt.end.message if attempt.has_failed else attempt.result),
-        ("state", lambda attempt: [[part, *map(list, changes)] for part, changes in attempt.changes.items()]),
+        (
+            "state",
+            lambda attempt: [
+                [part, *map(list, changes)] for part, changes in attempt.changes.items()
+            ],
+        ),
     ):
         for x, y in zip(*attempts, strict=False):
             change = value_difference(value(x), value(y))
             if change is not None:
-                yield EpisodeDifference(x.start.step, f"{kind}/{change.path}".rstrip("/"), change.before, change.after)
+                yield EpisodeDifference(
+                    x.start.step, f"{kind}/{change.path}".rstrip("/"), change.before, change.after
+                )
                 break
     if len(attempts[0]) != len(attempts[1]):
         more = attempts[0][n:] or attempts[1][n:]
         names = [attempt.tool for attempt in more]
-        yield EpisodeDifference(more[0].start.step, "call", *((names, []) if attempts[0][n:] else ([], names)))
+        yield EpisodeDifference(
+            more[0].start.step, "call", *((names, []) if attempts[0][n:] else ([], names))
+        )
 
 
 def _ends(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     ends = [{"n_steps": e.n_steps, "ending": e.ending, "outcome": e.outcome} for e in (a, b)]
-    if a.ending == b.ending:  # of an episode that was both terminated and truncated it says the first only
+    if (
+        a.ending == b.ending
+    ):  # of an episode that was both terminated and truncated it says the first only
         for end, episode in zip(ends, (a, b), strict=True):
             found = episode.end
-            end |= {} if found is None else {"terminated": found.terminated, "truncated": found.truncated}
+            end |= (
+                {}
+                if found is None
+                else {"terminated": found.terminated, "truncated": found.truncated}
+            )
     for name in [name for name in ends[0] if name in ends[1]]:
         if ends[0][name] != ends[1][name]:
-            yield EpisodeDifference(min(a.n_steps, b.n_steps), f"end/{name}", ends[0][name], ends[1][name])
+            yield EpisodeDifference(
+                min(a.n_steps, b.n_steps), f"end/{name}", ends[0][name], ends[1][name]
+            )
 
 
-def _first(field: str, steps: Iterable[int], a: list[Any], b: list[Any]) -> Iterator[EpisodeDifference]:
+def _first(
+    field: str, steps: Iterable[int], a: list[Any], b: list[Any]
+) -> Iterator[EpisodeDifference]:
     for step, x, y in zip(steps, a, b, strict=False):
         change = value_difference(x, y)
         if change is not None:
-            yield EpisodeDifference(step, f"{field}/{change.path}".rstrip("/"), change.before, change.after)
+            yield EpisodeDifference(
+                step, f"{field}/{change.path}".rstrip("/"), change.before, change.after
+            )
             return

@@ -17,11 +17,16 @@ from unittest import mock
 import gymnasium as gym
 
 import trajrec
-from trajrec import envs, recorder
+from trajrec import envs
 from trajrec.log.writer import LogWriter
+from trajrec.recording import recorder
 
 BEGIN_NS = 1_750_000_000_000_000_000
-RUNTIME = {"python": "3.13.0", "platform": "sample", "packages": {"gymnasium": "1.4.0", "numpy": "2.4.0"}}
+RUNTIME = {
+    "python": "3.13.0",
+    "platform": "sample",
+    "packages": {"gymnasium": "1.4.0", "numpy": "2.4.0"},
+}
 WALK = [0, 0, 0, 0, 2, *[1] * 7, 3]
 CARELESS = [1, 1, 1, 3]
 
@@ -47,7 +52,14 @@ def solved(env: Any) -> bool:
     return bool(bare.task_solved() if isinstance(bare, envs.Shop) else bare.get_state()["has_key"])
 
 
-def play(folder: Path, name: str, env: gym.Env[Any, Any], policy: Callable[[int], Any], n: int, **options: Any) -> Any:
+def play(
+    folder: Path,
+    name: str,
+    env: gym.Env[Any, Any],
+    policy: Callable[[int], Any],
+    n: int,
+    **options: Any,
+) -> Any:
     """Record episodes into a log of a fixed name; return the recorder, still open."""
     clock = itertools.count(BEGIN_NS, 1_000_000)
     recording = trajrec.record(env, folder, log_id=name, clock_ns=lambda: next(clock), **options)
@@ -76,8 +88,16 @@ def make(folder: Path) -> None:
         keydoor, shop = gym.make("trajrec/KeyDoor-v0"), gym.make("trajrec/Shop-v0")
         play(folder, "won-keydoor", keydoor, lambda k: WALK[k], 2, checks=[solved]).close()
         play(folder, "lost-keydoor", keydoor, lambda k: CARELESS[k], 2, checks=[solved]).close()
-        play(folder, "won-shop", shop, lambda k: shop.unwrapped.ground_truth()[k], 3, checks=[solved]).close()  # type: ignore[attr-defined]
-        play(folder, "crashed-cartpole", FlakyCartPole(gym.make("CartPole-v1")), lambda k: k // 2 % 2, 3).close()
+        play(
+            folder, "won-shop", shop, lambda k: shop.unwrapped.ground_truth()[k], 3, checks=[solved]
+        ).close()  # type: ignore[attr-defined]
+        play(
+            folder,
+            "crashed-cartpole",
+            FlakyCartPole(gym.make("CartPole-v1")),
+            lambda k: k // 2 % 2,
+            3,
+        ).close()
         # A killed process: what it had handed over by then, and a torn write after that.
         killed = play(folder, "killed-cartpole", gym.make("CartPole-v1"), lambda k: k // 2 % 2, 2)
         killed.reset(seed=9)

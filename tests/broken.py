@@ -90,7 +90,12 @@ class Threads(Sound):
     def extra(self) -> float:
         parts = int(os.environ.get("OMP_NUM_THREADS") or 1)
         values = (1.0 / np.arange(1, 100_001)).astype(np.float32)
-        return float(sum(float(np.cumsum(part, dtype=np.float32)[-1]) for part in np.array_split(values, parts)))
+        return float(
+            sum(
+                float(np.cumsum(part, dtype=np.float32)[-1])
+                for part in np.array_split(values, parts)
+            )
+        )
 
 
 class StateLeak(Sound):
@@ -121,7 +126,9 @@ class Network(Sound):
     """Asks a server what to show."""
 
     def extra(self) -> float:
-        with socket.create_connection(("127.0.0.1", int(os.environ["TRAJREC_TEST_PORT"]))) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", int(os.environ["TRAJREC_TEST_PORT"]))
+        ) as connection:
             return float(connection.recv(64))
 
 

@@ -8,8 +8,8 @@ import gymnasium as gym
 
 import trajrec
 import trajrec.envs
+from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import SPOIL, WORK
-from trajrec.episodes import Episode
 
 assert trajrec.envs
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
+from trajrec.recording.event_log import close_logs
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,13 @@ class Witness(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, **kwargs: Any) -> Any:
         observation, info = self.env.reset(**kwargs)
         self.episodes.append(
-            {"observations": [copy.deepcopy(observation)], "actions": [], "rewards": [], "infos": [], "reset_info": [info]}
+            {
+                "observations": [copy.deepcopy(observation)],
+                "actions": [],
+                "rewards": [],
+                "infos": [],
+                "reset_info": [info],
+            }
         )
         return observation, info
 
@@ -75,7 +81,11 @@ class Scripted(gym.Env[Any, Any]):
 
 
 def run(
-    env: gym.Env[Any, Any], n_episodes: int = 1, *, seed: int | None = 0, policy: Callable[[Any], Any] | None = None
+    env: gym.Env[Any, Any],
+    n_episodes: int = 1,
+    *,
+    seed: int | None = 0,
+    policy: Callable[[Any], Any] | None = None,
 ) -> int:
     """Run episodes, seeded once; return how many steps they took."""
     if seed is not None:
@@ -92,7 +102,14 @@ def run(
     return n_steps
 
 
-def record(env: gym.Env[Any, Any], folder: Path, n_episodes: int = 1, *, seed: int | None = 0, **options: Any) -> Path:
+def record(
+    env: gym.Env[Any, Any],
+    folder: Path,
+    n_episodes: int = 1,
+    *,
+    seed: int | None = 0,
+    **options: Any,
+) -> Path:
     """Record episodes; return the log."""
     recorder = trajrec.record(env, folder, **options)
     try:

@@ -26,7 +26,9 @@ VERSION = "v1.2.2"
 
 def tasks() -> list[tuple[str, str]]:
     """Return (suite, task) of all user tasks."""
-    return [(suite, task) for suite, found in get_suites(VERSION).items() for task in found.user_tasks]
+    return [
+        (suite, task) for suite, found in get_suites(VERSION).items() for task in found.user_tasks
+    ]
 
 
 class Dojo:
@@ -40,20 +42,27 @@ class Dojo:
         self.traces: list[FunctionCall] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
-        self.environment = self.task.init_environment(self.suite.load_and_inject_default_environment({}))
+        self.environment = self.task.init_environment(
+            self.suite.load_and_inject_default_environment({})
+        )
         self.before = self.environment.model_copy(deep=True)
         self.traces.clear()
         return str(self.task.PROMPT)
 
     def tools(self) -> list[Tool]:
-        return [Tool(tool.name, tool.parameters.model_json_schema(), "write", tool.description) for tool in self.suite.tools]
+        return [
+            Tool(tool.name, tool.parameters.model_json_schema(), "write", tool.description)
+            for tool in self.suite.tools
+        ]
 
     def watch(self) -> Any:
         return lambda: self.environment
 
     def call(self, name: str, arguments: dict[str, Any], /) -> Any:
         self.traces.append(FunctionCall(function=name, args=arguments))
-        result, _ = self.runtime.run_function(self.environment, name, arguments, raise_on_error=True)
+        result, _ = self.runtime.run_function(
+            self.environment, name, arguments, raise_on_error=True
+        )
         return result
 
     def get_state(self) -> Any:
@@ -72,7 +81,9 @@ def utility(world: Dojo) -> bool:
     """Return agentdojo's own verdict."""
     output = world.task.GROUND_TRUTH_OUTPUT
     found = world.task.utility_from_traces(output, world.before, world.environment, world.traces)
-    return bool(world.task.utility(output, world.before, world.environment) if found is None else found)
+    return bool(
+        world.task.utility(output, world.before, world.environment) if found is None else found
+    )
 
 
 def record(folder: Path, how: list[str]) -> None:
@@ -80,7 +91,12 @@ def record(folder: Path, how: list[str]) -> None:
     for suite, task in tasks():
         world = Dojo(suite, task)
         with trajrec.episode(
-            folder, task=f"{suite}/{task}", world=world, checks=[utility], deterministic="free" not in how, redact=False
+            folder,
+            task=f"{suite}/{task}",
+            world=world,
+            checks=[utility],
+            deterministic="free" not in how,
+            redact=False,
         ) as ep:
             calls = world.ground_truth()
             for call in calls[: len(calls) - ("cut" in how)]:
@@ -104,9 +120,18 @@ def credit(folder: Path, n: int) -> None:
             texts = [key for key, value in arguments.items() if isinstance(value, str)]
             if not texts:
                 continue
-            calls = [*plan[:wrong], (name, {**arguments, texts[0]: "nothing such"}), *plan[wrong + 1 :]]
+            calls = [
+                *plan[:wrong],
+                (name, {**arguments, texts[0]: "nothing such"}),
+                *plan[wrong + 1 :],
+            ]
             with trajrec.episode(
-                folder, task=f"{suite}/{task}", world=world, checks=[utility], deterministic=True, redact=False
+                folder,
+                task=f"{suite}/{task}",
+                world=world,
+                checks=[utility],
+                deterministic=True,
+                redact=False,
             ) as ep:
                 for tool, given in calls:
                     with contextlib.suppress(Exception):
@@ -120,7 +145,13 @@ def credit(folder: Path, n: int) -> None:
             def follow(context: Any, rng: Any, plan: Any = plan) -> Any:
                 return plan[context.step] if context.step < len(plan) else None
 
-            found = decisive_step(episode, follow, n=8, check=utility, env=lambda suite=suite, task=task: Dojo(suite, task))
+            found = decisive_step(
+                episode,
+                follow,
+                n=8,
+                check=utility,
+                env=lambda suite=suite, task=task: Dojo(suite, task),
+            )
             print(json.dumps([f"{suite}/{task}", wrong, found.step, found.confidence]), flush=True)
             n -= 1
             break

@@ -16,7 +16,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     last = request["messages"][-1]
     if last["role"] == "user":
         call = {"name": "get_order", "arguments": json.dumps({"order": "O1001"})}
-        return {"role": "assistant", "content": None, "tool_calls": [{"id": "call-1", "type": "function", "function": call}]}
+        return {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call-1", "type": "function", "function": call}],
+        }
     return {"role": "assistant", "content": f"I have read {len(last['content'])} characters."}
 
 
@@ -28,19 +32,34 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if request["messages"][-1]["content"] == "fail":
-            self._send(400, {"error": {"message": "the script says so", "type": "invalid_request_error"}})
+            self._send(
+                400, {"error": {"message": "the script says so", "type": "invalid_request_error"}}
+            )
             return
         head = {"id": "c-1", "created": 1, "model": "scripted-1"}
-        usage = {"prompt_tokens": 7 * len(request["messages"]), "completion_tokens": 5, "total_tokens": 12}
+        usage = {
+            "prompt_tokens": 7 * len(request["messages"]),
+            "completion_tokens": 5,
+            "total_tokens": 12,
+        }
         message = answer(request)
         if not request.get("stream"):
-            choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if "tool_calls" in message else "stop"}
-            self._send(200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage})
+            choice = {
+                "index": 0,
+                "message": message,
+                "finish_reason": "tool_calls" if "tool_calls" in message else "stop",
+            }
+            self._send(
+                200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
+            )
             return
         pieces = [{"content": word} for word in (message["content"] or "").split(" ")]
         chunks = [{"index": 0, "delta": piece, "finish_reason": None} for piece in pieces]
         chunks.append({"index": 0, "delta": {}, "finish_reason": "stop"})
-        lines = [json.dumps({**head, "object": "chat.completion.chunk", "choices": [chunk]}) for chunk in chunks]
+        lines = [
+            json.dumps({**head, "object": "chat.completion.chunk", "choices": [chunk]})
+            for chunk in chunks
+        ]
         body = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
         self._raw(200, "text/event-stream", body)
 

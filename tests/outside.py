@@ -18,7 +18,9 @@ class Outside(gym.Env[Any, Any]):
     def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
         self.action_space = gym.spaces.Discrete(3)
-        self.simulator = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.simulator = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def ask(self, *request: Any) -> Any:
         assert self.simulator.stdin is not None
@@ -91,7 +93,13 @@ def main() -> None:
             kept.append((drawn.getstate(), place, n))
         elif what == "drop":
             kept[values[0]] = None
-        said = len(kept) - 1 if what == "keep" else sum(one is not None for one in kept) if what == "kept" else (place, n)
+        said = (
+            len(kept) - 1
+            if what == "keep"
+            else sum(one is not None for one in kept)
+            if what == "kept"
+            else (place, n)
+        )
         pickle.dump(said, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> int:
     """Clone the checkout, run each command in a clone of its own."""
-    found = re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    found = re.findall(
+        r"<!-- command: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
+    )
     assert [name for name, _ in found] == ["demo", "test"], found
     for name, command in found:
         clone = Path(sys.argv[1]) / f"clone-{name}"

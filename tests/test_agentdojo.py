@@ -21,7 +21,15 @@ CHANGING = "SELECT DISTINCT task FROM state_changes JOIN episodes USING (episode
 
 
 def dojo(what: str, folder: Path, *how: str, hash_seed: str = "0") -> str:
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).parent / "dojo.py"), what, str(folder), *how]
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        str(Path(__file__).parent / "dojo.py"),
+        what,
+        str(folder),
+        *how,
+    ]
     env = {**os.environ, "PYTHONHASHSEED": hash_seed}
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env).stdout
 
@@ -33,16 +41,24 @@ def replay(folder: Path, **kwargs: Any) -> dict[str, Any]:
 def test_all_tasks_pass_and_replay_exactly_where_the_clock_was_held(tmp_path: Path) -> None:
     dojo("record", tmp_path)
     with trajrec.open(tmp_path) as corpus:
-        endings = corpus.sql("SELECT outcome, ending, count(*) FROM episodes GROUP BY ALL").fetchall()
+        endings = corpus.sql(
+            "SELECT outcome, ending, count(*) FROM episodes GROUP BY ALL"
+        ).fetchall()
         assert endings == [("success", "terminated", 97)]
         assert len(corpus.sql(CHANGING).fetchall()) == 61
     assert Counter(report["grade"] for report in replay(tmp_path).values()) == {"exact": 97}
     # Elsewhere sets come in another order: what differs then is said to be that.
-    causes = {r["divergence"]["cause"][:13] for r in replay(tmp_path, hash_seed="1").values() if r["divergence"]}
+    causes = {
+        r["divergence"]["cause"][:13]
+        for r in replay(tmp_path, hash_seed="1").values()
+        if r["divergence"]
+    }
     assert causes == {"unordered set"}
 
 
-def test_with_a_free_clock_every_difference_is_a_clock_field_and_is_said_to_be(tmp_path: Path) -> None:
+def test_with_a_free_clock_every_difference_is_a_clock_field_and_is_said_to_be(
+    tmp_path: Path,
+) -> None:
     dojo("record", tmp_path, "free")
     reports = replay(tmp_path)
     assert Counter(report["grade"] for report in reports.values()) == {"exact": 73, "diverged": 24}
@@ -53,13 +69,20 @@ def test_with_a_free_clock_every_difference_is_a_clock_field_and_is_said_to_be(t
             assert report["divergence"]["cause"].startswith("clock")
 
 
-def test_a_dropped_last_call_fails_the_check_of_nearly_every_task_that_changes_state(tmp_path: Path) -> None:
+def test_a_dropped_last_call_fails_the_check_of_nearly_every_task_that_changes_state(
+    tmp_path: Path,
+) -> None:
     dojo("record", tmp_path / "whole")
     dojo("record", tmp_path / "cut", "cut")
     with trajrec.open(tmp_path / "whole") as corpus:
         changing = {task for (task,) in corpus.sql(CHANGING).fetchall()}
     with trajrec.open(tmp_path / "cut") as corpus:
-        failed = {task for (task,) in corpus.sql("SELECT task FROM episodes WHERE outcome = 'failure'").fetchall()}
+        failed = {
+            task
+            for (task,) in corpus.sql(
+                "SELECT task FROM episodes WHERE outcome = 'failure'"
+            ).fetchall()
+        }
     assert len(changing) == 61
     assert len(failed & changing) == 59
 

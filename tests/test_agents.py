@@ -26,12 +26,12 @@ import zstandard
 from conftest import only
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import UnknownToolError
 from trajrec.log.reader import LogReader
+from trajrec.recording.event_log import close_logs
 
 
 def rows(folder: Path, query: str) -> list[Any]:
@@ -45,7 +45,9 @@ def solved(shop: Shop) -> bool:
 
 
 def solve(folder: Path, task: int, seed: int = 7) -> str:
-    with trajrec.episode(folder, task=f"shop-{task}", world=Shop(seed=seed), options={"task": task}, checks=[solved]) as ep:
+    with trajrec.episode(
+        folder, task=f"shop-{task}", world=Shop(seed=seed), options={"task": task}, checks=[solved]
+    ) as ep:
         for name, arguments in ep.world.ground_truth_calls():
             with contextlib.suppress(PaymentTimeout):
                 ep.call(name, **arguments)
@@ -57,11 +59,18 @@ def solve(folder: Path, task: int, seed: int = 7) -> str:
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)))
-def test_each_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(tmp_path: Path, task: int) -> None:
+def test_each_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(
+    tmp_path: Path, task: int
+) -> None:
     solve(tmp_path, task)
-    with trajrec.episode(tmp_path, task=f"shop-{task}", world=Shop(seed=7), options={"task": task}, checks=[solved]):
+    with trajrec.episode(
+        tmp_path, task=f"shop-{task}", world=Shop(seed=7), options={"task": task}, checks=[solved]
+    ):
         pass
-    found = rows(tmp_path, "SELECT task, outcome, ending, stop_reason, said_done FROM episodes ORDER BY n_steps")
+    found = rows(
+        tmp_path,
+        "SELECT task, outcome, ending, stop_reason, said_done FROM episodes ORDER BY n_steps",
+    )
     assert found[0][:3] == (f"shop-{task}", "failure", "terminated")
     assert found[1] == (f"shop-{task}", "success", "terminated", "done", True)
 
@@ -85,7 +94,9 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
         ep.call("refund_order", order="O1001", cents=100)  # step 2: recovered
         with pytest.raises(UnknownToolError, match="no tool 'refund'"):
             ep.call("refund", order="O1001")  # step 3: invalid
-        for attempt in ep.retrying(3, wait=0.01, on=TimeoutError):  # step 4: two timeouts, then an answer
+        for attempt in ep.retrying(
+            3, wait=0.01, on=TimeoutError
+        ):  # step 4: two timeouts, then an answer
             with attempt:
                 assert ep.call("search", query="x") == ["x"]
         with pytest.raises(ToolError):
@@ -105,7 +116,10 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
         (4, 2, "search", "ok", None, "scaffold", 4, "[]", True),
         (5, 0, "cancel_order", "error", None, None, None, None, False),
     ]
-    failures = rows(tmp_path, "SELECT step, attempt, kind, origin, recovered_at, recovered_by FROM failures ORDER BY ALL")
+    failures = rows(
+        tmp_path,
+        "SELECT step, attempt, kind, origin, recovered_at, recovered_by FROM failures ORDER BY ALL",
+    )
     assert failures == [
         (0, 0, "error", "tool", 2, "agent"),
         (1, 0, "error", "tool", 2, "agent"),
@@ -128,13 +142,21 @@ def test_the_last_of_several_tries_is_raised_as_it_is(tmp_path: Path) -> None:
             ep.call("broken")
         with pytest.raises(ConnectionError, match="gone"), next(tries):
             ep.call("broken")
-    assert rows(tmp_path, "SELECT step, attempt, outcome FROM attempts ORDER BY ALL") == [(0, 0, "error"), (0, 1, "error")]
+    assert rows(tmp_path, "SELECT step, attempt, outcome FROM attempts ORDER BY ALL") == [
+        (0, 0, "error"),
+        (0, 1, "error"),
+    ]
 
 
-def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed_as_they_are(tmp_path: Path) -> None:
+def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed_as_they_are(
+    tmp_path: Path,
+) -> None:
     schema = {
         "type": "object",
-        "properties": {"cents": {"type": "integer", "minimum": 1}, "note": {"type": "string", "default": "none"}},
+        "properties": {
+            "cents": {"type": "integer", "minimum": 1},
+            "note": {"type": "string", "default": "none"},
+        },
         "required": ["cents"],
         "additionalProperties": False,
     }
@@ -172,7 +194,9 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
         return flaky()
 
     async def main(ep: Any) -> int:
-        async for attempt in ep.retrying(tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(3))):
+        async for attempt in ep.retrying(
+            tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(3))
+        ):
             with attempt:
                 first = await ep.call("later")
         async for attempt in ep.retrying(3):
@@ -183,7 +207,9 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
     with trajrec.episode(tmp_path) as ep:
         ep.tool(flaky)
         ep.tool(later)
-        plan = tenacity.Retrying(stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(0.01))
+        plan = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(0.01)
+        )
         for attempt in ep.retrying(plan):
             with attempt:
                 assert ep.call("flaky") == 3
@@ -194,7 +220,10 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
                 ep.call("flaky")
         with pytest.raises(tenacity.RetryError):
             next(tries)
-    found = rows(tmp_path, "SELECT step, attempt, outcome, retry_by, backoff_ms >= 10 FROM attempts ORDER BY step, attempt")
+    found = rows(
+        tmp_path,
+        "SELECT step, attempt, outcome, retry_by, backoff_ms >= 10 FROM attempts ORDER BY step, attempt",
+    )
     assert found[:3] == [
         (0, 0, "error", None, False),
         (0, 1, "error", "scaffold", True),
@@ -207,7 +236,9 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
     ]
 
 
-def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(tmp_path: Path) -> None:
+def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(
+    tmp_path: Path,
+) -> None:
     answer = types.SimpleNamespace(isError=True)
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda: {"error": "no such order"}, name="a")
@@ -217,24 +248,36 @@ def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(t
         assert ep.call("b") is answer
         ep.call("c")
     found = rows(tmp_path, "SELECT tool, outcome, is_raised, message FROM attempts ORDER BY step")
-    assert found == [("a", "error", False, "no such order"), ("b", "error", False, "isError"), ("c", "ok", False, None)]
+    assert found == [
+        ("a", "error", False, "no such order"),
+        ("b", "error", False, "isError"),
+        ("c", "ok", False, None),
+    ]
 
 
-def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(tmp_path: Path) -> None:
+def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(
+    tmp_path: Path,
+) -> None:
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda x: x, name="echo")
         ep.call("echo", x=0)
         ep.model(lambda **_: {"content": "two calls"}, messages=[{"role": "user", "content": "go"}])
         ep.call("echo", x=1)
         ep.call("echo", x=2)
-        ep.model(lambda **_: {"content": "done"}, messages=[{"role": "user", "content": "go"}, {"role": "assistant"}])
+        ep.model(
+            lambda **_: {"content": "done"},
+            messages=[{"role": "user", "content": "go"}, {"role": "assistant"}],
+        )
         with ep.step():
             ep.call("echo", x=3)
             ep.call("echo", x=4)
         ep.call("echo", x=5)
     found = rows(tmp_path, "SELECT step, call, arguments->>'x' FROM attempts ORDER BY ALL")
     assert found == [(0, 0, "0"), (1, 0, "1"), (1, 1, "2"), (3, 0, "3"), (3, 1, "4"), (4, 0, "5")]
-    assert rows(tmp_path, "SELECT step, n_messages FROM model_calls ORDER BY ALL") == [(1, 1), (2, 2)]
+    assert rows(tmp_path, "SELECT step, n_messages FROM model_calls ORDER BY ALL") == [
+        (1, 1),
+        (2, 2),
+    ]
     assert rows(tmp_path, "SELECT step, action IS NULL FROM steps ORDER BY step")[2] == (2, True)
 
 
@@ -250,7 +293,9 @@ def test_state_is_followed_part_by_part_and_a_read_that_wrote_is_found(tmp_path:
         ep.tool(peek, effect="read")
         ep.call("open", to="ben")
         ep.call("peek")
-    assert rows(tmp_path, "SELECT step, part, path, before, after FROM state_changes ORDER BY ALL") == [
+    assert rows(
+        tmp_path, "SELECT step, part, path, before, after FROM state_changes ORDER BY ALL"
+    ) == [
         (0, "accounts", "ben", None, "1"),
         (1, "inbox", "0", '"hello"', None),
     ]
@@ -270,14 +315,21 @@ def test_what_the_loop_raises_is_recorded_and_raised(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         loop()
     assert rows(tmp_path, "SELECT ending, n_steps, outcome FROM episodes") == [("error", 1, None)]
-    assert rows(tmp_path, "SELECT phase, origin, error_type FROM failures") == [("loop", "agent", "builtins.ZeroDivisionError")]
+    assert rows(tmp_path, "SELECT phase, origin, error_type FROM failures") == [
+        ("loop", "agent", "builtins.ZeroDivisionError")
+    ]
 
 
 def test_a_world_that_cannot_be_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="options"), trajrec.episode(tmp_path, world=Shop(), options={"task": 99}):
+    with (
+        pytest.raises(ValueError, match="options"),
+        trajrec.episode(tmp_path, world=Shop(), options={"task": 99}),
+    ):
         pass
     assert rows(tmp_path, "SELECT ending, n_steps FROM episodes") == [("error", 0)]
-    assert rows(tmp_path, "SELECT phase, step, error_type FROM failures") == [("reset", -1, "builtins.ValueError")]
+    assert rows(tmp_path, "SELECT phase, step, error_type FROM failures") == [
+        ("reset", -1, "builtins.ValueError")
+    ]
 
 
 def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
@@ -287,9 +339,21 @@ def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, state={"a": 1}) as ep:
         assert ep.check(broken).passed is None
         assert ep.check(lambda state: state["a"] == 1).passed is True
-        ep.check(lambda first, second: trajrec.Verdict(first < second, 0.5, {"expected": second, "actual": first}), 1, 2)
-    found = rows(tmp_path, "SELECT status, verdict, score, evidence FROM checks ORDER BY checked_at")
-    assert found == [("error", None, None, None), ("ok", True, None, None), ("ok", True, 0.5, '{"expected":2,"actual":1}')]
+        ep.check(
+            lambda first, second: trajrec.Verdict(
+                first < second, 0.5, {"expected": second, "actual": first}
+            ),
+            1,
+            2,
+        )
+    found = rows(
+        tmp_path, "SELECT status, verdict, score, evidence FROM checks ORDER BY checked_at"
+    )
+    assert found == [
+        ("error", None, None, None),
+        ("ok", True, None, None),
+        ("ok", True, 0.5, '{"expected":2,"actual":1}'),
+    ]
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("check", "verifier")]
 
 
@@ -337,7 +401,8 @@ with trajrec.episode(sys.argv[1], task="parent") as ep:
 def test_a_forked_child_records_into_a_log_of_its_own(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)], check=True)
     found = rows(
-        tmp_path, "SELECT task, ending, tool, count(*) FROM episodes JOIN attempts USING (episode_id) GROUP BY ALL ORDER BY 1"
+        tmp_path,
+        "SELECT task, ending, tool, count(*) FROM episodes JOIN attempts USING (episode_id) GROUP BY ALL ORDER BY 1",
     )
     assert found == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
 
@@ -350,8 +415,14 @@ def test_an_episode_within_an_episode_knows_it_and_is_no_fork(tmp_path: Path) ->
             pass
         with trajrec.episode(tmp_path, task="second"):
             pass
-    found = rows(tmp_path, "SELECT task, within_id, within_step, parent_id FROM episodes ORDER BY number")
-    assert found == [("outer", None, None, None), ("inner", outer.id, 0, None), ("second", outer.id, 0, None)]
+    found = rows(
+        tmp_path, "SELECT task, within_id, within_step, parent_id FROM episodes ORDER BY number"
+    )
+    assert found == [
+        ("outer", None, None, None),
+        ("inner", outer.id, 0, None),
+        ("second", outer.id, 0, None),
+    ]
     assert inner.id != outer.id
 
 
@@ -364,10 +435,15 @@ class Message(pydantic.BaseModel):
 
 
 def test_a_conversation_costs_what_is_new_in_each_turn(tmp_path: Path) -> None:
-    draw, messages = random.Random(0), [{"role": "system", "content": "You are a shop assistant. " * 100}]
+    draw, messages = (
+        random.Random(0),
+        [{"role": "system", "content": "You are a shop assistant. " * 100}],
+    )
     with trajrec.episode(tmp_path) as ep:
         for turn in range(1000):
-            messages.append({"role": "user", "content": f"{turn} " + "".join(draw.choices("abcdefgh ", k=200))})
+            messages.append(
+                {"role": "user", "content": f"{turn} " + "".join(draw.choices("abcdefgh ", k=200))}
+            )
             ep.model(lambda **_: {"ok": True}, model="m", messages=messages, temperature=0.5)
     close_logs()
     size = sum(path.stat().st_size for path in tmp_path.glob("*.trj"))
@@ -415,17 +491,30 @@ def test_streamed_answers_arrive_piece_by_piece_and_are_recorded_whole(tmp_path:
             stream = ep.model(lambda **_: iter(["a", "b", "c"]), messages=[])
             assert next(stream) == "a"
             assert list(stream) == ["b", "c"]
-            assert [piece["delta"] async for piece in await ep.model(ask, messages=[])] == ["x", "y", "z"]
+            assert [piece["delta"] async for piece in await ep.model(ask, messages=[])] == [
+                "x",
+                "y",
+                "z",
+            ]
             next(ep.model(lambda **_: iter([1, 2]), messages=[]))  # given up after the first piece
 
     asyncio.run(main())
     found = only(tmp_path).transcript.model_calls
-    assert [call.answer for call in found] == [["a", "b", "c"], [{"delta": "x"}, {"delta": "y"}, {"delta": "z"}], [1]]
+    assert [call.answer for call in found] == [
+        ["a", "b", "c"],
+        [{"delta": "x"}, {"delta": "y"}, {"delta": "z"}],
+        [1],
+    ]
     assert rows(tmp_path, "SELECT DISTINCT outcome, is_streamed FROM model_calls") == [("ok", True)]
 
 
 def test_a_model_that_fails_and_is_asked_again_is_one_decision(tmp_path: Path) -> None:
-    answers = iter([ConnectionError("reset"), {"model": "m-1", "usage": {"prompt_tokens": 5, "completion_tokens": 2}}])
+    answers = iter(
+        [
+            ConnectionError("reset"),
+            {"model": "m-1", "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
+        ]
+    )
 
     def ask(**_: Any) -> Any:
         answer = next(answers)
@@ -438,7 +527,8 @@ def test_a_model_that_fails_and_is_asked_again_is_one_decision(tmp_path: Path) -
             with attempt:
                 ep.model(ask, messages=[])
     found = rows(
-        tmp_path, "SELECT step, outcome, retry_by, model, input_tokens, output_tokens FROM model_calls ORDER BY number"
+        tmp_path,
+        "SELECT step, outcome, retry_by, model, input_tokens, output_tokens FROM model_calls ORDER BY number",
     )
     assert found == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("model", "infra")]
@@ -479,12 +569,17 @@ def test_two_hundred_concurrent_episodes_hold_each_its_own_calls(tmp_path: Path)
 def test_threads_call_tools_of_one_episode_side_by_side(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda x: (time.sleep(0.001), x)[1], name="echo")
-        threads = [threading.Thread(target=lambda k=k: [ep.call("echo", x=10 * k + i) for i in range(10)]) for k in range(8)]
+        threads = [
+            threading.Thread(target=lambda k=k: [ep.call("echo", x=10 * k + i) for i in range(10)])
+            for k in range(8)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    found = rows(tmp_path, "SELECT (arguments->>'x')::INT, result::INT, outcome FROM attempts ORDER BY ALL")
+    found = rows(
+        tmp_path, "SELECT (arguments->>'x')::INT, result::INT, outcome FROM attempts ORDER BY ALL"
+    )
     assert found == [(x, x, "ok") for x in range(80)]
 
 
@@ -502,14 +597,21 @@ with trajrec.episode(sys.argv[1], task="killed") as ep:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_kill_9_in_the_middle_of_a_call_leaves_the_call_open(tmp_path: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         time.sleep(0.2)
         assert rows(tmp_path, "SELECT ending FROM episodes") == [("running",)]
         os.kill(child.pid, signal.SIGKILL)
-    assert rows(tmp_path, "SELECT task, ending, n_steps FROM episodes") == [("killed", "interrupted", 21)]
-    assert rows(tmp_path, "SELECT outcome, count(*) FROM attempts GROUP BY 1 ORDER BY 2") == [("open", 1), ("ok", 20)]
+    assert rows(tmp_path, "SELECT task, ending, n_steps FROM episodes") == [
+        ("killed", "interrupted", 21)
+    ]
+    assert rows(tmp_path, "SELECT outcome, count(*) FROM attempts GROUP BY 1 ORDER BY 2") == [
+        ("open", 1),
+        ("ok", 20),
+    ]
 
 
 @pytest.mark.slow
@@ -525,11 +627,15 @@ def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path
     tables = ("episodes", "steps", "attempts", "failures", "state_changes", "checks", "model_calls")
     before = {table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables}
     (tmp_path / "index.duckdb").unlink()
-    assert {table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables} == before
+    assert {
+        table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables
+    } == before
     assert len(before["attempts"]) == 6
 
 
-def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twice(tmp_path: Path) -> None:
+def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twice(
+    tmp_path: Path,
+) -> None:
     with trajrec.episode(tmp_path, state={"n": [0]}) as ep:
         ep.tool(lambda x: x, name="echo")
         ep.call("echo", x=0)
@@ -538,7 +644,9 @@ def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twi
             for x in range(1, 4):
                 ep.call("echo", x=x)
                 ep._journal.flush()
-                found = corpus.sql("SELECT count(*), (SELECT count(*) FROM steps), any_value(tool) FROM attempts").fetchall()
+                found = corpus.sql(
+                    "SELECT count(*), (SELECT count(*) FROM steps), any_value(tool) FROM attempts"
+                ).fetchall()
                 assert found == [(x + 1, x + 1, "echo")]
                 assert corpus.sql("SELECT n_steps FROM episodes").fetchall() == [(x + 1,)]
 
@@ -557,10 +665,16 @@ PLANTED = {
 }
 
 
-def test_no_planted_secret_is_in_any_byte_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_planted_secret_is_in_any_byte_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SHOP_API_TOKEN", PLANTED["variable"])
     text = f"use {PLANTED['github']} and {PLANTED['aws']}, then {PLANTED['variable']}"
-    headers = {"Authorization": f"Bearer {PLANTED['named']}", "X-API-Key": PLANTED["named"], "cookie": PLANTED["jwt"]}
+    headers = {
+        "Authorization": f"Bearer {PLANTED['named']}",
+        "X-API-Key": PLANTED["named"],
+        "cookie": PLANTED["jwt"],
+    }
 
     def broken(**_: Any) -> None:
         raise RuntimeError(f"401 for {KEY} ({PLANTED['variable']})")
@@ -582,7 +696,10 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(tmp_path: Path, monkeypatch
         state["mail"] = f"changed: {PLANTED['jwt']}"
         state["config"]["password"] = PLANTED["named"] + "-2"  # type: ignore[index]
         ep.call("echo", x=1)
-        ep.model(lambda **_: Message(role="assistant", content=text), messages=[{"role": "user", "content": text * 20}])
+        ep.model(
+            lambda **_: Message(role="assistant", content=text),
+            messages=[{"role": "user", "content": text * 20}],
+        )
         with pytest.raises(RuntimeError):
             ep.model(broken, messages=[], extra_headers=headers)
         ep.effect("getenv", os.environ.get, "SHOP_API_TOKEN")
@@ -601,13 +718,20 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(tmp_path: Path, monkeypatch
         for name, secret in PLANTED.items():
             assert secret.encode() not in raw, name
     # Equal secrets stay recognisable, and what was redacted says so.
-    assert rows(tmp_path, "SELECT count(DISTINCT regexp_extract(arguments::VARCHAR, 'api key [0-9a-f]{8}')) FROM attempts") != [
-        (0,)
+    assert rows(
+        tmp_path,
+        "SELECT count(DISTINCT regexp_extract(arguments::VARCHAR, 'api key [0-9a-f]{8}')) FROM attempts",
+    ) != [(0,)]
+    assert rows(tmp_path, "SELECT is_redacted FROM attempts ORDER BY step") == [
+        (True,),
+        (True,),
+        (False,),
     ]
-    assert rows(tmp_path, "SELECT is_redacted FROM attempts ORDER BY step") == [(True,), (True,), (False,)]
 
 
-def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is(tmp_path: Path) -> None:
+def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is(
+    tmp_path: Path,
+) -> None:
     ordinary = "the task-list of sky-high disk-usage; token count 5; AKITA; eyJ; sk-ip; max_tokens"
     with trajrec.episode(tmp_path / "a", redact=False) as ep:
         ep.tool(lambda key: key, name="echo")
@@ -624,10 +748,16 @@ def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is
 
 
 def test_what_is_held_repeats_itself_and_is_given_back() -> None:
-    from trajrec.effects import held
+    from trajrec.agents.freeze import held
 
     def outside() -> list[Any]:
-        drawn = [random.random(), np.random.random(), uuid.uuid4().hex, os.urandom(4), secrets.token_hex(4)]
+        drawn = [
+            random.random(),
+            np.random.random(),
+            uuid.uuid4().hex,
+            os.urandom(4),
+            secrets.token_hex(4),
+        ]
         return [*drawn, time.time_ns(), datetime.datetime.now(datetime.UTC)]
 
     random.seed(1)
@@ -653,14 +783,22 @@ def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         assert ep.effect("clock", lambda: 5) == 5
         with pytest.raises(OSError, match="offline"):
-            ep.effect("fetch", lambda url: (_ for _ in ()).throw(OSError(f"offline: {url}")), "http://x")
+            ep.effect(
+                "fetch", lambda url: (_ for _ in ()).throw(OSError(f"offline: {url}")), "http://x"
+            )
     clock, fetch = only(tmp_path).transcript.effects
     assert (clock.name, clock.error_type) == ("clock", "")
-    assert (fetch.error_type, fetch.message, fetch.value_data) == ("builtins.OSError", "offline: http://x", None)
+    assert (fetch.error_type, fetch.message, fetch.value_data) == (
+        "builtins.OSError",
+        "offline: http://x",
+        None,
+    )
 
 
 @pytest.mark.slow
-def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_loss(tmp_path: Path) -> None:
+def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_loss(
+    tmp_path: Path,
+) -> None:
     from trajrec.log.repair import compact, recover
 
     for task in range(3):
@@ -670,7 +808,10 @@ def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_l
     skipped = "* EXCLUDE (first_frame, last_frame)"
 
     def content() -> dict[str, list[Any]]:
-        return {t: rows(tmp_path, f"SELECT {skipped if t == 'episodes' else '*'} FROM {t} ORDER BY ALL") for t in tables}
+        return {
+            t: rows(tmp_path, f"SELECT {skipped if t == 'episodes' else '*'} FROM {t} ORDER BY ALL")
+            for t in tables
+        }
 
     before, (path,) = content(), tmp_path.glob("*.trj")
     states = [episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()]
@@ -680,4 +821,6 @@ def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_l
     path.write_bytes(path.read_bytes()[:-100])  # the footer is torn
     recover(path)
     assert content() == before
-    assert [episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()] == states
+    assert [
+        episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()
+    ] == states

@@ -14,7 +14,7 @@ from conftest import record
 
 import trajrec
 from trajrec.replay import replay_episodes
-from trajrec.replay.workers import Died, map_ordered
+from trajrec.replay.processes.workers import Died, map_ordered
 
 
 class Heavier(gym.Wrapper[Any, Any, Any, Any]):
@@ -75,7 +75,11 @@ def test_what_was_executed_before_an_error_is_reported(runs: Path) -> None:
 @pytest.mark.slow
 def test_a_divergence_comes_back_from_another_process(runs: Path) -> None:
     alone = reports(runs, env=heavier, explain=False)
-    long_enough = [report for report in alone if report["n_steps"] > 9 and report["divergence"]["field"].startswith("obs")]
+    long_enough = [
+        report
+        for report in alone
+        if report["n_steps"] > 9 and report["divergence"]["field"].startswith("obs")
+    ]
     assert long_enough
     assert reports(runs, env=heavier, jobs=2, explain=False) == alone
     with pytest.raises(TypeError, match="give a function that makes one"):
@@ -109,14 +113,26 @@ class Deadly(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @pytest.mark.slow
-def test_an_episode_that_ends_its_process_is_refused_and_the_others_are_replayed(runs: Path) -> None:
+def test_an_episode_that_ends_its_process_is_refused_and_the_others_are_replayed(
+    runs: Path,
+) -> None:
     with trajrec.open(runs) as corpus:
         where = "env_id = 'CartPole-v1'"
-        found = list(replay_episodes(corpus.episodes(where), env=lambda: Deadly(gym.make("CartPole-v1")), jobs=2))
+        found = list(
+            replay_episodes(
+                corpus.episodes(where), env=lambda: Deadly(gym.make("CartPole-v1")), jobs=2
+            )
+        )
         lengths = [episode.n_steps for episode in corpus.episodes(where)]
     assert 0 < sum(n >= 60 for n in lengths) < 20
-    assert [report.grade for report in found] == ["refused" if n >= 60 else "exact" for n in lengths]
-    assert all("ended 2 times: by SIGKILL" in report.notes[0] for report in found if report.grade == "refused")
+    assert [report.grade for report in found] == [
+        "refused" if n >= 60 else "exact" for n in lengths
+    ]
+    assert all(
+        "ended 2 times: by SIGKILL" in report.notes[0]
+        for report in found
+        if report.grade == "refused"
+    )
 
 
 def square(number: int) -> int:
@@ -131,7 +147,9 @@ def square(number: int) -> int:
 def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() -> None:
     found = list(map_ordered(square, range(40), 3))
     assert [k for k, result in enumerate(found) if isinstance(result, Died)] == [13]
-    assert [result for result in found if not isinstance(result, Died)] == [k * k for k in range(40) if k != 13]
+    assert [result for result in found if not isinstance(result, Died)] == [
+        k * k for k in range(40) if k != 13
+    ]
     died = found[13]
     assert isinstance(died, Died)
     assert died.why == "its worker ended 2 times: with status 5"
@@ -178,18 +196,28 @@ def command(*arguments: Any) -> int:
 
 
 @pytest.mark.slow
-def test_a_corpus_is_a_gate_for_a_changed_environment(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_corpus_is_a_gate_for_a_changed_environment(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from xml.etree import ElementTree
 
     where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20")
-    assert command("replay", runs, *where, "--against", "CartPole-v1", "--junit", tmp_path / "same.xml") == 0
+    assert (
+        command(
+            "replay", runs, *where, "--against", "CartPole-v1", "--junit", tmp_path / "same.xml"
+        )
+        == 0
+    )
     same = ElementTree.parse(tmp_path / "same.xml").getroot().attrib
     assert int(same["tests"]) > 10
     assert (same["failures"], same["errors"]) == ("0", "0")
     capsys.readouterr()
     junit = tmp_path / "changed.xml"
     files = ("--junit", junit, "--html", tmp_path / "changed.html")
-    assert command("replay", runs, *where, "--against", f"{__name__}:heavier", "--jobs", 2, *files) == 1
+    assert (
+        command("replay", runs, *where, "--against", f"{__name__}:heavier", "--jobs", 2, *files)
+        == 1
+    )
     written = (tmp_path / "changed.html").read_text()
     assert '<td class="diverged">diverged</td>' in written
     assert "<td>observation/1</td>" in written
@@ -201,8 +229,10 @@ def test_a_corpus_is_a_gate_for_a_changed_environment(runs: Path, tmp_path: Path
     assert "step 9, observation/1" in suite[0][0].attrib["message"]
 
 
-def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from trajrec.agents.sink import close_logs
+def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from trajrec.recording.event_log import close_logs
 
     for cents in (100, 200):
         with trajrec.episode(tmp_path, world=trajrec.envs.Shop(seed=7), options={"task": 0}) as ep:
@@ -214,9 +244,14 @@ def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(tmp_path: Path, capsys
     assert command("replay", tmp_path, "--against", f"{__name__}:stingy") == 1
     printed = capsys.readouterr().out
     assert "step 0, result/refunded: recorded 100, replayed 99" in printed
-    assert "ending: then" not in printed  # a replay makes the calls of an agent; it neither ends nor rewards it
+    assert (
+        "ending: then" not in printed
+    )  # a replay makes the calls of an agent; it neither ends nor rewards it
     assert "total reward: then" not in printed
-    assert command("replay", tmp_path, "--against", f"{__name__}:stingy", "--state-forced", "--json") == 1
+    assert (
+        command("replay", tmp_path, "--against", f"{__name__}:stingy", "--state-forced", "--json")
+        == 1
+    )
     import json
 
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -249,8 +284,13 @@ def test_floats_may_be_told_to_be_a_little_apart_and_the_grade_says_so(tmp_path:
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
         rounded = Rounded(gym.make("Pendulum-v1"))
-        assert trajrec.replay.replay_episode(episode, env=rounded, explain=False).divergence.ulps == 2
-        assert trajrec.replay.replay_episode(episode, env=rounded, ulps=1, explain=False).grade == "diverged"
+        assert (
+            trajrec.replay.replay_episode(episode, env=rounded, explain=False).divergence.ulps == 2
+        )
+        assert (
+            trajrec.replay.replay_episode(episode, env=rounded, ulps=1, explain=False).grade
+            == "diverged"
+        )
         report = trajrec.replay.replay_episode(episode, env=rounded, ulps=2)
     assert report.grade == "state"
     assert "ignored: floats within 2 ulp" in report.notes[-1]

@@ -13,7 +13,7 @@ import broken
 import pytest
 
 import trajrec
-from trajrec import provenance
+from trajrec.recording import provenance
 from trajrec.replay import replay_episode, replay_episodes
 
 CAUSES = {
@@ -33,13 +33,17 @@ def record(folder: Path, name: str, **settings: str) -> Any:
     """Record in another process, under its own hash seed and number of threads."""
     script = Path(broken.__file__)
     env = {**os.environ, "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "7", **settings}
-    subprocess.run([sys.executable, str(script), str(folder), name], check=True, env=env, cwd=script.parent)
+    subprocess.run(
+        [sys.executable, str(script), str(folder), name], check=True, env=env, cwd=script.parent
+    )
     return trajrec.open(folder)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CAUSES)
-def test_the_cause_of_a_divergence_is_named(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cause_of_a_divergence_is_named(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if name == "Address" and sys.platform != "linux":
         pytest.skip("addresses can be held still on Linux only")
     server = broken.serve()
@@ -60,7 +64,10 @@ def test_a_leak_over_episodes_is_told_from_a_divergence(tmp_path: Path) -> None:
     episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
     report = replay_episode(episodes[2], env=broken.StateLeak)
     assert report.grade == "exact"
-    assert report.notes[-1] == "only after the 2 episodes before it: it carries state over between episodes"
+    assert (
+        report.notes[-1]
+        == "only after the 2 episodes before it: it carries state over between episodes"
+    )
 
 
 @pytest.mark.slow
@@ -87,6 +94,10 @@ def test_a_sound_environment_is_never_accused(tmp_path: Path) -> None:
             _, _, done, _, _ = env.step(1)
     env.close()
     with trajrec.open(tmp_path) as corpus:
-        reports = list(replay_episodes(corpus.episodes(order_by="hash(episode_id)"), env=broken.Sound))
+        reports = list(
+            replay_episodes(corpus.episodes(order_by="hash(episode_id)"), env=broken.Sound)
+        )
     assert len(reports) == 1000
-    assert {(report.grade, *report.notes) for report in reports} == {("exact", "state not compared: none was recorded")}
+    assert {(report.grade, *report.notes) for report in reports} == {
+        ("exact", "state not compared: none was recorded")
+    }

@@ -14,11 +14,11 @@ import pytest
 from conftest import Scripted, record
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.cli import build_parser, main
+from trajrec.corpus.episode import read_episode
 from trajrec.envs import Bank
-from trajrec.episodes import read_episode
 from trajrec.log import frames
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import first_difference, fork
 
 
@@ -33,7 +33,9 @@ def first_id(folder: Path) -> str:
         return str(corpus.sql("SELECT episode_id FROM episodes ORDER BY number").fetchall()[0][0])
 
 
-def test_record_ls_show_sql_replay_and_index_work_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_record_ls_show_sql_replay_and_index_work_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = str(tmp_path / "runs")
     assert main(["record", "Taxi-v4", "-o", folder, "-n", "3", "--seed", "1"]) == 0
     assert main(["ls", folder, "--json"]) == 0
@@ -50,7 +52,11 @@ def test_record_ls_show_sql_replay_and_index_work_together(tmp_path: Path, capsy
     assert json.loads(capsys.readouterr().out) == {"n": 600}
     assert main(["replay", folder, name[:6]]) == 0
     assert main(["replay", folder, "--where", "n_steps = 200", "--json"]) == 0
-    assert {json.loads(line)["grade"] for line in capsys.readouterr().out.splitlines() if line.startswith("{")} == {"exact"}
+    assert {
+        json.loads(line)["grade"]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("{")
+    } == {"exact"}
     assert main(["index", folder, "--rebuild"]) == 0
     assert "episodes  3" in capsys.readouterr().out
     assert main(["recover", folder]) == 0
@@ -60,7 +66,17 @@ def test_record_ls_show_sql_replay_and_index_work_together(tmp_path: Path, capsy
 
 def test_a_policy_of_the_users_is_found_in_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "policies.py").write_text("def left(observation):\n    return 0\n")
-    command = [sys.executable, "-m", "trajrec", "record", "CartPole-v1", "-o", "runs", "--policy", "policies:left"]
+    command = [
+        sys.executable,
+        "-m",
+        "trajrec",
+        "record",
+        "CartPole-v1",
+        "-o",
+        "runs",
+        "--policy",
+        "policies:left",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True)
     with trajrec.open(tmp_path / "runs") as corpus:
         assert set(next(corpus.episodes()).actions) == {0}
@@ -91,7 +107,9 @@ def test_an_environment_that_raises_is_recorded_and_the_next_episode_begun(
     (tmp_path / "failing_env.py").write_text(FAILING)
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = tmp_path / "runs"
-    assert main(["record", "failing_env:Failing-v0", "-o", str(folder), "-n", "4", "--seed", "1"]) == 1
+    assert (
+        main(["record", "failing_env:Failing-v0", "-o", str(folder), "-n", "4", "--seed", "1"]) == 1
+    )
     *failures, last = capsys.readouterr().err.splitlines()
     assert failures == [
         "episode 1: step 4 raised KeyError: 'boom at 4' (it is recorded)",
@@ -121,19 +139,46 @@ def test_what_acts_with_a_generator_records_and_forks(
     monkeypatch.syspath_prepend(str(tmp_path))
     found = []
     for folder in ("a", "b"):
-        command = ["record", "CartPole-v1", "-o", str(tmp_path / folder), "--seed", "1", "--policy", f"acting:{name}"]
+        command = [
+            "record",
+            "CartPole-v1",
+            "-o",
+            str(tmp_path / folder),
+            "--seed",
+            "1",
+            "--policy",
+            f"acting:{name}",
+        ]
         assert main(command) == 0
         with trajrec.open(tmp_path / folder) as corpus:
             found.append(list(next(corpus.episodes()).actions))
     assert found[0] == found[1]
     assert set(found[0]) == {0, 1}
     folder = str(tmp_path / "a")
-    assert main(["fork", folder, first_id(tmp_path / "a"), "--at", "1", "--policy", f"acting:{name}", "-n", "2"]) == 0
+    assert (
+        main(
+            [
+                "fork",
+                folder,
+                first_id(tmp_path / "a"),
+                "--at",
+                "1",
+                "--policy",
+                f"acting:{name}",
+                "-n",
+                "2",
+            ]
+        )
+        == 0
+    )
 
 
 def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
     folder = str(tmp_path)
-    assert main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", '{"is_slippery": false}']) == 0
+    assert (
+        main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", '{"is_slippery": false}'])
+        == 0
+    )
     with trajrec.open(tmp_path) as corpus:
         header = corpus.sql("SELECT header->'kwargs'->>'is_slippery' FROM logs").fetchall()
     assert header == [("false",)]
@@ -143,14 +188,28 @@ def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
 def test_sql_writes_csv_and_parquet(kind: str, runs: Path, tmp_path: Path) -> None:
     import duckdb
 
-    command = [sys.executable, "-m", "trajrec", "sql", str(runs), "SELECT episode_id, step FROM steps", "--format", kind]
+    command = [
+        sys.executable,
+        "-m",
+        "trajrec",
+        "sql",
+        str(runs),
+        "SELECT episode_id, step FROM steps",
+        "--format",
+        kind,
+    ]
     file = tmp_path / f"answer.{kind}"
     file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     with trajrec.open(runs) as corpus:
-        assert duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall() == corpus.sql("SELECT count(*) FROM steps").fetchall()
+        assert (
+            duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall()
+            == corpus.sql("SELECT count(*) FROM steps").fetchall()
+        )
 
 
-def test_schema_describes_every_table_and_column(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_schema_describes_every_table_and_column(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["schema", str(runs)]) == 0
     out = capsys.readouterr().out
     with trajrec.open(runs) as corpus:
@@ -197,27 +256,45 @@ WRONG = {
         2,
         "does not take these arguments",
     ),
-    "a policy that is not there": (None, ["record", "CartPole-v1", "-o", "{}", "--policy", "no:where"], 2, "--policy no:where"),
+    "a policy that is not there": (
+        None,
+        ["record", "CartPole-v1", "-o", "{}", "--policy", "no:where"],
+        2,
+        "--policy no:where",
+    ),
     "wrong SQL": (None, ["sql", "{}", "SELECT rewrd FROM steps"], 2, '"reward"'),
     "SQL that is not a query": (None, ["sql", "{}", "this is not sql"], 2, "syntax error"),
     "a wrong condition": (None, ["ls", "{}", "--where", "lenght > 3"], 2, "lenght"),
     "a log of a newer format": (newer, ["ls", "{}"], 3, "format version 7 is newer"),
     "a truncated log": (truncated, ["ls", "{}"], 3, "cut.trj"),
-    "a foreign file among good ones": (foreign, ["ls", "{}"], 3, "foreign.trj: at byte 0: not a trajrec log"),
+    "a foreign file among good ones": (
+        foreign,
+        ["ls", "{}"],
+        3,
+        "foreign.trj: at byte 0: not a trajrec log",
+    ),
     "a path that is not there": (None, ["recover", "{}/nowhere"], 2, "no such file"),
 }
 
 
 @pytest.mark.parametrize(("harm", "command", "status", "what"), WRONG.values(), ids=WRONG.keys())
 def test_what_is_wrong_is_said_in_one_sentence(
-    harm: object, command: list[str], status: int, what: str, runs: Path, capfd: pytest.CaptureFixture[str]
+    harm: object,
+    command: list[str],
+    status: int,
+    what: str,
+    runs: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     if harm is not None:
         harm(runs)  # type: ignore[operator]
     (runs.parent / "empty").mkdir()
     name = first_id(runs) if "ID" in command else ""
     folder = runs.parent / "empty" if "no logs" in what else runs
-    arguments = [name if part == "ID" else part.replace("{}/..", "{}").replace("{}", str(folder)) for part in command]
+    arguments = [
+        name if part == "ID" else part.replace("{}/..", "{}").replace("{}", str(folder))
+        for part in command
+    ]
     logs = {path: path.read_bytes() for path in runs.glob("*.trj")}
     assert main(arguments) == status
     error = capfd.readouterr().err
@@ -228,7 +305,9 @@ def test_what_is_wrong_is_said_in_one_sentence(
 
 
 @pytest.mark.slow
-def test_a_diverged_episode_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_diverged_episode_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "drifting.py").write_text(
         "import time, gymnasium as gym\n"
         "from gymnasium.envs.classic_control.cartpole import CartPoleEnv\n"
@@ -239,11 +318,26 @@ def test_a_diverged_episode_exits_with_1(tmp_path: Path, capsys: pytest.CaptureF
         "gym.register('Drifting-v0', entry_point='drifting:Drifting', max_episode_steps=500)\n"
     )
     run = [sys.executable, "-m", "trajrec"]
-    subprocess.run([*run, "record", "drifting:Drifting-v0", "-o", "runs"], cwd=tmp_path, check=True, env=path_env(tmp_path))
-    refused = subprocess.run([*run, "replay", "runs"], cwd=tmp_path, capture_output=True, text=True, env=path_env(tmp_path))
+    subprocess.run(
+        [*run, "record", "drifting:Drifting-v0", "-o", "runs"],
+        cwd=tmp_path,
+        check=True,
+        env=path_env(tmp_path),
+    )
+    refused = subprocess.run(
+        [*run, "replay", "runs"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=path_env(tmp_path),
+    )
     assert refused.returncode == 2
     done = subprocess.run(
-        [*run, "replay", "runs", "--allow", "drifting"], cwd=tmp_path, capture_output=True, text=True, env=path_env(tmp_path)
+        [*run, "replay", "runs", "--allow", "drifting"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=path_env(tmp_path),
     )
     assert done.returncode == 1, done.stderr
     assert "step 0, reward" in done.stdout
@@ -256,7 +350,9 @@ def path_env(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
-def test_every_command_has_a_help_with_an_example_and_its_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_a_help_with_an_example_and_its_exit_status(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     commands = next(a for a in build_parser()._actions if a.dest == "COMMAND" or a.choices).choices
     assert commands is not None
     for name in commands:
@@ -301,24 +397,68 @@ def test_a_reader_that_has_enough_is_no_error(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fork_diff_and_check_env_work_together(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fork_diff_and_check_env_work_together(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = first_id(runs)
-    assert main(["fork", str(runs), name, "--at", "3", "--action", "1", "--policy", "random", "-n", "3", "--json"]) == 0
+    assert (
+        main(
+            [
+                "fork",
+                str(runs),
+                name,
+                "--at",
+                "3",
+                "--action",
+                "1",
+                "--policy",
+                "random",
+                "-n",
+                "3",
+                "--json",
+            ]
+        )
+        == 0
+    )
     branches = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["index"], row["level"], row["ending"]) for row in branches] == [(k, "native", "terminated") for k in range(3)]
+    assert [(row["index"], row["level"], row["ending"]) for row in branches] == [
+        (k, "native", "terminated") for k in range(3)
+    ]
     child = branches[0]["episode_id"]
     assert main(["show", str(runs), child, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (facts["parent_id"], facts["fork_step"]) == (name, 3)
-    assert (facts["n_steps"], facts["total_reward"]) == (3 + branches[0]["n_steps"], branches[0]["total_reward"])
-    assert main(["fork", str(runs), name, "--at", "3", "--action", "0", "--until", "1", "--level", "process"]) == 0
+    assert (facts["n_steps"], facts["total_reward"]) == (
+        3 + branches[0]["n_steps"],
+        branches[0]["total_reward"],
+    )
+    assert (
+        main(
+            [
+                "fork",
+                str(runs),
+                name,
+                "--at",
+                "3",
+                "--action",
+                "0",
+                "--until",
+                "1",
+                "--level",
+                "process",
+            ]
+        )
+        == 0
+    )
     assert "cut off" in capsys.readouterr().out
     assert main(["diff", str(runs), name, child]) == 1
     assert "action: np.int64(" in capsys.readouterr().out
     assert main(["diff", str(runs), name, name]) == 0
     assert "are the same" in capsys.readouterr().out
     assert main(["diff", str(runs), name, child, "--json"]) == 1
-    assert {json.loads(line)["field"].partition("/")[0] for line in capsys.readouterr().out.splitlines()} >= {"action", "end"}
+    assert {
+        json.loads(line)["field"].partition("/")[0] for line in capsys.readouterr().out.splitlines()
+    } >= {"action", "end"}
     assert main(["replay", str(runs)]) == 0
     assert "9 exact" in capsys.readouterr().out
     assert main(["check-env", "CartPole-v1", "--steps", "40", "--json"]) == 0
@@ -369,23 +509,30 @@ def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path
     with trajrec.open(tmp_path) as corpus:
         (parent,), branches = corpus.episodes(), []
         for taken in (actions[4:], [0, 1, 1, 0, 1]):
-            branches += fork.many(parent, at=[4], actions=taken, env=Fragile, state=lambda env: env.unwrapped.n)
+            branches += fork.many(
+                parent, at=[4], actions=taken, env=Fragile, state=lambda env: env.unwrapped.n
+            )
         same, other = (corpus.episode(str(branch.episode_id)) for branch in branches)
         kinds = {d.field.partition("/")[0] for d in first_difference(parent, same)}
         assert kinds <= {"end"}
         found = {d.field.partition("/")[0]: d.step for d in first_difference(parent, other)}
-        assert {name: found[name] for name in ("action", "observation", "reward", "info", "state")} == dict.fromkeys(
-            ("action", "observation", "reward", "info", "state"), 6
-        )
+        assert {
+            name: found[name] for name in ("action", "observation", "reward", "info", "state")
+        } == dict.fromkeys(("action", "observation", "reward", "info", "state"), 6)
 
 
-def test_a_fork_that_cannot_be_is_one_clear_sentence(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_fork_that_cannot_be_is_one_clear_sentence(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = first_id(runs)
     for arguments, what in (
         (["fork", str(runs), name, "--at", "999", "--policy", "random"], "has the steps 0 to"),
         (["fork", str(runs), name, "--at", "1"], "needs actions, a policy, or both"),
         (["fork", str(runs), name, "--at", "1", "--policy", "nowhere:f"], "--policy nowhere:f"),
-        (["fork", str(runs), name, "--at", "1", "--policy", "random", "--until", "x"], "--until must be"),
+        (
+            ["fork", str(runs), name, "--at", "1", "--policy", "random", "--until", "x"],
+            "--until must be",
+        ),
         (["check-env", "Nothing-v0"], "no such environment"),
     ):
         assert main(arguments) == 2, arguments
@@ -414,13 +561,21 @@ FACTORIES = "from trajrec.envs import Bank\ndef nothing():\n    return None\ndef
 @pytest.mark.parametrize(
     ("factory", "what"),
     [
-        ("nothing", "factories:nothing must make a gymnasium.Env: it returned None, no environment"),
+        (
+            "nothing",
+            "factories:nothing must make a gymnasium.Env: it returned None, no environment",
+        ),
         ("failing", "factories:failing made nothing: it raised KeyError: 'no key' ("),
         ("Bank", "a world, which trajrec.envs.WorldEnv makes an environment of"),
     ],
 )
 def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
-    factory: str, what: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    factory: str,
+    what: str,
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "factories.py").write_text(FACTORIES)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -441,14 +596,45 @@ def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
 ) -> None:
     folder = str(tmp_path)
     kwargs = '{"is_slippery": false, "map_name": "8x8", "render_mode": "ansi"}'
-    assert main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", kwargs, "--seed", "1", "-n", "2"]) == 0
+    assert (
+        main(
+            [
+                "record",
+                "FrozenLake-v1",
+                "-o",
+                folder,
+                "--env-kwargs",
+                kwargs,
+                "--seed",
+                "1",
+                "-n",
+                "2",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     for jobs in ("1", "2"):
         assert main(["replay", folder, "--against", "FrozenLake-v1", "--jobs", jobs]) == 0
         said = capsys.readouterr()
         assert "2 exact" in said.out
         assert said.err == ""
-    assert main(["fork", folder, first_id(tmp_path), "--at", "2", "--policy", "random", "--env", "FrozenLake-v1"]) == 0
+    assert (
+        main(
+            [
+                "fork",
+                folder,
+                first_id(tmp_path),
+                "--at",
+                "2",
+                "--policy",
+                "random",
+                "--env",
+                "FrozenLake-v1",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["replay", folder, "--against", "Taxi-v4"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -457,7 +643,9 @@ def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
     )
 
 
-def test_an_id_to_replay_against_keeps_what_is_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_id_to_replay_against_keeps_what_is_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = str(tmp_path / "lake")
     assert main(["record", "FrozenLake-v1", "-o", folder, "--seed", "1"]) == 0
     capsys.readouterr()
@@ -466,13 +654,18 @@ def test_an_id_to_replay_against_keeps_what_is_its_own(tmp_path: Path, capsys: p
     assert capsys.readouterr().err == ""
 
 
-def test_an_environment_is_no_world_to_replay_an_agent_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_environment_is_no_world_to_replay_an_agent_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with trajrec.episode(tmp_path, task="t", world=Bank()) as ep:
         ep.call("deposit", amount=100)
         ep.stop("done", said_done=True)
     close_logs()
     assert main(["replay", str(tmp_path), "--against", "CartPole-v1"]) == 2
-    assert "'CartPole-v1' must make a world for an agent's episode, which has reset, tools" in capsys.readouterr().err
+    assert (
+        "'CartPole-v1' must make a world for an agent's episode, which has reset, tools"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -485,7 +678,9 @@ def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: P
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         command = "import sys; sys.path.pop(0); from trajrec.cli import main; sys.exit(main(sys.argv[1:]))"
-        return subprocess.run([sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True
+        )
 
     assert run("record", "my_grid:my/Grid-v0", "-o", "runs", "--seed", "1").returncode == 0
     assert run("replay", "runs").returncode == 2
@@ -498,13 +693,17 @@ def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: P
     assert "is named module:my/Other-v0" in run("check-env", "my/Other-v0").stderr
 
 
-def test_a_gate_that_nothing_went_through_is_not_open(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_gate_that_nothing_went_through_is_not_open(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["record", "CartPole-v1", "-o", str(tmp_path), "--seed", "1"]) == 0
     assert main(["replay", str(tmp_path), "--where", "n_steps > 10000"]) == 2
     assert "nothing to replay" in capsys.readouterr().out
 
 
-def test_an_environment_may_be_given_for_forks_and_credit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_environment_may_be_given_for_forks_and_credit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import gymnasium as gym
     from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
@@ -518,9 +717,25 @@ def test_an_environment_may_be_given_for_forks_and_credit(tmp_path: Path, capsys
     assert main(fork) == 2
     assert "--env MODULE:FACTORY" in capsys.readouterr().err
     assert main([*fork, "--env", "CartPole-v1"]) == 0
-    assert main([*fork[:3], "--at", str(episode.n_steps), "--policy", "random", "--env", "CartPole-v1"]) == 2
+    assert (
+        main(
+            [*fork[:3], "--at", str(episode.n_steps), "--policy", "random", "--env", "CartPole-v1"]
+        )
+        == 2
+    )
     assert "was over after step" in capsys.readouterr().err
-    credit = ["credit", str(tmp_path), episode.id, "--policy", "random", "-n", "2", "--env", "CartPole-v1", "--json"]
+    credit = [
+        "credit",
+        str(tmp_path),
+        episode.id,
+        "--policy",
+        "random",
+        "-n",
+        "2",
+        "--env",
+        "CartPole-v1",
+        "--json",
+    ]
     capsys.readouterr()
     assert main([*credit, "--steps", "1:4", "--estimator", "value"]) == 0
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 3]

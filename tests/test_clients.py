@@ -22,7 +22,9 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with subprocess.Popen([sys.executable, str(HERE / "model_server.py")], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        [sys.executable, str(HERE / "model_server.py")], stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout is not None
         yield f"http://127.0.0.1:{server.stdout.readline().strip()}/v1"
         server.kill()
@@ -32,17 +34,27 @@ def agent(ep: Any, client: Any, prompt: str = "Look up order O1001.") -> str:
     """Ask until there is nothing to call."""
     messages: list[Any] = [{"role": "user", "content": prompt}]
     while True:
-        reply = client.chat.completions.create(model="m", messages=messages, temperature=0.5).choices[0].message
+        reply = (
+            client.chat.completions.create(model="m", messages=messages, temperature=0.5)
+            .choices[0]
+            .message
+        )
         messages.append(reply)
         if not reply.tool_calls:
             return str(reply.content)
         for call in reply.tool_calls:
-            result = ep.execute(call.function.name, json.loads(call.function.arguments), call_id=call.id)
-            messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)})
+            result = ep.execute(
+                call.function.name, json.loads(call.function.arguments), call_id=call.id
+            )
+            messages.append(
+                {"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)}
+            )
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(tmp_path: Path, url: str) -> None:
+def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(
+    tmp_path: Path, url: str
+) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed")
     with openai.OpenAI(base_url=url, api_key="sk-" + "planted0" * 4) as raw:
         client = trajrec.openai(raw)
@@ -58,11 +70,18 @@ def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(tmp_
         (0, "scripted-1", 1, "tool_calls", 7, 5, "ok"),
         (1, "scripted-1", 3, "stop", 21, 5, "ok"),
     ]
-    assert corpus.sql("SELECT step, tool, call_id FROM attempts").fetchall() == [(0, "get_order", "call-1")]
-    gone = trajrec.openai(openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0))
+    assert corpus.sql("SELECT step, tool, call_id FROM attempts").fetchall() == [
+        (0, "get_order", "call-1")
+    ]
+    gone = trajrec.openai(
+        openai.OpenAI(base_url="http://127.0.0.1:9/v1", api_key="none", max_retries=0)
+    )
     with trajrec.rerun(only(tmp_path)) as ep:
         assert agent(ep, gone) == said
-    with pytest.raises(AgentChangedError, match="messages/0/content"), trajrec.rerun(only(tmp_path)) as ep:
+    with (
+        pytest.raises(AgentChangedError, match="messages/0/content"),
+        trajrec.rerun(only(tmp_path)) as ep,
+    ):
         agent(ep, gone, "Look up order O1002.")
 
 
@@ -73,18 +92,25 @@ def test_an_async_client_a_stream_and_an_error_are_recorded(tmp_path: Path, url:
 
     async def main() -> str:
         # A client that is not closed leaves a socket for whichever test the collector runs in.
-        async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as raw, trajrec.episode(tmp_path):
+        async with (
+            openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as raw,
+            trajrec.episode(tmp_path),
+        ):
             client = trajrec.openai(raw)
             stream = await client.chat.completions.create(stream=True, **asked)
             words = [piece.choices[0].delta.content async for piece in stream]
             reply = await client.chat.completions.create(**asked)
             with pytest.raises(openai.BadRequestError, match="the script says so"):
-                await client.chat.completions.create(model="m", messages=[{"role": "user", "content": "fail"}])
+                await client.chat.completions.create(
+                    model="m", messages=[{"role": "user", "content": "fail"}]
+                )
         assert " ".join(words[:-1]) == reply.choices[0].message.content
         return str(reply.choices[0].message.content)
 
     assert asyncio.run(main()) == "I have read 3 characters."
-    query = "SELECT is_streamed, finish_reason, outcome, error_type FROM model_calls ORDER BY number"
+    query = (
+        "SELECT is_streamed, finish_reason, outcome, error_type FROM model_calls ORDER BY number"
+    )
     assert trajrec.open(tmp_path).sql(query).fetchall() == [
         (True, "stop", "ok", None),
         (False, "stop", "ok", None),

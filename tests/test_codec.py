@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from trajrec.codec import MAX_DEPTH, Opaque, Plain, decode, digest, encode
 from trajrec.errors import EncodeError
-from trajrec.state.diff import is_same
+from trajrec.values.codec import MAX_DEPTH, Opaque, Plain, decode, digest, encode
+from trajrec.values.diff import is_same
 
 leaves = (
     st.none()
@@ -38,7 +38,9 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.lists(inner, max_size=4).map(tuple)
-        | st.dictionaries(st.text(st.characters(exclude_categories=()), max_size=4) | hashable, inner, max_size=4)
+        | st.dictionaries(
+            st.text(st.characters(exclude_categories=()), max_size=4) | hashable, inner, max_size=4
+        )
     ),
     max_leaves=20,
 )
@@ -59,7 +61,11 @@ def test_any_nest_of_plain_values_comes_back_with_its_types_and_bits(value: Any)
     assert is_same(decode(encode(value)), value)
 
 
-@given(dtypes.flatmap(lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, min_side=0, max_dims=3))))
+@given(
+    dtypes.flatmap(
+        lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, min_side=0, max_dims=3))
+    )
+)
 def test_any_array_comes_back_with_its_dtype_shape_and_bits(array: np.ndarray[Any, Any]) -> None:
     back = decode(encode(array))
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
@@ -141,7 +147,9 @@ class Label(str):
         (decimal.Decimal("1.10"), "value", {"value": "1.10"}),
     ],
 )
-def test_objects_come_back_as_plain_data_with_their_types_name(value: Any, kind: str, fields: dict[str, Any]) -> None:
+def test_objects_come_back_as_plain_data_with_their_types_name(
+    value: Any, kind: str, fields: dict[str, Any]
+) -> None:
     back = decode(encode(value))
     assert isinstance(back, Plain)
     assert (back.kind, back.fields) == (kind, fields)
@@ -149,7 +157,10 @@ def test_objects_come_back_as_plain_data_with_their_types_name(value: Any, kind:
 
 
 def test_what_cannot_be_stored_is_refused_with_the_path_to_it() -> None:
-    with pytest.raises(EncodeError, match=r"step 3: action\['pos'\]\[1\]: builtins.object cannot be stored losslessly"):
+    with pytest.raises(
+        EncodeError,
+        match=r"step 3: action\['pos'\]\[1\]: builtins.object cannot be stored losslessly",
+    ):
         encode({"pos": [1, object()]}, where="step 3: action")
 
 

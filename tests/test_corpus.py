@@ -18,14 +18,17 @@ import pytest
 from conftest import Scripted, record, run
 
 import trajrec
-from trajrec.corpus import INDEX_NAME, update_index
+from trajrec.corpus.corpus import INDEX_NAME, update_index
+from trajrec.corpus.index.tables import TABLES
 from trajrec.errors import CorpusError, QueryError
-from trajrec.index.tables import TABLES
 
 
 def dump(corpus: trajrec.Corpus) -> dict[str, list[Any]]:
     """Return all rows of all tables, in a fixed order."""
-    return {table.name: corpus.sql(f"SELECT * FROM {table.name} ORDER BY ALL").fetchall() for table in TABLES}
+    return {
+        table.name: corpus.sql(f"SELECT * FROM {table.name} ORDER BY ALL").fetchall()
+        for table in TABLES
+    }
 
 
 def test_the_tables_say_what_happened(tmp_path: Path) -> None:
@@ -42,16 +45,16 @@ def test_the_tables_say_what_happened(tmp_path: Path) -> None:
             done = result[2] or result[3]
     env.close()
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT sum(n_steps), sum(total_reward), count(*) FROM episodes").fetchall() == [
-            (len(actions), sum(rewards), 4)
-        ]
+        assert corpus.sql(
+            "SELECT sum(n_steps), sum(total_reward), count(*) FROM episodes"
+        ).fetchall() == [(len(actions), sum(rewards), 4)]
         found = corpus.sql(
             "SELECT CAST(action AS INT) FROM steps JOIN episodes USING (episode_id) ORDER BY number, step"
         ).fetchall()
         assert [row[0] for row in found] == actions
-        assert corpus.sql("SELECT DISTINCT ending, seed_origin, interface->>'policy' FROM episodes").fetchall() == [
-            ("terminated", "caller", "random")
-        ]
+        assert corpus.sql(
+            "SELECT DISTINCT ending, seed_origin, interface->>'policy' FROM episodes"
+        ).fetchall() == [("terminated", "caller", "random")]
         episode = next(corpus.episodes("seed = 2"))
         digests = corpus.sql(
             "SELECT state_digest FROM steps WHERE episode_id = ? ORDER BY step", params=[episode.id]
@@ -69,7 +72,9 @@ def test_state_changes_say_what_each_step_changed(tmp_path: Path) -> None:
                 params=[episode.id],
             ).fetchall()
             states = [episode.states[k] for k in range(episode.n_steps + 1)]
-            assert found == [(k, a, b) for k, (a, b) in enumerate(itertools.pairwise(states)) if a != b]
+            assert found == [
+                (k, a, b) for k, (a, b) in enumerate(itertools.pairwise(states)) if a != b
+            ]
 
 
 def test_rewards_by_agent_have_rows_of_their_own(tmp_path: Path) -> None:
@@ -80,9 +85,15 @@ def test_rewards_by_agent_have_rows_of_their_own(tmp_path: Path) -> None:
         ({"a": -1.0}, {"terminations": {"a": True}, "truncations": {"a": True}, "why": object()}),
         ({}, {}),
     ]
-    record(Scripted(lambda k: (0, steps[k][0] if k >= 0 else {}, k == 3, False, steps[k][1])), tmp_path, 2)
+    record(
+        Scripted(lambda k: (0, steps[k][0] if k >= 0 else {}, k == 3, False, steps[k][1])),
+        tmp_path,
+        2,
+    )
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT total_reward, n_steps FROM episodes").fetchall() == [(None, 4)] * 2
+        assert (
+            corpus.sql("SELECT total_reward, n_steps FROM episodes").fetchall() == [(None, 4)] * 2
+        )
         assert corpus.sql("SELECT DISTINCT reward FROM steps").fetchall() == [(None,)]
         query = "SELECT episode_id, step, agent, reward, terminated, truncated FROM agent_rewards ORDER BY 1, 2, 3"
         found = corpus.sql(query).fetchall()
@@ -96,12 +107,22 @@ def test_rewards_by_agent_have_rows_of_their_own(tmp_path: Path) -> None:
         assert len({row[0] for row in found}) == 2
 
 
-def test_rewards_that_are_numbers_in_one_block_and_dicts_in_another_have_no_sum(tmp_path: Path) -> None:
+def test_rewards_that_are_numbers_in_one_block_and_dicts_in_another_have_no_sum(
+    tmp_path: Path,
+) -> None:
     record(Scripted(lambda k: (0, 1.0 if k < 2 else {"a": 1.0}, k == 3, False, {})), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT total_reward FROM episodes").fetchall() == [(None,)]
-        assert corpus.sql("SELECT step, reward FROM agent_rewards").fetchall() == [(2, 1.0), (3, 1.0)]
-        assert corpus.sql("SELECT reward FROM steps ORDER BY step").fetchall() == [(1.0,), (1.0,), (None,), (None,)]
+        assert corpus.sql("SELECT step, reward FROM agent_rewards").fetchall() == [
+            (2, 1.0),
+            (3, 1.0),
+        ]
+        assert corpus.sql("SELECT reward FROM steps ORDER BY step").fetchall() == [
+            (1.0,),
+            (1.0,),
+            (None,),
+            (None,),
+        ]
 
 
 def test_failures_and_checks_have_rows(tmp_path: Path) -> None:
@@ -119,14 +140,20 @@ def test_failures_and_checks_have_rows(tmp_path: Path) -> None:
             continue
     env.close()
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT step, error_type, message, CAST(action AS INT) FROM failures").fetchall() == [
-            (2, "builtins.TimeoutError", "too slow", 2)
-        ]
+        assert corpus.sql(
+            "SELECT step, error_type, message, CAST(action AS INT) FROM failures"
+        ).fetchall() == [(2, "builtins.TimeoutError", "too slow", 2)]
         assert corpus.sql("SELECT status, verdict FROM checks").fetchall() == [("ok", False)]
-        assert corpus.sql("SELECT n_steps, outcome, ending, n_failures, missing_steps FROM episodes").fetchall() == [
-            (6, "failure", "terminated", 1, 0)
+        assert corpus.sql(
+            "SELECT n_steps, outcome, ending, n_failures, missing_steps FROM episodes"
+        ).fetchall() == [(6, "failure", "terminated", 1, 0)]
+        assert [r[0] for r in corpus.sql("SELECT step FROM steps ORDER BY step").fetchall()] == [
+            0,
+            1,
+            3,
+            4,
+            5,
         ]
-        assert [r[0] for r in corpus.sql("SELECT step FROM steps ORDER BY step").fetchall()] == [0, 1, 3, 4, 5]
 
 
 def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
@@ -145,9 +172,13 @@ def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
         env.reset()
         env.step(0)
         env.flush()
-        assert corpus.sql("SELECT ending FROM episodes ORDER BY number DESC LIMIT 1").fetchall() == [("running",)]
+        assert corpus.sql(
+            "SELECT ending FROM episodes ORDER BY number DESC LIMIT 1"
+        ).fetchall() == [("running",)]
         env.close()
-        assert corpus.sql("SELECT ending FROM episodes ORDER BY number DESC LIMIT 1").fetchall() == [("abandoned",)]
+        assert corpus.sql(
+            "SELECT ending FROM episodes ORDER BY number DESC LIMIT 1"
+        ).fetchall() == [("abandoned",)]
         incremental = dump(corpus)
     update_index(tmp_path, rebuild=True)
     with trajrec.open(tmp_path) as corpus:
@@ -155,7 +186,11 @@ def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "env_id", ["Blackjack-v1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("CartPole-v1", "Taxi-v4"))]
+    "env_id",
+    [
+        "Blackjack-v1",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("CartPole-v1", "Taxi-v4")),
+    ],
 )
 def test_an_index_built_bit_by_bit_equals_one_built_at_once(env_id: str, tmp_path: Path) -> None:
     env = trajrec.record(gym.make(env_id), tmp_path)
@@ -179,11 +214,15 @@ def test_a_deleted_log_and_a_replaced_one_leave_no_rows_behind(tmp_path: Path) -
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
         first.unlink()
-        assert corpus.sql("SELECT DISTINCT env_id FROM steps JOIN episodes USING (episode_id)").fetchall() == [("Taxi-v4",)]
+        assert corpus.sql(
+            "SELECT DISTINCT env_id FROM steps JOIN episodes USING (episode_id)"
+        ).fetchall() == [("Taxi-v4",)]
         from trajrec.log.repair import compact
 
         compact(second)
-        assert corpus.sql("SELECT count(*), count(DISTINCT step) FROM steps").fetchall() == [(200, 200)]
+        assert corpus.sql("SELECT count(*), count(DISTINCT step) FROM steps").fetchall() == [
+            (200, 200)
+        ]
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
 
@@ -194,7 +233,10 @@ def test_an_index_that_another_process_holds_does_not_matter(tmp_path: Path) -> 
     update_index(tmp_path)
     code = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / INDEX_NAME)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path / INDEX_NAME)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
@@ -210,21 +252,28 @@ def test_a_reader_that_holds_the_index_does_not_matter(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     code = "import trajrec, sys; c = trajrec.open(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     try:
         record(gym.make("Taxi-v4"), tmp_path, 1)
         with trajrec.open(tmp_path) as corpus:
-            assert corpus.sql("SELECT count(*), sum(n_steps) FROM episodes WHERE env_id = 'Taxi-v4'").fetchall() == [(1, 200)]
+            assert corpus.sql(
+                "SELECT count(*), sum(n_steps) FROM episodes WHERE env_id = 'Taxi-v4'"
+            ).fetchall() == [(1, 200)]
             assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(4,)]
     finally:
         holder.communicate("")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 5000])
-def test_an_index_file_that_is_no_index_only_costs_its_rebuild(content: bytes, tmp_path: Path) -> None:
+def test_an_index_file_that_is_no_index_only_costs_its_rebuild(
+    content: bytes, tmp_path: Path
+) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     (tmp_path / INDEX_NAME).write_bytes(content)
     with trajrec.open(tmp_path) as corpus:
@@ -261,14 +310,18 @@ def test_a_folder_that_cannot_be_written_is_asked_all_the_same(tmp_path: Path) -
     folder.chmod(0o555)
     try:
         if os.access(folder, os.W_OK):
-            (folder / INDEX_NAME).mkdir()  # root may write anywhere, but not open a folder as a database
+            (
+                folder / INDEX_NAME
+            ).mkdir()  # root may write anywhere, but not open a folder as a database
         with trajrec.open(folder) as corpus:
             assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
     finally:
         folder.chmod(0o755)
 
 
-def test_foreign_and_damaged_files_among_good_ones_are_named_and_passed_over(tmp_path: Path) -> None:
+def test_foreign_and_damaged_files_among_good_ones_are_named_and_passed_over(
+    tmp_path: Path,
+) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "deep" / "er", 2)
     (tmp_path / "foreign.trj").write_bytes(b"no log at all, but named like one")
     (tmp_path / "empty.trj").write_bytes(b"")
@@ -300,8 +353,12 @@ def test_wrong_sql_names_the_nearest_column(cartpole: trajrec.Corpus) -> None:
         cartpole.sql("SELECT rewrd FROM steps")
 
 
-@pytest.mark.parametrize(("make", "what"), [(None, "no such folder"), ("folder", "no logs"), ("file", "not a folder")])
-def test_what_is_no_corpus_is_refused_with_one_sentence(make: str | None, what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "what"), [(None, "no such folder"), ("folder", "no logs"), ("file", "not a folder")]
+)
+def test_what_is_no_corpus_is_refused_with_one_sentence(
+    make: str | None, what: str, tmp_path: Path
+) -> None:
     path = tmp_path / "x"
     if make == "folder":
         path.mkdir()
@@ -337,11 +394,19 @@ def ask_while_recording(folder: Path, n_writers: int, n_readers: int, seconds: f
     for file in told:
         file.touch()
     runs = folder / "runs"
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, str(runs), str(seconds), str(file)]) for file in told]
-    while not runs.exists() or not list(runs.glob("*.trj")) or not any(f.stat().st_size for f in told):
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(runs), str(seconds), str(file)])
+        for file in told
+    ]
+    while (
+        not runs.exists() or not list(runs.glob("*.trj")) or not any(f.stat().st_size for f in told)
+    ):
         time.sleep(0.01)
     readers = [
-        subprocess.Popen([sys.executable, "-c", READER, str(runs), str(seconds), *map(str, told)], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", READER, str(runs), str(seconds), *map(str, told)],
+            stdout=subprocess.PIPE,
+        )
         for _ in range(n_readers)
     ]
     outputs = [reader.communicate()[0] for reader in readers]
@@ -349,7 +414,9 @@ def ask_while_recording(folder: Path, n_writers: int, n_readers: int, seconds: f
     assert all(int(output) >= 3 for output in outputs), outputs
     n_told = sum(len(file.read_text().splitlines()) for file in told)
     with trajrec.open(runs) as corpus:
-        assert corpus.sql("SELECT count(*) FROM episodes WHERE ending = 'terminated'").fetchall() == [(n_told,)]
+        assert corpus.sql(
+            "SELECT count(*) FROM episodes WHERE ending = 'terminated'"
+        ).fetchall() == [(n_told,)]
 
 
 READER = """

@@ -19,11 +19,11 @@ import pytest
 from conftest import Scripted, record, run
 
 import trajrec
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError, LogWriteError
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import compact, recover
-from trajrec.state.diff import is_same
+from trajrec.values.diff import is_same
 
 Rows = dict[int, tuple[Any, ...]]
 
@@ -35,7 +35,9 @@ def read(path: Path) -> dict[int, Rows]:
         numbers = {s.episode for chunk in reader.chunks() for s in chunk.record.segments}
         for number in numbers:
             episode = Episode(reader, number, reader.chunks_of(number))
-            found[number] = {s.step: (s.action, s.observation, s.reward, s.info) for s in episode.steps()}
+            found[number] = {
+                s.step: (s.action, s.observation, s.reward, s.info) for s in episode.steps()
+            }
     return found
 
 
@@ -76,7 +78,9 @@ def test_any_one_flipped_byte_is_detected_or_harmless(small: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_a_log_cut_at_any_length_gives_the_steps_before_the_cut(small: Path, tmp_path: Path) -> None:
+def test_a_log_cut_at_any_length_gives_the_steps_before_the_cut(
+    small: Path, tmp_path: Path
+) -> None:
     truth, data = read(small), small.read_bytes()
     cut, last = tmp_path / "cut.trj", 0
     for length in range(0, len(data), 1 if len(data) < 20_000 else 7):
@@ -148,7 +152,9 @@ for line in sys.stdin:
 @pytest.fixture
 def recorders() -> Iterator[subprocess.Popen[str]]:
     """A process that forks one that records for each folder and file that it is told: none of them waits for imports."""
-    with subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         yield process
         process.kill()
 
@@ -172,7 +178,9 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
         while True:
             os.kill(pid, 0)
             time.sleep(0.001)
-    told = [line.split() for line in side.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    told = [
+        line.split() for line in side.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
+    ]
     steps = {(int(e), int(s)): (int(t), float(x)) for e, s, t, x in told}
     (path,) = folder.glob("*.trj")
     found = read(path)
@@ -189,19 +197,25 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
         endings = corpus.sql("SELECT ending, count(*) FROM episodes GROUP BY 1").fetchall()
         assert dict(endings).get("interrupted", 0) <= 1
         assert dict(endings).get("running", 0) == 0
-        assert corpus.sql("SELECT coalesce(sum(missing_steps), 0) FROM episodes").fetchall()[0][0] == 0
+        assert (
+            corpus.sql("SELECT coalesce(sum(missing_steps), 0) FROM episodes").fetchall()[0][0] == 0
+        )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 @pytest.mark.slow
-def test_kill_9_loses_nothing_older_than_200_ms(tmp_path: Path, recorders: subprocess.Popen[str]) -> None:
+def test_kill_9_loses_nothing_older_than_200_ms(
+    tmp_path: Path, recorders: subprocess.Popen[str]
+) -> None:
     for k, after_s in enumerate(np.random.default_rng(0).uniform(0.0, 0.5, 6)):
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_kill_9_at_200_random_moments_loses_nothing_older_than_200_ms(tmp_path: Path, recorders: subprocess.Popen[str]) -> None:
+def test_kill_9_at_200_random_moments_loses_nothing_older_than_200_ms(
+    tmp_path: Path, recorders: subprocess.Popen[str]
+) -> None:
     for k, after_s in enumerate(np.random.default_rng(1).uniform(0.0, 0.6, 200)):
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
@@ -221,7 +235,9 @@ def test_a_killed_writers_log_is_sealed_by_recover_with_every_step_kept(tmp_path
     assert recover(path).was_sealed
 
 
-def test_recover_keeps_a_damaged_file_and_never_launders_damage(small: Path, tmp_path: Path) -> None:
+def test_recover_keeps_a_damaged_file_and_never_launders_damage(
+    small: Path, tmp_path: Path
+) -> None:
     truth, data = read(small), bytearray(small.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path = tmp_path / "damaged.trj"
@@ -243,7 +259,9 @@ def test_recover_refuses_a_log_that_is_being_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Taxi-v4", "MiniGrid-DoorKey-5x5-v0", "Blackjack-v1"])
+@pytest.mark.parametrize(
+    "env_id", ["CartPole-v1", "Taxi-v4", "MiniGrid-DoorKey-5x5-v0", "Blackjack-v1"]
+)
 def test_compacting_keeps_every_value_and_saves_bytes(env_id: str, tmp_path: Path) -> None:
     if env_id.startswith("MiniGrid"):
         pytest.importorskip("minigrid")
@@ -271,7 +289,9 @@ def tiny_disk(tmp_path: Path) -> Any:
     """A disk of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
+    )
     if done.returncode:
         pytest.skip("cannot mount a small disk here")
     yield folder
@@ -334,7 +354,9 @@ def test_what_an_uncaught_exception_leaves_is_whole(tmp_path: Path) -> None:
         "for k in range(5): env.step(k % 2)\n"
         "raise SystemExit(json)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
+    )
     assert "NameError" in done.stderr
     (path,) = tmp_path.glob("*.trj")
     with LogReader(path) as reader:

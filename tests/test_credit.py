@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.replay import credit
-from trajrec.replay.credit.noise import EnvNoise, PolicyNoise, find_generators
-from trajrec.replay.environments import make_by_id
+from trajrec.replay.credit.sampling.noise import EnvNoise, PolicyNoise, find_generators
+from trajrec.replay.execute.environments import make_by_id
 
 
 def wander(observation: Any, rng: np.random.Generator) -> int:
@@ -44,7 +44,9 @@ def record(folder: Path, env: Any, policy: Any, seed: int = 0, **kwargs: Any) ->
 
 def numbers(table: credit.Credit) -> list[tuple[Any, ...]]:
     """Return the estimates without what they cost."""
-    return [(e.step, e.estimator, e.value, e.lo, e.hi, e.ci_method, e.n, e.n_discordant) for e in table]
+    return [
+        (e.step, e.estimator, e.value, e.lo, e.hi, e.ci_method, e.n, e.n_discordant) for e in table
+    ]
 
 
 @pytest.fixture
@@ -75,11 +77,17 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
         assert numbers(credit.scan(lake, wander, n=8, noise=noise, jobs=2)) == numbers(alone)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("how", [{}, {"jobs": 2}, pytest.param({"level": "process"}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", [{}, {"jobs": 2}, pytest.param({"level": "process"}, marks=pytest.mark.slow)]
+)
 def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, how: Any) -> None:
     told: list[tuple[int, int]] = []
-    table = credit.scan(lake, wander, n=4, steps=range(3), progress=lambda *counts: told.append(counts), **how)
-    n = 4 * (2 * 3 + 1)  # the values of the states before and after three steps, and of three actions
+    table = credit.scan(
+        lake, wander, n=4, steps=range(3), progress=lambda *counts: told.append(counts), **how
+    )
+    n = 4 * (
+        2 * 3 + 1
+    )  # the values of the states before and after three steps, and of three actions
     assert told == sorted(set(told))
     assert told[-1] == (n, n)
     assert numbers(table) == numbers(credit.scan(lake, wander, n=4, steps=range(3), **how))
@@ -101,7 +109,9 @@ def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -
         return int(rng.integers(3))
 
     episode = record(tmp_path / "runs", env, walk)
-    found = [credit.scan(episode, walk, n=4, level=level) for level in ("prefix", "pickle", "process")]  # type: ignore[arg-type]
+    found = [
+        credit.scan(episode, walk, n=4, level=level) for level in ("prefix", "pickle", "process")
+    ]  # type: ignore[arg-type]
     assert [table.level for table in found] == ["prefix", "pickle", "process"]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
 
@@ -119,7 +129,9 @@ def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
 def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
     by_return = credit.scan(lake, wander, n=16)
     by_check = credit.scan(lake, wander, n=16, check=lambda env: env.unwrapped.s == 15)
-    assert [e.value for e in by_check.of("advantage")] == [e.value for e in by_return.of("advantage")]
+    assert [e.value for e in by_check.of("advantage")] == [
+        e.value for e in by_return.of("advantage")
+    ]
     assert by_check.split is not None
     assert by_check.split.returned == float(lake.total_reward)
 
@@ -158,7 +170,9 @@ def test_steps_can_be_chosen(lake: Episode) -> None:
     whole = credit.scan(lake, wander, n=8)
     some = credit.scan(lake, wander, n=8, steps=[1, 3])
     assert [e.step for e in some.of("advantage")] == [1, 3]
-    assert [e.value for e in some.of("advantage")] == [whole.of("advantage")[k].value for k in (1, 3)]
+    assert [e.value for e in some.of("advantage")] == [
+        whole.of("advantage")[k].value for k in (1, 3)
+    ]
     assert some.split is None
 
 
@@ -191,9 +205,13 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
     assert {e.noise for e in wanted} == {"shared"}
     assert any(0 < e.value < 1 for e in wanted.of("value"))  # their futures are not one
     for other in ({"level": "prefix"}, {"level": "process"}, {"memo": False}, {"jobs": 2}):
-        assert [e.value for e in credit.scan(episode, serve, **how, **other)] == [e.value for e in wanted], other
-    monkeypatch.setattr("trajrec.state.emulator._TRUE", b"\0" * 4)
-    with pytest.raises(SnapshotError, match=r"this version of ALE .* record it with repeat_action_probability=0"):
+        assert [e.value for e in credit.scan(episode, serve, **how, **other)] == [
+            e.value for e in wanted
+        ], other
+    monkeypatch.setattr("trajrec.envstate.ale._TRUE", b"\0" * 4)
+    with pytest.raises(
+        SnapshotError, match=r"this version of ALE .* record it with repeat_action_probability=0"
+    ):
         credit.scan(episode, serve, **how)
 
 
@@ -210,9 +228,13 @@ def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Ep
 
 
 @pytest.mark.parametrize("level", ["auto", "prefix", "process"])
-def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(level: Any, tmp_path: Path) -> None:
+def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(
+    level: Any, tmp_path: Path
+) -> None:
     episode = record(tmp_path / "runs", broken.GlobalReward(), lambda observation, rng: 0)
-    table = credit.scan(episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, level=level)
+    table = credit.scan(
+        episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, level=level
+    )
     assert {e.noise for e in table} == {"fresh"}
     assert "no universe can be given" in "".join(table.notes)
     assert {e.ci_method for e in table.of("advantage")} == {"welch"}
@@ -228,13 +250,19 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
             return observation, float(hidden.random()), *ending
 
     episode = record(tmp_path / "runs", Hides(), lambda observation, rng: 0)
-    table = credit.scan(episode, lambda observation: 1, n=8, steps=[10], env=Hides, level="process", noise=noise)
+    table = credit.scan(
+        episode, lambda observation: 1, n=8, steps=[10], env=Hides, level="process", noise=noise
+    )
     assert table.level == "prefix"
-    assert all(len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.arms)
+    assert all(
+        len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.arms
+    )
 
 
 @pytest.mark.parametrize("level", ["native", "process"])
-def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(level: Any, tmp_path: Path) -> None:
+def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(
+    level: Any, tmp_path: Path
+) -> None:
     episode = record(tmp_path / "runs", broken.Sound(), lambda observation, rng: 0)
     turns = [0, 1] * 1000
 
@@ -242,7 +270,9 @@ def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(level: Any, tm
         return turns.pop()
 
     # What comes of the two rollouts that are compared is the same: this environment pays whatever is done.
-    table = credit.scan(episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, level=level)
+    table = credit.scan(
+        episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, level=level
+    )
     assert {e.noise for e in table} == {"fresh"}
 
 
@@ -265,7 +295,10 @@ def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path)
         return Reuses(gym.make("FrozenLake-v1"))
 
     episode = record(tmp_path / "runs", make(), by_place, seed=2)
-    found = [credit.scan(episode, by_place, n=8, env=make, level=level) for level in ("native", "prefix", "process")]  # type: ignore[arg-type]
+    found = [
+        credit.scan(episode, by_place, n=8, env=make, level=level)
+        for level in ("native", "prefix", "process")
+    ]  # type: ignore[arg-type]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
 
 
@@ -276,8 +309,12 @@ def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) ->
                 raise OSError("broken")
             return super().step(action)
 
-    episode = record(tmp_path / "runs", gym.make("FrozenLake-v1"), lambda obs, rng: int(rng.integers(3)))
-    table = credit.scan(episode, wander, n=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1")))
+    episode = record(
+        tmp_path / "runs", gym.make("FrozenLake-v1"), lambda obs, rng: int(rng.integers(3))
+    )
+    table = credit.scan(
+        episode, wander, n=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1"))
+    )
     (value,) = table.of("value")
     assert value.n_lost > 0
     assert value.n == 16 - value.n_lost
@@ -314,14 +351,21 @@ def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: P
             return [self.act(*pair) for pair in zip(observations, rngs, strict=True)]
 
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=40), push)
-    assert numbers(credit.scan(episode, Together(), n=8)) == numbers(credit.scan(episode, Alone(), n=8))
+    assert numbers(credit.scan(episode, Together(), n=8)) == numbers(
+        credit.scan(episode, Alone(), n=8)
+    )
     assert max(Together.sizes) == 8
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(("algorithm", "env_id"), [("PPO", "CartPole-v1"), ("PPO", "Pendulum-v1"), ("DQN", "CartPole-v1")])
-def test_a_model_of_stable_baselines3_is_a_policy(algorithm: str, env_id: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "env_id"),
+    [("PPO", "CartPole-v1"), ("PPO", "Pendulum-v1"), ("DQN", "CartPole-v1")],
+)
+def test_a_model_of_stable_baselines3_is_a_policy(
+    algorithm: str, env_id: str, tmp_path: Path
+) -> None:
     sb3 = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
     model = getattr(sb3, algorithm)("MlpPolicy", gym.make(env_id), device="cpu", seed=0)
     env = gym.make(env_id, max_episode_steps=20)
@@ -367,7 +411,14 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"memo": False}, {"level": "prefix"}, pytest.param({"level": "process"}, marks=pytest.mark.slow), {"jobs": 2}]
+    "how",
+    [
+        {},
+        {"memo": False},
+        {"level": "prefix"},
+        pytest.param({"level": "process"}, marks=pytest.mark.slow),
+        {"jobs": 2},
+    ],
 )
 def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: Path) -> None:
     chances = 0.5, 0.0, 0.25, 1.0
@@ -400,8 +451,13 @@ def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: P
         assert row.lo <= sum(chances[row.step :]) <= row.hi
     assert [row.value for row in table.of("value")][3] == 1.0
     advantages = [row.value for row in table.of("advantage")]
-    assert (advantages[1], advantages[3]) == (1.0, 0.0)  # what follows is the same whatever was done: so is what is remembered
-    assert [row.lo <= 1 - chances[row.step] <= row.hi for row in table.of("advantage")] == [True] * 4
+    assert (advantages[1], advantages[3]) == (
+        1.0,
+        0.0,
+    )  # what follows is the same whatever was done: so is what is remembered
+    assert [row.lo <= 1 - chances[row.step] <= row.hi for row in table.of("advantage")] == [
+        True
+    ] * 4
 
 
 class Draws(gym.Env[Any, Any]):
@@ -431,15 +487,23 @@ def drawn(tmp_path: Path) -> tuple[Episode, list[float]]:
     return next(trajrec.open(tmp_path / "drawn").episodes()), numbers
 
 
-@pytest.mark.parametrize("level", ["native", "prefix", pytest.param("process", marks=pytest.mark.slow)])
-def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(level: Any, drawn: tuple[Episode, list[float]]) -> None:
+@pytest.mark.parametrize(
+    "level", ["native", "prefix", pytest.param("process", marks=pytest.mark.slow)]
+)
+def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
+    level: Any, drawn: tuple[Episode, list[float]]
+) -> None:
     episode, numbers = drawn
-    table = credit.scan(episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded")
+    table = credit.scan(
+        episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded"
+    )
     values = table.of("value")
     assert all(row.lo <= sum(numbers[row.step :]) + 1.0 <= row.hi for row in values)
     # In one universe what is drawn beyond the recording is the same: what differs between steps is what was recorded.
     assert [a.value - b.value for a, b in itertools.pairwise(values)] == pytest.approx(numbers[:3])
-    assert [row.value for row in table.of("advantage")] == pytest.approx([-number for number in numbers])
+    assert [row.value for row in table.of("advantage")] == pytest.approx(
+        [-number for number in numbers]
+    )
     assert [row.value for row in table.of("luck")] == pytest.approx([0.0] * 4)
     assert {row.noise for row in table} == {"recorded"}
 
@@ -453,7 +517,10 @@ def test_in_recorded_noise_the_policy_draws_anew(drawn: tuple[Episode, list[floa
     assert np.mean([row.value for row in shared]) == pytest.approx(-0.25, abs=0.05)
 
 
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64])
+@pytest.mark.parametrize(
+    "kind",
+    [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64],
+)
 def test_generators_of_any_class_are_put_to_a_universe_in_place(kind: Any) -> None:
     class Holds(gym.Env[Any, Any]):
         def __init__(self) -> None:
@@ -491,7 +558,9 @@ def test_keyed_noise_is_uniform_and_its_steps_are_uncorrelated() -> None:
         return np.array(found)
 
     for found in (draws(noise.at, env.rng), draws(policy.at, policy.generator)):
-        assert abs(np.sort(found) - np.linspace(0, 1, len(found))).max() < 0.03  # Kolmogorov-Smirnov, p about 0.001
+        assert (
+            abs(np.sort(found) - np.linspace(0, 1, len(found))).max() < 0.03
+        )  # Kolmogorov-Smirnov, p about 0.001
         assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.05
 
 
@@ -504,7 +573,10 @@ def test_generators_are_found_in_wrappers_and_objects_but_not_in_spaces() -> Non
 
 @pytest.mark.slow
 @pytest.mark.sources
-@pytest.mark.parametrize(("problem", "size"), [("p1", 400), ("p2", 120), ("p3", 120), ("p4", 240), ("p8", 300), ("p9", 400)])
+@pytest.mark.parametrize(
+    ("problem", "size"),
+    [("p1", 400), ("p2", 120), ("p3", 120), ("p4", 240), ("p8", 300), ("p9", 400)],
+)
 def test_a_problem_with_a_known_answer_is_answered_right(problem: str, size: int) -> None:
     from benchmarks.credit import tabular
 

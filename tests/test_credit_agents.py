@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
+from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
-from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError
 from trajrec.protocols import Tool
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
-from trajrec.replay.credit.contexts import Recording
+from trajrec.replay.credit.sampling.context import Recording
 
 
 class Model:
@@ -38,7 +38,9 @@ class Model:
         yield from self(messages=messages)["content"]
 
 
-def agent_of(ask: Callable[..., Any], amount: Callable[[Any], int] | None = None) -> Callable[[Any], None]:
+def agent_of(
+    ask: Callable[..., Any], amount: Callable[[Any], int] | None = None
+) -> Callable[[Any], None]:
     """Return an agent that asks a model before each call, and keeps the conversation."""
 
     def agent(ep: Any) -> None:
@@ -66,7 +68,9 @@ def record(folder: Path, agent: Callable[[Any], None], world: Any = None) -> Epi
     return trajrec.open(folder).episode(ep.id)
 
 
-def lost(folder: Path, ask: Callable[[Model], Callable[..., Any]] = lambda model: model) -> tuple[Episode, Model]:
+def lost(
+    folder: Path, ask: Callable[[Model], Callable[..., Any]] = lambda model: model
+) -> tuple[Episode, Model]:
     """Record an episode in which the model said 150."""
     for seed in range(10):
         model = Model(seed)
@@ -103,19 +107,30 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
 
 def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
-    table = credit.scan(episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n=4)
+    table = credit.scan(
+        episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n=4
+    )
     assert {row.noise for row in table} == {"fresh"}
 
 
 def test_a_model_that_only_seems_to_be_seeded_is_found_out(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
-    table = credit.scan(episode, credit.AgentPolicy(agent_of(model), is_seeded=True), estimator="value", steps=[0], n=16)
+    table = credit.scan(
+        episode,
+        credit.AgentPolicy(agent_of(model), is_seeded=True),
+        estimator="value",
+        steps=[0],
+        n=16,
+    )
     assert {row.noise for row in table} == {"fresh"}
 
 
 def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path: Path) -> None:
     def sure(*, messages: list[dict[str, str]]) -> dict[str, str]:
-        return {"role": "assistant", "content": "150" if "amount" in messages[-1]["content"] else "go on"}
+        return {
+            "role": "assistant",
+            "content": "150" if "amount" in messages[-1]["content"] else "go on",
+        }
 
     episode = record(tmp_path, agent_of(sure))
     table = credit.scan(episode, credit.AgentPolicy(agent_of(sure), is_seeded=True), n=4)
@@ -123,12 +138,16 @@ def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path:
     assert all(row.value == 0 for row in table.of("advantage"))
 
 
-def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_do(tmp_path: Path) -> None:
+def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_do(
+    tmp_path: Path,
+) -> None:
     episode, model = lost(tmp_path)
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
     with pytest.raises(AgentChangedError, match="a call was put in the place of what it asked for"):
         credit.substitute(episode, policy, 1, action=("choose", {"amount": 50}), n=4)
-    table = credit.substitute(episode, policy, 1, by=credit.AgentPolicy(agent_of(model), is_seeded=False), n=64)
+    table = credit.substitute(
+        episode, policy, 1, by=credit.AgentPolicy(agent_of(model), is_seeded=False), n=64
+    )
     (other,) = table.of("substituted")
     assert other.lo < 0.5 < other.hi
 
@@ -139,7 +158,10 @@ def test_an_agent_that_asks_otherwise_than_it_did_is_told_what_is_different(tmp_
     def polite(ep: Any) -> None:
         ep.model(model, messages=[{"role": "user", "content": "please"}])
 
-    with pytest.raises(AgentChangedError, match=r"model request 0 of the agent is not the recorded one: messages/0/content"):
+    with pytest.raises(
+        AgentChangedError,
+        match=r"model request 0 of the agent is not the recorded one: messages/0/content",
+    ):
         credit.scan(episode, credit.AgentPolicy(polite), estimator="value", steps=[1], n=2)
 
 
@@ -171,7 +193,9 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
     table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=4)
     assert {row.value for row in table} == {1.0}
     later = len(asked)
-    credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=4)
+    credit.scan(
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=4
+    )
     assert len(asked) == later
 
 
@@ -192,28 +216,41 @@ def test_clients_that_record_by_themselves_are_answered_too(tmp_path: Path) -> N
 
     def agent(ep: Any) -> None:
         ep.call("deposit", amount=100)
-        reply = client.chat.completions.create(model="m", messages=[{"role": "user", "content": "amount?"}])
+        reply = client.chat.completions.create(
+            model="m", messages=[{"role": "user", "content": "amount?"}]
+        )
         ep.call("choose", amount=int(reply["choices"][0]["message"]["content"]))
         with ep.step():
             ep.call("withdraw")
 
     episode = record(tmp_path, agent)
     Client.chat.completions.n_asked = 0
-    (row,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=2)
+    (row,) = credit.scan(
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=2
+    )
     assert (row.value, Client.chat.completions.n_asked) == (1.0, 0)
 
 
 def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
     def sure(*, messages: list[dict[str, str]]) -> dict[str, str]:
-        return {"role": "assistant", "content": "150" if "amount" in messages[-1]["content"] else "go on"}
+        return {
+            "role": "assistant",
+            "content": "150" if "amount" in messages[-1]["content"] else "go on",
+        }
 
     def other(*, messages: list[dict[str, str]]) -> dict[str, str]:
-        return {"role": "assistant", "content": "50" if "AMOUNT" in messages[-1]["content"] else "go on"}
+        return {
+            "role": "assistant",
+            "content": "50" if "AMOUNT" in messages[-1]["content"] else "go on",
+        }
 
     def shouting(ep: Any) -> None:
         for what in ("deposit", "what AMOUNT?", "withdraw"):
             said = ep.model(other, messages=[{"role": "user", "content": what}])
-            ep.call({"d": "deposit", "w": "choose"}[what[0]] if what != "withdraw" else what, **arguments[what](said))
+            ep.call(
+                {"d": "deposit", "w": "choose"}[what[0]] if what != "withdraw" else what,
+                **arguments[what](said),
+            )
 
     arguments: dict[str, Callable[[Any], dict[str, int]]] = {
         "deposit": lambda said: {"amount": 100},
@@ -224,7 +261,12 @@ def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
     def calm(ep: Any) -> None:
         ep.model(sure, messages=[{"role": "user", "content": "deposit"}])
         ep.call("deposit", amount=100)
-        ep.call("choose", amount=int(ep.model(sure, messages=[{"role": "user", "content": "what amount?"}])["content"]))
+        ep.call(
+            "choose",
+            amount=int(
+                ep.model(sure, messages=[{"role": "user", "content": "what amount?"}])["content"]
+            ),
+        )
 
     episode = record(tmp_path, calm)
     with trajrec.rerun(episode, on_difference="live", folder=tmp_path) as ep:
@@ -269,7 +311,9 @@ def test_a_fork_in_the_midst_of_a_step_goes_on_from_there(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("has_model", [True, False])
-def test_a_value_from_outside_belongs_to_the_call_that_it_decides(tmp_path: Path, has_model: bool) -> None:
+def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
+    tmp_path: Path, has_model: bool
+) -> None:
     drawn = random.Random(0)
 
     def model(*, messages: list[str]) -> str:
@@ -286,7 +330,9 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(tmp_path: Path
 
     while (episode := record(tmp_path, agent)).transcript.attempts[1].arguments != {"amount": 150}:
         continue
-    before, after = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", steps=[1, 2], n=32)
+    before, after = credit.scan(
+        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", steps=[1, 2], n=32
+    )
     assert before.lo <= 0.5 <= before.hi
     assert after.value == 0.0
 
@@ -315,7 +361,9 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
     table = credit.scan(episode, credit.AgentPolicy(agent_for("A")), estimator="value", n=2)
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_lost for row in table)
-    (row,) = credit.scan(episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2)
+    (row,) = credit.scan(
+        episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2
+    )
     assert row.n_lost == 2
     assert called == ["A"]
 
@@ -325,11 +373,19 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         ep.call("withdraw")
 
     # That it is a function, the agent says itself: the recording has none of it.
-    (row,) = credit.scan(record(tmp_path, plain), credit.AgentPolicy(agent_for("A")), estimator="value", steps=[0], n=2)
+    (row,) = credit.scan(
+        record(tmp_path, plain),
+        credit.AgentPolicy(agent_for("A")),
+        estimator="value",
+        steps=[0],
+        n=2,
+    )
     assert row.n_lost == 2
 
 
-def agent_of_calls(*calls: tuple[str, dict[str, Any]], before: Callable[[Any], Any] = lambda ep: None) -> Callable[[Any], None]:
+def agent_of_calls(
+    *calls: tuple[str, dict[str, Any]], before: Callable[[Any], Any] = lambda ep: None
+) -> Callable[[Any], None]:
     def agent(ep: Any) -> None:
         before(ep)
         for tool, arguments in calls:
@@ -338,7 +394,11 @@ def agent_of_calls(*calls: tuple[str, dict[str, Any]], before: Callable[[Any], A
     return agent
 
 
-WON: list[tuple[str, dict[str, Any]]] = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+WON: list[tuple[str, dict[str, Any]]] = [
+    ("deposit", {"amount": 100}),
+    ("choose", {"amount": 50}),
+    ("withdraw", {}),
+]
 
 
 def go_on(*, messages: list[Any]) -> str:
@@ -410,8 +470,12 @@ def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
     assert {row.value for row in table.of("value")} == {1.0}
     assert not [note for note in table.notes if "cut" in note]
     assert table.env_steps == 2 * 2 * (5 + 4 + 3 + 2)  # each, and to stop
-    assert n_asked == 2 * (3 + 2 + 1 + 1) + 2 * (2 + 1 + 1)  # those of values, and those after a recorded step
-    (row,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2, max_steps=2)
+    assert n_asked == 2 * (3 + 2 + 1 + 1) + 2 * (
+        2 + 1 + 1
+    )  # those of values, and those after a recorded step
+    (row,) = credit.scan(
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2, max_steps=2
+    )
     assert row.value == 0.0  # cut before the step that pays
 
 
@@ -448,13 +512,19 @@ class Loose(Bank):
         return tuple(Tool(tool.name, None, "write") for tool in super().tools())
 
     def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
-        return super().call(name, {"amount": int(np.sum(arguments["amount"]))} if "amount" in arguments else {})
+        return super().call(
+            name, {"amount": int(np.sum(arguments["amount"]))} if "amount" in arguments else {}
+        )
 
 
 SECRET = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
 
 
-@pytest.mark.parametrize("extra", [np.array([1.0, 2.0]), float("nan"), (1, 2), SECRET], ids=["array", "nan", "tuple", "secret"])
+@pytest.mark.parametrize(
+    "extra",
+    [np.array([1.0, 2.0]), float("nan"), (1, 2), SECRET],
+    ids=["array", "nan", "tuple", "secret"],
+)
 def test_arguments_are_compared_as_they_are_recorded(tmp_path: Path, extra: Any) -> None:
     first = ("deposit", {"amount": np.array([60, 40]), "api_key": extra})
     agent = agent_of_calls(first, *WON[1:])
@@ -487,7 +557,9 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
             break
         except ConnectionError:
             continue
-    table = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32)
+    table = credit.scan(
+        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
+    )
     before, at = table
     for row in (before, at):
         assert 0 < row.n_lost < 32
@@ -513,7 +585,11 @@ def test_to_stop_is_an_alternative(tmp_path: Path) -> None:
             ep.execute(tool, arguments)
 
     episode = record(tmp_path, agent)
-    for alternative in ({"action": None}, {"by": credit.AgentPolicy(lambda ep: None)}, {"by": lambda context: None}):
+    for alternative in (
+        {"action": None},
+        {"by": credit.AgentPolicy(lambda ep: None)},
+        {"by": lambda context: None},
+    ):
         table = credit.substitute(episode, credit.AgentPolicy(agent), 0, n=2, **alternative)  # type: ignore[arg-type]
         assert table.of("effect")[0].value == -1.0
     found = credit.substitute(episode, credit.AgentPolicy(agent), 1, n=2, action=None)
@@ -550,7 +626,9 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         continue
     closed.clear()
     is_rolling = True
-    before, at = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32)
+    before, at = credit.scan(
+        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
+    )
     assert len(closed) == 64
     assert before.lo <= 0.5 <= before.hi
     assert at.lo <= 0.5 <= at.hi
@@ -564,7 +642,10 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         ep.call("withdraw")
 
     episode = record(tmp_path, reading_on)
-    with pytest.raises(AgentChangedError, match="model request 0 of the agent: its answer was streamed, and closed when"):
+    with pytest.raises(
+        AgentChangedError,
+        match="model request 0 of the agent: its answer was streamed, and closed when",
+    ):
         credit.scan(episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n=2)
 
 
@@ -591,7 +672,9 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
 
     async def inner(ep: Any) -> None:
         assert ep.id
-        assert "".join([piece async for piece in await ep.model(tokens, messages=["stream"])]) == "50"
+        assert (
+            "".join([piece async for piece in await ep.model(tokens, messages=["stream"])]) == "50"
+        )
         await asyncio.gather(ep.call("deposit", amount=60), ep.call("deposit", amount=40))
         with pytest.raises(ValueError, match="nothing is chosen"):
             await ep.call("withdraw")
@@ -604,7 +687,9 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
 
     episode = record(tmp_path, agent, Slow())
     n_asked = 0
-    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, memo=False)
+    table = credit.scan(
+        episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, memo=False
+    )
     assert {row.value for row in table} == {1.0}
     assert n_asked == 2 * episode.n_steps
     with trajrec.rerun(episode) as ep:
@@ -626,7 +711,10 @@ def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Pa
     model = Model()
 
     def careful(ep: Any) -> None:
-        ep.model(model, messages=[{"role": "user", "content": ep.goal}, {"role": "user", "content": "deposit"}])
+        ep.model(
+            model,
+            messages=[{"role": "user", "content": ep.goal}, {"role": "user", "content": "deposit"}],
+        )
         ep.call("deposit", amount=100)
         ep.model(lambda *, messages: "50", messages=["be careful. what amount?"])
         ep.call("choose", amount=50)
@@ -648,7 +736,9 @@ def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Pa
     table = credit.substitute(short, credit.AgentPolicy(plain, is_seeded=False), 1, by=by, n=4)
     assert table.of("kept")[0].value == 0.0
     assert table.of("substituted")[0].value == 1.0
-    with pytest.raises(AgentChangedError, match="model request 1 of the agent is not the recorded one"):
+    with pytest.raises(
+        AgentChangedError, match="model request 1 of the agent is not the recorded one"
+    ):
         credit.substitute(short, credit.AgentPolicy(plain, is_seeded=False), 2, by=by, n=4)
 
 
@@ -677,7 +767,13 @@ def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
         ep.call("deposit", amount=1)
 
     with pytest.raises(AgentChangedError, match="is not the one that it made in this place before"):
-        credit.scan(record(tmp_path / "b", fickle), credit.AgentPolicy(fickle), estimator="value", steps=[0], n=2)
+        credit.scan(
+            record(tmp_path / "b", fickle),
+            credit.AgentPolicy(fickle),
+            estimator="value",
+            steps=[0],
+            n=2,
+        )
 
 
 def test_an_async_agent_is_refused() -> None:

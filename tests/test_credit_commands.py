@@ -19,13 +19,13 @@ from conftest import Scripted, record
 
 import trajrec
 import trajrec.envs
-from trajrec.agents.sink import close_logs
 from trajrec.cli import main
+from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
 from trajrec.envs.solved import SPOIL, WORK
-from trajrec.episodes import Episode
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit, fork
-from trajrec.replay.credit.groups import METHODS
+from trajrec.replay.credit.estimators.groups import METHODS
 
 assert trajrec.envs
 
@@ -67,8 +67,20 @@ def lost_taxi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Episode:
     return next(trajrec.open(tmp_path / "runs").episodes())
 
 
-def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["bisect", "runs", lost_taxi.id[:6], "--policy", "drivers:driver", "--check", "terminated", "--plot", "lost.png"]
+def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
+    lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "bisect",
+        "runs",
+        lost_taxi.id[:6],
+        "--policy",
+        "drivers:driver",
+        "--check",
+        "terminated",
+        "--plot",
+        "lost.png",
+    ]
     assert main(command) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["from", "step", "won", "lo", "hi", "of"]
@@ -79,7 +91,9 @@ def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(lost_taxi: Episo
     assert Path("lost.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_bisect_says_so_where_an_episode_never_could_be_won(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bisect_says_so_where_an_episode_never_could_be_won(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "drivers.py").write_text(DRIVER)
     episode = chain(tmp_path / "runs", 8, 3)
     found = credit.point_of_no_return(episode, lambda observation: SPOIL, n=4)
@@ -87,7 +101,10 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(tmp_path: Path, caps
     assert str(found).startswith("It could not be won from the beginning")
     abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n=8)
     assert abrupt.step == 4
-    assert "Its action there lost it: with that action in other universes it wins 0 of 8 times" in str(abrupt)
+    assert (
+        "Its action there lost it: with that action in other universes it wins 0 of 8 times"
+        in str(abrupt)
+    )
     with pytest.raises(ValueError, match="was won"):
         credit.point_of_no_return(episode, lambda observation: WORK, n=4, check=lambda env: True)
 
@@ -107,7 +124,13 @@ def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
         def step(self, action: Any) -> Any:
             self.step_ += 1
             self.is_lost = self.is_lost or int(self.np_random.random() < 0.25)
-            return self.is_lost, float(self.step_ == 3 and not self.is_lost), self.step_ == 3, False, {}
+            return (
+                self.is_lost,
+                float(self.step_ == 3 and not self.is_lost),
+                self.step_ == 3,
+                False,
+                {},
+            )
 
     for seed in range(20):
         env = trajrec.record(Toss(), tmp_path / str(seed))
@@ -122,13 +145,27 @@ def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
     assert "What came of its action there lost it, not the action" in str(found)
 
 
-def test_what_winning_is_must_be_said_where_rewards_do_not(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_winning_is_must_be_said_where_rewards_do_not(
+    lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["bisect", "runs", lost_taxi.id, "--policy", "drivers:driver"]) == 2
     assert "give check=" in capsys.readouterr().err
 
 
-def test_credit_prints_a_table_json_and_draws(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ["credit", "runs", lost_taxi.id, "--policy", "drivers:driver", "--check", "terminated", "-n", "8"]
+def test_credit_prints_a_table_json_and_draws(
+    lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = [
+        "credit",
+        "runs",
+        lost_taxi.id,
+        "--policy",
+        "drivers:driver",
+        "--check",
+        "terminated",
+        "-n",
+        "8",
+    ]
     assert main([*common, "--plot", "credit.html", "--budget", "100000"]) == 0
     out = capsys.readouterr().out
     assert "R +0.000 = V(s0)" in out
@@ -146,7 +183,18 @@ def test_credit_prints_a_table_json_and_draws(lost_taxi: Episode, capsys: pytest
 def test_what_was_hidden_is_drawn_anew_by_a_function_that_is_named(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["credit", "runs", lost_taxi.id, "--policy", "drivers:driver", "-n", "2", "--estimator", "value", "--json"]
+    command = [
+        "credit",
+        "runs",
+        lost_taxi.id,
+        "--policy",
+        "drivers:driver",
+        "-n",
+        "2",
+        "--estimator",
+        "value",
+        "--json",
+    ]
     assert main([*command, "--max-steps", "2", "--resample-hidden", "drivers:traffic"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[0]["estimand"].endswith("given what had been seen")
@@ -154,28 +202,60 @@ def test_what_was_hidden_is_drawn_anew_by_a_function_that_is_named(
     assert "hidden or not" in capsys.readouterr().err
 
 
-def test_wrong_usage_is_said_without_a_traceback(lost_taxi: Episode, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_said_without_a_traceback(
+    lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
+) -> None:
     for command, said in (
         (["credit", "runs"], "give an episode and --policy"),
-        (["credit", "runs", lost_taxi.id, "--policy", "drivers:number"], "neither a function nor has a method act"),
-        (["credit", "runs", lost_taxi.id, "--policy", "nothing:there"], "No module named 'nothing'"),
-        (["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "x.gif"], "must end in .png"),
-        (["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "no/x.png"], "no: no such folder"),
+        (
+            ["credit", "runs", lost_taxi.id, "--policy", "drivers:number"],
+            "neither a function nor has a method act",
+        ),
+        (
+            ["credit", "runs", lost_taxi.id, "--policy", "nothing:there"],
+            "No module named 'nothing'",
+        ),
+        (
+            ["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "x.gif"],
+            "must end in .png",
+        ),
+        (
+            ["credit", "runs", lost_taxi.id, "--policy", "random", "--plot", "no/x.png"],
+            "no: no such folder",
+        ),
         (["export", "runs", "prm", "-o", "no/x.parquet"], "no: no such folder"),
         (["replay", "runs", "--junit", "no/x.xml"], "no/x.xml: No such file or directory"),
-        (["credit", "runs", lost_taxi.id, "--policy", "random", "--estimator", "pooled", "--noise", "shared"], "noise='fresh'"),
+        (
+            [
+                "credit",
+                "runs",
+                lost_taxi.id,
+                "--policy",
+                "random",
+                "--estimator",
+                "pooled",
+                "--noise",
+                "shared",
+            ],
+            "noise='fresh'",
+        ),
     ):
         assert main(command) == 2
         assert said in capsys.readouterr().err
 
 
-def test_what_is_missing_is_said_where_nothing_comes_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_said_where_nothing_comes_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def rows(k: int) -> Any:
         return np.zeros(2), 1.0, k == 2, False, {}
 
     record(Scripted(rows), tmp_path, 2)
     assert main(["credit", str(tmp_path), "--group"]) == 0
-    assert "2 episodes: of 3 of 3 steps nothing is known: rtmc compares what came of the same state" in capsys.readouterr().err
+    assert (
+        "2 episodes: of 3 of 3 steps nothing is known: rtmc compares what came of the same state"
+        in capsys.readouterr().err
+    )
     for kind, need in (("prm", "trajrec credit"), ("dpo", "trajrec fork")):
         assert main(["export", str(tmp_path), kind, "-o", str(tmp_path / "labels.parquet")]) == 0
         said = capsys.readouterr().err
@@ -183,7 +263,9 @@ def test_what_is_missing_is_said_where_nothing_comes_out(tmp_path: Path, capsys:
         assert need in said
 
 
-def test_step_labels_are_those_of_the_rollouts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_labels_are_those_of_the_rollouts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     episode = chain(tmp_path, 6, 2)
     credit.scan(episode, lambda observation: WORK, n=4)
     target = tmp_path / "labels.parquet"
@@ -208,16 +290,24 @@ def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
         (episode,) = corpus.episodes()
         credit.scan(episode, "random", n=2)
         assert main(["export", runs, "prm", "-o", target]) == 0
-        assert "all labels are true where no check was given: won is taken to be a return above 0" in capsys.readouterr().err
+        assert (
+            "all labels are true where no check was given: won is taken to be a return above 0"
+            in capsys.readouterr().err
+        )
         credit.scan(episode, "random", n=2, check="truncated")
         assert main(["export", runs, "prm", "-o", target]) == 0
         assert "--check" not in capsys.readouterr().err
     assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
-    assert f"was won (it returned {episode.n_steps} > 0; check=, or --check, says otherwise): " in capsys.readouterr().err
+    assert (
+        f"was won (it returned {episode.n_steps} > 0; check=, or --check, says otherwise): "
+        in capsys.readouterr().err
+    )
 
 
 def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
-    with trajrec.episode(tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]) as ep:
+    with trajrec.episode(
+        tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]
+    ) as ep:
         ep.call("deposit", amount=100)
         ep.call("choose", amount=150)
         ep.call("withdraw")
@@ -294,13 +384,18 @@ def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
 
 
 @pytest.mark.slow
-def test_what_keeps_forks_and_groups_from_training_anything_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_keeps_forks_and_groups_from_training_anything_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs, target = str(tmp_path / "runs"), str(tmp_path / "rows.jsonl")
     episode = chain(tmp_path / "runs", 4, 1)
     fork.many(episode, at=[1], actions=[WORK, WORK, WORK])
     assert main(["export", runs, "dpo", "-o", target]) == 0
     said = capsys.readouterr().err
-    assert "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, fork.many(checks=...)" in said
+    assert (
+        "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, fork.many(checks=...)"
+        in said
+    )
     assert "run `trajrec fork`" not in said
     for method in METHODS:
         assert main(["export", runs, "grpo", "-o", target, "--method", method]) == 0
@@ -315,7 +410,9 @@ def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
     chain(tmp_path, 3, 1)
     with trajrec.open(tmp_path) as corpus:
         assert credit.export(corpus, "prm", tmp_path / "none.parquet") == 0
-    names = duckdb.sql(f"SELECT column_name FROM (DESCRIBE FROM '{tmp_path}/none.parquet')").fetchall()
+    names = duckdb.sql(
+        f"SELECT column_name FROM (DESCRIBE FROM '{tmp_path}/none.parquet')"
+    ).fetchall()
     assert [name for (name,) in names][:3] == ["prompt", "completions", "labels"]
 
 
@@ -324,7 +421,9 @@ def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
 def test_the_python_of_the_credit_document_runs(tmp_path: Path) -> None:
     text = (Path(__file__).resolve().parent.parent / "docs" / "credit.md").read_text()
     script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "step 9 decided it" in done.stdout
 
@@ -350,19 +449,36 @@ def test_an_exception_of_a_policy_says_whose_it_is_and_at_which_observation(
     record(gym.make("FrozenLake-v1"), tmp_path, 1)
     episode = next(trajrec.open(tmp_path).episodes())
     for jobs in ("1", "2"):
-        command = ["credit", str(tmp_path), episode.id, "--policy", f"{__name__}:broken_policy", "-n", "4", "--jobs", jobs]
+        command = [
+            "credit",
+            str(tmp_path),
+            episode.id,
+            "--policy",
+            f"{__name__}:broken_policy",
+            "-n",
+            "4",
+            "--jobs",
+            jobs,
+        ]
         assert main(command) == 2
         said = capsys.readouterr().err
         assert "tuple index out of range; raised by the policy" in said
         assert "broken_policy for the observation" in said
 
 
-def test_an_agents_world_has_nothing_to_draw_random_actions_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with trajrec.episode(tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]) as ep:
+def test_an_agents_world_has_nothing_to_draw_random_actions_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trajrec.episode(
+        tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]
+    ) as ep:
         ep.call("deposit", amount=100)
         ep.stop("done", said_done=True)
     close_logs()
     for command in ("credit", "bisect"):
         assert main([command, str(tmp_path), ep.id, "--policy", "random"]) == 2
         said = capsys.readouterr().err
-        assert said == "trajrec: an agent's world has no action space to draw from: give a function of a Context\n"
+        assert (
+            said
+            == "trajrec: an agent's world has no action space to draw from: give a function of a Context\n"
+        )

@@ -12,8 +12,8 @@ import pytest
 
 import trajrec
 import trajrec.envs
+from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import NoisyKey
-from trajrec.episodes import Episode
 from trajrec.errors import QueryError
 from trajrec.replay import credit, fork
 
@@ -21,7 +21,9 @@ assert trajrec.envs
 COIN = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
 
 
-def record(folder: Path, n: int, env_id: str = "trajrec/NoisyKey-v0", **kwargs: Any) -> list[Episode]:
+def record(
+    folder: Path, n: int, env_id: str = "trajrec/NoisyKey-v0", **kwargs: Any
+) -> list[Episode]:
     """Record episodes of a policy that takes everything with probability 1/2."""
     env = trajrec.record(gym.make(env_id, **kwargs), folder)
     rng = np.random.default_rng(0)
@@ -37,7 +39,10 @@ def record(folder: Path, n: int, env_id: str = "trajrec/NoisyKey-v0", **kwargs: 
 
 def truths(episodes: list[Episode], env: NoisyKey) -> list[list[float]]:
     return [
-        [env.advantage(k, bool(o[1]), int(a)) for k, (o, a) in enumerate(zip(e.observation_list, e.actions, strict=False))]
+        [
+            env.advantage(k, bool(o[1]), int(a))
+            for k, (o, a) in enumerate(zip(e.observation_list, e.actions, strict=False))
+        ]
         for e in episodes
     ]
 
@@ -93,14 +98,18 @@ class Jammed(gym.Wrapper[Any, Any, Any, Any]):
 
 @pytest.mark.parametrize("level", ["native", pytest.param("process", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loses_all", [False, True])
-def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(loses_all: bool, level: Any, tmp_path: Path) -> None:
+def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
+    loses_all: bool, level: Any, tmp_path: Path
+) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
     make = functools.partial(Jammed, loses_all)
     (table,) = credit.pooled([episode], COIN, n=16, env=make, level=level)
     assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
     assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])
-    assert all((row.n, row.n_lost, row.hi) == (0, 8, np.inf) for row in table if row.step in unknown)
+    assert all(
+        (row.n, row.n_lost, row.hi) == (0, 8, np.inf) for row in table if row.step in unknown
+    )
     assert all(np.isnan(row.value) for row in table.of("pooled")[1:])
     assert "OSError: jammed" in "".join(table.notes)
 
@@ -111,7 +120,10 @@ def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
     assert [np.isnan(row.value) for row in table.of("value")] == [False, True, True, True]
     assert all(np.isnan(row.value) for row in table.of("advantage"))
     assert table.split is None
-    for table in (credit.shapley(episode, COIN, m=2, env=Jammed), credit.substitute(episode, COIN, 2, n=4, env=Jammed)):
+    for table in (
+        credit.shapley(episode, COIN, m=2, env=Jammed),
+        credit.substitute(episode, COIN, 2, n=4, env=Jammed),
+    ):
         assert all(np.isnan(row.value) and row.ci_method == "none" for row in table)
         assert "came to nothing" in "".join(table.notes)
     found = credit.decisive_step(episode, COIN, n=4, n_max=4, env=functools.partial(Jammed, True))
@@ -122,7 +134,9 @@ def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> 
     episodes = record(tmp_path, 3, size=3)
     whole = credit.pooled(episodes, COIN, n=2)
     short = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=1))
-    assert [row.value for table in short for row in table] == [row.value for table in whole for row in table]
+    assert [row.value for table in short for row in table] == [
+        row.value for table in whole for row in table
+    ]
     assert all(table.notes[0].endswith("2 of 32 rollouts a step") for table in short)
     enough = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=10**6))
     unlimited = credit.pooled(episodes, COIN, n=32)
@@ -151,13 +165,21 @@ def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
     returns = np.array([episode.total_reward for episode in episodes])
     fork.many(episodes[0], at=[0], policy=lambda observation: 1, n=4)
     with trajrec.open(tmp_path) as corpus:
-        grpo, rloo, gigpo, rtmc = (credit.group(corpus, method) for method in ("grpo", "rloo", "gigpo", "rtmc"))
-    assert [table.episode_id for table in grpo] == [episode.id for episode in episodes]  # no forks among them
+        grpo, rloo, gigpo, rtmc = (
+            credit.group(corpus, method) for method in ("grpo", "rloo", "gigpo", "rtmc")
+        )
+    assert [table.episode_id for table in grpo] == [
+        episode.id for episode in episodes
+    ]  # no forks among them
     expected = (returns - returns.mean()) / (returns.std(ddof=1) + 1e-6)
     assert [table[2].value for table in grpo] == pytest.approx(expected.tolist())
-    assert [table[0].value for table in rloo] == pytest.approx((8 / 7 * (returns - returns.mean())).tolist())
+    assert [table[0].value for table in rloo] == pytest.approx(
+        (8 / 7 * (returns - returns.mean())).tolist()
+    )
     # At the first step all were in one state: GiGPO adds what came from there on against the mean of that.
-    assert [table[0].value for table in gigpo] == pytest.approx((expected + returns - returns.mean()).tolist())
+    assert [table[0].value for table in gigpo] == pytest.approx(
+        (expected + returns - returns.mean()).tolist()
+    )
     first = np.array([int(episode.actions[0]) for episode in episodes])
     for action in (0, 1):
         chosen = returns[first == action]
@@ -182,13 +204,17 @@ def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -
 
 # Returns that an action never came to are out of sight for return-conditioned hindsight: it sees half of the difference.
 @pytest.mark.parametrize(
-    ("method", "expected"), [("hca", 1.25), pytest.param("cocoa", 2.5, marks=pytest.mark.slow), ("rudder", 2.5)]
+    ("method", "expected"),
+    [("hca", 1.25), pytest.param("cocoa", 2.5, marks=pytest.mark.slow), ("rudder", 2.5)],
 )
-def test_hindsight_finds_what_the_key_was_worth(method: Any, expected: float, tmp_path: Path) -> None:
+def test_hindsight_finds_what_the_key_was_worth(
+    method: Any, expected: float, tmp_path: Path
+) -> None:
     episodes = record(tmp_path, 400, size=3, apple=0.5)
     tables = credit.hindsight(episodes, COIN, method)
     picked, left = (
-        [t[0].value for t, e in zip(tables, episodes, strict=True) if int(e.actions[0]) == action] for action in (1, 0)
+        [t[0].value for t, e in zip(tables, episodes, strict=True) if int(e.actions[0]) == action]
+        for action in (1, 0)
     )
     assert picked[0] - left[0] == pytest.approx(expected, abs=0.5)
     assert all(table[0].lo <= table[0].value <= table[0].hi for table in tables)
@@ -217,14 +243,18 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
         assert corpus.sql(latest).fetchall() == [(16,)]
         rollouts = "SELECT fork_step, arm, count(*), avg(returned) FROM rollouts WHERE run_id = ? GROUP BY ALL ORDER BY ALL"
         by_arm = corpus.sql(rollouts, params=[table.run_id]).fetchall()
-        assert [row[:3] for row in by_arm] == [(k, arm, 8) for k in range(5) for arm in ("action", "value")]
+        assert [row[:3] for row in by_arm] == [
+            (k, arm, 8) for k in range(5) for arm in ("action", "value")
+        ]
         assert by_arm[1][3] == pytest.approx(table.of("value")[0].value)
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
     with trajrec.open(tmp_path) as again:  # from the index file
         assert again.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
     nowhere = credit.scan(episode, COIN, n=4, folder=None)
     with trajrec.open(tmp_path) as again:
-        assert again.sql("SELECT count(*) FROM credit WHERE run_id = ?", params=[nowhere.run_id]).fetchall() == [(0,)]
+        assert again.sql(
+            "SELECT count(*) FROM credit WHERE run_id = ?", params=[nowhere.run_id]
+        ).fetchall() == [(0,)]
 
 
 def test_branches_are_a_tree(tmp_path: Path) -> None:
@@ -232,8 +262,12 @@ def test_branches_are_a_tree(tmp_path: Path) -> None:
     (branch,) = fork.many(episode, at=[2], policy=lambda observation: 1)
     with trajrec.open(tmp_path) as corpus:
         assert branch.episode_id is not None
-        (inner,) = fork.many(corpus.episode(branch.episode_id), at=[4], policy=lambda observation: 0)
-        rows = corpus.sql("SELECT episode_id, parent_id, root_id, depth, fork_step FROM branches ORDER BY depth").fetchall()
+        (inner,) = fork.many(
+            corpus.episode(branch.episode_id), at=[4], policy=lambda observation: 0
+        )
+        rows = corpus.sql(
+            "SELECT episode_id, parent_id, root_id, depth, fork_step FROM branches ORDER BY depth"
+        ).fetchall()
     assert rows == [
         (branch.episode_id, episode.id, episode.id, 1, 2),
         (inner.episode_id, branch.episode_id, episode.id, 2, 4),

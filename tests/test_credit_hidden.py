@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
+from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
-from trajrec.episodes import Episode
 from trajrec.errors import ReplayError
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
 
 WAIT, LOOK = 0, 1
@@ -35,7 +35,13 @@ class Cups(gym.Env[Any, Any]):
         self.n += 1
         self.is_seen = self.is_seen or (self.n == 2 and action == LOOK)
         is_over = self.n == 3
-        return self.coin if self.is_seen else 2, float(is_over and action == self.coin), is_over, False, {}
+        return (
+            self.coin if self.is_seen else 2,
+            float(is_over and action == self.coin),
+            is_over,
+            False,
+            {},
+        )
 
 
 class Sealed(Cups):
@@ -99,8 +105,12 @@ def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     assert seen.split.error == pytest.approx(0, abs=1e-9)
     assert all(row.estimand.endswith("; given what had been seen") for row in seen)
     assert "had not seen was drawn anew" in "".join(seen.notes)
-    with trajrec.open(tmp_path) as corpus:  # of another quantity, it does not take the place of the other
-        rows = corpus.sql("SELECT value FROM latest_credit WHERE estimator = 'advantage' AND step = 1 ORDER BY 1").fetchall()
+    with trajrec.open(
+        tmp_path
+    ) as corpus:  # of another quantity, it does not take the place of the other
+        rows = corpus.sql(
+            "SELECT value FROM latest_credit WHERE estimator = 'advantage' AND step = 1 ORDER BY 1"
+        ).fetchall()
     assert rows == [(0.0,), (advantage[1].value,)]
 
 
@@ -110,7 +120,11 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
     episode = record(tmp_path, make, [WAIT, WAIT, 1], coin=0)
 
     def scan(**how: Any) -> list[Any]:
-        return numbers(credit.scan(episode, careless, n=16, env=make, resample_hidden=under_any, folder=None, **how))
+        return numbers(
+            credit.scan(
+                episode, careless, n=16, env=make, resample_hidden=under_any, folder=None, **how
+            )
+        )
 
     whole = scan(memo=False)
     for how in ({}, {"level": "prefix"}, {"level": "native"}, {"level": "process"}, {"jobs": 2}):
@@ -180,7 +194,11 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
         return plan[context.step] if context.step < len(plan) else None
 
     with trajrec.episode(tmp_path, task="t", world=Locked()) as ep:
-        for name, arguments in (("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})):
+        for name, arguments in (
+            ("deposit", {"amount": 100}),
+            ("choose", {"amount": 50}),
+            ("withdraw", {}),
+        ):
             ep.call(name, **arguments)
         ep.stop("done", said_done=True)
     close_logs()
@@ -194,7 +212,9 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_processes(tmp_path: Path) -> None:
+def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_processes(
+    tmp_path: Path,
+) -> None:
     env = trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path)
     env.reset(seed=0)
     for action in (1, 1, 2, 1, 2, 2):
@@ -209,7 +229,16 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
     go = lambda observation, rng: 2  # noqa: E731
     for level in ("native", "prefix"):
         with pytest.raises(ReplayError, match=r"tables or MuJoCo's model.*level='process'"):
-            credit.scan(episode, go, n=4, steps=[5], estimator="value", resample_hidden=freeze, level=level, folder=None)  # type: ignore[arg-type]
+            credit.scan(
+                episode,
+                go,
+                n=4,
+                steps=[5],
+                estimator="value",
+                resample_hidden=freeze,
+                level=level,
+                folder=None,
+            )  # type: ignore[arg-type]
     how: Any = {"resample_hidden": freeze, "level": "process", "folder": None}
     (row,) = credit.scan(episode, go, n=32, steps=[5], estimator="value", **how)
     assert row.lo < 0.5 < row.hi
@@ -224,7 +253,9 @@ def test_steps_that_the_log_has_lost_are_not_shifted(tmp_path: Path) -> None:
             env.flush()
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
-    episode.parts = [(chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10]
+    episode.parts = [
+        (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
+    ]
     with pytest.raises(ReplayError, match="the log has lost step 10"):
         credit.substitute(episode, "random", 2, action=0, rest="recorded", n=2)
     with pytest.raises(ReplayError, match="the log has lost step 10"):

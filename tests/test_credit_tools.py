@@ -12,12 +12,12 @@ from chains import chain
 
 import trajrec
 import trajrec.envs
-from trajrec.agents.sink import close_logs
+from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank, Shop
 from trajrec.envs.solved import RepairingPolicy
-from trajrec.episodes import Episode
 from trajrec.errors import AgentChangedError, DivergenceError, ReplayError
 from trajrec.protocols import Tool
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
 
 assert trajrec.envs
@@ -38,7 +38,11 @@ def record(folder: Path, world: Any, calls: list[Any], **kwargs: Any) -> Episode
 
 def gambler(context: Any, rng: np.random.Generator) -> Any:
     """Pay in 100, choose 50 or 150, take it out."""
-    plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50 if rng.random() < 0.5 else 150}), ("withdraw", {})]
+    plan = [
+        ("deposit", {"amount": 100}),
+        ("choose", {"amount": 50 if rng.random() < 0.5 else 150}),
+        ("withdraw", {}),
+    ]
     return plan[context.step] if context.step < len(plan) else None
 
 
@@ -80,11 +84,16 @@ def test_a_won_episode_is_won_by_its_choice(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_processes(tmp_path: Path) -> None:
+def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_processes(
+    tmp_path: Path,
+) -> None:
     episode = record(tmp_path, Bank(), LOST)
 
     def numbers(**kwargs: Any) -> Any:
-        return [(e.step, e.estimator, e.value, e.lo, e.hi) for e in credit.scan(episode, gambler, n=16, **kwargs)]
+        return [
+            (e.step, e.estimator, e.value, e.lo, e.hi)
+            for e in credit.scan(episode, gambler, n=16, **kwargs)
+        ]
 
     with pytest.raises(ValueError, match="no recorded noise"):
         numbers(noise="recorded")
@@ -102,9 +111,13 @@ def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: 
     redrawn = credit.substitute(episode, gambler, 1, n=64)
     (flip,) = redrawn.of("flip")
     assert flip.lo <= 0.5 <= flip.hi
-    by_policy = credit.substitute(episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n=16)
+    by_policy = credit.substitute(
+        episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n=16
+    )
     assert by_policy.of("substituted")[0].value == 1.0
-    last = credit.substitute(episode, gambler, 2, action=[("choose", {"amount": 20}), ("withdraw", {})], n=16)
+    last = credit.substitute(
+        episode, gambler, 2, action=[("choose", {"amount": 20}), ("withdraw", {})], n=16
+    )
     assert last.of("flip")[0].value == 1.0
     with pytest.raises(ValueError, match="one thing can be substituted"):
         credit.substitute(episode, gambler, 1, action=3, observation=4)
@@ -115,14 +128,20 @@ def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path
     whole = credit.substitute(episode, gambler, 1, n=4)
 
     def within(env_steps: int, **how: Any) -> credit.Credit:
-        return credit.substitute(episode, gambler, 1, n=64, budget=credit.Budget(env_steps=env_steps), **how)
+        return credit.substitute(
+            episode, gambler, 1, n=64, budget=credit.Budget(env_steps=env_steps), **how
+        )
 
     assert [row.n for row in within(1)] == [2] * 4
     spent = within(1).env_steps + 1
-    assert [(row.value, row.lo, row.hi) for row in within(spent)] == [(row.value, row.lo, row.hi) for row in whole]
+    assert [(row.value, row.lo, row.hi) for row in within(spent)] == [
+        (row.value, row.lo, row.hi) for row in whole
+    ]
     assert within(spent).notes[0].endswith("4 of 64 universes")
     for outcome in (True, False):
-        assert within(spent, check=lambda world, outcome=outcome: outcome).notes == within(spent).notes
+        assert (
+            within(spent, check=lambda world, outcome=outcome: outcome).notes == within(spent).notes
+        )
 
 
 def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
@@ -136,7 +155,9 @@ def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
     assert blind.of("substituted")[0].value == 0.0
 
 
-def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at_all(tmp_path: Path) -> None:
+def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at_all(
+    tmp_path: Path,
+) -> None:
     class Posted(Bank):
         sent = 0
 
@@ -165,7 +186,9 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     assert value.value == 1.0  # what cannot be done again is no failure
     assert "reaches beyond the world" in "".join(table.notes)
 
-    nothing = credit.substitute(episode, posting, 1, action=("post", {"text": "other"}), n=8, env=Posted)
+    nothing = credit.substitute(
+        episode, posting, 1, action=("post", {"text": "other"}), n=8, env=Posted
+    )
     (other,) = nothing.of("substituted")
     assert (other.n, other.n_lost) == (0, 8)
     assert all(np.isnan(row.value) for row in nothing if row.estimator != "kept")
@@ -222,7 +245,10 @@ def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path,
     table = credit.scan(episode, follow, n=4, env=Popper, **how)
     assert {row.value for row in table.of("value")} == {1.0}
     assert plan[1] == ("choose", {"amount": 50})
-    assert credit.substitute(episode, follow, 1, action=plan[1], n=4, env=Popper).of("effect")[0].value == 0.0
+    assert (
+        credit.substitute(episode, follow, 1, action=plan[1], n=4, env=Popper).of("effect")[0].value
+        == 0.0
+    )
     report = trajrec.replay.replay_world(episode, world=Popper())
     assert report.grade == trajrec.replay.replay_world(episode, world=Popper()).grade == "exact"
 
@@ -240,9 +266,13 @@ def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
     (value,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2)
     assert value.value == 1.0
-    found = credit.substitute(episode, credit.AgentPolicy(agent), 0, n=2, by=credit.AgentPolicy(agent))
+    found = credit.substitute(
+        episode, credit.AgentPolicy(agent), 0, n=2, by=credit.AgentPolicy(agent)
+    )
     assert found.of("substituted")[0].value == 1.0
-    with pytest.raises(AgentChangedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"):
+    with pytest.raises(
+        AgentChangedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"
+    ):
         credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[2], n=2)
 
 
@@ -254,7 +284,9 @@ def test_a_final_fault_is_found_by_every_method(method: Any, tmp_path: Path) -> 
         assert found.n_rollouts == 8 * 5 + 2 * 8
 
 
-def test_a_fault_that_is_often_repaired_is_found_where_a_hard_search_is_lost(tmp_path: Path) -> None:
+def test_a_fault_that_is_often_repaired_is_found_where_a_hard_search_is_lost(
+    tmp_path: Path,
+) -> None:
     episode = chain(tmp_path, 32, 5)
     policy = RepairingPolicy(0.05)
     assert credit.decisive_step(episode, policy, method="drop").step == 5
@@ -269,12 +301,19 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     assert str(found).startswith("undecided")
     assert found.likeliest == found.candidates[0]
     named = ", ".join(str(step) for step in found.candidates[:8])
-    assert f"95 % of the probability is on steps {named} and {len(found.candidates) - 8} more" in str(found)
+    assert (
+        f"95 % of the probability is on steps {named} and {len(found.candidates) - 8} more"
+        in str(found)
+    )
     assert found.table.notes[0].startswith(f"undecided among steps {named}")
-    spent = credit.decisive_step(chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10))
+    spent = credit.decisive_step(
+        chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10)
+    )
     assert spent.step is None
     assert "budget does not reach further" in spent.why
-    assert spent.n_rollouts == 8 * 2 * 2 + 2 * 2, "the fewest of each arm of each step, and of the confirmation"
+    assert spent.n_rollouts == 8 * 2 * 2 + 2 * 2, (
+        "the fewest of each arm of each step, and of the confirmation"
+    )
 
 
 @pytest.mark.slow
@@ -296,7 +335,9 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     with pytest.raises(IndexError, match="a segment must have steps"):
         credit.shapley(episode, policy, segments=[(99,)])
     apart = credit.shapley(episode, policy, m=8, jobs=3)
-    assert [row.value for row in apart] == [row.value for row in credit.shapley(episode, policy, m=8)]
+    assert [row.value for row in apart] == [
+        row.value for row in credit.shapley(episode, policy, m=8)
+    ]
     whole = credit.shapley(episode, policy, m=8, memo=False)
     assert [row.value for row in whole] == [row.value for row in apart]
     assert whole.env_steps > 1.2 * credit.shapley(episode, policy, m=8).env_steps

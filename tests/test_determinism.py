@@ -77,12 +77,20 @@ class Jitter(broken.Sound):
 def test_each_way_of_being_broken_is_named(factory: Any, cause: str) -> None:
     report = check_determinism(factory, n_steps=60)
     assert report.grade == "none"
-    assert any(part in str(finding) for finding in report.findings for part in cause.split("|")), report.findings
+    assert any(part in str(finding) for finding in report.findings for part in cause.split("|")), (
+        report.findings
+    )
 
 
 SLOW = [
     pytest.param(env, marks=pytest.mark.slow)
-    for env in ("Hopper-v5", "Taxi-v4", "MiniGrid-DoorKey-8x8-v0", "trajrec/KeyDoor-v0", broken.Sound)
+    for env in (
+        "Hopper-v5",
+        "Taxi-v4",
+        "MiniGrid-DoorKey-8x8-v0",
+        "trajrec/KeyDoor-v0",
+        broken.Sound,
+    )
 ]
 
 

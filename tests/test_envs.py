@@ -47,7 +47,9 @@ def test_the_key_is_what_the_reward_is_owed_to() -> None:
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)))
-def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(task: int) -> None:
+def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(
+    task: int,
+) -> None:
     env = Shop()
     for seed in range(10):
         env.reset(seed=seed, options={"task": task})
@@ -114,7 +116,9 @@ class Faulty(gym.Env[Any, Any]):
         return observation, 1.0, False, self.k == 50, {}
 
 
-@pytest.mark.parametrize("fault", ["global random", "numpy's global random", "clock", "leak over reset", "object"])
+@pytest.mark.parametrize(
+    "fault", ["global random", "numpy's global random", "clock", "leak over reset", "object"]
+)
 def test_an_environment_that_does_not_repeat_itself_is_caught(fault: str) -> None:
     with pytest.raises(EnvContractError, match="not deterministic"):
         check_env(lambda: Faulty(fault))
@@ -133,7 +137,8 @@ def test_a_reused_buffer_is_reported_and_not_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "what"), [({"size": 2}, "size"), ({"slip": 1.0}, "slip"), ({"max_steps": 0}, "max_steps")]
+    ("arguments", "what"),
+    [({"size": 2}, "size"), ({"slip": 1.0}, "slip"), ({"max_steps": 0}, "max_steps")],
 )
 def test_wrong_arguments_are_refused_by_name(arguments: Any, what: str) -> None:
     with pytest.raises(ValueError, match=f"{what} must be"):

@@ -14,10 +14,10 @@ import pytest
 
 import trajrec
 from trajrec.cli import main
-from trajrec.paths import Rest
+from trajrec.corpus.history import Rest
 from trajrec.replay import fork, replay_episode
-from trajrec.replay.report import ReplayReport
-from trajrec.state.diff import is_same
+from trajrec.replay.execute.report import ReplayReport
+from trajrec.values.diff import is_same
 
 
 class Disturbed(gym.Wrapper[Any, Any, Any, Any]):
@@ -74,7 +74,9 @@ def forced(episode: Any, env_id: str, at: Collection[int]) -> ReplayReport:
 
 
 @pytest.mark.parametrize("env_id", ENVS)
-def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(tmp_path: Path, env_id: str) -> None:
+def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(
+    tmp_path: Path, env_id: str
+) -> None:
     episode = record(tmp_path, gym.make(env_id, **ENVS[env_id]), record="full")
     assert forced(episode, env_id, ()).grade == "exact"
     report = forced(episode, env_id, {2, 5})
@@ -82,7 +84,9 @@ def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(tmp_
     assert report.n_steps == episode.n_steps
     assert report.divergence is not None
     assert report.divergence.step == 2
-    unforced = replay_episode(episode, env=Disturbed(gym.make(env_id, **ENVS[env_id]), {2, 5}), explain=False)
+    unforced = replay_episode(
+        episode, env=Disturbed(gym.make(env_id, **ENVS[env_id]), {2, 5}), explain=False
+    )
     assert unforced.divergence == report.divergence
 
 
@@ -118,7 +122,9 @@ def test_a_reset_that_differs_is_put_right_too(tmp_path: Path) -> None:
             return bare._get_obs(), info
 
     episode = record(tmp_path, gym.make("Pendulum-v1"), record="full")
-    report = replay_episode(episode, env=Elsewhere(gym.make("Pendulum-v1")), state_forced=True, explain=False)
+    report = replay_episode(
+        episode, env=Elsewhere(gym.make("Pendulum-v1")), state_forced=True, explain=False
+    )
     assert report.differing_steps == (-1,)
 
 
@@ -129,12 +135,17 @@ def test_it_says_where_it_cannot_go_on(tmp_path: Path) -> None:
     assert "stopped after step 2: the state there is not stored whole (record='full'" in str(report)
     assert report.n_steps == 3
     episode = record(tmp_path / "b", gym.make("CartPole-v1"), state=False)
-    assert "no state was recorded that could be put back" in str(forced(episode, "CartPole-v1", {2}))
+    assert "no state was recorded that could be put back" in str(
+        forced(episode, "CartPole-v1", {2})
+    )
     pytest.importorskip("minigrid")
     episode = record(tmp_path / "c", gym.make("MiniGrid-Empty-5x5-v0"))
     cut = gym.make("MiniGrid-Empty-5x5-v0", agent_start_pos=(2, 2))
     report = replay_episode(episode, env=cut, state_forced=True, explain=False)
-    assert "stopped after the reset: states of this environment (minigrid) cannot be put back" in str(report)
+    assert (
+        "stopped after the reset: states of this environment (minigrid) cannot be put back"
+        in str(report)
+    )
 
 
 class Raises(gym.Wrapper[Any, Any, Any, Any]):
@@ -158,12 +169,16 @@ def test_exceptions_are_compared_by_step(tmp_path: Path) -> None:
             continue
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
-    assert replay_episode(episode, env=Raises(gym.make("Taxi-v4")), state_forced=True).grade == "exact"
+    assert (
+        replay_episode(episode, env=Raises(gym.make("Taxi-v4")), state_forced=True).grade == "exact"
+    )
 
     class RaisesOther(Raises):
         refused = 2
 
-    report = replay_episode(episode, env=RaisesOther(gym.make("Taxi-v4")), state_forced=True, explain=False)
+    report = replay_episode(
+        episode, env=RaisesOther(gym.make("Taxi-v4")), state_forced=True, explain=False
+    )
     assert report.differing_steps[0] == 1
     assert report.divergence is not None
     assert (report.divergence.field, report.divergence.actual) == ("failure", "no exception")
@@ -189,7 +204,9 @@ def test_the_rest_of_an_episode_is_what_it_has_after_a_step(tmp_path: Path) -> N
         assert is_same(rest.actions, episode.actions[step:])
         assert is_same(rest.state_digests, episode.state_digests[step:])
         assert rest.missing_steps == []
-        assert is_same(rest.states, {row - step: state for row, state in episode.states.items() if row >= step})
+        assert is_same(
+            rest.states, {row - step: state for row, state in episode.states.items() if row >= step}
+        )
         report = replay_episode(episode, first=step)
         assert report.grade == ("partial" if step else "exact")
         assert report.n_steps == 300 - step
@@ -207,7 +224,10 @@ def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> No
     assert before.divergence is not None
     assert before.divergence.step == 9
     beyond = replay_episode(episode, first=61)
-    assert (beyond.grade, beyond.notes) == ("refused", (f"episode {episode.id} has the steps 0 to 60, not 61",))
+    assert (beyond.grade, beyond.notes) == (
+        "refused",
+        (f"episode {episode.id} has the steps 0 to 60, not 61",),
+    )
 
     class Gone(Raises):
         refused = episode.actions[4]
@@ -230,8 +250,12 @@ def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:
             assert report.n_steps == child.n_steps - first
 
 
-def test_the_command_line_has_both(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trajrec.replay.engine.EXPLAINED_ELSEWHERE", 0)  # to find causes takes processes their time
+def test_the_command_line_has_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trajrec.replay.replayer.EXPLAINED_ELSEWHERE", 0
+    )  # to find causes takes processes their time
     episode = record(tmp_path, gym.make("FrozenLake-v1", is_slippery=False))
     assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0
     assert "partial" in capsys.readouterr().out
@@ -315,16 +339,27 @@ def test_steps_are_counted_beside_what_raised(tmp_path: Path) -> None:
         report = replay_episode(episode, env=make, first=first, explain=False)
         assert report.divergence is not None
         assert (report.divergence.step, report.divergence.field) == (20, "failure")
-    for first in range(10, 16):  # what a step changes before it raises is not recorded before the next
-        assert replay_episode(episode, env=lambda: Counter({12: ValueError}), first=first).grade == "partial", first
+    for first in range(
+        10, 16
+    ):  # what a step changes before it raises is not recorded before the next
+        assert (
+            replay_episode(episode, env=lambda: Counter({12: ValueError}), first=first).grade
+            == "partial"
+        ), first
 
 
 @pytest.mark.parametrize("state_forced", [False, True])
-def test_nothing_is_compared_beyond_what_the_log_has_lost(tmp_path: Path, state_forced: bool) -> None:
+def test_nothing_is_compared_beyond_what_the_log_has_lost(
+    tmp_path: Path, state_forced: bool
+) -> None:
     episode = counted(tmp_path, {25: ValueError})
-    episode.parts = [(chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10]
+    episode.parts = [
+        (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
+    ]
     assert episode.missing_steps == [(10, 20)]
-    report = replay_episode(episode, env=lambda: Counter({25: ValueError}), state_forced=state_forced)
+    report = replay_episode(
+        episode, env=lambda: Counter({25: ValueError}), state_forced=state_forced
+    )
     assert (report.grade, report.n_steps, report.divergence) == ("partial", 10, None), report
 
 
@@ -348,14 +383,27 @@ def test_states_are_not_ignored(tmp_path: Path) -> None:
     ignore = {"observation/0", "observation/1", "observation/2", "reward", "state/0", "state/1"}
     make = lambda: Disturbed(gym.make("Pendulum-v1"), {3})  # noqa: E731
     for state_forced in (False, True):
-        report = replay_episode(episode, env=make, ignore=ignore, state_forced=state_forced, explain=False)
+        report = replay_episode(
+            episode, env=make, ignore=ignore, state_forced=state_forced, explain=False
+        )
         assert report.grade == "diverged"
 
 
-def test_episodes_that_end_before_the_step_are_left_out_of_a_corpus(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_episodes_that_end_before_the_step_are_left_out_of_a_corpus(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     counted(tmp_path, n_steps=5)
     counted(tmp_path, n_steps=15)
-    command = ["replay", str(tmp_path), "--from", "10", "--allow", "test_forcing", "--against", f"{__name__}:Counter"]
+    command = [
+        "replay",
+        str(tmp_path),
+        "--from",
+        "10",
+        "--allow",
+        "test_forcing",
+        "--against",
+        f"{__name__}:Counter",
+    ]
     assert main(command) == 0
     said = capsys.readouterr()
     assert "1 episodes, 5 steps: 1 partial" in said.out
@@ -372,14 +420,16 @@ def test_an_exception_with_another_message_is_noted(tmp_path: Path) -> None:
 
     episode = counted(tmp_path, {12: ValueError})
     for state_forced in (False, True):
-        report = replay_episode(episode, env=lambda: Other({12: ValueError}), state_forced=state_forced)
+        report = replay_episode(
+            episode, env=lambda: Other({12: ValueError}), state_forced=state_forced
+        )
         assert report.grade == "state"
         assert "the message of the exception at step 12" in str(report)
 
 
 def test_pages_and_tests_results_say_what_differs_by_itself(tmp_path: Path) -> None:
-    from trajrec.replay.page import write_html
-    from trajrec.replay.regression import write_junit
+    from trajrec.replay.html import write_html
+    from trajrec.replay.regressions import write_junit
 
     episode = record(tmp_path / "runs", gym.make("Taxi-v4"), 20)
     reports = [forced(episode, "Taxi-v4", {2, 5}), replay_episode(episode, first=3)]

@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec.corpus.history import path_between
+from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
-from trajrec.paths import path_between
 from trajrec.replay import fork, replay_episode, replay_episodes
-from trajrec.state.diff import is_same
-from trajrec.state.snapshots import Snapshots
+from trajrec.values.diff import is_same
 
 ENVS = [
     "CartPole-v1",
@@ -43,7 +43,9 @@ ENVS = [
 UNCOPYABLE = ("LunarLander-v3",)
 
 
-def record(folder: Path, env: Any, *, n: int = 1, seed: int = 3, max_steps: int = 80, **options: Any) -> Any:
+def record(
+    folder: Path, env: Any, *, n: int = 1, seed: int = 3, max_steps: int = 80, **options: Any
+) -> Any:
     """Record episodes of random actions, unseeded after the first; return the corpus."""
     recording = trajrec.record(env, folder, **options)
     recording.action_space.seed(seed)
@@ -84,18 +86,27 @@ def rows_of(episode: Any, first: int) -> list[Any]:
 FAST = ("CartPole-v1",)
 
 
-@pytest.mark.parametrize("env_id", [env if env in FAST else pytest.param(env, marks=pytest.mark.slow) for env in ENVS])
-def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(tmp_path: Path, env_id: str) -> None:
+@pytest.mark.parametrize(
+    "env_id", [env if env in FAST else pytest.param(env, marks=pytest.mark.slow) for env in ENVS]
+)
+def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(
+    tmp_path: Path, env_id: str
+) -> None:
     corpus = record(tmp_path, make(env_id), n=2)
     for episode in list(corpus.episodes()):
         steps = sorted({episode.n_steps // 3, episode.n_steps - 1})
         for step in steps:
             expected = rows_of(episode, step)
             for level in ("prefix", "auto", "process"):
-                (branch,) = fork.many(episode, at=[step], actions=[row[0] for row in expected], level=level)
+                (branch,) = fork.many(
+                    episode, at=[step], actions=[row[0] for row in expected], level=level
+                )
                 child = corpus.episode(branch.episode_id)
                 assert is_same(rows_of(child, step), expected), (step, level)
-                assert (branch.terminated, branch.truncated) == (episode.end.terminated, episode.end.truncated)
+                assert (branch.terminated, branch.truncated) == (
+                    episode.end.terminated,
+                    episode.end.truncated,
+                )
                 assert branch.level != "prefix" or level != "auto" or env_id in UNCOPYABLE
                 if child.state_digests is not None:
                     assert branch.returned_at == step
@@ -114,14 +125,26 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
         with pytest.raises(ValueError, match="has no reset"):
             world.reset()
     child = corpus.episode(child_id)
-    assert (child.parent.id, child.first_step, child.n_steps, child.ending) == (episode.id, 7, 8, "abandoned")
-    assert [row.tolist() for row in child.observations] == [episode.observations[7].tolist(), observation.tolist()]
+    assert (child.parent.id, child.first_step, child.n_steps, child.ending) == (
+        episode.id,
+        7,
+        8,
+        "abandoned",
+    )
+    assert [row.tolist() for row in child.observations] == [
+        episode.observations[7].tolist(),
+        observation.tolist(),
+    ]
     assert path_between(child, 0, 8) == [*((a, False) for a in episode.actions[:7]), (other, False)]
     assert replay_episode(child).grade == "exact"
     query = "SELECT count(*), count(*) FILTER (parent_id IS NULL), sum(missing_steps) FROM episodes"
     assert corpus.sql(query).fetchall() == [(2, 1, 0)]
-    assert corpus.sql("SELECT fork_step, n_steps FROM episodes WHERE parent_id IS NOT NULL").fetchall() == [(7, 8)]
-    assert corpus.sql(f"SELECT step FROM steps WHERE episode_id = '{child_id}'").fetchall() == [(7,)]
+    assert corpus.sql(
+        "SELECT fork_step, n_steps FROM episodes WHERE parent_id IS NOT NULL"
+    ).fetchall() == [(7, 8)]
+    assert corpus.sql(f"SELECT step FROM steps WHERE episode_id = '{child_id}'").fetchall() == [
+        (7,)
+    ]
     # A fork of the fork.
     with fork(child, at=8) as world:
         world.step(other)
@@ -131,7 +154,7 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
     assert replay_episode(grandchild).grade == "exact"
     with pytest.raises(IndexError, match="has the steps 7 to 8, not 3"):
         fork(child, at=3)
-    from trajrec.episodes import read_episode
+    from trajrec.corpus.episode import read_episode
 
     alone = read_episode(child.path, child.number)
     with pytest.raises(CorpusError, match="read it from a corpus"):
@@ -154,20 +177,39 @@ class Sloppy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["random", Sloppy()], ids=["random", "seeded"])
-def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(tmp_path: Path, policy: Any) -> None:
+def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
+    tmp_path: Path, policy: Any
+) -> None:
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     found = []
-    for k, (level, jobs) in enumerate((("prefix", 1), ("native", 1), ("native", 2), ("process", 1), ("process", 3))):
+    for k, (level, jobs) in enumerate(
+        (("prefix", 1), ("native", 1), ("native", 2), ("process", 1), ("process", 3))
+    ):
         branches = fork.many(
-            episode, at=range(0, 12, 4), policy=policy, n=3, jobs=jobs, level=level, checks=[wins], folder=tmp_path / str(k)
+            episode,
+            at=range(0, 12, 4),
+            policy=policy,
+            n=3,
+            jobs=jobs,
+            level=level,
+            checks=[wins],
+            folder=tmp_path / str(k),
         )
         assert {branch.level for branch in branches} == {level}
-        assert [(b.step, b.index) for b in branches] == [(s, i) for s in (0, 4, 8) for i in range(3)]
-        found.append([(b.actions, b.n_steps, b.total_reward, b.outcome, b.returned_at) for b in branches])
+        assert [(b.step, b.index) for b in branches] == [
+            (s, i) for s in (0, 4, 8) for i in range(3)
+        ]
+        found.append(
+            [(b.actions, b.n_steps, b.total_reward, b.outcome, b.returned_at) for b in branches]
+        )
         with trajrec.open(tmp_path / str(k)) as children:
-            recorded = children.sql("SELECT fork_step, n_steps, total_reward, outcome FROM episodes ORDER BY number").fetchall()
-        assert recorded == [(b.step, b.step + b.n_steps, b.total_reward, b.outcome) for b in branches]
+            recorded = children.sql(
+                "SELECT fork_step, n_steps, total_reward, outcome FROM episodes ORDER BY number"
+            ).fetchall()
+        assert recorded == [
+            (b.step, b.step + b.n_steps, b.total_reward, b.outcome) for b in branches
+        ]
     assert all(branches == found[0] for branches in found[1:])
     assert len({actions for actions, *_ in found[0]}) > 6
     again = fork.many(episode, at=range(0, 12, 4), policy=policy, n=3, seed=1, folder=None)
@@ -208,7 +250,10 @@ class Leaky(gym.Env[Any, Any]):
 
 def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, Leaky()).episodes()
-    with pytest.raises(SnapshotError, match="level native is not right for this environment: restored at step 3, it went on"):
+    with pytest.raises(
+        SnapshotError,
+        match="level native is not right for this environment: restored at step 3, it went on",
+    ):
         fork.many(episode, at=[3], actions=[0], level="native", env=Leaky)
     (branch,) = fork.many(episode, at=[3], actions=[0], env=Leaky)
     assert branch.level == "prefix"
@@ -225,7 +270,9 @@ def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> 
         env.unwrapped.total_mass = 1.6
         return env
 
-    with pytest.raises(DivergenceError, match="not in the recorded state: after step 5, observation/0"):
+    with pytest.raises(
+        DivergenceError, match="not in the recorded state: after step 5, observation/0"
+    ):
         fork(episode, at=6, env=heavier())
     for level in ("native", "process"):
         with pytest.raises(DivergenceError):
@@ -275,7 +322,9 @@ def children_of(group: str) -> list[str]:
                 state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            if group in command or (state == "Z" and f" {os.getpid()} " in (entry / "stat").read_text()):
+            if group in command or (
+                state == "Z" and f" {os.getpid()} " in (entry / "stat").read_text()
+            ):
                 found.append(f"{entry.name} {state} {command}")
     return found
 
@@ -287,7 +336,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
-SERVER = "trajrec.replay.server"
+SERVER = "trajrec.replay.forks.fork_server"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
@@ -300,11 +349,21 @@ SERVER = "trajrec.replay.server"
         pytest.param(10, "its process ended with status 3 and no result", marks=pytest.mark.slow),
     ],
 )
-def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(tmp_path: Path, deadly: int, why: str) -> None:
+def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
+    tmp_path: Path, deadly: int, why: str
+) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1"), log_id="trap").episodes()
     timeout_s = 1.0 if deadly == 8 else 60.0
     branches = fork.many(
-        episode, at=[0, 5], policy=Choice(deadly), n=4, jobs=2, max_steps=3, env=trapped, timeout_s=timeout_s, memory_mb=512
+        episode,
+        at=[0, 5],
+        policy=Choice(deadly),
+        n=4,
+        jobs=2,
+        max_steps=3,
+        env=trapped,
+        timeout_s=timeout_s,
+        memory_mb=512,
     )
     failed = [branch for branch in branches if branch.error]
     assert 0 < len(failed) < 8
@@ -327,10 +386,14 @@ with trajrec.open(sys.argv[1]) as corpus:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(tmp_path: Path, number: int) -> None:
+def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(
+    tmp_path: Path, number: int
+) -> None:
     record(tmp_path, gym.make("CartPole-v1")).close()
     with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"ready\n"
@@ -354,7 +417,10 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="policy cannot be sent to another process"):
         fork.many(episode, at=[0], policy=lambda _: lock.locked(), level="process")
     assert fork.many(episode, at=[], policy="random") == []
-    with pytest.raises(ValueError, match="level must be one of auto, prefix, native, pickle, process, sandbox, got 'foo'"):
+    with pytest.raises(
+        ValueError,
+        match="level must be one of auto, prefix, native, pickle, process, sandbox, got 'foo'",
+    ):
         fork.many(episode, at=[0], policy="random", level="foo")  # type: ignore[arg-type]
 
 
@@ -392,11 +458,16 @@ class Remembering(Drawing):
 def test_a_policy_may_draw_from_a_generator_of_the_branch(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     policies: list[Any] = [draw, draw, Drawing()]
-    found = [fork.many(episode, at=[2, 4], policy=policy, n=2, seed=7, folder=None) for policy in policies]
+    found = [
+        fork.many(episode, at=[2, 4], policy=policy, n=2, seed=7, folder=None)
+        for policy in policies
+    ]
     actions = [[branch.actions for branch in branches] for branches in found]
     assert actions[0] == actions[1] == actions[2]
     assert len(set(actions[0])) == 4
-    apart = fork.many(episode, at=[2, 4], policy=Drawing(), n=2, seed=7, level="prefix", jobs=2, folder=None)
+    apart = fork.many(
+        episode, at=[2, 4], policy=Drawing(), n=2, seed=7, level="prefix", jobs=2, folder=None
+    )
     assert [branch.actions for branch in apart] == actions[0]
     with pytest.raises(TypeError, match="a policy must be 'random', a function of the observation"):
         fork.many(episode, at=2, policy=3)  # type: ignore[arg-type]
@@ -413,7 +484,9 @@ def test_one_step_may_be_given_as_a_number(tmp_path: Path, at: int) -> None:
 
 def test_wrappers_their_generators_and_those_of_spaces_are_part_of_a_snapshot() -> None:
     env = gym.make("CartPole-v1", max_episode_steps=30)
-    env = gym.wrappers.FrameStackObservation(gym.wrappers.NormalizeObservation(gym.wrappers.RecordEpisodeStatistics(env)), 3)
+    env = gym.wrappers.FrameStackObservation(
+        gym.wrappers.NormalizeObservation(gym.wrappers.RecordEpisodeStatistics(env)), 3
+    )
     env.reset(seed=1)
     env.action_space.seed(5)
     for _ in range(9):
@@ -486,7 +559,7 @@ def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly
             children = [corpus.episode(branch.episode_id) for branch in branches]
             assert len({child.observations.tobytes() for child in children}) == n_futures
             assert [report.grade for report in replay_episodes(children)] == ["exact"] * 4
-        monkeypatch.setattr("trajrec.state.emulator._TRUE", b"\0" * 4)
+        monkeypatch.setattr("trajrec.envstate.ale._TRUE", b"\0" * 4)
         refused = list(replay_episodes(corpus.episodes()))
         assert sorted(report.grade for report in refused) == ["exact"] * 5 + ["refused"] * 4
         assert "this version of ALE" in "".join(note for report in refused for note in report.notes)
@@ -535,23 +608,32 @@ class Ripening(gym.Env[Any, Any]):
 def test_what_is_carried_over_and_shows_later_is_not_overlooked(tmp_path: Path, level: Any) -> None:
     with record(tmp_path, Ripening(), n=3) as corpus:
         for episode in list(corpus.episodes(order_by="number"))[:: 1 if level == "prefix" else 2]:
-            branches = fork.many(episode, at=[5, 9], actions=[0] * 7, n=2, level=level, env=Ripening)
+            branches = fork.many(
+                episode, at=[5, 9], actions=[0] * 7, n=2, level=level, env=Ripening
+            )
             for branch in branches:
                 child = corpus.episode(branch.episode_id or "")
-                assert child.observation_list == episode.observation_list[branch.step :], (episode.number, branch)
+                assert child.observation_list == episode.observation_list[branch.step :], (
+                    episode.number,
+                    branch,
+                )
 
 
 def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
     pymunk = pytest.importorskip("pymunk", reason="pymunk is not installed")
     env = gym.make("CartPole-v1")
     env.unwrapped.world = [pymunk.Space()]  # type: ignore[attr-defined]
-    with pytest.raises(SnapshotError, match=r"attribute world \(list\): .*objects of pymunk pickle less"):
+    with pytest.raises(
+        SnapshotError, match=r"attribute world \(list\): .*objects of pymunk pickle less"
+    ):
         Snapshots(env).take()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["auto", "prefix", "process"])
-def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(tmp_path: Path, level: Any) -> None:
+def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(
+    tmp_path: Path, level: Any
+) -> None:
     corpus = record(tmp_path, carrying(), n=3)
     for episode in list(corpus.episodes(order_by="number")):
         actions = episode.actions[4:]
@@ -561,11 +643,17 @@ def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_bef
 
 
 @pytest.mark.slow
-def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(tmp_path: Path) -> None:
+def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(
+    tmp_path: Path,
+) -> None:
     corpus = record(tmp_path, gym.make("BipedalWalker-v3"), n=4, seed=0, max_steps=400)
     reports = [replay_episode(episode) for episode in corpus.episodes(order_by="number")]
     assert {report.grade for report in reports} == {"exact"}
-    assert any("it carries state over between episodes" in note for report in reports for note in report.notes)
+    assert any(
+        "it carries state over between episodes" in note
+        for report in reports
+        for note in report.notes
+    )
     last = next(corpus.episodes(order_by="number DESC"))
     with fork(last, at=last.n_steps // 2) as world:
         assert is_same(world.observation, last.observation_list[last.n_steps // 2])
@@ -587,20 +675,30 @@ def test_branches_that_ray_runs_are_the_same(tmp_path: Path) -> None:
         fork.many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
 
 
-def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trajrec.replay import levels
+def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trajrec.replay.forks import restore
 
     with record(tmp_path, gym.make("LunarLander-v3"), max_steps=60) as corpus:
         episode = next(corpus.episodes())
-        ask: dict[str, Any] = {"at": range(0, 60, 10), "actions": [1], "policy": "random", "n": 2, "folder": None}
+        ask: dict[str, Any] = {
+            "at": range(0, 60, 10),
+            "actions": [1],
+            "policy": "random",
+            "n": 2,
+            "folder": None,
+        }
         again = fork.many(episode, level="prefix", **ask)
         # As if a fork cost what 25 steps do, and a server nothing.
-        real = levels.cheapest
-        monkeypatch.setattr(levels, "SERVER_S", 0.0)
-        monkeypatch.setattr(levels, "FORK_S", 25.0)
+        real = restore.cheapest
+        monkeypatch.setattr(restore, "SERVER_S", 0.0)
+        monkeypatch.setattr(restore, "FORK_S", 25.0)
         monkeypatch.setattr(
-            "trajrec.replay.walking.cheapest",
-            lambda steps, n, proof, jobs, n_before: real(steps, n, proof._replace(step_seconds=1.0), jobs, n_before),
+            "trajrec.replay.forks.walker.cheapest",
+            lambda steps, n, proof, jobs, n_before: real(
+                steps, n, proof._replace(step_seconds=1.0), jobs, n_before
+            ),
         )
         mixed = fork.many(episode, **ask)
     assert [branch.level for branch in mixed] == ["prefix"] * 6 + ["process"] * 6

@@ -8,8 +8,8 @@ import gymnasium
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
-from trajrec.interfaces import FIELDS, missing, source_digest
+from trajrec.recording.event_log import close_logs
+from trajrec.run_interface import FIELDS, missing, source_digest
 
 
 def scaffold(prompt: str) -> str:
@@ -17,16 +17,24 @@ def scaffold(prompt: str) -> str:
 
 
 def test_an_interface_has_all_fields_and_says_what_is_missing_and_why(tmp_path: Path) -> None:
-    (tmp_path / "interface.toml").write_text('base = { model = "m-1" }\nbudget = { tokens = 4096 }\n')
+    (tmp_path / "interface.toml").write_text(
+        'base = { model = "m-1" }\nbudget = { tokens = 4096 }\n'
+    )
     found = trajrec.interface(
-        tmp_path / "interface.toml", budget={"tokens": 1}, scaffold=scaffold, optimizer=missing("not_applicable")
+        tmp_path / "interface.toml",
+        budget={"tokens": 1},
+        scaffold=scaffold,
+        optimizer=missing("not_applicable"),
     )
     assert tuple(found) == FIELDS
     assert found["base"] == {"model": "m-1"}
     assert found["budget"] == {"tokens": 1}
     assert found["optimizer"] == {"missing": "not_applicable"}
     assert found["lineage"] == {"missing": "unknown"}
-    assert found["scaffold"] == {"code": f"{__name__}.scaffold", "code_digest": source_digest(scaffold)}
+    assert found["scaffold"] == {
+        "code": f"{__name__}.scaffold",
+        "code_digest": source_digest(scaffold),
+    }
     with pytest.raises(ValueError, match="no field 'model'; its fields are verifier, base"):
         trajrec.interface(model="m-1")
     with pytest.raises(ValueError, match="reason must be one of"):
@@ -43,15 +51,23 @@ def test_runs_are_compared_field_by_field_and_unknown_is_not_unchanged(tmp_path:
         with trajrec.episode(tmp_path, task=str(k), interface=interface):
             pass
     close_logs()
-    with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path, interface={"policy": "random"}) as env:
+    with trajrec.record(
+        gymnasium.make("CartPole-v1"), tmp_path, interface={"policy": "random"}
+    ) as env:
         env.reset(seed=0)
     with trajrec.open(tmp_path) as corpus:
-        counts = corpus.sql("SELECT n_episodes FROM interfaces WHERE base IS NOT NULL ORDER BY 1").fetchall()
+        counts = corpus.sql(
+            "SELECT n_episodes FROM interfaces WHERE base IS NOT NULL ORDER BY 1"
+        ).fetchall()
         assert counts == [(1,), (2,)]
         compared = corpus.sql(
             "SELECT a.base_digest = b.base_digest, a.budget_digest = b.budget_digest, a.lineage_digest = b.lineage_digest "
             "FROM interfaces a, interfaces b WHERE a.base->>'model' = 'm-1' AND b.base->>'model' = 'm-2'"
         ).fetchall()
         assert compared == [(False, True, None)]
-        assert corpus.sql("SELECT base, base_digest FROM interfaces WHERE base IS NULL").fetchall() == [(None, None)]
-        assert corpus.sql("SELECT count(*) FROM episodes WHERE interface_id IS NULL").fetchall() == [(0,)]
+        assert corpus.sql(
+            "SELECT base, base_digest FROM interfaces WHERE base IS NULL"
+        ).fetchall() == [(None, None)]
+        assert corpus.sql(
+            "SELECT count(*) FROM episodes WHERE interface_id IS NULL"
+        ).fetchall() == [(0,)]

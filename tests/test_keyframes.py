@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec import codec
+from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import SnapshotError
-from trajrec.recorder import KEYFRAME_STEPS
+from trajrec.recording.recorder import KEYFRAME_STEPS
 from trajrec.replay import fork, replay_episode
-from trajrec.state.diff import is_same
-from trajrec.state.keyframes import Keyframes
+from trajrec.values import codec
+from trajrec.values.diff import is_same
 
 ENVS: dict[str, Any] = {
     "Pendulum-v1": {},
@@ -47,7 +47,15 @@ class Counted(gym.Wrapper[Any, Any, Any, Any]):
 def make(env_id: str, **kwargs: Any) -> Any:
     import ale_py  # noqa: F401
 
-    return Counted(gym.make(env_id, max_episode_steps=10**9, disable_env_checker=True, **ENVS.get(env_id, {}), **kwargs))
+    return Counted(
+        gym.make(
+            env_id,
+            max_episode_steps=10**9,
+            disable_env_checker=True,
+            **ENVS.get(env_id, {}),
+            **kwargs,
+        )
+    )
 
 
 def record(folder: Path, env: Any, n_steps: int) -> Any:
@@ -60,11 +68,16 @@ def record(folder: Path, env: Any, n_steps: int) -> Any:
     return next(trajrec.open(folder).episodes("parent_id IS NULL"))
 
 
-SLOW = [pytest.param(env_id, marks=pytest.mark.slow) for env_id in ("FrozenLake-v1", "Hopper-v5", "ALE/Pong-v5")]
+SLOW = [
+    pytest.param(env_id, marks=pytest.mark.slow)
+    for env_id in ("FrozenLake-v1", "Hopper-v5", "ALE/Pong-v5")
+]
 
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", *SLOW])
-def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(tmp_path: Path, env_id: str) -> None:
+def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(
+    tmp_path: Path, env_id: str
+) -> None:
     episode = record(tmp_path, make(env_id), 2 * KEYFRAME_STEPS + 6000)
     steps = [keyframe.step for keyframe in episode.keyframes]
     assert len(steps) == 2
@@ -85,7 +98,9 @@ def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(tmp_path
 
 
 @pytest.mark.slow
-def test_an_environment_of_objects_has_no_keyframes_and_is_recorded_all_the_same(tmp_path: Path) -> None:
+def test_an_environment_of_objects_has_no_keyframes_and_is_recorded_all_the_same(
+    tmp_path: Path,
+) -> None:
     class Objects(Counted):
         def reset(self, **kwargs: Any) -> Any:
             self.thing = Thing()
@@ -108,7 +123,7 @@ def test_a_keyframe_that_leads_elsewhere_is_not_believed(tmp_path: Path) -> None
     episode = record(tmp_path, make("Pendulum-v1"), KEYFRAME_STEPS + 4500)
     import msgspec
 
-    from trajrec import codec
+    from trajrec.values import codec
 
     state = codec.decode(episode.keyframes[0].data)
     for _, values in state["layers"]:
@@ -140,7 +155,9 @@ def test_keyframes_that_hold_what_only_looks_on_are_put_back_where_it_is_left_ou
     env.step(1)
     state = codec.decode(Keyframes(env).take())
     state["layers"].insert(1, ["OrderEnforcing", {"_has_reset": ["value", True]}])
-    bare = gym.make(dataclasses.replace(gym.spec("CartPole-v1"), order_enforce=False), disable_env_checker=True)
+    bare = gym.make(
+        dataclasses.replace(gym.spec("CartPole-v1"), order_enforce=False), disable_env_checker=True
+    )
     bare.reset(seed=1)
     Keyframes(bare).put(codec.encode(state))
     assert is_same(bare.step(0), env.step(0))

@@ -17,20 +17,24 @@ from hypothesis.extra import numpy as npst
 from zstandard import ZstdDecompressor
 
 import trajrec
-from trajrec.blocks import BLOCK_BYTES
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.errors import EncodeError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Packer, Rows
 from trajrec.log.reader import LogReader
-from trajrec.state.diff import diff, is_same
+from trajrec.recording.blocks import BLOCK_BYTES
+from trajrec.values.diff import diff, is_same
 
 
 def unpack(packed: tuple[Any, bytes]) -> Rows:
     return Rows(packed[0], packed[1], ZstdDecompressor())
 
 
-dtypes = npst.integer_dtypes(endianness="?") | npst.floating_dtypes(endianness="?") | npst.boolean_dtypes()
+dtypes = (
+    npst.integer_dtypes(endianness="?")
+    | npst.floating_dtypes(endianness="?")
+    | npst.boolean_dtypes()
+)
 tables = dtypes.flatmap(
     lambda dtype: npst.array_shapes(min_dims=0, max_dims=2, max_side=5).flatmap(
         lambda shape: st.integers(1, 20).flatmap(lambda n: npst.arrays(dtype, (n, *shape)))
@@ -40,30 +44,47 @@ tables = dtypes.flatmap(
 
 @given(tables, st.booleans())
 @settings(deadline=None)
-def test_a_column_of_arrays_comes_back_bit_by_bit(table: np.ndarray[Any, Any], search: bool) -> None:
+def test_a_column_of_arrays_comes_back_bit_by_bit(
+    table: np.ndarray[Any, Any], search: bool
+) -> None:
     rows = [table[i : i + 1].tobytes() for i in range(len(table))]
     back = unpack(Packer(search=search).arrays("x", rows, table.dtype, table.shape[1:]))
     assert back.row_bytes() == table.tobytes()
-    assert all(is_same(row, table[i : i + 1].reshape(table.shape[1:])) for i, row in enumerate(back.values()))
+    assert all(
+        is_same(row, table[i : i + 1].reshape(table.shape[1:]))
+        for i, row in enumerate(back.values())
+    )
 
 
 @given(st.integers(0, 3), st.integers(1, 6))
 def test_a_column_of_frames_comes_back_bit_by_bit(still: int, n: int) -> None:
     frames_ = np.random.default_rng(n).integers(0, 255, (n, 40, 41), np.uint8)
     frames_[: still + 1] = frames_[0]
-    back = unpack(Packer().arrays("x", [f.tobytes() for f in frames_], frames_.dtype, frames_.shape[1:]))
+    back = unpack(
+        Packer().arrays("x", [f.tobytes() for f in frames_], frames_.dtype, frames_.shape[1:])
+    )
     assert np.array_equal(np.array(back.values()), frames_)
 
 
-scalars = st.lists(st.integers(), min_size=1) | st.lists(st.floats(), min_size=1) | st.lists(st.booleans(), min_size=1)
+scalars = (
+    st.lists(st.integers(), min_size=1)
+    | st.lists(st.floats(), min_size=1)
+    | st.lists(st.booleans(), min_size=1)
+)
 
 
-@given(scalars | st.lists(st.integers() | st.floats() | st.text() | st.none() | st.booleans(), min_size=1))
+@given(
+    scalars
+    | st.lists(st.integers() | st.floats() | st.text() | st.none() | st.booleans(), min_size=1)
+)
 def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any]) -> None:
     assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
 
 
-@pytest.mark.parametrize("cls", [np.int8, np.uint64, np.float32, np.float16, np.bool_, np.int64, np.longdouble, np.complex128])
+@pytest.mark.parametrize(
+    "cls",
+    [np.int8, np.uint64, np.float32, np.float16, np.bool_, np.int64, np.longdouble, np.complex128],
+)
 def test_a_column_of_numpy_scalars_keeps_its_type(cls: Any) -> None:
     rows = [cls(value) for value in (0, 1, 1, 0)]
     assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
@@ -132,7 +153,9 @@ def test_breakout_is_recorded_pixel_by_pixel(tmp_path: Path) -> None:
     assert path.stat().st_size < 400 * len(witness.episodes[0]["actions"])
 
 
-def test_an_observation_buffer_that_is_reused_is_recorded_as_it_was_at_each_step(tmp_path: Path) -> None:
+def test_an_observation_buffer_that_is_reused_is_recorded_as_it_was_at_each_step(
+    tmp_path: Path,
+) -> None:
     buffer = np.zeros(2, np.float32)
 
     def at(k: int) -> Any:
@@ -148,8 +171,23 @@ def test_an_observation_buffer_that_is_reused_is_recorded_as_it_was_at_each_step
 
 ODD: dict[str, list[Any]] = {
     "arrays of changing shape": [np.zeros(k % 4, np.int32) for k in range(12)],
-    "arrays of changing dtype": [np.zeros(2, np.float32 if k < 5 else np.float64) for k in range(12)],
-    "scalars, then arrays, then text": [1, 2, np.zeros(2), "x", "y", (1, 2), {"a": 1}, {"a": 2}, {"b": 2}, None, 2**80, 0],
+    "arrays of changing dtype": [
+        np.zeros(2, np.float32 if k < 5 else np.float64) for k in range(12)
+    ],
+    "scalars, then arrays, then text": [
+        1,
+        2,
+        np.zeros(2),
+        "x",
+        "y",
+        (1, 2),
+        {"a": 1},
+        {"a": 2},
+        {"b": 2},
+        None,
+        2**80,
+        0,
+    ],
     "dicts with changing keys": [{"a": 1, **({"b": k} if k % 3 else {})} for k in range(12)],
     "dicts of text and arrays": [{"text": "é" * k, "array": np.full((2, 2), k)} for k in range(12)],
     "tuples with a list in them": [(k, [k, np.zeros(1)]) for k in range(12)],
@@ -164,14 +202,27 @@ def test_odd_observations_are_recorded_as_they_were(rows: list[Any], tmp_path: P
 
 
 def test_observations_of_any_form_may_follow_each_other(tmp_path: Path) -> None:
-    rows = [{"a": np.zeros(2)}, {"a": np.zeros(2)}, None, np.zeros(3), (np.zeros(1), 2), {"a": np.zeros(2)}]
-    with LogReader(record(Scripted(lambda k: (rows[k + 1], 1.0, k == 4, False, {})), tmp_path)) as reader:
+    rows = [
+        {"a": np.zeros(2)},
+        {"a": np.zeros(2)},
+        None,
+        np.zeros(3),
+        (np.zeros(1), 2),
+        {"a": np.zeros(2)},
+    ]
+    with LogReader(
+        record(Scripted(lambda k: (rows[k + 1], 1.0, k == 4, False, {})), tmp_path)
+    ) as reader:
         assert is_same(list(Episode(reader, 0).observations), rows)
 
 
-def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory(tmp_path: Path) -> None:
+def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory(
+    tmp_path: Path,
+) -> None:
     sizes = []
-    env = trajrec.record(Scripted(lambda k: ([k] if k < 5 else ["x" * 100_000], 1.0, False, False, {})), tmp_path)
+    env = trajrec.record(
+        Scripted(lambda k: ([k] if k < 5 else ["x" * 100_000], 1.0, False, False, {})), tmp_path
+    )
     env.reset()
     for _ in range(100):
         env.step(0)
@@ -180,12 +231,22 @@ def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory
     env.close()
     assert max(sizes) < BLOCK_BYTES + 200_000
     with LogReader(env.path) as reader:
-        assert Episode(reader, 0).observation_list == [[k] if k < 5 else ["x" * 100_000] for k in range(-1, 100)]
+        assert Episode(reader, 0).observation_list == [
+            [k] if k < 5 else ["x" * 100_000] for k in range(-1, 100)
+        ]
 
 
 def test_infos_may_have_other_keys_at_every_step(tmp_path: Path) -> None:
     witness = Witness(
-        Scripted(lambda k: (np.zeros(2), 1, k == 40, False, {f"k{j}": j for j in range(k % 5)} if k % 2 else {"x": k}))
+        Scripted(
+            lambda k: (
+                np.zeros(2),
+                1,
+                k == 40,
+                False,
+                {f"k{j}": j for j in range(k % 5)} if k % 2 else {"x": k},
+            )
+        )
     )
     assert_recorded(record(witness, tmp_path, 2), witness)
 
@@ -196,11 +257,17 @@ def test_rewards_may_change_their_type(tmp_path: Path) -> None:
     assert_recorded(record(witness, tmp_path), witness)
 
 
-def test_an_info_that_cannot_be_stored_is_opaque_and_an_observation_is_an_error(tmp_path: Path) -> None:
-    path = record(Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {"handle": object()})), tmp_path)
+def test_an_info_that_cannot_be_stored_is_opaque_and_an_observation_is_an_error(
+    tmp_path: Path,
+) -> None:
+    path = record(
+        Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {"handle": object()})), tmp_path
+    )
     with LogReader(path) as reader:
         assert type(Episode(reader, 0).infos[0]["handle"]).__name__ == "Opaque"
-    env = trajrec.record(Scripted(lambda k: (np.zeros(2) if k < 2 else object(), 1.0, k == 3, False, {})), tmp_path)
+    env = trajrec.record(
+        Scripted(lambda k: (np.zeros(2) if k < 2 else object(), 1.0, k == 3, False, {})), tmp_path
+    )
     with pytest.raises(EncodeError, match=r"episode [0-9a-f]{16} step \d: obs: builtins.object"):
         run(env)
     env.close()
@@ -209,7 +276,9 @@ def test_an_info_that_cannot_be_stored_is_opaque_and_an_observation_is_an_error(
         assert (episode.n_steps, episode.ending, len(episode.failures)) == (3, "error", 1)
 
 
-def test_an_action_that_cannot_be_stored_is_refused_before_the_environment_sees_it(tmp_path: Path) -> None:
+def test_an_action_that_cannot_be_stored_is_refused_before_the_environment_sees_it(
+    tmp_path: Path,
+) -> None:
     inner = Scripted(lambda k: (np.zeros(2), 1.0, False, False, {}))
     env = trajrec.record(inner, tmp_path)
     env.reset(seed=0)
@@ -223,7 +292,9 @@ def test_an_action_that_cannot_be_stored_is_refused_before_the_environment_sees_
         assert Episode(reader, 0).actions == [{"a": 1, "b": [2]}, {"a": 3, "b": [4]}]
 
 
-def test_an_exception_in_a_step_is_recorded_and_raised_again_and_the_episode_may_go_on(tmp_path: Path) -> None:
+def test_an_exception_in_a_step_is_recorded_and_raised_again_and_the_episode_may_go_on(
+    tmp_path: Path,
+) -> None:
     def at(k: int) -> Any:
         if k == 3:
             raise TimeoutError("the tool did not answer")
@@ -242,7 +313,11 @@ def test_an_exception_in_a_step_is_recorded_and_raised_again_and_the_episode_may
     assert (episode.n_steps, episode.ending, episode.missing_steps) == (7, "terminated", [])
     assert episode.step_numbers.tolist() == [0, 1, 2, 4, 5, 6]
     failure = episode.failures[0]
-    assert (failure.step, failure.error_type, failure.message) == (3, "builtins.TimeoutError", "the tool did not answer")
+    assert (failure.step, failure.error_type, failure.message) == (
+        3,
+        "builtins.TimeoutError",
+        "the tool did not answer",
+    )
     steps = list(episode.steps())
     assert [s.action for s in steps] == list(range(7))
     assert steps[3].failure is not None
@@ -264,7 +339,9 @@ def test_an_exception_in_reset_is_an_episode_with_an_error(tmp_path: Path) -> No
     assert episode.start.seed == 3
 
 
-def test_a_reset_in_the_middle_and_a_reset_after_a_reset_are_abandoned_episodes(tmp_path: Path) -> None:
+def test_a_reset_in_the_middle_and_a_reset_after_a_reset_are_abandoned_episodes(
+    tmp_path: Path,
+) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
     env.step(0)
@@ -274,7 +351,11 @@ def test_a_reset_in_the_middle_and_a_reset_after_a_reset_are_abandoned_episodes(
     env.close()
     with LogReader(env.path) as reader:
         found = [Episode(reader, k) for k in range(3)]
-    assert [(e.ending, e.n_steps) for e in found] == [("abandoned", 1), ("abandoned", 0), ("abandoned", 1)]
+    assert [(e.ending, e.n_steps) for e in found] == [
+        ("abandoned", 1),
+        ("abandoned", 0),
+        ("abandoned", 1),
+    ]
 
 
 def test_a_log_that_grows_is_read_on_from_where_it_was(tmp_path: Path) -> None:
@@ -303,7 +384,9 @@ def test_a_sealed_log_reads_the_same_by_its_footer_and_by_scanning(tmp_path: Pat
         assert not scanned.is_sealed
         assert [f.offset for f in sealed.frames] == [f.offset for f in scanned.frames]
         for k in range(3):
-            assert is_same(Episode(sealed, k).observation_list, Episode(scanned, k).observation_list)
+            assert is_same(
+                Episode(sealed, k).observation_list, Episode(scanned, k).observation_list
+            )
 
 
 def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
@@ -319,7 +402,9 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
         LogReader(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello world, this is not a log at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 100])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello world, this is not a log at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 100]
+)
 def test_a_foreign_file_is_refused_with_its_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "foreign.trj"
     path.write_bytes(content)
@@ -342,7 +427,12 @@ def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("env_id", "n"),
-    [("CartPole-v1", 150), ("Taxi-v4", 10), pytest.param("Blackjack-v1", 400, marks=pytest.mark.slow), ("trajrec/Shop-v0", 5)],
+    [
+        ("CartPole-v1", 150),
+        ("Taxi-v4", 10),
+        pytest.param("Blackjack-v1", 400, marks=pytest.mark.slow),
+        ("trajrec/Shop-v0", 5),
+    ],
 )
 def test_what_is_recorded_does_not_depend_on_when_it_is_flushed(
     env_id: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

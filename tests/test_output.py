@@ -24,7 +24,9 @@ def on_terminal(columns: int, *command: str) -> list[str]:
     """Run trajrec on a terminal of so many columns; return the lines that it printed there."""
     ours, its = pty.openpty()
     env = {**os.environ, "COLUMNS": str(columns), "LINES": "24"}
-    with subprocess.Popen([sys.executable, "-m", "trajrec", *command], stdout=its, env=env) as process:
+    with subprocess.Popen(
+        [sys.executable, "-m", "trajrec", *command], stdout=its, env=env
+    ) as process:
         os.close(its)
         found = b""
         while True:

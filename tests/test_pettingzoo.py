@@ -20,16 +20,18 @@ import pytest
 from gymnasium.utils import EzPickle
 
 import trajrec
-from trajrec import codec
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
+from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError, SnapshotError
-from trajrec.joint import as_gymnasium
 from trajrec.log.reader import LogReader
 from trajrec.replay import check_determinism, credit, fork, replay_episode, replay_episodes
-from trajrec.replay.environments import make_env
-from trajrec.state.diff import is_same
+from trajrec.replay.execute.environments import make_env
+from trajrec.values import codec
+from trajrec.values.diff import is_same
 
-pettingzoo = pytest.importorskip("pettingzoo", reason="pettingzoo is not installed: pip install 'trajrec[pettingzoo]'")
+pettingzoo = pytest.importorskip(
+    "pettingzoo", reason="pettingzoo is not installed: pip install 'trajrec[pettingzoo]'"
+)
 pytest.importorskip("pygame", reason="the environments draw with pygame: pip install pygame-ce")
 
 with warnings.catch_warnings():
@@ -38,11 +40,19 @@ with warnings.catch_warnings():
 from pettingzoo.utils import wrappers  # noqa: E402
 from pettingzoo.utils.conversions import parallel_to_aec  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # PettingZoo's advice on its own environments
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning"
+)  # PettingZoo's advice on its own environments
 
 TICTACTOE, CONNECT_FOUR, RPS = "classic/tictactoe_v3", "classic/connect_four_v3", "classic/rps_v2"
 KNIGHTS = "butterfly/knights_archers_zombies_v11"
-LIGHT = [("aec", TICTACTOE, 30), ("aec", CONNECT_FOUR, 30), ("aec", RPS, 40), ("parallel", RPS, 30), ("parallel", KNIGHTS, 150)]
+LIGHT = [
+    ("aec", TICTACTOE, 30),
+    ("aec", CONNECT_FOUR, 30),
+    ("aec", RPS, 40),
+    ("parallel", RPS, 30),
+    ("parallel", KNIGHTS, 150),
+]
 OTHERS = [
     ("aec", KNIGHTS, 700, ()),
     ("parallel", "butterfly/cooperative_pong_v6", 60, ()),
@@ -80,7 +90,9 @@ def play_aec(env: Any, spaces: Any, n_steps: int, seed: int | None, seen: Seen) 
         observation, reward, terminated, truncated, info = env.last()
         seen.append(codec.encode([agent, observation, reward, terminated, truncated, info]))
         env.step(None if terminated or truncated else sample(spaces[agent], observation, info))
-        seen.append(codec.encode([env.rewards, env.terminations, env.truncations, env.infos, env.agents]))
+        seen.append(
+            codec.encode([env.rewards, env.terminations, env.truncations, env.infos, env.agents])
+        )
         n += 1
     return n
 
@@ -90,22 +102,32 @@ def play_parallel(env: Any, spaces: Any, n_steps: int, seed: int | None, seen: S
     seen.append(codec.encode([observations, infos]))
     n = 0
     while env.agents and n < n_steps:
-        actions = {agent: sample(spaces[agent], observations[agent], infos[agent]) for agent in env.agents}
+        actions = {
+            agent: sample(spaces[agent], observations[agent], infos[agent]) for agent in env.agents
+        }
         observations, rewards, terminations, truncations, infos = env.step(actions)
-        seen.append(codec.encode([actions, observations, rewards, terminations, truncations, infos, env.agents]))
+        seen.append(
+            codec.encode(
+                [actions, observations, rewards, terminations, truncations, infos, env.agents]
+            )
+        )
         n += 1
     return n
 
 
 def sample(space: Any, observation: Any, info: Any) -> Any:
-    return space.sample(observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask"))
+    return space.sample(
+        observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
+    )
 
 
 def make(kind: str, name: str, **kwargs: Any) -> Any:
     return pettingzoo.make(kind, name, **kwargs)
 
 
-def recorded(env: Any, folder: Path, n_steps: int, *, seed: int | None = 5, **options: Any) -> list[Episode]:
+def recorded(
+    env: Any, folder: Path, n_steps: int, *, seed: int | None = 5, **options: Any
+) -> list[Episode]:
     """Record episodes; read them from their log alone, which is faster than to index it."""
     recording = trajrec.record(env, folder, **options)
     play(recording, n_steps, seed=seed)
@@ -124,10 +146,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_of_them_replay_exactly_in_another_process(runs: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(runs)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "trajrec", "replay", str(runs)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     with trajrec.open(runs) as corpus:
-        n, n_steps = corpus.sql("SELECT count(*), sum(n_steps) FROM episodes WHERE parent_id IS NULL").fetchall()[0]
+        n, n_steps = corpus.sql(
+            "SELECT count(*), sum(n_steps) FROM episodes WHERE parent_id IS NULL"
+        ).fetchall()[0]
     assert n_steps == sum(n_steps for *_, n_steps in LIGHT)
     assert f"{n} episodes, {n_steps} steps: {n} exact" in done.stdout
 
@@ -141,7 +167,9 @@ def test_the_others_are_recorded_as_they_are_and_replay_and_fork(
         pytest.importorskip(package, reason=f"{name} needs {package}")
     bare = play(make(kind, name), n_steps)
     assert play(trajrec.record(make(kind, name), tmp_path), n_steps) == bare
-    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("diverged") == 0
     with trajrec.open(tmp_path) as corpus:
@@ -151,9 +179,13 @@ def test_the_others_are_recorded_as_they_are_and_replay_and_fork(
             assert_goes_on_alike(corpus, episode, step, level)
 
 
-def assert_goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, level: Any, **options: Any) -> None:
+def assert_goes_on_alike(
+    corpus: trajrec.Corpus, episode: Any, step: int, level: Any, **options: Any
+) -> None:
     """Check that a branch that takes the recorded actions is the recorded episode from there on."""
-    (branch,) = fork.many(episode, at=[step], actions=episode.actions[step:], level=level, **options)
+    (branch,) = fork.many(
+        episode, at=[step], actions=episode.actions[step:], level=level, **options
+    )
     assert branch.error == ""
     child = corpus.episode(branch.episode_id or "")
     assert is_same(child.observation_list, episode.observation_list[step:])
@@ -183,7 +215,10 @@ def test_a_parallel_log_holds_what_each_agent_saw_did_and_got(runs: Path) -> Non
             observations, rewards, terminations, truncations, infos = env.step(step.action)
             assert is_same(step.observation, observations)
             assert is_same(step.reward, dict(rewards))
-            assert is_same(step.info, {"terminations": terminations, "truncations": truncations, "infos": infos})
+            assert is_same(
+                step.info,
+                {"terminations": terminations, "truncations": truncations, "infos": infos},
+            )
         assert len(episode.actions[0]) == 4 > len(episode.actions[-1])  # some died before the end
         query = "SELECT agent, sum(reward), bool_or(terminated) FROM agent_rewards WHERE episode_id = ? GROUP BY 1 ORDER BY 1"
         found = corpus.sql(query, params=[episode.id]).fetchall()
@@ -206,7 +241,10 @@ def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
             assert (step.action is None) == (told["terminated"] or told["truncated"])
             env.step(step.action)
             assert is_same(step.reward, env.rewards)
-            assert all(is_same(step.info[name], getattr(env, name)) for name in ("terminations", "truncations", "infos"))
+            assert all(
+                is_same(step.info[name], getattr(env, name))
+                for name in ("terminations", "truncations", "infos")
+            )
         assert not env.agents
         assert seen[-1] is None
         assert sorted(episode.agent_rewards.values()) == [-1.0, 1.0]
@@ -214,8 +252,13 @@ def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(tmp_path: Path) -> None:
-    turns, moves = recorded(make("aec", TICTACTOE), tmp_path, 30)[1], recorded(make("parallel", RPS), tmp_path, 30)[1]
+def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(
+    tmp_path: Path,
+) -> None:
+    turns, moves = (
+        recorded(make("aec", TICTACTOE), tmp_path, 30)[1],
+        recorded(make("parallel", RPS), tmp_path, 30)[1],
+    )
     with trajrec.open(tmp_path) as corpus:
         for level in ("prefix", "pickle"):
             for step in (3, turns.n_steps - 1):
@@ -234,10 +277,18 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
             assert is_same(world.observation, episode.observation_list[6])
             actions = {agent: (action + 1) % 3 for agent, action in episode.actions[6].items()}
             observations, rewards, terminated, truncated, info = world.step(actions)
-            assert world.unwrapped.agents == list(rewards) == list(info["infos"]) == ["player_0", "player_1"]
+            assert (
+                world.unwrapped.agents
+                == list(rewards)
+                == list(info["infos"])
+                == ["player_0", "player_1"]
+            )
             assert not terminated
             assert not truncated
-            assert observations == {"player_0": actions["player_1"], "player_1": actions["player_0"]}
+            assert observations == {
+                "player_0": actions["player_1"],
+                "player_1": actions["player_0"],
+            }
         child = corpus.episode(world.episode_id or "")
         assert (child.parent, child.first_step, child.actions) == (child.parent, 6, [actions])
         assert child.parent is not None
@@ -245,7 +296,9 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
         assert replay_episode(child).grade == "exact"
 
 
-def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every_level(tmp_path: Path) -> None:
+def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every_level(
+    tmp_path: Path,
+) -> None:
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
     with trajrec.open(tmp_path) as corpus:
         found = {}
@@ -256,8 +309,12 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
             assert all(min(child.agent_rewards.values()) >= -1 for child in children)
             found[level] = [child.actions for child in children]
             for child in children:
-                boards = [seen["observation"]["observation"].sum() for seen in child.observation_list[:-1]]
-                assert boards == sorted(boards)  # an illegal move would end it with a board as it was
+                boards = [
+                    seen["observation"]["observation"].sum() for seen in child.observation_list[:-1]
+                ]
+                assert boards == sorted(
+                    boards
+                )  # an illegal move would end it with a board as it was
         assert is_same(*found.values())
         assert len({str(actions) for actions in found["prefix"]}) > 2
     env = as_gymnasium(make("parallel", RPS))
@@ -269,7 +326,9 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
     assert not env.action_space.contains({"player_2": 0})
 
 
-def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and_replay(tmp_path: Path) -> None:
+def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and_replay(
+    tmp_path: Path,
+) -> None:
     env = trajrec.record(make("aec", TICTACTOE), tmp_path)
     env.reset(seed=1)
     for move in (4, 4):
@@ -287,11 +346,15 @@ def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and
     assert env.agent_selection == "player_1"
     env.close()
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT ending, n_steps, n_failures FROM episodes ORDER BY number").fetchall() == [
+        assert corpus.sql(
+            "SELECT ending, n_steps, n_failures FROM episodes ORDER BY number"
+        ).fetchall() == [
             ("terminated", 4, 0),
             ("error", 3, 1),
         ]
-        assert corpus.sql("SELECT error_type, step FROM failures").fetchall() == [("builtins.AssertionError", 1)]
+        assert corpus.sql("SELECT error_type, step FROM failures").fetchall() == [
+            ("builtins.AssertionError", 1)
+        ]
         assert next(corpus.episodes()).agent_rewards == {"player_1": 0.0, "player_2": -1.0}
         assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
 
@@ -315,7 +378,9 @@ class Twisted(wrappers.BaseWrapper):
 
 
 TWISTS: dict[str, Callable[[Any], Any]] = {
-    "observation/observation/observation/0/0/0": lambda env: env.board.squares.__setitem__(0, 1 - env.board.squares[0] // 2),
+    "observation/observation/observation/0/0/0": lambda env: env.board.squares.__setitem__(
+        0, 1 - env.board.squares[0] // 2
+    ),
     "reward/player_1": lambda env: env.rewards.update(player_1=0.25),
     "info/truncations/player_2": lambda env: env.truncations.update(player_2=np.False_),
     "info/infos/player_1/x": lambda env: env.infos["player_1"].update(x=1),
@@ -323,14 +388,18 @@ TWISTS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("field", TWISTS)
-def test_a_change_at_step_3_is_reported_at_exactly_that_step_and_field(field: str, tmp_path: Path) -> None:
+def test_a_change_at_step_3_is_reported_at_exactly_that_step_and_field(
+    field: str, tmp_path: Path
+) -> None:
     env = trajrec.record(make("aec", TICTACTOE), tmp_path)
     env.reset(seed=1)
     for move in (4, 1, 8, 2, 6, 7):
         env.step(move)
     env.close()
     episode = Episode(LogReader(env.path), 0)
-    report = replay_episode(episode, env=Twisted(make("aec", TICTACTOE), 3, TWISTS[field]), explain=False)
+    report = replay_episode(
+        episode, env=Twisted(make("aec", TICTACTOE), 3, TWISTS[field]), explain=False
+    )
     assert report.divergence is not None
     assert (report.divergence.step, report.divergence.field) == (3, field)
     if field.startswith("observation"):
@@ -356,8 +425,16 @@ class Growing(pettingzoo.ParallelEnv):
     def step(self, actions: Any) -> Any:
         self.n, there = self.n + 1, self.agents
         self.agents = [*there, 7] if self.n == 2 else [] if self.n == 4 else there
-        flags = dict.fromkeys(there, self.n == 4), dict.fromkeys(there, False), {agent: {} for agent in there}
-        return dict.fromkeys(there, self.n), {agent: float(actions[agent]) for agent in there}, *flags
+        flags = (
+            dict.fromkeys(there, self.n == 4),
+            dict.fromkeys(there, False),
+            {agent: {} for agent in there},
+        )
+        return (
+            dict.fromkeys(there, self.n),
+            {agent: float(actions[agent]) for agent in there},
+            *flags,
+        )
 
 
 def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path: Path) -> None:
@@ -370,10 +447,17 @@ def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path
     assert episode.agent_rewards == {0: 4.0, (1, 2): 4.0, 7: 2.0}
     assert replay_episode(episode, allow=(__name__,)).grade == "exact"
     first, second = (
-        fork.many(episode, at=[1], policy="random", level="prefix", folder=None, allow=(__name__,))[0] for _ in range(2)
+        fork.many(episode, at=[1], policy="random", level="prefix", folder=None, allow=(__name__,))[
+            0
+        ]
+        for _ in range(2)
     )
     assert first.actions == second.actions
-    assert [list(actions) for actions in first.actions] == [[0, (1, 2)], [0, (1, 2), 7], [0, (1, 2), 7]]
+    assert [list(actions) for actions in first.actions] == [
+        [0, (1, 2)],
+        [0, (1, 2), 7],
+        [0, (1, 2), 7],
+    ]
     with trajrec.open(tmp_path) as corpus:
         query = "SELECT agent, sum(reward) FROM agent_rewards GROUP BY 1 ORDER BY 1"
         assert corpus.sql(query).fetchall() == [("(1, 2)", 4.0), ("0", 4.0), ("7", 2.0)]
@@ -386,7 +470,11 @@ class World:
         self.seed(None)
 
     def seed(self, seed: int | None) -> None:
-        self.generators = [np.random.RandomState(seed), {"python": random.Random(seed)}, np.random.default_rng(seed)]
+        self.generators = [
+            np.random.RandomState(seed),
+            {"python": random.Random(seed)},
+            np.random.default_rng(seed),
+        ]
 
     def draw(self) -> float:
         old, by_name, new = self.generators
@@ -423,7 +511,10 @@ class Walk(pettingzoo.ParallelEnv, EzPickle):
     def step(self, actions: Any) -> Any:
         self.n += 1
         ends = {agent: self.n == {"a_0": 3, "b_0": 5, "c_0": 8}[agent] for agent in self.agents}
-        cut = {agent: end and (agent == "b_0" or (agent == "c_0" and self.last == "truncated")) for agent, end in ends.items()}
+        cut = {
+            agent: end and (agent == "b_0" or (agent == "c_0" and self.last == "truncated"))
+            for agent, end in ends.items()
+        }
         done = {agent: ends[agent] and not cut[agent] for agent in self.agents}
         found = {agent: self.see() for agent in self.agents}
         rewards = {agent: float(actions[agent]) for agent in self.agents}
@@ -442,7 +533,9 @@ HERE = (__name__,)
 
 
 @pytest.mark.parametrize("last", ["terminated", "truncated"])
-def test_agents_that_leave_in_the_middle_and_the_end_of_the_last_ones(last: str, tmp_path: Path) -> None:
+def test_agents_that_leave_in_the_middle_and_the_end_of_the_last_ones(
+    last: str, tmp_path: Path
+) -> None:
     episodes = recorded(Walk(last=last), tmp_path, 16)
     assert [(episode.ending, episode.n_steps) for episode in episodes] == [(last, 8)] * 2
     assert [len(action) for action in episodes[0].actions] == [3, 3, 3, 2, 2, 1, 1, 1]
@@ -466,7 +559,9 @@ def test_unseeded_resets_go_on_as_they_would_and_each_episode_replays_alone(tmp_
     assert play(Walk(), 40) == play(env, 40)
     episodes = [Episode(LogReader(env.path), number) for number in range(5)]
     starts = [episode.start for episode in episodes]
-    assert [(start.seed, start.seed_origin) for start in starts if start] == [(5, "caller")] + [(None, "none")] * 4
+    assert [(start.seed, start.seed_origin) for start in starts if start] == [(5, "caller")] + [
+        (None, "none")
+    ] * 4
     assert len({episode.observation_list[0]["a_0"].tobytes() for episode in episodes}) == 5
     for episode in reversed(episodes):
         assert replay_episode(episode, env=Walk()).grade == "exact"
@@ -492,7 +587,11 @@ class Late(Walk):
 
 def test_generators_that_a_reset_makes_are_seen_at_the_next(tmp_path: Path) -> None:
     episodes = recorded(Late(), tmp_path, 24, seed=None)
-    assert [episode.start.seed_origin for episode in episodes if episode.start] == ["recorder", "none", "none"]
+    assert [episode.start.seed_origin for episode in episodes if episode.start] == [
+        "recorder",
+        "none",
+        "none",
+    ]
     assert [replay_episode(episode, allow=HERE).grade for episode in episodes] == ["exact"] * 3
 
 
@@ -545,7 +644,9 @@ def test_what_is_not_recorded_goes_to_the_environment_as_it_is(tmp_path: Path) -
     assert (env.num_agents, env.agents) == (3, bare.agents)
     while env.agents:
         env.step(dict.fromkeys(env.agents, 1))
-    assert env.step({}) == bare.step({}) == ({}, {}, {}, {}, {})  # after the end: nothing is recorded of it
+    assert (
+        env.step({}) == bare.step({}) == ({}, {}, {}, {}, {})
+    )  # after the end: nothing is recorded of it
     env.flush()
     env.close()
     env.close()
@@ -591,7 +692,9 @@ class Extended(Walk):
         super().__init__(size, last)
 
 
-def test_an_environment_that_the_log_cannot_make_again_says_why_and_replays_on_a_given_one(tmp_path: Path) -> None:
+def test_an_environment_that_the_log_cannot_make_again_says_why_and_replays_on_a_given_one(
+    tmp_path: Path,
+) -> None:
     class Local(Walk):
         pass
 
@@ -640,7 +743,10 @@ def test_a_log_chooses_no_code(tmp_path: Path) -> None:
 
     def refused(**changes: Any) -> None:
         with pytest.raises(EnvRefusedError):
-            make_env(msgspec.structs.replace(record, kwargs_data=codec.encode({}), **changes), episode_id="x")
+            make_env(
+                msgspec.structs.replace(record, kwargs_data=codec.encode({}), **changes),
+                episode_id="x",
+            )
 
     raw = "pettingzoo.classic.tictactoe.tictactoe:raw_env"
     refused(entry_point="os:system")
@@ -650,7 +756,10 @@ def test_a_log_chooses_no_code(tmp_path: Path) -> None:
     refused(entry_point=raw, wrappers=[("os.system", None)])
     video = "pettingzoo.utils.wrappers.record_video.RecordVideo"
     if hasattr(wrappers, "RecordVideo"):
-        refused(entry_point=raw, wrappers=[(video, codec.encode({"video_folder": str(tmp_path / "video")}))])
+        refused(
+            entry_point=raw,
+            wrappers=[(video, codec.encode({"video_folder": str(tmp_path / "video")}))],
+        )
     assert not (tmp_path / "video").exists()
     gone = msgspec.structs.replace(record, entry_point="pettingzoo.classic.nothing_v0:raw_env")
     with pytest.raises(EnvMissingError, match=r"pip install 'trajrec\[pettingzoo\]'"):
@@ -664,7 +773,9 @@ def first_wins(env: Any) -> bool:
 
 def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
-    with pytest.raises(ValueError, match="has a reward of its own: say with check= what winning is"):
+    with pytest.raises(
+        ValueError, match="has a reward of its own: say with check= what winning is"
+    ):
         credit.scan(episode, "random", n=2)
     found = credit.scan(episode, "random", n=4, steps=[0, 2], check=first_wins, folder=None)
     assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
@@ -673,7 +784,9 @@ def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "pettingzoo.md"
 
 
-def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_example_of_the_docs_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, str(DOCS), "exec"), {"__name__": "docs"})
@@ -686,8 +799,20 @@ def test_the_example_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_an_environment_of_several_agents_is_probed_like_any_other() -> None:
     report = check_determinism(functools.partial(make, "aec", TICTACTOE), n_steps=60)
-    assert (report.grade, report.levels["pickle"].is_granted, report.levels["process"].is_granted) == ("exact", True, True)
-    command = [sys.executable, "-m", "trajrec", "check-env", "pettingzoo.classic.rps.rps:parallel_env", "--steps", "40"]
+    assert (
+        report.grade,
+        report.levels["pickle"].is_granted,
+        report.levels["process"].is_granted,
+    ) == ("exact", True, True)
+    command = [
+        sys.executable,
+        "-m",
+        "trajrec",
+        "check-env",
+        "pettingzoo.classic.rps.rps:parallel_env",
+        "--steps",
+        "40",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -696,4 +821,6 @@ def test_an_environment_of_several_agents_is_probed_like_any_other() -> None:
 def test_a_sample_of_the_episodes_of_several_agents_is_audited(tmp_path: Path) -> None:
     recorded(make("parallel", RPS), tmp_path, 45, audit=1.0)
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT verdict, count(*) FROM checks GROUP BY 1").fetchall() == [(True, 3)]
+        assert corpus.sql("SELECT verdict, count(*) FROM checks GROUP BY 1").fetchall() == [
+            (True, 3)
+        ]

@@ -55,7 +55,9 @@ def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(1, 40),
-    st.sampled_from([np.uint8, np.int16, np.float32, np.float64, np.complex128, np.bool_, "datetime64[s]"]),
+    st.sampled_from(
+        [np.uint8, np.int16, np.float32, np.float64, np.complex128, np.bool_, "datetime64[s]"]
+    ),
     st.sampled_from([(7,), (4, 6), (3, 5, 4), (2, 3), (5, 4, 2), (17,)]),
     st.sampled_from(["noise", "some", "still", "stack first", "stack last"]),
     st.sets(st.integers(1, 39)),
@@ -138,7 +140,12 @@ def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
     broken = bytearray(raw)
     broken[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
     cut = data.draw(st.integers(0, len(raw)))
-    for case, how in ((bytes(broken), filter_), (raw[:cut], filter_), (raw, (STACKS, 1, 0)), (raw, (STACKS, 0, 3, 2))):
+    for case, how in (
+        (bytes(broken), filter_),
+        (raw[:cut], filter_),
+        (raw, (STACKS, 1, 0)),
+        (raw, (STACKS, 0, 3, 2)),
+    ):
         with contextlib.suppress(ValueError):
             assert unpack(case, 20, rows[0].dtype, rows[0].shape, how).shape == (20, *rows[0].shape)
 
@@ -151,7 +158,10 @@ class Screen(gym.Env):
     def __init__(self, noisy):
         self.noisy = noisy
         self.observation_space = gym.spaces.Dict(
-            {"camera": gym.spaces.Box(0, 255, (4, 48, 48), np.uint8), "speed": gym.spaces.Box(-1, 1, (2,), np.float32)}
+            {
+                "camera": gym.spaces.Box(0, 255, (4, 48, 48), np.uint8),
+                "speed": gym.spaces.Box(-1, 1, (2,), np.float32),
+            }
         )
         self.buffer = np.zeros((4, 48, 48), np.uint8)
 
@@ -181,7 +191,10 @@ class Picture(Screen):
 
     def __init__(self, is_changed=False):
         super().__init__(noisy=False)
-        self.observation_space, self.is_changed = gym.spaces.Box(0, 255, (48, 48), np.uint8), is_changed
+        self.observation_space, self.is_changed = (
+            gym.spaces.Box(0, 255, (48, 48), np.uint8),
+            is_changed,
+        )
 
     def reset(self, *, seed=None, options=None):
         self.episode += 1
@@ -211,12 +224,19 @@ def test_frames_are_compared_as_they_come_over_chunks_and_a_changed_point_is_fou
     reports = list(replay_episodes(trajrec.open(tmp_path).episodes(), env=changed, explain=False))
     assert [report.grade for report in reports] == ["exact"] * 16 + ["diverged"] * 2
     found = reports[16].divergence
-    assert (found.step, found.field, found.expected, found.actual) == (99, "observation/40/40", 0, 1)
+    assert (found.step, found.field, found.expected, found.actual) == (
+        99,
+        "observation/40/40",
+        0,
+        1,
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
-def test_a_camera_that_reuses_its_buffer_is_recorded_losslessly_before_and_after_compaction(tmp_path, noisy):
+def test_a_camera_that_reuses_its_buffer_is_recorded_losslessly_before_and_after_compaction(
+    tmp_path, noisy
+):
     from trajrec.log.repair import compact
 
     env, seen = trajrec.record(Screen(noisy), tmp_path), []

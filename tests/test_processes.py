@@ -17,10 +17,12 @@ from conftest import record
 import trajrec
 from trajrec.errors import RecordedError
 from trajrec.replay import fork, replay_episodes
-from trajrec.replay.children import ElsewhereError, call_elsewhere
-from trajrec.replay.workers import Died, map_ordered
+from trajrec.replay.processes.child import ElsewhereError, call_elsewhere
+from trajrec.replay.processes.workers import Died, map_ordered
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the processes that are started here are those of POSIX")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="the processes that are started here are those of POSIX"
+)
 
 
 def is_running(process_id: int) -> bool:
@@ -74,8 +76,18 @@ def reader() -> Any:
 def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
-        assert [report.grade for report in replay_episodes(corpus.episodes(), env=reader, jobs=2)] == ["exact"] * 3
-        branches = fork.many(next(corpus.episodes()), at=[0, 1], actions=[0], env=reader, jobs=2, level="prefix", folder=None)
+        assert [
+            report.grade for report in replay_episodes(corpus.episodes(), env=reader, jobs=2)
+        ] == ["exact"] * 3
+        branches = fork.many(
+            next(corpus.episodes()),
+            at=[0, 1],
+            actions=[0],
+            env=reader,
+            jobs=2,
+            level="prefix",
+            folder=None,
+        )
         assert [branch.error for branch in branches] == ["", ""]
     assert call_elsewhere(read_stdin) == b""
 
@@ -95,12 +107,15 @@ def endless() -> Any:
 
 CALLERS = {
     "worker": "list(trajrec.replay.replay_episodes(corpus.episodes(), env=test_processes.endless, jobs=2))",
-    "alone": "trajrec.replay.children.call_elsewhere(lambda: test_processes.endless().reset())",
+    "alone": "trajrec.replay.processes.child.call_elsewhere(lambda: test_processes.endless().reset())",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes see that their caller is gone when they read")
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="elsewhere processes see that their caller is gone when they read",
+)
 @pytest.mark.parametrize("kind", CALLERS)
 def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path, kind: str) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "runs")
@@ -108,7 +123,9 @@ def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path,
     script = f"import sys, trajrec, trajrec.replay, test_processes; corpus = trajrec.open(sys.argv[1]); {CALLERS[kind]}"
     variables = {**os.environ, "TRAJREC_TEST_FOLDER": str(tmp_path / "found")}
     place = Path(__file__).parent
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "runs")], env=variables, cwd=place) as caller:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "runs")], env=variables, cwd=place
+    ) as caller:
         deadline = time.monotonic() + 20
         while not (found := list((tmp_path / "found").iterdir())) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -144,7 +161,9 @@ def test_a_branch_that_ends_is_not_waited_for_because_of_what_it_forked(tmp_path
         start = time.monotonic()
         dead = fork.many(episode, at=[0, 1], actions=[7], env=forking, level="process", folder=None)
         assert [branch.error for branch in dead] == ["its process was ended by SIGABRT"] * 2
-        alive = fork.many(episode, at=[0, 1], actions=[0], env=forking, level="process", folder=None)
+        alive = fork.many(
+            episode, at=[0, 1], actions=[0], env=forking, level="process", folder=None
+        )
         assert [branch.error for branch in alive] == ["", ""]
     assert time.monotonic() - start < 20
 
@@ -186,22 +205,34 @@ def quitting() -> Any:
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(tmp_path: Path, jobs: int) -> None:
+def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(
+    tmp_path: Path, jobs: int
+) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episodes = list(corpus.episodes())
         (report,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs)
-        assert (report.grade, report.divergence.step, report.divergence.field) == ("diverged", 2, "failure")
+        assert (report.grade, report.divergence.step, report.divergence.field) == (
+            "diverged",
+            2,
+            "failure",
+        )
         assert report.divergence.actual == "builtins.SystemExit: 3"
-        (forced,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs, state_forced=True)
+        (forced,) = replay_episodes(
+            episodes, env=quitting, explain=False, jobs=jobs, state_forced=True
+        )
         assert forced.divergence.actual == "builtins.SystemExit: 3"
         for level in ("prefix", "native", "process"):
-            branches = fork.many(episodes[0], at=[0, 1], actions=[0, 7], env=quitting, level=level, jobs=jobs)
+            branches = fork.many(
+                episodes[0], at=[0, 1], actions=[0, 7], env=quitting, level=level, jobs=jobs
+            )
             assert [branch.error for branch in branches] == ["builtins.SystemExit: 3"] * 2
             assert [branch.n_steps for branch in branches] == [1, 1]
             # What is recorded of it comes out again, the exit too.
             children = [corpus.episode(branch.episode_id or "") for branch in branches]
-            assert [r.grade for r in replay_episodes(children, env=quitting, jobs=jobs)] == ["exact"] * 2
+            assert [r.grade for r in replay_episodes(children, env=quitting, jobs=jobs)] == [
+                "exact"
+            ] * 2
 
 
 def exits(_: Any) -> int:
@@ -213,8 +244,17 @@ def interrupts(_: Any) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("policy", "name"), [(exits, "SystemExit: 3"), (interrupts, "KeyboardInterrupt: ")])
-def test_what_would_end_a_process_is_not_raised_in_another(tmp_path: Path, policy: Any, name: str) -> None:
+@pytest.mark.parametrize(
+    ("policy", "name"), [(exits, "SystemExit: 3"), (interrupts, "KeyboardInterrupt: ")]
+)
+def test_what_would_end_a_process_is_not_raised_in_another(
+    tmp_path: Path, policy: Any, name: str
+) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
-    with trajrec.open(tmp_path) as corpus, pytest.raises(RecordedError, match=f"raised in another process: {name}"):
-        fork.many(next(corpus.episodes()), at=[0, 1], policy=policy, level="prefix", jobs=2, folder=None)
+    with (
+        trajrec.open(tmp_path) as corpus,
+        pytest.raises(RecordedError, match=f"raised in another process: {name}"),
+    ):
+        fork.many(
+            next(corpus.episodes()), at=[0, 1], policy=policy, level="prefix", jobs=2, folder=None
+        )

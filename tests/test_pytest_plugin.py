@@ -10,7 +10,7 @@ import gymnasium as gym
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
+from trajrec.recording.event_log import close_logs
 
 SUITE = """
 import datetime, uuid, trajrec
@@ -63,7 +63,9 @@ def test_agents_and_worlds_are_kept_as_recorded_by_a_line_in_a_test_suite(
         env.step(action)
     env.close()
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
+        capture_output=True,
+        text=True,
     )
     assert "3 failed, 3 passed, 1 error" in done.stdout, done.stdout
     assert "arguments/query: recorded" in done.stdout

@@ -11,9 +11,9 @@ import pytest
 from conftest import Scripted, run
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.envs.scripted import AGENTS, LOOPS
+from trajrec.recording.event_log import close_logs
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "sql.md").read_text()
 QUESTIONS = dict(re.findall(r"\n([A-Z][^\n]*\?)\n\n```sql\n(.*?)```", TEXT, re.DOTALL))
@@ -45,7 +45,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
         for agent in AGENTS if name == "bad" else ("solver",):
             world, interface = Shop(seed=seed), trajrec.interface(base={"model": name})
             with trajrec.episode(
-                folder, task="refund", world=world, options={"task": 0}, checks=[solved], interface=interface
+                folder,
+                task="refund",
+                world=world,
+                options={"task": 0},
+                checks=[solved],
+                interface=interface,
             ) as ep:
                 ep.effect("weather", lambda: "rain")
                 AGENTS[agent](ep, ep.world.ground_truth_calls())
@@ -64,7 +69,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
     run(env, 2)
     env.close()
     found = trajrec.open(folder)
-    from trajrec.regrading import check
+    from trajrec.corpus.recheck import check
 
     list(check(found, never, where="task = 'refund'"))
     return found
@@ -83,7 +88,13 @@ def ask(corpus: Any, start: str) -> list[tuple[Any, ...]]:
 
 def test_the_answers_are_the_known_ones(corpus: Any) -> None:
     assert len(QUESTIONS) == 11
-    assert ask(corpus, "Which tool fails most")[0] == ("refund_order", 3 + LOOPS + 2, LOOPS + 2, 1, 10.0)
+    assert ask(corpus, "Which tool fails most")[0] == (
+        "refund_order",
+        3 + LOOPS + 2,
+        LOOPS + 2,
+        1,
+        10.0,
+    )
     assert ask(corpus, "Who tried again") == [
         ("refund_order", "agent", True, LOOPS - 1, 0),
         ("refund_order", "agent", False, 1, 1),
@@ -95,7 +106,10 @@ def test_the_answers_are_the_known_ones(corpus: Any) -> None:
     assert success == [(1, pytest.approx(2 / 6), 1), (1, 1.0, 0)]
     costs = {row[0]: row[1:5] for row in ask(corpus, "What do model calls cost")}
     assert costs == {"m-1": (1, 7, 2, 0.25), None: (1, 1, 1, None)}
-    assert ask(corpus, "What did each agent") == [(None, "bishop_0", 2, 1.0), (None, "rook_0", 2, -0.5)]
+    assert ask(corpus, "What did each agent") == [
+        (None, "bishop_0", 2, 1.0),
+        (None, "rook_0", 2, -0.5),
+    ]
     assert ask(corpus, "What entered") == [("weather", 7, '"rain"')]
 
 

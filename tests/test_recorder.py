@@ -13,15 +13,15 @@ import pytest
 from conftest import Scripted, record, run
 
 import trajrec
-from trajrec import codec
-from trajrec.agents.sink import close_logs
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.errors import CorpusError, EncodeError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
-from trajrec.state.diff import is_same
-from trajrec.state.digests import state_digest
+from trajrec.values import codec
+from trajrec.values.diff import is_same
+from trajrec.values.digest import state_digest
 
 
 def episodes(path: Path, n: int) -> list[Episode]:
@@ -37,11 +37,17 @@ def test_a_run_seeded_once_records_the_generators_state_at_each_later_reset(tmp_
         (None, "none", False),
         (None, "none", False),
     ]
-    states = [codec.decode(s.rng_data)["np_random"]["state"]["state"] for s in starts[1:] if s and s.rng_data]
+    states = [
+        codec.decode(s.rng_data)["np_random"]["state"]["state"]
+        for s in starts[1:]
+        if s and s.rng_data
+    ]
     assert len(set(states)) == 2
 
 
-def test_a_first_reset_without_a_seed_is_given_one_that_is_recorded_with_its_origin(tmp_path: Path) -> None:
+def test_a_first_reset_without_a_seed_is_given_one_that_is_recorded_with_its_origin(
+    tmp_path: Path,
+) -> None:
     start = episodes(record(gym.make("CartPole-v1"), tmp_path, 1, seed=None), 1)[0].start
     assert start is not None
     assert start.seed_origin == "recorder"
@@ -77,7 +83,9 @@ STATES: dict[str, Any] = {
 
 @pytest.mark.parametrize("keep", ["default", "full"])
 @pytest.mark.parametrize("env_id", STATES)
-def test_the_state_of_every_step_is_recorded_or_its_digest(env_id: str, keep: Any, tmp_path: Path) -> None:
+def test_the_state_of_every_step_is_recorded_or_its_digest(
+    env_id: str, keep: Any, tmp_path: Path
+) -> None:
     trajrec.envs.__all__  # noqa: B018 - registers ours
     try:
         env = gym.make(env_id)
@@ -121,8 +129,12 @@ def test_a_state_that_was_only_digested_is_not_made_up(tmp_path: Path) -> None:
         episode.state(10_000)
 
 
-def test_an_environment_that_no_adapter_fits_is_recorded_without_state_and_says_so(tmp_path: Path) -> None:
-    episode = episodes(record(Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {})), tmp_path), 1)[0]
+def test_an_environment_that_no_adapter_fits_is_recorded_without_state_and_says_so(
+    tmp_path: Path,
+) -> None:
+    episode = episodes(
+        record(Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {})), tmp_path), 1
+    )[0]
     assert episode.header.state.keep == "none"
     assert episode.state_digests is None
     with pytest.raises(CorpusError, match="no state was captured"):
@@ -144,7 +156,9 @@ def test_minimal_keeps_no_states_beyond_digests(tmp_path: Path) -> None:
     assert found.state_digests is not None
 
 
-def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(tmp_path: Path) -> None:
+def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(
+    tmp_path: Path,
+) -> None:
     @trajrec.verifier(id="upright", version="2", family="environmental")
     def upright(env: Any) -> bool:
         return bool(abs(env.unwrapped.state[2]) < 0.2)
@@ -158,7 +172,9 @@ def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(
     def silent(env: Any) -> None:
         return None
 
-    episode = episodes(record(gym.make("CartPole-v1"), tmp_path, checks=[upright, graded, broken, silent]), 1)[0]
+    episode = episodes(
+        record(gym.make("CartPole-v1"), tmp_path, checks=[upright, graded, broken, silent]), 1
+    )[0]
     assert [(c.status, c.verdict, c.score) for c in episode.checks] == [
         ("ok", False, None),
         ("ok", True, 0.5),
@@ -168,7 +184,9 @@ def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(
     assert (episode.checks[0].check_id, episode.checks[0].version) == ("upright", "2")
     assert episode.checks[1].evidence_data is not None
     assert codec.decode(episode.checks[1].evidence_data) == {"expected": 1, "actual": 2}
-    assert [(f.phase, f.origin, f.message) for f in episode.failures] == [("check", "verifier", "the judge is out")]
+    assert [(f.phase, f.origin, f.message) for f in episode.failures] == [
+        ("check", "verifier", "the judge is out")
+    ]
     assert all(c.code_digest and c.state_digest for c in episode.checks)
     assert episode.outcome == "success"
 
@@ -195,19 +213,25 @@ def test_a_recorder_that_is_not_closed_warns_and_keeps_what_it_has(tmp_path: Pat
 
 
 def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="record must be 'default', 'full' or 'minimal', got 'all'"):
+    with pytest.raises(
+        ValueError, match="record must be 'default', 'full' or 'minimal', got 'all'"
+    ):
         trajrec.record(gym.make("CartPole-v1"), tmp_path, record="all")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"env must be a gymnasium\.Env, got int"):
         trajrec.record(5, tmp_path)  # type: ignore[arg-type]
 
 
 def test_the_environment_is_described_so_that_it_can_be_made_again(tmp_path: Path) -> None:
-    env = gym.wrappers.RecordEpisodeStatistics(gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=17))
+    env = gym.wrappers.RecordEpisodeStatistics(
+        gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=17)
+    )
     header = episodes(record(env, tmp_path), 1)[0].header
     assert header.env.env_id == "FrozenLake-v1"
     assert codec.decode(header.env.kwargs_data)["is_slippery"] is False
     assert header.env.max_episode_steps == 17
-    assert [name.rpartition(".")[2] for name, _ in header.env.wrappers] == ["RecordEpisodeStatistics"]
+    assert [name.rpartition(".")[2] for name, _ in header.env.wrappers] == [
+        "RecordEpisodeStatistics"
+    ]
     assert header.env.recreatable == ""
     assert {"python", "platform", "packages", "cpu"} <= header.runtime.keys()
     assert "gymnasium" in header.runtime["packages"]
@@ -230,7 +254,7 @@ def test_recording_never_imports_duckdb_nor_pettingzoo(tmp_path: Path) -> None:
 
 
 def test_importing_trajrec_imports_neither_recorder_nor_corpus() -> None:
-    code = "import sys, trajrec; assert not {'duckdb', 'zstandard', 'trajrec.recorder'} & sys.modules.keys()"
+    code = "import sys, trajrec; assert not {'duckdb', 'zstandard', 'trajrec.recording.recorder'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -240,7 +264,9 @@ def run_and_close(env: Any, n_episodes: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold_is_said(tmp_path: Path) -> None:
+def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold_is_said(
+    tmp_path: Path,
+) -> None:
     sound = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
     run(sound, 5)
     sound.close()
@@ -268,7 +294,9 @@ def test_what_cannot_be_audited_is_said_once(tmp_path: Path) -> None:
         """A wrapper that no log can name."""
 
     env = trajrec.record(Local(gym.make("CartPole-v1")), tmp_path, audit=1.0)
-    with pytest.warns(UserWarning, match="episodes cannot be audited: .*cannot be made from the log") as said:
+    with pytest.warns(
+        UserWarning, match="episodes cannot be audited: .*cannot be made from the log"
+    ) as said:
         run_and_close(env, 3)
     assert len(said) == 1
 

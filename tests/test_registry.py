@@ -23,14 +23,18 @@ def env_id() -> Iterator[str]:
     del gym.registry["tests/Sound-v0"], gym.registry["tests/Unsendable-v0"]
 
 
-def test_workers_and_servers_make_environments_that_are_registered_here(env_id: str, tmp_path: Path) -> None:
+def test_workers_and_servers_make_environments_that_are_registered_here(
+    env_id: str, tmp_path: Path
+) -> None:
     assert broken.Sound
     record(gym.make(env_id), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
         reports = list(replay_episodes(corpus.episodes(), jobs=2))
         assert [report.grade for report in reports] == ["exact"] * 3
         episode = next(corpus.episodes())
-        branches: Any = fork.many(episode, at=[1], policy="random", n=2, level="process", jobs=2, folder=None)
+        branches: Any = fork.many(
+            episode, at=[1], policy="random", n=2, level="process", jobs=2, folder=None
+        )
         assert [branch.error for branch in branches] == ["", ""]
 
 

@@ -10,10 +10,10 @@ import gymnasium
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.cli import main
+from trajrec.corpus.recheck import check
 from trajrec.envs import Shop
-from trajrec.regrading import check
+from trajrec.recording.event_log import close_logs
 
 
 @trajrec.verifier(id="refunded", version="1")
@@ -29,7 +29,9 @@ def refunded_in_full(state: dict[str, Any]) -> trajrec.Verdict:
 
 def record(folder: Path) -> None:
     for cents in (100, 5000):
-        with trajrec.episode(folder, task=str(cents), world=Shop(seed=7), options={"task": 0}, checks=[refunded]) as ep:
+        with trajrec.episode(
+            folder, task=str(cents), world=Shop(seed=7), options={"task": 0}, checks=[refunded]
+        ) as ep:
             ep.call("refund_order", order="O1001", cents=cents)
     close_logs()
 
@@ -41,9 +43,14 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
     record(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.trj")}
     with trajrec.open(tmp_path) as corpus:
-        said = {graded.status: graded.verdict.passed for graded in check(corpus, refunded_in_full, where="task = '100'")}
+        said = {
+            graded.status: graded.verdict.passed
+            for graded in check(corpus, refunded_in_full, where="task = '100'")
+        }
         assert said == {"ok": False}
-        assert [g.verdict.passed for g in check(corpus, refunded_in_full, where="task = '5000'")] == [True]
+        assert [
+            g.verdict.passed for g in check(corpus, refunded_in_full, where="task = '5000'")
+        ] == [True]
         assert list(check(corpus, refunded_in_full, where="task = 'none'")) == []
         expected = [
             ("100", "1", "terminal", True, None),
@@ -55,14 +62,19 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
         assert corpus.sql("SELECT DISTINCT outcome FROM episodes").fetchall() == [("success",)]
         # Two versions that disagree on the same state are found by its digest.
         disagree = "FROM checks a JOIN checks b USING (episode_id, state_digest) WHERE a.version = '1' AND b.version = '2'"
-        assert corpus.sql(f"SELECT count(*), count(*) FILTER (a.verdict <> b.verdict) {disagree}").fetchall() == [(2, 1)]
+        assert corpus.sql(
+            f"SELECT count(*), count(*) FILTER (a.verdict <> b.verdict) {disagree}"
+        ).fetchall() == [(2, 1)]
     close_logs()
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
     (tmp_path / "index.duckdb").unlink()
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql(CHECKS).fetchall() == expected
         # The log with the new verdicts may go again: what was recorded stays.
-        (log,) = {row[0] for row in corpus.sql("SELECT log FROM checks WHERE phase = 'post-hoc'").fetchall()}
+        (log,) = {
+            row[0]
+            for row in corpus.sql("SELECT log FROM checks WHERE phase = 'post-hoc'").fetchall()
+        }
         (tmp_path / log).unlink()
         assert len(corpus.sql(CHECKS).fetchall()) == 2
     with trajrec.open(tmp_path) as corpus:
@@ -90,17 +102,24 @@ def test_a_verifier_that_raises_and_a_state_that_is_not_known_are_said(
     record(tmp_path)
     with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path, state=False) as env:
         env.reset(seed=0)
-    (tmp_path / "my_checks.py").write_text("def broken(state): return state['nothing']\ndef fine(state): return True\n")
+    (tmp_path / "my_checks.py").write_text(
+        "def broken(state): return state['nothing']\ndef fine(state): return True\n"
+    )
     monkeypatch.chdir(tmp_path)
     assert main(["check", ".", "--verifier", "my_checks:broken", "--dry-run"]) == 1
     assert "error: builtins.KeyError: 'nothing'" in capsys.readouterr().out
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT count(*) FROM checks WHERE phase = 'post-hoc'").fetchall() == [(0,)], "it was only tried"
+        assert corpus.sql("SELECT count(*) FROM checks WHERE phase = 'post-hoc'").fetchall() == [
+            (0,)
+        ], "it was only tried"
     assert main(["check", ".", "--verifier", "my_checks:broken"]) == 1
     printed = capsys.readouterr().out
     assert "error: builtins.KeyError: 'nothing'" in printed
     assert "3 episodes: 2 error, 1 not_evaluated" in printed
-    assert main(["check", ".", "--verifier", "my_checks:fine", "--json", "--where", "task = '100'"]) == 0
+    assert (
+        main(["check", ".", "--verifier", "my_checks:fine", "--json", "--where", "task = '100'"])
+        == 0
+    )
     assert json.loads(capsys.readouterr().out)["verdict"] is True
     assert main(["check", ".", "--verifier", "my_checks"]) == 2
     assert main(["check", ".", "--verifier", "my_checks:none"]) == 2

@@ -20,11 +20,11 @@ from conftest import Scripted, record, run
 import trajrec
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
 from trajrec.log.reader import LogReader
+from trajrec.log.schema import EnvRecord
 from trajrec.replay import fork, replay_episode, replay_episodes
-from trajrec.replay.engine import Replayer
-from trajrec.replay.environments import make_env
-from trajrec.replay.report import Divergence, ulp_distance
-from trajrec.schema import EnvRecord
+from trajrec.replay.execute.environments import make_env
+from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.replayer import Replayer
 
 ENVIRONMENTS = [
     "CartPole-v1",
@@ -63,7 +63,9 @@ env.close()
 def record_elsewhere(env_id: str, folder: Path, n_episodes: int) -> None:
     """Record in another process, seeded once."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RECORD, env_id, str(folder), str(n_episodes)], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", RECORD, env_id, str(folder), str(n_episodes)],
+        capture_output=True,
+        text=True,
     )
     if "DependencyNotInstalled" in done.stderr or "ModuleNotFoundError" in done.stderr:
         pytest.skip(done.stderr.splitlines()[-1])
@@ -79,14 +81,18 @@ def replay_shuffled(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(env_id: str, tmp_path: Path) -> None:
+def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(
+    env_id: str, tmp_path: Path
+) -> None:
     record_elsewhere(env_id, tmp_path, 4)
     assert replay_shuffled(tmp_path) == ["exact"] * 4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_100_episodes_replay_exactly_in_another_process_in_any_order(env_id: str, tmp_path: Path) -> None:
+def test_100_episodes_replay_exactly_in_another_process_in_any_order(
+    env_id: str, tmp_path: Path
+) -> None:
     record_elsewhere(env_id, tmp_path, 100)
     assert replay_shuffled(tmp_path) == ["exact"] * 100
 
@@ -96,7 +102,11 @@ def test_each_episode_replays_alone(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         for episode in corpus.episodes(order_by="number DESC"):
             report = replay_episode(episode)
-            assert (report.grade, report.divergence, report.n_steps) == ("exact", None, episode.n_steps)
+            assert (report.grade, report.divergence, report.n_steps) == (
+                "exact",
+                None,
+                episode.n_steps,
+            )
             report.raise_if_diverged()
 
 
@@ -143,7 +153,9 @@ TWISTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("twist", "field"), TWISTS.values(), ids=TWISTS.keys())
-def test_a_change_at_step_17_is_reported_at_exactly_that_step_and_field(twist: Any, field: str, tmp_path: Path) -> None:
+def test_a_change_at_step_17_is_reported_at_exactly_that_step_and_field(
+    twist: Any, field: str, tmp_path: Path
+) -> None:
     record(Counter(), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
@@ -170,10 +182,17 @@ def test_a_change_of_hidden_state_alone_is_reported(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         divergence = replay_episode(next(corpus.episodes()), env=Hidden(True)).divergence
         assert divergence is not None
-        assert (divergence.step, divergence.field, divergence.expected, divergence.actual) == (17, "state/secret", 0, 1)
+        assert (divergence.step, divergence.field, divergence.expected, divergence.actual) == (
+            17,
+            "state/secret",
+            0,
+            1,
+        )
 
 
-def test_an_exception_that_was_not_recorded_and_one_that_does_not_come_are_divergences(tmp_path: Path) -> None:
+def test_an_exception_that_was_not_recorded_and_one_that_does_not_come_are_divergences(
+    tmp_path: Path,
+) -> None:
     def at(raises: bool) -> Any:
         def step(k: int) -> Any:
             if k == 3 and raises:
@@ -193,7 +212,9 @@ def test_an_exception_that_was_not_recorded_and_one_that_does_not_come_are_diver
         env.close()
         with trajrec.open(folder) as corpus:
             episode = next(corpus.episodes())
-            return replay_episode(episode, env=Scripted(at(True))), replay_episode(episode, env=Scripted(at(False)))
+            return replay_episode(episode, env=Scripted(at(True))), replay_episode(
+                episode, env=Scripted(at(False))
+            )
 
     same, missing = play(True, tmp_path / "a")
     assert same.grade == "exact"
@@ -236,7 +257,9 @@ LEAKS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("source", "cause"), LEAKS.values(), ids=LEAKS.keys())
-def test_a_hidden_dependence_is_reported_with_its_cause(source: Any, cause: str, tmp_path: Path) -> None:
+def test_a_hidden_dependence_is_reported_with_its_cause(
+    source: Any, cause: str, tmp_path: Path
+) -> None:
     class Indirect(Leaky):
         def __init__(self) -> None:
             super().__init__(source)
@@ -249,10 +272,14 @@ def test_a_hidden_dependence_is_reported_with_its_cause(source: Any, cause: str,
         assert report.divergence.cause.startswith(cause)
 
 
-def test_an_environment_that_only_changed_is_not_blamed_on_hidden_randomness(tmp_path: Path) -> None:
+def test_an_environment_that_only_changed_is_not_blamed_on_hidden_randomness(
+    tmp_path: Path,
+) -> None:
     record(Counter(), tmp_path)
     with trajrec.open(tmp_path) as corpus:
-        report = replay_episode(next(corpus.episodes()), env=Counter(lambda g, r, t, i: (0.2, r, t, i)))
+        report = replay_episode(
+            next(corpus.episodes()), env=Counter(lambda g, r, t, i: (0.2, r, t, i))
+        )
         assert report.divergence is not None
         assert report.divergence.cause.startswith("the environment changed")
 
@@ -269,11 +296,15 @@ def test_an_abandoned_and_an_interrupted_episode_replay_as_far_as_they_go(tmp_pa
     env.close()
     env.path.write_bytes(data)
     with trajrec.open(tmp_path) as corpus:
-        found = [(e.ending, r.grade, r.n_steps) for e in corpus.episodes() for r in [replay_episode(e)]]
+        found = [
+            (e.ending, r.grade, r.n_steps) for e in corpus.episodes() for r in [replay_episode(e)]
+        ]
     assert found == [("abandoned", "exact", 4), ("interrupted", "exact", 1)]
 
 
-def test_an_episode_with_lost_steps_is_compared_up_to_the_gap_and_never_called_exact(tmp_path: Path) -> None:
+def test_an_episode_with_lost_steps_is_compared_up_to_the_gap_and_never_called_exact(
+    tmp_path: Path,
+) -> None:
     env = trajrec.record(gym.make("Acrobot-v1"), tmp_path)
     env.reset(seed=0)
     for k in range(60):
@@ -294,8 +325,14 @@ def test_an_episode_with_lost_steps_is_compared_up_to_the_gap_and_never_called_e
 
 
 def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
-    cartpole = gym.wrappers.FrameStackObservation(gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1")), 3)
-    record(gym.make("FrozenLake-v1", map_name="8x8", is_slippery=True, max_episode_steps=30), tmp_path, 5)
+    cartpole = gym.wrappers.FrameStackObservation(
+        gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1")), 3
+    )
+    record(
+        gym.make("FrozenLake-v1", map_name="8x8", is_slippery=True, max_episode_steps=30),
+        tmp_path,
+        5,
+    )
     record(gym.wrappers.NormalizeReward(cartpole), tmp_path, 1)
     assert replay_shuffled(tmp_path) == ["exact"] * 6
 
@@ -307,8 +344,14 @@ def test_measured_seconds_do_not_make_a_replay_diverge_and_are_named(tmp_path: P
         strict = list(replay_episodes(corpus.episodes(), ignore=(), explain=False))
     # Now and then one takes the same microseconds.
     assert "state" in {report.grade for report in lenient} <= {"state", "exact"}
-    assert {report.notes for report in lenient if report.grade == "state"} == {("not the same, and ignored: info/episode/t",)}
-    assert "info/episode/t" in {report.divergence and report.divergence.field for report in strict} <= {None, "info/episode/t"}
+    assert {report.notes for report in lenient if report.grade == "state"} == {
+        ("not the same, and ignored: info/episode/t",)
+    }
+    assert (
+        "info/episode/t"
+        in {report.divergence and report.divergence.field for report in strict}
+        <= {None, "info/episode/t"}
+    )
 
 
 class Carries(gym.Env[Any, Any]):
@@ -342,7 +385,9 @@ def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path)
 
 
 @pytest.mark.parametrize("pattern", [[1, 1, 1], [3, 1, 2], [5, 5]])
-def test_episodes_replayed_together_get_the_reports_that_they_get_one_by_one(tmp_path: Path, pattern: list[int]) -> None:
+def test_episodes_replayed_together_get_the_reports_that_they_get_one_by_one(
+    tmp_path: Path, pattern: list[int]
+) -> None:
     gym.register("Carries-v0", f"{__name__}:Carries")
     try:
         for n in pattern:  # a log each, on an environment of its own
@@ -378,24 +423,32 @@ class Tiring(gym.Env[Any, Any]):
         return self.n, 0.0, self.n == 6, False, {}
 
 
-def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_all(tmp_path: Path) -> None:
+def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_all(
+    tmp_path: Path,
+) -> None:
     record(Tiring(), tmp_path, 1)
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
-        branches = fork.many(episode, at=[2, 4], actions=episode.actions[4:], level="prefix", env=Tiring)
+        branches = fork.many(
+            episode, at=[2, 4], actions=episode.actions[4:], level="prefix", env=Tiring
+        )
         assert [branch.terminated for branch in branches] == [False, True]
         reports = list(replay_episodes(corpus.episodes(), env=Tiring))
         assert [report.grade for report in reports] == ["exact"] * 3
         env = Tiring()
         env.reset()
-        with pytest.raises(DivergenceError, match=r"after step 0, failure: .* now '.*RuntimeError: tired'"):
+        with pytest.raises(
+            DivergenceError, match=r"after step 0, failure: .* now '.*RuntimeError: tired'"
+        ):
             fork(episode, at=2, env=env)
         (found,) = replay_episodes(corpus.episodes("fork_step = 4"), env=env, explain=False)
         assert str(found.divergence).startswith("step 0, failure: ")
 
 
 def by_agent(rewards: Any) -> Any:
-    return Scripted(lambda k: (np.zeros(2), rewards[k] if k >= 0 else {}, k == len(rewards) - 1, False, {}))
+    return Scripted(
+        lambda k: (np.zeros(2), rewards[k] if k >= 0 else {}, k == len(rewards) - 1, False, {})
+    )
 
 
 def test_rewards_by_agent_are_compared_by_their_types_and_summed_for_each(tmp_path: Path) -> None:
@@ -406,7 +459,9 @@ def test_rewards_by_agent_are_compared_by_their_types_and_summed_for_each(tmp_pa
         assert (str(episode.total_reward), episode.agent_rewards) == ("nan", {"a": 2.0, "b": 2.5})
         assert replay_episode(episode, env=by_agent(rewards)).grade == "exact"
         for step, agent, other in ((0, "a", True), (1, "b", 0.0), (2, "b", 2.0)):
-            changed = [{**found, agent: other} if k == step else found for k, found in enumerate(rewards)]
+            changed = [
+                {**found, agent: other} if k == step else found for k, found in enumerate(rewards)
+            ]
             divergence = replay_episode(episode, env=by_agent(changed), explain=False).divergence
             assert divergence is not None
             assert (divergence.step, divergence.field) == (step, f"reward/{agent}")
@@ -436,12 +491,18 @@ class Level(enum.IntEnum):
     ],
     ids=ascii,
 )
-def test_a_number_of_another_type_or_other_bits_is_a_difference(tmp_path: Path, recorded: Any, now: Any, where: str) -> None:
+def test_a_number_of_another_type_or_other_bits_is_a_difference(
+    tmp_path: Path, recorded: Any, now: Any, where: str
+) -> None:
     def make(middle: Any) -> Any:
         values = [recorded, middle, recorded]
         if where == "reward":
-            return Scripted(lambda k: (np.zeros(2), values[max(k, 0)], k == 2, False, {"x": 1, "y": 0.5}))
-        return Scripted(lambda k: (np.zeros(2), 1.0, k == 2, False, {"x": values[max(k, 0)], "y": 0.5}))
+            return Scripted(
+                lambda k: (np.zeros(2), values[max(k, 0)], k == 2, False, {"x": 1, "y": 0.5})
+            )
+        return Scripted(
+            lambda k: (np.zeros(2), 1.0, k == 2, False, {"x": values[max(k, 0)], "y": 0.5})
+        )
 
     record(make(recorded), tmp_path)
     with trajrec.open(tmp_path) as corpus:
@@ -456,7 +517,9 @@ def pole(env: Any) -> Any:
     return env.unwrapped.state
 
 
-def test_a_state_that_a_function_captured_is_compared_where_the_function_is_given(tmp_path: Path) -> None:
+def test_a_state_that_a_function_captured_is_compared_where_the_function_is_given(
+    tmp_path: Path,
+) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path, state=pole)
     env.reset(seed=1)
     env.step(0)
@@ -464,7 +527,10 @@ def test_a_state_that_a_function_captured_is_compared_where_the_function_is_give
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
         (note,) = replay_episode(episode).notes
-        assert note == f"state not compared: give state=, the function that it was recorded with ({__name__}:pole)"
+        assert (
+            note
+            == f"state not compared: give state=, the function that it was recorded with ({__name__}:pole)"
+        )
         assert "state" in replay_episode(episode, state=pole).compared
 
 
@@ -482,7 +548,12 @@ def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
 
 @pytest.mark.parametrize(
     ("entry_point", "env_id"),
-    [("os:system", "Evil-v0"), ("os:system", "os:system"), ("", "subprocess:Popen-v0"), ("nowhere_at_all:Env", "X-v0")],
+    [
+        ("os:system", "Evil-v0"),
+        ("os:system", "os:system"),
+        ("", "subprocess:Popen-v0"),
+        ("nowhere_at_all:Env", "X-v0"),
+    ],
 )
 def test_a_module_that_is_not_allowed_is_not_imported(entry_point: str, env_id: str) -> None:
     with pytest.raises(EnvRefusedError, match="to allow it: --allow"):
@@ -494,7 +565,12 @@ def test_a_log_that_names_a_module_imports_nothing_on_the_command_line(tmp_path:
     (tmp_path / "evil_package.py").write_text("open('imported', 'w').close()\n")
     path = record(gym.make("CartPole-v1"), tmp_path / "runs")
     forge(path, env_id="Evil-v0", entry_point="evil_package:Env")
-    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", "runs"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "trajrec", "replay", "runs"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2, done.stderr
     assert "--allow evil_package" in done.stdout
     assert not (tmp_path / "imported").exists()
@@ -506,9 +582,14 @@ def forge(path: Path, **changes: str) -> None:
     from trajrec.log.columns import Packer
 
     with LogReader(path) as reader:
-        header = msgspec.structs.replace(reader.header, env=msgspec.structs.replace(reader.header.env, **changes))
+        header = msgspec.structs.replace(
+            reader.header, env=msgspec.structs.replace(reader.header.env, **changes)
+        )
         raw = msgspec.msgpack.encode(header)
-        parts = [frames.signature(), *frames.pack_frame(frames.HEADER, 0, Packer().compress(raw), len(raw), [])]
+        parts = [
+            frames.signature(),
+            *frames.pack_frame(frames.HEADER, 0, Packer().compress(raw), len(raw), []),
+        ]
         parts += [reader.slice(f.offset, f.end) for f in reader.frames[1:]]
     path.write_bytes(b"".join(parts))
 
@@ -530,10 +611,16 @@ def test_an_allowed_module_is_imported(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_package_that_is_not_installed_is_named_with_how_to_install_it() -> None:
     with pytest.raises(EnvMissingError, match="not installed"):
-        make_env(names("missing_package.envs:Env", "Missing-v0"), episode_id="x", allow=("missing_package",))
+        make_env(
+            names("missing_package.envs:Env", "Missing-v0"),
+            episode_id="x",
+            allow=("missing_package",),
+        )
 
 
-def test_an_environment_that_the_log_cannot_make_again_is_replayed_on_a_given_one(tmp_path: Path) -> None:
+def test_an_environment_that_the_log_cannot_make_again_is_replayed_on_a_given_one(
+    tmp_path: Path,
+) -> None:
     record(Counter(), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())

@@ -15,10 +15,10 @@ import pytest
 from conftest import only
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
 from trajrec.errors import AgentChangedError, DivergenceError, RecordedError
+from trajrec.recording.event_log import close_logs
 
 
 class ToolCall(pydantic.BaseModel):
@@ -46,8 +46,14 @@ class Model:
         self.script = iter(script)
 
     def create(self, *, messages: list[Any], model: str, **_: Any) -> Answer:
-        calls = [ToolCall(id=f"c{k}", name=n, arguments=json.dumps(a)) for k, (n, a) in enumerate(next(self.script, []))]
-        return Answer(Message(content=None if calls else "done", tool_calls=calls), {"prompt_tokens": len(messages)})
+        calls = [
+            ToolCall(id=f"c{k}", name=n, arguments=json.dumps(a))
+            for k, (n, a) in enumerate(next(self.script, []))
+        ]
+        return Answer(
+            Message(content=None if calls else "done", tool_calls=calls),
+            {"prompt_tokens": len(messages)},
+        )
 
 
 def no_network(**_: Any) -> Any:
@@ -57,13 +63,24 @@ def no_network(**_: Any) -> Any:
 SCRIPT = (
     [("get_order", {"order": "O1001"})],
     [("refund_order", {"order": "O1001", "cents": 10**6})],
-    [("refund_order", {"order": "O1001", "cents": 100}), ("send_message", {"customer": "C1", "text": "hi"})],
+    [
+        ("refund_order", {"order": "O1001", "cents": 100}),
+        ("send_message", {"customer": "C1", "text": "hi"}),
+    ],
 )
 
 
-def agent(ep: Any, create: Any, *, prompt: str = "You are a careful clerk.\nRefund what is asked.\nSay done.") -> int:
+def agent(
+    ep: Any,
+    create: Any,
+    *,
+    prompt: str = "You are a careful clerk.\nRefund what is asked.\nSay done.",
+) -> int:
     """The agent of the README: asks, calls, appends, until there is nothing more to call."""
-    messages: list[Any] = [{"role": "system", "content": prompt}, {"role": "user", "content": ep.goal["goal"]}]
+    messages: list[Any] = [
+        {"role": "system", "content": prompt},
+        {"role": "user", "content": ep.goal["goal"]},
+    ]
     for turn in range(10):
         reply = ep.model(create, model="m-1", messages=messages, temperature=0.0)
         messages.append(reply.message)
@@ -75,7 +92,9 @@ def agent(ep: Any, create: Any, *, prompt: str = "You are a careful clerk.\nRefu
                 result = ep.execute(call.name, json.loads(call.arguments), call_id=call.id)
             except ToolError as exc:
                 result = {"error": str(exc)}
-            messages.append({"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)})
+            messages.append(
+                {"role": "tool", "tool_call_id": call.id, "content": json.dumps(result)}
+            )
     return -1
 
 
@@ -104,12 +123,21 @@ print(ep.difference)
 """
 
 
-def test_it_runs_again_in_another_process_and_a_changed_word_of_its_prompt_is_found_at_once(tmp_path: Path) -> None:
+def test_it_runs_again_in_another_process_and_a_changed_word_of_its_prompt_is_found_at_once(
+    tmp_path: Path,
+) -> None:
     record(tmp_path)
     close_logs()
 
     def run(arguments: str) -> Any:
-        command = [sys.executable, "-c", RERUN, str(tmp_path), str(Path(__file__).parent), arguments]
+        command = [
+            sys.executable,
+            "-c",
+            RERUN,
+            str(tmp_path),
+            str(Path(__file__).parent),
+            arguments,
+        ]
         return subprocess.run(command, capture_output=True, text=True)
 
     assert run("{}").stdout == "None\n"
@@ -161,11 +189,19 @@ def test_other_calls_more_calls_and_fewer_calls_are_told_apart(tmp_path: Path) -
 
     assert difference(("a", {"x": 1}), ("b", {"x": 2})) is None
     found = difference(("a", {"x": 1}), ("b", {"x": 3}))
-    assert (found.step, found.what, [tuple(change) for change in found.changes]) == (1, "tool call", [("arguments/x", 2, 3)])
+    assert (found.step, found.what, [tuple(change) for change in found.changes]) == (
+        1,
+        "tool call",
+        [("arguments/x", 2, 3)],
+    )
     found = difference(("b", {"x": 2}), ("a", {"x": 1}))
     assert (found.step, found.recorded["tool"], found.now["tool"]) == (0, "a", "b")
     found = difference(("a", {"x": 1}), ("b", {"x": 2}), ("a", {"x": 9}))
-    assert (found.step, found.recorded, found.now) == (2, None, {"tool": "a", "arguments": {"x": 9}})
+    assert (found.step, found.recorded, found.now) == (
+        2,
+        None,
+        {"tool": "a", "arguments": {"x": 9}},
+    )
     assert "no more of them" in str(found)
     found = difference(("a", {"x": 1}))
     assert (found.step, found.what, found.recorded["tool"]) == (1, "end", "b")
@@ -205,7 +241,11 @@ def test_errors_retries_streams_effects_and_checks_come_back_as_they_were(tmp_pa
             seen.append(str(exc))
         seen.append(list(ep.model(lambda **_: iter(["a", "b"]), messages=[])))
         seen.append(ep.effect("dice", lambda: 4))
-        seen.append(ep.check(trajrec.verifier(id="ok", version="1")(lambda _: trajrec.Verdict(True, 0.5, "seen"))))
+        seen.append(
+            ep.check(
+                trajrec.verifier(id="ok", version="1")(lambda _: trajrec.Verdict(True, 0.5, "seen"))
+            )
+        )
 
         async def both() -> list[int]:
             with ep.step():
@@ -244,14 +284,18 @@ with trajrec.episode(sys.argv[1]) as ep:
         reply = ep.model(no_network, messages=[])
         assert (reply.text, reply.parts[0].text) == ("hello", "inner")
         assert reply.model_dump() == {"text": "hello", "parts": [{"text": "inner", "parts": []}]}
-        with pytest.raises(AttributeError, match=r"recorded somewhere\.Reply has no field 'nothing'"):
+        with pytest.raises(
+            AttributeError, match=r"recorded somewhere\.Reply has no field 'nothing'"
+        ):
             _ = reply.nothing
         with pytest.raises(RecordedError, match="no"):
             ep.model(no_network, messages=[])
     assert "somewhere" not in sys.modules
 
 
-def test_secrets_that_were_redacted_do_not_make_a_difference_in_another_process(tmp_path: Path) -> None:
+def test_secrets_that_were_redacted_do_not_make_a_difference_in_another_process(
+    tmp_path: Path,
+) -> None:
     code = """
 import sys, trajrec
 with trajrec.episode(sys.argv[1]) as ep:
@@ -279,7 +323,9 @@ def test_an_environments_episode_is_not_an_agents(tmp_path: Path) -> None:
 
 
 def only_root(corpus: Any) -> str:
-    return str(corpus.sql("SELECT episode_id FROM episodes WHERE parent_id IS NULL").fetchall()[0][0])
+    return str(
+        corpus.sql("SELECT episode_id FROM episodes WHERE parent_id IS NULL").fetchall()[0][0]
+    )
 
 
 def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
@@ -292,7 +338,9 @@ def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
 
     ep.tool(note, effect="external")
     model = Model([], [], [])
-    answer = ep.model(model.create, messages=[{"role": "user", "content": "refund O1001"}], model="m")
+    answer = ep.model(
+        model.create, messages=[{"role": "user", "content": "refund O1001"}], model="m"
+    )
     assert answer.message.content == "done"
     ep.call("note", text="begin")
     order = ep.call("get_order", order="O1001")
@@ -341,10 +389,14 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
         assert (report.grade, report.divergence) == ("exact", None)
 
 
-def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(tmp_path: Path) -> None:
+def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(
+    tmp_path: Path,
+) -> None:
     def agent(ep: Any, *orders: str) -> None:
         for order in orders:
-            ep.call("cancel_order", order=order) if order == "O1002" else ep.call("get_order", order=order)
+            ep.call("cancel_order", order=order) if order == "O1002" else ep.call(
+                "get_order", order=order
+            )
 
     with trajrec.episode(tmp_path, world=Shop(seed=7), options={"task": 0}) as ep:
         agent(ep, "O1001", "O1002", "O1003")
@@ -362,7 +414,9 @@ def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(tm
         close_logs()
         assert corpus.episode(other.id).parent.parent.id == only_root(corpus)
         assert {r.grade for r in trajrec.replay.replay_episodes(corpus.episodes())} == {"exact"}
-        assert corpus.sql(f"SELECT step FROM steps WHERE episode_id = '{again.id}' ORDER BY 1").fetchall() == [(2,), (3,)]
+        assert corpus.sql(
+            f"SELECT step FROM steps WHERE episode_id = '{again.id}' ORDER BY 1"
+        ).fetchall() == [(2,), (3,)]
 
 
 def test_a_world_that_no_longer_does_what_it_did_is_not_gone_on_with(tmp_path: Path) -> None:
@@ -373,7 +427,9 @@ def test_a_world_that_no_longer_does_what_it_did_is_not_gone_on_with(tmp_path: P
     with trajrec.episode(tmp_path, world=Shop(seed=7), options={"task": 0}) as ep:
         queue_agent(ep, 100)
     with (
-        pytest.raises(DivergenceError, match="the world is not in the recorded state: step 0, result/cents"),
+        pytest.raises(
+            DivergenceError, match="the world is not in the recorded state: step 0, result/cents"
+        ),
         trajrec.rerun(only(tmp_path), on_difference="live", world=Other(seed=7)) as again,
     ):
         queue_agent(again, 5000)

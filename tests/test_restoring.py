@@ -19,22 +19,33 @@ from trajrec.envs import Office, Shop
 from trajrec.envs.scripted import solver
 from trajrec.errors import RestoreError
 from trajrec.replay import replay_world
-from trajrec.state.database import Database
-from trajrec.state.diff import Change, apply, is_same
-from trajrec.state.folder import WHOLE_BYTES, Folder
-from trajrec.state.projection import Projection
-from trajrec.state.tree import Tree
+from trajrec.tracking.folder import WHOLE_BYTES, Folder
+from trajrec.tracking.sqlite import Database
+from trajrec.tracking.tree import Tree
+from trajrec.values.diff import Change, apply, is_same
+from trajrec.values.projection import Projection
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=2), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.dictionaries(st.text(max_size=2), PLAIN, max_size=4), st.dictionaries(st.text(max_size=2), PLAIN, max_size=4))
-def test_any_plain_state_is_put_back_in_place(before: dict[str, Any], after: dict[str, Any]) -> None:
+@given(
+    st.dictionaries(st.text(max_size=2), PLAIN, max_size=4),
+    st.dictionaries(st.text(max_size=2), PLAIN, max_size=4),
+)
+def test_any_plain_state_is_put_back_in_place(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
     import copy
 
     live = copy.deepcopy(before)
@@ -74,7 +85,9 @@ def test_objects_with_fields_stay_the_objects_that_they_are() -> None:
     live["lamps"].append(Lamp(1, []))
     more = tracker.begin()[0]
     live["lamps"].pop()
-    with pytest.raises(RestoreError, match=r"lamps/1: it is missing, and would have to be a .*Lamp"):
+    with pytest.raises(
+        RestoreError, match=r"lamps/1: it is missing, and would have to be a .*Lamp"
+    ):
         tracker.restore(more)
 
 
@@ -88,8 +101,12 @@ def test_what_is_seen_through_a_view_of_numbers_cannot_be_put_back_and_says_so()
 
 
 @pytest.mark.parametrize("by_path", [False, True])
-def test_a_database_is_put_back_with_its_tables_triggers_and_rowids(tmp_path: Path, by_path: bool) -> None:
-    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db", isolation_level=None)) as connection:
+def test_a_database_is_put_back_with_its_tables_triggers_and_rowids(
+    tmp_path: Path, by_path: bool
+) -> None:
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
+    ) as connection:
         connection.executescript(
             "CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents REAL);"
             "CREATE TABLE log (what);"
@@ -98,7 +115,9 @@ def test_a_database_is_put_back_with_its_tables_triggers_and_rowids(tmp_path: Pa
             "CREATE INDEX by_item ON orders (item);"
             "PRAGMA foreign_keys = ON;"
         )
-        connection.executemany("INSERT INTO orders VALUES (?, ?, ?)", [(i, f"item {i}", i / 2) for i in range(20)])
+        connection.executemany(
+            "INSERT INTO orders VALUES (?, ?, ?)", [(i, f"item {i}", i / 2) for i in range(20)]
+        )
         connection.execute("INSERT INTO lines VALUES (1, 3)")
         connection.execute("DELETE FROM log WHERE rowid = 4")
         tracker = Database(tmp_path / "shop.db" if by_path else connection)
@@ -160,7 +179,11 @@ def record_queue(folder: Path) -> Any:
 
 def test_a_state_forced_replay_names_the_steps_that_differ_by_themselves(tmp_path: Path) -> None:
     episode = record_queue(tmp_path)
-    refunds = [a.start.step for a in episode.transcript.attempts if a.tool == "refund_order" and a.outcome == "ok"]
+    refunds = [
+        a.start.step
+        for a in episode.transcript.attempts
+        if a.tool == "refund_order" and a.outcome == "ok"
+    ]
     report = replay_world(episode, world=Stingy(), state_forced=True, explain=False)
     assert report.grade == "diverged"
     assert report.differing_steps == tuple(refunds[:2])
@@ -186,7 +209,9 @@ def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> N
     assert report.divergence.field == "state/files/config.ini/text"
 
 
-def test_a_difference_that_a_projection_leaves_out_gives_the_grade_state_and_names_it(tmp_path: Path) -> None:
+def test_a_difference_that_a_projection_leaves_out_gives_the_grade_state_and_names_it(
+    tmp_path: Path,
+) -> None:
     episode = record_queue(tmp_path)
 
     class Later(Shop):

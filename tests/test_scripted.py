@@ -50,7 +50,16 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
     ("shop", 0, "wrong_argument"): ("failure", "terminated", "done", True, 4, 1, 0, 0),
     ("shop", 0, "skipped_step"): ("failure", "terminated", "done", True, 3, 0, 0, 0),
     ("shop", 0, "gives_up"): ("failure", "terminated", "gave up", False, 1, 0, 0, 0),
-    ("shop", 0, "loops"): ("failure", "truncated", "max_steps", False, 1 + LOOPS, LOOPS, LOOPS - 1, 0),
+    ("shop", 0, "loops"): (
+        "failure",
+        "truncated",
+        "max_steps",
+        False,
+        1 + LOOPS,
+        LOOPS,
+        LOOPS - 1,
+        0,
+    ),
     ("shop", 0, "recovers"): ("success", "terminated", "done", True, 5, 1, 1, 1),
     # The payment provider does not answer twice: the ground truth itself tries again.
     ("shop", 5, "solver"): ("success", "terminated", "done", True, 6, 2, 2, 2),
@@ -63,14 +72,25 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
     ("workspace", 0, "solver"): ("success", "terminated", "done", True, 5, 0, 0, 0),
     ("workspace", 0, "wrong_argument"): ("failure", "terminated", "done", True, 5, 1, 0, 0),
     ("workspace", 0, "gives_up"): ("failure", "terminated", "gave up", False, 3, 0, 0, 0),
-    ("workspace", 0, "loops"): ("failure", "truncated", "max_steps", False, 3 + LOOPS, LOOPS, LOOPS - 1, 0),
+    ("workspace", 0, "loops"): (
+        "failure",
+        "truncated",
+        "max_steps",
+        False,
+        3 + LOOPS,
+        LOOPS,
+        LOOPS - 1,
+        0,
+    ),
     ("workspace", 0, "recovers"): ("success", "terminated", "done", True, 6, 1, 1, 1),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SCRIPTED, ids=lambda case: "-".join(map(str, case)))
-def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(tmp_path: Path, case: tuple[str, int, str]) -> None:
+def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(
+    tmp_path: Path, case: tuple[str, int, str]
+) -> None:
     play(tmp_path, *case)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql(FOUND).fetchall() == [SCRIPTED[case]]
@@ -81,7 +101,9 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", range(len(WORKSPACE_TASKS)))
-def test_every_task_of_the_workspace_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(task: int) -> None:
+def test_every_task_of_the_workspace_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(
+    task: int,
+) -> None:
     world = Workspace()
     world.reset(options={"task": task})
     assert not world.task_solved()

@@ -14,13 +14,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajrec.state.diff import apply, diff
-from trajrec.state.tree import Tree
+from trajrec.tracking.tree import Tree
+from trajrec.values.diff import apply, diff
 
-scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=3)
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=3)
+)
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=2), inner, max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=2), inner, max_size=5)
+    ),
     max_leaves=30,
 )
 
@@ -61,10 +69,17 @@ def database(n: int, seed: int) -> dict[str, Any]:
     draw = random.Random(seed)
     return {
         "orders": {
-            f"O{i}": {"cents": draw.randrange(10**5), "items": [1, 2], "note": "x" * draw.randrange(40)} for i in range(n)
+            f"O{i}": {
+                "cents": draw.randrange(10**5),
+                "items": [1, 2],
+                "note": "x" * draw.randrange(40),
+            }
+            for i in range(n)
         },
         "log": [f"line {i}" for i in range(n)],
-        "deep": {"tables": {"a": {f"r{i}": [i, i * 0.5] for i in range(n)}, "b": {"k": "v" * 20_000}}},
+        "deep": {
+            "tables": {"a": {f"r{i}": [i, i * 0.5] for i in range(n)}, "b": {"k": "v" * 20_000}}
+        },
         "n": n,
     }
 
@@ -171,7 +186,9 @@ def test_what_plain_data_cannot_hold_is_watched_all_the_same(odd: Any) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(values, values)
-def test_the_changes_from_one_value_to_another_lead_from_the_one_to_the_other(before: Any, after: Any) -> None:
+def test_the_changes_from_one_value_to_another_lead_from_the_one_to_the_other(
+    before: Any, after: Any
+) -> None:
     kept = copy.deepcopy(before)
     assert repr(normal(apply(before, diff(before, after)))) == repr(normal(after))
     assert repr(before) == repr(kept)

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec import codec
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
+from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import SnapshotError
+from trajrec.log.schema import EnvRecord
 from trajrec.replay import fork, replay_episode
-from trajrec.replay.environments import make_env
-from trajrec.schema import EnvRecord
-from trajrec.state.diff import is_same
-from trajrec.state.keyframes import Keyframes
+from trajrec.replay.execute.environments import make_env
+from trajrec.values import codec
+from trajrec.values.diff import is_same
 
 
 class Walk(gym.Env[Any, Any]):
@@ -98,7 +98,9 @@ def test_an_environment_of_unusual_values_replays_exactly(kind: type[Walk], tmp_
     assert report.grade == "exact", report
 
 
-def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again(tmp_path: Path) -> None:
+def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again(
+    tmp_path: Path,
+) -> None:
     episode = record(tmp_path, Scales(), lambda k: np.array([k / 8, 0.2], np.float32))
     assert [replay_episode(episode, env=Scales).grade for _ in range(3)] == ["exact"] * 3
 
@@ -107,7 +109,16 @@ def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again
 def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Scales(), lambda k: np.array([k / 8, 0.2], np.float32))
     action = np.array([1.0, 0.0], np.float32)
-    found = fork.many(episode, at=[2], actions=[action], n=3, env=Scales, level=level, folder=tmp_path / "forks", max_steps=1)
+    found = fork.many(
+        episode,
+        at=[2],
+        actions=[action],
+        n=3,
+        env=Scales,
+        level=level,
+        folder=tmp_path / "forks",
+        max_steps=1,
+    )
     assert [branch.total_reward for branch in found] == [2.0] * 3
     assert action.tolist() == [1.0, 0.0]
 
@@ -115,7 +126,16 @@ def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -
         observation -= 100.0
         return np.array([0.5, 0.0], np.float32)
 
-    found = fork.many(episode, at=[2], policy=spoils, n=2, env=Scales, level=level, folder=tmp_path / "spoilt", max_steps=1)
+    found = fork.many(
+        episode,
+        at=[2],
+        policy=spoils,
+        n=2,
+        env=Scales,
+        level=level,
+        folder=tmp_path / "spoilt",
+        max_steps=1,
+    )
     with trajrec.open(tmp_path / "spoilt") as corpus:
         assert [forked.observation_list[0].tolist() for forked in corpus.episodes()] == [[2.0]] * 2
 
@@ -124,7 +144,11 @@ def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_pa
     episode = record(tmp_path / "runs", Buffers())
     fork.many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
     with trajrec.open(tmp_path / "forks") as corpus:
-        assert [reward.tolist() for reward in next(corpus.episodes()).reward_list] == [[3, 3], [4, 4], [5, 5]]
+        assert [reward.tolist() for reward in next(corpus.episodes()).reward_list] == [
+            [3, 3],
+            [4, 4],
+            [5, 5],
+        ]
 
 
 class Direction(enum.IntEnum):
@@ -139,10 +163,14 @@ class Directed(Walk):
 
 
 @pytest.mark.parametrize("state_forced", [False, True])
-def test_actions_that_are_members_of_an_enum_are_given_again(state_forced: bool, tmp_path: Path) -> None:
+def test_actions_that_are_members_of_an_enum_are_given_again(
+    state_forced: bool, tmp_path: Path
+) -> None:
     episode = record(tmp_path, Directed(), lambda k: Direction(k % 3))
     assert replay_episode(episode, env=Directed, state_forced=state_forced).grade == "exact"
-    (branch,) = fork.many(episode, at=[4], actions=[Direction.UP], env=Directed, folder=None, max_steps=1)
+    (branch,) = fork.many(
+        episode, at=[4], actions=[Direction.UP], env=Directed, folder=None, max_steps=1
+    )
     assert branch.total_reward == 2.0
 
 
@@ -153,7 +181,9 @@ class Big(Walk):
     lag = 0
 
     def shown(self) -> Any:
-        return np.full((64, 64), self.t - (self.lag if self.t > 3 else 0)).astype(np.dtype(">f8").newbyteorder().newbyteorder())
+        return np.full((64, 64), self.t - (self.lag if self.t > 3 else 0)).astype(
+            np.dtype(">f8").newbyteorder().newbyteorder()
+        )
 
 
 class Lagging(Big):
@@ -183,7 +213,9 @@ class Drifting(Stateful):
 
 
 @pytest.mark.parametrize("state_forced", [False, True])
-def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_same(state_forced: bool, tmp_path: Path) -> None:
+def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_same(
+    state_forced: bool, tmp_path: Path
+) -> None:
     with trajrec.record(Stateful(), tmp_path, record="minimal") as env:
         env.reset(seed=0)
         for k in range(8):
@@ -198,7 +230,10 @@ def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_sa
 
 def test_a_log_makes_no_wrapper_that_writes_files(tmp_path: Path) -> None:
     kwargs = codec.encode({"render_mode": "rgb_array"})
-    video = "gymnasium.wrappers.rendering.RecordVideo", codec.encode({"video_folder": str(tmp_path / "videos")})
+    video = (
+        "gymnasium.wrappers.rendering.RecordVideo",
+        codec.encode({"video_folder": str(tmp_path / "videos")}),
+    )
     record_ = EnvRecord("CartPole-v1", "", kwargs, 500, {}, [video], "x", "", "", "")
     make_env(record_, episode_id="x").close()
     assert not (tmp_path / "videos").exists()
@@ -250,15 +285,21 @@ class Carries(gym.Wrapper[Any, Any, Any, Any]):
 @pytest.mark.parametrize("level", ["native", "prefix", "process", "auto"])
 def test_branches_come_to_the_same_however_a_step_is_reached(level: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Window(), lambda k: 1)
-    found = fork.many(episode, at=[1, 5], policy=lambda observation: 2, n=2, env=Window, level=level, folder=None)
-    assert [branch.total_reward for branch in found] == [3.0 + 5 + 7 + 9 + 11 + 13 + 15] * 2 + [7.0 + 9 + 11] * 2
+    found = fork.many(
+        episode, at=[1, 5], policy=lambda observation: 2, n=2, env=Window, level=level, folder=None
+    )
+    assert [branch.total_reward for branch in found] == [3.0 + 5 + 7 + 9 + 11 + 13 + 15] * 2 + [
+        7.0 + 9 + 11
+    ] * 2
 
 
 def carries() -> Any:
     return Carries(gym.make("CartPole-v1"))
 
 
-def test_a_fork_stands_where_it_was_also_when_a_wrapper_carries_something_over(tmp_path: Path) -> None:
+def test_a_fork_stands_where_it_was_also_when_a_wrapper_carries_something_over(
+    tmp_path: Path,
+) -> None:
     with trajrec.record(carries(), tmp_path) as env:
         for seed in range(3):
             env.reset(seed=seed)
@@ -266,7 +307,9 @@ def test_a_fork_stands_where_it_was_also_when_a_wrapper_carries_something_over(t
                 env.step(k % 2)
     for episode in trajrec.open(tmp_path).episodes(order_by="number"):
         for at in (0, 3):
-            (branch,) = fork.many(episode, at=[at], actions=episode.actions[at:], env=carries, folder=None)
+            (branch,) = fork.many(
+                episode, at=[at], actions=episode.actions[at:], env=carries, folder=None
+            )
             assert branch.total_reward == sum(episode.rewards[at:])
 
 
@@ -280,15 +323,24 @@ def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path:
     with trajrec.open(tmp_path) as corpus:
         parent = max(corpus.episodes(), key=lambda episode: episode.n_steps)
         fork.many(parent, at=[2], policy="random", n=8, folder=tmp_path)
-        children = [child for child in corpus.episodes("parent_id IS NOT NULL") if child.n_steps > 5][:4]
+        children = [
+            child for child in corpus.episodes("parent_id IS NOT NULL") if child.n_steps > 5
+        ][:4]
         for child in children:
             fork.many(child, at=[child.n_steps - 2], policy="random", folder=tmp_path)
         grandchildren = [
-            e for e in corpus.episodes("parent_id IS NOT NULL") if e.parent is not None and e.parent.fork is not None
+            e
+            for e in corpus.episodes("parent_id IS NOT NULL")
+            if e.parent is not None and e.parent.fork is not None
         ]
         assert len(grandchildren) == len(children) > 0
         assert {replay_episode(episode).grade for episode in grandchildren} == {"exact"}
-        assert fork.many(grandchildren[0], at=[grandchildren[0].first_step], policy="random", folder=None)[0].error == ""
+        assert (
+            fork.many(
+                grandchildren[0], at=[grandchildren[0].first_step], policy="random", folder=None
+            )[0].error
+            == ""
+        )
 
 
 class Board(Walk):
@@ -355,9 +407,13 @@ class Shared(Walk):
 
 @pytest.mark.parametrize("level", ["prefix", "process", "auto"])
 @pytest.mark.parametrize("kind", [Board, Shopper, Shared])
-def test_what_attributes_share_is_shared_after_going_back(kind: Any, level: Any, tmp_path: Path) -> None:
+def test_what_attributes_share_is_shared_after_going_back(
+    kind: Any, level: Any, tmp_path: Path
+) -> None:
     episode = record(tmp_path, kind(), lambda k: 0)
-    found = fork.many(episode, at=[3], actions=[2, 2, 0], n=2, env=kind, level=level, folder=None, max_steps=3)
+    found = fork.many(
+        episode, at=[3], actions=[2, 2, 0], n=2, env=kind, level=level, folder=None, max_steps=3
+    )
     assert [branch.total_reward for branch in found] == [5.0, 5.0]
 
 
@@ -373,7 +429,13 @@ class Changing(Walk):
     """Its state is an array first, and then something else."""
 
     def get_state(self) -> Any:
-        return [np.zeros(2), b"four", np.array(["a", "b"]), np.float64(3), np.zeros(2, [("x", "f4")])][min(self.t, 4)]
+        return [
+            np.zeros(2),
+            b"four",
+            np.array(["a", "b"]),
+            np.float64(3),
+            np.zeros(2, [("x", "f4")]),
+        ][min(self.t, 4)]
 
     def set_state(self, state: Any) -> None:
         pass

@@ -13,7 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 import trajrec
 from trajrec.replay import replay_episode
-from trajrec.state.diff import is_same
+from trajrec.values.diff import is_same
 
 N = 8
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -35,10 +35,14 @@ def play(env: Any, n_steps: int = 150, mode: AutoresetMode = AutoresetMode.NEXT_
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_episode_of_each_environment_replays_alone(tmp_path: Path, mode: AutoresetMode) -> None:
+def test_each_episode_of_each_environment_replays_alone(
+    tmp_path: Path, mode: AutoresetMode
+) -> None:
     make = functools.partial(gym.make, "CartPole-v1")
     bare = play(SyncVectorEnv([make] * N, autoreset_mode=mode), mode=mode)
-    recorded = play(trajrec.record(SyncVectorEnv([make] * N, autoreset_mode=mode), tmp_path), mode=mode)
+    recorded = play(
+        trajrec.record(SyncVectorEnv([make] * N, autoreset_mode=mode), tmp_path), mode=mode
+    )
     assert is_same(bare, recorded)
     with trajrec.open(tmp_path) as corpus:
         per_log = corpus.sql("SELECT count(*), sum(n_steps) FROM episodes GROUP BY log").fetchall()
@@ -51,7 +55,9 @@ def test_each_episode_of_each_environment_replays_alone(tmp_path: Path, mode: Au
             assert (report.grade, report.notes) == ("exact", ()), report
 
 
-def test_a_vector_of_wrapped_environments_is_recorded_under_its_vector_wrappers(tmp_path: Path) -> None:
+def test_a_vector_of_wrapped_environments_is_recorded_under_its_vector_wrappers(
+    tmp_path: Path,
+) -> None:
     env = gym.make_vec("MountainCarContinuous-v0", 3, vectorization_mode="sync")
     env = gym.wrappers.vector.RecordEpisodeStatistics(env)
     play(trajrec.record(env, tmp_path), 60)
@@ -80,7 +86,9 @@ def test_what_cannot_be_recorded_says_what_to_do(tmp_path: Path) -> None:
             trajrec.record(env, tmp_path)
     finally:
         env.close()
-    with pytest.raises(TypeError, match=r'CartPoleVectorEnv does not have .* vectorization_mode="sync" or "async"'):
+    with pytest.raises(
+        TypeError, match=r'CartPoleVectorEnv does not have .* vectorization_mode="sync" or "async"'
+    ):
         trajrec.record(gym.make_vec("CartPole-v1", 3), tmp_path)
     with pytest.raises(TypeError, match=r"must be a gymnasium\.Env"):
         trajrec.record(np.zeros(3), tmp_path)  # type: ignore[call-overload]

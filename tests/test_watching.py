@@ -20,17 +20,19 @@ import trajrec
 from trajrec.envs import Office
 from trajrec.envs.office import TASKS, OfficeError
 from trajrec.replay import replay_episode, replay_world
-from trajrec.state.database import Database
-from trajrec.state.diff import MISSING
-from trajrec.state.folder import WHOLE_BYTES, Folder
-from trajrec.state.tree import Tree
+from trajrec.tracking.folder import WHOLE_BYTES, Folder
+from trajrec.tracking.sqlite import Database
+from trajrec.tracking.tree import Tree
+from trajrec.values.diff import MISSING
 
 
 @pytest.fixture
 def connect() -> Iterator[Callable[..., sqlite3.Connection]]:
     """Connections that are closed at the end of the test."""
     with contextlib.ExitStack() as stack:
-        yield lambda *args, **kwargs: stack.enter_context(contextlib.closing(sqlite3.connect(*args, **kwargs)))
+        yield lambda *args, **kwargs: stack.enter_context(
+            contextlib.closing(sqlite3.connect(*args, **kwargs))
+        )
 
 
 def changes(tracker: Any) -> list[tuple[Any, ...]]:
@@ -45,7 +47,10 @@ def test_every_change_of_a_folder_is_found_and_named(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     whole, first = folder.begin()
     mode = f"{(tmp_path / 'data.bin').stat().st_mode & 0o777:o}"
-    assert whole == {"data.bin": {"mode": mode, "bytes": b"\xff\x00"}, "src": {"a.py": {"mode": mode, "text": "x = 1\n"}}}
+    assert whole == {
+        "data.bin": {"mode": mode, "bytes": b"\xff\x00"},
+        "src": {"a.py": {"mode": mode, "text": "x = 1\n"}},
+    }
     assert changes(folder) == []
     (tmp_path / "src" / "a.py").write_text("x = 2\n")  # as long as before, a moment later
     assert changes(folder) == [("src/a.py/text", "x = 1\n", "x = 2\n")]
@@ -82,14 +87,18 @@ def test_a_large_file_is_known_by_its_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["connection", "path"])
-def test_rows_tables_and_keys_of_a_database_are_followed(tmp_path: Path, by: str, connect: Callable[..., Any]) -> None:
+def test_rows_tables_and_keys_of_a_database_are_followed(
+    tmp_path: Path, by: str, connect: Callable[..., Any]
+) -> None:
     path = tmp_path / "shop.db"
     connection = connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, item TEXT, cents REAL)")
     connection.execute('CREATE TABLE "odd ""name" (a, b, PRIMARY KEY (b, a)) WITHOUT ROWID')
     connection.execute("CREATE TABLE plain (x)")
-    connection.executemany("INSERT INTO orders VALUES (?, ?, ?)", [(i, f"item {i}", i * 1.5) for i in range(300)])
+    connection.executemany(
+        "INSERT INTO orders VALUES (?, ?, ?)", [(i, f"item {i}", i * 1.5) for i in range(300)]
+    )
     tracker = Database(connection if by == "connection" else path)
     whole, first = tracker.begin()
     assert whole["orders"]["7"] == {"id": 7, "item": "item 7", "cents": 10.5}
@@ -102,7 +111,11 @@ def test_rows_tables_and_keys_of_a_database_are_followed(tmp_path: Path, by: str
     assert [change[0] for change in found] == ["odd \"name/b'\\xff' 1", "plain/1"]
     connection.execute("DELETE FROM orders WHERE id = 5")
     connection.execute("DROP TABLE plain")
-    assert {change[0] for change in changes(tracker)} == {"orders/5", "plain", "sqlite_schema/plain"}
+    assert {change[0] for change in changes(tracker)} == {
+        "orders/5",
+        "plain",
+        "sqlite_schema/plain",
+    }
     connection.execute("CREATE TABLE plain (x)")
     connection.execute("INSERT INTO orders VALUES (5, 'item 5', 7.5)")
     connection.execute("UPDATE orders SET cents = 300 WHERE id = 200")
@@ -129,14 +142,18 @@ def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Pat
         pass
 
 
-def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(tmp_path: Path) -> None:
+def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(
+    tmp_path: Path,
+) -> None:
     connection = sqlite3.connect(":memory:")
     with trajrec.episode(tmp_path, state=connection) as ep:
         ep.tool(connection.close, name="close")
         ep.call("close")
         assert ep.state_digest is None
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql("SELECT phase, error_type FROM failures").fetchall() == [("state", "sqlite3.ProgrammingError")]
+        assert corpus.sql("SELECT phase, error_type FROM failures").fetchall() == [
+            ("state", "sqlite3.ProgrammingError")
+        ]
 
 
 # Objects
@@ -186,7 +203,10 @@ def test_attributes_of_an_object_are_watched(tmp_path: Path, cls: type[Till]) ->
         ("of a function", lambda till: lambda: till, "", ""),
     ):
         till = cls()
-        assert watched(tmp_path / name, wrap(till), till.sell) == [(part, f"{base}n", "1"), (part, f"{base}items/b", "2")]
+        assert watched(tmp_path / name, wrap(till), till.sell) == [
+            (part, f"{base}n", "1"),
+            (part, f"{base}items/b", "2"),
+        ]
 
 
 def test_attributes_are_put_back_in_place() -> None:
@@ -215,7 +235,10 @@ def test_a_dict_with_numbers_or_texts_is_one_object(tmp_path: Path, given_as: An
     ("state", "message"),
     [
         ("some/folder", r"give pathlib.Path\('some/folder'\) for a folder or a database"),
-        (5, "5 of type int can never change: what can be watched is an object with attributes, a dict"),
+        (
+            5,
+            "5 of type int can never change: what can be watched is an object with attributes, a dict",
+        ),
         ((1.5, None), "of type tuple can never change"),
         ({"db": Path(), "n": 1}, r"state\['n'\]: 1 of type int can never change"),
         ({"db": Path(), "docs": "docs"}, r"state\['docs'\]: 'docs' is a text: give pathlib.Path"),
@@ -237,20 +260,35 @@ def solved(world: Office) -> bool:
 @pytest.mark.parametrize("task", range(len(TASKS)))
 def test_each_task_of_the_office_is_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
     for does in (True, False):
-        with trajrec.episode(tmp_path, task=str(does), world=Office(seed=task), options={"task": task}, checks=[solved]) as ep:
+        with trajrec.episode(
+            tmp_path,
+            task=str(does),
+            world=Office(seed=task),
+            options={"task": task},
+            checks=[solved],
+        ) as ep:
             with pytest.raises(OfficeError):
                 ep.call("read_file", path="../../etc/passwd")
             for name, arguments in ep.world.ground_truth_calls() if does else ():
                 ep.call(name, **arguments)
     corpus = trajrec.open(tmp_path)
-    assert corpus.sql("SELECT task, outcome FROM episodes ORDER BY 1").fetchall() == [("False", "failure"), ("True", "success")]
-    changed = corpus.sql("SELECT count(*) FROM state_changes JOIN episodes USING (episode_id) WHERE task = 'True'").fetchall()
+    assert corpus.sql("SELECT task, outcome FROM episodes ORDER BY 1").fetchall() == [
+        ("False", "failure"),
+        ("True", "success"),
+    ]
+    changed = corpus.sql(
+        "SELECT count(*) FROM state_changes JOIN episodes USING (episode_id) WHERE task = 'True'"
+    ).fetchall()
     assert changed[0][0] >= 1
-    assert corpus.sql("SELECT count(*) FROM attempts WHERE finding IS NOT NULL").fetchall() == [(0,)]
+    assert corpus.sql("SELECT count(*) FROM attempts WHERE finding IS NOT NULL").fetchall() == [
+        (0,)
+    ]
     for episode in corpus.episodes():
         # Undone from the log alone: the state before each step, from the first one and the changes.
         assert set(episode.state(0)) == {"files", "database"}
-        assert (episode.state(0) == episode.state(episode.n_steps)) == (episode.transcript.task == "False")
+        assert (episode.state(0) == episode.state(episode.n_steps)) == (
+            episode.transcript.task == "False"
+        )
         assert replay_world(episode, checks=[solved]).grade == "exact"
         assert replay_episode(episode).grade == "exact"
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import trajrec
-from trajrec.agents.sink import close_logs
 from trajrec.envs import Shop
 from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import EnvMissingError, EnvRefusedError, UnknownToolError
 from trajrec.protocols import Tool
+from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode, replay_world
 
 
@@ -31,7 +31,9 @@ def solved(shop: Shop) -> bool:
 
 def record_shop(folder: Path, task: int, seed: int | None = 7) -> None:
     """Record a clumsy agent that solves a task of the shop."""
-    with trajrec.episode(folder, task=f"shop-{task}", world=Shop(seed=seed), options={"task": task}, checks=[solved]) as ep:
+    with trajrec.episode(
+        folder, task=f"shop-{task}", world=Shop(seed=seed), options={"task": task}, checks=[solved]
+    ) as ep:
         with pytest.raises(UnknownToolError):
             ep.call("look_up", order="O1001")
         with pytest.raises(ToolError):
@@ -68,16 +70,24 @@ class Counter:
         return {"n": self.n}
 
 
-def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(tmp_path: Path) -> None:
+def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
+    tmp_path: Path,
+) -> None:
     with trajrec.episode(tmp_path, task="count", world=Counter()) as ep:
         ep.call("count")
     (episode,) = episodes(tmp_path)
-    assert trajrec.open(tmp_path).sql("SELECT path, after FROM state_changes").fetchall() == [("n", "1")]
+    assert trajrec.open(tmp_path).sql("SELECT path, after FROM state_changes").fetchall() == [
+        ("n", "1")
+    ]
     same = replay_world(episode, world=Counter())
     assert (same.grade, same.notes) == ("exact", ())
     other = replay_world(episode, world=Counter(step=2), explain=False)
     assert other.divergence is not None
-    assert (other.divergence.field, other.divergence.expected, other.divergence.actual) == ("state/n", 1, 2)
+    assert (other.divergence.field, other.divergence.expected, other.divergence.actual) == (
+        "state/n",
+        1,
+        2,
+    )
     forced = replay_world(episode, world=Counter(step=2), state_forced=True, explain=False)
     assert "could not be put back" in forced.notes[0]
 
@@ -94,7 +104,9 @@ def test_every_episode_of_the_shop_replays_exactly_in_another_process(tmp_path: 
         record_shop(tmp_path, task)
         record_shop(tmp_path, task, seed=None)
     close_logs()
-    done = subprocess.run([sys.executable, "-c", REPLAY, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", REPLAY, str(tmp_path)], capture_output=True, text=True, check=True
+    )
     found = json.loads(done.stdout)
     assert [grade for grade, _ in found] == ["exact"] * 2 * len(TASKS)
     assert min(n_steps for _, n_steps in found) >= 5
@@ -121,11 +133,19 @@ def test_a_changed_tool_is_named_by_its_first_call_with_what_it_changed(tmp_path
     assert (found.step, found.field, found.expected - found.actual) == (4, "result/refunded", 1)
     assert "changed" in found.cause
     found = replay_world(episode, world=Silent()).divergence
-    assert (found.step, found.field, found.actual) == (5, "state/database/messages/0", trajrec.state.diff.MISSING)
+    assert (found.step, found.field, found.actual) == (
+        5,
+        "state/database/messages/0",
+        trajrec.values.diff.MISSING,
+    )
     found = replay_world(episode, world=Strict()).divergence
     assert (found.step, found.field) == (1, "error")
     assert found.actual == "trajrec.envs.shop.ToolError: closed"
-    report = replay_world(episode, world=Shop(), checks=[trajrec.verifier(id="solved", version="2")(lambda shop: False)])
+    report = replay_world(
+        episode,
+        world=Shop(),
+        checks=[trajrec.verifier(id="solved", version="2")(lambda shop: False)],
+    )
     assert (report.divergence.field, report.divergence.expected) == ("check/solved", (True, None))
 
 
@@ -140,7 +160,11 @@ def test_another_initial_state_is_found_before_the_first_call(tmp_path: Path) ->
             return database
 
     found = replay_world(episode, world=Renamed()).divergence
-    assert (found.step, found.field, found.actual) == (-1, "state/database/customers/C2/name", "Zoe")
+    assert (found.step, found.field, found.actual) == (
+        -1,
+        "state/database/customers/C2/name",
+        "Zoe",
+    )
 
 
 class Notes:
@@ -156,7 +180,11 @@ class Notes:
         return "take notes"
 
     def tools(self) -> list[Tool]:
-        return [Tool("note", effect="write"), Tool("fetch", effect="external"), Tool("later", effect="write")]
+        return [
+            Tool("note", effect="write"),
+            Tool("fetch", effect="external"),
+            Tool("later", effect="write"),
+        ]
 
     def watch(self) -> dict[str, Any]:
         return {"notes": self.notes}
@@ -188,7 +216,10 @@ def record_notes(folder: Path, **kwargs: bool) -> Any:
     return episodes(folder)[-1]
 
 
-@pytest.mark.parametrize(("kwargs", "field", "cause"), [({"clock": True}, "at", "clock"), ({"chance": True}, "id", "random")])
+@pytest.mark.parametrize(
+    ("kwargs", "field", "cause"),
+    [({"clock": True}, "at", "clock"), ({"chance": True}, "id", "random")],
+)
 def test_a_world_that_reads_the_clock_or_draws_by_chance_is_reported_with_that_cause(
     tmp_path: Path, kwargs: dict[str, bool], field: str, cause: str
 ) -> None:
@@ -218,7 +249,9 @@ def test_external_tools_are_answered_from_the_log_and_async_ones_awaited(tmp_pat
     assert "calls of external tools were answered from the log" in report.notes
 
 
-def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_must_be_given(tmp_path: Path) -> None:
+def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_must_be_given(
+    tmp_path: Path,
+) -> None:
     episode = record_notes(tmp_path)
     with pytest.raises(EnvRefusedError, match="to allow it: --allow test_worlds"):
         replay_episode(episode)
@@ -226,24 +259,37 @@ def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_m
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
-    with pytest.raises(EnvMissingError, match="no world that could be made again; give what makes one"):
+    with pytest.raises(
+        EnvMissingError, match="no world that could be made again; give what makes one"
+    ):
         replay_episode(episodes(tmp_path)[-1])
-    done = subprocess.run([sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stdout.count("refused") >= 2
 
 
-def test_an_agents_episode_can_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_agents_episode_can_be_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from trajrec.cli import main
 
     with trajrec.episode(tmp_path, task="notes", world=Notes(), interface={"base": "m-1"}) as ep:
-        ep.model(lambda **_: {"content": "I note."}, model="m-1", messages=[{"role": "user", "content": "note a"}])
+        ep.model(
+            lambda **_: {"content": "I note."},
+            model="m-1",
+            messages=[{"role": "user", "content": "note a"}],
+        )
         ep.call("note", text="a")
         with pytest.raises(UnknownToolError):
             ep.call("forget")
     assert main(["show", str(tmp_path), ep.id[:6]]) == 0
     shown = capsys.readouterr().out
-    assert all(text in shown for text in ("notes", '{"base":"m-1"}', "model m-1", "no tool 'forget'", '{"text":"a"}'))
+    assert all(
+        text in shown
+        for text in ("notes", '{"base":"m-1"}', "model m-1", "no tool 'forget'", '{"text":"a"}')
+    )
     assert main(["show", str(tmp_path), ep.id, "--step", "0"]) == 0
     shown = capsys.readouterr().out
     assert '"note a"' in shown

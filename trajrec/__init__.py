@@ -1,83 +1,60 @@
-"""Record, replay and question what agents did.
+"""Record agents' episodes, replay them exactly, and query them with SQL.
 
     env = trajrec.record(gymnasium.make("CartPole-v1"), "runs/")     # a gymnasium.Wrapper
     with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop: ep.call, ep.model, ep.check
     corpus = trajrec.open("runs/")                                   # SQL over the logs
-    report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # re-executes, compares every step
+    report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # re-executes the episode, compares every step
     with trajrec.rerun(corpus.episode("3f2a")) as ep: ...            # the agent's own loop, answered from the log
 
-Everything is imported when it is first used: recording never imports DuckDB.
+Each name is imported when it is first used, so a process that only records never imports DuckDB.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
-from trajrec.version import __version__
+from trajrec._lazy import lazy_exports
+from trajrec.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from trajrec import envs, replay
-    from trajrec.agents.clients import mcp, openai
-    from trajrec.agents.loop import AgentEpisode as episode
-    from trajrec.corpus import Corpus, open
-    from trajrec.effects import deterministic
-    from trajrec.interfaces import interface
-    from trajrec.protocols import StateAdapter, Tool, Verdict, World
-    from trajrec.recorder import Recorder
-    from trajrec.recording import record
-    from trajrec.reruns import Rerun as rerun
-    from trajrec.verifiers import verifier
+    from trajrec import envs as envs
+    from trajrec import replay as replay
+    from trajrec.agents.clients import mcp as mcp
+    from trajrec.agents.clients import openai as openai
+    from trajrec.agents.episode import AgentEpisode as episode
+    from trajrec.agents.freeze import deterministic as deterministic
+    from trajrec.api import record as record
+    from trajrec.corpus.corpus import Corpus as Corpus
+    from trajrec.corpus.corpus import open as open
+    from trajrec.protocols import StateAdapter as StateAdapter
+    from trajrec.protocols import Tool as Tool
+    from trajrec.protocols import Verdict as Verdict
+    from trajrec.protocols import World as World
+    from trajrec.recording.event_log import close_logs as close_logs
+    from trajrec.recording.recorder import Recorder as Recorder
+    from trajrec.replay.agents.rerun import Rerun as rerun
+    from trajrec.run_interface import interface as interface
+    from trajrec.verifiers import verifier as verifier
 
-__all__ = [
-    "Corpus",
-    "Recorder",
-    "StateAdapter",
-    "Tool",
-    "Verdict",
-    "World",
-    "__version__",
-    "deterministic",
-    "envs",
-    "episode",
-    "interface",
-    "mcp",
-    "open",
-    "openai",
-    "record",
-    "replay",
-    "rerun",
-    "verifier",
-]
-
-_HOME = {
-    "Corpus": ("trajrec.corpus", "Corpus"),
-    "Recorder": ("trajrec.recorder", "Recorder"),
-    "StateAdapter": ("trajrec.protocols", "StateAdapter"),
-    "Tool": ("trajrec.protocols", "Tool"),
-    "World": ("trajrec.protocols", "World"),
-    "Verdict": ("trajrec.protocols", "Verdict"),
-    "deterministic": ("trajrec.effects", "deterministic"),
-    "episode": ("trajrec.agents.loop", "AgentEpisode"),
-    "interface": ("trajrec.interfaces", "interface"),
-    "mcp": ("trajrec.agents.clients", "mcp"),
-    "open": ("trajrec.corpus", "open"),
-    "openai": ("trajrec.agents.clients", "openai"),
-    "record": ("trajrec.recording", "record"),
-    "rerun": ("trajrec.reruns", "Rerun"),
-    "verifier": ("trajrec.verifiers", "verifier"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("envs", "replay"):
-        return importlib.import_module(f"trajrec.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module 'trajrec' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    value = globals()[name] = getattr(importlib.import_module(module), attribute)
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "Corpus": "trajrec.corpus.corpus:Corpus",
+        "Recorder": "trajrec.recording.recorder:Recorder",
+        "StateAdapter": "trajrec.protocols:StateAdapter",
+        "Tool": "trajrec.protocols:Tool",
+        "Verdict": "trajrec.protocols:Verdict",
+        "World": "trajrec.protocols:World",
+        "__version__": "trajrec.version:__version__",
+        "close_logs": "trajrec.recording.event_log:close_logs",
+        "deterministic": "trajrec.agents.freeze:deterministic",
+        "envs": "trajrec.envs",
+        "episode": "trajrec.agents.episode:AgentEpisode",
+        "interface": "trajrec.run_interface:interface",
+        "mcp": "trajrec.agents.clients:mcp",
+        "open": "trajrec.corpus.corpus:open",
+        "openai": "trajrec.agents.clients:openai",
+        "record": "trajrec.api:record",
+        "replay": "trajrec.replay",
+        "rerun": "trajrec.replay.agents.rerun:Rerun",
+        "verifier": "trajrec.verifiers:verifier",
+    },
+)

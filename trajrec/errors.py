@@ -94,7 +94,9 @@ class MissingPackageError(TrajrecError):
     """What was asked for needs a package that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs {package}, which is not installed: pip install 'trajrec[{extra}]'")
+        super().__init__(
+            f"this needs {package}, which is not installed: pip install 'trajrec[{extra}]'"
+        )
 
 
 class CorpusError(TrajrecError):
@@ -124,7 +126,9 @@ class EnvMissingError(ReplayError):
 class DivergenceError(ReplayError):
     """A replayed episode was not the recorded one."""
 
-    def __init__(self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any) -> None:
+    def __init__(
+        self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any
+    ) -> None:
         self.step, self.field, self.expected, self.actual = step, field, expected, actual
         super().__init__(message, episode_id=episode_id)
 

@@ -114,7 +114,12 @@ class Tool:
         ['order']
         """
         properties = {argument: {"type": kind} for argument, kind in types.items()}
-        schema = {"type": "object", "properties": properties, "required": list(types), "additionalProperties": False}
+        schema = {
+            "type": "object",
+            "properties": properties,
+            "required": list(types),
+            "additionalProperties": False,
+        }
         return cls(name, schema, effect, description)
 
 

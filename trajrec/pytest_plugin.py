@@ -20,7 +20,7 @@ import pytest
 
 if TYPE_CHECKING:
     from trajrec.replay import ReplayReport
-    from trajrec.reruns import Rerun
+    from trajrec.replay.agents.rerun import Rerun
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def trajrec_rerun(request: pytest.FixtureRequest) -> Iterator[Callable[[str | Pa
 
     What the agent does otherwise fails the test, at the first request that differs; so does what it no longer does, at its end.
     """
-    from trajrec.reruns import Rerun
+    from trajrec.replay.agents.rerun import Rerun
 
     with contextlib.ExitStack() as stack:
         yield lambda path: stack.enter_context(Rerun(_beside(request, path)))
@@ -42,7 +42,9 @@ def trajrec_replay(request: pytest.FixtureRequest) -> Callable[..., list[ReplayR
     Further arguments are those of `trajrec.replay.replay_episodes`: `allow=("my_package",)` for environments of your own.
     """
 
-    def replay(folder: str | Path, *, where: str = "ending <> 'running'", **options: Any) -> list[ReplayReport]:
+    def replay(
+        folder: str | Path, *, where: str = "ending <> 'running'", **options: Any
+    ) -> list[ReplayReport]:
         import trajrec
 
         with trajrec.open(_beside(request, folder)) as corpus:

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from trajrec.interfaces import source_digest
 from trajrec.protocols import Verdict
+from trajrec.run_interface import source_digest
 
 F = TypeVar("F", bound=Callable[..., Any])
 

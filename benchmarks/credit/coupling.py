@@ -44,18 +44,28 @@ class Coupled:
         table: Any = env.unwrapped.P  # type: ignore[attr-defined]
         self.over = n = len(table)
         self._outcomes = [
-            [[_Outcome(p, n if over else after, r) for p, after, r, over in table[s][a]] for a in range(len(table[s]))]
+            [
+                [_Outcome(p, n if over else after, r) for p, after, r, over in table[s][a]]
+                for a in range(len(table[s]))
+            ]
             for s in range(n)
         ] + [[[_Outcome(1.0, n, 0.0)]]]
         self._acts = [[float(p) for p in policy.dist(s)] for s in range(n)] + [[1.0]]
         size = n + 1
         here, after, p, difference = self._transitions(size)
-        self.first, self.second = np.zeros((limit + 1, size * size)), np.zeros((limit + 1, size * size))
+        self.first, self.second = (
+            np.zeros((limit + 1, size * size)),
+            np.zeros((limit + 1, size * size)),
+        )
         for step in reversed(range(limit)):
             one, two = self.first[step + 1][after], self.second[step + 1][after]
             self.first[step] = np.bincount(here, p * (difference + one), size * size)
-            self.second[step] = np.bincount(here, p * (difference**2 + 2 * difference * one + two), size * size)
-        self.first, self.second = (moments.reshape(limit + 1, size, size) for moments in (self.first, self.second))
+            self.second[step] = np.bincount(
+                here, p * (difference**2 + 2 * difference * one + two), size * size
+            )
+        self.first, self.second = (
+            moments.reshape(limit + 1, size, size) for moments in (self.first, self.second)
+        )
 
     def variances(self, step: int, state: int, action: int) -> tuple[float, float]:
         """Return the variance of the difference of two rollouts from a state, one of which takes an action first.
@@ -67,13 +77,19 @@ class Coupled:
         for act, p_act in enumerate(self._acts[state]):
             for p, x, y in self._pairs(self._outcomes[state][action], self._outcomes[state][act]):
                 difference = x.reward - y.reward
-                mean, square = self.first[step + 1, x.after, y.after], self.second[step + 1, x.after, y.after]
+                mean, square = (
+                    self.first[step + 1, x.after, y.after],
+                    self.second[step + 1, x.after, y.after],
+                )
                 one += p_act * p * (difference + mean)
                 two += p_act * p * (difference**2 + 2 * difference * mean + square)
         alone = self.first[step, state, self.over], self.second[step, state, self.over]
         forced = [0.0, 0.0]
         for p, after, reward in self._outcomes[state][action]:
-            mean, square = self.first[step + 1, after, self.over], self.second[step + 1, after, self.over]
+            mean, square = (
+                self.first[step + 1, after, self.over],
+                self.second[step + 1, after, self.over],
+            )
             forced[0] += p * (reward + mean)
             forced[1] += p * (reward**2 + 2 * reward * mean + square)
         fresh = alone[1] - alone[0] ** 2 + forced[1] - forced[0] ** 2
@@ -86,12 +102,16 @@ class Coupled:
             for t in range(size):
                 for p_act, a, b in _joint(self._acts[s], self._acts[t]):
                     for p, x, y in self._pairs(self._outcomes[s][a], self._outcomes[t][b]):
-                        found.append((s * size + t, x.after * size + y.after, p_act * p, x.reward - y.reward))
+                        found.append(
+                            (s * size + t, x.after * size + y.after, p_act * p, x.reward - y.reward)
+                        )
         here, after, p, difference = (np.array(column) for column in zip(*found, strict=True))
         return here, after, p, difference
 
     @staticmethod
-    def _pairs(a: Sequence[_Outcome], b: Sequence[_Outcome]) -> list[tuple[float, _Outcome, _Outcome]]:
+    def _pairs(
+        a: Sequence[_Outcome], b: Sequence[_Outcome]
+    ) -> list[tuple[float, _Outcome, _Outcome]]:
         return [(p, a[i], b[j]) for p, i, j in _joint([x.p for x in a], [x.p for x in b])]
 
 

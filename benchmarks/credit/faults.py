@@ -12,8 +12,8 @@ import trajrec
 import trajrec.envs
 from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
+from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
-from trajrec.episodes import Episode
 from trajrec.replay.credit import decisive_step, scan
 
 assert trajrec.envs
@@ -32,10 +32,14 @@ def faulty(size: int, n: int, seed: int = 0) -> list[tuple[Episode, int]]:
     return list(zip(episodes, map(int, faults), strict=True))
 
 
-def hits(cases: list[tuple[Episode, int]], rate: float, **kwargs: Any) -> tuple[list[bool], list[Any]]:
+def hits(
+    cases: list[tuple[Episode, int]], rate: float, **kwargs: Any
+) -> tuple[list[bool], list[Any]]:
     """Return whether the likeliest step is the fault, and the decisions."""
     policy = RepairingPolicy(rate)
-    found = [decisive_step(episode, policy, root=k, **kwargs) for k, (episode, _) in enumerate(cases)]
+    found = [
+        decisive_step(episode, policy, root=k, **kwargs) for k, (episode, _) in enumerate(cases)
+    ]
     return [d.likeliest == fault for d, (_, fault) in zip(found, cases, strict=True)], found
 
 
@@ -52,7 +56,9 @@ def max_drop(cases: list[tuple[Episode, int]], rate: float, n: int) -> tuple[flo
 def calibration(name: str, found: list[Any], hit: list[bool]) -> Criterion:
     """Return how many are right of those that claim a probability of at least 0.95."""
     sure = [
-        h for h, d in zip(hit, found, strict=True) if d.step is not None and d.confidence is not None and d.confidence >= 0.95
+        h
+        for h, d in zip(hit, found, strict=True)
+        if d.step is not None and d.confidence is not None and d.confidence >= 0.95
     ]
     share = float(np.mean(sure)) if sure else 1.0
     return at_least(f"{name}: of {len(sure)} of {len(hit)} that claim 0.95, right", share, 0.90)

@@ -13,7 +13,7 @@ import trajrec
 import trajrec.envs
 from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.replay.credit import TabularPolicy, scan, shapley, substitute
 
 assert trajrec.envs
@@ -43,10 +43,32 @@ def p5(n: int = 20_000) -> list[Criterion]:
         difference = kept - other
         variances[noise] = float(difference.var(ddof=1))
         se = float(difference.std(ddof=1)) / math.sqrt(n)
-        found.append(at_most(f"P5 {noise}: |A(pick) - A(not) - 2.5| in SE", abs(float(difference.mean()) - 2.5) / se, 3.0))
-    found.append(at_most("P5 variance of a fresh pair, relative to 49", abs(variances["fresh"] / 49.0 - 1), 0.15))
-    found.append(at_most("P5 variance of a shared pair, relative to 6.25", abs(variances["shared"] / 6.25 - 1), 0.15))
-    found.append(at_most("P5 ratio, relative to 7.84", abs(variances["fresh"] / variances["shared"] / 7.84 - 1), 0.15))
+        found.append(
+            at_most(
+                f"P5 {noise}: |A(pick) - A(not) - 2.5| in SE",
+                abs(float(difference.mean()) - 2.5) / se,
+                3.0,
+            )
+        )
+    found.append(
+        at_most(
+            "P5 variance of a fresh pair, relative to 49", abs(variances["fresh"] / 49.0 - 1), 0.15
+        )
+    )
+    found.append(
+        at_most(
+            "P5 variance of a shared pair, relative to 6.25",
+            abs(variances["shared"] / 6.25 - 1),
+            0.15,
+        )
+    )
+    found.append(
+        at_most(
+            "P5 ratio, relative to 7.84",
+            abs(variances["fresh"] / variances["shared"] / 7.84 - 1),
+            0.15,
+        )
+    )
     return found
 
 
@@ -83,20 +105,44 @@ def p7(repeats: int = 150, m: int = 256) -> list[Criterion]:
         covered = np.zeros(len(actions))
         for repeat in range(repeats):
             rows = shapley(episode, policy, m=32, root=repeat)
-            covered += [row.lo - 1e-9 <= t <= row.hi + 1e-9 for row, t in zip(rows, truth, strict=True)]
+            covered += [
+                row.lo - 1e-9 <= t <= row.hi + 1e-9 for row, t in zip(rows, truth, strict=True)
+            ]
         large = shapley(episode, policy, m=m, root=10_000)
         none = {"pivot": ON, "and": ON * ON, "or": 1 - (1 - ON) ** 2}[rule]
         at = [k for k, share in enumerate(truth) if share > 0.01]
         worst = max(abs(large[k].value - truth[k]) for k in range(len(truth)))
         left_out = [-substitute(episode, policy, k, rest="recorded", n=256)[2].value for k in at]
-        deltas = [row.value for row in scan(episode, policy, estimator="delta", n=512, steps=at).of("delta")]
+        deltas = [
+            row.value
+            for row in scan(episode, policy, estimator="delta", n=512, steps=at).of("delta")
+        ]
         found += [
-            at_least(f"P7 {rule}: intervals cover, least step of {repeats} repeats", float(covered.min()) / repeats, 0.90),
-            at_most(f"P7 {rule}: |sum - (v(all) - v(none))| at m={m}", abs(sum(r.value for r in large) - (1 - none)), 0.06),
+            at_least(
+                f"P7 {rule}: intervals cover, least step of {repeats} repeats",
+                float(covered.min()) / repeats,
+                0.90,
+            ),
+            at_most(
+                f"P7 {rule}: |sum - (v(all) - v(none))| at m={m}",
+                abs(sum(r.value for r in large) - (1 - none)),
+                0.06,
+            ),
             at_most(f"P7 {rule}: largest error at m={m}", worst, 0.06),
         ]
-        expected = {"pivot": ([0.7], [0.7]), "and": ([0.7, 0.7], [0.21, 0.7]), "or": ([0.0, 0.0], [0.49, 0.0])}[rule]
-        for name, values, wanted in (("leave-one-out", left_out, expected[0]), ("V-difference", deltas, expected[1])):
+        expected = {
+            "pivot": ([0.7], [0.7]),
+            "and": ([0.7, 0.7], [0.21, 0.7]),
+            "or": ([0.0, 0.0], [0.49, 0.0]),
+        }[rule]
+        for name, values, wanted in (
+            ("leave-one-out", left_out, expected[0]),
+            ("V-difference", deltas, expected[1]),
+        ):
             error = max(abs(a - b) for a, b in zip(values, wanted, strict=True))
-            found.append(at_most(f"P7 {rule}: {name} gives {[round(v, 2) for v in values]}, off by", error, 0.1))
+            found.append(
+                at_most(
+                    f"P7 {rule}: {name} gives {[round(v, 2) for v in values]}, off by", error, 0.1
+                )
+            )
     return found

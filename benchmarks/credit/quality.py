@@ -11,9 +11,10 @@ import numpy as np
 import trajrec
 import trajrec.envs
 from benchmarks.credit.truths import Criterion, at_least, record, states, toy
+from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import NoisyKey
-from trajrec.episodes import Episode
-from trajrec.replay.credit import Credit, TabularPolicy, group, hindsight, pooled, scan
+from trajrec.replay.credit import Credit, TabularPolicy, group, pooled, scan
+from trajrec.replay.credit.estimators import hindsight
 
 assert trajrec.envs
 
@@ -35,7 +36,10 @@ def problems(n: int, seed: int) -> dict[str, tuple[list[Episode], Any, list[list
         make, truth = toy("FrozenLake-v1", 0.3, **kwargs)
         episodes = record(make, truth.policy, n, seed=seed)
         true = [
-            [truth.advantage(k, s, int(a)) for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))]
+            [
+                truth.advantage(k, s, int(a))
+                for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))
+            ]
             for e in episodes
         ]
         found[name] = episodes, truth.policy, true
@@ -43,23 +47,39 @@ def problems(n: int, seed: int) -> dict[str, tuple[list[Episode], Any, list[list
     env = NoisyKey()
     episodes = record(lambda: gym.make("trajrec/NoisyKey-v0"), policy, n, seed=seed)
     true = [
-        [env.advantage(k, bool(o[1]), int(a)) for k, (o, a) in enumerate(zip(e.observation_list, e.actions, strict=False))]
+        [
+            env.advantage(k, bool(o[1]), int(a))
+            for k, (o, a) in enumerate(zip(e.observation_list, e.actions, strict=False))
+        ]
         for e in episodes
     ]
     found["key"] = episodes, policy, true
     return found
 
 
-def score(tables: Sequence[Sequence[float]], true: Sequence[Sequence[float]]) -> tuple[float, float]:
+def score(
+    tables: Sequence[Sequence[float]], true: Sequence[Sequence[float]]
+) -> tuple[float, float]:
     """Return Pearson's correlation with the true advantages, and the share of episodes whose worst step is named."""
-    pairs = [(v, t) for row, truth in zip(tables, true, strict=True) for v, t in zip(row, truth, strict=True) if np.isfinite(v)]
+    pairs = [
+        (v, t)
+        for row, truth in zip(tables, true, strict=True)
+        for v, t in zip(row, truth, strict=True)
+        if np.isfinite(v)
+    ]
     values, truths = np.array(pairs).T
-    hits = [truth[int(np.nanargmin(row))] <= min(truth) + AS_BAD for row, truth in zip(tables, true, strict=True) if len(row)]
+    hits = [
+        truth[int(np.nanargmin(row))] <= min(truth) + AS_BAD
+        for row, truth in zip(tables, true, strict=True)
+        if len(row)
+    ]
     r = float(np.corrcoef(values, truths)[0, 1]) if values.std() > 0 else 0.0
     return r, float(np.mean(hits))
 
 
-def estimators(episodes: list[Episode], policy: Any) -> dict[str, Callable[[], tuple[list[list[float]], int]]]:
+def estimators(
+    episodes: list[Episode], policy: Any
+) -> dict[str, Callable[[], tuple[list[list[float]], int]]]:
     """Return what computes each estimator: values by episode, and the environment's steps that it took."""
 
     def of_corpus(method: Any) -> Callable[[], tuple[list[list[float]], int]]:
@@ -71,11 +91,17 @@ def estimators(episodes: list[Episode], policy: Any) -> dict[str, Callable[[], t
         return run
 
     def by_hindsight(method: Any) -> Callable[[], tuple[list[list[float]], int]]:
-        return lambda: ([[row.value for row in table] for table in hindsight(episodes, policy, method)], 0)
+        return lambda: (
+            [[row.value for row in table] for table in hindsight(episodes, policy, method)],
+            0,
+        )
 
     def by_scan(estimator: Any, n: int, **how: Any) -> Callable[[], tuple[list[list[float]], int]]:
         def run() -> tuple[list[list[float]], int]:
-            tables = [scan(e, policy, estimator=estimator, n=n, root=k, folder=None, **how) for k, e in enumerate(episodes)]
+            tables = [
+                scan(e, policy, estimator=estimator, n=n, root=k, folder=None, **how)
+                for k, e in enumerate(episodes)
+            ]
             return _values(tables, estimator), sum(table.env_steps for table in tables)
 
         return run
@@ -107,7 +133,9 @@ def quality(n: int = 64, seed: int = 0) -> list[Criterion]:
     """Print the table; return whether E2 and E7 reach their figures."""
     found = []
     for problem, (episodes, policy, true) in problems(n, seed).items():
-        print(f"{problem}: {len(episodes)} episodes, {sum(map(len, true))} steps; correlation, worst-step hit, env steps")
+        print(
+            f"{problem}: {len(episodes)} episodes, {sum(map(len, true))} steps; correlation, worst-step hit, env steps"
+        )
         for name, run in estimators(episodes, policy).items():
             values, steps = run()
             r, hit = score(values, true)

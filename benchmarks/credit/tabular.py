@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 
 from benchmarks.credit.truths import Criterion, Truth, at_least, at_most, record, states, toy
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.replay.credit import Credit, scan
 
 
 def covers(rows: Sequence[Any], truths: Sequence[float]) -> float:
     """Return the share of intervals that have the truth in them."""
-    return float(np.mean([row.lo - 1e-9 <= truth <= row.hi + 1e-9 for row, truth in zip(rows, truths, strict=True)]))
+    return float(
+        np.mean(
+            [
+                row.lo - 1e-9 <= truth <= row.hi + 1e-9
+                for row, truth in zip(rows, truths, strict=True)
+            ]
+        )
+    )
 
 
 def clustered_bias(errors: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -27,12 +34,18 @@ def clustered_bias(errors: Sequence[Sequence[float]]) -> tuple[float, float]:
     return float(bias), math.sqrt(float((residuals**2).sum()) * n / (n - 1)) / float(counts.sum())
 
 
-def value_criteria(name: str, truth: Truth, episodes: list[Episode], n: int, root: int = 0) -> list[Criterion]:
+def value_criteria(
+    name: str, truth: Truth, episodes: list[Episode], n: int, root: int = 0
+) -> list[Criterion]:
     """Scan episodes for V with fresh noise and compare with the truth."""
     rows, truths, errors = [], [], []
     for k, episode in enumerate(episodes):
-        found = scan(episode, truth.policy, estimator="value", n=n, noise="fresh", root=root + k).of("value")
-        true = [float(truth.values[row.step, s]) for row, s in zip(found, states(episode), strict=False)]
+        found = scan(
+            episode, truth.policy, estimator="value", n=n, noise="fresh", root=root + k
+        ).of("value")
+        true = [
+            float(truth.values[row.step, s]) for row, s in zip(found, states(episode), strict=False)
+        ]
         rows += found
         truths += true
         errors.append([row.value - t for row, t in zip(found, true, strict=True)])
@@ -43,7 +56,11 @@ def value_criteria(name: str, truth: Truth, episodes: list[Episode], n: int, roo
     return [
         at_least(f"{name}: cases", len(rows), 0),
         at_least(f"{name}: {rows[0].ci_method} covers V", covers(rows, truths), 0.93),
-        at_most(f"{name}: RMSE against theory, relative", abs(rmse / theory - 1) if theory else 0.0, 0.10),
+        at_most(
+            f"{name}: RMSE against theory, relative",
+            abs(rmse / theory - 1) if theory else 0.0,
+            0.10,
+        ),
         at_most(f"{name}: |bias| in SE, by episode", abs(bias) / se if se else 0.0, 3.0),
     ]
 
@@ -61,7 +78,9 @@ def failed(episodes: list[Episode], cases: int) -> list[Episode]:
 def p1(cases: int = 1000) -> list[Criterion]:
     """FrozenLake, slippery, failed episodes."""
     make, truth = toy("FrozenLake-v1", 0.1)
-    return value_criteria("P1 slippery", truth, failed(record(make, truth.policy, cases // 5), cases), 16)
+    return value_criteria(
+        "P1 slippery", truth, failed(record(make, truth.policy, cases // 5), cases), 16
+    )
 
 
 def p2(cases: int = 400) -> list[Criterion]:
@@ -74,11 +93,15 @@ def p2(cases: int = 400) -> list[Criterion]:
         table = scan(episode, truth.policy, n=64, root=k)
         rows += table.of("advantage")
         truths += [
-            truth.advantage(r.step, s, int(r.action)) for r, s in zip(table.of("advantage"), states(episode), strict=False)
+            truth.advantage(r.step, s, int(r.action))
+            for r, s in zip(table.of("advantage"), states(episode), strict=False)
         ]
         luck += [abs(row.value) for row in table.of("luck")]
         shared += [row.value for row in table.of("value")]
-        fresh += [row.value for row in scan(episode, truth.policy, n=64, root=k, noise="fresh", estimator="value")]
+        fresh += [
+            row.value
+            for row in scan(episode, truth.policy, n=64, root=k, noise="fresh", estimator="value")
+        ]
     difference = np.array(fresh) - np.array(shared)
     return [
         *found,
@@ -103,19 +126,28 @@ def p3(cases: int = 600) -> list[Criterion]:
         other = scan(episode, truth.policy, n=64, root=k, noise="fresh")
         true_v = [float(truth.values[step, s]) for step, s in enumerate(states(episode)[:-1])]
         true_a = [
-            truth.advantage(step, s, int(a)) for step, (s, a) in enumerate(zip(states(episode), episode.actions, strict=False))
+            truth.advantage(step, s, int(a))
+            for step, (s, a) in enumerate(zip(states(episode), episode.actions, strict=False))
         ]
         v_rows += other.of("value")
         v_true += true_v
         a_rows += table.of("advantage")
         a_true += true_a
-        shared_sq += [(row.value - t) ** 2 for row, t in zip(table.of("advantage"), true_a, strict=True)]
-        fresh_sq += [(row.value - t) ** 2 for row, t in zip(other.of("advantage"), true_a, strict=True)]
+        shared_sq += [
+            (row.value - t) ** 2 for row, t in zip(table.of("advantage"), true_a, strict=True)
+        ]
+        fresh_sq += [
+            (row.value - t) ** 2 for row, t in zip(other.of("advantage"), true_a, strict=True)
+        ]
     return [
         at_least("P3 Taxi: cases", len(v_rows), 0),
         at_least("P3 Taxi: augmented t covers V at n=64", covers(v_rows, v_true), 0.92),
         at_least("P3 Taxi: augmented t covers A at n=64", covers(a_rows, a_true), 0.90),
-        at_least("P3 Taxi: variance of A, fresh / shared", float(np.mean(fresh_sq) / np.mean(shared_sq)), 3.0),
+        at_least(
+            "P3 Taxi: variance of A, fresh / shared",
+            float(np.mean(fresh_sq) / np.mean(shared_sq)),
+            3.0,
+        ),
     ]
 
 
@@ -128,8 +160,19 @@ def p4(cases: int = 500) -> list[Criterion]:
         episodes = record(make, truth.policy, max(4, cases // limit), seed=4, max_steps=limit)
         rows, truths, errors = [], [], []
         for k, episode in enumerate(episodes):
-            table = scan(episode, truth.policy, estimator="value", n=64, noise="fresh", root=k, max_steps=limit)
-            true = [float(truth.values[row.step, s]) for row, s in zip(table, states(episode), strict=False)]
+            table = scan(
+                episode,
+                truth.policy,
+                estimator="value",
+                n=64,
+                noise="fresh",
+                root=k,
+                max_steps=limit,
+            )
+            true = [
+                float(truth.values[row.step, s])
+                for row, s in zip(table, states(episode), strict=False)
+            ]
             rows += list(table)
             truths += true
             errors.append([row.value - t for row, t in zip(table, true, strict=True)])
@@ -155,17 +198,36 @@ def p8(cases: int = 1200) -> list[Criterion]:
         # Steps of one episode with one root have the policy's noise in common: the bias is looked for, so each has its own.
         found = []
         for step in range(episode.n_steps):
-            found += scan(episode, truth.policy, estimator="value", n=16, noise="recorded", root=1000 * k + step, steps=[step])
+            found += scan(
+                episode,
+                truth.policy,
+                estimator="value",
+                n=16,
+                noise="recorded",
+                root=1000 * k + step,
+                steps=[step],
+            )
         rows += found
-        truths += [float(counterfactual[row.step, s]) for row, s in zip(found, states(episode), strict=False)]
-        fresh_truths += [float(truth.values[row.step, s]) for row, s in zip(found, states(episode), strict=False)]
+        truths += [
+            float(counterfactual[row.step, s])
+            for row, s in zip(found, states(episode), strict=False)
+        ]
+        fresh_truths += [
+            float(truth.values[row.step, s]) for row, s in zip(found, states(episode), strict=False)
+        ]
     errors = np.array([row.value for row in rows]) - np.array(truths)
     shift = np.array(truths) - np.array(fresh_truths)
     return [
         at_least("P8 recorded noise: cases", len(rows), 0),
-        at_least("P8 recorded noise: Wilson covers the counterfactual V", covers(rows, truths), 0.93),
+        at_least(
+            "P8 recorded noise: Wilson covers the counterfactual V", covers(rows, truths), 0.93
+        ),
         at_most("P8 recorded noise: |bias|", abs(float(errors.mean())), 0.01),
-        at_most("P8 recorded noise: mean counterfactual - interventional V, on failed episodes", float(shift.mean()), 0.0),
+        at_most(
+            "P8 recorded noise: mean counterfactual - interventional V, on failed episodes",
+            float(shift.mean()),
+            0.0,
+        ),
     ]
 
 
@@ -205,7 +267,10 @@ def p9(n: int = 3000) -> list[Criterion]:
             after = 0.0 if is_last else truth.values[k + 1, s[k + 1]]
             luck += float(episode.rewards[k]) + after - truth.actions[k, s[k], int(a)]
         worst = max(worst, abs(episode.total_reward - truth.values[0, s[0]] - skill - luck))
-    estimated = max(_split_error(scan(episode, truth.policy, n=8, root=k)) for k, episode in enumerate(episodes[: n // 100]))
+    estimated = max(
+        _split_error(scan(episode, truth.policy, n=8, root=k))
+        for k, episode in enumerate(episodes[: n // 100])
+    )
     return [
         at_most(f"P9 identity with exact values, {n} episodes: largest error", worst, 1e-9),
         at_most("P9 identity with shared estimates: largest error", estimated, 1e-9),

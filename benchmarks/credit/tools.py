@@ -10,8 +10,8 @@ import numpy as np
 import trajrec
 from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
+from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank, Shop
-from trajrec.episodes import Episode
 from trajrec.replay.credit import Decision, decisive_step
 
 Call = tuple[str, dict[str, Any]]
@@ -19,7 +19,11 @@ Call = tuple[str, dict[str, Any]]
 
 def gambler(context: Any, rng: np.random.Generator) -> Any:
     """Pay in 100, choose 50 or 150, take it out."""
-    plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50 if rng.random() < 0.5 else 150}), ("withdraw", {})]
+    plan = [
+        ("deposit", {"amount": 100}),
+        ("choose", {"amount": 50 if rng.random() < 0.5 else 150}),
+        ("withdraw", {}),
+    ]
     return plan[context.step] if context.step < len(plan) else None
 
 
@@ -31,7 +35,7 @@ def bank_episode(amount: int = 150) -> Episode:
         ep.call("choose", amount=amount)
         ep.call("withdraw")
         ep.stop("done", said_done=True)
-    trajrec.agents.sink.close_logs()  # type: ignore[attr-defined]
+    trajrec.recording.event_log.close_logs()  # type: ignore[attr-defined]
     return next(trajrec.open(folder).episodes())
 
 
@@ -88,10 +92,16 @@ def shop_cases(n: int) -> list[tuple[Episode, int, list[Call]]]:
         seed += 1
         shop.reset(options={"task": QUEUE})
         plan = [*shop.ground_truth_calls()][:-1]
-        writes = [k for k, (name, _) in enumerate(plan) if not name.startswith(("get", "list", "find", "read"))]
+        writes = [
+            k
+            for k, (name, _) in enumerate(plan)
+            if not name.startswith(("get", "list", "find", "read"))
+        ]
         fault = int(rng.choice(writes))
         calls = [*plan[:fault], spoiled(plan[fault], rng), *plan[fault + 1 :]]
-        with trajrec.episode(folder, task=f"{seed}/{fault}", world=shop, options={"task": QUEUE}) as ep:
+        with trajrec.episode(
+            folder, task=f"{seed}/{fault}", world=shop, options={"task": QUEUE}
+        ) as ep:
             for name, arguments in calls:
                 try:
                     ep.call(name, **arguments)
@@ -101,7 +111,7 @@ def shop_cases(n: int) -> list[tuple[Episode, int, list[Call]]]:
             ep.stop("done", said_done=True)
         if is_lost:
             found.append((ep.id, fault, plan))
-    trajrec.agents.sink.close_logs()  # type: ignore[attr-defined]
+    trajrec.recording.event_log.close_logs()  # type: ignore[attr-defined]
     corpus = trajrec.open(folder)
     return [(corpus.episode(name), fault, plan) for name, fault, plan in found]
 
@@ -113,7 +123,12 @@ def bank() -> list[Criterion]:
     assert redrawn is not None
     lost = 1 - redrawn.hi, 1 - redrawn.lo
     return [
-        Criterion("bank: decisive step", float(-1 if decision.step is None else decision.step), "1", decision.step == 1),
+        Criterion(
+            "bank: decisive step",
+            float(-1 if decision.step is None else decision.step),
+            "1",
+            decision.step == 1,
+        ),
         Criterion(
             f"bank: P(fail | redrawn) in [{lost[0]:.2f}, {lost[1]:.2f}]",
             1 - redrawn.value,
@@ -123,15 +138,27 @@ def bank() -> list[Criterion]:
     ]
 
 
-def judged(name: str, decisions: Sequence[Decision], faults: Sequence[int], bar: float) -> list[Criterion]:
+def judged(
+    name: str, decisions: Sequence[Decision], faults: Sequence[int], bar: float
+) -> list[Criterion]:
     """Return how often a decision is right, how often there is none, and whether its confidence holds."""
     decided = [(d, fault) for d, fault in zip(decisions, faults, strict=True) if d.step is not None]
     right = [d.step == fault for d, fault in decided]
-    sure = [d.step == fault for d, fault in decided if d.confidence is not None and d.confidence >= 0.95]
+    sure = [
+        d.step == fault for d, fault in decided if d.confidence is not None and d.confidence >= 0.95
+    ]
     return [
-        at_least(f"{name}: right, of {len(decided)} decided", float(np.mean(right)) if right else 0.0, bar),
+        at_least(
+            f"{name}: right, of {len(decided)} decided",
+            float(np.mean(right)) if right else 0.0,
+            bar,
+        ),
         at_most(f"{name}: undecided", 1 - len(decided) / len(decisions), 0.20),
-        at_least(f"{name}: of {len(sure)} that claim 0.95, right", float(np.mean(sure)) if sure else 0.0, 0.90),
+        at_least(
+            f"{name}: of {len(sure)} that claim 0.95, right",
+            float(np.mean(sure)) if sure else 0.0,
+            0.90,
+        ),
     ]
 
 
@@ -140,6 +167,8 @@ def shop(n: int = 50) -> list[Criterion]:
     cases = shop_cases(n)
     found = []
     for rate, bar in ((0.0, 0.95), (0.05, 0.90), (0.2, 0.80)):
-        decisions = [decisive_step(e, PlanPolicy(plan, rate), root=k) for k, (e, _, plan) in enumerate(cases)]
+        decisions = [
+            decisive_step(e, PlanPolicy(plan, rate), root=k) for k, (e, _, plan) in enumerate(cases)
+        ]
         found += judged(f"shop, repair {rate:g}", decisions, [fault for _, fault, _ in cases], bar)
     return found

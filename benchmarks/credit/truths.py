@@ -12,7 +12,7 @@ import numpy as np
 import trajrec
 import trajrec.envs
 from benchmarks import scratch_folder
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 from trajrec.replay.credit import TabularPolicy
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -101,7 +101,12 @@ def truth_of(model: Model, policy: TabularPolicy, limit: int) -> Truth:
 
 
 def record(
-    make: Callable[[], gym.Env[Any, Any]], policy: Any, n: int, *, seed: int = 0, max_steps: int | None = None
+    make: Callable[[], gym.Env[Any, Any]],
+    policy: Any,
+    n: int,
+    *,
+    seed: int = 0,
+    max_steps: int | None = None,
 ) -> list[Episode]:
     """Record n episodes of a policy; return them."""
     folder = scratch_folder()
@@ -118,7 +123,9 @@ def record(
     return list(corpus.episodes(order_by="number"))
 
 
-def toy(env_id: str, epsilon: float, limit: int | None = None, **kwargs: Any) -> tuple[Callable[[], Any], Truth]:
+def toy(
+    env_id: str, epsilon: float, limit: int | None = None, **kwargs: Any
+) -> tuple[Callable[[], Any], Truth]:
     """Return what makes a toy text environment, and the values of its epsilon-greedy policy."""
 
     def make() -> Any:

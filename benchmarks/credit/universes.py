@@ -51,35 +51,57 @@ def universes(cases: int = 300, corpora: int = 6, repeats: int = 3) -> list[Crit
     for env_id, epsilon, kwargs, fewer, lower, r in SCANS:
         make, truth = toy(env_id, epsilon, **kwargs)
         pairs = None if env_id == "Taxi-v4" else Coupled(make(), truth.policy, len(truth.actions))
-        each = [_compare(make, truth, pairs, cases, seed, repeats) for seed in range(1, corpora + 1)]
+        each = [
+            _compare(make, truth, pairs, cases, seed, repeats) for seed in range(1, corpora + 1)
+        ]
         name = f"{env_id} {'not slippery ' if kwargs else ''}eps {epsilon:g}"
         found.append(_reached(f"{name}: fewer env steps", [one.fewer for one in each], fewer))
-        found.append(_reached(f"{name}: variance of A, fresh / shared", [one.lower for one in each], lower))
+        found.append(
+            _reached(f"{name}: variance of A, fresh / shared", [one.lower for one in each], lower)
+        )
         if pairs is not None:
             off = np.array([one.lower - one.exactly for one in each])
             exactly = float(np.mean([one.exactly for one in each]))
-            what = f"{name}: off what these episodes give exactly, {exactly:.3g}, in standard errors"
+            what = (
+                f"{name}: off what these episodes give exactly, {exactly:.3g}, in standard errors"
+            )
             found.append(at_most(what, abs(off.mean()) / (off.std(ddof=1) / len(off) ** 0.5), 3.0))
-        fresh, exactly = (float(np.mean(r_)) for r_ in zip(*((one.r_fresh, one.r_exactly) for one in each), strict=True))
+        fresh, exactly = (
+            float(np.mean(r_))
+            for r_ in zip(*((one.r_fresh, one.r_exactly) for one in each), strict=True)
+        )
         expected = "" if pairs is None else f"; of the exact variances {exactly:.3f}"
         what = f"{name}: correlation with the true A (fresh {fresh:.3f}{expected})"
         found.append(_reached(what, [one.r_shared for one in each], r))
     return found + chains()
 
 
-def _compare(make: Any, truth: Truth, pairs: Coupled | None, cases: int, seed: int, repeats: int) -> _Compared:
+def _compare(
+    make: Any, truth: Truth, pairs: Coupled | None, cases: int, seed: int, repeats: int
+) -> _Compared:
     recorded = record(make, truth.policy, max(8, cases // 4), seed=seed)
     episodes = failed(recorded, cases) if pairs is not None else recorded[: max(2, cases // 20)]
-    places = [(k, s, int(a)) for e in episodes for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))]
+    places = [
+        (k, s, int(a))
+        for e in episodes
+        for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))
+    ]
     true = [truth.advantage(*place) for place in places]
     steps, variance, r = {}, {}, {}
     for noise in ("shared", "fresh"):
-        tables = [[_scan(e, truth, noise, 1000 * root + k) for k, e in enumerate(episodes)] for root in range(repeats)]
-        runs = np.array([[row.value for table in run for row in table.of("advantage")] for run in tables])
+        tables = [
+            [_scan(e, truth, noise, 1000 * root + k) for k, e in enumerate(episodes)]
+            for root in range(repeats)
+        ]
+        runs = np.array(
+            [[row.value for table in run for row in table.of("advantage")] for run in tables]
+        )
         steps[noise] = sum(table.env_steps for run in tables for table in run)
         variance[noise] = float(runs.var(axis=0, ddof=1).sum())
         r[noise] = float(np.mean([np.corrcoef(run, true)[0, 1] for run in runs]))
-    exact = np.array([(np.nan, np.nan) if pairs is None else pairs.variances(*place) for place in places]).mean(axis=0)
+    exact = np.array(
+        [(np.nan, np.nan) if pairs is None else pairs.variances(*place) for place in places]
+    ).mean(axis=0)
     spread = float(np.var(true))
     return _Compared(
         steps["fresh"] / steps["shared"],
@@ -109,7 +131,11 @@ def chains() -> list[Criterion]:
         whole = 8 * size * (size + 1) / 2
         found += [
             at_least(f"chain T={size}: shared max-drop, N=8, finds the fault", share, wanted),
-            at_least(f"chain T={size}: {whole:,.0f} steps without meeting, {steps:,.0f} with, fewer", whole / steps, fewer),
+            at_least(
+                f"chain T={size}: {whole:,.0f} steps without meeting, {steps:,.0f} with, fewer",
+                whole / steps,
+                fewer,
+            ),
         ]
     return found
 
@@ -117,7 +143,9 @@ def chains() -> list[Criterion]:
 def p10(n: int = 8) -> list[Criterion]:
     """The same numbers, bit for bit, at every level and for any number of processes."""
     make, truth = toy("FrozenLake-v1", 0.3)
-    episode = max(record(make, truth.policy, 6, seed=10), key=lambda e: e.n_steps if e.n_steps < 40 else 0)
+    episode = max(
+        record(make, truth.policy, 6, seed=10), key=lambda e: e.n_steps if e.n_steps < 40 else 0
+    )
     wanted = None
     differ = []
     ways: Sequence[dict[str, Any]] = (
@@ -160,7 +188,9 @@ class Network:
         """Return an action."""
         return self.act_batch([observation], [rng])[0]
 
-    def act_batch(self, observations: Sequence[Any], rngs: Sequence[np.random.Generator]) -> list[int]:
+    def act_batch(
+        self, observations: Sequence[Any], rngs: Sequence[np.random.Generator]
+    ) -> list[int]:
         """Return an action for each observation."""
         logits = np.tanh(np.stack(list(observations)) @ self.w) @ self.v
         p = 1 / (1 + np.exp(-4 * logits))
@@ -175,7 +205,13 @@ def costs() -> list[Criterion]:
     start = time.perf_counter()
     table = scan(episode, truth.policy, n=64, jobs=2, folder=None)
     lake = time.perf_counter() - start
-    found = [at_most(f"FrozenLake8x8, {episode.n_steps} steps, n=64, shared, {table.env_steps:,} env steps: s", lake, 15.0)]
+    found = [
+        at_most(
+            f"FrozenLake8x8, {episode.n_steps} steps, n=64, shared, {table.env_steps:,} env steps: s",
+            lake,
+            15.0,
+        )
+    ]
     pole = record(lambda: gym.make("CartPole-v1", max_episode_steps=200), Network(), 8)
     longest = max(pole, key=lambda e: e.n_steps)
     start = time.perf_counter()

@@ -10,8 +10,8 @@ from typing import Any
 import trajrec
 from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion
-from trajrec.agents.sink import close_logs
 from trajrec.protocols import Verdict
+from trajrec.recording.event_log import close_logs
 
 PARTS = {"Algorithm-Generated": (126, 0.120), "Hand-Crafted": (58, 0.042)}
 """How many logs each part has, and what a uniform guess of the step is right in (measured on the published logs)."""
@@ -35,7 +35,12 @@ def load(folder: Path, into: Path) -> int:
     for part in PARTS:
         for path in sorted((folder / part).glob("*.json")):
             log = json.loads(path.read_text("utf-8"))
-            with trajrec.episode(into, task=f"{part}/{path.stem}", goal=log["question"], metadata={"source": path.name}) as ep:
+            with trajrec.episode(
+                into,
+                task=f"{part}/{path.stem}",
+                goal=log["question"],
+                metadata={"source": path.name},
+            ) as ep:
                 say = ep.tool(_said, name="say", effect="read")
                 for message in log["history"]:
                     say(speaker=message.get("name") or message["role"], content=message["content"])
@@ -63,7 +68,9 @@ def p11() -> list[Criterion]:
     """All logs load; the baseline is printed. No accuracy is claimed: the logs have no environment to go on in."""
     folder = data_folder()
     if folder is None:
-        print("P11 needs the logs of github.com/ag2ai/Agents_Failure_Attribution: set TRAJREC_WHO_AND_WHEN to its Who&When")
+        print(
+            "P11 needs the logs of github.com/ag2ai/Agents_Failure_Attribution: set TRAJREC_WHO_AND_WHEN to its Who&When"
+        )
         return []
     into = scratch_folder()
     n = load(folder, into)
@@ -72,7 +79,23 @@ def p11() -> list[Criterion]:
         for part, logs, mean, guessed in corpus.sql(BASELINE).fetchall():
             wanted = PARTS[part]
             what = f"P11 {part}: {logs} logs of {mean:.1f} steps, a uniform guess is right in"
-            found.append(Criterion(what, guessed, f"{wanted[1]:.3f}", logs == wanted[0] and abs(guessed - wanted[1]) < 0.001))
-        labels = corpus.sql("SELECT count(*) FROM checks c JOIN episodes USING (episode_id) WHERE score < n_steps").fetchall()
-        found.append(Criterion("P11: labels that name a step of their log", labels[0][0], "184", labels[0][0] >= 180))
+            found.append(
+                Criterion(
+                    what,
+                    guessed,
+                    f"{wanted[1]:.3f}",
+                    logs == wanted[0] and abs(guessed - wanted[1]) < 0.001,
+                )
+            )
+        labels = corpus.sql(
+            "SELECT count(*) FROM checks c JOIN episodes USING (episode_id) WHERE score < n_steps"
+        ).fetchall()
+        found.append(
+            Criterion(
+                "P11: labels that name a step of their log",
+                labels[0][0],
+                "184",
+                labels[0][0] >= 180,
+            )
+        )
     return found

@@ -1,20 +1,26 @@
 """Credit: which step of an episode earned or lost its outcome, by rollouts from forks, with intervals that hold."""
 
-from trajrec.replay.credit.agents import AgentPolicy
-from trajrec.replay.credit.decisive import Decision, decisive_step
-from trajrec.replay.credit.estimates import Budget, Credit, Estimate, Split
+from trajrec.replay.credit.estimators.advantage import scan
+from trajrec.replay.credit.estimators.counterfactual import substitute
+from trajrec.replay.credit.estimators.decisive import Decision, decisive_step
+from trajrec.replay.credit.estimators.groups import group
+from trajrec.replay.credit.estimators.hindsight import hindsight
+from trajrec.replay.credit.estimators.no_return import NoReturn, point_of_no_return
+from trajrec.replay.credit.estimators.pooling import pooled
+from trajrec.replay.credit.estimators.shapley import shapley
 from trajrec.replay.credit.exporting import export
-from trajrec.replay.credit.groups import group
-from trajrec.replay.credit.hindsight import hindsight
-from trajrec.replay.credit.no_return import NoReturn, point_of_no_return
-from trajrec.replay.credit.noise import Noise
-from trajrec.replay.credit.plotting import can_plot, plot
-from trajrec.replay.credit.pooling import pooled
-from trajrec.replay.credit.scanning import scan
-from trajrec.replay.credit.setting import How
-from trajrec.replay.credit.sharing import shapley
-from trajrec.replay.credit.substitution import substitute
-from trajrec.replay.policies import FunctionPolicy, Policy, RandomPolicy, StableBaselines3Policy, TabularPolicy
+from trajrec.replay.credit.results.estimates import Budget, Credit, Estimate, Split
+from trajrec.replay.credit.results.plot import can_plot, plot
+from trajrec.replay.credit.sampling.agent_policy import AgentPolicy
+from trajrec.replay.credit.sampling.noise import Noise
+from trajrec.replay.credit.sampling.options import How
+from trajrec.replay.forks.policies import (
+    FunctionPolicy,
+    Policy,
+    RandomPolicy,
+    StableBaselines3Policy,
+    TabularPolicy,
+)
 
 __all__ = [
     "AgentPolicy",

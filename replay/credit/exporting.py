@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trajrec import codec
-from trajrec.episodes import Episode
-from trajrec.index.jsonable import to_json
-from trajrec.replay.credit.groups import Method, group
+from trajrec.corpus.episode import Episode
+from trajrec.replay.credit.estimators.groups import Method, group
+from trajrec.values import codec
+from trajrec.values.json import to_json
 
 if TYPE_CHECKING:
-    from trajrec.corpus import Corpus
+    from trajrec.corpus.corpus import Corpus
 
 Kind = Literal["prm", "dpo", "grpo"]
 
@@ -116,11 +116,18 @@ def _write(rows: Iterator[dict[str, Any]], columns: dict[str, str], path: Path) 
             return n
         types = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
         empty = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in columns.items())
-        source = f"read_json(?, format='newline_delimited', columns={{{types}}})" if n else f"(SELECT {empty} WHERE false)"
+        source = (
+            f"read_json(?, format='newline_delimited', columns={{{types}}})"
+            if n
+            else f"(SELECT {empty} WHERE false)"
+        )
         import duckdb  # here: the processes that run rollouts import this package, and need no database
 
         with duckdb.connect(":memory:") as con:
-            con.execute(f"COPY (SELECT * FROM {source}) TO '{_quoted(done)}' (FORMAT parquet)", [str(lines)] if n else [])
+            con.execute(
+                f"COPY (SELECT * FROM {source}) TO '{_quoted(done)}' (FORMAT parquet)",
+                [str(lines)] if n else [],
+            )
         done.replace(path)
     return n
 
@@ -129,7 +136,9 @@ def _quoted(path: Path) -> str:
     return str(path).replace("'", "''")
 
 
-def _labels(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> Iterator[dict[str, Any]]:
+def _labels(
+    corpus: Corpus, where: str, tell: Callable[[str], None] | None
+) -> Iterator[dict[str, Any]]:
     """Yield step labels: of the rollouts that took a step's action and went on, from each episode's latest run that has
     them."""
     query = f"""
@@ -144,12 +153,19 @@ def _labels(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> I
     WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') AND {_is_of(where, "l")} GROUP BY ALL
     """
     found: dict[str, tuple[str, str, dict[tuple[int, str], tuple[int, float]]]] = {}
-    checked, unchecked = set(), set()  # episodes of which a check said what winning is; labels of all others
-    for episode_id, run_id, policy_id, step, arm, n, share, is_checked in corpus.sql(query).fetchall():
+    checked, unchecked = (
+        set(),
+        set(),
+    )  # episodes of which a check said what winning is; labels of all others
+    for episode_id, run_id, policy_id, step, arm, n, share, is_checked in corpus.sql(
+        query
+    ).fetchall():
         if is_checked:
             checked.add(episode_id)
         found.setdefault(episode_id, (run_id, policy_id, {}))[2][step, arm] = (n, share)
-    for episode in corpus.episodes(f"({where}) AND episode_id IN (SELECT episode_id FROM credit)", order_by="episode_id"):
+    for episode in corpus.episodes(
+        f"({where}) AND episode_id IN (SELECT episode_id FROM credit)", order_by="episode_id"
+    ):
         if episode.id not in found:
             continue
         run_id, policy_id, shares = found[episode.id]
@@ -158,8 +174,14 @@ def _labels(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> I
         after = [shares.get((step, "action")) or shares.get((step + 1, "value")) for step in steps]
         if any(share is None for share in after[:-1]) or not after:
             continue
-        if after[-1] is None:  # nothing goes on from the last step: the episode says itself what it came to
-            won = episode.outcome == "success" if episode.outcome is not None else episode.total_reward > 0
+        if (
+            after[-1] is None
+        ):  # nothing goes on from the last step: the episode says itself what it came to
+            won = (
+                episode.outcome == "success"
+                if episode.outcome is not None
+                else episode.total_reward > 0
+            )
             after[-1] = (1, float(won))
         known = [share for share in after if share is not None]
         if episode.id not in checked:
@@ -176,7 +198,9 @@ def _labels(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> I
         }
     if tell is not None and len(unchecked) == 1:
         label = str(*unchecked).lower()
-        tell(f"all labels are {label} where no check was given: won is taken to be a return above 0: --check says otherwise")
+        tell(
+            f"all labels are {label} where no check was given: won is taken to be a return above 0: --check says otherwise"
+        )
 
 
 def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
@@ -197,11 +221,25 @@ def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
             if recorded is not None:
                 other = _call_text(action) if episode.is_agents else action
                 chosen, rejected = (other, recorded) if lo > 0 else (recorded, other)
-                pair = {"prompt": prompt_of(episode, step), "chosen": chosen, "rejected": rejected, "margin": abs(value)}
-                yield {**pair, "lo": lo, "hi": hi, "episode_id": episode.id, "step": step, "source": "substitution"}
+                pair = {
+                    "prompt": prompt_of(episode, step),
+                    "chosen": chosen,
+                    "rejected": rejected,
+                    "margin": abs(value),
+                }
+                yield {
+                    **pair,
+                    "lo": lo,
+                    "hi": hi,
+                    "episode_id": episode.id,
+                    "step": step,
+                    "source": "substitution",
+                }
 
 
-def _forks(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> Iterator[dict[str, Any]]:
+def _forks(
+    corpus: Corpus, where: str, tell: Callable[[str], None] | None
+) -> Iterator[dict[str, Any]]:
     """Yield pairs of actions at one step of which one is better, by what forks came to."""
     if tell is not None:
         unknown = (
@@ -210,20 +248,31 @@ def _forks(corpus: Corpus, where: str, tell: Callable[[str], None] | None) -> It
         )
         ((n, n_unknown),) = corpus.sql(unknown).fetchall()
         if n_unknown:
-            tell(f"{n_unknown} of {n} forks make no pair: they and their episodes need an outcome, fork.many(checks=...)")
+            tell(
+                f"{n_unknown} of {n} forks make no pair: they and their episodes need an outcome, fork.many(checks=...)"
+            )
     query = (
         "SELECT b.episode_id, b.parent_id, b.fork_step FROM branches b JOIN episodes p ON p.episode_id = b.parent_id "
         "WHERE b.outcome IS NOT NULL AND p.outcome IS NOT NULL AND b.outcome <> p.outcome "
         f"AND {_is_of(where, 'p')} ORDER BY ALL"
     )
-    last = functools.lru_cache(maxsize=1)(corpus.episode)  # forks of one episode often come together
+    last = functools.lru_cache(maxsize=1)(
+        corpus.episode
+    )  # forks of one episode often come together
     for branch_id, parent_id, step in corpus.sql(query).fetchall():
         parent, branch = last(parent_id), corpus.episode(branch_id)
         one, other = dict(texts_of(branch)).get(step), dict(texts_of(parent)).get(step)
         if one is None or other is None or one == other:
             continue
         chosen, rejected = (one, other) if branch.outcome == "success" else (other, one)
-        row = {"prompt": prompt_of(parent, step), "chosen": chosen, "rejected": rejected, "margin": 1.0, "lo": None, "hi": None}
+        row = {
+            "prompt": prompt_of(parent, step),
+            "chosen": chosen,
+            "rejected": rejected,
+            "margin": 1.0,
+            "lo": None,
+            "hi": None,
+        }
         yield {**row, "episode_id": parent_id, "step": step, "source": f"fork {branch_id}"}
 
 
@@ -236,13 +285,17 @@ def _advantages(
         # Of GRPO a row's n is the size of its group; the other methods count something else there.
         sizes = tables.values() if method == "grpo" else group(corpus, "grpo", **how)
         if n_alone := sum(table[0].n == 1 for table in sizes):
-            tell(f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing to compare them with")
+            tell(
+                f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing to compare them with"
+            )
     for episode in corpus.episodes(how["where"]):
         if episode.id in tables:
             yield {
                 "prompt": prompt_of(episode),
                 "completions": [text for _, text in texts_of(episode)],
-                "advantages": [0.0 if math.isnan(row.value) else row.value for row in tables[episode.id]],
+                "advantages": [
+                    0.0 if math.isnan(row.value) else row.value for row in tables[episode.id]
+                ],
                 "reward": episode.total_reward,
                 "episode_id": episode.id,
                 "method": method,
@@ -257,14 +310,20 @@ def _is_of(where: str, table: str) -> str:
 def _call_text(action: str) -> str:
     """Return an action in a world, [tool, arguments] or several of them, as text of its calls."""
     calls = json.loads(action)
-    found = [{"tool": tool, "arguments": arguments} for tool, arguments in ([calls] if isinstance(calls[0], str) else calls)]
+    found = [
+        {"tool": tool, "arguments": arguments}
+        for tool, arguments in ([calls] if isinstance(calls[0], str) else calls)
+    ]
     return to_json(found[0] if len(found) == 1 else found)
 
 
 def texts_of(episode: Episode) -> list[tuple[int, str]]:
     """Return what was done at each step, as text: an action, or an agent's calls, as JSON."""
     if not episode.is_agents:
-        return [(int(step), to_json(action)) for step, action in zip(episode.step_numbers, episode.actions, strict=True)]
+        return [
+            (int(step), to_json(action))
+            for step, action in zip(episode.step_numbers, episode.actions, strict=True)
+        ]
     calls: dict[int, list[Any]] = {step: [] for step in range(episode.first_step, episode.n_steps)}
     for attempt in episode.transcript.attempts:
         if attempt.start.attempt == 0:
@@ -281,8 +340,15 @@ def prompt_of(episode: Episode, step: int | None = None) -> str:
         lines = [goal if isinstance(goal, str) else to_json(goal)]
         for attempt in episode.transcript.attempts:
             if step is not None and attempt.start.step < step:
-                came = attempt.result if not attempt.has_failed or attempt.end is None else attempt.end.message
-                lines += [to_json({"tool": attempt.tool, "arguments": attempt.arguments}), to_json(came)]
+                came = (
+                    attempt.result
+                    if not attempt.has_failed or attempt.end is None
+                    else attempt.end.message
+                )
+                lines += [
+                    to_json({"tool": attempt.tool, "arguments": attempt.arguments}),
+                    to_json(came),
+                ]
         return "\n".join(lines)
     observations = episode.observation_list
     lines = [to_json(observations[0])] if observations else [""]

@@ -1,1 +1,1 @@
-"""Recording of agents that call tools and models: `trajrec.episode`."""
+"""The recorder of agents that call tools and models."""

@@ -14,7 +14,9 @@ def tool_name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def arguments_of(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+def arguments_of(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> dict[str, Any]:
     """Return the arguments of a call of a function by name."""
     return {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
 
@@ -24,7 +26,11 @@ def request_of(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     messages = kwargs.get("messages")
     is_list = isinstance(messages, (list, tuple))
     fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
-    return {"messages": [*messages] if is_list else [], **fields, **({"args": list(args)} if args else {})}  # type: ignore[misc]
+    return {
+        "messages": [*messages] if is_list else [],
+        **fields,
+        **({"args": list(args)} if args else {}),
+    }  # type: ignore[misc]
 
 
 class ArgumentCheck:

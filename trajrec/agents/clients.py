@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trajrec.agents.current import CURRENT
+from trajrec.agents.context import CURRENT
 from trajrec.protocols import Tool
 
 MODEL_METHODS = frozenset(
@@ -21,7 +21,9 @@ MODEL_METHODS = frozenset(
 )
 """Methods of an OpenAI-compatible client that are model calls."""
 
-_RESOURCES = frozenset(".".join(name.split(".")[:k]) for name in MODEL_METHODS for k in range(1, name.count(".") + 1))
+_RESOURCES = frozenset(
+    ".".join(name.split(".")[:k]) for name in MODEL_METHODS for k in range(1, name.count(".") + 1)
+)
 
 
 def openai(client: Any) -> Any:
@@ -59,7 +61,9 @@ class _Resource:
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             episode = CURRENT.get()
-            return value(*args, **kwargs) if episode is None else episode.model(value, *args, **kwargs)
+            return (
+                value(*args, **kwargs) if episode is None else episode.model(value, *args, **kwargs)
+            )
 
         return recorded
 
@@ -95,13 +99,17 @@ class _Session:
                 episode.describe(_tool(tool))
         return found
 
-    async def call_tool(self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any) -> Any:
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Call a tool, recorded."""
         episode = CURRENT.get()
         if episode is None:
             return await self._session.call_tool(name, arguments, *args, **kwargs)
         return await episode.execute(
-            name, arguments or {}, run=lambda: self._session.call_tool(name, arguments, *args, **kwargs)
+            name,
+            arguments or {},
+            run=lambda: self._session.call_tool(name, arguments, *args, **kwargs),
         )
 
 

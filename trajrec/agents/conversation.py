@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trajrec import codec
-from trajrec.state.fields import fields_of
+from trajrec.values import codec
+from trajrec.values.objects import fields_of
 
 REMEMBERED = 4
 """How many conversations may take turns and still be recognised."""
@@ -32,7 +32,9 @@ class Conversation:
     def __init__(self) -> None:
         self._last: list[Request] = []
 
-    def add(self, number: int, messages: Sequence[Any], encode: Encode) -> tuple[int, int, list[bytes], bool]:
+    def add(
+        self, number: int, messages: Sequence[Any], encode: Encode
+    ) -> tuple[int, int, list[bytes], bool]:
         """Take in the messages of model call `number`.
 
         Returns:
@@ -42,17 +44,29 @@ class Conversation:
         body = _body(messages)
         best, kept = None, 0
         for earlier in self._last:
-            common = bisect_left(earlier.ends, True, key=lambda end, e=earlier: not body.startswith(e.body[:end]))  # type: ignore[misc]
+            common = bisect_left(
+                earlier.ends, True, key=lambda end, e=earlier: not body.startswith(e.body[:end])
+            )  # type: ignore[misc]
             if common > kept:
                 best, kept = earlier, common
         # What goes on from a request takes its place.
         is_longer = best is not None and kept == len(best.ends)
-        self._last = [request for request in self._last if not (is_longer and request is best)][1 - REMEMBERED :]
+        self._last = [request for request in self._last if not (is_longer and request is best)][
+            1 - REMEMBERED :
+        ]
         known = best.ends[:kept] if best is not None else []
-        new = accumulate((len(_body([message])) for message in messages[kept:]), initial=known[-1] if known else 0)
+        new = accumulate(
+            (len(_body([message])) for message in messages[kept:]),
+            initial=known[-1] if known else 0,
+        )
         self._last.append(Request(number, body, [*known, *list(new)[1:]]))
         found = [encode(message) for message in messages[kept:]]
-        return -1 if best is None else best.number, kept, [data for data, _ in found], any(r for _, r in found)
+        return (
+            -1 if best is None else best.number,
+            kept,
+            [data for data, _ in found],
+            any(r for _, r in found),
+        )
 
 
 def _body(messages: Sequence[Any]) -> bytes:

@@ -8,11 +8,11 @@ import time
 import traceback
 from typing import Any, Literal
 
-from trajrec import codec
 from trajrec.agents.redaction import Redactor
-from trajrec.agents.sink import REFERRED_BYTES, Sink
 from trajrec.errors import LogWriteError
-from trajrec.schema import Event, Failure
+from trajrec.log.schema import Event, Failure
+from trajrec.recording.event_log import REFERRED_BYTES, Sink
+from trajrec.values import codec
 
 
 class Journal:

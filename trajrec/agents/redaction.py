@@ -13,9 +13,9 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from trajrec import codec
-from trajrec.codec import Plain
-from trajrec.state.diff import Change, diff
+from trajrec.values import codec
+from trajrec.values.codec import Plain
+from trajrec.values.diff import Change, diff
 
 PATTERNS = {
     "api key": (rb"sk-", r"\bsk-[A-Za-z0-9_-]{16,}"),
@@ -27,13 +27,35 @@ PATTERNS = {
     "hugging face token": (rb"hf_", r"\bhf_[A-Za-z0-9]{20,}"),
     "jwt": (rb"eyJ", r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
     "bearer token": (rb"earer ", r"(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"),
-    "private key": (rb"PRIVATE KEY", r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"),
+    "private key": (
+        rb"PRIVATE KEY",
+        r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
+    ),
 }
 """What a secret looks like: bytes that must be there at all, then the pattern."""
 
 NAMES = frozenset(
-    {"access_key", "access_token", "api_key", "apikey", "auth_token", "authorization", "client_secret", "cookie", "passwd"}
-    | {"password", "private_key", "proxy_authorization", "refresh_token", "secret", "secret_key", "session_token", "set_cookie"}
+    {
+        "access_key",
+        "access_token",
+        "api_key",
+        "apikey",
+        "auth_token",
+        "authorization",
+        "client_secret",
+        "cookie",
+        "passwd",
+    }
+    | {
+        "password",
+        "private_key",
+        "proxy_authorization",
+        "refresh_token",
+        "secret",
+        "secret_key",
+        "session_token",
+        "set_cookie",
+    }
     | {"x_api_key"}
 )
 """Keys whose values are secrets, whatever they look like; compared in lower case with "-" as "_"."""
@@ -52,14 +74,28 @@ class Redactor:
         also: Further secrets, as they are.
     """
 
-    def __init__(self, environment: Mapping[str, str] = os.environ, also: Iterable[str] = ()) -> None:
-        known = [value for name, value in environment.items() if SECRET_VARIABLE.search(name) and len(value) >= 8]
+    def __init__(
+        self, environment: Mapping[str, str] = os.environ, also: Iterable[str] = ()
+    ) -> None:
+        known = [
+            value
+            for name, value in environment.items()
+            if SECRET_VARIABLE.search(name) and len(value) >= 8
+        ]
         self._known = sorted({*known, *also}, key=len, reverse=True)
         names = {part for name in NAMES for part in (name, name.replace("_", "-"))}
-        self._signs = [sign for sign, _ in PATTERNS.values() if len(sign) > 1] + [text.encode() for text in self._known]
-        self._signs += [name[1:].encode() for name in sorted(names)]  # without the first letter, which may be a capital
-        self._capitals = re.compile("|".join(re.escape(name) for name in sorted(names)).encode(), re.IGNORECASE)
-        self._patterns = [(kind, re.compile(pattern, re.DOTALL)) for kind, (_, pattern) in PATTERNS.items()]
+        self._signs = [sign for sign, _ in PATTERNS.values() if len(sign) > 1] + [
+            text.encode() for text in self._known
+        ]
+        self._signs += [
+            name[1:].encode() for name in sorted(names)
+        ]  # without the first letter, which may be a capital
+        self._capitals = re.compile(
+            "|".join(re.escape(name) for name in sorted(names)).encode(), re.IGNORECASE
+        )
+        self._patterns = [
+            (kind, re.compile(pattern, re.DOTALL)) for kind, (_, pattern) in PATTERNS.items()
+        ]
         self._aws = re.compile(PATTERNS["aws key"][1].encode())
 
     def encode(self, value: Any) -> tuple[bytes, bool]:
@@ -89,12 +125,17 @@ class Redactor:
         """Return a change without the secrets in it: the path alone may say that there is one."""
         for key in change.path.split("/"):
             if _is_secret(key):
-                return Change(change.path, *(self._value(key, value) for value in (change.before, change.after)))
+                return Change(
+                    change.path,
+                    *(self._value(key, value) for value in (change.before, change.after)),
+                )
         return change
 
     def _is_suspicious(self, data: bytes) -> bool:
         """Say whether there may be a secret: searches for fixed bytes, which is fast, before anything else."""
-        return any(sign in data for sign in self._signs) or bool(self._aws.search(data) or _has_capital_name(self, data))
+        return any(sign in data for sign in self._signs) or bool(
+            self._aws.search(data) or _has_capital_name(self, data)
+        )
 
     def _clean(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -105,7 +146,11 @@ class Redactor:
         if isinstance(value, dict):
             return {self._clean(key): self._value(key, item) for key, item in value.items()}
         if isinstance(value, Plain):
-            return Plain(value.type_name, value.kind, {key: self._value(key, item) for key, item in value.fields.items()})
+            return Plain(
+                value.type_name,
+                value.kind,
+                {key: self._value(key, item) for key, item in value.fields.items()},
+            )
         if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
             return type(value)(self._clean(item) for item in value)
         return value
@@ -142,9 +187,9 @@ NO_REDACTION: Redactor = _NoRedaction()
 
 def _has_capital_name(redactor: Redactor, data: bytes) -> bool:
     # Headers come as X-API-Key or AUTHORIZATION: only where a key is long enough in capitals is the slower search worth it.
-    return (b"KEY" in data or b"AUTH" in data or b"PASS" in data or b"TOKEN" in data or b"-K" in data) and bool(
-        redactor._capitals.search(data)
-    )
+    return (
+        b"KEY" in data or b"AUTH" in data or b"PASS" in data or b"TOKEN" in data or b"-K" in data
+    ) and bool(redactor._capitals.search(data))
 
 
 def differences(recorded: Any, now: Any) -> list[Change]:
@@ -157,9 +202,15 @@ _MARK = re.compile(r"\[redacted ([^\]]*) [0-9a-f]{8}\]")
 
 def _is_same_mark(change: Change) -> bool:
     a, b = change.before, change.after
-    return isinstance(a, str) and isinstance(b, str) and _MARK.sub(r"[redacted \1]", a) == _MARK.sub(r"[redacted \1]", b)
+    return (
+        isinstance(a, str)
+        and isinstance(b, str)
+        and _MARK.sub(r"[redacted \1]", a) == _MARK.sub(r"[redacted \1]", b)
+    )
 
 
 def _mark(kind: str, secret: str) -> str:
-    digest = hashlib.blake2b(secret.encode("utf-8", "surrogatepass"), digest_size=4, key=_KEY).hexdigest()
+    digest = hashlib.blake2b(
+        secret.encode("utf-8", "surrogatepass"), digest_size=4, key=_KEY
+    ).hexdigest()
     return f"[redacted {kind} {digest}]"

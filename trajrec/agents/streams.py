@@ -83,5 +83,7 @@ class Stream:
     def _over(self, exc: BaseException | None) -> None:
         if not self._is_over:
             self._is_over = True
-            at_end = exc is None or isinstance(exc, (StopIteration, StopAsyncIteration, GeneratorExit))
+            at_end = exc is None or isinstance(
+                exc, (StopIteration, StopAsyncIteration, GeneratorExit)
+            )
             self._ended(self._pieces, None if at_end else exc, True)

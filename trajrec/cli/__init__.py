@@ -58,7 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"trajrec {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, run: object, what: str, example: str, status: str = _STATUS) -> argparse.ArgumentParser:
+    def add(
+        name: str, run: object, what: str, example: str, status: str = _STATUS
+    ) -> argparse.ArgumentParser:
         sub = subparsers.add_parser(
             name,
             help=what,
@@ -69,8 +71,20 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    sub = add("demo", demo.run, "record real environments, replay a failed episode, ask SQL", "trajrec demo")
-    sub.add_argument("dir", nargs="?", type=Path, default=Path("trajrec-demo"), metavar="DIR", help="where to record")
+    sub = add(
+        "demo",
+        demo.run,
+        "record real environments, replay a failed episode, ask SQL",
+        "trajrec demo",
+    )
+    sub.add_argument(
+        "dir",
+        nargs="?",
+        type=Path,
+        default=Path("trajrec-demo"),
+        metavar="DIR",
+        help="where to record",
+    )
 
     sub = add(
         "record",
@@ -80,31 +94,69 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit status: 0 done, 1 the environment raised (that is recorded too), 2 wrong usage, 3 unreadable log.",
     )
     sub.add_argument("env_id", metavar="ENV_ID", help="Gymnasium id, or module:id")
-    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="folder to record into")
-    sub.add_argument("-n", "--episodes", type=_count, default=1, metavar="EPISODES", help="how many (default: 1)")
-    sub.add_argument("--seed", type=int, metavar="S", help="seed of the first reset and of the random policy")
+    sub.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to record into"
+    )
+    sub.add_argument(
+        "-n", "--episodes", type=_count, default=1, metavar="EPISODES", help="how many (default: 1)"
+    )
+    sub.add_argument(
+        "--seed", type=int, metavar="S", help="seed of the first reset and of the random policy"
+    )
     sub.add_argument("--policy", default="random", metavar="POLICY", help=_POLICY)
-    sub.add_argument("--env-kwargs", type=_json_object, default={}, metavar="JSON", help="arguments of the environment")
-    sub.add_argument("--record", choices=("default", "full", "minimal"), default="default", help="how much is kept")
+    sub.add_argument(
+        "--env-kwargs",
+        type=_json_object,
+        default={},
+        metavar="JSON",
+        help="arguments of the environment",
+    )
+    sub.add_argument(
+        "--record",
+        choices=("default", "full", "minimal"),
+        default="default",
+        help="how much is kept",
+    )
 
     sub = add("ls", commands.ls, "list the episodes of a folder", "trajrec ls runs")
     _folder(sub)
-    sub.add_argument("--where", default="true", metavar="SQL", help="only episodes that this condition holds for")
+    sub.add_argument(
+        "--where", default="true", metavar="SQL", help="only episodes that this condition holds for"
+    )
     _json(sub)
 
-    sub = add("show", commands.show, "show an episode, or one step of it", "trajrec show runs 3f2a --step 12")
+    sub = add(
+        "show",
+        commands.show,
+        "show an episode, or one step of it",
+        "trajrec show runs 3f2a --step 12",
+    )
     _folder(sub)
     sub.add_argument("episode", metavar="EPISODE", help="its id, or any unique prefix")
     sub.add_argument("--step", type=int, metavar="K", help="show step K with its state")
     _json(sub)
 
-    sub = add("sql", commands.sql, "ask SQL of a folder", "trajrec sql runs 'SELECT ending, count(*) FROM episodes GROUP BY 1'")
+    sub = add(
+        "sql",
+        commands.sql,
+        "ask SQL of a folder",
+        "trajrec sql runs 'SELECT ending, count(*) FROM episodes GROUP BY 1'",
+    )
     _folder(sub)
-    sub.add_argument("query", metavar="QUERY", help="a DuckDB query; `trajrec schema` lists the tables")
-    sub.add_argument("--format", choices=("table", "json", "csv", "parquet"), default="table", help="(default: table)")
+    sub.add_argument(
+        "query", metavar="QUERY", help="a DuckDB query; `trajrec schema` lists the tables"
+    )
+    sub.add_argument(
+        "--format",
+        choices=("table", "json", "csv", "parquet"),
+        default="table",
+        help="(default: table)",
+    )
 
     sub = add("schema", commands.schema, "describe the tables that can be asked", "trajrec schema")
-    sub.add_argument("dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count the rows in")
+    sub.add_argument(
+        "dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count the rows in"
+    )
     _json(sub)
 
     sub = add(
@@ -115,13 +167,41 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit status: 0 all the same, 1 diverged, 2 wrong usage or refused, 3 unreadable log.",
     )
     _folder(sub)
-    sub.add_argument("episodes", nargs="*", metavar="EPISODE", help="ids or unique prefixes (default: all that ended)")
+    sub.add_argument(
+        "episodes",
+        nargs="*",
+        metavar="EPISODE",
+        help="ids or unique prefixes (default: all that ended)",
+    )
     sub.add_argument("--where", metavar="SQL", help="only episodes that this condition holds for")
-    sub.add_argument("--against", metavar="ENV", help="replay on this: a Gymnasium id, or module:factory of one or of a world")
-    sub.add_argument("--tolerance", type=replaying.tolerance, default=0, metavar="ulp=N", help="how far floats may be apart")
-    sub.add_argument("--from", dest="first", type=int, default=0, metavar="STEP", help="compare from this step on")
-    sub.add_argument("--state-forced", action="store_true", help="put the recorded state back after each step that differs")
-    sub.add_argument("--junit", type=Path, metavar="FILE", help="write the reports as JUnit XML too")
+    sub.add_argument(
+        "--against",
+        metavar="ENV",
+        help="replay on this: a Gymnasium id, or module:factory of one or of a world",
+    )
+    sub.add_argument(
+        "--tolerance",
+        type=replaying.tolerance,
+        default=0,
+        metavar="ulp=N",
+        help="how far floats may be apart",
+    )
+    sub.add_argument(
+        "--from",
+        dest="first",
+        type=int,
+        default=0,
+        metavar="STEP",
+        help="compare from this step on",
+    )
+    sub.add_argument(
+        "--state-forced",
+        action="store_true",
+        help="put the recorded state back after each step that differs",
+    )
+    sub.add_argument(
+        "--junit", type=Path, metavar="FILE", help="write the reports as JUnit XML too"
+    )
     sub.add_argument("--html", type=Path, metavar="FILE", help="write them as a page too")
     _execution(sub)
     _json(sub)
@@ -134,9 +214,19 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit status: 0 it ran, 1 it raised, 2 wrong usage, 3 unreadable log. What was recorded is not changed.",
     )
     _folder(sub)
-    sub.add_argument("--verifier", required=True, metavar="MODULE:FUNCTION", help="called with the state as plain data")
+    sub.add_argument(
+        "--verifier",
+        required=True,
+        metavar="MODULE:FUNCTION",
+        help="called with the state as plain data",
+    )
     sub.add_argument("--dry-run", action="store_true", help="append nothing: to try a verifier")
-    sub.add_argument("--where", default="ending <> 'running'", metavar="SQL", help="only episodes that this holds for")
+    sub.add_argument(
+        "--where",
+        default="ending <> 'running'",
+        metavar="SQL",
+        help="only episodes that this holds for",
+    )
     _json(sub)
 
     sub = add(
@@ -149,13 +239,35 @@ def build_parser() -> argparse.ArgumentParser:
     _folder(sub)
     sub.add_argument("episode", metavar="EPISODE", help="its id, or any unique prefix")
     sub.add_argument("--at", type=int, required=True, metavar="K", help="the step, from 0")
-    sub.add_argument("--action", action="append", type=_json_value, default=[], metavar="JSON", help="taken first; repeatable")
-    sub.add_argument("--policy", metavar="POLICY", help=f"takes what follows: {_POLICY}")
-    sub.add_argument("-n", type=_count, default=1, metavar="N", help="branches, each with randomness of its own (default: 1)")
     sub.add_argument(
-        "--until", default="done", metavar="done|STEPS", help="cut branches off after so many steps (default: done)"
+        "--action",
+        action="append",
+        type=_json_value,
+        default=[],
+        metavar="JSON",
+        help="taken first; repeatable",
     )
-    sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
+    sub.add_argument("--policy", metavar="POLICY", help=f"takes what follows: {_POLICY}")
+    sub.add_argument(
+        "-n",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="branches, each with randomness of its own (default: 1)",
+    )
+    sub.add_argument(
+        "--until",
+        default="done",
+        metavar="done|STEPS",
+        help="cut branches off after so many steps (default: done)",
+    )
+    sub.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="what the randomness is derived from (default: 0)",
+    )
     sub.add_argument("--timeout", type=float, metavar="S", help="end a branch that takes longer")
     _execution(sub)
     _env(sub)
@@ -182,7 +294,9 @@ def build_parser() -> argparse.ArgumentParser:
         "Exit status: 0 exact, 1 not deterministic, 2 wrong usage.",
     )
     sub.add_argument("env", metavar="ENV", help="Gymnasium id, or module:factory")
-    sub.add_argument("--steps", type=_count, default=300, metavar="N", help="steps of each probe (default: 300)")
+    sub.add_argument(
+        "--steps", type=_count, default=300, metavar="N", help="steps of each probe (default: 300)"
+    )
     _json(sub)
 
     sub = add(
@@ -194,14 +308,35 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _folder(sub)
     sub.add_argument("episode", nargs="?", metavar="EPISODE", help="its id, or any unique prefix")
-    sub.add_argument("--estimator", choices=credit.ESTIMATORS, default="advantage", help="(default: advantage)")
-    sub.add_argument("--steps", type=credit.span, metavar="FIRST:LAST[:EVERY]", help="only these steps (of scans)")
-    sub.add_argument("--budget", type=_count, metavar="STEPS", help="stop when so many steps of the environment were taken")
+    sub.add_argument(
+        "--estimator", choices=credit.ESTIMATORS, default="advantage", help="(default: advantage)"
+    )
+    sub.add_argument(
+        "--steps",
+        type=credit.span,
+        metavar="FIRST:LAST[:EVERY]",
+        help="only these steps (of scans)",
+    )
+    sub.add_argument(
+        "--budget",
+        type=_count,
+        metavar="STEPS",
+        help="stop when so many steps of the environment were taken",
+    )
     methods = ("grpo", "rloo", "gigpo", "rtmc")
     sub.add_argument(
-        "--group", nargs="?", choices=methods, const="rtmc", help="of all episodes, by comparison, without rollouts"
+        "--group",
+        nargs="?",
+        choices=methods,
+        const="rtmc",
+        help="of all episodes, by comparison, without rollouts",
     )
-    sub.add_argument("--where", default="true", metavar="SQL", help="with --group: only episodes that this holds for")
+    sub.add_argument(
+        "--where",
+        default="true",
+        metavar="SQL",
+        help="with --group: only episodes that this holds for",
+    )
     _rollouts(sub, 32, is_needed=False)
 
     sub = add(
@@ -222,20 +357,50 @@ def build_parser() -> argparse.ArgumentParser:
         "trajrec export runs prm -o labels.parquet",
     )
     _folder(sub)
-    sub.add_argument("kind", choices=("prm", "dpo", "grpo"), help="labels of steps, pairs from forks, advantages in groups")
-    sub.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ends in .parquet or .jsonl")
-    sub.add_argument("--where", default="true", metavar="SQL", help="only episodes that this condition holds for")
-    sub.add_argument("--method", choices=methods, default="grpo", help="of advantages (default: grpo)")
+    sub.add_argument(
+        "kind",
+        choices=("prm", "dpo", "grpo"),
+        help="labels of steps, pairs from forks, advantages in groups",
+    )
+    sub.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="ends in .parquet or .jsonl",
+    )
+    sub.add_argument(
+        "--where", default="true", metavar="SQL", help="only episodes that this condition holds for"
+    )
+    sub.add_argument(
+        "--method", choices=methods, default="grpo", help="of advantages (default: grpo)"
+    )
 
-    sub = add("index", commands.index, "bring the index of a folder up to date", "trajrec index runs --rebuild")
+    sub = add(
+        "index",
+        commands.index,
+        "bring the index of a folder up to date",
+        "trajrec index runs --rebuild",
+    )
     _folder(sub)
     sub.add_argument("--rebuild", action="store_true", help="from nothing")
 
-    sub = add("recover", commands.recover, "seal logs whose writer was killed, and say what is lost", "trajrec recover runs")
+    sub = add(
+        "recover",
+        commands.recover,
+        "seal logs whose writer was killed, and say what is lost",
+        "trajrec recover runs",
+    )
     sub.add_argument("path", type=Path, metavar="PATH", help="a log or a folder of logs")
     _json(sub)
 
-    sub = add("compact", commands.compact, "merge the small chunks of sealed logs into large ones", "trajrec compact runs")
+    sub = add(
+        "compact",
+        commands.compact,
+        "merge the small chunks of sealed logs into large ones",
+        "trajrec compact runs",
+    )
     sub.add_argument("path", type=Path, metavar="PATH", help="a log or a folder of logs")
     _json(sub)
     return parser
@@ -253,14 +418,34 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
         metavar="POLICY",
         help=_POLICY,
     )
-    sub.add_argument("-n", type=_count, default=n, metavar="N", help=f"rollouts of each arm (default: {n})")
-    sub.add_argument("--noise", choices=("shared", "fresh", "recorded"), help="(default: shared; pooled takes fresh)")
-    sub.add_argument("--seed", type=int, default=0, metavar="S", help="what the randomness is derived from (default: 0)")
-    sub.add_argument("--check", metavar="CHECK", help="what won means: terminated, truncated, or module:function of the end")
-    sub.add_argument("--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode")
+    sub.add_argument(
+        "-n", type=_count, default=n, metavar="N", help=f"rollouts of each arm (default: {n})"
+    )
+    sub.add_argument(
+        "--noise",
+        choices=("shared", "fresh", "recorded"),
+        help="(default: shared; pooled takes fresh)",
+    )
+    sub.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="what the randomness is derived from (default: 0)",
+    )
+    sub.add_argument(
+        "--check",
+        metavar="CHECK",
+        help="what won means: terminated, truncated, or module:function of the end",
+    )
+    sub.add_argument(
+        "--max-steps", type=_count, metavar="STEPS", help="cut rollouts at this step of the episode"
+    )
     hidden = "module:function of environment and generator: draws anew what was not seen"
     sub.add_argument("--resample-hidden", metavar="FUNCTION", help=hidden)
-    sub.add_argument("--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])")
+    sub.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw it: .png, .svg or .html (trajrec[plot])"
+    )
     _execution(sub)
     _env(sub)
     _level(sub)
@@ -269,17 +454,39 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
 
 def _execution(sub: argparse.ArgumentParser) -> None:
     """Add what commands take that execute what was recorded."""
-    sub.add_argument("--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)")
-    sub.add_argument("--backend", choices=("local", "ray"), default="local", help="where they run (default: local)")
-    sub.add_argument("--allow", action="append", default=[], metavar="MODULE", help="import this module if a log names it")
+    sub.add_argument(
+        "--jobs", type=_count, default=1, metavar="N", help="processes at once (default: 1)"
+    )
+    sub.add_argument(
+        "--backend",
+        choices=("local", "ray"),
+        default="local",
+        help="where they run (default: local)",
+    )
+    sub.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="import this module if a log names it",
+    )
 
 
 def _env(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--env", metavar="ENV", help="run in this: a Gymnasium id, or module:factory of one or of a world")
+    sub.add_argument(
+        "--env",
+        metavar="ENV",
+        help="run in this: a Gymnasium id, or module:factory of one or of a world",
+    )
 
 
 def _level(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--level", choices=forks.LEVELS, default="auto", help="how steps are reached (default: auto)")
+    sub.add_argument(
+        "--level",
+        choices=forks.LEVELS,
+        default="auto",
+        help="how steps are reached (default: auto)",
+    )
 
 
 def _json(sub: argparse.ArgumentParser) -> None:

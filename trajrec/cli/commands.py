@@ -14,7 +14,16 @@ from typing import Any
 from trajrec.cli.output import Progress, print_json, print_table, say
 from trajrec.errors import CorpusError, EnvMissingError, LogError, QueryError, TrajrecError
 
-LISTED = ("episode_id", "env_id", "n_steps", "total_reward", "ending", "outcome", "n_failures", "started_at")
+LISTED = (
+    "episode_id",
+    "env_id",
+    "n_steps",
+    "total_reward",
+    "ending",
+    "outcome",
+    "n_failures",
+    "started_at",
+)
 
 
 def record(arguments: argparse.Namespace) -> int:
@@ -38,7 +47,9 @@ def record(arguments: argparse.Namespace) -> int:
         env.close()
         for failure in failures:
             say(failure)
-    say(f"{arguments.episodes} episodes, {n_steps} steps in {env.path}; look at them: trajrec ls {arguments.output}")
+    say(
+        f"{arguments.episodes} episodes, {n_steps} steps in {env.path}; look at them: trajrec ls {arguments.output}"
+    )
     return 1 if failures else 0
 
 
@@ -73,7 +84,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
     """Make an environment that the user named, importing the package that registers it where that is known."""
     import gymnasium
 
-    from trajrec.replay.environments import make_by_id
+    from trajrec.replay.execute.environments import make_by_id
 
     module = env_id.partition(":")[0] if ":" in env_id else ""
     if module:
@@ -81,10 +92,14 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
     try:
         return make_by_id(env_id, **kwargs)
     except gymnasium.error.DependencyNotInstalled as exc:
-        raise EnvMissingError(f"{env_id} needs a package that is not installed: {exc}", episode_id="-") from exc
+        raise EnvMissingError(
+            f"{env_id} needs a package that is not installed: {exc}", episode_id="-"
+        ) from exc
     except ModuleNotFoundError as exc:
         if module and exc.name in (None, module.partition(".")[0]):
-            raise ValueError(f"the module {module} of {env_id} is neither in this folder nor installed") from exc
+            raise ValueError(
+                f"the module {module} of {env_id} is neither in this folder nor installed"
+            ) from exc
         name = (exc.name or env_id).partition(".")[0].replace("_", "-")
         raise ValueError(
             f"the environment {env_id} needs the package {name}, which is not installed: pip install {name}"
@@ -101,7 +116,7 @@ def load_policy(name: str, env: Any, seed: int | None) -> Callable[[Any], Any]:
     if name == "random":
         env.action_space.seed(seed)
         return lambda _: env.action_space.sample()
-    from trajrec.replay.policies import seeded
+    from trajrec.replay.forks.policies import seeded
 
     return seeded(load_acting(name), secrets.randbits(31) if seed is None else seed)
 
@@ -145,7 +160,10 @@ def ls(arguments: argparse.Namespace) -> int:
             for row in rows:
                 print_json(dict(zip(LISTED, row, strict=True)))
         else:
-            shown = [(*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows]
+            shown = [
+                (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}")
+                for row in rows
+            ]
             print_table(LISTED, shown, is_list=True)
         return tell_problems(corpus)
 
@@ -199,12 +217,15 @@ def _copy(corpus: Any, query: str, kind: str) -> None:
 
 def schema(arguments: argparse.Namespace) -> int:
     """Describe the tables."""
-    from trajrec.index.tables import TABLES, VIEWS
+    from trajrec.corpus.index.tables import TABLES, VIEWS
 
     counts: dict[str, int] = {}
     if arguments.dir is not None:
         with open_corpus(arguments.dir) as corpus:
-            counts = {t.name: corpus.sql(f"SELECT count(*) FROM {t.name}").fetchall()[0][0] for t in TABLES}
+            counts = {
+                t.name: corpus.sql(f"SELECT count(*) FROM {t.name}").fetchall()[0][0]
+                for t in TABLES
+            }
     for table in TABLES:
         if arguments.json:
             for name, kind, meaning in table.columns:
@@ -229,14 +250,22 @@ def schema(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Run a verifier on the states that episodes ended in; 1 where it raised."""
-    from trajrec.regrading import check as check_episodes
+    from trajrec.corpus.recheck import check as check_episodes
 
     verifier = load_function(arguments.verifier, "--verifier")
     counts: Counter[str] = Counter()
     with open_corpus(arguments.dir) as corpus:
-        for graded in check_episodes(corpus, verifier, where=arguments.where, append=not arguments.dry_run):
+        for graded in check_episodes(
+            corpus, verifier, where=arguments.where, append=not arguments.dry_run
+        ):
             passed = graded.verdict.passed
-            said = graded.status if graded.status != "ok" or passed is None else "passed" if passed else "failed"
+            said = (
+                graded.status
+                if graded.status != "ok" or passed is None
+                else "passed"
+                if passed
+                else "failed"
+            )
             counts[said] += 1
             if arguments.json:
                 print_json(
@@ -252,22 +281,30 @@ def check(arguments: argparse.Namespace) -> int:
                 print(f"{graded.episode_id} {said}: {graded.message}")
         if not arguments.json:
             found = ", ".join(f"{n} {said}" for said, n in counts.most_common())
-            kept = "nothing was appended" if arguments.dry_run else "appended to the table checks as post-hoc"
+            kept = (
+                "nothing was appended"
+                if arguments.dry_run
+                else "appended to the table checks as post-hoc"
+            )
             print(f"{counts.total()} episodes: {found or 'none to check'}; {kept}")
         if counts["error"]:
-            say("trajrec: a verifier is called with the recorded state as plain data here, not with the environment or world")
+            say(
+                "trajrec: a verifier is called with the recorded state as plain data here, not with the environment or world"
+            )
         return 1 if counts["error"] else tell_problems(corpus)
 
 
 def index(arguments: argparse.Namespace) -> int:
     """Bring the index up to date."""
-    from trajrec.corpus import update_index
+    from trajrec.corpus.corpus import update_index
 
     open_corpus(arguments.dir).close()
     with Progress("indexing", " bytes") as progress:
         written = update_index(arguments.dir, rebuild=arguments.rebuild, progress=progress)
     if not written:
-        say(f"trajrec: {arguments.dir}: the index is in use or cannot be written; queries read what it lacks from the logs")
+        say(
+            f"trajrec: {arguments.dir}: the index is in use or cannot be written; queries read what it lacks from the logs"
+        )
     with open_corpus(arguments.dir) as corpus:
         for table in ("logs", "episodes", "steps"):
             print(f"{table:<9} {corpus.sql(f'SELECT count(*) FROM {table}').fetchall()[0][0]}")
@@ -315,7 +352,7 @@ def _each_log(arguments: argparse.Namespace, work: Callable[[Path], Any]) -> int
 
 def open_corpus(folder: Path) -> Any:
     """Open a corpus with a progress bar for the index."""
-    from trajrec.corpus import open as open_folder
+    from trajrec.corpus.corpus import open as open_folder
 
     with Progress("indexing", " bytes") as progress:
         return open_folder(folder, progress=progress)
@@ -325,6 +362,10 @@ def tell_problems(corpus: Any) -> int:
     """Say what could not be read; return the exit status."""
     problems = corpus.problems()
     for log, what, is_tail in problems:
-        todo = f"; its writer was killed there; `trajrec recover {corpus.path / log}` seals it" if is_tail else ""
+        todo = (
+            f"; its writer was killed there; `trajrec recover {corpus.path / log}` seals it"
+            if is_tail
+            else ""
+        )
         say(f"trajrec: {corpus.path / log}: {what}{todo}; the rest was read")
     return 3 if any(not problem.is_tail for problem in problems) else 0

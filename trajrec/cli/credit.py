@@ -12,7 +12,19 @@ from trajrec.cli.output import Progress, print_json, print_table, say
 from trajrec.cli.replaying import load_env
 
 ESTIMATORS = ("value", "delta", "advantage", "shapley", "pooled")
-SHOWN = ("step", "estimator", "value", "lo", "hi", "n", "n_discordant", "ci_method", "noise", "estimand", "action")
+SHOWN = (
+    "step",
+    "estimator",
+    "value",
+    "lo",
+    "hi",
+    "n",
+    "n_discordant",
+    "ci_method",
+    "noise",
+    "estimand",
+    "action",
+)
 
 
 def credit(arguments: argparse.Namespace) -> int:
@@ -35,9 +47,15 @@ def credit(arguments: argparse.Namespace) -> int:
         elif arguments.estimator == "pooled":
             (table,) = credits_.pooled([episode], policy, n=arguments.n, budget=budget, **how)
         else:
-            some = {} if arguments.steps is None else {"steps": range(episode.n_steps)[arguments.steps]}
+            some = (
+                {}
+                if arguments.steps is None
+                else {"steps": range(episode.n_steps)[arguments.steps]}
+            )
             kind = arguments.estimator
-            table = credits_.scan(episode, policy, estimator=kind, n=arguments.n, budget=budget, **some, **how)
+            table = credits_.scan(
+                episode, policy, estimator=kind, n=arguments.n, budget=budget, **some, **how
+            )
     if arguments.json:
         _print_rows(table)
     else:
@@ -61,7 +79,10 @@ def bisect(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _print_rows(found.table)
     else:
-        rows = [(e.step, round(e.value, 2), round(e.lo, 2), round(e.hi, 2), e.n) for e in found.table.of("value")]
+        rows = [
+            (e.step, round(e.value, 2), round(e.lo, 2), round(e.hi, 2), e.n)
+            for e in found.table.of("value")
+        ]
         print_table(("from step", "won", "lo", "hi", "of"), rows)
         print(found)
     if arguments.plot is not None:
@@ -87,7 +108,11 @@ def export(arguments: argparse.Namespace) -> int:
     how = {"where": arguments.where, "method": arguments.method, "tell": told.append}
     with open_corpus(arguments.dir) as corpus:
         n = credits_.export(corpus, arguments.kind, arguments.output, **how)
-    say(f"{arguments.output}: {n} rows" if n else f"{arguments.output}: no rows: {'; '.join(told) or NEEDS[arguments.kind]}")
+    say(
+        f"{arguments.output}: {n} rows"
+        if n
+        else f"{arguments.output}: no rows: {'; '.join(told) or NEEDS[arguments.kind]}"
+    )
     for remark in told if n else ():
         say(remark)
     return 0
@@ -116,7 +141,9 @@ def span(text: str) -> slice:
         first, last, *every = (int(part) if part else None for part in text.split(":"))
         return slice(first, last, *every)
     except (ValueError, TypeError) as exc:
-        raise argparse.ArgumentTypeError(f"must be FIRST:LAST or FIRST:LAST:EVERY, got {text!r}") from exc
+        raise argparse.ArgumentTypeError(
+            f"must be FIRST:LAST or FIRST:LAST:EVERY, got {text!r}"
+        ) from exc
 
 
 def _policy(name: str) -> Any:
@@ -128,7 +155,9 @@ def _how(arguments: argparse.Namespace) -> Any:
     return {
         **({} if arguments.noise is None else {"noise": arguments.noise}),
         "root": arguments.seed,
-        "check": check if check in (None, "terminated", "truncated") else load_object(check, "--check", "terminated or "),
+        "check": check
+        if check in (None, "terminated", "truncated")
+        else load_object(check, "--check", "terminated or "),
         "max_steps": arguments.max_steps,
         "resample_hidden": None if hidden is None else load_object(hidden, "--resample-hidden"),
         "allow": arguments.allow,
@@ -141,4 +170,10 @@ def _how(arguments: argparse.Namespace) -> Any:
 
 def _print_rows(table: Any) -> None:
     for row in table:
-        print_json({"episode_id": table.episode_id, "run_id": table.run_id, **{name: getattr(row, name) for name in SHOWN}})
+        print_json(
+            {
+                "episode_id": table.episode_id,
+                "run_id": table.run_id,
+                **{name: getattr(row, name) for name in SHOWN},
+            }
+        )

@@ -53,29 +53,50 @@ def run(arguments: argparse.Namespace) -> int:
     folder: Path = arguments.dir
     if folder.exists():
         print(f"{folder}/ is there: what it holds is counted below as well\n")
-    print(f"1. Recording {N_EPISODES} random episodes of each of {len(ENVIRONMENTS)} environments into {folder}/")
+    print(
+        f"1. Recording {N_EPISODES} random episodes of each of {len(ENVIRONMENTS)} environments into {folder}/"
+    )
     for env_id, check in ENVIRONMENTS:
         env = trajrec.record(make_env(env_id, {}), folder, checks=[check])
         policy = load_policy("random", env, 0)
         try:
-            n_steps = sum(run_episode(env, policy, 0 if k == 0 else None)[0] for k in range(N_EPISODES))
+            n_steps = sum(
+                run_episode(env, policy, 0 if k == 0 else None)[0] for k in range(N_EPISODES)
+            )
         finally:
             env.close()
         size = env.path.stat().st_size
         print(f"   {env_id:<14} {n_steps:>5} steps, {size:>6} bytes ({size / n_steps:.1f} a step)")
 
     corpus = trajrec.open(folder)
-    failed = next(corpus.episodes("outcome = 'failure' AND env_id = 'FrozenLake-v1'", order_by="n_steps DESC, started_at DESC"))
-    print(f"\n2. Replaying a failed episode, {failed.id} ({failed.env_id}, {failed.n_steps} steps), in the real environment")
+    failed = next(
+        corpus.episodes(
+            "outcome = 'failure' AND env_id = 'FrozenLake-v1'",
+            order_by="n_steps DESC, started_at DESC",
+        )
+    )
+    print(
+        f"\n2. Replaying a failed episode, {failed.id} ({failed.env_id}, {failed.n_steps} steps), in the real environment"
+    )
     report = trajrec.replay.replay_episode(failed)
-    print(f"   {report.grade}: every {', '.join(report.compared)} of {report.n_steps} steps came out as recorded")
+    print(
+        f"   {report.grade}: every {', '.join(report.compared)} of {report.n_steps} steps came out as recorded"
+    )
 
     steps = sorted({0, failed.n_steps // 3, 2 * failed.n_steps // 3, failed.n_steps - 1})
-    print(f"\n3. Going on otherwise from {len(steps)} of its steps, {N_BRANCHES} times each, at random\n")
-    branches = trajrec.replay.fork.many(failed, at=steps, policy="random", n=N_BRANCHES, checks=[at_goal], folder=None)
-    print_table(("step", "branches", "at the goal", "mean steps"), [_went(branches, step) for step in steps])
+    print(
+        f"\n3. Going on otherwise from {len(steps)} of its steps, {N_BRANCHES} times each, at random\n"
+    )
+    branches = trajrec.replay.fork.many(
+        failed, at=steps, policy="random", n=N_BRANCHES, checks=[at_goal], folder=None
+    )
+    print_table(
+        ("step", "branches", "at the goal", "mean steps"), [_went(branches, step) for step in steps]
+    )
 
-    print("\n4. Which of its steps lost it? Each action against that of a planner, which goes on from there\n")
+    print(
+        "\n4. Which of its steps lost it? Each action against that of a planner, which goes on from there\n"
+    )
     credit = trajrec.replay.credit
     budget = credit.Budget(env_steps=200_000)
     found = credit.decisive_step(failed, planner, check=at_goal, budget=budget, folder=None)

@@ -12,7 +12,16 @@ from trajrec.cli.replaying import load_env
 from trajrec.errors import TrajrecError
 
 LEVELS = ("auto", "prefix", "native", "pickle", "sandbox", "process")
-SHOWN = ("episode_id", "index", "n_steps", "total_reward", "ending", "returned_at", "level", "error")
+SHOWN = (
+    "episode_id",
+    "index",
+    "n_steps",
+    "total_reward",
+    "ending",
+    "returned_at",
+    "level",
+    "error",
+)
 
 
 def fork(arguments: argparse.Namespace) -> int:
@@ -75,7 +84,9 @@ def check_env(arguments: argparse.Namespace) -> int:
     if ":" in factory and "/" not in factory:
         factory = load_function(factory, "ENV", "a Gymnasium id or ")
     else:
-        make_env(factory, {}).close()  # registers it, and says what is wrong where it cannot be made
+        make_env(
+            factory, {}
+        ).close()  # registers it, and says what is wrong where it cannot be made
     try:
         report = check_determinism(factory, n_steps=arguments.steps)
     except TrajrecError:
@@ -90,7 +101,15 @@ def check_env(arguments: argparse.Namespace) -> int:
 
 
 def _row(branch: Any) -> tuple[Any, ...]:
-    ending = "failed" if branch.error else "terminated" if branch.terminated else "truncated" if branch.truncated else "cut off"
+    ending = (
+        "failed"
+        if branch.error
+        else "terminated"
+        if branch.terminated
+        else "truncated"
+        if branch.truncated
+        else "cut off"
+    )
     return (
         branch.episode_id,
         branch.index,

@@ -9,13 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from trajrec.episodes import Episode
+from trajrec.corpus.episode import Episode
 
 NARROW = 12
 """Characters that a text keeps at least, however narrow the terminal."""
 
 
-def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]], *, is_list: bool = False) -> None:
+def print_table(
+    names: Sequence[str], rows: Sequence[Sequence[Any]], *, is_list: bool = False
+) -> None:
     """Print rows under their names, numbers to the right.
 
     On a terminal that is too narrow long texts are cut. Where that is not enough, each row is printed whole, as lines of its
@@ -23,7 +25,10 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]], *, is_list:
     """
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in texts)]) for i, name in enumerate(names)]
-    right = [all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) and bool(rows) for i in range(len(names))]
+    right = [
+        all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) and bool(rows)
+        for i in range(len(names))
+    ]
     if sys.stdout.isatty():
         limit = shutil.get_terminal_size((120, 24)).columns
         fitting = _shrink(widths, right, limit)
@@ -35,7 +40,10 @@ def print_table(names: Sequence[str], rows: Sequence[Sequence[Any]], *, is_list:
             return
         widths = fitting or widths
     for line in (list(names), *texts):
-        cells = [_fit(text, width, to_right) for text, width, to_right in zip(line, widths, right, strict=False)]
+        cells = [
+            _fit(text, width, to_right)
+            for text, width, to_right in zip(line, widths, right, strict=False)
+        ]
         print("  ".join(cells).rstrip())
 
 
@@ -127,7 +135,9 @@ def print_findings(episode: Episode) -> None:
     """Print an episode's exceptions and verdicts."""
     for failure in episode.failures:
         where = "reset" if failure.step < 0 else f"step {failure.step}"
-        print(f"\nfailure at {where} ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}")
+        print(
+            f"\nfailure at {where} ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}"
+        )
     for check in episode.checks:
         verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
         score = "" if check.score is None else f", score {check.score:g}"

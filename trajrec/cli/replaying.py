@@ -14,8 +14,8 @@ from trajrec.cli.output import Progress, print_json, say
 def replay(arguments: argparse.Namespace) -> int:
     """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
     from trajrec.replay import Summary, replay_episodes
-    from trajrec.replay.page import write_html
-    from trajrec.replay.regression import Outcome, outcome_of, regressed, write_junit
+    from trajrec.replay.html import write_html
+    from trajrec.replay.regressions import Outcome, outcome_of, regressed, write_junit
 
     against = None if arguments.against is None else load_env(arguments.against, "--against")
     with open_corpus(arguments.dir) as corpus:
@@ -53,7 +53,9 @@ def replay(arguments: argparse.Namespace) -> int:
                 if arguments.json:
                     print_json(report.as_dict())
                 elif report.grade != "exact" or total <= 20:
-                    changed = None if against is None else regressed(report, then[report.episode_id])
+                    changed = (
+                        None if against is None else regressed(report, then[report.episode_id])
+                    )
                     print(report if changed is None else changed)
         if arguments.junit is not None:
             write_junit(arguments.junit, kept, str(arguments.dir))
@@ -91,18 +93,20 @@ def load_env(name: str, flag: str) -> Callable[[], Any]:
         return load_function(name, flag, "a Gymnasium id or ")
     make_env(name, {}).close()  # says what is wrong before anything is replayed
 
-    from trajrec.replay.environments import ById
+    from trajrec.replay.execute.environments import ById
 
     return ById(name)
 
 
 def _tell_arguments(against: Any, record: Any) -> None:
     """Say where an environment of an id does not take what another one was recorded with: it is no fault of the episode."""
-    from trajrec.replay.environments import ById
+    from trajrec.replay.execute.environments import ById
 
     kwargs = against.refused(record) if isinstance(against, ById) else {}
     if kwargs:
-        say(f"trajrec: recorded with {kwargs}, which {against.env_id} does not take: replayed without")
+        say(
+            f"trajrec: recorded with {kwargs}, which {against.env_id} does not take: replayed without"
+        )
 
 
 def tolerance(text: str) -> int:

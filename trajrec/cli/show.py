@@ -7,11 +7,11 @@ from typing import Any
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
 from trajrec.cli.transcript import print_agent, print_agent_step
-from trajrec.codec import decode
-from trajrec.episodes import Episode, Step
+from trajrec.corpus.episode import Episode, Step
 from trajrec.errors import CorpusError
-from trajrec.index.jsonable import to_json
-from trajrec.state.diff import diff
+from trajrec.values.codec import decode
+from trajrec.values.diff import diff
+from trajrec.values.json import to_json
 
 SHOWN_STEPS = 8
 
@@ -29,8 +29,13 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
             print_json(_row(step))
         return
     print_facts(facts)
-    shown = steps if len(steps) <= 2 * SHOWN_STEPS else [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
-    rows = [(s.step, to_json(s.action), _reward(s), _observed(s), to_json(s.info) if s.info else None) for s in shown]
+    shown = (
+        steps if len(steps) <= 2 * SHOWN_STEPS else [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
+    )
+    rows = [
+        (s.step, to_json(s.action), _reward(s), _observed(s), to_json(s.info) if s.info else None)
+        for s in shown
+    ]
     if len(shown) < len(steps):
         rows.insert(SHOWN_STEPS, ("…", f"{len(steps) - len(shown)} more", None, None, None))  # type: ignore[arg-type]
     print_table(("step", "action", "reward", "observation", "info"), rows)
@@ -48,21 +53,31 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
         return
     if not episode.first_step <= number < episode.n_steps:
         first, last = episode.first_step, episode.n_steps - 1
-        raise ValueError(f"episode {episode.id} has no step {number}: it has steps {first} to {last}")
+        raise ValueError(
+            f"episode {episode.id} has no step {number}: it has steps {first} to {last}"
+        )
     row = _row(episode.step_at(number))
     before, after = _state(episode, number), _state(episode, number + 1)
     row["state_before"], row["state_after"] = before, after
     if not isinstance(before, _Unknown) and not isinstance(after, _Unknown):
         row["state_changes"] = [
-            {"path": c.path, "before": to_json(c.before), "after": to_json(c.after)} for c in diff(before, after)
+            {"path": c.path, "before": to_json(c.before), "after": to_json(c.after)}
+            for c in diff(before, after)
         ]
     if as_json:
-        print_json({key: value if isinstance(value, (int, float, list)) else to_json(value) for key, value in row.items()})
+        print_json(
+            {
+                key: value if isinstance(value, (int, float, list)) else to_json(value)
+                for key, value in row.items()
+            }
+        )
         return
     for name, value in row.items():
         if name == "state_changes":
             for change in value:
-                print(f"state changed  {change['path'] or '(all)'}: {change['before']} -> {change['after']}")
+                print(
+                    f"state changed  {change['path'] or '(all)'}: {change['before']} -> {change['after']}"
+                )
         elif value is not None:
             print(f"{name:<13}  {value.reason if isinstance(value, _Unknown) else value}")
 
@@ -84,7 +99,13 @@ def _state(episode: Episode, step: int) -> Any:
 
 def _facts(episode: Episode) -> dict[str, Any]:
     header, start = episode.header, episode.start
-    seed = None if start is None else "the generator's state" if start.seed is None else f"{start.seed} ({start.seed_origin})"
+    seed = (
+        None
+        if start is None
+        else "the generator's state"
+        if start.seed is None
+        else f"{start.seed} ({start.seed_origin})"
+    )
     runtime = header.runtime
     missing = episode.missing_steps
     return {
@@ -107,7 +128,9 @@ def _facts(episode: Episode) -> dict[str, Any]:
         else None,
         "python": runtime.get("python"),
         "platform": runtime.get("platform"),
-        "interface": None if header.interface_data is None else to_json(decode(header.interface_data)),
+        "interface": None
+        if header.interface_data is None
+        else to_json(decode(header.interface_data)),
         "log": str(episode.path),
     }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
-from trajrec.episodes import Episode
-from trajrec.index.jsonable import to_json
-from trajrec.state.diff import MISSING
-from trajrec.transcript import Attempt, ModelCall
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import Attempt, ModelCall
+from trajrec.values.diff import MISSING
+from trajrec.values.json import to_json
 
 SHOWN_ATTEMPTS = 40
 
@@ -40,7 +40,9 @@ def print_agent_step(episode: Episode, number: int, *, as_json: bool) -> None:
         ValueError: There is no such step.
     """
     if not 0 <= number < episode.n_steps:
-        raise ValueError(f"episode {episode.id} has no step {number}: it has steps 0 to {episode.n_steps - 1}")
+        raise ValueError(
+            f"episode {episode.id} has no step {number}: it has steps 0 to {episode.n_steps - 1}"
+        )
     for row in _rows(episode, number):
         if as_json:
             print_json(row)
@@ -62,34 +64,58 @@ def _facts(episode: Episode) -> dict[str, Any]:
         "parent_id": None if episode.fork is None else episode.fork.parent_id,
         "fork_step": None if episode.fork is None else episode.fork.step,
         "task": transcript.task,
-        "goal": None if task is None or task.goal_data is None else _short(transcript.value(task.goal_data), 400),
+        "goal": None
+        if task is None or task.goal_data is None
+        else _short(transcript.value(task.goal_data), 400),
         "world": transcript.world,
-        "seed": None if start is None or start.seed is None else f"{start.seed} ({start.seed_origin})",
+        "seed": None
+        if start is None or start.seed is None
+        else f"{start.seed} ({start.seed_origin})",
         "n_steps": episode.n_steps,
         "ending": episode.ending,
         "stop_reason": None if end is None else end.stop_reason,
         "said_done": None if end is None else end.said_done,
         "outcome": episode.outcome,
-        "watched": [f"{part or 'the world'} ({name})" for part, name, _ in ([] if task is None else task.parts)],
-        "interface": None if task is None or task.interface_data is None else to_json(transcript.value(task.interface_data)),
-        "within": None if task is None or task.within_id is None else f"{task.within_id} at step {task.within_step}",
+        "watched": [
+            f"{part or 'the world'} ({name})"
+            for part, name, _ in ([] if task is None else task.parts)
+        ],
+        "interface": None
+        if task is None or task.interface_data is None
+        else to_json(transcript.value(task.interface_data)),
+        "within": None
+        if task is None or task.within_id is None
+        else f"{task.within_id} at step {task.within_step}",
         "log": str(episode.path),
     }
 
 
 def _in_order(episode: Episode) -> list[Attempt | ModelCall]:
-    items: list[Attempt | ModelCall] = [*episode.transcript.model_calls, *episode.transcript.attempts]
-    return sorted(items, key=lambda item: (item.start.step, isinstance(item, Attempt), item.start.time_ns))
+    items: list[Attempt | ModelCall] = [
+        *episode.transcript.model_calls,
+        *episode.transcript.attempts,
+    ]
+    return sorted(
+        items, key=lambda item: (item.start.step, isinstance(item, Attempt), item.start.time_ns)
+    )
 
 
 def _line(item: Attempt | ModelCall) -> tuple[Any, ...]:
     if isinstance(item, ModelCall):
-        said = None if item.end is None or item.end.answer_data is None else _short(item.answer, 100)
+        said = (
+            None if item.end is None or item.end.answer_data is None else _short(item.answer, 100)
+        )
         what = f"model {item.request.get('model') or ''}".strip()
         return item.start.step, what, f"{len(item.messages)} messages", item.outcome, said
     outcome = f"{item.outcome}, tried again by {item.retry_by}" if item.retry_by else item.outcome
     message = item.end.message if item.end is not None and item.has_failed else None
-    return item.start.step, item.tool, _short(item.arguments, 60), outcome, message or _short(item.result, 60)
+    return (
+        item.start.step,
+        item.tool,
+        _short(item.arguments, 60),
+        outcome,
+        message or _short(item.result, 60),
+    )
 
 
 def _rows(episode: Episode, step: int | None) -> list[dict[str, Any]]:
@@ -101,9 +127,13 @@ def _model_row(item: ModelCall) -> dict[str, Any]:
     return {
         "step": item.start.step,
         "model_call": item.start.number,
-        "parameters": to_json({key: value for key, value in item.request.items() if key != "tools"}),
+        "parameters": to_json(
+            {key: value for key, value in item.request.items() if key != "tools"}
+        ),
         "messages": to_json(item.messages),
-        "answer": None if item.end is None or item.end.answer_data is None else to_json(item.answer),
+        "answer": None
+        if item.end is None or item.end.answer_data is None
+        else to_json(item.answer),
         "outcome": item.outcome,
         "error": _error(item),
     }
@@ -111,7 +141,10 @@ def _model_row(item: ModelCall) -> dict[str, Any]:
 
 def _call_row(item: Attempt) -> dict[str, Any]:
     changes = [
-        (f"{part}: {change.path}" if part else change.path, *(_value(value) for value in (change.before, change.after)))
+        (
+            f"{part}: {change.path}" if part else change.path,
+            *(_value(value) for value in (change.before, change.after)),
+        )
         for part, found in item.changes.items()
         for change in found
     ]
@@ -124,7 +157,9 @@ def _call_row(item: Attempt) -> dict[str, Any]:
         "outcome": item.outcome,
         "result": None if item.end is None or item.end.is_raised else to_json(item.result),
         "error": _error(item),
-        "retry_of": None if item.retry_of is None else f"step {item.retry_of[0]}, by {item.retry_by}",
+        "retry_of": None
+        if item.retry_of is None
+        else f"step {item.retry_of[0]}, by {item.retry_by}",
         "recovered_at": item.recovered_at,
         "latency_ms": None if item.latency_ms is None else round(item.latency_ms, 3),
         "finding": "; ".join(item.notes),
@@ -133,7 +168,11 @@ def _call_row(item: Attempt) -> dict[str, Any]:
 
 
 def _error(item: Attempt | ModelCall) -> str | None:
-    return None if item.end is None or not item.end.error_type else f"{item.end.error_type}: {item.end.message}"
+    return (
+        None
+        if item.end is None or not item.end.error_type
+        else f"{item.end.error_type}: {item.end.message}"
+    )
 
 
 def _value(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""The log file: frames, columns, writer, reader, repair. docs/format.md specifies it."""
+"""The log file: records, frames, columns, writer, reader, repair."""

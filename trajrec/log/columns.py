@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 import zstandard
 
-from trajrec import codec
 from trajrec.log import pixels
 from trajrec.log.frames import MAX_PART
 from trajrec.log.pixels import Frames, Pixels
-from trajrec.schema import Column
+from trajrec.log.schema import Column
+from trajrec.values import codec
 
 PLANES = 2
 PLANES_ROW_BYTES = 1024
@@ -39,11 +39,15 @@ class Packer:
         """Compress bytes into one zstd frame that states its content's size."""
         return self._compress(data)
 
-    def arrays(self, name: str, rows: Sequence[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[Column, bytes]:
+    def arrays(
+        self, name: str, rows: Sequence[bytes], dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> tuple[Column, bytes]:
         """Pack rows of one dtype and shape, each given as its C-order bytes."""
         if len(rows) > 1 and rows.count(rows[0]) == len(rows):
             value = np.frombuffer(rows[0], dtype).reshape(shape)
-            return Column(name, "const", len(rows), rows_data=None, type_name="array"), codec.encode(value)
+            return Column(
+                name, "const", len(rows), rows_data=None, type_name="array"
+            ), codec.encode(value)
         row_bytes = len(rows[0])
         if dtype.kind not in _NUMBERS or row_bytes == 0:
             return self._array(name, "array", b"".join(rows), len(rows), dtype, shape, ())
@@ -57,13 +61,21 @@ class Packer:
         return self._array(name, "array", raw, len(rows), dtype, shape, chosen)
 
     def pixels(
-        self, name: str, rows: Pixels, start: int, stop: int, dtype: np.dtype[Any], shape: tuple[int, ...]
+        self,
+        name: str,
+        rows: Pixels,
+        start: int,
+        stop: int,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
     ) -> tuple[Column, bytes]:
         """Pack large rows [start, stop), of one dtype and shape, that were kept as changes."""
         raw, chosen = rows.pack(start, stop)
         return self._array(name, "array", raw, stop - start, dtype, shape, chosen)
 
-    def scalars(self, name: str, rows: Sequence[Any], *, opaque: bool = False, where: str = "") -> tuple[Column, bytes]:
+    def scalars(
+        self, name: str, rows: Sequence[Any], *, opaque: bool = False, where: str = ""
+    ) -> tuple[Column, bytes]:
         """Pack Python and numpy scalars, texts and bytes, keeping the exact type."""
         types = set(map(type, rows))
         kind = types.pop() if len(types) == 1 else None
@@ -75,10 +87,21 @@ class Packer:
             assert kind is not None
             stored = _narrow(numbers)
             raw, chosen = self._planes(_units(stored.tobytes(), stored.dtype, len(rows)), order=0)
-            return self._array(name, "scalar", raw, len(rows), stored.dtype, (), chosen, type_name=_scalar_name(kind, numbers))
+            return self._array(
+                name,
+                "scalar",
+                raw,
+                len(rows),
+                stored.dtype,
+                (),
+                chosen,
+                type_name=_scalar_name(kind, numbers),
+            )
         if kind is not None and len(rows) > 1 and rows.count(rows[0]) == len(rows):
             return Column(name, "const", len(rows)), codec.encode(rows[0])
-        return self.values(name, [codec.encode(row, where=where or name, opaque=opaque) for row in rows])
+        return self.values(
+            name, [codec.encode(row, where=where or name, opaque=opaque) for row in rows]
+        )
 
     def values(self, name: str, rows: Sequence[bytes]) -> tuple[Column, bytes]:
         """Pack encoded values."""
@@ -105,7 +128,17 @@ class Packer:
         type_name: str = "",
     ) -> tuple[Column, bytes]:
         data = self._compress(raw)
-        column = Column(name, kind, n, dtype.str, shape, type_name, filter_, size=len(data), raw_bytes=memoryview(raw).nbytes)
+        column = Column(
+            name,
+            kind,
+            n,
+            dtype.str,
+            shape,
+            type_name,
+            filter_,
+            size=len(data),
+            raw_bytes=memoryview(raw).nbytes,
+        )
         return column, data
 
     def _planes(self, units: Array, order: int) -> tuple[bytes, tuple[int, ...]]:
@@ -125,11 +158,17 @@ class Packer:
 class Rows:
     """A column's rows, decoded. `place[i]` is the row of the chunk that entry i belongs to, or None where all have one."""
 
-    def __init__(self, column: Column, data: bytes | memoryview, decompressor: zstandard.ZstdDecompressor) -> None:
+    def __init__(
+        self, column: Column, data: bytes | memoryview, decompressor: zstandard.ZstdDecompressor
+    ) -> None:
         self.n = column.n
         self.kind = column.kind
         self.type_name = column.type_name
-        self.place = None if column.rows_data is None else np.cumsum(codec.decode(column.rows_data), dtype=np.int64)
+        self.place = (
+            None
+            if column.rows_data is None
+            else np.cumsum(codec.decode(column.rows_data), dtype=np.int64)
+        )
         self._const: bytes = b""
         self._shape = column.shape
         self._dense: Array | None = None
@@ -148,7 +187,10 @@ class Rows:
             return
         _check_numbers(column)
         if column.filter and column.filter[0] == pixels.FRAMES:
-            self._frames, self._dtype = Frames(raw, column.n, row_bytes(column)), np.dtype(column.dtype)
+            self._frames, self._dtype = (
+                Frames(raw, column.n, row_bytes(column)),
+                np.dtype(column.dtype),
+            )
         else:
             self._dense = _unfilter(raw, column)
 
@@ -162,7 +204,10 @@ class Rows:
         """Return what yields rows [start, stop), each good until the next is asked for; None where they are not of one dtype
         and shape."""
         if self._frames is not None and self._dense is None:
-            return (frame.view(self._dtype).reshape(self._shape) for frame in self._frames.walk(start, stop))
+            return (
+                frame.view(self._dtype).reshape(self._shape)
+                for frame in self._frames.walk(start, stop)
+            )
         array = self.array(start, stop)
         return None if array is None else iter(array)
 
@@ -194,7 +239,11 @@ class Rows:
             return [codec.decode(value) for value in self._values[start:stop]]
         if self.kind == "array":
             rows = self._array[start:stop].copy()
-            return list(rows) if rows.ndim > 1 else [rows[i : i + 1].reshape(()) for i in range(len(rows))]
+            return (
+                list(rows)
+                if rows.ndim > 1
+                else [rows[i : i + 1].reshape(()) for i in range(len(rows))]
+            )
         rows = self._array[start:stop]
         if self.type_name in ("int", "float"):
             return list(rows.tolist())
@@ -206,8 +255,16 @@ class Rows:
         """Return the type and the bytes, joined, of rows [start, stop); None where they are not numpy's scalars of one type."""
         if self.kind == "const":
             value = codec.decode(self._const)
-            return (type(value), value.tobytes() * (stop - start)) if isinstance(value, (np.number, np.bool_)) else None
-        if self.kind != "scalar" or self._array is None or self.type_name in ("int", "float", "bool"):
+            return (
+                (type(value), value.tobytes() * (stop - start))
+                if isinstance(value, (np.number, np.bool_))
+                else None
+            )
+        if (
+            self.kind != "scalar"
+            or self._array is None
+            or self.type_name in ("int", "float", "bool")
+        ):
             return None
         dtype = np.dtype(self.type_name)
         return dtype.type, self._array[start:stop].astype(dtype, copy=False).tobytes()
@@ -234,7 +291,9 @@ def row_bytes(column: Column) -> int:
     return np.dtype(column.dtype).itemsize * math.prod(column.shape) if column.dtype else 0
 
 
-def _decompress(data: bytes | memoryview, raw_bytes: int, decompressor: zstandard.ZstdDecompressor) -> bytes:
+def _decompress(
+    data: bytes | memoryview, raw_bytes: int, decompressor: zstandard.ZstdDecompressor
+) -> bytes:
     """Decompress to exactly the stated size: a size is checked before memory is given to it."""
     if zstandard.frame_content_size(bytes(data[:18])) != raw_bytes:
         raise ValueError("a column's size is not the stated one")
@@ -253,7 +312,9 @@ def _check_numbers(column: Column) -> None:
     if np.dtype(column.dtype).kind not in _NUMBERS + "SU":
         raise ValueError(f"dtype {column.dtype!r} is not stored in columns")
     if not all(size >= 0 for size in column.shape) or column.n * row_bytes(column) > MAX_PART:
-        raise ValueError(f"a column of {column.n} rows of shape {column.shape} is larger than any that is written")
+        raise ValueError(
+            f"a column of {column.n} rows of shape {column.shape} is larger than any that is written"
+        )
 
 
 def _unfilter(raw: bytes, column: Column) -> Array:

@@ -33,7 +33,10 @@ def field_array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
     if layout is None:
         raise ValueError("the chunk has no such field")
     if layout[0] == "dict":
-        return {key: field_array(chunk, item, start, stop) for key, item in zip(layout[1], layout[2], strict=True)}
+        return {
+            key: field_array(chunk, item, start, stop)
+            for key, item in zip(layout[1], layout[2], strict=True)
+        }
     if layout[0] == "tuple":
         return tuple(field_array(chunk, item, start, stop) for item in layout[1])
     rows: Rows = chunk.rows(layout[1])
@@ -66,7 +69,9 @@ def concatenate(parts: list[Any]) -> Any:
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
-def sparse_values(chunk: LogChunk, field: str, start: int, stop: int) -> tuple[list[int], list[Any]]:
+def sparse_values(
+    chunk: LogChunk, field: str, start: int, stop: int
+) -> tuple[list[int], list[Any]]:
     """Return the rows in [start, stop) of a field that has values only in some rows, and the values."""
     layout = chunk.layout(field)
     if layout is None or stop <= start:

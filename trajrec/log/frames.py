@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from trajrec.errors import LogFormatError
-from trajrec.schema import FORMAT_VERSION
+from trajrec.log.schema import FORMAT_VERSION
 
 # Like PNG's: a byte with the high bit set and both line ends, so that transfers which mangle text are noticed at once.
 MAGIC = b"\x89TRJ\r\n\x1a\n"
 SIGNATURE = struct.Struct("<8sII")  # magic, format version, checksum
 FRAME_MAGIC = b"\xf5trj"
-FRAME = struct.Struct("<4sBBHIIIIII")  # magic, kind, flags, 0, sequence, meta size, meta raw size, data size, 2 checksums
+FRAME = struct.Struct(
+    "<4sBBHIIIIII"
+)  # magic, kind, flags, 0, sequence, meta size, meta raw size, data size, 2 checksums
 TRAILER = struct.Struct("<QI4s8s")  # footer offset, checksum, zeros, magic
 TRAILER_MAGIC = b"trjSEAL\n"
 
@@ -64,10 +66,14 @@ def check_signature(data: bytes | mmap.mmap, path: Path) -> None:
     """
     head = bytes(data[: SIGNATURE.size])
     if len(head) < SIGNATURE.size or head[:8] != MAGIC:
-        raise LogFormatError("not a trajrec log (its first bytes are not the signature of one)", path=path, offset=0)
+        raise LogFormatError(
+            "not a trajrec log (its first bytes are not the signature of one)", path=path, offset=0
+        )
     _, version, checksum = SIGNATURE.unpack(head)
     if zlib.crc32(head[:12]) != checksum:
-        raise LogFormatError("the signature is damaged; `trajrec recover` reads what is left", path=path, offset=8)
+        raise LogFormatError(
+            "the signature is damaged; `trajrec recover` reads what is left", path=path, offset=8
+        )
     if version > FORMAT_VERSION:
         raise LogFormatError(
             f"format version {version} is newer than {FORMAT_VERSION}, which this trajrec reads; upgrade trajrec",
@@ -76,21 +82,29 @@ def check_signature(data: bytes | mmap.mmap, path: Path) -> None:
         )
 
 
-def pack_frame(kind: int, sequence: int, meta: bytes, meta_raw: int, data: list[bytes]) -> list[bytes]:
+def pack_frame(
+    kind: int, sequence: int, meta: bytes, meta_raw: int, data: list[bytes]
+) -> list[bytes]:
     """Return a frame as the parts of one gathered write."""
     checksum = zlib.crc32(meta)
     data_size = 0
     for part in data:
         checksum = zlib.crc32(part, checksum)
         data_size += len(part)
-    head = FRAME.pack(FRAME_MAGIC, kind, 0, 0, sequence, len(meta), meta_raw, data_size, checksum, 0)[:-4]
+    head = FRAME.pack(
+        FRAME_MAGIC, kind, 0, 0, sequence, len(meta), meta_raw, data_size, checksum, 0
+    )[:-4]
     return [head + struct.pack("<I", zlib.crc32(head)), meta, *data]
 
 
 def frame_at(data: bytes | mmap.mmap, offset: int) -> Frame | None:
     """Return the frame at an offset, or None where there is no intact frame header."""
     head = bytes(data[offset : offset + FRAME.size])
-    if len(head) < FRAME.size or head[:4] != FRAME_MAGIC or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little"):
+    if (
+        len(head) < FRAME.size
+        or head[:4] != FRAME_MAGIC
+        or zlib.crc32(head[:-4]) != int.from_bytes(head[-4:], "little")
+    ):
         return None
     _, kind, _, _, sequence, meta_size, meta_raw, data_size, checksum, _ = FRAME.unpack(head)
     if max(meta_size, meta_raw, data_size) > MAX_PART:
@@ -102,7 +116,10 @@ def is_intact(data: bytes | mmap.mmap, frame: Frame) -> bool:
     """Check a frame's payload against its checksum."""
     payload = memoryview(data)[frame.offset + FRAME.size : frame.end]
     try:
-        return len(payload) == frame.end - frame.offset - FRAME.size and zlib.crc32(payload) == frame.checksum
+        return (
+            len(payload) == frame.end - frame.offset - FRAME.size
+            and zlib.crc32(payload) == frame.checksum
+        )
     finally:
         payload.release()
 
@@ -124,12 +141,23 @@ def scan(data: bytes | mmap.mmap, start: int = SIGNATURE.size) -> Iterator[Frame
             return
         following = _resync(data, offset + 1)
         if following is None:
-            what = "the file stops in the middle of a frame" if frame is not None or size - offset < FRAME.size else "no frame"
+            what = (
+                "the file stops in the middle of a frame"
+                if frame is not None or size - offset < FRAME.size
+                else "no frame"
+            )
             yield Damage(
-                offset, size - offset, what, is_tail=(frame is None and size - offset < FRAME.size) or _runs_out(frame, size)
+                offset,
+                size - offset,
+                what,
+                is_tail=(frame is None and size - offset < FRAME.size) or _runs_out(frame, size),
             )
             return
-        what = "a frame's payload does not match its checksum" if frame is not None else "no intact frame header"
+        what = (
+            "a frame's payload does not match its checksum"
+            if frame is not None
+            else "no intact frame header"
+        )
         yield Damage(offset, following - offset, what)
         offset = following
 

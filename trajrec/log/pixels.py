@@ -67,7 +67,9 @@ class Pixels:
         else:
             if len(self._packed) != size:  # as stacks from here on
                 self._packed = self._frames(self._packed[0].view(self._dtype), axis)
-            first = _advance(self._packed, self._changes[changes_before(start) : changes_before(start + 1)])
+            first = _advance(
+                self._packed, self._changes[changes_before(start) : changes_before(start + 1)]
+            )
         later = self._changes[changes_before(start + 1) : changes_before(stop)]
         self._packed = _advance(first, later)
         if axis is None:
@@ -79,7 +81,9 @@ class Pixels:
         """Return the frames of a row as words."""
         if axis is None:
             return [row.reshape(-1).view(self._unit)]
-        stack = np.ascontiguousarray(np.moveaxis(row.reshape(self._shape), axis, 0)).reshape(self._shape[axis], -1)
+        stack = np.ascontiguousarray(np.moveaxis(row.reshape(self._shape), axis, 0)).reshape(
+            self._shape[axis], -1
+        )
         return list(stack.view(_unit(stack[0].nbytes)))
 
     def _add_first(self, row: Array) -> None:
@@ -99,7 +103,9 @@ class Pixels:
                         self._before = self._before.view(f"u{row.itemsize}")
                         self.add = self._add_stack_of_last_axis
                     else:
-                        self._before = self._before.view(self._newest.dtype).reshape(row.shape[0], -1)
+                        self._before = self._before.view(self._newest.dtype).reshape(
+                            row.shape[0], -1
+                        )
                         self.add = self._add_stack_of_first_axis
                     self._stacked_from, self._axis = len(self._changes) + 1, axis
                     break
@@ -190,12 +196,17 @@ class Frames:
             return
         frame, end = self._first.copy(), 0
         for k in range(start, stop):
-            begin, end = end, self._ends[k]  # of the first one, the changes of all before it: what comes last stays
+            begin, end = (
+                end,
+                self._ends[k],
+            )  # of the first one, the changes of all before it: what comes last stays
             frame[self._places[begin:end]] = self._words[begin:end]
             yield frame
 
 
-def unpack(raw: bytes, n: int, dtype: np.dtype[Any], shape: tuple[int, ...], filter_: tuple[int, ...]) -> Array:
+def unpack(
+    raw: bytes, n: int, dtype: np.dtype[Any], shape: tuple[int, ...], filter_: tuple[int, ...]
+) -> Array:
     """Return the rows (n, *shape) that were packed.
 
     Raises:
@@ -233,7 +244,9 @@ def _advance(frames: Sequence[Array], changes: Sequence[Change]) -> Sequence[Arr
     if len(changes) > len(kept):
         early, changes = changes[: -len(kept)], changes[-len(kept) :]
         frame = kept[-1].copy()
-        frame[np.concatenate([places for places, _ in early])] = np.concatenate([words for _, words in early])
+        frame[np.concatenate([places for places, _ in early])] = np.concatenate(
+            [words for _, words in early]
+        )
         kept.append(frame)
     for places, words in changes:
         frame = kept[-1].copy()
@@ -252,6 +265,14 @@ def _sparse(frames: Sequence[Array], later: Sequence[Change]) -> bytes:
     width = len(frames[0])
     lengths = [len(places) for places, _ in changes]
     starts = np.repeat(np.arange(len(changes)) * width - width, lengths)
-    distances = np.diff(np.concatenate([places for places, _ in changes]) + starts, prepend=0).astype("<u4")
+    distances = np.diff(
+        np.concatenate([places for places, _ in changes]) + starts, prepend=0
+    ).astype("<u4")
     planes = distances.view(np.uint8).reshape(-1, 4).T
-    return b"".join((frames[0].tobytes(), planes.tobytes(), np.concatenate([words for _, words in changes]).tobytes()))
+    return b"".join(
+        (
+            frames[0].tobytes(),
+            planes.tobytes(),
+            np.concatenate([words for _, words in changes]).tobytes(),
+        )
+    )

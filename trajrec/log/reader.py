@@ -16,9 +16,9 @@ import zstandard
 from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Rows
+from trajrec.log.events import Blob
 from trajrec.log.frames import Damage, Frame
-from trajrec.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
-from trajrec.structs import Blob
+from trajrec.log.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
 
 try:
     import fcntl
@@ -157,11 +157,15 @@ class LogReader:
         if digest not in self._blobs:
             # One pass finds all; what was appended since is looked at when something is missing.
             for chunk in self.chunks(self._blobs_read):
-                self._blobs.update((e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob))
+                self._blobs.update(
+                    (e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob)
+                )
             self._blobs_read = len(self.frames)
         found = self._blobs.get(digest)
         if found is None:
-            raise LogCorruptError(f"the value {digest.hex()} that an event refers to is lost", path=self.path)
+            raise LogCorruptError(
+                f"the value {digest.hex()} that an event refers to is lost", path=self.path
+            )
         return found
 
     def refresh(self) -> bool:
@@ -209,7 +213,11 @@ class LogReader:
         except LogFormatError as exc:
             # A few flipped bytes at the front do not make the rest unreadable; a foreign file has no frames.
             newer = "newer" in str(exc)
-            if newer or next((f for f in frames.scan(self._data, 0) if isinstance(f, Frame)), None) is None:
+            if (
+                newer
+                or next((f for f in frames.scan(self._data, 0) if isinstance(f, Frame)), None)
+                is None
+            ):
                 raise
             self.damage.append(Damage(0, frames.SIGNATURE.size, "the signature is damaged"))
 
@@ -224,7 +232,11 @@ class LogReader:
         except LogCorruptError:
             return False
         found = [frames.frame_at(self._data, entry.offset) for entry in footer.frames]
-        complete = [f for f, e in zip(found, footer.frames, strict=True) if f is not None and f.end - f.offset == e.size]
+        complete = [
+            f
+            for f, e in zip(found, footer.frames, strict=True)
+            if f is not None and f.end - f.offset == e.size
+        ]
         if len(complete) != len(footer.frames):
             return False
         self.frames = complete
@@ -250,8 +262,12 @@ class LogReader:
 
     def _note_gap(self, found: Frame) -> None:
         last = self.frames[-1].sequence if self.frames else -1
-        if found.sequence != last + 1 and not (self.damage and self.damage[-1].offset < found.offset):
-            self.damage.append(Damage(found.offset, 0, f"frames {last + 1} to {found.sequence - 1} are missing"))
+        if found.sequence != last + 1 and not (
+            self.damage and self.damage[-1].offset < found.offset
+        ):
+            self.damage.append(
+                Damage(found.offset, 0, f"frames {last + 1} to {found.sequence - 1} are missing")
+            )
 
     def _read_header(self) -> Header:
         if self.frames and self.frames[0].kind == frames.HEADER:
@@ -259,7 +275,9 @@ class LogReader:
                 return self._record(self.frames[0], Header)
         if self._footer_header is not None:
             return self._footer_header
-        raise LogCorruptError("no intact header is left: the environment cannot be known", path=self.path, offset=0)
+        raise LogCorruptError(
+            "no intact header is left: the environment cannot be known", path=self.path, offset=0
+        )
 
     _footer_header: Header | None = None
     _is_closed = False
@@ -294,7 +312,9 @@ class Span(NamedTuple):
 class LogChunk:
     """A chunk of a log, its columns decoded when asked for and then kept."""
 
-    def __init__(self, record: Chunk, reader: LogReader, index: int, data_start: int, data_end: int) -> None:
+    def __init__(
+        self, record: Chunk, reader: LogReader, index: int, data_start: int, data_end: int
+    ) -> None:
         self.record, self.index, self.path = record, index, reader.path
         self.offset = reader.frames[index].offset
         self._reader, self._start, self._end = reader, data_start, data_end
@@ -336,11 +356,21 @@ class LogChunk:
             column = self.record.columns[index]
             start = self._start + column.offset
             if column.offset < 0 or start + column.size > self._end:
-                raise LogCorruptError(f"column {column.name!r} lies outside its frame", path=self.path, offset=self.offset)
+                raise LogCorruptError(
+                    f"column {column.name!r} lies outside its frame",
+                    path=self.path,
+                    offset=self.offset,
+                )
             try:
-                found = Rows(column, self._reader.slice(start, start + column.size), self._reader._decompressor)
+                found = Rows(
+                    column,
+                    self._reader.slice(start, start + column.size),
+                    self._reader._decompressor,
+                )
             except (ValueError, TypeError, OverflowError) as exc:
-                raise LogCorruptError(f"column {column.name!r}: {exc}", path=self.path, offset=self.offset) from exc
+                raise LogCorruptError(
+                    f"column {column.name!r}: {exc}", path=self.path, offset=self.offset
+                ) from exc
             self._rows[index] = found
         return found
 

@@ -12,12 +12,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from trajrec import codec
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
 from trajrec.log.columns import Packer, Rows, row_bytes
 from trajrec.log.reader import LogChunk, LogReader, is_being_written
-from trajrec.schema import Chunk, Column, Footer, FrameEntry, Segment
+from trajrec.log.schema import Chunk, Column, Footer, FrameEntry, Segment
+from trajrec.values import codec
 
 MERGED_BYTES = 4 << 20
 MERGED_ROWS = 1 << 16
@@ -50,7 +50,11 @@ class Recovery:
         return f"{self.path}: sealed, {self.frames_kept} frames kept" + self._lost()
 
     def _lost(self) -> str:
-        kept = "" if self.damaged_copy is None else f", the damaged file is kept as {self.damaged_copy.name}"
+        kept = (
+            ""
+            if self.damaged_copy is None
+            else f", the damaged file is kept as {self.damaged_copy.name}"
+        )
         return f", {self.bytes_lost} bytes lost{kept}" if self.bytes_lost else ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,22 +135,38 @@ def compact(path: Path) -> Compaction:
     """
     with LogReader(path) as reader:
         if not reader.is_sealed or reader.damage:
-            raise LogError("only an undamaged sealed log is compacted; run `trajrec recover` first", path=path)
+            raise LogError(
+                "only an undamaged sealed log is compacted; run `trajrec recover` first", path=path
+            )
         packer = Packer(level=19, search=True)
-        before = [reader.chunk(i) for i, frame in enumerate(reader.frames) if frame.kind == frames.CHUNK]
+        before = [
+            reader.chunk(i) for i, frame in enumerate(reader.frames) if frame.kind == frames.CHUNK
+        ]
         parts: list[tuple[int, Any, list[int]]] = [
-            (f.kind, reader.slice(f.offset, f.end), []) for f in reader.frames if f.kind == frames.HEADER
+            (f.kind, reader.slice(f.offset, f.end), [])
+            for f in reader.frames
+            if f.kind == frames.HEADER
         ]
         merged = 0
         for group in _groups(before):
             chunk, data = _merge(group, packer)
             raw = _encode(chunk)
-            parts.append((frames.CHUNK, (packer.compress(raw), len(raw), data), _chunk_episodes(chunk)))
+            parts.append(
+                (frames.CHUNK, (packer.compress(raw), len(raw), data), _chunk_episodes(chunk))
+            )
             merged += 1
         new = _write_sealed(reader, parts)
         try:
             with LogReader(new) as written:
-                _verify(before, [written.chunk(i) for i, f in enumerate(written.frames) if f.kind == frames.CHUNK], path)
+                _verify(
+                    before,
+                    [
+                        written.chunk(i)
+                        for i, f in enumerate(written.frames)
+                        if f.kind == frames.CHUNK
+                    ],
+                    path,
+                )
             sizes = path.stat().st_size, new.stat().st_size
             if sizes[1] >= sizes[0]:
                 new.unlink()
@@ -200,13 +220,17 @@ def _write_sealed(reader: LogReader, parts: list[tuple[int, Any, list[int]]]) ->
                     n_steps += _steps(reader, index)
             offset = file.tell()
             raw = _encode(Footer(reader.header, entries, len(episodes), n_steps))
-            file.writelines(frames.pack_frame(frames.FOOTER, len(parts), Packer().compress(raw), len(raw), []))
+            file.writelines(
+                frames.pack_frame(frames.FOOTER, len(parts), Packer().compress(raw), len(raw), [])
+            )
             file.write(frames.pack_trailer(offset))
             file.flush()
             os.fsync(file.fileno())
     except OSError as exc:
         new.unlink(missing_ok=True)
-        raise LogError(f"cannot be rewritten: {exc.strerror or exc}; it is unchanged", path=reader.path) from exc
+        raise LogError(
+            f"cannot be rewritten: {exc.strerror or exc}; it is unchanged", path=reader.path
+        ) from exc
     return new
 
 
@@ -260,10 +284,16 @@ def _merge(group: list[LogChunk], packer: Packer) -> tuple[Chunk, list[bytes]]:
     columns: list[Column] = []
     data: list[bytes] = []
     for index in range(len(group[0].columns())):
-        column, raw = _merge_column([chunk.rows(index) for chunk in group], group[0].columns()[index].name, packer)
+        column, raw = _merge_column(
+            [chunk.rows(index) for chunk in group], group[0].columns()[index].name, packer
+        )
         bases = np.cumsum([0, *(_row_base(chunk, index) for chunk in group[:-1])])
         place = _merge_places([chunk.rows(index) for chunk in group], bases.tolist(), group, index)
-        columns.append(msgspec.structs.replace(column, rows_data=place, offset=sum(map(len, data)), size=len(raw)))
+        columns.append(
+            msgspec.structs.replace(
+                column, rows_data=place, offset=sum(map(len, data)), size=len(raw)
+            )
+        )
         data.append(raw)
     record = group[0].record
     merged = Chunk(
@@ -291,7 +321,9 @@ def _join(segments: list[Segment]) -> list[Segment]:
                 segment.first_step,
             )
         ):
-            joined[-1] = Segment(last.episode, last.first_step, last.n_steps + segment.n_steps, last.has_reset)
+            joined[-1] = Segment(
+                last.episode, last.first_step, last.n_steps + segment.n_steps, last.has_reset
+            )
         else:
             joined.append(segment)
     return joined
@@ -307,7 +339,9 @@ def _is_of_observations(name: str) -> bool:
     return name.partition("/")[0] in ("obs", "state", "state_digest")
 
 
-def _merge_places(rows: list[Rows], bases: list[int], group: list[LogChunk], index: int) -> bytes | None:
+def _merge_places(
+    rows: list[Rows], bases: list[int], group: list[LogChunk], index: int
+) -> bytes | None:
     if all(part.place is None for part in rows):
         return None
     place: list[int] = []
@@ -322,11 +356,18 @@ def _merge_column(rows: list[Rows], name: str, packer: Packer) -> tuple[Column, 
     raws = [part.row_bytes() for part in rows]
     first = arrays[0]
     if first is not None and all(raw is not None for raw in raws):
-        same = all(a is not None and (a.dtype, a.shape[1:]) == (first.dtype, first.shape[1:]) for a in arrays)
+        same = all(
+            a is not None and (a.dtype, a.shape[1:]) == (first.dtype, first.shape[1:])
+            for a in arrays
+        )
         if same:
             width = first.dtype.itemsize * int(np.prod(first.shape[1:], dtype=np.int64))
             joined = b"".join(raw for raw in raws if raw is not None)
-            pieces = [joined[i : i + width] for i in range(0, len(joined), width)] if width else [b""] * sum(r.n for r in rows)
+            pieces = (
+                [joined[i : i + width] for i in range(0, len(joined), width)]
+                if width
+                else [b""] * sum(r.n for r in rows)
+            )
             if name == "state_digest":
                 return packer.unit_rows(name, np.frombuffer(joined, np.uint8).reshape(-1, width))
             return packer.arrays(name, pieces, first.dtype, first.shape[1:])
@@ -342,9 +383,13 @@ def _verify(before: list[LogChunk], after: list[LogChunk], path: Path) -> None:
         LogError: They do not: the old file stays.
     """
     for name in ("events", "irregular"):
-        if [x for c in before for x in getattr(c.record, name)] != [x for c in after for x in getattr(c.record, name)]:
+        if [x for c in before for x in getattr(c.record, name)] != [
+            x for c in after for x in getattr(c.record, name)
+        ]:
             raise LogError(f"compaction would have changed its {name}; it is unchanged", path=path)
-    if _join([s for c in before for s in c.record.segments]) != _join([s for c in after for s in c.record.segments]):
+    if _join([s for c in before for s in c.record.segments]) != _join(
+        [s for c in after for s in c.record.segments]
+    ):
         raise LogError("compaction would have changed its segments; it is unchanged", path=path)
     if _digests(before) != _digests(after):
         raise LogError("compaction would have changed its rows; it is unchanged", path=path)

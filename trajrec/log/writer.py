@@ -23,11 +23,13 @@ import msgspec
 from trajrec.errors import LogWriteError
 from trajrec.log import frames
 from trajrec.log.columns import Packer
-from trajrec.schema import Chunk, Footer, FrameEntry, Header
+from trajrec.log.schema import Chunk, Footer, FrameEntry, Header
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock: there a log whose writer is gone reads as running until it is recovered
+except (
+    ImportError
+):  # Windows has no flock: there a log whose writer is gone reads as running until it is recovered
     fcntl = None  # type: ignore[assignment]
 
 FLUSH_S = 0.04
@@ -94,7 +96,11 @@ class LogWriter:
         self._background = background
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+            self._fd = os.open(
+                path,
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0),
+                0o666,
+            )
         except OSError as exc:
             raise LogWriteError(f"cannot create the log: {exc.strerror or exc}", path=path) from exc
         # Held for as long as the process lives, kill -9 or not: how a reader tells a running writer from a dead one.
@@ -189,7 +195,12 @@ class LogWriter:
         return any(type(event).__name__ == "EpisodeEnd" for event in chunk.events)
 
     def _frame(
-        self, kind: int, record: msgspec.Struct, data: Sequence[bytes], episodes: list[int], before: Sequence[bytes] = ()
+        self,
+        kind: int,
+        record: msgspec.Struct,
+        data: Sequence[bytes],
+        episodes: list[int],
+        before: Sequence[bytes] = (),
     ) -> None:
         raw = _encode(record)
         meta = self._packer.compress(raw)
@@ -219,14 +230,23 @@ class LogWriter:
             footer = Footer(self.header, self._entries, len(self._episodes), self._n_steps)
             raw = _encode(footer)
             meta = self._packer.compress(raw)
-            self._write([*frames.pack_frame(frames.FOOTER, self._sequence, meta, len(raw), []), frames.pack_trailer(offset)])
+            self._write(
+                [
+                    *frames.pack_frame(frames.FOOTER, self._sequence, meta, len(raw), []),
+                    frames.pack_trailer(offset),
+                ]
+            )
             if self.durability == "machine":
                 os.fsync(self._fd)
         except OSError as exc:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else f"{type(exc).__name__}: {exc}"
+        reason = (
+            exc.strerror
+            if isinstance(exc, OSError) and exc.strerror
+            else f"{type(exc).__name__}: {exc}"
+        )
         self.error = LogWriteError(
             f"cannot be written: {reason}; what was recorded before is readable, nothing later is recorded",
             path=self.path,
@@ -251,7 +271,9 @@ class _Flusher:
         with self._lock:
             self._writers.add(writer)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="trajrec-flusher", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="trajrec-flusher", daemon=True
+                )
                 self._thread.start()
 
     def discard(self, writer: LogWriter) -> None:

@@ -1,0 +1,1 @@
+"""Estimates with their intervals, the log that they are appended to, and plots."""

@@ -1,0 +1,139 @@
+"""Keeps what was found: appended to the corpus as a record of a log of its own, in SQL the tables `credit` and `rollouts`."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trajrec.log.events import CreditRun
+from trajrec.recording.event_log import sink_of
+from trajrec.replay.credit.results.estimates import Credit, Estimate, Split
+from trajrec.replay.credit.sampling.options import How
+from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.credit.sampling.sampler import Prober
+from trajrec.replay.forks.policies import policy_id
+from trajrec.values import codec
+
+Arms = Sequence[tuple[int, str, Sequence[Rollout]]]
+
+
+def finish(
+    prober: Prober,
+    rows: list[Estimate],
+    arms: Arms,
+    how: How,
+    *,
+    split: Split | None = None,
+    notes: Sequence[str] = (),
+) -> Credit:
+    """Return what a run found, and append it to the corpus.
+
+    Args:
+        prober: What ran the rollouts.
+        rows: The estimates.
+        arms: (step, which arm, rollouts).
+        how: Says in which folder it is kept.
+        split: Where the return came from.
+        notes: What must be known to read it.
+
+    Raises:
+        LogWriteError: The corpus cannot be written.
+    """
+    notes = list(notes)
+    rows = [labelled(row, prober) for row in rows]
+    if prober.setting.resample_hidden is not None:
+        notes.append(
+            "what the agent had not seen was drawn anew in each rollout: values are of what it knew"
+        )
+    if prober.level == "sandbox":
+        notes.append(
+            "what is drawn in the environment's sandbox is the same in each rollout: values are given it"
+        )
+    if not prober.is_determined:
+        notes.append(
+            "there is randomness that no universe can be given: the noise is fresh, whatever was asked for"
+        )
+    found = Credit(
+        secrets.token_hex(8),
+        prober.episode.id,
+        policy_id(prober.setting.policy),
+        rows,
+        prober.noise,
+        prober.setting.noise.root,
+        prober.level,
+        split,
+        tuple(notes),
+        list(arms),
+    )
+    folder = how.get("folder", "beside")
+    if folder is not None:
+        keep(found, prober.episode.path.parent if folder == "beside" else Path(folder))
+    return found
+
+
+def labelled(row: Estimate, prober: Prober) -> Estimate:
+    """Return an estimate that says what it is given, where that is not the whole state."""
+    if prober.setting.resample_hidden is None:
+        return row
+    return replace(row, estimand=f"{row.estimand}; given what had been seen")
+
+
+def keep(credit: Credit, folder: Path) -> None:
+    """Append a run to a folder's logs."""
+    rows = credit.estimates
+    columns: dict[str, Any] = {
+        "step": np.array([e.step for e in rows], np.int64),
+        **{
+            name: np.array([getattr(e, name) for e in rows], np.float64)
+            for name in ("value", "lo", "hi")
+        },
+        **{
+            name: np.array([getattr(e, name) for e in rows], np.int64)
+            for name in ("n", "n_lost", "env_steps", "policy_calls")
+        },
+        **{
+            name: [getattr(e, name) for e in rows]
+            for name in ("n_discordant", "ci_method", "estimator", "estimand", "noise")
+        },
+        "action": [e.action for e in rows],
+    }
+    flat = [(step, arm, r) for step, arm, rollouts in credit.arms for r in rollouts]
+    rollouts: dict[str, Any] = {
+        "step": np.array([step for step, _, _ in flat], np.int64),
+        "arm": [arm for _, arm, _ in flat],
+        "universe": np.array([r.universe for _, _, r in flat], np.uint64),
+        "returned": np.array([r.returned for _, _, r in flat], np.float64),
+        "score": np.array(
+            [math.nan if r.score is None else r.score for _, _, r in flat], np.float64
+        ),
+        **{
+            name: np.array([getattr(r, name) for _, _, r in flat], np.int64)
+            for name in ("length", "coalesced_at", "env_steps")
+        },
+        "status": [r.status for _, _, r in flat],
+    }
+    sink = sink_of(folder, "raise", "process")
+    sink.add(
+        CreditRun(
+            -1,
+            credit.episode_id,
+            credit.run_id,
+            time.time_ns(),
+            credit.policy_id,
+            credit.noise,
+            credit.root,
+            credit.level,
+            list(credit.notes),
+            codec.encode(columns, opaque=True),
+            codec.encode(rollouts, opaque=True),
+        ),
+        200 * len(rows) + 60 * len(flat),
+    )
+    sink.flush()

@@ -1,0 +1,1 @@
+"""Rollouts from the steps of an episode, under keyed noise."""

@@ -1,0 +1,417 @@
+"""Probes: rollouts that are wanted, at which steps and in which universes; run here, by other processes, or as Ray tasks.
+
+What comes back does not depend on where they ran, nor on how steps were reached.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from trajrec.corpus.episode import Episode
+from trajrec.errors import ReplayError
+from trajrec.replay.credit.sampling.context import Recording
+from trajrec.replay.credit.sampling.noise import Noise
+from trajrec.replay.credit.sampling.options import Setting
+from trajrec.replay.credit.sampling.rollout import Roller, Rollout, Script, came_out_alike
+from trajrec.replay.credit.sampling.simulator import (
+    EnvGround,
+    Ground,
+    RecordedNoise,
+    StandingGround,
+    recorded_noise,
+)
+from trajrec.replay.credit.sampling.tool_world import WorldGround
+from trajrec.replay.execute.reach import Stage, check_step
+from trajrec.replay.forks.branch import Level
+from trajrec.replay.forks.dispatch import portable, results
+from trajrec.replay.forks.fork_server import Job, Lost
+from trajrec.replay.forks.policies import Policy, as_policy
+from trajrec.replay.forks.walker import best_level
+from trajrec.replay.processes.refs import Places, lineage
+from trajrec.replay.processes.workers import Died, map_ordered
+
+LANES = 32
+"""Environments that a policy which is asked in batches has at most."""
+
+
+class Probe(NamedTuple):
+    """Rollouts from one step.
+
+    Attributes:
+        step: Where they begin.
+        universes: Whose noise they are under.
+        script: Actions that are taken instead of the policy's, by step.
+        policy: Acts at the first step in the other's place.
+    """
+
+    step: int
+    universes: Sequence[int]
+    script: Script = ()
+    policy: Any = None
+
+
+class Prober:
+    """Runs probes of one episode, and counts what they cost. A context manager.
+
+    Args:
+        episode: The episode.
+        setting: What they share.
+
+    Attributes:
+        level: How steps were reached, as far as is known.
+        is_determined: Whether a universe determines what happens: where it does not, there is randomness that no universe
+            can be given, and the noise is fresh whatever was asked for.
+    """
+
+    def __init__(self, episode: Episode, setting: Setting) -> None:
+        if episode.is_agents and setting.noise.mode == "recorded":
+            raise ValueError(
+                "an agent's world has no recorded noise: take noise='shared' or 'fresh'"
+            )
+        if episode.is_agents and isinstance(setting.policy, str) and setting.policy == "random":
+            raise ValueError(
+                "an agent's world has no action space to draw from: give a function of a Context"
+            )
+        # Who is told of progress is here: no other process has them.
+        self._progress, self._n_run, self._n_asked = setting.progress, 0, 0
+        self.episode, self.setting = episode, replace(setting, progress=None)
+        if not self.by_score and episode.agent_rewards:
+            raise ValueError(
+                f"each agent of episode {episode.id} has a reward of its own: say with check= what winning is"
+            )
+        self.level: Any = setting.level
+        is_seeded = getattr(setting.policy, "is_seeded", True)
+        self.is_determined = (
+            not (episode.is_agents and Recording(episode).has_told)
+            if is_seeded is None
+            else is_seeded
+        )
+        self._roller: Roller | None = None
+        self._has_run = False
+        self._memories: list[Any] | None = None
+
+    @property
+    def noise(self) -> str:
+        """The noise that rollouts were really under."""
+        return self.setting.noise.mode if self.is_determined else "fresh"
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether rollouts of two arms in one universe have their noise in common."""
+        return self.noise != "fresh"
+
+    @property
+    def by_score(self) -> bool:
+        """Whether rollouts are worth what a check says of their end, rather than their return."""
+        return self.setting.check is not None or self.episode.is_agents
+
+    def __enter__(self) -> Prober:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._roller is not None:
+            for ground in self._roller.grounds:
+                ground.close()
+            self._roller = None
+
+    def run(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+        """Return the rollouts of each probe, by universe as they were asked for.
+
+        Raises:
+            DivergenceError: The environment is not in the recorded state at a step: there is no credit to be had.
+        """
+        setting = self.setting
+        for probe in probes:
+            check_step(self.episode, probe.step)
+        if not any(probe.universes for probe in probes):
+            return [[] for _ in probes]
+        self._n_asked = self._n_run + sum(len(probe.universes) for probe in probes)
+        is_apart = setting.jobs > 1 or setting.backend == "ray"
+        if self.level == "auto" and not self.episode.is_agents:
+            steps = sorted({probe.step for probe in probes})
+            n = max(len(probe.universes) for probe in probes)
+            self.level = best_level(
+                self.episode, lambda: setting.stage(self.episode), steps, n, setting.jobs
+            )
+        if self.level == "process":
+            if self.episode.is_agents:
+                raise ValueError(
+                    "an agent's world is reached at level 'native' or 'prefix', not by forked processes"
+                )
+            return self._by_forks(probes)
+        return self._apart(probes) if is_apart else self._here(probes)
+
+    def _tell(self, n: int) -> None:
+        """Tell of so many more rollouts."""
+        self._n_run += n
+        if self._progress is not None:
+            self._progress(self._n_run, self._n_asked)
+
+    def score_at(self, step: int) -> float:
+        """Return what the check says of the recorded state before a step; NaN where it says nothing."""
+        if isinstance(self.setting.check, str):
+            return float(
+                self.episode.end is not None and getattr(self.episode.end, self.setting.check)
+            )
+        ground = self._grounds()[0]
+        ground.go(step)
+        score = ground.score()
+        return float("nan") if score is None else score
+
+    def _grounds(self) -> list[Ground]:
+        if self._roller is None:
+            self._roller = make_roller(
+                self.episode, self.setting, "prefix" if self.level == "process" else self.level, ()
+            )
+        return self._roller.grounds
+
+    def _here(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+        roller = self._roller
+        if roller is None:
+            roller = self._roller = make_roller(self.episode, self.setting, self.level, probes)
+        found: list[list[Rollout]] = [[] for _ in probes]
+        at = -1
+        for place in sorted(range(len(probes)), key=lambda k: probes[k].step):
+            probe = probes[place]
+            if not probe.universes:
+                continue  # another process has them
+            if probe.step != at:
+                roller.go(probe.step, self._memory(roller.policy, probe.step))
+                is_first = at < 0 and not self._has_run
+                at = probe.step
+                if is_first and self.setting.noise.mode != "fresh":
+                    self._has_run = True
+                    self.is_determined = self.is_determined and roller.is_determined(
+                        probe.universes[0]
+                    )
+                if not self.is_determined:
+                    roller.forget()
+            first = (
+                None if probe.policy is None else as_policy(probe.policy, _space(roller.grounds[0]))
+            )
+            found[place] = roller.run(probe.universes, probe.script, first)
+            self._tell(len(found[place]))
+        self.level = roller.grounds[0].level
+        return found
+
+    def _apart(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+        """Share the universes out: those of one meet only each other."""
+        setting = self.setting
+        portable(setting, "the policy, check or environment")
+        n = setting.jobs
+        shares = []
+        for k in range(n):
+            mine = [
+                [u for i, u in enumerate(p.universes) if _owner(setting.noise, u, i, n) == k]
+                for p in probes
+            ]
+            shares.append(
+                [p._replace(universes=tuple(own)) for p, own in zip(probes, mine, strict=True)]
+            )
+        inner = replace(
+            setting,
+            jobs=1,
+            backend="local",
+            level=self.level,
+            memo=setting.memo and self.is_determined,
+        )
+        work = functools.partial(_run_share, Places(), lineage(self.episode), inner)
+        if setting.backend == "ray":
+            from trajrec.replay.processes.ray import map_on_ray
+
+            answers = map_on_ray(work, shares, n)
+        else:
+            answers = map_ordered(work, shares, n)
+        merged: list[dict[int, Rollout]] = [{} for _ in probes]
+        for answer in answers:
+            if isinstance(answer, Died):
+                raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
+            found, self.level, is_determined = answer
+            self.is_determined = self.is_determined and is_determined
+            self._tell(sum(map(len, found)))
+            for mine_, rollouts in zip(merged, found, strict=True):
+                mine_.update({rollout.universe: rollout for rollout in rollouts})
+        return [
+            [rollouts[u] for u in p.universes] for p, rollouts in zip(probes, merged, strict=True)
+        ]
+
+    def _by_forks(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+        """Fork a process for each rollout: the environment cannot be put back."""
+        setting = self.setting
+        portable(setting, "the policy, check or environment")
+        order = sorted(range(len(probes)), key=lambda k: probes[k].step)
+        wanted: dict[int, list[tuple[int, int]]] = {}
+        for place in order:
+            for which in range(len(probes[place].universes)):
+                wanted.setdefault(probes[place].step, []).append((place, which))
+        pairs = tuple(
+            (step, index) for step in sorted(wanted) for index in range(len(wanted[step]))
+        )
+        memories = {step: self._memory(_policy_of(setting), step) for step in wanted}
+        errand = _Errand(setting, list(probes), wanted, memories, _recorded(self.episode, setting))
+        job = Job(
+            lineage(self.episode),
+            setting.make,
+            setting.allow,
+            setting.state,
+            pairs,
+            errand,
+            "process",
+            max(1, setting.jobs),
+        )
+        if not self._has_run:
+            self._has_run = True
+            if not _is_determined(job, errand):
+                # What is drawn beside the generators that are keyed, forked processes have copies of: all would see one future.
+                self.level = "prefix"
+                self.is_determined = self.is_determined and setting.noise.mode == "fresh"
+                return self.run(probes)
+        found: list[list[Rollout]] = [[] for _ in probes]
+        for result in results(job, 1):
+            self._tell(1)
+            place, which = wanted[result.step][result.index]
+            if isinstance(result, Lost):
+                universe = probes[place].universes[which]
+                found[place].append(Rollout(universe, 0.0, None, 0, "error", -1, result.why))
+                continue
+            assert isinstance(result, _Rolled)
+            found[place].append(result.rollout)
+        return found
+
+    def _memory(self, policy: Policy | None, step: int) -> Any:
+        """Return what a policy remembers before a step, having been told of all before it."""
+        remembering: Any = policy
+        if policy is None or not hasattr(policy, "snapshot") or self.episode.is_agents:
+            return None  # an agent's context has all that there was
+        if self._memories is None:
+            remembering.reset()
+            self._memories = [remembering.snapshot()]
+            observations = self.episode.observation_list
+            for observation, action in zip(observations, self.episode.actions, strict=False):
+                remembering.observe(observation, action)
+                self._memories.append(remembering.snapshot())
+        return self._memories[step - self.episode.first_step]
+
+
+def make_roller(episode: Episode, setting: Setting, level: Any, probes: Sequence[Probe]) -> Roller:
+    """Return a roller for an episode, with as many grounds as its policy is asked for at once."""
+    recorded = _recorded(episode, setting)
+    first = _ground(episode, setting, level, recorded)
+    policy = as_policy(setting.policy, _space(first))
+    grounds = [first]
+    if hasattr(policy, "act_batch") and not hasattr(policy, "snapshot"):
+        n = min(LANES, max((len(probe.universes) for probe in probes), default=1))
+        grounds += [_ground(episode, setting, level, recorded) for _ in range(n - 1)]
+    return Roller(
+        grounds,
+        policy,
+        setting.noise,
+        gamma=setting.gamma,
+        max_steps=setting.last_step(episode),
+        memo=setting.memo,
+        keeps_visits=setting.keeps_visits,
+        resample_hidden=setting.resample_hidden,
+    )
+
+
+def _ground(episode: Episode, setting: Setting, level: Any, recorded: RecordedNoise) -> Ground:
+    if episode.is_agents:
+        by_history = not hasattr(setting.policy, "memory")
+        return WorldGround(
+            episode,
+            lambda: setting.world(episode),
+            setting.noise,
+            setting.check,
+            by_history=by_history,
+            is_prefix=level == "prefix",
+        )
+    return EnvGround(
+        episode, lambda: setting.stage(episode), level, setting.noise, setting.check, recorded
+    )
+
+
+def _recorded(episode: Episode, setting: Setting) -> RecordedNoise:
+    has_noise = setting.noise.mode == "recorded" and not episode.is_agents
+    return recorded_noise(episode, lambda: setting.stage(episode)) if has_noise else {}
+
+
+def _space(ground: Any) -> Any:
+    return getattr(ground, "action_space", None)
+
+
+def _policy_of(setting: Setting) -> Policy | None:
+    return setting.policy if hasattr(setting.policy, "snapshot") else None
+
+
+def _owner(noise: Noise, universe: int, place: int, n: int) -> int:
+    return place % n if noise.mode == "fresh" else universe % n
+
+
+def _run_share(
+    places: Places, lineage_: Any, setting: Setting, probes: list[Probe]
+) -> tuple[list[list[Rollout]], str, bool]:
+    with Prober(places.read(lineage_), setting) as prober:
+        return prober.run(probes), prober.level, prober.is_determined
+
+
+def _is_determined(job: Job, errand: _Errand) -> bool:
+    """Say whether the first rollout of a job comes out the same twice, run in one process one after the other."""
+    step, index = job.branches[0]
+    twice = replace(
+        errand,
+        setting=replace(errand.setting, keeps_visits=True),
+        wanted={step: [errand.wanted[step][index]] * 2},
+    )
+    first, second = results(
+        replace(job, branches=((step, 0), (step, 1)), errand=twice, level="prefix"), 1
+    )
+    if not (isinstance(first, _Rolled) and isinstance(second, _Rolled)):
+        return True  # a process that dies says nothing of that
+    return came_out_alike(first.rollout, second.rollout)
+
+
+@dataclass(frozen=True)
+class _Rolled:
+    """What one rollout in a process of its own came to."""
+
+    step: int
+    index: int
+    rollout: Rollout
+
+
+@dataclass(frozen=True)
+class _Errand:
+    """One rollout, in a process that was forked where it begins."""
+
+    setting: Setting
+    probes: list[Probe]
+    wanted: dict[int, list[tuple[int, int]]]
+    memories: dict[int, Any]
+    recorded: RecordedNoise
+
+    def run(
+        self, stage: Stage, episode: Episode, step: int, index: int, observation: Any, level: Level
+    ) -> _Rolled:
+        place, which = self.wanted[step][index]
+        probe, setting = self.probes[place], self.setting
+        ground = StandingGround(
+            episode, stage, setting.noise, setting.check, self.recorded, observation, level
+        )
+        policy = as_policy(setting.policy, ground.action_space)
+        roller = Roller(
+            [ground],
+            policy,
+            setting.noise,
+            gamma=setting.gamma,
+            max_steps=setting.last_step(episode),
+            memo=False,
+            keeps_visits=setting.keeps_visits,
+            resample_hidden=setting.resample_hidden,
+        )
+        roller.go(step, self.memories.get(step))
+        first = None if probe.policy is None else as_policy(probe.policy, ground.action_space)
+        (rollout,) = roller.run([probe.universes[which]], probe.script, first)
+        return _Rolled(step, index, rollout)

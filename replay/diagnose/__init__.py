@@ -1,0 +1,1 @@
+"""Find out why an episode diverged, and whether an environment is deterministic."""

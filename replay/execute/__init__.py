@@ -1,0 +1,1 @@
+"""Re-execute one episode and compare it with its recording."""

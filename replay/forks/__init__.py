@@ -1,0 +1,1 @@
+"""Fork an episode at a step and continue it with other actions."""

@@ -1,0 +1,148 @@
+"""Levels: how a step of an episode is reached, again and again. Which one is right for an environment is proved, which one is
+cheapest is measured.
+
+prefix: reset as recorded and apply the recorded actions. native: numbers, arrays, generators and native simulators are put back
+in place. pickle: as native, where the environment also holds objects of classes, which are pickled. sandbox: its state lies
+outside of this process, and is kept there. process: a process of its own is forked for each branch; right for everything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any, NamedTuple
+
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.history import path_between
+from trajrec.envstate.snapshots import Snapshot, Snapshots
+from trajrec.errors import SnapshotError
+from trajrec.replay.execute.reach import Stage
+from trajrec.replay.forks.branch import Level
+from trajrec.values import codec
+from trajrec.values.plain import apart
+
+PROBE_STEPS = 16
+
+FORK_S = 0.008
+"""What a forked process is taken to cost, with what its pages cost that are written."""
+
+SERVER_S = 0.7
+"""What a server is taken to cost before it takes its first step."""
+
+
+def can_fork() -> bool:
+    """Say whether processes can be forked here."""
+    return hasattr(os, "fork") and sys.platform != "darwin"
+
+
+class Proof(NamedTuple):
+    """What a probe of snapshots found at one step.
+
+    Attributes:
+        level: "native", "pickle" or "sandbox" where a restored environment went on as before; None where it did not, or cannot
+            be copied.
+        why: Why not.
+        snapshot: The snapshot; None where there is none.
+        step_seconds: What one step took.
+        is_outside: Whether its state lies outside of this process: a forked one would share it.
+    """
+
+    level: Level | None
+    why: str
+    snapshot: Snapshot | None
+    step_seconds: float
+    is_outside: bool = False
+
+
+def prove(
+    snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_steps: int = PROBE_STEPS
+) -> Proof:
+    """Take a snapshot where a stage stands and go on twice with the recorded actions: the second time must be as the first.
+
+    Leaves the stage where it was if the snapshot is right; otherwise anywhere.
+    """
+    path = path_between(episode, step, min(episode.n_steps, step + n_steps))
+    actions = [action for action, has_raised in path if not has_raised]
+    snapshot, why, is_outside = None, "", snapshots.sandbox is not None
+    try:
+        snapshot = snapshots.take()
+    except SnapshotError as exc:
+        why = str(exc)
+    start = time.perf_counter()
+    first = _go_on(stage, actions)
+    step_seconds = (time.perf_counter() - start) / max(1, len(actions))
+    if snapshot is None:
+        return Proof(None, why, None, step_seconds, is_outside)
+    try:
+        snapshots.restore(snapshot)
+        is_same = _go_on(stage, actions) == first
+        snapshots.restore(snapshot)
+        why = (
+            ""
+            if is_same
+            else f"restored at step {step}, it went on otherwise within {len(actions)} steps"
+        )
+    except SnapshotError as exc:
+        why = str(exc)
+    if why:
+        snapshots.drop(snapshot)
+        return Proof(None, why, None, step_seconds, is_outside)
+    return Proof(snapshot.level, "", snapshot, step_seconds, is_outside)
+
+
+def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
+    found = []
+    for action in map(apart, actions):
+        try:
+            obs, reward, terminated, truncated, info = stage.env.step(action)
+        except (Exception, SystemExit) as exc:
+            found.append(codec.type_name(exc).encode())
+            break
+        found.append(
+            codec.encode([obs, reward, bool(terminated), bool(truncated), info], opaque=True)
+        )
+        if stage.adapter is not None:
+            found.append(codec.encode(stage.adapter.capture()))
+        if terminated or truncated:
+            break
+    return found
+
+
+class Way(NamedTuple):
+    """How steps are best reached.
+
+    Attributes:
+        level: The level.
+        near: With "process": steps that are sooner gone to again, in this process, than one is forked for each branch.
+    """
+
+    level: Level
+    near: tuple[int, ...] = ()
+
+
+def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 0) -> Way:
+    """Return the way that costs least, from what a proof measured.
+
+    Args:
+        steps: Where the branches begin.
+        n: Branches at each.
+        proof: What was found at the first of them.
+        jobs: Processes that may run at once.
+        n_before: Steps that have to be taken before the episode's own: an environment that needs them cannot be snapshotted,
+            for what it carries over is out of sight.
+    """
+    if proof.level is not None and not n_before:
+        return Way(proof.level)
+    if proof.is_outside or not can_fork():
+        return Way("prefix")
+    prefix_s = {step: (step + n_before) * proof.step_seconds for step in steps}
+    jobs = max(1, min(jobs, os.cpu_count() or 1))
+    near = tuple(step for step in steps if prefix_s[step] < FORK_S) if jobs == 1 else ()
+    far = [step for step in steps if step not in near]
+    process_s = SERVER_S + max(prefix_s.values(), default=0.0) + n * len(far) * FORK_S
+    return (
+        Way("process", near)
+        if process_s < n * sum(prefix_s[step] for step in far) / jobs
+        else Way("prefix")
+    )

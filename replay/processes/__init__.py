@@ -1,0 +1,1 @@
+"""Processes that replay and fork: workers, Ray tasks, references to episodes."""

@@ -1,0 +1,1 @@
+"""Corpora: folders of logs, the episodes in them, and SQL over them."""

@@ -1,0 +1,98 @@
+"""Checks of episodes that were recorded before: a new version of a verifier on the states that they ended in.
+
+Verdicts are appended, in a log of their own; what was recorded is not touched, and the outcome of an episode stays its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.episode import Episode
+from trajrec.errors import CorpusError
+from trajrec.log.events import Regrade
+from trajrec.protocols import Verdict, Verifier
+from trajrec.recording.event_log import sink_of
+from trajrec.values import codec
+from trajrec.verifiers import as_verdict, code_digest, identity
+
+
+class Graded(NamedTuple):
+    """What a verifier said of an episode. `status` is "error" where it raised and "not_evaluated" where it said nothing, or
+    where the state is not known; `message` says why."""
+
+    episode_id: str
+    status: str
+    verdict: Verdict
+    message: str = ""
+
+
+def check(
+    corpus: Corpus, verifier: Verifier, *, where: str = "ending <> 'running'", append: bool = True
+) -> Iterator[Graded]:
+    """Run a verifier on the recorded last state of episodes and append its verdicts to the corpus.
+
+    Args:
+        corpus: The corpus.
+        verifier: Called with the state as plain data: of a world with several parts a dict of them by name.
+        where: A condition on the table `episodes`.
+        append: Whether the verdicts are kept; without, a verifier can be tried.
+
+    Yields:
+        What it said, episode by episode.
+
+    Raises:
+        QueryError: The condition is wrong.
+        LogWriteError: The corpus cannot be written.
+    """
+    check_id, version, family = identity(verifier)
+    episodes = list(corpus.episodes(where))
+    if not episodes:
+        return
+    sink = sink_of(corpus.path, "raise", "process") if append else None
+    for episode in episodes:
+        graded, digest = _grade(episode, verifier)
+        verdict = graded.verdict
+        evidence: Any = verdict.evidence if not graded.message else {"message": graded.message}
+        if sink is not None:
+            sink.add(
+                Regrade(
+                    -1,
+                    episode.id,
+                    episode.n_steps,
+                    time.time_ns(),
+                    check_id,
+                    version,
+                    family,
+                    graded.status,  # type: ignore[arg-type]
+                    verdict.passed,
+                    verdict.score,
+                    None if evidence is None else codec.encode(evidence, opaque=True),
+                    code_digest(verifier),
+                    digest,
+                )
+            )
+        yield graded
+    if sink is not None:
+        sink.flush()
+
+
+def _grade(episode: Episode, verifier: Verifier) -> tuple[Graded, str | None]:
+    try:
+        state = episode.state(episode.n_steps)
+    except (CorpusError, IndexError, KeyError) as exc:
+        return Graded(
+            episode.id, "not_evaluated", Verdict(None), f"the state is not known: {exc}"
+        ), None
+    if isinstance(state, dict) and list(state) == [""]:
+        state = state[""]
+    # The digest that the episode's own checks have: verdicts on one state can be joined by it.
+    digest = episode.transcript.state_digest if episode.is_agents else codec.digest(state)
+    try:
+        verdict = as_verdict(verifier(state))
+    except Exception as exc:  # a verifier's fault is not the episode's
+        return Graded(episode.id, "error", Verdict(None), f"{codec.type_name(exc)}: {exc}"), digest
+    said_nothing = verdict.passed is None and verdict.score is None
+    return Graded(episode.id, "not_evaluated" if said_nothing else "ok", verdict), digest

@@ -1,0 +1,1 @@
+"""The recorder of Gymnasium and PettingZoo environments."""

@@ -1,1 +1,0 @@
-"""What an environment's state is, whatever the environment: capture, generators, differences."""
