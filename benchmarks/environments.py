@@ -135,8 +135,8 @@ def _mark(corpus: Any, level: str, is_granted: bool) -> str:
             n_forks += 1
             n = len(actions)
             n_same += (
-                is_same(child.observation_list, episode.observation_list[step : step + n + 1])
-                and is_same(child.reward_list, episode.reward_list[step : step + n])
+                is_same(child.observation_values, episode.observation_values[step : step + n + 1])
+                and is_same(child.reward_values, episode.reward_values[step : step + n])
                 and is_same(child.infos, episode.infos[step : step + n])
             )
     return f"{n_same}/{n_forks}"

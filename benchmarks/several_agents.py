@@ -171,8 +171,8 @@ def _goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, level: Any) 
     return all(
         is_same(a, b)
         for a, b in (
-            (child.observation_list, episode.observation_list[step : step + n + 1]),
-            (child.reward_list, episode.reward_list[step : step + n]),
+            (child.observation_values, episode.observation_values[step : step + n + 1]),
+            (child.reward_values, episode.reward_values[step : step + n]),
             (child.infos, episode.infos[step : step + n]),
         )
     )

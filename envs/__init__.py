@@ -1,44 +1,36 @@
 """Environments that we ship: to demonstrate, to test, to teach. Importing this registers them with Gymnasium."""
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gymnasium
 
+from trajrec._lazy import lazy_exports
+
 if TYPE_CHECKING:
-    from trajrec.envs.bank import Bank
-    from trajrec.envs.contract import Contract, check_env
-    from trajrec.envs.keydoor import KeyDoor
-    from trajrec.envs.office import Office
-    from trajrec.envs.shop import Shop
-    from trajrec.envs.text import EnvWorld, WorldEnv
-    from trajrec.envs.workspace import Workspace
+    from trajrec.envs.bank import Bank as Bank
+    from trajrec.envs.contract import Contract as Contract
+    from trajrec.envs.contract import check_env as check_env
+    from trajrec.envs.keydoor import KeyDoor as KeyDoor
+    from trajrec.envs.office import Office as Office
+    from trajrec.envs.shop import Shop as Shop
+    from trajrec.envs.text import GymWorld as GymWorld
+    from trajrec.envs.text import ToolTextEnv as ToolTextEnv
+    from trajrec.envs.workspace import Workspace as Workspace
 
-__all__ = [
-    "Bank",
-    "Contract",
-    "EnvWorld",
-    "KeyDoor",
-    "Office",
-    "Shop",
-    "Workspace",
-    "WorldEnv",
-    "check_env",
-]
-
-_HOME = {
-    "Bank": "bank",
-    "Contract": "contract",
-    "EnvWorld": "text",
-    "KeyDoor": "keydoor",
-    "Office": "office",
-    "Shop": "shop",
-    "Workspace": "workspace",
-    "WorldEnv": "text",
-    "check_env": "contract",
-}
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "Bank": "trajrec.envs.bank:Bank",
+        "Contract": "trajrec.envs.contract:Contract",
+        "GymWorld": "trajrec.envs.text:GymWorld",
+        "KeyDoor": "trajrec.envs.keydoor:KeyDoor",
+        "Office": "trajrec.envs.office:Office",
+        "Shop": "trajrec.envs.shop:Shop",
+        "ToolTextEnv": "trajrec.envs.text:ToolTextEnv",
+        "Workspace": "trajrec.envs.workspace:Workspace",
+        "check_env": "trajrec.envs.contract:check_env",
+    },
+)
 
 for _id, _entry_point in (
     ("trajrec/KeyDoor-v0", "trajrec.envs.keydoor:KeyDoor"),
@@ -49,9 +41,3 @@ for _id, _entry_point in (
 ):
     if _id not in gymnasium.registry:
         gymnasium.register(_id, entry_point=_entry_point)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'trajrec.envs' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"trajrec.envs.{_HOME[name]}"), name)

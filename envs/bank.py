@@ -40,9 +40,9 @@ class Bank:
     def tools(self) -> tuple[Tool, ...]:
         """Return the tools."""
         return (
-            Tool.taking("deposit", "write", amount="integer"),
-            Tool.taking("choose", "write", amount="integer"),
-            Tool.taking("withdraw", "write"),
+            Tool.with_args("deposit", "write", amount="integer"),
+            Tool.with_args("choose", "write", amount="integer"),
+            Tool.with_args("withdraw", "write"),
         )
 
     def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:

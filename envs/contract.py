@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from trajrec.errors import EnvContractError
-from trajrec.protocols import Snapshotable
+from trajrec.protocols import RestorableState
 from trajrec.values.diff import first_difference
 
 Rollout = list[tuple[Any, ...]]
@@ -155,7 +155,7 @@ def _compare(first: Rollout, second: Rollout, what: str, todo: str) -> None:
 
 def _check_state(env: gymnasium.Env[Any, Any], n_steps: int, seed: int) -> bool:
     """Restore a state from the middle and go on: the continuation must be the same. False where there are no such methods."""
-    if not isinstance(env.unwrapped, Snapshotable):
+    if not isinstance(env.unwrapped, RestorableState):
         return False
     bare: Any = env.unwrapped
     env.action_space.seed(seed)

@@ -24,20 +24,20 @@ class OfficeError(Exception):
 
 
 TOOLS = (
-    Tool.taking("list_files", "read", "Paths of all files."),
-    Tool.taking("read_file", "read", "The text of a file.", path="string"),
-    Tool.taking(
+    Tool.with_args("list_files", "read", "Paths of all files."),
+    Tool.with_args("read_file", "read", "The text of a file.", path="string"),
+    Tool.with_args(
         "write_file", "write", "Write a file, making its folders.", path="string", text="string"
     ),
-    Tool.taking("move_file", "write", "Move a file.", path="string", to="string"),
-    Tool.taking("delete_file", "write", "Delete a file.", path="string"),
-    Tool.taking(
+    Tool.with_args("move_file", "write", "Move a file.", path="string", to="string"),
+    Tool.with_args("delete_file", "write", "Delete a file.", path="string"),
+    Tool.with_args(
         "query",
         "read",
         "Rows of a SELECT on the table expenses(id, person, thing, cents, paid).",
         sql="string",
     ),
-    Tool.taking(
+    Tool.with_args(
         "execute",
         "write",
         "Run an INSERT, UPDATE or DELETE; the number of rows changed.",

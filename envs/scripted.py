@@ -19,41 +19,41 @@ LOOPS = 8
 def solver(ep: Any, calls: Sequence[Call]) -> None:
     """Make all calls."""
     _make(ep, calls)
-    ep.stop("done", said_done=True)
+    ep.stop("done", claimed_done=True)
 
 
 def wrong_argument(ep: Any, calls: Sequence[Call]) -> None:
     """Make a call with a wrong argument, and leave it at that."""
     k = _faulty(calls)
     _make(ep, [*calls[:k], _spoiled(calls[k]), *calls[k + 1 :]])
-    ep.stop("done", said_done=True)
+    ep.stop("done", claimed_done=True)
 
 
 def skipped_step(ep: Any, calls: Sequence[Call]) -> None:
     """Leave a call out."""
     k = _faulty(calls)
     _make(ep, [*calls[:k], *calls[k + 1 :]])
-    ep.stop("done", said_done=True)
+    ep.stop("done", claimed_done=True)
 
 
 def gives_up(ep: Any, calls: Sequence[Call]) -> None:
     """Stop where a call would change something for the first time."""
     _make(ep, calls[: _faulty(calls)])
-    ep.stop("gave up", said_done=False)
+    ep.stop("gave up", claimed_done=False)
 
 
 def loops(ep: Any, calls: Sequence[Call]) -> None:
     """Make a call that is refused again and again, until its budget is spent."""
     k = _faulty(calls)
     _make(ep, [*calls[:k], *[_spoiled(calls[k])] * LOOPS])
-    ep.stop("max_steps", said_done=False, truncated=True)
+    ep.stop("max_steps", claimed_done=False, truncated=True)
 
 
 def recovers(ep: Any, calls: Sequence[Call]) -> None:
     """Make a call with a wrong argument, then with the right one, then go on."""
     k = _faulty(calls)
     _make(ep, [*calls[:k], _spoiled(calls[k]), *calls[k:]])
-    ep.stop("done", said_done=True)
+    ep.stop("done", claimed_done=True)
 
 
 AGENTS: dict[str, Agent] = {

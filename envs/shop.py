@@ -40,22 +40,22 @@ class PaymentTimeout(ToolError, TimeoutError):
 
 
 TOOLS = (
-    Tool.taking("read_policy", "read"),
-    Tool.taking("find_customer", "read", name="string"),
-    Tool.taking("list_orders", "read", customer="string"),
-    Tool.taking("get_order", "read", order="string"),
-    Tool.taking("list_stock", "read"),
-    Tool.taking("refund_order", "write", order="string", cents="integer"),
-    Tool.taking("request_approval", "write", order="string"),
-    Tool.taking("ship_order", "write", order="string"),
-    Tool.taking("place_order", "write", customer="string", item="string"),
-    Tool.taking("restock", "write", item="string", count="integer"),
-    Tool.taking("apply_credit", "write", customer="string", cents="integer"),
-    Tool.taking("wait", "write", days="integer"),
-    Tool.taking("cancel_order", "write", order="string"),
-    Tool.taking("update_address", "write", customer="string", address="string"),
-    Tool.taking("send_message", "write", customer="string", text="string"),
-    Tool.taking("finish", "write"),
+    Tool.with_args("read_policy", "read"),
+    Tool.with_args("find_customer", "read", name="string"),
+    Tool.with_args("list_orders", "read", customer="string"),
+    Tool.with_args("get_order", "read", order="string"),
+    Tool.with_args("list_stock", "read"),
+    Tool.with_args("refund_order", "write", order="string", cents="integer"),
+    Tool.with_args("request_approval", "write", order="string"),
+    Tool.with_args("ship_order", "write", order="string"),
+    Tool.with_args("place_order", "write", customer="string", item="string"),
+    Tool.with_args("restock", "write", item="string", count="integer"),
+    Tool.with_args("apply_credit", "write", customer="string", cents="integer"),
+    Tool.with_args("wait", "write", days="integer"),
+    Tool.with_args("cancel_order", "write", order="string"),
+    Tool.with_args("update_address", "write", customer="string", address="string"),
+    Tool.with_args("send_message", "write", customer="string", text="string"),
+    Tool.with_args("finish", "write"),
 )
 _BY_NAME = {tool.name: tool for tool in TOOLS}
 _TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,)}

@@ -18,13 +18,13 @@ _TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.
 Check = Callable[[Any], bool]
 
 
-class EnvWorld:
+class GymWorld:
     """An environment as a world: an agent acts in it with the tool `act`, which returns what the step returned.
 
     Args:
         env: The environment; actions are taken as JSON has them, and made into what its action space holds.
 
-    >>> world = EnvWorld(gymnasium.make("FrozenLake-v1", is_slippery=False))
+    >>> world = GymWorld(gymnasium.make("FrozenLake-v1", is_slippery=False))
     >>> _ = world.reset(seed=0)
     >>> world.call("act", {"action": 2})["observation"]
     1
@@ -69,7 +69,7 @@ class EnvWorld:
         }
 
 
-class WorldEnv(gymnasium.Env[str, str]):
+class ToolTextEnv(gymnasium.Env[str, str]):
     """A world as an environment: each action is a tool call, as the JSON text {"tool": ..., "arguments": {...}}.
 
     The observation is the result, as JSON text; a call that is none, or is refused, is answered with {"error": ...}. The tool

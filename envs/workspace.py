@@ -18,13 +18,15 @@ TEST_SECONDS = 30
 MAX_TEXT = 20_000
 
 TOOLS = (
-    Tool.taking("list_files", "read", "Paths of all files."),
-    Tool.taking("read_file", "read", "The text of a file.", path="string"),
-    Tool.taking("search", "read", "Lines that contain a text, as path:line: text.", text="string"),
-    Tool.taking(
+    Tool.with_args("list_files", "read", "Paths of all files."),
+    Tool.with_args("read_file", "read", "The text of a file.", path="string"),
+    Tool.with_args(
+        "search", "read", "Lines that contain a text, as path:line: text.", text="string"
+    ),
+    Tool.with_args(
         "write_file", "write", "Write a file, making its folders.", path="string", text="string"
     ),
-    Tool.taking(
+    Tool.with_args(
         "replace",
         "write",
         "Replace a text that is in a file exactly once.",
@@ -32,8 +34,8 @@ TOOLS = (
         old="string",
         new="string",
     ),
-    Tool.taking("delete_file", "write", "Delete a file.", path="string"),
-    Tool.taking("run_tests", "read", "Run the project's tests; their output and exit status."),
+    Tool.with_args("delete_file", "write", "Delete a file.", path="string"),
+    Tool.with_args("run_tests", "read", "Run the project's tests; their output and exit status."),
 )
 _BY_NAME = {tool.name: tool for tool in TOOLS}
 

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from trajrec.replay import credit as credit
     from trajrec.replay.agents.world_replay import replay_world as replay_world
     from trajrec.replay.batch import replay_episodes as replay_episodes
-    from trajrec.replay.diagnose.determinism import Determinism as Determinism
+    from trajrec.replay.diagnose.determinism import DeterminismReport as DeterminismReport
     from trajrec.replay.diagnose.determinism import check_determinism as check_determinism
     from trajrec.replay.differences import EpisodeDifference as EpisodeDifference
     from trajrec.replay.differences import first_difference as first_difference
     from trajrec.replay.execute.report import Divergence as Divergence
     from trajrec.replay.execute.report import ReplayReport as ReplayReport
-    from trajrec.replay.execute.report import Summary as Summary
+    from trajrec.replay.execute.report import ReplaySummary as ReplaySummary
     from trajrec.replay.forks.branch import Branch as Branch
     from trajrec.replay.forks.fork import ForkedEnv as ForkedEnv
     from trajrec.replay.forks.fork import fork as fork

@@ -13,12 +13,12 @@ from typing import Any
 
 import cloudpickle
 
-from trajrec.log.events import Regrade
+from trajrec.log.events import PostHocCheck
 from trajrec.log.schema import episode_id
-from trajrec.recording.event_log import sink_of
+from trajrec.recording.event_log import open_event_log
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.report import ReplayReport
-from trajrec.replay.processes.refs import Place, Places
+from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
 from trajrec.replay.processes.workers import Worker
 from trajrec.replay.replayer import Replayer
 from trajrec.values import codec
@@ -95,7 +95,7 @@ class AuditedRecorder(Recorder):
         if self._worker is None:
             self._worker = Worker(cloudpickle.dumps(self._auditor))
         self._worker.give(
-            number, (Place(episode_id(self._log_id, number), self.path.absolute(), number),)
+            number, (EpisodeRef(episode_id(self._log_id, number), self.path.absolute(), number),)
         )
 
     def _collect(self, wait_s: float) -> None:
@@ -127,9 +127,9 @@ class AuditedRecorder(Recorder):
         self.audits.append(report)
         holds = report.grade in ("exact", "state")
         evidence = codec.encode({"grade": report.grade, "report": str(report)})
-        sink = sink_of(self.path.parent, "raise", "process")
+        sink = open_event_log(self.path.parent, "raise", "process")
         sink.add(
-            Regrade(
+            PostHocCheck(
                 -1,
                 report.episode_id,
                 report.n_steps,
@@ -155,6 +155,6 @@ class _Auditor:
     def __init__(self, allow: tuple[str, ...]) -> None:
         self._allow = allow
 
-    def __call__(self, place: tuple[Place, ...]) -> ReplayReport:
+    def __call__(self, place: tuple[EpisodeRef, ...]) -> ReplayReport:
         with Replayer(allow=self._allow) as replayer:
-            return replayer.replay(Places().read(place))
+            return replayer.replay(EpisodeLoader().read(place))

@@ -13,8 +13,8 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import api_of
 from trajrec.protocols import World
 from trajrec.replay.execute.report import ReplayReport
-from trajrec.replay.processes.refs import Place, Places, lineage
-from trajrec.replay.processes.workers import Died, map_ordered
+from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
+from trajrec.replay.processes.workers import WorkerDied, map_ordered
 from trajrec.replay.replayer import WALL_CLOCK, EnvOrFactory, Replayer
 
 CHUNK = 128
@@ -30,7 +30,7 @@ def replay_episodes(
     state: Callable[[Any], Any] | None = None,
     ignore: Collection[str] = WALL_CLOCK,
     ulps: int = 0,
-    state_forced: bool = False,
+    resync: bool = False,
     first: int = 0,
     explain: bool = True,
     jobs: int = 1,
@@ -49,7 +49,7 @@ def replay_episodes(
         state: The function that states were captured with, where the recorder was given one.
         ignore: See `replay_episode`.
         ulps: See `replay_episode`.
-        state_forced: See `replay_episode`, and of agents' episodes `replay_world`.
+        resync: See `replay_episode`, and of agents' episodes `replay_world`.
         first: See `replay_episode`.
         explain: Run diverged episodes again, to find the likely cause.
         jobs: Processes; with 1 everything happens in this one.
@@ -66,7 +66,7 @@ def replay_episodes(
         "state": state,
         "ignore": frozenset(ignore),
         "ulps": ulps,
-        "state_forced": state_forced,
+        "resync": resync,
         "first": first,
         "explain": explain,
     }
@@ -78,8 +78,8 @@ def replay_episodes(
         raise TypeError(
             "an environment object cannot be sent to other processes: give a function that makes one as env="
         )
-    work = functools.partial(_replay_places, Places(), env, options)
-    places = ([lineage(episode) for episode in chunk] for chunk in _chunks(episodes))
+    work = functools.partial(_replay_places, EpisodeLoader(), env, options)
+    places = ([refs_with_ancestors(episode) for episode in chunk] for chunk in _chunks(episodes))
     sent, kept = itertools.tee(places)
     if backend == "ray":
         from trajrec.replay.processes.ray import map_on_ray
@@ -90,14 +90,14 @@ def replay_episodes(
     for chunk_of_places, found in zip(kept, results, strict=True):
         yield from (
             _one_by_one(chunk_of_places, work, jobs, found.why)
-            if isinstance(found, Died)
+            if isinstance(found, WorkerDied)
             else found
         )
 
 
 def _one_by_one(
-    places: list[tuple[Place, ...]],
-    work: Callable[[list[tuple[Place, ...]]], list[ReplayReport]],
+    places: list[tuple[EpisodeRef, ...]],
+    work: Callable[[list[tuple[EpisodeRef, ...]]], list[ReplayReport]],
     jobs: int,
     why: str,
 ) -> Iterator[ReplayReport]:
@@ -107,13 +107,16 @@ def _one_by_one(
     ):
         yield (
             ReplayReport(place[0].id, "refused", 0, notes=(found.why,))
-            if isinstance(found, Died)
+            if isinstance(found, WorkerDied)
             else found[0]
         )
 
 
 def _replay_places(
-    places: Places, env: EnvOrFactory, options: dict[str, Any], chunk: list[tuple[Place, ...]]
+    places: EpisodeLoader,
+    env: EnvOrFactory,
+    options: dict[str, Any],
+    chunk: list[tuple[EpisodeRef, ...]],
 ) -> list[ReplayReport]:
     return list(_replay((places.read(place) for place in chunk), env, options))
 

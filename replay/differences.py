@@ -49,11 +49,11 @@ def first_difference(a: Episode, b: Episode) -> list[EpisodeDifference]:
     Raises:
         ValueError: One is an agent's, the other an environment's.
     """
-    if a.is_agents != b.is_agents:
+    if a.is_agent_episode != b.is_agent_episode:
         raise ValueError(
-            f"episode {(a if a.is_agents else b).id} is an agent's and the other an environment's"
+            f"episode {(a if a.is_agent_episode else b).id} is an agent's and the other an environment's"
         )
-    found = [*(_of_agents(a, b) if a.is_agents else _of_environments(a, b)), *_ends(a, b)]
+    found = [*(_of_agents(a, b) if a.is_agent_episode else _of_environments(a, b)), *_ends(a, b)]
     return sorted(found, key=lambda difference: difference.step)
 
 
@@ -79,8 +79,10 @@ def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     )
     steps, *rows = _common(a.step_numbers, b.step_numbers, start)
     after, *seen = _seen(a, b, start)
-    yield from _first("observation", after, *_picked(a.observation_list, b.observation_list, seen))
-    yield from _first("reward", steps, *_picked(a.reward_list, b.reward_list, rows))
+    yield from _first(
+        "observation", after, *_picked(a.observation_values, b.observation_values, seen)
+    )
+    yield from _first("reward", steps, *_picked(a.reward_values, b.reward_values, rows))
     if a.fork is None and b.fork is None:
         yield from _first("info", [-1], [a.reset_info], [b.reset_info])
     if a.has_infos or b.has_infos:

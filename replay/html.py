@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trajrec.replay.execute.report import ReplayReport, Summary, short
+from trajrec.replay.execute.report import ReplayReport, ReplaySummary, short
 
 _STYLE = (
     "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#1a202c}"
@@ -52,7 +52,7 @@ def write_html(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
         name: What was replayed.
     """
     kept = sorted(reports, key=lambda report: _ORDER.index(report.grade))
-    summary = Summary()
+    summary = ReplaySummary()
     rows = []
     for report in kept:
         summary.add(report)

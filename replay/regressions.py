@@ -50,7 +50,7 @@ class Regressed(NamedTuple):
 
 def outcome_of(episode: Episode) -> Outcome:
     """Return what an episode came to when it was recorded, as far as a replay can come to it again."""
-    if episode.is_agents:
+    if episode.is_agent_episode:
         return Outcome(
             None, ""
         )  # the agent ended it, and no call of its world does; a world gives no rewards

@@ -16,14 +16,14 @@ from trajrec.errors import ReplayError
 from trajrec.protocols import World
 from trajrec.replay.agents.world_replay import replay_world
 from trajrec.replay.diagnose.cause import Elsewhere, Outcome, find_cause
-from trajrec.replay.execute.compare import Leave, Run, compare
+from trajrec.replay.execute.compare import Run, Tolerance, compare
 from trajrec.replay.execute.environments import env_by, make_env, world_by
-from trajrec.replay.execute.reach import Stage, relive, stage_of
+from trajrec.replay.execute.reach import EnvHandle, env_handle, replay_predecessors
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.execute.resync import Forced, execute_forced
 from trajrec.replay.execute.run import execute, prepare
-from trajrec.replay.processes.child import ElsewhereError, call_elsewhere
-from trajrec.replay.processes.refs import Place, Places, lineage
+from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
+from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 
 EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
 
@@ -45,7 +45,7 @@ def replay_episode(
     state: Callable[[Any], Any] | None = None,
     ignore: Collection[str] = WALL_CLOCK,
     ulps: int = 0,
-    state_forced: bool = False,
+    resync: bool = False,
     first: int = 0,
     explain: bool = True,
 ) -> ReplayReport:
@@ -61,7 +61,7 @@ def replay_episode(
             By default the seconds that `gymnasium.wrappers.RecordEpisodeStatistics` measures.
         ulps: How many floats may lie between a recorded and a replayed one: the grade is then "state". For other machines,
             whose libm rounds otherwise; what such differences grow to is for you to know.
-        state_forced: After each step that differs, put the recorded state back and go on: `differing_steps` of the report then
+        resync: After each step that differs, put the recorded state back and go on: `differing_steps` of the report then
             has the steps that differ by themselves, not because one before them did. Of environments whose states can be put
             back (their own `set_state`, classic control, toy text, MuJoCo), and as far as they are stored whole, as
             `record="full"` stores them.
@@ -77,7 +77,7 @@ def replay_episode(
         EnvRefusedError: The log names a module that is not allowed.
         EnvMissingError: The environment is not installed, or the log does not say how to make it.
     """
-    forced: dict[str, Any] = {"state_forced": state_forced, "first": first}
+    forced: dict[str, Any] = {"resync": resync, "first": first}
     with Replayer(
         env=env, allow=allow, state=state, ignore=ignore, ulps=ulps, explain=explain, **forced
     ) as replayer:
@@ -96,7 +96,7 @@ class Replayer:
         state: Callable[[Any], Any] | None = None,
         ignore: Collection[str] = WALL_CLOCK,
         ulps: int = 0,
-        state_forced: bool = False,
+        resync: bool = False,
         first: int = 0,
         explain: bool = True,
     ) -> None:
@@ -107,12 +107,12 @@ class Replayer:
         self._factory: Any = None if is_given else env
         self._world, self._allow, self._state = world, tuple(allow), state
         self._leave, self._is_forced, self._explain = (
-            Leave(frozenset(ignore), ulps),
-            state_forced,
+            Tolerance(frozenset(ignore), ulps),
+            resync,
             explain,
         )
         self._first = first
-        self._made: tuple[Any, Stage] | None = None
+        self._made: tuple[Any, EnvHandle] | None = None
         self._holds = True
         self._n_elsewhere = 0
 
@@ -132,14 +132,14 @@ class Replayer:
 
     def replay(self, episode: Episode) -> ReplayReport:
         """Replay one episode; see `replay_episode`. An agent's is replayed in its world; see `replay_world`."""
-        if episode.is_agents:
+        if episode.is_agent_episode:
             world = None if self._world is None else world_by(self._world)
             return replay_world(
                 episode,
                 world=world,
                 allow=self._allow,
                 ignore=self._leave.paths,
-                state_forced=self._is_forced,
+                resync=self._is_forced,
                 explain=self._explain,
             )
         executed = self._execute(episode)
@@ -156,7 +156,7 @@ class Replayer:
         begun = 0.0
         try:
             for episode in _decoded(episodes):
-                if episode.is_agents or not self._holds:
+                if episode.is_agent_episode or not self._holds:
                     yield from self._settle(held)
                     yield self._replay_or_refuse(episode)
                     continue
@@ -214,7 +214,7 @@ class Replayer:
             report = again
         if self._given is None and episode.number:
             self.close()
-            relive(episode, self._stage(episode))
+            replay_predecessors(episode, self._stage(episode))
             after = self._run(episode)
             self.close()
             if after.divergence is None:
@@ -253,23 +253,23 @@ class Replayer:
             return None
         self._n_elsewhere += 1
         work = _Work(self._factory, self._allow, self._state, self._leave, self._first)
-        place = lineage(episode)
+        place = refs_with_ancestors(episode)
 
         def replay(settings: dict[str, str], fixed_addresses: bool) -> Outcome:
-            found: Outcome = call_elsewhere(
+            found: Outcome = call_in_subprocess(
                 work, place, settings=settings, fixed_addresses=fixed_addresses
             )
             return found
 
         try:
             replay({}, False)
-        except ElsewhereError:
+        except SubprocessError:
             return None
         return replay
 
-    def _stage(self, episode: Episode) -> Stage:
+    def _stage(self, episode: Episode) -> EnvHandle:
         if self._given is not None:
-            return stage_of(self._given, episode, self._state)
+            return env_handle(self._given, episode, self._state)
         key = episode.header.env
         if self._made is None or self._made[0] != key:
             self.close()
@@ -278,7 +278,7 @@ class Replayer:
                 if self._factory is not None
                 else make_env(key, episode_id=episode.id, allow=self._allow)
             )
-            self._made = (key, stage_of(env, episode, self._state))
+            self._made = (key, env_handle(env, episode, self._state))
         return self._made[1]
 
     def _run(self, episode: Episode) -> ReplayReport:
@@ -376,7 +376,7 @@ def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:
             n_bytes += sum(
                 column.raw_bytes for chunk, _ in episode.parts for column in chunk.columns()
             )
-            if len(ahead) == HELD or n_bytes > AHEAD_BYTES or episode.is_agents:
+            if len(ahead) == HELD or n_bytes > AHEAD_BYTES or episode.is_agent_episode:
                 yield from _prepared(ahead, n_bytes)
                 ahead, n_bytes = [], 0
     except Exception:
@@ -403,10 +403,10 @@ class _Work:
     factory: Callable[[], gymnasium.Env[Any, Any]] | None
     allow: tuple[str, ...]
     state: Callable[[Any], Any] | None
-    leave: Leave
+    leave: Tolerance
     first: int
 
-    def __call__(self, place: tuple[Place, ...]) -> Outcome:
+    def __call__(self, place: tuple[EpisodeRef, ...]) -> Outcome:
         options = {
             "allow": self.allow,
             "state": self.state,
@@ -415,7 +415,7 @@ class _Work:
         }
         options["first"] = self.first
         with Replayer(env=self.factory, explain=False, **options) as replayer:  # type: ignore[arg-type]
-            return replayer.outcome(Places().read(place))
+            return replayer.outcome(EpisodeLoader().read(place))
 
 
 def _came_out(run: Run) -> tuple[float | None, str]:

@@ -72,10 +72,10 @@ class HashOrder(Sound):
 class UnseededGenerator(Sound):
     def __init__(self) -> None:
         super().__init__()
-        self.own = np.random.default_rng()
+        self.copy_for_record = np.random.default_rng()
 
     def extra(self) -> float:
-        return float(self.own.random())
+        return float(self.copy_for_record.random())
 
 
 class Address(Sound):

@@ -136,7 +136,7 @@ def credit(folder: Path, n: int) -> None:
                 for tool, given in calls:
                     with contextlib.suppress(Exception):
                         ep.call(tool, **given)
-                ep.stop("done", said_done=True)
+                ep.stop("done", claimed_done=True)
             corpus = trajrec.open(folder)
             episode = corpus.episode(ep.id)
             if episode.outcome != "failure":

@@ -51,7 +51,7 @@ def solve(folder: Path, task: int, seed: int = 7) -> str:
         for name, arguments in ep.world.ground_truth_calls():
             with contextlib.suppress(PaymentTimeout):
                 ep.call(name, **arguments)
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     return ep.id
 
 
@@ -69,7 +69,7 @@ def test_each_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing
         pass
     found = rows(
         tmp_path,
-        "SELECT task, outcome, ending, stop_reason, said_done FROM episodes ORDER BY n_steps",
+        "SELECT task, outcome, ending, stop_reason, claimed_done FROM episodes ORDER BY n_steps",
     )
     assert found[0][:3] == (f"shop-{task}", "failure", "terminated")
     assert found[1] == (f"shop-{task}", "success", "terminated", "done", True)
@@ -94,7 +94,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
         ep.call("refund_order", order="O1001", cents=100)  # step 2: recovered
         with pytest.raises(UnknownToolError, match="no tool 'refund'"):
             ep.call("refund", order="O1001")  # step 3: invalid
-        for attempt in ep.retrying(
+        for attempt in ep.attempts(
             3, wait=0.01, on=TimeoutError
         ):  # step 4: two timeouts, then an answer
             with attempt:
@@ -137,7 +137,7 @@ def test_the_last_of_several_tries_is_raised_as_it_is(tmp_path: Path) -> None:
 
     with trajrec.episode(tmp_path) as ep:
         ep.tool(broken)
-        tries = iter(ep.retrying(2, on=ConnectionError))
+        tries = iter(ep.attempts(2, on=ConnectionError))
         with next(tries):
             ep.call("broken")
         with pytest.raises(ConnectionError, match="gone"), next(tries):
@@ -194,12 +194,12 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
         return flaky()
 
     async def main(ep: Any) -> int:
-        async for attempt in ep.retrying(
+        async for attempt in ep.attempts(
             tenacity.AsyncRetrying(stop=tenacity.stop_after_attempt(3))
         ):
             with attempt:
                 first = await ep.call("later")
-        async for attempt in ep.retrying(3):
+        async for attempt in ep.attempts(3):
             with attempt:
                 second = await ep.call("later")
         return int(first + second)
@@ -210,11 +210,11 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
         plan = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_fixed(0.01)
         )
-        for attempt in ep.retrying(plan):
+        for attempt in ep.attempts(plan):
             with attempt:
                 assert ep.call("flaky") == 3
         assert asyncio.run(main(ep)) == 6 + 9
-        tries = iter(ep.retrying(tenacity.Retrying(stop=tenacity.stop_after_attempt(2))))
+        tries = iter(ep.attempts(tenacity.Retrying(stop=tenacity.stop_after_attempt(2))))
         for _ in range(2):
             with next(tries):
                 ep.call("flaky")
@@ -416,7 +416,7 @@ def test_an_episode_within_an_episode_knows_it_and_is_no_fork(tmp_path: Path) ->
         with trajrec.episode(tmp_path, task="second"):
             pass
     found = rows(
-        tmp_path, "SELECT task, within_id, within_step, parent_id FROM episodes ORDER BY number"
+        tmp_path, "SELECT task, caller_id, caller_step, parent_id FROM episodes ORDER BY number"
     )
     assert found == [
         ("outer", None, None, None),
@@ -523,7 +523,7 @@ def test_a_model_that_fails_and_is_asked_again_is_one_decision(tmp_path: Path) -
         return answer
 
     with trajrec.episode(tmp_path) as ep:
-        for attempt in ep.retrying(2):
+        for attempt in ep.attempts(2):
             with attempt:
                 ep.model(ask, messages=[])
     found = rows(
@@ -748,7 +748,7 @@ def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is
 
 
 def test_what_is_held_repeats_itself_and_is_given_back() -> None:
-    from trajrec.agents.freeze import held
+    from trajrec.agents.freeze import frozen
 
     def outside() -> list[Any]:
         drawn = [
@@ -765,13 +765,13 @@ def test_what_is_held_repeats_itself_and_is_given_back() -> None:
     random.seed(1)
     assert random.random() == expected[0]
     at = 1_700_000_000_123_456_789
-    with held(at, "a"):
+    with frozen(at, "a"):
         first = outside()
         time.sleep(0.002)
         assert time.time_ns() == first[-2] == at - at % 1000
-    with held(at, "a"):
+    with frozen(at, "a"):
         assert outside() == first
-    with held(at, "b"):
+    with frozen(at, "b"):
         assert not set(map(str, outside()[:5])) & set(map(str, first[:5]))
     assert random.random() == expected[1]
     assert abs(time.time() - datetime.datetime.now().timestamp()) < 1

@@ -14,7 +14,7 @@ from conftest import record
 
 import trajrec
 from trajrec.replay import replay_episodes
-from trajrec.replay.processes.workers import Died, map_ordered
+from trajrec.replay.processes.workers import WorkerDied, map_ordered
 
 
 class Heavier(gym.Wrapper[Any, Any, Any, Any]):
@@ -146,12 +146,12 @@ def square(number: int) -> int:
 @pytest.mark.slow
 def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() -> None:
     found = list(map_ordered(square, range(40), 3))
-    assert [k for k, result in enumerate(found) if isinstance(result, Died)] == [13]
-    assert [result for result in found if not isinstance(result, Died)] == [
+    assert [k for k, result in enumerate(found) if isinstance(result, WorkerDied)] == [13]
+    assert [result for result in found if not isinstance(result, WorkerDied)] == [
         k * k for k in range(40) if k != 13
     ]
     died = found[13]
-    assert isinstance(died, Died)
+    assert isinstance(died, WorkerDied)
     assert died.why == "its worker ended 2 times: with status 5"
     assert list(map_ordered(square, [], 2)) == []
     with pytest.raises(KeyError, match="minus one"):

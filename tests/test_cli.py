@@ -566,7 +566,7 @@ FACTORIES = "from trajrec.envs import Bank\ndef nothing():\n    return None\ndef
             "factories:nothing must make a gymnasium.Env: it returned None, no environment",
         ),
         ("failing", "factories:failing made nothing: it raised KeyError: 'no key' ("),
-        ("Bank", "a world, which trajrec.envs.WorldEnv makes an environment of"),
+        ("Bank", "a world, which trajrec.envs.ToolTextEnv makes an environment of"),
     ],
 )
 def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
@@ -659,7 +659,7 @@ def test_an_environment_is_no_world_to_replay_an_agent_in(
 ) -> None:
     with trajrec.episode(tmp_path, task="t", world=Bank()) as ep:
         ep.call("deposit", amount=100)
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     close_logs()
     assert main(["replay", str(tmp_path), "--against", "CartPole-v1"]) == 2
     assert (

@@ -15,7 +15,7 @@ from conftest import only
 
 import trajrec
 from trajrec.envs import Shop
-from trajrec.errors import AgentChangedError
+from trajrec.errors import AgentDivergedError
 
 HERE = Path(__file__).parent
 
@@ -79,7 +79,7 @@ def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(
     with trajrec.rerun(only(tmp_path)) as ep:
         assert agent(ep, gone) == said
     with (
-        pytest.raises(AgentChangedError, match="messages/0/content"),
+        pytest.raises(AgentDivergedError, match="messages/0/content"),
         trajrec.rerun(only(tmp_path)) as ep,
     ):
         agent(ep, gone, "Look up order O1002.")

@@ -42,7 +42,7 @@ def record(folder: Path, env: Any, policy: Any, seed: int = 0, **kwargs: Any) ->
     return next(trajrec.open(folder).episodes(order_by="started_at DESC"))
 
 
-def numbers(table: credit.Credit) -> list[tuple[Any, ...]]:
+def numbers(table: credit.CreditTable) -> list[tuple[Any, ...]]:
     """Return the estimates without what they cost."""
     return [
         (e.step, e.estimator, e.value, e.lo, e.hi, e.ci_method, e.n, e.n_discordant) for e in table
@@ -55,26 +55,26 @@ def lake(tmp_path: Path) -> Episode:
 
 
 def test_memoised_rollouts_come_to_what_they_come_to_without_bit_for_bit(lake: Episode) -> None:
-    memoised = credit.scan(lake, wander, n=16)
-    whole = credit.scan(lake, wander, n=16, memo=False)
+    memoised = credit.estimate(lake, wander, n=16)
+    whole = credit.estimate(lake, wander, n=16, memo=False)
     assert numbers(memoised) == numbers(whole)
     assert memoised.env_steps < whole.env_steps / 2
 
 
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> None:
-    native = credit.scan(lake, wander, n=8, level="native")
+    native = credit.estimate(lake, wander, n=8, level="native")
     assert native.level == "native"
     for level in ("prefix", "process"):
-        found = credit.scan(lake, wander, n=8, level=level)  # type: ignore[arg-type]
+        found = credit.estimate(lake, wander, n=8, level=level)  # type: ignore[arg-type]
         assert found.level == level
         assert numbers(found) == numbers(native)
 
 
 def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> None:
     for noise in ("shared", "fresh", "recorded"):
-        alone = credit.scan(lake, wander, n=8, noise=noise)  # type: ignore[arg-type]
-        assert numbers(credit.scan(lake, wander, n=8, noise=noise, jobs=2)) == numbers(alone)  # type: ignore[arg-type]
+        alone = credit.estimate(lake, wander, n=8, noise=noise)  # type: ignore[arg-type]
+        assert numbers(credit.estimate(lake, wander, n=8, noise=noise, jobs=2)) == numbers(alone)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
 )
 def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, how: Any) -> None:
     told: list[tuple[int, int]] = []
-    table = credit.scan(
+    table = credit.estimate(
         lake, wander, n=4, steps=range(3), progress=lambda *counts: told.append(counts), **how
     )
     n = 4 * (
@@ -90,14 +90,14 @@ def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, how: Any) ->
     )  # the values of the states before and after three steps, and of three actions
     assert told == sorted(set(told))
     assert told[-1] == (n, n)
-    assert numbers(table) == numbers(credit.scan(lake, wander, n=4, steps=range(3), **how))
+    assert numbers(table) == numbers(credit.estimate(lake, wander, n=4, steps=range(3), **how))
 
 
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_whether_ray_runs_them(lake: Episode) -> None:
     pytest.importorskip("ray")
-    alone = credit.scan(lake, wander, n=8)
-    assert numbers(credit.scan(lake, wander, n=8, jobs=2, backend="ray")) == numbers(alone)
+    alone = credit.estimate(lake, wander, n=8)
+    assert numbers(credit.estimate(lake, wander, n=8, jobs=2, backend="ray")) == numbers(alone)
 
 
 @pytest.mark.slow
@@ -110,7 +110,8 @@ def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -
 
     episode = record(tmp_path / "runs", env, walk)
     found = [
-        credit.scan(episode, walk, n=4, level=level) for level in ("prefix", "pickle", "process")
+        credit.estimate(episode, walk, n=4, level=level)
+        for level in ("prefix", "pickle", "process")
     ]  # type: ignore[arg-type]
     assert [table.level for table in found] == ["prefix", "pickle", "process"]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
@@ -118,7 +119,7 @@ def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -
 
 def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=60), push)
-    table = credit.scan(episode, push, n=8)
+    table = credit.estimate(episode, push, n=8)
     assert table.split is not None
     assert table.split.error == pytest.approx(0, abs=1e-9)
     assert {e.ci_method for e in table.of("value")} == {"augmented-t"}
@@ -127,8 +128,8 @@ def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
 
 
 def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
-    by_return = credit.scan(lake, wander, n=16)
-    by_check = credit.scan(lake, wander, n=16, check=lambda env: env.unwrapped.s == 15)
+    by_return = credit.estimate(lake, wander, n=16)
+    by_check = credit.estimate(lake, wander, n=16, check=lambda env: env.unwrapped.s == 15)
     assert [e.value for e in by_check.of("advantage")] == [
         e.value for e in by_return.of("advantage")
     ]
@@ -137,7 +138,7 @@ def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
 
 
 def test_what_common_noise_does_to_the_variance_is_said(lake: Episode, tmp_path: Path) -> None:
-    assert "vary less" in "".join(credit.scan(lake, wander, n=16).notes)
+    assert "vary less" in "".join(credit.estimate(lake, wander, n=16).notes)
 
     class Opposite(gym.Env[Any, Any]):
         """What one action wins in a universe, the other loses."""
@@ -153,22 +154,22 @@ def test_what_common_noise_does_to_the_variance_is_said(lake: Episode, tmp_path:
             return 0, float((self.np_random.random() < 0.5) == bool(action)), True, False, {}
 
     episode = record(tmp_path / "opposite", Opposite(), lambda observation, rng: 0)
-    notes = credit.scan(episode, lambda observation, rng: 1, n=16, env=Opposite).notes
+    notes = credit.estimate(episode, lambda observation, rng: 1, n=16, env=Opposite).notes
     assert "take noise='fresh'" in "".join(notes)
 
 
 def test_a_budget_ends_a_scan_after_a_round_and_says_so(lake: Episode) -> None:
-    table = credit.scan(lake, wander, n=64, budget=credit.Budget(env_steps=20))
+    table = credit.estimate(lake, wander, n=64, budget=credit.Budget(env_steps=20))
     assert {e.n for e in table.of("value")} == {2}
     assert any("stopped by its budget" in note for note in table.notes)
     assert "2 of 64 universes" in str(table)
-    whole = credit.scan(lake, wander, n=2)
+    whole = credit.estimate(lake, wander, n=2)
     assert numbers(table) == numbers(whole)
 
 
 def test_steps_can_be_chosen(lake: Episode) -> None:
-    whole = credit.scan(lake, wander, n=8)
-    some = credit.scan(lake, wander, n=8, steps=[1, 3])
+    whole = credit.estimate(lake, wander, n=8)
+    some = credit.estimate(lake, wander, n=8, steps=[1, 3])
     assert [e.step for e in some.of("advantage")] == [1, 3]
     assert [e.value for e in some.of("advantage")] == [
         whole.of("advantage")[k].value for k in (1, 3)
@@ -181,7 +182,7 @@ def test_where_the_prefix_diverges_there_is_no_credit(lake: Episode) -> None:
         return gym.make("FrozenLake-v1", map_name="8x8")
 
     with pytest.raises(DivergenceError, match="not in the recorded state"):
-        credit.scan(lake, wander, n=4, env=other, steps=[lake.n_steps - 1])
+        credit.estimate(lake, wander, n=4, env=other, steps=[lake.n_steps - 1])
 
 
 @pytest.mark.slow
@@ -201,18 +202,18 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
 
     episode = record(tmp_path / "runs", tired(), lambda observation, rng: int(rng.integers(4)))
     how: dict[str, Any] = {"steps": [3, 9], "n": 8, "check": is_even, "folder": None}
-    wanted = credit.scan(episode, serve, **how)
+    wanted = credit.estimate(episode, serve, **how)
     assert {e.noise for e in wanted} == {"shared"}
     assert any(0 < e.value < 1 for e in wanted.of("value"))  # their futures are not one
     for other in ({"level": "prefix"}, {"level": "process"}, {"memo": False}, {"jobs": 2}):
-        assert [e.value for e in credit.scan(episode, serve, **how, **other)] == [
+        assert [e.value for e in credit.estimate(episode, serve, **how, **other)] == [
             e.value for e in wanted
         ], other
     monkeypatch.setattr("trajrec.envstate.ale._TRUE", b"\0" * 4)
     with pytest.raises(
         SnapshotError, match=r"this version of ALE .* record it with repeat_action_probability=0"
     ):
-        credit.scan(episode, serve, **how)
+        credit.estimate(episode, serve, **how)
 
 
 def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Episode) -> None:
@@ -221,7 +222,7 @@ def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Ep
     def unseeded(observation: Any) -> int:
         return int(outside.integers(4))
 
-    table = credit.scan(lake, unseeded, n=8, steps=[0, 1])
+    table = credit.estimate(lake, unseeded, n=8, steps=[0, 1])
     assert {e.noise for e in table} == {"fresh"}
     assert "no universe can be given" in table.notes[0]
     assert table.of("advantage")[0].ci_method == "newcombe"
@@ -232,7 +233,7 @@ def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(
     level: Any, tmp_path: Path
 ) -> None:
     episode = record(tmp_path / "runs", broken.GlobalReward(), lambda observation, rng: 0)
-    table = credit.scan(
+    table = credit.estimate(
         episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, level=level
     )
     assert {e.noise for e in table} == {"fresh"}
@@ -250,7 +251,7 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
             return observation, float(hidden.random()), *ending
 
     episode = record(tmp_path / "runs", Hides(), lambda observation, rng: 0)
-    table = credit.scan(
+    table = credit.estimate(
         episode, lambda observation: 1, n=8, steps=[10], env=Hides, level="process", noise=noise
     )
     assert table.level == "prefix"
@@ -270,7 +271,7 @@ def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(
         return turns.pop()
 
     # What comes of the two rollouts that are compared is the same: this environment pays whatever is done.
-    table = credit.scan(
+    table = credit.estimate(
         episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, level=level
     )
     assert {e.noise for e in table} == {"fresh"}
@@ -296,7 +297,7 @@ def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path)
 
     episode = record(tmp_path / "runs", make(), by_place, seed=2)
     found = [
-        credit.scan(episode, by_place, n=8, env=make, level=level)
+        credit.estimate(episode, by_place, n=8, env=make, level=level)
         for level in ("native", "prefix", "process")
     ]  # type: ignore[arg-type]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
@@ -312,7 +313,7 @@ def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) ->
     episode = record(
         tmp_path / "runs", gym.make("FrozenLake-v1"), lambda obs, rng: int(rng.integers(3))
     )
-    table = credit.scan(
+    table = credit.estimate(
         episode, wander, n=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1"))
     )
     (value,) = table.of("value")
@@ -323,19 +324,19 @@ def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) ->
 
 def test_wrong_arguments_are_named(lake: Episode) -> None:
     with pytest.raises(ValueError, match="n must be at least 2"):
-        credit.scan(lake, wander, n=1)
+        credit.estimate(lake, wander, n=1)
     with pytest.raises(ValueError, match="estimator must be"):
-        credit.scan(lake, wander, estimator="other")  # type: ignore[arg-type]
+        credit.estimate(lake, wander, estimator="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="noise must be"):
-        credit.scan(lake, wander, noise="other")  # type: ignore[arg-type]
+        credit.estimate(lake, wander, noise="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="level must be one of auto, prefix"):
-        credit.scan(lake, wander, level="other")  # type: ignore[arg-type]
+        credit.estimate(lake, wander, level="other")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"budget must be a credit\.Budget, .*, got 100"):
-        credit.scan(lake, wander, budget=100)  # type: ignore[arg-type]
+        credit.estimate(lake, wander, budget=100)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a policy must be"):
-        credit.scan(lake, 3)
+        credit.estimate(lake, 3)
     with pytest.raises(IndexError, match="can be scanned from step 0 to"):
-        credit.scan(lake, wander, steps=[10_000])
+        credit.estimate(lake, wander, steps=[10_000])
 
 
 def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: Path) -> None:
@@ -351,8 +352,8 @@ def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: P
             return [self.act(*pair) for pair in zip(observations, rngs, strict=True)]
 
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=40), push)
-    assert numbers(credit.scan(episode, Together(), n=8)) == numbers(
-        credit.scan(episode, Alone(), n=8)
+    assert numbers(credit.estimate(episode, Together(), n=8)) == numbers(
+        credit.estimate(episode, Alone(), n=8)
     )
     assert max(Together.sizes) == 8
 
@@ -370,10 +371,10 @@ def test_a_model_of_stable_baselines3_is_a_policy(
     model = getattr(sb3, algorithm)("MlpPolicy", gym.make(env_id), device="cpu", seed=0)
     env = gym.make(env_id, max_episode_steps=20)
     episode = record(tmp_path / "runs", env, lambda observation, rng: model.predict(observation)[0])
-    table = credit.scan(episode, model, n=4, steps=[0, 3])
+    table = credit.estimate(episode, model, n=4, steps=[0, 3])
     assert table.policy_id.startswith(algorithm)
-    assert numbers(credit.scan(episode, model, n=4, steps=[0, 3], memo=False)) == numbers(table)
-    dist = credit.StableBaselines3Policy(model).dist(episode.observation_list[0])
+    assert numbers(credit.estimate(episode, model, n=4, steps=[0, 3], memo=False)) == numbers(table)
+    dist = credit.StableBaselines3Policy(model).dist(episode.observation_values[0])
     assert (dist is None) == ((algorithm, env_id) != ("PPO", "CartPole-v1"))
     assert dist is None or dist.sum() == pytest.approx(1.0)
 
@@ -405,9 +406,9 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
             self.n += 1
             return 1 + self.n % 2
 
-    table = credit.scan(lake, Alternating(), n=8, memo=False)
-    assert numbers(credit.scan(lake, Alternating(), n=8)) == numbers(table)
-    assert numbers(credit.scan(lake, Alternating(), n=8, level="process")) == numbers(table)
+    table = credit.estimate(lake, Alternating(), n=8, memo=False)
+    assert numbers(credit.estimate(lake, Alternating(), n=8)) == numbers(table)
+    assert numbers(credit.estimate(lake, Alternating(), n=8, level="process")) == numbers(table)
 
 
 @pytest.mark.parametrize(
@@ -446,7 +447,7 @@ def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: P
             return int(self.n <= 4 and rng.random() < chances[self.n - 1])
 
     episode = record(tmp_path / "runs", Pays(), lambda observation, rng: 1)
-    table = credit.scan(episode, Counts(), n=12, env=Pays, **how)
+    table = credit.estimate(episode, Counts(), n=12, env=Pays, **how)
     for row in table.of("value"):
         assert row.lo <= sum(chances[row.step :]) <= row.hi
     assert [row.value for row in table.of("value")][3] == 1.0
@@ -494,7 +495,7 @@ def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
     level: Any, drawn: tuple[Episode, list[float]]
 ) -> None:
     episode, numbers = drawn
-    table = credit.scan(
+    table = credit.estimate(
         episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded"
     )
     values = table.of("value")
@@ -511,9 +512,9 @@ def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
 def test_in_recorded_noise_the_policy_draws_anew(drawn: tuple[Episode, list[float]]) -> None:
     episode, numbers = drawn
     coin = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
-    recorded = credit.scan(episode, coin, n=64, env=Draws, noise="recorded").of("advantage")
+    recorded = credit.estimate(episode, coin, n=64, env=Draws, noise="recorded").of("advantage")
     assert all(row.lo <= -numbers[row.step] / 2 <= row.hi for row in recorded)
-    shared = credit.scan(episode, coin, n=64, env=Draws).of("advantage")
+    shared = credit.estimate(episode, coin, n=64, env=Draws).of("advantage")
     assert np.mean([row.value for row in shared]) == pytest.approx(-0.25, abs=0.05)
 
 
@@ -597,7 +598,7 @@ def test_as_many_pairs_of_universes_differ_as_the_chain_of_pairs_says(epsilon: f
     assert np.allclose(pairs.first[:, :-1, -1], truth.values)
     episode = max(record(make, truth.policy, 4, seed=9), key=lambda episode: episode.n_steps)
     n, steps = 1500, range(0, min(episode.n_steps, 24), 6)
-    table = credit.scan(episode, truth.policy, n=n, steps=steps, root=3, folder=None)
+    table = credit.estimate(episode, truth.policy, n=n, steps=steps, root=3, folder=None)
     for row in table.of("advantage"):
         state, action = states(episode)[row.step], int(episode.actions[row.step])
         fresh, shared = pairs.variances(row.step, state, action)

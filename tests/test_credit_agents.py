@@ -15,7 +15,7 @@ import pytest
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
-from trajrec.errors import AgentChangedError
+from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
@@ -87,7 +87,7 @@ def test_what_was_recorded_is_never_asked_again(tmp_path: Path, how: str) -> Non
     policy = credit.AgentPolicy(agent_of(ask(model)), is_seeded=False)  # type: ignore[no-untyped-call]
     for step, n_asked in ((0, 3), (1, 2), (2, 1)):
         model.n_asked = 0
-        (row,) = credit.scan(episode, policy, estimator="value", steps=[step], n=8)
+        (row,) = credit.estimate(episode, policy, estimator="value", steps=[step], n=8)
         assert model.n_asked == 8 * n_asked
         assert row.noise == "fresh"
         assert row.value == 0 if step > 1 else 0 <= row.value <= 1
@@ -98,7 +98,7 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
     found = credit.decisive_step(episode, policy, n=32)
     assert found.step == 1
-    table = credit.scan(episode, policy, n=64)
+    table = credit.estimate(episode, policy, n=64)
     by_step = {row.step: row for row in table.of("advantage")}
     assert by_step[1].lo < -0.5 < by_step[1].hi
     assert by_step[0].lo <= 0 <= by_step[0].hi
@@ -107,7 +107,7 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
 
 def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
-    table = credit.scan(
+    table = credit.estimate(
         episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n=4
     )
     assert {row.noise for row in table} == {"fresh"}
@@ -115,7 +115,7 @@ def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -
 
 def test_a_model_that_only_seems_to_be_seeded_is_found_out(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
-    table = credit.scan(
+    table = credit.estimate(
         episode,
         credit.AgentPolicy(agent_of(model), is_seeded=True),
         estimator="value",
@@ -133,7 +133,7 @@ def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path:
         }
 
     episode = record(tmp_path, agent_of(sure))
-    table = credit.scan(episode, credit.AgentPolicy(agent_of(sure), is_seeded=True), n=4)
+    table = credit.estimate(episode, credit.AgentPolicy(agent_of(sure), is_seeded=True), n=4)
     assert {row.noise for row in table} == {"shared"}
     assert all(row.value == 0 for row in table.of("advantage"))
 
@@ -143,9 +143,11 @@ def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_d
 ) -> None:
     episode, model = lost(tmp_path)
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
-    with pytest.raises(AgentChangedError, match="a call was put in the place of what it asked for"):
-        credit.substitute(episode, policy, 1, action=("choose", {"amount": 50}), n=4)
-    table = credit.substitute(
+    with pytest.raises(
+        AgentDivergedError, match="a call was put in the place of what it asked for"
+    ):
+        credit.counterfactual(episode, policy, 1, action=("choose", {"amount": 50}), n=4)
+    table = credit.counterfactual(
         episode, policy, 1, by=credit.AgentPolicy(agent_of(model), is_seeded=False), n=64
     )
     (other,) = table.of("substituted")
@@ -159,10 +161,10 @@ def test_an_agent_that_asks_otherwise_than_it_did_is_told_what_is_different(tmp_
         ep.model(model, messages=[{"role": "user", "content": "please"}])
 
     with pytest.raises(
-        AgentChangedError,
+        AgentDivergedError,
         match=r"model request 0 of the agent is not the recorded one: messages/0/content",
     ):
-        credit.scan(episode, credit.AgentPolicy(polite), estimator="value", steps=[1], n=2)
+        credit.estimate(episode, credit.AgentPolicy(polite), estimator="value", steps=[1], n=2)
 
 
 def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
 
     def agent(ep: Any) -> None:
         assert ep.effect("clock", clock) == 12.5
-        for attempt in ep.retrying(3, on=TimeoutError):
+        for attempt in ep.attempts(3, on=TimeoutError):
             with attempt:
                 said = ep.model(flaky, messages=[{"role": "user", "content": "how much?"}])
         ep.call("deposit", amount=int(said["content"]))
@@ -190,10 +192,10 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
 
     episode = record(tmp_path, agent)
     assert asked == ["clock", "model", "model"]
-    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=4)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=4)
     assert {row.value for row in table} == {1.0}
     later = len(asked)
-    credit.scan(
+    credit.estimate(
         episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=4
     )
     assert len(asked) == later
@@ -225,7 +227,7 @@ def test_clients_that_record_by_themselves_are_answered_too(tmp_path: Path) -> N
 
     episode = record(tmp_path, agent)
     Client.chat.completions.n_asked = 0
-    (row,) = credit.scan(
+    (row,) = credit.estimate(
         episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=2
     )
     assert (row.value, Client.chat.completions.n_asked) == (1.0, 0)
@@ -281,9 +283,9 @@ def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
         seen.append(len(context.made))
         return plan[len(context.made)] if len(context.made) < len(plan) else None
 
-    assert {row.value for row in credit.scan(fork, follow, n=2).of("value")} == {1.0}
+    assert {row.value for row in credit.estimate(fork, follow, n=2).of("value")} == {1.0}
     assert min(seen) == 1
-    table = credit.scan(fork, credit.AgentPolicy(shouting), estimator="value", n=2)
+    table = credit.estimate(fork, credit.AgentPolicy(shouting), estimator="value", n=2)
     assert {row.value for row in table} == {1.0}
 
 
@@ -305,7 +307,9 @@ def test_a_fork_in_the_midst_of_a_step_goes_on_from_there(tmp_path: Path) -> Non
         agent_that_chooses(50)(ep)
     close_logs()
     fork = trajrec.open(tmp_path).episode(ep.id)
-    (row,) = credit.scan(fork, credit.AgentPolicy(agent_that_chooses(50)), estimator="value", n=2)
+    (row,) = credit.estimate(
+        fork, credit.AgentPolicy(agent_that_chooses(50)), estimator="value", n=2
+    )
     assert (row.step, row.value) == (0, 1.0)
     assert fork.transcript.attempts[0].arguments == {"amount": 50}
 
@@ -330,7 +334,7 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
 
     while (episode := record(tmp_path, agent)).transcript.attempts[1].arguments != {"amount": 150}:
         continue
-    before, after = credit.scan(
+    before, after = credit.estimate(
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", steps=[1, 2], n=32
     )
     assert before.lo <= 0.5 <= before.hi
@@ -358,10 +362,10 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         return agent
 
     episode = record(tmp_path, agent_for("A"))
-    table = credit.scan(episode, credit.AgentPolicy(agent_for("A")), estimator="value", n=2)
+    table = credit.estimate(episode, credit.AgentPolicy(agent_for("A")), estimator="value", n=2)
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_lost for row in table)
-    (row,) = credit.scan(
+    (row,) = credit.estimate(
         episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2
     )
     assert row.n_lost == 2
@@ -373,7 +377,7 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         ep.call("withdraw")
 
     # That it is a function, the agent says itself: the recording has none of it.
-    (row,) = credit.scan(
+    (row,) = credit.estimate(
         record(tmp_path, plain),
         credit.AgentPolicy(agent_for("A")),
         estimator="value",
@@ -422,7 +426,7 @@ def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path
                 ep.call("deposit", amount=7)
 
     episode = record(tmp_path, agent)
-    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, memo=False)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2, memo=False)
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_lost for row in table)
     assert table.env_steps == 2 * sum(range(2, episode.n_steps + 2))  # each, and to stop
@@ -439,8 +443,8 @@ def test_a_change_that_an_agent_catches_is_told_all_the_same(tmp_path: Path) -> 
                 continue
 
     what = rf"episode {episode.id}: call 0 of the agent is deposit\(\{{'amount': 1\}}\), and was"
-    with pytest.raises(AgentChangedError, match=what):
-        credit.scan(episode, credit.AgentPolicy(other), estimator="value", steps=[1], n=2)
+    with pytest.raises(AgentDivergedError, match=what):
+        credit.estimate(episode, credit.AgentPolicy(other), estimator="value", steps=[1], n=2)
 
 
 def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
@@ -466,14 +470,14 @@ def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
     episode = record(tmp_path, agent)
     assert episode.n_steps == 4
     n_asked = 0
-    table = credit.scan(episode, credit.AgentPolicy(agent, is_seeded=False), n=2)
+    table = credit.estimate(episode, credit.AgentPolicy(agent, is_seeded=False), n=2)
     assert {row.value for row in table.of("value")} == {1.0}
     assert not [note for note in table.notes if "cut" in note]
     assert table.env_steps == 2 * 2 * (5 + 4 + 3 + 2)  # each, and to stop
     assert n_asked == 2 * (3 + 2 + 1 + 1) + 2 * (
         2 + 1 + 1
     )  # those of values, and those after a recorded step
-    (row,) = credit.scan(
+    (row,) = credit.estimate(
         episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2, max_steps=2
     )
     assert row.value == 0.0  # cut before the step that pays
@@ -484,7 +488,7 @@ def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> Non
         sent = 0
 
         def tools(self) -> tuple[Tool, ...]:
-            return (*super().tools(), Tool.taking("post", "external", text="string"))
+            return (*super().tools(), Tool.with_args("post", "external", text="string"))
 
         def call(self, name: str, arguments: dict[str, Any], /) -> Any:
             if name != "post":
@@ -501,7 +505,7 @@ def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> Non
         ep.call("withdraw")
 
     episode = record(tmp_path, agent, Posted())
-    (row,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Posted)
+    (row,) = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Posted)
     assert (row.value, row.n_lost, Posted.sent) == (1.0, 0, 2)
 
 
@@ -529,11 +533,11 @@ def test_arguments_are_compared_as_they_are_recorded(tmp_path: Path, extra: Any)
     first = ("deposit", {"amount": np.array([60, 40]), "api_key": extra})
     agent = agent_of_calls(first, *WON[1:])
     episode = record(tmp_path, agent, Loose())
-    table = credit.scan(episode, credit.AgentPolicy(agent), n=2, env=Loose)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), n=2, env=Loose)
     assert {row.value for row in table.of("value")} == {1.0}
     other = agent_of_calls(("deposit", {"amount": np.array([60, 41]), "api_key": extra}), *WON[1:])
-    with pytest.raises(AgentChangedError, match="call 0 of the agent is deposit") as found:
-        credit.scan(episode, credit.AgentPolicy(other), n=2, env=Loose)
+    with pytest.raises(AgentDivergedError, match="call 0 of the agent is deposit") as found:
+        credit.estimate(episode, credit.AgentPolicy(other), n=2, env=Loose)
     assert SECRET not in str(found.value)
 
 
@@ -557,7 +561,7 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
             break
         except ConnectionError:
             continue
-    table = credit.scan(
+    table = credit.estimate(
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
     )
     before, at = table
@@ -573,7 +577,7 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
     with pytest.raises(RuntimeError):
         record(tmp_path / "b", after_its_calls)
     episode = next(trajrec.open(tmp_path / "b").episodes())
-    table = credit.scan(episode, credit.AgentPolicy(after_its_calls), estimator="value", n=2)
+    table = credit.estimate(episode, credit.AgentPolicy(after_its_calls), estimator="value", n=2)
     assert all((row.n, row.n_lost) == (0, 2) for row in table)
     assert "gave up" in "".join(table.notes)
 
@@ -590,9 +594,9 @@ def test_to_stop_is_an_alternative(tmp_path: Path) -> None:
         {"by": credit.AgentPolicy(lambda ep: None)},
         {"by": lambda context: None},
     ):
-        table = credit.substitute(episode, credit.AgentPolicy(agent), 0, n=2, **alternative)  # type: ignore[arg-type]
+        table = credit.counterfactual(episode, credit.AgentPolicy(agent), 0, n=2, **alternative)  # type: ignore[arg-type]
         assert table.of("effect")[0].value == -1.0
-    found = credit.substitute(episode, credit.AgentPolicy(agent), 1, n=2, action=None)
+    found = credit.counterfactual(episode, credit.AgentPolicy(agent), 1, n=2, action=None)
     assert found.of("substituted")[0].value == 0.0
 
 
@@ -626,7 +630,7 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         continue
     closed.clear()
     is_rolling = True
-    before, at = credit.scan(
+    before, at = credit.estimate(
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
     )
     assert len(closed) == 64
@@ -643,10 +647,10 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
 
     episode = record(tmp_path, reading_on)
     with pytest.raises(
-        AgentChangedError,
+        AgentDivergedError,
         match="model request 0 of the agent: its answer was streamed, and closed when",
     ):
-        credit.scan(episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n=2)
+        credit.estimate(episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n=2)
 
 
 def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
@@ -687,7 +691,7 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
 
     episode = record(tmp_path, agent, Slow())
     n_asked = 0
-    table = credit.scan(
+    table = credit.estimate(
         episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, memo=False
     )
     assert {row.value for row in table} == {1.0}
@@ -703,7 +707,7 @@ def test_a_tool_need_not_be_a_function(tmp_path: Path) -> None:
 
     agent = agent_of_calls(*WON, before=lambda ep: ep.tool(Ask())(50, 2, 3))
     episode = record(tmp_path, agent)
-    table = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", n=2)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2)
     assert {(row.value, row.n_lost) for row in table} == {(1.0, 0)}
 
 
@@ -733,13 +737,13 @@ def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Pa
         return "150"
 
     short = record(tmp_path / "b", plain)
-    table = credit.substitute(short, credit.AgentPolicy(plain, is_seeded=False), 1, by=by, n=4)
+    table = credit.counterfactual(short, credit.AgentPolicy(plain, is_seeded=False), 1, by=by, n=4)
     assert table.of("kept")[0].value == 0.0
     assert table.of("substituted")[0].value == 1.0
     with pytest.raises(
-        AgentChangedError, match="model request 1 of the agent is not the recorded one"
+        AgentDivergedError, match="model request 1 of the agent is not the recorded one"
     ):
-        credit.substitute(short, credit.AgentPolicy(plain, is_seeded=False), 2, by=by, n=4)
+        credit.counterfactual(short, credit.AgentPolicy(plain, is_seeded=False), 2, by=by, n=4)
 
 
 def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
@@ -766,8 +770,10 @@ def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
         ep.model(go_on, messages=["then"])
         ep.call("deposit", amount=1)
 
-    with pytest.raises(AgentChangedError, match="is not the one that it made in this place before"):
-        credit.scan(
+    with pytest.raises(
+        AgentDivergedError, match="is not the one that it made in this place before"
+    ):
+        credit.estimate(
             record(tmp_path / "b", fickle),
             credit.AgentPolicy(fickle),
             estimator="value",

@@ -267,7 +267,7 @@ def test_step_labels_are_those_of_the_rollouts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     episode = chain(tmp_path, 6, 2)
-    credit.scan(episode, lambda observation: WORK, n=4)
+    credit.estimate(episode, lambda observation: WORK, n=4)
     target = tmp_path / "labels.parquet"
     assert main(["export", str(tmp_path), "prm", "-o", str(target)]) == 0
     ((prompt, completions, labels, soft, n),) = duckdb.sql(
@@ -288,13 +288,13 @@ def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
     record(gym.make("CartPole-v1"), tmp_path / "runs", 1)
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes()
-        credit.scan(episode, "random", n=2)
+        credit.estimate(episode, "random", n=2)
         assert main(["export", runs, "prm", "-o", target]) == 0
         assert (
             "all labels are true where no check was given: won is taken to be a return above 0"
             in capsys.readouterr().err
         )
-        credit.scan(episode, "random", n=2, check="truncated")
+        credit.estimate(episode, "random", n=2, check="truncated")
         assert main(["export", runs, "prm", "-o", target]) == 0
         assert "--check" not in capsys.readouterr().err
     assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
@@ -311,7 +311,7 @@ def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
         ep.call("deposit", amount=100)
         ep.call("choose", amount=150)
         ep.call("withdraw")
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     close_logs()
     with trajrec.open(tmp_path) as corpus:
         episode = corpus.episode(ep.id)
@@ -320,7 +320,7 @@ def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
             plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
             return plan[context.step] if context.step < len(plan) else None
 
-        credit.substitute(episode, follow, 1, action=("choose", {"amount": 50}), n=8)
+        credit.counterfactual(episode, follow, 1, action=("choose", {"amount": 50}), n=8)
         target = tmp_path / "pairs.jsonl"
         assert credit.export(corpus, "dpo", target) == 1
     row = json.loads(target.read_text())
@@ -360,8 +360,8 @@ def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
 ) -> None:
     episodes = [chain(tmp_path / str(k), 4, 1) for k in range(8)]
     for episode in episodes:
-        credit.scan(episode, lambda observation: WORK, n=2)
-        credit.substitute(episode, lambda observation: WORK, 1, action=WORK, n=4)
+        credit.estimate(episode, lambda observation: WORK, n=2)
+        credit.counterfactual(episode, lambda observation: WORK, 1, action=WORK, n=4)
     alive: weakref.WeakSet[Episode] = weakref.WeakSet()
     most = [0]
     load = trajrec.Corpus._load
@@ -473,7 +473,7 @@ def test_an_agents_world_has_nothing_to_draw_random_actions_from(
         tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]
     ) as ep:
         ep.call("deposit", amount=100)
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     close_logs()
     for command in ("credit", "bisect"):
         assert main([command, str(tmp_path), ep.id, "--policy", "random"]) == 2

@@ -41,19 +41,19 @@ def truths(episodes: list[Episode], env: NoisyKey) -> list[list[float]]:
     return [
         [
             env.advantage(k, bool(o[1]), int(a))
-            for k, (o, a) in enumerate(zip(e.observation_list, e.actions, strict=False))
+            for k, (o, a) in enumerate(zip(e.observation_values, e.actions, strict=False))
         ]
         for e in episodes
     ]
 
 
-def flat(tables: list[credit.Credit], estimator: str) -> Any:
+def flat(tables: list[credit.CreditTable], estimator: str) -> Any:
     return np.array([row.value for table in tables for row in table.of(estimator)])
 
 
 def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
     episodes = record(tmp_path, 12, size=6)
-    tables = credit.pooled(episodes, COIN, n=8)
+    tables = credit.pooled_advantages(episodes, COIN, n=8)
     true = np.concatenate(truths(episodes, NoisyKey(size=6)))
     assert np.corrcoef(flat(tables, "pooled"), true)[0, 1] > 0.98
     rows = [row for table in tables for row in table.of("pooled")]
@@ -64,14 +64,14 @@ def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pooled_visits_are_the_same_in_two_processes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 4, size=4)
-    alone, apart = (credit.pooled(episodes, COIN, n=4, jobs=jobs) for jobs in (1, 2))
+    alone, apart = (credit.pooled_advantages(episodes, COIN, n=4, jobs=jobs) for jobs in (1, 2))
     assert flat(alone, "pooled").tolist() == flat(apart, "pooled").tolist()
 
 
 def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
     episodes = record(tmp_path, 2, size=3)
     with pytest.raises(ValueError, match="noise='fresh'"):
-        credit.pooled(episodes, COIN, noise="shared")
+        credit.pooled_advantages(episodes, COIN, noise="shared")
 
     class Hidden(gym.Wrapper[Any, Any, Any, Any]):
         def __init__(self, env: Any) -> None:
@@ -79,7 +79,9 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
             self.secret = object()
 
     with pytest.raises(ValueError, match="take scan"):
-        credit.pooled(episodes, COIN, env=lambda: Hidden(gym.make("trajrec/NoisyKey-v0", size=3)))
+        credit.pooled_advantages(
+            episodes, COIN, env=lambda: Hidden(gym.make("trajrec/NoisyKey-v0", size=3))
+        )
 
 
 class Jammed(gym.Wrapper[Any, Any, Any, Any]):
@@ -103,7 +105,7 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
 ) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
     make = functools.partial(Jammed, loses_all)
-    (table,) = credit.pooled([episode], COIN, n=16, env=make, level=level)
+    (table,) = credit.pooled_advantages([episode], COIN, n=16, env=make, level=level)
     assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
     assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])
@@ -116,13 +118,13 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
 
 def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
-    table = credit.scan(episode, COIN, n=8, env=Jammed)
+    table = credit.estimate(episode, COIN, n=8, env=Jammed)
     assert [np.isnan(row.value) for row in table.of("value")] == [False, True, True, True]
     assert all(np.isnan(row.value) for row in table.of("advantage"))
     assert table.split is None
     for table in (
-        credit.shapley(episode, COIN, m=2, env=Jammed),
-        credit.substitute(episode, COIN, 2, n=4, env=Jammed),
+        credit.shapley_values(episode, COIN, m=2, env=Jammed),
+        credit.counterfactual(episode, COIN, 2, n=4, env=Jammed),
     ):
         assert all(np.isnan(row.value) and row.ci_method == "none" for row in table)
         assert "came to nothing" in "".join(table.notes)
@@ -132,14 +134,14 @@ def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
 
 def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 3, size=3)
-    whole = credit.pooled(episodes, COIN, n=2)
-    short = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=1))
+    whole = credit.pooled_advantages(episodes, COIN, n=2)
+    short = credit.pooled_advantages(episodes, COIN, n=32, budget=credit.Budget(env_steps=1))
     assert [row.value for table in short for row in table] == [
         row.value for table in whole for row in table
     ]
     assert all(table.notes[0].endswith("2 of 32 rollouts a step") for table in short)
-    enough = credit.pooled(episodes, COIN, n=32, budget=credit.Budget(env_steps=10**6))
-    unlimited = credit.pooled(episodes, COIN, n=32)
+    enough = credit.pooled_advantages(episodes, COIN, n=32, budget=credit.Budget(env_steps=10**6))
+    unlimited = credit.pooled_advantages(episodes, COIN, n=32)
     assert flat(enough, "pooled") == pytest.approx(flat(unlimited, "pooled"))
     assert [table.notes for table in enough] == [()] * 3
 
@@ -156,7 +158,7 @@ def test_the_visits_of_one_episode_are_let_go_before_those_of_the_next(tmp_path:
         alive[1:] = max(alive[:2]), alive[2] + 1
         return Action(rng.integers(2))
 
-    credit.pooled(record(tmp_path, 8, size=3), take, n=4)
+    credit.pooled_advantages(record(tmp_path, 8, size=3), take, n=4)
     assert alive[1] < alive[2] / 3
 
 
@@ -166,7 +168,7 @@ def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
     fork.many(episodes[0], at=[0], policy=lambda observation: 1, n=4)
     with trajrec.open(tmp_path) as corpus:
         grpo, rloo, gigpo, rtmc = (
-            credit.group(corpus, method) for method in ("grpo", "rloo", "gigpo", "rtmc")
+            credit.group_advantages(corpus, method) for method in ("grpo", "rloo", "gigpo", "rtmc")
         )
     assert [table.episode_id for table in grpo] == [
         episode.id for episode in episodes
@@ -192,14 +194,14 @@ def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
 def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -> None:
     episodes = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
-        (table,) = credit.group(corpus, "gigpo")
+        (table,) = credit.group_advantages(corpus, "gigpo")
         assert [row.value for row in table] == pytest.approx([0.0] * episodes[0].n_steps)
-        assert all(np.isinf(row.hi) for row in credit.group(corpus, "grpo")[0])
-        assert credit.group(corpus, "grpo", where="false") == []
+        assert all(np.isinf(row.hi) for row in credit.group_advantages(corpus, "grpo")[0])
+        assert credit.group_advantages(corpus, "grpo", where="false") == []
         with pytest.raises(QueryError):
-            credit.group(corpus, "grpo", by="no_such_column")
+            credit.group_advantages(corpus, "grpo", by="no_such_column")
         with pytest.raises(ValueError, match="method must be"):
-            credit.group(corpus, "other")  # type: ignore[arg-type]
+            credit.group_advantages(corpus, "other")  # type: ignore[arg-type]
 
 
 # Returns that an action never came to are out of sight for return-conditioned hindsight: it sees half of the difference.
@@ -211,7 +213,7 @@ def test_hindsight_finds_what_the_key_was_worth(
     method: Any, expected: float, tmp_path: Path
 ) -> None:
     episodes = record(tmp_path, 400, size=3, apple=0.5)
-    tables = credit.hindsight(episodes, COIN, method)
+    tables = credit.hindsight_credit(episodes, COIN, method)
     picked, left = (
         [t[0].value for t, e in zip(tables, episodes, strict=True) if int(e.actions[0]) == action]
         for action in (1, 0)
@@ -223,21 +225,21 @@ def test_hindsight_finds_what_the_key_was_worth(
 def test_hindsight_needs_probabilities(tmp_path: Path) -> None:
     episodes = record(tmp_path, 2, size=3)
     with pytest.raises(ValueError, match="must have dist"):
-        credit.hindsight(episodes, lambda observation: 1)
+        credit.hindsight_credit(episodes, lambda observation: 1)
     with pytest.raises(ValueError, match="at least 2"):
-        credit.hindsight(episodes[:1], COIN)
+        credit.hindsight_credit(episodes[:1], COIN)
 
 
 def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM credit").fetchall() == [(0,)]
-        table = credit.scan(episode, COIN, n=8)
+        table = credit.estimate(episode, COIN, n=8)
         query = "SELECT step, value, lo, hi FROM credit WHERE episode_id = ? AND estimator = 'advantage' ORDER BY value LIMIT 5"
         worst = sorted(table.of("advantage"), key=lambda row: row.value)[:5]
         found = corpus.sql(query, params=[episode.id]).fetchall()
         assert [row[1:] for row in found] == [(row.value, row.lo, row.hi) for row in worst]
-        credit.scan(episode, COIN, n=16)
+        credit.estimate(episode, COIN, n=16)
         assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
         latest = "SELECT DISTINCT n FROM latest_credit WHERE estimator = 'advantage'"
         assert corpus.sql(latest).fetchall() == [(16,)]
@@ -250,7 +252,7 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
     with trajrec.open(tmp_path) as again:  # from the index file
         assert again.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
-    nowhere = credit.scan(episode, COIN, n=4, folder=None)
+    nowhere = credit.estimate(episode, COIN, n=4, folder=None)
     with trajrec.open(tmp_path) as again:
         assert again.sql(
             "SELECT count(*) FROM credit WHERE run_id = ?", params=[nowhere.run_id]

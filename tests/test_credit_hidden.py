@@ -83,17 +83,17 @@ def record(folder: Path, make: Any, actions: list[int], coin: int) -> Episode:
     return next(trajrec.open(folder).episodes())
 
 
-def numbers(table: credit.Credit) -> list[Any]:
+def numbers(table: credit.CreditTable) -> list[Any]:
     return [(e.step, e.estimator, e.value, e.lo, e.hi, e.n) for e in table]
 
 
 def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
-    knowing = credit.scan(episode, naming, n=64, env=Cups)
+    knowing = credit.estimate(episode, naming, n=64, env=Cups)
     # It names the first cup, and the coin is there: looking is worth nothing to who knows.
     assert [row.value for row in knowing.of("value")] == [1.0, 1.0, 1.0]
     assert [row.value for row in knowing.of("advantage")] == [0.0, 0.0, -1.0]
-    seen = credit.scan(episode, naming, n=64, env=Cups, resample_hidden=under_any)
+    seen = credit.estimate(episode, naming, n=64, env=Cups, resample_hidden=under_any)
     value, advantage, luck = (seen.of(name) for name in ("value", "advantage", "luck"))
     assert all(row.lo <= 0.5 <= row.hi for row in value[:2])
     assert value[2].value == 1.0  # it was seen by then
@@ -121,7 +121,7 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
 
     def scan(**how: Any) -> list[Any]:
         return numbers(
-            credit.scan(
+            credit.estimate(
                 episode, careless, n=16, env=make, resample_hidden=under_any, folder=None, **how
             )
         )
@@ -137,24 +137,24 @@ def test_every_estimator_of_forks_takes_it(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     assert credit.decisive_step(episode, naming, **how).step == 2
     blind = record(tmp_path / "blind", Cups, [WAIT, WAIT, 1], coin=0)
-    effect = credit.substitute(blind, naming, 1, action=LOOK, **how).of("effect")[0]
+    effect = credit.counterfactual(blind, naming, 1, action=LOOK, **how).of("effect")[0]
     assert effect.lo <= 0.5 <= effect.hi
     assert effect.estimand.endswith("; given what had been seen")
     lost = credit.point_of_no_return(episode, naming, **how)
     assert lost.step == 3
     assert lost.before.estimand.endswith("; given what had been seen")
-    shares = credit.shapley(episode, naming, m=32, **how)
+    shares = credit.shapley_values(episode, naming, m=32, **how)
     assert shares[0].value == 0.0
 
 
 def test_where_it_has_no_meaning_it_is_refused(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     with pytest.raises(TypeError, match="must be a function"):
-        credit.scan(episode, naming, env=Cups, resample_hidden=True)  # type: ignore[arg-type]
+        credit.estimate(episode, naming, env=Cups, resample_hidden=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="recorded noise is what happened"):
-        credit.scan(episode, naming, env=Cups, resample_hidden=under_any, noise="recorded")
+        credit.estimate(episode, naming, env=Cups, resample_hidden=under_any, noise="recorded")
     with pytest.raises(ValueError, match="take scan"):
-        credit.pooled([episode], naming, env=Cups, resample_hidden=under_any)
+        credit.pooled_advantages([episode], naming, env=Cups, resample_hidden=under_any)
 
 
 def test_what_it_draws_elsewhere_is_noticed(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_what_it_draws_elsewhere_is_noticed(tmp_path: Path) -> None:
         env.unwrapped.coin = next(elsewhere)
 
     episode = record(tmp_path, Cups, [WAIT, WAIT, 1], coin=0)
-    table = credit.scan(episode, naming, n=8, env=Cups, resample_hidden=draw)
+    table = credit.estimate(episode, naming, n=8, env=Cups, resample_hidden=draw)
     assert {row.noise for row in table} == {"fresh"}
 
 
@@ -200,14 +200,16 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
             ("withdraw", {}),
         ):
             ep.call(name, **arguments)
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     close_logs()
     episode = trajrec.open(tmp_path).episode(ep.id)
-    assert {row.value for row in credit.scan(episode, pay, n=4, env=Locked).of("value")} == {0.0}
-    table = credit.scan(episode, pay, n=32, env=Locked, resample_hidden=move, level=level)
+    assert {row.value for row in credit.estimate(episode, pay, n=4, env=Locked).of("value")} == {
+        0.0
+    }
+    table = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, level=level)
     assert all(row.lo <= 0.5 <= row.hi for row in table.of("value"))
     assert {row.value for row in table.of("advantage")} == {0.0}
-    whole = credit.scan(episode, pay, n=32, env=Locked, resample_hidden=move, memo=False)
+    whole = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, memo=False)
     assert numbers(table) == numbers(whole)
 
 
@@ -229,7 +231,7 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
     go = lambda observation, rng: 2  # noqa: E731
     for level in ("native", "prefix"):
         with pytest.raises(ReplayError, match=r"tables or MuJoCo's model.*level='process'"):
-            credit.scan(
+            credit.estimate(
                 episode,
                 go,
                 n=4,
@@ -240,7 +242,7 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
                 folder=None,
             )  # type: ignore[arg-type]
     how: Any = {"resample_hidden": freeze, "level": "process", "folder": None}
-    (row,) = credit.scan(episode, go, n=32, steps=[5], estimator="value", **how)
+    (row,) = credit.estimate(episode, go, n=32, steps=[5], estimator="value", **how)
     assert row.lo < 0.5 < row.hi
 
 
@@ -257,6 +259,6 @@ def test_steps_that_the_log_has_lost_are_not_shifted(tmp_path: Path) -> None:
         (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
     ]
     with pytest.raises(ReplayError, match="the log has lost step 10"):
-        credit.substitute(episode, "random", 2, action=0, rest="recorded", n=2)
+        credit.counterfactual(episode, "random", 2, action=0, rest="recorded", n=2)
     with pytest.raises(ReplayError, match="the log has lost step 10"):
-        credit.scan(episode, "random", n=2, steps=[0], noise="recorded")
+        credit.estimate(episode, "random", n=2, steps=[0], noise="recorded")

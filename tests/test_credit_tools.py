@@ -15,7 +15,7 @@ import trajrec.envs
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank, Shop
 from trajrec.envs.solved import RepairingPolicy
-from trajrec.errors import AgentChangedError, DivergenceError, ReplayError
+from trajrec.errors import AgentDivergedError, DivergenceError, ReplayError
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
@@ -31,7 +31,7 @@ def record(folder: Path, world: Any, calls: list[Any], **kwargs: Any) -> Episode
                 ep.call(name, **arguments)
             except Exception:
                 continue
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     close_logs()
     return trajrec.open(folder).episode(ep.id)
 
@@ -72,7 +72,7 @@ def test_where_the_prefix_diverges_nothing_is_blamed(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError, match=r"after step 0|step 0"):
         credit.decisive_step(episode, gambler, env=Taxed)
     with pytest.raises(DivergenceError):
-        credit.scan(episode, gambler, env=Taxed)
+        credit.estimate(episode, gambler, env=Taxed)
 
 
 def test_a_won_episode_is_won_by_its_choice(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
     def numbers(**kwargs: Any) -> Any:
         return [
             (e.step, e.estimator, e.value, e.lo, e.hi)
-            for e in credit.scan(episode, gambler, n=16, **kwargs)
+            for e in credit.estimate(episode, gambler, n=16, **kwargs)
         ]
 
     with pytest.raises(ValueError, match="no recorded noise"):
@@ -105,30 +105,30 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
 
 def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
-    by_action = credit.substitute(episode, gambler, 1, action=("choose", {"amount": 70}), n=16)
+    by_action = credit.counterfactual(episode, gambler, 1, action=("choose", {"amount": 70}), n=16)
     assert by_action.of("effect")[0].value == 1.0
     assert by_action.of("flip")[0].value == 1.0
-    redrawn = credit.substitute(episode, gambler, 1, n=64)
+    redrawn = credit.counterfactual(episode, gambler, 1, n=64)
     (flip,) = redrawn.of("flip")
     assert flip.lo <= 0.5 <= flip.hi
-    by_policy = credit.substitute(
+    by_policy = credit.counterfactual(
         episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n=16
     )
     assert by_policy.of("substituted")[0].value == 1.0
-    last = credit.substitute(
+    last = credit.counterfactual(
         episode, gambler, 2, action=[("choose", {"amount": 20}), ("withdraw", {})], n=16
     )
     assert last.of("flip")[0].value == 1.0
     with pytest.raises(ValueError, match="one thing can be substituted"):
-        credit.substitute(episode, gambler, 1, action=3, observation=4)
+        credit.counterfactual(episode, gambler, 1, action=3, observation=4)
 
 
 def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
-    whole = credit.substitute(episode, gambler, 1, n=4)
+    whole = credit.counterfactual(episode, gambler, 1, n=4)
 
-    def within(env_steps: int, **how: Any) -> credit.Credit:
-        return credit.substitute(
+    def within(env_steps: int, **how: Any) -> credit.CreditTable:
+        return credit.counterfactual(
             episode, gambler, 1, n=64, budget=credit.Budget(env_steps=env_steps), **how
         )
 
@@ -149,9 +149,9 @@ def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
         return 2 if observation[1] else 0
 
     episode = chain(tmp_path, 4, 1)
-    shown = credit.substitute(episode, careful, 2, observation=np.array([2, 0]), n=4)
+    shown = credit.counterfactual(episode, careful, 2, observation=np.array([2, 0]), n=4)
     assert shown.of("substituted")[0].value == 1.0  # it repairs at the last step
-    blind = credit.substitute(episode, careful, 3, observation=np.array([3, 0]), n=4)
+    blind = credit.counterfactual(episode, careful, 3, observation=np.array([3, 0]), n=4)
     assert blind.of("substituted")[0].value == 0.0
 
 
@@ -162,7 +162,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
         sent = 0
 
         def tools(self) -> tuple[Tool, ...]:
-            return (*super().tools(), Tool.taking("post", "external", text="string"))
+            return (*super().tools(), Tool.with_args("post", "external", text="string"))
 
         def call(self, name: str, arguments: dict[str, Any], /) -> Any:
             if name == "post":
@@ -178,7 +178,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
         plan = [LOST[0], ("post", {"text": text}), ("choose", {"amount": 50}), LOST[2]]
         return plan[context.step] if context.step < len(plan) else None
 
-    table = credit.scan(episode, posting, n=32, env=Posted)
+    table = credit.estimate(episode, posting, n=32, env=Posted)
     assert Posted.sent == 1  # nothing was posted again
     value = table.of("value")[0]
     assert value.n_lost > 5
@@ -186,7 +186,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     assert value.value == 1.0  # what cannot be done again is no failure
     assert "reaches beyond the world" in "".join(table.notes)
 
-    nothing = credit.substitute(
+    nothing = credit.counterfactual(
         episode, posting, 1, action=("post", {"text": "other"}), n=8, env=Posted
     )
     (other,) = nothing.of("substituted")
@@ -202,15 +202,15 @@ def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Pa
 
     episode = record(tmp_path, Mute(), LOST)
     with pytest.raises(ReplayError, match="give check="):
-        credit.scan(episode, gambler, env=Mute)
-    table = credit.scan(episode, gambler, env=Mute, check=lambda world: world.has_paid, n=8)
+        credit.estimate(episode, gambler, env=Mute)
+    table = credit.estimate(episode, gambler, env=Mute, check=lambda world: world.has_paid, n=8)
     assert table.split is not None
 
 
 def test_worlds_are_not_pooled(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
     with pytest.raises(ValueError, match="take scan"):
-        credit.pooled([episode], gambler)
+        credit.pooled_advantages([episode], gambler)
 
 
 def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
@@ -242,11 +242,13 @@ def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path,
     def follow(context: Any) -> Any:
         return plan[context.step] if context.step < len(plan) else None
 
-    table = credit.scan(episode, follow, n=4, env=Popper, **how)
+    table = credit.estimate(episode, follow, n=4, env=Popper, **how)
     assert {row.value for row in table.of("value")} == {1.0}
     assert plan[1] == ("choose", {"amount": 50})
     assert (
-        credit.substitute(episode, follow, 1, action=plan[1], n=4, env=Popper).of("effect")[0].value
+        credit.counterfactual(episode, follow, 1, action=plan[1], n=4, env=Popper)
+        .of("effect")[0]
+        .value
         == 0.0
     )
     report = trajrec.replay.replay_world(episode, world=Popper())
@@ -264,16 +266,18 @@ def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
         ep.stop("done")
 
     episode = record(tmp_path, Bank(), LOST)
-    (value,) = credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2)
+    (value,) = credit.estimate(
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2
+    )
     assert value.value == 1.0
-    found = credit.substitute(
+    found = credit.counterfactual(
         episode, credit.AgentPolicy(agent), 0, n=2, by=credit.AgentPolicy(agent)
     )
     assert found.of("substituted")[0].value == 1.0
     with pytest.raises(
-        AgentChangedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"
+        AgentDivergedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"
     ):
-        credit.scan(episode, credit.AgentPolicy(agent), estimator="value", steps=[2], n=2)
+        credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", steps=[2], n=2)
 
 
 @pytest.mark.parametrize("method", ["drop", "bayes", "bisect", "halving"])
@@ -325,23 +329,23 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
     policy = credit.TabularPolicy([[0.7, 0.3]], state=lambda observation: 0)
-    table = credit.shapley(episode, policy, m=128, root=1)
+    table = credit.shapley_values(episode, policy, m=128, root=1)
     assert [row.step for row in table if row.value > 0.1] == [2, 5]
     assert all(row.lo <= 0.455 <= row.hi for row in (table[2], table[5]))
     assert sum(row.value for row in table) == pytest.approx(1 - 0.09, abs=0.12)
-    together = credit.shapley(episode, policy, segments=[(0, 1, 2), (3, 4, 5), (6, 7)], m=32)
+    together = credit.shapley_values(episode, policy, segments=[(0, 1, 2), (3, 4, 5), (6, 7)], m=32)
     assert [row.step for row in together] == [0, 3, 6]
     assert together[2].value == 0
     with pytest.raises(IndexError, match="a segment must have steps"):
-        credit.shapley(episode, policy, segments=[(99,)])
-    apart = credit.shapley(episode, policy, m=8, jobs=3)
+        credit.shapley_values(episode, policy, segments=[(99,)])
+    apart = credit.shapley_values(episode, policy, m=8, jobs=3)
     assert [row.value for row in apart] == [
-        row.value for row in credit.shapley(episode, policy, m=8)
+        row.value for row in credit.shapley_values(episode, policy, m=8)
     ]
-    whole = credit.shapley(episode, policy, m=8, memo=False)
+    whole = credit.shapley_values(episode, policy, m=8, memo=False)
     assert [row.value for row in whole] == [row.value for row in apart]
-    assert whole.env_steps > 1.2 * credit.shapley(episode, policy, m=8).env_steps
-    short = credit.shapley(episode, policy, m=64, budget=credit.Budget(env_steps=10))
+    assert whole.env_steps > 1.2 * credit.shapley_values(episode, policy, m=8).env_steps
+    short = credit.shapley_values(episode, policy, m=64, budget=credit.Budget(env_steps=10))
     assert "2 of 64 pairs of orders" in short.notes[0]
 
 

@@ -14,7 +14,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
 import trajrec
-from trajrec.envs import EnvWorld, KeyDoor, Office, Shop, WorldEnv, check_env
+from trajrec.envs import GymWorld, KeyDoor, Office, Shop, ToolTextEnv, check_env
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import EnvContractError
 
@@ -146,7 +146,7 @@ def test_wrong_arguments_are_refused_by_name(arguments: Any, what: str) -> None:
 
 
 def test_an_environment_is_a_world_with_one_tool_and_replays_as_one(tmp_path: Path) -> None:
-    world = EnvWorld(gym.make("FrozenLake-v1", is_slippery=False))
+    world = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
     with trajrec.episode(tmp_path, world=world, seed=0) as ep:
         assert ep.call("act", action=2)["observation"] == 1
         with pytest.raises(ValueError, match="7 is no action"):
@@ -155,18 +155,18 @@ def test_an_environment_is_a_world_with_one_tool_and_replays_as_one(tmp_path: Pa
         with pytest.raises(ValueError, match="the episode is over"):
             ep.call("act", action=2)
     (episode,) = trajrec.open(tmp_path).episodes()
-    again = EnvWorld(gym.make("FrozenLake-v1", is_slippery=False))
+    again = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
     assert trajrec.replay.replay_world(episode, world=again).grade == "exact"
-    slippery = EnvWorld(gym.make("FrozenLake-v1", is_slippery=True))
+    slippery = GymWorld(gym.make("FrozenLake-v1", is_slippery=True))
     assert trajrec.replay.replay_world(episode, world=slippery, explain=False).grade == "diverged"
 
 
 def make_office() -> Any:
-    return WorldEnv(Office(), lambda world: world.task_solved())
+    return ToolTextEnv(Office(), lambda world: world.task_solved())
 
 
 def test_a_world_is_an_environment_of_text_and_replays_as_one(tmp_path: Path) -> None:
-    check_env(lambda: WorldEnv(Office(), lambda world: False), n_steps=20)
+    check_env(lambda: ToolTextEnv(Office(), lambda world: False), n_steps=20)
     env = trajrec.record(make_office(), tmp_path)
     _, info = env.reset(seed=3, options={"task": 2})
     assert info["goal"] == "Mark all expenses of Ben as paid."

@@ -14,7 +14,7 @@ import pytest
 
 import trajrec
 from trajrec.cli import main
-from trajrec.corpus.history import Rest
+from trajrec.corpus.history import EpisodeTail
 from trajrec.replay import fork, replay_episode
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.values.diff import is_same
@@ -70,7 +70,7 @@ def record(folder: Path, env: Any, n_steps: int = 30, **options: Any) -> Any:
 
 def forced(episode: Any, env_id: str, at: Collection[int]) -> ReplayReport:
     make = lambda: Disturbed(gym.make(env_id, **ENVS[env_id]), at)  # noqa: E731
-    return replay_episode(episode, env=make, state_forced=True, explain=False)
+    return replay_episode(episode, env=make, resync=True, explain=False)
 
 
 @pytest.mark.parametrize("env_id", ENVS)
@@ -107,7 +107,7 @@ def test_an_own_state_is_put_back_with_what_wraps_it_left_alone(tmp_path: Path) 
             return result
 
     episode = record(tmp_path, KeyDoor(), 12)
-    report = replay_episode(episode, env=Lame, state_forced=True, explain=False)
+    report = replay_episode(episode, env=Lame, resync=True, explain=False)
     expected = [k for k in (3, 4) if not is_same(episode.state(k), episode.state(k + 1))]
     assert expected
     assert list(report.differing_steps) == expected
@@ -123,7 +123,7 @@ def test_a_reset_that_differs_is_put_right_too(tmp_path: Path) -> None:
 
     episode = record(tmp_path, gym.make("Pendulum-v1"), record="full")
     report = replay_episode(
-        episode, env=Elsewhere(gym.make("Pendulum-v1")), state_forced=True, explain=False
+        episode, env=Elsewhere(gym.make("Pendulum-v1")), resync=True, explain=False
     )
     assert report.differing_steps == (-1,)
 
@@ -141,7 +141,7 @@ def test_it_says_where_it_cannot_go_on(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     episode = record(tmp_path / "c", gym.make("MiniGrid-Empty-5x5-v0"))
     cut = gym.make("MiniGrid-Empty-5x5-v0", agent_start_pos=(2, 2))
-    report = replay_episode(episode, env=cut, state_forced=True, explain=False)
+    report = replay_episode(episode, env=cut, resync=True, explain=False)
     assert (
         "stopped after the reset: states of this environment (minigrid) cannot be put back"
         in str(report)
@@ -169,15 +169,13 @@ def test_exceptions_are_compared_by_step(tmp_path: Path) -> None:
             continue
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
-    assert (
-        replay_episode(episode, env=Raises(gym.make("Taxi-v4")), state_forced=True).grade == "exact"
-    )
+    assert replay_episode(episode, env=Raises(gym.make("Taxi-v4")), resync=True).grade == "exact"
 
     class RaisesOther(Raises):
         refused = 2
 
     report = replay_episode(
-        episode, env=RaisesOther(gym.make("Taxi-v4")), state_forced=True, explain=False
+        episode, env=RaisesOther(gym.make("Taxi-v4")), resync=True, explain=False
     )
     assert report.differing_steps[0] == 1
     assert report.divergence is not None
@@ -198,7 +196,7 @@ def test_the_rest_of_an_episode_is_what_it_has_after_a_step(tmp_path: Path) -> N
     assert len(episode.parts) > 2
     ends = [span.segment.first_step for _, span in episode.parts]
     for step in sorted({0, 1, 149, 299, 300, *ends, *(end + 1 for end in ends)}):
-        rest = Rest(episode, step)
+        rest = EpisodeTail(episode, step)
         assert rest.step_numbers.tolist() == list(range(step, 300))
         assert is_same(rest.observations, episode.observations[step:])
         assert is_same(rest.actions, episode.actions[step:])
@@ -287,7 +285,7 @@ def test_observations_of_any_class_are_the_same_in_every_way_of_replaying(tmp_pa
     episode = record(tmp_path, Ordered(gym.make("Taxi-v4")), 20)
     make = lambda: Ordered(gym.make("Taxi-v4"))  # noqa: E731
     assert replay_episode(episode, env=make).grade == "exact"
-    assert replay_episode(episode, env=make, state_forced=True).grade == "exact"
+    assert replay_episode(episode, env=make, resync=True).grade == "exact"
     assert replay_episode(episode, env=make, first=7).grade == "partial"
     branch = fork.many(episode, at=[7], actions=[0], env=make)[0]
     assert not branch.error
@@ -348,18 +346,14 @@ def test_steps_are_counted_beside_what_raised(tmp_path: Path) -> None:
         ), first
 
 
-@pytest.mark.parametrize("state_forced", [False, True])
-def test_nothing_is_compared_beyond_what_the_log_has_lost(
-    tmp_path: Path, state_forced: bool
-) -> None:
+@pytest.mark.parametrize("resync", [False, True])
+def test_nothing_is_compared_beyond_what_the_log_has_lost(tmp_path: Path, resync: bool) -> None:
     episode = counted(tmp_path, {25: ValueError})
     episode.parts = [
         (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
     ]
     assert episode.missing_steps == [(10, 20)]
-    report = replay_episode(
-        episode, env=lambda: Counter({25: ValueError}), state_forced=state_forced
-    )
+    report = replay_episode(episode, env=lambda: Counter({25: ValueError}), resync=resync)
     assert (report.grade, report.n_steps, report.divergence) == ("partial", 10, None), report
 
 
@@ -382,10 +376,8 @@ def test_states_are_not_ignored(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("Pendulum-v1"), 10, record="full")
     ignore = {"observation/0", "observation/1", "observation/2", "reward", "state/0", "state/1"}
     make = lambda: Disturbed(gym.make("Pendulum-v1"), {3})  # noqa: E731
-    for state_forced in (False, True):
-        report = replay_episode(
-            episode, env=make, ignore=ignore, state_forced=state_forced, explain=False
-        )
+    for resync in (False, True):
+        report = replay_episode(episode, env=make, ignore=ignore, resync=resync, explain=False)
         assert report.grade == "diverged"
 
 
@@ -419,10 +411,8 @@ def test_an_exception_with_another_message_is_noted(tmp_path: Path) -> None:
                 raise ValueError("another") from exc
 
     episode = counted(tmp_path, {12: ValueError})
-    for state_forced in (False, True):
-        report = replay_episode(
-            episode, env=lambda: Other({12: ValueError}), state_forced=state_forced
-        )
+    for resync in (False, True):
+        report = replay_episode(episode, env=lambda: Other({12: ValueError}), resync=resync)
         assert report.grade == "state"
         assert "the message of the exception at step 12" in str(report)
 

@@ -75,8 +75,8 @@ def rows_of(episode: Any, first: int) -> list[Any]:
         [a, o, r, i]
         for a, o, r, i in zip(
             episode.actions[row:n],
-            episode.observation_list[row + 1 :],
-            episode.reward_list[row:n],
+            episode.observation_values[row + 1 :],
+            episode.reward_values[row:n],
             episode.infos[row:n],
             strict=True,
         )
@@ -109,7 +109,7 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
                 )
                 assert branch.level != "prefix" or level != "auto" or env_id in UNCOPYABLE
                 if child.state_digests is not None:
-                    assert branch.returned_at == step
+                    assert branch.rejoined_at == step
     assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
 
 
@@ -117,10 +117,10 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
     corpus = record(tmp_path, gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     with fork(episode, at=7) as world:
-        assert is_same(world.observation, episode.observation_list[7])
+        assert is_same(world.observation, episode.observation_values[7])
         other = 1 - episode.actions[7]
         observation, *_ = world.step(other)
-        assert not is_same(observation, episode.observation_list[8])
+        assert not is_same(observation, episode.observation_values[8])
         child_id = world.episode_id
         with pytest.raises(ValueError, match="has no reset"):
             world.reset()
@@ -201,7 +201,7 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
             (s, i) for s in (0, 4, 8) for i in range(3)
         ]
         found.append(
-            [(b.actions, b.n_steps, b.total_reward, b.outcome, b.returned_at) for b in branches]
+            [(b.actions, b.n_steps, b.total_reward, b.outcome, b.rejoined_at) for b in branches]
         )
         with trajrec.open(tmp_path / str(k)) as children:
             recorded = children.sql(
@@ -223,7 +223,7 @@ def test_fresh_noise_is_drawn_anew_by_each_branch_and_recorded_noise_is_not(tmp_
     fixed = {"at": [0], "actions": [2, 2, 1, 1, 2, 2, 1, 0, 2, 3], "n": 12}
     fresh = fork.many(episode, noise="fresh", **fixed)
     recorded = fork.many(episode, noise="recorded", **fixed)
-    paths = [[int(o) for o in corpus.episode(b.episode_id).observation_list] for b in fresh]
+    paths = [[int(o) for o in corpus.episode(b.episode_id).observation_values] for b in fresh]
     assert len({tuple(path) for path in paths}) > 4
     assert len({(b.n_steps, b.total_reward) for b in recorded}) == 1
     assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
@@ -258,7 +258,10 @@ def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_pat
     (branch,) = fork.many(episode, at=[3], actions=[0], env=Leaky)
     assert branch.level == "prefix"
     (apart,) = fork.many(episode, at=[3], actions=[0], env=Leaky, level="process")
-    assert (apart.actions, apart.total_reward) == (branch.actions, branch.total_reward)
+    assert (apart.actions, apart.total_reward) == (
+        branch.actions,
+        branch.total_reward,
+    )
 
 
 def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> None:
@@ -431,7 +434,7 @@ def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> No
     for env in (None, make("CartPole-v1"), lambda: make("CartPole-v1")):
         with fork(episode, at=5, env=env, folder=None) as world:
             found.append(world.step(action)[0])
-    assert is_same(found, [episode.observation_list[6]] * 3)
+    assert is_same(found, [episode.observation_values[6]] * 3)
     with pytest.raises(TypeError, match="made by a function, got 3"):
         fork(episode, at=5, env=3, folder=None)  # type: ignore[arg-type]
 
@@ -613,7 +616,7 @@ def test_what_is_carried_over_and_shows_later_is_not_overlooked(tmp_path: Path, 
             )
             for branch in branches:
                 child = corpus.episode(branch.episode_id or "")
-                assert child.observation_list == episode.observation_list[branch.step :], (
+                assert child.observation_values == episode.observation_values[branch.step :], (
                     episode.number,
                     branch,
                 )
@@ -639,7 +642,7 @@ def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_bef
         actions = episode.actions[4:]
         branches = fork.many(episode, at=[2, 4], actions=actions, level=level, env=carrying)
         child = corpus.episode(branches[1].episode_id)
-        assert is_same(child.observation_list, episode.observation_list[4:])
+        assert is_same(child.observation_values, episode.observation_values[4:])
 
 
 @pytest.mark.slow
@@ -656,7 +659,7 @@ def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(
     )
     last = next(corpus.episodes(order_by="number DESC"))
     with fork(last, at=last.n_steps // 2) as world:
-        assert is_same(world.observation, last.observation_list[last.n_steps // 2])
+        assert is_same(world.observation, last.observation_values[last.n_steps // 2])
 
 
 @pytest.mark.slow

@@ -92,8 +92,8 @@ def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(
         child_id = world.episode_id
     with trajrec.open(tmp_path) as corpus:
         child = corpus.episode(child_id)
-        assert is_same(child.observation_list, episode.observation_list[step : step + 501])
-        assert is_same(child.reward_list, episode.reward_list[step : step + 500])
+        assert is_same(child.observation_values, episode.observation_values[step : step + 501])
+        assert is_same(child.reward_values, episode.reward_values[step : step + 500])
     assert replay_episode(episode, env=make(env_id)).grade == "exact"
 
 
@@ -131,7 +131,7 @@ def test_a_keyframe_that_leads_elsewhere_is_not_believed(tmp_path: Path) -> None
             values["state"][1] = np.array([0.5, 0.5])
     episode.keyframes[0] = msgspec.structs.replace(episode.keyframes[0], data=codec.encode(state))
     with fork(episode, at=KEYFRAME_STEPS + 4200, env=make("Pendulum-v1")) as world:
-        assert is_same(world.observation, episode.observation_list[KEYFRAME_STEPS + 4200])
+        assert is_same(world.observation, episode.observation_values[KEYFRAME_STEPS + 4200])
 
 
 @pytest.mark.slow

@@ -130,9 +130,9 @@ def assert_recorded(path: Path, witness: Witness) -> None:
             episode = Episode(reader, number)
             assert not episode.missing_steps
             for name, found in (
-                ("observations", episode.observation_list),
+                ("observations", episode.observation_values),
                 ("actions", episode.actions),
-                ("rewards", episode.reward_list),
+                ("rewards", episode.reward_values),
                 ("infos", episode.infos),
             ):
                 assert is_same(found, truth[name]), (number, name, diff(found, truth[name])[:3])
@@ -231,7 +231,7 @@ def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory
     env.close()
     assert max(sizes) < BLOCK_BYTES + 200_000
     with LogReader(env.path) as reader:
-        assert Episode(reader, 0).observation_list == [
+        assert Episode(reader, 0).observation_values == [
             [k] if k < 5 else ["x" * 100_000] for k in range(-1, 100)
         ]
 
@@ -385,7 +385,7 @@ def test_a_sealed_log_reads_the_same_by_its_footer_and_by_scanning(tmp_path: Pat
         assert [f.offset for f in sealed.frames] == [f.offset for f in scanned.frames]
         for k in range(3):
             assert is_same(
-                Episode(sealed, k).observation_list, Episode(scanned, k).observation_list
+                Episode(sealed, k).observation_values, Episode(scanned, k).observation_values
             )
 
 

@@ -188,8 +188,8 @@ def assert_goes_on_alike(
     )
     assert branch.error == ""
     child = corpus.episode(branch.episode_id or "")
-    assert is_same(child.observation_list, episode.observation_list[step:])
-    assert is_same(child.reward_list, episode.reward_list[step:])
+    assert is_same(child.observation_values, episode.observation_values[step:])
+    assert is_same(child.reward_values, episode.reward_values[step:])
     assert is_same(child.infos, episode.infos[step:])
     assert (child.ending, child.n_steps) == (episode.ending, episode.n_steps)
 
@@ -209,7 +209,7 @@ def test_a_parallel_log_holds_what_each_agent_saw_did_and_got(runs: Path) -> Non
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes(f"env_id = '{KNIGHTS.partition('/')[2]}' AND number = 0")
         observations, infos = env.reset(seed=5)
-        assert is_same(episode.observation_list[0], observations)
+        assert is_same(episode.observation_values[0], observations)
         assert episode.reset_info == {"infos": infos}
         for step in episode.steps():
             observations, rewards, terminations, truncations, infos = env.step(step.action)
@@ -232,7 +232,7 @@ def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
     env.reset(seed=5)
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes("env_id = 'tictactoe_v3' AND number = 0")
-        seen = episode.observation_list
+        seen = episode.observation_values
         for row, step in enumerate(episode.steps()):
             names = ("observation", "reward", "terminated", "truncated")
             told = dict(zip(names, env.last()[:4], strict=True))
@@ -274,7 +274,7 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
     (episode,) = recorded(make("parallel", RPS), tmp_path, 15)
     with trajrec.open(tmp_path) as corpus:
         with fork(episode, at=6) as world:
-            assert is_same(world.observation, episode.observation_list[6])
+            assert is_same(world.observation, episode.observation_values[6])
             actions = {agent: (action + 1) % 3 for agent, action in episode.actions[6].items()}
             observations, rewards, terminated, truncated, info = world.step(actions)
             assert (
@@ -310,7 +310,8 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
             found[level] = [child.actions for child in children]
             for child in children:
                 boards = [
-                    seen["observation"]["observation"].sum() for seen in child.observation_list[:-1]
+                    seen["observation"]["observation"].sum()
+                    for seen in child.observation_values[:-1]
                 ]
                 assert boards == sorted(
                     boards
@@ -562,7 +563,7 @@ def test_unseeded_resets_go_on_as_they_would_and_each_episode_replays_alone(tmp_
     assert [(start.seed, start.seed_origin) for start in starts if start] == [(5, "caller")] + [
         (None, "none")
     ] * 4
-    assert len({episode.observation_list[0]["a_0"].tobytes() for episode in episodes}) == 5
+    assert len({episode.observation_values[0]["a_0"].tobytes() for episode in episodes}) == 5
     for episode in reversed(episodes):
         assert replay_episode(episode, env=Walk()).grade == "exact"
     # Nothing is random in this one: it is given a seed, which changes nothing.
@@ -601,7 +602,7 @@ def test_fresh_noise_reaches_the_generators_within(tmp_path: Path) -> None:
         still = dict.fromkeys(("a_0", "b_0", "c_0"), 0)
         branches = fork.many(episode, at=[1], actions=[still], n=3, level="prefix", allow=HERE)
         children = [corpus.episode(branch.episode_id or "") for branch in branches]
-        assert len({child.observation_list[1]["a_0"].tobytes() for child in children}) == 3
+        assert len({child.observation_values[1]["a_0"].tobytes() for child in children}) == 3
         assert {replay_episode(child, allow=HERE).grade for child in children} == {"exact"}
 
 
@@ -776,8 +777,8 @@ def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="has a reward of its own: say with check= what winning is"
     ):
-        credit.scan(episode, "random", n=2)
-    found = credit.scan(episode, "random", n=4, steps=[0, 2], check=first_wins, folder=None)
+        credit.estimate(episode, "random", n=2)
+    found = credit.estimate(episode, "random", n=4, steps=[0, 2], check=first_wins, folder=None)
     assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
 
 

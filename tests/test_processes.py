@@ -17,8 +17,8 @@ from conftest import record
 import trajrec
 from trajrec.errors import RecordedError
 from trajrec.replay import fork, replay_episodes
-from trajrec.replay.processes.child import ElsewhereError, call_elsewhere
-from trajrec.replay.processes.workers import Died, map_ordered
+from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
+from trajrec.replay.processes.workers import WorkerDied, map_ordered
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the processes that are started here are those of POSIX"
@@ -46,14 +46,14 @@ def start_a_sleeper() -> int:
 
 def test_what_a_function_started_elsewhere_is_not_waited_for_but_ended() -> None:
     start = time.monotonic()
-    process_id = call_elsewhere(start_a_sleeper)
+    process_id = call_in_subprocess(start_a_sleeper)
     assert time.monotonic() - start < 15
     assert wait_until_gone(process_id)
 
 
 def test_a_function_that_ends_its_process_without_an_error_has_no_result() -> None:
-    with pytest.raises(ElsewhereError, match="ended with status 0 and no result"):
-        call_elsewhere(sys.exit)
+    with pytest.raises(SubprocessError, match="ended with status 0 and no result"):
+        call_in_subprocess(sys.exit)
 
 
 def read_stdin() -> bytes:
@@ -89,7 +89,7 @@ def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_
             folder=None,
         )
         assert [branch.error for branch in branches] == ["", ""]
-    assert call_elsewhere(read_stdin) == b""
+    assert call_in_subprocess(read_stdin) == b""
 
 
 class Endless(gym.Wrapper[Any, Any, Any, Any]):
@@ -179,7 +179,7 @@ def sleep_and_abort(_: int) -> None:
 def test_a_worker_that_ends_is_not_waited_for_because_of_what_it_forked() -> None:
     start = time.monotonic()
     (died,) = map_ordered(sleep_and_abort, [1], 1)
-    assert isinstance(died, Died)
+    assert isinstance(died, WorkerDied)
     assert died.why == "its worker ended 2 times: by SIGABRT"
     assert time.monotonic() - start < 20
 
@@ -218,9 +218,7 @@ def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(
             "failure",
         )
         assert report.divergence.actual == "builtins.SystemExit: 3"
-        (forced,) = replay_episodes(
-            episodes, env=quitting, explain=False, jobs=jobs, state_forced=True
-        )
+        (forced,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs, resync=True)
         assert forced.divergence.actual == "builtins.SystemExit: 3"
         for level in ("prefix", "native", "process"):
             branches = fork.many(

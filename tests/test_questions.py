@@ -69,9 +69,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
     run(env, 2)
     env.close()
     found = trajrec.open(folder)
-    from trajrec.corpus.recheck import check
+    from trajrec.corpus.recheck import recheck
 
-    list(check(found, never, where="task = 'refund'"))
+    list(recheck(found, never, where="task = 'refund'"))
     return found
 
 
@@ -124,7 +124,7 @@ def test_a_call_with_several_tries_is_one_row_of_calls(tmp_path: Path) -> None:
 
     with trajrec.episode(tmp_path) as ep:
         ep.tool(flaky)
-        for attempt in ep.retrying(2):
+        for attempt in ep.attempts(2):
             with attempt:
                 ep.call("flaky")
     with trajrec.open(tmp_path) as found:

@@ -11,7 +11,7 @@ import pytest
 
 import trajrec
 from trajrec.cli import main
-from trajrec.corpus.recheck import check
+from trajrec.corpus.recheck import recheck
 from trajrec.envs import Shop
 from trajrec.recording.event_log import close_logs
 
@@ -45,13 +45,13 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
     with trajrec.open(tmp_path) as corpus:
         said = {
             graded.status: graded.verdict.passed
-            for graded in check(corpus, refunded_in_full, where="task = '100'")
+            for graded in recheck(corpus, refunded_in_full, where="task = '100'")
         }
         assert said == {"ok": False}
         assert [
-            g.verdict.passed for g in check(corpus, refunded_in_full, where="task = '5000'")
+            g.verdict.passed for g in recheck(corpus, refunded_in_full, where="task = '5000'")
         ] == [True]
-        assert list(check(corpus, refunded_in_full, where="task = 'none'")) == []
+        assert list(recheck(corpus, refunded_in_full, where="task = 'none'")) == []
         expected = [
             ("100", "1", "terminal", True, None),
             ("100", "2", "post-hoc", False, "100"),
@@ -87,7 +87,7 @@ def test_an_episode_that_goes_on_keeps_what_was_said_of_it(tmp_path: Path) -> No
         ep.call("one")
         ep._journal.flush()
         with trajrec.open(tmp_path) as corpus:
-            assert len(list(check(corpus, lambda state: True, where="true"))) == 1
+            assert len(list(recheck(corpus, lambda state: True, where="true"))) == 1
             ep.call("one")
             ep._journal.flush()
             assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]

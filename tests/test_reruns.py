@@ -17,7 +17,7 @@ from conftest import only
 import trajrec
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
-from trajrec.errors import AgentChangedError, DivergenceError, RecordedError
+from trajrec.errors import AgentDivergedError, DivergenceError, RecordedError
 from trajrec.recording.event_log import close_logs
 
 
@@ -85,7 +85,7 @@ def agent(
         reply = ep.model(create, model="m-1", messages=messages, temperature=0.0)
         messages.append(reply.message)
         if not reply.message.tool_calls:
-            ep.stop("done", said_done=True)
+            ep.stop("done", claimed_done=True)
             return turn
         for call in reply.message.tool_calls:
             try:
@@ -205,7 +205,7 @@ def test_other_calls_more_calls_and_fewer_calls_are_told_apart(tmp_path: Path) -
     assert "no more of them" in str(found)
     found = difference(("a", {"x": 1}))
     assert (found.step, found.what, found.recorded["tool"]) == (1, "end", "b")
-    with pytest.raises(AgentChangedError, match="ended before"), trajrec.rerun(episode) as ep:
+    with pytest.raises(AgentDivergedError, match="ended before"), trajrec.rerun(episode) as ep:
         loop(ep, ("a", {"x": 1}))
 
 
@@ -232,7 +232,7 @@ def test_errors_retries_streams_effects_and_checks_come_back_as_they_were(tmp_pa
         seen: list[Any] = []
         for function in (flaky, broken, later):
             ep.tool(function)
-        for attempt in ep.retrying(3, wait=0.01, on=TimeoutError):
+        for attempt in ep.attempts(3, wait=0.01, on=TimeoutError):
             with attempt:
                 seen.append(ep.call("flaky"))
         try:
@@ -349,7 +349,7 @@ def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
     ep.call("send_message", customer="C1", text=f"refunded {cents}")
     ep.call("note", text="end")
     ep.check(in_full)
-    ep.stop("done", said_done=True)
+    ep.stop("done", claimed_done=True)
 
 
 @trajrec.verifier(id="in-full", version="1")
@@ -375,7 +375,7 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
     close_logs()
     with trajrec.open(tmp_path) as corpus:
         rows = corpus.sql(
-            "SELECT parent_id, fork_step, outcome, said_done FROM episodes ORDER BY parent_id NULLS FIRST"
+            "SELECT parent_id, fork_step, outcome, claimed_done FROM episodes ORDER BY parent_id NULLS FIRST"
         ).fetchall()
         assert rows == [(None, None, "failure", True), (parent.id, 0, "success", True)]
         child = corpus.episode(again.id)

@@ -184,12 +184,12 @@ def test_a_state_forced_replay_names_the_steps_that_differ_by_themselves(tmp_pat
         for a in episode.transcript.attempts
         if a.tool == "refund_order" and a.outcome == "ok"
     ]
-    report = replay_world(episode, world=Stingy(), state_forced=True, explain=False)
+    report = replay_world(episode, world=Stingy(), resync=True, explain=False)
     assert report.grade == "diverged"
     assert report.differing_steps == tuple(refunds[:2])
     assert (report.divergence.step, report.divergence.field) == (refunds[0], "result/refunded")
     assert f"differing by themselves: {refunds[0]}, {refunds[1]}" in str(report)
-    assert replay_world(episode, world=Shop(), state_forced=True).grade == "exact"
+    assert replay_world(episode, world=Shop(), resync=True).grade == "exact"
 
 
 def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> N
         ep.call("read_file", path="config.ini")
         ep.call("execute", sql="DELETE FROM expenses WHERE person = 'Dov'")
     (episode,) = trajrec.open(tmp_path).episodes()
-    report = replay_world(episode, world=Careless(), state_forced=True, explain=False)
+    report = replay_world(episode, world=Careless(), resync=True, explain=False)
     assert report.differing_steps == (1,)
     assert report.divergence.field == "state/files/config.ini/text"
 

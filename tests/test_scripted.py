@@ -39,7 +39,7 @@ def play(folder: Path, world: str, task: int, agent: str, **options: Any) -> Non
 
 
 FOUND = """
-SELECT any_value(outcome), any_value(ending), any_value(stop_reason), any_value(said_done), count(tool),
+SELECT any_value(outcome), any_value(ending), any_value(stop_reason), any_value(claimed_done), count(tool),
     count(*) FILTER (attempt_outcome <> 'ok'), count(*) FILTER (retry_by = 'agent'), (SELECT count(recovered_at) FROM failures)
 FROM episodes JOIN (SELECT * RENAME (outcome AS attempt_outcome) FROM attempts) USING (episode_id)
 """

@@ -137,14 +137,16 @@ def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -
         max_steps=1,
     )
     with trajrec.open(tmp_path / "spoilt") as corpus:
-        assert [forked.observation_list[0].tolist() for forked in corpus.episodes()] == [[2.0]] * 2
+        assert [forked.observation_values[0].tolist() for forked in corpus.episodes()] == [
+            [2.0]
+        ] * 2
 
 
 def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Buffers())
     fork.many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
     with trajrec.open(tmp_path / "forks") as corpus:
-        assert [reward.tolist() for reward in next(corpus.episodes()).reward_list] == [
+        assert [reward.tolist() for reward in next(corpus.episodes()).reward_values] == [
             [3, 3],
             [4, 4],
             [5, 5],
@@ -162,12 +164,10 @@ class Directed(Walk):
         return float(action)
 
 
-@pytest.mark.parametrize("state_forced", [False, True])
-def test_actions_that_are_members_of_an_enum_are_given_again(
-    state_forced: bool, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("resync", [False, True])
+def test_actions_that_are_members_of_an_enum_are_given_again(resync: bool, tmp_path: Path) -> None:
     episode = record(tmp_path, Directed(), lambda k: Direction(k % 3))
-    assert replay_episode(episode, env=Directed, state_forced=state_forced).grade == "exact"
+    assert replay_episode(episode, env=Directed, resync=resync).grade == "exact"
     (branch,) = fork.many(
         episode, at=[4], actions=[Direction.UP], env=Directed, folder=None, max_steps=1
     )
@@ -212,9 +212,9 @@ class Drifting(Stateful):
     drift = 1
 
 
-@pytest.mark.parametrize("state_forced", [False, True])
+@pytest.mark.parametrize("resync", [False, True])
 def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_same(
-    state_forced: bool, tmp_path: Path
+    resync: bool, tmp_path: Path
 ) -> None:
     with trajrec.record(Stateful(), tmp_path, record="minimal") as env:
         env.reset(seed=0)
@@ -222,10 +222,10 @@ def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_sa
             env.step(k % 3)
     episode = next(trajrec.open(tmp_path).episodes())
     assert replay_episode(episode, env=Drifting, explain=False).grade == "diverged"
-    report = replay_episode(episode, env=Drifting, ulps=1, state_forced=state_forced)
+    report = replay_episode(episode, env=Drifting, ulps=1, resync=resync)
     assert report.grade == "state"
     assert "states of which only digests are stored" in report.notes[-1]
-    assert replay_episode(episode, env=Stateful, ulps=1, state_forced=state_forced).grade == "exact"
+    assert replay_episode(episode, env=Stateful, ulps=1, resync=resync).grade == "exact"
 
 
 def test_a_log_makes_no_wrapper_that_writes_files(tmp_path: Path) -> None:

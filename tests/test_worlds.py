@@ -60,7 +60,7 @@ class Counter:
         return "Count."
 
     def tools(self) -> list[Tool]:
-        return [Tool.taking("count", "write")]
+        return [Tool.with_args("count", "write")]
 
     def call(self, name: str, arguments: dict[str, Any], /) -> str:
         self.n += self.by
@@ -88,7 +88,7 @@ def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
         1,
         2,
     )
-    forced = replay_world(episode, world=Counter(step=2), state_forced=True, explain=False)
+    forced = replay_world(episode, world=Counter(step=2), resync=True, explain=False)
     assert "could not be put back" in forced.notes[0]
 
 

@@ -9,10 +9,10 @@ import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from trajrec.envstate.pettingzoo import api_of, as_gymnasium
-from trajrec.protocols import AgentsEnv
+from trajrec.protocols import MultiAgentEnv
 from trajrec.recording.recorder import Recorder
 
-A = TypeVar("A", bound=AgentsEnv)
+A = TypeVar("A", bound=MultiAgentEnv)
 V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
 
 

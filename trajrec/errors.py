@@ -18,7 +18,7 @@ TrajrecError
     ├── EnvRefusedError     the log names an environment that may not be imported
     ├── EnvMissingError     the environment, or the package it comes from, is not installed
     ├── DivergenceError     .step .field .expected .actual
-    └── AgentChangedError   an agent that is run again does what it did not do: .difference
+    └── AgentDivergedError   an agent that is run again does what it did not do: .difference
 
 Wrong arguments are plain ValueError and TypeError.
 """
@@ -133,7 +133,7 @@ class DivergenceError(ReplayError):
         super().__init__(message, episode_id=episode_id)
 
 
-class AgentChangedError(ReplayError):
+class AgentDivergedError(ReplayError):
     """An agent that is run again asks for something that it did not ask for when it was recorded."""
 
     def __init__(self, difference: Any, *, episode_id: str) -> None:

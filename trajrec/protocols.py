@@ -33,7 +33,7 @@ class StateAdapter:
 
 
 @runtime_checkable
-class Readable(Protocol):
+class HasState(Protocol):
     """An environment or world that can hand out its whole state: it is recorded and compared."""
 
     def get_state(self) -> Any:
@@ -42,7 +42,7 @@ class Readable(Protocol):
 
 
 @runtime_checkable
-class Snapshotable(Readable, Protocol):
+class RestorableState(HasState, Protocol):
     """One that can also take its state back."""
 
     def set_state(self, state: Any) -> None:
@@ -51,7 +51,7 @@ class Snapshotable(Readable, Protocol):
 
 
 @runtime_checkable
-class Sandboxed(Protocol):
+class SandboxedEnv(Protocol):
     """An environment whose state lies outside of this process (a container, a virtual machine, a simulator of its own), which
     can keep that state there and go back to it.
 
@@ -68,7 +68,7 @@ class Sandboxed(Protocol):
         ...
 
 
-class AgentsEnv(Protocol):
+class MultiAgentEnv(Protocol):
     """What a PettingZoo environment has and no other: spaces by agent."""
 
     agents: list[Any]
@@ -100,7 +100,7 @@ class Tool:
     description: str = ""
 
     @classmethod
-    def taking(
+    def with_args(
         cls,
         name: str,
         effect: Literal["read", "write", "external", "unknown"] = "unknown",
@@ -127,7 +127,7 @@ class Tool:
 class World(Protocol):
     """Where an agent's tools act. `trajrec.envs.Shop` is one.
 
-    A world may also have `get_state` (see Readable) and `set_state` (see Snapshotable), `kwargs` (the arguments that make
+    A world may also have `get_state` (see Readable) and `set_state` (see RestorableState), `kwargs` (the arguments that make
     another one like it) and `watch` (see there); what it does not have is not used.
     """
 

@@ -14,7 +14,7 @@ from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
 from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
-from trajrec.replay.credit import decisive_step, scan
+from trajrec.replay.credit import decisive_step, estimate
 
 assert trajrec.envs
 
@@ -47,7 +47,7 @@ def max_drop(cases: list[tuple[Episode, int]], rate: float, n: int) -> tuple[flo
     """Return how often the largest V(k) - V(k + 1) in shared universes is the fault's, and the steps taken an episode."""
     policy, hit, steps = RepairingPolicy(rate), [], 0
     for k, (episode, fault) in enumerate(cases):
-        table = scan(episode, policy, estimator="delta", n=n, root=k)
+        table = estimate(episode, policy, estimator="delta", n=n, root=k)
         hit.append(int(np.argmin([row.value for row in table.of("delta")])) == fault)
         steps += table.env_steps
     return float(np.mean(hit)), steps / len(cases)

@@ -14,7 +14,7 @@ import trajrec.envs
 from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion, at_least, at_most
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit import TabularPolicy, scan, shapley, substitute
+from trajrec.replay.credit import TabularPolicy, counterfactual, estimate, shapley_values
 
 assert trajrec.envs
 ON = 0.3
@@ -38,7 +38,7 @@ def p5(n: int = 20_000) -> list[Criterion]:
     found = []
     variances = {}
     for noise in ("fresh", "shared"):
-        table = substitute(episode, policy, 0, action=0, n=n, noise=noise)  # type: ignore[arg-type]
+        table = counterfactual(episode, policy, 0, action=0, n=n, noise=noise)  # type: ignore[arg-type]
         kept, other = (np.array([r.returned for r in rollouts]) for _, _, rollouts in table.arms)
         difference = kept - other
         variances[noise] = float(difference.var(ddof=1))
@@ -104,18 +104,20 @@ def p7(repeats: int = 150, m: int = 256) -> list[Criterion]:
         truth = true_shapley(rule, actions)
         covered = np.zeros(len(actions))
         for repeat in range(repeats):
-            rows = shapley(episode, policy, m=32, root=repeat)
+            rows = shapley_values(episode, policy, m=32, root=repeat)
             covered += [
                 row.lo - 1e-9 <= t <= row.hi + 1e-9 for row, t in zip(rows, truth, strict=True)
             ]
-        large = shapley(episode, policy, m=m, root=10_000)
+        large = shapley_values(episode, policy, m=m, root=10_000)
         none = {"pivot": ON, "and": ON * ON, "or": 1 - (1 - ON) ** 2}[rule]
         at = [k for k, share in enumerate(truth) if share > 0.01]
         worst = max(abs(large[k].value - truth[k]) for k in range(len(truth)))
-        left_out = [-substitute(episode, policy, k, rest="recorded", n=256)[2].value for k in at]
+        left_out = [
+            -counterfactual(episode, policy, k, rest="recorded", n=256)[2].value for k in at
+        ]
         deltas = [
             row.value
-            for row in scan(episode, policy, estimator="delta", n=512, steps=at).of("delta")
+            for row in estimate(episode, policy, estimator="delta", n=512, steps=at).of("delta")
         ]
         found += [
             at_least(

@@ -13,7 +13,13 @@ import trajrec.envs
 from benchmarks.credit.truths import Criterion, at_least, record, states, toy
 from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import NoisyKey
-from trajrec.replay.credit import Credit, TabularPolicy, group, pooled, scan
+from trajrec.replay.credit import (
+    CreditTable,
+    TabularPolicy,
+    estimate,
+    group_advantages,
+    pooled_advantages,
+)
 from trajrec.replay.credit.estimators import hindsight
 
 assert trajrec.envs
@@ -49,7 +55,7 @@ def problems(n: int, seed: int) -> dict[str, tuple[list[Episode], Any, list[list
     true = [
         [
             env.advantage(k, bool(o[1]), int(a))
-            for k, (o, a) in enumerate(zip(e.observation_list, e.actions, strict=False))
+            for k, (o, a) in enumerate(zip(e.observation_values, e.actions, strict=False))
         ]
         for e in episodes
     ]
@@ -85,7 +91,7 @@ def estimators(
     def of_corpus(method: Any) -> Callable[[], tuple[list[list[float]], int]]:
         def run() -> tuple[list[list[float]], int]:
             with trajrec.open(episodes[0].path.parent) as corpus:
-                by_id = {table.episode_id: table for table in group(corpus, method)}
+                by_id = {table.episode_id: table for table in group_advantages(corpus, method)}
             return [[row.value for row in by_id[e.id]] for e in episodes], 0
 
         return run
@@ -99,7 +105,7 @@ def estimators(
     def by_scan(estimator: Any, n: int, **how: Any) -> Callable[[], tuple[list[list[float]], int]]:
         def run() -> tuple[list[list[float]], int]:
             tables = [
-                scan(e, policy, estimator=estimator, n=n, root=k, folder=None, **how)
+                estimate(e, policy, estimator=estimator, n=n, root=k, folder=None, **how)
                 for k, e in enumerate(episodes)
             ]
             return _values(tables, estimator), sum(table.env_steps for table in tables)
@@ -107,7 +113,7 @@ def estimators(
         return run
 
     def by_pool() -> tuple[list[list[float]], int]:
-        tables = pooled(episodes, policy, n=16, folder=None)
+        tables = pooled_advantages(episodes, policy, n=16, folder=None)
         return _values(tables, "pooled"), sum(table.env_steps for table in tables)
 
     return {
@@ -125,7 +131,7 @@ def estimators(
     }
 
 
-def _values(tables: Sequence[Credit], estimator: str) -> list[list[float]]:
+def _values(tables: Sequence[CreditTable], estimator: str) -> list[list[float]]:
     return [[row.value for row in table.of(estimator)] for table in tables]
 
 

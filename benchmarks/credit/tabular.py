@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.credit.truths import Criterion, Truth, at_least, at_most, record, states, toy
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit import Credit, scan
+from trajrec.replay.credit import CreditTable, estimate
 
 
 def covers(rows: Sequence[Any], truths: Sequence[float]) -> float:
@@ -40,7 +40,7 @@ def value_criteria(
     """Scan episodes for V with fresh noise and compare with the truth."""
     rows, truths, errors = [], [], []
     for k, episode in enumerate(episodes):
-        found = scan(
+        found = estimate(
             episode, truth.policy, estimator="value", n=n, noise="fresh", root=root + k
         ).of("value")
         true = [
@@ -90,7 +90,7 @@ def p2(cases: int = 400) -> list[Criterion]:
     found = value_criteria("P2 deterministic", truth, episodes, 16)
     rows, truths, luck, fresh, shared = [], [], [], [], []
     for k, episode in enumerate(episodes):
-        table = scan(episode, truth.policy, n=64, root=k)
+        table = estimate(episode, truth.policy, n=64, root=k)
         rows += table.of("advantage")
         truths += [
             truth.advantage(r.step, s, int(r.action))
@@ -100,7 +100,9 @@ def p2(cases: int = 400) -> list[Criterion]:
         shared += [row.value for row in table.of("value")]
         fresh += [
             row.value
-            for row in scan(episode, truth.policy, n=64, root=k, noise="fresh", estimator="value")
+            for row in estimate(
+                episode, truth.policy, n=64, root=k, noise="fresh", estimator="value"
+            )
         ]
     difference = np.array(fresh) - np.array(shared)
     return [
@@ -122,8 +124,8 @@ def p3(cases: int = 600) -> list[Criterion]:
     v_rows, v_true, a_rows, a_true = [], [], [], []
     shared_sq, fresh_sq = [], []
     for k, episode in enumerate(episodes):
-        table = scan(episode, truth.policy, n=64, root=k)
-        other = scan(episode, truth.policy, n=64, root=k, noise="fresh")
+        table = estimate(episode, truth.policy, n=64, root=k)
+        other = estimate(episode, truth.policy, n=64, root=k, noise="fresh")
         true_v = [float(truth.values[step, s]) for step, s in enumerate(states(episode)[:-1])]
         true_a = [
             truth.advantage(step, s, int(a))
@@ -160,7 +162,7 @@ def p4(cases: int = 500) -> list[Criterion]:
         episodes = record(make, truth.policy, max(4, cases // limit), seed=4, max_steps=limit)
         rows, truths, errors = [], [], []
         for k, episode in enumerate(episodes):
-            table = scan(
+            table = estimate(
                 episode,
                 truth.policy,
                 estimator="value",
@@ -198,7 +200,7 @@ def p8(cases: int = 1200) -> list[Criterion]:
         # Steps of one episode with one root have the policy's noise in common: the bias is looked for, so each has its own.
         found = []
         for step in range(episode.n_steps):
-            found += scan(
+            found += estimate(
                 episode,
                 truth.policy,
                 estimator="value",
@@ -268,7 +270,7 @@ def p9(n: int = 3000) -> list[Criterion]:
             luck += float(episode.rewards[k]) + after - truth.actions[k, s[k], int(a)]
         worst = max(worst, abs(episode.total_reward - truth.values[0, s[0]] - skill - luck))
     estimated = max(
-        _split_error(scan(episode, truth.policy, n=8, root=k))
+        _split_error(estimate(episode, truth.policy, n=8, root=k))
         for k, episode in enumerate(episodes[: n // 100])
     )
     return [
@@ -277,6 +279,6 @@ def p9(n: int = 3000) -> list[Criterion]:
     ]
 
 
-def _split_error(table: Credit) -> float:
+def _split_error(table: CreditTable) -> float:
     assert table.split is not None
     return abs(table.split.error)

@@ -34,7 +34,7 @@ def bank_episode(amount: int = 150) -> Episode:
         ep.call("deposit", amount=100)
         ep.call("choose", amount=amount)
         ep.call("withdraw")
-        ep.stop("done", said_done=True)
+        ep.stop("done", claimed_done=True)
     trajrec.recording.event_log.close_logs()  # type: ignore[attr-defined]
     return next(trajrec.open(folder).episodes())
 
@@ -108,7 +108,7 @@ def shop_cases(n: int) -> list[tuple[Episode, int, list[Call]]]:
                 except Exception:
                     continue
             is_lost = not shop.task_solved()
-            ep.stop("done", said_done=True)
+            ep.stop("done", claimed_done=True)
         if is_lost:
             found.append((ep.id, fault, plan))
     trajrec.recording.event_log.close_logs()  # type: ignore[attr-defined]

@@ -139,4 +139,4 @@ def toy(
 
 def states(episode: Episode) -> list[int]:
     """Return the states of a toy text episode before each step, and the last."""
-    return [int(observation) for observation in episode.observation_list]
+    return [int(observation) for observation in episode.observation_values]

@@ -45,7 +45,7 @@ def load(folder: Path, into: Path) -> int:
                 for message in log["history"]:
                     say(speaker=message.get("name") or message["role"], content=message["content"])
                 ep.check(_label(log))
-                ep.stop("imported", said_done=False)
+                ep.stop("imported", claimed_done=False)
             n += 1
     close_logs()
     return n

@@ -12,21 +12,21 @@ from types import TracebackType
 from typing import Any, Literal
 
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
-from trajrec.agents.context import CURRENT
+from trajrec.agents.context import current_episode
 from trajrec.agents.counters import Exceptions, Steps, Tries
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.redaction import Redactor, differences
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import asked
+from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.transcript import Attempt
-from trajrec.errors import AgentChangedError
+from trajrec.errors import AgentDivergedError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeStart
 from trajrec.protocols import Tool, Verdict, World
 from trajrec.replay.agents.live_fork import continue_live
 from trajrec.values.diff import Change
 from trajrec.values.json import to_json
-from trajrec.values.objects import RecordedStream, as_exception, as_objects, given, raised
+from trajrec.values.objects import RecordedStream, as_exception, given, raised, rehydrate
 from trajrec.verifiers import identity
 
 SHOWN_CHANGES = 8
@@ -71,7 +71,7 @@ class Rerun:
 
     Args:
         episode: An agent's episode, or the path of a log that holds only one.
-        on_difference: "stop" raises AgentChangedError at the first request that was not made then. "report" raises as well,
+        on_difference: "stop" raises AgentDivergedError at the first request that was not made then. "report" raises as well,
             and keeps it from leaving the `with` block: `difference` has it. "live" goes on from there with the real model,
             tools and world, as an episode of its own that is recorded as a fork: `live` is it.
         folder: For "live": where it is recorded; by default the folder of the recording.
@@ -96,7 +96,7 @@ class Rerun:
     ) -> None:
         if not isinstance(episode, Episode):
             episode = _only_episode(Path(episode))
-        if not episode.is_agents:
+        if not episode.is_agent_episode:
             raise ValueError(
                 f"episode {episode.id} is an environment's, not an agent's: replay it with trajrec.replay"
             )
@@ -110,11 +110,11 @@ class Rerun:
         self.goal = (
             None
             if task is None or task.goal_data is None
-            else as_objects(episode.transcript.value(task.goal_data))
+            else rehydrate(episode.transcript.value(task.goal_data))
         )
         self._on_difference, self._redactor = on_difference, Redactor()
         self._steps = Steps()
-        self._models, self._calls, self._effects = asked(episode)
+        self._models, self._calls, self._effects = recorded_requests(episode)
         self._places = {attempt.place for attempt in self._calls}
         self._n_effects = len(self._effects)
         self._n_models = 0
@@ -122,7 +122,7 @@ class Rerun:
     difference: Difference | None
 
     def __enter__(self) -> Rerun:
-        self._outer = CURRENT.set(self)
+        self._outer = current_episode.set(self)
         return self
 
     def __exit__(
@@ -131,11 +131,11 @@ class Rerun:
         if self.live is not None:
             self.live.__exit__(kind, exc, tb)
         with contextlib.suppress(ValueError):  # left in another context than it was entered in
-            CURRENT.reset(self._outer)
+            current_episode.reset(self._outer)
         if exc is None and self.live is None:
             with self._suppressed():
                 self._check_end()
-        return isinstance(exc, AgentChangedError) and self._on_difference == "report"
+        return isinstance(exc, AgentDivergedError) and self._on_difference == "report"
 
     async def __aenter__(self) -> Rerun:
         return self.__enter__()
@@ -189,7 +189,7 @@ class Rerun:
         """Return what the recorded call returned, or raise what it raised.
 
         Raises:
-            AgentChangedError: No such call was made at this step.
+            AgentDivergedError: No such call was made at this step.
         """
         if self.live is not None:
             return self.live.execute(tool, arguments, call_id=call_id, run=run)
@@ -214,13 +214,13 @@ class Rerun:
             )
         if end.is_raised:
             return raised(as_exception(end.error_type, end.message), end.is_async)
-        return given(as_objects(found.result), end.is_async)
+        return given(rehydrate(found.result), end.is_async)
 
     def model(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Return the recorded answer; `function` is not called.
 
         Raises:
-            AgentChangedError: The request is not the recorded one.
+            AgentDivergedError: The request is not the recorded one.
         """
         if self.live is not None:
             return self.live.model(function, *args, **kwargs)
@@ -242,7 +242,7 @@ class Rerun:
             )
         if end.answer_data is None:
             return raised(as_exception(end.error_type, end.message), end.is_async)
-        answer = as_objects(found.answer)
+        answer = rehydrate(found.answer)
         if end.is_streamed:
             error = as_exception(end.error_type, end.message) if end.error_type else None
             return given(RecordedStream(answer, error), end.is_async)
@@ -267,7 +267,7 @@ class Rerun:
         self._effects.pop(0)
         if event.value_data is None:
             raise as_exception(event.error_type, event.message)
-        return as_objects(transcript.value(event.value_data))
+        return rehydrate(transcript.value(event.value_data))
 
     def check(self, verifier: Any, *args: Any) -> Verdict:
         """Return the recorded verdict of this verifier; one without a verdict where none was recorded. Live: run it."""
@@ -290,7 +290,7 @@ class Rerun:
         """Let the calls within be one step."""
         return self._steps.grouped()
 
-    def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
+    def attempts(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again as the recorded loop did, without waiting."""
         return Tries(plan, 0.0 if self.live is None else wait, on)
 
@@ -314,7 +314,7 @@ class Rerun:
     def _suppressed(self) -> Iterator[None]:
         try:
             yield
-        except AgentChangedError:
+        except AgentDivergedError:
             if self._on_difference == "stop":
                 raise
 
@@ -327,14 +327,13 @@ class Rerun:
         if self.difference is None:
             self.difference = found
         if self._on_difference != "live" or mark is None:
-            raise AgentChangedError(found, episode_id=self.episode.id)
+            raise AgentDivergedError(found, episode_id=self.episode.id)
         self._steps.back_to(mark)
         counts = (
             self._places - {attempt.place for attempt in self._calls},
             self._n_models,
             self._n_effects - len(self._effects),
         )
-        where = {"folder": self._folder, "world": self._given_world, "allow": self._allow}
         self.live = continue_live(
             self.episode,
             max(0, step),
@@ -342,8 +341,10 @@ class Rerun:
             *counts,
             self._functions,
             goal=self.goal,
-            **where,
-        )  # type: ignore[arg-type]
+            folder=self._folder,
+            world=self._given_world,
+            allow=self._allow,
+        )
         self.world = self.live.world
         return self.live
 

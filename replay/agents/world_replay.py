@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from trajrec.agents.freeze import held, seed_of
+from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt
 from trajrec.errors import DivergenceError, ReplayError, RestoreError
@@ -55,7 +55,7 @@ def replay_world(
     allow: Iterable[str] = (),
     ignore: Collection[str] = (),
     projection: Projection | None = None,
-    state_forced: bool = False,
+    resync: bool = False,
     explain: bool = True,
 ) -> ReplayReport:
     """Re-execute an agent's calls on a fresh world and compare each with the log.
@@ -68,7 +68,7 @@ def replay_world(
         ignore: Paths, as a divergence names them, that may differ: the grade is then "state", and a note names them.
         projection: What of states and results counts: where only what does not differs, the grade is "state", and a note names
             the projection.
-        state_forced: After each call that differs, put the recorded state back and go on: `differing_steps` of the report then
+        resync: After each call that differs, put the recorded state back and go on: `differing_steps` of the report then
             has the steps that differ by themselves, not because one before them did.
         explain: Run a diverged episode again, to find the likely cause.
 
@@ -84,7 +84,7 @@ def replay_world(
 
     def execute() -> Found:
         stage = make_world(episode, allowed) if world is None else world
-        return _Execution(episode, stage, checks, ignored, projection, state_forced).run()
+        return _Execution(episode, stage, checks, ignored, projection, resync).run()
 
     found = execute()
     divergence = found.divergence
@@ -358,7 +358,7 @@ class _Execution:
         return (
             contextlib.nullcontext()
             if self._held_seed is None
-            else held(time_ns, seed_of(self._held_seed, *place))
+            else frozen(time_ns, derive_seed(self._held_seed, *place))
         )
 
     def _compare_state(self, attempt: Attempt) -> Divergence | None:

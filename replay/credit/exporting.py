@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.estimators.groups import Method, group
+from trajrec.replay.credit.estimators.groups import Method, group_advantages
 from trajrec.values import codec
 from trajrec.values.json import to_json
 
@@ -219,7 +219,7 @@ def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
         for step, action, value, lo, hi in found.get(episode.id, ()):
             recorded = texts.get(step)
             if recorded is not None:
-                other = _call_text(action) if episode.is_agents else action
+                other = _call_text(action) if episode.is_agent_episode else action
                 chosen, rejected = (other, recorded) if lo > 0 else (recorded, other)
                 pair = {
                     "prompt": prompt_of(episode, step),
@@ -280,10 +280,10 @@ def _advantages(
     corpus: Corpus, method: Method, how: dict[str, Any], tell: Callable[[str], None] | None
 ) -> Iterator[dict[str, Any]]:
     """Yield the advantages of a group's steps; where one is not known it is 0, which trains nothing."""
-    tables = {table.episode_id: table for table in group(corpus, method, **how)}
+    tables = {table.episode_id: table for table in group_advantages(corpus, method, **how)}
     if tell is not None:
         # Of GRPO a row's n is the size of its group; the other methods count something else there.
-        sizes = tables.values() if method == "grpo" else group(corpus, "grpo", **how)
+        sizes = tables.values() if method == "grpo" else group_advantages(corpus, "grpo", **how)
         if n_alone := sum(table[0].n == 1 for table in sizes):
             tell(
                 f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing to compare them with"
@@ -319,7 +319,7 @@ def _call_text(action: str) -> str:
 
 def texts_of(episode: Episode) -> list[tuple[int, str]]:
     """Return what was done at each step, as text: an action, or an agent's calls, as JSON."""
-    if not episode.is_agents:
+    if not episode.is_agent_episode:
         return [
             (int(step), to_json(action))
             for step, action in zip(episode.step_numbers, episode.actions, strict=True)
@@ -334,7 +334,7 @@ def texts_of(episode: Episode) -> list[tuple[int, str]]:
 def prompt_of(episode: Episode, step: int | None = None) -> str:
     """Return what an agent had to go by at the beginning, or before a step: the goal or first observation, then what was
     done and what came of it, a line each."""
-    if episode.is_agents:
+    if episode.is_agent_episode:
         task = episode.transcript.task_start
         goal = None if task is None or task.goal_data is None else codec.decode(task.goal_data)
         lines = [goal if isinstance(goal, str) else to_json(goal)]
@@ -350,7 +350,7 @@ def prompt_of(episode: Episode, step: int | None = None) -> str:
                     to_json(came),
                 ]
         return "\n".join(lines)
-    observations = episode.observation_list
+    observations = episode.observation_values
     lines = [to_json(observations[0])] if observations else [""]
     if step is not None:
         for (number, text), observation in zip(texts_of(episode), observations[1:], strict=False):

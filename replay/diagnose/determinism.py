@@ -26,7 +26,7 @@ from trajrec.errors import SnapshotError
 from trajrec.replay.diagnose.conditions import frozen_clock, seeded_globals
 from trajrec.replay.execute.environments import env_by, make_by_id
 from trajrec.replay.forks.restore import can_fork
-from trajrec.replay.processes.child import ElsewhereError, call_elsewhere
+from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 from trajrec.values import codec
 
 Grade = Literal["exact", "seeded", "none"]
@@ -77,7 +77,7 @@ class LevelReport:
 
 
 @dataclass(frozen=True)
-class Determinism:
+class DeterminismReport:
     """What `check_determinism` found.
 
     Attributes:
@@ -141,7 +141,9 @@ class Determinism:
         }
 
 
-def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 1234) -> Determinism:
+def check_determinism(
+    env: str | Factory, *, n_steps: int = 300, seed: int = 1234
+) -> DeterminismReport:
     """Probe whether an environment can be replayed and at which levels it can be forked.
 
     Args:
@@ -169,7 +171,7 @@ def check_determinism(env: str | Factory, *, n_steps: int = 300, seed: int = 123
     finally:
         first_env.close()
         second_env.close()
-    return Determinism(
+    return DeterminismReport(
         name, _grade(first, findings), tuple(findings), levels, step_us, reset_us, n_steps
     )
 
@@ -314,10 +316,10 @@ def _elsewhere(
 ) -> list[Row] | str:
     """Run the rollout in a fresh process; return its rows, or why it could not be run."""
     try:
-        rows: list[Row] = call_elsewhere(
+        rows: list[Row] = call_in_subprocess(
             _rollout_of, factory, n_steps, seed, settings=settings, folder=folder
         )
-    except ElsewhereError as exc:
+    except SubprocessError as exc:
         return str(exc)
     return rows
 
@@ -404,8 +406,8 @@ def _probe_process(factory: Factory, seed: int, n_steps: int) -> LevelReport:
     if not can_fork():
         return LevelReport(False, "processes are not forked on this system")
     try:
-        seconds, found = call_elsewhere(_fork_of, factory, n_steps, seed)
-    except ElsewhereError as exc:
+        seconds, found = call_in_subprocess(_fork_of, factory, n_steps, seed)
+    except SubprocessError as exc:
         return LevelReport(False, str(exc))
     if found is not None:
         return LevelReport(

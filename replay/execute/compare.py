@@ -23,7 +23,7 @@ from trajrec.values.diff import Change, diff, first_difference
 from trajrec.values.digest import MASK
 
 
-class Odd(NamedTuple):
+class EncodedObs(NamedTuple):
     """An observation that is not an array like the reset's, encoded."""
 
     data: bytes
@@ -47,7 +47,7 @@ class Run:
     """
 
     def __init__(self) -> None:
-        self.observations: list[bytes | Odd | None] = []
+        self.observations: list[bytes | EncodedObs | None] = []
         self.like: np.ndarray[Any, Any] | None = None
         self.take: Callable[[Any], bytes | None] = np.ndarray.tobytes
         self.skip: Callable[[], Any] = lambda: None
@@ -65,7 +65,7 @@ class Run:
 
     def digest(self) -> bytes:
         """Return a digest of observations, rewards, states and ending. Not of infos: measured times are among them."""
-        kept = [item.data if isinstance(item, Odd) else item for item in self.observations]
+        kept = [item.data if isinstance(item, EncodedObs) else item for item in self.observations]
         failed = None if self.failure is None else self.failure[0]
         data = codec.encode(
             [kept, self.rewards, self.states.tobytes(), self.flags, failed], opaque=True
@@ -73,7 +73,7 @@ class Run:
         return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class Leave(NamedTuple):
+class Tolerance(NamedTuple):
     """What may differ; `Run.ignored` says what did.
 
     Attributes:
@@ -85,7 +85,7 @@ class Leave(NamedTuple):
     ulps: int = 0
 
 
-def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
+def compare(episode: Episode, run: Run, leave: Tolerance) -> Divergence | None:
     """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
     if run.early is not None:
         return run.early
@@ -120,7 +120,7 @@ def compare(episode: Episode, run: Run, leave: Leave) -> Divergence | None:
 _Found = tuple[int, int, str, Change | None]
 
 
-def first_unlike(field: str, recorded: Any, live: Any, run: Run, leave: Leave) -> Change | None:
+def first_unlike(field: str, recorded: Any, live: Any, run: Run, leave: Tolerance) -> Change | None:
     """Return the first difference of two values that may not be left."""
     if not leave.paths and not leave.ulps:
         return first_difference(recorded, live)
@@ -136,7 +136,7 @@ def first_unlike(field: str, recorded: Any, live: Any, run: Run, leave: Leave) -
     return None
 
 
-def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
+def _observations(episode: Episode, run: Run, offset: int, leave: Tolerance) -> _Found:
     like, got = run.like, run.observations[offset:]
     if all(item is None for item in got):
         return 0, 0, "observation", None
@@ -150,10 +150,10 @@ def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Fou
         with contextlib.suppress(TypeError):
             if b"".join(got) == recorded[: len(got)].tobytes():  # type: ignore[arg-type]
                 return 0, 0, "observation", None
-    for row, (expected, actual) in enumerate(zip(episode.observation_list, got, strict=False)):
+    for row, (expected, actual) in enumerate(zip(episode.observation_values, got, strict=False)):
         if actual is None:
             continue
-        if isinstance(actual, Odd):
+        if isinstance(actual, EncodedObs):
             live = codec.decode(actual.data)
         else:
             assert like is not None
@@ -164,11 +164,11 @@ def _observations(episode: Episode, run: Run, offset: int, leave: Leave) -> _Fou
     return 0, 0, "observation", None
 
 
-def _rewards(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
+def _rewards(episode: Episode, run: Run, n: int, leave: Tolerance) -> _Found:
     if _are_same_rewards(episode, run, n):
         return 0, 1, "reward", None
     for row, (expected, actual) in enumerate(
-        zip(episode.reward_list[:n], run.rewards, strict=True)
+        zip(episode.reward_values[:n], run.rewards, strict=True)
     ):
         change = first_unlike(
             "reward", expected, codec.decode(codec.encode(actual, opaque=True)), run, leave
@@ -229,7 +229,7 @@ def _flags(episode: Episode, run: Run, n: int) -> _Found:
     return row + 1, 3, "truncated", Change("", was_truncated, truncated)
 
 
-def taker(episode: Episode, run: Run) -> Callable[[Any], bytes | None]:
+def make_obs_collector(episode: Episode, run: Run) -> Callable[[Any], bytes | None]:
     """Return what makes of an observation like the first what is kept of it: nothing, where it is large and as recorded."""
     like = run.like
     if like is None or like.nbytes < LARGE_BYTES or like.nbytes % 8:
@@ -282,7 +282,7 @@ def _are_same_infos(episode: Episode, run: Run, n: int) -> bool:
     return True
 
 
-def _infos(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
+def _infos(episode: Episode, run: Run, n: int, leave: Tolerance) -> _Found:
     assert episode.start is not None
     if run.reset_info and run.reset_info != episode.start.info_data:
         change = first_unlike(
@@ -308,7 +308,7 @@ def _infos(episode: Episode, run: Run, n: int, leave: Leave) -> _Found:
     return 0, 4, "info", None
 
 
-def _states(episode: Episode, run: Run, offset: int, leave: Leave) -> _Found:
+def _states(episode: Episode, run: Run, offset: int, leave: Tolerance) -> _Found:
     digests = episode.state_digests
     if digests is None:
         return 0, 5, "state", None

@@ -128,7 +128,7 @@ def env_by(factory: Any, record: EnvRecord | None = None) -> gymnasium.Env[Any, 
     if isinstance(made, gymnasium.Env):
         return made
     what = (
-        "a world, which trajrec.envs.WorldEnv makes an environment of"
+        "a world, which trajrec.envs.ToolTextEnv makes an environment of"
         if _is_world(made)
         else "no environment"
     )

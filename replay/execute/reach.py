@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import earlier, path_between, rewards_between
+from trajrec.corpus.history import path_between, preceding_episodes, rewards_between
 from trajrec.envstate.adapters import find_adapter, function_adapter
 from trajrec.envstate.generators import reseed, restore_generator
 from trajrec.envstate.keyframes import Keyframes
@@ -24,7 +24,7 @@ from trajrec.values.digest import state_digest
 _AS_THEY_ARE = frozenset((np.ndarray, int, float, bool, str, bytes, type(None)))
 
 
-class Stage(NamedTuple):
+class EnvHandle(NamedTuple):
     """An environment, the adapter that sees its state as the recording did (or None), and the one that knows its generators."""
 
     env: gymnasium.Env[Any, Any]
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
     native: StateAdapter | None
 
 
-def stage_of(env: Any, episode: Episode, state: Callable[[Any], Any] | None = None) -> Stage:
+def env_handle(env: Any, episode: Episode, state: Callable[[Any], Any] | None = None) -> EnvHandle:
     """Return the stage that an environment is for an episode.
 
     Args:
@@ -44,13 +44,13 @@ def stage_of(env: Any, episode: Episode, state: Callable[[Any], Any] | None = No
     record, native = episode.header.state, find_adapter(env)
     adapter = native if state is None else function_adapter(env, state)
     if record.keep == "none" or adapter is None:
-        return Stage(env, None, native)
+        return EnvHandle(env, None, native)
     if state is None and (adapter.name, adapter.version) != (record.adapter, record.version):
-        return Stage(env, None, native)
-    return Stage(env, adapter, native)
+        return EnvHandle(env, None, native)
+    return EnvHandle(env, adapter, native)
 
 
-def prepare_reset(episode: Episode, stage: Stage) -> dict[str, Any]:
+def prepare_reset(episode: Episode, stage: EnvHandle) -> dict[str, Any]:
     """Give the generators the state that they had before an episode's reset; return the arguments of that reset.
 
     Raises:
@@ -76,7 +76,7 @@ def prepare_reset(episode: Episode, stage: Stage) -> dict[str, Any]:
 
 def apply_path(
     episode: Episode,
-    stage: Stage,
+    stage: EnvHandle,
     obs: Any,
     info: Any,
     first: int,
@@ -119,7 +119,7 @@ def apply_path(
     return obs, info
 
 
-def enter_fork(episode: Episode, stage: Stage, obs: Any) -> Any:
+def enter_fork(episode: Episode, stage: EnvHandle, obs: Any) -> Any:
     """Bring a stage that was just reset to where a fork begins; return the observation there."""
     fork = episode.fork
     if fork is None:
@@ -138,7 +138,9 @@ def enter_fork(episode: Episode, stage: Stage, obs: Any) -> Any:
     return obs
 
 
-def walk_to(episode: Episode, stage: Stage, step: int, *, is_paid: bool = False) -> tuple[Any, Any]:
+def reach_step(
+    episode: Episode, stage: EnvHandle, step: int, *, is_paid: bool = False
+) -> tuple[Any, Any]:
     """Reset a stage as recorded and apply the recorded actions before a step; return the last observation and info.
 
     With `is_paid` rewards are compared too, see `apply_path`.
@@ -167,8 +169,8 @@ def walk_to(episode: Episode, stage: Stage, step: int, *, is_paid: bool = False)
     return obs, info
 
 
-def go_on(
-    episode: Episode, stage: Stage, step: int, n_steps: int, *, is_paid: bool = False
+def verify_continuation(
+    episode: Episode, stage: EnvHandle, step: int, n_steps: int, *, is_paid: bool = False
 ) -> None:
     """Walk to a step, see `walk_to`, and take so many of the recorded steps from there; verify each. Begins before the step
     where the episode ends too early.
@@ -178,16 +180,16 @@ def go_on(
     """
     last = next((first for first, _ in episode.missing_steps if first >= step), episode.n_steps)
     start = max(episode.first_step, min(step, last - n_steps))
-    obs, info = walk_to(episode, stage, start, is_paid=is_paid)
+    obs, info = reach_step(episode, stage, start, is_paid=is_paid)
     for number in range(start, min(start + n_steps, last)):
         obs, info = apply_path(episode, stage, obs, info, number, number + 1, is_paid=is_paid)
         verify(episode, stage, number + 1, obs)
 
 
-def relive(episode: Episode, stage: Stage) -> None:
+def replay_predecessors(episode: Episode, stage: EnvHandle) -> None:
     """Run a fresh stage through the episodes that the recorded environment had before: some carry state over from one to the
     next, and an episode is then the same only after those before it."""
-    for before in earlier(episode):
+    for before in preceding_episodes(episode):
         with contextlib.suppress(
             Exception, SystemExit
         ):  # an episode that cannot be relived leaves no more behind than it does
@@ -215,7 +217,7 @@ def check_step(episode: Episode, step: int) -> None:
         )
 
 
-def verify(episode: Episode, stage: Stage, step: int, obs: Any) -> None:
+def verify(episode: Episode, stage: EnvHandle, step: int, obs: Any) -> None:
     """Check that an environment is where an episode was before a step, by its observation and the digest of its state.
 
     Raises:
@@ -236,7 +238,7 @@ def as_recorded(value: Any) -> Any:
     return value if type(value) in _AS_THEY_ARE else codec.decode(codec.encode(value, opaque=True))
 
 
-def verify_state(episode: Episode, stage: Stage, step: int) -> None:
+def verify_state(episode: Episode, stage: EnvHandle, step: int) -> None:
     """Check that an environment is in the state that an episode was in before a step, where its digest is known.
 
     Raises:

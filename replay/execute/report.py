@@ -134,7 +134,7 @@ class ReplayReport:
 
 
 @dataclass
-class Summary:
+class ReplaySummary:
     """The grades of many replays."""
 
     grades: Counter[str] = field(default_factory=Counter)

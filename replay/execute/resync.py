@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from trajrec.corpus.episode import Episode, Step
-from trajrec.corpus.history import given
-from trajrec.replay.execute.compare import DIGESTS_ONLY, Leave, Run, describe, first_unlike
-from trajrec.replay.execute.reach import Stage, as_recorded
+from trajrec.corpus.history import to_env_action
+from trajrec.replay.execute.compare import DIGESTS_ONLY, Run, Tolerance, describe, first_unlike
+from trajrec.replay.execute.reach import EnvHandle, as_recorded
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.run import begin, is_recorded
 from trajrec.values import codec
 from trajrec.values.diff import Change, first_difference
 from trajrec.values.digest import state_digest
-from trajrec.values.plain import apart, own
+from trajrec.values.plain import copy_for_env, copy_for_record
 
 
 class Forced(NamedTuple):
@@ -31,7 +31,7 @@ class Forced(NamedTuple):
 
 
 def execute_forced(
-    episode: Episode, stage: Stage, leave: Leave, first: int = 0
+    episode: Episode, stage: EnvHandle, leave: Tolerance, first: int = 0
 ) -> tuple[Episode, Run, Forced | None]:
     """Execute an episode as `execute` does, comparing each step when it is taken.
 
@@ -50,7 +50,7 @@ def execute_forced(
 
 class _Execution:
     def __init__(
-        self, episode: Episode, stage: Stage, leave: Leave, run: Run, *, is_rest: bool
+        self, episode: Episode, stage: EnvHandle, leave: Tolerance, run: Run, *, is_rest: bool
     ) -> None:
         self._episode, self._stage, self._leave, self._run, self._is_rest = (
             episode,
@@ -110,13 +110,13 @@ class _Execution:
         run = self._run
         try:
             obs, reward, terminated, truncated, info = self._stage.env.step(
-                apart(given(step.action))
+                copy_for_env(to_env_action(step.action))
             )
         except (Exception, SystemExit) as exc:
             if not is_recorded(step.failure, exc, run):
                 yield "failure", Change("", describe(step.failure), describe(exc))
             return
-        run.rewards.append(own(reward))
+        run.rewards.append(copy_for_record(reward))
         is_over = terminated or truncated
         run.flags = (len(run.rewards) - 1, bool(terminated), bool(truncated)) if is_over else None
         if step.failure is not None:

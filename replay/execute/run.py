@@ -14,18 +14,24 @@ from zlib import crc32
 import numpy as np
 
 from trajrec.corpus.episode import Episode, failed_action
-from trajrec.corpus.history import Rest, given
+from trajrec.corpus.history import EpisodeTail, to_env_action
 from trajrec.errors import DivergenceError, ReplayError, TrajrecError
 from trajrec.log.schema import Failure
-from trajrec.replay.execute.compare import Odd, Run, describe, taker
-from trajrec.replay.execute.reach import Stage, check_step, enter_fork, prepare_reset, walk_to
+from trajrec.replay.execute.compare import EncodedObs, Run, describe, make_obs_collector
+from trajrec.replay.execute.reach import (
+    EnvHandle,
+    check_step,
+    enter_fork,
+    prepare_reset,
+    reach_step,
+)
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.values import codec
 from trajrec.values.digest import state_digest
-from trajrec.values.plain import FIXED, apart, own
+from trajrec.values.plain import IMMUTABLE_TYPES, copy_for_env, copy_for_record
 
 
-def execute(episode: Episode, stage: Stage, first: int = 0) -> tuple[Episode, Run]:
+def execute(episode: Episode, stage: EnvHandle, first: int = 0) -> tuple[Episode, Run]:
     """Reset as recorded and apply the recorded actions, until they end, the environment does, or it raises unrecorded.
 
     Args:
@@ -64,7 +70,7 @@ def prepare(episode: Episode) -> None:
             getattr(episode, name)
 
 
-def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
+def begin(episode: Episode, stage: EnvHandle, run: Run, first: int) -> tuple[Episode, Any] | None:
     """Reset as recorded and go to the step where the comparing begins; return what is to be executed, and the observation.
 
     None where it ended there: `run` says how.
@@ -95,7 +101,9 @@ def begin(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode
     return None
 
 
-def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Episode, Any] | None:
+def _skip_to(
+    episode: Episode, stage: EnvHandle, run: Run, first: int
+) -> tuple[Episode, Any] | None:
     try:
         check_step(episode, first)
     except IndexError as exc:
@@ -105,7 +113,7 @@ def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Epis
         run.problem = exc.what
         return None
     try:
-        obs, _ = walk_to(episode, stage, first)
+        obs, _ = reach_step(episode, stage, first)
     except DivergenceError as exc:
         run.early = _divergence(exc)
     except ReplayError as exc:
@@ -115,7 +123,7 @@ def _skip_to(episode: Episode, stage: Stage, run: Run, first: int) -> tuple[Epis
     except (Exception, SystemExit) as exc:  # of the reset: what a step raises is a divergence
         run.early = Divergence(-1, "failure", "no exception", describe(exc))
     else:
-        return Rest(episode, first), obs
+        return EpisodeTail(episode, first), obs
     return None
 
 
@@ -125,7 +133,7 @@ def _divergence(exc: DivergenceError) -> Divergence:
     )
 
 
-def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: int) -> None:
+def _apply(run: Run, stage: EnvHandle, episode: Episode, actions: list[Any], first: int) -> None:
     """The hot loop: step, copy what came out."""
     step, capture = stage.env.step, None if stage.adapter is None else stage.adapter.capture
     observations, rewards, states = run.observations.append, run.rewards.append, run.states.append
@@ -134,7 +142,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
         np.ndarray,
         state_digest,
         codec.encode,
-        FIXED,
+        IMMUTABLE_TYPES,
     )
     like = run.like
     dtype, shape = (None, None) if like is None else (like.dtype, like.shape)
@@ -142,7 +150,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
     acted: Iterable[Any] = actions
     if not fixed.issuperset(map(type, actions)):
         acted = (
-            apart(given(action)) for action in actions
+            copy_for_env(to_env_action(action)) for action in actions
         )  # some environments change the action that they are given
     for row, action in enumerate(acted, len(run.rewards) + 1):
         try:
@@ -158,8 +166,8 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
             observations(take(obs))
         else:
             run.skip()
-            observations(Odd(copy(obs, opaque=True)))
-        rewards(reward if type(reward) in fixed else own(reward))
+            observations(EncodedObs(copy(obs, opaque=True)))
+        rewards(reward if type(reward) in fixed else copy_for_record(reward))
         if capture is not None:
             state = capture()
             try:
@@ -180,7 +188,7 @@ def _apply(run: Run, stage: Stage, episode: Episode, actions: list[Any], first: 
 
 
 def _apply_with_failures(
-    run: Run, stage: Stage, episode: Episode, actions: list[Any], failed: dict[int, Failure]
+    run: Run, stage: EnvHandle, episode: Episode, actions: list[Any], failed: dict[int, Failure]
 ) -> None:
     """Apply the actions with those among them that raised, which must raise the same again."""
     numbers, position = episode.step_numbers[: len(actions)], 0
@@ -190,7 +198,7 @@ def _apply_with_failures(
         if run.failure is not None or (run.flags is not None and run.flags[0] < end):
             return
         failure = failed[step]
-        action = given(failed_action(failure))
+        action = to_env_action(failed_action(failure))
         # One of the scaffold is the recorder's: the environment took the step, and what came of it could not be recorded.
         is_envs = failure.origin != "scaffold"
         try:
@@ -207,11 +215,11 @@ def _apply_with_failures(
     _apply(run, stage, episode, actions[position:], episode.first_step + len(failed))
 
 
-def _keep(run: Run, stage: Stage, obs: Any, episode: Episode, *, is_verified: bool) -> None:
+def _keep(run: Run, stage: EnvHandle, obs: Any, episode: Episode, *, is_verified: bool) -> None:
     """Copy the observation and state of the reset; of a later step they were compared when it was reached."""
     run.like = obs if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" else None
-    run.take = taker(episode, run)
-    first = Odd(codec.encode(obs, opaque=True)) if run.like is None else run.take(obs)
+    run.take = make_obs_collector(episode, run)
+    first = EncodedObs(codec.encode(obs, opaque=True)) if run.like is None else run.take(obs)
     run.observations.append(None if is_verified else first)
     if stage.adapter is None:
         return

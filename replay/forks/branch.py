@@ -19,12 +19,12 @@ from trajrec.errors import RecordedError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.recorder import Recorder
-from trajrec.replay.execute.reach import Stage
+from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.forks.policies import Policy as Acts
 from trajrec.replay.forks.policies import seeded
 from trajrec.values import codec
 from trajrec.values.digest import state_digest
-from trajrec.values.plain import apart, own
+from trajrec.values.plain import copy_for_env, copy_for_record
 from trajrec.verifiers import as_verdict
 
 Level = Literal["prefix", "native", "pickle", "process", "sandbox"]
@@ -35,7 +35,7 @@ Policy = Callable[..., Any] | Acts
 
 
 @dataclass(frozen=True)
-class Plan:
+class BranchPlan:
     """What every branch does.
 
     Attributes:
@@ -62,10 +62,18 @@ class Plan:
         return f"{self.seed}/{episode_id}/{step}/{index}"
 
     def run(
-        self, stage: Stage, episode: Episode, step: int, index: int, observation: Any, level: Level
-    ) -> Rows:
+        self,
+        stage: EnvHandle,
+        episode: Episode,
+        step: int,
+        index: int,
+        observation: Any,
+        level: Level,
+    ) -> BranchTrace:
         """Run a branch in another process than its caller's; return rows that the caller can read."""
-        rows = run_branch(stage, self, Rows(step, index, observation, level=level), episode.id)
+        rows = run_branch(
+            stage, self, BranchTrace(step, index, observation, level=level), episode.id
+        )
         if rows.failure is not None:
             rows.failure = portable_error(rows.failure)
         rows.verdicts = [
@@ -76,7 +84,7 @@ class Plan:
 
 
 @dataclass
-class Rows:
+class BranchTrace:
     """What a branch did, row by row, and what its first row was."""
 
     step: int
@@ -111,7 +119,7 @@ class Branch:
         terminated: Whether the environment ended it.
         truncated: Whether a limit of the environment did.
         outcome: "success" or "failure" by the last check with a verdict; None where none gave one.
-        returned_at: Where the branch comes into a state that the parent was in after its own step or a later one: that step.
+        rejoined_at: Where the branch comes into a state that the parent was in after its own step or a later one: that step.
             None where it never does, or where states are not known.
         level: How the step was reached.
         error: Why it has no end of its own: what its process died of, that it took too long, what the environment raised.
@@ -127,7 +135,7 @@ class Branch:
     terminated: bool
     truncated: bool
     outcome: Literal["success", "failure"] | None
-    returned_at: int | None
+    rejoined_at: int | None
     level: Level
     error: str = ""
 
@@ -151,7 +159,9 @@ def check_level(level: str) -> None:
         raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
 
 
-def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any = None) -> Rows:
+def run_branch(
+    stage: EnvHandle, plan: BranchPlan, rows: BranchTrace, episode_id: str, info: Any = None
+) -> BranchTrace:
     """Run one branch on a stage that stands where it begins; fills in and returns `rows`."""
     key, env = plan.key(episode_id, rows.step, rows.index), stage.env
     if plan.noise == "fresh" and reseed(env, key):
@@ -159,17 +169,17 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
     policy = _seeded(plan, env, key)
     capture = None if stage.adapter is None else stage.adapter.capture
     if capture is not None:
-        rows.states.append(own(capture()))
-    obs, n = apart(rows.observation), 0
+        rows.states.append(copy_for_record(capture()))
+    obs, n = copy_for_env(rows.observation), 0
     while plan.max_steps is None or n < plan.max_steps:
         if n < len(plan.actions):
-            action = apart(plan.actions[n])
+            action = copy_for_env(plan.actions[n])
         elif policy is not None:
             action = policy(obs)
         else:
             break
         # As the recorder does: some environments change the action that they are given.
-        kept = own(action)
+        kept = copy_for_record(action)
         try:
             obs, reward, terminated, truncated, info = env.step(action)
         except (Exception, SystemExit) as exc:
@@ -177,11 +187,11 @@ def run_branch(stage: Stage, plan: Plan, rows: Rows, episode_id: str, info: Any 
             return rows
         n += 1
         rows.actions.append(kept)
-        rows.observations.append(own(obs))
-        rows.rewards.append(own(reward))
-        rows.infos.append(own(info) if info else info)
+        rows.observations.append(copy_for_record(obs))
+        rows.rewards.append(copy_for_record(reward))
+        rows.infos.append(copy_for_record(info) if info else info)
         if capture is not None:
-            rows.states.append(own(capture()))
+            rows.states.append(copy_for_record(capture()))
         if terminated or truncated:
             rows.terminated, rows.truncated = bool(terminated), bool(truncated)
             break
@@ -206,7 +216,7 @@ def portable_error(exc: BaseException) -> BaseException:
     )
 
 
-def _seeded(plan: Plan, env: Any, key: str) -> Callable[[Any], Any] | None:
+def _seeded(plan: BranchPlan, env: Any, key: str) -> Callable[[Any], Any] | None:
     if plan.policy is None:
         return None
     seed = int(codec.digest(key)[:8], 16) & 0x7FFFFFFF
@@ -225,7 +235,7 @@ class BranchLog:
         plan: What they do.
     """
 
-    def __init__(self, episode: Episode, folder: Path | None, plan: Plan) -> None:
+    def __init__(self, episode: Episode, folder: Path | None, plan: BranchPlan) -> None:
         self._episode, self._plan = episode, plan
         self._player = _Player()
         self._recorder: Recorder | None = None
@@ -252,7 +262,7 @@ class BranchLog:
         if self._recorder is not None:
             self._recorder.close()
 
-    def add(self, rows: Rows) -> Branch:
+    def add(self, rows: BranchTrace) -> Branch:
         """Record a branch."""
         episode_id = None if self._recorder is None else self._record(self._recorder, rows)
         verdicts = [
@@ -293,7 +303,7 @@ class BranchLog:
             error,
         )
 
-    def _record(self, recorder: Recorder, rows: Rows) -> str | None:
+    def _record(self, recorder: Recorder, rows: BranchTrace) -> str | None:
         assert self._episode.start is not None
         kind: Any = "actions" if self._plan.policy is None else "policy"
         self._player.load(rows)
@@ -306,7 +316,7 @@ class BranchLog:
                 recorder.step(rows.failed_action)
         return recorder.episode_id
 
-    def _returned_at(self, rows: Rows) -> int | None:
+    def _returned_at(self, rows: BranchTrace) -> int | None:
         if not self._known:
             return None
         for state in rows.states[1:]:
@@ -325,7 +335,7 @@ class _Player(gymnasium.Env[Any, Any]):
         self.state: Any = None
         self._verdicts: list[Any] = []
 
-    def load(self, rows: Rows) -> None:
+    def load(self, rows: BranchTrace) -> None:
         self._rows, self._at = rows, 0
         self.state = rows.states[0] if rows.states else None
         self._verdicts = rows.verdicts

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import cloudpickle
 
 from trajrec.errors import RecordedError
-from trajrec.replay.forks.branch import Branch, BranchLog, Rows
-from trajrec.replay.forks.fork_server import Done, Job, Lost, serve
+from trajrec.replay.forks.branch import Branch, BranchLog, BranchTrace
+from trajrec.replay.forks.fork_server import BranchLost, BranchResult, ForkJob, serve
 from trajrec.replay.processes.child import Child
-from trajrec.replay.processes.workers import Died
+from trajrec.replay.processes.workers import WorkerDied
 from trajrec.values import codec
 
 TRIES = 2
@@ -28,7 +28,7 @@ class Server(Child):
         job: What it is to do.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: ForkJob) -> None:
         # One thread, where the caller says nothing: a process that forks must have no other.
         super().__init__(
             "trajrec.replay.forks.fork_server:main",
@@ -38,7 +38,7 @@ class Server(Child):
 
 
 def branches_apart(
-    job: Job, servers: int, log: BranchLog, backend: Backend = "local"
+    job: ForkJob, servers: int, log: BranchLog, backend: Backend = "local"
 ) -> list[Branch]:
     """Run a job's branches in servers and record them, in the order of steps and numbers.
 
@@ -50,7 +50,7 @@ def branches_apart(
     """
     done = []
     for found in results(job, servers) if backend == "local" else _on_ray(job, servers):
-        if isinstance(found, Lost):
+        if isinstance(found, BranchLost):
             level: Any = (
                 "process"
                 if job.level == "process"
@@ -60,16 +60,16 @@ def branches_apart(
             )
             done.append(log.failed(found.step, found.index, level, found.why))
         else:
-            assert isinstance(found, Rows)
+            assert isinstance(found, BranchTrace)
             done.append(log.add(found))
     return done
 
 
-def results(job: Job, servers: int) -> Iterator[Done | Lost]:
+def results(job: ForkJob, servers: int) -> Iterator[BranchResult | BranchLost]:
     """Yield what came of a job's branches, in the order of steps and numbers: whichever came first, so that nothing depends on
     how many processes there were."""
     wanted = list(job.branches)
-    waiting: dict[tuple[int, int], Done | Lost] = {}
+    waiting: dict[tuple[int, int], BranchResult | BranchLost] = {}
     n_done = 0
     for found in _gather(job, servers):
         waiting[found.step, found.index] = found
@@ -78,27 +78,27 @@ def results(job: Job, servers: int) -> Iterator[Done | Lost]:
             n_done += 1
 
 
-def _on_ray(job: Job, tasks: int) -> Iterator[Done | Lost]:
+def _on_ray(job: ForkJob, tasks: int) -> Iterator[BranchResult | BranchLost]:
     """Yield what came of a job's branches, in order, as tasks of a Ray cluster."""
     from trajrec.replay.processes.ray import map_on_ray
 
-    found: dict[tuple[int, int], Done | Lost] = {}
+    found: dict[tuple[int, int], BranchResult | BranchLost] = {}
     shares = _share(job, job.branches, tasks)
     for share, answer in zip(shares, map_on_ray(_serve_all, shares, tasks), strict=True):
         came = (
-            [Lost(*place, answer.why) for place in share.branches]
-            if isinstance(answer, Died)
+            [BranchLost(*place, answer.why) for place in share.branches]
+            if isinstance(answer, WorkerDied)
             else answer
         )
         found.update({(done.step, done.index): done for done in came})
     yield from (found[place] for place in job.branches)
 
 
-def _serve_all(job: Job) -> list[Done | Lost]:
+def _serve_all(job: ForkJob) -> list[BranchResult | BranchLost]:
     return list(serve(job))
 
 
-def _gather(job: Job, servers: int) -> Iterator[Done | Lost]:
+def _gather(job: ForkJob, servers: int) -> Iterator[BranchResult | BranchLost]:
     """Yield what comes of a job; what a server left undone when it died is tried once more."""
     left = set(job.branches)
     for _ in range(TRIES):
@@ -110,7 +110,7 @@ def _gather(job: Job, servers: int) -> Iterator[Done | Lost]:
         if not left:
             return
     for step, index in sorted(left):
-        yield Lost(step, index, f"its server died {TRIES} times; nothing came back")
+        yield BranchLost(step, index, f"its server died {TRIES} times; nothing came back")
 
 
 def _raisable(exc: BaseException) -> Exception:
@@ -122,13 +122,13 @@ def _raisable(exc: BaseException) -> Exception:
     )
 
 
-def _share(job: Job, branches: Sequence[tuple[int, int]], servers: int) -> list[Job]:
+def _share(job: ForkJob, branches: Sequence[tuple[int, int]], servers: int) -> list[ForkJob]:
     steps = sorted({step for step, _ in branches})
     shares = [set(steps[k::servers]) for k in range(min(servers, len(steps)))]
     return [replace(job, branches=tuple(b for b in branches if b[0] in share)) for share in shares]
 
 
-def _run(jobs: list[Job]) -> Iterator[Done | Lost | BaseException]:
+def _run(jobs: list[ForkJob]) -> Iterator[BranchResult | BranchLost | BaseException]:
     """Yield what servers send; end them whatever happens."""
     running: list[Server] = []
     try:

@@ -17,23 +17,23 @@ from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.environments import env_by, make_env
-from trajrec.replay.execute.reach import Stage, check_step, stage_of
+from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
 from trajrec.replay.forks.branch import (
     Branch,
     BranchLog,
+    BranchPlan,
+    BranchTrace,
     Level,
     Noise,
-    Plan,
     Policy,
-    Rows,
     check_level,
     run_branch,
 )
 from trajrec.replay.forks.dispatch import Backend, branches_apart, portable
-from trajrec.replay.forks.fork_server import Job
+from trajrec.replay.forks.fork_server import ForkJob
 from trajrec.replay.forks.policies import check_forgets
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.refs import lineage
+from trajrec.replay.processes.refs import refs_with_ancestors
 
 EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
 
@@ -124,21 +124,21 @@ class _Fork:
         allowed = tuple(allow)
         is_given = isinstance(env, gymnasium.Env) or api_of(env) is not None
 
-        def make() -> Stage:
+        def make() -> EnvHandle:
             if env is None:
-                return stage_of(
+                return env_handle(
                     make_env(episode.header.env, episode_id=episode.id, allow=allowed),
                     episode,
                     state,
                 )
-            return stage_of(env if is_given else env_by(env), episode, state)
+            return env_handle(env if is_given else env_by(env), episode, state)
 
         walker = Walker(episode, make, "prefix", is_given=is_given)
         try:
             obs, info = walker.walk(at)
             stage = walker.stage
             made: gymnasium.Env[Any, Any] = stage.env
-            key = Plan(seed=seed).key(episode.id, at, 0)
+            key = BranchPlan(seed=seed).key(episode.id, at, 0)
             is_fresh = noise == "fresh" and reseed(made, key) > 0
             place = _folder(episode, folder)
             if place is not None:
@@ -229,18 +229,18 @@ class _Fork:
         if policy is None and not actions:
             raise ValueError("a branch needs actions, a policy, or both")
         chosen: Noise = noise or ("fresh" if n > 1 else "recorded")
-        plan = Plan(tuple(actions), policy, n, chosen, seed, max_steps, tuple(checks))
+        plan = BranchPlan(tuple(actions), policy, n, chosen, seed, max_steps, tuple(checks))
         allowed = tuple(allow)
         if not steps:
             return []
 
-        def stage() -> Stage:
+        def stage() -> EnvHandle:
             made = (
                 env_by(env, episode.header.env)
                 if env is not None
                 else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
             )
-            return stage_of(made, episode, state)
+            return env_handle(made, episode, state)
 
         if timeout_s is not None or memory_mb is not None:
             level = "process"  # only a process of its own can be ended
@@ -280,8 +280,8 @@ class _Fork:
                 pairs = tuple(
                     (step, index) for step in steps if step not in near for index in range(n)
                 )
-                job = Job(
-                    lineage(episode),
+                job = ForkJob(
+                    refs_with_ancestors(episode),
                     env,
                     allowed,
                     state,
@@ -302,14 +302,14 @@ class _Fork:
 fork = _Fork()
 
 
-def branches_here(walker: Walker, steps: Sequence[int], plan: Plan) -> Iterator[Rows]:
+def branches_here(walker: Walker, steps: Sequence[int], plan: BranchPlan) -> Iterator[BranchTrace]:
     """Run branches one after the other, in this process; steps in ascending order."""
     for step in steps:
         walker.go(step)
         for index in range(plan.n):
             if index:
                 walker.go_back()
-            rows = Rows(step, index, walker.observation, level=walker.level)
+            rows = BranchTrace(step, index, walker.observation, level=walker.level)
             yield run_branch(walker.stage, plan, rows, walker.episode.id)
 
 
@@ -331,7 +331,7 @@ def _folder(episode: Episode, where: Where) -> Path | None:
 
 
 def _must_be_environments(episode: Episode) -> None:
-    if episode.is_agents:
+    if episode.is_agent_episode:
         raise ValueError(
             f"episode {episode.id} is an agent's: fork it by running its loop with trajrec.rerun(..., on_difference='live')"
         )

@@ -23,11 +23,11 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.snapshots import sandbox_of
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.environments import env_by, make_env
-from trajrec.replay.execute.reach import Stage, stage_of
+from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.forks.branch import Level, portable_error
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.child import Caller, die_with_parent
-from trajrec.replay.processes.refs import Place, Places
+from trajrec.replay.processes.child import ChildChannel, die_with_parent
+from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
 
 _LENGTH = 8
 """Bytes that say how many a child's result has."""
@@ -36,7 +36,7 @@ _LOOK_S = 0.1
 """How often children are looked at that say nothing: what one forked holds its pipe open when it has ended itself."""
 
 
-class Done(Protocol):
+class BranchResult(Protocol):
     """What came of one branch."""
 
     @property
@@ -50,18 +50,24 @@ class Done(Protocol):
         ...
 
 
-class Errand(Protocol):
+class BranchTask(Protocol):
     """What is done where a branch begins. Can be pickled, and so can what it returns."""
 
     def run(
-        self, stage: Stage, episode: Episode, step: int, index: int, observation: Any, level: Level
-    ) -> Done:
+        self,
+        stage: EnvHandle,
+        episode: Episode,
+        step: int,
+        index: int,
+        observation: Any,
+        level: Level,
+    ) -> BranchResult:
         """Do it, on a stage that stands there."""
         ...
 
 
 @dataclass(frozen=True)
-class Job:
+class ForkJob:
     """What a server is to do.
 
     Attributes:
@@ -77,12 +83,12 @@ class Job:
         memory_mb: What a child may use beyond what the server does; None without a limit.
     """
 
-    lineage: tuple[Place, ...]
+    refs_with_ancestors: tuple[EpisodeRef, ...]
     make: Callable[[], Any] | None
     allow: tuple[str, ...]
     state: Callable[[Any], Any] | None
     branches: tuple[tuple[int, int], ...]
-    errand: Errand
+    errand: BranchTask
     level: Level | Literal["auto"]
     jobs: int
     timeout_s: float | None = None
@@ -90,7 +96,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Lost:
+class BranchLost:
     """A branch that did not come back, and why."""
 
     step: int
@@ -126,8 +132,8 @@ class Child:
 
 def main() -> None:
     """Do a job that the caller sends, and send what comes of it."""
-    caller = Caller()
-    job: Job = pickle.loads(caller.receive() or b"")
+    caller = ChildChannel()
+    job: ForkJob = pickle.loads(caller.receive() or b"")
     try:
         for found in serve(job):
             caller.send(found)
@@ -135,17 +141,17 @@ def main() -> None:
         caller.send(portable_error(exc))
 
 
-def serve(job: Job) -> Iterator[Done | Lost]:
+def serve(job: ForkJob) -> Iterator[BranchResult | BranchLost]:
     """Yield what each branch of a job did."""
-    episode = Places().read(job.lineage)
+    episode = EpisodeLoader().read(job.refs_with_ancestors)
 
-    def make() -> Stage:
+    def make() -> EnvHandle:
         env = (
             env_by(job.make, episode.header.env)
             if job.make is not None
             else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
         )
-        return stage_of(env, episode, job.state)
+        return env_handle(env, episode, job.state)
 
     walker = Walker(episode, make, job.level)
     if job.level == "process" and sandbox_of(walker.stage.env) is not None:
@@ -165,7 +171,7 @@ def serve(job: Job) -> Iterator[Done | Lost]:
             )
             continue
         if step != position:
-            walker.go_on(step)
+            walker.advance(step)
             position = step
             gc.collect()
             gc.freeze()  # a child's collector would write to, and so copy, every page
@@ -179,7 +185,7 @@ def serve(job: Job) -> Iterator[Done | Lost]:
     walker.close()
 
 
-def _fork(job: Job, walker: Walker, episode: Episode, step: int, index: int) -> Child:
+def _fork(job: ForkJob, walker: Walker, episode: Episode, step: int, index: int) -> Child:
     """Fork a child that runs a branch and writes it to a pipe."""
     read_end, write_end = os.pipe()
     process_id = os.fork()
@@ -192,7 +198,7 @@ def _fork(job: Job, walker: Walker, episode: Episode, step: int, index: int) -> 
 
 
 def _run_child(
-    job: Job, walker: Walker, episode: Episode, step: int, index: int, pipe: int
+    job: ForkJob, walker: Walker, episode: Episode, step: int, index: int, pipe: int
 ) -> NoReturn:
     status = 1
     try:
@@ -205,20 +211,20 @@ def _run_child(
         status = 0
     except BaseException as exc:
         with contextlib.suppress(OSError):
-            _send(pipe, Lost(step, index, f"{type(exc).__name__}: {exc}"))
+            _send(pipe, BranchLost(step, index, f"{type(exc).__name__}: {exc}"))
         status = 0
     finally:
         os._exit(status)
 
 
-def _send(pipe: int, found: Done | Lost) -> None:
+def _send(pipe: int, found: BranchResult | BranchLost) -> None:
     data = pickle.dumps(found)
     data = len(data).to_bytes(_LENGTH, "little") + data
     while data:
         data = data[os.write(pipe, data[: 1 << 20]) :]
 
 
-def _reap(children: list[Child], leaving: list[int]) -> Iterator[Done | Lost]:
+def _reap(children: list[Child], leaving: list[int]) -> Iterator[BranchResult | BranchLost]:
     """Wait until a child writes, ends or has taken too long; yield what those did that are done.
 
     One whose result is whole is not waited for: to take a process apart takes longer than most branches. Those are `leaving`.
@@ -254,7 +260,7 @@ def _reap(children: list[Child], leaving: list[int]) -> Iterator[Done | Lost]:
         yield pickle.loads(result) if result is not None else _lost(child, status, is_late)
 
 
-def _lost(child: Child, status: int, is_late: bool) -> Lost:
+def _lost(child: Child, status: int, is_late: bool) -> BranchLost:
     """Return why a child gave no result."""
     if is_late:
         why = "it took longer than it may and was ended"
@@ -262,7 +268,7 @@ def _lost(child: Child, status: int, is_late: bool) -> Lost:
         why = f"its process was ended by {signal.Signals(os.WTERMSIG(status)).name}"
     else:
         why = f"its process ended with status {os.waitstatus_to_exitcode(status)} and no result"
-    return Lost(child.step, child.index, why)
+    return BranchLost(child.step, child.index, why)
 
 
 def _limit_memory(megabytes: int) -> None:

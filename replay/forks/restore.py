@@ -17,10 +17,10 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
-from trajrec.replay.execute.reach import Stage
+from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.forks.branch import Level
 from trajrec.values import codec
-from trajrec.values.plain import apart
+from trajrec.values.plain import copy_for_env
 
 PROBE_STEPS = 16
 
@@ -36,7 +36,7 @@ def can_fork() -> bool:
     return hasattr(os, "fork") and sys.platform != "darwin"
 
 
-class Proof(NamedTuple):
+class SnapshotProbe(NamedTuple):
     """What a probe of snapshots found at one step.
 
     Attributes:
@@ -56,8 +56,8 @@ class Proof(NamedTuple):
 
 
 def prove(
-    snapshots: Snapshots, stage: Stage, episode: Episode, step: int, n_steps: int = PROBE_STEPS
-) -> Proof:
+    snapshots: Snapshots, stage: EnvHandle, episode: Episode, step: int, n_steps: int = PROBE_STEPS
+) -> SnapshotProbe:
     """Take a snapshot where a stage stands and go on twice with the recorded actions: the second time must be as the first.
 
     Leaves the stage where it was if the snapshot is right; otherwise anywhere.
@@ -73,7 +73,7 @@ def prove(
     first = _go_on(stage, actions)
     step_seconds = (time.perf_counter() - start) / max(1, len(actions))
     if snapshot is None:
-        return Proof(None, why, None, step_seconds, is_outside)
+        return SnapshotProbe(None, why, None, step_seconds, is_outside)
     try:
         snapshots.restore(snapshot)
         is_same = _go_on(stage, actions) == first
@@ -87,13 +87,13 @@ def prove(
         why = str(exc)
     if why:
         snapshots.drop(snapshot)
-        return Proof(None, why, None, step_seconds, is_outside)
-    return Proof(snapshot.level, "", snapshot, step_seconds, is_outside)
+        return SnapshotProbe(None, why, None, step_seconds, is_outside)
+    return SnapshotProbe(snapshot.level, "", snapshot, step_seconds, is_outside)
 
 
-def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
+def _go_on(stage: EnvHandle, actions: list[Any]) -> list[bytes]:
     found = []
-    for action in map(apart, actions):
+    for action in map(copy_for_env, actions):
         try:
             obs, reward, terminated, truncated, info = stage.env.step(action)
         except (Exception, SystemExit) as exc:
@@ -109,7 +109,7 @@ def _go_on(stage: Stage, actions: list[Any]) -> list[bytes]:
     return found
 
 
-class Way(NamedTuple):
+class RestorePlan(NamedTuple):
     """How steps are best reached.
 
     Attributes:
@@ -121,7 +121,9 @@ class Way(NamedTuple):
     near: tuple[int, ...] = ()
 
 
-def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 0) -> Way:
+def cheapest(
+    steps: list[int], n: int, proof: SnapshotProbe, jobs: int, n_before: int = 0
+) -> RestorePlan:
     """Return the way that costs least, from what a proof measured.
 
     Args:
@@ -133,16 +135,16 @@ def cheapest(steps: list[int], n: int, proof: Proof, jobs: int, n_before: int = 
             for what it carries over is out of sight.
     """
     if proof.level is not None and not n_before:
-        return Way(proof.level)
+        return RestorePlan(proof.level)
     if proof.is_outside or not can_fork():
-        return Way("prefix")
+        return RestorePlan("prefix")
     prefix_s = {step: (step + n_before) * proof.step_seconds for step in steps}
     jobs = max(1, min(jobs, os.cpu_count() or 1))
     near = tuple(step for step in steps if prefix_s[step] < FORK_S) if jobs == 1 else ()
     far = [step for step in steps if step not in near]
     process_s = SERVER_S + max(prefix_s.values(), default=0.0) + n * len(far) * FORK_S
     return (
-        Way("process", near)
+        RestorePlan("process", near)
         if process_s < n * sum(prefix_s[step] for step in far) / jobs
-        else Way("prefix")
+        else RestorePlan("prefix")
     )

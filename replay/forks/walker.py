@@ -7,21 +7,21 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import earlier
+from trajrec.corpus.history import preceding_episodes
 from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.replay.execute.reach import (
-    Stage,
+    EnvHandle,
     apply_path,
-    go_on,
-    relive,
+    reach_step,
+    replay_predecessors,
     verify,
+    verify_continuation,
     verify_state,
-    walk_to,
 )
 from trajrec.replay.forks.branch import Level
-from trajrec.replay.forks.restore import PROBE_STEPS, Proof, Way, cheapest, prove
+from trajrec.replay.forks.restore import PROBE_STEPS, RestorePlan, SnapshotProbe, cheapest, prove
 
 _KEPT, _FRESH, _RELIVED = range(3)
 _CARRIES_NOTHING = frozenset(("OrderEnforcing", "PassiveEnvChecker", "TimeLimit"))
@@ -49,7 +49,7 @@ class Walker:
     def __init__(
         self,
         episode: Episode,
-        make: Callable[[], Stage],
+        make: Callable[[], EnvHandle],
         level: Level | Literal["auto"],
         *,
         is_given: bool = False,
@@ -63,7 +63,7 @@ class Walker:
         self.level: Level = "prefix"
         self.observation: Any = None
         self._wanted = level
-        self._proof: Proof | None = None
+        self._proof: SnapshotProbe | None = None
         self._is_closed, self._is_paid = False, True
         self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
         self._marks: dict[int, tuple[Snapshot, Any]] = {}
@@ -90,10 +90,10 @@ class Walker:
             if is_proved and self._snapshots is not None:
                 self._take(step)
             elif self._snapshots is not None:
-                self._prove(step)
+                self._probe_snapshots(step)
         self._step = step
 
-    def go_on(self, step: int) -> None:
+    def advance(self, step: int) -> None:
         """Bring the stage to a later step from where it stands: nothing was done with it since."""
         if self._step < 0:
             self.observation, _ = self.walk(step)
@@ -111,7 +111,7 @@ class Walker:
         else:
             self.walk(self._step)
 
-    def measure(self, steps: list[int], n: int, jobs: int) -> Way:
+    def measure(self, steps: list[int], n: int, jobs: int) -> RestorePlan:
         """Go to the first of some steps; return the way in which n branches at each of them cost least."""
         self.go(steps[0])
         proof = self._proof
@@ -126,7 +126,7 @@ class Walker:
     def n_before(self) -> int:
         """Steps that have to be taken before an episode's own, to reach any step of it."""
         return (
-            sum(before.n_steps for before in earlier(self.episode))
+            sum(before.n_steps for before in preceding_episodes(self.episode))
             if self._reset == _RELIVED
             else 0
         )
@@ -181,11 +181,11 @@ class Walker:
             if way != _KEPT:
                 self._renew()
             if way == _RELIVED:
-                relive(self.episode, self.stage)
+                replay_predecessors(self.episode, self.stage)
             try:
-                self._make_sure(way, step)
+                self._verify_reset(way, step)
                 self._is_used = True
-                found = walk_to(self.episode, self.stage, step, is_paid=self._is_paid)
+                found = reach_step(self.episode, self.stage, step, is_paid=self._is_paid)
             except DivergenceError as exc:
                 first = first or exc
                 continue
@@ -201,7 +201,7 @@ class Walker:
         if self._snapshots is not None:
             self._snapshots = Snapshots(self.stage.env)
 
-    def _make_sure(self, way: int, step: int) -> None:
+    def _verify_reset(self, way: int, step: int) -> None:
         """Let an environment whose state, or that of its wrappers, nobody sees go on from a step as recorded, once for each
         way to it: what is carried over from one episode to the next may show only later. Leaves an environment that is as it
         was found.
@@ -216,15 +216,15 @@ class Walker:
             type(wrapper).__name__ in _CARRIES_NOTHING for wrapper in wrappers
         ):
             return
-        if not self._is_used and next(earlier(self.episode), None) is None:
+        if not self._is_used and next(preceding_episodes(self.episode), None) is None:
             return  # as it was when this was recorded
         was_used, self._is_used = self._is_used, True
-        go_on(self.episode, self.stage, step, PROBE_STEPS, is_paid=self._is_paid)
+        verify_continuation(self.episode, self.stage, step, PROBE_STEPS, is_paid=self._is_paid)
         self._sure[way].add(was_used)
         if not was_used:
             self._renew()
 
-    def _prove(self, step: int) -> None:
+    def _probe_snapshots(self, step: int) -> None:
         assert self._snapshots is not None
         if self._reset == _RELIVED:
             self._without_snapshots()  # what is carried over is out of their sight
@@ -258,7 +258,7 @@ class Walker:
 
 
 def best_level(
-    episode: Episode, make: Callable[[], Stage], steps: list[int], n: int, jobs: int
+    episode: Episode, make: Callable[[], EnvHandle], steps: list[int], n: int, jobs: int
 ) -> Level:
     """Return the level to take for n branches at each of some steps, from a proof and a measurement at the first."""
     walker = Walker(episode, make, "auto")

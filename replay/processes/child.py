@@ -26,11 +26,11 @@ _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 """Looked up once: each forked child that did so would copy a hundred pages of its own."""
 
 
-class ElsewhereError(Exception):
+class SubprocessError(Exception):
     """A function could not be called in another process, or raised there."""
 
 
-def call_elsewhere(
+def call_in_subprocess(
     function: Callable[..., Any],
     *arguments: Any,
     settings: dict[str, str] | None = None,
@@ -63,7 +63,7 @@ def call_elsewhere(
             + cloudpickle.dumps((function, arguments))
         )
     except Exception as exc:
-        raise ElsewhereError(f"it cannot be sent to another process: {exc}") from exc
+        raise SubprocessError(f"it cannot be sent to another process: {exc}") from exc
     # Files, not pipes: how much comes at a time would decide where the process puts things, and a pipe that a process of its
     # own inherits stays open for as long as that one runs.
     with (
@@ -92,7 +92,7 @@ def call_elsewhere(
         answered = out.read()
         if status or not answered:
             lines = errors.read().decode(errors="replace").strip().splitlines()
-            raise ElsewhereError(
+            raise SubprocessError(
                 lines[-1] if lines else f"its process ended with status {status} and no result"
             )
     return pickle.loads(answered)
@@ -191,7 +191,7 @@ class Child:
         return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
 
-class Caller:
+class ChildChannel:
     """The other side: what a child that `Child` started says it to. Stdin and stdout are not the environment's."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from trajrec.errors import MissingPackageError
 from trajrec.replay.processes.registry import register, registered
-from trajrec.replay.processes.workers import Died
+from trajrec.replay.processes.workers import WorkerDied
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -20,7 +20,9 @@ AHEAD = 4
 """Tasks in flight for each that runs."""
 
 
-def map_on_ray(function: Callable[[A], B], things: Iterable[A], jobs: int) -> Iterator[B | Died]:
+def map_on_ray(
+    function: Callable[[A], B], things: Iterable[A], jobs: int
+) -> Iterator[B | WorkerDied]:
     """Yield a function's results, in the order of what it is applied to, as Ray tasks of one processor each.
 
     Uses the cluster that this process is connected to; where it is to none, Ray starts one of `jobs` processors here.
@@ -58,7 +60,9 @@ def map_on_ray(function: Callable[[A], B], things: Iterable[A], jobs: int) -> It
                 try:
                     yield ray.get(waiting.popleft())
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as exc:
-                    yield Died(f"its Ray worker ended {RETRIES + 1} times: {type(exc).__name__}")
+                    yield WorkerDied(
+                        f"its Ray worker ended {RETRIES + 1} times: {type(exc).__name__}"
+                    )
                 except ray.exceptions.RayTaskError as exc:
                     raise (exc.cause if exc.cause is not None else exc) from exc
     finally:

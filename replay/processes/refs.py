@@ -11,7 +11,7 @@ from trajrec.log.reader import LogReader
 KEPT_READERS = 16
 
 
-class Place(NamedTuple):
+class EpisodeRef(NamedTuple):
     """Where an episode is."""
 
     id: str
@@ -19,23 +19,23 @@ class Place(NamedTuple):
     number: int
 
 
-def lineage(episode: Episode) -> tuple[Place, ...]:
+def refs_with_ancestors(episode: Episode) -> tuple[EpisodeRef, ...]:
     """Return where an episode and those that it was forked from are, the episode first."""
     found = []
     at: Episode | None = episode
     while at is not None:
-        found.append(Place(at.id, at.path.absolute(), at.number))
+        found.append(EpisodeRef(at.id, at.path.absolute(), at.number))
         at = at.parent
     return tuple(found)
 
 
-class Places:
+class EpisodeLoader:
     """Reads episodes from where they are; keeps logs open for the next."""
 
     def __init__(self) -> None:
         self._readers: dict[Path, LogReader] = {}
 
-    def read(self, places: tuple[Place, ...]) -> Episode:
+    def read(self, places: tuple[EpisodeRef, ...]) -> Episode:
         """Read an episode, with what it was forked from."""
         by_id = {place.id: place for place in places}
 

@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 
 import cloudpickle
 
-from trajrec.replay.processes.child import Caller, Child
+from trajrec.replay.processes.child import Child, ChildChannel
 
 A = TypeVar("A")
 B = TypeVar("B")
 
 TRIES = 2
-LEAD = 8
+PREFETCH = 8
 """Things that may be taken for each worker before the first of them is done."""
 
 
-class Died:
+class WorkerDied:
     """In the place of a result: the workers that it was given to ended."""
 
     def __init__(self, why: str) -> None:
@@ -52,7 +52,9 @@ class Worker(Child):
         return found, has_more
 
 
-def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> Iterator[B | Died]:
+def map_ordered(
+    function: Callable[[A], B], things: Iterable[A], jobs: int
+) -> Iterator[B | WorkerDied]:
     """Yield a function's results, in the order of what it is applied to.
 
     A thing whose worker ends is given to another one; a second end is reported in its place. An exception of the
@@ -82,7 +84,7 @@ def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> I
                 return
             if again:
                 worker.give(again[0], waiting[again.pop(0)])
-            elif not is_over and len(waiting) + len(results) < jobs * LEAD:
+            elif not is_over and len(waiting) + len(results) < jobs * PREFETCH:
                 found = next(source, None)
                 if found is None:
                     is_over = True
@@ -115,7 +117,7 @@ def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> I
                     if tries[number] < TRIES:
                         again.append(number)
                     else:
-                        results[number] = Died(f"its worker ended {TRIES} times: {why}")
+                        results[number] = WorkerDied(f"its worker ended {TRIES} times: {why}")
                         waiting.pop(number)
                 if waiting or not is_over:
                     start()
@@ -131,7 +133,7 @@ def map_ordered(function: Callable[[A], B], things: Iterable[A], jobs: int) -> I
 
 def main() -> None:
     """Apply a function that the caller sends to what it sends after it, until it sends no more."""
-    caller = Caller()
+    caller = ChildChannel()
     function = pickle.loads(caller.receive() or b"")
     while (data := caller.receive()) is not None:
         number, thing = pickle.loads(data)

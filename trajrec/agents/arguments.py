@@ -27,10 +27,10 @@ def request_of(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
     is_list = isinstance(messages, (list, tuple))
     fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
     return {
-        "messages": [*messages] if is_list else [],
+        "messages": [*messages] if is_list else [],  # type: ignore[misc]
         **fields,
         **({"args": list(args)} if args else {}),
-    }  # type: ignore[misc]
+    }
 
 
 class ArgumentCheck:

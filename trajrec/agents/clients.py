@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trajrec.agents.context import CURRENT
+from trajrec.agents.context import current_episode
 from trajrec.protocols import Tool
 
 MODEL_METHODS = frozenset(
@@ -60,7 +60,7 @@ class _Resource:
             return value
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
-            episode = CURRENT.get()
+            episode = current_episode.get()
             return (
                 value(*args, **kwargs) if episode is None else episode.model(value, *args, **kwargs)
             )
@@ -93,7 +93,7 @@ class _Session:
 
     async def list_tools(self, *args: Any, **kwargs: Any) -> Any:
         """List the tools, and tell the episode of them."""
-        found, episode = await self._session.list_tools(*args, **kwargs), CURRENT.get()
+        found, episode = await self._session.list_tools(*args, **kwargs), current_episode.get()
         if episode is not None:
             for tool in found.tools:
                 episode.describe(_tool(tool))
@@ -103,7 +103,7 @@ class _Session:
         self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Call a tool, recorded."""
-        episode = CURRENT.get()
+        episode = current_episode.get()
         if episode is None:
             return await self._session.call_tool(name, arguments, *args, **kwargs)
         return await episode.execute(

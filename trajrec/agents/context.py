@@ -5,5 +5,5 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any
 
-CURRENT: ContextVar[Any] = ContextVar("trajrec_episode", default=None)
+current_episode: ContextVar[Any] = ContextVar("trajrec_episode", default=None)
 """An AgentEpisode, or a Rerun, which stands in for one."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trajrec.values import codec
-from trajrec.values.objects import fields_of
+from trajrec.values.objects import declared_fields
 
 REMEMBERED = 4
 """How many conversations may take turns and still be recognised."""
@@ -45,8 +45,10 @@ class Conversation:
         best, kept = None, 0
         for earlier in self._last:
             common = bisect_left(
-                earlier.ends, True, key=lambda end, e=earlier: not body.startswith(e.body[:end])
-            )  # type: ignore[misc]
+                earlier.ends,
+                True,
+                key=lambda end, e=earlier: not body.startswith(e.body[:end]),  # type: ignore[misc]
+            )
             if common > kept:
                 best, kept = earlier, common
         # What goes on from a request takes its place.
@@ -79,7 +81,7 @@ def _body(messages: Sequence[Any]) -> bytes:
 
 
 def _hook(value: Any) -> Any:
-    fields = fields_of(value)
+    fields = declared_fields(value)
     if fields is value:
         raise TypeError
     return [codec.type_name(value), fields]

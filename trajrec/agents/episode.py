@@ -15,9 +15,9 @@ from typing import Any, Literal
 import msgspec
 
 from trajrec.agents.arguments import arguments_of, tool_name
-from trajrec.agents.context import CURRENT
+from trajrec.agents.context import current_episode
 from trajrec.agents.counters import Exceptions, Origin, Steps, Tries
-from trajrec.agents.freeze import held, seed_of
+from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.agents.journal import Journal
 from trajrec.agents.model_calls import Models
 from trajrec.agents.redaction import NO_REDACTION, Redactor
@@ -27,7 +27,7 @@ from trajrec.log.events import EffectValue, StateChange, TaskStart
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, episode_id
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Tool, Verdict, Verifier, World
-from trajrec.recording.event_log import sink_of
+from trajrec.recording.event_log import open_event_log
 from trajrec.tracking.parts import parts_of
 from trajrec.values import codec
 from trajrec.verifiers import as_verdict, code_digest, identity
@@ -118,7 +118,7 @@ class AgentEpisode:
             raise ValueError(
                 "an episode is recorded once; make another one with trajrec.episode(...)"
             )
-        sink = sink_of(*self._where)
+        sink = open_event_log(*self._where)
         sink.writer.raise_error()
         journal = Journal(sink, self._redactor)
         self._begun = (
@@ -126,8 +126,8 @@ class AgentEpisode:
             Calls(journal, self._steps, self._tools, self._is_error),
             Models(journal, self._steps),
         )
-        parent = CURRENT.get()
-        self._outer = CURRENT.set(self)
+        parent = current_episode.get()
+        self._outer = current_episode.set(self)
         try:
             self._begin(journal, parent)
         except BaseException as exc:
@@ -249,7 +249,7 @@ class AgentEpisode:
         """Let the calls within be one step: one decision of the agent that takes several calls."""
         return self._steps.grouped()
 
-    def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
+    def attempts(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again what raises: calls and model calls within are attempts of the same, by the scaffold.
 
             for attempt in ep.retrying(3, wait=0.5, on=TimeoutError):  # or async for
@@ -310,14 +310,16 @@ class AgentEpisode:
         journal.flush()
         return verdict
 
-    def stop(self, reason: str, *, said_done: bool | None = None, truncated: bool = False) -> None:
+    def stop(
+        self, reason: str, *, claimed_done: bool | None = None, truncated: bool = False
+    ) -> None:
         """Say why the loop ends ("done", "max_steps", "budget", ...) and whether the agent said that it was done.
 
         Done is not succeeded: that is what checks say. An episode that ends by a limit is truncated, not failed.
         """
         self._stop_reason, self._said_done, self._is_truncated = (
             self._redactor.text(reason),
-            said_done,
+            claimed_done,
             truncated,
         )
 
@@ -381,7 +383,7 @@ class AgentEpisode:
         with (
             contextlib.nullcontext()
             if held_seed is None
-            else held(now, seed_of(held_seed, -1, 0, 0))
+            else frozen(now, derive_seed(held_seed, -1, 0, 0))
         ):
             found = world.reset(seed=seed, options=self._options)
         if self.goal is None:
@@ -406,7 +408,7 @@ class AgentEpisode:
         if self._outer is not None:
             # A generator or task may leave the episode in another context than it entered.
             with contextlib.suppress(ValueError):
-                CURRENT.reset(self._outer)
+                current_episode.reset(self._outer)
         if ending == "error":
             journal.flush()
         else:

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.agents.context import CURRENT
+from trajrec.agents.context import current_episode
 from trajrec.errors import MissingPackageError
 
 
 @contextlib.contextmanager
-def held(time_ns: int, seed: str) -> Iterator[None]:
+def frozen(time_ns: int, seed: str) -> Iterator[None]:
     """Hold the clock at a time (to the microsecond) and seed everything that draws, for a block; then give all of it back.
 
     Held are `time.time`, `datetime.now` and their like; `random`, `numpy.random`, `os.urandom` and what is made of it: `uuid4`,
@@ -69,16 +69,16 @@ def deterministic() -> Iterator[None]:
         ValueError: There is no episode around it.
         MissingPackageError: time-machine is not installed.
     """
-    episode = CURRENT.get()
+    episode = current_episode.get()
     if episode is None:
         raise ValueError(
             "there is no episode here: use it within `with trajrec.episode(...):` or `with trajrec.rerun(...):`"
         )
     time_ns, seed = episode.effect("deterministic", lambda: [time.time_ns(), secrets.randbits(31)])
-    with held(time_ns, seed_of(seed)):
+    with frozen(time_ns, derive_seed(seed)):
         yield
 
 
-def seed_of(seed: int, *place: Any) -> str:
+def derive_seed(seed: int, *place: Any) -> str:
     """Return what the randomness at a place of an episode is derived from."""
     return "/".join(map(str, (seed, *place)))

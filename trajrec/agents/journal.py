@@ -11,7 +11,7 @@ from typing import Any, Literal
 from trajrec.agents.redaction import Redactor
 from trajrec.errors import LogWriteError
 from trajrec.log.schema import Event, Failure
-from trajrec.recording.event_log import REFERRED_BYTES, Sink
+from trajrec.recording.event_log import REFERRED_BYTES, EventLog
 from trajrec.values import codec
 
 
@@ -22,7 +22,7 @@ class Journal:
         number: Which episode of the log.
     """
 
-    def __init__(self, sink: Sink, redactor: Redactor) -> None:
+    def __init__(self, sink: EventLog, redactor: Redactor) -> None:
         self.sink, self.redactor, self.number = sink, redactor, sink.new_episode()
 
     def add(self, event: Event, size: int = 200) -> None:

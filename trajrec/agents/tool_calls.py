@@ -10,7 +10,7 @@ from typing import Any
 
 from trajrec.agents.arguments import ArgumentCheck
 from trajrec.agents.counters import Place, Steps
-from trajrec.agents.freeze import held, seed_of
+from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.agents.journal import Journal
 from trajrec.log.events import CallEnd, CallStart, StateChange
 from trajrec.protocols import Tool
@@ -88,7 +88,7 @@ class Calls:
         return (
             _NOT_HELD
             if self.held_seed is None
-            else held(time_ns, seed_of(self.held_seed, *place[:3]))
+            else frozen(time_ns, derive_seed(self.held_seed, *place[:3]))
         )
 
     async def _awaited(self, place: Place, tool: Tool | None, time_ns: int, result: Any) -> Any:

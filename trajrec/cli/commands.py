@@ -250,7 +250,7 @@ def schema(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> int:
     """Run a verifier on the states that episodes ended in; 1 where it raised."""
-    from trajrec.corpus.recheck import check as check_episodes
+    from trajrec.corpus.recheck import recheck as check_episodes
 
     verifier = load_function(arguments.verifier, "--verifier")
     counts: Counter[str] = Counter()

@@ -43,9 +43,11 @@ def credit(arguments: argparse.Namespace) -> int:
         how["progress"] = progress
         episode = corpus.episode(arguments.episode)
         if arguments.estimator == "shapley":
-            table = credits_.shapley(episode, policy, m=arguments.n, budget=budget, **how)
+            table = credits_.shapley_values(episode, policy, m=arguments.n, budget=budget, **how)
         elif arguments.estimator == "pooled":
-            (table,) = credits_.pooled([episode], policy, n=arguments.n, budget=budget, **how)
+            (table,) = credits_.pooled_advantages(
+                [episode], policy, n=arguments.n, budget=budget, **how
+            )
         else:
             some = (
                 {}
@@ -53,7 +55,7 @@ def credit(arguments: argparse.Namespace) -> int:
                 else {"steps": range(episode.n_steps)[arguments.steps]}
             )
             kind = arguments.estimator
-            table = credits_.scan(
+            table = credits_.estimate(
                 episode, policy, estimator=kind, n=arguments.n, budget=budget, **some, **how
             )
     if arguments.json:
@@ -122,7 +124,7 @@ def _group(arguments: argparse.Namespace) -> int:
     from trajrec.replay import credit as credits_
 
     with open_corpus(arguments.dir) as corpus:
-        tables = credits_.group(corpus, arguments.group, where=arguments.where)
+        tables = credits_.group_advantages(corpus, arguments.group, where=arguments.where)
     names = ("episode_id", "step", "value", "lo", "hi", "n", "action")
     rows = [(t.episode_id, e.step, e.value, e.lo, e.hi, e.n, e.action) for t in tables for e in t]
     if arguments.json:

@@ -18,7 +18,7 @@ SHOWN = (
     "n_steps",
     "total_reward",
     "ending",
-    "returned_at",
+    "rejoined_at",
     "level",
     "error",
 )
@@ -116,7 +116,7 @@ def _row(branch: Any) -> tuple[Any, ...]:
         branch.n_steps,
         branch.total_reward,
         ending,
-        branch.returned_at,
+        branch.rejoined_at,
         branch.level,
         branch.error or None,
     )

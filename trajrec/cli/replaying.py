@@ -13,7 +13,7 @@ from trajrec.cli.output import Progress, print_json, say
 
 def replay(arguments: argparse.Namespace) -> int:
     """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
-    from trajrec.replay import Summary, replay_episodes
+    from trajrec.replay import ReplaySummary, replay_episodes
     from trajrec.replay.html import write_html
     from trajrec.replay.regressions import Outcome, outcome_of, regressed, write_junit
 
@@ -27,19 +27,19 @@ def replay(arguments: argparse.Namespace) -> int:
             for episode in chosen:
                 if against is not None:
                     then[episode.id] = outcome_of(episode)
-                    if episode.header.env not in seen and not episode.is_agents:
+                    if episode.header.env not in seen and not episode.is_agent_episode:
                         seen.append(episode.header.env)
                         _tell_arguments(against, seen[-1])
                 yield episode
 
-        summary, kept = Summary(), []
+        summary, kept = ReplaySummary(), []
         reports = replay_episodes(
             noted(),
             env=against,
             world=against,
             allow=arguments.allow,
             ulps=arguments.tolerance,
-            state_forced=arguments.state_forced,
+            resync=arguments.resync,
             first=arguments.first,
             jobs=arguments.jobs,
             backend=arguments.backend,

@@ -18,7 +18,7 @@ SHOWN_STEPS = 8
 
 def print_episode(episode: Episode, *, as_json: bool) -> None:
     """Print what an episode was, its first and last steps, its failures and checks."""
-    if episode.is_agents:
+    if episode.is_agent_episode:
         print_agent(episode, as_json=as_json)
         return
     steps = list(episode.steps())
@@ -48,7 +48,7 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
     Raises:
         ValueError: There is no such step.
     """
-    if episode.is_agents:
+    if episode.is_agent_episode:
         print_agent_step(episode, number, as_json=as_json)
         return
     if not episode.first_step <= number < episode.n_steps:

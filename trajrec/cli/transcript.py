@@ -74,7 +74,7 @@ def _facts(episode: Episode) -> dict[str, Any]:
         "n_steps": episode.n_steps,
         "ending": episode.ending,
         "stop_reason": None if end is None else end.stop_reason,
-        "said_done": None if end is None else end.said_done,
+        "claimed_done": None if end is None else end.claimed_done,
         "outcome": episode.outcome,
         "watched": [
             f"{part or 'the world'} ({name})"
@@ -84,8 +84,8 @@ def _facts(episode: Episode) -> dict[str, Any]:
         if task is None or task.interface_data is None
         else to_json(transcript.value(task.interface_data)),
         "within": None
-        if task is None or task.within_id is None
-        else f"{task.within_id} at step {task.within_step}",
+        if task is None or task.caller_id is None
+        else f"{task.caller_id} at step {task.caller_step}",
         "log": str(episode.path),
     }
 

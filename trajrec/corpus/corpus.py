@@ -22,11 +22,11 @@ import duckdb
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.build import (
     Builder,
-    Known,
+    IndexedLog,
     create_tables,
     find_logs,
     is_current,
-    is_other,
+    is_replaced,
     read_known,
 )
 from trajrec.corpus.index.tables import (
@@ -94,7 +94,7 @@ class Corpus:
         self._readers: dict[str, LogReader] = {}
         self._con = duckdb.connect(":memory:")
         self._con.execute("SET TimeZone = 'UTC'; CREATE SCHEMA fresh")
-        self._known: dict[str, Known] = {}
+        self._known: dict[str, IndexedLog] = {}
         self._has_file = self._attach_file(found)
         self._has_fresh = not self._has_file
         if self._has_fresh:
@@ -192,7 +192,7 @@ class Corpus:
         shrunk = {
             log
             for log, known in self._known.items()
-            if log in found and is_other(found[log], known)
+            if log in found and is_replaced(found[log], known)
         }
         if gone or shrunk:
             builder.drop((gone | shrunk) & self._fresh_logs)
@@ -364,7 +364,7 @@ def _update_file(folder: Path, progress: Progress | None) -> bool:
         known = read_known(con, "main")
         found = find_logs(folder)
         builder = Builder(con, "main", folder, progress=progress)
-        other = [log for log, k in known.items() if log not in found or is_other(found[log], k)]
+        other = [log for log, k in known.items() if log not in found or is_replaced(found[log], k)]
         builder.drop(other)
         changed = builder.update(found, {log: k for log, k in known.items() if log not in other})
         con.execute("COMMIT" if changed or other or not known else "ROLLBACK")

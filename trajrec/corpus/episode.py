@@ -102,10 +102,10 @@ class Episode:
     @property
     def env_id(self) -> str:
         """The environment's Gymnasium id, or an agent's world as "module:Class"; "" where there is none."""
-        return self.header.env.env_id or (self.transcript.world if self.is_agents else "")
+        return self.header.env.env_id or (self.transcript.world if self.is_agent_episode else "")
 
     @property
-    def is_agents(self) -> bool:
+    def is_agent_episode(self) -> bool:
         """Whether it is an agent's episode, recorded with `trajrec.episode`."""
         return not self.header.env.class_name
 
@@ -144,14 +144,14 @@ class Episode:
     def total_reward(self) -> float:
         """Sum of the rewards; NaN where they are not numbers (see `agent_rewards`)."""
         try:
-            return float(np.sum(self.rewards)) if len(self.reward_list) else 0.0
+            return float(np.sum(self.rewards)) if len(self.reward_values) else 0.0
         except (TypeError, ValueError):
             return float("nan")
 
     @property
     def agent_rewards(self) -> dict[Any, float]:
         """Sum of the rewards of each agent, where there are several and each has its own; else empty."""
-        by_agent = [reward for reward in self.reward_list if isinstance(reward, dict)]
+        by_agent = [reward for reward in self.reward_values if isinstance(reward, dict)]
         return {
             agent: float(sum(r.get(agent, 0) for r in by_agent))
             for agent in dict.fromkeys(a for r in by_agent for a in r)
@@ -168,7 +168,7 @@ class Episode:
                 if failure.phase == "step"
             ]
         )
-        if self.is_agents:
+        if self.is_agent_episode:
             return []
         missing, position = [], self.first_step
         for first, last in covered:
@@ -219,11 +219,12 @@ class Episode:
     def rewards(self) -> Array:
         """Rewards, (T,) or (T, k), of the recorded dtype; float64 for Python numbers."""
         return np.asarray(
-            self.reward_list if self.reward_list else [], None if self.reward_list else np.float64
+            self.reward_values if self.reward_values else [],
+            None if self.reward_values else np.float64,
         )
 
     @cached_property
-    def reward_list(self) -> list[Any]:
+    def reward_values(self) -> list[Any]:
         """Rewards one by one, length T, of the exact recorded types."""
         return self._values("reward", of_steps=True)
 
@@ -234,7 +235,7 @@ class Episode:
         return self._array("obs")
 
     @cached_property
-    def observation_list(self) -> list[Any]:
+    def observation_values(self) -> list[Any]:
         """Observations one by one, length T + 1, of the exact recorded types."""
         return self._values("obs", of_steps=False)
 
@@ -334,7 +335,7 @@ class Episode:
         """
         if not self.first_step <= step <= self.n_steps:
             raise IndexError(f"step must be in [{self.first_step}, {self.n_steps}], got {step}")
-        if self.is_agents:
+        if self.is_agent_episode:
             return self.transcript.state(step)
         row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
         if row in self.states:
@@ -381,8 +382,8 @@ class Episode:
         rows = zip(
             self.step_numbers.tolist(),
             self.actions,
-            self.observation_list[offset:],
-            self.reward_list,
+            self.observation_values[offset:],
+            self.reward_values,
             self.infos,
             strict=True,
         )
@@ -417,7 +418,7 @@ class Episode:
         try:
             return concatenate(parts)
         except (ValueError, TypeError, KeyError):
-            return self.observation_list
+            return self.observation_values
 
 
 def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -> Episode:

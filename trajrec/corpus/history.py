@@ -16,13 +16,13 @@ from trajrec.log.reader import LogChunk, Span
 from trajrec.values import codec
 
 
-def given(action: Any) -> Any:
+def to_env_action(action: Any) -> Any:
     """Return what an environment is given for a recorded action: of an enum, or of a subclass of a plain type, its value."""
     if isinstance(action, codec.Plain) and action.kind in ("enum", "subclass"):
         return action.fields["value"]
     if type(action) is dict:
-        return {key: given(item) for key, item in action.items()}
-    return tuple(map(given, action)) if type(action) is tuple else action
+        return {key: to_env_action(item) for key, item in action.items()}
+    return tuple(map(to_env_action, action)) if type(action) is tuple else action
 
 
 def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, bool]]:
@@ -43,7 +43,8 @@ def path_between(episode: Episode, first: int, last: int) -> list[tuple[Any, boo
     ]
     own += [(failure.step, failed_action(failure), True) for failure in raised]
     return before + [
-        (given(action), has_raised) for _, action, has_raised in sorted(own, key=lambda row: row[0])
+        (to_env_action(action), has_raised)
+        for _, action, has_raised in sorted(own, key=lambda row: row[0])
     ]
 
 
@@ -71,7 +72,7 @@ def _values_between(
             )
 
 
-def asked(
+def recorded_requests(
     episode: Episode,
 ) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
     """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and effects, each with the
@@ -88,13 +89,17 @@ def asked(
     if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
         return own
     led = codec.decode(episode.fork.metadata_data)
-    models, attempts, effects = asked(episode.parent)
+    models, attempts, effects = recorded_requests(episode.parent)
     places = {tuple(place) for place in led["attempts"]}
     before = [attempt for attempt in attempts if attempt.place in places]
-    return models[: led["models"]] + own[0], before + own[1], effects[: led["effects"]] + own[2]
+    return (
+        models[: led["models"]] + own[0],
+        before + own[1],
+        effects[: led["effects"]] + own[2],
+    )
 
 
-def earlier(episode: Episode) -> Iterator[Episode]:
+def preceding_episodes(episode: Episode) -> Iterator[Episode]:
     """Yield the episodes that the same environment object had before one (before what it was forked from), in order."""
     root = episode
     while root.parent is not None:
@@ -103,7 +108,7 @@ def earlier(episode: Episode) -> Iterator[Episode]:
         yield Episode(root.reader, number, root.reader.chunks_of(number))
 
 
-class Rest(Episode):
+class EpisodeTail(Episode):
     """The steps of an episode from one on, as an episode; of what lies before them nothing is read.
 
     The last observation and state before the step take the places of those of a reset.

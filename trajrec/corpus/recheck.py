@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.errors import CorpusError
-from trajrec.log.events import Regrade
+from trajrec.log.events import PostHocCheck
 from trajrec.protocols import Verdict, Verifier
-from trajrec.recording.event_log import sink_of
+from trajrec.recording.event_log import open_event_log
 from trajrec.values import codec
 from trajrec.verifiers import as_verdict, code_digest, identity
 
 
-class Graded(NamedTuple):
+class Recheck(NamedTuple):
     """What a verifier said of an episode. `status` is "error" where it raised and "not_evaluated" where it said nothing, or
     where the state is not known; `message` says why."""
 
@@ -29,9 +29,9 @@ class Graded(NamedTuple):
     message: str = ""
 
 
-def check(
+def recheck(
     corpus: Corpus, verifier: Verifier, *, where: str = "ending <> 'running'", append: bool = True
-) -> Iterator[Graded]:
+) -> Iterator[Recheck]:
     """Run a verifier on the recorded last state of episodes and append its verdicts to the corpus.
 
     Args:
@@ -51,14 +51,14 @@ def check(
     episodes = list(corpus.episodes(where))
     if not episodes:
         return
-    sink = sink_of(corpus.path, "raise", "process") if append else None
+    sink = open_event_log(corpus.path, "raise", "process") if append else None
     for episode in episodes:
         graded, digest = _grade(episode, verifier)
         verdict = graded.verdict
         evidence: Any = verdict.evidence if not graded.message else {"message": graded.message}
         if sink is not None:
             sink.add(
-                Regrade(
+                PostHocCheck(
                     -1,
                     episode.id,
                     episode.n_steps,
@@ -79,20 +79,20 @@ def check(
         sink.flush()
 
 
-def _grade(episode: Episode, verifier: Verifier) -> tuple[Graded, str | None]:
+def _grade(episode: Episode, verifier: Verifier) -> tuple[Recheck, str | None]:
     try:
         state = episode.state(episode.n_steps)
     except (CorpusError, IndexError, KeyError) as exc:
-        return Graded(
+        return Recheck(
             episode.id, "not_evaluated", Verdict(None), f"the state is not known: {exc}"
         ), None
     if isinstance(state, dict) and list(state) == [""]:
         state = state[""]
     # The digest that the episode's own checks have: verdicts on one state can be joined by it.
-    digest = episode.transcript.state_digest if episode.is_agents else codec.digest(state)
+    digest = episode.transcript.state_digest if episode.is_agent_episode else codec.digest(state)
     try:
         verdict = as_verdict(verifier(state))
     except Exception as exc:  # a verifier's fault is not the episode's
-        return Graded(episode.id, "error", Verdict(None), f"{codec.type_name(exc)}: {exc}"), digest
+        return Recheck(episode.id, "error", Verdict(None), f"{codec.type_name(exc)}: {exc}"), digest
     said_nothing = verdict.passed is None and verdict.score is None
-    return Graded(episode.id, "not_evaluated" if said_nothing else "ok", verdict), digest
+    return Recheck(episode.id, "not_evaluated" if said_nothing else "ok", verdict), digest

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.envstate.pettingzoo import api_of
-from trajrec.protocols import Snapshotable, StateAdapter
+from trajrec.protocols import RestorableState, StateAdapter
 
 
 def find_adapter(env: Any) -> StateAdapter | None:
@@ -39,7 +39,7 @@ def function_adapter(env: Any, capture: Callable[[Any], Any]) -> StateAdapter:
 
 def _own(bare: Any) -> StateAdapter | None:
     # MuJoCo environments have a set_state(qpos, qvel) of their own meaning, without get_state.
-    if isinstance(bare, Snapshotable) and not hasattr(bare, "ale"):
+    if isinstance(bare, RestorableState) and not hasattr(bare, "ale"):
         return StateAdapter("get_state", 1, "every", bare.get_state, restore=bare.set_state)
     return None
 

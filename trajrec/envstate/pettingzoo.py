@@ -32,7 +32,7 @@ WRAPPER_ARGUMENTS = {
 """Of PettingZoo's own wrappers those that take more than an environment: arguments, and the attributes that keep them."""
 
 
-DEAD = "dead"
+NO_ACTION = "dead"
 """In the place of an action mask: the agent's only action is None."""
 
 
@@ -65,7 +65,7 @@ def layers(env: Any) -> Iterator[Any]:
 
 
 def _inner(env: Any) -> Any:
-    if isinstance(env, (gymnasium.Wrapper, JointView)):
+    if isinstance(env, (gymnasium.Wrapper, PettingZooEnv)):
         return env.env
     if api_of(env) is not None:
         for name in ("env", "aec_env"):
@@ -76,7 +76,7 @@ def _inner(env: Any) -> Any:
     return None
 
 
-class JointView(gymnasium.Env[Any, Any]):
+class PettingZooEnv(gymnasium.Env[Any, Any]):
     """A PettingZoo environment as one of Gymnasium's, see `ParallelView` and `AECView`.
 
     An episode ends when no agent is left. It was terminated where the flags of the last step, or of the last one that a living
@@ -122,7 +122,7 @@ class JointView(gymnasium.Env[Any, Any]):
         self.env.close()
 
 
-class ParallelView(JointView):
+class ParallelView(PettingZooEnv):
     """A parallel environment: action, observation and reward are dicts by agent, as they are; the info is
     {"terminations", "truncations", "infos"}, each by agent.
 
@@ -165,7 +165,7 @@ class ParallelView(JointView):
         }
 
 
-class AECView(JointView):
+class AECView(PettingZooEnv):
     """An AEC environment, turn by turn: an action is what the agent in turn does (None where it is dead); the reward is a dict
     of all agents' rewards for it. Observed is {"agent", "observation", "reward", "terminated", "truncated"} of the next one,
     as `last()` says it (with "action_mask", where its info has one), and None where nobody is left. The info is
@@ -218,7 +218,7 @@ class AECView(JointView):
         }
         if "action_mask" in info:
             seen["action_mask"] = info["action_mask"]
-        self.turns = {agent: DEAD if terminated or truncated else _mask(observation, info)}
+        self.turns = {agent: NO_ACTION if terminated or truncated else _mask(observation, info)}
         return seen
 
     def _flags(self) -> dict[str, Any]:
@@ -238,7 +238,7 @@ class JointActions(gymnasium.Space[Any]):
         spaces: The space of each agent, a copy: what is drawn here must not change what the environment's own spaces draw.
     """
 
-    def __init__(self, view: JointView, spaces: dict[Any, Any]) -> None:
+    def __init__(self, view: PettingZooEnv, spaces: dict[Any, Any]) -> None:
         super().__init__(None, None)
         self._view, self.spaces = view, spaces
         self._seed: int | None = None
@@ -267,7 +267,7 @@ class JointActions(gymnasium.Space[Any]):
         )
         return all(
             agent in turns
-            and (action is None if turns[agent] is DEAD else action in self._space(agent))
+            and (action is None if turns[agent] is NO_ACTION else action in self._space(agent))
             for agent, action in actions
         )
 
@@ -276,7 +276,7 @@ class JointActions(gymnasium.Space[Any]):
 
     def _draw(self, agent: Any, mask: Any) -> Any:
         space = self._space(agent)
-        if mask is DEAD:
+        if mask is NO_ACTION:
             return None
         if isinstance(space, gymnasium.spaces.Discrete) and isinstance(mask, np.ndarray):
             return space.sample(mask.astype(np.int8))

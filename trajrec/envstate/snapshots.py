@@ -2,8 +2,8 @@
 
 What an environment is lies in the attributes of its layers: numbers, arrays and containers are copied, generators and native
 simulators (MuJoCo, ALE) give out and take back their state, objects of Python classes are pickled together, so that what they
-share stays shared. One whose state lies outside of this process keeps it there (`trajrec.protocols.Sandboxed`). An environment
-that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact is for a probe to prove
+share stays shared. One whose state lies outside of this process keeps it there (`trajrec.protocols.SandboxedEnv`). An
+environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact is for a probe to prove
 (`trajrec.replay.check_determinism`), not for this module to promise.
 """
 
@@ -29,7 +29,7 @@ from trajrec.envstate.ale import StickyAction
 from trajrec.envstate.attributes import Sharing, constants, is_bound_elsewhere, layers_of
 from trajrec.envstate.pettingzoo import layers
 from trajrec.errors import SnapshotError
-from trajrec.protocols import Sandboxed
+from trajrec.protocols import SandboxedEnv
 
 _ATOMS = frozenset(
     {
@@ -170,10 +170,10 @@ class Snapshots:
                 self.layers[number].__dict__[name] = value
 
 
-def sandbox_of(env: Any) -> Sandboxed | None:
+def sandbox_of(env: Any) -> SandboxedEnv | None:
     """Return the innermost layer of an environment, where its state lies outside of this process; else None."""
     *_, bare = layers(env)
-    return bare if isinstance(bare, Sandboxed) else None
+    return bare if isinstance(bare, SandboxedEnv) else None
 
 
 class _IsObjectError(Exception):

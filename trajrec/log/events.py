@@ -19,7 +19,7 @@ class TaskStart(Record, tag="task", frozen=True):
 
     `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
     `tools_data` lists (name, JSON schema or None, effect); `parts` how each part of the state was captured, as (part, adapter,
-    version). `within_id` and `within_step` say in which episode, at which step, this one was begun. With `held_seed` the
+    version). `caller_id` and `caller_step` say in which episode, at which step, this one was begun. With `held_seed` the
     clock was held at the time of the reset and of each call, and what draws unseeded was seeded from it and the call's place.
     """
 
@@ -32,8 +32,8 @@ class TaskStart(Record, tag="task", frozen=True):
     parts: list[tuple[str, str, int]]
     interface_data: bytes | None
     metadata_data: bytes | None
-    within_id: str | None = None
-    within_step: int | None = None
+    caller_id: str | None = None
+    caller_step: int | None = None
     held_seed: int | None = None
 
 
@@ -161,7 +161,7 @@ class Blob(Record, tag="blob", frozen=True):
     data: bytes
 
 
-class Regrade(Record, tag="regrade", frozen=True):
+class PostHocCheck(Record, tag="regrade", frozen=True):
     """A check of an episode that was recorded before, in whatever log: `target` is its id. Nothing recorded is overwritten.
 
     The fields are those of `Check`; `episode` is -1, for it is none of this log's.
@@ -211,7 +211,7 @@ AgentEvent = (
     | ModelEnd
     | EffectValue
     | Blob
-    | Regrade
+    | PostHocCheck
     | CreditRun
 )
 """What only logs of agents hold."""

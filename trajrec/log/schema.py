@@ -135,7 +135,7 @@ class Keyframe(Record, tag="keyframe", frozen=True):
 class EpisodeEnd(Record, tag="end", frozen=True):
     """The end of an episode after `n_steps` steps. Done and succeeded are different things: see `Check`.
 
-    Of an agent's episode: `stop_reason` says why its loop ended ("" where unknown), `said_done` what the agent claimed.
+    Of an agent's episode: `stop_reason` says why its loop ended ("" where unknown), `claimed_done` what the agent claimed.
     """
 
     episode: int
@@ -145,7 +145,7 @@ class EpisodeEnd(Record, tag="end", frozen=True):
     terminated: bool
     truncated: bool
     stop_reason: str = ""
-    said_done: bool | None = None
+    claimed_done: bool | None = None
 
 
 class Failure(Record, tag="failure", frozen=True):

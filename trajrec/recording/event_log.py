@@ -27,7 +27,7 @@ REFERRED_BYTES = 256
 """Values larger than this are stored once a log."""
 
 
-class Sink:
+class EventLog:
     """A log of agents' episodes: takes events from any thread, in the order in which they come."""
 
     def __init__(self, folder: Path, on_error: OnError, durability: Durability) -> None:
@@ -115,17 +115,17 @@ class Sink:
             self.writer.hand_over(0)
 
 
-_OPEN: dict[tuple[int, str], Sink] = {}
+_OPEN: dict[tuple[int, str], EventLog] = {}
 _OPEN_LOCK = threading.Lock()
 
 
-def sink_of(folder: str | Path, on_error: OnError, durability: Durability) -> Sink:
+def open_event_log(folder: str | Path, on_error: OnError, durability: Durability) -> EventLog:
     """Return this process's log in a folder, a new one where there is none yet or the last cannot be written any more."""
     key = (os.getpid(), str(Path(folder).resolve()))
     with _OPEN_LOCK:
         sink = _OPEN.get(key)
         if sink is None or sink.writer.is_closed or sink.writer.error is not None:
-            sink = _OPEN[key] = Sink(Path(folder), on_error, durability)
+            sink = _OPEN[key] = EventLog(Path(folder), on_error, durability)
         return sink
 
 

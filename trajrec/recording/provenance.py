@@ -16,7 +16,7 @@ from typing import Any
 
 import gymnasium
 
-from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, JointView, api_of, layers
+from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
 from trajrec.log.schema import EnvRecord
 from trajrec.values import codec
@@ -27,7 +27,7 @@ _SETTINGS = ("PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TU
 
 def describe_env(env: Any) -> EnvRecord:
     """Describe an environment so that it can be made again, or say why it cannot."""
-    if isinstance(env, JointView):
+    if isinstance(env, PettingZooEnv):
         return _describe_agents(env)
     spec = env.spec
     class_name = codec.type_name(env.unwrapped)
@@ -86,7 +86,7 @@ def _wrappers(env: Any) -> tuple[list[tuple[str, bytes | None]], list[str]]:
     return known, problems
 
 
-def _describe_agents(view: JointView) -> EnvRecord:
+def _describe_agents(view: PettingZooEnv) -> EnvRecord:
     """Describe a PettingZoo environment: its class with what it was made with, and each wrapper likewise. Nothing that it has
     says how it was made, but that most are EzPickle; so a class is taken whose arguments are known, or the reason why not."""
     env, bare = view.env, view.unwrapped

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from trajrec.protocols import Readable
+from trajrec.protocols import HasState
 from trajrec.tracking.folder import Folder
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
@@ -79,7 +79,7 @@ def parts_of(world: Any, state: Any) -> list[Part]:
         watch = getattr(world, "watch", None)
         if callable(watch):
             state = watch()
-        elif isinstance(world, Readable):
+        elif isinstance(world, HasState):
             return [Part("", Tree(world.get_state))]
         else:
             return []

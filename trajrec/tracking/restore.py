@@ -7,7 +7,7 @@ from typing import Any
 from trajrec.errors import RestoreError
 from trajrec.values import codec
 from trajrec.values.diff import is_same, join
-from trajrec.values.objects import attributes_of
+from trajrec.values.objects import all_fields
 
 _PLAIN = frozenset((str, int, float, bool, type(None), bytes))
 
@@ -32,7 +32,7 @@ def assign(live: Any, wanted: Any, path: str = "") -> None:
     elif type(live) is list and isinstance(wanted, (list, tuple)):
         _assign_list(live, wanted, path)
     elif (
-        (fields := attributes_of(live)) is not live
+        (fields := all_fields(live)) is not live
         and isinstance(wanted, dict)
         and fields.keys() == wanted.keys()
     ):
@@ -83,7 +83,7 @@ def _given(live: Any, wanted: Any, path: str) -> Any:
 
 
 def _new(example: Any, wanted: Any, path: str) -> Any:
-    if example is not None and attributes_of(example) is not example:
+    if example is not None and all_fields(example) is not example:
         raise RestoreError(
             f"{path}: it is missing, and would have to be a {codec.type_name(example)}"
         )

@@ -16,7 +16,7 @@ from trajrec.errors import RestoreError
 from trajrec.tracking.restore import assign
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, Change, diff, first_difference, join
-from trajrec.values.objects import attributes_of, opened
+from trajrec.values.objects import all_fields, to_plain
 
 PAGE_ITEMS = 64
 PAGE_BYTES = 1 << 12
@@ -57,14 +57,14 @@ class Tree:
         except _UNHELD:
             # Something that plain msgpack cannot hold: slower, and as lossless as actions are.
             self._root = None
-            self._whole = codec.encode(opened(value), canonical=True, opaque=True)
+            self._whole = codec.encode(to_plain(value), canonical=True, opaque=True)
             return codec.decode(self._whole), codec.digest_bytes(self._whole)
 
     def update(self) -> tuple[list[Change], str]:
         """Return what changed since the last time, and the digest of the value as it is now."""
         value = self._read()
         if self._root is None:
-            whole = codec.encode(opened(value), canonical=True, opaque=True)
+            whole = codec.encode(to_plain(value), canonical=True, opaque=True)
             changes = (
                 [] if whole == self._whole else diff(codec.decode(self._whole), codec.decode(whole))
             )
@@ -102,7 +102,7 @@ class _Node:
     __slots__ = ("depth", "keys", "kind", "pages", "path", "subs", "total")
 
     def __init__(self, value: Any, path: tuple[Any, ...], depth: int) -> None:
-        value = attributes_of(value)
+        value = all_fields(value)
         self.kind, self.path, self.depth = _kind(value), path, depth
         self.keys: list[Any] = _keys(value)
         self.subs: dict[Any, _Node] = {}
@@ -113,17 +113,14 @@ class _Node:
                 page = items[start : start + PAGE_ITEMS]
                 if len(_encode(page)) > PAGE_BYTES:
                     for key, item in zip(self.keys[start:], page, strict=False):
-                        if (
-                            _kind(attributes_of(item)) is not None
-                            and len(_encode(item)) > NODE_BYTES
-                        ):
+                        if _kind(all_fields(item)) is not None and len(_encode(item)) > NODE_BYTES:
                             self.subs[key] = _Node(item, (*path, key), depth + 1)
         self.pages = self._encode_pages(items)
         self.total = self._sum(value)
 
     def fits(self, value: Any) -> bool:
         """Say whether a value is a container of the same kind."""
-        return self.kind is not None and _kind(attributes_of(value)) == self.kind
+        return self.kind is not None and _kind(all_fields(value)) == self.kind
 
     def value(self) -> Any:
         """Return the value as it was, decoded from the pages."""
@@ -138,7 +135,7 @@ class _Node:
 
     def update(self, value: Any, found: list[Change]) -> None:
         """Take in the value as it is now; add what changed to `found`."""
-        value = attributes_of(value)
+        value = all_fields(value)
         keys, items = _keys(value), _items(value, self.kind)
         was_branch, is_branch = self._is_branch(len(self.keys)), self._is_branch(len(keys))
         before = len(found)
@@ -285,7 +282,7 @@ def _differing(
 
 def _record_sum(path: tuple[Any, ...], value: Any, depth: int) -> int:
     """Return what a value adds to the digest: the sum over its records, whatever their order."""
-    value = attributes_of(value)
+    value = all_fields(value)
     kind = _kind(value)
     if kind is None or (depth >= BRANCH_DEPTH and len(value) <= BRANCH_ITEMS):
         return _hash(path, _encode_sorted(value))
@@ -339,7 +336,7 @@ def _items(value: Any, kind: str | None) -> list[Any]:
 
 
 def _hook(value: Any) -> Any:
-    plain = attributes_of(value)
+    plain = all_fields(value)
     if plain is value:
         raise TypeError(f"{codec.type_name(value)} is no plain data")
     return plain

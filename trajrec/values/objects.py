@@ -38,7 +38,7 @@ _BUILTIN = (
 _VALUES = (enum.Enum, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, pathlib.PurePath)
 
 
-def fields_of(value: Any) -> Any:
+def declared_fields(value: Any) -> Any:
     """Return an object's fields as a dict; anything else as it is."""
     cls = type(value)
     if cls in (dict, list, str, int, float, bool, type(None), bytes, tuple):
@@ -52,13 +52,13 @@ def fields_of(value: Any) -> Any:
     return value
 
 
-def attributes_of(value: Any) -> Any:
+def all_fields(value: Any) -> Any:
     """Return an object's fields, or the attributes of an object without declared fields, as a dict; anything else as it is.
 
     Of the standard library's objects (locks, loggers, connections) and of arrays of any library the attributes are not what
     they hold; an object without attributes has none to show.
     """
-    fields = fields_of(value)
+    fields = declared_fields(value)
     cls = type(value)
     if fields is not value or cls.__module__ == "builtins":
         return fields
@@ -81,7 +81,7 @@ def attributes_of(value: Any) -> Any:
     return found or value
 
 
-def opened(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Return a value in which objects without declared fields are dicts of their attributes, at any depth.
 
     Where one comes again, as in a cycle, it is named only. What holds none of them is returned as it is.
@@ -94,10 +94,10 @@ def _opened(value: Any, seen: set[int]) -> Any:
     if cls is list or cls is tuple:
         items = [_opened(item, seen) for item in value]
         return value if all(a is b for a, b in zip(items, value, strict=True)) else cls(items)
-    inside = value if cls is dict else attributes_of(value)
+    inside = value if cls is dict else all_fields(value)
     if type(inside) is not dict:
         return value
-    is_declared = cls is dict or fields_of(value) is not value
+    is_declared = cls is dict or declared_fields(value) is not value
     if not is_declared:
         if id(value) in seen:
             return codec.Opaque(codec.type_name(value), "shown elsewhere")
@@ -108,7 +108,7 @@ def _opened(value: Any, seen: set[int]) -> Any:
     )
 
 
-class Recorded(Plain):
+class RecordedObject(Plain):
     """An object of a class that is not loaded here: its fields are attributes."""
 
     def __getattr__(self, name: str) -> Any:
@@ -160,7 +160,7 @@ class RecordedStream:
         """Close nothing."""
 
 
-def as_objects(value: Any) -> Any:
+def rehydrate(value: Any) -> Any:
     """Return a decoded value with objects in the place of their plain data.
 
     An object is of its own class where that is loaded already and holds plain fields (pydantic, dataclasses), made without
@@ -169,9 +169,9 @@ def as_objects(value: Any) -> Any:
     if isinstance(value, Plain):
         return _object(value)
     if isinstance(value, dict):
-        return {key: as_objects(item) for key, item in value.items()}
+        return {key: rehydrate(item) for key, item in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(as_objects(item) for item in value)
+        return type(value)(rehydrate(item) for item in value)
     return value
 
 
@@ -215,7 +215,7 @@ async def awaited(answer: Any) -> Any:
 
 
 def _object(value: Plain) -> Any:
-    fields = {name: as_objects(item) for name, item in value.fields.items()}
+    fields = {name: rehydrate(item) for name, item in value.fields.items()}
     if value.kind == "value" or value.kind == "subclass":
         return value
     cls = _loaded(value.type_name)
@@ -232,7 +232,7 @@ def _object(value: Plain) -> Any:
         for name, item in fields.items():
             object.__setattr__(made, name, item)
         return made
-    return Recorded(value.type_name, value.kind, fields)
+    return RecordedObject(value.type_name, value.kind, fields)
 
 
 def _loaded(type_name: str) -> Any:
@@ -242,7 +242,7 @@ def _loaded(type_name: str) -> Any:
 
 
 def _dump(value: Any) -> Any:
-    if isinstance(value, Recorded):
+    if isinstance(value, RecordedObject):
         return value.model_dump()
     if hasattr(value, "model_dump"):
         return value.model_dump()

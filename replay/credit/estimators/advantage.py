@@ -15,12 +15,19 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
-from trajrec.replay.credit.results.estimates import Arm, Budget, Credit, Estimate, Meter, Split
-from trajrec.replay.credit.results.store import finish
+from trajrec.replay.credit.results.estimates import (
+    Arm,
+    Budget,
+    CreditTable,
+    Estimate,
+    Meter,
+    SkillLuckSplit,
+)
+from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.sampling.context import recorded_calls
-from trajrec.replay.credit.sampling.options import How, Setting
+from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout, Script
-from trajrec.replay.credit.sampling.sampler import Probe, Prober
+from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.replay.execute.reach import check_step
 from trajrec.statistics import intervals
 from trajrec.statistics.intervals import Array, Interval
@@ -29,7 +36,7 @@ Estimator = Literal["value", "delta", "advantage"]
 MEASURES = {True: "P(passed)", False: "return"}
 
 
-def scan(
+def estimate(
     episode: Episode,
     policy: Any,
     *,
@@ -37,8 +44,8 @@ def scan(
     n: int = 32,
     steps: Iterable[int] | None = None,
     budget: Budget | None = None,
-    **how: Unpack[How],
-) -> Credit:
+    **how: Unpack[RolloutOptions],
+) -> CreditTable:
     """Estimate the credit of the steps of an episode by rollouts from forks.
 
     Args:
@@ -64,7 +71,7 @@ def scan(
         raise ValueError(f"n must be at least 2, got {n!r}")
     if estimator not in ("value", "delta", "advantage"):
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
-    setting = Setting.of(policy, how)
+    setting = RolloutConfig.of(policy, how)
     # From where rollouts are cut at once nothing can be said.
     there = range(
         episode.first_step, min(episode.n_steps, setting.last_step(episode) or episode.n_steps)
@@ -74,7 +81,7 @@ def scan(
         raise IndexError(
             f"episode {episode.id} can be scanned from step {there.start} to {there.stop - 1}, got {wanted[:1] + wanted[-1:]}"
         )
-    with Prober(episode, setting) as prober:
+    with Sampler(episode, setting) as prober:
         return _Scan(prober, estimator, wanted, n, budget).run(how)
 
 
@@ -82,7 +89,7 @@ class _Scan:
     """One scan: its arms, by kind and step."""
 
     def __init__(
-        self, prober: Prober, estimator: str, steps: list[int], n: int, budget: Budget | None
+        self, prober: Sampler, estimator: str, steps: list[int], n: int, budget: Budget | None
     ) -> None:
         self._prober, self._episode, self._setting = prober, prober.episode, prober.setting
         self._estimator, self._steps, self._n = estimator, steps, n
@@ -94,7 +101,7 @@ class _Scan:
         self._forced: dict[int, Arm] = {}
         self._notes: list[str] = []
 
-    def run(self, how: How) -> Credit:
+    def run(self, how: RolloutOptions) -> CreditTable:
         probes = self._probes()
         rollouts = self._roll(probes)
         for (kind, step, _), found in zip(probes, rollouts, strict=True):
@@ -109,7 +116,7 @@ class _Scan:
         kinds: list[tuple[int, str, Sequence[Rollout]]] = [
             (step, kind, found) for (kind, step, _), found in zip(probes, rollouts, strict=True)
         ]
-        return finish(self._prober, rows, kinds, how, split=self._split(), notes=self._notes)
+        return make_table(self._prober, rows, kinds, how, split=self._split(), notes=self._notes)
 
     def _probes(self) -> list[tuple[str, int, Script]]:
         """Return the arms: the policy's at each step that a row needs, and the recorded action's."""
@@ -130,7 +137,9 @@ class _Scan:
         noise = self._setting.noise
         for part in self._meter.rounds(self._n):
             asked = [
-                Probe(step, noise.universes(len(part), f"{step}/{kind}", part.start), script)
+                SampleRequest(
+                    step, noise.universes(len(part), f"{step}/{kind}", part.start), script
+                )
                 for kind, step, script in probes
             ]
             for rollouts, more in zip(found, self._prober.run(asked), strict=True):
@@ -236,7 +245,7 @@ class _Scan:
         is_share = self._by_score or self._episode.total_reward in (0.0, 1.0)
         return None if is_share and intervals.is_binary(known) else intervals.spread(known)
 
-    def _split(self) -> Split | None:
+    def _split(self) -> SkillLuckSplit | None:
         """Return where the episode's return came from; None where a step is missing, or nothing came of it."""
         steps = list(range(self._episode.first_step, self._episode.n_steps))
         if (
@@ -274,7 +283,7 @@ class _Scan:
             intervals.augmented_t(part[~np.isnan(part)], self._scale or 1.0)._replace(value=total)
             for part, total in zip((skill, luck), sums, strict=True)
         )
-        return Split(returned, value, of_skill, of_luck, error)
+        return SkillLuckSplit(returned, value, of_skill, of_luck, error)
 
     def _note_cut(self, rollouts: Sequence[Sequence[Rollout]]) -> None:
         n_cut = sum(r.status == "cut" for found in rollouts for r in found)
@@ -334,7 +343,7 @@ def recorded_actions(episode: Episode) -> dict[int, Any]:
     Raises:
         ReplayError: The log has lost some.
     """
-    if episode.is_agents:
+    if episode.is_agent_episode:
         return recorded_calls(episode)
     check_step(episode, episode.n_steps)
     first = episode.first_step
@@ -350,7 +359,7 @@ def recorded_rewards(episode: Episode) -> dict[int, float]:
         return {}
     return {
         int(step): float(reward)
-        for step, reward in zip(episode.step_numbers, episode.reward_list, strict=True)
+        for step, reward in zip(episode.step_numbers, episode.reward_values, strict=True)
     }
 
 
@@ -359,7 +368,7 @@ def is_over(episode: Episode) -> bool:
     return episode.ending in ("terminated", "truncated")
 
 
-def final_score(prober: Prober) -> float:
+def final_score(prober: Sampler) -> float:
     """Return what the check says of the recorded end, which is gone to."""
     return prober.score_at(prober.episode.n_steps)
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.advantage import difference, lost_note, recorded_actions
-from trajrec.replay.credit.results.estimates import Arm, Budget, Credit, Estimate, Meter
-from trajrec.replay.credit.results.store import finish
-from trajrec.replay.credit.sampling.options import How, Setting
+from trajrec.replay.credit.results.estimates import Arm, Budget, CreditTable, Estimate, Meter
+from trajrec.replay.credit.results.store import make_table
+from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Probe, Prober
+from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.statistics import intervals
 
@@ -27,7 +27,7 @@ class _Unset:
 UNSET: Any = _Unset()
 
 
-def substitute(
+def counterfactual(
     episode: Episode,
     policy: Any,
     step: int,
@@ -38,8 +38,8 @@ def substitute(
     rest: Literal["policy", "recorded"] = "policy",
     n: int = 64,
     budget: Budget | None = None,
-    **how: Unpack[How],
-) -> Credit:
+    **how: Unpack[RolloutOptions],
+) -> CreditTable:
     """Compare what comes of a step with what comes of another in its place.
 
     Args:
@@ -72,7 +72,7 @@ def substitute(
         raise IndexError(
             f"episode {episode.id} has the steps {episode.first_step} to {episode.n_steps - 1}, got {step}"
         )
-    setting = Setting.of(policy, how)
+    setting = RolloutConfig.of(policy, how)
     actions = recorded_actions(episode)
     after = {t: a for t, a in actions.items() if t > step} if rest == "recorded" else {}
     first: Any = None
@@ -87,15 +87,15 @@ def substitute(
     ]
     arms: list[tuple[int, str, list[Rollout]]] = [(step, "kept", []), (step, "substituted", [])]
     meter = Meter(budget)
-    with Prober(episode, setting) as prober:
+    with Sampler(episode, setting) as prober:
         for part in meter.rounds(n):
             universes = [
                 setting.noise.universes(len(part), f"{step}/{arm}", part.start)
                 for _, arm, _ in arms
             ]
             probes = [
-                Probe(step, universes[0], scripts[0]),
-                Probe(step, universes[1], scripts[1], first),
+                SampleRequest(step, universes[0], scripts[0]),
+                SampleRequest(step, universes[1], scripts[1], first),
             ]
             for (_, _, rollouts), more in zip(arms, prober.run(probes), strict=True):
                 rollouts += more
@@ -112,11 +112,11 @@ def substitute(
             f"{what} at step {step}",
             action if given == ["action"] else None,
         )
-        return finish(prober, rows, arms, how, notes=[*meter.notes, *lost_note([kept, other])])
+        return make_table(prober, rows, arms, how, notes=[*meter.notes, *lost_note([kept, other])])
 
 
 def _rows(
-    step: int, kept: Arm, other: Arm, prober: Prober, what: str, action: Any
+    step: int, kept: Arm, other: Arm, prober: Sampler, what: str, action: Any
 ) -> list[Estimate]:
     noise, by_score = prober.noise, prober.by_score
     known = np.concatenate([kept.known, other.known])

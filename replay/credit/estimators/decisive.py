@@ -23,11 +23,11 @@ from trajrec.replay.credit.estimators.advantage import (
     recorded_actions,
     recorded_rewards,
 )
-from trajrec.replay.credit.results.estimates import Arm, Budget, Credit, Estimate, Meter
-from trajrec.replay.credit.results.store import finish
-from trajrec.replay.credit.sampling.options import How, Setting
+from trajrec.replay.credit.results.estimates import Arm, Budget, CreditTable, Estimate, Meter
+from trajrec.replay.credit.results.store import make_table
+from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Probe, Prober
+from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics import intervals
 from trajrec.statistics.intervals import Array
 
@@ -70,7 +70,7 @@ class Decision:
     kept: Estimate
     why: str
     method: str
-    table: Credit
+    table: CreditTable
     probabilities: Array | None = None
 
     @property
@@ -114,7 +114,7 @@ def decisive_step(
     confidence: float = 0.95,
     share: float = 1 / 3,
     budget: Budget | None = None,
-    **how: Unpack[How],
+    **how: Unpack[RolloutOptions],
 ) -> Decision:
     """Find the step whose action lost an episode, or won it if it was won.
 
@@ -139,7 +139,7 @@ def decisive_step(
         raise ValueError(f"method must be 'drop', 'bayes', 'bisect' or 'halving', got {method!r}")
     if n < 2 or n_max < n:
         raise ValueError(f"n must be at least 2 and n_max at least n, got {n} and {n_max}")
-    with Prober(episode, Setting.of(policy, how)) as prober:
+    with Sampler(episode, RolloutConfig.of(policy, how)) as prober:
         return _Search(prober, n, n_max, confidence, share, budget, how).decide(method)
 
 
@@ -148,13 +148,13 @@ class _Search:
 
     def __init__(
         self,
-        prober: Prober,
+        prober: Sampler,
         n: int,
         n_max: int,
         confidence: float,
         share: float,
         budget: Budget | None,
-        how: How,
+        how: RolloutOptions,
     ) -> None:
         self._prober, self._episode = prober, prober.episode
         self._how = how
@@ -218,7 +218,7 @@ class _Search:
                 n - known, f"{step}/{arm}", first + known
             )
             script = ((step, self._actions[step]),) if arm in ("action", "kept") else ()
-            probes.append(Probe(step, universes, script))
+            probes.append(SampleRequest(step, universes, script))
         for (step, arm, _), rollouts in zip(wanted, self._prober.run(probes), strict=True):
             self._samples[step, arm] += rollouts
             self._meter.add(rollouts)
@@ -363,7 +363,7 @@ class _Search:
         arms = [(at, arm, rollouts) for (at, arm), rollouts in sorted(self._samples.items())]
         candidates = tuple(self._first + k for k in order[:n_needed]) or (step,)
         note = f"undecided among {_steps(candidates)}: {why}" if why else f"step {step} decided it"
-        table = finish(self._prober, [*rows, effect], arms, self._how, notes=[note])
+        table = make_table(self._prober, [*rows, effect], arms, self._how, notes=[note])
         return Decision(
             self._episode.id,
             None if why else step,

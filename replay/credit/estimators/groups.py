@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING, Any, Literal
 
-from trajrec.replay.credit.results.estimates import Credit, Estimate
+from trajrec.replay.credit.results.estimates import CreditTable, Estimate
 from trajrec.statistics.intervals import LEVEL, t_quantile
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ ORDER BY s.log, s.number, s.step
 """
 
 
-def group(
+def group_advantages(
     corpus: Corpus,
     method: Method = "rtmc",
     *,
@@ -93,7 +93,7 @@ def group(
     gamma: float = 1.0,
     weight: float = 1.0,
     prior: float = 1.0,
-) -> list[Credit]:
+) -> list[CreditTable]:
     """Estimate the credit of steps from the episodes of a corpus, compared with others of their group.
 
     States are told apart by their digests, of 24 bits: fit for groups of some thousand states.
@@ -153,7 +153,7 @@ def group(
             _estimate(method, measure, step, action, estimate, se, n)
         )
     return [
-        Credit("", episode_id, "corpus", rows, notes=_notes(method, rows))
+        CreditTable("", episode_id, "corpus", rows, notes=_notes(method, rows))
         for episode_id, rows in found.items()
     ]
 

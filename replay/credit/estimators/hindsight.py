@@ -14,7 +14,7 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.pooling import action_key, recorded_keys
-from trajrec.replay.credit.results.estimates import Credit, Estimate
+from trajrec.replay.credit.results.estimates import CreditTable, Estimate
 from trajrec.replay.forks.policies import policy_id
 from trajrec.statistics.intervals import Array
 
@@ -22,9 +22,9 @@ Method = Literal["hca", "cocoa", "rudder"]
 RESAMPLES = 200
 
 
-def hindsight(
+def hindsight_credit(
     episodes: Sequence[Episode], policy: Any, method: Method = "cocoa", *, root: int = 0
-) -> list[Credit]:
+) -> list[CreditTable]:
     """Estimate the credit of steps by what is known of them afterwards.
 
     Args:
@@ -76,7 +76,7 @@ def hindsight(
                 )
             )
             at += 1
-        found.append(Credit("", episode.id, policy_id(policy), rows))
+        found.append(CreditTable("", episode.id, policy_id(policy), rows))
     return found
 
 
@@ -95,11 +95,11 @@ class _Steps:
         for number, (episode, keys) in enumerate(
             zip(episodes, recorded_keys(episodes), strict=True)
         ):
-            rewards = np.array([float(r) for r in episode.reward_list])
+            rewards = np.array([float(r) for r in episode.reward_values])
             to_go = rewards[::-1].cumsum()[::-1]
             start = len(columns)
             for k, (key, action, observation) in enumerate(
-                zip(keys, episode.actions, episode.observation_list, strict=False)
+                zip(keys, episode.actions, episode.observation_values, strict=False)
             ):
                 dist = policy.dist(observation) if hasattr(policy, "dist") else None
                 if dist is None:

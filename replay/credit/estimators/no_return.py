@@ -8,11 +8,11 @@ from typing import Any, Unpack
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.advantage import is_over, recorded_actions, recorded_rewards
 from trajrec.replay.credit.estimators.decisive import CONFIRM
-from trajrec.replay.credit.results.estimates import Arm, Credit, Estimate
-from trajrec.replay.credit.results.store import finish, labelled
-from trajrec.replay.credit.sampling.options import How, Setting
+from trajrec.replay.credit.results.estimates import Arm, CreditTable, Estimate
+from trajrec.replay.credit.results.store import make_table, with_estimand_note
+from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout, Script
-from trajrec.replay.credit.sampling.sampler import Probe, Prober
+from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics import intervals
 
 ABRUPT = 0.2
@@ -20,7 +20,7 @@ ABRUPT = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class NoReturn:
+class PointOfNoReturn:
     """Where a failed episode could no longer be won.
 
     Attributes:
@@ -39,7 +39,7 @@ class NoReturn:
     after: Estimate
     kept: Estimate | None
     action: Any
-    table: Credit
+    table: CreditTable
 
     def __str__(self) -> str:
         if self.step is None:
@@ -62,8 +62,8 @@ class NoReturn:
 
 
 def point_of_no_return(
-    episode: Episode, policy: Any, *, n: int = 32, **how: Unpack[How]
-) -> NoReturn:
+    episode: Episode, policy: Any, *, n: int = 32, **how: Unpack[RolloutOptions]
+) -> PointOfNoReturn:
     """Find the step from which a failed episode could no longer be won, by bisection: n log2(T) rollouts.
 
     Args:
@@ -78,7 +78,7 @@ def point_of_no_return(
     """
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n!r}")
-    with Prober(episode, Setting.of(policy, how)) as prober:
+    with Sampler(episode, RolloutConfig.of(policy, how)) as prober:
         if _is_won(prober):
             why = (
                 ""
@@ -96,7 +96,7 @@ def point_of_no_return(
             universes = prober.setting.noise.universes(
                 n, f"{step}/{'action' if script else 'value'}/{first}", first
             )
-            return prober.run([Probe(step, universes, script)])[0]
+            return prober.run([SampleRequest(step, universes, script)])[0]
 
         def wins(step: int, first: int = 0) -> bool:
             rollouts = roll(step, first)
@@ -127,7 +127,7 @@ def point_of_no_return(
                 estimand="P(won) with the action of the step",
             )
         lost_from = hi if has_chance else None
-        table = finish(
+        table = make_table(
             prober,
             [*rows, *([kept] if kept else [])],
             arms,
@@ -135,11 +135,14 @@ def point_of_no_return(
             notes=[f"no return from step {lost_from}"],
         )
         kept = table.of("kept")[0] if kept else None
-        before, after = labelled(_row(lo, found[lo], prober), prober), labelled(after, prober)
-        return NoReturn(lost_from, table[0], before, after, kept, actions.get(hi - 1), table)
+        before, after = (
+            with_estimand_note(_row(lo, found[lo], prober), prober),
+            with_estimand_note(after, prober),
+        )
+        return PointOfNoReturn(lost_from, table[0], before, after, kept, actions.get(hi - 1), table)
 
 
-def _is_won(prober: Prober) -> bool:
+def _is_won(prober: Sampler) -> bool:
     """Say whether the episode was won.
 
     Raises:
@@ -156,7 +159,7 @@ def _is_won(prober: Prober) -> bool:
     return sum(rewards) > 0
 
 
-def _row(step: int, rollouts: list[Rollout], prober: Prober) -> Estimate:
+def _row(step: int, rollouts: list[Rollout], prober: Sampler) -> Estimate:
     arm = Arm.of(rollouts, by_score=prober.by_score)
     found = (
         intervals.wilson((arm.known > 0).astype(float))
@@ -176,7 +179,7 @@ def _row(step: int, rollouts: list[Rollout], prober: Prober) -> Estimate:
     )
 
 
-def _end(step: int, prober: Prober) -> Estimate:
+def _end(step: int, prober: Sampler) -> Estimate:
     return Estimate(
         step,
         0.0,

@@ -13,24 +13,24 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.advantage import lost_note, recorded_actions
-from trajrec.replay.credit.results.estimates import Arm, Budget, Credit, Estimate, Meter
-from trajrec.replay.credit.results.store import finish
-from trajrec.replay.credit.sampling.options import How, Setting
+from trajrec.replay.credit.results.estimates import Arm, Budget, CreditTable, Estimate, Meter
+from trajrec.replay.credit.results.store import make_table
+from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Probe, Prober
+from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics.intervals import LEVEL, Array, t_quantile
 from trajrec.values import codec
 
 
-def pooled(
+def pooled_advantages(
     episodes: Iterable[Episode],
     policy: Any,
     *,
     n: int = 16,
     by: Literal["state", "state and step"] = "state",
     budget: Budget | None = None,
-    **how: Unpack[How],
-) -> list[Credit]:
+    **how: Unpack[RolloutOptions],
+) -> list[CreditTable]:
     """Estimate the advantages of all steps of some episodes from one table of what came of each action in each state.
 
     Args:
@@ -58,7 +58,7 @@ def pooled(
         raise ValueError(
             "visits are pooled by the whole state, and not by what the agent knows of it: take scan() instead"
         )
-    setting = Setting.of(policy, {**how, "noise": "fresh"}, keeps_visits=True)
+    setting = RolloutConfig.of(policy, {**how, "noise": "fresh"}, keeps_visits=True)
     meter, table = Meter(budget), _Table(by, setting.gamma, by_score=setting.check is not None)
     pools = [_Pool(episode, number, setting) for number, episode in enumerate(episodes)]
     for part in meter.rounds(n, "rollouts a step"):
@@ -71,12 +71,12 @@ def pooled(
 class _Pool:
     """What one episode adds to the table: rollouts from each of its steps."""
 
-    def __init__(self, episode: Episode, number: int, setting: Setting) -> None:
-        if episode.is_agents:
+    def __init__(self, episode: Episode, number: int, setting: RolloutConfig) -> None:
+        if episode.is_agent_episode:
             raise ValueError(
                 f"episode {episode.id} is an agent's: states of worlds are not pooled, take scan() instead"
             )
-        self._prober, self._number = Prober(episode, setting), number
+        self._prober, self._number = Sampler(episode, setting), number
         self._actions = sorted(recorded_actions(episode).items())
         self._rollouts: dict[tuple[int, str], list[Rollout]] = {}
         self._places: dict[int, Hashable] = {}
@@ -88,8 +88,8 @@ class _Pool:
         for step, action in self._actions:
             place = f"{self._number}/{step}"
             others = universes(len(part) - n, f"{place}/value", part.start - first)
-            probes[step, "value"] = Probe(step, others)
-            probes[step, "action"] = Probe(
+            probes[step, "value"] = SampleRequest(step, others)
+            probes[step, "action"] = SampleRequest(
                 step, universes(n, f"{place}/action", first), ((step, action),)
             )
         added = []
@@ -107,7 +107,7 @@ class _Pool:
                 self._rollouts.setdefault((step, kind), []).append(added[-1])
         return added
 
-    def credit(self, table: _Table, how: How, notes: Sequence[str]) -> Credit:
+    def credit(self, table: _Table, how: RolloutOptions, notes: Sequence[str]) -> CreditTable:
         """Return the rows of the episode, and keep them."""
         rows = []
         arms = {
@@ -152,7 +152,7 @@ class _Pool:
                 )
             )
         kept = [(step, kind, some) for (step, kind), some in self._rollouts.items()]
-        return finish(
+        return make_table(
             self._prober, rows, kept, how, notes=[*notes, *lost_note(list(arms.values()))]
         )
 
@@ -334,7 +334,7 @@ def recorded_keys(episodes: Sequence[Episode]) -> list[list[Hashable]]:
             found.append(
                 [
                     codec.encode(obs, canonical=True)
-                    for obs in episode.observation_list[: len(episode.actions)]
+                    for obs in episode.observation_values[: len(episode.actions)]
                 ]
             )
     return found

@@ -13,23 +13,23 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.advantage import recorded_actions
-from trajrec.replay.credit.results.estimates import Arm, Budget, Credit, Estimate, Meter
-from trajrec.replay.credit.results.store import finish
-from trajrec.replay.credit.sampling.options import How, Setting
+from trajrec.replay.credit.results.estimates import Arm, Budget, CreditTable, Estimate, Meter
+from trajrec.replay.credit.results.store import make_table
+from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Probe, Prober
+from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics import intervals
 
 
-def shapley(
+def shapley_values(
     episode: Episode,
     policy: Any,
     *,
     segments: Sequence[Iterable[int]] | None = None,
     m: int = 64,
     budget: Budget | None = None,
-    **how: Unpack[How],
-) -> Credit:
+    **how: Unpack[RolloutOptions],
+) -> CreditTable:
     """Estimate the Shapley value of each step, or of each segment, by random orders and their reverses.
 
     Args:
@@ -59,14 +59,14 @@ def shapley(
             raise IndexError(
                 f"a segment must have steps of the episode, {steps.start} to {steps.stop - 1}, got {group}"
             )
-    with Prober(episode, Setting.of(policy, how)) as prober:
+    with Sampler(episode, RolloutConfig.of(policy, how)) as prober:
         return _Game(prober, groups).play(m, Meter(budget), how)
 
 
 class _Game:
     """The hold-or-redraw game of one episode."""
 
-    def __init__(self, prober: Prober, groups: list[tuple[int, ...]]) -> None:
+    def __init__(self, prober: Sampler, groups: list[tuple[int, ...]]) -> None:
         self._prober, self._groups, self._episode = prober, groups, prober.episode
         self._actions = recorded_actions(self._episode)
         self._free = set(range(self._episode.first_step, self._episode.n_steps)) - {
@@ -74,7 +74,7 @@ class _Game:
         }
         self._by_score = prober.by_score
 
-    def play(self, m: int, meter: Meter, how: How) -> Credit:
+    def play(self, m: int, meter: Meter, how: RolloutOptions) -> CreditTable:
         n, root = len(self._groups), self._prober.setting.noise.root
         rng = np.random.default_rng([root, 5])
         pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
@@ -113,9 +113,9 @@ class _Game:
                 f"{n_lost} pairs of orders had a rollout that came to nothing, and count for nothing"
             )
         rows = self._rows(np.array(pairs).reshape(-1, n), kept)
-        return finish(self._prober, rows, kept, how, notes=notes)
+        return make_table(self._prober, rows, kept, how, notes=notes)
 
-    def _probes(self, order: list[int], number: int) -> list[Probe]:
+    def _probes(self, order: list[int], number: int) -> list[SampleRequest]:
         """Return the rollouts of one order: none held, then one group more each time; all in one universe."""
         universes = self._prober.setting.noise.universes(1, f"shapley/{number}", number)
         held: set[int] = set(self._free)
@@ -125,7 +125,7 @@ class _Game:
             script = tuple(
                 (step, self._actions[step]) for step in sorted(held) if step in self._actions
             )
-            probes.append(Probe(self._episode.first_step, universes, script))
+            probes.append(SampleRequest(self._episode.first_step, universes, script))
         return probes
 
     def _rows(self, pairs: Any, kept: list[tuple[int, str, Sequence[Rollout]]]) -> list[Estimate]:

@@ -187,7 +187,7 @@ class Arm(NamedTuple):
         return int(np.isnan(self.values).sum())
 
 
-class Split(NamedTuple):
+class SkillLuckSplit(NamedTuple):
     """Where the return of an episode came from: R - V(s0) = skill + luck.
 
     Attributes:
@@ -213,7 +213,7 @@ class Split(NamedTuple):
 
 
 @dataclass
-class Credit(Sequence[Estimate]):
+class CreditTable(Sequence[Estimate]):
     """What a run found: estimates in the order of steps.
 
     Attributes:
@@ -236,7 +236,7 @@ class Credit(Sequence[Estimate]):
     noise: str = "none"
     root: int = 0
     level: str = ""
-    split: Split | None = None
+    split: SkillLuckSplit | None = None
     notes: tuple[str, ...] = ()
     arms: list[tuple[int, str, Sequence[Rollout]]] = field(default_factory=list, repr=False)
 

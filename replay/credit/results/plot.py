@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trajrec.errors import MissingPackageError
-from trajrec.replay.credit.results.estimates import Credit, Estimate
+from trajrec.replay.credit.results.estimates import CreditTable, Estimate
 from trajrec.replay.html import page
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _BLUE, _RED, _GREEN, _GREY = "#2b6cb0", "#c53030", "#2f855a", "#a0aec0"
 
 
-def plot(credit: Credit, file: str | Path, *, marked: int | None = None, title: str = "") -> Path:
+def plot(
+    credit: CreditTable, file: str | Path, *, marked: int | None = None, title: str = ""
+) -> Path:
     """Draw a table of credit.
 
     Args:
@@ -66,7 +68,7 @@ def can_plot(file: str | Path) -> Path:
     return path
 
 
-def _figure(credit: Credit, marked: int | None, title: str) -> Figure:
+def _figure(credit: CreditTable, marked: int | None, title: str) -> Figure:
     from matplotlib.figure import Figure  # an extra, and half a second
 
     values = credit.of("value")
@@ -121,7 +123,7 @@ def _draw_values(panel: Any, rows: list[Estimate]) -> None:
     panel.set_ylabel("value of the state")
 
 
-def _draw_parts(panel: Any, credit: Credit, names: list[str]) -> None:
+def _draw_parts(panel: Any, credit: CreditTable, names: list[str]) -> None:
     """Draw bars: of skill by its sign, of luck beside it."""
     panel.axhline(0, color="black", linewidth=0.6)
     width = 0.8 / len(names)
@@ -156,7 +158,7 @@ def _draw_parts(panel: Any, credit: Credit, names: list[str]) -> None:
         panel.legend(handles=keys, fontsize=8, frameon=False, ncols=len(keys), loc="best")
 
 
-def _page(credit: Credit, svg: str, title: str) -> str:
+def _page(credit: CreditTable, svg: str, title: str) -> str:
     """Return a page with the picture and every number in it."""
     said = [
         f"policy {credit.policy_id}, {credit.noise} noise, {credit.env_steps} steps of the environment"

@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 
 from trajrec.log.events import CreditRun
-from trajrec.recording.event_log import sink_of
-from trajrec.replay.credit.results.estimates import Credit, Estimate, Split
-from trajrec.replay.credit.sampling.options import How
+from trajrec.recording.event_log import open_event_log
+from trajrec.replay.credit.results.estimates import CreditTable, Estimate, SkillLuckSplit
+from trajrec.replay.credit.sampling.options import RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Prober
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import policy_id
 from trajrec.values import codec
 
 Arms = Sequence[tuple[int, str, Sequence[Rollout]]]
 
 
-def finish(
-    prober: Prober,
+def make_table(
+    prober: Sampler,
     rows: list[Estimate],
     arms: Arms,
-    how: How,
+    how: RolloutOptions,
     *,
-    split: Split | None = None,
+    split: SkillLuckSplit | None = None,
     notes: Sequence[str] = (),
-) -> Credit:
+) -> CreditTable:
     """Return what a run found, and append it to the corpus.
 
     Args:
@@ -47,7 +47,7 @@ def finish(
         LogWriteError: The corpus cannot be written.
     """
     notes = list(notes)
-    rows = [labelled(row, prober) for row in rows]
+    rows = [with_estimand_note(row, prober) for row in rows]
     if prober.setting.resample_hidden is not None:
         notes.append(
             "what the agent had not seen was drawn anew in each rollout: values are of what it knew"
@@ -60,7 +60,7 @@ def finish(
         notes.append(
             "there is randomness that no universe can be given: the noise is fresh, whatever was asked for"
         )
-    found = Credit(
+    found = CreditTable(
         secrets.token_hex(8),
         prober.episode.id,
         policy_id(prober.setting.policy),
@@ -74,18 +74,18 @@ def finish(
     )
     folder = how.get("folder", "beside")
     if folder is not None:
-        keep(found, prober.episode.path.parent if folder == "beside" else Path(folder))
+        append_run(found, prober.episode.path.parent if folder == "beside" else Path(folder))
     return found
 
 
-def labelled(row: Estimate, prober: Prober) -> Estimate:
+def with_estimand_note(row: Estimate, prober: Sampler) -> Estimate:
     """Return an estimate that says what it is given, where that is not the whole state."""
     if prober.setting.resample_hidden is None:
         return row
     return replace(row, estimand=f"{row.estimand}; given what had been seen")
 
 
-def keep(credit: Credit, folder: Path) -> None:
+def append_run(credit: CreditTable, folder: Path) -> None:
     """Append a run to a folder's logs."""
     rows = credit.estimates
     columns: dict[str, Any] = {
@@ -119,7 +119,7 @@ def keep(credit: Credit, folder: Path) -> None:
         },
         "status": [r.status for _, _, r in flat],
     }
-    sink = sink_of(folder, "raise", "process")
+    sink = open_event_log(folder, "raise", "process")
     sink.add(
         CreditRun(
             -1,

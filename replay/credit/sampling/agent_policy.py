@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
-from trajrec.agents.context import CURRENT
+from trajrec.agents.context import current_episode
 from trajrec.agents.counters import Exceptions, Steps, Tries
 from trajrec.agents.redaction import Redactor, differences
 from trajrec.agents.streams import Stream, record_stream
-from trajrec.errors import AgentChangedError
+from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Tool, Verdict
 from trajrec.replay.credit.sampling.context import (
+    Answers,
     Call,
     Context,
-    Made,
-    Said,
-    Told,
+    RecordedAnswer,
+    ToolCall,
     calls_of,
     request_digest,
     told_key,
 )
 from trajrec.values import codec
-from trajrec.values.objects import RecordedStream, as_exception, as_objects, given, raised
+from trajrec.values.objects import RecordedStream, as_exception, given, raised, rehydrate
 
 _REPLACED = "a call was put in the place of what it asked for: what would have been said with it is not known"
 _OPEN = "it was still being answered when the agent went on to a call: what would have been said is not known"
@@ -66,17 +66,17 @@ class AgentPolicy:
         self.id = (
             id or f"{agent.__module__}:{getattr(agent, '__qualname__', type(agent).__qualname__)}"
         )
-        self._told: Told | None = None
+        self._told: Answers | None = None
 
     def reset(self) -> None:
         """Forget what was said; what the recording has is known again."""
         self._told = None
 
-    def snapshot(self) -> Told | None:
+    def snapshot(self) -> Answers | None:
         """Return what was said so far; None where that is what the recording has."""
         return None if self._told is None else _copied(self._told)
 
-    def restore(self, told: Told | None) -> None:
+    def restore(self, told: Answers | None) -> None:
         """Take back what `snapshot` returned."""
         self._told = None if told is None else _copied(told)
 
@@ -88,16 +88,16 @@ class AgentPolicy:
         """Note an action that it was not asked for: what was said with it is known where it is the recorded one, or another
         agent's."""
         if isinstance(action, _Step):
-            self._told = action.lend()
+            self._told = action.hand_over()
             return
         if action is None:
             return  # it is over: nothing more is asked
         told, recorded = self._at(context), context.recorded
         is_as_then = recorded is not None and told_key(told) == told_key(
-            recorded.told(context.step)
+            recorded.answers_before(context.step)
         )
         if recorded is not None and is_as_then and recorded.did(context, calls_of(action)):
-            self._told = recorded.told(context.step + 1)
+            self._told = recorded.answers_before(context.step + 1)
         elif any(told.values()) or (recorded is not None and recorded.has_told):
             self._told = {kind: [*rows, _REPLACED] for kind, rows in told.items()}
 
@@ -105,20 +105,20 @@ class AgentPolicy:
         """Return the agent's next step; None when it is done.
 
         Raises:
-            AgentChangedError: It does not do what was done.
+            AgentDivergedError: It does not do what was done.
         """
         step = _Step(self._agent, self._at(context))
         self._told = step.told
         return step if step.go_on(context) else None
 
-    def _at(self, context: Context) -> Told:
+    def _at(self, context: Context) -> Answers:
         """Return what was said up to a context."""
         if self._told is not None:
             return self._told
         return (
             {"model": [], "effect": []}
             if context.recorded is None
-            else context.recorded.told(context.step)
+            else context.recorded.answers_before(context.step)
         )
 
 
@@ -142,7 +142,7 @@ class _Step(list[Call]):
         "told",
     )
 
-    def __init__(self, agent: Callable[[Any], Any], told: Told) -> None:
+    def __init__(self, agent: Callable[[Any], Any], told: Answers) -> None:
         super().__init__()
         self._agent, self.told, self.outside = agent, _copied(told), frozenset[str]()
         self._n_before = {kind: len(rows) for kind, rows in told.items()}
@@ -166,10 +166,10 @@ class _Step(list[Call]):
     def go_on(self, context: Context) -> bool:
         """Run the agent to its next call; say whether it did anything that is of this step."""
         # What was said before this step was compared when it began.
-        episode = _Answered(
+        episode = _PlaybackEpisode(
             context, self.told, self._number, {} if self._number is None else self._n_before
         )
-        outer = CURRENT.set(episode)
+        outer = current_episode.set(episode)
         try:
             try:
                 self._agent(episode)
@@ -187,7 +187,7 @@ class _Step(list[Call]):
                     else RuntimeError(f"the agent's loop left by {exc!r}")
                 )
         finally:
-            CURRENT.reset(outer)
+            current_episode.reset(outer)
             for kind, rows in episode.told.items():
                 self.told[kind][:] = rows
         if episode.changed is not None:
@@ -197,10 +197,10 @@ class _Step(list[Call]):
         if episode.asked is not None:
             self.append(episode.asked)
         if self._is_lent:
-            self.lend()
+            self.hand_over()
         return self._number is not None or self._error is not None
 
-    def lend(self) -> Told:
+    def hand_over(self) -> Answers:
         """Let another agent go on from here, whatever itself would have asked in this step; return what was said to it."""
         self._is_lent = True
         for kind, rows in self.told.items():
@@ -211,11 +211,11 @@ class _Step(list[Call]):
         return self.told
 
 
-class _LeftError(BaseException):
+class _StopAgent(BaseException):
     """What comes next has no answer yet, or is not to be asked. Not an Exception: agents catch those."""
 
 
-class _Answered:
+class _PlaybackEpisode:
     """An episode that answers what was asked before, up to the first call that was not made yet.
 
     Args:
@@ -236,10 +236,10 @@ class _Answered:
     world = None
 
     def __init__(
-        self, context: Context, told: Told, number: int | None, n_compared: dict[str, int]
+        self, context: Context, told: Answers, number: int | None, n_compared: dict[str, int]
     ) -> None:
         self.id = "" if context.recorded is None else context.recorded.id
-        self.goal, self._made, self._n = as_objects(context.goal), context.made, 0
+        self.goal, self._made, self._n = rehydrate(context.goal), context.made, 0
         self.told, self.number, self._n_asked = _copied(told), number, dict.fromkeys(told, 0)
         self.asked: Call | None = None
         self._n_compared = n_compared
@@ -247,10 +247,10 @@ class _Answered:
         self.outside: set[str] = set()
         self._redactor = Redactor() if context.recorded is None else context.recorded.redactor
         self._steps = Steps()
-        self._streams: list[tuple[list[Said | str], int, Stream]] = []
+        self._streams: list[tuple[list[RecordedAnswer | str], int, Stream]] = []
         self._given: list[Coroutine[Any, Any, Any]] = []
 
-    changed: AgentChangedError | None
+    changed: AgentDivergedError | None
 
     @property
     def n_steps(self) -> int:
@@ -268,7 +268,7 @@ class _Answered:
         call_id: str = "",
         run: Callable[[], Any] | None = None,
     ) -> Any:
-        self._stay()
+        self._check_running()
         place = self._steps.place_call()
         if run is not None:
             self.outside.add(tool)
@@ -285,9 +285,9 @@ class _Answered:
         if made.error:
             type_name, _, message = made.error.partition(": ")
             return self._awaitable(raised(as_exception(type_name, message), made.is_async))
-        return self._awaitable(given(as_objects(made.result), made.is_async))
+        return self._awaitable(given(rehydrate(made.result), made.is_async))
 
-    def _check_call(self, made: Made, tool: str, arguments: dict[str, Any]) -> None:
+    def _check_call(self, made: ToolCall, tool: str, arguments: dict[str, Any]) -> None:
         if codec.encode([made.tool, made.arguments], opaque=True) == codec.encode(
             [tool, arguments], opaque=True
         ):
@@ -308,13 +308,13 @@ class _Answered:
         return recorded
 
     def model(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        self._stay()
+        self._check_running()
         with self._steps.lock:
             self._steps.place_model()
         return self._ask("model", request_of(args, kwargs), lambda: function(*args, **kwargs))
 
     def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
-        self._stay()
+        self._check_running()
         return self._ask("effect", {"name": name, "arguments": list(args)}, lambda: function(*args))
 
     def _ask(self, kind: str, request: Any, ask: Callable[[], Any]) -> Any:
@@ -332,7 +332,7 @@ class _Answered:
             self._check_request(f"{kind} request {n} of the agent", said, request)
         error = as_exception(said.error_type, said.message) if said.error_type else None
         if said.is_streamed:
-            pieces: Any = as_objects(codec.decode(said.answer or codec.encode([])))
+            pieces: Any = rehydrate(codec.decode(said.answer or codec.encode([])))
             beyond = self._beyond(f"{kind} request {n} of the agent") if said.is_left else ()
             return self._awaitable(
                 given(RecordedStream(itertools.chain(pieces, beyond), error), said.is_async)
@@ -340,10 +340,10 @@ class _Answered:
         if error is not None:
             return self._awaitable(raised(error, said.is_async))
         return self._awaitable(
-            given(as_objects(codec.decode(said.answer or codec.encode(None))), said.is_async)
+            given(rehydrate(codec.decode(said.answer or codec.encode(None))), said.is_async)
         )
 
-    def _check_request(self, which: str, said: Said, request: Any) -> None:
+    def _check_request(self, which: str, said: RecordedAnswer, request: Any) -> None:
         data = self._redactor.encode(request)[0]  # as the recorder kept it
         if said.request == request_digest(data):
             return
@@ -358,20 +358,24 @@ class _Answered:
 
     def _beyond(self, which: str) -> Iterator[Any]:
         """Tell an agent that reads a stream further than it had when it made a call; nothing is known of that."""
-        self._stay()
+        self._check_running()
         raise self._change(
             f"{which}: its answer was streamed, and closed when the agent made a call; now it reads on"
         )
         yield
 
-    def _ask_now(self, rows: list[Said | str], request: bytes, ask: Callable[[], Any]) -> Any:
+    def _ask_now(
+        self, rows: list[RecordedAnswer | str], request: bytes, ask: Callable[[], Any]
+    ) -> Any:
         n, is_async = len(rows), False
         rows.append(_OPEN)
 
         def said(answer: Any, exc: BaseException | None, is_streamed: bool) -> None:
             data = codec.encode(answer, opaque=True) if exc is None or is_streamed else None
             error = ("", "") if exc is None else (codec.type_name(exc), str(exc))
-            rows[n] = Said.of(request, data, error, is_streamed=is_streamed, is_async=is_async)
+            rows[n] = RecordedAnswer.of(
+                request, data, error, is_streamed=is_streamed, is_async=is_async
+            )
 
         def came(answer: Any) -> Any:
             found = record_stream(answer, said)
@@ -397,7 +401,7 @@ class _Answered:
     def step(self) -> contextlib.AbstractContextManager[int]:
         return self._steps.grouped()
 
-    def retrying(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
+    def attempts(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         return Tries(plan, 0.0, on)
 
     def describe(self, tool: Tool) -> None:
@@ -416,7 +420,7 @@ class _Answered:
         for rows, n, stream in self._streams:
             if stream.leave():
                 said = rows[n]
-                assert isinstance(said, Said)
+                assert isinstance(said, RecordedAnswer)
                 rows[n] = said._replace(is_left=True)
 
     def _is_of_this_step(self, step: int) -> bool:
@@ -425,19 +429,19 @@ class _Answered:
             self.number = step
         return step == self.number
 
-    def _stay(self) -> None:
+    def _check_running(self) -> None:
         """Let an agent that did not leave when it was told to do nothing more."""
         if self.changed is not None:
             raise self.changed
         if self.has_left:
-            raise _LeftError
+            raise _StopAgent
 
     def _leave(self) -> None:
         self.has_left = True
-        raise _LeftError
+        raise _StopAgent
 
-    def _change(self, what: str) -> AgentChangedError:
-        self.has_left, self.changed = True, AgentChangedError(what, episode_id=self.id)
+    def _change(self, what: str) -> AgentDivergedError:
+        self.has_left, self.changed = True, AgentDivergedError(what, episode_id=self.id)
         return self.changed
 
     def _awaitable(self, value: Any) -> Any:
@@ -446,5 +450,5 @@ class _Answered:
         return value
 
 
-def _copied(told: Told) -> Told:
+def _copied(told: Answers) -> Answers:
     return {kind: list(rows) for kind, rows in told.items()}

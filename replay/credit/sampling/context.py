@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trajrec.agents.redaction import Redactor, differences
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import asked
+from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.transcript import Attempt, Transcript
 from trajrec.values import codec
 
@@ -18,7 +18,7 @@ Call = tuple[str, dict[str, Any]]
 """A tool and its arguments."""
 
 
-class Said(NamedTuple):
+class RecordedAnswer(NamedTuple):
     """What a model, or the outside, said to what.
 
     Attributes:
@@ -53,7 +53,7 @@ class Said(NamedTuple):
         is_streamed: bool = False,
         is_async: bool = False,
         recorded: Any = None,
-    ) -> Said:
+    ) -> RecordedAnswer:
         """Make one, of the request encoded."""
         digest = request_digest(request)
         key = hashlib.blake2b(
@@ -67,21 +67,21 @@ def request_digest(request: bytes) -> bytes:
     return hashlib.blake2b(request, digest_size=16).digest()
 
 
-Told = dict[str, list[Said | str]]
+Answers = dict[str, list[RecordedAnswer | str]]
 """What was said by models ("model") and the outside ("effect"), in order; a text, where nobody knows, says why."""
 
 
-def told_key(told: Told) -> bytes:
+def told_key(answers_before: Answers) -> bytes:
     """Return a digest of what was said."""
     digest = hashlib.blake2b(digest_size=16)
-    for rows in told.values():
+    for rows in answers_before.values():
         for row in rows:
             digest.update(row.encode() if isinstance(row, str) else row.key)
         digest.update(b"/")
     return digest.digest()
 
 
-class Made(NamedTuple):
+class ToolCall(NamedTuple):
     """A call that was made.
 
     Attributes:
@@ -117,11 +117,11 @@ class Context:
 
     goal: Any
     step: int
-    made: tuple[Made, ...]
+    made: tuple[ToolCall, ...]
     history_key: bytes = b""
     recorded: Recording | None = field(default=None, repr=False, compare=False)
 
-    def after(self, made: Made) -> Context:
+    def after(self, made: ToolCall) -> Context:
         """Return the context with a call more, in the same step."""
         data = codec.encode(
             [made.step, made.tool, made.arguments, made.result, made.error],
@@ -152,7 +152,7 @@ class Recording:
             set() if task is None else {row[0] for row in transcript.value(task.tools_data)}
         )
         self._begin = 0 if episode.start is None else episode.start.time_ns
-        self._models, attempts, self._effects = asked(episode)
+        self._models, attempts, self._effects = recorded_requests(episode)
         ended = [
             attempt
             for attempt in attempts
@@ -181,11 +181,11 @@ class Recording:
             was, [list(call) for call in calls]
         )
 
-    def _until(self, step: int) -> list[Made]:
+    def _until(self, step: int) -> list[ToolCall]:
         """Return the calls up to the end of a step, and all that a fork begins with."""
         return [made for k, made in enumerate(self.made) if k < self.n_before or made.step <= step]
 
-    def told(self, step: int) -> Told:
+    def answers_before(self, step: int) -> Answers:
         """Return what models and the outside said before a step."""
         return {kind: [row for at, row in rows if at < step] for kind, rows in self._told.items()}
 
@@ -195,8 +195,8 @@ class Recording:
         return any(self._told.values())
 
     @functools.cached_property
-    def _told(self) -> dict[str, list[tuple[int, Said]]]:
-        found: dict[str, list[tuple[int, Said]]] = {"model": [], "effect": []}
+    def _told(self) -> dict[str, list[tuple[int, RecordedAnswer]]]:
+        found: dict[str, list[tuple[int, RecordedAnswer]]] = {"model": [], "effect": []}
         transcript, first = self._episode.transcript, self._episode.first_step
         n_before = len(self._models) - len(transcript.model_calls)
         for k, call in enumerate(self._models):
@@ -204,18 +204,20 @@ class Recording:
             data = codec.encode(request)
             if end is None:
                 why = "builtins.TimeoutError", "the recorded model call was open when its log ended"
-                row = Said.of(data, None, why, recorded=request)
+                row = RecordedAnswer.of(data, None, why, recorded=request)
             else:
                 answer = None if end.answer_data is None else codec.encode(call.answer)
                 how = {"is_streamed": end.is_streamed, "is_async": end.is_async}
-                row = Said.of(data, answer, (end.error_type, end.message), recorded=request, **how)
+                row = RecordedAnswer.of(
+                    data, answer, (end.error_type, end.message), recorded=request, **how
+                )
             found["model"].append((first - 1 if k < n_before else call.start.step, row))
         steps = transcript.effect_steps
         steps = [first - 1] * (len(self._effects) - len(steps)) + steps
         for step, (event, of) in zip(steps, self._effects, strict=True):
             request = {"name": event.name, "arguments": of.value(event.arguments_data)}
             answer = None if event.value_data is None else codec.encode(of.value(event.value_data))
-            row = Said.of(
+            row = RecordedAnswer.of(
                 codec.encode(request), answer, (event.error_type, event.message), recorded=request
             )
             found["effect"].append((step, row))
@@ -225,7 +227,9 @@ class Recording:
         """Return when a step began; beyond the last, when that did."""
         return next((self._times[k] for k in range(step, -1, -1) if k in self._times), self._begin)
 
-    def answer(self, before: Sequence[Made], tool: str, arguments: dict[str, Any]) -> Made | None:
+    def answer(
+        self, before: Sequence[ToolCall], tool: str, arguments: dict[str, Any]
+    ) -> ToolCall | None:
         """Return what came of a call, if all before it was as recorded; None where it was never made so.
 
         By their order: which step a call belongs to, the agent alone knows.
@@ -235,7 +239,7 @@ class Recording:
         made = self.made[len(before)]
         return made if self.is_same([made.tool, made.arguments], [tool, arguments]) else None
 
-    def _are_same(self, made: Sequence[Made], recorded: Sequence[Made]) -> bool:
+    def _are_same(self, made: Sequence[ToolCall], recorded: Sequence[ToolCall]) -> bool:
         """Say whether calls, and what came of them, are the first of those that were recorded."""
         pairs = zip(made, recorded, strict=False)
         return len(made) <= len(recorded) and all(
@@ -254,11 +258,11 @@ class Recording:
         return not differences(self.redactor.plain(recorded), self.redactor.plain(now))
 
 
-def _made(attempt: Attempt) -> Made:
+def _made(attempt: Attempt) -> ToolCall:
     start, end = attempt.start, attempt.end
     assert end is not None
     error = f"{end.error_type}: {end.message}" if end.is_raised else ""
-    return Made(
+    return ToolCall(
         start.step,
         start.tool,
         attempt.arguments,

@@ -12,11 +12,11 @@ from trajrec.protocols import World
 from trajrec.replay.credit.sampling.noise import Mode, Noise
 from trajrec.replay.credit.sampling.simulator import Check, Resample
 from trajrec.replay.execute.environments import env_by, make_env, make_world, world_by
-from trajrec.replay.execute.reach import Stage, stage_of
+from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.forks.branch import Level, check_level
 
 
-class How(TypedDict, total=False):
+class RolloutOptions(TypedDict, total=False):
     """What all functions of this package that run rollouts take, by keyword.
 
     Attributes:
@@ -60,7 +60,7 @@ class How(TypedDict, total=False):
 
 
 @dataclass(frozen=True)
-class Setting:
+class RolloutConfig:
     """What all rollouts of an episode share.
 
     Attributes:
@@ -97,7 +97,7 @@ class Setting:
     progress: Callable[[int, int], None] | None = None
     keeps_visits: bool = False
 
-    def stage(self, episode: Episode) -> Stage:
+    def stage(self, episode: Episode) -> EnvHandle:
         """Make a stage for an episode."""
         record = episode.header.env
         env = (
@@ -105,7 +105,7 @@ class Setting:
             if self.make is not None
             else make_env(record, episode_id=episode.id, allow=self.allow)
         )
-        return stage_of(env, episode, self.state)
+        return env_handle(env, episode, self.state)
 
     def world(self, episode: Episode) -> World:
         """Make a world for an agent's episode."""
@@ -115,12 +115,12 @@ class Setting:
         """Return the step at which rollouts are cut: an agent's world ends nothing itself."""
         return (
             2 * episode.n_steps + 10
-            if self.max_steps is None and episode.is_agents
+            if self.max_steps is None and episode.is_agent_episode
             else self.max_steps
         )
 
     @classmethod
-    def of(cls, policy: Any, how: How, *, keeps_visits: bool = False) -> Setting:
+    def of(cls, policy: Any, how: RolloutOptions, *, keeps_visits: bool = False) -> RolloutConfig:
         """Return the setting that a caller asks for.
 
         Raises:
@@ -128,10 +128,10 @@ class Setting:
             ValueError: A value is none of those that it may be.
         """
         given: dict[str, Any] = dict(how)
-        unknown = sorted(given.keys() - How.__annotations__.keys())
+        unknown = sorted(given.keys() - RolloutOptions.__annotations__.keys())
         if unknown:
             raise TypeError(
-                f"no such keyword: {', '.join(unknown)}; there are {', '.join(How.__annotations__)}"
+                f"no such keyword: {', '.join(unknown)}; there are {', '.join(RolloutOptions.__annotations__)}"
             )
         noise = Noise(given.pop("noise", "shared"), given.pop("root", 0))
         given.pop("folder", None)

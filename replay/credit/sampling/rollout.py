@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from trajrec.errors import AgentChangedError
+from trajrec.errors import AgentDivergedError
 from trajrec.replay.credit.sampling.noise import Noise, PolicyNoise
-from trajrec.replay.credit.sampling.simulator import Ground, Resample, Unreplayable
+from trajrec.replay.credit.sampling.simulator import Resample, Simulator, UnreplayableError
 from trajrec.replay.forks.policies import Policy
 from trajrec.values import codec
 
@@ -63,7 +63,7 @@ class Rollout(NamedTuple):
         return self.status in ("unreplayable", "error")
 
 
-class _Rest(NamedTuple):
+class _Tail(NamedTuple):
     """What a rollout came to from one of its nodes on."""
 
     returned: float
@@ -73,7 +73,7 @@ class _Rest(NamedTuple):
     error: str = ""
 
 
-class Roller:
+class RolloutRunner:
     """Runs rollouts on grounds; the universes are shared out among them, and keep to theirs.
 
     Args:
@@ -89,7 +89,7 @@ class Roller:
 
     def __init__(
         self,
-        grounds: Sequence[Ground],
+        grounds: Sequence[Simulator],
         policy: Policy,
         noise: Noise,
         *,
@@ -101,7 +101,7 @@ class Roller:
     ) -> None:
         self.grounds, self.policy, self.noise = list(grounds), policy, noise
         self.gamma, self.max_steps = gamma, max_steps
-        self._memo: dict[Hashable, _Rest] | None = (
+        self._memo: dict[Hashable, _Tail] | None = (
             {} if memo and noise.mode != "fresh" and not keeps_visits else None
         )
         self._policy_noise = [PolicyNoise(noise.root) for _ in self.grounds]
@@ -160,13 +160,15 @@ class Roller:
         ]
         if not self._is_batched:
             for place in queues[0]:
-                found[place] = self._alone(0, wanted[place], script, policy)
+                found[place] = self._run_sequential(0, wanted[place], script, policy)
         else:
-            self._together(queues, wanted, script, policy, found)
+            self._run_batched(queues, wanted, script, policy, found)
         return [rollout for rollout in found if rollout is not None]
 
-    def _alone(self, lane: int, universe: int, script: Script, first: Policy | None) -> Rollout:
-        course = self._course(lane, universe, dict(script), first)
+    def _run_sequential(
+        self, lane: int, universe: int, script: Script, first: Policy | None
+    ) -> Rollout:
+        course = self._rollout(lane, universe, dict(script), first)
         act, at = self.policy.act, self._policy_noise[lane].at
         try:
             asked = next(course)
@@ -182,7 +184,7 @@ class Roller:
             rollout: Rollout = stop.value
             return rollout
 
-    def _together(
+    def _run_batched(
         self,
         queues: list[list[int]],
         wanted: list[int],
@@ -209,7 +211,7 @@ class Roller:
         def begin(lane: int) -> None:
             while queues[lane]:
                 place = queues[lane].pop(0)
-                course = self._course(lane, wanted[place], dict(script), first)
+                course = self._rollout(lane, wanted[place], dict(script), first)
                 if advance(lane, course, place, _NOTHING):
                     return
 
@@ -232,7 +234,7 @@ class Roller:
                 if not advance(lane, course, place, action):
                     begin(lane)
 
-    def _course(
+    def _rollout(
         self, lane: int, universe: int, script: Mapping[int, Any], first: Policy | None
     ) -> Generator[tuple[int, Any, Policy | None], Any, Rollout]:
         """Run one rollout: yields (step, observation, policy) where it wants an action, returns what came of it."""
@@ -266,11 +268,11 @@ class Roller:
         visits: list[tuple[int, Hashable | None, Any]] = []
         nodes: list[Hashable | None] = []
         rewards: list[float] = []
-        rest: _Rest | None = None
+        rest: _Tail | None = None
         coalesced_at, n_calls = -1, 0
         while not is_over:
             if self.max_steps is not None and step >= self.max_steps:
-                rest = _Rest(0.0, ground.score(), 0, "cut")
+                rest = _Tail(0.0, ground.score(), 0, "cut")
                 break
             ground.at(universe, step)
             node: Hashable | None = None
@@ -297,22 +299,22 @@ class Roller:
                 visits.append((step, key, action))
             try:
                 observation, reward, is_over = ground.step(action)
-            except Unreplayable as exc:
-                rest = _Rest(0.0, None, 0, "unreplayable", str(exc))
+            except UnreplayableError as exc:
+                rest = _Tail(0.0, None, 0, "unreplayable", str(exc))
                 break
-            except AgentChangedError:
+            except AgentDivergedError:
                 raise  # it says nothing of what would have come of it
             except Exception as exc:
-                rest = _Rest(0.0, None, 0, "error", f"{codec.type_name(exc)}: {exc}")
+                rest = _Tail(0.0, None, 0, "error", f"{codec.type_name(exc)}: {exc}")
                 break
             nodes.append(node)
             rewards.append(reward)
             step += 1
         if rest is None:
-            rest = _Rest(0.0, ground.score(), 0, "ended")
+            rest = _Tail(0.0, ground.score(), 0, "ended")
         # From the back, so that the sum is the same float whether or not a part of it was known.
         for node, reward in zip(reversed(nodes), reversed(rewards), strict=True):
-            rest = _Rest(
+            rest = _Tail(
                 reward + self.gamma * rest.returned,
                 rest.score,
                 rest.length + 1,

@@ -14,30 +14,30 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.context import Recording
 from trajrec.replay.credit.sampling.noise import Noise
-from trajrec.replay.credit.sampling.options import Setting
-from trajrec.replay.credit.sampling.rollout import Roller, Rollout, Script, came_out_alike
+from trajrec.replay.credit.sampling.options import RolloutConfig
+from trajrec.replay.credit.sampling.rollout import Rollout, RolloutRunner, Script, came_out_alike
 from trajrec.replay.credit.sampling.simulator import (
-    EnvGround,
-    Ground,
+    EnvSimulator,
+    OneShotSimulator,
     RecordedNoise,
-    StandingGround,
+    Simulator,
     recorded_noise,
 )
-from trajrec.replay.credit.sampling.tool_world import WorldGround
-from trajrec.replay.execute.reach import Stage, check_step
+from trajrec.replay.credit.sampling.tool_world import WorldSimulator
+from trajrec.replay.execute.reach import EnvHandle, check_step
 from trajrec.replay.forks.branch import Level
 from trajrec.replay.forks.dispatch import portable, results
-from trajrec.replay.forks.fork_server import Job, Lost
+from trajrec.replay.forks.fork_server import BranchLost, ForkJob
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.replay.forks.walker import best_level
-from trajrec.replay.processes.refs import Places, lineage
-from trajrec.replay.processes.workers import Died, map_ordered
+from trajrec.replay.processes.refs import EpisodeLoader, refs_with_ancestors
+from trajrec.replay.processes.workers import WorkerDied, map_ordered
 
 LANES = 32
 """Environments that a policy which is asked in batches has at most."""
 
 
-class Probe(NamedTuple):
+class SampleRequest(NamedTuple):
     """Rollouts from one step.
 
     Attributes:
@@ -53,7 +53,7 @@ class Probe(NamedTuple):
     policy: Any = None
 
 
-class Prober:
+class Sampler:
     """Runs probes of one episode, and counts what they cost. A context manager.
 
     Args:
@@ -66,12 +66,16 @@ class Prober:
             can be given, and the noise is fresh whatever was asked for.
     """
 
-    def __init__(self, episode: Episode, setting: Setting) -> None:
-        if episode.is_agents and setting.noise.mode == "recorded":
+    def __init__(self, episode: Episode, setting: RolloutConfig) -> None:
+        if episode.is_agent_episode and setting.noise.mode == "recorded":
             raise ValueError(
                 "an agent's world has no recorded noise: take noise='shared' or 'fresh'"
             )
-        if episode.is_agents and isinstance(setting.policy, str) and setting.policy == "random":
+        if (
+            episode.is_agent_episode
+            and isinstance(setting.policy, str)
+            and setting.policy == "random"
+        ):
             raise ValueError(
                 "an agent's world has no action space to draw from: give a function of a Context"
             )
@@ -85,11 +89,11 @@ class Prober:
         self.level: Any = setting.level
         is_seeded = getattr(setting.policy, "is_seeded", True)
         self.is_determined = (
-            not (episode.is_agents and Recording(episode).has_told)
+            not (episode.is_agent_episode and Recording(episode).has_told)
             if is_seeded is None
             else is_seeded
         )
-        self._roller: Roller | None = None
+        self._roller: RolloutRunner | None = None
         self._has_run = False
         self._memories: list[Any] | None = None
 
@@ -106,9 +110,9 @@ class Prober:
     @property
     def by_score(self) -> bool:
         """Whether rollouts are worth what a check says of their end, rather than their return."""
-        return self.setting.check is not None or self.episode.is_agents
+        return self.setting.check is not None or self.episode.is_agent_episode
 
-    def __enter__(self) -> Prober:
+    def __enter__(self) -> Sampler:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -117,7 +121,7 @@ class Prober:
                 ground.close()
             self._roller = None
 
-    def run(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+    def run(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Return the rollouts of each probe, by universe as they were asked for.
 
         Raises:
@@ -130,19 +134,19 @@ class Prober:
             return [[] for _ in probes]
         self._n_asked = self._n_run + sum(len(probe.universes) for probe in probes)
         is_apart = setting.jobs > 1 or setting.backend == "ray"
-        if self.level == "auto" and not self.episode.is_agents:
+        if self.level == "auto" and not self.episode.is_agent_episode:
             steps = sorted({probe.step for probe in probes})
             n = max(len(probe.universes) for probe in probes)
             self.level = best_level(
                 self.episode, lambda: setting.stage(self.episode), steps, n, setting.jobs
             )
         if self.level == "process":
-            if self.episode.is_agents:
+            if self.episode.is_agent_episode:
                 raise ValueError(
                     "an agent's world is reached at level 'native' or 'prefix', not by forked processes"
                 )
-            return self._by_forks(probes)
-        return self._apart(probes) if is_apart else self._here(probes)
+            return self._in_forks(probes)
+        return self._in_workers(probes) if is_apart else self._in_process(probes)
 
     def _tell(self, n: int) -> None:
         """Tell of so many more rollouts."""
@@ -161,14 +165,14 @@ class Prober:
         score = ground.score()
         return float("nan") if score is None else score
 
-    def _grounds(self) -> list[Ground]:
+    def _grounds(self) -> list[Simulator]:
         if self._roller is None:
             self._roller = make_roller(
                 self.episode, self.setting, "prefix" if self.level == "process" else self.level, ()
             )
         return self._roller.grounds
 
-    def _here(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+    def _in_process(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         roller = self._roller
         if roller is None:
             roller = self._roller = make_roller(self.episode, self.setting, self.level, probes)
@@ -197,7 +201,7 @@ class Prober:
         self.level = roller.grounds[0].level
         return found
 
-    def _apart(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+    def _in_workers(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Share the universes out: those of one meet only each other."""
         setting = self.setting
         portable(setting, "the policy, check or environment")
@@ -218,7 +222,9 @@ class Prober:
             level=self.level,
             memo=setting.memo and self.is_determined,
         )
-        work = functools.partial(_run_share, Places(), lineage(self.episode), inner)
+        work = functools.partial(
+            _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), inner
+        )
         if setting.backend == "ray":
             from trajrec.replay.processes.ray import map_on_ray
 
@@ -227,7 +233,7 @@ class Prober:
             answers = map_ordered(work, shares, n)
         merged: list[dict[int, Rollout]] = [{} for _ in probes]
         for answer in answers:
-            if isinstance(answer, Died):
+            if isinstance(answer, WorkerDied):
                 raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
             found, self.level, is_determined = answer
             self.is_determined = self.is_determined and is_determined
@@ -238,7 +244,7 @@ class Prober:
             [rollouts[u] for u in p.universes] for p, rollouts in zip(probes, merged, strict=True)
         ]
 
-    def _by_forks(self, probes: Sequence[Probe]) -> list[list[Rollout]]:
+    def _in_forks(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Fork a process for each rollout: the environment cannot be put back."""
         setting = self.setting
         portable(setting, "the policy, check or environment")
@@ -252,8 +258,8 @@ class Prober:
         )
         memories = {step: self._memory(_policy_of(setting), step) for step in wanted}
         errand = _Errand(setting, list(probes), wanted, memories, _recorded(self.episode, setting))
-        job = Job(
-            lineage(self.episode),
+        job = ForkJob(
+            refs_with_ancestors(self.episode),
             setting.make,
             setting.allow,
             setting.state,
@@ -273,7 +279,7 @@ class Prober:
         for result in results(job, 1):
             self._tell(1)
             place, which = wanted[result.step][result.index]
-            if isinstance(result, Lost):
+            if isinstance(result, BranchLost):
                 universe = probes[place].universes[which]
                 found[place].append(Rollout(universe, 0.0, None, 0, "error", -1, result.why))
                 continue
@@ -284,19 +290,21 @@ class Prober:
     def _memory(self, policy: Policy | None, step: int) -> Any:
         """Return what a policy remembers before a step, having been told of all before it."""
         remembering: Any = policy
-        if policy is None or not hasattr(policy, "snapshot") or self.episode.is_agents:
+        if policy is None or not hasattr(policy, "snapshot") or self.episode.is_agent_episode:
             return None  # an agent's context has all that there was
         if self._memories is None:
             remembering.reset()
             self._memories = [remembering.snapshot()]
-            observations = self.episode.observation_list
+            observations = self.episode.observation_values
             for observation, action in zip(observations, self.episode.actions, strict=False):
                 remembering.observe(observation, action)
                 self._memories.append(remembering.snapshot())
         return self._memories[step - self.episode.first_step]
 
 
-def make_roller(episode: Episode, setting: Setting, level: Any, probes: Sequence[Probe]) -> Roller:
+def make_roller(
+    episode: Episode, setting: RolloutConfig, level: Any, probes: Sequence[SampleRequest]
+) -> RolloutRunner:
     """Return a roller for an episode, with as many grounds as its policy is asked for at once."""
     recorded = _recorded(episode, setting)
     first = _ground(episode, setting, level, recorded)
@@ -305,7 +313,7 @@ def make_roller(episode: Episode, setting: Setting, level: Any, probes: Sequence
     if hasattr(policy, "act_batch") and not hasattr(policy, "snapshot"):
         n = min(LANES, max((len(probe.universes) for probe in probes), default=1))
         grounds += [_ground(episode, setting, level, recorded) for _ in range(n - 1)]
-    return Roller(
+    return RolloutRunner(
         grounds,
         policy,
         setting.noise,
@@ -317,10 +325,12 @@ def make_roller(episode: Episode, setting: Setting, level: Any, probes: Sequence
     )
 
 
-def _ground(episode: Episode, setting: Setting, level: Any, recorded: RecordedNoise) -> Ground:
-    if episode.is_agents:
+def _ground(
+    episode: Episode, setting: RolloutConfig, level: Any, recorded: RecordedNoise
+) -> Simulator:
+    if episode.is_agent_episode:
         by_history = not hasattr(setting.policy, "memory")
-        return WorldGround(
+        return WorldSimulator(
             episode,
             lambda: setting.world(episode),
             setting.noise,
@@ -328,13 +338,13 @@ def _ground(episode: Episode, setting: Setting, level: Any, recorded: RecordedNo
             by_history=by_history,
             is_prefix=level == "prefix",
         )
-    return EnvGround(
+    return EnvSimulator(
         episode, lambda: setting.stage(episode), level, setting.noise, setting.check, recorded
     )
 
 
-def _recorded(episode: Episode, setting: Setting) -> RecordedNoise:
-    has_noise = setting.noise.mode == "recorded" and not episode.is_agents
+def _recorded(episode: Episode, setting: RolloutConfig) -> RecordedNoise:
+    has_noise = setting.noise.mode == "recorded" and not episode.is_agent_episode
     return recorded_noise(episode, lambda: setting.stage(episode)) if has_noise else {}
 
 
@@ -342,7 +352,7 @@ def _space(ground: Any) -> Any:
     return getattr(ground, "action_space", None)
 
 
-def _policy_of(setting: Setting) -> Policy | None:
+def _policy_of(setting: RolloutConfig) -> Policy | None:
     return setting.policy if hasattr(setting.policy, "snapshot") else None
 
 
@@ -351,13 +361,13 @@ def _owner(noise: Noise, universe: int, place: int, n: int) -> int:
 
 
 def _run_share(
-    places: Places, lineage_: Any, setting: Setting, probes: list[Probe]
+    places: EpisodeLoader, lineage_: Any, setting: RolloutConfig, probes: list[SampleRequest]
 ) -> tuple[list[list[Rollout]], str, bool]:
-    with Prober(places.read(lineage_), setting) as prober:
+    with Sampler(places.read(lineage_), setting) as prober:
         return prober.run(probes), prober.level, prober.is_determined
 
 
-def _is_determined(job: Job, errand: _Errand) -> bool:
+def _is_determined(job: ForkJob, errand: _Errand) -> bool:
     """Say whether the first rollout of a job comes out the same twice, run in one process one after the other."""
     step, index = job.branches[0]
     twice = replace(
@@ -386,22 +396,28 @@ class _Rolled:
 class _Errand:
     """One rollout, in a process that was forked where it begins."""
 
-    setting: Setting
-    probes: list[Probe]
+    setting: RolloutConfig
+    probes: list[SampleRequest]
     wanted: dict[int, list[tuple[int, int]]]
     memories: dict[int, Any]
     recorded: RecordedNoise
 
     def run(
-        self, stage: Stage, episode: Episode, step: int, index: int, observation: Any, level: Level
+        self,
+        stage: EnvHandle,
+        episode: Episode,
+        step: int,
+        index: int,
+        observation: Any,
+        level: Level,
     ) -> _Rolled:
         place, which = self.wanted[step][index]
         probe, setting = self.probes[place], self.setting
-        ground = StandingGround(
+        ground = OneShotSimulator(
             episode, stage, setting.noise, setting.check, self.recorded, observation, level
         )
         policy = as_policy(setting.policy, ground.action_space)
-        roller = Roller(
+        roller = RolloutRunner(
             [ground],
             policy,
             setting.noise,

@@ -13,9 +13,9 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
 from trajrec.envstate.attributes import constants_digest, layers_of
 from trajrec.errors import ReplayError
-from trajrec.protocols import Sandboxed, Verifier
+from trajrec.protocols import SandboxedEnv, Verifier
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
-from trajrec.replay.execute.reach import Stage, check_step
+from trajrec.replay.execute.reach import EnvHandle, check_step
 from trajrec.replay.forks.branch import Level
 from trajrec.replay.forks.walker import Walker
 from trajrec.values import codec
@@ -35,11 +35,11 @@ _MADE_WITH = frozenset(("env", "spec", "_cached_spec", "_saved_kwargs", "metadat
 """Attributes of an environment and its wrappers that never change."""
 
 
-class Unreplayable(Exception):
+class UnreplayableError(Exception):
     """A branch came to what cannot be done again: it is counted, and never taken for a failure."""
 
 
-class Ground(Protocol):
+class Simulator(Protocol):
     """What rollouts run on.
 
     Attributes:
@@ -93,7 +93,7 @@ class Ground(Protocol):
         ...
 
 
-class StandingGround:
+class OneShotSimulator:
     """An environment that stands at a step, and is not put back: for one rollout, in a process of its own.
 
     Args:
@@ -112,7 +112,7 @@ class StandingGround:
     def __init__(
         self,
         episode: Episode,
-        stage: Stage,
+        stage: EnvHandle,
         noise: Noise,
         check: Check,
         recorded: RecordedNoise,
@@ -129,7 +129,7 @@ class StandingGround:
         self.observation, self.level = observation, level
         self._set(stage)
 
-    def _set(self, stage: Stage) -> None:
+    def _set(self, stage: EnvHandle) -> None:
         self._stage, self._env, self.action_space = stage, stage.env, stage.env.action_space
         self._noise = EnvNoise(stage.env, self._root)
         self.n_generators = self._noise.n_generators
@@ -187,7 +187,7 @@ class StandingGround:
         self._env.close()
 
 
-class EnvGround(StandingGround):
+class EnvSimulator(OneShotSimulator):
     """An environment that is put back as often as is asked.
 
     Args:
@@ -202,7 +202,7 @@ class EnvGround(StandingGround):
     def __init__(
         self,
         episode: Episode,
-        make: Callable[[], Stage],
+        make: Callable[[], EnvHandle],
         level: Level | Literal["auto"],
         noise: Noise,
         check: Check,
@@ -252,7 +252,7 @@ RecordedNoise = dict[int, list[Any]]
 """States of an environment's generators, by step."""
 
 
-def recorded_noise(episode: Episode, make: Callable[[], Stage]) -> RecordedNoise:
+def recorded_noise(episode: Episode, make: Callable[[], EnvHandle]) -> RecordedNoise:
     """Re-execute an episode; return the states that its environment's generators had before each step.
 
     Raises:
@@ -286,7 +286,7 @@ class _StateKey:
         generators: Ids of its generators, which are put to a universe at each step and so tell nothing.
     """
 
-    def __init__(self, stage: Stage, generators: set[int]) -> None:
+    def __init__(self, stage: EnvHandle, generators: set[int]) -> None:
         *self._layers, self._bare = layers_of(stage.env)
         # The layers are looked at one by one, wherever they are held.
         self._without = generators | set(map(id, [*self._layers, self._bare]))
@@ -295,7 +295,7 @@ class _StateKey:
             adapter.capture if adapter is not None and adapter.name in _COMPLETE else None
         )
         # What Python holds of an environment that lies elsewhere says nothing of its state.
-        self._is_known = self._capture is not None or not isinstance(self._bare, Sandboxed)
+        self._is_known = self._capture is not None or not isinstance(self._bare, SandboxedEnv)
         self._is_aside: dict[
             type, bool
         ] = {}  # functions and spaces, by their class: it is looked at at each step

@@ -11,21 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.agents.freeze import held, seed_of
+from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, SnapshotError
-from trajrec.protocols import Snapshotable, Verifier, World
+from trajrec.protocols import RestorableState, Verifier, World
 from trajrec.replay.agents.world_replay import reaches_beyond, walk_world
-from trajrec.replay.credit.sampling.context import Context, Made, Recording, calls_of
+from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, calls_of
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
-from trajrec.replay.credit.sampling.simulator import Check, Resample, Unreplayable
+from trajrec.replay.credit.sampling.simulator import Check, Resample, UnreplayableError
 from trajrec.replay.forks.branch import Level
 from trajrec.values import codec
 from trajrec.values.objects import awaited
 from trajrec.verifiers import as_verdict
 
 
-class WorldGround:
+class WorldSimulator:
     """An agent's world.
 
     Args:
@@ -63,7 +63,7 @@ class WorldGround:
             )
         self._check: Verifier = check or _own_check(self._world, episode)
         self._by_history = by_history
-        self._has_state = isinstance(self._world, Snapshotable) and not is_prefix
+        self._has_state = isinstance(self._world, RestorableState) and not is_prefix
         self.level: Level = "native" if self._has_state else "prefix"
         self._set()
         self._states: dict[int, Any] = {}
@@ -155,7 +155,7 @@ class WorldGround:
     def close(self) -> None:
         """See `Ground`."""
 
-    def _call(self, tool: str, arguments: dict[str, Any], is_outside: bool) -> Made:
+    def _call(self, tool: str, arguments: dict[str, Any], is_outside: bool) -> ToolCall:
         step, is_known = self._context.step, tool in self._effects or tool in self._recorded.tools
         # A name that nobody knows is an error of the agent's, which the world tells it.
         if is_outside or (
@@ -163,7 +163,7 @@ class WorldGround:
         ):
             known = self._recorded.answer(self._context.made, tool, arguments)
             if known is None:
-                raise Unreplayable(
+                raise UnreplayableError(
                     f"step {step}: {tool} reaches beyond the world, and was not called so when recorded"
                 )
             return known._replace(step=step)
@@ -180,8 +180,8 @@ class WorldGround:
 
                     result = asyncio.run(awaited(result))
         except Exception as exc:
-            return Made(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}", is_async)
-        return Made(
+            return ToolCall(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}", is_async)
+        return ToolCall(
             step, tool, arguments, codec.decode(codec.encode(result, opaque=True)), "", is_async
         )
 
@@ -191,8 +191,8 @@ class WorldGround:
             return contextlib.nullcontext()
         step = self._context.step
         call = sum(made.step == step for made in self._context.made)
-        return held(
-            self._recorded.time_ns(step), seed_of(seed, self._root, self._universe, step, call)
+        return frozen(
+            self._recorded.time_ns(step), derive_seed(seed, self._root, self._universe, step, call)
         )
 
 

@@ -17,7 +17,7 @@ from trajrec.corpus.index.rows import (
     when,
 )
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript, argument_changes
-from trajrec.log.events import CreditRun, EffectValue, Regrade, StateChange
+from trajrec.log.events import CreditRun, EffectValue, PostHocCheck, StateChange
 from trajrec.log.reader import LogChunk, LogReader
 from trajrec.values.codec import Plain
 from trajrec.values.json import to_json
@@ -39,7 +39,7 @@ class AgentRows:
     def add(self, chunk: LogChunk, rows: Rows) -> None:
         """Note which episodes a chunk goes on with; add what it says of episodes of other logs."""
         for event in chunk.record.events:
-            if isinstance(event, Regrade):
+            if isinstance(event, PostHocCheck):
                 rows.checks.append(check_row(event.target, event, self.log))
             elif isinstance(event, CreditRun):
                 add_credit(event, self.log, rows)
@@ -112,14 +112,14 @@ class AgentRows:
         if end is not None:
             row.ending, row.ended_at = end.ending, when(end.time_ns)
             row.terminated, row.truncated = end.terminated, end.truncated
-            row.stop_reason, row.said_done = end.stop_reason or None, end.said_done
+            row.stop_reason, row.claimed_done = end.stop_reason or None, end.claimed_done
         if episode.fork is not None:
             row.parent_id, row.fork_step = episode.fork.parent_id, episode.fork.step
         if task is not None:
-            row.task, row.within_id, row.within_step = (
+            row.task, row.caller_id, row.caller_step = (
                 task.task or None,
-                task.within_id,
-                task.within_step,
+                task.caller_id,
+                task.caller_step,
             )
             row.state_adapter = (
                 ", ".join(f"{part}: {name}" if part else name for part, name, _ in task.parts)

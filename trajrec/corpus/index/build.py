@@ -45,7 +45,7 @@ SUFFIX = ".trj"
 _EPISODE_FIELDS = [f.name for f in fields(EpisodeRow)]
 
 
-class Known(NamedTuple):
+class IndexedLog(NamedTuple):
     """What the index knows of a log."""
 
     size: int
@@ -82,22 +82,22 @@ def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
     )
 
 
-def read_known(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, Known]:
+def read_known(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, IndexedLog]:
     """Return what a schema's tables know of each log."""
     rows = con.execute(
         f"SELECT log, size_bytes, mtime_ns, n_frames, is_sealed FROM {schema}.logs"
     ).fetchall()
-    return {row[0]: Known(*row[1:]) for row in rows}
+    return {row[0]: IndexedLog(*row[1:]) for row in rows}
 
 
-def is_current(found: dict[str, os.stat_result], known: dict[str, Known]) -> bool:
+def is_current(found: dict[str, os.stat_result], known: dict[str, IndexedLog]) -> bool:
     """Say whether what is known is known of just these files as they are."""
     return found.keys() == known.keys() and not any(
         _is_changed(stat, known[log]) for log, stat in found.items()
     )
 
 
-def is_other(stat: os.stat_result, known: Known) -> bool:
+def is_replaced(stat: os.stat_result, known: IndexedLog) -> bool:
     """Say whether a file is not the one known, grown: a sealed log that changed, or one that shrank."""
     if known.is_sealed:
         return bool((stat.st_size, stat.st_mtime_ns) != (known.size, known.mtime_ns))
@@ -131,7 +131,7 @@ class Builder:
         self.replaced: set[str] = set()
         """Episodes whose rows of before do not hold any more, wherever they are."""
 
-    def update(self, found: dict[str, os.stat_result], known: dict[str, Known]) -> bool:
+    def update(self, found: dict[str, os.stat_result], known: dict[str, IndexedLog]) -> bool:
         """Read what is new or changed; say whether anything was."""
         work = [
             (log, stat, known.get(log))
@@ -162,7 +162,7 @@ class Builder:
             self._con.execute(f"DELETE FROM {self._schema}.episodes WHERE log = ?", [log])
             self._con.execute(f"DELETE FROM {self._schema}.logs WHERE log = ?", [log])
 
-    def _read(self, log: str, stat: os.stat_result, before: Known | None) -> None:
+    def _read(self, log: str, stat: os.stat_result, before: IndexedLog | None) -> None:
         try:
             reader = LogReader(self._folder / log)
         except LogError as exc:
@@ -324,11 +324,11 @@ class Builder:
         self._con.unregister("trajrec_ids")
 
 
-def _is_changed(stat: os.stat_result, known: Known | None) -> bool:
+def _is_changed(stat: os.stat_result, known: IndexedLog | None) -> bool:
     return known is None or (stat.st_size, stat.st_mtime_ns) != (known.size, known.mtime_ns)
 
 
-def _is_appended(reader: LogReader, stat: os.stat_result, before: Known) -> bool:
+def _is_appended(reader: LogReader, stat: os.stat_result, before: IndexedLog) -> bool:
     """Say whether a log only grew since: then its first frames are the ones read before."""
     if before.is_sealed or before.n_frames == 0 or len(reader.frames) < before.n_frames:
         return False

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.corpus.index.rewards import agent_rewards
-from trajrec.log.events import Regrade
+from trajrec.log.events import PostHocCheck
 from trajrec.log.fields import field_values, sparse_values
 from trajrec.log.reader import LogChunk, LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
@@ -38,7 +38,7 @@ class EpisodeRow:
     outcome: str | None = None
     task: str | None = None
     stop_reason: str | None = None
-    said_done: bool | None = None
+    claimed_done: bool | None = None
     terminated: bool | None = None
     truncated: bool | None = None
     n_failures: int = 0
@@ -49,8 +49,8 @@ class EpisodeRow:
     seed_origin: str | None = None
     parent_id: str | None = None
     fork_step: int | None = None
-    within_id: str | None = None
-    within_step: int | None = None
+    caller_id: str | None = None
+    caller_step: int | None = None
     state_adapter: str | None = None
     reset_digest: int | None = None
     interface: str | None = None
@@ -284,7 +284,7 @@ def failure_row(identifier: str, event: Failure) -> tuple[Any, ...]:
     )
 
 
-def check_row(identifier: str, event: Check | Regrade, log: str) -> tuple[Any, ...]:
+def check_row(identifier: str, event: Check | PostHocCheck, log: str) -> tuple[Any, ...]:
     """Return the row of a verdict."""
     evidence = None if event.evidence_data is None else to_json(codec.decode(event.evidence_data))
     phase = event.phase if isinstance(event, Check) else "post-hoc"

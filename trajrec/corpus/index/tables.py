@@ -62,7 +62,7 @@ EPISODES = Table(
             "success or failure by the last check with a verdict; NULL where none gave one",
         ),
         ("stop_reason", "VARCHAR", "why an agent's loop ended, as it said; NULL where unknown"),
-        ("said_done", "BOOLEAN", "whether an agent said that it was done; NULL where unknown"),
+        ("claimed_done", "BOOLEAN", "whether an agent said that it was done; NULL where unknown"),
         ("terminated", "BOOLEAN", "flag of the last step"),
         ("truncated", "BOOLEAN", "flag of the last step"),
         ("n_failures", "BIGINT", "failures recorded in it"),
@@ -78,11 +78,11 @@ EPISODES = Table(
         ("parent_id", "VARCHAR", "episode that it was forked from; NULL for a fresh rollout"),
         ("fork_step", "BIGINT", "step at which it was forked"),
         (
-            "within_id",
+            "caller_id",
             "VARCHAR",
             "episode that it was begun in, by an agent that calls another; NULL for any other",
         ),
-        ("within_step", "BIGINT", "step of that episode"),
+        ("caller_step", "BIGINT", "step of that episode"),
         ("state_adapter", "VARCHAR", "how its state was captured; NULL where it was not"),
         (
             "reset_digest",
