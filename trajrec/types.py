@@ -1,0 +1,23 @@
+"""Types that every room shares: values of the user's own, and arrays of any type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium
+
+# Values that a user's environment, agent or tool hands over. trajrec makes no claim about their type.
+Value: TypeAlias = Any
+Action: TypeAlias = Any
+Observation: TypeAlias = Any
+Info: TypeAlias = dict[str, Any]
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+FloatArray: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+# A string, so that a process which only reads logs does not import Gymnasium.
+AnyEnv: TypeAlias = "gymnasium.Env[Any, Any]"
