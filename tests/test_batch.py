@@ -248,10 +248,7 @@ def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(
         "ending: then" not in printed
     )  # a replay makes the calls of an agent; it neither ends nor rewards it
     assert "total reward: then" not in printed
-    assert (
-        command("replay", tmp_path, "--against", f"{__name__}:stingy", "--state-forced", "--json")
-        == 1
-    )
+    assert command("replay", tmp_path, "--against", f"{__name__}:stingy", "--resync", "--json") == 1
     import json
 
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

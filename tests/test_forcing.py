@@ -257,7 +257,7 @@ def test_the_command_line_has_both(
     episode = record(tmp_path, gym.make("FrozenLake-v1", is_slippery=False))
     assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0
     assert "partial" in capsys.readouterr().out
-    assert main(["replay", str(tmp_path), "--against", "FrozenLake8x8-v1", "--state-forced"]) == 1
+    assert main(["replay", str(tmp_path), "--against", "FrozenLake8x8-v1", "--resync"]) == 1
     assert "differing by themselves" in capsys.readouterr().out
     assert main(["replay", str(tmp_path), "--from", "-1"]) == 2
 

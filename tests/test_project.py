@@ -176,13 +176,33 @@ def test_modules_stay_small() -> None:
         assert len(path.read_text().splitlines()) <= 520, name
 
 
-def test_the_public_names_are_few_sorted_and_there() -> None:
-    assert len(trajrec.__all__) <= 20
-    assert trajrec.__all__ == sorted(trajrec.__all__)
-    for name in trajrec.__all__:
-        assert getattr(trajrec, name) is not None
+PACKAGES = ["trajrec", "trajrec.envs", "trajrec.replay", "trajrec.replay.credit"]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_of_a_package_resolves(package: str) -> None:
+    module = importlib.import_module(package)
+    assert len(module.__all__) <= 25
+    assert module.__all__ == sorted(module.__all__)
+    for name in module.__all__:
+        assert getattr(module, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        trajrec.nothing  # noqa: B018
+        module.nothing  # noqa: B018
+
+
+@sources
+@pytest.mark.parametrize("package", PACKAGES)
+def test_type_checkers_see_the_same_public_names(package: str) -> None:
+    module = importlib.import_module(package)
+    assert module.__file__ is not None
+    declared = {
+        alias.asname
+        for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname is not None
+    }
+    assert declared == set(module.__all__)
 
 
 DOCUMENTED = [

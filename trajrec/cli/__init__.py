@@ -195,7 +195,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="compare from this step on",
     )
     sub.add_argument(
-        "--state-forced",
+        "--resync",
         action="store_true",
         help="put the recorded state back after each step that differs",
     )

@@ -3,8 +3,8 @@
 What an environment is lies in the attributes of its layers: numbers, arrays and containers are copied, generators and native
 simulators (MuJoCo, ALE) give out and take back their state, objects of Python classes are pickled together, so that what they
 share stays shared. One whose state lies outside of this process keeps it there (`trajrec.protocols.SandboxedEnv`). An
-environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact is for a probe to prove
-(`trajrec.replay.check_determinism`), not for this module to promise.
+environment that holds something else cannot be snapshotted, which is said; and whether a snapshot is exact is for a
+probe to prove (`trajrec.replay.check_determinism`), not for this module to promise.
 """
 
 from __future__ import annotations
