@@ -1,24 +1,37 @@
-"""Checks: versioned verdicts on the state that an episode ended in."""
+"""Verifiers: functions that judge the state an episode ended in, each with an id and a version."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
 
 from trajrec.protocols import Verdict
 from trajrec.run_interface import source_digest
+from trajrec.types import Value
 
-F = TypeVar("F", bound=Callable[..., Any])
+CheckStatus = Literal["ok", "not_evaluated", "error"]
+
+
+class VerifierIdentity(NamedTuple):
+    """The id, version and family under which a verifier's verdicts are stored."""
+
+    id: str
+    version: str
+    family: str
+
+
+F = TypeVar("F", bound=Callable[..., Value])
 
 
 def verifier(*, id: str, version: str, family: str = "programmatic") -> Callable[[F], F]:
-    """Give a check its id and version.
+    """Give a verifier its id and version.
 
     Args:
-        id: What the check is called in the corpus, e.g. "refund-booked".
-        version: Raised whenever the same state may get another verdict.
-        family: What kind of verifier: "programmatic", "environmental", "judge", ...
+        id: Name of the check in the corpus, e.g. "refund-booked".
+        version: Change it whenever the same state may get another verdict.
+        family: Kind of verifier: "programmatic", "environmental", "judge", ...
 
     >>> @verifier(id="upright", version="1")
     ... def upright(env):
@@ -28,41 +41,122 @@ def verifier(*, id: str, version: str, family: str = "programmatic") -> Callable
     """
 
     def mark(function: F) -> F:
-        function.verifier_id, function.verifier_version, function.verifier_family = (  # type: ignore[attr-defined]
-            id,
-            version,
-            family,
-        )
+        # Attributes, not a wrapper: the function stays picklable, and its source has one digest.
+        function.verifier_id = id  # type: ignore[attr-defined]
+        function.verifier_version = version  # type: ignore[attr-defined]
+        function.verifier_family = family  # type: ignore[attr-defined]
         return function
 
     return mark
 
 
-def identity(check: Any) -> tuple[str, str, str]:
-    """Return id, version and family of a check; of one without, its name, "0" and "programmatic"."""
-    name = getattr(check, "__qualname__", type(check).__qualname__)
-    return (
-        getattr(check, "verifier_id", f"{getattr(check, '__module__', '?')}:{name}"),
-        str(getattr(check, "verifier_version", "0")),
-        getattr(check, "verifier_family", "programmatic"),
+def identify(verifier: object) -> VerifierIdentity:
+    """Return the identity of a verifier.
+
+    A callable without an id is identified by its module and name, with version "0".
+    """
+    name = getattr(verifier, "__qualname__", type(verifier).__qualname__)
+    default_id = f"{getattr(verifier, '__module__', '?')}:{name}"
+    return VerifierIdentity(
+        id=getattr(verifier, "verifier_id", default_id),
+        version=str(getattr(verifier, "verifier_version", "0")),
+        family=getattr(verifier, "verifier_family", "programmatic"),
     )
 
 
-def code_digest(check: Any) -> str | None:
-    """Return the BLAKE2b-128 digest of a check's source, or None where there is none."""
-    return source_digest(check if inspect.isroutine(check) else type(check))
+def code_digest(verifier: object) -> str | None:
+    """Return the BLAKE2b-128 digest of a verifier's source, or None if the source is unavailable."""
+    if callable(verifier) and inspect.isroutine(verifier):
+        return source_digest(verifier)
+    return source_digest(type(verifier))
 
 
-def as_verdict(found: Any) -> Verdict:
-    """Read what a check returned.
+@dataclass(frozen=True)
+class CheckResult:
+    """The result of one run of a verifier.
+
+    Attributes:
+        status: "ok"; "not_evaluated" if the verifier gave neither a verdict nor a score; "error"
+            if the verifier raised.
+        passed: Whether the check holds; None if the verifier could not tell or raised.
+        score: A graded result, in the verifier's own unit.
+        evidence: Plain data that the verifier returned as its reason.
+        error: The exception that the verifier raised, else None.
+    """
+
+    status: CheckStatus
+    passed: bool | None = None
+    score: float | None = None
+    evidence: Value = None
+    error: Exception | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The result without its status; empty if the verifier raised."""
+        return Verdict(passed=self.passed, score=self.score, evidence=self.evidence)
+
+    @property
+    def value(self) -> float | None:
+        """1.0 if the check passed and 0.0 if not; without a verdict the score, which may be None."""
+        return self.score if self.passed is None else float(self.passed)
+
+    def raise_if_error(self) -> CheckResult:
+        """Raise the verifier's exception again, if it raised; else return this result."""
+        if self.error is not None:
+            raise self.error
+        return self
+
+
+def run_check(verifier: Callable[..., Value], /, *subject: Value) -> CheckResult:
+    """Run a verifier and read its verdict.
+
+    Every place that runs a verifier calls this function: recorders, which store an error as the
+    verifier's own failure; replays and forks, which compare or keep the result; and credit, which
+    calls `raise_if_error` because a rollout without a verdict must not count as lost.
+
+    Args:
+        verifier: A function that returns a bool, a number (a score), None or a Verdict.
+        subject: The arguments of the verifier: usually one, the environment, the world or the
+            recorded state as plain data. The verifier must not change it.
+
+    Returns:
+        The result. An exception of the verifier is not raised: the result has it, with its
+        traceback. A return value of another type counts as such an exception (a TypeError).
+        KeyboardInterrupt and other exceptions that are no `Exception` pass through.
+
+    >>> run_check(lambda state: state["booked"], {"booked": True}).passed
+    True
+    >>> run_check(lambda state: state["booked"], {}).error
+    KeyError('booked')
+    """
+    try:
+        verdict = as_verdict(verifier(*subject))
+    except Exception as exc:
+        return CheckResult("error", error=exc)
+    said_nothing = verdict.passed is None and verdict.score is None
+    return CheckResult(
+        status="not_evaluated" if said_nothing else "ok",
+        passed=verdict.passed,
+        score=verdict.score,
+        evidence=verdict.evidence,
+    )
+
+
+def as_verdict(returned: Value) -> Verdict:
+    """Return the verdict that a verifier's return value stands for.
 
     Raises:
-        TypeError: It is neither a bool, a number, None nor a Verdict.
+        TypeError: The value is neither a bool, a number, None nor a Verdict.
     """
-    if isinstance(found, Verdict):
-        return found
-    if found is None or isinstance(found, bool) or type(found).__name__ in ("bool_", "bool"):
-        return Verdict(None if found is None else bool(found))
-    if isinstance(found, (int, float)) or hasattr(found, "__float__"):
-        return Verdict(None, score=float(found))
-    raise TypeError(f"a check must return bool, float, None or Verdict, got {type(found).__name__}")
+    if isinstance(returned, Verdict):
+        return returned
+    # NumPy's own bool, by name: NumPy 1 calls the class "bool_", and NumPy 2 "bool".
+    if isinstance(returned, bool) or type(returned).__name__ in ("bool_", "bool"):
+        return Verdict(bool(returned))
+    if returned is None:
+        return Verdict(None)
+    if isinstance(returned, (int, float)) or hasattr(returned, "__float__"):
+        return Verdict(None, score=float(returned))
+    raise TypeError(
+        f"a verifier must return bool, float, None or Verdict, got {type(returned).__name__}"
+    )

@@ -27,7 +27,7 @@ from trajrec.replay.agents.live_fork import continue_live
 from trajrec.values.diff import Change
 from trajrec.values.json import to_json
 from trajrec.values.objects import RecordedStream, as_exception, given, raised, rehydrate
-from trajrec.verifiers import identity
+from trajrec.verifiers import identify
 
 SHOWN_CHANGES = 8
 
@@ -273,7 +273,7 @@ class Rerun:
         """Return the recorded verdict of this verifier; one without a verdict where none was recorded. Live: run it."""
         if self.live is not None:
             return self.live.check(verifier, *args)
-        wanted = identity(verifier)[0]
+        wanted = identify(verifier)[0]
         found: Check | None = next(
             (check for check in self.episode.checks if check.check_id == wanted), None
         )

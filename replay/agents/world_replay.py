@@ -27,7 +27,7 @@ from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change, diff
 from trajrec.values.objects import awaited
 from trajrec.values.projection import Projection
-from trajrec.verifiers import as_verdict, identity
+from trajrec.verifiers import as_verdict, identify
 
 UNORDERED = (
     "unordered set: the same items in another order, as sets of texts come in each process; PYTHONHASHSEED=0 when recording "
@@ -388,7 +388,7 @@ class _Execution:
 
     def _run_checks(self) -> Divergence | None:
         recorded = {check.check_id: check for check in self._episode.checks if check.status == "ok"}
-        wanted = {identity(check)[0]: check for check in self._checks}
+        wanted = {identify(check)[0]: check for check in self._checks}
         if missing := sorted(recorded.keys() - wanted.keys()):
             self._notes[f"checks not run, because they were not given: {', '.join(missing)}"] = None
         for name in sorted(recorded.keys() & wanted.keys()):

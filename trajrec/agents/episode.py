@@ -30,7 +30,7 @@ from trajrec.protocols import Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
 from trajrec.tracking.parts import parts_of
 from trajrec.values import codec
-from trajrec.verifiers import as_verdict, code_digest, identity
+from trajrec.verifiers import as_verdict, code_digest, identify
 
 
 class AgentEpisode:
@@ -297,7 +297,7 @@ class AgentEpisode:
                 journal.number,
                 self.n_steps,
                 time.time_ns(),
-                *identity(verifier),
+                *identify(verifier),
                 "terminal",
                 status,  # type: ignore[arg-type]
                 verdict.passed,

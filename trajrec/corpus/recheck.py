@@ -16,7 +16,7 @@ from trajrec.log.events import PostHocCheck
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.event_log import open_event_log
 from trajrec.values import codec
-from trajrec.verifiers import as_verdict, code_digest, identity
+from trajrec.verifiers import as_verdict, code_digest, identify
 
 
 class Recheck(NamedTuple):
@@ -47,7 +47,7 @@ def recheck(
         QueryError: The condition is wrong.
         LogWriteError: The corpus cannot be written.
     """
-    check_id, version, family = identity(verifier)
+    check_id, version, family = identify(verifier)
     episodes = list(corpus.episodes(where))
     if not episodes:
         return

@@ -32,12 +32,12 @@ from trajrec.log.schema import (
     episode_id,
 )
 from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
-from trajrec.protocols import StateAdapter, Verdict, Verifier
+from trajrec.protocols import StateAdapter, Verifier
 from trajrec.recording.blocks import MisfitError
 from trajrec.recording.buffer import StepBuffer
 from trajrec.recording.provenance import describe_env, describe_runtime, hostname
 from trajrec.values import codec
-from trajrec.verifiers import as_verdict, code_digest, identity
+from trajrec.verifiers import code_digest, identify, run_check
 from trajrec.version import __version__
 
 KEYFRAME_STEPS = 8192
@@ -312,34 +312,28 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             buffer.next_block()
 
     def _run_checks(self, n_steps: int) -> None:
-        for check in self._checks:
-            check_id, version, family = identity(check)
-            verdict: Verdict | None = None
-            try:
-                verdict = as_verdict(check(self.env))
-            except (
-                Exception
-            ) as exc:  # a verifier's fault is not the episode's: it is recorded as its own
-                self._buffer.add_event(self._failure(n_steps, "check", "verifier", exc))
-            status = "error" if verdict is None else "ok"
-            if verdict is not None and verdict.passed is None and verdict.score is None:
-                status = "not_evaluated"
-            found = verdict or Verdict(None)
+        for verifier in self._checks:
+            result = run_check(verifier, self.env)
+            if result.error is not None:
+                # A fault of the verifier is not the episode's: it is recorded as the verifier's.
+                self._buffer.add_event(self._failure(n_steps, "check", "verifier", result.error))
+            identity = identify(verifier)
+            evidence = result.evidence
             self._buffer.add_event(
                 Check(
-                    self._episode,
-                    n_steps,
-                    self._clock_ns(),
-                    check_id,
-                    version,
-                    family,
-                    "terminal",
-                    status,  # type: ignore[arg-type]
-                    found.passed,
-                    found.score,
-                    None if found.evidence is None else codec.encode(found.evidence, opaque=True),
-                    code_digest(check),
-                    None if self._capture is None else codec.digest(self._capture()),
+                    episode=self._episode,
+                    step=n_steps,
+                    time_ns=self._clock_ns(),
+                    check_id=identity.id,
+                    version=identity.version,
+                    family=identity.family,
+                    phase="terminal",
+                    status=result.status,
+                    verdict=result.passed,
+                    score=result.score,
+                    evidence_data=None if evidence is None else codec.encode(evidence, opaque=True),
+                    code_digest=code_digest(verifier),
+                    state_digest=None if self._capture is None else codec.digest(self._capture()),
                 )
             )
 
