@@ -52,7 +52,7 @@ def recorded(function: Callable[..., Any], state: Any) -> tuple[float, float]:
     """Return the CPU time of a recorded call, in us, and its bytes."""
     folder = scratch_folder()
     try:
-        with trajrec.episode(folder, state=state) as ep:
+        with trajrec.episode(folder, watch=state) as ep:
             ep.tool(function, name="tool")
             begin = time.process_time()
             for k in range(CALLS):

@@ -86,7 +86,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
             return [query]
 
     with trajrec.episode(tmp_path, world=Shop(seed=7), options={"task": 0}) as ep:
-        ep.tool(Flaky(), name="search", effect="external")
+        ep.tool(Flaky(), name="search", access="external")
         with pytest.raises(ToolError):
             ep.call("refund_order", order="O1001", cents=10**6)  # step 0: too much
         with pytest.raises(ToolError):
@@ -283,14 +283,14 @@ def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(
 
 def test_state_is_followed_part_by_part_and_a_read_that_wrote_is_found(tmp_path: Path) -> None:
     accounts, inbox = {"ada": 5}, ["hello"]
-    with trajrec.episode(tmp_path, state={"accounts": accounts, "inbox": lambda: inbox}) as ep:
+    with trajrec.episode(tmp_path, watch={"accounts": accounts, "inbox": lambda: inbox}) as ep:
 
         def peek() -> int:
             inbox.pop()
             return 1
 
-        ep.tool(lambda to: accounts.update({to: 1}), name="open", effect="write")
-        ep.tool(peek, effect="read")
+        ep.tool(lambda to: accounts.update({to: 1}), name="open", access="write")
+        ep.tool(peek, access="read")
         ep.call("open", to="ben")
         ep.call("peek")
     assert rows(
@@ -336,7 +336,7 @@ def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
     def broken(_: Any) -> bool:
         raise KeyError("total")
 
-    with trajrec.episode(tmp_path, state={"a": 1}) as ep:
+    with trajrec.episode(tmp_path, watch={"a": 1}) as ep:
         assert ep.check(broken).passed is None
         assert ep.check(lambda state: state["a"] == 1).passed is True
         ep.check(
@@ -370,7 +370,7 @@ def test_nothing_is_recorded_before_the_beginning_or_after_the_end(tmp_path: Pat
     with pytest.raises(ValueError, match="has ended"):
         ep.call("one")
     with pytest.raises(ValueError, match="has ended"):
-        ep.effect("x", lambda: 1)
+        ep.side_effect("x", lambda: 1)
     with pytest.raises(ValueError, match="recorded once"):
         ep.__enter__()
     assert rows(tmp_path, "SELECT step, call FROM attempts ORDER BY ALL") == [(1, 0), (2, 0)]
@@ -636,7 +636,7 @@ def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path
 def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twice(
     tmp_path: Path,
 ) -> None:
-    with trajrec.episode(tmp_path, state={"n": [0]}) as ep:
+    with trajrec.episode(tmp_path, watch={"n": [0]}) as ep:
         ep.tool(lambda x: x, name="echo")
         ep.call("echo", x=0)
         ep._journal.flush()
@@ -684,7 +684,7 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(
         tmp_path,
         task=f"task {KEY}",
         goal=text,
-        state=state,
+        watch=state,
         interface={"base": {"api_key": PLANTED["named"]}},
         metadata=headers,
     ) as ep:
@@ -702,7 +702,7 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(
         )
         with pytest.raises(RuntimeError):
             ep.model(broken, messages=[], extra_headers=headers)
-        ep.effect("getenv", os.environ.get, "SHOP_API_TOKEN")
+        ep.side_effect("getenv", os.environ.get, "SHOP_API_TOKEN")
         ep.check(lambda _: trajrec.Verdict(True, evidence={"seen": text}))
         ep.stop(f"stopped at {KEY}")
     close_logs()
@@ -781,12 +781,12 @@ def test_what_is_held_repeats_itself_and_is_given_back() -> None:
 
 def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
-        assert ep.effect("clock", lambda: 5) == 5
+        assert ep.side_effect("clock", lambda: 5) == 5
         with pytest.raises(OSError, match="offline"):
-            ep.effect(
+            ep.side_effect(
                 "fetch", lambda url: (_ for _ in ()).throw(OSError(f"offline: {url}")), "http://x"
             )
-    clock, fetch = only(tmp_path).transcript.effects
+    clock, fetch = only(tmp_path).transcript.side_effects
     assert (clock.name, clock.error_type) == ("clock", "")
     assert (fetch.error_type, fetch.message, fetch.value_data) == (
         "builtins.OSError",

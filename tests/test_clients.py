@@ -141,7 +141,7 @@ def test_an_mcp_session_records_its_calls_and_knows_what_tools_do(tmp_path: Path
 
     first = asyncio.run(main())
     assert first == ["a note", True]
-    query = "SELECT step, tool, effect, outcome, is_raised FROM attempts ORDER BY step"
+    query = "SELECT step, tool, access, outcome, is_raised FROM attempts ORDER BY step"
     assert trajrec.open(tmp_path).sql(query).fetchall() == [
         (0, "write", "unknown", "ok", False),
         (1, "read", "read", "ok", False),

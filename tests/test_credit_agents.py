@@ -181,7 +181,7 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
         return 12.5
 
     def agent(ep: Any) -> None:
-        assert ep.effect("clock", clock) == 12.5
+        assert ep.side_effect("clock", clock) == 12.5
         for attempt in ep.attempts(3, on=TimeoutError):
             with attempt:
                 said = ep.model(flaky, messages=[{"role": "user", "content": "how much?"}])
@@ -325,7 +325,7 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
 
     def agent(ep: Any) -> None:
         ep.call("deposit", amount=100)
-        amount = ep.effect("draw", drawn.choice, [50, 150])
+        amount = ep.side_effect("draw", drawn.choice, [50, 150])
         if has_model:
             ep.model(model, messages=[str(amount)])
         ep.call("choose", amount=amount)

@@ -52,12 +52,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 checks=[solved],
                 interface=interface,
             ) as ep:
-                ep.effect("weather", lambda: "rain")
+                ep.side_effect("weather", lambda: "rain")
                 AGENTS[agent](ep, ep.world.ground_truth_calls())
-    with trajrec.episode(folder, task="stream", state={"n": [0]}) as ep:
+    with trajrec.episode(folder, task="stream", watch={"n": [0]}) as ep:
         ep.model(answer, messages=[{"role": "user", "content": "hello"}])
         list(ep.model(streamed, messages=[]))
-        ep.tool(lambda: ep._state["n"].append(1), name="peek", effect="read")
+        ep.tool(lambda: ep._watch["n"].append(1), name="peek", access="read")
         ep.call("peek")
     close_logs()
     env = trajrec.record(gym.make("CartPole-v1"), folder)

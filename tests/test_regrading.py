@@ -82,7 +82,7 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
 
 
 def test_an_episode_that_goes_on_keeps_what_was_said_of_it(tmp_path: Path) -> None:
-    with trajrec.episode(tmp_path, state={"n": 1}) as ep:
+    with trajrec.episode(tmp_path, watch={"n": 1}) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
         ep._journal.flush()

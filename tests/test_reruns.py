@@ -240,7 +240,7 @@ def test_errors_retries_streams_effects_and_checks_come_back_as_they_were(tmp_pa
         except Exception as exc:
             seen.append(str(exc))
         seen.append(list(ep.model(lambda **_: iter(["a", "b"]), messages=[])))
-        seen.append(ep.effect("dice", lambda: 4))
+        seen.append(ep.side_effect("dice", lambda: 4))
         seen.append(
             ep.check(
                 trajrec.verifier(id="ok", version="1")(lambda _: trajrec.Verdict(True, 0.5, "seen"))
@@ -336,7 +336,7 @@ def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
             log.append(text)
         return text
 
-    ep.tool(note, effect="external")
+    ep.tool(note, access="external")
     model = Model([], [], [])
     answer = ep.model(
         model.create, messages=[{"role": "user", "content": "refund O1001"}], model="m"

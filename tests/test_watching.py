@@ -137,7 +137,7 @@ def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Pat
     (tmp_path / "note.txt").write_text("hello")
     with (
         pytest.raises(TypeError, match="neither a folder nor a SQLite database"),
-        trajrec.episode(tmp_path / "runs", state=tmp_path / "note.txt"),
+        trajrec.episode(tmp_path / "runs", watch=tmp_path / "note.txt"),
     ):
         pass
 
@@ -146,7 +146,7 @@ def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(
     tmp_path: Path,
 ) -> None:
     connection = sqlite3.connect(":memory:")
-    with trajrec.episode(tmp_path, state=connection) as ep:
+    with trajrec.episode(tmp_path, watch=connection) as ep:
         ep.tool(connection.close, name="close")
         ep.call("close")
         assert ep.state_digest is None
@@ -185,7 +185,7 @@ class LinkedTill(Till):
 
 
 def watched(folder: Path, state: Any, tool: Callable[[], Any]) -> list[tuple[Any, ...]]:
-    with trajrec.episode(folder, state=state) as ep:
+    with trajrec.episode(folder, watch=state) as ep:
         ep.tool(tool, name="tool")
         ep.call("tool")
     with trajrec.open(folder) as corpus:
@@ -245,7 +245,7 @@ def test_a_dict_with_numbers_or_texts_is_one_object(tmp_path: Path, given_as: An
     ],
 )
 def test_what_can_never_change_is_refused(tmp_path: Path, state: Any, message: str) -> None:
-    with pytest.raises(TypeError, match=message), trajrec.episode(tmp_path, state=state):
+    with pytest.raises(TypeError, match=message), trajrec.episode(tmp_path, watch=state):
         pass
 
 

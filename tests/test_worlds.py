@@ -181,9 +181,9 @@ class Notes:
 
     def tools(self) -> list[Tool]:
         return [
-            Tool("note", effect="write"),
-            Tool("fetch", effect="external"),
-            Tool("later", effect="write"),
+            Tool("note", access="write"),
+            Tool("fetch", access="external"),
+            Tool("later", access="write"),
         ]
 
     def watch(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ class MultiAgentEnv(Protocol):
         ...
 
 
+Access: TypeAlias = Literal["read", "write", "external", "unknown"]
+
+
 @dataclass(frozen=True)
 class Tool:
     """What an agent may call.
@@ -89,28 +92,28 @@ class Tool:
     Attributes:
         name: Its name.
         schema: JSON schema of its arguments, an object; None where unknown.
-        effect: "read" where it only looks, "write" where it changes the world that is recorded, "external" where it reaches
-            beyond it (such a call is answered from the log at replay), "unknown".
+        access: "read" (looks only), "write" (changes the recorded world), "external" (reaches beyond
+            that world, so a replay answers the call from the log) or "unknown".
         description: What the agent is told about it.
     """
 
     name: str
     schema: dict[str, Any] | None = None
-    effect: Literal["read", "write", "external", "unknown"] = "unknown"
+    access: Access = "unknown"
     description: str = ""
 
     @classmethod
     def with_args(
         cls,
         name: str,
-        effect: Literal["read", "write", "external", "unknown"] = "unknown",
+        access: Access = "unknown",
         description: str = "",
         /,
         **types: str,
     ) -> Tool:
         """Return a tool that takes exactly these arguments, each of a JSON type.
 
-        >>> Tool.taking("get_order", "read", order="string").schema["required"]
+        >>> Tool.with_args("get_order", "read", order="string").schema["required"]
         ['order']
         """
         properties = {argument: {"type": kind} for argument, kind in types.items()}
@@ -120,7 +123,7 @@ class Tool:
             "required": list(types),
             "additionalProperties": False,
         }
-        return cls(name, schema, effect, description)
+        return cls(name, schema, access, description)
 
 
 @runtime_checkable

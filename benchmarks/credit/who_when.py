@@ -41,7 +41,7 @@ def load(folder: Path, into: Path) -> int:
                 goal=log["question"],
                 metadata={"source": path.name},
             ) as ep:
-                say = ep.tool(_said, name="say", effect="read")
+                say = ep.tool(_said, name="say", access="read")
                 for message in log["history"]:
                     say(speaker=message.get("name") or message["role"], content=message["content"])
                 ep.check(_label(log))

@@ -39,7 +39,7 @@ def continue_live(
         steps: Its count, which goes on.
         places: (step, call, attempt) of its calls that were made again: the world is brought to where they lead.
         n_models: Its model calls that were answered.
-        n_effects: Its effects that were given back.
+        n_effects: Its side effects that were given back.
         functions: Tools that are functions, with how they were given.
         folder: Where it is recorded.
         world: The world; by default the one that the log names is made.

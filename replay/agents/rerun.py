@@ -38,14 +38,14 @@ class Difference:
 
     Attributes:
         step: The step, from 0.
-        what: "model call", "tool call", "effect" or "end".
+        what: "model call", "tool call", "side effect" or "end".
         recorded: What was asked then, as plain data; None where nothing more was.
         now: What is asked now, as plain data; None where nothing more is.
         changes: What is different between the two.
     """
 
     step: int
-    what: Literal["model call", "tool call", "effect", "end"]
+    what: Literal["model call", "tool call", "side effect", "end"]
     recorded: Any
     now: Any
     changes: tuple[Change, ...] = ()
@@ -173,10 +173,10 @@ class Rerun:
         """Return what the recorded call returned, or raise what it raised."""
         return self.execute(tool, arguments)
 
-    def describe(self, tool: Tool) -> None:
+    def register_tool(self, tool: Tool) -> None:
         """Take note of what a tool is, for when the agent goes on live."""
         if self.live is not None:
-            self.live.describe(tool)
+            self.live.register_tool(tool)
 
     def execute(
         self,
@@ -248,20 +248,20 @@ class Rerun:
             return given(RecordedStream(answer, error), end.is_async)
         return given(answer, end.is_async)
 
-    def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
+    def side_effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return the value that came from outside when the episode was recorded."""
         if self.live is not None:
-            return self.live.effect(name, function, *args)
+            return self.live.side_effect(name, function, *args)
         now = {"name": name, "arguments": self._redactor.plain(list(args))}
         mark = self._steps.mark()
         if not self._effects:
-            return self._differ(self._steps.step, "effect", None, now, mark).effect(
+            return self._differ(self._steps.step, "side effect", None, now, mark).side_effect(
                 name, function, *args
             )
         event, transcript = self._effects[0]
         recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
         if differences(recorded, now):
-            return self._differ(self._steps.step, "effect", recorded, now, mark).effect(
+            return self._differ(self._steps.step, "side effect", recorded, now, mark).side_effect(
                 name, function, *args
             )
         self._effects.pop(0)

@@ -132,9 +132,9 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
     yield episode.n_steps
 
 
-def reaches_beyond(tool: str, effect: str, world_tools: Collection[str]) -> bool:
+def reaches_beyond(tool: str, access: str, world_tools: Collection[str]) -> bool:
     """Say whether a call is none that a world can make again: its tool is external, or none of the world's."""
-    return effect == "external" or tool not in world_tools
+    return access == "external" or tool not in world_tools
 
 
 def _execution(episode: Episode, world: World) -> _Execution:
@@ -306,8 +306,8 @@ class _Execution:
             ] = None
             return None
         known = {tool.name for tool in self._world.tools()}
-        if reaches_beyond(start.tool, start.effect, known):
-            is_external = start.effect == "external"
+        if reaches_beyond(start.tool, start.access, known):
+            is_external = start.access == "external"
             if start.invalid and not is_external:
                 return None  # as it was: no tool of that name
             if start.tool in self._recorded_tools and not is_external:

@@ -96,7 +96,7 @@ class _Session:
         found, episode = await self._session.list_tools(*args, **kwargs), current_episode.get()
         if episode is not None:
             for tool in found.tools:
-                episode.describe(_tool(tool))
+                episode.register_tool(_tool(tool))
         return found
 
     async def call_tool(
@@ -121,5 +121,5 @@ def _tool(tool: Any) -> Tool:
         for names in (("read_only_hint", "readOnlyHint"), ("open_world_hint", "openWorldHint"))
     )
     schema = getattr(tool, "input_schema", None) or getattr(tool, "inputSchema", None)
-    effect = "external" if is_open else "read" if reads else "unknown"
-    return Tool(tool.name, schema, effect, tool.description or "")  # type: ignore[arg-type]
+    access = "external" if is_open else "read" if reads else "unknown"
+    return Tool(tool.name, schema, access, tool.description or "")  # type: ignore[arg-type]

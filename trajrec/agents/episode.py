@@ -26,7 +26,7 @@ from trajrec.errors import UnknownToolError
 from trajrec.log.events import EffectValue, StateChange, TaskStart
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, episode_id
 from trajrec.log.writer import Durability, OnError
-from trajrec.protocols import Tool, Verdict, Verifier, World
+from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
 from trajrec.tracking.parts import parts_of
 from trajrec.values import codec
@@ -45,7 +45,7 @@ class AgentEpisode:
         goal: What the agent is asked, as plain data; by default what the world's reset returns.
         world: Where the tools act (see `World`): it is reset, and its tools are what `call` calls.
         tools: Descriptions of tools, beyond those of the world and of `tool`.
-        state: What to watch: an object, a function that returns one, a SQLite connection, the Path of a SQLite database or of a
+        watch: What to watch: an object, a function that returns one, a SQLite connection, the Path of a SQLite database or of a
             folder; or several by name. By default the world's own; False watches nothing.
         seed: For the world's reset; the recorder draws and records one where there is none.
         options: For the world's reset.
@@ -53,7 +53,7 @@ class AgentEpisode:
         interface: What the agent runs under (verifier, base, lineage, optimizer, scaffold, budget), as plain data.
         metadata: Anything else worth keeping.
         deterministic: Hold the clock at each call's own time, and seed what draws unseeded, so that a replay can do the same:
-            see `trajrec.agents.freeze.held` for what that covers.
+            see `trajrec.agents.freeze.frozen` for what that covers.
         redact: Whether secrets are kept out of the log, or what does it.
         is_error: Says of a tool's result why it is an error, None where it is none. By default `{"error": ...}` and objects
             with a true `isError` are.
@@ -74,7 +74,7 @@ class AgentEpisode:
         goal: Any = None,
         world: World | None = None,
         tools: Sequence[Tool] = (),
-        state: Any = None,
+        watch: Any = None,
         seed: int | None = None,
         options: dict[str, Any] | None = None,
         checks: Sequence[Verifier] = (),
@@ -101,7 +101,7 @@ class AgentEpisode:
         self._redactor = (
             NO_REDACTION if redact is False else Redactor() if redact is True else redact
         )
-        self._task, self._state, self._seed, self._options = task, state, seed, options
+        self._task, self._watch, self._seed, self._options = task, watch, seed, options
         self._checks, self._interface, self._metadata = tuple(checks), interface, metadata
         self._tools: dict[str, Tool] = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -183,12 +183,12 @@ class AgentEpisode:
         *,
         name: str = "",
         schema: dict[str, Any] | None = None,
-        effect: Literal["read", "write", "external", "unknown"] = "unknown",
+        access: Access = "unknown",
     ) -> Callable[..., Any]:
         """Make a function a tool: `call` knows it by its name, and what is returned records each call of it."""
         name = name or tool_name(function)
         self._functions[name] = function
-        self._tools[name] = Tool(name, schema, effect, inspect.getdoc(function) or "")
+        self._tools[name] = Tool(name, schema, access, inspect.getdoc(function) or "")
 
         def recorded(*args: Any, **kwargs: Any) -> Any:
             arguments = arguments_of(function, args, kwargs)
@@ -200,7 +200,7 @@ class AgentEpisode:
         """Call a tool: returns what it returns, raises what it raises. An async tool's result is awaited as ever."""
         return self.execute(tool, arguments)
 
-    def describe(self, tool: Tool) -> None:
+    def register_tool(self, tool: Tool) -> None:
         """Tell what a tool is that is called in another way than by the world or by `tool`."""
         self._tools[tool.name] = tool
 
@@ -252,7 +252,7 @@ class AgentEpisode:
     def attempts(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         """Try again what raises: calls and model calls within are attempts of the same, by the scaffold.
 
-            for attempt in ep.retrying(3, wait=0.5, on=TimeoutError):  # or async for
+            for attempt in ep.attempts(3, wait=0.5, on=TimeoutError):  # or async for
                 with attempt:
                     result = ep.call("search", query="lamp")
 
@@ -263,7 +263,7 @@ class AgentEpisode:
         """
         return Tries(plan, wait, on)
 
-    def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
+    def side_effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return `function(*args)`, recorded as a value that came from outside: given back when the agent is run again."""
         journal = self._running()[0]
         head = journal.number, self._steps.step, time.time_ns(), name, journal.data(list(args))
@@ -283,7 +283,7 @@ class AgentEpisode:
         """
         journal = self._running()[0]
         if not args:
-            args = (self.world if self.world is not None else self._state,)
+            args = (self.world if self.world is not None else self._watch,)
         verdict, status = Verdict(None), "ok"
         try:
             verdict = as_verdict(verifier(*args))
@@ -340,7 +340,7 @@ class AgentEpisode:
                 {tool.name: tool for tool in world.tools() if tool.name not in self._tools}
             )
         calls = self._calls
-        calls.parts = parts_of(world, self._state)
+        calls.parts = parts_of(world, self._watch)
         whole = [(part.name, *part.tracker.begin()) for part in calls.parts]
         kwargs = getattr(world, "kwargs", None)
         journal.add(
@@ -352,7 +352,7 @@ class AgentEpisode:
                 None if kwargs is None else journal.data(dict(kwargs)),
                 journal.data(
                     [
-                        [tool.name, tool.schema, tool.effect, tool.description]
+                        [tool.name, tool.schema, tool.access, tool.description]
                         for tool in self._tools.values()
                     ]
                 ),

@@ -62,8 +62,8 @@ def deterministic() -> Iterator[None]:
         with trajrec.episode("runs/") as ep, trajrec.deterministic():
             prompt = f"Today is {datetime.date.today()}. Your id is {uuid.uuid4()}."
 
-    The episode that it is used in records the time and a seed, as an effect named "deterministic"; when the agent is run again
-    these are given back. What is held is described at `held`.
+    The episode that it is used in records the time and a seed, as a side effect named "deterministic"; when the agent is run
+    again these are given back. What is held is described at `frozen`.
 
     Raises:
         ValueError: There is no episode around it.
@@ -74,7 +74,9 @@ def deterministic() -> Iterator[None]:
         raise ValueError(
             "there is no episode here: use it within `with trajrec.episode(...):` or `with trajrec.rerun(...):`"
         )
-    time_ns, seed = episode.effect("deterministic", lambda: [time.time_ns(), secrets.randbits(31)])
+    time_ns, seed = episode.side_effect(
+        "deterministic", lambda: [time.time_ns(), secrets.randbits(31)]
+    )
     with frozen(time_ns, derive_seed(seed)):
         yield
 

@@ -65,7 +65,7 @@ class Calls:
                 name,
                 call_id,
                 data,
-                "unknown" if tool is None else tool.effect,
+                "unknown" if tool is None else tool.access,
                 journal.text(invalid),
                 place.by,
                 place.backoff_ns,
@@ -184,7 +184,7 @@ class Calls:
         self.digests[part.name] = digest
         note = (
             f"{tool.name} is declared to read, and wrote"
-            if tool is not None and tool.effect == "read"
+            if tool is not None and tool.access == "read"
             else ""
         )
         data = (

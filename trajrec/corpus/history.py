@@ -75,8 +75,8 @@ def _values_between(
 def recorded_requests(
     episode: Episode,
 ) -> tuple[list[ModelCall], list[Attempt], list[tuple[EffectValue, Transcript]]]:
-    """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and effects, each with the
-    transcript that knows its values.
+    """Return what an agent asked in an episode, from the very beginning: model calls, tool calls, and side effects, each with
+    the transcript that knows its values.
 
     Of a fork that is what led to it in its parent, and then its own.
     """
@@ -84,7 +84,7 @@ def recorded_requests(
     own = (
         list(transcript.model_calls),
         list(transcript.attempts),
-        [(effect, transcript) for effect in transcript.effects],
+        [(event, transcript) for event in transcript.side_effects],
     )
     if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
         return own

@@ -169,12 +169,12 @@ class Transcript:
         return list(found.values())
 
     @property
-    def effects(self) -> list[EffectValue]:
+    def side_effects(self) -> list[EffectValue]:
         """Values that came from outside, in order."""
         return [event for event in self._events if isinstance(event, EffectValue)]
 
     @cached_property
-    def effect_steps(self) -> list[int]:
+    def side_effect_steps(self) -> list[int]:
         """The step that each value from outside is of: that of the call or model call that comes next, which it may decide."""
         steps = [event.step for event in self._events if isinstance(event, (CallStart, ModelStart))]
         found, following = [], max(steps, default=-1) + 1

@@ -9,6 +9,8 @@ from typing import Literal
 
 import msgspec
 
+from trajrec.protocols import Access
+
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
     """What every record is."""
@@ -18,7 +20,7 @@ class TaskStart(Record, tag="task", frozen=True):
     """What an agent was asked to do and where: follows the EpisodeStart of an agent's episode.
 
     `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
-    `tools_data` lists (name, JSON schema or None, effect); `parts` how each part of the state was captured, as (part, adapter,
+    `tools_data` lists (name, JSON schema or None, access); `parts` how each part of the state was captured, as (part, adapter,
     version). `caller_id` and `caller_step` say in which episode, at which step, this one was begun. With `held_seed` the
     clock was held at the time of the reset and of each call, and what draws unseeded was seeded from it and the call's place.
     """
@@ -36,9 +38,6 @@ class TaskStart(Record, tag="task", frozen=True):
     caller_step: int | None = None
     held_seed: int | None = None
 
-
-Effect = Literal["read", "write", "external", "unknown"]
-"""What a tool does: looks, changes the recorded world, reaches beyond it."""
 
 RetryBy = Literal["", "agent", "scaffold", "transport", "harness"]
 
@@ -58,7 +57,7 @@ class CallStart(Record, tag="call", frozen=True):
     tool: str
     call_id: str
     arguments_data: bytes
-    effect: Effect
+    access: Access
     invalid: str = ""
     retry_by: RetryBy = ""
     backoff_ns: int = 0

@@ -50,8 +50,8 @@ class AgentPolicy:
     its model did not ask for leads nowhere. Where it raises, the rollout has ended by an error, and counts for nothing.
 
     Args:
-        agent: Takes an episode: `goal`, `call`, `execute`, `tool`, `model`, `effect`, `step`, `retrying`, `stop` and `check`
-            are there, and clients of `trajrec.openai` and `trajrec.mcp` find it. A sync function.
+        agent: Takes an episode: `goal`, `call`, `execute`, `tool`, `model`, `side_effect`, `step`, `attempts`, `stop` and
+            `check` are there, and clients of `trajrec.openai` and `trajrec.mcp` find it. A sync function.
         id: What it is called in the corpus; by default the function's name.
         is_seeded: Whether its models answer the same each time: where they do not, noise is fresh, and labelled so. None takes
             them to do so only where it was recorded to ask none. Where they only seem to, it may be found out.
@@ -313,7 +313,7 @@ class _PlaybackEpisode:
             self._steps.place_model()
         return self._ask("model", request_of(args, kwargs), lambda: function(*args, **kwargs))
 
-    def effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
+    def side_effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         self._check_running()
         return self._ask("effect", {"name": name, "arguments": list(args)}, lambda: function(*args))
 
@@ -404,7 +404,7 @@ class _PlaybackEpisode:
     def attempts(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
         return Tries(plan, 0.0, on)
 
-    def describe(self, tool: Tool) -> None:
+    def register_tool(self, tool: Tool) -> None:
         """What a tool is, the world knows."""
 
     def stop(self, reason: str, **_: Any) -> None:

@@ -212,7 +212,7 @@ class Recording:
                     data, answer, (end.error_type, end.message), recorded=request, **how
                 )
             found["model"].append((first - 1 if k < n_before else call.start.step, row))
-        steps = transcript.effect_steps
+        steps = transcript.side_effect_steps
         steps = [first - 1] * (len(self._effects) - len(steps)) + steps
         for step, (event, of) in zip(steps, self._effects, strict=True):
             request = {"name": event.name, "arguments": of.value(event.arguments_data)}

@@ -73,7 +73,7 @@ class WorldSimulator:
         self.observation = self._context = Context(self._recorded.goal, self._start, ())
 
     def _set(self) -> None:
-        self._effects = {tool.name: tool.effect for tool in self._world.tools()}
+        self._effects = {tool.name: tool.access for tool in self._world.tools()}
         self._noise = EnvNoise(self._world, self._root)
         self.n_generators = self._noise.n_generators
 

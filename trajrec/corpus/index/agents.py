@@ -70,9 +70,9 @@ class AgentRows:
             rows.decisions += _decisions(episode)
             rows.attempts += _attempts(episode.id, transcript)
             rows.model_calls += [_model_call(episode.id, call) for call in transcript.model_calls]
-            rows.effects += [
-                _effect(episode.id, number, transcript, effect)
-                for number, effect in enumerate(transcript.effects)
+            rows.side_effects += [
+                _side_effect(episode.id, number, transcript, event)
+                for number, event in enumerate(transcript.side_effects)
             ]
             rows.changes += [
                 (
@@ -140,7 +140,7 @@ def _attempts(identifier: str, transcript: Transcript) -> list[tuple[Any, ...]]:
             attempt.tool,
             attempt.start.call_id or None,
             to_json(attempt.arguments),
-            attempt.start.effect,
+            attempt.start.access,
             attempt.start.invalid or None,
             attempt.outcome,
             None if attempt.end is None or attempt.end.is_raised else to_json(attempt.result),
@@ -248,7 +248,7 @@ def _model_call(identifier: str, call: ModelCall) -> tuple[Any, ...]:
     )
 
 
-def _effect(
+def _side_effect(
     identifier: str, number: int, transcript: Transcript, event: EffectValue
 ) -> tuple[Any, ...]:
     return (

@@ -81,7 +81,7 @@ class Rows:
     changes: list[tuple[Any, ...]] = field(default_factory=list)
     attempts: list[tuple[Any, ...]] = field(default_factory=list)
     model_calls: list[tuple[Any, ...]] = field(default_factory=list)
-    effects: list[tuple[Any, ...]] = field(default_factory=list)
+    side_effects: list[tuple[Any, ...]] = field(default_factory=list)
     credit: list[tuple[Any, ...]] = field(default_factory=list)
     rollouts: list[tuple[Any, ...]] = field(default_factory=list)
     decisions: list[tuple[Any, ...]] = field(default_factory=list)

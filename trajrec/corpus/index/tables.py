@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from trajrec.run_interface import FIELDS
 
-INDEX_VERSION = 8
+INDEX_VERSION = 9
 """Raised whenever the tables change: an index of another version is rebuilt."""
 
 
@@ -212,7 +212,7 @@ ATTEMPTS = Table(
         ("tool", "VARCHAR", "the tool"),
         ("call_id", "VARCHAR", "the id that the model gave the call; NULL where it gave none"),
         ("arguments", "JSON", "its arguments"),
-        ("effect", "VARCHAR", "read, write, external or unknown, as the tool is declared"),
+        ("access", "VARCHAR", "read, write, external or unknown, as the tool is declared"),
         (
             "invalid",
             "VARCHAR",
@@ -280,8 +280,8 @@ MODEL_CALLS = Table(
         ("started_at", "TIMESTAMP", "when it began, UTC"),
     ),
 )
-EFFECTS = Table(
-    "effects",
+SIDE_EFFECTS = Table(
+    "side_effects",
     "a value that entered from outside the program: clock, random, network",
     ("episode_id", "number"),
     (
@@ -468,7 +468,7 @@ OF_EPISODES = (
     CHECKS,
     ATTEMPTS,
     MODEL_CALLS,
-    EFFECTS,
+    SIDE_EFFECTS,
     CREDIT,
     ROLLOUTS,
 )
