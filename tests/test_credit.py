@@ -45,7 +45,8 @@ def record(folder: Path, env: Any, policy: Any, seed: int = 0, **kwargs: Any) ->
 def numbers(table: credit.CreditTable) -> list[tuple[Any, ...]]:
     """Return the estimates without what they cost."""
     return [
-        (e.step, e.estimator, e.value, e.lo, e.hi, e.ci_method, e.n, e.n_discordant) for e in table
+        (e.step, e.estimator, e.value, e.ci_low, e.ci_high, e.ci_method, e.n, e.n_discordant)
+        for e in table
     ]
 
 
@@ -134,7 +135,7 @@ def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
         e.value for e in by_return.of("advantage")
     ]
     assert by_check.split is not None
-    assert by_check.split.returned == float(lake.total_reward)
+    assert by_check.split.episode_return == float(lake.total_reward)
 
 
 def test_what_common_noise_does_to_the_variance_is_said(lake: Episode, tmp_path: Path) -> None:
@@ -256,7 +257,7 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
     )
     assert table.level == "prefix"
     assert all(
-        len({rollout.returned for rollout in rollouts}) == 8 for _, _, rollouts in table.arms
+        len({rollout.episode_return for rollout in rollouts}) == 8 for _, _, rollouts in table.arms
     )
 
 
@@ -317,8 +318,8 @@ def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) ->
         episode, wander, n=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1"))
     )
     (value,) = table.of("value")
-    assert value.n_lost > 0
-    assert value.n == 16 - value.n_lost
+    assert value.n_invalid > 0
+    assert value.n == 16 - value.n_invalid
     assert "OSError: broken" in "".join(table.notes)
 
 
@@ -449,16 +450,16 @@ def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: P
     episode = record(tmp_path / "runs", Pays(), lambda observation, rng: 1)
     table = credit.estimate(episode, Counts(), n=12, env=Pays, **how)
     for row in table.of("value"):
-        assert row.lo <= sum(chances[row.step :]) <= row.hi
+        assert row.ci_low <= sum(chances[row.step :]) <= row.ci_high
     assert [row.value for row in table.of("value")][3] == 1.0
     advantages = [row.value for row in table.of("advantage")]
     assert (advantages[1], advantages[3]) == (
         1.0,
         0.0,
     )  # what follows is the same whatever was done: so is what is remembered
-    assert [row.lo <= 1 - chances[row.step] <= row.hi for row in table.of("advantage")] == [
-        True
-    ] * 4
+    assert [
+        row.ci_low <= 1 - chances[row.step] <= row.ci_high for row in table.of("advantage")
+    ] == [True] * 4
 
 
 class Draws(gym.Env[Any, Any]):
@@ -499,7 +500,7 @@ def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
         episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded"
     )
     values = table.of("value")
-    assert all(row.lo <= sum(numbers[row.step :]) + 1.0 <= row.hi for row in values)
+    assert all(row.ci_low <= sum(numbers[row.step :]) + 1.0 <= row.ci_high for row in values)
     # In one universe what is drawn beyond the recording is the same: what differs between steps is what was recorded.
     assert [a.value - b.value for a, b in itertools.pairwise(values)] == pytest.approx(numbers[:3])
     assert [row.value for row in table.of("advantage")] == pytest.approx(
@@ -513,7 +514,7 @@ def test_in_recorded_noise_the_policy_draws_anew(drawn: tuple[Episode, list[floa
     episode, numbers = drawn
     coin = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
     recorded = credit.estimate(episode, coin, n=64, env=Draws, noise="recorded").of("advantage")
-    assert all(row.lo <= -numbers[row.step] / 2 <= row.hi for row in recorded)
+    assert all(row.ci_low <= -numbers[row.step] / 2 <= row.ci_high for row in recorded)
     shared = credit.estimate(episode, coin, n=64, env=Draws).of("advantage")
     assert np.mean([row.value for row in shared]) == pytest.approx(-0.25, abs=0.05)
 

@@ -100,8 +100,8 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
     assert found.step == 1
     table = credit.estimate(episode, policy, n=64)
     by_step = {row.step: row for row in table.of("advantage")}
-    assert by_step[1].lo < -0.5 < by_step[1].hi
-    assert by_step[0].lo <= 0 <= by_step[0].hi
+    assert by_step[1].ci_low < -0.5 < by_step[1].ci_high
+    assert by_step[0].ci_low <= 0 <= by_step[0].ci_high
     assert by_step[2].value == 0
 
 
@@ -151,7 +151,7 @@ def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_d
         episode, policy, 1, by=credit.AgentPolicy(agent_of(model), is_seeded=False), n=64
     )
     (other,) = table.of("substituted")
-    assert other.lo < 0.5 < other.hi
+    assert other.ci_low < 0.5 < other.ci_high
 
 
 def test_an_agent_that_asks_otherwise_than_it_did_is_told_what_is_different(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
     before, after = credit.estimate(
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", steps=[1, 2], n=32
     )
-    assert before.lo <= 0.5 <= before.hi
+    assert before.ci_low <= 0.5 <= before.ci_high
     assert after.value == 0.0
 
 
@@ -364,11 +364,11 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
     episode = record(tmp_path, agent_for("A"))
     table = credit.estimate(episode, credit.AgentPolicy(agent_for("A")), estimator="value", n=2)
     assert {row.value for row in table} == {1.0}
-    assert not any(row.n_lost for row in table)
+    assert not any(row.n_invalid for row in table)
     (row,) = credit.estimate(
         episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2
     )
-    assert row.n_lost == 2
+    assert row.n_invalid == 2
     assert called == ["A"]
 
     def plain(ep: Any) -> None:
@@ -384,7 +384,7 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         steps=[0],
         n=2,
     )
-    assert row.n_lost == 2
+    assert row.n_invalid == 2
 
 
 def agent_of_calls(
@@ -428,7 +428,7 @@ def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path
     episode = record(tmp_path, agent)
     table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2, memo=False)
     assert {row.value for row in table} == {1.0}
-    assert not any(row.n_lost for row in table)
+    assert not any(row.n_invalid for row in table)
     assert table.env_steps == 2 * sum(range(2, episode.n_steps + 2))  # each, and to stop
 
 
@@ -506,7 +506,7 @@ def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> Non
 
     episode = record(tmp_path, agent, Posted())
     (row,) = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Posted)
-    assert (row.value, row.n_lost, Posted.sent) == (1.0, 0, 2)
+    assert (row.value, row.n_invalid, Posted.sent) == (1.0, 0, 2)
 
 
 class Loose(Bank):
@@ -566,8 +566,8 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
     )
     before, at = table
     for row in (before, at):
-        assert 0 < row.n_lost < 32
-        assert (row.n + row.n_lost, row.value) == (32, 1.0)
+        assert 0 < row.n_invalid < 32
+        assert (row.n + row.n_invalid, row.value) == (32, 1.0)
     assert "ConnectionError: the model is away" in "".join(table.notes)
 
     def after_its_calls(ep: Any) -> None:
@@ -578,7 +578,7 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
         record(tmp_path / "b", after_its_calls)
     episode = next(trajrec.open(tmp_path / "b").episodes())
     table = credit.estimate(episode, credit.AgentPolicy(after_its_calls), estimator="value", n=2)
-    assert all((row.n, row.n_lost) == (0, 2) for row in table)
+    assert all((row.n, row.n_invalid) == (0, 2) for row in table)
     assert "gave up" in "".join(table.notes)
 
 
@@ -634,8 +634,8 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
     )
     assert len(closed) == 64
-    assert before.lo <= 0.5 <= before.hi
-    assert at.lo <= 0.5 <= at.hi
+    assert before.ci_low <= 0.5 <= before.ci_high
+    assert at.ci_low <= 0.5 <= at.ci_high
 
     def reading_on(ep: Any) -> None:
         ep.call("deposit", amount=100)
@@ -708,7 +708,7 @@ def test_a_tool_need_not_be_a_function(tmp_path: Path) -> None:
     agent = agent_of_calls(*WON, before=lambda ep: ep.tool(Ask())(50, 2, 3))
     episode = record(tmp_path, agent)
     table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2)
-    assert {(row.value, row.n_lost) for row in table} == {(1.0, 0)}
+    assert {(row.value, row.n_invalid) for row in table} == {(1.0, 0)}
 
 
 def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
     ]
     assert main(command) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["from", "step", "won", "lo", "hi", "of"]
+    assert out[0].split() == ["from", "step", "won", "ci_low", "ci_high", "of"]
     assert "it could no longer be won: the policy wins 32 of 32 times" in out[-1]
     assert "0 of 32 times (0% to 11%) from after it" in out[-1]
     lost_after = int(out[-1].split()[2])

@@ -57,7 +57,9 @@ def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
     true = np.concatenate(truths(episodes, NoisyKey(size=6)))
     assert np.corrcoef(flat(tables, "pooled"), true)[0, 1] > 0.98
     rows = [row for table in tables for row in table.of("pooled")]
-    assert np.mean([row.lo <= t <= row.hi for row, t in zip(rows, true, strict=True)]) > 0.8
+    assert (
+        np.mean([row.ci_low <= t <= row.ci_high for row, t in zip(rows, true, strict=True)]) > 0.8
+    )
     assert {row.ci_method for row in rows} == {"clustered-t"}
 
 
@@ -110,7 +112,9 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
     assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])
     assert all(
-        (row.n, row.n_lost, row.hi) == (0, 8, np.inf) for row in table if row.step in unknown
+        (row.n, row.n_invalid, row.ci_high) == (0, 8, np.inf)
+        for row in table
+        if row.step in unknown
     )
     assert all(np.isnan(row.value) for row in table.of("pooled")[1:])
     assert "OSError: jammed" in "".join(table.notes)
@@ -188,7 +192,7 @@ def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
         q = (chosen.sum() + returns.mean()) / (len(chosen) + 1)
         found = [table[0].value for table, a in zip(rtmc, first, strict=True) if a == action]
         assert found == pytest.approx([q - returns.mean()] * len(chosen))
-    assert all(row.lo <= row.value <= row.hi for table in rtmc for row in table)
+    assert all(row.ci_low <= row.value <= row.ci_high for table in rtmc for row in table)
 
 
 def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -> None:
@@ -196,7 +200,7 @@ def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -
     with trajrec.open(tmp_path) as corpus:
         (table,) = credit.group_advantages(corpus, "gigpo")
         assert [row.value for row in table] == pytest.approx([0.0] * episodes[0].n_steps)
-        assert all(np.isinf(row.hi) for row in credit.group_advantages(corpus, "grpo")[0])
+        assert all(np.isinf(row.ci_high) for row in credit.group_advantages(corpus, "grpo")[0])
         assert credit.group_advantages(corpus, "grpo", where="false") == []
         with pytest.raises(QueryError):
             credit.group_advantages(corpus, "grpo", by="no_such_column")
@@ -219,7 +223,7 @@ def test_hindsight_finds_what_the_key_was_worth(
         for action in (1, 0)
     )
     assert picked[0] - left[0] == pytest.approx(expected, abs=0.5)
-    assert all(table[0].lo <= table[0].value <= table[0].hi for table in tables)
+    assert all(table[0].ci_low <= table[0].value <= table[0].ci_high for table in tables)
 
 
 def test_hindsight_needs_probabilities(tmp_path: Path) -> None:
@@ -235,15 +239,21 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM credit").fetchall() == [(0,)]
         table = credit.estimate(episode, COIN, n=8)
-        query = "SELECT step, value, lo, hi FROM credit WHERE episode_id = ? AND estimator = 'advantage' ORDER BY value LIMIT 5"
+        query = (
+            "SELECT step, value, ci_low, ci_high FROM credit "
+            "WHERE episode_id = ? AND estimator = 'advantage' ORDER BY value LIMIT 5"
+        )
         worst = sorted(table.of("advantage"), key=lambda row: row.value)[:5]
         found = corpus.sql(query, params=[episode.id]).fetchall()
-        assert [row[1:] for row in found] == [(row.value, row.lo, row.hi) for row in worst]
+        assert [row[1:] for row in found] == [(row.value, row.ci_low, row.ci_high) for row in worst]
         credit.estimate(episode, COIN, n=16)
         assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
         latest = "SELECT DISTINCT n FROM latest_credit WHERE estimator = 'advantage'"
         assert corpus.sql(latest).fetchall() == [(16,)]
-        rollouts = "SELECT fork_step, arm, count(*), avg(returned) FROM rollouts WHERE run_id = ? GROUP BY ALL ORDER BY ALL"
+        rollouts = (
+            "SELECT fork_step, arm, count(*), avg(episode_return) FROM rollouts "
+            "WHERE run_id = ? GROUP BY ALL ORDER BY ALL"
+        )
         by_arm = corpus.sql(rollouts, params=[table.run_id]).fetchall()
         assert [row[:3] for row in by_arm] == [
             (k, arm, 8) for k in range(5) for arm in ("action", "value")

@@ -84,7 +84,7 @@ def record(folder: Path, make: Any, actions: list[int], coin: int) -> Episode:
 
 
 def numbers(table: credit.CreditTable) -> list[Any]:
-    return [(e.step, e.estimator, e.value, e.lo, e.hi, e.n) for e in table]
+    return [(e.step, e.estimator, e.value, e.ci_low, e.ci_high, e.n) for e in table]
 
 
 def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
@@ -95,10 +95,10 @@ def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     assert [row.value for row in knowing.of("advantage")] == [0.0, 0.0, -1.0]
     seen = credit.estimate(episode, naming, n=64, env=Cups, resample_hidden=under_any)
     value, advantage, luck = (seen.of(name) for name in ("value", "advantage", "luck"))
-    assert all(row.lo <= 0.5 <= row.hi for row in value[:2])
+    assert all(row.ci_low <= 0.5 <= row.ci_high for row in value[:2])
     assert value[2].value == 1.0  # it was seen by then
-    assert advantage[1].lo <= 0.5 <= advantage[1].hi
-    assert advantage[1].lo > 0
+    assert advantage[1].ci_low <= 0.5 <= advantage[1].ci_high
+    assert advantage[1].ci_low > 0
     assert luck[1].value == 0.0
     assert advantage[2].value == -1.0
     assert seen.split is not None
@@ -138,7 +138,7 @@ def test_every_estimator_of_forks_takes_it(tmp_path: Path) -> None:
     assert credit.decisive_step(episode, naming, **how).step == 2
     blind = record(tmp_path / "blind", Cups, [WAIT, WAIT, 1], coin=0)
     effect = credit.counterfactual(blind, naming, 1, action=LOOK, **how).of("effect")[0]
-    assert effect.lo <= 0.5 <= effect.hi
+    assert effect.ci_low <= 0.5 <= effect.ci_high
     assert effect.estimand.endswith("; given what had been seen")
     lost = credit.point_of_no_return(episode, naming, **how)
     assert lost.step == 3
@@ -207,7 +207,7 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
         0.0
     }
     table = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, level=level)
-    assert all(row.lo <= 0.5 <= row.hi for row in table.of("value"))
+    assert all(row.ci_low <= 0.5 <= row.ci_high for row in table.of("value"))
     assert {row.value for row in table.of("advantage")} == {0.0}
     whole = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, memo=False)
     assert numbers(table) == numbers(whole)
@@ -243,7 +243,7 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
             )  # type: ignore[arg-type]
     how: Any = {"resample_hidden": freeze, "level": "process", "folder": None}
     (row,) = credit.estimate(episode, go, n=32, steps=[5], estimator="value", **how)
-    assert row.lo < 0.5 < row.hi
+    assert row.ci_low < 0.5 < row.ci_high
 
 
 def test_steps_that_the_log_has_lost_are_not_shifted(tmp_path: Path) -> None:

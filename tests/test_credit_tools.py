@@ -55,7 +55,7 @@ def test_the_choice_is_blamed_and_not_the_innocent_deposit(tmp_path: Path) -> No
     assert found.confidence is not None
     assert found.confidence > 0.99
     assert found.redrawn is not None
-    assert found.redrawn.lo <= 0.5 <= found.redrawn.hi
+    assert found.redrawn.ci_low <= 0.5 <= found.redrawn.ci_high
     assert found.kept is not None
     assert found.kept.value == 0
     assert str(found).startswith("step 1 decided it")
@@ -91,7 +91,7 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
 
     def numbers(**kwargs: Any) -> Any:
         return [
-            (e.step, e.estimator, e.value, e.lo, e.hi)
+            (e.step, e.estimator, e.value, e.ci_low, e.ci_high)
             for e in credit.estimate(episode, gambler, n=16, **kwargs)
         ]
 
@@ -110,7 +110,7 @@ def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: 
     assert by_action.of("flip")[0].value == 1.0
     redrawn = credit.counterfactual(episode, gambler, 1, n=64)
     (flip,) = redrawn.of("flip")
-    assert flip.lo <= 0.5 <= flip.hi
+    assert flip.ci_low <= 0.5 <= flip.ci_high
     by_policy = credit.counterfactual(
         episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n=16
     )
@@ -134,8 +134,8 @@ def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path
 
     assert [row.n for row in within(1)] == [2] * 4
     spent = within(1).env_steps + 1
-    assert [(row.value, row.lo, row.hi) for row in within(spent)] == [
-        (row.value, row.lo, row.hi) for row in whole
+    assert [(row.value, row.ci_low, row.ci_high) for row in within(spent)] == [
+        (row.value, row.ci_low, row.ci_high) for row in whole
     ]
     assert within(spent).notes[0].endswith("4 of 64 universes")
     for outcome in (True, False):
@@ -181,8 +181,8 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     table = credit.estimate(episode, posting, n=32, env=Posted)
     assert Posted.sent == 1  # nothing was posted again
     value = table.of("value")[0]
-    assert value.n_lost > 5
-    assert value.n + value.n_lost == 32
+    assert value.n_invalid > 5
+    assert value.n + value.n_invalid == 32
     assert value.value == 1.0  # what cannot be done again is no failure
     assert "reaches beyond the world" in "".join(table.notes)
 
@@ -190,7 +190,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
         episode, posting, 1, action=("post", {"text": "other"}), n=8, env=Posted
     )
     (other,) = nothing.of("substituted")
-    assert (other.n, other.n_lost) == (0, 8)
+    assert (other.n, other.n_invalid) == (0, 8)
     assert all(np.isnan(row.value) for row in nothing if row.estimator != "kept")
     assert nothing.of("kept")[0].value == 1.0
     assert "8 rollouts came to nothing" in nothing.notes[0]
@@ -331,7 +331,7 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     policy = credit.TabularPolicy([[0.7, 0.3]], state=lambda observation: 0)
     table = credit.shapley_values(episode, policy, m=128, root=1)
     assert [row.step for row in table if row.value > 0.1] == [2, 5]
-    assert all(row.lo <= 0.455 <= row.hi for row in (table[2], table[5]))
+    assert all(row.ci_low <= 0.455 <= row.ci_high for row in (table[2], table[5]))
     assert sum(row.value for row in table) == pytest.approx(1 - 0.09, abs=0.12)
     together = credit.shapley_values(episode, policy, segments=[(0, 1, 2), (3, 4, 5), (6, 7)], m=32)
     assert [row.step for row in together] == [0, 3, 6]

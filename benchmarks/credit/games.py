@@ -39,7 +39,9 @@ def p5(n: int = 20_000) -> list[Criterion]:
     variances = {}
     for noise in ("fresh", "shared"):
         table = counterfactual(episode, policy, 0, action=0, n=n, noise=noise)  # type: ignore[arg-type]
-        kept, other = (np.array([r.returned for r in rollouts]) for _, _, rollouts in table.arms)
+        kept, other = (
+            np.array([r.episode_return for r in rollouts]) for _, _, rollouts in table.arms
+        )
         difference = kept - other
         variances[noise] = float(difference.var(ddof=1))
         se = float(difference.std(ddof=1)) / math.sqrt(n)
@@ -106,7 +108,8 @@ def p7(repeats: int = 150, m: int = 256) -> list[Criterion]:
         for repeat in range(repeats):
             rows = shapley_values(episode, policy, m=32, root=repeat)
             covered += [
-                row.lo - 1e-9 <= t <= row.hi + 1e-9 for row, t in zip(rows, truth, strict=True)
+                row.ci_low - 1e-9 <= t <= row.ci_high + 1e-9
+                for row, t in zip(rows, truth, strict=True)
             ]
         large = shapley_values(episode, policy, m=m, root=10_000)
         none = {"pivot": ON, "and": ON * ON, "or": 1 - (1 - ON) ** 2}[rule]

@@ -18,7 +18,7 @@ def covers(rows: Sequence[Any], truths: Sequence[float]) -> float:
     return float(
         np.mean(
             [
-                row.lo - 1e-9 <= truth <= row.hi + 1e-9
+                row.ci_low - 1e-9 <= truth <= row.ci_high + 1e-9
                 for row, truth in zip(rows, truths, strict=True)
             ]
         )

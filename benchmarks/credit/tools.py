@@ -121,7 +121,7 @@ def bank() -> list[Criterion]:
     decision = decisive_step(bank_episode(), gambler)
     redrawn = decision.redrawn
     assert redrawn is not None
-    lost = 1 - redrawn.hi, 1 - redrawn.lo
+    lost = 1 - redrawn.ci_high, 1 - redrawn.ci_low
     return [
         Criterion(
             "bank: decisive step",

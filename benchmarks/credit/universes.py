@@ -162,7 +162,7 @@ def p10(n: int = 8) -> list[Criterion]:
         except MissingPackageError as exc:
             print(f"not compared: {how}: {exc}")
             continue
-        numbers = [(e.step, e.estimator, e.value, e.lo, e.hi) for e in table]
+        numbers = [(e.step, e.estimator, e.value, e.ci_low, e.ci_high) for e in table]
         wanted = wanted or numbers
         if numbers != wanted:
             differ.append(str(how))

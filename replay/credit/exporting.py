@@ -41,8 +41,8 @@ COLUMNS: dict[Kind, dict[str, str]] = {
         "chosen": "VARCHAR",
         "rejected": "VARCHAR",
         "margin": "DOUBLE",
-        "lo": "DOUBLE",
-        "hi": "DOUBLE",
+        "ci_low": "DOUBLE",
+        "ci_high": "DOUBLE",
         "episode_id": "VARCHAR",
         "step": "BIGINT",
         "source": "VARCHAR",
@@ -148,7 +148,7 @@ def _labels(
       HAVING count(DISTINCT c.step) >= any_value(e.n_steps) - coalesce(any_value(e.fork_step), 0)
     ), latest AS (SELECT * FROM runs QUALIFY row_number() OVER (PARTITION BY episode_id ORDER BY made DESC, run_id) = 1)
     SELECT l.episode_id, l.run_id, l.policy_id, r.fork_step, r.arm, count(*) AS n,
-      avg(coalesce(r.score, CAST(r.returned > 0 AS DOUBLE))) AS share, count(r.score) > 0 AS is_checked
+      avg(coalesce(r.score, CAST(r.episode_return > 0 AS DOUBLE))) AS share, count(r.score) > 0 AS is_checked
     FROM latest l JOIN rollouts r USING (run_id, episode_id)
     WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') AND {_is_of(where, "l")} GROUP BY ALL
     """
@@ -205,9 +205,9 @@ def _labels(
 
 def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
     """Yield pairs of actions at one step of which one is better, by substitution."""
-    certain = "estimator = 'effect' AND action IS NOT NULL AND (lo > 0 OR hi < 0)"
+    certain = "estimator = 'effect' AND action IS NOT NULL AND (ci_low > 0 OR ci_high < 0)"
     query = (
-        "SELECT c.episode_id, step, CAST(action AS VARCHAR), value, lo, hi FROM latest_credit c "
+        "SELECT c.episode_id, step, CAST(action AS VARCHAR), value, ci_low, ci_high FROM latest_credit c "
         f"WHERE {certain} AND {_is_of(where, 'c')} ORDER BY ALL"
     )
     found: dict[str, list[tuple[Any, ...]]] = {}
@@ -216,11 +216,11 @@ def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
     of_these = f"({where}) AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
     for episode in corpus.episodes(of_these, order_by="episode_id"):
         texts = dict(texts_of(episode))
-        for step, action, value, lo, hi in found.get(episode.id, ()):
+        for step, action, value, ci_low, ci_high in found.get(episode.id, ()):
             recorded = texts.get(step)
             if recorded is not None:
                 other = _call_text(action) if episode.is_agent_episode else action
-                chosen, rejected = (other, recorded) if lo > 0 else (recorded, other)
+                chosen, rejected = (other, recorded) if ci_low > 0 else (recorded, other)
                 pair = {
                     "prompt": prompt_of(episode, step),
                     "chosen": chosen,
@@ -229,8 +229,8 @@ def _substitutions(corpus: Corpus, where: str) -> Iterator[dict[str, Any]]:
                 }
                 yield {
                     **pair,
-                    "lo": lo,
-                    "hi": hi,
+                    "ci_low": ci_low,
+                    "ci_high": ci_high,
                     "episode_id": episode.id,
                     "step": step,
                     "source": "substitution",
@@ -270,8 +270,8 @@ def _forks(
             "chosen": chosen,
             "rejected": rejected,
             "margin": 1.0,
-            "lo": None,
-            "hi": None,
+            "ci_low": None,
+            "ci_high": None,
         }
         yield {**row, "episode_id": parent_id, "step": step, "source": f"fork {branch_id}"}
 

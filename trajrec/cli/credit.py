@@ -16,8 +16,8 @@ SHOWN = (
     "step",
     "estimator",
     "value",
-    "lo",
-    "hi",
+    "ci_low",
+    "ci_high",
     "n",
     "n_discordant",
     "ci_method",
@@ -82,10 +82,10 @@ def bisect(arguments: argparse.Namespace) -> int:
         _print_rows(found.table)
     else:
         rows = [
-            (e.step, round(e.value, 2), round(e.lo, 2), round(e.hi, 2), e.n)
+            (e.step, round(e.value, 2), round(e.ci_low, 2), round(e.ci_high, 2), e.n)
             for e in found.table.of("value")
         ]
-        print_table(("from step", "won", "lo", "hi", "of"), rows)
+        print_table(("from step", "won", "ci_low", "ci_high", "of"), rows)
         print(found)
     if arguments.plot is not None:
         title = textwrap.fill(str(found), 110)
@@ -125,8 +125,12 @@ def _group(arguments: argparse.Namespace) -> int:
 
     with open_corpus(arguments.dir) as corpus:
         tables = credits_.group_advantages(corpus, arguments.group, where=arguments.where)
-    names = ("episode_id", "step", "value", "lo", "hi", "n", "action")
-    rows = [(t.episode_id, e.step, e.value, e.lo, e.hi, e.n, e.action) for t in tables for e in t]
+    names = ("episode_id", "step", "value", "ci_low", "ci_high", "n", "action")
+    rows = [
+        (t.episode_id, e.step, e.value, e.ci_low, e.ci_high, e.n, e.action)
+        for t in tables
+        for e in t
+    ]
     if arguments.json:
         for row in rows:
             print_json(dict(zip(names, row, strict=True)))

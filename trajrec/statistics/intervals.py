@@ -1,7 +1,8 @@
-"""Intervals that hold: for shares, for means, for differences of independent and of paired arms.
+"""Confidence intervals of shares, of means, and of differences of independent or paired arms.
 
-Each takes samples and returns (value, lo, hi, method); the method is stored with the estimate. The usual ones for paired
-differences have no width where every pair agrees, and nothing was learned there about the next pair: those here have.
+Each function takes samples and returns an `Interval`; its method is stored with the estimate. The
+usual intervals of paired differences have no width if every pair agrees, although the next pair
+may still differ. The intervals of this module keep a width in that case.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ class Interval(NamedTuple):
     """A value with the interval that covers the true one with the stated probability, and how it was computed."""
 
     value: float
-    lo: float
-    hi: float
+    ci_low: float
+    ci_high: float
     method: str
 
 
@@ -45,7 +46,7 @@ def wilson(values: Array, level: float = LEVEL) -> Interval:
         Wilson, JASA 22 (1927); Brown, Cai & DasGupta, Statist. Sci. 16 (2001).
 
     >>> wilson(np.array([1.0] * 8 + [0.0] * 8))
-    Interval(value=0.5, lo=0.27999..., hi=0.72000..., method='wilson')
+    Interval(value=0.5, ci_low=0.27999..., ci_high=0.72000..., method='wilson')
     """
     n, p, z = len(values), float(values.mean()), normal_quantile(level)
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
@@ -57,7 +58,7 @@ def student(values: Array, level: float = LEVEL) -> Interval:
     """Return the mean, by Student's interval; it is infinite for one value.
 
     >>> student(np.array([1.0, 2.0, 3.0, 4.0]))
-    Interval(value=2.5, lo=0.44573..., hi=4.55426..., method='t')
+    Interval(value=2.5, ci_low=0.44573..., ci_high=4.55426..., method='t')
     """
     n, mean = len(values), float(values.mean())
     if n < 2:
@@ -82,8 +83,10 @@ def mean(values: Array, scale: float | None, level: float = LEVEL) -> Interval:
     if scale is None:
         return wilson(values, level)
     centre = float(values.mean())
-    _, lo, hi, _ = student(np.concatenate([values, [centre - scale, centre + scale]]), level)
-    return Interval(centre, lo, hi, "augmented-t")
+    _, ci_low, ci_high, _ = student(
+        np.concatenate([values, [centre - scale, centre + scale]]), level
+    )
+    return Interval(centre, ci_low, ci_high, "augmented-t")
 
 
 def newcombe(a: Array, b: Array, level: float = LEVEL) -> Interval:
@@ -94,9 +97,9 @@ def newcombe(a: Array, b: Array, level: float = LEVEL) -> Interval:
     """
     x, y = wilson(a, level), wilson(b, level)
     d = x.value - y.value
-    lo = d - math.hypot(x.value - x.lo, y.hi - y.value)
-    hi = d + math.hypot(x.hi - x.value, y.value - y.lo)
-    return Interval(d, lo, hi, "newcombe")
+    ci_low = d - math.hypot(x.value - x.ci_low, y.ci_high - y.value)
+    ci_high = d + math.hypot(x.ci_high - x.value, y.value - y.ci_low)
+    return Interval(d, ci_low, ci_high, "newcombe")
 
 
 def welch(a: Array, b: Array, level: float = LEVEL) -> Interval:
@@ -119,7 +122,7 @@ def bonett_price(differences: Array, level: float = LEVEL) -> Interval:
         Bonett & Price, J. Educ. Behav. Stat. 37 (2012).
 
     >>> bonett_price(np.zeros(64))
-    Interval(value=0.0, lo=-0.04..., hi=0.04..., method='bonett-price')
+    Interval(value=0.0, ci_low=-0.04..., ci_high=0.04..., method='bonett-price')
     """
     n = len(differences)
     up, down = int(np.count_nonzero(differences > 0)), int(np.count_nonzero(differences < 0))
@@ -142,9 +145,9 @@ def augmented_t(differences: Array, scale: float, level: float = LEVEL) -> Inter
     """
     n = len(differences)
     with_more = np.concatenate([differences, [scale, -scale]])
-    _, lo, hi, _ = student(with_more, level)
+    _, ci_low, ci_high, _ = student(with_more, level)
     d = float(differences.mean()) if n else 0.0
-    return Interval(d, min(d, lo), max(d, hi), "augmented-t")
+    return Interval(d, min(d, ci_low), max(d, ci_high), "augmented-t")
 
 
 def paired(a: Array, b: Array, scale: float | None, level: float = LEVEL) -> Interval:

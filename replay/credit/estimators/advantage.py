@@ -221,7 +221,7 @@ class _Scan:
             self._prober.noise,
             arm.env_steps,
             arm.policy_calls,
-            arm.n_lost,
+            arm.n_invalid,
         )
 
     def _pair(
@@ -230,7 +230,7 @@ class _Scan:
         found, n, n_discordant = difference(
             a.values, b.values, is_paired=self._prober.is_paired, scale=self._scale
         )
-        lost = a.n_lost + b.n_lost
+        lost = a.n_invalid + b.n_invalid
         cost = a.env_steps + b.env_steps, a.policy_calls + b.policy_calls
         return Estimate(
             step, *found, n, n_discordant, name, estimand, self._prober.noise, *cost, lost, action
@@ -375,11 +375,11 @@ def final_score(prober: Sampler) -> float:
 
 def lost_note(arms: Sequence[Arm]) -> list[str]:
     """Return a note on the rollouts that came to nothing; none where there are none."""
-    n_lost = sum(arm.n_lost for arm in arms)
-    if not n_lost:
+    n_invalid = sum(arm.n_invalid for arm in arms)
+    if not n_invalid:
         return []
     why = next(
         (r.error or "no verdict" for arm in arms for r in arm.rollouts if r.is_lost),
         "the check gave no verdict",
     )
-    return [f"{n_lost} rollouts came to nothing, and count for nothing: {why}"]
+    return [f"{n_invalid} rollouts came to nothing, and count for nothing: {why}"]

@@ -137,7 +137,7 @@ def _rows(
             noise,
             arm.env_steps,
             arm.policy_calls,
-            arm.n_lost,
+            arm.n_invalid,
             action,
         )
 
@@ -147,7 +147,7 @@ def _rows(
     cost = (
         kept.env_steps + other.env_steps,
         kept.policy_calls + other.policy_calls,
-        kept.n_lost + other.n_lost,
+        kept.n_invalid + other.n_invalid,
     )
     rows = [
         single("kept", kept, "with the recorded action"),

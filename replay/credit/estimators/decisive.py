@@ -223,7 +223,9 @@ class _Search:
             self._samples[step, arm] += rollouts
             self._meter.add(rollouts)
             self._n_rollouts += len(rollouts)
-            self._is_binary = self._is_binary and all(r.returned in (0.0, 1.0) for r in rollouts)
+            self._is_binary = self._is_binary and all(
+                r.episode_return in (0.0, 1.0) for r in rollouts
+            )
 
     def _arm(self, step: int, arm: str) -> Arm:
         return Arm.of(self._samples[step, arm], by_score=self._prober.by_score)
@@ -345,13 +347,13 @@ class _Search:
         cost = (
             kept.env_steps + redrawn.env_steps,
             kept.policy_calls + redrawn.policy_calls,
-            kept.n_lost + redrawn.n_lost,
+            kept.n_invalid + redrawn.n_invalid,
         )
         what, noise = "Q(action) - V, in fresh universes", self._prober.noise
         effect = Estimate(
             step, *found, n, n_discordant, "decisive", what, noise, *cost, self._actions[step]
         )
-        if not (found.lo > 0 if self._sign > 0 else found.hi < 0) and not why:
+        if not (found.ci_low > 0 if self._sign > 0 else found.ci_high < 0) and not why:
             why = "in universes that it was not found in, its action is no different from the policy's"
         order = [] if probabilities is None else [int(k) for k in probabilities.argsort()[::-1]]
         n_needed = (
@@ -384,7 +386,7 @@ class _Search:
         known = arm.known
         found = intervals.mean(known, None if self._is_share else intervals.spread(known))
         what = f"{measure} with the {'recorded action' if name in ('action', 'kept') else 'action redrawn'}"
-        cost = arm.env_steps, arm.policy_calls, arm.n_lost
+        cost = arm.env_steps, arm.policy_calls, arm.n_invalid
         return Estimate(
             step,
             *found,
@@ -429,4 +431,4 @@ def _steps(steps: tuple[int, ...], most: int = 8) -> str:
 
 
 def _text(e: Estimate) -> str:
-    return f"{e.value:+.2f} [{e.lo:+.2f}, {e.hi:+.2f}]"
+    return f"{e.value:+.2f} [{e.ci_low:+.2f}, {e.ci_high:+.2f}]"

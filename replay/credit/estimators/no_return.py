@@ -53,7 +53,7 @@ class PointOfNoReturn:
 
     def _how(self) -> str:
         """Say what lost it at the step: its action, what came of it, or neither alone."""
-        if self.before.lo < ABRUPT or self.kept is None:
+        if self.before.ci_low < ABRUPT or self.kept is None:
             return "It was lost little by little: no single step did it."
         with_it = f"with that action in other universes it wins {_times(self.kept)}"
         if self.kept.value > self.before.value / 2:
@@ -166,7 +166,7 @@ def _row(step: int, rollouts: list[Rollout], prober: Sampler) -> Estimate:
         if len(arm.known)
         else intervals.Interval(0.0, 0.0, 1.0, "wilson")
     )
-    cost = arm.env_steps, arm.policy_calls, arm.n_lost
+    cost = arm.env_steps, arm.policy_calls, arm.n_invalid
     return Estimate(
         step,
         *found,
@@ -197,4 +197,4 @@ def _end(step: int, prober: Sampler) -> Estimate:
 def _times(e: Estimate) -> str:
     if e.ci_method == "recorded":
         return "never"
-    return f"{round(e.value * e.n)} of {e.n} times ({e.lo:.0%} to {e.hi:.0%})"
+    return f"{round(e.value * e.n)} of {e.n} times ({e.ci_low:.0%} to {e.ci_high:.0%})"

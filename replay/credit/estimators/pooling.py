@@ -116,14 +116,14 @@ class _Pool:
         }
         for step, action in self._actions:
             own, place = arms[step, "value"], self._places.get(step)
-            cost = own.env_steps, own.policy_calls, own.n_lost
-            value, lo, hi, n = table.value(place)
+            cost = own.env_steps, own.policy_calls, own.n_invalid
+            value, ci_low, ci_high, n = table.value(place)
             rows.append(
                 Estimate(
                     step,
                     value,
-                    lo,
-                    hi,
+                    ci_low,
+                    ci_high,
                     "clustered-t",
                     n,
                     None,
@@ -133,14 +133,14 @@ class _Pool:
                     *cost,
                 )
             )
-            value, lo, hi, n = table.advantage(place, action)
+            value, ci_low, ci_high, n = table.advantage(place, action)
             what = "Q(s, action) - V(s), over all visits"
             rows.append(
                 Estimate(
                     step,
                     value,
-                    lo,
-                    hi,
+                    ci_low,
+                    ci_high,
                     "clustered-t",
                     n,
                     None,

@@ -79,7 +79,7 @@ class _Game:
         rng = np.random.default_rng([root, 5])
         pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
         kept: list[tuple[int, str, Sequence[Rollout]]] = []
-        n_lost = 0
+        n_invalid = 0
         for part in meter.rounds(
             m, "pairs of orders", always=True
         ):  # the scripts of all orders are large
@@ -104,13 +104,13 @@ class _Game:
                 for order, row in zip(orders[k : k + 2], values[k : k + 2], strict=True):
                     marginals[order] += np.diff(row) / 2
                 if np.isnan(marginals).any():
-                    n_lost += 1
+                    n_invalid += 1
                 else:
                     pairs.append(marginals.tolist())
         notes = list(meter.notes)
-        if n_lost:
+        if n_invalid:
             notes.append(
-                f"{n_lost} pairs of orders had a rollout that came to nothing, and count for nothing"
+                f"{n_invalid} pairs of orders had a rollout that came to nothing, and count for nothing"
             )
         rows = self._rows(np.array(pairs).reshape(-1, n), kept)
         return make_table(self._prober, rows, kept, how, notes=notes)

@@ -107,8 +107,8 @@ class Estimate:
     Attributes:
         step: The step; of a value the state before it.
         value: The number.
-        lo: The interval's lower end.
-        hi: Its upper end: lo to hi covers the true number in 95 of 100 cases.
+        ci_low: The interval's lower end.
+        ci_high: Its upper end: ci_low to ci_high covers the true number in 95 of 100 cases.
         ci_method: How the interval was computed.
         n: Rollouts, or pairs of rollouts, that it rests on.
         n_discordant: Pairs that differ; of a single arm, None.
@@ -117,14 +117,14 @@ class Estimate:
         noise: "shared", "fresh" or "recorded"; "none" where no rollouts were run.
         env_steps: Steps of the environment that were taken for it.
         policy_calls: Actions that the policy was asked for.
-        n_lost: Rollouts that came to nothing: what cannot be done again, or what the environment raised.
+        n_invalid: Rollouts that came to nothing: what cannot be done again, or what the environment raised.
         action: The recorded action, or what it was replaced by.
     """
 
     step: int
     value: float
-    lo: float
-    hi: float
+    ci_low: float
+    ci_high: float
     ci_method: str
     n: int
     n_discordant: int | None
@@ -133,13 +133,11 @@ class Estimate:
     noise: str = "none"
     env_steps: int = 0
     policy_calls: int = 0
-    n_lost: int = 0
+    n_invalid: int = 0
     action: Any = None
 
     def __str__(self) -> str:
-        return (
-            f"step {self.step}: {self.estimator} {self.value:+.3f} [{self.lo:+.3f}, {self.hi:+.3f}]"
-        )
+        return f"step {self.step}: {self.estimator} {self.value:+.3f} [{self.ci_low:+.3f}, {self.ci_high:+.3f}]"
 
 
 class Arm(NamedTuple):
@@ -161,7 +159,7 @@ class Arm(NamedTuple):
             if r.is_lost or (by_score and r.score is None)
             else r.score
             if by_score
-            else r.returned
+            else r.episode_return
             for r in rollouts
         ]
         return cls(np.array(values, np.float64), rollouts)
@@ -182,7 +180,7 @@ class Arm(NamedTuple):
         return sum(rollout.policy_calls for rollout in self.rollouts)
 
     @property
-    def n_lost(self) -> int:
+    def n_invalid(self) -> int:
         """Rollouts that came to nothing."""
         return int(np.isnan(self.values).sum())
 
@@ -191,14 +189,14 @@ class SkillLuckSplit(NamedTuple):
     """Where the return of an episode came from: R - V(s0) = skill + luck.
 
     Attributes:
-        returned: What the episode returned, or what the check said of it.
+        episode_return: What the episode returned, or what the check said of it.
         value: What the policy makes of its first state.
         skill: Sum of what the chosen actions were better than the policy's.
         luck: Sum of what came out better than the actions were.
         error: How far the two sides of the equation are apart: rounding, but for rollouts that were lost.
     """
 
-    returned: float
+    episode_return: float
     value: Interval
     skill: Interval
     luck: Interval
@@ -206,10 +204,10 @@ class SkillLuckSplit(NamedTuple):
 
     def __str__(self) -> str:
         parts = ", ".join(
-            f"{name} {part.value:+.3f} [{part.lo:+.3f}, {part.hi:+.3f}]"
+            f"{name} {part.value:+.3f} [{part.ci_low:+.3f}, {part.ci_high:+.3f}]"
             for name, part in (("V(s0)", self.value), ("skill", self.skill), ("luck", self.luck))
         )
-        return f"R {self.returned:+.3f} = {parts}"
+        return f"R {self.episode_return:+.3f} = {parts}"
 
 
 @dataclass
@@ -279,7 +277,7 @@ class CreditTable(Sequence[Estimate]):
         for step, row in by_step.items():
             action = next((str(e.action) for e in row.values() if e.action is not None), "")
             cells = [
-                f"{row[name].value:+.3f} [{row[name].lo:+.3f}, {row[name].hi:+.3f}]"
+                f"{row[name].value:+.3f} [{row[name].ci_low:+.3f}, {row[name].ci_high:+.3f}]"
                 if name in row
                 else ""
                 for name in names

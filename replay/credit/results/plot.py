@@ -113,10 +113,10 @@ _PARTS = {
 
 def _draw_values(panel: Any, rows: list[Estimate]) -> None:
     steps = [row.step for row in rows]
-    value, lo, hi = (
-        np.array([getattr(row, name) for row in rows]) for name in ("value", "lo", "hi")
+    value, ci_low, ci_high = (
+        np.array([getattr(row, name) for row in rows]) for name in ("value", "ci_low", "ci_high")
     )
-    panel.fill_between(steps, lo, hi, color=_BLUE, alpha=0.18, linewidth=0)
+    panel.fill_between(steps, ci_low, ci_high, color=_BLUE, alpha=0.18, linewidth=0)
     panel.plot(
         steps, value, color=_BLUE, linewidth=1.4, marker="o", markersize=3 if len(rows) < 80 else 0
     )
@@ -130,8 +130,9 @@ def _draw_parts(panel: Any, credit: CreditTable, names: list[str]) -> None:
     for k, name in enumerate(names):
         rows = credit.of(name)
         at = np.array([row.step for row in rows]) + (k - (len(names) - 1) / 2) * width
-        value, lo, hi = (
-            np.array([getattr(row, part) for row in rows]) for part in ("value", "lo", "hi")
+        value, ci_low, ci_high = (
+            np.array([getattr(row, part) for row in rows])
+            for part in ("value", "ci_low", "ci_high")
         )
         is_main = k == 0
         colours = [(_GREEN if v > 0 else _RED) if is_main else _GREY for v in value]
@@ -139,9 +140,9 @@ def _draw_parts(panel: Any, credit: CreditTable, names: list[str]) -> None:
         if (
             is_main
         ):  # where an interval is about zero, a band says so; a bar for each would hide what is not
-            panel.fill_between(at, lo, hi, color=_GREY, alpha=0.2, linewidth=0)
-        known = np.isfinite(lo) & np.isfinite(hi) & (value != 0)
-        error = np.array([value - lo, hi - value])[:, known]
+            panel.fill_between(at, ci_low, ci_high, color=_GREY, alpha=0.2, linewidth=0)
+        known = np.isfinite(ci_low) & np.isfinite(ci_high) & (value != 0)
+        error = np.array([value - ci_low, ci_high - value])[:, known]
         panel.errorbar(
             at[known], value[known], error, fmt="none", ecolor="black", elinewidth=0.6, alpha=0.5
         )
@@ -164,7 +165,17 @@ def _page(credit: CreditTable, svg: str, title: str) -> str:
         f"policy {credit.policy_id}, {credit.noise} noise, {credit.env_steps} steps of the environment"
     ]
     said += [str(credit.split)] if credit.split is not None else []
-    names = ("step", "estimator", "value", "lo", "hi", "n", "ci_method", "action", "estimand")
+    names = (
+        "step",
+        "estimator",
+        "value",
+        "ci_low",
+        "ci_high",
+        "n",
+        "ci_method",
+        "action",
+        "estimand",
+    )
     rows = [[getattr(row, name) for name in names] for row in credit]
     return page(
         title or f"Credit of episode {credit.episode_id}", [*said, *credit.notes], svg, names, rows

@@ -88,16 +88,16 @@ def with_estimand_note(row: Estimate, prober: Sampler) -> Estimate:
 def append_run(credit: CreditTable, folder: Path) -> None:
     """Append a run to a folder's logs."""
     rows = credit.estimates
+    # Format 1 names the columns lo, hi, n_lost, universe and returned; the index gives them their names.
     columns: dict[str, Any] = {
         "step": np.array([e.step for e in rows], np.int64),
-        **{
-            name: np.array([getattr(e, name) for e in rows], np.float64)
-            for name in ("value", "lo", "hi")
-        },
-        **{
-            name: np.array([getattr(e, name) for e in rows], np.int64)
-            for name in ("n", "n_lost", "env_steps", "policy_calls")
-        },
+        "value": np.array([e.value for e in rows], np.float64),
+        "lo": np.array([e.ci_low for e in rows], np.float64),
+        "hi": np.array([e.ci_high for e in rows], np.float64),
+        "n": np.array([e.n for e in rows], np.int64),
+        "n_lost": np.array([e.n_invalid for e in rows], np.int64),
+        "env_steps": np.array([e.env_steps for e in rows], np.int64),
+        "policy_calls": np.array([e.policy_calls for e in rows], np.int64),
         **{
             name: [getattr(e, name) for e in rows]
             for name in ("n_discordant", "ci_method", "estimator", "estimand", "noise")
@@ -109,7 +109,7 @@ def append_run(credit: CreditTable, folder: Path) -> None:
         "step": np.array([step for step, _, _ in flat], np.int64),
         "arm": [arm for _, arm, _ in flat],
         "universe": np.array([r.universe for _, _, r in flat], np.uint64),
-        "returned": np.array([r.returned for _, _, r in flat], np.float64),
+        "returned": np.array([r.episode_return for _, _, r in flat], np.float64),
         "score": np.array(
             [math.nan if r.score is None else r.score for _, _, r in flat], np.float64
         ),

@@ -34,7 +34,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         universe: Whose noise it was under.
-        returned: Sum of the rewards from its step on, discounted if that was asked for.
+        episode_return: Sum of the rewards from its step on, discounted if that was asked for.
         score: What the check said at the end; None where there is none.
         length: Steps to the end.
         status: "ended"; "cut" at the step that is the last to be taken; "unreplayable" where a branch came to what cannot be
@@ -47,7 +47,7 @@ class Rollout(NamedTuple):
     """
 
     universe: int
-    returned: float
+    episode_return: float
     score: float | None
     length: int
     status: Status
@@ -66,7 +66,7 @@ class Rollout(NamedTuple):
 class _Tail(NamedTuple):
     """What a rollout came to from one of its nodes on."""
 
-    returned: float
+    episode_return: float
     score: float | None
     length: int
     status: Status
@@ -315,7 +315,7 @@ class RolloutRunner:
         # From the back, so that the sum is the same float whether or not a part of it was known.
         for node, reward in zip(reversed(nodes), reversed(rewards), strict=True):
             rest = _Tail(
-                reward + self.gamma * rest.returned,
+                reward + self.gamma * rest.episode_return,
                 rest.score,
                 rest.length + 1,
                 rest.status,
@@ -323,7 +323,7 @@ class RolloutRunner:
             )
             if node is not None and memo is not None and rest.status in ("ended", "cut"):
                 memo[node] = rest
-        came_to = rest.returned, rest.score, rest.length, rest.status
+        came_to = rest.episode_return, rest.score, rest.length, rest.status
         seen = tuple(Visit(*visit, reward) for visit, reward in zip(visits, rewards, strict=False))
         return Rollout(universe, *came_to, coalesced_at, rest.error, len(rewards), n_calls, seen)
 
