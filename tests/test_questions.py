@@ -1,4 +1,4 @@
-"""The questions of docs/sql.md, asked of a corpus whose answers are known."""
+"""The questions of docs/reference/sql-questions.md, asked of a corpus whose answers are known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from trajrec.envs import Shop
 from trajrec.envs.scripted import AGENTS, LOOPS
 from trajrec.recording.event_log import close_logs
 
-TEXT = (Path(__file__).resolve().parent.parent / "docs" / "sql.md").read_text()
+TEXT = (
+    Path(__file__).resolve().parent.parent / "docs" / "reference" / "sql-questions.md"
+).read_text()
 QUESTIONS = dict(re.findall(r"\n([A-Z][^\n]*\?)\n\n```sql\n(.*?)```", TEXT, re.DOTALL))
 
 
@@ -95,22 +97,22 @@ def test_the_answers_are_the_known_ones(corpus: Any) -> None:
         1,
         10.0,
     )
-    assert ask(corpus, "Who tried again") == [
+    assert ask(corpus, "Who retried") == [
         ("refund_order", "agent", True, LOOPS - 1, 0),
         ("refund_order", "agent", False, 1, 1),
     ]
-    assert [row[::2] for row in ask(corpus, "Which agents said")] == [("refund", "done")] * 2
-    assert [row[0] for row in ask(corpus, "Which tools that are declared")] == ["peek"]
+    assert [row[::2] for row in ask(corpus, "Which agents claimed")] == [("refund", "done")] * 2
+    assert [row[0] for row in ask(corpus, "Which tools changed")] == ["peek"]
     assert [row[1:] for row in ask(corpus, "On which states")] == [("1", "2", True, False, 2)]
     success = sorted(row[1:] for row in ask(corpus, "How often does each interface"))
     assert success == [(1, pytest.approx(2 / 6), 1), (1, 1.0, 0)]
     costs = {row[0]: row[1:5] for row in ask(corpus, "What do model calls cost")}
     assert costs == {"m-1": (1, 7, 2, 0.25), None: (1, 1, 1, None)}
-    assert ask(corpus, "What did each agent") == [
+    assert ask(corpus, "What reward did each") == [
         (None, "bishop_0", 2, 1.0),
         (None, "rook_0", 2, -0.5),
     ]
-    assert ask(corpus, "What entered") == [("weather", 7, '"rain"')]
+    assert ask(corpus, "Which values came") == [("weather", 7, '"rain"')]
 
 
 def test_a_call_with_several_tries_is_one_row_of_calls(tmp_path: Path) -> None:
