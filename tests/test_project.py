@@ -224,6 +224,7 @@ DOCUMENTED = [
     "trajrec.envs.workspace",
     "trajrec.envs.contract",
     "trajrec.statistics.intervals",
+    "trajrec.statistics.quantiles",
     "trajrec.replay.forks.policies",
     "trajrec.replay.diagnose.determinism",
     "trajrec.replay.execute.report",

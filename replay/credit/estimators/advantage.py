@@ -30,7 +30,8 @@ from trajrec.replay.credit.sampling.rollout import Rollout, Script
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.replay.execute.reach import check_step
 from trajrec.statistics import intervals
-from trajrec.statistics.intervals import Array, Interval
+from trajrec.statistics.intervals import Interval
+from trajrec.types import FloatArray
 
 Estimator = Literal["value", "delta", "advantage"]
 MEASURES = {True: "P(passed)", False: "return"}
@@ -243,7 +244,9 @@ class _Scan:
             [arm.known for arm in (*self._values.values(), *self._forced.values()) if arm.rollouts]
         )
         is_share = self._by_score or self._episode.total_reward in (0.0, 1.0)
-        return None if is_share and intervals.is_binary(known) else intervals.spread(known)
+        return (
+            None if is_share and intervals.is_binary(known) else intervals.standard_deviation(known)
+        )
 
     def _split(self) -> SkillLuckSplit | None:
         """Return where the episode's return came from; None where a step is missing, or nothing came of it."""
@@ -316,7 +319,7 @@ class _Scan:
 
 
 def difference(
-    a: Array, b: Array, *, is_paired: bool, scale: float | None
+    a: FloatArray, b: FloatArray, *, is_paired: bool, scale: float | None
 ) -> tuple[Interval, int, int]:
     """Return the mean of a - b with its interval, how many pairs it rests on and how many of them differ.
 
@@ -329,11 +332,11 @@ def difference(
     if not is_paired:
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
         n = min(len(a), len(b))
-        return (intervals.independent(a, b, scale) if n else intervals.NOTHING_KNOWN), n, n
+        return (intervals.independent(a, b, scale) if n else intervals.UNKNOWN), n, n
     known = ~(np.isnan(a) | np.isnan(b))
     a, b = a[known], b[known]
     if not len(a):
-        return intervals.NOTHING_KNOWN, 0, 0
+        return intervals.UNKNOWN, 0, 0
     return intervals.paired(a, b, scale), len(a), int(np.count_nonzero(a != b))
 
 

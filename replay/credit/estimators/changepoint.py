@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trajrec.statistics.intervals import Array
+from trajrec.types import FloatArray
 
 RATES = np.array([0.0, 0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
 LEVELS = np.array(
@@ -38,7 +38,7 @@ class ChangePoint:
         before = self._seen.get(step, (0, 0))
         self._seen[step] = before[0] + won, before[1] + n
 
-    def _log_weights(self) -> Array:
+    def _log_weights(self) -> FloatArray:
         """Return the log posterior of (levels, rates, f), not normalised."""
         shape = (len(LEVELS), len(RATES), self._n)
         total = np.zeros(shape)
@@ -53,11 +53,11 @@ class ChangePoint:
             )
         return total
 
-    def probabilities(self) -> Array:
+    def probabilities(self) -> FloatArray:
         """Return the probability of each step to be the fault, (T,) float64."""
         weights = self._log_weights()
         weights = np.exp(weights - weights.max())
-        found: Array = weights.sum(axis=(0, 1)) / weights.sum()
+        found: FloatArray = weights.sum(axis=(0, 1)) / weights.sum()
         return found
 
     def drop(self, fault: int) -> float:
@@ -87,7 +87,7 @@ class ChangePoint:
         return int(information.argmax())
 
 
-def _entropy(p: Array) -> Array:
+def _entropy(p: FloatArray) -> FloatArray:
     q = np.clip(p, 1e-12, 1 - 1e-12)
-    found: Array = -(q * np.log(q) + (1 - q) * np.log(1 - q))
+    found: FloatArray = -(q * np.log(q) + (1 - q) * np.log(1 - q))
     return found

@@ -123,7 +123,7 @@ def _rows(
     is_share = by_score or (
         prober.episode.total_reward in (0.0, 1.0) and intervals.is_binary(known)
     )
-    scale = None if is_share else intervals.spread(known)
+    scale = None if is_share else intervals.standard_deviation(known)
 
     def single(name: str, arm: Arm, estimand: str) -> Estimate:
         found = intervals.mean(arm.known, scale)

@@ -29,7 +29,7 @@ from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics import intervals
-from trajrec.statistics.intervals import Array
+from trajrec.types import FloatArray
 
 Method = Literal["drop", "bayes", "bisect", "halving"]
 CONFIRM = 1 << 32
@@ -71,7 +71,7 @@ class Decision:
     why: str
     method: str
     table: CreditTable
-    probabilities: Array | None = None
+    probabilities: FloatArray | None = None
 
     @property
     def n_rollouts(self) -> int:
@@ -230,17 +230,17 @@ class _Search:
     def _arm(self, step: int, arm: str) -> Arm:
         return Arm.of(self._samples[step, arm], by_score=self._prober.by_score)
 
-    def _values(self, step: int, arm: str) -> Array:
+    def _values(self, step: int, arm: str) -> FloatArray:
         return self._arm(step, arm).values
 
-    def _drop_probabilities(self, steps: list[int]) -> Array:
+    def _drop_probabilities(self, steps: list[int]) -> FloatArray:
         """Return for each step the probability that it is the first with a large effect, from draws of all effects."""
         rng = np.random.default_rng(self._prober.setting.noise.root)
         draws = np.empty((DRAWS, len(steps)))
         known = np.concatenate(
             [self._arm(step, arm).known for step in steps for arm in ("value", "action")]
         )
-        scale = intervals.spread(known)
+        scale = intervals.standard_deviation(known)
         for column, step in enumerate(steps):
             draws[:, column] = self._draws(
                 self._values(step, "action"), self._values(step, "value"), scale, rng
@@ -249,7 +249,9 @@ class _Search:
         best = (effects >= self._share * effects.max(axis=1, keepdims=True)).argmax(axis=1)
         return np.bincount(best, minlength=len(steps)) / DRAWS
 
-    def _draws(self, a: Array, b: Array, scale: float, rng: np.random.Generator) -> Array:
+    def _draws(
+        self, a: FloatArray, b: FloatArray, scale: float, rng: np.random.Generator
+    ) -> FloatArray:
         """Return draws of the effect of one action, Q - V, given its rollouts."""
         if self._prober.is_paired:
             known = ~(np.isnan(a) | np.isnan(b))
@@ -315,7 +317,7 @@ class _Search:
                 hi = middle
         return self._confirmed(lo, None, None, method, "", self._n)
 
-    def _value_at(self, step: int, n: int) -> Array:
+    def _value_at(self, step: int, n: int) -> FloatArray:
         """Return what n rollouts more from a step come to."""
         before = len(self._samples.get((step, "value"), ()))
         self._sample([(step, "value", before + n)])
@@ -326,7 +328,7 @@ class _Search:
         self,
         step: int,
         sure: float | None,
-        probabilities: Array | None,
+        probabilities: FloatArray | None,
         method: str,
         why: str,
         needed: int,
@@ -339,7 +341,7 @@ class _Search:
         self._sample([(step, "redrawn", n_confirm), (step, "kept", n_confirm)], CONFIRM)
         redrawn, kept = self._arm(step, "redrawn"), self._arm(step, "kept")
         known = np.concatenate([redrawn.known, kept.known])
-        scale = None if self._is_share else intervals.spread(known)
+        scale = None if self._is_share else intervals.standard_deviation(known)
         found, n, n_discordant = difference(
             kept.values, redrawn.values, is_paired=self._prober.is_paired, scale=scale
         )
@@ -384,7 +386,9 @@ class _Search:
     def _single(self, step: int, name: str, measure: str) -> Estimate:
         arm = self._arm(step, name)
         known = arm.known
-        found = intervals.mean(known, None if self._is_share else intervals.spread(known))
+        found = intervals.mean(
+            known, None if self._is_share else intervals.standard_deviation(known)
+        )
         what = f"{measure} with the {'recorded action' if name in ('action', 'kept') else 'action redrawn'}"
         cost = arm.env_steps, arm.policy_calls, arm.n_invalid
         return Estimate(

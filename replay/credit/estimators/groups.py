@@ -11,7 +11,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Any, Literal
 
 from trajrec.replay.credit.results.estimates import CreditTable, Estimate
-from trajrec.statistics.intervals import LEVEL, t_quantile
+from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -177,7 +177,7 @@ def _estimate(
 ) -> Estimate:
     if value is None:
         value, se, n = float("nan"), None, 0
-    half = float("inf") if se is None or n is None or n < 2 else t_quantile(LEVEL, n - 1) * se
+    half = float("inf") if se is None or n is None or n < 2 else t_quantile(CONFIDENCE, n - 1) * se
     what = f"{method.upper()} advantage, by {measure}"
     return Estimate(
         step,

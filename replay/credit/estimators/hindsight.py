@@ -16,7 +16,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.pooling import action_key, recorded_keys
 from trajrec.replay.credit.results.estimates import CreditTable, Estimate
 from trajrec.replay.forks.policies import policy_id
-from trajrec.statistics.intervals import Array
+from trajrec.types import FloatArray
 
 Method = Literal["hca", "cocoa", "rudder"]
 RESAMPLES = 200
@@ -132,10 +132,10 @@ class _Steps:
         returns, self._return = np.unique(np.round(self._to_go, 9), return_inverse=True)
         self._n_returns = len(returns)
 
-    def _count(self, keys: Any, n: int, weights: Array) -> Array:
+    def _count(self, keys: Any, n: int, weights: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(keys, weights, n), np.float64)
 
-    def hca(self, of_episode: Array) -> Array:
+    def hca(self, of_episode: FloatArray) -> FloatArray:
         """Return the credit of every step by return-conditioned hindsight, episodes weighted."""
         w = of_episode[self._number]
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -154,7 +154,7 @@ class _Steps:
             means = sums / self._count(self._pair, self._n_pairs, w)
         return np.asarray(means[self._pair])
 
-    def cocoa(self, of_episode: Array) -> Array:
+    def cocoa(self, of_episode: FloatArray) -> FloatArray:
         """Return the credit of every step by the outcomes that it contributed to, episodes weighted."""
         w = of_episode[self._number]
         n_outcomes = max(self._outcomes, default=-1) + 1
@@ -182,10 +182,10 @@ class _Steps:
             )
             own = self._count(self._pair, self._n_pairs, w * self._reward) / visits_pair
             there = self._count(self._place, self._n_places, w * self._reward) / visits_place
-        found: Array = own[self._pair] - there[self._place] + later
+        found: FloatArray = own[self._pair] - there[self._place] + later
         return found
 
-    def rudder(self, of_episode: Array) -> Array:
+    def rudder(self, of_episode: FloatArray) -> FloatArray:
         """Return what every step changes in the return that is to be expected, episodes weighted."""
         w = of_episode[self._number]
         totals = np.array(
@@ -197,5 +197,5 @@ class _Steps:
         before = np.concatenate([[np.nan], q[:-1]])
         firsts = [first for first, last in self._spans if last > first]
         before[firsts] = float((of_episode * totals).sum() / of_episode.sum())
-        found: Array = q - before
+        found: FloatArray = q - before
         return found

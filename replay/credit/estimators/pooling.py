@@ -18,7 +18,8 @@ from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
-from trajrec.statistics.intervals import LEVEL, Array, t_quantile
+from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
+from trajrec.types import FloatArray
 from trajrec.values import codec
 
 
@@ -297,15 +298,15 @@ class _Table:
         if n < 2:
             return value, float("-inf"), float("inf"), n
         variance = float((sums**2).sum()) * n / (n - 1) + sum(part[2] for part in parts)
-        half = t_quantile(LEVEL, n - 1) * float(np.sqrt(variance))
+        half = t_quantile(CONFIDENCE, n - 1) * float(np.sqrt(variance))
         return value, value - half, value + half, n
 
 
-Part = tuple[Array, Any, float]
+Part = tuple[FloatArray, Any, float]
 """Of a mean: what each visit adds to its error, the visits' rollouts, and what to add to the variance for how few there are."""
 
 
-def _spread(values: Array, groups: Any) -> float:
+def _spread(values: FloatArray, groups: Any) -> float:
     """Return the standard deviation of values about the mean of their group."""
     names, index = np.unique(groups, return_inverse=True)
     counts = np.bincount(index)

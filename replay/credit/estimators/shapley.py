@@ -133,7 +133,7 @@ class _Game:
         calls = sum(r.policy_calls for _, _, found in kept for r in found) // max(
             1, len(self._groups)
         )
-        scale = max(0.5 if self._by_score else 0.0, intervals.spread(pairs))
+        scale = max(0.5 if self._by_score else 0.0, intervals.standard_deviation(pairs))
         rows = []
         for column, group in enumerate(self._groups):
             found = intervals.augmented_t(pairs[:, column], scale)._replace(
@@ -147,7 +147,7 @@ class _Game:
             rows.append(
                 Estimate(
                     group[0],
-                    *(found if len(pairs) else intervals.NOTHING_KNOWN),
+                    *(found if len(pairs) else intervals.UNKNOWN),
                     len(pairs),
                     int(np.count_nonzero(pairs[:, column])),
                     "shapley",

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.statistics.intervals import Array, Interval
+from trajrec.statistics.intervals import Interval
+from trajrec.types import FloatArray
 
 ROUND = 8
 """Universes of a round, where there is a budget."""
@@ -148,7 +149,7 @@ class Arm(NamedTuple):
         rollouts: The rollouts.
     """
 
-    values: Array
+    values: FloatArray
     rollouts: Sequence[Rollout]
 
     @classmethod
@@ -165,7 +166,7 @@ class Arm(NamedTuple):
         return cls(np.array(values, np.float64), rollouts)
 
     @property
-    def known(self) -> Array:
+    def known(self) -> FloatArray:
         """The values of those that came to something."""
         return self.values[~np.isnan(self.values)]
 
