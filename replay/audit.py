@@ -130,19 +130,19 @@ class AuditedRecorder(Recorder):
         sink = open_event_log(self.path.parent, "raise", "process")
         sink.add(
             PostHocCheck(
-                -1,
-                report.episode_id,
-                report.n_steps,
-                time.time_ns(),
-                CHECK_ID,
-                __version__,
-                "environmental",
-                "ok",
-                holds,
-                None,
-                evidence,
-                None,
-                None,
+                episode=-1,
+                target=report.episode_id,
+                step=report.n_steps,
+                time_ns=time.time_ns(),
+                check_id=CHECK_ID,
+                version=__version__,
+                family="environmental",
+                status="ok",
+                verdict=holds,
+                score=None,
+                evidence_data=evidence,
+                code_digest=None,
+                state_digest=None,
             )
         )
         if not holds:

@@ -543,7 +543,15 @@ def test_a_distance_in_floats_is_said_where_it_is_small() -> None:
 
 
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
-    return EnvRecord(env_id, entry_point, b"", None, {}, [], "posix.system")
+    return EnvRecord(
+        env_id=env_id,
+        entry_point=entry_point,
+        kwargs_data=b"",
+        max_episode_steps=None,
+        spec_fields={},
+        wrappers=[],
+        class_name="posix.system",
+    )
 
 
 @pytest.mark.parametrize(

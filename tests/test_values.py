@@ -234,7 +234,18 @@ def test_a_log_makes_no_wrapper_that_writes_files(tmp_path: Path) -> None:
         "gymnasium.wrappers.rendering.RecordVideo",
         codec.encode({"video_folder": str(tmp_path / "videos")}),
     )
-    record_ = EnvRecord("CartPole-v1", "", kwargs, 500, {}, [video], "x", "", "", "")
+    record_ = EnvRecord(
+        env_id="CartPole-v1",
+        entry_point="",
+        kwargs_data=kwargs,
+        max_episode_steps=500,
+        spec_fields={},
+        wrappers=[video],
+        class_name="x",
+        recreatable="",
+        observation_space="",
+        action_space="",
+    )
     make_env(record_, episode_id="x").close()
     assert not (tmp_path / "videos").exists()
 

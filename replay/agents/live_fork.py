@@ -65,7 +65,7 @@ def continue_live(
     metadata = codec.encode(
         {"attempts": sorted(map(list, places)), "models": n_models, "effects": n_effects}
     )
-    fork = Fork(0, episode.id, at, "agent", metadata_data=metadata)
+    fork = Fork(episode=0, parent_id=episode.id, step=at, kind="agent", metadata_data=metadata)
     value = episode.transcript.value
     live = AgentEpisode(
         folder,

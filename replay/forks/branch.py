@@ -307,7 +307,14 @@ class BranchLog:
         assert self._episode.start is not None
         kind: Any = "actions" if self._plan.policy is None else "policy"
         self._player.load(rows)
-        fork = Fork(0, self._episode.id, rows.step, kind, rows.noise, rows.level)
+        fork = Fork(
+            episode=0,
+            parent_id=self._episode.id,
+            step=rows.step,
+            kind=kind,
+            noise=rows.noise,
+            level=rows.level,
+        )
         recorder.begin_fork(fork, self._episode.start, rows.observation)
         for action in rows.actions:
             recorder.step(action)

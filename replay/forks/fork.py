@@ -148,7 +148,13 @@ class _Fork:
                 )
                 assert episode.start is not None
                 recorder.begin_fork(
-                    Fork(0, episode.id, at, "actions", key if is_fresh else "recorded"),
+                    Fork(
+                        episode=0,
+                        parent_id=episode.id,
+                        step=at,
+                        kind="actions",
+                        noise=key if is_fresh else "recorded",
+                    ),
                     episode.start,
                     obs,
                 )

@@ -266,14 +266,37 @@ class AgentEpisode:
     def side_effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return `function(*args)`, recorded as a value that came from outside: given back when the agent is run again."""
         journal = self._running()[0]
-        head = journal.number, self._steps.step, time.time_ns(), name, journal.data(list(args))
+        step = self._steps.step
+        time_ns = time.time_ns()
+        arguments = journal.data(list(args))
         try:
             value = function(*args)
         except Exception as exc:
-            journal.add(EffectValue(*head, None, *journal.describe(exc)[:2]))
+            error_type, message, _ = journal.describe(exc)
+            journal.add(
+                EffectValue(
+                    episode=journal.number,
+                    step=step,
+                    time_ns=time_ns,
+                    name=name,
+                    arguments_data=arguments,
+                    value_data=None,
+                    error_type=error_type,
+                    message=message,
+                )
+            )
             raise
         data, is_redacted = journal.encode(value)
-        journal.add(EffectValue(*head, data, is_redacted=is_redacted), len(data))
+        event = EffectValue(
+            episode=journal.number,
+            step=step,
+            time_ns=time_ns,
+            name=name,
+            arguments_data=arguments,
+            value_data=data,
+            is_redacted=is_redacted,
+        )
+        journal.add(event, len(data))
         return value
 
     def check(self, verifier: Verifier | Callable[..., Any], *args: Any) -> Verdict:
@@ -292,19 +315,23 @@ class AgentEpisode:
             status = "error"
         if status == "ok" and verdict.passed is None and verdict.score is None:
             status = "not_evaluated"
+        evidence = verdict.evidence
+        check_id, version, family = identify(verifier)
         journal.add(
             Check(
-                journal.number,
-                self.n_steps,
-                time.time_ns(),
-                *identify(verifier),
-                "terminal",
-                status,  # type: ignore[arg-type]
-                verdict.passed,
-                verdict.score,
-                None if verdict.evidence is None else journal.data(verdict.evidence),
-                code_digest(verifier),
-                self.state_digest,
+                episode=journal.number,
+                step=self.n_steps,
+                time_ns=time.time_ns(),
+                check_id=check_id,
+                version=version,
+                family=family,
+                phase="terminal",
+                status=status,  # type: ignore[arg-type]
+                verdict=verdict.passed,
+                score=verdict.score,
+                evidence_data=None if evidence is None else journal.data(evidence),
+                code_digest=code_digest(verifier),
+                state_digest=self.state_digest,
             )
         )
         journal.flush()
@@ -342,31 +369,44 @@ class AgentEpisode:
         calls = self._calls
         calls.parts = parts_of(world, self._watch)
         whole = [(part.name, *part.tracker.begin()) for part in calls.parts]
+        parts = [(part.name, part.tracker.name, part.tracker.version) for part in calls.parts]
+        class_name = ""
+        if world is not None:
+            class_name = f"{type(world).__module__}:{type(world).__qualname__}"
         kwargs = getattr(world, "kwargs", None)
+        metadata = self._metadata
+        tools = [
+            [tool.name, tool.schema, tool.access, tool.description] for tool in self._tools.values()
+        ]
         journal.add(
             TaskStart(
-                journal.number,
-                journal.text(self._task),
-                None if self.goal is None else journal.data(self.goal),
-                "" if world is None else f"{type(world).__module__}:{type(world).__qualname__}",
-                None if kwargs is None else journal.data(dict(kwargs)),
-                journal.data(
-                    [
-                        [tool.name, tool.schema, tool.access, tool.description]
-                        for tool in self._tools.values()
-                    ]
-                ),
-                [(part.name, part.tracker.name, part.tracker.version) for part in calls.parts],
-                None if self._interface is None else journal.data(self._interface),
-                None if self._metadata is None else journal.data(dict(self._metadata)),
-                None if parent is None else parent.id,
-                None if parent is None else parent._steps.step,
-                held_seed,
+                episode=journal.number,
+                task=journal.text(self._task),
+                goal_data=None if self.goal is None else journal.data(self.goal),
+                world=class_name,
+                world_data=None if kwargs is None else journal.data(dict(kwargs)),
+                tools_data=journal.data(tools),
+                parts=parts,
+                interface_data=None if self._interface is None else journal.data(self._interface),
+                metadata_data=None if metadata is None else journal.data(dict(metadata)),
+                caller_id=None if parent is None else parent.id,
+                caller_step=None if parent is None else parent._steps.step,
+                held_seed=held_seed,
             )
         )
         for name, value, digest in whole:
             calls.digests[name] = digest
-            journal.add(StateChange(journal.number, -1, 0, 0, name, digest, journal.data(value)))
+            journal.add(
+                StateChange(
+                    episode=journal.number,
+                    step=-1,
+                    call=0,
+                    attempt=0,
+                    part=name,
+                    digest=digest,
+                    data=journal.data(value),
+                )
+            )
 
     def _reset(self, journal: Journal, now: int, held_seed: int | None) -> None:
         """Record and make the world's reset."""
@@ -377,7 +417,17 @@ class AgentEpisode:
                 seed, origin = secrets.randbits(31), "recorder"
         options = None if self._options is None else journal.data(self._options)
         origin = "none" if seed is None else origin
-        journal.add(EpisodeStart(journal.number, now, seed, origin, options, None, _NO_INFO))  # type: ignore[arg-type]
+        journal.add(
+            EpisodeStart(
+                episode=journal.number,
+                time_ns=now,
+                seed=seed,
+                seed_origin=origin,  # type: ignore[arg-type]
+                options_data=options,
+                rng_data=None,
+                info_data=_NO_INFO,
+            )
+        )
         if world is None:
             return
         with (
@@ -393,16 +443,17 @@ class AgentEpisode:
 
     def _end(self, ending: Literal["terminated", "truncated", "error"]) -> None:
         self._has_ended = True
-        journal, flags = self._journal, (ending == "terminated", ending == "truncated")
+        journal = self._journal
         journal.add(
             EpisodeEnd(
-                journal.number,
-                time.time_ns(),
-                self.n_steps,
-                ending,
-                *flags,
-                self._stop_reason,
-                self._said_done,
+                episode=journal.number,
+                time_ns=time.time_ns(),
+                n_steps=self.n_steps,
+                ending=ending,
+                terminated=ending == "terminated",
+                truncated=ending == "truncated",
+                stop_reason=self._stop_reason,
+                claimed_done=self._said_done,
             )
         )
         if self._outer is not None:

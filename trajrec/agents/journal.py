@@ -70,8 +70,19 @@ class Journal:
         exc: BaseException,
     ) -> None:
         """Add an exception that is not a tool's or a model's."""
-        event = Failure(self.number, step, 0, time.time_ns(), phase, origin, *self.describe(exc))
-        self.add(event, len(event.traceback))
+        error_type, message, text = self.describe(exc)
+        event = Failure(
+            episode=self.number,
+            step=step,
+            attempt=0,
+            time_ns=time.time_ns(),
+            phase=phase,
+            origin=origin,
+            error_type=error_type,
+            message=message,
+            traceback=text,
+        )
+        self.add(event, len(text))
 
     def flush(self) -> None:
         """Hand everything to the operating system; a log that cannot be written is raised at the episode's end."""

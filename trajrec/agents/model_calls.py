@@ -53,18 +53,18 @@ class Models:
             data, was_redacted = journal.encode({"args": list(args), "kwargs": request})
             journal.add(
                 ModelStart(
-                    journal.number,
-                    self._steps.step,
-                    number,
-                    time.time_ns(),
-                    _name(function),
-                    data,
-                    base,
-                    kept,
-                    new,
-                    attempt,
-                    by,
-                    is_redacted or was_redacted,
+                    episode=journal.number,
+                    step=self._steps.step,
+                    number=number,
+                    time_ns=time.time_ns(),
+                    function=_name(function),
+                    request_data=data,
+                    base=base,
+                    kept=kept,
+                    messages=new,
+                    attempt=attempt,
+                    retry_by=by,
+                    is_redacted=is_redacted or was_redacted,
                 ),
                 len(data) + sum(map(len, new)),
             )
@@ -82,33 +82,37 @@ class Models:
         def ended(value: Any, exc: BaseException | None, is_streamed: bool) -> None:
             journal = self._journal
             data, is_redacted = journal.encode(value)
-            what = ("", "", "") if exc is None else journal.describe(exc)
+            error_type, message, text = ("", "", "") if exc is None else journal.describe(exc)
             end = ModelEnd(
-                journal.number,
-                number,
-                time.time_ns(),
-                _outcome(exc),
-                data,
-                is_streamed,
-                *what,
-                is_redacted,
-                is_async,
+                episode=journal.number,
+                number=number,
+                time_ns=time.time_ns(),
+                outcome=_outcome(exc),
+                answer_data=data,
+                is_streamed=is_streamed,
+                error_type=error_type,
+                message=message,
+                traceback=text,
+                is_redacted=is_redacted,
+                is_async=is_async,
             )
             journal.add(end, len(data))
 
         return record_stream(answer, ended)
 
     def _raised(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
-        journal, what = self._journal, self._journal.describe(exc)
+        journal = self._journal
+        error_type, message, text = journal.describe(exc)
         journal.add(
             ModelEnd(
-                journal.number,
-                number,
-                time.time_ns(),
-                _outcome(exc),
-                None,
-                False,
-                *what,
+                episode=journal.number,
+                number=number,
+                time_ns=time.time_ns(),
+                outcome=_outcome(exc),
+                answer_data=None,
+                error_type=error_type,
+                message=message,
+                traceback=text,
                 is_async=is_async,
             )
         )

@@ -59,17 +59,19 @@ class Calls:
         now = time.time_ns()
         journal.add(
             CallStart(
-                journal.number,
-                *place[:3],
-                now,
-                name,
-                call_id,
-                data,
-                "unknown" if tool is None else tool.access,
-                journal.text(invalid),
-                place.by,
-                place.backoff_ns,
-                is_redacted,
+                episode=journal.number,
+                step=place.step,
+                call=place.call,
+                attempt=place.attempt,
+                time_ns=now,
+                tool=name,
+                call_id=call_id,
+                arguments_data=data,
+                access="unknown" if tool is None else tool.access,
+                invalid=journal.text(invalid),
+                retry_by=place.by,
+                backoff_ns=place.backoff_ns,
+                is_redacted=is_redacted,
             ),
             len(data),
         )
@@ -106,16 +108,19 @@ class Calls:
     ) -> None:
         now, why = time.time_ns(), self._is_error(result)
         data, is_redacted = self._journal.encode(result)
-        number = self._journal.number
-        if why is None:
-            end = CallEnd(
-                number, *place[:3], now, "ok", data, is_redacted=is_redacted, is_async=is_async
-            )
-        else:
-            what = "tool", "", self._journal.text(why), ""
-            end = CallEnd(
-                number, *place[:3], now, "error", data, False, *what, is_redacted, is_async
-            )
+        end = CallEnd(
+            episode=self._journal.number,
+            step=place.step,
+            call=place.call,
+            attempt=place.attempt,
+            time_ns=now,
+            outcome="ok" if why is None else "error",
+            result_data=data,
+            origin="" if why is None else "tool",
+            message="" if why is None else self._journal.text(why),
+            is_redacted=is_redacted,
+            is_async=is_async,
+        )
         self._ended(place, tool, end, len(data))
 
     def _raised(
@@ -136,19 +141,23 @@ class Calls:
         )
         if isinstance(exc, (ConnectionError, TimeoutError)):
             origin = "infra"
-        what = self._journal.describe(exc)
+        error_type, message, text = self._journal.describe(exc)
         end = CallEnd(
-            self._journal.number,
-            *place[:3],
-            time.time_ns(),
-            outcome,
-            None,
-            True,
-            origin,
-            *what,
+            episode=self._journal.number,
+            step=place.step,
+            call=place.call,
+            attempt=place.attempt,
+            time_ns=time.time_ns(),
+            outcome=outcome,
+            result_data=None,
+            is_raised=True,
+            origin=origin,
+            error_type=error_type,
+            message=message,
+            traceback=text,
             is_async=is_async,
         )
-        self._ended(place, tool, end, len(end.traceback))
+        self._ended(place, tool, end, len(text))
 
     def _ended(self, place: Place, tool: Tool | None, end: CallEnd, size: int) -> None:
         with self._steps.lock:
@@ -170,12 +179,14 @@ class Calls:
             journal.fail(place.step, "state", "env", exc)
             journal.add(
                 StateChange(
-                    journal.number,
-                    *place[:3],
-                    part.name,
-                    "",
-                    None,
-                    "the state could not be captured",
+                    episode=journal.number,
+                    step=place.step,
+                    call=place.call,
+                    attempt=place.attempt,
+                    part=part.name,
+                    digest="",
+                    data=None,
+                    note="the state could not be captured",
                 )
             )
             return
@@ -193,7 +204,16 @@ class Calls:
             else None
         )
         journal.add(
-            StateChange(journal.number, *place[:3], part.name, digest, data, note),
+            StateChange(
+                episode=journal.number,
+                step=place.step,
+                call=place.call,
+                attempt=place.attempt,
+                part=part.name,
+                digest=digest,
+                data=data,
+                note=note,
+            ),
             200 if data is None else len(data),
         )
 

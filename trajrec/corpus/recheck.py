@@ -59,19 +59,19 @@ def recheck(
         if sink is not None:
             sink.add(
                 PostHocCheck(
-                    -1,
-                    episode.id,
-                    episode.n_steps,
-                    time.time_ns(),
-                    check_id,
-                    version,
-                    family,
-                    graded.status,  # type: ignore[arg-type]
-                    verdict.passed,
-                    verdict.score,
-                    None if evidence is None else codec.encode(evidence, opaque=True),
-                    code_digest(verifier),
-                    digest,
+                    episode=-1,
+                    target=episode.id,
+                    step=episode.n_steps,
+                    time_ns=time.time_ns(),
+                    check_id=check_id,
+                    version=version,
+                    family=family,
+                    status=graded.status,  # type: ignore[arg-type]
+                    verdict=verdict.passed,
+                    score=verdict.score,
+                    evidence_data=None if evidence is None else codec.encode(evidence, opaque=True),
+                    code_digest=code_digest(verifier),
+                    state_digest=digest,
                 )
             )
         yield graded

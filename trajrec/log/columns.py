@@ -46,7 +46,7 @@ class Packer:
         if len(rows) > 1 and rows.count(rows[0]) == len(rows):
             value = np.frombuffer(rows[0], dtype).reshape(shape)
             return Column(
-                name, "const", len(rows), rows_data=None, type_name="array"
+                name=name, kind="const", n=len(rows), rows_data=None, type_name="array"
             ), codec.encode(value)
         row_bytes = len(rows[0])
         if dtype.kind not in _NUMBERS or row_bytes == 0:
@@ -83,7 +83,7 @@ class Packer:
         if numbers is not None:
             bits = numbers.view(np.uint8).reshape(len(rows), -1)
             if len(rows) > 1 and (bits == bits[0]).all():
-                return Column(name, "const", len(rows)), codec.encode(rows[0])
+                return Column(name=name, kind="const", n=len(rows)), codec.encode(rows[0])
             assert kind is not None
             stored = _narrow(numbers)
             raw, chosen = self._planes(_units(stored.tobytes(), stored.dtype, len(rows)), order=0)
@@ -98,7 +98,7 @@ class Packer:
                 type_name=_scalar_name(kind, numbers),
             )
         if kind is not None and len(rows) > 1 and rows.count(rows[0]) == len(rows):
-            return Column(name, "const", len(rows)), codec.encode(rows[0])
+            return Column(name=name, kind="const", n=len(rows)), codec.encode(rows[0])
         return self.values(
             name, [codec.encode(row, where=where or name, opaque=opaque) for row in rows]
         )
@@ -106,10 +106,12 @@ class Packer:
     def values(self, name: str, rows: Sequence[bytes]) -> tuple[Column, bytes]:
         """Pack encoded values."""
         if len(rows) > 1 and rows.count(rows[0]) == len(rows):
-            return Column(name, "const", len(rows)), rows[0]
+            return Column(name=name, kind="const", n=len(rows)), rows[0]
         raw = np.fromiter(map(len, rows), np.uint32, len(rows)).tobytes() + b"".join(rows)
         data = self._compress(raw)
-        return Column(name, "value", len(rows), size=len(data), raw_bytes=len(raw)), data
+        return Column(
+            name=name, kind="value", n=len(rows), size=len(data), raw_bytes=len(raw)
+        ), data
 
     def unit_rows(self, name: str, rows: Array) -> tuple[Column, bytes]:
         """Pack rows of bytes that do not compress (digests)."""
@@ -129,13 +131,13 @@ class Packer:
     ) -> tuple[Column, bytes]:
         data = self._compress(raw)
         column = Column(
-            name,
-            kind,
-            n,
-            dtype.str,
-            shape,
-            type_name,
-            filter_,
+            name=name,
+            kind=kind,
+            n=n,
+            dtype=dtype.str,
+            shape=shape,
+            type_name=type_name,
+            filter=filter_,
             size=len(data),
             raw_bytes=memoryview(raw).nbytes,
         )

@@ -16,7 +16,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
     """What every record is."""
 
 
-class TaskStart(Record, tag="task", frozen=True):
+class TaskStart(Record, tag="task", frozen=True, kw_only=True):
     """What an agent was asked to do and where: follows the EpisodeStart of an agent's episode.
 
     `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
@@ -42,7 +42,7 @@ class TaskStart(Record, tag="task", frozen=True):
 RetryBy = Literal["", "agent", "scaffold", "transport", "harness"]
 
 
-class CallStart(Record, tag="call", frozen=True):
+class CallStart(Record, tag="call", frozen=True, kw_only=True):
     """One attempt at a tool call. `call` counts the calls of a step, `attempt` the tries of a call.
 
     `invalid` says why the call could not be what the agent meant (an unknown tool, arguments that do not fit), "" where it
@@ -64,7 +64,7 @@ class CallStart(Record, tag="call", frozen=True):
     is_redacted: bool = False
 
 
-class CallEnd(Record, tag="result", frozen=True):
+class CallEnd(Record, tag="result", frozen=True, kw_only=True):
     """What came of an attempt. Without one the attempt was open when the log ended.
 
     `outcome` "error" covers what the tool raised and what it returned as an error (`is_raised` tells them apart).
@@ -86,7 +86,7 @@ class CallEnd(Record, tag="result", frozen=True):
     is_async: bool = False
 
 
-class StateChange(Record, tag="state", frozen=True):
+class StateChange(Record, tag="state", frozen=True, kw_only=True):
     """What an attempt changed in one part of the state; step -1 is the reset, where `data` holds the part whole.
 
     Otherwise `data` holds the changes, in the part's own form, or None where only the digest is known. `note` says what is
@@ -103,7 +103,7 @@ class StateChange(Record, tag="state", frozen=True):
     note: str = ""
 
 
-class ModelStart(Record, tag="model", frozen=True):
+class ModelStart(Record, tag="model", frozen=True, kw_only=True):
     """One attempt at a model call, which opens a step. The messages are those of an earlier call of the episode and new ones:
     the first `kept` of model call `base` (-1: none), then `messages`. `request_data` holds the other arguments. Large values
     are references to blobs."""
@@ -122,7 +122,7 @@ class ModelStart(Record, tag="model", frozen=True):
     is_redacted: bool = False
 
 
-class ModelEnd(Record, tag="answer", frozen=True):
+class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
     """What a model answered; streamed answers come as the list of their pieces."""
 
     episode: int
@@ -138,7 +138,7 @@ class ModelEnd(Record, tag="answer", frozen=True):
     is_async: bool = False
 
 
-class EffectValue(Record, tag="effect", frozen=True):
+class EffectValue(Record, tag="effect", frozen=True, kw_only=True):
     """A value that entered from outside the program: clock, random, network. Given back when the agent is run again."""
 
     episode: int
@@ -160,7 +160,7 @@ class Blob(Record, tag="blob", frozen=True):
     data: bytes
 
 
-class PostHocCheck(Record, tag="regrade", frozen=True):
+class PostHocCheck(Record, tag="regrade", frozen=True, kw_only=True):
     """A check of an episode that was recorded before, in whatever log: `target` is its id. Nothing recorded is overwritten.
 
     The fields are those of `Check`; `episode` is -1, for it is none of this log's.
@@ -181,7 +181,7 @@ class PostHocCheck(Record, tag="regrade", frozen=True):
     state_digest: str | None
 
 
-class CreditRun(Record, tag="credit", frozen=True):
+class CreditRun(Record, tag="credit", frozen=True, kw_only=True):
     """What rollouts from forks of an episode say of its steps: `target` is its id, in whatever log. Nothing is overwritten: a
     later run is another record. `estimates_data` and `rollouts_data` hold columns by name; docs/format.md lists them.
 

@@ -297,12 +297,12 @@ def _merge(group: list[LogChunk], packer: Packer) -> tuple[Chunk, list[bytes]]:
         data.append(raw)
     record = group[0].record
     merged = Chunk(
-        record.time_ns,
-        _join(segments),
-        columns,
-        record.layouts,
-        [event for chunk in group for event in chunk.record.events],
-        [item for chunk in group for item in chunk.record.irregular],
+        time_ns=record.time_ns,
+        segments=_join(segments),
+        columns=columns,
+        layouts=record.layouts,
+        events=[event for chunk in group for event in chunk.record.events],
+        irregular=[item for chunk in group for item in chunk.record.irregular],
     )
     return merged, data
 

@@ -20,7 +20,7 @@ Ending = Literal["terminated", "truncated", "abandoned", "error"]
 has no end record; readers call it "interrupted", or "running" while its writer lives."""
 
 
-class EnvRecord(Record, frozen=True):
+class EnvRecord(Record, frozen=True, kw_only=True):
     """The environment, as far as needed to make it again.
 
     `kwargs_data` is a dict; `wrappers` lists what was put around `gymnasium.make`'s own result, innermost first, as
@@ -48,7 +48,7 @@ class StateRecord(Record, frozen=True):
     keep: Literal["every", "digest", "none"] = "none"
 
 
-class Header(Record, frozen=True):
+class Header(Record, frozen=True, kw_only=True):
     """The first record of a log: who recorded what, under which conditions.
 
     `runtime` holds versions (python, platform, cpu, packages) and settings that can change results (hash seed, threads).
@@ -76,7 +76,7 @@ class Segment(Record, frozen=True):
     has_reset: bool
 
 
-class Column(Record, frozen=True):
+class Column(Record, frozen=True, kw_only=True):
     """One column of a chunk; its bytes lie in the data part at `offset`, zstd-compressed from `raw_bytes` to `size`.
 
     `kind` says what a row is: "array" (one array of `dtype` and `shape`), "scalar" (one number of `type_name`), "value" (one
@@ -97,7 +97,7 @@ class Column(Record, frozen=True):
     rows_data: bytes | None = None
 
 
-class EpisodeStart(Record, tag="start", frozen=True):
+class EpisodeStart(Record, tag="start", frozen=True, kw_only=True):
     """A reset. `seed_origin` says whether the caller gave the seed or the recorder did because nothing else was reproducible.
     `rng_data` holds the state of the environment's generators just before the reset, where it was not seeded."""
 
@@ -110,7 +110,7 @@ class EpisodeStart(Record, tag="start", frozen=True):
     info_data: bytes
 
 
-class Fork(Record, tag="fork", frozen=True):
+class Fork(Record, tag="fork", frozen=True, kw_only=True):
     """Says that an episode goes on from another one: follows its EpisodeStart, the other's with a time of its own. Its steps
     begin with `step`. `kind`: what is different from there on. `noise`: "recorded" where the environment's generators went on,
     else what they were seeded from. `level`: how the state was reached. docs/format.md says more."""
@@ -132,7 +132,7 @@ class Keyframe(Record, tag="keyframe", frozen=True):
     data: bytes
 
 
-class EpisodeEnd(Record, tag="end", frozen=True):
+class EpisodeEnd(Record, tag="end", frozen=True, kw_only=True):
     """The end of an episode after `n_steps` steps. Done and succeeded are different things: see `Check`.
 
     Of an agent's episode: `stop_reason` says why its loop ended ("" where unknown), `claimed_done` what the agent claimed.
@@ -148,7 +148,7 @@ class EpisodeEnd(Record, tag="end", frozen=True):
     claimed_done: bool | None = None
 
 
-class Failure(Record, tag="failure", frozen=True):
+class Failure(Record, tag="failure", frozen=True, kw_only=True):
     """An exception, by where it came from. `step` is the step that failed, -1 for a reset; `action_data` what was tried."""
 
     episode: int
@@ -163,7 +163,7 @@ class Failure(Record, tag="failure", frozen=True):
     action_data: bytes | None = None
 
 
-class Check(Record, tag="check", frozen=True):
+class Check(Record, tag="check", frozen=True, kw_only=True):
     """One verdict of one version of one verifier on one state. `verdict` is None where the check gave none."""
 
     episode: int
@@ -184,7 +184,7 @@ class Check(Record, tag="check", frozen=True):
 Event = EpisodeStart | Fork | Keyframe | EpisodeEnd | Failure | Check | AgentEvent
 
 
-class Chunk(Record, frozen=True):
+class Chunk(Record, frozen=True, kw_only=True):
     """What one flush hands over: the steps of some segments by column, and the events among them.
 
     `layouts` says for each field how its columns make up a value: ["leaf", column index], ["dict", keys, layouts] or

@@ -288,7 +288,15 @@ class Block:
             self._pack_states(n_obs, packer, chunk)
         self._done, self._obs_done = n, self._obs_done + n_obs
         return Drained(
-            Chunk(time_ns, segments, chunk.columns, chunk.layouts, events, irregular), chunk.data
+            Chunk(
+                time_ns=time_ns,
+                segments=segments,
+                columns=chunk.columns,
+                layouts=chunk.layouts,
+                events=events,
+                irregular=irregular,
+            ),
+            chunk.data,
         )
 
     def _pack_infos(self, field: Field, packer: Packer, n: int, chunk: _Columns) -> None:

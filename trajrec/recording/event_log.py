@@ -33,17 +33,24 @@ class EventLog:
     def __init__(self, folder: Path, on_error: OnError, durability: Durability) -> None:
         runtime = describe_runtime()
         header = Header(
-            new_log_id(),
-            time.time_ns(),
-            f"trajrec {__version__}",
-            EnvRecord(
-                "", "", b"", None, {}, [], "", "a log of agents: each episode names its own world"
+            log_id=new_log_id(),
+            created_ns=time.time_ns(),
+            writer=f"trajrec {__version__}",
+            env=EnvRecord(
+                env_id="",
+                entry_point="",
+                kwargs_data=b"",
+                max_episode_steps=None,
+                spec_fields={},
+                wrappers=[],
+                class_name="",
+                recreatable="a log of agents: each episode names its own world",
             ),
-            StateRecord(),
-            "default",
-            runtime,
-            os.getpid(),
-            hostname(),
+            state=StateRecord(),
+            record="default",
+            runtime=runtime,
+            process_id=os.getpid(),
+            host=hostname(),
         )
         self.log_id, self.path = header.log_id, folder / f"{header.log_id}.trj"
         self._lock = threading.Lock()
@@ -88,7 +95,10 @@ class EventLog:
         if n:
             events = self._events[:n]
             self._bytes = 0
-            yield Drained(Chunk(time.time_ns(), [], [], {}, events), [])
+            yield Drained(
+                Chunk(time_ns=time.time_ns(), segments=[], columns=[], layouts={}, events=events),
+                [],
+            )
             # Only now: a chunk that could not be written must not look as if it had been.
             del self._events[:n]
 

@@ -51,16 +51,16 @@ def describe_env(env: Any) -> EnvRecord:
             kwargs = codec.encode(spec.kwargs, opaque=True)
             problems.append(str(exc))
     return EnvRecord(
-        env_id,
-        entry_point,
-        kwargs,
-        limit,
-        fields,
-        wrappers,
-        class_name,
-        "; ".join(problems),
-        str(env.observation_space)[:2000],
-        str(env.action_space)[:2000],
+        env_id=env_id,
+        entry_point=entry_point,
+        kwargs_data=kwargs,
+        max_episode_steps=limit,
+        spec_fields=fields,
+        wrappers=wrappers,
+        class_name=class_name,
+        recreatable="; ".join(problems),
+        observation_space=str(env.observation_space)[:2000],
+        action_space=str(env.action_space)[:2000],
     )
 
 
@@ -111,16 +111,16 @@ def _describe_agents(view: PettingZooEnv) -> EnvRecord:
         if data is None or _has_opaque(codec.decode(data)):
             problems.append(f"the arguments of wrapper {type(layer).__name__} are not known")
     return EnvRecord(
-        str(view.metadata.get("name", cls.__name__)),
-        f"{cls.__module__}:{cls.__qualname__}",
-        kwargs,
-        None,
-        {API_FIELD: api},
-        wrappers,
-        codec.type_name(bare),
-        "; ".join(problems),
-        str(view.observation_space)[:2000],
-        str(view.action_space)[:2000],
+        env_id=str(view.metadata.get("name", cls.__name__)),
+        entry_point=f"{cls.__module__}:{cls.__qualname__}",
+        kwargs_data=kwargs,
+        max_episode_steps=None,
+        spec_fields={API_FIELD: api},
+        wrappers=wrappers,
+        class_name=codec.type_name(bare),
+        recreatable="; ".join(problems),
+        observation_space=str(view.observation_space)[:2000],
+        action_space=str(view.action_space)[:2000],
     )
 
 

@@ -108,16 +108,18 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._keyframe_at = KEYFRAME_STEPS
         seen = ("", 0) if self._adapter is None else (self._adapter.name, self._adapter.version)
         header = Header(
-            log_id or new_log_id(),
-            clock_ns(),
-            f"trajrec {__version__}",
-            describe_env(env) if like is None else like.env,
-            StateRecord(*seen, self._keep) if like is None else like.state,
-            record if like is None else like.record,
-            describe_runtime(),
-            os.getpid(),
-            hostname(),
-            None if interface is None else codec.encode(interface, where="interface"),
+            log_id=log_id or new_log_id(),
+            created_ns=clock_ns(),
+            writer=f"trajrec {__version__}",
+            env=describe_env(env) if like is None else like.env,
+            state=StateRecord(*seen, self._keep) if like is None else like.state,
+            record=record if like is None else like.record,
+            runtime=describe_runtime(),
+            process_id=os.getpid(),
+            host=hostname(),
+            interface_data=None
+            if interface is None
+            else codec.encode(interface, where="interface"),
         )
         self._log_id = header.log_id
         self.path = Path(folder) / f"{header.log_id}.trj"
@@ -209,13 +211,15 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 seed, origin = secrets.randbits(31), "recorder"
         self._episode, self._has_failed = self._episode + 1, False
         start = EpisodeStart(
-            self._episode,
-            self._clock_ns(),
-            seed,
-            origin,  # type: ignore[arg-type]
-            None if options is None else codec.encode(options, where="reset options", opaque=True),
-            rng,
-            _NO_INFO,
+            episode=self._episode,
+            time_ns=self._clock_ns(),
+            seed=seed,
+            seed_origin=origin,  # type: ignore[arg-type]
+            options_data=None
+            if options is None
+            else codec.encode(options, where="reset options", opaque=True),
+            rng_data=rng,
+            info_data=_NO_INFO,
         )
         try:
             obs, info = self.env.reset(seed=seed, options=options)
@@ -302,7 +306,14 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         is_whole = ending in ("terminated", "truncated")
         self._is_open = False
         buffer.add_event(
-            EpisodeEnd(self._episode, self._clock_ns(), n_steps, ending, terminated, truncated)
+            EpisodeEnd(
+                episode=self._episode,
+                time_ns=self._clock_ns(),
+                n_steps=n_steps,
+                ending=ending,
+                terminated=terminated,
+                truncated=truncated,
+            )
         )
         buffer.end_episode()
         if self._checks and is_whole:
@@ -380,7 +391,16 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer.next_block()
         buffer.add_event(start)
         buffer.add_event(self._failure(-1, phase, "env", exc))
-        buffer.add_event(EpisodeEnd(self._episode, self._clock_ns(), 0, "error", False, False))
+        buffer.add_event(
+            EpisodeEnd(
+                episode=self._episode,
+                time_ns=self._clock_ns(),
+                n_steps=0,
+                ending="error",
+                terminated=False,
+                truncated=False,
+            )
+        )
         self._flush_quietly()
 
     def _failure(
@@ -394,16 +414,16 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         text = "".join(traceback.format_exception(exc))[-20_000:]
         message, text = (t.encode("utf-8", "backslashreplace").decode() for t in (str(exc), text))
         return Failure(
-            self._episode,
-            step,
-            0,
-            self._clock_ns(),
-            phase,
-            origin,
-            codec.type_name(exc),
-            message,
-            text,
-            action_data,
+            episode=self._episode,
+            step=step,
+            attempt=0,
+            time_ns=self._clock_ns(),
+            phase=phase,
+            origin=origin,
+            error_type=codec.type_name(exc),
+            message=message,
+            traceback=text,
+            action_data=action_data,
         )
 
     def _flush_quietly(self) -> None:

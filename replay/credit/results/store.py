@@ -122,17 +122,17 @@ def append_run(credit: CreditTable, folder: Path) -> None:
     sink = open_event_log(folder, "raise", "process")
     sink.add(
         CreditRun(
-            -1,
-            credit.episode_id,
-            credit.run_id,
-            time.time_ns(),
-            credit.policy_id,
-            credit.noise,
-            credit.root,
-            credit.level,
-            list(credit.notes),
-            codec.encode(columns, opaque=True),
-            codec.encode(rollouts, opaque=True),
+            episode=-1,
+            target=credit.episode_id,
+            run_id=credit.run_id,
+            time_ns=time.time_ns(),
+            policy=credit.policy_id,
+            noise=credit.noise,
+            root=credit.root,
+            level=credit.level,
+            notes=list(credit.notes),
+            estimates_data=codec.encode(columns, opaque=True),
+            rollouts_data=codec.encode(rollouts, opaque=True),
         ),
         200 * len(rows) + 60 * len(flat),
     )
