@@ -10,10 +10,37 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import SEED
 
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.recording.event_log import close_logs
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tiers that neither `-m` nor the id of a test asks for.
+
+    Without `-m` only the unmarked tests run. Deep tests run only if `-m` names them: an expression
+    such as "not slow" must not take an hour.
+    """
+    if any("::" in argument for argument in config.args):
+        return
+    expression = config.option.markexpr
+
+    def is_asked_for(item: pytest.Item) -> bool:
+        is_slow = item.get_closest_marker("slow") is not None
+        if not expression:
+            return not is_slow and item.get_closest_marker("deep") is None
+        return "deep" in expression or is_slow or item.get_closest_marker("deep") is None
+
+    left_out = [item for item in items if not is_asked_for(item)]
+    items[:] = [item for item in items if is_asked_for(item)]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the seed of the drawn shares."""
+    terminalreporter.write_line(f"Shares drawn by TRAJREC_SEED={SEED}")
 
 
 @pytest.fixture(autouse=True)

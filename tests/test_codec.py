@@ -15,9 +15,9 @@ import gymnasium as gym
 import numpy as np
 import pydantic
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from tiers import examples
 
 from trajrec.errors import EncodeError
 from trajrec.values.codec import MAX_DEPTH, Opaque, Plain, decode, digest, encode
@@ -56,15 +56,19 @@ dtypes = (
 )
 
 
-@given(values)
+@examples("log", values, fixed=100, drawn=500, whole=20_000)
 def test_any_nest_of_plain_values_comes_back_with_its_types_and_bits(value: Any) -> None:
     assert is_same(decode(encode(value)), value)
 
 
-@given(
+@examples(
+    "log",
     dtypes.flatmap(
         lambda dtype: npst.arrays(dtype, npst.array_shapes(min_dims=0, min_side=0, max_dims=3))
-    )
+    ),
+    fixed=100,
+    drawn=500,
+    whole=20_000,
 )
 def test_any_array_comes_back_with_its_dtype_shape_and_bits(array: np.ndarray[Any, Any]) -> None:
     back = decode(encode(array))
@@ -177,14 +181,21 @@ def test_a_cycle_is_refused() -> None:
         encode(cycle)
 
 
-@given(st.binary(max_size=200))
-@settings(max_examples=300)
+@examples("log", st.binary(max_size=200), fixed=300, drawn=1000, whole=50_000)
 def test_bytes_that_are_not_an_encoding_raise_only_value_errors(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         decode(data)
 
 
-@given(values, st.integers(0, 10**6), st.integers(1, 255))
+@examples(
+    "log",
+    values,
+    st.integers(0, 10**6),
+    st.integers(1, 255),
+    fixed=100,
+    drawn=500,
+    whole=20_000,
+)
 def test_a_damaged_encoding_raises_only_value_errors(value: Any, at: int, flip: int) -> None:
     data = bytearray(encode(value))
     data[at % len(data)] ^= flip

@@ -11,9 +11,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, Witness, record, run
-from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from tiers import examples
 from zstandard import ZstdDecompressor
 
 import trajrec
@@ -42,8 +42,7 @@ tables = dtypes.flatmap(
 )
 
 
-@given(tables, st.booleans())
-@settings(deadline=None)
+@examples("log", tables, st.booleans(), fixed=100, drawn=300, whole=10_000)
 def test_a_column_of_arrays_comes_back_bit_by_bit(
     table: np.ndarray[Any, Any], search: bool
 ) -> None:
@@ -56,7 +55,7 @@ def test_a_column_of_arrays_comes_back_bit_by_bit(
     )
 
 
-@given(st.integers(0, 3), st.integers(1, 6))
+@examples("log", st.integers(0, 3), st.integers(1, 6), fixed=24, drawn=24, whole=24)
 def test_a_column_of_frames_comes_back_bit_by_bit(still: int, n: int) -> None:
     frames_ = np.random.default_rng(n).integers(0, 255, (n, 40, 41), np.uint8)
     frames_[: still + 1] = frames_[0]
@@ -73,9 +72,13 @@ scalars = (
 )
 
 
-@given(
+@examples(
+    "log",
     scalars
-    | st.lists(st.integers() | st.floats() | st.text() | st.none() | st.booleans(), min_size=1)
+    | st.lists(st.integers() | st.floats() | st.text() | st.none() | st.booleans(), min_size=1),
+    fixed=100,
+    drawn=300,
+    whole=10_000,
 )
 def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any]) -> None:
     assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)

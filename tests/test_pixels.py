@@ -8,8 +8,8 @@ import itertools
 import gymnasium as gym
 import numpy as np
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import examples
 
 import trajrec
 from trajrec.log.pixels import FRAMES, STACKS, Frames, Pixels, unpack
@@ -52,8 +52,8 @@ def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
     return frames
 
 
-@settings(max_examples=150, deadline=None)
-@given(
+@examples(
+    "log",
     st.integers(1, 40),
     st.sampled_from(
         [np.uint8, np.int16, np.float32, np.float64, np.complex128, np.bool_, "datetime64[s]"]
@@ -62,6 +62,9 @@ def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
     st.sampled_from(["noise", "some", "still", "stack first", "stack last"]),
     st.sets(st.integers(1, 39)),
     st.integers(0, 2**32 - 1),
+    fixed=150,
+    drawn=300,
+    whole=10_000,
 )
 def test_any_rows_cut_anywhere_come_back_bit_for_bit(n, dtype, shape, how, cuts, seed):
     rng = np.random.default_rng(seed)
@@ -112,8 +115,15 @@ def test_images_that_are_no_stacks_are_not_taken_for_some():
     assert filter_ == (FRAMES,)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 2**32 - 1))
+@examples(
+    "log",
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.integers(0, 2**32 - 1),
+    fixed=60,
+    drawn=100,
+    whole=5000,
+)
 def test_frames_walked_to_from_any_row_are_those_that_are_read_at_once(start, stop, seed):
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, 2, (5, 9), np.uint8)]
@@ -129,8 +139,7 @@ def test_frames_walked_to_from_any_row_are_those_that_are_read_at_once(start, st
     assert walked == [row.tobytes() for row in rows[start:stop]]
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
+@examples("log", st.data(), fixed=200, drawn=300, whole=10_000)
 def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
     rows = stacked(moving(20), 4, 0, resets=(7,))
     pixels = Pixels(rows[0].dtype, rows[0].shape)

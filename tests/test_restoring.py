@@ -11,8 +11,8 @@ from typing import Any
 
 import pydantic
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import examples
 
 import trajrec
 from trajrec.envs import Office, Shop
@@ -38,10 +38,13 @@ PLAIN = st.recursive(
 )
 
 
-@settings(max_examples=100, deadline=None)
-@given(
+@examples(
+    "log",
     st.dictionaries(st.text(max_size=2), PLAIN, max_size=4),
     st.dictionaries(st.text(max_size=2), PLAIN, max_size=4),
+    fixed=100,
+    drawn=300,
+    whole=10_000,
 )
 def test_any_plain_state_is_put_back_in_place(
     before: dict[str, Any], after: dict[str, Any]

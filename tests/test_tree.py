@@ -11,8 +11,8 @@ from typing import Any
 import attrs
 import pydantic
 import pytest
-from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiers import examples
 
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import apply, diff
@@ -58,9 +58,7 @@ def normal(value: Any) -> Any:
     return [normal(item) for item in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(values, min_size=2, max_size=5))
-@pytest.mark.slow
+@examples("log", st.lists(values, min_size=2, max_size=5), fixed=50, drawn=300, whole=10_000)
 def test_any_history_of_small_values_is_followed(history: list[Any]) -> None:
     assert_follows(history)
 
@@ -184,8 +182,7 @@ def test_what_plain_data_cannot_hold_is_watched_all_the_same(odd: Any) -> None:
     assert [c.path for c in tree.update()[0]][:1] in (["a"], ["a/0"])
 
 
-@settings(max_examples=200, deadline=None)
-@given(values, values)
+@examples("log", values, values, fixed=200, drawn=500, whole=20_000)
 def test_the_changes_from_one_value_to_another_lead_from_the_one_to_the_other(
     before: Any, after: Any
 ) -> None:

@@ -1,0 +1,53 @@
+"""The parts of the deep tier: `python tests/deep_parts.py` lists them with their tests.
+
+This module imports nothing but the standard library, so that `.ci/deep` can list the parts without an environment.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+PARTS = {
+    "log": "values of any kind, damaged and cut logs, writers that are killed",
+    "newest": "the unmarked tests with the newest, the pre-release and the oldest dependencies",
+}
+"""The parts, each with its contents. `.ci/deep` itself knows how to run `newest`."""
+
+MARKING = {"deep", "examples", "spread", "suite"}
+"""The functions of tests/tiers.py that put a test into the part that they are given first."""
+
+
+def parts_of(node: ast.AST) -> Iterator[str]:
+    """Yield the parts that the calls in a decorator name."""
+    for call in ast.walk(node):
+        match call:
+            case ast.Call(func=ast.Name(id=name), args=[ast.Constant(value=part), *_]):
+                if name in MARKING:
+                    yield part
+
+
+def list_by_part(folder: Path) -> dict[str, list[str]]:
+    """Return the names of the tests of each part, in the order of the files."""
+    tests = defaultdict(list)
+    for path in sorted(folder.glob("test_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                for part in sorted({p for line in node.decorator_list for p in parts_of(line)}):
+                    tests[part].append(f"{path.name}::{node.name}")
+    return tests
+
+
+def main() -> None:
+    """Print each part, its contents and its tests."""
+    tests = list_by_part(Path(__file__).parent)
+    for part, contents in PARTS.items():
+        print(f"{part}: {contents}")
+        for test in tests[part]:
+            print(f"    {test}")
+
+
+if __name__ == "__main__":
+    main()

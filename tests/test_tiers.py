@@ -1,0 +1,101 @@
+"""The three sizes of a suite: what each holds, and what a seed repeats."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from deep_parts import PARTS, list_by_part
+from tiers import SEED, Share, deep, examples, shares, spread
+
+TESTS = Path(__file__).parent
+
+
+def marks(parameter: object) -> set[str]:
+    return {mark.name for mark in parameter.marks}  # type: ignore[attr-defined]
+
+
+def test_a_share_is_the_same_for_the_same_seed() -> None:
+    cases = range(1000)
+    first = Share("drawn", 10, 1).of(cases)
+    assert first == Share("drawn", 10, 1).of(cases)
+    assert first != Share("drawn", 10, 2).of(cases)
+    assert first == sorted(set(first))
+    assert len(first) == 10
+    assert Share("whole", None, 1).of(cases) == list(cases)
+    assert Share("fixed", 2000, 0).of(cases) == list(cases)
+
+
+def test_a_suite_has_three_shares_that_are_marked() -> None:
+    fixed, drawn, whole = shares("log", "some_test", {"fixed": 1, "drawn": 2, "whole": None})
+    assert (marks(fixed), marks(drawn), marks(whole)) == (set(), {"slow"}, {"deep"})
+    assert [p.values[0].size for p in (fixed, drawn, whole)] == [1, 2, None]
+    (only,) = shares("log", "some_test", {"fixed": 0, "drawn": 0, "whole": 5})
+    assert only.values[0].is_whole
+
+
+def test_a_spread_leaves_every_case_in_a_tier() -> None:
+    parameters = spread("log", list(range(10)), fixed=[0], drawn=3)
+    assert [p.values for p in parameters] == [(k,) for k in range(10)]
+    assert marks(parameters[0]) == set()
+    assert all("deep" in marks(p) for p in parameters[1:])
+    assert sum("slow" in marks(p) for p in parameters) == 3
+
+
+def test_an_unknown_part_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"part must be one of log, .*, got 'lgo'"):
+        deep("lgo")
+
+
+def test_examples_are_those_of_the_seed() -> None:
+    from hypothesis import strategies as st
+
+    seen: list[int] = []
+
+    @examples("log", st.integers(), fixed=20, drawn=20, whole=20)
+    def look(number: int) -> None:
+        seen.append(number)
+
+    runs = []
+    for seed in (1, 1, 2):
+        seen.clear()
+        look(Share("drawn", 20, seed))
+        runs.append(list(seen))
+    assert runs[0] == runs[1] != runs[2]
+    assert len(runs[0]) == 20
+
+
+def collected(*options: str) -> list[str]:
+    """Return the ids of the tests that pytest would run."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [*command, *options, str(TESTS)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRAJREC_SEED": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return [line for line in done.stdout.splitlines() if "::" in line]
+
+
+@pytest.mark.slow
+def test_deep_tests_run_only_if_they_are_asked_for() -> None:
+    deep_tests = collected("-m", "deep")
+    listed = list_by_part(TESTS)
+    assert {re.sub(r".*/|\[.*", "", line) for line in deep_tests} == set().union(*listed.values())
+    assert set(PARTS) == {*listed, "newest"}
+    unmarked = collected()
+    assert unmarked == collected("-m", "not slow")
+    assert len(unmarked) > 100
+    assert not set(unmarked) & set(deep_tests)
+    (one,) = (line for line in deep_tests if "any_nest_of_plain_values" in line)
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", one]
+    assert subprocess.run(command, cwd=TESTS.parent, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_the_seed_of_the_session_is_left_to_its_workers() -> None:
+    assert os.environ["TRAJREC_SEED"] == str(SEED)

@@ -1,0 +1,156 @@
+"""Suites at three sizes: a fixed share, a share that is drawn anew, and the whole suite.
+
+Unmarked tests take two minutes and run the fixed shares: the same cases each time, so that a failure is due to a change.
+Tests marked `slow` run in `.ci/run` and hold the drawn shares: other cases each time, from a seed that is printed.
+Tests marked `deep` run in `.ci/deep PART` and hold the whole suites.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import secrets
+import zlib
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
+
+import hypothesis
+import numpy as np
+import pytest
+from deep_parts import PARTS
+
+Case = TypeVar("Case")
+Test = Callable[..., Any]
+
+# The seed is left in the environment, so that the workers of pytest-xdist draw the same shares.
+SEED = int(os.environ.get("TRAJREC_SEED") or secrets.randbelow(10**9))
+os.environ["TRAJREC_SEED"] = str(SEED)
+
+
+def seed_of(name: str) -> int:
+    """Return the seed of one suite: suites must not share their draws."""
+    return zlib.crc32(f"{SEED} {name}".encode())
+
+
+def deep(part: str) -> pytest.MarkDecorator:
+    """Mark a test that runs in a part of the deep tier alone."""
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    return pytest.mark.deep(part=part)
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """A share of a suite.
+
+    Attributes:
+        name: "fixed", "drawn" or "whole".
+        size: How many cases it has; None for all of them.
+        seed: Decides which cases are drawn.
+    """
+
+    name: str
+    size: int | None
+    seed: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the whole suite."""
+        return self.name == "whole"
+
+    def of(self, cases: Sequence[Case]) -> list[Case]:
+        """Return the share's sample of some cases, in their order."""
+        if self.size is None or self.size >= len(cases):
+            return list(cases)
+        picked = random.Random(self.seed).sample(range(len(cases)), self.size)
+        return [cases[k] for k in sorted(picked)]
+
+    def rng(self) -> np.random.Generator:
+        """Return a generator for cases that the test draws itself."""
+        return np.random.default_rng(self.seed)
+
+
+def shares(part: str, name: str, sizes: dict[str, int | None]) -> list[Any]:
+    """Return the shares of a suite as parameters of its test; a share of size 0 is left out."""
+    marks = {"fixed": (), "drawn": (pytest.mark.slow,), "whole": (deep(part),)}
+    return [
+        pytest.param(
+            Share(share, size, 0 if share == "fixed" else seed_of(name)),
+            id=share,
+            marks=marks[share],
+        )
+        for share, size in sizes.items()
+        if size != 0
+    ]
+
+
+def suite(
+    part: str, *, fixed: int | None, drawn: int | None, whole: int | None
+) -> Callable[[Test], Test]:
+    """Run a test at three sizes: it takes an argument `share`, a `Share`.
+
+    Args:
+        part: The part of the deep tier that the whole suite belongs to.
+        fixed: The size of the unmarked share; 0 leaves it out, None stands for all cases.
+        drawn: The size of the slow share.
+        whole: The size of the whole suite.
+    """
+
+    def decorate(test: Test) -> Test:
+        sizes = {"fixed": fixed, "drawn": drawn, "whole": whole}
+        return pytest.mark.parametrize("share", shares(part, test.__name__, sizes))(test)
+
+    return decorate
+
+
+def examples(
+    part: str, *strategies: Any, fixed: int, drawn: int, whole: int
+) -> Callable[[Test], Test]:
+    """Run a property on three numbers of Hypothesis' examples: it stands for `hypothesis.given`.
+
+    Hypothesis' own database and its profile for CI are left out: the seed alone decides.
+    Its limits on time are left out too, since other tests run beside this one.
+    """
+
+    def decorate(check: Test) -> Test:
+        def run(share: Share) -> None:
+            settings = hypothesis.settings(
+                max_examples=share.size,
+                database=None,
+                deadline=None,
+                derandomize=False,
+                suppress_health_check=[hypothesis.HealthCheck.too_slow],
+            )
+            hypothesis.seed(share.seed)(settings(hypothesis.given(*strategies)(check)))()
+
+        for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+            setattr(run, name, getattr(check, name))
+        return suite(part, fixed=fixed, drawn=drawn, whole=whole)(run)
+
+    return decorate
+
+
+def spread(
+    part: str, cases: Sequence[Any], *, fixed: Collection[Any] = (), drawn: int = 0
+) -> list[Any]:
+    """Return a list of cases as parameters: some unmarked, some drawn for the slow tier, the rest deep.
+
+    A case that is drawn stays in its deep part as well.
+
+    Args:
+        part: The part of the deep tier.
+        cases: The cases; a tuple gives several arguments.
+        fixed: The unmarked ones.
+        drawn: How many of the others are slow in this session.
+    """
+    others = [case for case in cases if case not in fixed]
+    lot = random.Random(seed_of(f"{part} {len(cases)}")).sample(others, min(drawn, len(others)))
+    parameters = []
+    for case in cases:
+        marks = [deep(part)] if case in others else []
+        if case in lot:
+            marks.append(pytest.mark.slow)
+        values = case if isinstance(case, tuple) else (case,)
+        parameters.append(pytest.param(*values, marks=marks))
+    return parameters
