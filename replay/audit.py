@@ -9,13 +9,14 @@ import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import cloudpickle
 
 from trajrec.log.events import PostHocCheck
 from trajrec.log.schema import episode_id
 from trajrec.recording.event_log import open_event_log
+from trajrec.recording.options import RecordOptions
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
@@ -52,7 +53,7 @@ class AuditedRecorder(Recorder):
         *,
         audit: float,
         allow: Iterable[str] = (),
-        **options: Any,
+        **options: Unpack[RecordOptions],
     ) -> None:
         if not 0.0 < audit <= 1.0:
             raise ValueError(f"audit must be in (0, 1], got {audit!r}")

@@ -64,7 +64,7 @@ def replay_episode(
         resync: After each step that differs, put the recorded state back and go on: `differing_steps` of the report then
             has the steps that differ by themselves, not because one before them did. Of environments whose states can be put
             back (their own `set_state`, classic control, toy text, MuJoCo), and as far as they are stored whole, as
-            `record="full"` stores them.
+            `keep_states="all"` stores them.
         first: The step where the comparing begins; it is gone to by the shortest way, and the grade is then "partial" at best.
             An agent's episode is compared whole.
         explain: Run a diverged episode again, to find the likely cause.

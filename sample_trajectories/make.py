@@ -20,6 +20,7 @@ import trajrec
 from trajrec import envs
 from trajrec.log.writer import LogWriter
 from trajrec.recording import recorder
+from trajrec.recording.options import LogOrigin
 
 BEGIN_NS = 1_750_000_000_000_000_000
 RUNTIME = {
@@ -62,7 +63,8 @@ def play(
 ) -> Any:
     """Record episodes into a log of a fixed name; return the recorder, still open."""
     clock = itertools.count(BEGIN_NS, 1_000_000)
-    recording = trajrec.record(env, folder, log_id=name, clock_ns=lambda: next(clock), **options)
+    origin = LogOrigin(log_id=name, clock_ns=lambda: next(clock))
+    recording = recorder.open_recorder(env, folder, origin, **options)
     for k in range(n):
         recording.reset(seed=k)
         step, done = 0, False

@@ -77,7 +77,7 @@ def forced(episode: Any, env_id: str, at: Collection[int]) -> ReplayReport:
 def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(
     tmp_path: Path, env_id: str
 ) -> None:
-    episode = record(tmp_path, gym.make(env_id, **ENVS[env_id]), record="full")
+    episode = record(tmp_path, gym.make(env_id, **ENVS[env_id]), keep_states="all")
     assert forced(episode, env_id, ()).grade == "exact"
     report = forced(episode, env_id, {2, 5})
     assert (report.grade, report.differing_steps) == ("diverged", (2, 5)), report
@@ -121,7 +121,7 @@ def test_a_reset_that_differs_is_put_right_too(tmp_path: Path) -> None:
             bare.state = np.array([1.0, 2.0])
             return bare._get_obs(), info
 
-    episode = record(tmp_path, gym.make("Pendulum-v1"), record="full")
+    episode = record(tmp_path, gym.make("Pendulum-v1"), keep_states="all")
     report = replay_episode(
         episode, env=Elsewhere(gym.make("Pendulum-v1")), resync=True, explain=False
     )
@@ -132,7 +132,9 @@ def test_it_says_where_it_cannot_go_on(tmp_path: Path) -> None:
     episode = record(tmp_path / "a", gym.make("CartPole-v1"))
     report = forced(episode, "CartPole-v1", {2})
     assert report.differing_steps == (2,)
-    assert "stopped after step 2: the state there is not stored whole (record='full'" in str(report)
+    assert "stopped after step 2: the state there is not stored whole (keep_states='all'" in str(
+        report
+    )
     assert report.n_steps == 3
     episode = record(tmp_path / "b", gym.make("CartPole-v1"), state=False)
     assert "no state was recorded that could be put back" in str(
@@ -373,7 +375,7 @@ def test_what_an_environment_raises_on_the_way_is_no_refusal(tmp_path: Path) -> 
 
 
 def test_states_are_not_ignored(tmp_path: Path) -> None:
-    episode = record(tmp_path, gym.make("Pendulum-v1"), 10, record="full")
+    episode = record(tmp_path, gym.make("Pendulum-v1"), 10, keep_states="all")
     ignore = {"observation/0", "observation/1", "observation/2", "reward", "state/0", "state/1"}
     make = lambda: Disturbed(gym.make("Pendulum-v1"), {3})  # noqa: E731
     for resync in (False, True):

@@ -23,6 +23,8 @@ import trajrec
 from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
+from trajrec.recording.options import LogOrigin
+from trajrec.recording.recorder import open_recorder
 from trajrec.replay import fork, replay_episode, replay_episodes
 from trajrec.values.diff import is_same
 
@@ -44,10 +46,16 @@ UNCOPYABLE = ("LunarLander-v3",)
 
 
 def record(
-    folder: Path, env: Any, *, n: int = 1, seed: int = 3, max_steps: int = 80, **options: Any
+    folder: Path,
+    env: Any,
+    *,
+    n: int = 1,
+    seed: int = 3,
+    max_steps: int = 80,
+    log_id: str | None = None,
 ) -> Any:
     """Record episodes of random actions, unseeded after the first; return the corpus."""
-    recording = trajrec.record(env, folder, **options)
+    recording = open_recorder(env, folder, LogOrigin(log_id=log_id))
     recording.action_space.seed(seed)
     for k in range(n):
         recording.reset(seed=seed if k == 0 else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from trajrec.errors import CorpusError, EncodeError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict
 from trajrec.recording.event_log import close_logs
+from trajrec.recording.options import STORED_KEEP_STATES, RecordOptions
 from trajrec.replay import replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -81,7 +83,7 @@ STATES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("keep", ["default", "full"])
+@pytest.mark.parametrize("keep", ["auto", "all"])
 @pytest.mark.parametrize("env_id", STATES)
 def test_the_state_of_every_step_is_recorded_or_its_digest(
     env_id: str, keep: Any, tmp_path: Path
@@ -91,7 +93,7 @@ def test_the_state_of_every_step_is_recorded_or_its_digest(
         env = gym.make(env_id)
     except gym.error.DependencyNotInstalled as exc:
         pytest.skip(str(exc))
-    recorder = trajrec.record(env, tmp_path, record=keep)
+    recorder = trajrec.record(env, tmp_path, keep_states=keep)
     truth, seen = [], STATES[env_id]
     recorder.action_space.seed(0)
     recorder.reset(seed=0)
@@ -113,7 +115,7 @@ def test_the_state_of_every_step_is_recorded_or_its_digest(
         if row in episode.states:
             assert is_same(episode.states[row], state)
     assert {0, len(truth) - 1} <= set(episode.states)
-    if keep == "full":
+    if keep == "all":
         assert len(episode.states) == len(truth)
         assert is_same(episode.state(len(truth) - 1), episode.states[len(truth) - 1])
     if env_id == "Hopper-v5":
@@ -148,8 +150,8 @@ def test_the_users_own_function_of_the_environment_gives_the_state(tmp_path: Pat
 
 
 def test_minimal_keeps_no_states_beyond_digests(tmp_path: Path) -> None:
-    full = record(gym.make("Taxi-v4"), tmp_path / "full", record="full")
-    minimal = record(gym.make("Taxi-v4"), tmp_path / "minimal", record="minimal")
+    full = record(gym.make("Taxi-v4"), tmp_path / "full", keep_states="all")
+    minimal = record(gym.make("Taxi-v4"), tmp_path / "minimal", keep_states="digests")
     assert len(episodes(full, 1)[0].states) == 201
     found = episodes(minimal, 1)[0]
     assert len(found.states) < 10
@@ -214,11 +216,31 @@ def test_a_recorder_that_is_not_closed_warns_and_keeps_what_it_has(tmp_path: Pat
 
 def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="record must be 'default', 'full' or 'minimal', got 'all'"
+        ValueError, match="keep_states must be 'auto', 'all' or 'digests', got 'full'"
     ):
-        trajrec.record(gym.make("CartPole-v1"), tmp_path, record="all")  # type: ignore[arg-type]
+        trajrec.record(gym.make("CartPole-v1"), tmp_path, keep_states="full")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"env must be a gymnasium\.Env, got int"):
         trajrec.record(5, tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_option_group_lists_every_keyword_of_the_recorder() -> None:
+    parameters = inspect.signature(trajrec.Recorder).parameters.values()
+    keywords = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert keywords == set(RecordOptions.__annotations__)
+    for name in keywords:
+        assert f"{name}:" in str(RecordOptions.__doc__)
+
+
+def test_allowed_modules_without_an_audit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has an effect on audited episodes only"):
+        trajrec.record(gym.make("CartPole-v1"), tmp_path, allow=("mine",))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_header_stores_which_states_are_kept_in_format_one_words(tmp_path: Path) -> None:
+    for keep_states, word in STORED_KEEP_STATES.items():
+        path = record(gym.make("Taxi-v4"), tmp_path / keep_states, keep_states=keep_states)
+        assert LogReader(path).header.record == word
 
 
 def test_the_environment_is_described_so_that_it_can_be_made_again(tmp_path: Path) -> None:

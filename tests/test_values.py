@@ -216,7 +216,7 @@ class Drifting(Stateful):
 def test_with_a_tolerance_states_that_are_digests_alone_are_not_taken_for_the_same(
     resync: bool, tmp_path: Path
 ) -> None:
-    with trajrec.record(Stateful(), tmp_path, record="minimal") as env:
+    with trajrec.record(Stateful(), tmp_path, keep_states="digests") as env:
         env.reset(seed=0)
         for k in range(8):
             env.step(k % 3)
@@ -453,7 +453,7 @@ class Changing(Walk):
 
 
 def test_states_of_changing_types_have_the_digests_that_a_replay_gives_them(tmp_path: Path) -> None:
-    with trajrec.record(Changing(), tmp_path, record="minimal") as env:
+    with trajrec.record(Changing(), tmp_path, keep_states="digests") as env:
         env.reset(seed=0)
         for k in range(8):
             env.step(k % 3)

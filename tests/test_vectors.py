@@ -82,12 +82,13 @@ def test_an_async_vector_makes_its_environments_recorded(tmp_path: Path) -> None
 def test_what_cannot_be_recorded_says_what_to_do(tmp_path: Path) -> None:
     env = AsyncVectorEnv([functools.partial(gym.make, "CartPole-v1")] * 2)
     try:
-        with pytest.raises(TypeError, match=r"let it make them recorded, gym\.make_vec"):
+        with pytest.raises(TypeError, match=r"let it make recorded ones, gym\.make_vec"):
             trajrec.record(env, tmp_path)
     finally:
         env.close()
     with pytest.raises(
-        TypeError, match=r'CartPoleVectorEnv does not have .* vectorization_mode="sync" or "async"'
+        TypeError,
+        match=r'CartPoleVectorEnv, which does not hold .* vectorization_mode="sync" or "async"',
     ):
         trajrec.record(gym.make_vec("CartPole-v1", 3), tmp_path)
     with pytest.raises(TypeError, match=r"must be a gymnasium\.Env"):

@@ -1,16 +1,18 @@
-"""`trajrec.record`: one line around whatever environment there is."""
+"""`trajrec.record`: record any environment with one line."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
-import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from trajrec.envstate.pettingzoo import api_of, as_gymnasium
 from trajrec.protocols import MultiAgentEnv
+from trajrec.recording.options import RecordOptions
 from trajrec.recording.recorder import Recorder
+from trajrec.types import AnyEnv
 
 A = TypeVar("A", bound=MultiAgentEnv)
 V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
@@ -18,76 +20,126 @@ V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
 
 @overload
 def record(
-    env: gymnasium.Env[Any, Any], folder: str | Path, *, audit: float | None = None, **options: Any
+    env: AnyEnv,
+    folder: str | Path,
+    *,
+    audit: float | None = None,
+    allow: Sequence[str] = (),
+    **options: Unpack[RecordOptions],
 ) -> Recorder: ...
 
 
 @overload
-def record(env: V, folder: str | Path, *, audit: float | None = None, **options: Any) -> V: ...
+def record(
+    env: V,
+    folder: str | Path,
+    *,
+    audit: float | None = None,
+    allow: Sequence[str] = (),
+    **options: Unpack[RecordOptions],
+) -> V: ...
 
 
 @overload
-def record(env: A, folder: str | Path, *, audit: float | None = None, **options: Any) -> A: ...
+def record(
+    env: A,
+    folder: str | Path,
+    *,
+    audit: float | None = None,
+    allow: Sequence[str] = (),
+    **options: Unpack[RecordOptions],
+) -> A: ...
 
 
-def record(env: Any, folder: str | Path, *, audit: float | None = None, **options: Any) -> Any:
-    """Record every episode of an environment; nothing else in the loop changes.
+def record(
+    env: Any,
+    folder: str | Path,
+    *,
+    audit: float | None = None,
+    allow: Sequence[str] = (),
+    **options: Unpack[RecordOptions],
+) -> Any:
+    """Record every episode of an environment.
+
+    The rest of the loop stays as it is: use the returned environment in place of `env`.
 
     Args:
-        env: A Gymnasium environment, which is wrapped. Or a PettingZoo environment, AEC or parallel (`trajrec[pettingzoo]`),
-            which is wrapped in a wrapper of PettingZoo's; see
-            `trajrec.envstate.pettingzoo` for what is recorded. Or a SyncVectorEnv,
-            whose environments are each wrapped in their places, so that each has a log of its own and any way of resetting is
-            recorded as it happens. An AsyncVectorEnv runs its environments in processes that nothing can be put into later:
-            let it make them recorded,
-            `gym.make_vec(id, 8, vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, "runs/")])`.
+        env: The environment, of one of these kinds:
+
+            - A Gymnasium environment. A `Recorder`, which is a `gymnasium.Wrapper`, is returned.
+            - A PettingZoo environment, AEC or parallel (`trajrec[pettingzoo]`). A PettingZoo wrapper
+              is returned; `trajrec.envstate.pettingzoo` says how its steps are recorded.
+            - A `SyncVectorEnv`. Each of its environments is wrapped in place and has a log of its
+              own, and `env` itself is returned.
+
+            An `AsyncVectorEnv` cannot be recorded from outside, because its environments live in
+            other processes. Let it make recorded ones:
+            `gym.make_vec(id, 8, vectorization_mode="async",
+            wrappers=[lambda env: trajrec.record(env, "runs/")])`.
         folder: The corpus: a folder, made if it is missing.
-        audit: A share of the episodes, in (0, 1], that another process replays meanwhile: what does not hold is a warning and a
-            check of the episode. `allow` names module prefixes that it may import.
-        options: See `trajrec.Recorder`.
+        audit: The share of episodes, in (0, 1], that a background process replays meanwhile. An
+            episode that does not reproduce is reported by a warning, and each result is stored as a
+            check of the episode. None replays none.
+        allow: Module prefixes that the audit may import if a log names them.
+        options: Which states are kept, checks, interface and durability; see `RecordOptions`.
+
+    Returns:
+        The recorded environment. Close it: `close` seals the log.
 
     Raises:
-        TypeError: It is none of these.
+        TypeError: `env` is of no such kind.
+        ValueError: An option has a value that it cannot have.
+        LogWriteError: The log cannot be created.
     """
-    if isinstance(env, VectorEnv):
-        return _record_vector(
-            env, folder, options if audit is None else {**options, "audit": audit}
+    if audit is None and allow:
+        raise ValueError(
+            f"allow={allow!r} has an effect on audited episodes only: give audit= too, or leave it out"
         )
+    if isinstance(env, VectorEnv):
+        return _record_vector(env, folder, audit, allow, options)
     api = api_of(env)
-    if api is not None:
-        from trajrec.recording.pettingzoo import (
-            AECRecorder,
-            ParallelRecorder,
-        )  # which import PettingZoo
+    if api is None:
+        return _record_one(env, folder, audit, allow, options)
+    # Imports PettingZoo, which is installed if there is such an environment.
+    from trajrec.recording.pettingzoo import AECRecorder, ParallelRecorder
 
-        recorder = _record_one(as_gymnasium(env), folder, audit, options)
-        return AECRecorder(recorder) if api == "aec" else ParallelRecorder(recorder)
-    return _record_one(env, folder, audit, options)
+    recorder = _record_one(as_gymnasium(env), folder, audit, allow, options)
+    return AECRecorder(recorder) if api == "aec" else ParallelRecorder(recorder)
 
 
 def _record_one(
-    env: Any, folder: str | Path, audit: float | None, options: dict[str, Any]
+    env: AnyEnv,
+    folder: str | Path,
+    audit: float | None,
+    allow: Sequence[str],
+    options: RecordOptions,
 ) -> Recorder:
     if audit is None:
         return Recorder(env, folder, **options)
+    # Late: only an audited run needs the replay engine.
     from trajrec.replay.audit import AuditedRecorder
 
-    return AuditedRecorder(env, folder, audit=audit, **options)
+    return AuditedRecorder(env, folder, audit=audit, allow=allow, **options)
 
 
-def _record_vector(env: Any, folder: str | Path, options: dict[str, Any]) -> Any:
+def _record_vector(
+    env: VectorEnv[Any, Any, Any],
+    folder: str | Path,
+    audit: float | None,
+    allow: Sequence[str],
+    options: RecordOptions,
+) -> VectorEnv[Any, Any, Any]:
     bare = env.unwrapped
     if isinstance(bare, AsyncVectorEnv):
         raise TypeError(
-            "the environments of an AsyncVectorEnv run in other processes: let it make them recorded, gym.make_vec(id, n, "
-            'vectorization_mode="async", wrappers=[lambda env: trajrec.record(env, folder)])'
+            "env must not be an AsyncVectorEnv: its environments run in other processes; let it make "
+            'recorded ones, gym.make_vec(id, n, vectorization_mode="async", '
+            "wrappers=[lambda env: trajrec.record(env, folder)])"
         )
     if not isinstance(bare, SyncVectorEnv):
         raise TypeError(
-            f"{type(bare).__name__} does not have its environments one by one: it cannot be recorded; make it with "
-            'vectorization_mode="sync" or "async"'
+            f"env must be a SyncVectorEnv to be recorded, got {type(bare).__name__}, which does not "
+            'hold its environments one by one; make it with vectorization_mode="sync" or "async"'
         )
-    if "log_id" in options:
-        raise ValueError("log_id names one log, and each of the environments has its own")
-    bare.envs = [record(inner, folder, **options) for inner in bare.envs]
+    bare.envs = [_record_one(inner, folder, audit, allow, options) for inner in bare.envs]
     return env

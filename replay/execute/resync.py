@@ -172,7 +172,7 @@ class _Execution:
         if adapter.restore is None:
             return f"stopped after {after}: states of this environment ({adapter.name}) cannot be put back"
         if row is None or row not in self._episode.states:
-            return f"stopped after {after}: the state there is not stored whole (record='full' stores every one)"
+            return f"stopped after {after}: the state there is not stored whole (keep_states='all' stores every one)"
         state = self._episode.states[row]
         if state_digest(adapter.capture()) == state_digest(state):
             return ""  # something else differed; what is derived from the state stays as the step left it

@@ -18,7 +18,8 @@ from trajrec.envstate.generators import reseed
 from trajrec.errors import RecordedError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verdict, Verifier
-from trajrec.recording.recorder import Recorder
+from trajrec.recording.options import LogOrigin
+from trajrec.recording.recorder import Recorder, open_recorder
 from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.forks.policies import Policy as Acts
 from trajrec.replay.forks.policies import seeded
@@ -241,15 +242,15 @@ class BranchLog:
         self._recorder: Recorder | None = None
         if folder is not None:
             has_state = episode.header.state.keep != "none"
-            self._recorder = Recorder(
+            self._recorder = open_recorder(
                 self._player,
                 folder,
+                LogOrigin(parent=episode.header),
                 state=(lambda player: player.state) if has_state else False,
                 checks=[self._player.as_check(check, k) for k, check in enumerate(plan.checks)],
                 interface=None
                 if episode.header.interface_data is None
                 else codec.decode(episode.header.interface_data),
-                like=episode.header,
             )
         self._known = _known_states(episode)
 

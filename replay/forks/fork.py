@@ -15,7 +15,8 @@ from trajrec.envstate.generators import reseed
 from trajrec.envstate.pettingzoo import api_of
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier
-from trajrec.recording.recorder import Recorder
+from trajrec.recording.options import LogOrigin
+from trajrec.recording.recorder import Recorder, open_recorder
 from trajrec.replay.execute.environments import env_by, make_env
 from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
 from trajrec.replay.forks.branch import (
@@ -143,8 +144,12 @@ class _Fork:
             place = _folder(episode, folder)
             if place is not None:
                 has_state: Any = state if state is not None else stage.adapter is not None
-                recorder = Recorder(
-                    made, place, state=has_state, checks=checks, like=episode.header
+                recorder = open_recorder(
+                    made,
+                    place,
+                    LogOrigin(parent=episode.header),
+                    state=has_state,
+                    checks=checks,
                 )
                 assert episode.start is not None
                 recorder.begin_fork(

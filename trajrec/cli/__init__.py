@@ -112,10 +112,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="arguments of the environment",
     )
     sub.add_argument(
-        "--record",
-        choices=("default", "full", "minimal"),
-        default="default",
-        help="how much is kept",
+        "--keep-states",
+        choices=("auto", "all", "digests"),
+        default="auto",
+        help="which states are stored",
     )
 
     sub = add("ls", commands.ls, "list the episodes of a folder", "trajrec ls runs")

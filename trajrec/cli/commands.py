@@ -32,7 +32,7 @@ def record(arguments: argparse.Namespace) -> int:
 
     bare = make_env(arguments.env_id, arguments.env_kwargs)
     policy = load_policy(arguments.policy, bare, arguments.seed)
-    env = trajrec.record(bare, arguments.output, record=arguments.record)
+    env = trajrec.record(bare, arguments.output, keep_states=arguments.keep_states)
     n_steps = 0
     failures: list[str] = []
     try:

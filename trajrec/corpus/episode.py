@@ -346,7 +346,7 @@ class Episode:
             )
         raise CorpusError(
             f"episode {self.id} step {step}: only the digest of this state is stored; states are stored at rows "
-            f"{sorted(self.states)[:6]}; replay the episode up to it, or record with record='full'"
+            f"{sorted(self.states)[:6]}; replay the episode up to it, or record with keep_states='all'"
         )
 
     def step_at(self, step: int) -> Step:

@@ -7,10 +7,10 @@ import secrets
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import gymnasium
 import msgspec
@@ -35,7 +35,15 @@ from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
 from trajrec.protocols import StateAdapter, Verifier
 from trajrec.recording.blocks import MisfitError
 from trajrec.recording.buffer import StepBuffer
+from trajrec.recording.options import (
+    KeepStates,
+    LogOrigin,
+    RecordOptions,
+    kept_states,
+    stored_keep_states,
+)
 from trajrec.recording.provenance import describe_env, describe_runtime, hostname
+from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.verifiers import code_digest, identify, run_check
 from trajrec.version import __version__
@@ -45,27 +53,23 @@ KEYFRAME_STEPS = 8192
 
 NEVER = 1 << 62
 
-Keep = Literal["default", "full", "minimal"]
-
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Records every episode of an environment into a log file of its own.
 
     Args:
-        env: The environment, with whatever wrappers it has; these are recorded too.
+        env: The environment with its wrappers, which are recorded too.
         folder: The corpus: a folder, made if it is missing. The file in it is named by the log's id.
-        checks: Verifiers, run on the environment at the end of each episode that terminated or was truncated.
-        state: A function of the environment that returns its state as plain data or an array; by default an adapter is
-            looked for. False records no state.
-        record: "default" keeps what replay needs to prove every step: observations, and states or their digests. "full"
-            keeps every state. "minimal" keeps no states beyond digests.
-        interface: What the episode ran under (verifier, base, lineage, optimizer, scaffold, budget), as plain data.
-        on_error: What a log that cannot be written does to the loop: "raise" a LogWriteError, or "warn" and go on.
-        durability: "process": what is older than 100 ms survives the end of the process. "machine": an ended episode
-            also survives a power cut.
-        log_id: The log's id, random by default.
-        clock_ns: The wall clock, in ns.
-        like: For forks: the header of the log that they come from, which says how the environment is made and seen.
+        checks: Verifiers, run on the environment at the end of each episode that terminated or was
+            truncated.
+        state: A function of the environment that returns its state as plain data or an array; by
+            default an adapter is looked for. False records no state.
+        keep_states: "auto", "all" or "digests".
+        interface: The interface of the run, as plain data.
+        on_error: "raise" or "warn", if the log cannot be written.
+        durability: "process" or "machine".
+
+    `RecordOptions` explains the options from `checks` on.
 
     Attributes:
         path: The log file.
@@ -77,43 +81,54 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         LogWriteError: The log cannot be created or written.
     """
 
+    _origin = LogOrigin()
+
     def __init__(
         self,
-        env: gymnasium.Env[Any, Any],
+        env: AnyEnv,
         folder: str | Path,
         *,
         checks: Sequence[Verifier] = (),
-        state: Callable[[Any], Any] | bool = True,
-        record: Keep = "default",
-        interface: Any = None,
+        state: Callable[[Value], Value] | bool = True,
+        keep_states: KeepStates = "auto",
+        interface: Mapping[str, Value] | None = None,
         on_error: OnError = "raise",
         durability: Durability = "process",
-        log_id: str | None = None,
-        clock_ns: Callable[[], int] = time.time_ns,
-        like: Header | None = None,
     ) -> None:
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
-        if record not in ("default", "full", "minimal"):
-            raise ValueError(f"record must be 'default', 'full' or 'minimal', got {record!r}")
+        stored_word = stored_keep_states(keep_states)
         super().__init__(env)
         self._checks = tuple(checks)
         self._adapter = _adapter(env, state)
         self._capture = None if self._adapter is None else self._adapter.capture
-        self._keep = _keep(self._adapter, record) if like is None else like.state.keep
-        self._clock_ns = clock_ns
+        self._clock_ns = self._origin.clock_ns or time.time_ns
         self._episode = -1
-        self._is_open = self._has_failed = False
+        self._is_open = False
+        self._has_failed = False
         self._keyframes: Keyframes | None = None
         self._keyframe_at = KEYFRAME_STEPS
-        seen = ("", 0) if self._adapter is None else (self._adapter.name, self._adapter.version)
+        parent = self._origin.parent
+        if parent is None:
+            adapter = self._adapter
+            env_record = describe_env(env)
+            state_record = StateRecord(
+                adapter="" if adapter is None else adapter.name,
+                version=0 if adapter is None else adapter.version,
+                keep=kept_states(adapter, keep_states),
+            )
+        else:
+            env_record = parent.env
+            state_record = parent.state
+            stored_word = parent.record
+        self._keep = state_record.keep
         header = Header(
-            log_id=log_id or new_log_id(),
-            created_ns=clock_ns(),
+            log_id=self._origin.log_id or new_log_id(),
+            created_ns=self._clock_ns(),
             writer=f"trajrec {__version__}",
-            env=describe_env(env) if like is None else like.env,
-            state=StateRecord(*seen, self._keep) if like is None else like.state,
-            record=record if like is None else like.record,
+            env=env_record,
+            state=state_record,
+            record=stored_word,
             runtime=describe_runtime(),
             process_id=os.getpid(),
             host=hostname(),
@@ -123,7 +138,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
         self._log_id = header.log_id
         self.path = Path(folder) / f"{header.log_id}.trj"
-        self._buffer = StepBuffer(self._keep, clock_ns)
+        self._buffer = StepBuffer(self._keep, self._clock_ns)
         self._writer = LogWriter(
             self.path, header, self._buffer, on_error=on_error, durability=durability
         )
@@ -444,6 +459,20 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
 
 
+def open_recorder(
+    env: AnyEnv,
+    folder: str | Path,
+    origin: LogOrigin,
+    **options: Unpack[RecordOptions],
+) -> Recorder:
+    """Return a recorder whose log has the given origin; for forks, tests and samples."""
+    recorder = Recorder.__new__(Recorder)
+    # `__init__` reads it; users' constructor calls have no such argument.
+    recorder._origin = origin
+    Recorder.__init__(recorder, env, folder, **options)
+    return recorder
+
+
 _NO_INFO = codec.encode({})
 
 
@@ -451,11 +480,3 @@ def _adapter(env: Any, state: Callable[[Any], Any] | bool) -> StateAdapter | Non
     if callable(state):
         return function_adapter(env, state)
     return find_adapter(env) if state else None
-
-
-def _keep(adapter: StateAdapter | None, record: Keep) -> Literal["every", "digest", "none"]:
-    if adapter is None:
-        return "none"
-    if record == "full":
-        return "every"
-    return "digest" if record == "minimal" else adapter.keep

@@ -1,0 +1,87 @@
+"""The options of a recorder, as one typed group of keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, TypedDict
+
+from trajrec.log.schema import Header
+from trajrec.log.writer import Durability, OnError
+from trajrec.protocols import StateAdapter, Verifier
+from trajrec.types import Value
+
+KeepStates = Literal["auto", "all", "digests"]
+
+STORED_KEEP_STATES: dict[KeepStates, str] = {
+    "auto": "default",
+    "all": "full",
+    "digests": "minimal",
+}
+"""`keep_states` -> the word for it in a log's header (field `record`), which is older."""
+
+
+class RecordOptions(TypedDict, total=False):
+    """Options of `trajrec.record` and `trajrec.Recorder`; each may be left out.
+
+    Attributes:
+        checks: Verifiers. Each runs on the environment at the end of every episode that terminated
+            or was truncated, and its verdict is recorded.
+        state: A function of the environment that returns its state as plain data or an array. By
+            default an adapter for the environment's class is used, if there is one. False records
+            no state.
+        keep_states: Which states are stored. "auto" (the default) stores each state if states are
+            small, else the digest of each and a few states whole. "all" stores each state.
+            "digests" stores the digest of each, and whole only the first and the last state of
+            an episode and the first of a block. Each way, a replay can verify every step.
+        interface: The interface of the run (verifier, base model, lineage, optimizer, scaffold,
+            budget, ...) as plain data; see `trajrec.interface`.
+        on_error: The effect of a log that cannot be written: "raise" (the default) raises
+            LogWriteError from `step`; "warn" warns once and stops recording.
+        durability: "process" (the default): if the process is killed, at most the steps of the last
+            100 ms are lost. "machine": an ended episode also survives a power failure, because the
+            log is forced to the disk at each end of an episode.
+    """
+
+    checks: Sequence[Verifier]
+    state: Callable[[Value], Value] | bool
+    keep_states: KeepStates
+    interface: Mapping[str, Value] | None
+    on_error: OnError
+    durability: Durability
+
+
+class LogOrigin(NamedTuple):
+    """The parts of a new log that forks, tests and samples choose themselves.
+
+    Attributes:
+        log_id: The log's id; None for a random one.
+        clock_ns: Returns the wall-clock time in ns; None for the system's clock.
+        parent: The header of the log that a fork continues: the new log takes over its
+            descriptions of the environment and of its state.
+    """
+
+    log_id: str | None = None
+    clock_ns: Callable[[], int] | None = None
+    parent: Header | None = None
+
+
+def stored_keep_states(keep_states: KeepStates) -> str:
+    """Return the word for `keep_states` in a log's header.
+
+    Raises:
+        ValueError: `keep_states` is none of the three words.
+    """
+    if keep_states not in STORED_KEEP_STATES:
+        raise ValueError(f"keep_states must be 'auto', 'all' or 'digests', got {keep_states!r}")
+    return STORED_KEEP_STATES[keep_states]
+
+
+def kept_states(
+    adapter: StateAdapter | None, keep_states: KeepStates
+) -> Literal["every", "digest", "none"]:
+    """Return the states that a log keeps: each one, the digests, or none if no adapter fits."""
+    if adapter is None:
+        return "none"
+    if keep_states == "auto":
+        return adapter.keep
+    return "every" if keep_states == "all" else "digest"
