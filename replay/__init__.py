@@ -10,7 +10,6 @@ from trajrec._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from trajrec.replay import credit as credit
-    from trajrec.replay.agents.world_replay import replay_world as replay_world
     from trajrec.replay.batch import replay_episodes as replay_episodes
     from trajrec.replay.diagnose.determinism import DeterminismReport as DeterminismReport
     from trajrec.replay.diagnose.determinism import check_determinism as check_determinism
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from trajrec.replay.forks.branch import Branch as Branch
     from trajrec.replay.forks.fork import ForkedEnv as ForkedEnv
     from trajrec.replay.forks.fork import fork as fork
+    from trajrec.replay.options import ReplayOptions as ReplayOptions
     from trajrec.replay.replayer import Replayer as Replayer
     from trajrec.replay.replayer import replay_episode as replay_episode
 
@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Divergence": "trajrec.replay.execute.report:Divergence",
         "EpisodeDifference": "trajrec.replay.differences:EpisodeDifference",
         "ForkedEnv": "trajrec.replay.forks.fork:ForkedEnv",
+        "ReplayOptions": "trajrec.replay.options:ReplayOptions",
         "ReplayReport": "trajrec.replay.execute.report:ReplayReport",
         "Replayer": "trajrec.replay.replayer:Replayer",
         "ReplaySummary": "trajrec.replay.execute.report:ReplaySummary",
@@ -42,6 +43,5 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "fork": "trajrec.replay.forks.fork:fork",
         "replay_episode": "trajrec.replay.replayer:replay_episode",
         "replay_episodes": "trajrec.replay.batch:replay_episodes",
-        "replay_world": "trajrec.replay.agents.world_replay:replay_world",
     },
 )

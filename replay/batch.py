@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, Unpack
 
 import gymnasium
 
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import api_of
-from trajrec.protocols import World
+from trajrec.replay.execute.environments import EnvOrFactory, WorldOrFactory, is_world
 from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
-from trajrec.replay.replayer import WALL_CLOCK, EnvOrFactory, Replayer
+from trajrec.replay.replayer import Replayer
 
 CHUNK = 128
 """Episodes that an environment is kept for: the same whatever the number of processes, so that reports are too."""
@@ -25,60 +26,42 @@ def replay_episodes(
     episodes: Iterable[Episode],
     *,
     env: EnvOrFactory = None,
-    world: Callable[[], World] | None = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    ignore: Collection[str] = WALL_CLOCK,
-    ulps: int = 0,
-    resync: bool = False,
-    first: int = 0,
-    explain: bool = True,
+    world: WorldOrFactory = None,
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
+    **options: Unpack[ReplayOptions],
 ) -> Iterator[ReplayReport]:
-    """Replay many episodes, on as few environments as their specifications allow.
+    """Replay many episodes on as few environments as their specifications allow.
 
-    An episode whose environment may not be imported or is missing is reported as "refused", with the reason in its notes; so is
-    one that ended the process that replayed it, twice.
+    An episode is reported as "refused", with the reason in its notes, if its environment is missing
+    or may not be imported, or if it ended the process that replayed it twice.
 
     Args:
-        episodes: From `Corpus.episodes`; taken as they are needed.
-        env: An environment to replay on, or what makes one; by default those that the logs name are made.
-        world: Makes the world of agents' episodes; by default those that the logs name are made.
-        allow: Module prefixes that may be imported because a log names them.
-        state: The function that states were captured with, where the recorder was given one.
-        ignore: See `replay_episode`.
-        ulps: See `replay_episode`.
-        resync: See `replay_episode`, and of agents' episodes `replay_world`.
-        first: See `replay_episode`.
-        explain: Run diverged episodes again, to find the likely cause.
-        jobs: Processes; with 1 everything happens in this one.
-        backend: Where they run: "local", or "ray": tasks of a Ray cluster (`trajrec[ray]`), which must see the logs' paths.
+        episodes: From `Corpus.episodes`; read one after the other as they are needed.
+        env: See `replay_episode`.
+        world: See `replay_episode`.
+        jobs: The number of processes; 1 replays in this process.
+        backend: "local", or "ray" for tasks of a Ray cluster (`trajrec[ray]`) that can read the
+            logs under the same paths.
+        **options: See `ReplayOptions`.
 
     Raises:
-        TypeError: An environment object was given with several processes: give what makes one.
+        TypeError: An environment or world object is given with several processes.
+        ValueError: `jobs` is less than 1.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs!r}")
-    options: dict[str, Any] = {
-        "world": world,
-        "allow": tuple(allow),
-        "state": state,
-        "ignore": frozenset(ignore),
-        "ulps": ulps,
-        "resync": resync,
-        "first": first,
-        "explain": explain,
-    }
+    config = replay_config(**options)
     if jobs == 1 and backend == "local":
         for chunk in _chunks(episodes):
-            yield from _replay(chunk, env, options)
+            yield from _replay(chunk, env, world, config)
         return
-    if isinstance(env, gymnasium.Env) or api_of(env) is not None:
+    if isinstance(env, gymnasium.Env) or api_of(env) is not None or is_world(world):
         raise TypeError(
-            "an environment object cannot be sent to other processes: give a function that makes one as env="
+            "env and world must be functions that make one if jobs > 1: "
+            "an object cannot be sent to other processes"
         )
-    work = functools.partial(_replay_places, EpisodeLoader(), env, options)
+    work = functools.partial(_replay_places, EpisodeLoader(), env, world, config)
     places = ([refs_with_ancestors(episode) for episode in chunk] for chunk in _chunks(episodes))
     sent, kept = itertools.tee(places)
     if backend == "ray":
@@ -115,16 +98,17 @@ def _one_by_one(
 def _replay_places(
     places: EpisodeLoader,
     env: EnvOrFactory,
-    options: dict[str, Any],
+    world: WorldOrFactory,
+    config: ReplayConfig,
     chunk: list[tuple[EpisodeRef, ...]],
 ) -> list[ReplayReport]:
-    return list(_replay((places.read(place) for place in chunk), env, options))
+    return list(_replay((places.read(place) for place in chunk), env, world, config))
 
 
 def _replay(
-    chunk: Iterable[Episode], env: EnvOrFactory, options: dict[str, Any]
+    chunk: Iterable[Episode], env: EnvOrFactory, world: WorldOrFactory, config: ReplayConfig
 ) -> Iterator[ReplayReport]:
-    with Replayer(env=env, **options) as replayer:
+    with Replayer(env=env, world=world, **config.as_options()) as replayer:
         yield from replayer.replay_all(chunk)
 
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import gymnasium
 
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import api_of
 from trajrec.errors import ReplayError
-from trajrec.protocols import World
-from trajrec.replay.agents.world_replay import replay_world
+from trajrec.protocols import Verifier, World
+from trajrec.replay.agents.world_replay import replay_in_world
 from trajrec.replay.diagnose.cause import Elsewhere, Outcome, find_cause
-from trajrec.replay.execute.compare import Run, Tolerance, compare
-from trajrec.replay.execute.environments import env_by, make_env, world_by
+from trajrec.replay.execute.compare import Run, compare
+from trajrec.replay.execute.environments import (
+    EnvOrFactory,
+    WorldOrFactory,
+    env_by,
+    is_world,
+    make_env,
+    make_world,
+    world_by,
+)
 from trajrec.replay.execute.reach import EnvHandle, env_handle, replay_predecessors
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.execute.resync import Forced, execute_forced
 from trajrec.replay.execute.run import execute, prepare
+from trajrec.replay.options import ReplayOptions, replay_config
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
-
-EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
+from trajrec.types import AnyEnv
 
 EXPLAINED_ELSEWHERE = 2
 """Diverged episodes that are replayed in other processes too, to find their cause."""
@@ -33,85 +41,67 @@ EXPLAINED_ELSEWHERE = 2
 HELD, HOLD_S, AHEAD_BYTES = 8, 0.05, 1 << 22
 """How many episodes are executed before they are compared, at most, and for how long; and how much is decoded before that."""
 
-WALL_CLOCK = frozenset({"info/episode/t"})
-"""Infos that are measured times: no replay gives them again."""
-
 
 def replay_episode(
     episode: Episode,
     *,
     env: EnvOrFactory = None,
-    allow: Iterable[str] = (),
-    state: Callable[[Any], Any] | None = None,
-    ignore: Collection[str] = WALL_CLOCK,
-    ulps: int = 0,
-    resync: bool = False,
-    first: int = 0,
-    explain: bool = True,
+    world: WorldOrFactory = None,
+    checks: Sequence[Verifier] = (),
+    **options: Unpack[ReplayOptions],
 ) -> ReplayReport:
     """Re-execute an episode and compare every step with the log.
 
     Args:
         episode: From `Corpus.episode`.
-        env: An environment to replay on, or what makes one; by default the one that the log names is made. What is made is
-            closed again.
-        allow: Module prefixes that may be imported because the log names them.
-        state: The function that the episode's states were captured with, where the recorder was given one.
-        ignore: Paths in infos, as a divergence names them, that may differ: the grade is then "state", and a note names them.
-            By default the seconds that `gymnasium.wrappers.RecordEpisodeStatistics` measures.
-        ulps: How many floats may lie between a recorded and a replayed one: the grade is then "state". For other machines,
-            whose libm rounds otherwise; what such differences grow to is for you to know.
-        resync: After each step that differs, put the recorded state back and go on: `differing_steps` of the report then
-            has the steps that differ by themselves, not because one before them did. Of environments whose states can be put
-            back (their own `set_state`, classic control, toy text, MuJoCo), and as far as they are stored whole, as
-            `keep_states="all"` stores them.
-        first: The step where the comparing begins; it is gone to by the shortest way, and the grade is then "partial" at best.
-            An agent's episode is compared whole.
-        explain: Run a diverged episode again, to find the likely cause.
+        env: The environment to replay on, or a function that makes one. By default the environment
+            that the log names is made. An environment that trajrec made is closed again.
+        world: The world to replay an agent's episode in, or a function that makes one. By default
+            the world that the log names is made. The world is reset.
+        checks: Verifiers to run at the end of an agent's episode. Each verdict is compared with the
+            recorded one of the same id.
+        **options: See `ReplayOptions`.
 
     Returns:
-        A report with the grade and, where it diverged, the first difference. A divergence is a finding, not an exception:
-        `report.raise_if_diverged()` is there for tests.
+        A report with the grade and, if the episode diverged, the first difference. A divergence is
+        a finding and no exception; tests call `report.raise_if_diverged()`.
 
     Raises:
         EnvRefusedError: The log names a module that is not allowed.
-        EnvMissingError: The environment is not installed, or the log does not say how to make it.
+        EnvMissingError: The environment or world is not installed, or the log does not say how to
+            make it.
+        ValueError: `checks` are given for an episode of an environment.
     """
-    forced: dict[str, Any] = {"resync": resync, "first": first}
-    with Replayer(
-        env=env, allow=allow, state=state, ignore=ignore, ulps=ulps, explain=explain, **forced
-    ) as replayer:
+    with Replayer(env=env, world=world, checks=checks, **options) as replayer:
         return replayer.replay(episode)
 
 
 class Replayer:
-    """Keeps the environment that it made last, for the next episode of the same specification. A context manager."""
+    """Replays episodes, and keeps the last environment for the next one of the same specification.
+
+    A context manager: leaving it closes the environment.
+
+    Args:
+        env: See `replay_episode`.
+        world: See `replay_episode`.
+        checks: See `replay_episode`.
+        **options: See `ReplayOptions`.
+    """
 
     def __init__(
         self,
         *,
         env: EnvOrFactory = None,
-        world: Callable[[], World] | None = None,
-        allow: Iterable[str] = (),
-        state: Callable[[Any], Any] | None = None,
-        ignore: Collection[str] = WALL_CLOCK,
-        ulps: int = 0,
-        resync: bool = False,
-        first: int = 0,
-        explain: bool = True,
+        world: WorldOrFactory = None,
+        checks: Sequence[Verifier] = (),
+        **options: Unpack[ReplayOptions],
     ) -> None:
-        if first < 0:
-            raise ValueError(f"first must be at least 0, got {first}")
-        is_given = isinstance(env, gymnasium.Env) or api_of(env) is not None
-        self._given: Any = env if is_given else None
-        self._factory: Any = None if is_given else env
-        self._world, self._allow, self._state = world, tuple(allow), state
-        self._leave, self._is_forced, self._explain = (
-            Tolerance(frozenset(ignore), ulps),
-            resync,
-            explain,
-        )
-        self._first = first
+        is_object = isinstance(env, gymnasium.Env) or api_of(env) is not None
+        self._given: Any = env if is_object else None
+        self._factory: Any = None if is_object else env
+        self._world = world
+        self._checks = tuple(checks)
+        self._config = replay_config(**options)
         self._made: tuple[Any, EnvHandle] | None = None
         self._holds = True
         self._n_elsewhere = 0
@@ -131,20 +121,30 @@ class Replayer:
             self._made = None
 
     def replay(self, episode: Episode) -> ReplayReport:
-        """Replay one episode; see `replay_episode`. An agent's is replayed in its world; see `replay_world`."""
+        """Replay one episode on an environment or, if it is an agent's, in a world."""
         if episode.is_agent_episode:
-            world = None if self._world is None else world_by(self._world)
-            return replay_world(
+            return replay_in_world(
                 episode,
-                world=world,
-                allow=self._allow,
-                ignore=self._leave.paths,
-                resync=self._is_forced,
-                explain=self._explain,
+                lambda: self._make_world(episode),
+                checks=self._checks,
+                tolerance=self._config.tolerance,
+                resync=self._config.resync,
+                explain=self._config.explain,
+            )
+        if self._checks:
+            raise ValueError(
+                f"checks must be empty for an episode of an environment, as {episode.id} is; "
+                "only agents' episodes are checked again"
             )
         executed = self._execute(episode)
         report = self._compare(executed)
         return report if report.divergence is None else self._look_again(executed, report)
+
+    def _make_world(self, episode: Episode) -> World:
+        world = self._world
+        if world is None:
+            return make_world(episode, self._config.allow)
+        return world if is_world(world) else world_by(world)
 
     def replay_all(self, episodes: Iterable[Episode]) -> Iterator[ReplayReport]:
         """Replay episodes in order; those that cannot be are reported as "refused".
@@ -220,7 +220,7 @@ class Replayer:
             if after.divergence is None:
                 leak = f"only after the {episode.number} episodes before it: it carries state over between episodes"
                 return replace(after, notes=(*after.notes, leak))
-        if self._explain and report.divergence is not None:
+        if self._config.explain and report.divergence is not None:
             used: list[Any] = []
             cause = find_cause(
                 episode,
@@ -252,7 +252,7 @@ class Replayer:
         if self._given is not None or self._n_elsewhere >= EXPLAINED_ELSEWHERE:
             return None
         self._n_elsewhere += 1
-        work = _Work(self._factory, self._allow, self._state, self._leave, self._first)
+        work = _Work(self._factory, self._config.as_options())
         place = refs_with_ancestors(episode)
 
         def replay(settings: dict[str, str], fixed_addresses: bool) -> Outcome:
@@ -269,16 +269,16 @@ class Replayer:
 
     def _stage(self, episode: Episode) -> EnvHandle:
         if self._given is not None:
-            return env_handle(self._given, episode, self._state)
+            return env_handle(self._given, episode, self._config.state)
         key = episode.header.env
         if self._made is None or self._made[0] != key:
             self.close()
             env = (
                 env_by(self._factory, key)
                 if self._factory is not None
-                else make_env(key, episode_id=episode.id, allow=self._allow)
+                else make_env(key, episode_id=episode.id, allow=self._config.allow)
             )
-            self._made = (key, env_handle(env, episode, self._state))
+            self._made = (key, env_handle(env, episode, self._config.state))
         return self._made[1]
 
     def _run(self, episode: Episode) -> ReplayReport:
@@ -287,17 +287,21 @@ class Replayer:
     def _execute(self, episode: Episode) -> _Executed:
         is_fresh = self._made is None or self._made[0] != episode.header.env
         stage = self._stage(episode)
-        if self._is_forced:
-            part, run, forced = execute_forced(episode, stage, self._leave, self._first)
+        if self._config.resync:
+            part, run, forced = execute_forced(
+                episode, stage, self._config.tolerance, self._config.first
+            )
             return _Executed(episode, part, run, forced, stage.adapter is not None, is_fresh)
-        part, run = execute(episode, stage, self._first)
+        part, run = execute(episode, stage, self._config.first)
         return _Executed(episode, part, run, None, stage.adapter is not None, is_fresh)
 
     def _compare(self, executed: _Executed) -> ReplayReport:
         episode, part, run, forced, has_states, _ = executed
         if run.problem is not None:
             return ReplayReport(episode.id, "refused", 0, notes=(run.problem,))
-        divergence = compare(part, run, self._leave) if forced is None else forced.divergence
+        divergence = (
+            compare(part, run, self._config.tolerance) if forced is None else forced.divergence
+        )
         notes, compared = [], ["observation", "reward", "terminated", "truncated", "info"]
         if not has_states:
             notes.append(f"state not compared: {_why_no_state(episode.header.state.adapter)}")
@@ -313,7 +317,7 @@ class Replayer:
         if forced is not None and forced.why_stopped:
             notes.append(forced.why_stopped)
         if run.ignored:
-            notes.append(f"not the same, and ignored: {', '.join(sorted(run.ignored))}")
+            notes.append(self._config.tolerance.note(run.ignored))
         total, ending = _came_out(run)
         is_part = missing or part is not episode
         grade = (
@@ -400,21 +404,11 @@ def _refused(episode: Episode, exc: ReplayError) -> ReplayReport:
 class _Work:
     """What another process does with an episode."""
 
-    factory: Callable[[], gymnasium.Env[Any, Any]] | None
-    allow: tuple[str, ...]
-    state: Callable[[Any], Any] | None
-    leave: Tolerance
-    first: int
+    factory: Callable[[], AnyEnv] | None
+    options: ReplayOptions
 
     def __call__(self, place: tuple[EpisodeRef, ...]) -> Outcome:
-        options = {
-            "allow": self.allow,
-            "state": self.state,
-            "ignore": self.leave.paths,
-            "ulps": self.leave.ulps,
-        }
-        options["first"] = self.first
-        with Replayer(env=self.factory, explain=False, **options) as replayer:  # type: ignore[arg-type]
+        with Replayer(env=self.factory, **self.options) as replayer:
             return replayer.outcome(EpisodeLoader().read(place))
 
 

@@ -18,7 +18,7 @@ from agentdojo.task_suite.load_suites import get_suites
 
 import trajrec
 from trajrec.protocols import Tool
-from trajrec.replay import replay_world
+from trajrec.replay import replay_episode
 from trajrec.replay.credit import decisive_step
 
 VERSION = "v1.2.2"
@@ -106,7 +106,7 @@ def record(folder: Path, how: list[str]) -> None:
 def replay(folder: Path) -> None:
     """Print the report of every episode."""
     for episode in trajrec.open(folder).episodes():
-        report = replay_world(episode, allow=["__main__"], checks=[utility])
+        report = replay_episode(episode, allow=["__main__"], checks=[utility])
         print(json.dumps([episode.transcript.task, report.as_dict()]))
 
 

@@ -251,8 +251,8 @@ def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path,
         .value
         == 0.0
     )
-    report = trajrec.replay.replay_world(episode, world=Popper())
-    assert report.grade == trajrec.replay.replay_world(episode, world=Popper()).grade == "exact"
+    report = trajrec.replay.replay_episode(episode, world=Popper())
+    assert report.grade == trajrec.replay.replay_episode(episode, world=Popper()).grade == "exact"
 
 
 def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:

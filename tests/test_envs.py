@@ -156,9 +156,9 @@ def test_an_environment_is_a_world_with_one_tool_and_replays_as_one(tmp_path: Pa
             ep.call("act", action=2)
     (episode,) = trajrec.open(tmp_path).episodes()
     again = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
-    assert trajrec.replay.replay_world(episode, world=again).grade == "exact"
+    assert trajrec.replay.replay_episode(episode, world=again).grade == "exact"
     slippery = GymWorld(gym.make("FrozenLake-v1", is_slippery=True))
-    assert trajrec.replay.replay_world(episode, world=slippery, explain=False).grade == "diverged"
+    assert trajrec.replay.replay_episode(episode, world=slippery, explain=False).grade == "diverged"
 
 
 def make_office() -> Any:

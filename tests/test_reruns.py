@@ -385,7 +385,7 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
             ("note", (0, 4, 0)),
         ]
         assert child.parent.id == parent.id
-        report = trajrec.replay.replay_world(child, checks=[in_full])
+        report = trajrec.replay.replay_episode(child, checks=[in_full])
         assert (report.grade, report.divergence) == ("exact", None)
 
 

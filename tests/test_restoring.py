@@ -18,7 +18,7 @@ import trajrec
 from trajrec.envs import Office, Shop
 from trajrec.envs.scripted import solver
 from trajrec.errors import RestoreError
-from trajrec.replay import replay_world
+from trajrec.replay import replay_episode
 from trajrec.tracking.folder import WHOLE_BYTES, Folder
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
@@ -187,12 +187,12 @@ def test_a_state_forced_replay_names_the_steps_that_differ_by_themselves(tmp_pat
         for a in episode.transcript.attempts
         if a.tool == "refund_order" and a.outcome == "ok"
     ]
-    report = replay_world(episode, world=Stingy(), resync=True, explain=False)
+    report = replay_episode(episode, world=Stingy(), resync=True, explain=False)
     assert report.grade == "diverged"
     assert report.differing_steps == tuple(refunds[:2])
     assert (report.divergence.step, report.divergence.field) == (refunds[0], "result/refunded")
     assert f"differing by themselves: {refunds[0]}, {refunds[1]}" in str(report)
-    assert replay_world(episode, world=Shop(), resync=True).grade == "exact"
+    assert replay_episode(episode, world=Shop(), resync=True).grade == "exact"
 
 
 def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> N
         ep.call("read_file", path="config.ini")
         ep.call("execute", sql="DELETE FROM expenses WHERE person = 'Dov'")
     (episode,) = trajrec.open(tmp_path).episodes()
-    report = replay_world(episode, world=Careless(), resync=True, explain=False)
+    report = replay_episode(episode, world=Careless(), resync=True, explain=False)
     assert report.differing_steps == (1,)
     assert report.divergence.field == "state/files/config.ini/text"
 
@@ -223,9 +223,9 @@ def test_a_difference_that_a_projection_leaves_out_gives_the_grade_state_and_nam
             database["customers"]["C1"]["address"] += " (new)"
             return database
 
-    assert replay_world(episode, world=Later(), explain=False).grade == "diverged"
+    assert replay_episode(episode, world=Later(), explain=False).grade == "diverged"
     addresses = Projection("no-addresses", "1", leave_out=("*/address",))
-    report = replay_world(episode, world=Later(), projection=addresses)
+    report = replay_episode(episode, world=Later(), projection=addresses)
     assert report.grade == "state"
     assert "under projection no-addresses v1" in report.notes[-1]
 

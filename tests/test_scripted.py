@@ -14,7 +14,7 @@ from trajrec.envs.scripted import AGENTS, LOOPS
 from trajrec.envs.shop_tasks import TASKS as SHOP_TASKS
 from trajrec.envs.workspace import grade
 from trajrec.envs.workspace_tasks import TASKS as WORKSPACE_TASKS
-from trajrec.replay import replay_world
+from trajrec.replay import replay_episode
 
 WORLDS = {"shop": Shop, "office": Office, "workspace": Workspace}
 
@@ -95,7 +95,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql(FOUND).fetchall() == [SCRIPTED[case]]
         (episode,) = corpus.episodes()
-        report = replay_world(episode, checks=[solved])
+        report = replay_episode(episode, checks=[solved])
         assert (report.grade, report.divergence) == ("exact", None)
 
 

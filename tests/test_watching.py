@@ -19,7 +19,7 @@ import pytest
 import trajrec
 from trajrec.envs import Office
 from trajrec.envs.office import TASKS, OfficeError
-from trajrec.replay import replay_episode, replay_world
+from trajrec.replay import replay_episode
 from trajrec.tracking.folder import WHOLE_BYTES, Folder
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
@@ -289,7 +289,7 @@ def test_each_task_of_the_office_is_solved_failed_and_replayed(tmp_path: Path, t
         assert (episode.state(0) == episode.state(episode.n_steps)) == (
             episode.transcript.task == "False"
         )
-        assert replay_world(episode, checks=[solved]).grade == "exact"
+        assert replay_episode(episode, checks=[solved]).grade == "exact"
         assert replay_episode(episode).grade == "exact"
 
 

@@ -21,7 +21,7 @@ from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import EnvMissingError, EnvRefusedError, UnknownToolError
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
-from trajrec.replay import replay_episode, replay_world
+from trajrec.replay import replay_episode
 
 
 @trajrec.verifier(id="solved", version="1")
@@ -79,16 +79,16 @@ def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
     assert trajrec.open(tmp_path).sql("SELECT path, after FROM state_changes").fetchall() == [
         ("n", "1")
     ]
-    same = replay_world(episode, world=Counter())
+    same = replay_episode(episode, world=Counter())
     assert (same.grade, same.notes) == ("exact", ())
-    other = replay_world(episode, world=Counter(step=2), explain=False)
+    other = replay_episode(episode, world=Counter(step=2), explain=False)
     assert other.divergence is not None
     assert (other.divergence.field, other.divergence.expected, other.divergence.actual) == (
         "state/n",
         1,
         2,
     )
-    forced = replay_world(episode, world=Counter(step=2), resync=True, explain=False)
+    forced = replay_episode(episode, world=Counter(step=2), resync=True, explain=False)
     assert "could not be put back" in forced.notes[0]
 
 
@@ -128,20 +128,20 @@ def test_a_changed_tool_is_named_by_its_first_call_with_what_it_changed(tmp_path
         def _get_order(self, order: str) -> dict[str, Any]:
             raise ToolError("closed")
 
-    assert replay_world(episode, world=Shop(), checks=[solved]).grade == "exact"
-    found = replay_world(episode, world=Stingy()).divergence
+    assert replay_episode(episode, world=Shop(), checks=[solved]).grade == "exact"
+    found = replay_episode(episode, world=Stingy()).divergence
     assert (found.step, found.field, found.expected - found.actual) == (4, "result/refunded", 1)
     assert "changed" in found.cause
-    found = replay_world(episode, world=Silent()).divergence
+    found = replay_episode(episode, world=Silent()).divergence
     assert (found.step, found.field, found.actual) == (
         5,
         "state/database/messages/0",
         trajrec.values.diff.MISSING,
     )
-    found = replay_world(episode, world=Strict()).divergence
+    found = replay_episode(episode, world=Strict()).divergence
     assert (found.step, found.field) == (1, "error")
     assert found.actual == "trajrec.envs.shop.ToolError: closed"
-    report = replay_world(
+    report = replay_episode(
         episode,
         world=Shop(),
         checks=[trajrec.verifier(id="solved", version="2")(lambda shop: False)],
@@ -159,7 +159,7 @@ def test_another_initial_state_is_found_before_the_first_call(tmp_path: Path) ->
             database["customers"]["C2"]["name"] = "Zoe"
             return database
 
-    found = replay_world(episode, world=Renamed()).divergence
+    found = replay_episode(episode, world=Renamed()).divergence
     assert (found.step, found.field, found.actual) == (
         -1,
         "state/database/customers/C2/name",
@@ -228,7 +228,7 @@ def test_a_world_that_reads_the_clock_or_draws_by_chance_is_reported_with_that_c
     assert report.divergence.field == f"state/notes/0/{field}"
     assert cause in report.divergence.cause
     ignore = [f"state/notes/{k}/{field}" for k in range(2)]
-    assert replay_world(episodes(tmp_path)[-1], allow=[__name__], ignore=ignore).grade == "state"
+    assert replay_episode(episodes(tmp_path)[-1], allow=[__name__], ignore=ignore).grade == "state"
 
 
 def test_external_tools_are_answered_from_the_log_and_async_ones_awaited(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_external_tools_are_answered_from_the_log_and_async_ones_awaited(tmp_pat
 
     asyncio.run(main())
     world = Notes()
-    report = replay_world(episodes(tmp_path)[0], world=world)
+    report = replay_episode(episodes(tmp_path)[0], world=world)
     assert report.grade == "exact"
     assert world.fetched == 0
     assert "calls of external tools were answered from the log" in report.notes

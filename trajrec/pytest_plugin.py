@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
-    from trajrec.replay import ReplayReport
+    from trajrec.replay import ReplayOptions, ReplayReport
     from trajrec.replay.agents.rerun import Rerun
+    from trajrec.replay.execute.environments import EnvOrFactory, WorldOrFactory
 
 
 @pytest.fixture
@@ -37,18 +38,29 @@ def trajrec_rerun(request: pytest.FixtureRequest) -> Iterator[Callable[[str | Pa
 
 @pytest.fixture
 def trajrec_replay(request: pytest.FixtureRequest) -> Callable[..., list[ReplayReport]]:
-    """A function that takes a folder of logs and replays its episodes; the first that diverged or was refused fails the test.
+    """Return a function that replays the episodes of a folder and fails at the first divergence.
 
-    Further arguments are those of `trajrec.replay.replay_episodes`: `allow=("my_package",)` for environments of your own.
+    The function takes a folder of logs, `where`, and the arguments of
+    `trajrec.replay.replay_episodes`: `allow=("my_package",)` for environments of your own. An
+    episode that is refused fails the test too.
     """
 
     def replay(
-        folder: str | Path, *, where: str = "ending <> 'running'", **options: Any
+        folder: str | Path,
+        *,
+        where: str = "ending <> 'running'",
+        env: EnvOrFactory = None,
+        world: WorldOrFactory = None,
+        jobs: int = 1,
+        **options: Unpack[ReplayOptions],
     ) -> list[ReplayReport]:
         import trajrec
 
         with trajrec.open(_beside(request, folder)) as corpus:
-            reports = list(trajrec.replay.replay_episodes(corpus.episodes(where), **options))
+            episodes = corpus.episodes(where)
+            reports = list(
+                trajrec.replay.replay_episodes(episodes, env=env, world=world, jobs=jobs, **options)
+            )
         if not reports:
             pytest.fail(f"{folder}: no episodes to replay")
         for report in reports:

@@ -9,7 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import inspect
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from trajrec.agents.freeze import derive_seed, frozen
@@ -19,14 +19,13 @@ from trajrec.errors import DivergenceError, ReplayError, RestoreError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier, World
 from trajrec.replay.diagnose.cause import Outcome, find_cause
-from trajrec.replay.execute.environments import make_world
 from trajrec.replay.execute.report import Divergence, ReplayReport, ulp_distance
+from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.tracking.parts import Part, parts_of
 from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change, diff
 from trajrec.values.objects import awaited
-from trajrec.values.projection import Projection
 from trajrec.verifiers import as_verdict, identify
 
 UNORDERED = (
@@ -47,44 +46,34 @@ class Found(NamedTuple):
     differing_steps: tuple[int, ...]
 
 
-def replay_world(
+def replay_in_world(
     episode: Episode,
+    make: Callable[[], World],
     *,
-    world: World | None = None,
     checks: Sequence[Verifier] = (),
-    allow: Iterable[str] = (),
-    ignore: Collection[str] = (),
-    projection: Projection | None = None,
+    tolerance: Tolerance,
     resync: bool = False,
     explain: bool = True,
 ) -> ReplayReport:
-    """Re-execute an agent's calls on a fresh world and compare each with the log.
+    """Re-execute an agent's calls in a world and compare each of them with the log.
 
     Args:
-        episode: An episode that was recorded with a world.
-        world: The world to replay in; it is reset. By default the one that the log names is made.
-        checks: Verifiers to run at the end; their verdicts are compared with those recorded under the same id.
-        allow: Module prefixes that may be imported because the log names them.
-        ignore: Paths, as a divergence names them, that may differ: the grade is then "state", and a note names them.
-        projection: What of states and results counts: where only what does not differs, the grade is "state", and a note names
-            the projection.
-        resync: After each call that differs, put the recorded state back and go on: `differing_steps` of the report then
-            has the steps that differ by themselves, not because one before them did.
-        explain: Run a diverged episode again, to find the likely cause.
+        episode: An episode of an agent, recorded with a world.
+        make: Returns the world of an execution, which resets that world. A diverged episode is
+            executed several times if `explain` is true.
+        checks: Verifiers to run at the end. Each verdict is compared with the recorded one of the
+            same id.
+        tolerance: The differences to ignore.
+        resync: After each call that differs, restore the recorded state and go on.
+        explain: Execute a diverged episode again to find the likely cause.
 
     Returns:
-        A report, as of `replay_episode`. Its divergence names a step and a field: "result/...", "error", "state/..." or
+        A report. Its divergence names a step and a field: "result/...", "error", "state/..." or
         "check/...".
-
-    Raises:
-        EnvRefusedError: The log names a module that is not allowed.
-        EnvMissingError: The world is not installed, or the log does not say how to make it.
     """
-    allowed, ignored = tuple(allow), frozenset(ignore)
 
     def execute() -> Found:
-        stage = make_world(episode, allowed) if world is None else world
-        return _Execution(episode, stage, checks, ignored, projection, resync).run()
+        return _Execution(episode, make(), checks, tolerance, resync).run()
 
     found = execute()
     divergence = found.divergence
@@ -93,8 +82,7 @@ def replay_world(
         divergence = dataclasses.replace(divergence, cause=cause)
     notes = list(found.notes)
     if found.ignored:
-        under = "" if projection is None else f" (under projection {projection})"
-        notes.append(f"not the same, and ignored{under}: {', '.join(sorted(found.ignored))}")
+        notes.append(tolerance.note(found.ignored))
     grade: Any = "diverged" if divergence is not None else "state" if found.ignored else "exact"
     return ReplayReport(
         episode.id, grade, found.n_steps, divergence, COMPARED, tuple(notes), found.differing_steps
@@ -140,7 +128,7 @@ def reaches_beyond(tool: str, access: str, world_tools: Collection[str]) -> bool
 def _execution(episode: Episode, world: World) -> _Execution:
     if episode.start is None:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
-    return _Execution(episode, world, (), frozenset())
+    return _Execution(episode, world, (), Tolerance())
 
 
 def _raise_on(d: Divergence | None, episode: Episode) -> None:
@@ -164,12 +152,14 @@ class _Execution:
         episode: Episode,
         world: World,
         checks: Sequence[Verifier],
-        ignore: frozenset[str],
-        projection: Projection | None = None,
+        tolerance: Tolerance,
         is_forced: bool = False,
     ) -> None:
-        self._episode, self._world, self._checks, self._ignore = episode, world, checks, ignore
-        self._projection, self._is_forced = projection, is_forced
+        self._episode = episode
+        self._world = world
+        self._checks = checks
+        self._tolerance = tolerance
+        self._is_forced = is_forced
         self._differing: list[Divergence] = []
         self._loose: set[str] = (
             set()
@@ -406,15 +396,11 @@ class _Execution:
 
     def _differs(self, step: int, field: str, change: Change) -> Divergence | None:
         """Return a difference as a divergence, or None where it is to be ignored, or the recorded value was redacted."""
-        is_out = self._projection is not None and not self._projection.counts(
-            change._replace(path=field)
-        )
-        if (
-            is_out
-            or field in self._ignore
-            or (isinstance(change.before, str) and "[redacted " in change.before)
-        ):
-            self._ignored.add(field)
+        label = self._tolerance.label(field, change)
+        if label is None and isinstance(change.before, str) and "[redacted " in change.before:
+            label = field
+        if label is not None:
+            self._ignored.add(label)
             return None
         return Divergence(
             step, field, change.before, change.after, ulps=ulp_distance(change.before, change.after)

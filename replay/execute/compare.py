@@ -18,6 +18,8 @@ from trajrec.log.columns import Rows
 from trajrec.log.fields import dense_columns
 from trajrec.log.schema import Failure
 from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.execute.tolerance import Tolerance
+from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import Change, diff, first_difference
 from trajrec.values.digest import MASK
@@ -73,19 +75,7 @@ class Run:
         return hashlib.blake2b(data, digest_size=16).digest()
 
 
-class Tolerance(NamedTuple):
-    """What may differ; `Run.ignored` says what did.
-
-    Attributes:
-        paths: Paths, as a divergence names them.
-        ulps: How many floats may lie between two floats.
-    """
-
-    paths: frozenset[str] = frozenset()
-    ulps: int = 0
-
-
-def compare(episode: Episode, run: Run, leave: Tolerance) -> Divergence | None:
+def compare(episode: Episode, run: Run, tolerance: Tolerance) -> Divergence | None:
     """Return the first difference, by step and then by field as a reader sees them: what is visible before what is not."""
     if run.early is not None:
         return run.early
@@ -98,12 +88,12 @@ def compare(episode: Episode, run: Run, leave: Tolerance) -> Divergence | None:
             found.append((row, order, path, change.before, change.after))
 
     offset = 0 if episode.has_reset else 1
-    note(*_observations(episode, run, offset, leave))
-    note(*_rewards(episode, run, n, leave))
+    note(*_observations(episode, run, offset, tolerance))
+    note(*_rewards(episode, run, n, tolerance))
     note(*_flags(episode, run, n))
-    note(*_infos(episode, run, n, leave))
+    note(*_infos(episode, run, n, tolerance))
     if run.states:
-        note(*_states(episode, run, offset, leave))
+        note(*_states(episode, run, offset, tolerance))
     candidates = []
     for row, order, path, expected, actual in found:
         step = int(episode.step_numbers[row - 1]) if row > 0 else episode.first_step - 1
@@ -120,23 +110,22 @@ def compare(episode: Episode, run: Run, leave: Tolerance) -> Divergence | None:
 _Found = tuple[int, int, str, Change | None]
 
 
-def first_unlike(field: str, recorded: Any, live: Any, run: Run, leave: Tolerance) -> Change | None:
-    """Return the first difference of two values that may not be left."""
-    if not leave.paths and not leave.ulps:
+def first_unlike(
+    field: str, recorded: Value, live: Value, run: Run, tolerance: Tolerance
+) -> Change | None:
+    """Return the first difference of two values that counts; note those that are ignored."""
+    if tolerance.is_exact:
         return first_difference(recorded, live)
     for change in diff(recorded, live):
         path = f"{field}/{change.path}" if change.path else field
-        if path in leave.paths:
-            run.ignored.add(path)
-            continue
-        distance = ulp_distance(change.before, change.after) if leave.ulps else None
-        if distance is None or distance > leave.ulps:
+        label = tolerance.label(path, change)
+        if label is None:
             return change
-        run.ignored.add(f"floats within {leave.ulps} ulp")
+        run.ignored.add(label)
     return None
 
 
-def _observations(episode: Episode, run: Run, offset: int, leave: Tolerance) -> _Found:
+def _observations(episode: Episode, run: Run, offset: int, tolerance: Tolerance) -> _Found:
     like, got = run.like, run.observations[offset:]
     if all(item is None for item in got):
         return 0, 0, "observation", None
@@ -158,20 +147,20 @@ def _observations(episode: Episode, run: Run, offset: int, leave: Tolerance) -> 
         else:
             assert like is not None
             live = np.frombuffer(actual, like.dtype).reshape(like.shape)
-        change = first_unlike("observation", expected, live, run, leave)
+        change = first_unlike("observation", expected, live, run, tolerance)
         if change is not None:
             return row + offset, 0, "observation", change
     return 0, 0, "observation", None
 
 
-def _rewards(episode: Episode, run: Run, n: int, leave: Tolerance) -> _Found:
+def _rewards(episode: Episode, run: Run, n: int, tolerance: Tolerance) -> _Found:
     if _are_same_rewards(episode, run, n):
         return 0, 1, "reward", None
     for row, (expected, actual) in enumerate(
         zip(episode.reward_values[:n], run.rewards, strict=True)
     ):
         change = first_unlike(
-            "reward", expected, codec.decode(codec.encode(actual, opaque=True)), run, leave
+            "reward", expected, codec.decode(codec.encode(actual, opaque=True)), run, tolerance
         )
         if change is not None:
             return row + 1, 1, "reward", change
@@ -282,11 +271,15 @@ def _are_same_infos(episode: Episode, run: Run, n: int) -> bool:
     return True
 
 
-def _infos(episode: Episode, run: Run, n: int, leave: Tolerance) -> _Found:
+def _infos(episode: Episode, run: Run, n: int, tolerance: Tolerance) -> _Found:
     assert episode.start is not None
     if run.reset_info and run.reset_info != episode.start.info_data:
         change = first_unlike(
-            "info", codec.decode(episode.start.info_data), codec.decode(run.reset_info), run, leave
+            "info",
+            codec.decode(episode.start.info_data),
+            codec.decode(run.reset_info),
+            run,
+            tolerance,
         )
         if change is not None:
             return 0, 4, "info", change
@@ -302,28 +295,28 @@ def _infos(episode: Episode, run: Run, n: int, leave: Tolerance) -> _Found:
             live = codec.decode(kept)
         else:
             continue
-        change = first_unlike("info", info, live, run, leave)
+        change = first_unlike("info", info, live, run, tolerance)
         if change is not None:
             return row + 1, 4, "info", change
     return 0, 4, "info", None
 
 
-def _states(episode: Episode, run: Run, offset: int, leave: Tolerance) -> _Found:
+def _states(episode: Episode, run: Run, offset: int, tolerance: Tolerance) -> _Found:
     digests = episode.state_digests
     if digests is None:
         return 0, 5, "state", None
-    if leave.ulps:
+    if tolerance.ignores_digests:
         # A digest says nothing of how far two states are apart: those that are stored whole are compared.
         for row in sorted(run.whole_states):
             change = first_unlike(
-                "state", episode.states[row - offset], _state(run.whole_states[row]), run, leave
+                "state", episode.states[row - offset], _state(run.whole_states[row]), run, tolerance
             )
             if change is not None:
                 return row, 5, "state", change
     got = np.frombuffer(run.states, np.uint32)[offset:] & MASK
     expected = digests[: len(got)]
     differs = expected != got[: len(expected)]
-    if leave.ulps:
+    if tolerance.ignores_digests:
         if differs.any():
             run.ignored.add(DIGESTS_ONLY)
         return 0, 5, "state", None

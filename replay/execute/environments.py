@@ -12,8 +12,8 @@ import dataclasses
 import functools
 import importlib
 import traceback
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias, TypeGuard
 
 import gymnasium
 
@@ -22,8 +22,13 @@ from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_cla
 from trajrec.errors import EnvContractError, EnvMissingError, EnvRefusedError, TrajrecError
 from trajrec.log.schema import EnvRecord
 from trajrec.protocols import World
+from trajrec.types import AnyEnv
 from trajrec.values import codec
 from trajrec.values.diff import is_same
+
+# Strings, because `AnyEnv` is one at run time.
+EnvOrFactory: TypeAlias = "AnyEnv | Callable[[], AnyEnv] | None"
+WorldOrFactory: TypeAlias = "World | Callable[[], World] | None"
 
 KNOWN_PACKAGES = {
     "ALE": "ale_py",
@@ -129,7 +134,7 @@ def env_by(factory: Any, record: EnvRecord | None = None) -> gymnasium.Env[Any, 
         return made
     what = (
         "a world, which trajrec.envs.ToolTextEnv makes an environment of"
-        if _is_world(made)
+        if is_world(made)
         else "no environment"
     )
     raise EnvContractError(
@@ -145,9 +150,8 @@ def world_by(factory: Any) -> World:
         TypeError: It is nothing that can be called.
     """
     made = _made_by(factory)
-    if _is_world(made):
-        world: World = made
-        return world
+    if is_world(made):
+        return made
     raise EnvContractError(
         f"{_name(factory)} must make a world for an agent's episode, which has reset, tools and call: it returned {made!r:.200}"
     )
@@ -168,7 +172,8 @@ def _made_by(factory: Any) -> Any:
         ) from exc
 
 
-def _is_world(made: Any) -> bool:
+def is_world(made: object) -> TypeGuard[World]:
+    """Return whether an object is a world; a class of worlds is none."""
     return isinstance(made, World) and not isinstance(made, type)
 
 
@@ -368,8 +373,9 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
             else "it had no world that could be made again"
         )
         raise EnvMissingError(
-            f"cannot be replayed: {why}; give what makes one: --against MODULE:FACTORY, or replay_world(episode, world=...) in "
-            "Python; trajrec.rerun needs none: it runs the agent against its recording",
+            f"cannot be replayed: {why}; give what makes one: --against MODULE:FACTORY, or "
+            "replay_episode(episode, world=...) in Python; trajrec.rerun needs none: it runs the "
+            "agent against its recording",
             episode_id=episode.id,
         )
     module, _, name = task.world.partition(":")
@@ -382,7 +388,8 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
         )
     if task.world_data is None:
         raise EnvMissingError(
-            f"the log does not say how {task.world} was made (it has no `kwargs`); give one: replay_world(episode, world=...)",
+            f"the log does not say how {task.world} was made (it has no `kwargs`); give one: "
+            "replay_episode(episode, world=...)",
             episode_id=episode.id,
         )
     try:
@@ -396,7 +403,8 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
             else f"is not installed here ({exc})"
         )
         raise EnvMissingError(
-            f"the world {task.world} {why}; give what makes one: --against MODULE:{name}, or replay_world(episode, world=...)",
+            f"the world {task.world} {why}; give what makes one: --against MODULE:{name}, or "
+            "replay_episode(episode, world=...)",
             episode_id=episode.id,
         ) from exc
     world: World = made(**episode.transcript.value(task.world_data))

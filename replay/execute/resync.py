@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 from trajrec.corpus.episode import Episode, Step
 from trajrec.corpus.history import to_env_action
-from trajrec.replay.execute.compare import DIGESTS_ONLY, Run, Tolerance, describe, first_unlike
+from trajrec.replay.execute.compare import DIGESTS_ONLY, Run, describe, first_unlike
 from trajrec.replay.execute.reach import EnvHandle, as_recorded
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.run import begin, is_recorded
+from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.values import codec
 from trajrec.values.diff import Change, first_difference
 from trajrec.values.digest import state_digest
@@ -31,7 +32,7 @@ class Forced(NamedTuple):
 
 
 def execute_forced(
-    episode: Episode, stage: EnvHandle, leave: Tolerance, first: int = 0
+    episode: Episode, stage: EnvHandle, tolerance: Tolerance, first: int = 0
 ) -> tuple[Episode, Run, Forced | None]:
     """Execute an episode as `execute` does, comparing each step when it is taken.
 
@@ -44,18 +45,18 @@ def execute_forced(
     if begun is None:
         return episode, run, None
     part, obs = begun
-    execution = _Execution(part, stage, leave, run, is_rest=part is not episode)
+    execution = _Execution(part, stage, tolerance, run, is_rest=part is not episode)
     return part, run, execution.run(obs)
 
 
 class _Execution:
     def __init__(
-        self, episode: Episode, stage: EnvHandle, leave: Tolerance, run: Run, *, is_rest: bool
+        self, episode: Episode, stage: EnvHandle, tolerance: Tolerance, run: Run, *, is_rest: bool
     ) -> None:
-        self._episode, self._stage, self._leave, self._run, self._is_rest = (
+        self._episode, self._stage, self._tolerance, self._run, self._is_rest = (
             episode,
             stage,
-            leave,
+            tolerance,
             run,
             is_rest,
         )
@@ -142,13 +143,13 @@ class _Execution:
         if adapter is None or digests is None or row >= len(digests):
             return
         live = adapter.capture()
-        if row in self._episode.states and self._leave.ulps:
+        if row in self._episode.states and self._tolerance.ignores_digests:
             yield from self._unlike("state", self._episode.states[row], live)
         elif row in self._episode.states:  # `ignore` is for what is seen
             change = first_difference(self._episode.states[row], live)
             if change is not None:
                 yield "state", change
-        elif self._leave.ulps:
+        elif self._tolerance.ignores_digests:
             if state_digest(live) != digests[row]:
                 self._run.ignored.add(DIGESTS_ONLY)
         elif state_digest(live) != digests[row]:
@@ -158,7 +159,7 @@ class _Execution:
             )
 
     def _unlike(self, field: str, recorded: Any, live: Any) -> Iterator[tuple[str, Change]]:
-        change = first_unlike(field, recorded, as_recorded(live), self._run, self._leave)
+        change = first_unlike(field, recorded, as_recorded(live), self._run, self._tolerance)
         if change is not None:
             yield field, change
 
