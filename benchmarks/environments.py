@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import trajrec
-from trajrec.replay import check_determinism, fork
+from trajrec.replay import check_determinism, fork_many
 from trajrec.replay.execute.environments import make_by_id
 from trajrec.values.diff import is_same
 
@@ -128,7 +128,7 @@ def _mark(corpus: Any, level: str, is_granted: bool) -> str:
     for episode in list(corpus.episodes("parent_id IS NULL", order_by="n_steps DESC"))[:1]:
         for step in sorted({int(k) for k in draw.integers(0, episode.n_steps, FORKS)}):
             actions = episode.actions[step : step + CONTINUED]
-            (branch,) = fork.many(
+            (branch,) = fork_many(
                 episode, at=[step], actions=actions, level=level, noise="recorded"
             )
             child = corpus.episode(branch.episode_id)

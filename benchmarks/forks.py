@@ -15,7 +15,7 @@ from typing import Any
 
 import trajrec
 from trajrec.envstate.snapshots import Snapshots
-from trajrec.replay import fork, replay_episodes
+from trajrec.replay import fork_many, replay_episodes
 from trajrec.replay.execute.environments import make_by_id
 
 REPEATS = 5
@@ -111,9 +111,9 @@ def server() -> None:
     with tempfile.TemporaryDirectory() as folder:
         episode, _ = record(folder, "CartPole-v1", 200)
         branch = functools.partial(
-            fork.many, episode, actions=[0], folder=None, level="process", noise="recorded"
+            fork_many, episode, actions=[0], folder=None, level="process", noise="recorded"
         )
-        few, many = (median_s(lambda n=n: branch(at=[5], n=n)) for n in (1, 201))
+        few, many = (median_s(lambda n=n: branch(at=[5], n_branches=n)) for n in (1, 201))
         each, start = (many - few) / 200 * 1e3, few * 1e3
         print(
             f"fork server, CartPole: {each:.2f} ms a branch, start {start:.0f} ms (to reach: 6 ms a branch)"
@@ -126,7 +126,7 @@ def carracing() -> None:
         episode, _ = record(folder, "CarRacing-v3", 500)
         steps = range(0, episode.n_steps, episode.n_steps // 50)
         ask = functools.partial(
-            fork.many,
+            fork_many,
             episode,
             at=steps,
             actions=[episode.actions[0]],
@@ -134,10 +134,10 @@ def carracing() -> None:
             folder=None,
         )
         begin = time.perf_counter()
-        ask(level="process", n=4, jobs=2)
+        ask(level="process", n_branches=4, jobs=2)
         forked = time.perf_counter() - begin
         begin = time.perf_counter()
-        ask(level="prefix", n=1)
+        ask(level="prefix", n_branches=1)
         prefix = 4 * (time.perf_counter() - begin)  # each of the four takes the whole prefix
         times = f"forked {forked:.1f} s, prefixes {prefix:.1f} s: {prefix / forked:.1f}x less"
         print(f"CarRacing, {episode.n_steps} steps: {times} (to reach: 20x)")
@@ -150,7 +150,13 @@ def lunarlander() -> None:
             episode, _ = record(folder, "LunarLander-v3", length, policy=hover)
             steps = range(0, min(length, episode.n_steps), 5)
             ask = functools.partial(
-                fork.many, episode, at=steps, actions=[0], n=4, noise="recorded", folder=None
+                fork_many,
+                episode,
+                at=steps,
+                actions=[0],
+                n_branches=4,
+                noise="recorded",
+                folder=None,
             )
             found = medians_s(
                 {

@@ -19,7 +19,7 @@ import pettingzoo
 
 import trajrec
 from trajrec.errors import SnapshotError
-from trajrec.replay import fork
+from trajrec.replay import fork_many
 from trajrec.values import codec
 from trajrec.values.diff import is_same
 
@@ -164,7 +164,7 @@ def _forks(folder: Path) -> list[str]:
 
 def _goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, level: Any) -> bool:
     n = min(CONTINUED, episode.n_steps - step)
-    (branch,) = fork.many(episode, at=[step], actions=episode.actions[step : step + n], level=level)
+    (branch,) = fork_many(episode, at=[step], actions=episode.actions[step : step + n], level=level)
     if branch.level != level:  # what is carried over is out of the sight of snapshots
         raise SnapshotError(f"reached by {branch.level}")
     child = corpus.episode(branch.episode_id or "")

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from trajrec.replay.execute.report import ReplayReport as ReplayReport
     from trajrec.replay.execute.report import ReplaySummary as ReplaySummary
     from trajrec.replay.forks.branch import Branch as Branch
-    from trajrec.replay.forks.fork import ForkedEnv as ForkedEnv
     from trajrec.replay.forks.fork import fork as fork
+    from trajrec.replay.forks.fork import fork_many as fork_many
+    from trajrec.replay.forks.forked_env import ForkedEnv as ForkedEnv
+    from trajrec.replay.forks.options import ForkOptions as ForkOptions
     from trajrec.replay.options import ReplayOptions as ReplayOptions
     from trajrec.replay.replayer import Replayer as Replayer
     from trajrec.replay.replayer import replay_episode as replay_episode
@@ -32,7 +34,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "DeterminismReport": "trajrec.replay.diagnose.determinism:DeterminismReport",
         "Divergence": "trajrec.replay.execute.report:Divergence",
         "EpisodeDifference": "trajrec.replay.differences:EpisodeDifference",
-        "ForkedEnv": "trajrec.replay.forks.fork:ForkedEnv",
+        "ForkOptions": "trajrec.replay.forks.options:ForkOptions",
+        "ForkedEnv": "trajrec.replay.forks.forked_env:ForkedEnv",
         "ReplayOptions": "trajrec.replay.options:ReplayOptions",
         "ReplayReport": "trajrec.replay.execute.report:ReplayReport",
         "Replayer": "trajrec.replay.replayer:Replayer",
@@ -41,6 +44,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "credit": "trajrec.replay.credit",
         "first_difference": "trajrec.replay.differences:first_difference",
         "fork": "trajrec.replay.forks.fork:fork",
+        "fork_many": "trajrec.replay.forks.fork:fork_many",
         "replay_episode": "trajrec.replay.replayer:replay_episode",
         "replay_episodes": "trajrec.replay.batch:replay_episodes",
     },

@@ -92,7 +92,7 @@ def test_forks_are_replayed_by_other_processes_too(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
         for episode in list(corpus.episodes()):
-            trajrec.replay.fork.many(episode, at=[2, 5], policy="random", n=2)
+            trajrec.replay.fork_many(episode, at=[2, 5], policy="random", n_branches=2)
         assert {r.grade for r in replay_episodes(corpus.episodes(), jobs=2)} == {"exact"}
 
 

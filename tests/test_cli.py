@@ -19,7 +19,7 @@ from trajrec.corpus.episode import read_episode
 from trajrec.envs import Bank
 from trajrec.log import frames
 from trajrec.recording.event_log import close_logs
-from trajrec.replay import first_difference, fork
+from trajrec.replay import first_difference, fork_many
 
 
 @pytest.fixture
@@ -509,7 +509,7 @@ def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path
     with trajrec.open(tmp_path) as corpus:
         (parent,), branches = corpus.episodes(), []
         for taken in (actions[4:], [0, 1, 1, 0, 1]):
-            branches += fork.many(
+            branches += fork_many(
                 parent, at=[4], actions=taken, env=Fragile, state=lambda env: env.unwrapped.n
             )
         same, other = (corpus.episode(str(branch.episode_id)) for branch in branches)

@@ -24,7 +24,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
 from trajrec.envs.solved import SPOIL, WORK
 from trajrec.recording.event_log import close_logs
-from trajrec.replay import credit, fork
+from trajrec.replay import credit, fork_many
 from trajrec.replay.credit.estimators.groups import METHODS
 
 assert trajrec.envs
@@ -342,7 +342,7 @@ def test_pairs_of_forks_that_came_out_otherwise(tmp_path: Path) -> None:
     env.close()
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
-        fork.many(episode, at=[1], actions=[WORK, WORK, WORK], checks=[clean])
+        fork_many(episode, at=[1], actions=[WORK, WORK, WORK], checks=[clean])
         target = tmp_path / "pairs.parquet"
         assert credit.export(corpus, "dpo", target) == 1
         assert credit.export(corpus, "grpo", tmp_path / "groups.parquet") == 1
@@ -389,11 +389,11 @@ def test_what_keeps_forks_and_groups_from_training_anything_is_said(
 ) -> None:
     runs, target = str(tmp_path / "runs"), str(tmp_path / "rows.jsonl")
     episode = chain(tmp_path / "runs", 4, 1)
-    fork.many(episode, at=[1], actions=[WORK, WORK, WORK])
+    fork_many(episode, at=[1], actions=[WORK, WORK, WORK])
     assert main(["export", runs, "dpo", "-o", target]) == 0
     said = capsys.readouterr().err
     assert (
-        "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, fork.many(checks=...)"
+        "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, fork_many(checks=...)"
         in said
     )
     assert "run `trajrec fork`" not in said

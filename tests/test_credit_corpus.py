@@ -15,7 +15,7 @@ import trajrec.envs
 from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import NoisyKey
 from trajrec.errors import QueryError
-from trajrec.replay import credit, fork
+from trajrec.replay import credit, fork_many
 
 assert trajrec.envs
 COIN = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
@@ -169,7 +169,7 @@ def test_the_visits_of_one_episode_are_let_go_before_those_of_the_next(tmp_path:
 def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
     episodes = record(tmp_path, 8, size=4)
     returns = np.array([episode.total_reward for episode in episodes])
-    fork.many(episodes[0], at=[0], policy=lambda observation: 1, n=4)
+    fork_many(episodes[0], at=[0], policy=lambda observation: 1, n_branches=4)
     with trajrec.open(tmp_path) as corpus:
         grpo, rloo, gigpo, rtmc = (
             credit.group_advantages(corpus, method) for method in ("grpo", "rloo", "gigpo", "rtmc")
@@ -271,10 +271,10 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
 
 def test_branches_are_a_tree(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=6)
-    (branch,) = fork.many(episode, at=[2], policy=lambda observation: 1)
+    (branch,) = fork_many(episode, at=[2], policy=lambda observation: 1)
     with trajrec.open(tmp_path) as corpus:
         assert branch.episode_id is not None
-        (inner,) = fork.many(
+        (inner,) = fork_many(
             corpus.episode(branch.episode_id), at=[4], policy=lambda observation: 0
         )
         rows = corpus.sql(

@@ -15,7 +15,7 @@ import pytest
 import trajrec
 from trajrec.cli import main
 from trajrec.corpus.history import EpisodeTail
-from trajrec.replay import fork, replay_episode
+from trajrec.replay import fork_many, replay_episode
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.values.diff import is_same
 
@@ -241,7 +241,9 @@ def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> No
 
 def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("Taxi-v4"), 30)
-    branch = fork.many(episode, at=[10], actions=[2], policy=lambda obs: int(obs) % 6, n=1)[0]
+    branch = fork_many(
+        episode, at=[10], actions=[2], policy=lambda obs: int(obs) % 6, n_branches=1
+    )[0]
     with trajrec.open(tmp_path) as corpus:
         child = corpus.episode(branch.episode_id)
         for first in (10, 15):
@@ -289,7 +291,7 @@ def test_observations_of_any_class_are_the_same_in_every_way_of_replaying(tmp_pa
     assert replay_episode(episode, env=make).grade == "exact"
     assert replay_episode(episode, env=make, resync=True).grade == "exact"
     assert replay_episode(episode, env=make, first=7).grade == "partial"
-    branch = fork.many(episode, at=[7], actions=[0], env=make)[0]
+    branch = fork_many(episode, at=[7], actions=[0], env=make)[0]
     assert not branch.error
 
 

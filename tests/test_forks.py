@@ -25,7 +25,7 @@ from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
-from trajrec.replay import fork, replay_episode, replay_episodes
+from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
 from trajrec.values.diff import is_same
 
 ENVS = [
@@ -106,7 +106,7 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
         for step in steps:
             expected = rows_of(episode, step)
             for level in ("prefix", "auto", "process"):
-                (branch,) = fork.many(
+                (branch,) = fork_many(
                     episode, at=[step], actions=[row[0] for row in expected], level=level
                 )
                 child = corpus.episode(branch.episode_id)
@@ -130,7 +130,7 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
         observation, *_ = world.step(other)
         assert not is_same(observation, episode.observation_values[8])
         child_id = world.episode_id
-        with pytest.raises(ValueError, match="has no reset"):
+        with pytest.raises(ValueError, match="cannot be reset"):
             world.reset()
     child = corpus.episode(child_id)
     assert (child.parent.id, child.first_step, child.n_steps, child.ending) == (
@@ -194,11 +194,11 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
     for k, (level, jobs) in enumerate(
         (("prefix", 1), ("native", 1), ("native", 2), ("process", 1), ("process", 3))
     ):
-        branches = fork.many(
+        branches = fork_many(
             episode,
             at=range(0, 12, 4),
             policy=policy,
-            n=3,
+            n_branches=3,
             jobs=jobs,
             level=level,
             checks=[wins],
@@ -220,7 +220,7 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
         ]
     assert all(branches == found[0] for branches in found[1:])
     assert len({actions for actions, *_ in found[0]}) > 6
-    again = fork.many(episode, at=range(0, 12, 4), policy=policy, n=3, seed=1, folder=None)
+    again = fork_many(episode, at=range(0, 12, 4), policy=policy, n_branches=3, seed=1, folder=None)
     assert [b.actions for b in again] != [actions for actions, *_ in found[0]]
     assert {b.episode_id for b in again} == {None}
 
@@ -228,9 +228,9 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
 def test_fresh_noise_is_drawn_anew_by_each_branch_and_recorded_noise_is_not(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("FrozenLake-v1"))
     (episode,) = corpus.episodes()
-    fixed = {"at": [0], "actions": [2, 2, 1, 1, 2, 2, 1, 0, 2, 3], "n": 12}
-    fresh = fork.many(episode, noise="fresh", **fixed)
-    recorded = fork.many(episode, noise="recorded", **fixed)
+    fixed = {"at": [0], "actions": [2, 2, 1, 1, 2, 2, 1, 0, 2, 3], "n_branches": 12}
+    fresh = fork_many(episode, noise="fresh", **fixed)
+    recorded = fork_many(episode, noise="recorded", **fixed)
     paths = [[int(o) for o in corpus.episode(b.episode_id).observation_values] for b in fresh]
     assert len({tuple(path) for path in paths}) > 4
     assert len({(b.n_steps, b.total_reward) for b in recorded}) == 1
@@ -262,10 +262,10 @@ def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_pat
         SnapshotError,
         match="level native is not right for this environment: restored at step 3, it went on",
     ):
-        fork.many(episode, at=[3], actions=[0], level="native", env=Leaky)
-    (branch,) = fork.many(episode, at=[3], actions=[0], env=Leaky)
+        fork_many(episode, at=[3], actions=[0], level="native", env=Leaky)
+    (branch,) = fork_many(episode, at=[3], actions=[0], env=Leaky)
     assert branch.level == "prefix"
-    (apart,) = fork.many(episode, at=[3], actions=[0], env=Leaky, level="process")
+    (apart,) = fork_many(episode, at=[3], actions=[0], env=Leaky, level="process")
     assert (apart.actions, apart.total_reward) == (
         branch.actions,
         branch.total_reward,
@@ -287,7 +287,7 @@ def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> 
         fork(episode, at=6, env=heavier())
     for level in ("native", "process"):
         with pytest.raises(DivergenceError):
-            fork.many(episode, at=[2, 6], policy="random", env=heavier, level=level)
+            fork_many(episode, at=[2, 6], policy="random", env=heavier, level=level)
 
 
 class Trap(gym.Wrapper[Any, Any, Any, Any]):
@@ -365,11 +365,11 @@ def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
 ) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1"), log_id="trap").episodes()
     timeout_s = 1.0 if deadly == 8 else 60.0
-    branches = fork.many(
+    branches = fork_many(
         episode,
         at=[0, 5],
         policy=Choice(deadly),
-        n=4,
+        n_branches=4,
         jobs=2,
         max_steps=3,
         env=trapped,
@@ -386,11 +386,11 @@ def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
 INTERRUPTED = """
 import sys, gymnasium as gym, trajrec, time
 from trajrec.paths import path_between
-from trajrec.replay import fork
+from trajrec.replay import fork, fork_many
 with trajrec.open(sys.argv[1]) as corpus:
     (episode,) = corpus.episodes()
     print("ready", flush=True)
-    fork.many(episode, at=range(8), policy=lambda obs: time.sleep(60), level="process", jobs=4, folder=None)
+    fork_many(episode, at=range(8), policy=lambda obs: time.sleep(60), level="process", jobs=4, folder=None)
 """
 
 
@@ -419,20 +419,20 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     with pytest.raises(IndexError, match="has the steps 0 to"):
-        fork.many(episode, at=[10_000], policy="random")
+        fork_many(episode, at=[10_000], policy="random")
     with pytest.raises(ValueError, match="needs actions, a policy, or both"):
-        fork.many(episode, at=[0])
+        fork_many(episode, at=[0])
     with pytest.raises(ValueError, match="at least 1"):
-        fork.many(episode, at=[0], policy="random", jobs=0)
+        fork_many(episode, at=[0], policy="random", jobs=0)
     lock = threading.Lock()
     with pytest.raises(TypeError, match="policy cannot be sent to another process"):
-        fork.many(episode, at=[0], policy=lambda _: lock.locked(), level="process")
-    assert fork.many(episode, at=[], policy="random") == []
+        fork_many(episode, at=[0], policy=lambda _: lock.locked(), level="process")
+    assert fork_many(episode, at=[], policy="random") == []
     with pytest.raises(
         ValueError,
         match="level must be one of auto, prefix, native, pickle, process, sandbox, got 'foo'",
     ):
-        fork.many(episode, at=[0], policy="random", level="foo")  # type: ignore[arg-type]
+        fork_many(episode, at=[0], policy="random", level="foo")  # type: ignore[arg-type]
 
 
 def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> None:
@@ -470,26 +470,33 @@ def test_a_policy_may_draw_from_a_generator_of_the_branch(tmp_path: Path) -> Non
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     policies: list[Any] = [draw, draw, Drawing()]
     found = [
-        fork.many(episode, at=[2, 4], policy=policy, n=2, seed=7, folder=None)
+        fork_many(episode, at=[2, 4], policy=policy, n_branches=2, seed=7, folder=None)
         for policy in policies
     ]
     actions = [[branch.actions for branch in branches] for branches in found]
     assert actions[0] == actions[1] == actions[2]
     assert len(set(actions[0])) == 4
-    apart = fork.many(
-        episode, at=[2, 4], policy=Drawing(), n=2, seed=7, level="prefix", jobs=2, folder=None
+    apart = fork_many(
+        episode,
+        at=[2, 4],
+        policy=Drawing(),
+        n_branches=2,
+        seed=7,
+        level="prefix",
+        jobs=2,
+        folder=None,
     )
     assert [branch.actions for branch in apart] == actions[0]
     with pytest.raises(TypeError, match="a policy must be 'random', a function of the observation"):
-        fork.many(episode, at=2, policy=3)  # type: ignore[arg-type]
+        fork_many(episode, at=2, policy=3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Remembering remembers what it saw"):
-        fork.many(episode, at=2, policy=Remembering())
+        fork_many(episode, at=2, policy=Remembering())
 
 
 @pytest.mark.parametrize("at", [5, np.int64(5)])
 def test_one_step_may_be_given_as_a_number(tmp_path: Path, at: int) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
-    (branch,) = fork.many(episode, at=at, actions=[0], folder=None)
+    (branch,) = fork_many(episode, at=at, actions=[0], folder=None)
     assert (branch.step, branch.n_steps) == (5, 1)
 
 
@@ -566,7 +573,9 @@ def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly
     with record(tmp_path, gym.make("ALE/Breakout-v5", obs_type="ram"), max_steps=30) as corpus:
         episode = next(corpus.episodes())
         for noise, n_futures in (("fresh", 4), ("recorded", 1)):
-            branches = fork.many(episode, at=[20], actions=[0, 2, 3, 1] * 6, n=4, noise=noise)  # type: ignore[arg-type]
+            branches = fork_many(
+                episode, at=[20], actions=[0, 2, 3, 1] * 6, n_branches=4, noise=noise
+            )  # type: ignore[arg-type]
             children = [corpus.episode(branch.episode_id) for branch in branches]
             assert len({child.observations.tobytes() for child in children}) == n_futures
             assert [report.grade for report in replay_episodes(children)] == ["exact"] * 4
@@ -619,8 +628,8 @@ class Ripening(gym.Env[Any, Any]):
 def test_what_is_carried_over_and_shows_later_is_not_overlooked(tmp_path: Path, level: Any) -> None:
     with record(tmp_path, Ripening(), n=3) as corpus:
         for episode in list(corpus.episodes(order_by="number"))[:: 1 if level == "prefix" else 2]:
-            branches = fork.many(
-                episode, at=[5, 9], actions=[0] * 7, n=2, level=level, env=Ripening
+            branches = fork_many(
+                episode, at=[5, 9], actions=[0] * 7, n_branches=2, level=level, env=Ripening
             )
             for branch in branches:
                 child = corpus.episode(branch.episode_id or "")
@@ -648,7 +657,7 @@ def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_bef
     corpus = record(tmp_path, carrying(), n=3)
     for episode in list(corpus.episodes(order_by="number")):
         actions = episode.actions[4:]
-        branches = fork.many(episode, at=[2, 4], actions=actions, level=level, env=carrying)
+        branches = fork_many(episode, at=[2, 4], actions=actions, level=level, env=carrying)
         child = corpus.episode(branches[1].episode_id)
         assert is_same(child.observation_values, episode.observation_values[4:])
 
@@ -676,14 +685,14 @@ def test_branches_that_ray_runs_are_the_same(tmp_path: Path) -> None:
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     found = [
-        fork.many(episode, at=range(0, 12, 4), policy="random", n=3, folder=None, **how)
+        fork_many(episode, at=range(0, 12, 4), policy="random", n_branches=3, folder=None, **how)
         for how in ({}, {"jobs": 2, "backend": "ray"})
     ]
     assert [(b.step, b.index, b.actions, b.total_reward) for b in found[0]] == [
         (b.step, b.index, b.actions, b.total_reward) for b in found[1]
     ]
     with pytest.raises(ValueError, match="take backend='local'"):
-        fork.many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
+        fork_many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
 
 
 def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
@@ -697,10 +706,10 @@ def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
             "at": range(0, 60, 10),
             "actions": [1],
             "policy": "random",
-            "n": 2,
+            "n_branches": 2,
             "folder": None,
         }
-        again = fork.many(episode, level="prefix", **ask)
+        again = fork_many(episode, level="prefix", **ask)
         # As if a fork cost what 25 steps do, and a server nothing.
         real = restore.cheapest
         monkeypatch.setattr(restore, "SERVER_S", 0.0)
@@ -711,7 +720,7 @@ def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
                 steps, n, proof._replace(step_seconds=1.0), jobs, n_before
             ),
         )
-        mixed = fork.many(episode, **ask)
+        mixed = fork_many(episode, **ask)
     assert [branch.level for branch in mixed] == ["prefix"] * 6 + ["process"] * 6
     assert [(b.step, b.index, b.total_reward, b.n_steps) for b in mixed] == [
         (b.step, b.index, b.total_reward, b.n_steps) for b in again

@@ -24,7 +24,14 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError, SnapshotError
 from trajrec.log.reader import LogReader
-from trajrec.replay import check_determinism, credit, fork, replay_episode, replay_episodes
+from trajrec.replay import (
+    check_determinism,
+    credit,
+    fork,
+    fork_many,
+    replay_episode,
+    replay_episodes,
+)
 from trajrec.replay.execute.environments import make_env
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -183,7 +190,7 @@ def assert_goes_on_alike(
     corpus: trajrec.Corpus, episode: Any, step: int, level: Any, **options: Any
 ) -> None:
     """Check that a branch that takes the recorded actions is the recorded episode from there on."""
-    (branch,) = fork.many(
+    (branch,) = fork_many(
         episode, at=[step], actions=episode.actions[step:], level=level, **options
     )
     assert branch.error == ""
@@ -267,7 +274,7 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
                 assert_goes_on_alike(corpus, moves, step, level)
         assert_goes_on_alike(corpus, turns, 3, "process")
     with pytest.raises(SnapshotError, match="its snapshots are of level pickle"):
-        fork.many(moves, at=[2], actions=moves.actions[2:], level="native", folder=None)
+        fork_many(moves, at=[2], actions=moves.actions[2:], level="native", folder=None)
 
 
 def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
@@ -303,7 +310,7 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
     with trajrec.open(tmp_path) as corpus:
         found = {}
         for level in ("prefix", "pickle"):
-            branches = fork.many(episode, at=[0, 2], policy="random", n=3, level=level)  # type: ignore[arg-type]
+            branches = fork_many(episode, at=[0, 2], policy="random", n_branches=3, level=level)  # type: ignore[arg-type]
             assert {branch.terminated for branch in branches} == {True}
             children = [corpus.episode(branch.episode_id or "") for branch in branches]
             assert all(min(child.agent_rewards.values()) >= -1 for child in children)
@@ -448,7 +455,7 @@ def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path
     assert episode.agent_rewards == {0: 4.0, (1, 2): 4.0, 7: 2.0}
     assert replay_episode(episode, allow=(__name__,)).grade == "exact"
     first, second = (
-        fork.many(episode, at=[1], policy="random", level="prefix", folder=None, allow=(__name__,))[
+        fork_many(episode, at=[1], policy="random", level="prefix", folder=None, allow=(__name__,))[
             0
         ]
         for _ in range(2)
@@ -600,7 +607,9 @@ def test_fresh_noise_reaches_the_generators_within(tmp_path: Path) -> None:
     (episode,) = recorded(Walk(), tmp_path, 8)
     with trajrec.open(tmp_path) as corpus:
         still = dict.fromkeys(("a_0", "b_0", "c_0"), 0)
-        branches = fork.many(episode, at=[1], actions=[still], n=3, level="prefix", allow=HERE)
+        branches = fork_many(
+            episode, at=[1], actions=[still], n_branches=3, level="prefix", allow=HERE
+        )
         children = [corpus.episode(branch.episode_id or "") for branch in branches]
         assert len({child.observation_values[1]["a_0"].tobytes() for child in children}) == 3
         assert {replay_episode(child, allow=HERE).grade for child in children} == {"exact"}

@@ -16,7 +16,7 @@ from conftest import record
 
 import trajrec
 from trajrec.errors import RecordedError
-from trajrec.replay import fork, replay_episodes
+from trajrec.replay import fork_many, replay_episodes
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 
@@ -79,7 +79,7 @@ def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_
         assert [
             report.grade for report in replay_episodes(corpus.episodes(), env=reader, jobs=2)
         ] == ["exact"] * 3
-        branches = fork.many(
+        branches = fork_many(
             next(corpus.episodes()),
             at=[0, 1],
             actions=[0],
@@ -159,9 +159,9 @@ def test_a_branch_that_ends_is_not_waited_for_because_of_what_it_forked(tmp_path
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
         start = time.monotonic()
-        dead = fork.many(episode, at=[0, 1], actions=[7], env=forking, level="process", folder=None)
+        dead = fork_many(episode, at=[0, 1], actions=[7], env=forking, level="process", folder=None)
         assert [branch.error for branch in dead] == ["its process was ended by SIGABRT"] * 2
-        alive = fork.many(
+        alive = fork_many(
             episode, at=[0, 1], actions=[0], env=forking, level="process", folder=None
         )
         assert [branch.error for branch in alive] == ["", ""]
@@ -221,7 +221,7 @@ def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(
         (forced,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs, resync=True)
         assert forced.divergence.actual == "builtins.SystemExit: 3"
         for level in ("prefix", "native", "process"):
-            branches = fork.many(
+            branches = fork_many(
                 episodes[0], at=[0, 1], actions=[0, 7], env=quitting, level=level, jobs=jobs
             )
             assert [branch.error for branch in branches] == ["builtins.SystemExit: 3"] * 2
@@ -253,6 +253,6 @@ def test_what_would_end_a_process_is_not_raised_in_another(
         trajrec.open(tmp_path) as corpus,
         pytest.raises(RecordedError, match=f"raised in another process: {name}"),
     ):
-        fork.many(
+        fork_many(
             next(corpus.episodes()), at=[0, 1], policy=policy, level="prefix", jobs=2, folder=None
         )

@@ -206,6 +206,7 @@ def test_type_checkers_see_the_same_public_names(package: str) -> None:
 
 
 DOCUMENTED = [
+    "trajrec.options",
     "trajrec.values.codec",
     "trajrec.log.schema",
     "trajrec.run_interface",

@@ -12,7 +12,7 @@ import pytest
 from conftest import record
 
 import trajrec
-from trajrec.replay import check_determinism, fork, replay_episodes
+from trajrec.replay import check_determinism, fork_many, replay_episodes
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def test_workers_and_servers_make_environments_that_are_registered_here(
         reports = list(replay_episodes(corpus.episodes(), jobs=2))
         assert [report.grade for report in reports] == ["exact"] * 3
         episode = next(corpus.episodes())
-        branches: Any = fork.many(
-            episode, at=[1], policy="random", n=2, level="process", jobs=2, folder=None
+        branches: Any = fork_many(
+            episode, at=[1], policy="random", n_branches=2, level="process", jobs=2, folder=None
         )
         assert [branch.error for branch in branches] == ["", ""]
 

@@ -21,7 +21,7 @@ import trajrec
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EnvRecord
-from trajrec.replay import fork, replay_episode, replay_episodes
+from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
 from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.replayer import Replayer
@@ -429,7 +429,7 @@ def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_
     record(Tiring(), tmp_path, 1)
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
-        branches = fork.many(
+        branches = fork_many(
             episode, at=[2, 4], actions=episode.actions[4:], level="prefix", env=Tiring
         )
         assert [branch.terminated for branch in branches] == [False, True]

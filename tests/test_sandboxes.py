@@ -12,7 +12,7 @@ from outside import Forgetful, Full, Outside
 import trajrec
 from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import SnapshotError
-from trajrec.replay import check_determinism, credit, fork, replay_episode
+from trajrec.replay import check_determinism, credit, fork_many, replay_episode
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def test_snapshots_that_are_not_right_are_not_granted() -> None:
 @pytest.mark.slow
 def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
     branches = {
-        level: fork.many(
+        level: fork_many(
             episode,
             at=[3, 11],
             actions=episode.actions[20:22],
-            n=2,
+            n_branches=2,
             env=Outside,
             level=level,
             noise="recorded",
@@ -70,11 +70,11 @@ def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
 @pytest.mark.parametrize("level", ["auto", pytest.param("sandbox", marks=pytest.mark.slow)])
 def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, level: Any) -> None:
     make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731
-    branches = fork.many(
+    branches = fork_many(
         episode,
         at=[3, 11],
         actions=[0] * 60,
-        n=2,
+        n_branches=2,
         env=make,
         level=level,
         noise="recorded",
@@ -92,11 +92,11 @@ def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, level: Any) -> 
 
 def test_it_is_not_forked_with_a_process(episode: Any) -> None:
     with pytest.raises(SnapshotError, match="forked processes would share the state outside"):
-        fork.many(episode, at=[3], actions=[0], env=Outside, level="process", folder=None)
+        fork_many(episode, at=[3], actions=[0], env=Outside, level="process", folder=None)
 
 
 def test_one_that_can_keep_nothing_any_more_is_walked_to(episode: Any) -> None:
-    branches = fork.many(
+    branches = fork_many(
         episode, at=[3, 11, 20], actions=[0], env=Full, noise="recorded", folder=None
     )
     assert {branch.level for branch in branches} <= {"sandbox", "prefix"}
@@ -116,7 +116,7 @@ def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
             left.append(self.ask("kept"))
             super().close()
 
-    branches = fork.many(
+    branches = fork_many(
         episode, at=range(20), actions=[0], env=Watched, noise="recorded", folder=None
     )
     assert {branch.level for branch in branches} == {"sandbox"}
@@ -146,9 +146,9 @@ def test_a_log_does_not_take_what_python_holds_of_it_for_its_state() -> None:
 
 
 def test_one_that_does_not_go_back_is_found_out(episode: Any) -> None:
-    branches = fork.many(
-        episode, at=[5, 9], actions=[0], n=30, env=Forgetful, noise="recorded", folder=None
+    branches = fork_many(
+        episode, at=[5, 9], actions=[0], n_branches=30, env=Forgetful, noise="recorded", folder=None
     )
     assert {branch.level for branch in branches} == {"prefix"}
     with pytest.raises(SnapshotError, match="went on otherwise"):
-        fork.many(episode, at=[5], actions=[0], env=Forgetful, level="sandbox", folder=None)
+        fork_many(episode, at=[5], actions=[0], env=Forgetful, level="sandbox", folder=None)

@@ -16,7 +16,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import SnapshotError
 from trajrec.log.schema import EnvRecord
-from trajrec.replay import fork, replay_episode
+from trajrec.replay import fork_many, replay_episode
 from trajrec.replay.execute.environments import make_env
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -109,11 +109,11 @@ def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again
 def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Scales(), lambda k: np.array([k / 8, 0.2], np.float32))
     action = np.array([1.0, 0.0], np.float32)
-    found = fork.many(
+    found = fork_many(
         episode,
         at=[2],
         actions=[action],
-        n=3,
+        n_branches=3,
         env=Scales,
         level=level,
         folder=tmp_path / "forks",
@@ -126,11 +126,11 @@ def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -
         observation -= 100.0
         return np.array([0.5, 0.0], np.float32)
 
-    found = fork.many(
+    found = fork_many(
         episode,
         at=[2],
         policy=spoils,
-        n=2,
+        n_branches=2,
         env=Scales,
         level=level,
         folder=tmp_path / "spoilt",
@@ -144,7 +144,7 @@ def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -
 
 def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Buffers())
-    fork.many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
+    fork_many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
     with trajrec.open(tmp_path / "forks") as corpus:
         assert [reward.tolist() for reward in next(corpus.episodes()).reward_values] == [
             [3, 3],
@@ -168,7 +168,7 @@ class Directed(Walk):
 def test_actions_that_are_members_of_an_enum_are_given_again(resync: bool, tmp_path: Path) -> None:
     episode = record(tmp_path, Directed(), lambda k: Direction(k % 3))
     assert replay_episode(episode, env=Directed, resync=resync).grade == "exact"
-    (branch,) = fork.many(
+    (branch,) = fork_many(
         episode, at=[4], actions=[Direction.UP], env=Directed, folder=None, max_steps=1
     )
     assert branch.total_reward == 2.0
@@ -296,8 +296,14 @@ class Carries(gym.Wrapper[Any, Any, Any, Any]):
 @pytest.mark.parametrize("level", ["native", "prefix", "process", "auto"])
 def test_branches_come_to_the_same_however_a_step_is_reached(level: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Window(), lambda k: 1)
-    found = fork.many(
-        episode, at=[1, 5], policy=lambda observation: 2, n=2, env=Window, level=level, folder=None
+    found = fork_many(
+        episode,
+        at=[1, 5],
+        policy=lambda observation: 2,
+        n_branches=2,
+        env=Window,
+        level=level,
+        folder=None,
     )
     assert [branch.total_reward for branch in found] == [3.0 + 5 + 7 + 9 + 11 + 13 + 15] * 2 + [
         7.0 + 9 + 11
@@ -318,7 +324,7 @@ def test_a_fork_stands_where_it_was_also_when_a_wrapper_carries_something_over(
                 env.step(k % 2)
     for episode in trajrec.open(tmp_path).episodes(order_by="number"):
         for at in (0, 3):
-            (branch,) = fork.many(
+            (branch,) = fork_many(
                 episode, at=[at], actions=episode.actions[at:], env=carries, folder=None
             )
             assert branch.total_reward == sum(episode.rewards[at:])
@@ -333,12 +339,12 @@ def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path:
                 pass
     with trajrec.open(tmp_path) as corpus:
         parent = max(corpus.episodes(), key=lambda episode: episode.n_steps)
-        fork.many(parent, at=[2], policy="random", n=8, folder=tmp_path)
+        fork_many(parent, at=[2], policy="random", n_branches=8, folder=tmp_path)
         children = [
             child for child in corpus.episodes("parent_id IS NOT NULL") if child.n_steps > 5
         ][:4]
         for child in children:
-            fork.many(child, at=[child.n_steps - 2], policy="random", folder=tmp_path)
+            fork_many(child, at=[child.n_steps - 2], policy="random", folder=tmp_path)
         grandchildren = [
             e
             for e in corpus.episodes("parent_id IS NOT NULL")
@@ -347,7 +353,7 @@ def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path:
         assert len(grandchildren) == len(children) > 0
         assert {replay_episode(episode).grade for episode in grandchildren} == {"exact"}
         assert (
-            fork.many(
+            fork_many(
                 grandchildren[0], at=[grandchildren[0].first_step], policy="random", folder=None
             )[0].error
             == ""
@@ -422,8 +428,15 @@ def test_what_attributes_share_is_shared_after_going_back(
     kind: Any, level: Any, tmp_path: Path
 ) -> None:
     episode = record(tmp_path, kind(), lambda k: 0)
-    found = fork.many(
-        episode, at=[3], actions=[2, 2, 0], n=2, env=kind, level=level, folder=None, max_steps=3
+    found = fork_many(
+        episode,
+        at=[3],
+        actions=[2, 2, 0],
+        n_branches=2,
+        env=kind,
+        level=level,
+        folder=None,
+        max_steps=3,
     )
     assert [branch.total_reward for branch in found] == [5.0, 5.0]
 

@@ -249,7 +249,7 @@ def _forks(
         ((n, n_unknown),) = corpus.sql(unknown).fetchall()
         if n_unknown:
             tell(
-                f"{n_unknown} of {n} forks make no pair: they and their episodes need an outcome, fork.many(checks=...)"
+                f"{n_unknown} of {n} forks make no pair: they and their episodes need an outcome, fork_many(checks=...)"
             )
     query = (
         "SELECT b.episode_id, b.parent_id, b.fork_step FROM branches b JOIN episodes p ON p.episode_id = b.parent_id "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import gymnasium
 
@@ -21,18 +21,12 @@ from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import Recorder, open_recorder
 from trajrec.replay.execute.reach import EnvHandle
-from trajrec.replay.forks.policies import Policy as Acts
-from trajrec.replay.forks.policies import seeded
+from trajrec.replay.forks.options import ForkNoise, Level
+from trajrec.replay.forks.policies import AnyPolicy, seeded
 from trajrec.values import codec
 from trajrec.values.digest import state_digest
 from trajrec.values.plain import copy_for_env, copy_for_record
 from trajrec.verifiers import as_verdict
-
-Level = Literal["prefix", "native", "pickle", "process", "sandbox"]
-LEVELS = ("auto", *get_args(Level))
-Noise = Literal["recorded", "fresh"]
-Policy = Callable[..., Any] | Acts
-"""A function of the observation, or of it and a generator; or what has a method `act` of both."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +45,9 @@ class BranchPlan:
     """
 
     actions: tuple[Any, ...] = ()
-    policy: Policy | Literal["random"] | None = None
+    policy: AnyPolicy | Literal["random"] | None = None
     n: int = 1
-    noise: Noise = "recorded"
+    noise: ForkNoise = "recorded"
     seed: int = 0
     max_steps: int | None = None
     checks: tuple[Verifier, ...] = ()
@@ -148,16 +142,6 @@ class Branch:
         name = self.episode_id or f"branch {self.index}"
         went = f"{self.n_steps} steps, total reward {self.total_reward:g}, {ending}{outcome}"
         return f"<{name}, forked from {self.parent_id} at step {self.step}: {went}>"
-
-
-def check_level(level: str) -> None:
-    """Check that there is such a level.
-
-    Raises:
-        ValueError: There is not; names those that there are.
-    """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
 
 
 def run_branch(

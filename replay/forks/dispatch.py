@@ -6,19 +6,19 @@ import os
 import selectors
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import cloudpickle
 
 from trajrec.errors import RecordedError
 from trajrec.replay.forks.branch import Branch, BranchLog, BranchTrace
 from trajrec.replay.forks.fork_server import BranchLost, BranchResult, ForkJob, serve
+from trajrec.replay.forks.options import Backend
 from trajrec.replay.processes.child import Child
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.values import codec
 
 TRIES = 2
-Backend = Literal["local", "ray"]
 
 
 class Server(Child):
@@ -37,7 +37,7 @@ class Server(Child):
         self.send(cloudpickle.dumps(job))
 
 
-def branches_apart(
+def run_in_workers(
     job: ForkJob, servers: int, log: BranchLog, backend: Backend = "local"
 ) -> list[Branch]:
     """Run a job's branches in servers and record them, in the order of steps and numbers.
@@ -149,15 +149,17 @@ def _run(jobs: list[ForkJob]) -> Iterator[BranchResult | BranchLost | BaseExcept
             server.close()
 
 
-def portable(value: Any, what: str) -> None:
-    """Check that functions can be sent to another process.
+def check_portable(**values: object) -> None:
+    """Check that values can be sent to another process, before a process is started.
 
     Raises:
-        TypeError: It cannot.
+        TypeError: A value cannot be pickled, even by cloudpickle.
     """
-    try:
-        cloudpickle.dumps(value)
-    except Exception as exc:
-        raise TypeError(
-            f"{what} cannot be sent to another process ({exc}); use jobs=1 and level='native' or 'prefix'"
-        ) from exc
+    for name, value in values.items():
+        try:
+            cloudpickle.dumps(value)
+        except Exception as exc:
+            raise TypeError(
+                f"{name} cannot be sent to another process ({exc}); "
+                "take jobs=1 and level='native' or 'prefix'"
+            ) from exc

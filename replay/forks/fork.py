@@ -1,11 +1,12 @@
-"""Forks: an environment in the recorded state before any step of an episode, and what happens when it goes on otherwise."""
+"""Fork an episode: bring an environment into the recorded state before a step and continue it."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Unpack
 
 import gymnasium
 import numpy as np
@@ -14,335 +15,281 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.generators import reseed
 from trajrec.envstate.pettingzoo import api_of
 from trajrec.log.schema import Fork
-from trajrec.protocols import Verifier
+from trajrec.options import check_options
 from trajrec.recording.options import LogOrigin
-from trajrec.recording.recorder import Recorder, open_recorder
+from trajrec.recording.recorder import open_recorder
 from trajrec.replay.execute.environments import env_by, make_env
 from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
-from trajrec.replay.forks.branch import (
-    Branch,
-    BranchLog,
-    BranchPlan,
-    BranchTrace,
-    Level,
-    Noise,
-    Policy,
-    check_level,
-    run_branch,
-)
-from trajrec.replay.forks.dispatch import Backend, branches_apart, portable
+from trajrec.replay.forks.branch import Branch, BranchLog, BranchPlan, BranchTrace, run_branch
+from trajrec.replay.forks.dispatch import check_portable, run_in_workers
 from trajrec.replay.forks.fork_server import ForkJob
-from trajrec.replay.forks.policies import check_forgets
+from trajrec.replay.forks.forked_env import ForkedEnv
+from trajrec.replay.forks.options import (
+    Backend,
+    EnvFactory,
+    ForkOptions,
+    Level,
+    LogFolder,
+    check_level,
+)
+from trajrec.replay.forks.policies import AnyPolicy, check_forgets
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.refs import refs_with_ancestors
-
-EnvOrFactory = gymnasium.Env[Any, Any] | Callable[[], gymnasium.Env[Any, Any]] | None
-
-Where = Literal["beside"] | str | Path | None
-"""A folder; "beside" is that of the parent's log; None records nothing."""
+from trajrec.types import Action, AnyEnv, Value
 
 
-class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The live environment in the recorded state before a step. A context manager, which closes and seals what was recorded.
+def fork(
+    episode: Episode,
+    *,
+    at: int,
+    env: AnyEnv | EnvFactory | None = None,
+    **options: Unpack[ForkOptions],
+) -> ForkedEnv:
+    """Return the live environment in the recorded state before a step of an episode.
 
-    Attributes:
-        observation: The last observation before the step, as recorded.
-        info: The info that came with it.
-        parent: The episode.
-        at: The step.
+    The state is verified against the recording. The steps taken from there are recorded as an
+    episode that has a `parent_id`.
+
+        with fork(episode, at=12) as env:
+            observation, reward, *_ = env.step(other_action)
+
+    Args:
+        episode: From `Corpus.episode`. Fork an agent's episode with
+            `trajrec.rerun(episode, on_difference="live")`.
+        at: The step, from 0: the recorded actions before it are applied.
+        env: The environment, or a function that returns it; the fork closes it. By default trajrec
+            makes the environment that the log names.
+        options: See `ForkOptions`.
+
+    Raises:
+        DivergenceError: The environment does not reach the recorded state.
+        IndexError: The episode has no such step.
+        EnvRefusedError, EnvMissingError: See `replay_episode`.
     """
+    check_options("fork", options, ForkOptions)
+    _check_has_env(episode)
+    check_step(episode, at)
+    state = options.get("state")
+    make_handle: Callable[[], EnvHandle]
+    if isinstance(env, gymnasium.Env) or api_of(env) is not None:
+        is_given = True
+        make_handle = functools.partial(env_handle, env, episode, state)
+    else:
+        is_given = False
+        make_handle = _handle_maker(episode, env, options)
+    walker = Walker(episode, make_handle, "prefix", is_given=is_given)
+    try:
+        observation, info = walker.walk(at)
+        handle = walker.stage
+        branch_env = handle.env
+        key = BranchPlan(seed=options.get("seed", 0)).key(episode.id, at, 0)
+        is_fresh = options.get("noise") == "fresh" and reseed(branch_env, key) > 0
+        folder = _folder_of(episode, options)
+        if folder is not None:
+            recorder = open_recorder(
+                branch_env,
+                folder,
+                LogOrigin(parent=episode.header),
+                state=state if state is not None else handle.adapter is not None,
+                checks=options.get("checks", ()),
+            )
+            assert episode.start is not None
+            record = Fork(
+                episode=0,
+                parent_id=episode.id,
+                step=at,
+                kind="actions",
+                noise=key if is_fresh else "recorded",
+            )
+            recorder.begin_fork(record, episode.start, observation)
+            branch_env = recorder
+    except BaseException:
+        walker.close()
+        raise
+    return ForkedEnv(branch_env, parent=episode, at=at, observation=observation, info=info)
 
-    def __init__(
-        self, env: gymnasium.Env[Any, Any], parent: Episode, at: int, observation: Any, info: Any
-    ) -> None:
-        super().__init__(env)
-        self.parent, self.at, self.observation, self.info = parent, at, observation, info
 
-    def __enter__(self) -> ForkedEnv:
-        return self
+def fork_many(
+    episode: Episode,
+    *,
+    at: int | Iterable[int],
+    actions: Sequence[Action] = (),
+    policy: AnyPolicy | Literal["random"] | None = None,
+    n_branches: int = 1,
+    max_steps: int | None = None,
+    level: Level | Literal["auto"] = "auto",
+    jobs: int = 1,
+    backend: Backend = "local",
+    timeout_s: float | None = None,
+    memory_mb: int | None = None,
+    env: EnvFactory | None = None,
+    **options: Unpack[ForkOptions],
+) -> list[Branch]:
+    """Run branches from one or more steps of an episode and record each as an episode.
 
-    def __exit__(self, *exc: Any) -> Literal[False]:
-        self.close()
-        return False
+    The results do not depend on `jobs`, `backend` or `level`: the randomness of a branch is
+    derived from `seed`, its step and its number.
 
-    @property
-    def episode_id(self) -> str | None:
-        """Id of the branch; None where it is not recorded."""
-        return self.env.episode_id if isinstance(self.env, Recorder) else None
+    Args:
+        episode: From `Corpus.episode`.
+        at: The step, or the steps.
+        actions: Actions that each branch takes first.
+        policy: Chooses the actions after these. A function of the observation, or of the
+            observation and a generator; an object with a method `act` of both; "random" samples
+            the action space. If None, a branch ends after `actions`. A policy with a method
+            `seed(int)` is seeded before each branch.
+        n_branches: Branches at each step.
+        max_steps: Steps after which a branch is cut off.
+        level: How steps are reached: "prefix", "native", "pickle", "sandbox" or "process"; "auto"
+            takes the cheapest that is right.
+        jobs: Processes that run branches at the same time.
+        backend: "local", or "ray" for tasks of a Ray cluster (`trajrec[ray]`), which must see the
+            path of the log.
+        timeout_s: Seconds after which a branch is ended; each branch then runs in a forked
+            process.
+        memory_mb: Memory, in MiB, that a branch may allocate beyond the memory of the environment;
+            each branch then runs in a forked process.
+        env: A function that returns the environment. By default trajrec makes the environment that
+            the log names.
+        options: See `ForkOptions`.
 
-    def reset(self, **_: Any) -> Any:
-        """Refuse: a fork goes on from its step.
+    Returns:
+        The branches, by step and number. If the environment raised or the process did not finish,
+        `Branch.error` says why.
 
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"a fork goes on from step {self.at} of episode {self.parent.id} and has no reset; make another one"
+    Raises:
+        DivergenceError: The environment does not reach the recorded state of a step.
+        ValueError, TypeError: An argument is invalid.
+        SnapshotError: The requested level does not work for this environment.
+    """
+    check_options("fork_many", options, ForkOptions)
+    _check_has_env(episode)
+    if policy is not None and policy != "random":
+        check_forgets(policy)
+    check_level(level)
+    steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
+    for step in steps:
+        _check_can_branch(episode, step)
+    if n_branches < 1 or jobs < 1:
+        raise ValueError(f"n_branches and jobs must be at least 1, got {n_branches} and {jobs}")
+    if policy is None and not actions:
+        raise ValueError("a branch needs actions, a policy, or both")
+    plan = BranchPlan(
+        actions=tuple(actions),
+        policy=policy,
+        n=n_branches,
+        noise=options.get("noise") or ("fresh" if n_branches > 1 else "recorded"),
+        seed=options.get("seed", 0),
+        max_steps=max_steps,
+        checks=tuple(options.get("checks", ())),
+    )
+    if not steps:
+        return []
+    make_handle = _handle_maker(episode, env, options)
+    if timeout_s is not None or memory_mb is not None:
+        level = "process"  # only a process of its own can be ended without the others
+    with contextlib.ExitStack() as stack:
+        walker: Walker | None = None
+        near_steps: tuple[int, ...] = ()
+        if level == "auto":
+            walker = stack.enter_context(contextlib.closing(Walker(episode, make_handle, "auto")))
+            cheapest, near_steps = walker.measure(steps, n_branches, jobs)
+            # A snapshot that works at the first step can fail at a later one, and only "auto"
+            # then re-executes the steps instead of raising.
+            level = cheapest if cheapest in ("prefix", "process") else "auto"
+        if backend == "ray" and level == "process":
+            if timeout_s is not None or memory_mb is not None:
+                raise ValueError(
+                    "timeout_s and memory_mb need forked processes, which Ray workers cannot be; "
+                    "take backend='local'"
+                )
+            # A Ray worker has threads, and a fork copies only the thread that calls it.
+            level = "prefix"
+            near_steps = ()
+        log = stack.enter_context(BranchLog(episode, _folder_of(episode, options), plan))
+        if level != "process" and jobs == 1 and backend == "local":
+            if walker is None:
+                walker = stack.enter_context(
+                    contextlib.closing(Walker(episode, make_handle, level))
+                )
+            return [log.add(trace) for trace in run_in_process(walker, steps, plan)]
+        job = ForkJob(
+            refs_with_ancestors=refs_with_ancestors(episode),
+            make=env,
+            allow=tuple(options.get("allow", ())),
+            state=options.get("state"),
+            branches=tuple(
+                (step, index)
+                for step in steps
+                if step not in near_steps
+                for index in range(n_branches)
+            ),
+            errand=plan,
+            level=level,
+            jobs=jobs,
+            timeout_s=timeout_s,
+            memory_mb=memory_mb,
         )
-
-
-class _Fork:
-    """See `trajrec.replay.fork`."""
-
-    def __call__(
-        self,
-        episode: Episode,
-        *,
-        at: int,
-        folder: Where = "beside",
-        env: EnvOrFactory = None,
-        allow: Iterable[str] = (),
-        state: Callable[[Any], Any] | None = None,
-        noise: Noise = "recorded",
-        seed: int = 0,
-        checks: Sequence[Verifier] = (),
-    ) -> ForkedEnv:
-        """Return the live environment in the recorded state before a step, verified; what is done with it is recorded as an
-        episode with a `parent_id`.
-
-            with fork(episode, at=12) as world:
-                observation, reward, *_ = world.step(other_action)
-
-        Args:
-            episode: From `Corpus.episode`. An agent's is forked with `trajrec.rerun(episode, on_difference="live")`.
-            at: The step, from 0: the recorded actions before it are applied.
-            folder: Where the branch is recorded; "beside" is the folder of the parent's log, None records nothing.
-            env: The environment, or what makes one; by default the one that the log names is made. It is closed with the
-                fork.
-            allow: Module prefixes that may be imported because the log names them.
-            state: The function that the episode's states were captured with, where the recorder was given one.
-            noise: "recorded": the environment's generators go on as they did. "fresh": they are seeded anew from `seed`.
-            seed: See `noise`.
-            checks: Verifiers for the branch.
-
-        Raises:
-            DivergenceError: The environment is not in the recorded state there.
-            IndexError: There is no such step.
-            EnvRefusedError, EnvMissingError: See `replay_episode`.
-        """
-        _must_be_environments(episode)
-        check_step(episode, at)
-        allowed = tuple(allow)
-        is_given = isinstance(env, gymnasium.Env) or api_of(env) is not None
-
-        def make() -> EnvHandle:
-            if env is None:
-                return env_handle(
-                    make_env(episode.header.env, episode_id=episode.id, allow=allowed),
-                    episode,
-                    state,
-                )
-            return env_handle(env if is_given else env_by(env), episode, state)
-
-        walker = Walker(episode, make, "prefix", is_given=is_given)
-        try:
-            obs, info = walker.walk(at)
-            stage = walker.stage
-            made: gymnasium.Env[Any, Any] = stage.env
-            key = BranchPlan(seed=seed).key(episode.id, at, 0)
-            is_fresh = noise == "fresh" and reseed(made, key) > 0
-            place = _folder(episode, folder)
-            if place is not None:
-                has_state: Any = state if state is not None else stage.adapter is not None
-                recorder = open_recorder(
-                    made,
-                    place,
-                    LogOrigin(parent=episode.header),
-                    state=has_state,
-                    checks=checks,
-                )
-                assert episode.start is not None
-                recorder.begin_fork(
-                    Fork(
-                        episode=0,
-                        parent_id=episode.id,
-                        step=at,
-                        kind="actions",
-                        noise=key if is_fresh else "recorded",
-                    ),
-                    episode.start,
-                    obs,
-                )
-                made = recorder
-        except BaseException:
+        check_portable(env=env, state=job.state, policy=policy, checks=plan.checks)
+        branches: list[Branch] = []
+        if walker is not None:
+            branches = [log.add(trace) for trace in run_in_process(walker, near_steps, plan)]
             walker.close()
-            raise
-        return ForkedEnv(made, episode, at, obs, info)
-
-    def many(
-        self,
-        episode: Episode,
-        *,
-        at: int | Iterable[int],
-        actions: Sequence[Any] = (),
-        policy: Policy | Literal["random"] | None = None,
-        n: int = 1,
-        noise: Noise | None = None,
-        seed: int = 0,
-        max_steps: int | None = None,
-        checks: Sequence[Verifier] = (),
-        jobs: int = 1,
-        backend: Backend = "local",
-        level: Level | Literal["auto"] = "auto",
-        folder: Where = "beside",
-        env: Callable[[], gymnasium.Env[Any, Any]] | None = None,
-        allow: Iterable[str] = (),
-        state: Callable[[Any], Any] | None = None,
-        timeout_s: float | None = None,
-        memory_mb: int | None = None,
-    ) -> list[Branch]:
-        """Run branches from many steps of an episode and record them.
-
-        Results do not depend on `jobs` or `level`: what is drawn in a branch is derived from `seed`, its step and its number.
-
-        Args:
-            episode: From `Corpus.episode`.
-            at: The step, or the steps.
-            actions: Taken first in each branch.
-            policy: Chooses the further ones: a function of the observation, or of it and a generator of the branch's own; an
-                object with a method `act` of both; "random" draws from the action space. None ends a branch when the actions
-                are used up. A policy with a method `seed(int)` is seeded by branch.
-            n: Branches at each step.
-            noise: "recorded": the environment's generators go on as they did. "fresh": they are seeded anew in each branch. By
-                default fresh where n > 1.
-            seed: What all of it is derived from.
-            max_steps: Cuts branches off.
-            checks: Verifiers, run at the end of each branch that was not cut off.
-            jobs: Processes that run branches at once.
-            backend: Where they run: "local", or "ray": tasks of a Ray cluster (`trajrec[ray]`), which must see the log's path.
-            level: How steps are reached: "prefix", "native", "pickle", "sandbox" or "process"; "auto" takes the cheapest
-                that is right.
-            folder: Where branches are recorded; "beside" is the folder of the parent's log, None records nothing.
-            env: Makes the environment; by default the one that the log names is made.
-            allow: Module prefixes that may be imported because the log names them.
-            state: The function that the episode's states were captured with, where the recorder was given one.
-            timeout_s: With processes: a branch that takes longer is ended, and says so.
-            memory_mb: With processes: what a branch may use beyond what the environment does; one that wants more fails.
-
-        Returns:
-            The branches, by step and number. What an environment raised, and what became of a process that did not finish, is
-            in `error`.
-
-        Raises:
-            DivergenceError: The environment is not in the recorded state at a step.
-            ValueError, TypeError: Something given is not what it must be.
-            SnapshotError: The level asked for is not right for this environment; says why.
-        """
-        _must_be_environments(episode)
-        if policy is not None and policy != "random":
-            check_forgets(policy)
-        check_level(level)
-        steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
-        for step in steps:
-            _check_fork(episode, step)
-        if n < 1 or jobs < 1:
-            raise ValueError(f"n and jobs must be at least 1, got {n} and {jobs}")
-        if policy is None and not actions:
-            raise ValueError("a branch needs actions, a policy, or both")
-        chosen: Noise = noise or ("fresh" if n > 1 else "recorded")
-        plan = BranchPlan(tuple(actions), policy, n, chosen, seed, max_steps, tuple(checks))
-        allowed = tuple(allow)
-        if not steps:
-            return []
-
-        def stage() -> EnvHandle:
-            made = (
-                env_by(env, episode.header.env)
-                if env is not None
-                else make_env(episode.header.env, episode_id=episode.id, allow=allowed)
-            )
-            return env_handle(made, episode, state)
-
-        if timeout_s is not None or memory_mb is not None:
-            level = "process"  # only a process of its own can be ended
-        with contextlib.ExitStack() as stack:
-            walker = None
-            near: tuple[int, ...] = ()
-            if level == "auto":
-                walker = stack.enter_context(contextlib.closing(Walker(episode, stage, "auto")))
-                best, near = walker.measure(steps, n, jobs)
-                # Snapshots may turn out not to be right, or not to be taken, at a later step: then "auto" goes on without.
-                level = best if best in ("prefix", "process") else "auto"
-            if backend == "ray" and level == "process":
-                if timeout_s is not None or memory_mb is not None:
-                    raise ValueError(
-                        "timeout_s and memory_mb need forked processes, which Ray's workers cannot be: take backend='local'"
-                    )
-                level, near = (
-                    "prefix",
-                    (),
-                )  # a worker has threads: what was forked of it would not be whole
-            log = stack.enter_context(BranchLog(episode, _folder(episode, folder), plan))
-            if level == "process" or jobs > 1 or backend == "ray":
-                for value, what in (
-                    (env, "env"),
-                    (state, "state"),
-                    (policy, "policy"),
-                    (checks, "checks"),
-                ):
-                    portable(value, what)
-                done = (
-                    []
-                    if walker is None
-                    else [log.add(rows) for rows in branches_here(walker, near, plan)]
-                )
-                if walker is not None:
-                    walker.close()
-                pairs = tuple(
-                    (step, index) for step in steps if step not in near for index in range(n)
-                )
-                job = ForkJob(
-                    refs_with_ancestors(episode),
-                    env,
-                    allowed,
-                    state,
-                    pairs,
-                    plan,
-                    level,
-                    jobs,
-                    timeout_s,
-                    memory_mb,
-                )
-                return done + branches_apart(job, 1 if level == "process" else jobs, log, backend)
-            walker = walker or stack.enter_context(
-                contextlib.closing(Walker(episode, stage, level))
-            )
-            return [log.add(rows) for rows in branches_here(walker, steps, plan)]
+        n_servers = 1 if level == "process" else jobs
+        return branches + run_in_workers(job, n_servers, log, backend)
 
 
-fork = _Fork()
-
-
-def branches_here(walker: Walker, steps: Sequence[int], plan: BranchPlan) -> Iterator[BranchTrace]:
-    """Run branches one after the other, in this process; steps in ascending order."""
+def run_in_process(walker: Walker, steps: Sequence[int], plan: BranchPlan) -> Iterator[BranchTrace]:
+    """Run the branches of the given steps, in ascending order, one after the other."""
     for step in steps:
         walker.go(step)
         for index in range(plan.n):
             if index:
                 walker.go_back()
-            rows = BranchTrace(step, index, walker.observation, level=walker.level)
-            yield run_branch(walker.stage, plan, rows, walker.episode.id)
+            trace = BranchTrace(step, index, walker.observation, level=walker.level)
+            yield run_branch(walker.stage, plan, trace, walker.episode.id)
 
 
-def _check_fork(episode: Episode, step: int) -> None:
-    """Check that an episode can be forked at a step, see `check_step`.
+def _handle_maker(
+    episode: Episode, env: EnvFactory | None, options: ForkOptions
+) -> Callable[[], EnvHandle]:
+    state: Callable[[AnyEnv], Value] | None = options.get("state")
+    allowed = tuple(options.get("allow", ()))
+
+    def make_handle() -> EnvHandle:
+        if env is None:
+            made = make_env(episode.header.env, episode_id=episode.id, allow=allowed)
+        else:
+            made = env_by(env, episode.header.env)
+        return env_handle(made, episode, state)
+
+    return make_handle
+
+
+def _check_can_branch(episode: Episode, step: int) -> None:
+    """Check that an episode has a step and was not over there.
 
     Raises:
-        IndexError: It has no such step, or was over there.
+        IndexError: The episode has no such step, or was over.
     """
     check_step(episode, step)
     if step == episode.n_steps and episode.ending in ("terminated", "truncated"):
         raise IndexError(
-            f"episode {episode.id} was over after step {step - 1} ({episode.ending}): nothing goes on from there"
+            f"episode {episode.id} was over after step {step - 1} ({episode.ending}): "
+            f"no branch can start at step {step}"
         )
 
 
-def _folder(episode: Episode, where: Where) -> Path | None:
-    return episode.path.parent if where == "beside" else None if where is None else Path(where)
+def _folder_of(episode: Episode, options: ForkOptions) -> Path | None:
+    folder: LogFolder = options.get("folder", "beside")
+    if folder is None:
+        return None
+    return episode.path.parent if folder == "beside" else Path(folder)
 
 
-def _must_be_environments(episode: Episode) -> None:
+def _check_has_env(episode: Episode) -> None:
     if episode.is_agent_episode:
         raise ValueError(
-            f"episode {episode.id} is an agent's: fork it by running its loop with trajrec.rerun(..., on_difference='live')"
+            f"episode {episode.id} is an agent's and has no environment; run its agent again with "
+            "trajrec.rerun(episode, on_difference='live')"
         )

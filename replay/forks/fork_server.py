@@ -24,7 +24,8 @@ from trajrec.envstate.snapshots import sandbox_of
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.environments import env_by, make_env
 from trajrec.replay.execute.reach import EnvHandle, env_handle
-from trajrec.replay.forks.branch import Level, portable_error
+from trajrec.replay.forks.branch import portable_error
+from trajrec.replay.forks.options import Level
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.child import ChildChannel, die_with_parent
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trajrec.errors import MissingPackageError
+from trajrec.types import Action
 from trajrec.values import codec
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -34,6 +35,10 @@ class Policy(Protocol):
     def act(self, observation: Any, rng: np.random.Generator, /) -> Any:
         """Return an action. All that is drawn is drawn from `rng`, which must not be kept."""
         ...
+
+
+AnyPolicy = Callable[..., Action] | Policy
+"""A policy, a function of the observation, or a function of the observation and a generator."""
 
 
 class RandomPolicy:

@@ -18,7 +18,7 @@ from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.reach import EnvHandle
-from trajrec.replay.forks.branch import Level
+from trajrec.replay.forks.options import Level
 from trajrec.values import codec
 from trajrec.values.plain import copy_for_env
 

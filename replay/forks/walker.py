@@ -20,7 +20,7 @@ from trajrec.replay.execute.reach import (
     verify_continuation,
     verify_state,
 )
-from trajrec.replay.forks.branch import Level
+from trajrec.replay.forks.options import Level
 from trajrec.replay.forks.restore import PROBE_STEPS, RestorePlan, SnapshotProbe, cheapest, prove
 
 _KEPT, _FRESH, _RELIVED = range(3)

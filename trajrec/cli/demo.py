@@ -87,8 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         f"\n3. Going on otherwise from {len(steps)} of its steps, {N_BRANCHES} times each, at random\n"
     )
-    branches = trajrec.replay.fork.many(
-        failed, at=steps, policy="random", n=N_BRANCHES, checks=[at_goal], folder=None
+    branches = trajrec.replay.fork_many(
+        failed, at=steps, policy="random", n_branches=N_BRANCHES, checks=[at_goal], folder=None
     )
     print_table(
         ("step", "branches", "at the goal", "mean steps"), [_went(branches, step) for step in steps]

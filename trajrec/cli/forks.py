@@ -26,7 +26,7 @@ SHOWN = (
 
 def fork(arguments: argparse.Namespace) -> int:
     """Run branches from a step; 1 where one failed."""
-    from trajrec.replay import fork as forks
+    from trajrec.replay import fork_many
 
     if arguments.until != "done" and not arguments.until.isdigit():
         raise ValueError(f"--until must be 'done' or a number of steps, got {arguments.until!r}")
@@ -35,12 +35,12 @@ def fork(arguments: argparse.Namespace) -> int:
         policy = load_acting(policy)
     with open_corpus(arguments.dir) as corpus:
         episode = corpus.episode(arguments.episode)
-        branches = forks.many(
+        branches = fork_many(
             episode,
             at=[arguments.at],
             actions=[_like(action, episode) for action in arguments.action],
             policy=policy,
-            n=arguments.n,
+            n_branches=arguments.n,
             seed=arguments.seed,
             max_steps=None if arguments.until == "done" else int(arguments.until),
             jobs=arguments.jobs,

@@ -13,7 +13,7 @@ from trajrec.replay.credit.sampling.noise import Mode, Noise
 from trajrec.replay.credit.sampling.simulator import Check, Resample
 from trajrec.replay.execute.environments import env_by, make_env, make_world, world_by
 from trajrec.replay.execute.reach import EnvHandle, env_handle
-from trajrec.replay.forks.branch import Level, check_level
+from trajrec.replay.forks.options import Level, check_level
 
 
 class RolloutOptions(TypedDict, total=False):
@@ -30,7 +30,7 @@ class RolloutOptions(TypedDict, total=False):
         env: Makes the environment or world; by default the one that the log names is made.
         allow: Module prefixes that may be imported because the log names them.
         state: The function that the episode's states were captured with, where the recorder was given one.
-        level: How steps are reached; see `fork.many`. The numbers do not depend on it.
+        level: How steps are reached; see `fork_many`. The numbers do not depend on it.
         jobs: Processes; by default 1. The numbers do not depend on them.
         backend: "local", or "ray".
         memo: Whether rollouts that meet go on as one; by default they do. The numbers do not depend on it.

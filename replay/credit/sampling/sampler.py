@@ -25,9 +25,9 @@ from trajrec.replay.credit.sampling.simulator import (
 )
 from trajrec.replay.credit.sampling.tool_world import WorldSimulator
 from trajrec.replay.execute.reach import EnvHandle, check_step
-from trajrec.replay.forks.branch import Level
-from trajrec.replay.forks.dispatch import portable, results
+from trajrec.replay.forks.dispatch import check_portable, results
 from trajrec.replay.forks.fork_server import BranchLost, ForkJob
+from trajrec.replay.forks.options import Level
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.replay.forks.walker import best_level
 from trajrec.replay.processes.refs import EpisodeLoader, refs_with_ancestors
@@ -204,7 +204,7 @@ class Sampler:
     def _in_workers(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Share the universes out: those of one meet only each other."""
         setting = self.setting
-        portable(setting, "the policy, check or environment")
+        check_portable(setting=setting)
         n = setting.jobs
         shares = []
         for k in range(n):
@@ -247,7 +247,7 @@ class Sampler:
     def _in_forks(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Fork a process for each rollout: the environment cannot be put back."""
         setting = self.setting
-        portable(setting, "the policy, check or environment")
+        check_portable(setting=setting)
         order = sorted(range(len(probes)), key=lambda k: probes[k].step)
         wanted: dict[int, list[tuple[int, int]]] = {}
         for place in order:

@@ -16,7 +16,7 @@ from trajrec.errors import ReplayError
 from trajrec.protocols import SandboxedEnv, Verifier
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.execute.reach import EnvHandle, check_step
-from trajrec.replay.forks.branch import Level
+from trajrec.replay.forks.options import Level
 from trajrec.replay.forks.walker import Walker
 from trajrec.values import codec
 from trajrec.verifiers import as_verdict

@@ -19,7 +19,7 @@ from trajrec.replay.agents.world_replay import reaches_beyond, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, calls_of
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Check, Resample, UnreplayableError
-from trajrec.replay.forks.branch import Level
+from trajrec.replay.forks.options import Level
 from trajrec.values import codec
 from trajrec.values.objects import awaited
 from trajrec.verifiers import as_verdict

@@ -1,0 +1,63 @@
+"""The environment that `trajrec.replay.fork` returns."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import gymnasium
+
+from trajrec.corpus.episode import Episode
+from trajrec.recording.recorder import Recorder
+from trajrec.types import AnyEnv, Info, Observation
+
+
+class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """A live environment in the recorded state before a step of an episode.
+
+    A context manager: leaving it closes the environment and seals the branch's log.
+
+    Args:
+        env: The environment in that state, wrapped by a recorder if the branch is recorded.
+        parent: See the attributes.
+        at: See the attributes.
+        observation: See the attributes.
+        info: See the attributes.
+
+    Attributes:
+        parent: The episode that was forked.
+        at: The step.
+        observation: The last observation before the step, as recorded.
+        info: The info of that observation.
+    """
+
+    def __init__(
+        self, env: AnyEnv, *, parent: Episode, at: int, observation: Observation, info: Info
+    ) -> None:
+        super().__init__(env)
+        self.parent = parent
+        self.at = at
+        self.observation = observation
+        self.info = info
+
+    def __enter__(self) -> ForkedEnv:
+        return self
+
+    def __exit__(self, *exc: object) -> Literal[False]:
+        self.close()
+        return False
+
+    @property
+    def episode_id(self) -> str | None:
+        """Id of the recorded branch; None if the branch is not recorded."""
+        return self.env.episode_id if isinstance(self.env, Recorder) else None
+
+    def reset(self, **_: object) -> tuple[Observation, Info]:
+        """Refuse to reset: a fork has no beginning of its own.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(
+            f"a fork continues from step {self.at} of episode {self.parent.id} and cannot be reset; "
+            "make another fork"
+        )
