@@ -14,7 +14,7 @@ import numpy as np
 
 from trajrec.errors import EnvContractError
 from trajrec.protocols import RestorableState
-from trajrec.values.diff import first_difference
+from trajrec.values.diff import first_change
 
 Rollout = list[tuple[Any, ...]]
 _FIELDS = ("observation", "reward", "terminated", "truncated", "info")
@@ -103,7 +103,7 @@ def _rollout(env: gymnasium.Env[Any, Any], n_steps: int, seed: int) -> tuple[Rol
             )
         observation, reward, terminated, truncated, info = returned
         _check_types(step, env, observation, reward, terminated, truncated, info)
-        reuses = reuses or first_difference(kept, copies) is not None
+        reuses = reuses or first_change(kept, copies) is not None
         kept, copies = observation, copy.deepcopy(observation)
         rows.append((copies, reward, bool(terminated), bool(truncated), copy.deepcopy(info)))
         if terminated or truncated:
@@ -142,7 +142,7 @@ def _check_types(
 def _compare(first: Rollout, second: Rollout, what: str, todo: str) -> None:
     for row, (a, b) in enumerate(zip(first, second, strict=False)):
         for field, x, y in zip(_FIELDS, a, b, strict=True):
-            change = first_difference(x, y)
+            change = first_change(x, y)
             if change is not None:
                 where = f"{field}/{change.path}" if change.path else field
                 raise EnvContractError(
@@ -170,7 +170,7 @@ def _check_state(env: gymnasium.Env[Any, Any], n_steps: int, seed: int) -> bool:
     for _ in range(2):
         bare.set_state(copy.deepcopy(kept))
         bare.np_random.bit_generator.state = generator
-        if (change := first_difference(kept, bare.get_state())) is not None:
+        if (change := first_change(kept, bare.get_state())) is not None:
             raise EnvContractError(
                 f"set_state(get_state()) changed the state at {change.path!r}; restore all of it"
             )

@@ -12,7 +12,7 @@ import numpy as np
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
 from trajrec.replay.execute.report import short
-from trajrec.values.diff import first_difference as value_difference
+from trajrec.values.diff import first_change
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _state(
 ) -> EpisodeDifference:
     """Return a difference of digests as one of states, where both are stored whole."""
     if row in a.states and other in b.states:
-        change = value_difference(a.states[row], b.states[other])
+        change = first_change(a.states[row], b.states[other])
         if change is not None:
             field = f"state/{change.path}" if change.path else "state"
             return EpisodeDifference(difference.step, field, change.before, change.after)
@@ -148,7 +148,7 @@ def _of_agents(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
         ),
     ):
         for x, y in zip(*attempts, strict=False):
-            change = value_difference(value(x), value(y))
+            change = first_change(value(x), value(y))
             if change is not None:
                 yield EpisodeDifference(
                     x.start.step, f"{kind}/{change.path}".rstrip("/"), change.before, change.after
@@ -185,7 +185,7 @@ def _first(
     field: str, steps: Iterable[int], a: list[Any], b: list[Any]
 ) -> Iterator[EpisodeDifference]:
     for step, x, y in zip(steps, a, b, strict=False):
-        change = value_difference(x, y)
+        change = first_change(x, y)
         if change is not None:
             yield EpisodeDifference(
                 step, f"{field}/{change.path}".rstrip("/"), change.before, change.after

@@ -21,7 +21,7 @@ from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.values.diff import Change, diff, first_difference
+from trajrec.values.diff import Change, diff, first_change
 from trajrec.values.digest import MASK
 
 
@@ -115,7 +115,7 @@ def first_unlike(
 ) -> Change | None:
     """Return the first difference of two values that counts; note those that are ignored."""
     if tolerance.is_exact:
-        return first_difference(recorded, live)
+        return first_change(recorded, live)
     for change in diff(recorded, live):
         path = f"{field}/{change.path}" if change.path else field
         label = tolerance.label(path, change)
@@ -331,7 +331,7 @@ def _states(episode: Episode, run: Run, offset: int, tolerance: Tolerance) -> _F
             else _is_same_array(recorded, live)
         ):
             continue
-        change = first_difference(recorded, _state(live))
+        change = first_change(recorded, _state(live))
         if change is not None:
             return row, 5, "state", change
     if first is None:

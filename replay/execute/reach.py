@@ -18,7 +18,7 @@ from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.protocols import StateAdapter
 from trajrec.values import codec
-from trajrec.values.diff import first_difference, is_same
+from trajrec.values.diff import first_change, is_same
 from trajrec.values.digest import state_digest
 
 _AS_THEY_ARE = frozenset((np.ndarray, int, float, bool, str, bytes, type(None)))
@@ -226,7 +226,7 @@ def verify(episode: Episode, stage: EnvHandle, step: int, obs: Any) -> None:
     row = int(np.searchsorted(episode.step_numbers, step))
     if not episode.has_reset or any(failure.step == step - 1 for failure in episode.failures):
         return  # a step that raised has no observation to compare with
-    change = first_difference(episode.observation_at(row), as_recorded(obs))
+    change = first_change(episode.observation_at(row), as_recorded(obs))
     if change is not None:
         field = f"observation/{change.path}" if change.path else "observation"
         raise _diverged(episode, step - 1, field, change.before, change.after)

@@ -17,7 +17,7 @@ from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.run import begin, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.values import codec
-from trajrec.values.diff import Change, first_difference
+from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import state_digest
 from trajrec.values.plain import copy_for_env, copy_for_record
 
@@ -146,7 +146,7 @@ class _Execution:
         if row in self._episode.states and self._tolerance.ignores_digests:
             yield from self._unlike("state", self._episode.states[row], live)
         elif row in self._episode.states:  # `ignore` is for what is seen
-            change = first_difference(self._episode.states[row], live)
+            change = first_change(self._episode.states[row], live)
             if change is not None:
                 yield "state", change
         elif self._tolerance.ignores_digests:

@@ -15,7 +15,7 @@ import msgspec
 from trajrec.errors import RestoreError
 from trajrec.tracking.restore import assign
 from trajrec.values import codec
-from trajrec.values.diff import MISSING, Change, diff, first_difference, join
+from trajrec.values.diff import MISSING, Change, diff, first_change, join
 from trajrec.values.objects import all_fields, to_plain
 
 PAGE_ITEMS = 64
@@ -90,7 +90,7 @@ class Tree:
             RestoreError: It cannot be changed so, or what is watched does not show all of it.
         """
         assign(self._read(), value)
-        if (left := first_difference(value, self.begin()[0])) is not None:
+        if (left := first_change(value, self.begin()[0])) is not None:
             raise RestoreError(
                 f"{left.path or 'the state'}: what is watched here cannot be put back through what is seen of it"
             )

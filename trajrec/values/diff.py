@@ -41,7 +41,7 @@ def diff(before: Any, after: Any) -> list[Change]:
     return list(_walk("", before, after))
 
 
-def first_difference(before: Any, after: Any) -> Change | None:
+def first_change(before: Any, after: Any) -> Change | None:
     """Return the first place where two values differ, or None where they are the same."""
     return next(_walk("", before, after), None)
 
@@ -88,7 +88,7 @@ def _key(at: Any, key: str, change: Change) -> Any:
 
 def is_same(before: Any, after: Any) -> bool:
     """Say whether two values are the same, by type and bits."""
-    return first_difference(before, after) is None
+    return first_change(before, after) is None
 
 
 def _walk(path: str, a: Any, b: Any) -> Iterator[Change]:
