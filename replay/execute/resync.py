@@ -17,9 +17,9 @@ from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.run import begin, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.values import codec
+from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import state_digest
-from trajrec.values.plain import copy_for_env, copy_for_record
 
 
 class Forced(NamedTuple):

@@ -27,8 +27,9 @@ from trajrec.replay.execute.reach import (
 )
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.values import codec
+from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.digest import state_digest
-from trajrec.values.plain import IMMUTABLE_TYPES, copy_for_env, copy_for_record
+from trajrec.values.plain import IMMUTABLE_TYPES
 
 
 def execute(episode: Episode, stage: EnvHandle, first: int = 0) -> tuple[Episode, Run]:

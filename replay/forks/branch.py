@@ -24,8 +24,8 @@ from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.forks.options import ForkNoise, Level
 from trajrec.replay.forks.policies import AnyPolicy, seeded
 from trajrec.values import codec
+from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.digest import state_digest
-from trajrec.values.plain import copy_for_env, copy_for_record
 from trajrec.verifiers import as_verdict
 
 

@@ -20,7 +20,7 @@ from trajrec.errors import SnapshotError
 from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.forks.options import Level
 from trajrec.values import codec
-from trajrec.values.plain import copy_for_env
+from trajrec.values.copies import copy_for_env
 
 PROBE_STEPS = 16
 

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import decimal
 import enum
 import hashlib
 import math
-import pathlib
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +21,7 @@ import msgspec
 import numpy as np
 
 from trajrec.errors import EncodeError
+from trajrec.values.plain import STANDARD_VALUES
 
 (
     TUPLE,
@@ -289,7 +287,6 @@ _LOWER: dict[type, Callable[[_Lowering, Any, int], Any]] = {
     np.ndarray: _Lowering.array,
 }
 
-_BY_TEXT = (datetime.date, datetime.time, decimal.Decimal, uuid.UUID, pathlib.PurePath)
 _BASES: tuple[Any, ...] = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 
 
@@ -318,7 +315,7 @@ def _describe(value: Any) -> tuple[str, dict[str, Any]] | None:
         return "struct", {name: getattr(value, name) for name in value.__struct_fields__}
     if isinstance(value, datetime.timedelta):
         return "value", {"value": [value.days, value.seconds, value.microseconds]}
-    if isinstance(value, _BY_TEXT):
+    if isinstance(value, STANDARD_VALUES):
         return "value", {"value": str(value)}
     for base in _BASES:
         # A subclass of a builtin that carries attributes of its own has more than its base's value.

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import decimal
 import enum
-import pathlib
 import sys
-import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +14,7 @@ import msgspec
 from trajrec.errors import RecordedError
 from trajrec.values import codec
 from trajrec.values.codec import Plain
+from trajrec.values.plain import PLAIN_TYPES, STANDARD_VALUES
 
 _BUILTIN = (
     dict,
@@ -35,13 +32,15 @@ _BUILTIN = (
     BaseException,
     msgspec.Struct,
 )
-_VALUES = (enum.Enum, datetime.date, datetime.time, decimal.Decimal, uuid.UUID, pathlib.PurePath)
+_VALUES = (enum.Enum, *STANDARD_VALUES)
+
+_WITHOUT_FIELDS = PLAIN_TYPES | {dict, list, tuple}
 
 
 def declared_fields(value: Any) -> Any:
     """Return an object's fields as a dict; anything else as it is."""
     cls = type(value)
-    if cls in (dict, list, str, int, float, bool, type(None), bytes, tuple):
+    if cls in _WITHOUT_FIELDS:
         return value
     if dataclasses.is_dataclass(cls):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

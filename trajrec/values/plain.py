@@ -1,32 +1,86 @@
-"""Values that environments and agents hand over: which of them nothing can change, and copies of the others."""
+"""Types of plain and of immutable values. All rooms take their sets of types from this module.
+
+The sets answer different questions, so they differ. Look up `type(value)` in the frozensets;
+the two tuples hold base classes and belong in `isinstance`.
+"""
 
 from __future__ import annotations
 
-import copy
+import datetime
+import decimal
+import enum
+import pathlib
+import types
+import uuid
 from typing import Any
 
 import numpy as np
 
-from trajrec.values import codec
+PLAIN_TYPES: frozenset[type] = frozenset((type(None), bool, int, float, str, bytes))
+"""Python's plain values: immutable, hashable, and stored by msgpack without an extension."""
 
-_SCALARS = {cls for cls in np.sctypeDict.values() if cls not in (np.object_, np.void)}
+# An np.object_ has no class of its own, and an np.void can be changed in place.
+_NUMPY_SCALARS = frozenset(np.sctypeDict.values()) - {np.object_, np.void}
 
-IMMUTABLE_TYPES = frozenset(
-    {float, int, bool, str, bytes, type(None)}
-    | {cls for cls in _SCALARS if np.dtype(np.dtype(cls).str).type is cls}
+# numpy.datetime64 is missing: a log stores each as a value of its own, since it is no numpy.number.
+# Adding it would change the bytes of new recordings for nothing.
+SCALAR_TYPES: frozenset[type] = PLAIN_TYPES | (_NUMPY_SCALARS - {np.datetime64})
+"""Types that a log stores as a column of scalars."""
+
+# NumPy has two classes for one kind of integer, for instance int64 and longlong on Linux.
+# The name of a dtype leads to the first alone, so a log gives back the first.
+IMMUTABLE_TYPES: frozenset[type] = PLAIN_TYPES | {
+    cls for cls in _NUMPY_SCALARS if np.dtype(np.dtype(cls).str).type is cls
+}
+"""Immutable types that a log gives back unchanged: their values need no copy."""
+
+ATOMIC_TYPES: frozenset[type] = PLAIN_TYPES | {
+    complex,
+    frozenset,
+    range,
+    type,
+    type(Ellipsis),
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+}
+"""Types whose values a copied object shares with the original.
+
+A bound method is shared too: check first that it is bound to something that is not copied."""
+
+STANDARD_VALUES: tuple[type, ...] = (
+    datetime.date,
+    datetime.time,
+    decimal.Decimal,
+    uuid.UUID,
+    pathlib.PurePath,
 )
-"""Types of values that nothing can change, and that a log gives back as they are."""
+"""Base classes of immutable values of the standard library that `str` describes in full."""
+
+# Paths are missing: a tracked path stands for a file or a folder, which can change.
+IMMUTABLE_BASES: tuple[type, ...] = (
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+    frozenset,
+    enum.Enum,
+    decimal.Decimal,
+    datetime.date,
+    datetime.time,
+)
+"""Base classes of values that can only be replaced in their container, never changed."""
 
 
-def copy_for_record(value: Any) -> Any:
-    """Return a copy to keep, as a log would give it back: environments reuse their buffers."""
-    if type(value) in IMMUTABLE_TYPES:
-        return value
-    if hasattr(value, "copy") and hasattr(value, "dtype"):
-        return value.copy()
-    return codec.decode(codec.encode(value, opaque=True))
+def is_immutable(value: Any) -> bool:
+    """Return whether a value is an instance of `IMMUTABLE_BASES`, or a tuple of such values.
 
-
-def copy_for_env(value: Any) -> Any:
-    """Return a copy to give away, of the same class: environments and agents change what they are given."""
-    return value if type(value) in IMMUTABLE_TYPES else copy.deepcopy(value)
+    >>> is_immutable((1, "lamp")), is_immutable(([], 1))
+    (True, False)
+    """
+    if type(value) is tuple:
+        return all(map(is_immutable, value))
+    return isinstance(value, IMMUTABLE_BASES)
