@@ -1,5 +1,5 @@
 """`python -m benchmarks.environments [OUT.md]`: 28 environments, each recorded, replayed in another process, and forked at each
-level that it grants; a table of what holds and what it costs."""
+method that it grants; a table of what holds and what it costs."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ import collections, sys, trajrec
 with trajrec.open(sys.argv[1]) as corpus:
     print(dict(collections.Counter(r.grade for r in trajrec.replay.replay_episodes(corpus.episodes()))))
 """
-LEVELS = ("prefix", "native", "pickle", "process")
+METHODS = ("reexecute", "snapshot", "pickle", "os_fork")
 
 
 def main() -> None:
     """Print the table, and write it where the command says."""
     lines = [
         "| environment | replayed | "
-        + " | ".join(LEVELS)
+        + " | ".join(METHODS)
         + " | step, µs | reset, µs | take, µs | restore, µs | fork, µs |",
-        "|---|---|" + "---|" * (len(LEVELS) + 5),
+        "|---|---|" + "---|" * (len(METHODS) + 5),
     ]
     for names in ENVIRONMENTS.values():
         for env_id in names:
@@ -88,12 +88,16 @@ def _line(env_id: str) -> str:
             else done.stderr.strip().splitlines()[-1]
         )
         with trajrec.open(folder) as corpus:
-            marks = {name: _mark(corpus, name, report.levels[name].is_granted) for name in LEVELS}
+            marks = {name: _mark(corpus, name, report.restore[name].is_granted) for name in METHODS}
     cheap = next(
-        (report.levels[name] for name in ("native", "pickle") if report.levels[name].is_granted),
+        (
+            report.restore[name]
+            for name in ("snapshot", "pickle")
+            if report.restore[name].is_granted
+        ),
         None,
     )
-    process = report.levels["process"].take_us
+    process = report.restore["os_fork"].take_us
     costs = [
         f"{report.step_us:.0f}",
         f"{report.reset_us:.0f}",
@@ -120,7 +124,7 @@ def _record(env_id: str, folder: Path, n_episodes: int, n_steps: int) -> None:
     env.close()
 
 
-def _mark(corpus: Any, level: str, is_granted: bool) -> str:
+def _mark(corpus: Any, method: str, is_granted: bool) -> str:
     """Fork at random steps and take the recorded actions: the same for up to 200 further steps, or "no"."""
     if not is_granted:
         return "no"
@@ -129,7 +133,7 @@ def _mark(corpus: Any, level: str, is_granted: bool) -> str:
         for step in sorted({int(k) for k in draw.integers(0, episode.n_steps, FORKS)}):
             actions = episode.actions[step : step + CONTINUED]
             (branch,) = fork_many(
-                episode, at=[step], actions=actions, level=level, noise="recorded"
+                episode, at=[step], actions=actions, restore=method, noise="recorded"
             )
             child = corpus.episode(branch.episode_id)
             n_forks += 1

@@ -100,7 +100,7 @@ def snapshots() -> None:
             median_s(lambda t=taker, k=kept: t.restore(k), 200) * 1e6,
         )
         print(
-            f"{env_id}: {kept.level}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us"
+            f"{env_id}: {kept.restore_method}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us"
         )
         env.close()
     print("to reach: 150 us, MuJoCo 1500 us")
@@ -111,7 +111,7 @@ def server() -> None:
     with tempfile.TemporaryDirectory() as folder:
         episode, _ = record(folder, "CartPole-v1", 200)
         branch = functools.partial(
-            fork_many, episode, actions=[0], folder=None, level="process", noise="recorded"
+            fork_many, episode, actions=[0], folder=None, restore="os_fork", noise="recorded"
         )
         few, many = (median_s(lambda n=n: branch(at=[5], n_branches=n)) for n in (1, 201))
         each, start = (many - few) / 200 * 1e3, few * 1e3
@@ -134,10 +134,10 @@ def carracing() -> None:
             folder=None,
         )
         begin = time.perf_counter()
-        ask(level="process", n_branches=4, jobs=2)
+        ask(restore="os_fork", n_branches=4, jobs=2)
         forked = time.perf_counter() - begin
         begin = time.perf_counter()
-        ask(level="prefix", n_branches=1)
+        ask(restore="reexecute", n_branches=1)
         prefix = 4 * (time.perf_counter() - begin)  # each of the four takes the whole prefix
         times = f"forked {forked:.1f} s, prefixes {prefix:.1f} s: {prefix / forked:.1f}x less"
         print(f"CarRacing, {episode.n_steps} steps: {times} (to reach: 20x)")
@@ -160,12 +160,14 @@ def lunarlander() -> None:
             )
             found = medians_s(
                 {
-                    level: functools.partial(ask, level=level)
-                    for level in ("prefix", "process", "auto")
+                    method: functools.partial(ask, restore=method)
+                    for method in ("reexecute", "os_fork", "auto")
                 }
             )
-            best = min(found["prefix"], found["process"])
-            times = ", ".join(f"{level} {seconds * 1e3:.0f} ms" for level, seconds in found.items())
+            best = min(found["reexecute"], found["os_fork"])
+            times = ", ".join(
+                f"{method} {seconds * 1e3:.0f} ms" for method, seconds in found.items()
+            )
             print(
                 f"LunarLander, T={episode.n_steps}: {times}: auto is {found['auto'] / best:.2f}x the better (to reach: 1.15x)"
             )

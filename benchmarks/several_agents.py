@@ -1,5 +1,5 @@
 """`python -m benchmarks.several_agents [OUT.md]`: PettingZoo's environments, each recorded beside its bare loop, replayed in
-another process, and forked at each level that it grants; a table of what holds and what it costs."""
+another process, and forked at each method that it grants; a table of what holds and what it costs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ ENVIRONMENTS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
     ("aec", "sisl/pursuit_v5", {"max_cycles": 30}, 400),
 )
 FORKS, CONTINUED, SEED = 5, 30, 5
-LEVELS = ("prefix", "native", "pickle", "process")
+METHODS = ("reexecute", "snapshot", "pickle", "os_fork")
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         "",
         "loop",
         "replayed",
-        *LEVELS,
+        *METHODS,
         "loop, µs",
         "recording, µs",
         "bytes a step",
@@ -146,27 +146,29 @@ def _sample(env: Any, agent: Any, observation: Any, info: Any) -> Any:
 
 
 def _forks(folder: Path) -> list[str]:
-    """Return of each level at how many steps of the longest episode a branch went on as it did."""
+    """Return of each method at how many steps of the longest episode a branch went on as it did."""
     found = []
     with trajrec.open(folder) as corpus:
         episode = next(corpus.episodes("parent_id IS NULL", order_by="n_steps DESC"))
         steps = sorted(
             {0, *np.random.default_rng(1).integers(0, episode.n_steps, FORKS - 1).tolist()}
         )
-        for level in LEVELS:
+        for method in METHODS:
             try:
-                same = sum(_goes_on_alike(corpus, episode, step, level) for step in steps)
+                same = sum(_goes_on_alike(corpus, episode, step, method) for step in steps)
                 found.append(f"{same}/{len(steps)}")
             except SnapshotError:
                 found.append("no")
     return found
 
 
-def _goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, level: Any) -> bool:
+def _goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, method: Any) -> bool:
     n = min(CONTINUED, episode.n_steps - step)
-    (branch,) = fork_many(episode, at=[step], actions=episode.actions[step : step + n], level=level)
-    if branch.level != level:  # what is carried over is out of the sight of snapshots
-        raise SnapshotError(f"reached by {branch.level}")
+    (branch,) = fork_many(
+        episode, at=[step], actions=episode.actions[step : step + n], restore=method
+    )
+    if branch.restore != method:  # what is carried over is out of the sight of snapshots
+        raise SnapshotError(f"reached by {branch.restore}")
     child = corpus.episode(branch.episode_id or "")
     return all(
         is_same(a, b)

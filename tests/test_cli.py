@@ -421,8 +421,8 @@ def test_fork_diff_and_check_env_work_together(
         == 0
     )
     branches = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(row["index"], row["level"], row["ending"]) for row in branches] == [
-        (k, "native", "terminated") for k in range(3)
+    assert [(row["index"], row["restore"], row["ending"]) for row in branches] == [
+        (k, "snapshot", "terminated") for k in range(3)
     ]
     child = branches[0]["episode_id"]
     assert main(["show", str(runs), child, "--json"]) == 0
@@ -444,8 +444,8 @@ def test_fork_diff_and_check_env_work_together(
                 "0",
                 "--until",
                 "1",
-                "--level",
-                "process",
+                "--restore",
+                "os_fork",
             ]
         )
         == 0
@@ -462,7 +462,7 @@ def test_fork_diff_and_check_env_work_together(
     assert main(["replay", str(runs)]) == 0
     assert "9 exact" in capsys.readouterr().out
     assert main(["check-env", "CartPole-v1", "--steps", "40", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["levels"]["native"]["granted"]
+    assert json.loads(capsys.readouterr().out)["restore"]["snapshot"]["granted"]
 
 
 def test_episodes_that_differ_only_in_infos_or_flags_are_not_the_same(

@@ -64,11 +64,11 @@ def test_memoised_rollouts_come_to_what_they_come_to_without_bit_for_bit(lake: E
 
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> None:
-    native = credit.estimate(lake, wander, n=8, level="native")
-    assert native.level == "native"
-    for level in ("prefix", "process"):
-        found = credit.estimate(lake, wander, n=8, level=level)  # type: ignore[arg-type]
-        assert found.level == level
+    native = credit.estimate(lake, wander, n=8, restore="snapshot")
+    assert native.restore == "snapshot"
+    for restore in ("reexecute", "os_fork"):
+        found = credit.estimate(lake, wander, n=8, restore=restore)  # type: ignore[arg-type]
+        assert found.restore == restore
         assert numbers(found) == numbers(native)
 
 
@@ -79,7 +79,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"jobs": 2}, pytest.param({"level": "process"}, marks=pytest.mark.slow)]
+    "how", [{}, {"jobs": 2}, pytest.param({"restore": "os_fork"}, marks=pytest.mark.slow)]
 )
 def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, how: Any) -> None:
     told: list[tuple[int, int]] = []
@@ -111,10 +111,10 @@ def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -
 
     episode = record(tmp_path / "runs", env, walk)
     found = [
-        credit.estimate(episode, walk, n=4, level=level)
-        for level in ("prefix", "pickle", "process")
+        credit.estimate(episode, walk, n=4, restore=restore)
+        for restore in ("reexecute", "pickle", "os_fork")
     ]  # type: ignore[arg-type]
-    assert [table.level for table in found] == ["prefix", "pickle", "process"]
+    assert [table.restore for table in found] == ["reexecute", "pickle", "os_fork"]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
 
 
@@ -206,7 +206,7 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
     wanted = credit.estimate(episode, serve, **how)
     assert {e.noise for e in wanted} == {"shared"}
     assert any(0 < e.value < 1 for e in wanted.of("value"))  # their futures are not one
-    for other in ({"level": "prefix"}, {"level": "process"}, {"memo": False}, {"jobs": 2}):
+    for other in ({"restore": "reexecute"}, {"restore": "os_fork"}, {"memo": False}, {"jobs": 2}):
         assert [e.value for e in credit.estimate(episode, serve, **how, **other)] == [
             e.value for e in wanted
         ], other
@@ -229,13 +229,13 @@ def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Ep
     assert table.of("advantage")[0].ci_method == "newcombe"
 
 
-@pytest.mark.parametrize("level", ["auto", "prefix", "process"])
+@pytest.mark.parametrize("restore", ["auto", "reexecute", "os_fork"])
 def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(
-    level: Any, tmp_path: Path
+    restore: Any, tmp_path: Path
 ) -> None:
     episode = record(tmp_path / "runs", broken.GlobalReward(), lambda observation, rng: 0)
     table = credit.estimate(
-        episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, level=level
+        episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, restore=restore
     )
     assert {e.noise for e in table} == {"fresh"}
     assert "no universe can be given" in "".join(table.notes)
@@ -253,17 +253,17 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
 
     episode = record(tmp_path / "runs", Hides(), lambda observation, rng: 0)
     table = credit.estimate(
-        episode, lambda observation: 1, n=8, steps=[10], env=Hides, level="process", noise=noise
+        episode, lambda observation: 1, n=8, steps=[10], env=Hides, restore="os_fork", noise=noise
     )
-    assert table.level == "prefix"
+    assert table.restore == "reexecute"
     assert all(
         len({rollout.episode_return for rollout in rollouts}) == 8 for _, _, rollouts in table.arms
     )
 
 
-@pytest.mark.parametrize("level", ["native", "process"])
+@pytest.mark.parametrize("restore", ["snapshot", "os_fork"])
 def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(
-    level: Any, tmp_path: Path
+    restore: Any, tmp_path: Path
 ) -> None:
     episode = record(tmp_path / "runs", broken.Sound(), lambda observation, rng: 0)
     turns = [0, 1] * 1000
@@ -273,7 +273,7 @@ def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(
 
     # What comes of the two rollouts that are compared is the same: this environment pays whatever is done.
     table = credit.estimate(
-        episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, level=level
+        episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, restore=restore
     )
     assert {e.noise for e in table} == {"fresh"}
 
@@ -298,8 +298,8 @@ def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path)
 
     episode = record(tmp_path / "runs", make(), by_place, seed=2)
     found = [
-        credit.estimate(episode, by_place, n=8, env=make, level=level)
-        for level in ("native", "prefix", "process")
+        credit.estimate(episode, by_place, n=8, env=make, restore=restore)
+        for restore in ("snapshot", "reexecute", "os_fork")
     ]  # type: ignore[arg-type]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
 
@@ -330,8 +330,8 @@ def test_wrong_arguments_are_named(lake: Episode) -> None:
         credit.estimate(lake, wander, estimator="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="noise must be"):
         credit.estimate(lake, wander, noise="other")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="level must be one of auto, prefix"):
-        credit.estimate(lake, wander, level="other")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="restore must be one of auto, reexecute"):
+        credit.estimate(lake, wander, restore="other")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"budget must be a credit\.Budget, .*, got 100"):
         credit.estimate(lake, wander, budget=100)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a policy must be"):
@@ -409,7 +409,7 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
 
     table = credit.estimate(lake, Alternating(), n=8, memo=False)
     assert numbers(credit.estimate(lake, Alternating(), n=8)) == numbers(table)
-    assert numbers(credit.estimate(lake, Alternating(), n=8, level="process")) == numbers(table)
+    assert numbers(credit.estimate(lake, Alternating(), n=8, restore="os_fork")) == numbers(table)
 
 
 @pytest.mark.parametrize(
@@ -417,8 +417,8 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
     [
         {},
         {"memo": False},
-        {"level": "prefix"},
-        pytest.param({"level": "process"}, marks=pytest.mark.slow),
+        {"restore": "reexecute"},
+        pytest.param({"restore": "os_fork"}, marks=pytest.mark.slow),
         {"jobs": 2},
     ],
 )
@@ -490,14 +490,14 @@ def drawn(tmp_path: Path) -> tuple[Episode, list[float]]:
 
 
 @pytest.mark.parametrize(
-    "level", ["native", "prefix", pytest.param("process", marks=pytest.mark.slow)]
+    "restore", ["snapshot", "reexecute", pytest.param("os_fork", marks=pytest.mark.slow)]
 )
 def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
-    level: Any, drawn: tuple[Episode, list[float]]
+    restore: Any, drawn: tuple[Episode, list[float]]
 ) -> None:
     episode, numbers = drawn
     table = credit.estimate(
-        episode, lambda observation: 1, n=6, env=Draws, level=level, noise="recorded"
+        episode, lambda observation: 1, n=6, env=Draws, restore=restore, noise="recorded"
     )
     values = table.of("value")
     assert all(row.ci_low <= sum(numbers[row.step :]) + 1.0 <= row.ci_high for row in values)

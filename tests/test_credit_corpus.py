@@ -100,14 +100,14 @@ class Jammed(gym.Wrapper[Any, Any, Any, Any]):
         return super().step(action)
 
 
-@pytest.mark.parametrize("level", ["native", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("restore", ["snapshot", pytest.param("os_fork", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loses_all", [False, True])
 def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
-    loses_all: bool, level: Any, tmp_path: Path
+    loses_all: bool, restore: Any, tmp_path: Path
 ) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
     make = functools.partial(Jammed, loses_all)
-    (table,) = credit.pooled_advantages([episode], COIN, n=16, env=make, level=level)
+    (table,) = credit.pooled_advantages([episode], COIN, n=16, env=make, restore=restore)
     assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
     assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])

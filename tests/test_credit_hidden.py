@@ -127,7 +127,13 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
         )
 
     whole = scan(memo=False)
-    for how in ({}, {"level": "prefix"}, {"level": "native"}, {"level": "process"}, {"jobs": 2}):
+    for how in (
+        {},
+        {"restore": "reexecute"},
+        {"restore": "snapshot"},
+        {"restore": "os_fork"},
+        {"jobs": 2},
+    ):
         assert scan(**how) == whole
     assert scan(root=1) != whole
 
@@ -168,8 +174,8 @@ def test_what_it_draws_elsewhere_is_noticed(tmp_path: Path) -> None:
     assert {row.noise for row in table} == {"fresh"}
 
 
-@pytest.mark.parametrize("level", ["native", "prefix"])
-def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("restore", ["snapshot", "reexecute"])
+def test_an_agents_world_may_hide_something_too(restore: Any, tmp_path: Path) -> None:
     class Locked(Bank):
         """Pays out only in one of two towns."""
 
@@ -206,7 +212,7 @@ def test_an_agents_world_may_hide_something_too(level: Any, tmp_path: Path) -> N
     assert {row.value for row in credit.estimate(episode, pay, n=4, env=Locked).of("value")} == {
         0.0
     }
-    table = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, level=level)
+    table = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, restore=restore)
     assert all(row.ci_low <= 0.5 <= row.ci_high for row in table.of("value"))
     assert {row.value for row in table.of("advantage")} == {0.0}
     whole = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, memo=False)
@@ -229,8 +235,8 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
         env.unwrapped.P[14][2] = [(1.0, 14, float(rng.random() < 0.5), True) for _ in row]
 
     go = lambda observation, rng: 2  # noqa: E731
-    for level in ("native", "prefix"):
-        with pytest.raises(ReplayError, match=r"tables or MuJoCo's model.*level='process'"):
+    for restore in ("snapshot", "reexecute"):
+        with pytest.raises(ReplayError, match=r"tables or MuJoCo's model.*restore='os_fork'"):
             credit.estimate(
                 episode,
                 go,
@@ -238,10 +244,10 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
                 steps=[5],
                 estimator="value",
                 resample_hidden=freeze,
-                level=level,
+                restore=restore,
                 folder=None,
             )  # type: ignore[arg-type]
-    how: Any = {"resample_hidden": freeze, "level": "process", "folder": None}
+    how: Any = {"resample_hidden": freeze, "restore": "os_fork", "folder": None}
     (row,) = credit.estimate(episode, go, n=32, steps=[5], estimator="value", **how)
     assert row.ci_low < 0.5 < row.ci_high
 

@@ -99,7 +99,7 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
         numbers(noise="recorded")
     whole = numbers(memo=False)
     assert numbers() == whole
-    assert numbers(level="prefix") == whole
+    assert numbers(restore="reexecute") == whole
     assert numbers(jobs=2) == whole
 
 
@@ -234,7 +234,7 @@ class Popper(Bank):
         return super().call(name, {key: arguments.pop(key) for key in list(arguments)})
 
 
-@pytest.mark.parametrize("how", [{}, {"memo": False}, {"level": "prefix"}])
+@pytest.mark.parametrize("how", [{}, {"memo": False}, {"restore": "reexecute"}])
 def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path, how: Any) -> None:
     episode = record(tmp_path, Popper(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
     plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]

@@ -98,9 +98,9 @@ SLOW = [
 def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> None:
     report = check_determinism(env, n_steps=120)
     assert (report.grade, report.findings) == ("exact", ())
-    granted = {name for name, level in report.levels.items() if level.is_granted}
-    assert granted == {"prefix", "process", "pickle" if "MiniGrid" in str(env) else "native"}
-    assert report.as_dict()["levels"]["process"]["take_us"] > 0
+    granted = {name for name, restore in report.restore.items() if restore.is_granted}
+    assert granted == {"reexecute", "os_fork", "pickle" if "MiniGrid" in str(env) else "snapshot"}
+    assert report.as_dict()["restore"]["os_fork"]["take_us"] > 0
     assert "exact, 120 steps compared" in str(report)
 
 

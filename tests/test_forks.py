@@ -1,4 +1,4 @@
-"""Forks: an environment back in a recorded state, whatever the level, and branches recorded as episodes of their own."""
+"""Forks: an environment back in a recorded state, and branches recorded as episodes of their own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -23,9 +23,11 @@ import trajrec
 from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
+from trajrec.log.schema import RESTORE_WORDS
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
 from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
+from trajrec.replay.forks.options import RestoreMethod
 from trajrec.values.diff import is_same
 
 ENVS = [
@@ -105,17 +107,17 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
         steps = sorted({episode.n_steps // 3, episode.n_steps - 1})
         for step in steps:
             expected = rows_of(episode, step)
-            for level in ("prefix", "auto", "process"):
+            for restore in ("reexecute", "auto", "os_fork"):
                 (branch,) = fork_many(
-                    episode, at=[step], actions=[row[0] for row in expected], level=level
+                    episode, at=[step], actions=[row[0] for row in expected], restore=restore
                 )
                 child = corpus.episode(branch.episode_id)
-                assert is_same(rows_of(child, step), expected), (step, level)
+                assert is_same(rows_of(child, step), expected), (step, restore)
                 assert (branch.terminated, branch.truncated) == (
                     episode.end.terminated,
                     episode.end.truncated,
                 )
-                assert branch.level != "prefix" or level != "auto" or env_id in UNCOPYABLE
+                assert branch.restore != "reexecute" or restore != "auto" or env_id in UNCOPYABLE
                 if child.state_digests is not None:
                     assert branch.rejoined_at == step
     assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
@@ -191,8 +193,8 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     found = []
-    for k, (level, jobs) in enumerate(
-        (("prefix", 1), ("native", 1), ("native", 2), ("process", 1), ("process", 3))
+    for k, (restore, jobs) in enumerate(
+        (("reexecute", 1), ("snapshot", 1), ("snapshot", 2), ("os_fork", 1), ("os_fork", 3))
     ):
         branches = fork_many(
             episode,
@@ -200,11 +202,11 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
             policy=policy,
             n_branches=3,
             jobs=jobs,
-            level=level,
+            restore=restore,
             checks=[wins],
             folder=tmp_path / str(k),
         )
-        assert {branch.level for branch in branches} == {level}
+        assert {branch.restore for branch in branches} == {restore}
         assert [(b.step, b.index) for b in branches] == [
             (s, i) for s in (0, 4, 8) for i in range(3)
         ]
@@ -260,12 +262,12 @@ def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_pat
     (episode,) = record(tmp_path, Leaky()).episodes()
     with pytest.raises(
         SnapshotError,
-        match="level native is not right for this environment: restored at step 3, it went on",
+        match="restore='snapshot' does not work for this environment: restored at step 3, it went on",
     ):
-        fork_many(episode, at=[3], actions=[0], level="native", env=Leaky)
+        fork_many(episode, at=[3], actions=[0], restore="snapshot", env=Leaky)
     (branch,) = fork_many(episode, at=[3], actions=[0], env=Leaky)
-    assert branch.level == "prefix"
-    (apart,) = fork_many(episode, at=[3], actions=[0], env=Leaky, level="process")
+    assert branch.restore == "reexecute"
+    (apart,) = fork_many(episode, at=[3], actions=[0], env=Leaky, restore="os_fork")
     assert (apart.actions, apart.total_reward) == (
         branch.actions,
         branch.total_reward,
@@ -285,9 +287,9 @@ def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> 
         DivergenceError, match="not in the recorded state: after step 5, observation/0"
     ):
         fork(episode, at=6, env=heavier())
-    for level in ("native", "process"):
+    for restore in ("snapshot", "os_fork"):
         with pytest.raises(DivergenceError):
-            fork_many(episode, at=[2, 6], policy="random", env=heavier, level=level)
+            fork_many(episode, at=[2, 6], policy="random", env=heavier, restore=restore)
 
 
 class Trap(gym.Wrapper[Any, Any, Any, Any]):
@@ -390,7 +392,7 @@ from trajrec.replay import fork, fork_many
 with trajrec.open(sys.argv[1]) as corpus:
     (episode,) = corpus.episodes()
     print("ready", flush=True)
-    fork_many(episode, at=range(8), policy=lambda obs: time.sleep(60), level="process", jobs=4, folder=None)
+    fork_many(episode, at=range(8), policy=lambda obs: time.sleep(60), restore="os_fork", jobs=4, folder=None)
 """
 
 
@@ -426,13 +428,13 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
         fork_many(episode, at=[0], policy="random", jobs=0)
     lock = threading.Lock()
     with pytest.raises(TypeError, match="policy cannot be sent to another process"):
-        fork_many(episode, at=[0], policy=lambda _: lock.locked(), level="process")
+        fork_many(episode, at=[0], policy=lambda _: lock.locked(), restore="os_fork")
     assert fork_many(episode, at=[], policy="random") == []
     with pytest.raises(
         ValueError,
-        match="level must be one of auto, prefix, native, pickle, process, sandbox, got 'foo'",
+        match="restore must be one of auto, reexecute, snapshot, pickle, env_snapshot, os_fork, got 'foo'",
     ):
-        fork_many(episode, at=[0], policy="random", level="foo")  # type: ignore[arg-type]
+        fork_many(episode, at=[0], policy="random", restore="foo")  # type: ignore[arg-type]
 
 
 def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> None:
@@ -482,7 +484,7 @@ def test_a_policy_may_draw_from_a_generator_of_the_branch(tmp_path: Path) -> Non
         policy=Drawing(),
         n_branches=2,
         seed=7,
-        level="prefix",
+        restore="reexecute",
         jobs=2,
         folder=None,
     )
@@ -554,7 +556,7 @@ def test_an_environment_goes_with_the_last_snapshot_of_it() -> None:
     env = make("MiniGrid-DoorKey-8x8-v0")
     env.reset(seed=0)
     snapshot = Snapshots(env).take()
-    assert snapshot.level == "pickle"
+    assert snapshot.restore_method == "pickle"
     world = weakref.ref(env.unwrapped)
     del env
     gc.collect()
@@ -624,12 +626,30 @@ class Ripening(gym.Env[Any, Any]):
         return self.n if self.n < 8 else self.n * self.n_episodes, 0.0, self.n == 12, False, {}
 
 
-@pytest.mark.parametrize("level", ["prefix", pytest.param("process", marks=pytest.mark.slow)])
-def test_what_is_carried_over_and_shows_later_is_not_overlooked(tmp_path: Path, level: Any) -> None:
+def test_logs_keep_the_first_words_for_restoring(tmp_path: Path) -> None:
+    assert set(get_args(RestoreMethod)) == set(RESTORE_WORDS.values())
+    with record(tmp_path, gym.make("CartPole-v1"), n=1) as corpus:
+        (episode,) = corpus.episodes()
+        stored = {}
+        for restore in ("reexecute", "snapshot", "os_fork"):
+            (branch,) = fork_many(episode, at=2, actions=[0], restore=restore)  # type: ignore[arg-type]
+            child = corpus.episode(branch.episode_id or "")
+            assert child.fork is not None
+            assert branch.restore == restore
+            stored[restore] = child.fork.level
+    assert stored == {"reexecute": "prefix", "snapshot": "native", "os_fork": "process"}
+
+
+@pytest.mark.parametrize("restore", ["reexecute", pytest.param("os_fork", marks=pytest.mark.slow)])
+def test_what_is_carried_over_and_shows_later_is_not_overlooked(
+    tmp_path: Path, restore: Any
+) -> None:
     with record(tmp_path, Ripening(), n=3) as corpus:
-        for episode in list(corpus.episodes(order_by="number"))[:: 1 if level == "prefix" else 2]:
+        for episode in list(corpus.episodes(order_by="number"))[
+            :: 1 if restore == "reexecute" else 2
+        ]:
             branches = fork_many(
-                episode, at=[5, 9], actions=[0] * 7, n_branches=2, level=level, env=Ripening
+                episode, at=[5, 9], actions=[0] * 7, n_branches=2, restore=restore, env=Ripening
             )
             for branch in branches:
                 child = corpus.episode(branch.episode_id or "")
@@ -650,14 +670,14 @@ def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["auto", "prefix", "process"])
+@pytest.mark.parametrize("restore", ["auto", "reexecute", "os_fork"])
 def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(
-    tmp_path: Path, level: Any
+    tmp_path: Path, restore: Any
 ) -> None:
     corpus = record(tmp_path, carrying(), n=3)
     for episode in list(corpus.episodes(order_by="number")):
         actions = episode.actions[4:]
-        branches = fork_many(episode, at=[2, 4], actions=actions, level=level, env=carrying)
+        branches = fork_many(episode, at=[2, 4], actions=actions, restore=restore, env=carrying)
         child = corpus.episode(branches[1].episode_id)
         assert is_same(child.observation_values, episode.observation_values[4:])
 
@@ -709,7 +729,7 @@ def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
             "n_branches": 2,
             "folder": None,
         }
-        again = fork_many(episode, level="prefix", **ask)
+        again = fork_many(episode, restore="reexecute", **ask)
         # As if a fork cost what 25 steps do, and a server nothing.
         real = restore.cheapest
         monkeypatch.setattr(restore, "SERVER_S", 0.0)
@@ -721,7 +741,7 @@ def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
             ),
         )
         mixed = fork_many(episode, **ask)
-    assert [branch.level for branch in mixed] == ["prefix"] * 6 + ["process"] * 6
+    assert [branch.restore for branch in mixed] == ["reexecute"] * 6 + ["os_fork"] * 6
     assert [(b.step, b.index, b.total_reward, b.n_steps) for b in mixed] == [
         (b.step, b.index, b.total_reward, b.n_steps) for b in again
     ]

@@ -182,16 +182,16 @@ def test_the_others_are_recorded_as_they_are_and_replay_and_fork(
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes("number = 0")
         step = episode.n_steps // 2
-        for level in ("prefix", "auto", "process"):
-            assert_goes_on_alike(corpus, episode, step, level)
+        for restore in ("reexecute", "auto", "os_fork"):
+            assert_goes_on_alike(corpus, episode, step, restore)
 
 
 def assert_goes_on_alike(
-    corpus: trajrec.Corpus, episode: Any, step: int, level: Any, **options: Any
+    corpus: trajrec.Corpus, episode: Any, step: int, restore: Any, **options: Any
 ) -> None:
     """Check that a branch that takes the recorded actions is the recorded episode from there on."""
     (branch,) = fork_many(
-        episode, at=[step], actions=episode.actions[step:], level=level, **options
+        episode, at=[step], actions=episode.actions[step:], restore=restore, **options
     )
     assert branch.error == ""
     child = corpus.episode(branch.episode_id or "")
@@ -267,14 +267,14 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
         recorded(make("parallel", RPS), tmp_path, 30)[1],
     )
     with trajrec.open(tmp_path) as corpus:
-        for level in ("prefix", "pickle"):
+        for restore in ("reexecute", "pickle"):
             for step in (3, turns.n_steps - 1):
-                assert_goes_on_alike(corpus, turns, step, level)
+                assert_goes_on_alike(corpus, turns, step, restore)
             for step in (0, 14):
-                assert_goes_on_alike(corpus, moves, step, level)
-        assert_goes_on_alike(corpus, turns, 3, "process")
-    with pytest.raises(SnapshotError, match="its snapshots are of level pickle"):
-        fork_many(moves, at=[2], actions=moves.actions[2:], level="native", folder=None)
+                assert_goes_on_alike(corpus, moves, step, restore)
+        assert_goes_on_alike(corpus, turns, 3, "os_fork")
+    with pytest.raises(SnapshotError, match="its snapshots need restore='pickle'"):
+        fork_many(moves, at=[2], actions=moves.actions[2:], restore="snapshot", folder=None)
 
 
 def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
@@ -309,12 +309,12 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
     with trajrec.open(tmp_path) as corpus:
         found = {}
-        for level in ("prefix", "pickle"):
-            branches = fork_many(episode, at=[0, 2], policy="random", n_branches=3, level=level)  # type: ignore[arg-type]
+        for restore in ("reexecute", "pickle"):
+            branches = fork_many(episode, at=[0, 2], policy="random", n_branches=3, restore=restore)  # type: ignore[arg-type]
             assert {branch.terminated for branch in branches} == {True}
             children = [corpus.episode(branch.episode_id or "") for branch in branches]
             assert all(min(child.agent_rewards.values()) >= -1 for child in children)
-            found[level] = [child.actions for child in children]
+            found[restore] = [child.actions for child in children]
             for child in children:
                 boards = [
                     seen["observation"]["observation"].sum()
@@ -324,7 +324,7 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
                     boards
                 )  # an illegal move would end it with a board as it was
         assert is_same(*found.values())
-        assert len({str(actions) for actions in found["prefix"]}) > 2
+        assert len({str(actions) for actions in found["reexecute"]}) > 2
     env = as_gymnasium(make("parallel", RPS))
     env.reset(seed=1)
     env.action_space.seed(3)
@@ -455,9 +455,9 @@ def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path
     assert episode.agent_rewards == {0: 4.0, (1, 2): 4.0, 7: 2.0}
     assert replay_episode(episode, allow=(__name__,)).grade == "exact"
     first, second = (
-        fork_many(episode, at=[1], policy="random", level="prefix", folder=None, allow=(__name__,))[
-            0
-        ]
+        fork_many(
+            episode, at=[1], policy="random", restore="reexecute", folder=None, allow=(__name__,)
+        )[0]
         for _ in range(2)
     )
     assert first.actions == second.actions
@@ -608,7 +608,7 @@ def test_fresh_noise_reaches_the_generators_within(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         still = dict.fromkeys(("a_0", "b_0", "c_0"), 0)
         branches = fork_many(
-            episode, at=[1], actions=[still], n_branches=3, level="prefix", allow=HERE
+            episode, at=[1], actions=[still], n_branches=3, restore="reexecute", allow=HERE
         )
         children = [corpus.episode(branch.episode_id or "") for branch in branches]
         assert len({child.observation_values[1]["a_0"].tobytes() for child in children}) == 3
@@ -811,8 +811,8 @@ def test_an_environment_of_several_agents_is_probed_like_any_other() -> None:
     report = check_determinism(functools.partial(make, "aec", TICTACTOE), n_steps=60)
     assert (
         report.grade,
-        report.levels["pickle"].is_granted,
-        report.levels["process"].is_granted,
+        report.restore["pickle"].is_granted,
+        report.restore["os_fork"].is_granted,
     ) == ("exact", True, True)
     command = [
         sys.executable,

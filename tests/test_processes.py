@@ -85,7 +85,7 @@ def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_
             actions=[0],
             env=reader,
             jobs=2,
-            level="prefix",
+            restore="reexecute",
             folder=None,
         )
         assert [branch.error for branch in branches] == ["", ""]
@@ -159,10 +159,12 @@ def test_a_branch_that_ends_is_not_waited_for_because_of_what_it_forked(tmp_path
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
         start = time.monotonic()
-        dead = fork_many(episode, at=[0, 1], actions=[7], env=forking, level="process", folder=None)
+        dead = fork_many(
+            episode, at=[0, 1], actions=[7], env=forking, restore="os_fork", folder=None
+        )
         assert [branch.error for branch in dead] == ["its process was ended by SIGABRT"] * 2
         alive = fork_many(
-            episode, at=[0, 1], actions=[0], env=forking, level="process", folder=None
+            episode, at=[0, 1], actions=[0], env=forking, restore="os_fork", folder=None
         )
         assert [branch.error for branch in alive] == ["", ""]
     assert time.monotonic() - start < 20
@@ -220,9 +222,9 @@ def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(
         assert report.divergence.actual == "builtins.SystemExit: 3"
         (forced,) = replay_episodes(episodes, env=quitting, explain=False, jobs=jobs, resync=True)
         assert forced.divergence.actual == "builtins.SystemExit: 3"
-        for level in ("prefix", "native", "process"):
+        for restore in ("reexecute", "snapshot", "os_fork"):
             branches = fork_many(
-                episodes[0], at=[0, 1], actions=[0, 7], env=quitting, level=level, jobs=jobs
+                episodes[0], at=[0, 1], actions=[0, 7], env=quitting, restore=restore, jobs=jobs
             )
             assert [branch.error for branch in branches] == ["builtins.SystemExit: 3"] * 2
             assert [branch.n_steps for branch in branches] == [1, 1]
@@ -254,5 +256,10 @@ def test_what_would_end_a_process_is_not_raised_in_another(
         pytest.raises(RecordedError, match=f"raised in another process: {name}"),
     ):
         fork_many(
-            next(corpus.episodes()), at=[0, 1], policy=policy, level="prefix", jobs=2, folder=None
+            next(corpus.episodes()),
+            at=[0, 1],
+            policy=policy,
+            restore="reexecute",
+            jobs=2,
+            folder=None,
         )

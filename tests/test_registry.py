@@ -33,7 +33,7 @@ def test_workers_and_servers_make_environments_that_are_registered_here(
         assert [report.grade for report in reports] == ["exact"] * 3
         episode = next(corpus.episodes())
         branches: Any = fork_many(
-            episode, at=[1], policy="random", n_branches=2, level="process", jobs=2, folder=None
+            episode, at=[1], policy="random", n_branches=2, restore="os_fork", jobs=2, folder=None
         )
         assert [branch.error for branch in branches] == ["", ""]
 

@@ -430,7 +430,7 @@ def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
         branches = fork_many(
-            episode, at=[2, 4], actions=episode.actions[4:], level="prefix", env=Tiring
+            episode, at=[2, 4], actions=episode.actions[4:], restore="reexecute", env=Tiring
         )
         assert [branch.terminated for branch in branches] == [False, True]
         reports = list(replay_episodes(corpus.episodes(), env=Tiring))

@@ -29,46 +29,49 @@ def episode(tmp_path: Path) -> Any:
 def test_its_own_snapshots_are_proved_and_processes_that_would_share_it_are_not_forked() -> None:
     report = check_determinism(Outside, n_steps=60)
     assert report.grade == "exact"
-    assert {name for name, level in report.levels.items() if level.is_granted} == {
-        "prefix",
-        "sandbox",
+    assert {name for name, restore in report.restore.items() if restore.is_granted} == {
+        "reexecute",
+        "env_snapshot",
     }
-    assert "lies outside of the process" in report.levels["process"].why
+    assert "lies outside of the process" in report.restore["os_fork"].why
 
 
 @pytest.mark.slow
 def test_snapshots_that_are_not_right_are_not_granted() -> None:
     refused = check_determinism(Forgetful, n_steps=60)
-    assert {name for name, level in refused.levels.items() if level.is_granted} == {"prefix"}
-    assert "it went on otherwise" in refused.levels["sandbox"].why
+    assert {name for name, restore in refused.restore.items() if restore.is_granted} == {
+        "reexecute"
+    }
+    assert "it went on otherwise" in refused.restore["env_snapshot"].why
 
 
 @pytest.mark.slow
 def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
     branches = {
-        level: fork_many(
+        restore: fork_many(
             episode,
             at=[3, 11],
             actions=episode.actions[20:22],
             n_branches=2,
             env=Outside,
-            level=level,
+            restore=restore,
             noise="recorded",
         )
-        for level in ("auto", "prefix")
+        for restore in ("auto", "reexecute")
     }
-    assert {branch.level for branch in branches["auto"]} == {"sandbox"}
+    assert {branch.restore for branch in branches["auto"]} == {"env_snapshot"}
     found = {
-        level: [(b.step, b.index, b.total_reward) for b in some] for level, some in branches.items()
+        restore: [(b.step, b.index, b.total_reward) for b in some]
+        for restore, some in branches.items()
     }
-    assert found["auto"] == found["prefix"]
+    assert found["auto"] == found["reexecute"]
     with trajrec.open(episode.path.parent) as corpus:
         for branch in branches["auto"]:
             assert replay_episode(corpus.episode(branch.episode_id), env=Outside).grade == "exact"
 
 
-@pytest.mark.parametrize("level", ["auto", pytest.param("sandbox", marks=pytest.mark.slow)])
-def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, level: Any) -> None:
+@pytest.mark.parametrize("restore", ["auto", pytest.param("env_snapshot", marks=pytest.mark.slow)])
+def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, restore: Any) -> None:
     make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731
     branches = fork_many(
         episode,
@@ -76,31 +79,31 @@ def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, level: Any) -> 
         actions=[0] * 60,
         n_branches=2,
         env=make,
-        level=level,
+        restore=restore,
         noise="recorded",
         folder=None,
     )
     assert {
-        (branch.level, branch.truncated, branch.step + branch.n_steps) for branch in branches
-    } == {("sandbox", True, 30)}
+        (branch.restore, branch.truncated, branch.step + branch.n_steps) for branch in branches
+    } == {("env_snapshot", True, 30)}
     report = check_determinism(make, n_steps=60)
-    assert {name for name, found in report.levels.items() if found.is_granted} == {
-        "prefix",
-        "sandbox",
+    assert {name for name, found in report.restore.items() if found.is_granted} == {
+        "reexecute",
+        "env_snapshot",
     }
 
 
 def test_it_is_not_forked_with_a_process(episode: Any) -> None:
-    with pytest.raises(SnapshotError, match="forked processes would share the state outside"):
-        fork_many(episode, at=[3], actions=[0], env=Outside, level="process", folder=None)
+    with pytest.raises(SnapshotError, match="outside the process, so forked processes would share it"):
+        fork_many(episode, at=[3], actions=[0], env=Outside, restore="os_fork", folder=None)
 
 
 def test_one_that_can_keep_nothing_any_more_is_walked_to(episode: Any) -> None:
     branches = fork_many(
         episode, at=[3, 11, 20], actions=[0], env=Full, noise="recorded", folder=None
     )
-    assert {branch.level for branch in branches} <= {"sandbox", "prefix"}
-    assert branches[-1].level == "prefix"
+    assert {branch.restore for branch in branches} <= {"env_snapshot", "reexecute"}
+    assert branches[-1].restore == "reexecute"
 
 
 def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
@@ -119,7 +122,7 @@ def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
     branches = fork_many(
         episode, at=range(20), actions=[0], env=Watched, noise="recorded", folder=None
     )
-    assert {branch.level for branch in branches} == {"sandbox"}
+    assert {branch.restore for branch in branches} == {"env_snapshot"}
     assert made
     assert left == [0] * len(made)
 
@@ -149,6 +152,6 @@ def test_one_that_does_not_go_back_is_found_out(episode: Any) -> None:
     branches = fork_many(
         episode, at=[5, 9], actions=[0], n_branches=30, env=Forgetful, noise="recorded", folder=None
     )
-    assert {branch.level for branch in branches} == {"prefix"}
+    assert {branch.restore for branch in branches} == {"reexecute"}
     with pytest.raises(SnapshotError, match="went on otherwise"):
-        fork_many(episode, at=[5], actions=[0], env=Forgetful, level="sandbox", folder=None)
+        fork_many(episode, at=[5], actions=[0], env=Forgetful, restore="env_snapshot", folder=None)

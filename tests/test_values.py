@@ -105,8 +105,8 @@ def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again
     assert [replay_episode(episode, env=Scales).grade for _ in range(3)] == ["exact"] * 3
 
 
-@pytest.mark.parametrize("level", ["prefix", "native"])
-def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("restore", ["reexecute", "snapshot"])
+def test_branches_do_not_share_what_they_are_given(restore: Any, tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Scales(), lambda k: np.array([k / 8, 0.2], np.float32))
     action = np.array([1.0, 0.0], np.float32)
     found = fork_many(
@@ -115,7 +115,7 @@ def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -
         actions=[action],
         n_branches=3,
         env=Scales,
-        level=level,
+        restore=restore,
         folder=tmp_path / "forks",
         max_steps=1,
     )
@@ -132,7 +132,7 @@ def test_branches_do_not_share_what_they_are_given(level: Any, tmp_path: Path) -
         policy=spoils,
         n_branches=2,
         env=Scales,
-        level=level,
+        restore=restore,
         folder=tmp_path / "spoilt",
         max_steps=1,
     )
@@ -293,8 +293,8 @@ class Carries(gym.Wrapper[Any, Any, Any, Any]):
         return obs, float(self.n), *rest
 
 
-@pytest.mark.parametrize("level", ["native", "prefix", "process", "auto"])
-def test_branches_come_to_the_same_however_a_step_is_reached(level: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("restore", ["snapshot", "reexecute", "os_fork", "auto"])
+def test_branches_come_to_the_same_however_a_step_is_reached(restore: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Window(), lambda k: 1)
     found = fork_many(
         episode,
@@ -302,7 +302,7 @@ def test_branches_come_to_the_same_however_a_step_is_reached(level: Any, tmp_pat
         policy=lambda observation: 2,
         n_branches=2,
         env=Window,
-        level=level,
+        restore=restore,
         folder=None,
     )
     assert [branch.total_reward for branch in found] == [3.0 + 5 + 7 + 9 + 11 + 13 + 15] * 2 + [
@@ -422,10 +422,10 @@ class Shared(Walk):
         return float(len(self.purse.items))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("level", ["prefix", "process", "auto"])
+@pytest.mark.parametrize("restore", ["reexecute", "os_fork", "auto"])
 @pytest.mark.parametrize("kind", [Board, Shopper, Shared])
 def test_what_attributes_share_is_shared_after_going_back(
-    kind: Any, level: Any, tmp_path: Path
+    kind: Any, restore: Any, tmp_path: Path
 ) -> None:
     episode = record(tmp_path, kind(), lambda k: 0)
     found = fork_many(
@@ -434,7 +434,7 @@ def test_what_attributes_share_is_shared_after_going_back(
         actions=[2, 2, 0],
         n_branches=2,
         env=kind,
-        level=level,
+        restore=restore,
         folder=None,
         max_steps=3,
     )

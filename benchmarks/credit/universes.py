@@ -141,7 +141,7 @@ def chains() -> list[Criterion]:
 
 
 def p10(n: int = 8) -> list[Criterion]:
-    """The same numbers, bit for bit, at every level and for any number of processes."""
+    """The same numbers, bit for bit, at every method and for any number of processes."""
     make, truth = toy("FrozenLake-v1", 0.3)
     episode = max(
         record(make, truth.policy, 6, seed=10), key=lambda e: e.n_steps if e.n_steps < 40 else 0
@@ -149,10 +149,10 @@ def p10(n: int = 8) -> list[Criterion]:
     wanted = None
     differ = []
     ways: Sequence[dict[str, Any]] = (
-        {"level": "native"},
+        {"restore": "snapshot"},
         {"memo": False},
-        {"level": "prefix"},
-        {"level": "process", "jobs": 2},
+        {"restore": "reexecute"},
+        {"restore": "os_fork", "jobs": 2},
         {"jobs": 2},
         {"jobs": 2, "backend": "ray"},
     )

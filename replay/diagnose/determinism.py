@@ -60,13 +60,13 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LevelReport:
-    """What a probe of one level found.
+class RestoreReport:
+    """What a probe of one way to restore a step found.
 
     Attributes:
         is_granted: Whether restored environments went on as before, at every point.
         why: Why not.
-        take_us: Taking a snapshot, median, µs; forking a process and hearing from it, for "process".
+        take_us: Taking a snapshot, median, µs; forking a process and hearing from it, for "os_fork".
         restore_us: Restoring it, median, µs.
     """
 
@@ -85,7 +85,7 @@ class DeterminismReport:
         grade: "exact": everything was the same, unseeded resets too. "seeded": only what follows a seeded reset was. "none":
             not even that.
         findings: What was not the same.
-        levels: How its steps can be reached again, and what that costs.
+        restore: How its steps can be reached again, and what that costs.
         step_us: A step, median, µs.
         reset_us: A seeded reset, median, µs.
         n_steps: Steps compared by each probe.
@@ -94,7 +94,7 @@ class DeterminismReport:
     env: str
     grade: Grade
     findings: tuple[Finding, ...]
-    levels: dict[str, LevelReport] = field(default_factory=dict)
+    restore: dict[str, RestoreReport] = field(default_factory=dict)
     step_us: float = 0.0
     reset_us: float = 0.0
     n_steps: int = 0
@@ -107,7 +107,7 @@ class DeterminismReport:
             lines.append(
                 f"  {f.probe}: {'the reset' if f.step < 0 else f'step {f.step}'} differs in {f.field}; cause: {f.cause}"
             )
-        for name, report in self.levels.items():
+        for name, report in self.restore.items():
             if report.is_granted:
                 cost = "" if report.take_us is None else f", {report.take_us:.0f} µs"
                 cost += (
@@ -115,9 +115,9 @@ class DeterminismReport:
                     if report.restore_us is None
                     else f" to take, {report.restore_us:.0f} µs to restore"
                 )
-                lines.append(f"  {name:<8} yes{cost}")
+                lines.append(f"  {name:<12} yes{cost}")
             else:
-                lines.append(f"  {name:<8} no: {report.why}")
+                lines.append(f"  {name:<12} no: {report.why}")
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -129,14 +129,14 @@ class DeterminismReport:
             "step_us": round(self.step_us, 1),
             "reset_us": round(self.reset_us, 1),
             "findings": [finding._asdict() for finding in self.findings],
-            "levels": {
+            "restore": {
                 name: {
                     "granted": r.is_granted,
                     "why": r.why or None,
                     "take_us": r.take_us,
                     "restore_us": r.restore_us,
                 }
-                for name, r in self.levels.items()
+                for name, r in self.restore.items()
             },
         }
 
@@ -144,7 +144,7 @@ class DeterminismReport:
 def check_determinism(
     env: str | Factory, *, n_steps: int = 300, seed: int = 1234
 ) -> DeterminismReport:
-    """Probe whether an environment can be replayed and at which levels it can be forked.
+    """Probe whether an environment can be replayed and how its steps can be restored.
 
     Args:
         env: A Gymnasium id, or a factory (which must be picklable by value or by name), also of a PettingZoo environment.
@@ -152,7 +152,7 @@ def check_determinism(
         seed: Of the rollouts and their actions.
 
     >>> report = check_determinism("CartPole-v1", n_steps=60)
-    >>> report.grade, report.levels["native"].is_granted
+    >>> report.grade, report.restore["snapshot"].is_granted
     ('exact', True)
     """
     name = env if isinstance(env, str) else getattr(env, "__qualname__", repr(env))
@@ -167,12 +167,12 @@ def check_determinism(
         first = rollout(first_env, n_steps, seed, times)
         findings = list(_probes(first, first_env, second_env, factory, n_steps, seed))
         step_us, reset_us = statistics.median(times) * 1e6, _reset_us(first_env, seed)
-        levels = _levels(first_env, factory, seed, min(n_steps, CONTINUED_STEPS))
+        reports = _restore_reports(first_env, factory, seed, min(n_steps, CONTINUED_STEPS))
     finally:
         first_env.close()
         second_env.close()
     return DeterminismReport(
-        name, _grade(first, findings), tuple(findings), levels, step_us, reset_us, n_steps
+        name, _grade(first, findings), tuple(findings), reports, step_us, reset_us, n_steps
     )
 
 
@@ -345,28 +345,30 @@ def _grade(first: list[Row], findings: list[Finding]) -> Grade:
     return "seeded" if min(finding.step for finding in findings) >= first_end else "none"
 
 
-def _levels(env: Any, factory: Factory, seed: int, n_steps: int) -> dict[str, LevelReport]:
-    levels = {"prefix": LevelReport(True)}
+def _restore_reports(
+    env: Any, factory: Factory, seed: int, n_steps: int
+) -> dict[str, RestoreReport]:
+    reports = {"reexecute": RestoreReport(True)}
     is_outside = sandbox_of(env) is not None
     try:
-        levels |= _probe_snapshots(env, Snapshots(env), seed, n_steps)
+        reports |= _probe_snapshots(env, Snapshots(env), seed, n_steps)
     except SnapshotError as exc:
-        levels |= {
-            name: LevelReport(False, str(exc))
-            for name in (("sandbox",) if is_outside else ("native", "pickle"))
+        reports |= {
+            name: RestoreReport(False, str(exc))
+            for name in (("env_snapshot",) if is_outside else ("snapshot", "pickle"))
         }
-    shared = LevelReport(
+    shared = RestoreReport(
         False, "its state lies outside of the process: a forked one would share it"
     )
-    levels["process"] = shared if is_outside else _probe_process(factory, seed, n_steps)
-    return levels
+    reports["os_fork"] = shared if is_outside else _probe_process(factory, seed, n_steps)
+    return reports
 
 
 def _probe_snapshots(
     env: Any, snapshots: Snapshots, seed: int, n_steps: int
-) -> dict[str, LevelReport]:
-    takes, restores, level = [], [], "native"
-    names = ("native", "pickle") if snapshots.sandbox is None else ("sandbox",)
+) -> dict[str, RestoreReport]:
+    takes, restores, method = [], [], "snapshot"
+    names = ("snapshot", "pickle") if snapshots.sandbox is None else ("env_snapshot",)
     for point in range(POINTS):
         env.action_space.seed(seed + point)
         env.reset(seed=seed + point)
@@ -374,7 +376,7 @@ def _probe_snapshots(
         start = time.perf_counter()
         snapshot = snapshots.take()
         takes.append(time.perf_counter() - start)
-        level = snapshot.level
+        method = snapshot.restore_method
         continued = _steps(env, n_steps)
         for _ in range(2):
             start = time.perf_counter()
@@ -383,37 +385,37 @@ def _probe_snapshots(
             found = _first_difference(continued, _steps(env, n_steps))
             if found is not None:
                 why = f"restored after {7 + 29 * point} steps, it went on otherwise: step {found[0] + 1} later, {found[1]}"
-                return {name: LevelReport(False, why) for name in names}
+                return {name: RestoreReport(False, why) for name in names}
         snapshots.drop(snapshot)
-    granted = LevelReport(
+    granted = RestoreReport(
         True, "", statistics.median(takes) * 1e6, statistics.median(restores) * 1e6
     )
-    if level == "sandbox":
-        return {"sandbox": granted}
-    if level == "native":
+    if method == "env_snapshot":
+        return {"env_snapshot": granted}
+    if method == "snapshot":
         return {
-            "native": granted,
-            "pickle": LevelReport(False, "not needed: nothing in it has to be pickled"),
+            "snapshot": granted,
+            "pickle": RestoreReport(False, "not needed: nothing in it has to be pickled"),
         }
     return {
-        "native": LevelReport(False, "it holds objects of classes, which are pickled"),
+        "snapshot": RestoreReport(False, "it holds objects of classes, which are pickled"),
         "pickle": granted,
     }
 
 
-def _probe_process(factory: Factory, seed: int, n_steps: int) -> LevelReport:
+def _probe_process(factory: Factory, seed: int, n_steps: int) -> RestoreReport:
     """Fork in a lean process: the child must go on as the parent does."""
     if not can_fork():
-        return LevelReport(False, "processes are not forked on this system")
+        return RestoreReport(False, "processes are not forked on this system")
     try:
         seconds, found = call_in_subprocess(_fork_of, factory, n_steps, seed)
     except SubprocessError as exc:
-        return LevelReport(False, str(exc))
+        return RestoreReport(False, str(exc))
     if found is not None:
-        return LevelReport(
+        return RestoreReport(
             False, f"a forked child went on otherwise: step {found[0] + 1} later, {found[1]}"
         )
-    return LevelReport(True, "", seconds * 1e6)
+    return RestoreReport(True, "", seconds * 1e6)
 
 
 def _fork_of(factory: Factory, n_steps: int, seed: int) -> tuple[float, tuple[int, str] | None]:

@@ -16,12 +16,12 @@ import gymnasium
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.generators import reseed
 from trajrec.errors import RecordedError
-from trajrec.log.schema import Fork
+from trajrec.log.schema import STORED_RESTORE_WORDS, Fork
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import Recorder, open_recorder
 from trajrec.replay.execute.reach import EnvHandle
-from trajrec.replay.forks.options import ForkNoise, Level
+from trajrec.replay.forks.options import ForkNoise, RestoreMethod
 from trajrec.replay.forks.policies import AnyPolicy, seeded
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
@@ -63,11 +63,11 @@ class BranchPlan:
         step: int,
         index: int,
         observation: Any,
-        level: Level,
+        restore: RestoreMethod,
     ) -> BranchTrace:
         """Run a branch in another process than its caller's; return rows that the caller can read."""
         rows = run_branch(
-            stage, self, BranchTrace(step, index, observation, level=level), episode.id
+            stage, self, BranchTrace(step, index, observation, restore=restore), episode.id
         )
         if rows.failure is not None:
             rows.failure = portable_error(rows.failure)
@@ -96,7 +96,7 @@ class BranchTrace:
     failure: BaseException | None = None
     verdicts: list[Verdict | BaseException] = field(default_factory=list)
     noise: str = "recorded"
-    level: Level = "prefix"
+    restore: RestoreMethod = "reexecute"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Branch:
         outcome: "success" or "failure" by the last check with a verdict; None where none gave one.
         rejoined_at: Where the branch comes into a state that the parent was in after its own step or a later one: that step.
             None where it never does, or where states are not known.
-        level: How the step was reached.
+        restore: How the step was reached.
         error: Why it has no end of its own: what its process died of, that it took too long, what the environment raised.
     """
 
@@ -131,7 +131,7 @@ class Branch:
     truncated: bool
     outcome: Literal["success", "failure"] | None
     rejoined_at: int | None
-    level: Level
+    restore: RestoreMethod
     error: str = ""
 
     def __str__(self) -> str:
@@ -266,11 +266,11 @@ class BranchLog:
             rows.truncated,
             ("success" if verdicts[-1] else "failure") if verdicts else None,
             self._returned_at(rows),
-            rows.level,
+            rows.restore,
             "" if failure is None else f"{codec.type_name(failure)}: {failure}",
         )
 
-    def failed(self, step: int, index: int, level: Level, error: str) -> Branch:
+    def failed(self, step: int, index: int, restore: RestoreMethod, error: str) -> Branch:
         """Return a branch of which nothing is known but why."""
         return Branch(
             self._episode.id,
@@ -284,7 +284,7 @@ class BranchLog:
             False,
             None,
             None,
-            level,
+            restore,
             error,
         )
 
@@ -298,7 +298,7 @@ class BranchLog:
             step=rows.step,
             kind=kind,
             noise=rows.noise,
-            level=rows.level,
+            level=STORED_RESTORE_WORDS[rows.restore],
         )
         recorder.begin_fork(fork, self._episode.start, rows.observation)
         for action in rows.actions:

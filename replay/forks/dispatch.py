@@ -51,14 +51,14 @@ def run_in_workers(
     done = []
     for found in results(job, servers) if backend == "local" else _on_ray(job, servers):
         if isinstance(found, BranchLost):
-            level: Any = (
-                "process"
-                if job.level == "process"
-                else "prefix"
-                if job.level == "auto"
-                else job.level
+            restore: Any = (
+                "os_fork"
+                if job.restore == "os_fork"
+                else "reexecute"
+                if job.restore == "auto"
+                else job.restore
             )
-            done.append(log.failed(found.step, found.index, level, found.why))
+            done.append(log.failed(found.step, found.index, restore, found.why))
         else:
             assert isinstance(found, BranchTrace)
             done.append(log.add(found))
@@ -161,5 +161,5 @@ def check_portable(**values: object) -> None:
         except Exception as exc:
             raise TypeError(
                 f"{name} cannot be sent to another process ({exc}); "
-                "take jobs=1 and level='native' or 'prefix'"
+                "take jobs=1 and restore='snapshot' or 'reexecute'"
             ) from exc

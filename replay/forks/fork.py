@@ -28,9 +28,9 @@ from trajrec.replay.forks.options import (
     Backend,
     EnvFactory,
     ForkOptions,
-    Level,
     LogFolder,
-    check_level,
+    RestoreChoice,
+    check_restore,
 )
 from trajrec.replay.forks.policies import AnyPolicy, check_forgets
 from trajrec.replay.forks.walker import Walker
@@ -77,7 +77,7 @@ def fork(
     else:
         is_given = False
         make_handle = _handle_maker(episode, env, options)
-    walker = Walker(episode, make_handle, "prefix", is_given=is_given)
+    walker = Walker(episode, make_handle, "reexecute", is_given=is_given)
     try:
         observation, info = walker.walk(at)
         handle = walker.stage
@@ -117,7 +117,7 @@ def fork_many(
     policy: AnyPolicy | Literal["random"] | None = None,
     n_branches: int = 1,
     max_steps: int | None = None,
-    level: Level | Literal["auto"] = "auto",
+    restore: RestoreChoice = "auto",
     jobs: int = 1,
     backend: Backend = "local",
     timeout_s: float | None = None,
@@ -127,7 +127,7 @@ def fork_many(
 ) -> list[Branch]:
     """Run branches from one or more steps of an episode and record each as an episode.
 
-    The results do not depend on `jobs`, `backend` or `level`: the randomness of a branch is
+    The results do not depend on `jobs`, `backend` or `restore`: the randomness of a branch is
     derived from `seed`, its step and its number.
 
     Args:
@@ -140,8 +140,8 @@ def fork_many(
             `seed(int)` is seeded before each branch.
         n_branches: Branches at each step.
         max_steps: Steps after which a branch is cut off.
-        level: How steps are reached: "prefix", "native", "pickle", "sandbox" or "process"; "auto"
-            takes the cheapest that is right.
+        restore: How steps are reached: "reexecute", "snapshot", "pickle", "env_snapshot" or
+            "os_fork"; "auto" takes the cheapest that works for this environment.
         jobs: Processes that run branches at the same time.
         backend: "local", or "ray" for tasks of a Ray cluster (`trajrec[ray]`), which must see the
             path of the log.
@@ -160,13 +160,13 @@ def fork_many(
     Raises:
         DivergenceError: The environment does not reach the recorded state of a step.
         ValueError, TypeError: An argument is invalid.
-        SnapshotError: The requested level does not work for this environment.
+        SnapshotError: The requested way to restore does not work for this environment.
     """
     check_options("fork_many", options, ForkOptions)
     _check_has_env(episode)
     if policy is not None and policy != "random":
         check_forgets(policy)
-    check_level(level)
+    check_restore(restore)
     steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
     for step in steps:
         _check_can_branch(episode, step)
@@ -187,30 +187,30 @@ def fork_many(
         return []
     make_handle = _handle_maker(episode, env, options)
     if timeout_s is not None or memory_mb is not None:
-        level = "process"  # only a process of its own can be ended without the others
+        restore = "os_fork"  # only a process of its own can be ended without the others
     with contextlib.ExitStack() as stack:
         walker: Walker | None = None
         near_steps: tuple[int, ...] = ()
-        if level == "auto":
+        if restore == "auto":
             walker = stack.enter_context(contextlib.closing(Walker(episode, make_handle, "auto")))
             cheapest, near_steps = walker.measure(steps, n_branches, jobs)
             # A snapshot that works at the first step can fail at a later one, and only "auto"
             # then re-executes the steps instead of raising.
-            level = cheapest if cheapest in ("prefix", "process") else "auto"
-        if backend == "ray" and level == "process":
+            restore = cheapest if cheapest in ("reexecute", "os_fork") else "auto"
+        if backend == "ray" and restore == "os_fork":
             if timeout_s is not None or memory_mb is not None:
                 raise ValueError(
                     "timeout_s and memory_mb need forked processes, which Ray workers cannot be; "
                     "take backend='local'"
                 )
             # A Ray worker has threads, and a fork copies only the thread that calls it.
-            level = "prefix"
+            restore = "reexecute"
             near_steps = ()
         log = stack.enter_context(BranchLog(episode, _folder_of(episode, options), plan))
-        if level != "process" and jobs == 1 and backend == "local":
+        if restore != "os_fork" and jobs == 1 and backend == "local":
             if walker is None:
                 walker = stack.enter_context(
-                    contextlib.closing(Walker(episode, make_handle, level))
+                    contextlib.closing(Walker(episode, make_handle, restore))
                 )
             return [log.add(trace) for trace in run_in_process(walker, steps, plan)]
         job = ForkJob(
@@ -225,7 +225,7 @@ def fork_many(
                 for index in range(n_branches)
             ),
             errand=plan,
-            level=level,
+            restore=restore,
             jobs=jobs,
             timeout_s=timeout_s,
             memory_mb=memory_mb,
@@ -235,7 +235,7 @@ def fork_many(
         if walker is not None:
             branches = [log.add(trace) for trace in run_in_process(walker, near_steps, plan)]
             walker.close()
-        n_servers = 1 if level == "process" else jobs
+        n_servers = 1 if restore == "os_fork" else jobs
         return branches + run_in_workers(job, n_servers, log, backend)
 
 
@@ -246,7 +246,7 @@ def run_in_process(walker: Walker, steps: Sequence[int], plan: BranchPlan) -> It
         for index in range(plan.n):
             if index:
                 walker.go_back()
-            trace = BranchTrace(step, index, walker.observation, level=walker.level)
+            trace = BranchTrace(step, index, walker.observation, restore=walker.restore_method)
             yield run_branch(walker.stage, plan, trace, walker.episode.id)
 
 

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.snapshots import sandbox_of
@@ -25,7 +25,7 @@ from trajrec.errors import SnapshotError
 from trajrec.replay.execute.environments import env_by, make_env
 from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.forks.branch import portable_error
-from trajrec.replay.forks.options import Level
+from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.child import ChildChannel, die_with_parent
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
@@ -61,7 +61,7 @@ class BranchTask(Protocol):
         step: int,
         index: int,
         observation: Any,
-        level: Level,
+        restore: RestoreMethod,
     ) -> BranchResult:
         """Do it, on a stage that stands there."""
         ...
@@ -78,7 +78,7 @@ class ForkJob:
         state: The function that states were captured with; None takes an adapter.
         branches: (step, number) of each branch, in order.
         errand: What each does.
-        level: "process" forks a child for each; any other runs them here.
+        restore: "os_fork" forks a child for each; any other runs them here.
         jobs: Children that may run at once.
         timeout_s: How long a child may take; None as long as it likes.
         memory_mb: What a child may use beyond what the server does; None without a limit.
@@ -90,7 +90,7 @@ class ForkJob:
     state: Callable[[Any], Any] | None
     branches: tuple[tuple[int, int], ...]
     errand: BranchTask
-    level: Level | Literal["auto"]
+    restore: RestoreChoice
     jobs: int
     timeout_s: float | None = None
     memory_mb: int | None = None
@@ -154,21 +154,22 @@ def serve(job: ForkJob) -> Iterator[BranchResult | BranchLost]:
         )
         return env_handle(env, episode, job.state)
 
-    walker = Walker(episode, make, job.level)
-    if job.level == "process" and sandbox_of(walker.stage.env) is not None:
+    walker = Walker(episode, make, job.restore)
+    if job.restore == "os_fork" and sandbox_of(walker.stage.env) is not None:
         walker.close()
         raise SnapshotError(
-            "level process is not right for this environment: forked processes would share the state outside"
+            "restore='os_fork' does not work for this environment: its state lies outside the process, "
+            "so forked processes would share it"
         )
     children: list[Child] = []
     leaving: list[int] = []
     position = -1
     for step, index in job.branches:
-        if job.level != "process":
+        if job.restore != "os_fork":
             walker.go(step) if step != position else walker.go_back()
             position = step
             yield job.errand.run(
-                walker.stage, episode, step, index, walker.observation, walker.level
+                walker.stage, episode, step, index, walker.observation, walker.restore_method
             )
             continue
         if step != position:
@@ -207,7 +208,7 @@ def _run_child(
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
         _send(
-            pipe, job.errand.run(walker.stage, episode, step, index, walker.observation, "process")
+            pipe, job.errand.run(walker.stage, episode, step, index, walker.observation, "os_fork")
         )
         status = 0
     except BaseException as exc:

@@ -9,8 +9,13 @@ from typing import Literal, TypedDict, get_args
 from trajrec.protocols import Verifier
 from trajrec.types import AnyEnv, Value
 
-Level = Literal["prefix", "native", "pickle", "process", "sandbox"]
-LEVELS = ("auto", *get_args(Level))
+RestoreMethod = Literal["reexecute", "snapshot", "pickle", "env_snapshot", "os_fork"]
+"""How a step of an episode is reached again; `trajrec.replay.forks.restore` describes each."""
+
+RestoreChoice = RestoreMethod | Literal["auto"]
+"""The method that a caller asks for; "auto" takes the cheapest that works."""
+
+RESTORE_CHOICES: tuple[RestoreChoice, ...] = ("auto", *get_args(RestoreMethod))
 
 ForkNoise = Literal["recorded", "fresh"]
 """Randomness of a branch: the recorded generator states, or newly seeded generators."""
@@ -47,11 +52,11 @@ class ForkOptions(TypedDict, total=False):
     checks: Sequence[Verifier]
 
 
-def check_level(level: str) -> None:
-    """Check that there is such a level.
+def check_restore(restore: str) -> None:
+    """Check the argument `restore`.
 
     Raises:
-        ValueError: There is not; names those that there are.
+        ValueError: It is not one of the choices.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level must be one of {', '.join(LEVELS)}, got {level!r}")
+    if restore not in RESTORE_CHOICES:
+        raise ValueError(f"restore must be one of {', '.join(RESTORE_CHOICES)}, got {restore!r}")

@@ -1,9 +1,10 @@
-"""Levels: how a step of an episode is reached, again and again. Which one is right for an environment is proved, which one is
-cheapest is measured.
+"""Choose how a step of an episode is reached again and again, from a probe and a measurement.
 
-prefix: reset as recorded and apply the recorded actions. native: numbers, arrays, generators and native simulators are put back
-in place. pickle: as native, where the environment also holds objects of classes, which are pickled. sandbox: its state lies
-outside of this process, and is kept there. process: a process of its own is forked for each branch; right for everything else.
+- reexecute: reset as recorded and apply the recorded actions.
+- snapshot: put numbers, arrays, generators and native simulators back in place.
+- pickle: as snapshot; objects of classes that the environment holds are pickled.
+- env_snapshot: the environment's state lies outside this process, and it restores it itself.
+- os_fork: fork a process for each branch. Right for every environment inside one process.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.reach import EnvHandle
-from trajrec.replay.forks.options import Level
+from trajrec.replay.forks.options import RestoreMethod
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env
 
@@ -40,15 +41,15 @@ class SnapshotProbe(NamedTuple):
     """What a probe of snapshots found at one step.
 
     Attributes:
-        level: "native", "pickle" or "sandbox" where a restored environment went on as before; None where it did not, or cannot
-            be copied.
+        restore_method: "snapshot", "pickle" or "env_snapshot" if a restored environment continued as
+            before; None if it did not, or cannot be copied.
         why: Why not.
         snapshot: The snapshot; None where there is none.
         step_seconds: What one step took.
         is_outside: Whether its state lies outside of this process: a forked one would share it.
     """
 
-    level: Level | None
+    restore_method: RestoreMethod | None
     why: str
     snapshot: Snapshot | None
     step_seconds: float
@@ -88,7 +89,7 @@ def prove(
     if why:
         snapshots.drop(snapshot)
         return SnapshotProbe(None, why, None, step_seconds, is_outside)
-    return SnapshotProbe(snapshot.level, "", snapshot, step_seconds, is_outside)
+    return SnapshotProbe(snapshot.restore_method, "", snapshot, step_seconds, is_outside)
 
 
 def _go_on(stage: EnvHandle, actions: list[Any]) -> list[bytes]:
@@ -113,11 +114,11 @@ class RestorePlan(NamedTuple):
     """How steps are best reached.
 
     Attributes:
-        level: The level.
-        near: With "process": steps that are sooner gone to again, in this process, than one is forked for each branch.
+        restore_method: How steps are reached.
+        near: With "os_fork": steps that are sooner gone to again, in this process, than one is forked for each branch.
     """
 
-    level: Level
+    restore_method: RestoreMethod
     near: tuple[int, ...] = ()
 
 
@@ -134,17 +135,17 @@ def cheapest(
         n_before: Steps that have to be taken before the episode's own: an environment that needs them cannot be snapshotted,
             for what it carries over is out of sight.
     """
-    if proof.level is not None and not n_before:
-        return RestorePlan(proof.level)
+    if proof.restore_method is not None and not n_before:
+        return RestorePlan(proof.restore_method)
     if proof.is_outside or not can_fork():
-        return RestorePlan("prefix")
+        return RestorePlan("reexecute")
     prefix_s = {step: (step + n_before) * proof.step_seconds for step in steps}
     jobs = max(1, min(jobs, os.cpu_count() or 1))
     near = tuple(step for step in steps if prefix_s[step] < FORK_S) if jobs == 1 else ()
     far = [step for step in steps if step not in near]
     process_s = SERVER_S + max(prefix_s.values(), default=0.0) + n * len(far) * FORK_S
     return (
-        RestorePlan("process", near)
+        RestorePlan("os_fork", near)
         if process_s < n * sum(prefix_s[step] for step in far) / jobs
-        else RestorePlan("prefix")
+        else RestorePlan("reexecute")
     )

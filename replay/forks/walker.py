@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import preceding_episodes
@@ -20,7 +20,7 @@ from trajrec.replay.execute.reach import (
     verify_continuation,
     verify_state,
 )
-from trajrec.replay.forks.options import Level
+from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import PROBE_STEPS, RestorePlan, SnapshotProbe, cheapest, prove
 
 _KEPT, _FRESH, _RELIVED = range(3)
@@ -37,12 +37,13 @@ class Walker:
     Args:
         episode: The episode.
         make: Makes a stage; called again where the environment carries state over from one episode to the next.
-        level: How it goes back: "prefix" re-executes; "native", "pickle" and "sandbox" restore a snapshot, proved right at the
-            first step; "auto" restores one where it is proved right, and else re-executes.
+        restore: How it returns to a step. "reexecute" re-executes; "snapshot", "pickle" and
+            "env_snapshot" restore a snapshot and raise if the probe at the first step fails;
+            "auto" restores a snapshot if the probe succeeds and re-executes otherwise.
         is_given: Whether there is only one environment, which `make` returns.
 
     Attributes:
-        level: How it goes back, as far as is known.
+        restore_method: How it goes back, as far as is known.
         observation: The last observation before the step.
     """
 
@@ -50,7 +51,7 @@ class Walker:
         self,
         episode: Episode,
         make: Callable[[], EnvHandle],
-        level: Level | Literal["auto"],
+        restore: RestoreChoice,
         *,
         is_given: bool = False,
     ) -> None:
@@ -60,12 +61,12 @@ class Walker:
             False,
             {_RELIVED: {False}, _FRESH: set[bool](), _KEPT: set[bool]()},
         )
-        self.level: Level = "prefix"
+        self.restore_method: RestoreMethod = "reexecute"
         self.observation: Any = None
-        self._wanted = level
+        self._wanted = restore
         self._proof: SnapshotProbe | None = None
         self._is_closed, self._is_paid = False, True
-        self._snapshots = None if level in ("prefix", "process") else Snapshots(self.stage.env)
+        self._snapshots = None if restore in ("reexecute", "os_fork") else Snapshots(self.stage.env)
         self._marks: dict[int, tuple[Snapshot, Any]] = {}
         self._step = -1
 
@@ -74,7 +75,7 @@ class Walker:
 
         Raises:
             DivergenceError: It is not in the recorded state there.
-            SnapshotError: The level asked for is not right for this environment.
+            SnapshotError: The requested way to restore does not work for this environment.
         """
         mark = max((known for known in self._marks if known <= step), default=None)
         if mark is not None and self._restore(mark):
@@ -230,13 +231,18 @@ class Walker:
             self._without_snapshots()  # what is carried over is out of their sight
             return
         proof = self._proof = prove(self._snapshots, self.stage, self.episode, step)
-        if proof.level is not None and self._wanted in ("auto", proof.level):
+        if proof.restore_method is not None and self._wanted in ("auto", proof.restore_method):
             assert proof.snapshot is not None
-            self._marks[step], self.level = (proof.snapshot, self.observation), proof.level
+            self._marks[step], self.restore_method = (
+                (proof.snapshot, self.observation),
+                proof.restore_method,
+            )
             return
-        why = proof.why or f"its snapshots are of level {proof.level}"
+        why = proof.why or f"its snapshots need restore={proof.restore_method!r}"
         if self._wanted != "auto":
-            raise SnapshotError(f"level {self._wanted} is not right for this environment: {why}")
+            raise SnapshotError(
+                f"restore={self._wanted!r} does not work for this environment: {why}"
+            )
         self._without_snapshots()
         self.observation = copy.deepcopy(self.walk(step)[0])
 
@@ -254,15 +260,15 @@ class Walker:
     def _without_snapshots(self) -> None:
         self._forget()
         self._snapshots = None
-        self.level = "prefix"
+        self.restore_method = "reexecute"
 
 
-def best_level(
+def cheapest_method(
     episode: Episode, make: Callable[[], EnvHandle], steps: list[int], n: int, jobs: int
-) -> Level:
-    """Return the level to take for n branches at each of some steps, from a proof and a measurement at the first."""
+) -> RestoreMethod:
+    """Return the cheapest way to reach the given steps, n times each, from a probe at the first."""
     walker = Walker(episode, make, "auto")
     try:
-        return walker.measure(steps, n, jobs).level
+        return walker.measure(steps, n, jobs).restore_method
     finally:
         walker.close()

@@ -271,7 +271,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--timeout", type=float, metavar="S", help="end a branch that takes longer")
     _execution(sub)
     _env(sub)
-    _level(sub)
+    _restore(sub)
     _json(sub)
 
     sub = add(
@@ -289,7 +289,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub = add(
         "check-env",
         forks.check_env,
-        "probe whether an environment can be replayed and forked, at which levels and costs",
+        "probe whether an environment can be replayed and forked, how steps can be restored, at which costs",
         "trajrec check-env ALE/Breakout-v5",
         "Exit status: 0 exact, 1 not deterministic, 2 wrong usage.",
     )
@@ -448,7 +448,7 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
     )
     _execution(sub)
     _env(sub)
-    _level(sub)
+    _restore(sub)
     _json(sub)
 
 
@@ -480,10 +480,10 @@ def _env(sub: argparse.ArgumentParser) -> None:
     )
 
 
-def _level(sub: argparse.ArgumentParser) -> None:
+def _restore(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--level",
-        choices=forks.LEVELS,
+        "--restore",
+        choices=forks.RESTORE_CHOICES,
         default="auto",
         help="how steps are reached (default: auto)",
     )

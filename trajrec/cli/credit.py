@@ -170,7 +170,7 @@ def _how(arguments: argparse.Namespace) -> Any:
         **({} if arguments.env is None else {"env": load_env(arguments.env, "--env")}),
         "jobs": arguments.jobs,
         "backend": arguments.backend,
-        "level": arguments.level,
+        "restore": arguments.restore,
     }
 
 

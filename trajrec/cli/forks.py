@@ -11,7 +11,7 @@ from trajrec.cli.output import print_json, print_table
 from trajrec.cli.replaying import load_env
 from trajrec.errors import TrajrecError
 
-LEVELS = ("auto", "prefix", "native", "pickle", "sandbox", "process")
+RESTORE_CHOICES = ("auto", "reexecute", "snapshot", "pickle", "env_snapshot", "os_fork")
 SHOWN = (
     "episode_id",
     "index",
@@ -19,7 +19,7 @@ SHOWN = (
     "total_reward",
     "ending",
     "rejoined_at",
-    "level",
+    "restore",
     "error",
 )
 
@@ -45,7 +45,7 @@ def fork(arguments: argparse.Namespace) -> int:
             max_steps=None if arguments.until == "done" else int(arguments.until),
             jobs=arguments.jobs,
             backend=arguments.backend,
-            level=arguments.level,
+            restore=arguments.restore,
             allow=arguments.allow,
             env=None if arguments.env is None else load_env(arguments.env, "--env"),
             timeout_s=arguments.timeout,
@@ -117,7 +117,7 @@ def _row(branch: Any) -> tuple[Any, ...]:
         branch.total_reward,
         ending,
         branch.rejoined_at,
-        branch.level,
+        branch.restore,
         branch.error or None,
     )
 

@@ -67,9 +67,11 @@ class Snapshot(NamedTuple):
     references: dict[int, Any]
 
     @property
-    def level(self) -> Literal["native", "pickle", "sandbox"]:
-        """What it took to take it."""
-        return "sandbox" if self.sandboxes else "native" if self.objects is None else "pickle"
+    def restore_method(self) -> Literal["snapshot", "pickle", "env_snapshot"]:
+        """How the environment was copied, in the words of the argument `restore`."""
+        if self.sandboxes:
+            return "env_snapshot"
+        return "snapshot" if self.objects is None else "pickle"
 
 
 class Snapshots:

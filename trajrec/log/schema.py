@@ -124,6 +124,21 @@ class Fork(Record, tag="fork", frozen=True, kw_only=True):
     metadata_data: bytes | None = None
 
 
+RESTORE_WORDS = {
+    "prefix": "reexecute",
+    "native": "snapshot",
+    "pickle": "pickle",
+    "sandbox": "env_snapshot",
+    "process": "os_fork",
+}
+"""Stored word -> the word that users write and see, for the ways to restore a step.
+
+Format 1 keeps the first words, so that its logs stay readable; everything else uses the second.
+"""
+
+STORED_RESTORE_WORDS = {word: stored for stored, word in RESTORE_WORDS.items()}
+
+
 class Keyframe(Record, tag="keyframe", frozen=True):
     """The state of the environment before a step of a long episode, as plain data: see trajrec.envstate.keyframes."""
 

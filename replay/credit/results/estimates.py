@@ -222,7 +222,7 @@ class CreditTable(Sequence[Estimate]):
         estimates: The rows.
         noise: See `Estimate`.
         root: What the noise was derived from.
-        level: How steps were reached.
+        restore: How steps were reached.
         split: The skill/luck split; None where it was not asked for.
         notes: What must be known to read it.
         arms: Of each its step, its name and its rollouts.
@@ -234,7 +234,7 @@ class CreditTable(Sequence[Estimate]):
     estimates: list[Estimate]
     noise: str = "none"
     root: int = 0
-    level: str = ""
+    restore: str = ""
     split: SkillLuckSplit | None = None
     notes: tuple[str, ...] = ()
     arms: list[tuple[int, str, Sequence[Rollout]]] = field(default_factory=list, repr=False)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.log.events import CreditRun
+from trajrec.log.schema import STORED_RESTORE_WORDS
 from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import CreditTable, Estimate, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutOptions
@@ -52,7 +53,7 @@ def make_table(
         notes.append(
             "what the agent had not seen was drawn anew in each rollout: values are of what it knew"
         )
-    if prober.level == "sandbox":
+    if prober.restore_method == "env_snapshot":
         notes.append(
             "what is drawn in the environment's sandbox is the same in each rollout: values are given it"
         )
@@ -67,7 +68,7 @@ def make_table(
         rows,
         prober.noise,
         prober.setting.noise.root,
-        prober.level,
+        prober.restore_method,
         split,
         tuple(notes),
         list(arms),
@@ -129,7 +130,7 @@ def append_run(credit: CreditTable, folder: Path) -> None:
             policy=credit.policy_id,
             noise=credit.noise,
             root=credit.root,
-            level=credit.level,
+            level=STORED_RESTORE_WORDS.get(credit.restore, credit.restore),
             notes=list(credit.notes),
             estimates_data=codec.encode(columns, opaque=True),
             rollouts_data=codec.encode(rollouts, opaque=True),

@@ -13,7 +13,7 @@ from trajrec.replay.credit.sampling.noise import Mode, Noise
 from trajrec.replay.credit.sampling.simulator import Check, Resample
 from trajrec.replay.execute.environments import env_by, make_env, make_world, world_by
 from trajrec.replay.execute.reach import EnvHandle, env_handle
-from trajrec.replay.forks.options import Level, check_level
+from trajrec.replay.forks.options import RestoreChoice, check_restore
 
 
 class RolloutOptions(TypedDict, total=False):
@@ -30,7 +30,7 @@ class RolloutOptions(TypedDict, total=False):
         env: Makes the environment or world; by default the one that the log names is made.
         allow: Module prefixes that may be imported because the log names them.
         state: The function that the episode's states were captured with, where the recorder was given one.
-        level: How steps are reached; see `fork_many`. The numbers do not depend on it.
+        restore: How steps are reached; see `fork_many`. The numbers do not depend on it.
         jobs: Processes; by default 1. The numbers do not depend on them.
         backend: "local", or "ray".
         memo: Whether rollouts that meet go on as one; by default they do. The numbers do not depend on it.
@@ -50,7 +50,7 @@ class RolloutOptions(TypedDict, total=False):
     env: Callable[[], Any] | None
     allow: Iterable[str]
     state: Callable[[Any], Any] | None
-    level: Level | Literal["auto"]
+    restore: RestoreChoice
     jobs: int
     backend: Literal["local", "ray"]
     memo: bool
@@ -72,7 +72,7 @@ class RolloutConfig:
         make: Makes the environment or world; None makes the one that the log names.
         allow: Module prefixes that may be imported because the log names them.
         state: The function that states were captured with; None takes an adapter.
-        level: How steps are reached.
+        restore: How steps are reached.
         jobs: Processes.
         backend: "local", or "ray".
         memo: Whether rollouts that meet go on as one.
@@ -89,7 +89,7 @@ class RolloutConfig:
     make: Callable[[], Any] | None = None
     allow: tuple[str, ...] = ()
     state: Callable[[Any], Any] | None = None
-    level: Level | Literal["auto"] = "auto"
+    restore: RestoreChoice = "auto"
     jobs: int = 1
     backend: Literal["local", "ray"] = "local"
     memo: bool = True
@@ -152,7 +152,7 @@ class RolloutConfig:
                 raise ValueError(
                     "recorded noise is what happened, hidden or not: resample_hidden takes 'shared' or 'fresh'"
                 )
-        check_level(given.get("level", "auto"))
+        check_restore(given.get("restore", "auto"))
         if given.get("jobs", 1) < 1:
             raise ValueError(f"jobs must be at least 1, got {given['jobs']!r}")
         return cls(policy, noise, keeps_visits=keeps_visits, **given)

@@ -27,9 +27,9 @@ from trajrec.replay.credit.sampling.tool_world import WorldSimulator
 from trajrec.replay.execute.reach import EnvHandle, check_step
 from trajrec.replay.forks.dispatch import check_portable, results
 from trajrec.replay.forks.fork_server import BranchLost, ForkJob
-from trajrec.replay.forks.options import Level
+from trajrec.replay.forks.options import RestoreMethod
 from trajrec.replay.forks.policies import Policy, as_policy
-from trajrec.replay.forks.walker import best_level
+from trajrec.replay.forks.walker import cheapest_method
 from trajrec.replay.processes.refs import EpisodeLoader, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 
@@ -61,7 +61,7 @@ class Sampler:
         setting: What they share.
 
     Attributes:
-        level: How steps were reached, as far as is known.
+        restore_method: How steps are reached; the option until the first rollout has run.
         is_determined: Whether a universe determines what happens: where it does not, there is randomness that no universe
             can be given, and the noise is fresh whatever was asked for.
     """
@@ -86,7 +86,7 @@ class Sampler:
             raise ValueError(
                 f"each agent of episode {episode.id} has a reward of its own: say with check= what winning is"
             )
-        self.level: Any = setting.level
+        self.restore_method: Any = setting.restore
         is_seeded = getattr(setting.policy, "is_seeded", True)
         self.is_determined = (
             not (episode.is_agent_episode and Recording(episode).has_told)
@@ -134,16 +134,16 @@ class Sampler:
             return [[] for _ in probes]
         self._n_asked = self._n_run + sum(len(probe.universes) for probe in probes)
         is_apart = setting.jobs > 1 or setting.backend == "ray"
-        if self.level == "auto" and not self.episode.is_agent_episode:
+        if self.restore_method == "auto" and not self.episode.is_agent_episode:
             steps = sorted({probe.step for probe in probes})
             n = max(len(probe.universes) for probe in probes)
-            self.level = best_level(
+            self.restore_method = cheapest_method(
                 self.episode, lambda: setting.stage(self.episode), steps, n, setting.jobs
             )
-        if self.level == "process":
+        if self.restore_method == "os_fork":
             if self.episode.is_agent_episode:
                 raise ValueError(
-                    "an agent's world is reached at level 'native' or 'prefix', not by forked processes"
+                    "restore must be 'auto', 'snapshot' or 'reexecute' for an agent's world, got 'os_fork'"
                 )
             return self._in_forks(probes)
         return self._in_workers(probes) if is_apart else self._in_process(probes)
@@ -168,14 +168,19 @@ class Sampler:
     def _grounds(self) -> list[Simulator]:
         if self._roller is None:
             self._roller = make_roller(
-                self.episode, self.setting, "prefix" if self.level == "process" else self.level, ()
+                self.episode,
+                self.setting,
+                "reexecute" if self.restore_method == "os_fork" else self.restore_method,
+                (),
             )
         return self._roller.grounds
 
     def _in_process(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
         roller = self._roller
         if roller is None:
-            roller = self._roller = make_roller(self.episode, self.setting, self.level, probes)
+            roller = self._roller = make_roller(
+                self.episode, self.setting, self.restore_method, probes
+            )
         found: list[list[Rollout]] = [[] for _ in probes]
         at = -1
         for place in sorted(range(len(probes)), key=lambda k: probes[k].step):
@@ -198,7 +203,7 @@ class Sampler:
             )
             found[place] = roller.run(probe.universes, probe.script, first)
             self._tell(len(found[place]))
-        self.level = roller.grounds[0].level
+        self.restore_method = roller.grounds[0].restore_method
         return found
 
     def _in_workers(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
@@ -219,7 +224,7 @@ class Sampler:
             setting,
             jobs=1,
             backend="local",
-            level=self.level,
+            restore=self.restore_method,
             memo=setting.memo and self.is_determined,
         )
         work = functools.partial(
@@ -235,7 +240,7 @@ class Sampler:
         for answer in answers:
             if isinstance(answer, WorkerDied):
                 raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
-            found, self.level, is_determined = answer
+            found, self.restore_method, is_determined = answer
             self.is_determined = self.is_determined and is_determined
             self._tell(sum(map(len, found)))
             for mine_, rollouts in zip(merged, found, strict=True):
@@ -265,14 +270,14 @@ class Sampler:
             setting.state,
             pairs,
             errand,
-            "process",
+            "os_fork",
             max(1, setting.jobs),
         )
         if not self._has_run:
             self._has_run = True
             if not _is_determined(job, errand):
                 # What is drawn beside the generators that are keyed, forked processes have copies of: all would see one future.
-                self.level = "prefix"
+                self.restore_method = "reexecute"
                 self.is_determined = self.is_determined and setting.noise.mode == "fresh"
                 return self.run(probes)
         found: list[list[Rollout]] = [[] for _ in probes]
@@ -303,16 +308,16 @@ class Sampler:
 
 
 def make_roller(
-    episode: Episode, setting: RolloutConfig, level: Any, probes: Sequence[SampleRequest]
+    episode: Episode, setting: RolloutConfig, restore: Any, probes: Sequence[SampleRequest]
 ) -> RolloutRunner:
     """Return a roller for an episode, with as many grounds as its policy is asked for at once."""
     recorded = _recorded(episode, setting)
-    first = _ground(episode, setting, level, recorded)
+    first = _ground(episode, setting, restore, recorded)
     policy = as_policy(setting.policy, _space(first))
     grounds = [first]
     if hasattr(policy, "act_batch") and not hasattr(policy, "snapshot"):
         n = min(LANES, max((len(probe.universes) for probe in probes), default=1))
-        grounds += [_ground(episode, setting, level, recorded) for _ in range(n - 1)]
+        grounds += [_ground(episode, setting, restore, recorded) for _ in range(n - 1)]
     return RolloutRunner(
         grounds,
         policy,
@@ -326,7 +331,7 @@ def make_roller(
 
 
 def _ground(
-    episode: Episode, setting: RolloutConfig, level: Any, recorded: RecordedNoise
+    episode: Episode, setting: RolloutConfig, restore: Any, recorded: RecordedNoise
 ) -> Simulator:
     if episode.is_agent_episode:
         by_history = not hasattr(setting.policy, "memory")
@@ -336,10 +341,10 @@ def _ground(
             setting.noise,
             setting.check,
             by_history=by_history,
-            is_prefix=level == "prefix",
+            is_prefix=restore == "reexecute",
         )
     return EnvSimulator(
-        episode, lambda: setting.stage(episode), level, setting.noise, setting.check, recorded
+        episode, lambda: setting.stage(episode), restore, setting.noise, setting.check, recorded
     )
 
 
@@ -364,7 +369,7 @@ def _run_share(
     places: EpisodeLoader, lineage_: Any, setting: RolloutConfig, probes: list[SampleRequest]
 ) -> tuple[list[list[Rollout]], str, bool]:
     with Sampler(places.read(lineage_), setting) as prober:
-        return prober.run(probes), prober.level, prober.is_determined
+        return prober.run(probes), prober.restore_method, prober.is_determined
 
 
 def _is_determined(job: ForkJob, errand: _Errand) -> bool:
@@ -376,7 +381,7 @@ def _is_determined(job: ForkJob, errand: _Errand) -> bool:
         wanted={step: [errand.wanted[step][index]] * 2},
     )
     first, second = results(
-        replace(job, branches=((step, 0), (step, 1)), errand=twice, level="prefix"), 1
+        replace(job, branches=((step, 0), (step, 1)), errand=twice, restore="reexecute"), 1
     )
     if not (isinstance(first, _Rolled) and isinstance(second, _Rolled)):
         return True  # a process that dies says nothing of that
@@ -409,12 +414,12 @@ class _Errand:
         step: int,
         index: int,
         observation: Any,
-        level: Level,
+        restore: RestoreMethod,
     ) -> _Rolled:
         place, which = self.wanted[step][index]
         probe, setting = self.probes[place], self.setting
         ground = OneShotSimulator(
-            episode, stage, setting.noise, setting.check, self.recorded, observation, level
+            episode, stage, setting.noise, setting.check, self.recorded, observation, restore
         )
         policy = as_policy(setting.policy, ground.action_space)
         roller = RolloutRunner(

@@ -16,7 +16,7 @@ from trajrec.errors import ReplayError
 from trajrec.protocols import SandboxedEnv, Verifier
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.execute.reach import EnvHandle, check_step
-from trajrec.replay.forks.options import Level
+from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.walker import Walker
 from trajrec.values import codec
 from trajrec.verifiers import as_verdict
@@ -43,12 +43,12 @@ class Simulator(Protocol):
     """What rollouts run on.
 
     Attributes:
-        level: How it is put back.
+        restore_method: How it is put back.
         observation: What the policy sees at the step that it was brought to.
         n_generators: Generators that can be put to a universe.
     """
 
-    level: Level
+    restore_method: RestoreMethod
     observation: Any
     n_generators: int
 
@@ -103,7 +103,7 @@ class OneShotSimulator:
         check: Says at the end whether it was won.
         recorded: States of the generators before each recorded step, for recorded noise.
         observation: The last observation before the step.
-        level: How the step was reached.
+        restore: How the step was reached.
 
     Attributes:
         action_space: What a random policy draws from.
@@ -117,7 +117,7 @@ class OneShotSimulator:
         check: Check,
         recorded: RecordedNoise,
         observation: Any = None,
-        level: Level = "prefix",
+        restore: RestoreMethod = "reexecute",
     ) -> None:
         self._episode, self._root, self._check, self._recorded = (
             episode,
@@ -126,7 +126,7 @@ class OneShotSimulator:
             recorded,
         )
         self._flags = {"terminated": False, "truncated": False}
-        self.observation, self.level = observation, level
+        self.observation, self.restore_method = observation, restore
         self._set(stage)
 
     def _set(self, stage: EnvHandle) -> None:
@@ -193,7 +193,7 @@ class EnvSimulator(OneShotSimulator):
     Args:
         episode: The episode.
         make: Makes a stage.
-        level: How it is put back.
+        restore: How it is put back.
         noise: What its generators are put to.
         check: Says at the end whether it was won.
         recorded: See `StandingGround`.
@@ -203,12 +203,12 @@ class EnvSimulator(OneShotSimulator):
         self,
         episode: Episode,
         make: Callable[[], EnvHandle],
-        level: Level | Literal["auto"],
+        restore: RestoreChoice,
         noise: Noise,
         check: Check,
         recorded: RecordedNoise,
     ) -> None:
-        self._walker, self._is_resampled = Walker(episode, make, level), False
+        self._walker, self._is_resampled = Walker(episode, make, restore), False
         super().__init__(episode, self._walker.stage, noise, check, recorded)
 
     def go(self, step: int) -> None:
@@ -232,7 +232,7 @@ class EnvSimulator(OneShotSimulator):
         if before is not None and constants_digest(self._env) != before:
             raise ReplayError(
                 "resample_hidden changes the environment's tables or MuJoCo's model, which are not put back between rollouts "
-                "of one process: take level='process'",
+                "of one process: take restore='os_fork'",
                 episode_id=self._episode.id,
             )
         self._is_resampled = True
@@ -242,9 +242,16 @@ class EnvSimulator(OneShotSimulator):
         self._walker.close()
 
     def _moved(self) -> None:
-        self.level, self.observation = self._walker.level, self._walker.observation
+        self.restore_method, self.observation = (
+            self._walker.restore_method,
+            self._walker.observation,
+        )
         # A reset makes generators anew; a snapshot keeps those that are there.
-        if self._walker.stage is not self._stage or self.level != "native" or not self.n_generators:
+        if (
+            self._walker.stage is not self._stage
+            or self.restore_method != "snapshot"
+            or not self.n_generators
+        ):
             self._set(self._walker.stage)
 
 
@@ -259,7 +266,7 @@ def recorded_noise(episode: Episode, make: Callable[[], EnvHandle]) -> RecordedN
         ReplayError: The log has lost some of the steps.
     """
     check_step(episode, episode.n_steps)
-    walker = Walker(episode, make, "prefix")
+    walker = Walker(episode, make, "reexecute")
     first, last = episode.first_step, episode.n_steps
     found: RecordedNoise = {}
     try:

@@ -19,7 +19,7 @@ from trajrec.replay.agents.world_replay import reaches_beyond, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, calls_of
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Check, Resample, UnreplayableError
-from trajrec.replay.forks.options import Level
+from trajrec.replay.forks.options import RestoreMethod
 from trajrec.values import codec
 from trajrec.values.objects import awaited
 from trajrec.verifiers import as_verdict
@@ -38,7 +38,7 @@ class WorldSimulator:
         is_prefix: Whether steps are reached by making all calls again, although the world gives its state.
 
     Attributes:
-        level: "native" where the world gives and takes back its state, else "prefix".
+        restore_method: "snapshot" where the world gives and takes back its state, else "reexecute".
         observation: The context at the step that it was brought to.
     """
 
@@ -64,7 +64,7 @@ class WorldSimulator:
         self._check: Verifier = check or _own_check(self._world, episode)
         self._by_history = by_history
         self._has_state = isinstance(self._world, RestorableState) and not is_prefix
-        self.level: Level = "native" if self._has_state else "prefix"
+        self.restore_method: RestoreMethod = "snapshot" if self._has_state else "reexecute"
         self._set()
         self._states: dict[int, Any] = {}
         self._recorded = Recording(episode)

@@ -8,6 +8,7 @@ from typing import Any
 
 from trajrec.corpus.index.rows import Rows, when
 from trajrec.log.events import CreditRun
+from trajrec.log.schema import RESTORE_WORDS
 from trajrec.values import codec
 from trajrec.values.json import to_json
 
@@ -18,7 +19,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
         event.policy,
         event.noise,
         event.root,
-        event.level,
+        RESTORE_WORDS.get(event.level, event.level),
         json.dumps(event.notes),
         when(event.time_ns),
         log,

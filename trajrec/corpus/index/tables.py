@@ -319,7 +319,7 @@ CREDIT = Table(
         ("policy_id", "VARCHAR", "the policy that went on"),
         ("noise", "VARCHAR", "shared, fresh or recorded"),
         ("root", "BIGINT", "what the noise was derived from"),
-        ("level", "VARCHAR", "how steps were reached; each was verified against the recording"),
+        ("restore", "VARCHAR", "how steps were reached; each was verified against the recording"),
         ("notes", "JSON", "what must be known to read it"),
         ("created_at", "TIMESTAMP", "when, UTC"),
         ("log", "VARCHAR", "log file that has it: another than the episode's"),
