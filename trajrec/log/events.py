@@ -183,7 +183,7 @@ class PostHocCheck(Record, tag="regrade", frozen=True, kw_only=True):
 
 class CreditRun(Record, tag="credit", frozen=True, kw_only=True):
     """What rollouts from forks of an episode say of its steps: `target` is its id, in whatever log. Nothing is overwritten: a
-    later run is another record. `estimates_data` and `rollouts_data` hold columns by name; docs/format.md lists them.
+    later run is another record. `estimates_data` and `rollouts_data` hold columns by name; docs/reference/log-format.md lists them.
 
     `episode` is -1, for it is none of this log's.
     """

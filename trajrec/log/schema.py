@@ -1,4 +1,4 @@
-"""What a log holds, as records. docs/format.md describes the same, byte by byte.
+"""What a log holds, as records. docs/reference/log-format.md describes the same, byte by byte.
 
 Structs are stored as msgpack arrays: a field may be appended with a default, never removed or moved. Fields called `*_data`
 hold bytes of `trajrec.values.codec.encode`.
@@ -113,7 +113,7 @@ class EpisodeStart(Record, tag="start", frozen=True, kw_only=True):
 class Fork(Record, tag="fork", frozen=True, kw_only=True):
     """Says that an episode goes on from another one: follows its EpisodeStart, the other's with a time of its own. Its steps
     begin with `step`. `kind`: what is different from there on. `noise`: "recorded" where the environment's generators went on,
-    else what they were seeded from. `level`: how the state was reached. docs/format.md says more."""
+    else what they were seeded from. `level`: how the state was reached. docs/reference/log-format.md says more."""
 
     episode: int
     parent_id: str

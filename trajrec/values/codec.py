@@ -1,7 +1,7 @@
 """Any value <-> bytes, losslessly: msgpack with extension types. Never pickle, never eval.
 
 Plain JSON-like values are plain msgpack. What msgpack cannot tell apart or hold (tuples, numpy arrays and scalars, integers
-beyond 64 bit, lone surrogates, objects) is an extension; docs/format.md has the table. Objects come back as `Plain`: their
+beyond 64 bit, lone surrogates, objects) is an extension; docs/reference/log-format.md has the table. Objects come back as `Plain`: their
 type's name and their fields as data, never as an instance of a class that the bytes name.
 """
 
