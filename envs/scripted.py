@@ -1,57 +1,76 @@
-"""Scripted agents: one that solves a task, and others that fail in known ways.
+"""Scripted agents: one solves a task, the others fail in known ways.
 
-Each takes an episode (or its rerun) and the calls that solve the task, and makes these calls, but for its fault. A call that is
-refused is left at that: what was refused is the recording's to show.
+Each agent takes an episode (or its rerun) and the calls that solve the task. It makes these calls,
+apart from its own fault. A refused call is not repeated; the recording shows the refusal.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Protocol
 
-Call = tuple[str, dict[str, Any]]
-Agent = Callable[[Any, Sequence[Call]], None]
+from trajrec.types import JsonObject, Value
 
+Call = tuple[str, JsonObject]
+
+# Enough for the refusal to look like a loop, few enough for a quick test.
 LOOPS = 8
 
 
-def solver(ep: Any, calls: Sequence[Call]) -> None:
+class CallingEpisode(Protocol):
+    """The part of an episode that a scripted agent uses."""
+
+    def call(self, name: str, /, **arguments: Value) -> Value:
+        """Call a tool."""
+        ...
+
+    def stop(
+        self, reason: str = "", *, claimed_done: bool | None = None, truncated: bool = False
+    ) -> None:
+        """End the episode."""
+        ...
+
+
+Agent = Callable[[CallingEpisode, Sequence[Call]], None]
+
+
+def solver(ep: CallingEpisode, calls: Sequence[Call]) -> None:
     """Make all calls."""
     _make(ep, calls)
     ep.stop("done", claimed_done=True)
 
 
-def wrong_argument(ep: Any, calls: Sequence[Call]) -> None:
-    """Make a call with a wrong argument, and leave it at that."""
-    k = _faulty(calls)
+def wrong_argument(ep: CallingEpisode, calls: Sequence[Call]) -> None:
+    """Make the first changing call with a wrong argument, and do not correct it."""
+    k = _first_write(calls)
     _make(ep, [*calls[:k], _spoiled(calls[k]), *calls[k + 1 :]])
     ep.stop("done", claimed_done=True)
 
 
-def skipped_step(ep: Any, calls: Sequence[Call]) -> None:
-    """Leave a call out."""
-    k = _faulty(calls)
+def skipped_step(ep: CallingEpisode, calls: Sequence[Call]) -> None:
+    """Leave the first changing call out."""
+    k = _first_write(calls)
     _make(ep, [*calls[:k], *calls[k + 1 :]])
     ep.stop("done", claimed_done=True)
 
 
-def gives_up(ep: Any, calls: Sequence[Call]) -> None:
-    """Stop where a call would change something for the first time."""
-    _make(ep, calls[: _faulty(calls)])
+def gives_up(ep: CallingEpisode, calls: Sequence[Call]) -> None:
+    """Stop before the first call that would change something."""
+    _make(ep, calls[: _first_write(calls)])
     ep.stop("gave up", claimed_done=False)
 
 
-def loops(ep: Any, calls: Sequence[Call]) -> None:
-    """Make a call that is refused again and again, until its budget is spent."""
-    k = _faulty(calls)
+def loops(ep: CallingEpisode, calls: Sequence[Call]) -> None:
+    """Repeat a refused call until the budget is spent."""
+    k = _first_write(calls)
     _make(ep, [*calls[:k], *[_spoiled(calls[k])] * LOOPS])
     ep.stop("max_steps", claimed_done=False, truncated=True)
 
 
-def recovers(ep: Any, calls: Sequence[Call]) -> None:
-    """Make a call with a wrong argument, then with the right one, then go on."""
-    k = _faulty(calls)
+def recovers(ep: CallingEpisode, calls: Sequence[Call]) -> None:
+    """Make a call with a wrong argument, then with the right one, then continue."""
+    k = _first_write(calls)
     _make(ep, [*calls[:k], _spoiled(calls[k]), *calls[k:]])
     ep.stop("done", claimed_done=True)
 
@@ -62,22 +81,22 @@ AGENTS: dict[str, Agent] = {
 }
 
 
-def _make(ep: Any, calls: Sequence[Call]) -> None:
+def _make(ep: CallingEpisode, calls: Sequence[Call]) -> None:
     for name, arguments in calls:
         with contextlib.suppress(Exception):
             ep.call(name, **arguments)
 
 
-def _faulty(calls: Sequence[Call]) -> int:
-    """Return the first call that changes something: a tool's name says so."""
+def _first_write(calls: Sequence[Call]) -> int:
+    """Return the index of the first call that changes something, judged by the tool's name."""
     reads = ("read", "list", "get", "find", "search", "run", "query")
     return next(k for k, (name, _) in enumerate(calls) if not name.startswith(reads))
 
 
 def _spoiled(call: Call) -> Call:
-    """Return a call with its first text argument, or else its first, made wrong."""
+    """Return the call with a wrong value for its first text argument, or for its first argument."""
     name, arguments = call
-    key = next(
-        (key for key, value in arguments.items() if isinstance(value, str)), next(iter(arguments))
-    )
-    return name, {**arguments, key: "../nowhere" if isinstance(arguments[key], str) else -1}
+    texts = (key for key, value in arguments.items() if isinstance(value, str))
+    key = next(texts, next(iter(arguments)))
+    wrong = "../nowhere" if isinstance(arguments[key], str) else -1
+    return name, {**arguments, key: wrong}

@@ -1,58 +1,60 @@
-"""Environments small enough that the credit of each of their steps is known exactly: to measure estimators against."""
+"""Environments so small that the exact credit of each step is known: the test cases of estimators."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-Observation = np.ndarray[Any, np.dtype[np.int64]]
+from trajrec.types import Info, IntArray, JsonObject
+
 WORK, SPOIL, REPAIR = range(3)
 
+Pair = tuple[int, int]
 
-class _Chain(gymnasium.Env[Observation, int]):
-    """A row of steps; its state is how many were taken, and a flag. Both are seen.
+
+class _Chain(gymnasium.Env[IntArray, int]):
+    """A row of steps. The state is the number of steps and a flag, and the agent sees both.
 
     Args:
-        n_steps: How many there are.
-        n_actions: Actions at each.
+        n_steps: Length of the row.
+        n_actions: Number of actions at each step.
     """
 
     def __init__(self, n_steps: int, n_actions: int) -> None:
-        self.observation_space = spaces.Box(
-            np.zeros(2, np.int64), np.array([n_steps, 1], np.int64), dtype=np.int64
-        )
-        self.action_space: spaces.Space[Any] = spaces.Discrete(n_actions)
-        self._state = (0, 0)
+        high = np.array([n_steps, 1], np.int64)
+        self.observation_space = spaces.Box(np.zeros(2, np.int64), high, dtype=np.int64)
+        self.action_space = spaces.Discrete(n_actions)  # type: ignore[assignment]
+        self._state: Pair = (0, 0)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Begin before the first step, without the flag."""
+        self, *, seed: int | None = None, options: JsonObject | None = None
+    ) -> tuple[IntArray, Info]:
+        """Begin before the first step, with the flag down."""
         super().reset(seed=seed)
         self._state = (0, 0)
         return np.array(self._state, np.int64), {}
 
-    def get_state(self) -> tuple[int, int]:
-        """Return steps taken and the flag."""
+    def get_state(self) -> Pair:
+        """Return the number of steps and the flag."""
         return self._state
 
-    def set_state(self, state: tuple[int, int]) -> None:
-        """Put it into a state that `get_state` returned."""
+    def set_state(self, state: Pair) -> None:
+        """Restore a state that `get_state` returned."""
         self._state = (int(state[0]), int(state[1]))
 
 
 class FaultChain(_Chain):
-    """A chain of `size` steps that is clean or spoilt. It pays 1 at the end if it is clean then.
+    """A chain of `size` steps that is clean or spoilt. It pays 1 at the end if it is clean.
 
-    What happens is the agent's doing alone: action 1 spoils it, 2 repairs it, 0 leaves it as it is.
+    The agent alone decides the outcome: action 1 spoils the chain, 2 repairs it, 0 changes nothing.
 
     Args:
-        size: Steps.
+        size: Number of steps.
 
-    Observation, (2,) int64: steps taken, is_spoilt.
+    Observation, (2,) int64: number of steps, is_spoilt.
 
     >>> env = FaultChain(size=3)
     >>> _ = env.reset(seed=0)
@@ -64,60 +66,68 @@ class FaultChain(_Chain):
         super().__init__(size, 3)
         self.size = size
 
-    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: int) -> tuple[IntArray, float, bool, bool, Info]:
         """Take an action."""
         step, is_spoilt = self._state
-        is_spoilt = 1 if action == SPOIL else 0 if action == REPAIR else is_spoilt
+        if action == SPOIL:
+            is_spoilt = 1
+        elif action == REPAIR:
+            is_spoilt = 0
         self._state = (step + 1, is_spoilt)
         is_over = step + 1 == self.size
-        return np.array(self._state, np.int64), float(is_over and not is_spoilt), is_over, False, {}
+        reward = float(is_over and not is_spoilt)
+        return np.array(self._state, np.int64), reward, is_over, False, {}
 
     def repairing_value(self, step: int, is_spoilt: bool, rate: float) -> float:
-        """Return the probability that it ends clean under a policy that works, and repairs it with a rate where it is
-        spoilt."""
+        """Return the probability of a clean end under `RepairingPolicy(rate)` from a state."""
         return 1.0 - (1.0 - rate) ** (self.size - step) if is_spoilt else 1.0
 
 
 class RepairingPolicy:
-    """Works, and repairs a spoilt FaultChain with a probability a step.
+    """Works, and repairs a spoilt FaultChain with a fixed probability at each step.
 
     Args:
-        rate: The probability.
+        rate: The probability, in [0, 1].
     """
 
     def __init__(self, rate: float) -> None:
-        self.rate, self.id = rate, f"repairing-{rate:g}"
+        self.rate = rate
+        self.id = f"repairing-{rate:g}"
 
-    def act(self, observation: Observation, rng: np.random.Generator) -> int:
+    def act(self, observation: IntArray, rng: np.random.Generator) -> int:
         """Return an action."""
         return REPAIR if rng.random() < self.rate and observation[1] else WORK
 
 
 class NoisyKey(_Chain):
-    """A key, `size` - 1 apples, a door: at each step the agent takes what is there (action 1) or leaves it (0).
+    """A key, `size` - 1 apples, a door. At each step the agent takes the object (1) or leaves it (0).
 
-    An apple is sweet or sour by chance: taking it pays `apple` or -`apple`. Opening the door pays 5 if the key was taken.
-    What the key is owed comes late, under the noise of the apples. Under the policy that takes everything with probability
-    1/2, taking the key is worth 2.5 more than leaving it; the difference of two rollouts has the variance 2 (size - 1)
-    apple^2 / 2 + 6.25 where their noise is independent, and 6.25 where it is the same.
+    An apple is sweet or sour by chance: taking it pays `apple` or -`apple`. Opening the door pays 5
+    if the agent took the key, so the key's reward comes late, under the noise of the apples.
+
+    Under the policy that takes everything with probability 1/2, taking the key is worth 2.5 more
+    than leaving it. The difference of two rollouts has the variance 2 (size - 1) apple^2 / 2 + 6.25
+    if their noise is independent, and 6.25 if they have common random numbers.
 
     Args:
-        size: Steps before the door.
-        apple: What an apple pays.
+        size: Number of steps before the door.
+        apple: Reward of a sweet apple.
 
-    Observation, (2,) int64: steps taken, has_key.
+    Observation, (2,) int64: number of steps, has_key.
 
     Source:
-        The key-to-door task of Meulemans et al., Would I have gotten that reward?, arXiv 2306.16803.
+        The key-to-door task of Meulemans et al., arXiv 2306.16803.
     """
 
     def __init__(self, *, size: int = 20, apple: float = 1.5) -> None:
         super().__init__(size + 1, 2)
-        self.size, self.apple = size, apple
+        self.size = size
+        self.apple = apple
 
-    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Take what is there, or leave it."""
+    def step(self, action: int) -> tuple[IntArray, float, bool, bool, Info]:
+        """Take the object of this step, or leave it."""
         step, has_key = self._state
+        # Drawn at every step, so that the noise of later steps does not depend on the actions.
         is_sweet = self.np_random.random() < 0.5
         reward = 0.0
         if step == 0:
@@ -130,68 +140,72 @@ class NoisyKey(_Chain):
         return np.array(self._state, np.int64), float(reward), step == self.size, False, {}
 
     def advantage(self, step: int, has_key: bool, action: int) -> float:
-        """Return what an action is better than the policy that takes everything with probability 1/2."""
+        """Return the exact advantage of an action over taking everything with probability 1/2."""
         if step == 0:
             return 1.25 if action else -1.25
-        return (2.5 if action else -2.5) if step == self.size and has_key else 0.0
+        if step == self.size and has_key:
+            return 2.5 if action else -2.5
+        return 0.0
 
 
-class Switches(gymnasium.Env[Observation, int]):
-    """A row of switches, turned one a step: what they come to is known when the last is.
+class Switches(gymnasium.Env[IntArray, int]):
+    """A row of switches, set one a step. The last step pays by the two switches that count.
 
     Args:
-        rule: "pivot": it pays 1 if switch 2 is on; "and": if switches 2 and 5 both are; "or": if either is.
-        size: How many there are.
+        rule: "pivot" pays 1 if switch 2 is on, "and" if switches 2 and 5 are on, "or" if one is.
+        size: Number of switches.
 
-    Observation, (2,) int64: steps taken, and the two switches that count as a number.
+    Observation, (2,) int64: number of steps, and the two switches that count as a number 0 to 3.
     """
 
     PIVOTS = (2, 5)
 
     def __init__(self, *, rule: Literal["pivot", "and", "or"] = "pivot", size: int = 8) -> None:
-        self.rule, self.size = rule, size
-        self.observation_space = spaces.Box(
-            np.zeros(2, np.int64), np.array([size, 3], np.int64), dtype=np.int64
-        )
-        self.action_space: spaces.Space[Any] = spaces.Discrete(2)
-        self._step, self._on = 0, (0, 0)
+        self.rule = rule
+        self.size = size
+        high = np.array([size, 3], np.int64)
+        self.observation_space = spaces.Box(np.zeros(2, np.int64), high, dtype=np.int64)
+        self.action_space = spaces.Discrete(2)  # type: ignore[assignment]
+        self._step = 0
+        self._on: Pair = (0, 0)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
-        """Turn all off."""
+        self, *, seed: int | None = None, options: JsonObject | None = None
+    ) -> tuple[IntArray, Info]:
+        """Turn all switches off."""
         super().reset(seed=seed)
-        self._step, self._on = 0, (0, 0)
+        self._step = 0
+        self._on = (0, 0)
         return self._observe(), {}
 
-    def step(self, action: int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Turn the next one on or leave it off."""
-        a, b = self._on
-        self._on = (
-            int(action) if self._step == self.PIVOTS[0] else a,
-            int(action) if self._step == self.PIVOTS[1] else b,
-        )
+    def step(self, action: int) -> tuple[IntArray, float, bool, bool, Info]:
+        """Turn the next switch on (1) or leave it off (0)."""
+        first, second = self._on
+        if self._step == self.PIVOTS[0]:
+            first = int(action)
+        if self._step == self.PIVOTS[1]:
+            second = int(action)
+        self._on = (first, second)
         self._step += 1
         is_over = self._step == self.size
-        return self._observe(), float(is_over and self.pays(*self._on)), is_over, False, {}
+        return self._observe(), float(is_over and self.pays(first, second)), is_over, False, {}
 
-    def pays(self, a: int, b: int) -> bool:
-        """Say whether the two switches that count come to something."""
-        return (
-            bool(a)
-            if self.rule == "pivot"
-            else bool(a and b)
-            if self.rule == "and"
-            else bool(a or b)
-        )
+    def pays(self, first: int, second: int) -> bool:
+        """Return whether the rule pays for these positions of the two switches that count."""
+        if self.rule == "pivot":
+            return bool(first)
+        if self.rule == "and":
+            return bool(first and second)
+        return bool(first or second)
 
     def get_state(self) -> tuple[int, int, int]:
-        """Return steps taken and the two switches."""
+        """Return the number of steps and the two switches that count."""
         return self._step, *self._on
 
     def set_state(self, state: tuple[int, int, int]) -> None:
-        """Put it into a state that `get_state` returned."""
-        self._step, self._on = int(state[0]), (int(state[1]), int(state[2]))
+        """Restore a state that `get_state` returned."""
+        self._step = int(state[0])
+        self._on = (int(state[1]), int(state[2]))
 
-    def _observe(self) -> Observation:
+    def _observe(self) -> IntArray:
         return np.array([self._step, 2 * self._on[0] + self._on[1]], np.int64)

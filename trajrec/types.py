@@ -15,6 +15,9 @@ Action: TypeAlias = Any
 Observation: TypeAlias = Any
 Info: TypeAlias = dict[str, Any]
 
+# A JSON object: a call's arguments, a reset's options, a schema, a state as plain data.
+JsonObject: TypeAlias = dict[str, Any]
+
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 FloatArray: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 IntArray: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
