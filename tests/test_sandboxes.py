@@ -94,7 +94,9 @@ def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, restore: Any) -
 
 
 def test_it_is_not_forked_with_a_process(episode: Any) -> None:
-    with pytest.raises(SnapshotError, match="outside the process, so forked processes would share it"):
+    with pytest.raises(
+        SnapshotError, match="outside the process, so forked processes would share it"
+    ):
         fork_many(episode, at=[3], actions=[0], env=Outside, restore="os_fork", folder=None)
 
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, TypeGuard
 import gymnasium
 
 from trajrec.corpus.episode import Episode
+from trajrec.envstate.attributes import DISPLAY_WRAPPERS
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.errors import EnvContractError, EnvMissingError, EnvRefusedError, TrajrecError
 from trajrec.log.schema import EnvRecord
@@ -45,10 +46,6 @@ AGENTS_PACKAGE = "pettingzoo"
 
 KNOWN_WORLDS = ("trajrec.envs",)
 """Modules whose worlds may be made because a log names them."""
-
-
-_ONLOOKERS = ("HumanRendering", "RecordVideo")
-"""Gymnasium's wrappers that show or film what happens: nothing is shown, and no file written, because a log says so."""
 
 
 def make_by_id(env_id: str, **kwargs: Any) -> gymnasium.Env[Any, Any]:
@@ -276,7 +273,7 @@ def _registered(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> A
 
 def _wrap(env: Any, name: str, data: bytes | None, allow: tuple[str, ...], episode_id: str) -> Any:
     module, _, cls = name.rpartition(".")
-    if module.startswith("gymnasium.wrappers") and cls in _ONLOOKERS:
+    if module.startswith("gymnasium.wrappers") and cls in DISPLAY_WRAPPERS:
         return env
     if not is_allowed(module, (*allow, "gymnasium.wrappers")):
         raise EnvRefusedError(

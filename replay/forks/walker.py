@@ -8,6 +8,7 @@ from typing import Any
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import preceding_episodes
+from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import DivergenceError, SnapshotError
@@ -24,9 +25,6 @@ from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import PROBE_STEPS, RestorePlan, SnapshotProbe, cheapest, prove
 
 _KEPT, _FRESH, _RELIVED = range(3)
-_CARRIES_NOTHING = frozenset(("OrderEnforcing", "PassiveEnvChecker", "TimeLimit"))
-"""Wrappers after whose reset nothing is left of the episodes before."""
-
 MARKS = 64
 """Snapshots that are kept, of the steps that were gone to last: a search goes back and forth."""
 
@@ -214,7 +212,7 @@ class Walker:
             return
         *wrappers, _ = layers(self.stage.env)
         if self.stage.adapter is not None and all(
-            type(wrapper).__name__ in _CARRIES_NOTHING for wrapper in wrappers
+            type(wrapper).__name__ in STANDARD_WRAPPERS for wrapper in wrappers
         ):
             return
         if not self._is_used and next(preceding_episodes(self.episode), None) is None:

@@ -1,14 +1,14 @@
-"""State inside the Arcade Learning Environment (ALE) that its clones hide or leave out.
+"""State in the Arcade Learning Environment (ALE) that its clones hide or leave out.
 
-The generator of sticky actions: ALE shows the generator to nobody, but a clone that includes it has
-it among its bytes as text: 624 numbers of 32 bits and a position, as C++ writes a Mersenne twister,
-with its length in front and eight bytes behind it (ALE 0.12.1). Other bytes are refused, not guessed.
+The generator of sticky actions: ALE offers no access to it, but a clone that includes it holds it
+as text: 624 numbers of 32 bits and a position, as C++ writes a Mersenne twister, with its length
+before it and eight bytes behind it (ALE 0.12.1). Bytes of another form are rejected.
 
-The last action: with sticky actions ALE repeats the action that it executed last with probability
-`repeat_action_probability`, and no clone holds that action. Restored into an emulator that has moved
-on, one clone in ten continues differently (measured: 6 of 60 over three games, ALE 0.12.1). The last
-action can be neither read nor written. It can be set, by acting in a state in which the next draw
-does not repeat, and recognised by its effect.
+The last action: with sticky actions, ALE repeats the action that it executed last with probability
+`repeat_action_probability`, and no clone holds that action. If a clone is restored into an emulator
+that has executed other actions since, one in ten continues differently (measured: 6 of 60 over
+three games, ALE 0.12.1). The last action can be neither read nor written. It can be set, by acting
+in a state in which the next draw does not repeat, and recognised by its effect.
 """
 
 from __future__ import annotations
@@ -19,175 +19,194 @@ from typing import Any
 import numpy as np
 
 from trajrec.errors import SnapshotError
+from trajrec.types import AnyEnv, Value
 
+# The layout of a clone's bytes, as ALE 0.12.1 writes it.
 _SIZE = struct.Struct("<I")
-_TRUE = b"\xb2\xfa\xb1\xfa"
-"""What ALE writes before the text: that the clone includes it."""
+_HAS_RNG = b"\xb2\xfa\xb1\xfa"
+"""Bytes before the text's length: they say that the clone includes the generator."""
 
-_BODY = 24
-"""Where the size of the part that holds the text stands, and what comes before and behind that part."""
+_SIZE_OFFSET = 24
+"""Offset of the size of the part that holds the text; the size counts the bytes behind itself, without
+the last eight."""
 
-_TAIL = 8
+_TAIL_BYTES = 8
 _WORDS = 624
+"""Numbers of 32 bits in the state of a Mersenne twister (MT19937)."""
 
 
 class StickyGenerator:
-    """The generator of one emulator, to be read and set like any other.
+    """The generator of one emulator's sticky actions, with the methods of any other generator.
 
     Args:
         ale: The emulator.
 
     Raises:
-        SnapshotError: Its clones are not as they are known.
+        SnapshotError: The emulator's clones have another layout.
     """
 
     def __init__(self, ale: Any) -> None:
-        from ale_py import ALEState  # already imported by the environment
+        # Late: an environment with an emulator has imported ale_py already.
+        from ale_py import ALEState
 
-        self._ale, self._new = ale, ALEState
+        self._ale = ale
+        self._clone_class = ALEState
         self._split(self._clone())
 
     def state(self) -> bytes:
-        """Return its state."""
-        return self._split(self._clone())[1]
+        """Return the generator's state."""
+        _, text, _ = self._split(self._clone())
+        return text
 
     def put(self, state: bytes) -> None:
-        """Put it into a state that `state` returned. All else stays as it is."""
-        head, was, tail = self._split(self._clone())
-        (body,) = _SIZE.unpack_from(head, _BODY)
-        body += len(state) - len(was)
-        head = (
-            head[:_BODY]
-            + _SIZE.pack(body)
-            + head[_BODY + _SIZE.size : -_SIZE.size]
+        """Set the generator to a state that `state` returned; the game's state stays as it is."""
+        head, text, tail = self._split(self._clone())
+        (size,) = _SIZE.unpack_from(head, _SIZE_OFFSET)
+        # The text has no fixed length, so both lengths before it change.
+        new_head = (
+            head[:_SIZE_OFFSET]
+            + _SIZE.pack(size + len(state) - len(text))
+            + head[_SIZE_OFFSET + _SIZE.size : -_SIZE.size]
             + _SIZE.pack(len(state))
         )
-        clone = self._new.__new__(self._new)
-        clone.__setstate__(head + state + tail)  # type: ignore[arg-type]
+        clone = self._clone_class.__new__(self._clone_class)
+        clone.__setstate__(new_head + state + tail)  # type: ignore[arg-type]
         self._ale.restoreState(clone)
 
     def seed(self, number: int) -> None:
-        """Put it into the state that a number of up to 128 bits names."""
+        """Set the generator to a state that is derived from a number of up to 128 bits."""
         words = np.random.Philox(key=number).random_raw(_WORDS // 2).view(np.uint32)
+        # Position 624: all words are used up, so the first draw mixes them.
         self.put(f"{' '.join(map(str, words.tolist()))} {_WORDS}".encode())
 
     def _clone(self) -> bytes:
         return bytes(self._ale.cloneState(include_rng=True).__getstate__())
 
     def _split(self, data: bytes) -> tuple[bytes, bytes, bytes]:
-        """Return a clone's bytes up to the text, with its length, the text, and what comes after."""
-        start = data.rfind(_TRUE) + len(_TRUE) + _SIZE.size
-        text = data[start:-_TAIL]
+        """Return a clone's bytes up to the text, with its length; the text; the bytes after it."""
+        start = data.rfind(_HAS_RNG) + len(_HAS_RNG) + _SIZE.size
+        text = data[start:-_TAIL_BYTES]
         sizes = [
-            _SIZE.unpack_from(data, at)[0]
-            for at in (start - _SIZE.size, _BODY)
-            if 0 <= at <= len(data) - _SIZE.size
+            _SIZE.unpack_from(data, offset)[0]
+            for offset in (start - _SIZE.size, _SIZE_OFFSET)
+            if 0 <= offset <= len(data) - _SIZE.size
         ]
-        is_known = (
-            sizes == [len(text), len(data) - _BODY - _SIZE.size - _TAIL]
+        expected = [len(text), len(data) - _SIZE_OFFSET - _SIZE.size - _TAIL_BYTES]
+        has_layout = (
+            sizes == expected
             and len(text.split()) == _WORDS + 1
+            and text.replace(b" ", b"").isdigit()
         )
-        if not is_known or not text.replace(b" ", b"").isdigit():
+        if not has_layout:
             raise SnapshotError(
-                "this version of ALE keeps the generator of its sticky actions otherwise than 0.12.1, and they cannot be drawn "
-                "anew: take that version, or record it with repeat_action_probability=0"
+                "this version of ALE stores the generator of its sticky actions in another layout "
+                "than 0.12.1, so it cannot be seeded: install ale-py 0.12.1, or record the game "
+                "with repeat_action_probability=0"
             )
-        return data[:start], text, data[-_TAIL:]
+        return data[:start], text, data[-_TAIL_BYTES:]
 
 
-def sticky_generator(env: Any) -> StickyGenerator | None:
-    """Return the generator of an environment's emulator, or None where it has none that draws.
+def sticky_generator(env: AnyEnv) -> StickyGenerator | None:
+    """Return the generator of an environment's sticky actions, or None if it has no such actions.
 
     Raises:
-        SnapshotError: It has one that cannot be set.
+        SnapshotError: The generator cannot be set.
     """
     ale: Any = getattr(getattr(env, "unwrapped", None), "ale", None)
-    if (
-        type(ale).__module__.partition(".")[0] != "ale_py"
-        or not ale.getFloat("repeat_action_probability") > 0
-    ):
+    if type(ale).__module__.partition(".")[0] != "ale_py":
+        return None
+    if not ale.getFloat("repeat_action_probability") > 0:
         return None
     return StickyGenerator(ale)
 
 
-FRAMES = 12
-"""Frames by which the last action has been replaced, but for one case in 10^7 at the usual probability of 0.25."""
+OBSERVED_FRAMES = 12
+"""Frames after which the last action is recognised. At the usual probability of 0.25 the action is
+still repeated after 12 frames in one case of 10^7 (0.25^12 = 6e-8)."""
 
 SEARCH_FRAMES = 600
+"""Frames in which a state is searched in which actions have different effects: ten seconds of play. The
+search needs a bound, because a game that is over ignores all actions."""
 
 
 class StickyAction:
-    """Clones and restores an emulator with the action that it executed last."""
+    """Clones and restores an emulator together with the action that it executed last."""
 
     def __init__(self, ale: Any) -> None:
         self._ale = ale
         self._is_sticky = ale.getFloat("repeat_action_probability") > 0
         self._actions = list(ale.getLegalActionSet())
+        # A clone in which the next draw does not repeat: acting there sets the last action.
         self._setter: Any = None
 
-    def take(self) -> Any:
-        """Return a clone, and an action that has the effect of the one executed last.
+    def take(self) -> Value:
+        """Return a clone, and an action with the effect of the one that was executed last.
 
         Raises:
-            LookupError: That cannot be found out in this game's present state.
+            LookupError: The action cannot be found out in the game's present state.
         """
         ale = self._ale
         clone = ale.cloneState(include_rng=True)
         if not self._is_sticky:
             return clone, None
-        wanted = self._go_on()
+        effect = self._continuation()
         try:
             if self._setter is None:
                 self._setter = self._find_setter(clone)
             for action in self._actions:
                 self.restore((clone, action))
-                if self._go_on() == wanted:
+                if self._continuation() == effect:
                     self.restore((clone, action))
                     return clone, action
-            raise LookupError("no action goes on as the one executed last")
+            raise LookupError("no action has the effect of the one executed last")
         except LookupError:
             ale.restoreState(clone)
             raise
 
-    def restore(self, state: Any) -> None:
-        """Put the emulator back."""
+    def restore(self, state: Value) -> None:
+        """Put the emulator into a state that `take` of this object returned."""
         clone, action = state
         if action is not None:
             self._ale.restoreState(self._setter)
             self._ale.act(action)
         self._ale.restoreState(clone)
 
-    def put(self, state: Any) -> None:
-        """Put the emulator into a state that another object like this one took.
+    def put(self, state: Value) -> None:
+        """Put the emulator into a state that `take` of another object like this one returned.
 
         Raises:
-            LookupError: The last action cannot be set in this game's present state.
+            LookupError: The last action cannot be set in the game's present state.
         """
-        if state[1] is not None and self._setter is None:
-            self._setter = self._find_setter(state[0])
+        clone, action = state
+        if action is not None and self._setter is None:
+            self._setter = self._find_setter(clone)
         self.restore(state)
 
-    def _go_on(self) -> list[bytes]:
-        """Return what comes of a few frames, whatever is asked for in them: the action executed last, while it is repeated."""
-        found = []
-        for _ in range(FRAMES):
+    def _continuation(self) -> list[bytes]:
+        """Return the memory after each of a few frames.
+
+        As long as the last action is repeated, the memory depends on it, not on the action given.
+        """
+        memories = []
+        for _ in range(OBSERVED_FRAMES):
             self._ale.act(self._actions[0])
-            found.append(self._ale.getRAM().tobytes())
-        found.append(self._state())
-        return found
+            memories.append(self._ale.getRAM().tobytes())
+        memories.append(self._state())
+        return memories
 
     def _find_setter(self, clone: Any) -> Any:
-        """Return a state in which the next draw does not repeat: different actions have different effects there."""
-        ale, here = self._ale, clone
+        """Return a state in which different actions have different effects: no draw repeats there."""
+        ale = self._ale
+        candidate = clone
         for _ in range(SEARCH_FRAMES):
             effects = set()
             for action in self._actions:
-                ale.restoreState(here)
+                ale.restoreState(candidate)
                 ale.act(action)
                 effects.add(self._state())
                 if len(effects) > 1:
-                    return here
-            here = ale.cloneState(include_rng=True)
+                    return candidate
+            candidate = ale.cloneState(include_rng=True)
         raise LookupError(f"no action has an effect within {SEARCH_FRAMES} frames")
 
     def _state(self) -> bytes:

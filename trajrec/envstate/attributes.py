@@ -1,8 +1,12 @@
-"""Attributes of an environment's layers: which never change, and which share memory.
+"""Attributes of an environment's layers: which ones never change, and which ones share memory.
 
-If one array is a view of another, copies of the two are no longer views of each other: a restored
-environment would then write into the one and read the other. No probe sees this while nothing is
-written, so attributes that share memory which a copy would separate are rejected.
+A layer is a wrapper or the bare environment. This module also names the wrappers that have no
+effect on an episode, because other rooms leave them out or skip them.
+
+Shared memory: if one array is a view of another, copies of the two are no longer views of each
+other, so a restored environment would write into the one and read the other. No probe notices this
+while nothing is written. Attributes that share memory which a copy would separate are therefore
+rejected.
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ import numpy as np
 
 from trajrec.envstate.pettingzoo import layers
 from trajrec.errors import SnapshotError
+from trajrec.types import Array, Value
 
-_CONSTANT = frozenset(
+CONSTRUCTION_ATTRIBUTES = frozenset(
     (
         "spec",
         "metadata",
@@ -31,107 +36,134 @@ _CONSTANT = frozenset(
         "_ezpickle_kwargs",
     )
 )
-"""Attributes that hold what an environment was made with."""
+"""Attributes of Gymnasium's classes that hold the arguments a layer was made with."""
+
+CHECKING_WRAPPERS = frozenset(("PassiveEnvChecker", "OrderEnforcing"))
+"""Gymnasium's wrappers that only check how they are called. A replay makes environments without
+them, so keyframes leave them out too."""
+
+STANDARD_WRAPPERS = CHECKING_WRAPPERS | {"TimeLimit"}
+"""The wrappers that `gymnasium.make` adds itself. A reset puts each of them into its first state."""
+
+DISPLAY_WRAPPERS = frozenset(("HumanRendering", "RecordVideo"))
+"""Gymnasium's wrappers that open a window or write a video. A replay leaves them out: a log must not
+decide that a file is written."""
 
 _CANVASES = frozenset(
     ("screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer")
 )
-"""What environments of these packages draw on; another's attribute of such a name may be anything."""
+"""Attributes that environments of `_DRAWING_MODULES` draw with. Elsewhere such a name may mean
+anything, e.g. a clock that counts steps."""
 
-_DRAWING = ("gymnasium.envs.", "gymnasium.wrappers.", "minigrid.", "ale_py.", "pettingzoo.")
+_DRAWING_MODULES = ("gymnasium.envs.", "gymnasium.wrappers.", "minigrid.", "ale_py.", "pettingzoo.")
 
-_TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"))
-"""Of toy text: tables that are filled when it is made, and large."""
+_TOY_TEXT = "gymnasium.envs.toy_text."
+_TOY_TEXT_TABLES = frozenset(("P", "desc", "initial_state_distrib", "locs", "locs_colors"))
+"""Attributes of Gymnasium's toy text that its constructor fills. They are large: Taxi's `P` holds
+500 states with 6 actions each, so a copy at every step would cost more than the step."""
 
 
-def layers_of(env: Any) -> Iterator[Any]:
-    """Yield an environment's wrappers, outermost first, and what they wrap last.
+def layers_with_attributes(env: Any) -> Iterator[Any]:
+    """Yield an environment's wrappers, outermost first, and last the bare environment.
 
     Raises:
-        SnapshotError: A layer has no attributes that could be read.
+        SnapshotError: A layer has no `__dict__`, so its attributes cannot be read.
     """
     for layer in layers(env):
         if not hasattr(layer, "__dict__"):
-            raise SnapshotError(f"{type(layer).__qualname__} keeps its attributes out of sight")
+            raise SnapshotError(
+                f"{type(layer).__qualname__} has no __dict__, so its attributes cannot be read"
+            )
         yield layer
 
 
-def constants(layer: Any) -> frozenset[str]:
-    """Return the attributes of a layer that no snapshot has."""
-    drawing = any(cls.__module__.startswith(_DRAWING) for cls in type(layer).__mro__)
-    is_table = type(layer).__module__.startswith("gymnasium.envs.toy_text.")
-    return (
-        _CONSTANT | (_CANVASES if drawing else frozenset()) | (_TABLES if is_table else frozenset())
-    )
+def constant_attributes(layer: object) -> frozenset[str]:
+    """Return the names of a layer's attributes that snapshots leave as they are."""
+    names = CONSTRUCTION_ATTRIBUTES
+    if any(cls.__module__.startswith(_DRAWING_MODULES) for cls in type(layer).__mro__):
+        names |= _CANVASES
+    if type(layer).__module__.startswith(_TOY_TEXT):
+        names |= _TOY_TEXT_TABLES
+    return names
 
 
 def constants_digest(env: Any) -> bytes:
-    """Return a digest of what snapshots take for constant, and leave as it is: tables of toy text, models of MuJoCo."""
-    found = hashlib.blake2b()
-    for layer in layers_of(env):
+    """Return a BLAKE2b digest of the constants that a user's function might change nevertheless.
+
+    These are the tables of toy text and MuJoCo's models.
+    """
+    digest = hashlib.blake2b()
+    for layer in layers_with_attributes(env):
         for name, value in sorted(layer.__dict__.items()):
             if type(value).__name__ == "MjModel":
                 mujoco = sys.modules["mujoco"]
                 buffer = np.empty(mujoco.mj_sizeModel(value), np.uint8)
                 mujoco.mj_saveModel(value, None, buffer)
-                found.update(buffer.tobytes())
-            elif name in _TABLES and type(layer).__module__.startswith("gymnasium.envs.toy_text."):
-                found.update(pickle.dumps(value))
-    return found.digest()
+                digest.update(buffer.tobytes())
+            elif name in _TOY_TEXT_TABLES and type(layer).__module__.startswith(_TOY_TEXT):
+                digest.update(pickle.dumps(value))
+    return digest.digest()
 
 
-class Sharing:
-    """Sees values one after the other."""
+class SharedMemoryCheck:
+    """Looks at the values of one snapshot, one after the other, for memory that two of them share."""
 
     def __init__(self) -> None:
-        self._arrays: dict[int, list[np.ndarray[Any, Any]]] = {}
-        self._containers: dict[int, Any] = {}
+        self._arrays: dict[int, list[Array]] = {}
+        self._containers: dict[int, Value] = {}
 
-    def see_array(self, array: np.ndarray[Any, Any]) -> None:
-        """Look at an array.
+    def check_array(self, array: Array) -> None:
+        """Check an array against those before it.
 
         Raises:
-            SnapshotError: It shares its memory with another one, or with what is no array.
+            SnapshotError: The array shares its memory with another one, or with an object that is
+                no array.
         """
         base = array if array.base is None else array.base
         if not array.flags.writeable:
             return
-        if not isinstance(
-            base, (np.ndarray, bytes, bytearray, memoryview)
-        ):  # these it has to itself, when it was unpickled
+        # An unpickled array is a view of bytes that belong to it alone.
+        if not isinstance(base, (np.ndarray, bytes, bytearray, memoryview)):
             raise SnapshotError(
-                f"it cannot be copied: an array of shape {array.shape} is a view of a {type(base).__qualname__}"
+                f"it cannot be copied: an array of shape {array.shape} is a view of a "
+                f"{type(base).__qualname__}"
             )
         others = self._arrays.setdefault(id(base), [])
         if any(other is not array and np.may_share_memory(other, array) for other in others):
             raise SnapshotError(
-                f"it cannot be copied: an array of shape {array.shape} shares its memory with another one"
+                f"it cannot be copied: an array of shape {array.shape} shares its memory with "
+                "another one"
             )
         others.append(array)
 
-    def see(self, value: Any) -> None:
-        """Look at a value and all that it contains.
+    def check(self, value: Value) -> None:
+        """Check a value and everything in it.
 
         Raises:
-            SnapshotError: It shares something with another one.
+            SnapshotError: A container or an array is shared with a value before it.
         """
         if isinstance(value, np.ndarray):
-            self.see_array(value)
+            self.check_array(value)
         if type(value) not in (list, dict, set, collections.deque, tuple):
             return
         if type(value) is not tuple:
             if id(value) in self._containers:
                 raise SnapshotError(
-                    f"it is no plain data: a {type(value).__name__} is in two places"
+                    f"it is no plain data: one {type(value).__name__} is referred to from two places"
                 )
             self._containers[id(value)] = value
         for item in value.values() if type(value) is dict else value:
-            self.see(item)
+            self.check(item)
 
 
-def is_bound_elsewhere(value: Any, kept: Collection[int]) -> bool:
-    """Say whether a value is a method of something that a copy would not have: neither of what stays itself (its id is in
-    `kept`), nor of a class or a module."""
+def is_bound_elsewhere(value: object, kept_ids: Collection[int]) -> bool:
+    """Return whether a value is a method of an object that a copy would not have.
+
+    Args:
+        value: The value.
+        kept_ids: Ids of the objects that stay themselves in a copy; methods of classes, modules
+            and random generators are never bound elsewhere.
+    """
     if not isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
         return False
     owner = value.__self__
@@ -139,4 +171,4 @@ def is_bound_elsewhere(value: Any, kept: Collection[int]) -> bool:
         owner, (type, types.ModuleType, np.random.Generator, np.random.RandomState)
     ):
         return False
-    return id(owner) not in kept
+    return id(owner) not in kept_ids

@@ -1,4 +1,4 @@
-"""The state of an environment's random generators: what makes an unseeded reset repeatable."""
+"""The state of an environment's random generators, which makes an unseeded reset repeatable."""
 
 from __future__ import annotations
 
@@ -12,18 +12,25 @@ import numpy as np
 from trajrec.envstate.ale import StickyGenerator, sticky_generator
 from trajrec.envstate.pettingzoo import api_of, layers
 from trajrec.protocols import StateAdapter
+from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
+from trajrec.values.plain import PLAIN_TYPES
 
-Path = tuple[Any, ...]
-"""Attributes, keys and positions that lead from an object to a generator that it holds."""
+GeneratorPath = tuple[Any, ...]
+"""Attributes, keys and positions that lead from an object to a generator in it."""
 
-DEPTH = 4
-"""How deep within an environment generators are looked for."""
+GENERATOR_TYPES = (np.random.Generator, np.random.RandomState, random.Random)
 
-_LARGE = 64
-_GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
-_ATOMS = frozenset((int, float, bool, str, bytes, type(None), np.ndarray))
+SEARCH_DEPTH = 4
+"""Levels that are searched in PettingZoo's environments. Without a bound, one reference to a module or
+to a large game would have everything in the process searched at every reset."""
 
+_SEARCH_ITEMS = 64
+"""Longer containers hold data, not generators, so they are not searched."""
+
+_LEAF_TYPES = PLAIN_TYPES | {np.ndarray}
+
+# By name: older releases of NumPy lack some of them.
 _BIT_GENERATORS = {
     name: getattr(np.random, name)
     for name in ("PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64")
@@ -32,20 +39,21 @@ _BIT_GENERATORS = {
 
 
 def generator_state(bare: Any, adapter: StateAdapter | None) -> bytes | None:
-    """Return the encoded state of an environment's generators before a reset, or None where they cannot be seen.
+    """Return the encoded state of an environment's generators, or None if it has none to be seen.
 
     Args:
         bare: The unwrapped environment.
-        adapter: Its state adapter, which may know of further generators.
+        adapter: Its state adapter, which may have a further generator.
     """
     if api_of(bare) is not None:
-        # PettingZoo has no place of its own for a generator: wherever they are, in the environment or in what it holds.
-        found = [
+        # PettingZoo has no attribute of its own for a generator, so all attributes are searched.
+        nested = [
             [list(path), state_of(generator)] for path, generator in nested_generators(bare, set())
         ]
-        return codec.encode({"nested": found}, opaque=True) if found else None
-    # Not `np_random`: reading that property of an environment without a generator makes one out of OS entropy.
-    # Nor `vars`: it turns an object's inline attributes into a dict, and each step of it gets slower (0.9 us on CartPole).
+        return codec.encode({"nested": nested}, opaque=True) if nested else None
+    # Not `np_random`: reading that property makes a generator from OS entropy if there is none.
+    # Not `vars`: it turns an object's inline attributes into a dict, and each later step of the
+    # environment gets slower (0.9 us on CartPole).
     generator = getattr(bare, "_np_random", None)
     if not isinstance(generator, np.random.Generator):
         return None
@@ -55,76 +63,109 @@ def generator_state(bare: Any, adapter: StateAdapter | None) -> bytes | None:
     return codec.encode(state)
 
 
+def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> None:
+    """Set an environment's generators to the state that `generator_state` returned.
+
+    Raises:
+        ValueError: NumPy does not have the kind of generator, or no adapter has a native one.
+        LookupError: The environment has no generator at a recorded path; it may have one after a
+            reset.
+    """
+    state = codec.decode(data)
+    if "nested" in state:
+        for path, nested_state in state["nested"]:
+            put_state(_generator_at(bare, path), nested_state)
+        return
+    recorded = state["np_random"]
+    kind = _BIT_GENERATORS.get(recorded["bit_generator"])
+    if kind is None:
+        raise ValueError(
+            f"this NumPy has no bit generator {recorded['bit_generator']!r}, which the log names"
+        )
+    generator = getattr(bare, "_np_random", None)
+    if generator is None or type(generator.bit_generator) is not kind:
+        generator = bare._np_random = np.random.Generator(kind(0))
+    generator.bit_generator.state = recorded
+    if "native" in state:
+        if adapter is None or adapter.set_generator is None:
+            raise ValueError(
+                "the log holds the state of a native generator, and no adapter here can set it"
+            )
+        adapter.set_generator(state["native"])
+
+
 def nested_generators(
-    value: Any, seen: set[int], *, without: Container[str] = (), depth: int = DEPTH
-) -> Iterator[tuple[Path, Any]]:
-    """Yield the generators that an object holds, also within objects and containers, with what leads to each, in a fixed order.
-    Those of spaces are not among them.
+    value: Any, seen: set[int], *, without: Container[str] = (), depth: int = SEARCH_DEPTH
+) -> Iterator[tuple[GeneratorPath, Any]]:
+    """Yield the generators in an object, each with its path, in a fixed order.
+
+    Objects and containers in it are searched too, but not spaces.
 
     Args:
         value: The object.
-        seen: Ids of what is not to be looked at, or was already; added to.
-        without: Attributes of the object that are not looked at.
-        depth: How deep they may lie; with 0 only attributes of the object itself are.
+        seen: Ids of the objects to skip; the objects that were searched are added.
+        without: Names of attributes of `value` to skip.
+        depth: Levels to search below the attributes of `value` themselves.
     """
     seen.add(id(value))
     for name, item in sorted(vars(value).items()):
         if name not in without:
-            yield from _look(item, (name,), seen, depth)
+            yield from _search(item, (name,), seen, depth)
 
 
-def _look(value: Any, path: Path, seen: set[int], depth: int) -> Iterator[tuple[Path, Any]]:
-    if type(value) in _ATOMS or id(value) in seen:
+def _search(
+    value: Any, path: GeneratorPath, seen: set[int], depth: int
+) -> Iterator[tuple[GeneratorPath, Any]]:
+    if type(value) in _LEAF_TYPES or id(value) in seen:
         return
-    if isinstance(value, _GENERATORS):
+    if isinstance(value, GENERATOR_TYPES):
         seen.add(id(value))
         yield path, value
     elif not depth:
         return
     elif type(value) in (list, tuple, dict):
-        if len(value) <= _LARGE:
+        if len(value) <= _SEARCH_ITEMS:
             seen.add(id(value))
             for key, item in value.items() if type(value) is dict else enumerate(value):
-                yield from _look(item, (*path, key), seen, depth - 1)
+                yield from _search(item, (*path, key), seen, depth - 1)
     elif hasattr(value, "__dict__") and not callable(value) and not hasattr(value, "sample"):
         seen.add(id(value))
         for name, item in sorted(vars(value).items()):
-            yield from _look(item, (*path, name), seen, depth - 1)
+            yield from _search(item, (*path, name), seen, depth - 1)
 
 
-def reseed(env: Any, key: str) -> int:
-    """Seed every generator that an environment or a wrapper of it holds, each from the key and its own place; of PettingZoo's
-    environments also those within what they hold.
+def reseed(env: AnyEnv, key: str) -> int:
+    """Seed every generator of an environment and its wrappers, each from the key and its own path.
+
+    In PettingZoo's environments the generators of nested objects are seeded too.
 
     Args:
         env: The environment, with its wrappers.
-        key: What the randomness is derived from.
+        key: Source of the randomness.
 
     Returns:
-        How many generators there are; that of ALE's sticky actions is among them, those of spaces and of other native
-        simulators are not.
+        The number of generators. ALE's generator of sticky actions is counted; generators of
+        spaces and of other native simulators are neither seeded nor counted.
 
     Raises:
-        SnapshotError: ALE's cannot be set.
+        SnapshotError: ALE's generator cannot be set.
     """
-    found, all_layers = 0, list(layers(env))
+    n_generators = 0
+    all_layers = list(layers(env))
     seen = set(map(id, all_layers))
-    for place, layer in enumerate(all_layers):
-        for path, generator in nested_generators(
-            layer, seen, depth=0 if api_of(layer) is None else DEPTH
-        ):
+    for number, layer in enumerate(all_layers):
+        depth = 0 if api_of(layer) is None else SEARCH_DEPTH
+        for path, generator in nested_generators(layer, seen, depth=depth):
             name = "/".join(map(str, path))
-            data = hashlib.blake2b(f"{key}/{place}/{name}".encode(), digest_size=16).digest()
-            _seed(generator, int.from_bytes(data, "little"))
-            found += 1
+            _seed(generator, _key_number(f"{key}/{number}/{name}"))
+            n_generators += 1
     if (sticky := sticky_generator(env)) is not None:
-        data = hashlib.blake2b(f"{key}/sticky".encode(), digest_size=16).digest()
-        _seed(sticky, int.from_bytes(data, "little"))
-        found += 1
-    return found
+        _seed(sticky, _key_number(f"{key}/sticky"))
+        n_generators += 1
+    return n_generators
 
 
-def state_of(generator: Any) -> Any:
+def state_of(generator: Any) -> Value:
     """Return a generator's state."""
     if isinstance(generator, random.Random):
         return generator.getstate()
@@ -135,59 +176,8 @@ def state_of(generator: Any) -> Any:
     return generator.bit_generator.state
 
 
-def _seed(generator: Any, seed: int) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = type(generator.bit_generator)(seed).state
-    else:
-        generator.seed(seed & 0xFFFFFFFF if isinstance(generator, np.random.RandomState) else seed)
-
-
-def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> None:
-    """Give an environment's generators the state that `generator_state` returned.
-
-    Raises:
-        ValueError: The state is of a generator that is not known here, or the environment has no such generator.
-        LookupError: It has none in that place now; it may have after a reset.
-    """
-    state = codec.decode(data)
-    if "nested" in state:
-        for path, wanted in state["nested"]:
-            put_state(_at(bare, path), wanted)
-        return
-    wanted = state["np_random"]
-    kind = _BIT_GENERATORS.get(wanted["bit_generator"])
-    if kind is None:
-        raise ValueError(f"the generator {wanted['bit_generator']!r} is not known")
-    current = getattr(bare, "_np_random", None)
-    if current is None or type(current.bit_generator) is not kind:
-        current = bare._np_random = np.random.Generator(kind(0))
-    current.bit_generator.state = wanted
-    if "native" in state:
-        if adapter is None or adapter.set_generator is None:
-            raise ValueError(
-                "the log holds the state of a native generator, and no adapter here can set it"
-            )
-        adapter.set_generator(state["native"])
-
-
-def _at(value: Any, path: list[Any]) -> Any:
-    """Return what a path leads to.
-
-    Raises:
-        LookupError: It leads nowhere.
-    """
-    for key in path:
-        try:
-            value = value[key] if type(value) in (list, tuple, dict) else vars(value)[key]
-        except TypeError as exc:
-            raise LookupError(f"there is nothing at {key!r} of {type(value).__qualname__}") from exc
-    if not isinstance(value, _GENERATORS):
-        raise LookupError(f"{'/'.join(map(str, path))} is no generator")
-    return value
-
-
-def put_state(generator: Any, state: Any) -> None:
-    """Put a generator into a state that `state_of` returned."""
+def put_state(generator: Any, state: Value) -> None:
+    """Set a generator to a state that `state_of` returned."""
     if isinstance(generator, random.Random):
         generator.setstate(state)
     elif isinstance(generator, np.random.RandomState):
@@ -196,3 +186,33 @@ def put_state(generator: Any, state: Any) -> None:
         generator.put(state)
     else:
         generator.bit_generator.state = state
+
+
+def _key_number(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "little")
+
+
+def _seed(generator: Any, seed: int) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = type(generator.bit_generator)(seed).state
+    elif isinstance(generator, np.random.RandomState):
+        # A RandomState takes seeds of 32 bits.
+        generator.seed(seed & 0xFFFFFFFF)
+    else:
+        generator.seed(seed)
+
+
+def _generator_at(value: Any, path: list[Any]) -> Any:
+    """Return the generator at a path.
+
+    Raises:
+        LookupError: The path leads nowhere, or to no generator.
+    """
+    for key in path:
+        try:
+            value = value[key] if type(value) in (list, tuple, dict) else vars(value)[key]
+        except TypeError as exc:
+            raise LookupError(f"{type(value).__qualname__} has no item {key!r}") from exc
+    if not isinstance(value, GENERATOR_TYPES):
+        raise LookupError(f"{'/'.join(map(str, path))} is no generator")
+    return value

@@ -1,8 +1,11 @@
 """Keyframes: the state of an environment with its wrappers as plain data, which a log may hold.
 
-They let a step of a long episode be reached without taking all that come before it. Unlike a snapshot a keyframe is data only:
-an environment that holds objects of classes of its own has none. MuJoCo's fields that are read a substep late are right again
-after one more step, so that what follows a keyframe is taken from the step after it on.
+With a keyframe, a late step of a long episode is reached without re-executing the steps before it.
+Unlike a snapshot, a keyframe is only data: an environment that holds objects of Python classes has
+none.
+
+MuJoCo computes some of its fields one substep late, and these are right again only after one more
+step. A keyframe is therefore used to reach later steps than its own.
 """
 
 from __future__ import annotations
@@ -15,150 +18,169 @@ from typing import Any
 import numpy as np
 
 from trajrec.envstate.ale import StickyAction
-from trajrec.envstate.attributes import Sharing, is_bound_elsewhere
+from trajrec.envstate.attributes import CHECKING_WRAPPERS, SharedMemoryCheck, is_bound_elsewhere
+from trajrec.envstate.pettingzoo import PettingZooEnv
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import EncodeError, SnapshotError
+from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
+from trajrec.values.plain import PLAIN_TYPES
 
-_ONLOOKERS = frozenset(("PassiveEnvChecker", "OrderEnforcing"))
-"""Wrappers that only look on, and are left out at replay."""
+_PLAIN_BASES = (*PLAIN_TYPES, np.generic)
 
-_PLAIN = (int, float, bool, str, bytes, type(None), np.generic)
+_STORED_NAMES = {"acting_agents": "turns", "holds_returned": "keeps"}
+"""Attribute of `trajrec.envstate.pettingzoo` -> its name in keyframes of log format 1."""
+
+_LIVE_NAMES = {stored: name for name, stored in _STORED_NAMES.items()}
 
 
 class Keyframes:
-    """Takes keyframes of one environment object, and puts them back.
+    """Takes keyframes of one environment object and restores them.
 
     Args:
         env: The environment, with its wrappers.
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: AnyEnv) -> None:
         self._snapshots = Snapshots(env)
         self._sticky: dict[int, StickyAction] = {}
 
     def take(self) -> bytes:
-        """Return the state as an encoded value.
+        """Return the present state as an encoded value.
 
         Raises:
-            SnapshotError: The environment holds something that plain data cannot; names the attribute.
+            SnapshotError: The environment holds a value that is no plain data; names the attribute.
         """
         snapshots = self._snapshots
         if snapshots.sandbox is not None:
             raise SnapshotError(
-                "the environment's state lies outside of this process, where a log cannot keep it"
+                "the environment's state lies outside of this process, so a log cannot hold it"
             )
-        layers, sharing = [], Sharing()
+        layers = []
+        shared_memory = SharedMemoryCheck()
         for layer, constant in self._layers():
             names = [name for name in layer.__dict__ if name not in constant]
             for name in names:
-                sharing.see(layer.__dict__[name])
-            found = {name: self._plain(layer.__dict__[name], name) for name in names}
-            layers.append(
-                [
-                    type(layer).__name__,
-                    {name: value for name, value in found.items() if value is not None},
-                ]
-            )
-        spaces = [_generator(space.__dict__.get("_np_random")) for space in snapshots.spaces]
+                shared_memory.check(layer.__dict__[name])
+            entries = {name: self._to_entry(layer.__dict__[name], name) for name in names}
+            is_view = isinstance(layer, PettingZooEnv)
+            state = {
+                _STORED_NAMES.get(name, name) if is_view else name: entry
+                for name, entry in entries.items()
+                if entry is not None
+            }
+            layers.append([type(layer).__name__, state])
+        spaces = [_generator_state(space.__dict__.get("_np_random")) for space in snapshots.spaces]
         try:
             return codec.encode({"layers": layers, "spaces": spaces})
         except EncodeError as exc:
             raise SnapshotError(str(exc)) from exc
 
     def put(self, data: bytes) -> None:
-        """Put the environment into a state that `take` returned, of another object like it.
+        """Put the environment into a state that `take` of an environment like it returned.
 
         Raises:
-            SnapshotError: It has other wrappers.
+            SnapshotError: The environment has other wrappers.
         """
         state = codec.decode(data)
-        live = [layer for layer, _ in self._layers()]
-        recorded = [(name, values) for name, values in state["layers"] if name not in _ONLOOKERS]
-        if [type(layer).__name__ for layer in live] != [name for name, _ in recorded]:
-            raise SnapshotError("the environment has other wrappers than the one that was recorded")
-        for layer, (_, values) in zip(live, recorded, strict=True):
-            for name, value in values.items():
-                self._put(layer.__dict__, name, value)
-        for space, found in zip(self._snapshots.spaces, state["spaces"], strict=True):
-            if found is not None:
+        layers = [layer for layer, _ in self._layers()]
+        recorded = [
+            (name, entries) for name, entries in state["layers"] if name not in CHECKING_WRAPPERS
+        ]
+        names = [type(layer).__name__ for layer in layers]
+        recorded_names = [name for name, _ in recorded]
+        if names != recorded_names:
+            raise SnapshotError(
+                f"the environment has the layers {names}, and the keyframe is of {recorded_names}: "
+                "make the environment with the wrappers that were recorded"
+            )
+        for layer, (_, entries) in zip(layers, recorded, strict=True):
+            is_view = isinstance(layer, PettingZooEnv)
+            for name, entry in entries.items():
+                self._put(layer.__dict__, _LIVE_NAMES.get(name, name) if is_view else name, entry)
+        for space, generator_state in zip(self._snapshots.spaces, state["spaces"], strict=True):
+            if generator_state is not None:
+                # Gives the space a generator if it has none yet.
                 space.seed(0)
-                space.__dict__["_np_random"].bit_generator.state = found
+                space.__dict__["_np_random"].bit_generator.state = generator_state
 
     def _layers(self) -> Iterator[tuple[Any, frozenset[str]]]:
-        """Yield the layers that have a state, and what of each is constant."""
+        """Yield the layers that have a state, each with the names of its constant attributes."""
         for layer, constant in zip(self._snapshots.layers, self._snapshots.constant, strict=True):
-            if type(layer).__name__ not in _ONLOOKERS:
+            if type(layer).__name__ not in CHECKING_WRAPPERS:
                 yield layer, constant
 
-    def _plain(self, value: Any, name: str) -> Any:
-        """Return an attribute as [kind, data]; None for what an environment is made with and never changes."""
+    def _to_entry(self, value: Value, name: str) -> list[Any] | None:
+        """Return an attribute as [kind, data]; None if a constructor sets it and nothing changes it."""
         cls = type(value)
-        if isinstance(value, _PLAIN) or _is_plain(value):
+        if isinstance(value, _PLAIN_BASES) or _is_plain(value):
             return ["value", value]
         if isinstance(value, np.random.Generator):
-            return ["generator", _generator(value)]
+            return ["generator", _generator_state(value)]
         if cls.__name__ == "MjData":
-            mujoco = sys.modules["mujoco"]
-            model, signature = value.model, mujoco.mjtState.mjSTATE_INTEGRATION
-            buffer = np.empty(mujoco.mj_stateSize(model, signature), np.float64)
-            mujoco.mj_getState(model, value, buffer, signature)
-            return ["mujoco", buffer]
+            return ["mujoco", _mujoco_state(value)]
         if cls.__name__ == "ALEInterface":
             clone, action = self._sticky.setdefault(id(value), StickyAction(value)).take()
-            return [
-                "ale",
-                bytes(clone.__getstate__()),
-                None if action is None else int(action.value),
-            ]
+            action_value = None if action is None else int(action.value)
+            return ["ale", bytes(clone.__getstate__()), action_value]
         items = value if type(value) in (list, tuple) else [value]
-        if all(isinstance(item, enum.Enum) for item in items):  # the actions that there are
+        if all(isinstance(item, enum.Enum) for item in items):
+            # The actions of a game, as MiniGrid and ALE list them.
             return None
         if is_bound_elsewhere(value, set(map(id, self._snapshots.layers))):
-            raise SnapshotError(f"attribute {name} is a method of what is no layer")
-        if (
-            callable(value)
-            or any(value is layer for layer in self._snapshots.layers)
-            or cls.__name__ == "MjModel"
-        ):
+            raise SnapshotError(f"attribute {name} is a method of an object that is no layer")
+        is_layer = any(value is layer for layer in self._snapshots.layers)
+        if callable(value) or is_layer or cls.__name__ == "MjModel":
             return None
-        if hasattr(value, "contains") and hasattr(
-            value, "sample"
-        ):  # a space: its generator is kept apart
+        if hasattr(value, "contains") and hasattr(value, "sample"):
+            # A space: `take` stores its generator separately.
             return None
         raise SnapshotError(f"attribute {name} ({cls.__qualname__}) is no plain data")
 
-    def _put(self, live: dict[str, Any], name: str, value: list[Any]) -> None:
-        if value[0] == "value":
-            live[name] = value[1]
-        elif value[0] == "generator":
-            live[name].bit_generator.state = value[1]
-        elif value[0] == "mujoco":
-            data, mujoco = live[name], sys.modules["mujoco"]
-            mujoco.mj_setState(data.model, data, value[1], mujoco.mjtState.mjSTATE_INTEGRATION)
+    def _put(self, attributes: dict[str, Any], name: str, entry: list[Any]) -> None:
+        kind, value = entry[:2]
+        if kind == "value":
+            attributes[name] = value
+        elif kind == "generator":
+            attributes[name].bit_generator.state = value
+        elif kind == "mujoco":
+            data = attributes[name]
+            mujoco = sys.modules["mujoco"]
+            # `mj_forward` computes the fields that derive from the state, and changes a part of the
+            # state itself (the warm start of the solver), so the state is set twice.
+            mujoco.mj_setState(data.model, data, value, mujoco.mjtState.mjSTATE_INTEGRATION)
             mujoco.mj_forward(data.model, data)
-            mujoco.mj_setState(data.model, data, value[1], mujoco.mjtState.mjSTATE_INTEGRATION)
-        elif value[0] == "ale":
+            mujoco.mj_setState(data.model, data, value, mujoco.mjtState.mjSTATE_INTEGRATION)
+        elif kind == "ale":
+            # Late: an environment with an emulator has imported ale_py already.
             from ale_py import Action, ALEState
 
             clone = ALEState.__new__(ALEState)
-            clone.__setstate__(value[1])
-            sticky = self._sticky.setdefault(id(live[name]), StickyAction(live[name]))
-            sticky.put((clone, None if value[2] is None else Action(value[2])))
+            clone.__setstate__(value)
+            emulator = attributes[name]
+            sticky = self._sticky.setdefault(id(emulator), StickyAction(emulator))
+            sticky.put((clone, None if entry[2] is None else Action(entry[2])))
 
 
-def _is_plain(value: Any) -> bool:
-    """Say whether a value is made of plain data alone."""
+def _mujoco_state(data: Any) -> Value:
+    mujoco = sys.modules["mujoco"]
+    signature = mujoco.mjtState.mjSTATE_INTEGRATION
+    buffer = np.empty(mujoco.mj_stateSize(data.model, signature), np.float64)
+    mujoco.mj_getState(data.model, data, buffer, signature)
+    return buffer
+
+
+def _is_plain(value: Value) -> bool:
+    """Return whether a value consists of plain data alone."""
     if type(value) is np.ndarray:
         return value.dtype.kind in "biufcSU"
     if type(value) is dict:
-        return all(isinstance(key, (str, int)) for key in value) and all(
-            map(_is_plain, value.values())
-        )
+        has_plain_keys = all(isinstance(key, (str, int)) for key in value)
+        return has_plain_keys and all(map(_is_plain, value.values()))
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN)
+    return isinstance(value, _PLAIN_BASES)
 
 
-def _generator(generator: Any) -> Any:
+def _generator_state(generator: Any) -> Value:
     return None if generator is None else generator.bit_generator.state

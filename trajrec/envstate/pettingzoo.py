@@ -1,10 +1,15 @@
-"""PettingZoo environments seen as Gymnasium environments: one recorder, log, replay and fork server do for both.
+"""PettingZoo environments as Gymnasium environments.
 
-All agents together are the one that acts. Of a parallel environment an action is what each agent does, an observation what each
-sees. Of an AEC environment an action is what the agent does whose turn it is, and an observation what `last()` tells the next
-one, with its name. Rewards stay apart, by agent: their sum would say nothing of a game that one of them wins.
+With this view of them, one recorder, log, replay engine and fork server serve both packages. The
+players of a PettingZoo environment together act as one agent:
 
-PettingZoo is never imported here: whoever has such an environment has imported it.
+- Parallel: an action is a dict of each player's action, and an observation a dict of each player's.
+- AEC: an action is that of the player in turn. An observation is the next player's `last()`, with
+  that player's name.
+
+Rewards stay a dict by player: in a game that one player wins, their sum says nothing.
+
+This module never imports PettingZoo: whoever has such an environment has imported it.
 """
 
 from __future__ import annotations
@@ -15,36 +20,40 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, SupportsFloat
+from typing import Any, Literal, SupportsFloat
 
 import gymnasium
 import numpy as np
 
-API_FIELD = "pettingzoo"
-"""Of EnvRecord.spec_fields: "aec" or "parallel", for a PettingZoo environment."""
+from trajrec.types import Action, Info, Observation, Value
 
+PettingZooApi = Literal["aec", "parallel"]
+
+API_FIELD = "pettingzoo"
+"""Key in `EnvRecord.spec_fields` with the environment's API: "aec" or "parallel"."""
 
 WRAPPER_ARGUMENTS = {
     "TerminateIllegalWrapper": {"illegal_reward": "_illegal_value"},
     "MultiEpisodeEnv": {"num_episodes": "_num_episodes"},
     "MultiEpisodeParallelEnv": {"num_episodes": "_num_episodes"},
 }
-"""Of PettingZoo's own wrappers those that take more than an environment: arguments, and the attributes that keep them."""
-
+"""PettingZoo's wrappers that take more than an environment: class -> argument -> the attribute that
+holds it. The other wrappers that take more hold no plain data."""
 
 NO_ACTION = "dead"
-"""In the place of an action mask: the agent's only action is None."""
+"""Stands for an action mask if a player's only action is None. The word is stored in keyframes."""
 
 
-def api_of(env: Any) -> str | None:
-    """Return which of PettingZoo's interfaces an environment has, "aec" or "parallel"; None for any other object."""
+def api_of(env: object) -> PettingZooApi | None:
+    """Return the PettingZoo API that an environment has; None for any other object."""
     return api_of_class(type(env))
 
 
-def api_of_class(cls: type) -> str | None:
-    """Return which of PettingZoo's interfaces the objects of a class have; None for any other class."""
+def api_of_class(cls: type) -> PettingZooApi | None:
+    """Return the PettingZoo API that objects of a class have; None for any other class."""
     package = sys.modules.get("pettingzoo")
-    for name, api in (("AECEnv", "aec"), ("ParallelEnv", "parallel")):
+    apis: tuple[tuple[str, PettingZooApi], ...] = (("AECEnv", "aec"), ("ParallelEnv", "parallel"))
+    for name, api in apis:
         base = getattr(package, name, None)
         if base is not None and issubclass(cls, base):
             return api
@@ -52,13 +61,15 @@ def api_of_class(cls: type) -> str | None:
 
 
 def as_gymnasium(env: Any) -> Any:
-    """Return the joint view of a PettingZoo environment, and anything else as it is."""
+    """Return a PettingZoo environment as a Gymnasium environment, and any other object as it is."""
     api = api_of(env)
-    return env if api is None else AECView(env) if api == "aec" else ParallelView(env)
+    if api is None:
+        return env
+    return AECView(env) if api == "aec" else ParallelView(env)
 
 
 def layers(env: Any) -> Iterator[Any]:
-    """Yield an environment's wrappers, outermost first, and what they wrap last."""
+    """Yield an environment's wrappers, outermost first, and last the bare environment."""
     while env is not None:
         yield env
         env = _inner(env)
@@ -69,37 +80,38 @@ def _inner(env: Any) -> Any:
         return env.env
     if api_of(env) is not None:
         for name in ("env", "aec_env"):
-            # Not getattr: PettingZoo's wrappers answer with what they wrap.
-            found = vars(env).get(name)
-            if api_of(found) is not None:
-                return found
+            # Not `getattr`: PettingZoo's wrappers answer with an attribute of the inner environment.
+            inner = vars(env).get(name)
+            if api_of(inner) is not None:
+                return inner
     return None
 
 
 class PettingZooEnv(gymnasium.Env[Any, Any]):
-    """A PettingZoo environment as one of Gymnasium's, see `ParallelView` and `AECView`.
+    """A PettingZoo environment as a Gymnasium environment; see `ParallelView` and `AECView`.
 
-    An episode ends when no agent is left. It was terminated where the flags of the last step, or of the last one that a living
-    agent took, say so of all agents that they are of; else truncated: somebody was cut off.
+    An episode ends when no player is left. It has terminated if the flags of its last step say so
+    for every player that they name, and else it was truncated. In an AEC environment the last step
+    of a player that was alive counts, since the steps of dead players follow it.
 
-    `unwrapped` is the bare PettingZoo environment, and what the view does not have is what `env` has.
+    Attributes that this object does not have are those of `env`, and `unwrapped` is the bare
+    PettingZoo environment.
 
     Attributes:
         env: The PettingZoo environment, with its wrappers.
-        action_space: What a random policy draws from: for those whose turn it is, what their action masks allow.
-        observation_space: The spaces of all possible agents.
+        action_space: The actions of the players in turn, as their action masks allow them.
+        observation_space: The spaces of all possible players.
+        acting_agents: The players in turn, each with its action mask: None if it has none,
+            `NO_ACTION` if only None is allowed.
     """
 
     def __init__(self, env: Any) -> None:
         self.env = env
-        self.metadata, self.render_mode = (
-            getattr(env, "metadata", {}),
-            getattr(env, "render_mode", None),
-        )
+        self.metadata = getattr(env, "metadata", {})
+        self.render_mode = getattr(env, "render_mode", None)
         self.observation_space = gymnasium.spaces.Dict(_spaces(env, env.observation_space))
         self.action_space = JointActions(self, copy.deepcopy(_spaces(env, env.action_space)))
-        self.turns: dict[Any, Any] = {}
-        """Who may act, each with its action mask (None where there is none)."""
+        self.acting_agents: dict[Any, Any] = {}
 
     @property
     def unwrapped(self) -> Any:
@@ -107,69 +119,80 @@ class PettingZooEnv(gymnasium.Env[Any, Any]):
         return self.env.unwrapped
 
     def __getattr__(self, name: str) -> Any:
-        if name == "env" or name.startswith(
-            "__"
-        ):  # not there yet, or nothing that another object can do in its place
+        # `env` is missing while the object is made or unpickled. A special method of `env` would
+        # act on `env` instead of this object.
+        if name == "env" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.env, name)
 
     def render(self) -> Any:
-        """See PettingZoo."""
+        """Return what the PettingZoo environment's `render` returns."""
         return self.env.render()
 
     def close(self) -> None:
-        """See PettingZoo."""
+        """Close the PettingZoo environment."""
         self.env.close()
 
 
 class ParallelView(PettingZooEnv):
-    """A parallel environment: action, observation and reward are dicts by agent, as they are; the info is
-    {"terminations", "truncations", "infos"}, each by agent.
+    """A parallel environment as a Gymnasium environment.
+
+    Action, observation and reward are dicts by player. The info is
+    {"terminations", "truncations", "infos"}, each a dict by player.
 
     Attributes:
-        keeps: Whether what the environment itself returned is kept, until it is taken.
-        returned: That.
+        holds_returned: Whether `returned` is set by each reset and step.
+        returned: The tuple that the PettingZoo environment itself returned last.
     """
 
-    keeps = False
+    holds_returned = False
     returned: Any = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """See `JointView`."""
-        returned = observations, infos = self.env.reset(seed=seed, options=options)
-        self._see(returned, observations, infos)
+    ) -> tuple[Observation, Info]:
+        """Reset the environment; return the observations and infos of all players."""
+        returned = self.env.reset(seed=seed, options=options)
+        observations, infos = returned
+        self._after(returned, observations, infos)
         return observations, {"infos": infos}
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """See `JointView`."""
-        returned = observations, rewards, terminations, truncations, infos = self.env.step(action)
-        self._see(returned, observations, infos)
+    def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, Info]:
+        """Step the environment with the action of each player."""
+        returned = self.env.step(action)
+        observations, rewards, terminations, truncations, infos = returned
+        self._after(returned, observations, infos)
         is_over = not self.env.agents
         has_terminated = is_over and all(terminations.values())
-        # Copies: PettingZoo's converted environments return what they go on with, and a defaultdict.
+        # Copies: an environment that PettingZoo converted returns dicts that it goes on changing,
+        # and a defaultdict is no plain data.
         info = {
             "terminations": dict(terminations),
             "truncations": dict(truncations),
             "infos": infos,
         }
+        # Gymnasium's type for a reward is a number; a dict by player is this view's own.
         reward: Any = dict(rewards)
         return observations, reward, has_terminated, is_over and not has_terminated, info
 
-    def _see(self, returned: Any, observations: Any, infos: Any) -> None:
-        if self.keeps:
+    def _after(self, returned: Value, observations: Any, infos: Any) -> None:
+        if self.holds_returned:
             self.returned = returned
-        self.turns = {
+        self.acting_agents = {
             agent: _mask(observations.get(agent), infos.get(agent)) for agent in self.env.agents
         }
 
 
 class AECView(PettingZooEnv):
-    """An AEC environment, turn by turn: an action is what the agent in turn does (None where it is dead); the reward is a dict
-    of all agents' rewards for it. Observed is {"agent", "observation", "reward", "terminated", "truncated"} of the next one,
-    as `last()` says it (with "action_mask", where its info has one), and None where nobody is left. The info is
-    {"agent", "terminations", "truncations", "infos"}: who acted, and the rest by agent."""
+    """An AEC environment as a Gymnasium environment: one step is one player's turn.
+
+    - Action: that of the player in turn, None if the player is dead.
+    - Observation: {"agent", "observation", "reward", "terminated", "truncated"} of the next player,
+      as `last()` returns it, and "action_mask" if its info has one. None if no player is left.
+    - Reward: a dict of all players' rewards.
+    - Info: {"agent", "terminations", "truncations", "infos"}: the player who acted, and dicts by
+      player.
+    """
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
@@ -177,14 +200,14 @@ class AECView(PettingZooEnv):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """See `JointView`."""
+    ) -> tuple[Observation, Info]:
+        """Reset the environment; return the first player's observation."""
         self.env.reset(seed=seed, options=options)
         self._terminations = dict(self.env.terminations)
         return self._last(), self._flags()
 
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """See `JointView`."""
+    def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, Info]:
+        """Step the environment with the action of the player in turn."""
         env = self.env
         agent = env.agent_selection
         is_alive = not (env.terminations.get(agent) or env.truncations.get(agent))
@@ -193,23 +216,20 @@ class AECView(PettingZooEnv):
             self._terminations = dict(env.terminations)
         is_over = not env.agents
         has_terminated = is_over and all(self._terminations.values())
+        # Gymnasium's type for a reward is a number; a dict by player is this view's own.
         reward: Any = dict(env.rewards)
-        return (
-            self._last(),
-            reward,
-            has_terminated,
-            is_over and not has_terminated,
-            {"agent": agent, **self._flags()},
-        )
+        observation = self._last()
+        info = {"agent": agent, **self._flags()}
+        return observation, reward, has_terminated, is_over and not has_terminated, info
 
     def _last(self) -> dict[str, Any] | None:
         env = self.env
         if not env.agents:
-            self.turns = {}
+            self.acting_agents = {}
             return None
         agent = env.agent_selection
         observation, reward, terminated, truncated, info = env.last()
-        seen = {
+        joint = {
             "agent": agent,
             "observation": observation,
             "reward": reward,
@@ -217,9 +237,10 @@ class AECView(PettingZooEnv):
             "truncated": truncated,
         }
         if "action_mask" in info:
-            seen["action_mask"] = info["action_mask"]
-        self.turns = {agent: NO_ACTION if terminated or truncated else _mask(observation, info)}
-        return seen
+            joint["action_mask"] = info["action_mask"]
+        is_dead = terminated or truncated
+        self.acting_agents = {agent: NO_ACTION if is_dead else _mask(observation, info)}
+        return joint
 
     def _flags(self) -> dict[str, Any]:
         env = self.env
@@ -231,50 +252,60 @@ class AECView(PettingZooEnv):
 
 
 class JointActions(gymnasium.Space[Any]):
-    """The actions of those whose turn it is.
+    """The actions of the players in turn.
 
     Args:
-        view: Says whose turn it is.
-        spaces: The space of each agent, a copy: what is drawn here must not change what the environment's own spaces draw.
+        env: The environment, which knows the players in turn.
+        spaces: The space of each player. They must be copies: `sample` must not change the draws of
+            the environment's own spaces.
     """
 
-    def __init__(self, view: PettingZooEnv, spaces: dict[Any, Any]) -> None:
+    def __init__(self, env: PettingZooEnv, spaces: dict[Any, Any]) -> None:
         super().__init__(None, None)
-        self._view, self.spaces = view, spaces
+        self._env = env
+        self.spaces = spaces
         self._seed: int | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> JointActions:
-        """Copy the spaces, and not the environment."""
-        made = JointActions(self._view, copy.deepcopy(self.spaces, memo))
-        made._seed = self._seed
-        return made
+        """Copy the spaces, but not the environment."""
+        copied = JointActions(self._env, copy.deepcopy(self.spaces, memo))
+        copied._seed = self._seed
+        return copied
 
     def seed(self, seed: int | tuple[int, ...] | None = None) -> Any:
-        """Seed the space of each agent, by its name."""
+        """Seed the space of each player, from the seed and the player's name."""
         self._seed = seed if isinstance(seed, int) else None
         return {agent: self._seed_one(agent, space) for agent, space in self.spaces.items()}
 
-    def sample(self, mask: Any | None = None, probability: Any | None = None) -> Any:
-        """Draw an action: of a parallel environment for each agent, of an AEC environment for the one in turn."""
-        drawn = {agent: self._draw(agent, mask) for agent, mask in self._view.turns.items()}
-        return drawn if isinstance(self._view, ParallelView) else next(iter(drawn.values()), None)
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> Action:
+        """Draw an action: in a parallel environment a dict by player, else that of the one in turn."""
+        actions = {
+            agent: self._draw(agent, own_mask)
+            for agent, own_mask in self._env.acting_agents.items()
+        }
+        return (
+            actions if isinstance(self._env, ParallelView) else next(iter(actions.values()), None)
+        )
 
     def contains(self, x: Any) -> bool:
-        """Say whether these are actions of those whose turn it is."""
-        turns = self._view.turns
-        actions: Iterable[Any] = (
-            x.items() if isinstance(self._view, ParallelView) else [(agent, x) for agent in turns]
-        )
-        return all(
-            agent in turns
-            and (action is None if turns[agent] is NO_ACTION else action in self._space(agent))
-            for agent, action in actions
-        )
+        """Return whether `x` holds allowed actions of players in turn."""
+        acting = self._env.acting_agents
+        is_parallel = isinstance(self._env, ParallelView)
+        actions: Iterable[Any] = x.items() if is_parallel else [(agent, x) for agent in acting]
+        for agent, action in actions:
+            if agent not in acting:
+                return False
+            is_allowed = (
+                action is None if acting[agent] is NO_ACTION else action in self._space(agent)
+            )
+            if not is_allowed:
+                return False
+        return True
 
     def __repr__(self) -> str:
         return repr(gymnasium.spaces.Dict(self.spaces))
 
-    def _draw(self, agent: Any, mask: Any) -> Any:
+    def _draw(self, agent: Any, mask: Any) -> Action:
         space = self._space(agent)
         if mask is NO_ACTION:
             return None
@@ -283,8 +314,9 @@ class JointActions(gymnasium.Space[Any]):
         return space.sample()
 
     def _space(self, agent: Any) -> Any:
-        if agent not in self.spaces:  # some environments have agents that nobody knew of before
-            self.spaces[agent] = copy.deepcopy(self._view.env.action_space(agent))
+        if agent not in self.spaces:
+            # Some environments add players that `possible_agents` did not list.
+            self.spaces[agent] = copy.deepcopy(self._env.env.action_space(agent))
             if self._seed is not None:
                 self._seed_one(agent, self.spaces[agent])
         return self.spaces[agent]
@@ -292,28 +324,26 @@ class JointActions(gymnasium.Space[Any]):
     def _seed_one(self, agent: Any, space: Any) -> Any:
         if self._seed is None:
             return space.seed()
-        return space.seed(
-            int.from_bytes(
-                hashlib.blake2b(f"{self._seed}/{agent}".encode(), digest_size=4).digest(), "little"
-            )
-        )
+        # By name, so that the draws of a player do not depend on the other players.
+        digest = hashlib.blake2b(f"{self._seed}/{agent}".encode(), digest_size=4).digest()
+        return space.seed(int.from_bytes(digest, "little"))
 
 
 def _spaces(env: Any, space_of: Callable[[Any], Any]) -> dict[Any, Any]:
-    """Return the spaces of all possible agents that an environment tells of before it is reset."""
-    found = {}
+    """Return the spaces of all players that an environment lists before its first reset."""
+    spaces = {}
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # PettingZoo's advice on environments that have their spaces as attributes
+        # PettingZoo warns about environments that have their spaces as attributes.
+        warnings.simplefilter("ignore")
         for agent in getattr(env, "possible_agents", ()):
-            with suppress(Exception):  # a loop that never asks for it must not see what it raises
-                found[agent] = space_of(agent)
-    return found
+            # A loop that never asks for a space must not see an exception that it raises.
+            with suppress(Exception):
+                spaces[agent] = space_of(agent)
+    return spaces
 
 
 def _mask(observation: Any, info: Any) -> Any:
-    """Return an agent's action mask: in its observation or in its info."""
+    """Return a player's action mask, from its observation or its info; None if it has none."""
     for holder in (observation, info):
         if isinstance(holder, dict) and "action_mask" in holder:
             return holder["action_mask"]

@@ -1,37 +1,42 @@
-"""What `trajrec.record` puts around a PettingZoo environment. Imported only where there is one: PettingZoo is there then."""
+"""Recorders for PettingZoo environments; `trajrec.record` returns one.
+
+This module imports PettingZoo, so only code that has such an environment may import it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pettingzoo.utils.wrappers import BaseParallelWrapper, BaseWrapper
 
-from trajrec.envstate.pettingzoo import ParallelView
+from trajrec.envstate.pettingzoo import ParallelView, PettingZooEnv
 from trajrec.recording.recorder import Recorder
+from trajrec.types import Action, Value
 
-_OWN = frozenset(("env", "recorder"))
+_OWN_ATTRIBUTES = frozenset(("env", "recorder"))
 
 
-class _Recorded:
-    """What both have.
+class _RecordedEnv:
+    """The part that both recorders share.
 
-    Everything that is not recorded goes to the environment as it is, also what is set: so a loop finds there what it finds
-    without trajrec, and what an environment allows before a reset or after an end it still does.
+    Attributes that are read or set here are those of the environment, as with PettingZoo's own
+    wrappers, so a loop finds the same values with and without trajrec. Calls that are not recorded
+    go to the environment too: it decides what it allows before a reset and after an end.
     """
 
     env: Any
     recorder: Recorder
 
     def __getattr__(self, name: str) -> Any:
-        if name in _OWN or name.startswith(
-            "__"
-        ):  # not there yet, or nothing that another object can do in its place
+        # The own attributes are missing while the object is made or unpickled. A special method
+        # of `env` would act on `env` instead of this object.
+        if name in _OWN_ATTRIBUTES or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.env, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _OWN:
+    def __setattr__(self, name: str, value: Value) -> None:
+        if name in _OWN_ATTRIBUTES:
             object.__setattr__(self, name, value)
         else:
             setattr(self.env, name, value)
@@ -49,14 +54,15 @@ class _Recorded:
         """Id of the current or last episode; None before the first reset."""
         return self.recorder.episode_id
 
+    # The next two are defined by PettingZoo's base classes, so `__getattr__` does not see them.
     @property
     def num_agents(self) -> int:
-        """See PettingZoo."""
+        """Number of players that are left."""
         return int(self.env.num_agents)
 
     @property
     def max_num_agents(self) -> int:
-        """See PettingZoo."""
+        """Number of possible players."""
         return int(self.env.max_num_agents)
 
     def flush(self) -> None:
@@ -64,15 +70,15 @@ class _Recorded:
         self.recorder.flush()
 
     def close(self) -> None:
-        """Write everything and seal the log, then close the environment. Twice is harmless."""
+        """Seal the log, then close the environment; a second call does nothing."""
         self.recorder.close()
 
 
-class AECRecorder(_Recorded, BaseWrapper):  # type: ignore[misc]
+class AECRecorder(_RecordedEnv, BaseWrapper):  # type: ignore[misc]
     """Records every episode of an AEC environment; a PettingZoo wrapper.
 
     Args:
-        recorder: Records the joint view of it, see `trajrec.envstate.pettingzoo.AECView`.
+        recorder: Records the environment as `trajrec.envstate.pettingzoo.AECView` shows it.
 
     Attributes:
         env: The environment.
@@ -83,33 +89,34 @@ class AECRecorder(_Recorded, BaseWrapper):  # type: ignore[misc]
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        super().__init__(recorder.env.env)  # type: ignore[attr-defined]
+        super().__init__(cast(PettingZooEnv, recorder.env).env)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
-        """Reset the environment and begin a new episode; one that was in its middle is recorded as abandoned."""
+        """Reset the environment and begin an episode; an unfinished one is recorded as abandoned."""
         self.recorder.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> None:
-        """Step the environment and record what came of it. An exception of the environment is recorded, then re-raised."""
+    def step(self, action: Action) -> None:
+        """Step the environment and record the step; an exception is recorded, then raised again."""
         if self.recorder.is_open:
             self.recorder.step(action)
         else:
             self.env.step(action)
 
     def last(self, observe: bool = True) -> Any:
-        """See PettingZoo."""
+        """Return the observation, reward, flags and info of the player in turn."""
         return self.env.last(observe)
 
+    # The default is PettingZoo's own: in effect no limit.
     def agent_iter(self, max_iter: int = 2**63) -> Any:
-        """See PettingZoo."""
+        """Yield the player in turn until none is left, at most `max_iter` times."""
         return self.env.agent_iter(max_iter)
 
 
-class ParallelRecorder(_Recorded, BaseParallelWrapper):  # type: ignore[misc]
+class ParallelRecorder(_RecordedEnv, BaseParallelWrapper):  # type: ignore[misc]
     """Records every episode of a parallel environment; a PettingZoo wrapper.
 
     Args:
-        recorder: Records the joint view of it, see `trajrec.envstate.pettingzoo.ParallelView`.
+        recorder: Records the environment as `trajrec.envstate.pettingzoo.ParallelView` shows it.
 
     Attributes:
         env: The environment.
@@ -120,23 +127,29 @@ class ParallelRecorder(_Recorded, BaseParallelWrapper):  # type: ignore[misc]
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
-        recorder.env.keeps = True  # type: ignore[attr-defined]
-        super().__init__(recorder.env.env)  # type: ignore[attr-defined]
+        view = cast(ParallelView, recorder.env)
+        view.holds_returned = True
+        super().__init__(view.env)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Reset the environment and begin a new episode; one that was in its middle is recorded as abandoned."""
+        """Reset the environment and begin an episode; an unfinished one is recorded as abandoned."""
         self.recorder.reset(seed=seed, options=options)
-        return self._returned()
+        return self._take_returned()
 
-    def step(self, actions: dict[Any, Any]) -> Any:
-        """Step the environment and record what came of it. An exception of the environment is recorded, then re-raised."""
+    def step(self, actions: dict[Any, Action]) -> Any:
+        """Step the environment and record the step; an exception is recorded, then raised again."""
         if not self.recorder.is_open:
             return self.env.step(actions)
         self.recorder.step(actions)
-        return self._returned()
+        return self._take_returned()
 
-    def _returned(self) -> Any:
-        """Return what the environment returned, and keep none of it: some frames lock what they are a view of."""
-        view: ParallelView = self.recorder.env  # type: ignore[assignment]
-        returned, view.returned = view.returned, None
+    def _take_returned(self) -> Any:
+        """Return the environment's own return value, and release it.
+
+        A reference that stays behind would matter: an observation that is a view of a pygame
+        surface keeps the surface locked.
+        """
+        view = cast(ParallelView, self.recorder.env)
+        returned = view.returned
+        view.returned = None
         return returned

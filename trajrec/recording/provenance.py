@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium
 
+from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
 from trajrec.log.schema import EnvRecord
@@ -68,14 +69,14 @@ def _wrappers(env: Any) -> tuple[list[tuple[str, bytes | None]], list[str]]:
     """List the wrappers that were put around what gymnasium.make returned, innermost first."""
     applied = [] if env.spec is None else list(env.spec.additional_wrappers)
     by_name = {wrapper.name: wrapper for wrapper in applied}
-    known, problems, standard = [], [], {"PassiveEnvChecker", "OrderEnforcing", "TimeLimit"}
+    known, problems = [], []
     layers = []
     while hasattr(env, "env") and env is not env.unwrapped:
         layers.append(env)
         env = env.env
     for layer in reversed(layers):
         name = type(layer).__name__
-        if name in standard and type(layer).__module__.startswith("gymnasium."):
+        if name in STANDARD_WRAPPERS and type(layer).__module__.startswith("gymnasium."):
             continue
         spec = by_name.get(name)
         kwargs = None if spec is None else spec.kwargs

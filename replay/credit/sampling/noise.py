@@ -16,15 +16,14 @@ from typing import Any, Literal
 import numpy as np
 
 from trajrec.envstate.ale import StickyGenerator, sticky_generator
-from trajrec.envstate.attributes import layers_of
+from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
 from trajrec.envstate.generators import nested_generators, put_state, state_of
 
 Mode = Literal["shared", "fresh", "recorded"]
 
 _POLICY, _ENV = 0, 1
-_TABLES = frozenset(
-    ("P", "spec", "_cached_spec", "metadata", "_metadata", "_saved_kwargs", "model", "data")
-)
+# The tables of toy text, and MuJoCo's model and data: large, and without a generator.
+_WITHOUT_GENERATORS = CONSTRUCTION_ATTRIBUTES | {"P", "model", "data"}
 _MASK = (1 << 64) - 1
 
 
@@ -143,12 +142,12 @@ class EnvNoise:
 def find_generators(env: Any) -> list[Any]:
     """Return the generators that an environment and its wrappers hold, also within objects and containers, in a fixed order.
     Those of spaces are not among them."""
-    layers = list(layers_of(env))
+    layers = list(layers_with_attributes(env))
     seen = set(map(id, layers))
     return [
         generator
         for layer in layers
-        for _, generator in nested_generators(layer, seen, without=_TABLES)
+        for _, generator in nested_generators(layer, seen, without=_WITHOUT_GENERATORS)
     ]
 
 

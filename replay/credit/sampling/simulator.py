@@ -11,7 +11,11 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
-from trajrec.envstate.attributes import constants_digest, layers_of
+from trajrec.envstate.attributes import (
+    CONSTRUCTION_ATTRIBUTES,
+    constants_digest,
+    layers_with_attributes,
+)
 from trajrec.errors import ReplayError
 from trajrec.protocols import SandboxedEnv, Verifier
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
@@ -31,7 +35,7 @@ Resample = Callable[[Any, np.random.Generator], None]
 """Draws anew in an environment, or world, what the agent has not seen."""
 
 _ATOMS = frozenset((int, float, bool, str, bytes, type(None)))
-_MADE_WITH = frozenset(("env", "spec", "_cached_spec", "_saved_kwargs", "metadata", "_metadata"))
+_UNCHANGING = CONSTRUCTION_ATTRIBUTES | {"env"}
 """Attributes of an environment and its wrappers that never change."""
 
 
@@ -294,7 +298,7 @@ class _StateKey:
     """
 
     def __init__(self, stage: EnvHandle, generators: set[int]) -> None:
-        *self._layers, self._bare = layers_of(stage.env)
+        *self._layers, self._bare = layers_with_attributes(stage.env)
         # The layers are looked at one by one, wherever they are held.
         self._without = generators | set(map(id, [*self._layers, self._bare]))
         adapter = stage.native
@@ -335,7 +339,7 @@ class _StateKey:
             kind = type(value)
             if kind in _ATOMS:
                 found.append(value)
-            elif name not in _MADE_WITH and id(value) not in self._without:
+            elif name not in _UNCHANGING and id(value) not in self._without:
                 is_aside = self._is_aside.get(kind)
                 if is_aside is None:
                     is_aside = callable(value) or (

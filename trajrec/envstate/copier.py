@@ -1,0 +1,181 @@
+"""Copies of attribute values, and pickles of the objects that cannot be copied by hand."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import gymnasium
+import numpy as np
+
+from trajrec.envstate.ale import StickyAction
+from trajrec.envstate.attributes import SharedMemoryCheck, is_bound_elsewhere
+from trajrec.envstate.natives import LOSSY_PACKAGES, is_native, native_state, package_of
+from trajrec.errors import SnapshotError
+from trajrec.types import Value
+from trajrec.values.plain import ATOMIC_TYPES
+
+Attribute = tuple[int, str]
+"""Number of a layer, counted from the outermost, and the name of an attribute of it."""
+
+
+class NotCopyableError(Exception):
+    """A value is an object of a class of its own, so it is pickled together with others."""
+
+
+class Copier:
+    """Copies values, each once, however often they are referred to.
+
+    Args:
+        kept: Objects that stay themselves: layers and spaces.
+        emulators: Id of an emulator -> its helper. If it is given, states of native objects are
+            collected and shared memory is rejected, as a snapshot needs; a restore needs neither.
+
+    Attributes:
+        natives: Id of a native object -> the object and its state.
+        references: Id of an object that a pickle refers to -> the object.
+    """
+
+    def __init__(self, kept: list[Any], emulators: dict[int, StickyAction] | None = None) -> None:
+        self._emulators = {} if emulators is None else emulators
+        self._collects = emulators is not None
+        self.natives: dict[int, tuple[Any, Value]] = {}
+        self.references: dict[int, Any] = {}
+        self._kept = {id(item): item for item in kept}
+        self._copies: dict[int, Any] = {}
+        self._originals: list[Any] = []
+        self._shared_memory = SharedMemoryCheck()
+
+    def is_atom(self, value: Value) -> bool:
+        """Return whether a copy and its original can share a value."""
+        return type(value) in ATOMIC_TYPES and not is_bound_elsewhere(value, self._kept)
+
+    def copy(self, value: Value) -> Value:
+        """Return a copy; for layers, spaces, generators and native objects, the object itself.
+
+        Raises:
+            NotCopyableError: The value, or one in it, is an object of a class of its own.
+        """
+        cls = type(value)
+        if is_bound_elsewhere(value, self._kept):
+            raise NotCopyableError
+        if (
+            cls in ATOMIC_TYPES
+            or id(value) in self._kept
+            or isinstance(value, (np.generic, enum.Enum, type))
+        ):
+            return value
+        earlier = self._copies.get(id(value))
+        if earlier is not None:
+            return earlier
+        copied: Any
+        if cls is np.ndarray and value.dtype.kind != "O":
+            if self._collects:
+                self._shared_memory.check_array(value)
+            copied = value.copy()
+        elif cls is dict:
+            copied = {key: self.copy(item) for key, item in value.items()}
+        elif cls is list:
+            copied = [self.copy(item) for item in value]
+        elif cls is tuple:
+            copied = tuple(self.copy(item) for item in value)
+        elif cls is set:
+            copied = set(value)
+        elif cls is collections.deque:
+            copied = collections.deque((self.copy(item) for item in value), value.maxlen)
+        elif is_native(value):
+            self._collect_native(value)
+            return value
+        elif package_of(value) == "pygame":
+            # Surfaces and clocks of windows: an environment draws on them and reads none of them.
+            return value
+        else:
+            raise NotCopyableError
+        self._copies[id(value)] = copied
+        # A reference keeps the original alive: another object might get its id otherwise.
+        self._originals.append(value)
+        return copied
+
+    def pickle(self, objects: dict[Attribute, Any]) -> bytes:
+        """Return objects as bytes, pickled together, with references to the objects that are kept.
+
+        Raises:
+            SnapshotError: An object cannot be pickled; names its attribute.
+        """
+        file = io.BytesIO()
+        try:
+            _Pickler(file, self._reference).dump(objects)
+        except Exception as exc:
+            # An object's own reduction may raise anything.
+            raise SnapshotError(
+                f"it cannot be copied: {self._culprit(objects)}: {type(exc).__name__}: {exc}"
+            ) from exc
+        return file.getvalue()
+
+    def _reference(self, value: Any) -> int | None:
+        """Return the id under which a pickle refers to a value; None to pickle the value itself."""
+        if isinstance(value, np.ndarray):
+            self._shared_memory.check_array(value)
+        if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
+            if id(value) not in self.natives:
+                return None
+        elif id(value) not in self._kept and type(value).__name__ != "MjModel":
+            return None
+        self.references[id(value)] = value
+        return id(value)
+
+    def _collect_native(self, native: Any) -> None:
+        if self._collects and id(native) not in self.natives:
+            self.natives[id(native)] = (native, native_state(native, self._emulators))
+
+    def _culprit(self, objects: dict[Attribute, Any]) -> str:
+        """Return the name of the first attribute that cannot be pickled alone."""
+        for (_, name), value in objects.items():
+            try:
+                _Pickler(io.BytesIO(), self._reference).dump(value)
+            except Exception:
+                return f"attribute {name} ({type(value).__qualname__})"
+        return "its attributes together"
+
+
+def unpickle(data: bytes, references: dict[int, Any]) -> dict[Attribute, Any]:
+    """Return the objects that `Copier.pickle` of this process made bytes of."""
+    return dict(_Unpickler(io.BytesIO(data), references).load())
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles EzPickle objects by their attributes: EzPickle itself would make a fresh environment."""
+
+    def __init__(self, file: io.BytesIO, reference: Callable[[Any], int | None]) -> None:
+        super().__init__(file, protocol=5)
+        self._reference = reference
+
+    def persistent_id(self, value: Any) -> int | None:
+        return self._reference(value)
+
+    def reducer_override(self, value: Any) -> Any:
+        if package_of(value) in LOSSY_PACKAGES:
+            raise pickle.PicklingError(
+                f"objects of {package_of(value)} leave out of their pickles a part of their state"
+            )
+        if isinstance(value, gymnasium.utils.EzPickle):
+            return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
+        return super().reducer_override(value)
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, references: dict[int, Any]) -> None:
+        super().__init__(file)
+        self._references = references
+
+    def persistent_load(self, reference: int) -> Any:
+        return self._references[reference]
+
+
+def _set_attributes(value: Any, state: dict[str, Any]) -> None:
+    value.__dict__.update(state)
