@@ -57,7 +57,7 @@ def lake(tmp_path: Path) -> Episode:
 
 def test_memoised_rollouts_come_to_what_they_come_to_without_bit_for_bit(lake: Episode) -> None:
     memoised = credit.estimate(lake, wander, n=16)
-    whole = credit.estimate(lake, wander, n=16, memo=False)
+    whole = credit.estimate(lake, wander, n=16, merge_rollouts=False)
     assert numbers(memoised) == numbers(whole)
     assert memoised.env_steps < whole.env_steps / 2
 
@@ -130,7 +130,7 @@ def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
 
 def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
     by_return = credit.estimate(lake, wander, n=16)
-    by_check = credit.estimate(lake, wander, n=16, check=lambda env: env.unwrapped.s == 15)
+    by_check = credit.estimate(lake, wander, n=16, success=lambda env: env.unwrapped.s == 15)
     assert [e.value for e in by_check.of("advantage")] == [
         e.value for e in by_return.of("advantage")
     ]
@@ -202,11 +202,16 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
         return make_by_id("ALE/Breakout-v5", max_episode_steps=20, obs_type="ram")
 
     episode = record(tmp_path / "runs", tired(), lambda observation, rng: int(rng.integers(4)))
-    how: dict[str, Any] = {"steps": [3, 9], "n": 8, "check": is_even, "folder": None}
+    how: dict[str, Any] = {"steps": [3, 9], "n": 8, "success": is_even, "folder": None}
     wanted = credit.estimate(episode, serve, **how)
     assert {e.noise for e in wanted} == {"shared"}
     assert any(0 < e.value < 1 for e in wanted.of("value"))  # their futures are not one
-    for other in ({"restore": "reexecute"}, {"restore": "os_fork"}, {"memo": False}, {"jobs": 2}):
+    for other in (
+        {"restore": "reexecute"},
+        {"restore": "os_fork"},
+        {"merge_rollouts": False},
+        {"jobs": 2},
+    ):
         assert [e.value for e in credit.estimate(episode, serve, **how, **other)] == [
             e.value for e in wanted
         ], other
@@ -334,6 +339,8 @@ def test_wrong_arguments_are_named(lake: Episode) -> None:
         credit.estimate(lake, wander, restore="other")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"budget must be a credit\.Budget, .*, got 100"):
         credit.estimate(lake, wander, budget=100)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"estimate\(\) got an unexpected keyword argument 'root'"):
+        credit.estimate(lake, wander, root=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="a policy must be"):
         credit.estimate(lake, 3)
     with pytest.raises(IndexError, match="can be scanned from step 0 to"):
@@ -374,7 +381,9 @@ def test_a_model_of_stable_baselines3_is_a_policy(
     episode = record(tmp_path / "runs", env, lambda observation, rng: model.predict(observation)[0])
     table = credit.estimate(episode, model, n=4, steps=[0, 3])
     assert table.policy_id.startswith(algorithm)
-    assert numbers(credit.estimate(episode, model, n=4, steps=[0, 3], memo=False)) == numbers(table)
+    assert numbers(
+        credit.estimate(episode, model, n=4, steps=[0, 3], merge_rollouts=False)
+    ) == numbers(table)
     dist = credit.StableBaselines3Policy(model).dist(episode.observation_values[0])
     assert (dist is None) == ((algorithm, env_id) != ("PPO", "CartPole-v1"))
     assert dist is None or dist.sum() == pytest.approx(1.0)
@@ -407,7 +416,7 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
             self.n += 1
             return 1 + self.n % 2
 
-    table = credit.estimate(lake, Alternating(), n=8, memo=False)
+    table = credit.estimate(lake, Alternating(), n=8, merge_rollouts=False)
     assert numbers(credit.estimate(lake, Alternating(), n=8)) == numbers(table)
     assert numbers(credit.estimate(lake, Alternating(), n=8, restore="os_fork")) == numbers(table)
 
@@ -416,7 +425,7 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
     "how",
     [
         {},
-        {"memo": False},
+        {"merge_rollouts": False},
         {"restore": "reexecute"},
         pytest.param({"restore": "os_fork"}, marks=pytest.mark.slow),
         {"jobs": 2},
@@ -599,7 +608,7 @@ def test_as_many_pairs_of_universes_differ_as_the_chain_of_pairs_says(epsilon: f
     assert np.allclose(pairs.first[:, :-1, -1], truth.values)
     episode = max(record(make, truth.policy, 4, seed=9), key=lambda episode: episode.n_steps)
     n, steps = 1500, range(0, min(episode.n_steps, 24), 6)
-    table = credit.estimate(episode, truth.policy, n=n, steps=steps, root=3, folder=None)
+    table = credit.estimate(episode, truth.policy, n=n, steps=steps, seed=3, folder=None)
     for row in table.of("advantage"):
         state, action = states(episode)[row.step], int(episode.actions[row.step])
         fresh, shared = pairs.variances(row.step, state, action)

@@ -426,7 +426,9 @@ def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path
                 ep.call("deposit", amount=7)
 
     episode = record(tmp_path, agent)
-    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2, memo=False)
+    table = credit.estimate(
+        episode, credit.AgentPolicy(agent), estimator="value", n=2, merge_rollouts=False
+    )
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_invalid for row in table)
     assert table.env_steps == 2 * sum(range(2, episode.n_steps + 2))  # each, and to stop
@@ -692,7 +694,7 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
     episode = record(tmp_path, agent, Slow())
     n_asked = 0
     table = credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, memo=False
+        episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, merge_rollouts=False
     )
     assert {row.value for row in table} == {1.0}
     assert n_asked == 2 * episode.n_steps

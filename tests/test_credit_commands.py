@@ -76,7 +76,7 @@ def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
         lost_taxi.id[:6],
         "--policy",
         "drivers:driver",
-        "--check",
+        "--success",
         "terminated",
         "--plot",
         "lost.png",
@@ -106,7 +106,7 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(
         in str(abrupt)
     )
     with pytest.raises(ValueError, match="was won"):
-        credit.point_of_no_return(episode, lambda observation: WORK, n=4, check=lambda env: True)
+        credit.point_of_no_return(episode, lambda observation: WORK, n=4, success=lambda env: True)
 
 
 def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_what_winning_is_must_be_said_where_rewards_do_not(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bisect", "runs", lost_taxi.id, "--policy", "drivers:driver"]) == 2
-    assert "give check=" in capsys.readouterr().err
+    assert "give success=" in capsys.readouterr().err
 
 
 def test_credit_prints_a_table_json_and_draws(
@@ -161,7 +161,7 @@ def test_credit_prints_a_table_json_and_draws(
         lost_taxi.id,
         "--policy",
         "drivers:driver",
-        "--check",
+        "--success",
         "terminated",
         "-n",
         "8",
@@ -199,7 +199,7 @@ def test_what_was_hidden_is_drawn_anew_by_a_function_that_is_named(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert rows[0]["estimand"].endswith("given what had been seen")
     assert main([*command, "--noise", "recorded", "--resample-hidden", "drivers:traffic"]) == 2
-    assert "hidden or not" in capsys.readouterr().err
+    assert "repeats the hidden facts" in capsys.readouterr().err
 
 
 def test_wrong_usage_is_said_without_a_traceback(
@@ -294,12 +294,12 @@ def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
             "all labels are true where no check was given: won is taken to be a return above 0"
             in capsys.readouterr().err
         )
-        credit.estimate(episode, "random", n=2, check="truncated")
+        credit.estimate(episode, "random", n=2, success="truncated")
         assert main(["export", runs, "prm", "-o", target]) == 0
-        assert "--check" not in capsys.readouterr().err
+        assert "--success" not in capsys.readouterr().err
     assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
     assert (
-        f"was won (it returned {episode.n_steps} > 0; check=, or --check, says otherwise): "
+        f"was won (it returned {episode.n_steps} > 0; success=, or --success, says otherwise): "
         in capsys.readouterr().err
     )
 

@@ -126,7 +126,7 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
             )
         )
 
-    whole = scan(memo=False)
+    whole = scan(merge_rollouts=False)
     for how in (
         {},
         {"restore": "reexecute"},
@@ -135,7 +135,7 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
         {"jobs": 2},
     ):
         assert scan(**how) == whole
-    assert scan(root=1) != whole
+    assert scan(seed=1) != whole
 
 
 def test_every_estimator_of_forks_takes_it(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_where_it_has_no_meaning_it_is_refused(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     with pytest.raises(TypeError, match="must be a function"):
         credit.estimate(episode, naming, env=Cups, resample_hidden=True)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="recorded noise is what happened"):
+    with pytest.raises(ValueError, match="recorded noise repeats the hidden facts"):
         credit.estimate(episode, naming, env=Cups, resample_hidden=under_any, noise="recorded")
     with pytest.raises(ValueError, match="take scan"):
         credit.pooled_advantages([episode], naming, env=Cups, resample_hidden=under_any)
@@ -215,7 +215,9 @@ def test_an_agents_world_may_hide_something_too(restore: Any, tmp_path: Path) ->
     table = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, restore=restore)
     assert all(row.ci_low <= 0.5 <= row.ci_high for row in table.of("value"))
     assert {row.value for row in table.of("advantage")} == {0.0}
-    whole = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, memo=False)
+    whole = credit.estimate(
+        episode, pay, n=32, env=Locked, resample_hidden=move, merge_rollouts=False
+    )
     assert numbers(table) == numbers(whole)
 
 

@@ -97,7 +97,7 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
 
     with pytest.raises(ValueError, match="no recorded noise"):
         numbers(noise="recorded")
-    whole = numbers(memo=False)
+    whole = numbers(merge_rollouts=False)
     assert numbers() == whole
     assert numbers(restore="reexecute") == whole
     assert numbers(jobs=2) == whole
@@ -140,7 +140,8 @@ def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path
     assert within(spent).notes[0].endswith("4 of 64 universes")
     for outcome in (True, False):
         assert (
-            within(spent, check=lambda world, outcome=outcome: outcome).notes == within(spent).notes
+            within(spent, success=lambda world, outcome=outcome: outcome).notes
+            == within(spent).notes
         )
 
 
@@ -201,9 +202,9 @@ def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Pa
         task_solved = None  # type: ignore[assignment]
 
     episode = record(tmp_path, Mute(), LOST)
-    with pytest.raises(ReplayError, match="give check="):
+    with pytest.raises(ReplayError, match="give success="):
         credit.estimate(episode, gambler, env=Mute)
-    table = credit.estimate(episode, gambler, env=Mute, check=lambda world: world.has_paid, n=8)
+    table = credit.estimate(episode, gambler, env=Mute, success=lambda world: world.has_paid, n=8)
     assert table.split is not None
 
 
@@ -234,7 +235,7 @@ class Popper(Bank):
         return super().call(name, {key: arguments.pop(key) for key in list(arguments)})
 
 
-@pytest.mark.parametrize("how", [{}, {"memo": False}, {"restore": "reexecute"}])
+@pytest.mark.parametrize("how", [{}, {"merge_rollouts": False}, {"restore": "reexecute"}])
 def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path, how: Any) -> None:
     episode = record(tmp_path, Popper(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
     plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
@@ -329,7 +330,7 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
     policy = credit.TabularPolicy([[0.7, 0.3]], state=lambda observation: 0)
-    table = credit.shapley_values(episode, policy, m=128, root=1)
+    table = credit.shapley_values(episode, policy, m=128, seed=1)
     assert [row.step for row in table if row.value > 0.1] == [2, 5]
     assert all(row.ci_low <= 0.455 <= row.ci_high for row in (table[2], table[5]))
     assert sum(row.value for row in table) == pytest.approx(1 - 0.09, abs=0.12)
@@ -342,7 +343,7 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     assert [row.value for row in apart] == [
         row.value for row in credit.shapley_values(episode, policy, m=8)
     ]
-    whole = credit.shapley_values(episode, policy, m=8, memo=False)
+    whole = credit.shapley_values(episode, policy, m=8, merge_rollouts=False)
     assert [row.value for row in whole] == [row.value for row in apart]
     assert whole.env_steps > 1.2 * credit.shapley_values(episode, policy, m=8).env_steps
     short = credit.shapley_values(episode, policy, m=64, budget=credit.Budget(env_steps=10))

@@ -426,6 +426,12 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
         fork_many(episode, at=[0])
     with pytest.raises(ValueError, match="at least 1"):
         fork_many(episode, at=[0], policy="random", jobs=0)
+    with pytest.raises(TypeError, match=r"fork_many\(\) got an unexpected .*'noises'; its options"):
+        fork_many(episode, at=[0], actions=[0], noises="fresh")  # type: ignore[call-arg]
+    with pytest.raises(
+        TypeError, match=r"fork\(\) got an unexpected keyword argument 'n_branches'"
+    ):
+        fork(episode, at=0, n_branches=2)  # type: ignore[call-arg]
     lock = threading.Lock()
     with pytest.raises(TypeError, match="policy cannot be sent to another process"):
         fork_many(episode, at=[0], policy=lambda _: lock.locked(), restore="os_fork")

@@ -133,7 +133,9 @@ def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
 def test_states_that_only_the_sandbox_knows_are_not_taken_for_one(episode: Any) -> None:
     some = lambda observation, rng: int(rng.random() < 0.7)  # noqa: E731
     tables = [
-        credit.estimate(episode, some, n=8, steps=[36, 37], env=Outside, memo=memo, folder=None)
+        credit.estimate(
+            episode, some, n=8, steps=[36, 37], env=Outside, merge_rollouts=memo, folder=None
+        )
         for memo in (True, False)
     ]
     assert [row.value for row in tables[0]] == [row.value for row in tables[1]]

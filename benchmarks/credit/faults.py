@@ -38,7 +38,7 @@ def hits(
     """Return whether the likeliest step is the fault, and the decisions."""
     policy = RepairingPolicy(rate)
     found = [
-        decisive_step(episode, policy, root=k, **kwargs) for k, (episode, _) in enumerate(cases)
+        decisive_step(episode, policy, seed=k, **kwargs) for k, (episode, _) in enumerate(cases)
     ]
     return [d.likeliest == fault for d, (_, fault) in zip(found, cases, strict=True)], found
 
@@ -47,7 +47,7 @@ def max_drop(cases: list[tuple[Episode, int]], rate: float, n: int) -> tuple[flo
     """Return how often the largest V(k) - V(k + 1) in shared universes is the fault's, and the steps taken an episode."""
     policy, hit, steps = RepairingPolicy(rate), [], 0
     for k, (episode, fault) in enumerate(cases):
-        table = estimate(episode, policy, estimator="delta", n=n, root=k)
+        table = estimate(episode, policy, estimator="delta", n=n, seed=k)
         hit.append(int(np.argmin([row.value for row in table.of("delta")])) == fault)
         steps += table.env_steps
     return float(np.mean(hit)), steps / len(cases)

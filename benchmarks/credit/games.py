@@ -106,12 +106,12 @@ def p7(repeats: int = 150, m: int = 256) -> list[Criterion]:
         truth = true_shapley(rule, actions)
         covered = np.zeros(len(actions))
         for repeat in range(repeats):
-            rows = shapley_values(episode, policy, m=32, root=repeat)
+            rows = shapley_values(episode, policy, m=32, seed=repeat)
             covered += [
                 row.ci_low - 1e-9 <= t <= row.ci_high + 1e-9
                 for row, t in zip(rows, truth, strict=True)
             ]
-        large = shapley_values(episode, policy, m=m, root=10_000)
+        large = shapley_values(episode, policy, m=m, seed=10_000)
         none = {"pivot": ON, "and": ON * ON, "or": 1 - (1 - ON) ** 2}[rule]
         at = [k for k, share in enumerate(truth) if share > 0.01]
         worst = max(abs(large[k].value - truth[k]) for k in range(len(truth)))

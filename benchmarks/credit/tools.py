@@ -168,7 +168,7 @@ def shop(n: int = 50) -> list[Criterion]:
     found = []
     for rate, bar in ((0.0, 0.95), (0.05, 0.90), (0.2, 0.80)):
         decisions = [
-            decisive_step(e, PlanPolicy(plan, rate), root=k) for k, (e, _, plan) in enumerate(cases)
+            decisive_step(e, PlanPolicy(plan, rate), seed=k) for k, (e, _, plan) in enumerate(cases)
         ]
         found += judged(f"shop, repair {rate:g}", decisions, [fault for _, fault, _ in cases], bar)
     return found

@@ -90,8 +90,8 @@ def _compare(
     steps, variance, r = {}, {}, {}
     for noise in ("shared", "fresh"):
         tables = [
-            [_scan(e, truth, noise, 1000 * root + k) for k, e in enumerate(episodes)]
-            for root in range(repeats)
+            [_scan(e, truth, noise, 1000 * seed + k) for k, e in enumerate(episodes)]
+            for seed in range(repeats)
         ]
         runs = np.array(
             [[row.value for table in run for row in table.of("advantage")] for run in tables]
@@ -119,8 +119,8 @@ def _reached(what: str, values: Sequence[float], bar: float) -> Criterion:
     return at_least(f"{what} (standard error {error:.2g})", float(np.mean(values)), bar)
 
 
-def _scan(episode: Any, truth: Any, noise: Any, root: int) -> Any:
-    return estimate(episode, truth.policy, n=N, noise=noise, root=root, folder=None)
+def _scan(episode: Any, truth: Any, noise: Any, seed: int) -> Any:
+    return estimate(episode, truth.policy, n=N, noise=noise, seed=seed, folder=None)
 
 
 def chains() -> list[Criterion]:
@@ -150,7 +150,7 @@ def p10(n: int = 8) -> list[Criterion]:
     differ = []
     ways: Sequence[dict[str, Any]] = (
         {"restore": "snapshot"},
-        {"memo": False},
+        {"merge_rollouts": False},
         {"restore": "reexecute"},
         {"restore": "os_fork", "jobs": 2},
         {"jobs": 2},

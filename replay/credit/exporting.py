@@ -199,7 +199,7 @@ def _labels(
     if tell is not None and len(unchecked) == 1:
         label = str(*unchecked).lower()
         tell(
-            f"all labels are {label} where no check was given: won is taken to be a return above 0: --check says otherwise"
+            f"all labels are {label} where no check was given: won is taken to be a return above 0: --success says otherwise"
         )
 
 

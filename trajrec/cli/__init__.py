@@ -343,7 +343,7 @@ def build_parser() -> argparse.ArgumentParser:
         "bisect",
         credit.bisect,
         "find the step after which a failed episode could no longer be won",
-        "trajrec bisect runs 3f2a --policy my_agents:greedy --check terminated --plot lost.png",
+        "trajrec bisect runs 3f2a --policy my_agents:greedy --success terminated --plot lost.png",
         "Exit status: 0 found, 1 it never could be won, 2 wrong usage or not the recorded state, 3 unreadable log.",
     )
     _folder(sub)
@@ -434,7 +434,7 @@ def _rollouts(sub: argparse.ArgumentParser, n: int, *, is_needed: bool) -> None:
         help="what the randomness is derived from (default: 0)",
     )
     sub.add_argument(
-        "--check",
+        "--success",
         metavar="CHECK",
         help="what won means: terminated, truncated, or module:function of the end",
     )

@@ -157,13 +157,13 @@ def _policy(name: str) -> Any:
 
 
 def _how(arguments: argparse.Namespace) -> Any:
-    check, hidden = arguments.check, arguments.resample_hidden
+    success, hidden = arguments.success, arguments.resample_hidden
     return {
         **({} if arguments.noise is None else {"noise": arguments.noise}),
-        "root": arguments.seed,
-        "check": check
-        if check in (None, "terminated", "truncated")
-        else load_object(check, "--check", "terminated or "),
+        "seed": arguments.seed,
+        "success": success
+        if success in (None, "terminated", "truncated")
+        else load_object(success, "--success", "terminated or "),
         "max_steps": arguments.max_steps,
         "resample_hidden": None if hidden is None else load_object(hidden, "--resample-hidden"),
         "allow": arguments.allow,

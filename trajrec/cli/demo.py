@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     credit = trajrec.replay.credit
     budget = credit.Budget(env_steps=200_000)
-    found = credit.decisive_step(failed, planner, check=at_goal, budget=budget, folder=None)
+    found = credit.decisive_step(failed, planner, success=at_goal, budget=budget, folder=None)
     print(_indent(str(found)))
 
     print("\n5. Asking SQL\n")

@@ -59,7 +59,7 @@ def estimate(
         n: Rollouts of each arm at each step.
         steps: Which steps; all by default.
         budget: What it may take.
-        how: See `How`.
+        how: See `RolloutOptions`.
 
     Returns:
         A table of estimates, with the split R - V(s0) = skill + luck where all steps were scanned for their advantage.
@@ -72,7 +72,7 @@ def estimate(
         raise ValueError(f"n must be at least 2, got {n!r}")
     if estimator not in ("value", "delta", "advantage"):
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
-    setting = RolloutConfig.of(policy, how)
+    setting = RolloutConfig.from_options(policy, how, caller="estimate")
     # From where rollouts are cut at once nothing can be said.
     there = range(
         episode.first_step, min(episode.n_steps, setting.last_step(episode) or episode.n_steps)

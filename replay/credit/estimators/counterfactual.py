@@ -53,7 +53,7 @@ def counterfactual(
             the leave-one-out effect, or difference reward, of the step.
         n: Rollouts of each arm.
         budget: What it may take.
-        how: See `How`.
+        how: See `RolloutOptions`.
 
     Where neither `action` nor `observation` nor `by` is given, the action is drawn anew from the policy.
 
@@ -72,7 +72,7 @@ def counterfactual(
         raise IndexError(
             f"episode {episode.id} has the steps {episode.first_step} to {episode.n_steps - 1}, got {step}"
         )
-    setting = RolloutConfig.of(policy, how)
+    setting = RolloutConfig.from_options(policy, how, caller="counterfactual")
     actions = recorded_actions(episode)
     after = {t: a for t, a in actions.items() if t > step} if rest == "recorded" else {}
     first: Any = None

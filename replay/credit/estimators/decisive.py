@@ -127,7 +127,7 @@ def decisive_step(
         confidence: What the probability of a step must reach.
         share: "drop" takes the earliest step whose effect is at least this share of the largest.
         budget: What it may take.
-        how: See `How`.
+        how: See `RolloutOptions`.
 
     Returns:
         The decision; its `step` is None where it is undecided.
@@ -139,7 +139,9 @@ def decisive_step(
         raise ValueError(f"method must be 'drop', 'bayes', 'bisect' or 'halving', got {method!r}")
     if n < 2 or n_max < n:
         raise ValueError(f"n must be at least 2 and n_max at least n, got {n} and {n_max}")
-    with Sampler(episode, RolloutConfig.of(policy, how)) as prober:
+    with Sampler(
+        episode, RolloutConfig.from_options(policy, how, caller="decisive_step")
+    ) as prober:
         return _Search(prober, n, n_max, confidence, share, budget, how).decide(method)
 
 
@@ -175,7 +177,7 @@ class _Search:
             return self._by_drop()
         if not self._is_share or self._sign > 0:
             raise ValueError(
-                f"method {method!r} is for lost episodes that could have been won; give check=, or take 'drop'"
+                f"method {method!r} is for lost episodes that could have been won; give success=, or take 'drop'"
             )
         if method == "bayes":
             return self._by_change()
@@ -235,7 +237,7 @@ class _Search:
 
     def _drop_probabilities(self, steps: list[int]) -> FloatArray:
         """Return for each step the probability that it is the first with a large effect, from draws of all effects."""
-        rng = np.random.default_rng(self._prober.setting.noise.root)
+        rng = np.random.default_rng(self._prober.setting.noise.seed)
         draws = np.empty((DRAWS, len(steps)))
         known = np.concatenate(
             [self._arm(step, arm).known for step in steps for arm in ("value", "action")]

@@ -23,7 +23,7 @@ RESAMPLES = 200
 
 
 def hindsight_credit(
-    episodes: Sequence[Episode], policy: Any, method: Method = "cocoa", *, root: int = 0
+    episodes: Sequence[Episode], policy: Any, method: Method = "cocoa", *, seed: int = 0
 ) -> list[CreditTable]:
     """Estimate the credit of steps by what is known of them afterwards.
 
@@ -34,7 +34,7 @@ def hindsight_credit(
             later rewards of (p(a | s, u) / pi(a | s) - 1) r, with the outcome u that a reward is for: its size and the state
             where it was paid; and the step's own reward, less what the policy's actions pay there. "rudder": the expected
             return after the step less that before it, by the mean return of episodes through each state and action.
-        root: Of the bootstrap over episodes that the intervals are from.
+        seed: Of the bootstrap over episodes that the intervals are from.
 
     Returns:
         A table for each episode.
@@ -55,7 +55,7 @@ def hindsight_credit(
     estimate = {"hca": steps.hca, "cocoa": steps.cocoa, "rudder": steps.rudder}[method]
     n = len(episodes)
     values = estimate(np.ones(n))
-    rng = np.random.default_rng(root)
+    rng = np.random.default_rng(seed)
     samples = np.array(
         [
             estimate(rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64))

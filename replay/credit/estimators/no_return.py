@@ -70,7 +70,7 @@ def point_of_no_return(
         episode: One that was lost.
         policy: See `scan`: it is this policy that could no longer win it.
         n: Rollouts of each probe. What is won less often than in 1 of n may pass for lost.
-        how: See `How`; `check` says what winning is, where the return is not 0 or 1.
+        how: See `RolloutOptions`; `success` says what winning is, where the return is not 0 or 1.
 
     Raises:
         DivergenceError: The environment is not in the recorded state at a step: nothing can be said.
@@ -78,12 +78,14 @@ def point_of_no_return(
     """
     if n < 2:
         raise ValueError(f"n must be at least 2, got {n!r}")
-    with Sampler(episode, RolloutConfig.of(policy, how)) as prober:
+    with Sampler(
+        episode, RolloutConfig.from_options(policy, how, caller="point_of_no_return")
+    ) as prober:
         if _is_won(prober):
             why = (
                 ""
                 if prober.by_score
-                else f" (it returned {episode.total_reward:g} > 0; check=, or --check, says otherwise)"
+                else f" (it returned {episode.total_reward:g} > 0; success=, or --success, says otherwise)"
             )
             raise ValueError(
                 f"episode {episode.id} was won{why}: there is no step after which it could not be"
@@ -154,7 +156,7 @@ def _is_won(prober: Sampler) -> bool:
     rewards = set(recorded_rewards(episode).values())
     if not rewards <= {0.0, 1.0}:
         raise ValueError(
-            "the rewards do not say what winning is: give check=, 'terminated' or a function"
+            "the rewards do not say what winning is: give success=, 'terminated' or a function"
         )
     return sum(rewards) > 0
 

@@ -41,7 +41,7 @@ def pooled_advantages(
         by: What makes two visits the same: the environment's state without the time, or with the step. Without it values are
             averaged over the steps that are left: right where limits on time hardly matter, and wrong near them.
         budget: What it may take for all episodes together; it ends after a round of 8 rollouts at each of their steps.
-        how: See `How`.
+        how: See `RolloutOptions`.
 
     Returns:
         A table for each episode, with rows "value", V(s), and "pooled", Q(s, a) - V(s).
@@ -59,8 +59,10 @@ def pooled_advantages(
         raise ValueError(
             "visits are pooled by the whole state, and not by what the agent knows of it: take scan() instead"
         )
-    setting = RolloutConfig.of(policy, {**how, "noise": "fresh"}, keeps_visits=True)
-    meter, table = Meter(budget), _Table(by, setting.gamma, by_score=setting.check is not None)
+    setting = RolloutConfig.from_options(
+        policy, {**how, "noise": "fresh"}, caller="pooled_advantages", keeps_visits=True
+    )
+    meter, table = Meter(budget), _Table(by, setting.gamma, by_score=setting.success is not None)
     pools = [_Pool(episode, number, setting) for number, episode in enumerate(episodes)]
     for part in meter.rounds(n, "rollouts a step"):
         for pool in pools:

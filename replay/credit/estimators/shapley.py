@@ -38,7 +38,7 @@ def shapley_values(
         segments: Steps that are held or drawn together; by default each step is one. Steps in none keep their recorded action.
         m: Pairs of orders; each takes 2 (segments + 1) rollouts of the whole episode, fewer where they meet.
         budget: What it may take.
-        how: See `How`.
+        how: See `RolloutOptions`.
 
     Returns:
         A row for each segment, at its first step. The values sum to v(all) - v(none), but for what chance leaves.
@@ -59,7 +59,9 @@ def shapley_values(
             raise IndexError(
                 f"a segment must have steps of the episode, {steps.start} to {steps.stop - 1}, got {group}"
             )
-    with Sampler(episode, RolloutConfig.of(policy, how)) as prober:
+    with Sampler(
+        episode, RolloutConfig.from_options(policy, how, caller="shapley_values")
+    ) as prober:
         return _Game(prober, groups).play(m, Meter(budget), how)
 
 
@@ -75,8 +77,8 @@ class _Game:
         self._by_score = prober.by_score
 
     def play(self, m: int, meter: Meter, how: RolloutOptions) -> CreditTable:
-        n, root = len(self._groups), self._prober.setting.noise.root
-        rng = np.random.default_rng([root, 5])
+        n, seed = len(self._groups), self._prober.setting.noise.seed
+        rng = np.random.default_rng([seed, 5])
         pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
         kept: list[tuple[int, str, Sequence[Rollout]]] = []
         n_invalid = 0

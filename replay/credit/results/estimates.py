@@ -221,7 +221,7 @@ class CreditTable(Sequence[Estimate]):
         policy_id: The policy that went on from its steps.
         estimates: The rows.
         noise: See `Estimate`.
-        root: What the noise was derived from.
+        seed: What the noise was derived from.
         restore: How steps were reached.
         split: The skill/luck split; None where it was not asked for.
         notes: What must be known to read it.
@@ -233,7 +233,7 @@ class CreditTable(Sequence[Estimate]):
     policy_id: str
     estimates: list[Estimate]
     noise: str = "none"
-    root: int = 0
+    seed: int = 0
     restore: str = ""
     split: SkillLuckSplit | None = None
     notes: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from trajrec.envstate.ale import StickyGenerator, sticky_generator
 from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
 from trajrec.envstate.generators import nested_generators, put_state, state_of
 
-Mode = Literal["shared", "fresh", "recorded"]
+NoiseMode = Literal["shared", "fresh", "recorded"]
 
 _POLICY, _ENV = 0, 1
 # The tables of toy text, and MuJoCo's model and data: large, and without a generator.
@@ -36,11 +36,11 @@ class Noise:
             differences between arms have common random numbers, and rollouts that meet go on as one. "fresh": each rollout
             has noise of its own. "recorded": the environment's noise is what it was in the recorded episode, for as long as
             that went on, and only the policy's is drawn anew: what would have come of another action, given what happened.
-        root: What all of it is derived from.
+        seed: What all of it is derived from.
     """
 
-    mode: Mode = "shared"
-    root: int = 0
+    mode: NoiseMode = "shared"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.mode not in ("shared", "fresh", "recorded"):
@@ -63,16 +63,16 @@ class PolicyNoise:
     """The generator that a policy draws from, put to a universe and step each time.
 
     Args:
-        root: What the noise is derived from.
+        seed: What the noise is derived from.
         role: Who draws: noises of several roles are independent.
 
     Attributes:
         generator: Always the same object.
     """
 
-    def __init__(self, root: int, role: str = "policy") -> None:
+    def __init__(self, seed: int, role: str = "policy") -> None:
         key = np.frombuffer(
-            hashlib.blake2b(f"{role}/{root}".encode(), digest_size=16).digest(), np.uint64
+            hashlib.blake2b(f"{role}/{seed}".encode(), digest_size=16).digest(), np.uint64
         )
         self._counter = np.zeros(4, np.uint64)
         self._state: Any = {
@@ -99,7 +99,7 @@ class EnvNoise:
 
     Args:
         env: The environment, with its wrappers.
-        root: What the noise is derived from.
+        seed: What the noise is derived from.
 
     Attributes:
         n_generators: How many there are. Of what native simulators keep inside, that of ALE's sticky actions is among them.
@@ -108,8 +108,8 @@ class EnvNoise:
         SnapshotError: ALE's cannot be set.
     """
 
-    def __init__(self, env: Any, root: int) -> None:
-        self._key = hashlib.blake2b(f"env/{root}".encode(), digest_size=16).digest()
+    def __init__(self, env: Any, seed: int) -> None:
+        self._key = hashlib.blake2b(f"env/{seed}".encode(), digest_size=16).digest()
         sticky = sticky_generator(env)
         self._generators = find_generators(env) + ([] if sticky is None else [sticky])
         self._setters = [_setter(generator) for generator in self._generators]

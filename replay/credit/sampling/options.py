@@ -1,158 +1,192 @@
-"""How rollouts are run: what all functions of this package take, in one place."""
+"""Options of rollouts: the keywords that the estimators share, and their checked form."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import TypedDict
 
 from trajrec.corpus.episode import Episode
+from trajrec.options import check_options
 from trajrec.protocols import World
-from trajrec.replay.credit.sampling.noise import Mode, Noise
-from trajrec.replay.credit.sampling.simulator import Check, Resample
+from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
+from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.execute.environments import env_by, make_env, make_world, world_by
 from trajrec.replay.execute.reach import EnvHandle, env_handle
-from trajrec.replay.forks.options import RestoreChoice, check_restore
+from trajrec.replay.forks.options import Backend, RestoreChoice, check_restore
+from trajrec.types import AnyEnv, Value
 
 
 class RolloutOptions(TypedDict, total=False):
-    """What all functions of this package that run rollouts take, by keyword.
+    """Keywords of all functions of `trajrec.replay.credit` that run rollouts.
 
     Attributes:
-        noise: "shared", "fresh" or "recorded": see `Noise`. By default shared.
-        root: What the noise is derived from: the same root gives the same numbers. By default 0.
-        check: Says of the environment, or world, at the end of a rollout whether it was won: what is estimated is then the
-            probability of that. "terminated" and "truncated" say that the episode ended so. By default it is the return; of an
-            agent's world its `task_solved`.
-        gamma: Discount per step; by default 1.
-        max_steps: The step of the episode at which rollouts are cut; needed where the environment sets no limit itself.
-        env: Makes the environment or world; by default the one that the log names is made.
-        allow: Module prefixes that may be imported because the log names them.
-        state: The function that the episode's states were captured with, where the recorder was given one.
+        noise: "shared", "fresh" or "recorded"; see `Noise`. "shared" by default.
+        seed: The noise is derived from this seed: the same seed gives the same numbers. 0 by
+            default.
+        success: A function of the environment (or world) at the end of a rollout; it returns
+            whether the rollout succeeded, or a score. "terminated" and "truncated" count an episode
+            that ended so as a success. The estimates are then probabilities of success. By default
+            they are expected returns; of a tool world, the result of its `task_solved`.
+        gamma: Discount per step, dimensionless, in [0, 1]; 1 by default.
+        max_steps: Step of the episode at which rollouts are cut off. Needed if the environment has
+            no time limit of its own.
+        env: A function that returns the environment or world. By default trajrec makes the one
+            that the log names.
+        allow: Prefixes of the modules that trajrec may import because a log names them.
+        state: The function that captured the episode's states, if the recorder was given one.
         restore: How steps are reached; see `fork_many`. The numbers do not depend on it.
-        jobs: Processes; by default 1. The numbers do not depend on them.
-        backend: "local", or "ray".
-        memo: Whether rollouts that meet go on as one; by default they do. The numbers do not depend on it.
-        resample_hidden: A function of the environment, or world, as it was recorded at a step, and a generator: draws anew what
-            the agent has not seen by then, before each rollout from there. Values are then those of what it knows, and not of
-            the whole state; that what is drawn goes with what was seen is the function's to see to.
-        progress: Called with (rollouts run, rollouts asked for so far) as they come in; from other processes, as each is done.
-        folder: Where what is found is appended to the corpus; "beside", the default, is the folder of the episode's log,
-            None keeps it nowhere.
+        jobs: Processes that run rollouts at the same time; 1 by default. The numbers do not depend
+            on it.
+        backend: "local", or "ray" for tasks of a Ray cluster.
+        merge_rollouts: Whether rollouts of one scenario that reach the same state are continued as
+            one; True by default. The numbers do not depend on it.
+        resample_hidden: A function of the environment (or world) in its recorded state before a
+            step, and of a generator. It draws the facts that the agent has not seen by then again,
+            before each rollout. The estimates are then given the agent's knowledge, not the full
+            state. The function itself must draw only facts that agree with the agent's
+            observations.
+        progress: Called with the number of finished rollouts and of requested rollouts.
+        folder: The corpus to which the results are appended. "beside", the default, is the folder
+            of the episode's log; None stores nothing.
     """
 
-    noise: Mode
-    root: int
-    check: Check
+    noise: NoiseMode
+    seed: int
+    success: Success
     gamma: float
     max_steps: int | None
-    env: Callable[[], Any] | None
+    env: Callable[[], Value] | None
     allow: Iterable[str]
-    state: Callable[[Any], Any] | None
+    state: Callable[[AnyEnv], Value] | None
     restore: RestoreChoice
     jobs: int
-    backend: Literal["local", "ray"]
-    memo: bool
+    backend: Backend
+    merge_rollouts: bool
     resample_hidden: Resample | None
     progress: Callable[[int, int], None] | None
     folder: str | Path | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
-    """What all rollouts of an episode share.
+    """The checked options of a run, with defaults; all rollouts of an episode share it.
 
     Attributes:
-        policy: What acts: see `as_policy`.
-        noise: What it is put under.
-        gamma: Discount per step.
-        max_steps: The step of the episode at which rollouts are cut; None where its own limit ends it.
-        check: Says at the end whether it was won; None takes the return.
-        make: Makes the environment or world; None makes the one that the log names.
-        allow: Module prefixes that may be imported because the log names them.
-        state: The function that states were captured with; None takes an adapter.
-        restore: How steps are reached.
-        jobs: Processes.
-        backend: "local", or "ray".
-        memo: Whether rollouts that meet go on as one.
-        resample_hidden: Draws anew what the agent has not seen, before each rollout; None leaves it as it was recorded.
-        progress: Told how many rollouts there are of how many.
-        keeps_visits: Whether rollouts keep each of their steps.
+        policy: The policy of the rollouts: see `as_policy`.
+        noise: The randomness of the rollouts.
+        gamma: See `RolloutOptions`.
+        max_steps: See `RolloutOptions`.
+        success: See `RolloutOptions`; None estimates the return.
+        make: `RolloutOptions.env`.
+        allow: See `RolloutOptions`.
+        state: See `RolloutOptions`.
+        restore: See `RolloutOptions`.
+        jobs: See `RolloutOptions`.
+        backend: See `RolloutOptions`.
+        merge_rollouts: See `RolloutOptions`.
+        resample_hidden: See `RolloutOptions`.
+        progress: See `RolloutOptions`.
+        keeps_visits: Whether each rollout keeps a record of its steps.
     """
 
-    policy: Any
+    policy: Value
     noise: Noise = field(default_factory=Noise)
     gamma: float = 1.0
     max_steps: int | None = None
-    check: Check = None
-    make: Callable[[], Any] | None = None
+    success: Success = None
+    make: Callable[[], Value] | None = None
     allow: tuple[str, ...] = ()
-    state: Callable[[Any], Any] | None = None
+    state: Callable[[AnyEnv], Value] | None = None
     restore: RestoreChoice = "auto"
     jobs: int = 1
-    backend: Literal["local", "ray"] = "local"
-    memo: bool = True
+    backend: Backend = "local"
+    merge_rollouts: bool = True
     resample_hidden: Resample | None = None
     progress: Callable[[int, int], None] | None = None
     keeps_visits: bool = False
 
-    def stage(self, episode: Episode) -> EnvHandle:
-        """Make a stage for an episode."""
+    @classmethod
+    def from_options(
+        cls,
+        policy: Value,
+        options: RolloutOptions,
+        *,
+        caller: str,
+        keeps_visits: bool = False,
+    ) -> RolloutConfig:
+        """Return the checked options of a call.
+
+        Args:
+            policy: The policy of the rollouts.
+            options: The keywords of the call.
+            caller: Name of the function that was called, for the message of a `TypeError`.
+            keeps_visits: See the attributes.
+
+        Raises:
+            TypeError: A keyword is not an option, or a value has the wrong type.
+            ValueError: A value is not one of the allowed values.
+        """
+        check_options(caller, options, RolloutOptions)
+        noise = Noise(options.get("noise", "shared"), options.get("seed", 0))
+        success = options.get("success")
+        if isinstance(success, str) and success not in ("terminated", "truncated"):
+            raise ValueError(
+                f"success must be 'terminated', 'truncated' or a function, got {success!r}"
+            )
+        resample_hidden = options.get("resample_hidden")
+        if resample_hidden is not None:
+            if not callable(resample_hidden):
+                raise TypeError(f"resample_hidden must be a function, got {resample_hidden!r}")
+            if noise.mode == "recorded":
+                raise ValueError(
+                    "noise must be 'shared' or 'fresh' with resample_hidden, got 'recorded': "
+                    "recorded noise repeats the hidden facts"
+                )
+        restore = options.get("restore", "auto")
+        check_restore(restore)
+        jobs = options.get("jobs", 1)
+        if jobs < 1:
+            raise ValueError(f"jobs must be at least 1, got {jobs!r}")
+        return cls(
+            policy=policy,
+            noise=noise,
+            gamma=options.get("gamma", 1.0),
+            max_steps=options.get("max_steps"),
+            success=success,
+            make=options.get("env"),
+            allow=tuple(options.get("allow", ())),
+            state=options.get("state"),
+            restore=restore,
+            jobs=jobs,
+            backend=options.get("backend", "local"),
+            merge_rollouts=options.get("merge_rollouts", True),
+            resample_hidden=resample_hidden,
+            progress=options.get("progress"),
+            keeps_visits=keeps_visits,
+        )
+
+    def make_handle(self, episode: Episode) -> EnvHandle:
+        """Make the environment of an episode."""
         record = episode.header.env
         env = (
-            env_by(self.make, record)
-            if self.make is not None
-            else make_env(record, episode_id=episode.id, allow=self.allow)
+            make_env(record, episode_id=episode.id, allow=self.allow)
+            if self.make is None
+            else env_by(self.make, record)
         )
         return env_handle(env, episode, self.state)
 
-    def world(self, episode: Episode) -> World:
-        """Make a world for an agent's episode."""
+    def make_world(self, episode: Episode) -> World:
+        """Make the tool world of an agent's episode."""
         return world_by(self.make) if self.make is not None else make_world(episode, self.allow)
 
     def last_step(self, episode: Episode) -> int | None:
-        """Return the step at which rollouts are cut: an agent's world ends nothing itself."""
-        return (
-            2 * episode.n_steps + 10
-            if self.max_steps is None and episode.is_agent_episode
-            else self.max_steps
-        )
+        """Return the step at which rollouts are cut off; None if there is no such step.
 
-    @classmethod
-    def of(cls, policy: Any, how: RolloutOptions, *, keeps_visits: bool = False) -> RolloutConfig:
-        """Return the setting that a caller asks for.
-
-        Raises:
-            TypeError: There is no such keyword.
-            ValueError: A value is none of those that it may be.
+        A tool world ends no episode itself, so its rollouts always have a last step.
         """
-        given: dict[str, Any] = dict(how)
-        unknown = sorted(given.keys() - RolloutOptions.__annotations__.keys())
-        if unknown:
-            raise TypeError(
-                f"no such keyword: {', '.join(unknown)}; there are {', '.join(RolloutOptions.__annotations__)}"
-            )
-        noise = Noise(given.pop("noise", "shared"), given.pop("root", 0))
-        given.pop("folder", None)
-        given["allow"] = tuple(given.get("allow", ()))
-        if "env" in given:
-            given["make"] = given.pop("env")
-        check = given.get("check")
-        if isinstance(check, str) and check not in ("terminated", "truncated"):
-            raise ValueError(
-                f"check must be 'terminated', 'truncated' or a function, got {check!r}"
-            )
-        if given.get("resample_hidden") is not None:
-            if not callable(given["resample_hidden"]):
-                raise TypeError(
-                    f"resample_hidden must be a function, got {given['resample_hidden']!r}"
-                )
-            if noise.mode == "recorded":
-                raise ValueError(
-                    "recorded noise is what happened, hidden or not: resample_hidden takes 'shared' or 'fresh'"
-                )
-        check_restore(given.get("restore", "auto"))
-        if given.get("jobs", 1) < 1:
-            raise ValueError(f"jobs must be at least 1, got {given['jobs']!r}")
-        return cls(policy, noise, keeps_visits=keeps_visits, **given)
+        if self.max_steps is None and episode.is_agent_episode:
+            # Room for detours, also in episodes of few steps.
+            return 2 * episode.n_steps + 10
+        return self.max_steps

@@ -82,7 +82,7 @@ class RolloutRunner:
         noise: What it is put under.
         gamma: Discount per step, in [0, 1].
         max_steps: The step of the episode at which rollouts are cut.
-        memo: Whether rollouts that meet go on as one.
+        merge_rollouts: Whether rollouts that meet go on as one.
         keeps_visits: Whether to keep each step of each rollout, which is then run to its end.
         resample_hidden: What is done to a ground before each rollout: what the agent has not seen is drawn anew.
     """
@@ -95,16 +95,16 @@ class RolloutRunner:
         *,
         gamma: float = 1.0,
         max_steps: int | None = None,
-        memo: bool = True,
+        merge_rollouts: bool = True,
         keeps_visits: bool = False,
         resample_hidden: Resample | None = None,
     ) -> None:
         self.grounds, self.policy, self.noise = list(grounds), policy, noise
         self.gamma, self.max_steps = gamma, max_steps
         self._memo: dict[Hashable, _Tail] | None = (
-            {} if memo and noise.mode != "fresh" and not keeps_visits else None
+            {} if merge_rollouts and noise.mode != "fresh" and not keeps_visits else None
         )
-        self._policy_noise = [PolicyNoise(noise.root) for _ in self.grounds]
+        self._policy_noise = [PolicyNoise(noise.seed) for _ in self.grounds]
         self._memory = _Memory(policy)
         self._is_batched = len(self.grounds) > 1
         self._step = -1
@@ -112,7 +112,7 @@ class RolloutRunner:
         self._ahead: list[tuple[int, str]] = []
         self._has_moved = [False] * len(self.grounds)
         self._keeps_visits = keeps_visits
-        self._resample, self._hidden_noise = resample_hidden, PolicyNoise(noise.root, "hidden")
+        self._resample, self._hidden_noise = resample_hidden, PolicyNoise(noise.seed, "hidden")
 
     def go(self, step: int, memory: Any = None) -> None:
         """Bring the grounds to a step; rollouts begin there from now on.

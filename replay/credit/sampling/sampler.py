@@ -84,7 +84,7 @@ class Sampler:
         self.episode, self.setting = episode, replace(setting, progress=None)
         if not self.by_score and episode.agent_rewards:
             raise ValueError(
-                f"each agent of episode {episode.id} has a reward of its own: say with check= what winning is"
+                f"each agent of episode {episode.id} has a reward of its own: say with success= what winning is"
             )
         self.restore_method: Any = setting.restore
         is_seeded = getattr(setting.policy, "is_seeded", True)
@@ -110,7 +110,7 @@ class Sampler:
     @property
     def by_score(self) -> bool:
         """Whether rollouts are worth what a check says of their end, rather than their return."""
-        return self.setting.check is not None or self.episode.is_agent_episode
+        return self.setting.success is not None or self.episode.is_agent_episode
 
     def __enter__(self) -> Sampler:
         return self
@@ -138,7 +138,7 @@ class Sampler:
             steps = sorted({probe.step for probe in probes})
             n = max(len(probe.universes) for probe in probes)
             self.restore_method = cheapest_method(
-                self.episode, lambda: setting.stage(self.episode), steps, n, setting.jobs
+                self.episode, lambda: setting.make_handle(self.episode), steps, n, setting.jobs
             )
         if self.restore_method == "os_fork":
             if self.episode.is_agent_episode:
@@ -156,9 +156,9 @@ class Sampler:
 
     def score_at(self, step: int) -> float:
         """Return what the check says of the recorded state before a step; NaN where it says nothing."""
-        if isinstance(self.setting.check, str):
+        if isinstance(self.setting.success, str):
             return float(
-                self.episode.end is not None and getattr(self.episode.end, self.setting.check)
+                self.episode.end is not None and getattr(self.episode.end, self.setting.success)
             )
         ground = self._grounds()[0]
         ground.go(step)
@@ -225,7 +225,7 @@ class Sampler:
             jobs=1,
             backend="local",
             restore=self.restore_method,
-            memo=setting.memo and self.is_determined,
+            merge_rollouts=setting.merge_rollouts and self.is_determined,
         )
         work = functools.partial(
             _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), inner
@@ -324,7 +324,7 @@ def make_roller(
         setting.noise,
         gamma=setting.gamma,
         max_steps=setting.last_step(episode),
-        memo=setting.memo,
+        merge_rollouts=setting.merge_rollouts,
         keeps_visits=setting.keeps_visits,
         resample_hidden=setting.resample_hidden,
     )
@@ -337,20 +337,25 @@ def _ground(
         by_history = not hasattr(setting.policy, "memory")
         return WorldSimulator(
             episode,
-            lambda: setting.world(episode),
+            lambda: setting.make_world(episode),
             setting.noise,
-            setting.check,
+            setting.success,
             by_history=by_history,
             is_prefix=restore == "reexecute",
         )
     return EnvSimulator(
-        episode, lambda: setting.stage(episode), restore, setting.noise, setting.check, recorded
+        episode,
+        lambda: setting.make_handle(episode),
+        restore,
+        setting.noise,
+        setting.success,
+        recorded,
     )
 
 
 def _recorded(episode: Episode, setting: RolloutConfig) -> RecordedNoise:
     has_noise = setting.noise.mode == "recorded" and not episode.is_agent_episode
-    return recorded_noise(episode, lambda: setting.stage(episode)) if has_noise else {}
+    return recorded_noise(episode, lambda: setting.make_handle(episode)) if has_noise else {}
 
 
 def _space(ground: Any) -> Any:
@@ -419,7 +424,7 @@ class _Errand:
         place, which = self.wanted[step][index]
         probe, setting = self.probes[place], self.setting
         ground = OneShotSimulator(
-            episode, stage, setting.noise, setting.check, self.recorded, observation, restore
+            episode, stage, setting.noise, setting.success, self.recorded, observation, restore
         )
         policy = as_policy(setting.policy, ground.action_space)
         roller = RolloutRunner(
@@ -428,7 +433,7 @@ class _Errand:
             setting.noise,
             gamma=setting.gamma,
             max_steps=setting.last_step(episode),
-            memo=False,
+            merge_rollouts=False,
             keeps_visits=setting.keeps_visits,
             resample_hidden=setting.resample_hidden,
         )

@@ -28,7 +28,7 @@ from trajrec.verifiers import as_verdict
 _COMPLETE = frozenset(("toy_text", "blackjack", "classic_control", "minigrid", "get_state"))
 """Adapters that see all that an environment of their kind goes on by, but its generators."""
 
-Check = Verifier | Literal["terminated", "truncated"] | None
+Success = Verifier | Literal["terminated", "truncated"] | None
 """What says at the end whether a rollout was won."""
 
 Resample = Callable[[Any, np.random.Generator], None]
@@ -104,7 +104,7 @@ class OneShotSimulator:
         episode: The episode.
         stage: The environment.
         noise: What its generators are put to.
-        check: Says at the end whether it was won.
+        success: Says at the end whether it was won.
         recorded: States of the generators before each recorded step, for recorded noise.
         observation: The last observation before the step.
         restore: How the step was reached.
@@ -118,15 +118,15 @@ class OneShotSimulator:
         episode: Episode,
         stage: EnvHandle,
         noise: Noise,
-        check: Check,
+        success: Success,
         recorded: RecordedNoise,
         observation: Any = None,
         restore: RestoreMethod = "reexecute",
     ) -> None:
-        self._episode, self._root, self._check, self._recorded = (
+        self._episode, self._seed, self._success, self._recorded = (
             episode,
-            noise.root,
-            check,
+            noise.seed,
+            success,
             recorded,
         )
         self._flags = {"terminated": False, "truncated": False}
@@ -135,7 +135,7 @@ class OneShotSimulator:
 
     def _set(self, stage: EnvHandle) -> None:
         self._stage, self._env, self.action_space = stage, stage.env, stage.env.action_space
-        self._noise = EnvNoise(stage.env, self._root)
+        self._noise = EnvNoise(stage.env, self._seed)
         self.n_generators = self._noise.n_generators
         self._key = _StateKey(stage, self._noise.ids())
 
@@ -179,11 +179,11 @@ class OneShotSimulator:
 
     def score(self) -> float | None:
         """See `Ground`."""
-        if self._check is None:
+        if self._success is None:
             return None
-        if isinstance(self._check, str):
-            return float(self._flags[self._check])
-        verdict = as_verdict(self._check(self._env))
+        if isinstance(self._success, str):
+            return float(self._flags[self._success])
+        verdict = as_verdict(self._success(self._env))
         return verdict.score if verdict.passed is None else float(verdict.passed)
 
     def close(self) -> None:
@@ -199,7 +199,7 @@ class EnvSimulator(OneShotSimulator):
         make: Makes a stage.
         restore: How it is put back.
         noise: What its generators are put to.
-        check: Says at the end whether it was won.
+        success: Says at the end whether it was won.
         recorded: See `StandingGround`.
     """
 
@@ -209,11 +209,11 @@ class EnvSimulator(OneShotSimulator):
         make: Callable[[], EnvHandle],
         restore: RestoreChoice,
         noise: Noise,
-        check: Check,
+        success: Success,
         recorded: RecordedNoise,
     ) -> None:
         self._walker, self._is_resampled = Walker(episode, make, restore), False
-        super().__init__(episode, self._walker.stage, noise, check, recorded)
+        super().__init__(episode, self._walker.stage, noise, success, recorded)
 
     def go(self, step: int) -> None:
         """See `Ground`."""

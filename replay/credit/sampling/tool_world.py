@@ -18,7 +18,7 @@ from trajrec.protocols import RestorableState, Verifier, World
 from trajrec.replay.agents.world_replay import reaches_beyond, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, calls_of
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
-from trajrec.replay.credit.sampling.simulator import Check, Resample, UnreplayableError
+from trajrec.replay.credit.sampling.simulator import Resample, Success, UnreplayableError
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.values import codec
 from trajrec.values.objects import awaited
@@ -32,7 +32,7 @@ class WorldSimulator:
         episode: The agent's episode.
         make: Makes a world.
         noise: What its generators are put to.
-        check: Says at the end whether it was won; by default the world's own `task_solved`.
+        success: Says at the end whether it was won; by default the world's own `task_solved`.
         by_history: Whether the policy goes by all that it has done and seen: rollouts then meet only where that is the same,
             and what state the world is in need not be looked at.
         is_prefix: Whether steps are reached by making all calls again, although the world gives its state.
@@ -49,19 +49,19 @@ class WorldSimulator:
         episode: Episode,
         make: Callable[[], World],
         noise: Noise,
-        check: Check,
+        success: Success,
         *,
         by_history: bool,
         is_prefix: bool = False,
     ) -> None:
-        self._episode, self._make, self._root = episode, make, noise.root
+        self._episode, self._make, self._seed = episode, make, noise.seed
         self._world = make()
-        if isinstance(check, str):
+        if isinstance(success, str):
             raise ReplayError(
-                f"an agent's world does not end by {check!r}: give check=, a function",
+                f"an agent's world does not end by {success!r}: give success=, a function",
                 episode_id=episode.id,
             )
-        self._check: Verifier = check or _own_check(self._world, episode)
+        self._success: Verifier = success or _own_check(self._world, episode)
         self._by_history = by_history
         self._has_state = isinstance(self._world, RestorableState) and not is_prefix
         self.restore_method: RestoreMethod = "snapshot" if self._has_state else "reexecute"
@@ -74,7 +74,7 @@ class WorldSimulator:
 
     def _set(self) -> None:
         self._effects = {tool.name: tool.access for tool in self._world.tools()}
-        self._noise = EnvNoise(self._world, self._root)
+        self._noise = EnvNoise(self._world, self._seed)
         self.n_generators = self._noise.n_generators
 
     def go(self, step: int) -> None:
@@ -149,7 +149,7 @@ class WorldSimulator:
 
     def score(self) -> float | None:
         """See `Ground`."""
-        verdict = as_verdict(self._check(self._world))
+        verdict = as_verdict(self._success(self._world))
         return verdict.score if verdict.passed is None else float(verdict.passed)
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class WorldSimulator:
         step = self._context.step
         call = sum(made.step == step for made in self._context.made)
         return frozen(
-            self._recorded.time_ns(step), derive_seed(seed, self._root, self._universe, step, call)
+            self._recorded.time_ns(step), derive_seed(seed, self._seed, self._universe, step, call)
         )
 
 
@@ -203,7 +203,7 @@ def _encoded(world: Any) -> bytes:
 def _own_check(world: Any, episode: Episode) -> Verifier:
     if not callable(getattr(world, "task_solved", None)):
         raise ReplayError(
-            "nothing says whether a rollout was won: give check=, a function of the world",
+            "nothing says whether a rollout was won: give success=, a function of the world",
             episode_id=episode.id,
         )
     return lambda there: there.task_solved()
