@@ -8,8 +8,6 @@ from trajrec._lazy import lazy_exports
 
 if TYPE_CHECKING:
     from trajrec.envs.bank import Bank as Bank
-    from trajrec.envs.contract import Contract as Contract
-    from trajrec.envs.contract import check_env as check_env
     from trajrec.envs.keydoor import KeyDoor as KeyDoor
     from trajrec.envs.office import Office as Office
     from trajrec.envs.shop import Shop as Shop
@@ -21,14 +19,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Bank": "trajrec.envs.bank:Bank",
-        "Contract": "trajrec.envs.contract:Contract",
         "GymWorld": "trajrec.envs.text:GymWorld",
         "KeyDoor": "trajrec.envs.keydoor:KeyDoor",
         "Office": "trajrec.envs.office:Office",
         "Shop": "trajrec.envs.shop:Shop",
         "ToolTextEnv": "trajrec.envs.text:ToolTextEnv",
         "Workspace": "trajrec.envs.workspace:Workspace",
-        "check_env": "trajrec.envs.contract:check_env",
     },
 )
 

@@ -11,8 +11,8 @@ from trajrec._lazy import lazy_exports
 if TYPE_CHECKING:
     from trajrec.replay import credit as credit
     from trajrec.replay.batch import replay_episodes as replay_episodes
-    from trajrec.replay.diagnose.determinism import DeterminismReport as DeterminismReport
     from trajrec.replay.diagnose.determinism import check_determinism as check_determinism
+    from trajrec.replay.diagnose.determinism_report import DeterminismReport as DeterminismReport
     from trajrec.replay.differences import EpisodeDifference as EpisodeDifference
     from trajrec.replay.differences import first_difference as first_difference
     from trajrec.replay.execute.report import Divergence as Divergence
@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Branch": "trajrec.replay.forks.branch:Branch",
-        "DeterminismReport": "trajrec.replay.diagnose.determinism:DeterminismReport",
+        "DeterminismReport": "trajrec.replay.diagnose.determinism_report:DeterminismReport",
         "Divergence": "trajrec.replay.execute.report:Divergence",
         "EpisodeDifference": "trajrec.replay.differences:EpisodeDifference",
         "ForkOptions": "trajrec.replay.forks.options:ForkOptions",

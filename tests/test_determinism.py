@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import threading
 import time
 from typing import Any
 
 import broken
+import gymnasium as gym
 import numpy as np
 import pytest
 
+from trajrec.errors import EnvContractError
 from trajrec.replay import check_determinism
+from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_state_methods
+from trajrec.replay.diagnose.probes import RolloutPlan, probe_determinism
+from trajrec.replay.diagnose.rollouts import rollout
 
 
 class NumpyRandom(broken.Sound):
@@ -100,6 +106,7 @@ def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> No
     assert (report.grade, report.findings) == ("exact", ())
     granted = {name for name, restore in report.restore.items() if restore.is_granted}
     assert granted == {"reexecute", "os_fork", "pickle" if "MiniGrid" in str(env) else "snapshot"}
+    assert (report.violations, report.reuses_buffers, report.has_passed) == ((), False, True)
     assert report.as_dict()["restore"]["os_fork"]["take_us"] > 0
     assert "exact, 120 steps compared" in str(report)
 
@@ -116,3 +123,242 @@ def test_what_only_a_seeded_reset_makes_the_same_is_graded_so() -> None:
     report = check_determinism(OnlySeeded, n_steps=60)
     assert report.grade == "seeded"
     assert min(finding.step for finding in report.findings) == 17
+
+
+class Faulty(gym.Env[Any, Any]):
+    """Counts its steps, and has one fault."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gym.spaces.Discrete(2)
+    made = 0
+
+    def __init__(self, fault: str = "none") -> None:
+        self.fault = fault
+        self.k = 0
+        self.resets = 0
+        self.buffer = np.zeros(2)
+        Faulty.made += 1
+        self.number = Faulty.made
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.k = 0
+        self.resets += 1
+        return np.zeros(2), {}
+
+    def step(self, action: Any) -> Any:
+        self.k += 1
+        extra = {
+            "global random": lambda: random.random(),
+            "numpy's global random": lambda: np.random.random(),
+            "clock": lambda: time.time() % 1000,
+            "milliseconds": lambda: time.clock_gettime_ns(time.CLOCK_REALTIME) // 1_000_000 % 1000,
+            "leak over reset": lambda: self.resets,
+            "object": lambda: self.number,
+        }.get(self.fault, lambda: 0.0)()
+        observation = np.array([self.k, extra])
+        if self.fault == "buffer":
+            self.buffer[:] = observation
+            observation = self.buffer
+        if self.fault == "type":
+            return observation, "much", False, False, {}
+        return observation, 1.0, False, self.k == 50, {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "probe"),
+    [
+        ("global random", "the same object again"),
+        ("numpy's global random", "the same object again"),
+        ("clock", "the same object again"),
+        # Its clock is not frozen by the probe of another time, and a fast rollout may end within
+        # one tick of that clock: the pause between two rollouts shows it.
+        ("milliseconds", "the same object again"),
+        ("leak over reset", "the same object again"),
+        ("object", "a second object"),
+    ],
+)
+def test_an_unrepeatable_environment_fails_with_probe_step_and_field(
+    fault: str, probe: str
+) -> None:
+    report = check_determinism(lambda: Faulty(fault), n_steps=200)
+    assert not report.has_passed
+    message = rf"not deterministic: {probe}: step \d+ differs in observation/1 \(.*, then .*cause: "
+    with pytest.raises(EnvContractError, match=message):
+        report.raise_if_failed()
+
+
+def test_a_reused_buffer_is_reported_and_not_refused() -> None:
+    report = check_determinism(lambda: Faulty("buffer"), n_steps=20)
+    report.raise_if_failed()
+    assert report.reuses_buffers
+    assert "copy those that you keep" in str(report)
+
+
+class Returns(Faulty):
+    """Returns one wrong value at its third step, or at its reset."""
+
+    def __init__(self, **wrong: Any) -> None:
+        super().__init__()
+        self.wrong = wrong
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return self.wrong.get("reset", super().reset(seed=seed))
+
+    def step(self, action: Any) -> Any:
+        names = ("observation", "reward", "terminated", "truncated", "info")
+        returned = dict(zip(names, super().step(action), strict=True))
+        if self.k == 3:
+            if "step" in self.wrong:
+                return self.wrong["step"]
+            returned |= {name: self.wrong[name] for name in names if name in self.wrong}
+        return tuple(returned.values())
+
+
+def violations(env: Any) -> list[str]:
+    checker = InterfaceChecker(env)
+    rollout(env, 10, 0, checker=checker)
+    return [violation.message for violation in checker.violations]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("observation", np.zeros(3), "the observation must be in Box"),
+        ("observation", np.zeros(2, np.complex128), "the observation must be in Box"),
+        ("reward", None, "the reward must be a number, got None (NoneType)"),
+        ("terminated", 0, "terminated must be a bool, got 0 (int)"),
+        ("truncated", None, "truncated must be a bool, got None (NoneType)"),
+        ("info", None, "info must be a dict, got None (NoneType)"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_reported_with_its_step(
+    field: str, value: Any, message: str
+) -> None:
+    (reported,) = violations(Returns(**{field: value}))
+    assert reported.startswith(f"step 2: {message}")
+
+
+def test_a_sound_environment_violates_nothing() -> None:
+    assert violations(Returns()) == []
+    assert violations(Returns(reward=np.float32(1), terminated=np.bool_(False))) == []
+
+
+def test_the_observation_of_a_reset_is_checked_too() -> None:
+    assert violations(Returns(reset=(np.zeros(3), {})))[0].startswith("reset: the observation")
+    assert violations(Returns(reset=(np.zeros(2), None))) == [
+        "reset: info must be a dict, got None (NoneType)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"reset": np.zeros(2)}, r"reset: reset must return \(observation, info\)"),
+        (
+            {"step": (np.zeros(2), 1.0, False, {})},
+            r"step 2: step must return \(observation, reward",
+        ),
+    ],
+)
+def test_a_return_value_of_the_wrong_length_ends_the_check(
+    wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EnvContractError, match=message):
+        violations(Returns(**wrong))
+
+
+class WithState(Faulty):
+    """Has get_state and set_state, which may forget or change a part of the state."""
+
+    def __init__(self, fault: str = "none") -> None:
+        super().__init__(fault)
+        self.total = 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.total = 0.0
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        self.total += self.np_random.random()
+        return np.array([observation[0], self.total]), *rest
+
+    def get_state(self) -> Any:
+        return {"k": self.k} if self.fault == "forgets" else {"k": self.k, "total": self.total}
+
+    def set_state(self, state: Any) -> None:
+        self.k = state["k"] + (self.fault == "changes")
+        self.total = state.get("total", self.total)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("forgets", "step 5: a restored state must lead to the same steps, but observation/1 is"),
+        ("changes", r"step 4: set_state\(get_state\(\)\) must change nothing, but state/k is 6"),
+        ("none", None),
+    ],
+)
+def test_set_state_must_restore_the_state_that_get_state_returned(
+    fault: str, message: str | None
+) -> None:
+    has_state, found = check_state_methods(WithState(fault), n_steps=20, seed=0)
+    assert has_state
+    if message is None:
+        assert found == ()
+    else:
+        assert re.match(message, found[0].message)
+
+
+def test_violations_fail_the_report_of_a_deterministic_environment() -> None:
+    report = check_determinism(
+        lambda: gym.wrappers.TransformReward(WithState("forgets"), lambda r: [r]), n_steps=20
+    )
+    assert (report.grade, report.has_state, report.has_passed) == ("exact", True, False)
+    assert [row["field"] for row in report.as_dict()["violations"]] == ["reward", "state"]
+    assert "step 0: the reward must be a number, got [1.0] (list)" in str(report)
+    with pytest.raises(EnvContractError, match="step 0: the reward must be a number"):
+        report.raise_if_failed()
+
+
+def test_fewer_than_one_step_is_refused() -> None:
+    with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
+        check_determinism("CartPole-v1", n_steps=0)
+
+
+def test_a_large_value_that_differs_is_named_without_its_contents() -> None:
+    class Image(broken.Sound):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = gym.spaces.Box(0, 1, (1000,), np.float64)
+
+        def see(self) -> Any:
+            return np.full(1000, random.random())
+
+    report = check_determinism(Image, n_steps=20)
+    assert report.findings[0].field == "observation"
+    assert (report.findings[0].first, report.findings[0].second) == ("", "")
+
+
+class Backwards(broken.Sound):
+    """A second reset without a step in between shows another observation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        was_reset = self.n == 0
+        observation, info = super().reset(seed=seed)
+        return observation + was_reset, info
+
+
+def test_a_reset_after_a_reset_must_be_the_same() -> None:
+    plan = RolloutPlan(Backwards, n_steps=20, seed=0)
+    finding = next(probe_determinism(plan.run(Backwards()), Backwards(), Backwards(), plan))
+    assert (finding.probe, finding.step) == ("a reset after a reset", -1)
+    assert finding.field == "observation/0"
+    # NumPy 1 writes "0.0", and NumPy 2 "np.float64(0.0)".
+    assert "0.0" in finding.first
+    assert "1.0" in finding.second

@@ -223,7 +223,6 @@ DOCUMENTED = [
     "trajrec.envs.solved",
     "trajrec.envs.text",
     "trajrec.envs.workspace",
-    "trajrec.envs.contract",
     "trajrec.statistics.intervals",
     "trajrec.statistics.quantiles",
     "trajrec.replay.forks.policies",

@@ -77,7 +77,7 @@ def diff(arguments: argparse.Namespace) -> int:
 
 
 def check_env(arguments: argparse.Namespace) -> int:
-    """Probe an environment; 1 where it is not deterministic."""
+    """Probe an environment; 1 if it is not deterministic or breaks its interface."""
     from trajrec.replay import check_determinism
 
     factory: Any = arguments.env
@@ -97,7 +97,7 @@ def check_env(arguments: argparse.Namespace) -> int:
             f"{arguments.env} raised while it was probed: {type(exc).__name__}: {exc} ({where.filename}, line {where.lineno})"
         ) from exc
     print_json(report.as_dict()) if arguments.json else print(report)
-    return 0 if report.grade == "exact" else 1
+    return 0 if report.has_passed else 1
 
 
 def _row(branch: Any) -> tuple[Any, ...]:
