@@ -182,10 +182,11 @@ class PostHocCheck(Record, tag="regrade", frozen=True, kw_only=True):
 
 
 class CreditRun(Record, tag="credit", frozen=True, kw_only=True):
-    """What rollouts from forks of an episode say of its steps: `target` is its id, in whatever log. Nothing is overwritten: a
-    later run is another record. `estimates_data` and `rollouts_data` hold columns by name; docs/reference/log-format.md lists them.
+    """Estimates for the steps of an episode, from rollouts of its forks.
 
-    `episode` is -1, for it is none of this log's.
+    `target` is the episode's id; the episode may lie in another log, so `episode` is -1. Runs are
+    only appended: a later run is another record. `estimates_data` and `rollouts_data` hold columns
+    by name; docs/reference/log-format.md lists them.
     """
 
     episode: int

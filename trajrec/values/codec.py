@@ -1,8 +1,9 @@
-"""Any value <-> bytes, losslessly: msgpack with extension types. Never pickle, never eval.
+"""Encode any value as bytes, losslessly, and decode it: msgpack with extension types, never pickle.
 
-Plain JSON-like values are plain msgpack. What msgpack cannot tell apart or hold (tuples, numpy arrays and scalars, integers
-beyond 64 bit, lone surrogates, objects) is an extension; docs/reference/log-format.md has the table. Objects come back as `Plain`: their
-type's name and their fields as data, never as an instance of a class that the bytes name.
+JSON-like values are plain msgpack. An extension stores each value that msgpack cannot hold or cannot
+tell apart: tuples, numpy arrays and scalars, integers beyond 64 bit, lone surrogates, objects.
+docs/reference/log-format.md has the table of extensions. An object is decoded as `Plain`, the name of
+its type and its fields; decoding makes no instance of a class that the bytes name.
 """
 
 from __future__ import annotations
