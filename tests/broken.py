@@ -57,7 +57,7 @@ class Coin(Sound):
 
 
 class GlobalReward(Sound):
-    """Pays by what no log and no universe knows of."""
+    """Pays by what no log and no scenario knows of."""
 
     def step(self, action: Any) -> Any:
         observation, _, *ending = super().step(action)

@@ -142,7 +142,7 @@ def test_what_common_noise_does_to_the_variance_is_said(lake: Episode, tmp_path:
     assert "vary less" in "".join(credit.estimate(lake, wander, n=16).notes)
 
     class Opposite(gym.Env[Any, Any]):
-        """What one action wins in a universe, the other loses."""
+        """What one action wins in a scenario, the other loses."""
 
         observation_space = gym.spaces.Discrete(1)
         action_space = gym.spaces.Discrete(2)
@@ -163,7 +163,7 @@ def test_a_budget_ends_a_scan_after_a_round_and_says_so(lake: Episode) -> None:
     table = credit.estimate(lake, wander, n=64, budget=credit.Budget(env_steps=20))
     assert {e.n for e in table.of("value")} == {2}
     assert any("stopped by its budget" in note for note in table.notes)
-    assert "2 of 64 universes" in str(table)
+    assert "2 of 64 scenarios" in str(table)
     whole = credit.estimate(lake, wander, n=2)
     assert numbers(table) == numbers(whole)
 
@@ -187,7 +187,7 @@ def test_where_the_prefix_diverges_there_is_no_credit(lake: Episode) -> None:
 
 
 @pytest.mark.slow
-def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
+def test_sticky_actions_of_an_emulator_have_the_noise_of_their_scenario(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ale_py")
@@ -222,7 +222,7 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_universe(
         credit.estimate(episode, serve, **how)
 
 
-def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Episode) -> None:
+def test_randomness_that_no_scenario_can_be_given_makes_the_noise_fresh(lake: Episode) -> None:
     outside = np.random.default_rng(0)
 
     def unseeded(observation: Any) -> int:
@@ -230,7 +230,7 @@ def test_randomness_that_no_universe_can_be_given_makes_the_noise_fresh(lake: Ep
 
     table = credit.estimate(lake, unseeded, n=8, steps=[0, 1])
     assert {e.noise for e in table} == {"fresh"}
-    assert "no universe can be given" in table.notes[0]
+    assert "no scenario can be given" in table.notes[0]
     assert table.of("advantage")[0].ci_method == "newcombe"
 
 
@@ -243,7 +243,7 @@ def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(
         episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, restore=restore
     )
     assert {e.noise for e in table} == {"fresh"}
-    assert "no universe can be given" in "".join(table.notes)
+    assert "no scenario can be given" in "".join(table.notes)
     assert {e.ci_method for e in table.of("advantage")} == {"welch"}
 
 
@@ -510,7 +510,7 @@ def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
     )
     values = table.of("value")
     assert all(row.ci_low <= sum(numbers[row.step :]) + 1.0 <= row.ci_high for row in values)
-    # In one universe what is drawn beyond the recording is the same: what differs between steps is what was recorded.
+    # In one scenario what is drawn beyond the recording is the same: what differs between steps is what was recorded.
     assert [a.value - b.value for a, b in itertools.pairwise(values)] == pytest.approx(numbers[:3])
     assert [row.value for row in table.of("advantage")] == pytest.approx(
         [-number for number in numbers]
@@ -532,7 +532,7 @@ def test_in_recorded_noise_the_policy_draws_anew(drawn: tuple[Episode, list[floa
     "kind",
     [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox, np.random.SFC64],
 )
-def test_generators_of_any_class_are_put_to_a_universe_in_place(kind: Any) -> None:
+def test_generators_of_any_class_are_put_to_a_scenario_in_place(kind: Any) -> None:
     class Holds(gym.Env[Any, Any]):
         def __init__(self) -> None:
             self.rng = np.random.Generator(kind(1))
@@ -562,9 +562,9 @@ def test_keyed_noise_is_uniform_and_its_steps_are_uncorrelated() -> None:
 
     def draws(at: Any, generator: Any) -> Any:
         found = []
-        for universe in range(40):
+        for scenario in range(40):
             for step in range(100):
-                at(universe, step)
+                at(scenario, step)
                 found.append(generator.random())
         return np.array(found)
 
@@ -599,7 +599,7 @@ def test_a_problem_with_a_known_answer_is_answered_right(problem: str, size: int
 @pytest.mark.slow
 @pytest.mark.sources
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])
-def test_as_many_pairs_of_universes_differ_as_the_chain_of_pairs_says(epsilon: float) -> None:
+def test_as_many_pairs_of_scenarios_differ_as_the_chain_of_pairs_says(epsilon: float) -> None:
     from benchmarks.credit.coupling import Coupled
     from benchmarks.credit.truths import record, states, toy
 

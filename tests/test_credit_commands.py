@@ -102,7 +102,7 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(
     abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n=8)
     assert abrupt.step == 4
     assert (
-        "Its action there lost it: with that action in other universes it wins 0 of 8 times"
+        "Its action there lost it: with that action in other scenarios it wins 0 of 8 times"
         in str(abrupt)
     )
     with pytest.raises(ValueError, match="was won"):

@@ -137,7 +137,7 @@ def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path
     assert [(row.value, row.ci_low, row.ci_high) for row in within(spent)] == [
         (row.value, row.ci_low, row.ci_high) for row in whole
     ]
-    assert within(spent).notes[0].endswith("4 of 64 universes")
+    assert within(spent).notes[0].endswith("4 of 64 scenarios")
     for outcome in (True, False):
         assert (
             within(spent, success=lambda world, outcome=outcome: outcome).notes
@@ -302,7 +302,7 @@ def test_a_fault_that_is_often_repaired_is_found_where_a_hard_search_is_lost(
 def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     found = credit.decisive_step(chain(tmp_path, 32, 2), RepairingPolicy(0.3), n=8, n_max=16)
     assert found.step is None
-    assert "16 universes do not tell the steps apart" in found.why
+    assert "16 scenarios do not tell the steps apart" in found.why
     assert str(found).startswith("undecided")
     assert found.likeliest == found.candidates[0]
     named = ", ".join(str(step) for step in found.candidates[:8])

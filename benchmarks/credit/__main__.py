@@ -1,6 +1,6 @@
 """`python -m benchmarks.credit [PART ...]`: credit measured against known answers; prints measured against criterion.
 
-Parts: P1 to P11, quality, universes, costs, bank, shop. All of them by default.
+Parts: P1 to P11, quality, scenarios, costs, bank, shop. All of them by default.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from benchmarks.credit import faults, games, quality, tabular, tools, universes, who_when
+from benchmarks.credit import faults, games, quality, scenarios, tabular, tools, who_when
 from benchmarks.credit.truths import Criterion
 
 PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
@@ -22,11 +22,11 @@ PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
     "P7": games.p7,
     "P8": tabular.p8,
     "P9": tabular.p9,
-    "P10": universes.p10,
+    "P10": scenarios.p10,
     "P11": who_when.p11,
     "quality": quality.quality,
-    "universes": universes.universes,
-    "costs": universes.costs,
+    "scenarios": scenarios.scenarios,
+    "costs": scenarios.costs,
     "bank": tools.bank,
     "shop": tools.shop,
 }

@@ -1,7 +1,7 @@
-"""What shared universes can save, exactly: the variance of an advantage under shared and under fresh noise, by dynamic
+"""What shared scenarios can save, exactly: the variance of an advantage under shared and under fresh noise, by dynamic
 programming over pairs of states.
 
-Two rollouts of one universe draw the same numbers at the same step: a policy one uniform number for its action, a toy text
+Two rollouts of one scenario draw the same numbers at the same step: a policy one uniform number for its action, a toy text
 environment one for what comes of it. So they are a Markov chain of pairs.
 """
 

@@ -44,7 +44,7 @@ def hits(
 
 
 def max_drop(cases: list[tuple[Episode, int]], rate: float, n: int) -> tuple[float, float]:
-    """Return how often the largest V(k) - V(k + 1) in shared universes is the fault's, and the steps taken an episode."""
+    """Return how often the largest V(k) - V(k + 1) in shared scenarios is the fault's, and the steps taken an episode."""
     policy, hit, steps = RepairingPolicy(rate), [], 0
     for k, (episode, fault) in enumerate(cases):
         table = estimate(episode, policy, estimator="delta", n=n, seed=k)

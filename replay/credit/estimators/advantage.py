@@ -139,7 +139,7 @@ class _Scan:
         for part in self._meter.rounds(self._n):
             asked = [
                 SampleRequest(
-                    step, noise.universes(len(part), f"{step}/{kind}", part.start), script
+                    step, noise.scenarios(len(part), f"{step}/{kind}", part.start), script
                 )
                 for kind, step, script in probes
             ]
@@ -325,8 +325,8 @@ def difference(
 
     Args:
         a: One value a rollout; NaN where it came to nothing.
-        b: Of the other arm, in the same universes.
-        is_paired: Whether the universes are the same.
+        b: Of the other arm, in the same scenarios.
+        is_paired: Whether the scenarios are the same.
         scale: See `intervals.augmented_t`.
     """
     if not is_paired:

@@ -89,13 +89,13 @@ def counterfactual(
     meter = Meter(budget)
     with Sampler(episode, setting) as prober:
         for part in meter.rounds(n):
-            universes = [
-                setting.noise.universes(len(part), f"{step}/{arm}", part.start)
+            scenarios = [
+                setting.noise.scenarios(len(part), f"{step}/{arm}", part.start)
                 for _, arm, _ in arms
             ]
             probes = [
-                SampleRequest(step, universes[0], scripts[0]),
-                SampleRequest(step, universes[1], scripts[1], first),
+                SampleRequest(step, scenarios[0], scripts[0]),
+                SampleRequest(step, scenarios[1], scripts[1], first),
             ]
             for (_, _, rollouts), more in zip(arms, prober.run(probes), strict=True):
                 rollouts += more

@@ -1,10 +1,10 @@
 """The decisive step of an episode: which action lost it (or won it), how sure that is, and what would have come of another.
 
-Four ways to look for it. "drop" compares each recorded action with the policy's own, in common universes, and asks for the
+Four ways to look for it. "drop" compares each recorded action with the policy's own, in common scenarios, and asks for the
 first large loss; it finds faults that can be recovered from, where every later step that does not recover is a loss as well.
 "bayes" looks for a change of level by probing where it learns most. "bisect" is OmegaPRM's search for the first step from which
 no rollout wins: perfect where a fault is final, and wrong where it can be recovered from. "halving" asks where the value falls
-below half of the first. Whatever is found is confirmed in universes that it was not found in; what cannot be is undecided.
+below half of the first. Whatever is found is confirmed in scenarios that it was not found in; what cannot be is undecided.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from trajrec.types import FloatArray
 
 Method = Literal["drop", "bayes", "bisect", "halving"]
 CONFIRM = 1 << 32
-"""Number of the first universe that is kept for confirming."""
+"""Number of the first scenario that is kept for confirming."""
 
 FEWEST = 2
-"""Universes of an arm, where a budget ends it there."""
+"""Scenarios of an arm, where a budget ends it there."""
 
 DRAWS = 4000
 
@@ -51,7 +51,7 @@ class Decision:
         likeliest: The step that is the likeliest, decided or not.
         confidence: Probability that `likeliest` is it, by the model of the method; None for a method without one.
         candidates: Steps that together have 95 % of the probability, likeliest first.
-        effect: Q(recorded action) - V at the step, from universes that it was not found in.
+        effect: Q(recorded action) - V at the step, from scenarios that it was not found in.
         redrawn: What comes of drawing the action anew from the policy: the probability of winning, or the return.
         kept: What comes of keeping the recorded one.
         why: Why it is undecided; "" where it is decided.
@@ -98,7 +98,7 @@ class Decision:
         lines += [
             f"  with its action kept    {_text(self.kept)}",
             f"  with its action redrawn {_text(self.redrawn)}",
-            f"  difference              {_text(e)}, {e.n_discordant} of {e.n} universes differ",
+            f"  difference              {_text(e)}, {e.n_discordant} of {e.n} scenarios differ",
             f"  {self.method}, policy {self.table.policy_id}: {self.n_rollouts} rollouts, {self.env_steps} env steps",
         ]
         return "\n".join(lines)
@@ -123,7 +123,7 @@ def decisive_step(
         policy: See `scan`. What it makes of a step is what the recorded action is measured against.
         method: "drop", "bayes", "bisect" or "halving": see the module.
         n: Rollouts of an arm at first ("drop"), or of a probe ("bisect", "halving"); and to confirm.
-        n_max: "drop" and "bayes" go on, with more universes, until one step is sure or an arm has had so many.
+        n_max: "drop" and "bayes" go on, with more scenarios, until one step is sure or an arm has had so many.
         confidence: What the probability of a step must reach.
         share: "drop" takes the earliest step whose effect is at least this share of the largest.
         budget: What it may take.
@@ -184,9 +184,9 @@ class _Search:
         return self._by_bisection(method)
 
     def _by_drop(self) -> Decision:
-        """Compare every action with the policy's, with more universes until one step stands out."""
+        """Compare every action with the policy's, with more scenarios until one step stands out."""
         steps = list(range(self._first, self._last))
-        # What a universe of all steps costs is not known before: a budget is approached from the fewest.
+        # What a scenario of all steps costs is not known before: a budget is approached from the fewest.
         n, why = min(self._n, FEWEST) if self._meter.is_limited else self._n, ""
         while True:
             self._sample([(step, arm, n) for step in steps for arm in ("value", "action")])
@@ -199,7 +199,7 @@ class _Search:
                 why = (
                     f"its budget does not reach further ({spent})"
                     if spent
-                    else f"{n} universes do not tell the steps apart"
+                    else f"{n} scenarios do not tell the steps apart"
                 )
                 break
             n = min(2 * n, self._n) if n < self._n else 2 * n
@@ -212,15 +212,15 @@ class _Search:
         )
 
     def _sample(self, wanted: list[tuple[int, str, int]], first: int = 0) -> None:
-        """Bring arms to so many rollouts, in universes from a first one on: (step, arm, n) of each."""
+        """Bring arms to so many rollouts, in scenarios from a first one on: (step, arm, n) of each."""
         probes = []
         for step, arm, n in wanted:
             known = len(self._samples.setdefault((step, arm), []))
-            universes = self._prober.setting.noise.universes(
+            scenarios = self._prober.setting.noise.scenarios(
                 n - known, f"{step}/{arm}", first + known
             )
             script = ((step, self._actions[step]),) if arm in ("action", "kept") else ()
-            probes.append(SampleRequest(step, universes, script))
+            probes.append(SampleRequest(step, scenarios, script))
         for (step, arm, _), rollouts in zip(wanted, self._prober.run(probes), strict=True):
             self._samples[step, arm] += rollouts
             self._meter.add(rollouts)
@@ -335,7 +335,7 @@ class _Search:
         why: str,
         needed: int,
     ) -> Decision:
-        """Try the step in universes that it was not found in: the largest of many effects looks larger than it is."""
+        """Try the step in scenarios that it was not found in: the largest of many effects looks larger than it is."""
         # Fixed before any of them is seen, from what the search found: an interval that is looked at again and again is none.
         n_confirm = (
             min(max(needed, FEWEST), self._n) if why else min(max(needed, self._n), self._n_max)
@@ -353,12 +353,12 @@ class _Search:
             kept.policy_calls + redrawn.policy_calls,
             kept.n_invalid + redrawn.n_invalid,
         )
-        what, noise = "Q(action) - V, in fresh universes", self._prober.noise
+        what, noise = "Q(action) - V, in fresh scenarios", self._prober.noise
         effect = Estimate(
             step, *found, n, n_discordant, "decisive", what, noise, *cost, self._actions[step]
         )
         if not (found.ci_low > 0 if self._sign > 0 else found.ci_high < 0) and not why:
-            why = "in universes that it was not found in, its action is no different from the policy's"
+            why = "in scenarios that it was not found in, its action is no different from the policy's"
         order = [] if probabilities is None else [int(k) for k in probabilities.argsort()[::-1]]
         n_needed = (
             0
@@ -418,7 +418,7 @@ class _Search:
 
 
 PRIOR = 0.25
-"""Pseudo-counts of universes in which an action wins, and loses, what the policy would not: most actions do neither."""
+"""Pseudo-counts of scenarios in which an action wins, and loses, what the policy would not: most actions do neither."""
 
 
 def _n_to_confirm(effect: float, square: float) -> int:

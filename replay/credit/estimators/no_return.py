@@ -26,7 +26,7 @@ class PointOfNoReturn:
     Attributes:
         step: The first step from which no rollout wins; None where none wins from the beginning.
         start: Probability of winning from the first step.
-        before: From the step before `step`, in universes that it was not found in.
+        before: From the step before `step`, in scenarios that it was not found in.
         after: From `step`, in these too.
         kept: From the step before with its action kept, whatever comes of it; None where none was taken.
         action: The action between the two.
@@ -55,7 +55,7 @@ class PointOfNoReturn:
         """Say what lost it at the step: its action, what came of it, or neither alone."""
         if self.before.ci_low < ABRUPT or self.kept is None:
             return "It was lost little by little: no single step did it."
-        with_it = f"with that action in other universes it wins {_times(self.kept)}"
+        with_it = f"with that action in other scenarios it wins {_times(self.kept)}"
         if self.kept.value > self.before.value / 2:
             return f"What came of its action there lost it, not the action: {with_it}."
         return f"Its action there lost it: {with_it}."
@@ -95,10 +95,10 @@ def point_of_no_return(
         actions = recorded_actions(episode)
 
         def roll(step: int, first: int, script: Script = ()) -> list[Rollout]:
-            universes = prober.setting.noise.universes(
+            scenarios = prober.setting.noise.scenarios(
                 n, f"{step}/{'action' if script else 'value'}/{first}", first
             )
-            return prober.run([SampleRequest(step, universes, script)])[0]
+            return prober.run([SampleRequest(step, scenarios, script)])[0]
 
         def wins(step: int, first: int = 0) -> bool:
             rollouts = roll(step, first)

@@ -86,14 +86,14 @@ class _Pool:
 
     def fill(self, table: _Table, part: range) -> list[Rollout]:
         """Run a round of rollouts at each step, half of them with the recorded action; return them, without their visits."""
-        universes = self._prober.setting.noise.universes
+        scenarios = self._prober.setting.noise.scenarios
         n, first, probes = len(part) // 2, part.start // 2, {}
         for step, action in self._actions:
             place = f"{self._number}/{step}"
-            others = universes(len(part) - n, f"{place}/value", part.start - first)
+            others = scenarios(len(part) - n, f"{place}/value", part.start - first)
             probes[step, "value"] = SampleRequest(step, others)
             probes[step, "action"] = SampleRequest(
-                step, universes(n, f"{place}/action", first), ((step, action),)
+                step, scenarios(n, f"{place}/action", first), ((step, action),)
             )
         added = []
         with self._prober as prober:

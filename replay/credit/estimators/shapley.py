@@ -118,8 +118,8 @@ class _Game:
         return make_table(self._prober, rows, kept, how, notes=notes)
 
     def _probes(self, order: list[int], number: int) -> list[SampleRequest]:
-        """Return the rollouts of one order: none held, then one group more each time; all in one universe."""
-        universes = self._prober.setting.noise.universes(1, f"shapley/{number}", number)
+        """Return the rollouts of one order: none held, then one group more each time; all in one scenario."""
+        scenarios = self._prober.setting.noise.scenarios(1, f"shapley/{number}", number)
         held: set[int] = set(self._free)
         probes = []
         for group in (None, *order):
@@ -127,7 +127,7 @@ class _Game:
             script = tuple(
                 (step, self._actions[step]) for step in sorted(held) if step in self._actions
             )
-            probes.append(SampleRequest(self._episode.first_step, universes, script))
+            probes.append(SampleRequest(self._episode.first_step, scenarios, script))
         return probes
 
     def _rows(self, pairs: Any, kept: list[tuple[int, str, Sequence[Rollout]]]) -> list[Estimate]:

@@ -14,13 +14,13 @@ from trajrec.statistics.intervals import Interval
 from trajrec.types import FloatArray
 
 ROUND = 8
-"""Universes of a round, where there is a budget."""
+"""Scenarios of a round, where there is a budget."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may take; None without a limit. It ends after the round of universes in which it is spent, and says so: each
-    row then has fewer universes, all rows the same.
+    """What a run may take; None without a limit. It ends after the round of scenarios in which it is spent, and says so: each
+    row then has fewer scenarios, all rows the same.
 
     Attributes:
         env_steps: Steps of the environment.
@@ -62,13 +62,13 @@ class Meter:
             self.env_steps += rollout.env_steps
             self.policy_calls += rollout.policy_calls
 
-    def rounds(self, n: int, what: str = "universes", *, always: bool = False) -> Iterator[range]:
+    def rounds(self, n: int, what: str = "scenarios", *, always: bool = False) -> Iterator[range]:
         """Yield what is to be run in each round, until all n were or the budget is spent.
 
         What was spent alone says when to end: it is never asked what came of it.
 
         Args:
-            n: How many universes there are to be.
+            n: How many scenarios there are to be.
             what: What they are called.
             always: Whether there are rounds although there is no budget.
         """

@@ -59,7 +59,7 @@ def make_table(
         )
     if not prober.is_determined:
         notes.append(
-            "there is randomness that no universe can be given: the noise is fresh, whatever was asked for"
+            "there is randomness that no scenario can be given: the noise is fresh, whatever was asked for"
         )
     found = CreditTable(
         secrets.token_hex(8),
@@ -109,7 +109,7 @@ def append_run(credit: CreditTable, folder: Path) -> None:
     rollouts: dict[str, Any] = {
         "step": np.array([step for step, _, _ in flat], np.int64),
         "arm": [arm for _, arm, _ in flat],
-        "universe": np.array([r.universe for _, _, r in flat], np.uint64),
+        "universe": np.array([r.scenario for _, _, r in flat], np.uint64),
         "returned": np.array([r.episode_return for _, _, r in flat], np.float64),
         "score": np.array(
             [math.nan if r.score is None else r.score for _, _, r in flat], np.float64

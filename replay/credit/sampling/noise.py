@@ -1,4 +1,4 @@
-"""Noise: which randomness a rollout is under, keyed by universe and step, so that any rollout can be run again anywhere.
+"""Noise: which randomness a rollout is under, keyed by scenario and step, so that any rollout can be run again anywhere.
 
 Keyed by step and not by place in a stream: one draw more in a branch would put everything after it out of step. The
 environment and the policy have keys of their own.
@@ -32,7 +32,7 @@ class Noise:
     """Which randomness rollouts are under.
 
     Attributes:
-        mode: "shared": universe j has the same noise at step t whichever step a rollout began at and whatever it did:
+        mode: "shared": scenario j has the same noise at step t whichever step a rollout began at and whatever it did:
             differences between arms have common random numbers, and rollouts that meet go on as one. "fresh": each rollout
             has noise of its own. "recorded": the environment's noise is what it was in the recorded episode, for as long as
             that went on, and only the policy's is drawn anew: what would have come of another action, given what happened.
@@ -46,8 +46,8 @@ class Noise:
         if self.mode not in ("shared", "fresh", "recorded"):
             raise ValueError(f"noise must be 'shared', 'fresh' or 'recorded', got {self.mode!r}")
 
-    def universes(self, n: int, place: str, first: int = 0) -> range | tuple[int, ...]:
-        """Return the universes of n rollouts: the same everywhere, or those of one place alone.
+    def scenarios(self, n: int, place: str, first: int = 0) -> range | tuple[int, ...]:
+        """Return the scenarios of n rollouts: the same everywhere, or those of one place alone.
 
         Args:
             n: How many.
@@ -60,7 +60,7 @@ class Noise:
 
 
 class PolicyNoise:
-    """The generator that a policy draws from, put to a universe and step each time.
+    """The generator that a policy draws from, put to a scenario and step each time.
 
     Args:
         seed: What the noise is derived from.
@@ -86,16 +86,16 @@ class PolicyNoise:
         self._bits = np.random.Philox(0)
         self.generator = np.random.Generator(self._bits)
 
-    def at(self, universe: int, step: int) -> np.random.Generator:
-        """Return the generator as it is at a step of a universe."""
+    def at(self, scenario: int, step: int) -> np.random.Generator:
+        """Return the generator as it is at a step of a scenario."""
         self._counter[1] = step
-        self._counter[2] = universe
+        self._counter[2] = scenario
         self._bits.state = self._state
         return self.generator
 
 
 class EnvNoise:
-    """The generators of an environment, put to a universe and step each time; in place, whatever class they are of.
+    """The generators of an environment, put to a scenario and step each time; in place, whatever class they are of.
 
     Args:
         env: The environment, with its wrappers.
@@ -115,10 +115,10 @@ class EnvNoise:
         self._setters = [_setter(generator) for generator in self._generators]
         self.n_generators = len(self._generators)
 
-    def at(self, universe: int, step: int) -> None:
-        """Put the generators to a step of a universe."""
+    def at(self, scenario: int, step: int) -> None:
+        """Put the generators to a step of a scenario."""
         for place, put in enumerate(self._setters, _ENV):
-            data = struct.pack("<QQQ", universe & _MASK, step, place)
+            data = struct.pack("<QQQ", scenario & _MASK, step, place)
             put(
                 int.from_bytes(
                     hashlib.blake2b(data, digest_size=16, key=self._key).digest(), "little"

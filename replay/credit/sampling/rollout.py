@@ -1,6 +1,6 @@
-"""Rollouts: what comes of going on from a step under a policy, in a universe.
+"""Rollouts: what comes of going on from a step under a policy, in a scenario.
 
-Within one universe everything is determined by step, state and what the policy remembers: rollouts that meet there go on as
+Within one scenario everything is determined by step, state and what the policy remembers: rollouts that meet there go on as
 one, and are not run twice. What they come to is the same, bit for bit, as if they were.
 """
 
@@ -33,20 +33,20 @@ class Rollout(NamedTuple):
     """What came of one rollout.
 
     Attributes:
-        universe: Whose noise it was under.
+        scenario: Whose noise it was under.
         episode_return: Sum of the rewards from its step on, discounted if that was asked for.
         score: What the check said at the end; None where there is none.
         length: Steps to the end.
         status: "ended"; "cut" at the step that is the last to be taken; "unreplayable" where a branch came to what cannot be
             done again; "error" where the environment raised, or the agent's loop did.
-        coalesced_at: Step at which it met a rollout of its universe and went on as that one; -1 where it met none.
+        coalesced_at: Step at which it met a rollout of its scenario and went on as that one; -1 where it met none.
         error: What was raised.
         env_steps: Steps of the environment that were taken for it: fewer than `length` where it met another.
         policy_calls: Actions that the policy was asked for.
         visits: Each step of it, where they are kept.
     """
 
-    universe: int
+    scenario: int
     episode_return: float
     score: float | None
     length: int
@@ -74,7 +74,7 @@ class _Tail(NamedTuple):
 
 
 class RolloutRunner:
-    """Runs rollouts on grounds; the universes are shared out among them, and keep to theirs.
+    """Runs rollouts on grounds; the scenarios are shared out among them, and keep to theirs.
 
     Args:
         grounds: One, or as many as a policy that is asked in batches is asked for at once.
@@ -131,31 +131,31 @@ class RolloutRunner:
         )
 
     def _key_of_start(self) -> Hashable | None:
-        """Return the key of where rollouts begin; None where it is not known, or is another one in each universe."""
+        """Return the key of where rollouts begin; None where it is not known, or is another one in each scenario."""
         ground = self.grounds[0]
         keys = []
-        for universe in (0, 1):
-            ground.at(universe, self._step)
+        for scenario in (0, 1):
+            ground.at(scenario, self._step)
             keys.append(ground.key())
         return keys[0] if keys[0] == keys[1] else None
 
     def run(
-        self, universes: Iterable[int], script: Script = (), policy: Policy | None = None
+        self, scenarios: Iterable[int], script: Script = (), policy: Policy | None = None
     ) -> list[Rollout]:
-        """Return a rollout for each universe.
+        """Return a rollout for each scenario.
 
         Args:
-            universes: Which.
+            scenarios: Which.
             script: Actions to take instead of the policy's.
             policy: Acts at the first step in the other's place.
         """
-        wanted = list(universes)
+        wanted = list(scenarios)
         self._ahead = _ahead(script) if self._memo is not None else []
         found: list[Rollout | None] = [None] * len(wanted)
         n = len(self.grounds)
-        # By universe, so that a ground has all rollouts that may meet, whatever was asked for before.
+        # By scenario, so that a ground has all rollouts that may meet, whatever was asked for before.
         queues = [
-            [place for place, universe in enumerate(wanted) if universe % n == lane]
+            [place for place, scenario in enumerate(wanted) if scenario % n == lane]
             for lane in range(n)
         ]
         if not self._is_batched:
@@ -166,15 +166,15 @@ class RolloutRunner:
         return [rollout for rollout in found if rollout is not None]
 
     def _run_sequential(
-        self, lane: int, universe: int, script: Script, first: Policy | None
+        self, lane: int, scenario: int, script: Script, first: Policy | None
     ) -> Rollout:
-        course = self._rollout(lane, universe, dict(script), first)
+        course = self._rollout(lane, scenario, dict(script), first)
         act, at = self.policy.act, self._policy_noise[lane].at
         try:
             asked = next(course)
             while True:
                 step, observation, policy = asked
-                generator = at(universe, step)
+                generator = at(scenario, step)
                 asked = course.send(
                     act(observation, generator)
                     if policy is None
@@ -235,19 +235,19 @@ class RolloutRunner:
                     begin(lane)
 
     def _rollout(
-        self, lane: int, universe: int, script: Mapping[int, Any], first: Policy | None
+        self, lane: int, scenario: int, script: Mapping[int, Any], first: Policy | None
     ) -> Generator[tuple[int, Any, Policy | None], Any, Rollout]:
         """Run one rollout: yields (step, observation, policy) where it wants an action, returns what came of it."""
         ground = self.grounds[lane]
         if first is None and not script and self._start_key is not None and self._memo:
             self._memory.put()
             known = self._memo.get(
-                (universe, self._step, self._start_key, self._memory.key(ground.observation), "")
+                (scenario, self._step, self._start_key, self._memory.key(ground.observation), "")
             )
             if (
                 known is not None
             ):  # it was come through here before: the ground need not be put back for it
-                return Rollout(universe, *known[:4], self._step, known.error)
+                return Rollout(scenario, *known[:4], self._step, known.error)
         if self._has_moved[lane]:
             ground.go_back()
         self._has_moved[lane] = True
@@ -256,11 +256,11 @@ class RolloutRunner:
         if first is not None and hasattr(first, "reset"):
             first.reset()
         start = step = self._step
-        met: Hashable = universe
+        met: Hashable = scenario
         if self._resample is not None:
-            ground.resample(self._resample, self._hidden_noise.at(universe, 0))
+            ground.resample(self._resample, self._hidden_noise.at(scenario, 0))
             met = (
-                universe,
+                scenario,
                 start,
             )  # what is drawn anew at another step may be something else, out of sight of the state
         observation, is_over = ground.observation, False
@@ -274,7 +274,7 @@ class RolloutRunner:
             if self.max_steps is not None and step >= self.max_steps:
                 rest = _Tail(0.0, ground.score(), 0, "cut")
                 break
-            ground.at(universe, step)
+            ground.at(scenario, step)
             node: Hashable | None = None
             key = ground.key() if memo is not None or self._keeps_visits else None
             if memo is not None and key is not None and (first is None or step > start):
@@ -325,14 +325,14 @@ class RolloutRunner:
                 memo[node] = rest
         came_to = rest.episode_return, rest.score, rest.length, rest.status
         seen = tuple(Visit(*visit, reward) for visit, reward in zip(visits, rewards, strict=False))
-        return Rollout(universe, *came_to, coalesced_at, rest.error, len(rewards), n_calls, seen)
+        return Rollout(scenario, *came_to, coalesced_at, rest.error, len(rewards), n_calls, seen)
 
-    def is_determined(self, universe: int) -> bool:
-        """Say whether a universe determines what happens: a rollout from this step comes out the same twice."""
+    def is_determined(self, scenario: int) -> bool:
+        """Say whether a scenario determines what happens: a rollout from this step comes out the same twice."""
         memo, keeps_visits = self._memo, self._keeps_visits
         self._memo, self._keeps_visits = None, True
         try:
-            first, second = (self.run([universe])[0] for _ in range(2))
+            first, second = (self.run([scenario])[0] for _ in range(2))
             return came_out_alike(first, second)
         finally:
             self._memo, self._keeps_visits = memo, keeps_visits

@@ -1,4 +1,4 @@
-"""Probes: rollouts that are wanted, at which steps and in which universes; run here, by other processes, or as Ray tasks.
+"""Probes: rollouts that are wanted, at which steps and in which scenarios; run here, by other processes, or as Ray tasks.
 
 What comes back does not depend on where they ran, nor on how steps were reached.
 """
@@ -42,13 +42,13 @@ class SampleRequest(NamedTuple):
 
     Attributes:
         step: Where they begin.
-        universes: Whose noise they are under.
+        scenarios: Whose noise they are under.
         script: Actions that are taken instead of the policy's, by step.
         policy: Acts at the first step in the other's place.
     """
 
     step: int
-    universes: Sequence[int]
+    scenarios: Sequence[int]
     script: Script = ()
     policy: Any = None
 
@@ -62,7 +62,7 @@ class Sampler:
 
     Attributes:
         restore_method: How steps are reached; the option until the first rollout has run.
-        is_determined: Whether a universe determines what happens: where it does not, there is randomness that no universe
+        is_determined: Whether a scenario determines what happens: where it does not, there is randomness that no scenario
             can be given, and the noise is fresh whatever was asked for.
     """
 
@@ -104,7 +104,7 @@ class Sampler:
 
     @property
     def is_paired(self) -> bool:
-        """Whether rollouts of two arms in one universe have their noise in common."""
+        """Whether rollouts of two arms in one scenario have their noise in common."""
         return self.noise != "fresh"
 
     @property
@@ -122,7 +122,7 @@ class Sampler:
             self._roller = None
 
     def run(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
-        """Return the rollouts of each probe, by universe as they were asked for.
+        """Return the rollouts of each probe, by scenario as they were asked for.
 
         Raises:
             DivergenceError: The environment is not in the recorded state at a step: there is no credit to be had.
@@ -130,13 +130,13 @@ class Sampler:
         setting = self.setting
         for probe in probes:
             check_step(self.episode, probe.step)
-        if not any(probe.universes for probe in probes):
+        if not any(probe.scenarios for probe in probes):
             return [[] for _ in probes]
-        self._n_asked = self._n_run + sum(len(probe.universes) for probe in probes)
+        self._n_asked = self._n_run + sum(len(probe.scenarios) for probe in probes)
         is_apart = setting.jobs > 1 or setting.backend == "ray"
         if self.restore_method == "auto" and not self.episode.is_agent_episode:
             steps = sorted({probe.step for probe in probes})
-            n = max(len(probe.universes) for probe in probes)
+            n = max(len(probe.scenarios) for probe in probes)
             self.restore_method = cheapest_method(
                 self.episode, lambda: setting.make_handle(self.episode), steps, n, setting.jobs
             )
@@ -185,7 +185,7 @@ class Sampler:
         at = -1
         for place in sorted(range(len(probes)), key=lambda k: probes[k].step):
             probe = probes[place]
-            if not probe.universes:
+            if not probe.scenarios:
                 continue  # another process has them
             if probe.step != at:
                 roller.go(probe.step, self._memory(roller.policy, probe.step))
@@ -194,31 +194,31 @@ class Sampler:
                 if is_first and self.setting.noise.mode != "fresh":
                     self._has_run = True
                     self.is_determined = self.is_determined and roller.is_determined(
-                        probe.universes[0]
+                        probe.scenarios[0]
                     )
                 if not self.is_determined:
                     roller.forget()
             first = (
                 None if probe.policy is None else as_policy(probe.policy, _space(roller.grounds[0]))
             )
-            found[place] = roller.run(probe.universes, probe.script, first)
+            found[place] = roller.run(probe.scenarios, probe.script, first)
             self._tell(len(found[place]))
         self.restore_method = roller.grounds[0].restore_method
         return found
 
     def _in_workers(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
-        """Share the universes out: those of one meet only each other."""
+        """Share the scenarios out: those of one meet only each other."""
         setting = self.setting
         check_portable(setting=setting)
         n = setting.jobs
         shares = []
         for k in range(n):
             mine = [
-                [u for i, u in enumerate(p.universes) if _owner(setting.noise, u, i, n) == k]
+                [u for i, u in enumerate(p.scenarios) if _owner(setting.noise, u, i, n) == k]
                 for p in probes
             ]
             shares.append(
-                [p._replace(universes=tuple(own)) for p, own in zip(probes, mine, strict=True)]
+                [p._replace(scenarios=tuple(own)) for p, own in zip(probes, mine, strict=True)]
             )
         inner = replace(
             setting,
@@ -244,9 +244,9 @@ class Sampler:
             self.is_determined = self.is_determined and is_determined
             self._tell(sum(map(len, found)))
             for mine_, rollouts in zip(merged, found, strict=True):
-                mine_.update({rollout.universe: rollout for rollout in rollouts})
+                mine_.update({rollout.scenario: rollout for rollout in rollouts})
         return [
-            [rollouts[u] for u in p.universes] for p, rollouts in zip(probes, merged, strict=True)
+            [rollouts[u] for u in p.scenarios] for p, rollouts in zip(probes, merged, strict=True)
         ]
 
     def _in_forks(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
@@ -256,7 +256,7 @@ class Sampler:
         order = sorted(range(len(probes)), key=lambda k: probes[k].step)
         wanted: dict[int, list[tuple[int, int]]] = {}
         for place in order:
-            for which in range(len(probes[place].universes)):
+            for which in range(len(probes[place].scenarios)):
                 wanted.setdefault(probes[place].step, []).append((place, which))
         pairs = tuple(
             (step, index) for step in sorted(wanted) for index in range(len(wanted[step]))
@@ -285,8 +285,8 @@ class Sampler:
             self._tell(1)
             place, which = wanted[result.step][result.index]
             if isinstance(result, BranchLost):
-                universe = probes[place].universes[which]
-                found[place].append(Rollout(universe, 0.0, None, 0, "error", -1, result.why))
+                scenario = probes[place].scenarios[which]
+                found[place].append(Rollout(scenario, 0.0, None, 0, "error", -1, result.why))
                 continue
             assert isinstance(result, _Rolled)
             found[place].append(result.rollout)
@@ -316,7 +316,7 @@ def make_roller(
     policy = as_policy(setting.policy, _space(first))
     grounds = [first]
     if hasattr(policy, "act_batch") and not hasattr(policy, "snapshot"):
-        n = min(LANES, max((len(probe.universes) for probe in probes), default=1))
+        n = min(LANES, max((len(probe.scenarios) for probe in probes), default=1))
         grounds += [_ground(episode, setting, restore, recorded) for _ in range(n - 1)]
     return RolloutRunner(
         grounds,
@@ -366,8 +366,8 @@ def _policy_of(setting: RolloutConfig) -> Policy | None:
     return setting.policy if hasattr(setting.policy, "snapshot") else None
 
 
-def _owner(noise: Noise, universe: int, place: int, n: int) -> int:
-    return place % n if noise.mode == "fresh" else universe % n
+def _owner(noise: Noise, scenario: int, place: int, n: int) -> int:
+    return place % n if noise.mode == "fresh" else scenario % n
 
 
 def _run_share(
@@ -439,5 +439,5 @@ class _Errand:
         )
         roller.go(step, self.memories.get(step))
         first = None if probe.policy is None else as_policy(probe.policy, ground.action_space)
-        (rollout,) = roller.run([probe.universes[which]], probe.script, first)
+        (rollout,) = roller.run([probe.scenarios[which]], probe.script, first)
         return _Rolled(step, index, rollout)

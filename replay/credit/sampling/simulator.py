@@ -1,5 +1,5 @@
 """Grounds: what rollouts run on. An environment, or an agent's world, that is brought to a step of an episode, goes on from
-there under the noise of a universe, and is put back.
+there under the noise of a scenario, and is put back.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Simulator(Protocol):
     Attributes:
         restore_method: How it is put back.
         observation: What the policy sees at the step that it was brought to.
-        n_generators: Generators that can be put to a universe.
+        n_generators: Generators that can be put to a scenario.
     """
 
     restore_method: RestoreMethod
@@ -72,8 +72,8 @@ class Simulator(Protocol):
         """Draw anew what the agent has not seen."""
         ...
 
-    def at(self, universe: int, step: int, /) -> None:
-        """Put its noise to a step of a universe."""
+    def at(self, scenario: int, step: int, /) -> None:
+        """Put its noise to a step of a scenario."""
         ...
 
     def key(self) -> Hashable | None:
@@ -154,13 +154,13 @@ class OneShotSimulator:
         """See `Ground`."""
         how(self._env, rng)
 
-    def at(self, universe: int, step: int) -> None:
+    def at(self, scenario: int, step: int) -> None:
         """See `Ground`."""
         states = self._recorded.get(step)
         if states is not None:
             self._noise.put(states)
         else:
-            self._noise.at(universe, step)
+            self._noise.at(scenario, step)
 
     def key(self) -> Hashable | None:
         """See `Ground`."""
@@ -294,7 +294,7 @@ class _StateKey:
 
     Args:
         stage: The environment.
-        generators: Ids of its generators, which are put to a universe at each step and so tell nothing.
+        generators: Ids of its generators, which are put to a scenario at each step and so tell nothing.
     """
 
     def __init__(self, stage: EnvHandle, generators: set[int]) -> None:

@@ -69,7 +69,7 @@ class WorldSimulator:
         self._states: dict[int, Any] = {}
         self._recorded = Recording(episode)
         self._start = episode.first_step
-        self._universe = 0
+        self._scenario = 0
         self.observation = self._context = Context(self._recorded.goal, self._start, ())
 
     def _set(self) -> None:
@@ -115,10 +115,10 @@ class WorldSimulator:
         """See `Ground`."""
         how(self._world, rng)
 
-    def at(self, universe: int, step: int) -> None:
+    def at(self, scenario: int, step: int) -> None:
         """See `Ground`."""
-        self._universe = universe
-        self._noise.at(universe, step)
+        self._scenario = scenario
+        self._noise.at(scenario, step)
 
     def key(self) -> Hashable | None:
         """See `Ground`."""
@@ -192,7 +192,7 @@ class WorldSimulator:
         step = self._context.step
         call = sum(made.step == step for made in self._context.made)
         return frozen(
-            self._recorded.time_ns(step), derive_seed(seed, self._seed, self._universe, step, call)
+            self._recorded.time_ns(step), derive_seed(seed, self._seed, self._scenario, step, call)
         )
 
 

@@ -52,7 +52,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
             )
         )
     r = _lists(codec.decode(event.rollouts_data))
-    for k, universe in enumerate(r["universe"]):
+    for k, scenario in enumerate(r["universe"]):
         met = r["coalesced_at"][k]
         rows.rollouts.append(
             (
@@ -60,7 +60,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
                 event.target,
                 r["step"][k],
                 r["arm"][k],
-                universe,
+                scenario,
                 r["returned"][k],
                 _known(r["score"][k]),
                 r["length"][k],

@@ -328,7 +328,7 @@ CREDIT = Table(
 ROLLOUTS = Table(
     "rollouts",
     "a rollout from a fork, run for credit; none is ever counted as an episode",
-    ("run_id", "fork_step", "arm", "universe"),
+    ("run_id", "fork_step", "arm", "scenario"),
     (
         ("run_id", "VARCHAR", "the run that it belongs to"),
         ("episode_id", "VARCHAR", "the episode that it was forked from"),
@@ -338,7 +338,7 @@ ROLLOUTS = Table(
             "VARCHAR",
             "value: the policy acts; action: the recorded action first; or what the run calls it",
         ),
-        ("universe", "UBIGINT", "whose noise it was under"),
+        ("scenario", "UBIGINT", "whose noise it was under"),
         ("episode_return", "DOUBLE", "sum of its rewards"),
         ("score", "DOUBLE", "what the check said at its end; NULL where there is none"),
         ("length", "BIGINT", "its steps"),

@@ -1,4 +1,4 @@
-"""What shared universes save against fresh noise, P10, and what scans cost."""
+"""What shared scenarios save against fresh noise, P10, and what scans cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ N = 16
 
 
 class _Compared(NamedTuple):
-    """Shared universes against fresh noise on the episodes of one corpus, and what the exact variances make of it: `exactly` of
+    """Shared scenarios against fresh noise on the episodes of one corpus, and what the exact variances make of it: `exactly` of
     `lower`, `r_exactly` of `r_shared`; NaN where there are too many pairs of states."""
 
     fewer: float
@@ -42,7 +42,7 @@ class _Compared(NamedTuple):
     r_exactly: float
 
 
-def universes(cases: int = 300, corpora: int = 6, repeats: int = 3) -> list[Criterion]:
+def scenarios(cases: int = 300, corpora: int = 6, repeats: int = 3) -> list[Criterion]:
     """Scan failed episodes (of Taxi all) in shared and in fresh noise: steps, variance over roots, correlation.
 
     What counts is the mean over corpora; its standard error says how far that is known.
