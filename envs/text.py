@@ -1,28 +1,29 @@
-"""A Gymnasium environment as a world with one tool, and a world as a Gymnasium environment of text."""
+"""A Gymnasium environment as a tool world, and a tool world as a Gymnasium environment of text."""
 
 from __future__ import annotations
 
 import json
 import string
 from collections.abc import Callable
-from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from trajrec.protocols import Tool, World
+from trajrec.protocols import HasState, RestorableState, Tool, World
+from trajrec.types import Action, AnyEnv, Info, JsonObject, Value
 
+# Long enough for the states of the worlds that we ship; a longer result is cut.
 MAX_TEXT = 1 << 16
 _TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.printable))
-Check = Callable[[Any], bool]
+Check = Callable[[World], bool]
 
 
 class GymWorld:
-    """An environment as a world: an agent acts in it with the tool `act`, which returns what the step returned.
+    """A Gymnasium environment as a world with one tool, `act`, which takes a step.
 
     Args:
-        env: The environment; actions are taken as JSON has them, and made into what its action space holds.
+        env: The environment. Actions arrive as JSON and are converted to the action space.
 
     >>> world = GymWorld(gymnasium.make("FrozenLake-v1", is_slippery=False))
     >>> _ = world.reset(seed=0)
@@ -30,17 +31,19 @@ class GymWorld:
     1
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+    def __init__(self, env: AnyEnv) -> None:
         self.env = env
         self._is_over = False
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(
+        self, *, seed: int | None = None, options: JsonObject | None = None
+    ) -> tuple[Value, Info]:
         """Reset the environment; return its observation and info."""
         self._is_over = False
         return self.env.reset(seed=seed, options=options)
 
     def tools(self) -> tuple[Tool, ...]:
-        """Return the tool."""
+        """Return the one tool."""
         schema = {
             "type": "object",
             "properties": {"action": {}},
@@ -49,48 +52,52 @@ class GymWorld:
         }
         return (Tool("act", schema, "write", f"Take an action of {self.env.action_space}."),)
 
-    def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
+    def call(self, name: str, arguments: JsonObject, /) -> JsonObject:
         """Take a step.
 
         Raises:
-            ValueError: The episode is over, or the action is none.
+            ValueError: The episode is over, or the action is not in the action space.
         """
         if self._is_over:
-            raise ValueError("the episode is over")
-        action = _action(self.env.action_space, arguments["action"])
+            raise ValueError("the episode is over: reset the world before the next action")
+        action = _to_action(self.env.action_space, arguments["action"])
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._is_over = bool(terminated or truncated)
         return {
-            "observation": _plain(observation),
+            "observation": _to_json(observation),
             "reward": float(reward),
             "terminated": bool(terminated),
             "truncated": bool(truncated),
-            "info": _plain(info),
+            "info": _to_json(info),
         }
 
 
 class ToolTextEnv(gymnasium.Env[str, str]):
-    """A world as an environment: each action is a tool call, as the JSON text {"tool": ..., "arguments": {...}}.
+    """A tool world as a Gymnasium environment: an action is a tool call as JSON text.
 
-    The observation is the result, as JSON text; a call that is none, or is refused, is answered with {"error": ...}. The tool
-    `finish` ends the episode with the reward 1 if the check passes, else 0. After each reset `info["goal"]` has the goal.
+    An action has the form `{"tool": ..., "arguments": {...}}`. The observation is the result as JSON
+    text; a refused or malformed call is answered with `{"error": ...}`. The tool `finish` ends the
+    episode, with reward 1 if the check passes and 0 otherwise. After a reset, `info["goal"]` has
+    the goal and `info["tools"]` the tools.
 
     Args:
         world: The world.
-        check: Says of the world whether what was asked for is done.
-        max_steps: Steps after which the episode is truncated.
+        check: Returns whether the goal is reached in the world's present state.
+        max_steps: Number of steps after which the episode is truncated.
     """
 
     observation_space = action_space = _TEXT
 
     def __init__(self, world: World, check: Check, *, max_steps: int = 30) -> None:
-        self.world, self.check, self.max_steps = world, check, max_steps
+        self.world = world
+        self.check = check
+        self.max_steps = max_steps
         self._n_steps = 0
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Reset the world."""
+        self, *, seed: int | None = None, options: JsonObject | None = None
+    ) -> tuple[str, Info]:
+        """Reset the world; the observation is empty, the info has the goal and the tools."""
         super().reset(seed=seed)
         goal = self.world.reset(seed=seed, options=options)
         self._n_steps = 0
@@ -98,56 +105,71 @@ class ToolTextEnv(gymnasium.Env[str, str]):
             {"name": tool.name, "schema": tool.schema, "description": tool.description}
             for tool in self.world.tools()
         ]
-        return "", {"goal": _plain(goal), "tools": tools}
+        return "", {"goal": _to_json(goal), "tools": tools}
 
-    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+    def step(self, action: str) -> tuple[str, float, bool, bool, Info]:
         """Execute a call."""
         self._n_steps += 1
         name = None
+        is_done = False
+        result: Value
         try:
             call = json.loads(action)
-            name, arguments = call["tool"], call.get("arguments", {})
-            is_done = name == "finish"
-            # A world may have a tool of that name itself; its own bookkeeping then happens too.
-            has_tool = any(tool.name == name for tool in self.world.tools())
-            result = self.world.call(name, arguments) if has_tool or not is_done else "finished"
+            name = call["tool"]
+            is_finish = name == "finish"
+            # A world may have its own tool `finish`; it is called too, for its bookkeeping.
+            if any(tool.name == name for tool in self.world.tools()) or not is_finish:
+                result = self.world.call(name, call.get("arguments", {}))
+            else:
+                result = "finished"
+            is_done = is_finish
         except Exception as exc:
-            is_done, result = False, {"error": f"{type(exc).__name__}: {exc}"}
+            # Any error of a tool is the agent's to deal with, as an observation.
+            result = {"error": f"{type(exc).__name__}: {exc}"}
         reward = float(is_done and self.check(self.world))
         truncated = not is_done and self._n_steps >= self.max_steps
-        return json.dumps(_plain(result))[:MAX_TEXT], reward, is_done, truncated, {"tool": name}
+        observation = json.dumps(_to_json(result))[:MAX_TEXT]
+        return observation, reward, is_done, truncated, {"tool": name}
 
-    def get_state(self) -> Any:
-        """Return the world's state, with how many steps were taken.
+    def get_state(self) -> JsonObject:
+        """Return the world's state and the number of steps.
 
         Raises:
-            AttributeError: The world does not give its state.
+            AttributeError: The world has no `get_state`.
         """
-        return {"world": self.world.get_state(), "n_steps": self._n_steps}  # type: ignore[attr-defined]
+        if not isinstance(self.world, HasState):
+            raise AttributeError(f"{type(self.world).__name__} has no get_state")
+        return {"world": self.world.get_state(), "n_steps": self._n_steps}
 
-    def set_state(self, state: Any) -> None:
-        """Put the world into a state that `get_state` returned."""
-        self.world.set_state(state["world"])  # type: ignore[attr-defined]
+    def set_state(self, state: JsonObject) -> None:
+        """Restore a state that `get_state` returned.
+
+        Raises:
+            AttributeError: The world has no `set_state`.
+        """
+        if not isinstance(self.world, RestorableState):
+            raise AttributeError(f"{type(self.world).__name__} has no set_state")
+        self.world.set_state(state["world"])
         self._n_steps = state["n_steps"]
 
 
-def _action(space: spaces.Space[Any], value: Any) -> Any:
-    """Return an action from JSON as the type that a space holds."""
+def _to_action(space: spaces.Space[Action], value: Value) -> Action:
+    """Convert an action from JSON to the type that its space holds."""
     if isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)):
         value = np.array(value, space.dtype)
     if not space.contains(value):
-        raise ValueError(f"{value!r} is no action: {space}")
+        raise ValueError(f"action must be in {space}, got {value!r}")
     return value
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
+def _to_json(value: Value) -> Value:
+    """Convert a value to JSON types; an unknown object becomes its repr."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_to_json(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)
