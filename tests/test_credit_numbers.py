@@ -1,0 +1,191 @@
+"""Rollouts and forks give the same numbers for the same seed, in every version of trajrec.
+
+The expected values were computed before the rooms were rebuilt, at commit eb2ffcb.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.corpus.episode import Episode
+from trajrec.envs import Bank
+from trajrec.recording.event_log import close_logs
+from trajrec.recording.options import LogOrigin
+from trajrec.recording.recorder import open_recorder
+from trajrec.replay import credit, fork_many
+
+PLAN = [("deposit", {"amount": 100}), ("choose", {"amount": 150}), ("withdraw", {})]
+
+
+def wander(observation: Any, rng: np.random.Generator) -> int:
+    return int(rng.choice([0, 1, 2, 3], p=[0.1, 0.4, 0.4, 0.1]))
+
+
+def gamble(context: Any, rng: np.random.Generator) -> Any:
+    amount = 50 if rng.random() < 0.5 else 150
+    plan = [PLAN[0], ("choose", {"amount": amount}), PLAN[2]]
+    return plan[context.step] if context.step < len(plan) else None
+
+
+def draw_card(env: Any, rng: np.random.Generator) -> None:
+    env.unwrapped.dealer[1] = int(rng.integers(1, 11))
+
+
+def record(folder: Path, env_id: str, policy: Callable[..., int], seed: int) -> Episode:
+    """Record one episode; its id does not depend on the run."""
+    env = open_recorder(gym.make(env_id), folder, LogOrigin(log_id="parent"))
+    rng = np.random.default_rng(seed)
+    observation, _ = env.reset(seed=seed)
+    is_over = False
+    while not is_over:
+        observation, _, terminated, truncated, _ = env.step(policy(observation, rng))
+        is_over = terminated or truncated
+    env.close()
+    return next(trajrec.open(folder).episodes())
+
+
+@pytest.fixture(scope="module")
+def episodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Episode]:
+    folder = tmp_path_factory.mktemp("corpus")
+    with trajrec.episode(folder / "bank", task="t", world=Bank()) as ep:
+        for tool, arguments in PLAN:
+            ep.call(tool, **arguments)
+        ep.stop("done", claimed_done=True)
+    close_logs()
+    return {
+        "lake": record(folder / "lake", "FrozenLake-v1", wander, seed=3),
+        "jack": record(
+            folder / "jack", "Blackjack-v1", lambda observation, _: int(observation[0] < 15), seed=1
+        ),
+        "bank": trajrec.open(folder / "bank").episode(ep.id),
+    }
+
+
+def digest(rows: list[Any]) -> str:
+    return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
+
+
+def rollouts_of(table: credit.CreditTable) -> list[Any]:
+    return [
+        (
+            step,
+            arm,
+            int(rollout.scenario),
+            float(rollout.episode_return),
+            rollout.score,
+            rollout.length,
+            rollout.status,
+            rollout.coalesced_at,
+            rollout.env_steps,
+            rollout.policy_calls,
+        )
+        for step, arm, rollouts in table.arms
+        for rollout in rollouts
+    ]
+
+
+def at_goal(env: Any) -> bool:
+    return bool(env.unwrapped.s == 15)
+
+
+CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "lake-shared": ("lake", wander, {"n": 8, "noise": "shared", "seed": 7}),
+    "lake-fresh": ("lake", wander, {"n": 8, "noise": "fresh", "seed": 7}),
+    "lake-recorded": ("lake", wander, {"n": 8, "noise": "recorded", "seed": 7}),
+    "lake-success": ("lake", wander, {"n": 4, "success": at_goal, "steps": [0, 1, 2]}),
+    "jack": ("jack", "random", {"n": 16, "seed": 1}),
+    "jack-drawn": ("jack", "random", {"n": 16, "seed": 1, "resample_hidden": draw_card}),
+    "lake-discounted": (
+        "lake",
+        wander,
+        {"n": 16, "gamma": 0.9, "steps": [2, 3, 4], "seed": 2},
+    ),
+    "lake-fresh-discounted": (
+        "lake",
+        "random",
+        {"n": 16, "gamma": 0.5, "steps": [3, 4], "noise": "fresh", "seed": 11},
+    ),
+    "bank": ("bank", gamble, {"n": 8, "seed": 5}),
+}
+
+EXPECTED = {
+    "lake-shared": (
+        [0.0, 0.0, 0.0, 0.0, 0.125, 0.0, 0.125, 0.0, 0.0, 0.125, -0.125, 0.125, 0.125, 0.0, -0.125],
+        "fa8eddcbc72546c7",
+    ),
+    "lake-fresh": (
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.125, 0.125, -0.125, 0.0, 0.0, 0.25, -0.25],
+        "836fefa7a9b8419d",
+    ),
+    "lake-recorded": (
+        [0.0, 0.0, 0.0, 0.0, 0.125, 0.0, 0.125, 0.125, 0.0, 0.25, 0.125, 0.0, 0.375, -0.375, 0.0],
+        "17cdc02e42cb5fe7",
+    ),
+    "lake-success": ([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], "3597468b0f36d852"),
+    "jack": ([0.375, 0.5, 0.125], "e2b7f1a3f509607b"),
+    "jack-drawn": ([0.4375, 0.5, 0.0625], "931bebebedd3ee22"),
+    "lake-discounted": (
+        [
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            0.03690562500000001,
+            0.04100625000000001,
+            0.009618749999999995,
+            -0.050625,
+        ],
+        "e51c2cae1077d2de",
+    ),
+    "lake-fresh-discounted": (
+        [0.0, 3.814697265625e-06, 0.000240325927734375, 0.00048828125, 0.01513671875, -0.015625],
+        "a50858296f6d779e",
+    ),
+    "bank": ([0.5, 0.0, 0.0, 0.5, -0.5, 0.0, 0.0, 0.0, 0.0], "540593d85e06f3ea"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_estimates_are_those_of_the_first_version(case: str, episodes: dict[str, Episode]) -> None:
+    name, policy, options = CASES[case]
+    table = credit.estimate(episodes[name], policy, folder=None, **options)
+    assert ([estimate.value for estimate in table], digest(rollouts_of(table))) == EXPECTED[case]
+
+
+def test_shapley_rollouts_are_those_of_the_first_version(episodes: dict[str, Episode]) -> None:
+    table = credit.shapley_values(episodes["lake"], wander, m=4, folder=None, seed=1)
+    assert digest(rollouts_of(table)) == "61ebfb23e9c4541a"
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"), [("random", "e9a20cbac423fecd"), (wander, "1335e6d339319abb")]
+)
+def test_branches_are_those_of_the_first_version(
+    policy: Any, expected: str, episodes: dict[str, Episode]
+) -> None:
+    branches = fork_many(
+        episodes["lake"], at=[0, 2, 4], policy=policy, n_branches=3, seed=5, folder=None
+    )
+    rows = [
+        (
+            branch.step,
+            branch.index,
+            tuple(int(action) for action in branch.actions),
+            branch.n_steps,
+            float(branch.total_reward),
+            branch.terminated,
+            branch.truncated,
+            branch.rejoined_at,
+        )
+        for branch in branches
+    ]
+    assert digest(rows) == expected
