@@ -15,7 +15,7 @@ from trajrec.envstate.pettingzoo import api_of
 from trajrec.errors import ReplayError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
-from trajrec.replay.diagnose.cause import Elsewhere, Outcome, find_cause
+from trajrec.replay.diagnose.cause import RunInSubprocess, TrialResult, find_cause
 from trajrec.replay.execute.compare import Run, compare
 from trajrec.replay.execute.environments import (
     EnvOrFactory,
@@ -226,12 +226,12 @@ class Replayer:
                 episode,
                 report.divergence,
                 lambda: self._again(episode, used),
-                self._elsewhere(episode),
+                self._in_subprocess(episode),
             )
             report = replace(report, divergence=replace(report.divergence, cause=cause))
         return report
 
-    def _again(self, episode: Episode, used: list[Any]) -> Outcome:
+    def _again(self, episode: Episode, used: list[Any]) -> TrialResult:
         """Run an episode once more, on an environment of its own where one can be made.
 
         Those used before are kept: in the place of one that is gone the next would have the same id().
@@ -241,12 +241,12 @@ class Replayer:
             self.close()
         return self.outcome(episode)
 
-    def outcome(self, episode: Episode) -> Outcome:
+    def outcome(self, episode: Episode) -> TrialResult:
         """Replay an episode; return its first difference, and a digest of all that the environment returned."""
         executed = self._execute(episode)
-        return Outcome(self._compare(executed).divergence, executed.run.digest())
+        return TrialResult(self._compare(executed).divergence, executed.run.digest())
 
-    def _elsewhere(self, episode: Episode) -> Elsewhere | None:
+    def _in_subprocess(self, episode: Episode) -> RunInSubprocess | None:
         """Return what replays an episode in another process; None where an environment object was given, and for further
         episodes: processes take their time, and what they tell is told."""
         if self._given is not None or self._n_elsewhere >= EXPLAINED_ELSEWHERE:
@@ -255,14 +255,14 @@ class Replayer:
         work = _Work(self._factory, self._config.as_options())
         place = refs_with_ancestors(episode)
 
-        def replay(settings: dict[str, str], fixed_addresses: bool) -> Outcome:
-            found: Outcome = call_in_subprocess(
+        def replay(settings: dict[str, str], *, fixed_addresses: bool = False) -> TrialResult:
+            found: TrialResult = call_in_subprocess(
                 work, place, settings=settings, fixed_addresses=fixed_addresses
             )
             return found
 
         try:
-            replay({}, False)
+            replay({})
         except SubprocessError:
             return None
         return replay
@@ -407,7 +407,7 @@ class _Work:
     factory: Callable[[], AnyEnv] | None
     options: ReplayOptions
 
-    def __call__(self, place: tuple[EpisodeRef, ...]) -> Outcome:
+    def __call__(self, place: tuple[EpisodeRef, ...]) -> TrialResult:
         with Replayer(env=self.factory, **self.options) as replayer:
             return replayer.outcome(EpisodeLoader().read(place))
 

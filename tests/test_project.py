@@ -47,7 +47,8 @@ ROOMS = {
     "replay.execute": EXECUTE,
     "replay.processes": READING | {"replay.processes"},
     "replay.forks": FORKS,
-    "replay.diagnose": FORKS | {"replay.diagnose"},
+    # From agents only `freeze`: a diagnosis freezes the same things as a recording.
+    "replay.diagnose": FORKS | AGENTS | {"replay.diagnose"},
     "replay.agents": AGENTS | EXECUTE | {"replay.diagnose", "replay.agents"},
     "replay": FORKS | AGENTS | {"replay.diagnose", "replay.agents", "replay"},
     "replay.credit.sampling": SAMPLING,

@@ -18,7 +18,7 @@ from trajrec.corpus.transcript import Attempt
 from trajrec.errors import DivergenceError, ReplayError, RestoreError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier, World
-from trajrec.replay.diagnose.cause import Outcome, find_cause
+from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, ReplayReport, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.tracking.parts import Part, parts_of
@@ -78,7 +78,7 @@ def replay_in_world(
     found = execute()
     divergence = found.divergence
     if divergence is not None and explain and not divergence.cause:
-        cause = find_cause(episode, divergence, lambda: Outcome(execute().divergence))
+        cause = find_cause(episode, divergence, lambda: TrialResult(execute().divergence))
         divergence = dataclasses.replace(divergence, cause=cause)
     notes = list(found.notes)
     if found.ignored:

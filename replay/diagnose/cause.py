@@ -1,207 +1,273 @@
-"""Why an episode did not replay: found by running it again under changed conditions, where that can tell."""
+"""Find the cause of a divergence by experiments: re-execute the episode with one thing changed."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple, Protocol, TypeAlias
 
+from trajrec.agents.freeze import (
+    fixed_default_seeds,
+    fixed_entropy,
+    seeded_globals,
+    stopped_clocks,
+)
 from trajrec.corpus.episode import Episode
 from trajrec.recording.provenance import describe_runtime
-from trajrec.replay.diagnose.conditions import (
-    frozen_clock,
-    held_entropy,
-    seeded_globals,
-    watched_network,
-)
+from trajrec.replay.diagnose.network import watched_network
 from trajrec.replay.execute.report import Divergence
 from trajrec.values.diff import is_same
 
+# Two floats that differ by no more than this share of the larger one look like the same computation
+# on another machine: libm functions and reductions differ in the last places.
 FLOAT_DRIFT = 1e-6
-"""Relative difference up to which two floats at a first difference look like the same computation on another machine."""
+
+# An environment repeats itself if this many trials are the same. An environment with few possible
+# outcomes (a coin) often gives the same one twice by chance. Slow environments get fewer trials:
+# after ENOUGH_S seconds, three are enough.
+REPEATS = 6
+ENOUGH_S = 5.0
+
+# Trials with addresses that are not random: a busy system may still place memory differently once.
+ADDRESS_TRIES = 2
+ADDRESS_REPEATS = 2
+
+# Other hash seeds to try: two strings have the same order in a set under one seed of two.
+OTHER_HASH_SEEDS = ("1", "2", "3")
+
+# Variables that decide the result of numerical code, or the local time.
+SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "TZ")
+
+Condition: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 
-REPEATS, ENOUGH_S = 6, 5.0
-"""Runs that are to be alike before an environment is said to repeat itself, and the time after which two are enough: of few
-possible outcomes two are often alike by chance."""
+class TrialResult(NamedTuple):
+    """The result of one re-execution of an episode.
 
-
-class Outcome(NamedTuple):
-    """What came of a run: its first difference, and a digest of all that it returned where there is one."""
+    Attributes:
+        divergence: The first difference from the recording.
+        digest: A digest of all returned values; b"" if there is none.
+    """
 
     divergence: Divergence | None
     digest: bytes = b""
 
 
-Run = Callable[[], Outcome]
-Elsewhere = Callable[[dict[str, str], bool], Outcome]
-"""Replays an episode in a process of its own, with environment variables, and with addresses that are not drawn where True."""
+RunTrial: TypeAlias = Callable[[], TrialResult]
+
+
+class RunInSubprocess(Protocol):
+    """Re-executes an episode in a process of its own."""
+
+    def __call__(self, settings: dict[str, str], *, fixed_addresses: bool = False) -> TrialResult:
+        """Return the result.
+
+        Args:
+            settings: Environment variables of the process.
+            fixed_addresses: Whether the process gets the same memory addresses each time.
+        """
+        ...
 
 
 def find_cause(
-    episode: Episode, divergence: Divergence, run: Run, elsewhere: Elsewhere | None = None
+    episode: Episode,
+    divergence: Divergence,
+    run: RunTrial,
+    in_subprocess: RunInSubprocess | None = None,
 ) -> str:
-    """Name the likely cause of a divergence.
+    """Return the likely cause of a divergence, as far as experiments can show it.
 
     Args:
-        episode: The episode.
-        divergence: What differed.
-        run: Replays the episode once more and returns its first difference.
-        elsewhere: Does so in another process; None where that cannot be.
+        episode: The episode that diverged.
+        divergence: Its first difference.
+        run: Re-executes the episode in this process.
+        in_subprocess: Re-executes the episode in another process; None if that is impossible.
     """
-    usual = _repeated(run)
-    if usual is None or not _is_same_difference(usual.divergence, divergence):
-        return _unrepeatable(run, elsewhere)
-    frozen = _under(frozen_clock, run)
-    if frozen.divergence is not None and not _same(frozen, usual):
+    baseline = _repeated(run)
+    if baseline is None or not _is_same_divergence(baseline.divergence, divergence):
+        return _cause_of_unrepeated(run, in_subprocess)
+    stopped = _run_under(stopped_clocks, run)
+    if stopped.divergence is not None and not _is_same_result(stopped, baseline):
         return "clock: the environment reads the time (another time gives another difference)"
-    seeded = _under(seeded_globals, run)
-    if seeded.divergence is not None and not _same(seeded, usual):
-        return "global random: the environment draws from random or numpy.random, which no log can restore"
-    if (network := _network(run)) is not None:
-        return network
-    if elsewhere is not None and (found := _by_process(episode, elsewhere)) is not None:
-        return found
-    return _changed(episode, divergence)
+    seeded = _run_under(seeded_globals, run)
+    if seeded.divergence is not None and not _is_same_result(seeded, baseline):
+        return (
+            "global random: the environment draws from random or numpy.random, "
+            "which no log can restore"
+        )
+    cause = _cause_by_network(run)
+    if cause is None and in_subprocess is not None:
+        cause = _cause_by_process(episode, in_subprocess)
+    return cause or _cause_by_change(episode, divergence)
 
 
-def _unrepeatable(run: Run, elsewhere: Elsewhere | None) -> str:
-    """The environment differs from itself: find what makes it repeat."""
-    if (network := _network(run)) is not None:
-        return network
-    # Before what follows: addresses come again now and then, and would look as if the condition of that moment held them.
-    if elsewhere is not None and (found := _by_addresses(elsewhere)) is not None:
-        return found
-    conditions: list[tuple[Callable[[], Any], str]] = [
+def _cause_of_unrepeated(run: RunTrial, in_subprocess: RunInSubprocess | None) -> str:
+    """Return which condition makes an environment repeat itself."""
+    cause = _cause_by_network(run)
+    # Before the conditions below: memory addresses repeat now and then, and a condition that is
+    # tried at that moment would look as if it had made the environment repeat itself.
+    if cause is None and in_subprocess is not None:
+        cause = _cause_by_addresses(in_subprocess)
+    if cause is not None:
+        return cause
+    conditions: list[tuple[Condition, str]] = [
         (
-            frozen_clock,
+            stopped_clocks,
             "clock: the environment reads the time (with the clock frozen it repeats itself)",
         ),
         (
             seeded_globals,
-            "global random: the environment draws from random or numpy.random (with these seeded it repeats itself)",
+            "global random: the environment draws from random or numpy.random (with these seeded "
+            "it repeats itself)",
         ),
         (
-            held_entropy,
-            "unseeded generator: the environment or a wrapper draws from a generator of its own that no reset seeds (with the "
-            "operating system's entropy held still it repeats itself)",
+            _fixed_seeds,
+            "unseeded generator: the environment or a wrapper draws from its own generator, which "
+            "no reset seeds (with the operating system's entropy fixed it repeats itself)",
         ),
     ]
     for condition, cause in conditions:
         if _repeated(run, condition) is not None:
             return cause
-    return "hidden randomness: the environment differs from run to run, also with clock, random and numpy.random held still"
+    return (
+        "hidden randomness: the environment differs from run to run, also with clock, random and "
+        "numpy.random frozen"
+    )
 
 
-def _repeated(run: Run, condition: Callable[[], Any] = contextlib.nullcontext) -> Outcome | None:
-    """Return what comes of a run, again and again; None where it is not always the same."""
-    begun, first = time.monotonic(), _under(condition, run)
+@contextlib.contextmanager
+def _fixed_seeds() -> Iterator[None]:
+    """Fix the entropy that generators without a seed are seeded from."""
+    with fixed_entropy(), fixed_default_seeds():
+        yield
+
+
+def _repeated(run: RunTrial, condition: Condition = contextlib.nullcontext) -> TrialResult | None:
+    """Return the result of repeated trials, or None if they differ."""
+    start = time.monotonic()
+    first = _run_under(condition, run)
     for repeat in range(2, REPEATS + 1):
-        if not _same(first, _under(condition, run)):
+        if not _is_same_result(first, _run_under(condition, run)):
             return None
-        if repeat > 2 and time.monotonic() - begun > ENOUGH_S:
+        if repeat > 2 and time.monotonic() - start > ENOUGH_S:
             break
     return first
 
 
-def _under(condition: Callable[[], Any], run: Run) -> Outcome:
+def _run_under(condition: Condition, run: RunTrial) -> TrialResult:
     with condition():
         return run()
 
 
-def _by_addresses(elsewhere: Elsewhere) -> str | None:
-    # Threads that numerical libraries start take memory while the environment does.
+def _cause_by_network(run: RunTrial) -> str | None:
+    with watched_network() as addresses:
+        run()
+    if not addresses:
+        return None
+    connected = ", ".join(sorted(set(addresses)))
+    return f"network: the environment connected to {connected} while it ran"
+
+
+def _cause_by_addresses(in_subprocess: RunInSubprocess) -> str | None:
+    # Numerical libraries start threads, which allocate memory while the environment does.
     settings = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    for _ in range(2):
-        fixed = elsewhere(settings, True)
-        if not all(_same(fixed, elsewhere(settings, True)) for _ in range(2)):
-            continue  # where a system is busy, something else may now and then take memory in between
-        if not any(_same(fixed, elsewhere(settings, False)) for _ in range(2)):
-            return "addresses: the environment depends on id() (where addresses are not drawn it repeats itself)"
+    for _ in range(ADDRESS_TRIES):
+        fixed = in_subprocess(settings, fixed_addresses=True)
+        repeats = [in_subprocess(settings, fixed_addresses=True) for _ in range(ADDRESS_REPEATS)]
+        if not all(_is_same_result(fixed, repeat) for repeat in repeats):
+            continue
+        others = [in_subprocess(settings) for _ in range(ADDRESS_REPEATS)]
+        if not any(_is_same_result(fixed, other) for other in others):
+            return (
+                "addresses: the environment depends on id() (with fixed memory addresses it "
+                "repeats itself)"
+            )
     return None
 
 
-def _network(run: Run) -> str | None:
-    with watched_network() as connected:
-        run()
-    return (
-        f"network: the environment connected to {', '.join(sorted(set(connected)))} while it ran"
-        if connected
-        else None
-    )
-
-
-def _by_process(episode: Episode, elsewhere: Elsewhere) -> str | None:
-    """Find out whether the settings of a process matter: of another hash seed, and of those recorded."""
-    then = episode.header.runtime.get("settings", {})
-    hash_seed = then.get("PYTHONHASHSEED", "0")
-    base = elsewhere({"PYTHONHASHSEED": hash_seed}, False)
-    if not _same(base, elsewhere({"PYTHONHASHSEED": hash_seed}, False)):
+def _cause_by_process(episode: Episode, in_subprocess: RunInSubprocess) -> str | None:
+    """Return the setting of a process that matters: the hash seed, or another recorded one."""
+    recorded = episode.header.runtime.get("settings", {})
+    hash_seed = recorded.get("PYTHONHASHSEED", "0")
+    base = in_subprocess({"PYTHONHASHSEED": hash_seed})
+    if not _is_same_result(base, in_subprocess({"PYTHONHASHSEED": hash_seed})):
         return (
-            _by_addresses(elsewhere)
+            _cause_by_addresses(in_subprocess)
             or "hidden randomness: the environment differs from process to process"
         )
-    others = [elsewhere({"PYTHONHASHSEED": str(k)}, False) for k in (1, 2, 3)]
-    if base.divergence is None or not all(_same(base, other) for other in others):
-        fix = (
-            f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again"
-            if base.divergence is None
-            else ""
+    others = [in_subprocess({"PYTHONHASHSEED": seed}) for seed in OTHER_HASH_SEEDS]
+    if base.divergence is None or not all(_is_same_result(base, other) for other in others):
+        remedy = "fix PYTHONHASHSEED when recording and replaying"
+        if base.divergence is None:
+            remedy = f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again"
+        return (
+            "hash order: the environment depends on the order of a set or on hash() of texts; "
+            f"{remedy}"
         )
-        fix = fix or "fix PYTHONHASHSEED when recording and replaying"
-        return f"hash order: the environment depends on the order of a set or on hash() of texts; {fix}"
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "TZ"):
-        if then.get(name) != os.environ.get(name):
-            settings = {"PYTHONHASHSEED": hash_seed, name: then.get(name, "")}
-            if elsewhere(settings, False).divergence is None:
-                kind = (
-                    "threads: the order of a reduction"
-                    if name == "OMP_NUM_THREADS"
-                    else "settings: the environment"
-                )
-                return f"{kind} depends on {name}; {name}={then.get(name, '')}, as it was recorded with, gives it again"
+    for name in SETTINGS:
+        value = recorded.get(name)
+        if value == os.environ.get(name):
+            continue
+        settings = {"PYTHONHASHSEED": hash_seed, name: value or ""}
+        if in_subprocess(settings).divergence is None:
+            # A sum over several threads adds its parts in the order in which they end.
+            reason = "settings: the environment"
+            if name == "OMP_NUM_THREADS":
+                reason = "threads: the order of a reduction"
+            remedy = f"{name}={value or ''}, as it was recorded with, gives it again"
+            return f"{reason} depends on {name}; {remedy}"
     return None
 
 
-def _changed(episode: Episode, divergence: Divergence) -> str:
-    """The environment repeats itself and is not the recorded one: say what is different from then."""
-    then, now = episode.header.runtime, describe_runtime()
-    drift = [
-        f"{name} {then.get(name)} -> {now.get(name)}"
+def _cause_by_change(episode: Episode, divergence: Divergence) -> str:
+    """Return the difference between now and then of an environment that repeats itself."""
+    recorded = episode.header.runtime
+    live = describe_runtime()
+    changes = [
+        f"{name} {recorded.get(name)} -> {live.get(name)}"
         for name in ("python", "machine", "cpu", "libc")
-        if then.get(name) != now.get(name)
+        if recorded.get(name) != live.get(name)
     ]
-    packages_then, packages_now = then.get("packages", {}), now.get("packages", {})
-    drift += [
-        f"{name} {version} -> {packages_now[name]}"
-        for name, version in packages_then.items()
-        if name in packages_now and packages_now[name] != version
+    live_packages = live.get("packages", {})
+    changes += [
+        f"{name} {version} -> {live_packages[name]}"
+        for name, version in recorded.get("packages", {}).items()
+        if name in live_packages and live_packages[name] != version
     ]
+    listed = ", ".join(changes)
     if _is_float_drift(divergence):
         return "float drift: the values agree to rounding" + (
-            f"; changed since: {', '.join(drift)}" if drift else ""
+            f"; changed since: {listed}" if changes else ""
         )
-    if drift:
-        return f"version drift: changed since: {', '.join(drift)}"
+    if changes:
+        return f"version drift: changed since: {listed}"
     if divergence.step < 0:
-        return "the environment's reset is not the recorded one: its code or data changed, or it has a generator out of sight"
-    return "the environment changed: it repeats itself, on the recorded versions, and is not the recorded one"
+        return (
+            "the environment's reset is not the recorded one: its code or data changed, or it has "
+            "a generator that trajrec cannot see"
+        )
+    return (
+        "the environment changed: it repeats itself, on the recorded versions, and is not the "
+        "recorded one"
+    )
 
 
 def _is_float_drift(divergence: Divergence) -> bool:
     if divergence.ulps is None:
         return False
-    a, b = float(divergence.expected), float(divergence.actual)
-    return abs(a - b) <= FLOAT_DRIFT * max(abs(a), abs(b))
+    expected = float(divergence.expected)
+    actual = float(divergence.actual)
+    return abs(expected - actual) <= FLOAT_DRIFT * max(abs(expected), abs(actual))
 
 
-def _same(a: Outcome, b: Outcome) -> bool:
-    return a.digest == b.digest and _is_same_difference(a.divergence, b.divergence)
+def _is_same_result(a: TrialResult, b: TrialResult) -> bool:
+    return a.digest == b.digest and _is_same_divergence(a.divergence, b.divergence)
 
 
-def _is_same_difference(a: Divergence | None, b: Divergence | None) -> bool:
+def _is_same_divergence(a: Divergence | None, b: Divergence | None) -> bool:
     if a is None or b is None:
         return a is b
     return (a.step, a.field) == (b.step, b.field) and is_same(a.actual, b.actual)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import NamedTuple, TypeAlias
 
-from trajrec.replay.diagnose.conditions import frozen_clock, seeded_globals
+from trajrec.agents.freeze import seeded_globals, stopped_clocks
 from trajrec.replay.diagnose.determinism_report import Finding
 from trajrec.replay.diagnose.rollouts import (
     Row,
@@ -121,7 +121,7 @@ def probe_determinism(
     )
     with seeded_globals(OTHER_SEED):
         yield from _compared(first, plan.run(env), "other global generators", GLOBAL_RANDOM)
-    with frozen_clock(OTHER_TIME_S):
+    with stopped_clocks(OTHER_TIME_S):
         yield from _compared(first, plan.run(env), "another time", CLOCK)
     yield from _probe_processes(first, plan)
 
@@ -163,7 +163,7 @@ def _finding(probe: str, difference: RowDifference, cause: str) -> Finding:
 def _cause_of_unrepeated(env: AnyEnv, plan: RolloutPlan) -> str:
     """Return which condition makes an environment repeat itself."""
     conditions: list[tuple[Callable[[], AbstractContextManager[None]], str]] = [
-        (frozen_clock, CLOCK),
+        (stopped_clocks, CLOCK),
         (seeded_globals, GLOBAL_RANDOM),
     ]
     for condition, cause in conditions:

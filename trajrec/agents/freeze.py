@@ -1,4 +1,9 @@
-"""Holds still what a program reads from outside: the clock, and randomness that nobody seeds."""
+"""Freeze the clock and seed the randomness that a program reads from outside.
+
+Recordings, replays and diagnoses use these functions, so that they freeze the same things. All of
+them act on the whole process, with all of its threads, and undo their changes at the end of the
+block.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,9 @@ import hashlib
 import os
 import random
 import secrets
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,18 +23,51 @@ import numpy as np
 from trajrec.agents.context import current_episode
 from trajrec.errors import MissingPackageError
 
+# 2001-09-09, for runs whose time does not matter as long as it is the same.
+STOPPED_S = 1_000_000_000
+
+_CLOCKS = (
+    "time",
+    "time_ns",
+    "monotonic",
+    "monotonic_ns",
+    "perf_counter",
+    "perf_counter_ns",
+    "process_time",
+    "process_time_ns",
+)
+
+# Packages that need a running clock: locks and queues wait with timeouts, and trajrec itself
+# measures durations and waits for processes.
+_NEED_CLOCKS = frozenset(("threading", "queue", "logging", "trajrec"))
+
 
 @contextlib.contextmanager
 def frozen(time_ns: int, seed: str) -> Iterator[None]:
-    """Hold the clock at a time (to the microsecond) and seed everything that draws, for a block; then give all of it back.
+    """Freeze the wall clock and seed all unseeded randomness for a block.
 
-    Held are `time.time`, `datetime.now` and their like; `random`, `numpy.random`, `os.urandom` and what is made of it: `uuid4`,
-    `secrets`. Not held: `time.monotonic`, generators that the program made itself, other processes. It holds for the whole
-    process, all threads of it.
+    Frozen are `time.time`, `datetime.now` and similar functions. Seeded are `random`,
+    `numpy.random`, `os.urandom` and the functions that draw from it: `uuid4`, `secrets`. Not frozen
+    are `time.monotonic`, generators that the program made itself, and other processes.
 
     Args:
-        time_ns: The wall clock, in ns since 1970.
-        seed: What the randomness is derived from.
+        time_ns: The wall clock, in ns since 1970, kept to the microsecond.
+        seed: The text that all randomness is derived from.
+
+    Raises:
+        MissingPackageError: time-machine is not installed.
+    """
+    number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little")
+    with wall_clock_at(time_ns), seeded_globals(number), fixed_entropy(number):
+        yield
+
+
+@contextlib.contextmanager
+def wall_clock_at(time_ns: int) -> Iterator[None]:
+    """Freeze the wall clock for a block, also for functions of C.
+
+    Args:
+        time_ns: The time in ns since 1970, kept to the microsecond.
 
     Raises:
         MissingPackageError: time-machine is not installed.
@@ -37,22 +76,98 @@ def frozen(time_ns: int, seed: str) -> Iterator[None]:
         import time_machine
     except ImportError as exc:
         raise MissingPackageError("time-machine", "deterministic") from exc
-    at = datetime.datetime.fromtimestamp(time_ns // 1_000_000_000, datetime.UTC)
-    at += datetime.timedelta(microseconds=time_ns // 1000 % 1_000_000)
-    number = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=8).digest(), "little")
-    kept, kept_numpy, urandom = random.getstate(), np.random.get_state(), os.urandom
-    source = random.Random(number)
-    random.seed(number)
-    np.random.seed(number & 0xFFFFFFFF)
-    # `random` has it under a name of its own, for SystemRandom and so for `secrets`.
-    os.urandom = random._urandom = source.randbytes  # type: ignore[attr-defined]
+    # From integers: a float of seconds would round the microseconds.
+    moment = datetime.datetime.fromtimestamp(time_ns // 1_000_000_000, datetime.UTC)
+    moment += datetime.timedelta(microseconds=time_ns // 1000 % 1_000_000)
+    with time_machine.travel(moment, tick=False):
+        yield
+
+
+@contextlib.contextmanager
+def stopped_clocks(seconds: int = STOPPED_S) -> Iterator[None]:
+    """Stop all clocks for a block, the monotonic ones too, without an optional package.
+
+    A diagnosis re-executes an environment in such a block. Programs of a user run under
+    `wall_clock_at` instead, because their timeouts need a monotonic clock that runs.
+
+    The functions of `time` and the class `datetime.datetime` are replaced in every module that has
+    them under any name. Functions of C that read the clock are not stopped.
+
+    Args:
+        seconds: The time in s since 1970.
+    """
+    replaced: dict[int, Any] = {
+        id(getattr(time, name)): _constant(
+            seconds * 10**9 if name.endswith("_ns") else float(seconds)
+        )
+        for name in _CLOCKS
+    }
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    replaced[id(datetime.datetime)] = _stopped_datetime(moment)
+    undo: list[tuple[Any, str, Any]] = []
+    for module in list(sys.modules.values()):
+        package = getattr(module, "__name__", "").partition(".")[0]
+        if module is None or package in _NEED_CLOCKS:
+            continue
+        # The dict is read directly: getattr may run the code of a lazy module.
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in replaced:
+                undo.append((module, name, value))
+                setattr(module, name, replaced[id(value)])
     try:
-        with time_machine.travel(at, tick=False):
-            yield
+        yield
+    finally:
+        for module, name, value in undo:
+            setattr(module, name, value)
+
+
+@contextlib.contextmanager
+def seeded_globals(seed: int = 0) -> Iterator[None]:
+    """Seed `random` and `numpy.random` for a block, then restore their states."""
+    state = random.getstate()
+    numpy_state = np.random.get_state()
+    random.seed(seed)
+    # numpy.random takes no seed of more than 32 bits.
+    np.random.seed(seed & 0xFFFFFFFF)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)
+
+
+@contextlib.contextmanager
+def fixed_entropy(seed: int = 0) -> Iterator[None]:
+    """Replace the operating system's entropy by a seeded stream for a block."""
+    urandom = os.urandom
+    # `random` has a name of its own for it, which SystemRandom uses, and so do `secrets` and NumPy
+    # for the generators that get no seed.
+    os.urandom = random._urandom = random.Random(seed).randbytes  # type: ignore[attr-defined]
+    try:
+        yield
     finally:
         os.urandom = random._urandom = urandom  # type: ignore[attr-defined]
-        random.setstate(kept)
-        np.random.set_state(kept_numpy)
+
+
+@contextlib.contextmanager
+def fixed_default_seeds(seed: int = 0) -> Iterator[None]:
+    """Give each `random.Random()` without a seed the next seed of a stream, for a block.
+
+    Its default seed comes from C and not from `os.urandom`. A diagnosis needs this; `frozen` does
+    not do it, because `tempfile` names its files by such a generator, and two processes that replay
+    the same step must not try the same names.
+    """
+    set_seed = random.Random.seed
+    source = random.Random(seed)
+
+    def seeded(self: random.Random, a: Any = None, version: int = 2) -> None:
+        set_seed(self, source.getrandbits(64) if a is None else a, version)
+
+    random.Random.seed = seeded  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        random.Random.seed = set_seed  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -81,6 +196,42 @@ def deterministic() -> Iterator[None]:
         yield
 
 
-def derive_seed(seed: int, *place: Any) -> str:
-    """Return what the randomness at a place of an episode is derived from."""
-    return "/".join(map(str, (seed, *place)))
+def derive_seed(seed: int, *position: object) -> str:
+    """Return the text that the randomness at one position of an episode is derived from.
+
+    Args:
+        seed: The seed of the episode.
+        position: The step, call and attempt, or nothing.
+    """
+    return "/".join(map(str, (seed, *position)))
+
+
+def _constant(value: float) -> Callable[[], float]:
+    return lambda: value
+
+
+def _stopped_datetime(moment: datetime.datetime) -> type[datetime.datetime]:
+    """Return a datetime class whose present is always the same."""
+
+    class Stopped(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Stopped:
+            return cls(
+                moment.year,
+                moment.month,
+                moment.day,
+                hour=moment.hour,
+                minute=moment.minute,
+                second=moment.second,
+                tzinfo=tz,
+            )
+
+        @classmethod
+        def utcnow(cls) -> Stopped:
+            return cls.now()
+
+        @classmethod
+        def today(cls) -> Stopped:
+            return cls.now()
+
+    return Stopped
