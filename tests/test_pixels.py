@@ -6,10 +6,11 @@ import contextlib
 import itertools
 
 import gymnasium as gym
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from tiers import examples
+from tiers import examples, suite
 
 import trajrec
 from trajrec.log.pixels import FRAMES, STACKS, Frames, Pixels, unpack
@@ -66,6 +67,7 @@ def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
     drawn=300,
     whole=10_000,
 )
+@hypothesis.example(17, np.bool_, (2, 3), "some", set(), 36)
 def test_any_rows_cut_anywhere_come_back_bit_for_bit(n, dtype, shape, how, cuts, seed):
     rng = np.random.default_rng(seed)
 
@@ -84,6 +86,65 @@ def test_any_rows_cut_anywhere_come_back_bit_for_bit(n, dtype, shape, how, cuts,
         axis = 0 if how == "stack first" else len(shape)
         rows = stacked(rows, 3, axis, resets=set(rng.integers(0, n, n // 8).tolist()))
     read, _ = round_trip(rows, cuts)
+    assert read.tobytes() == np.stack(rows).tobytes()
+
+
+SHAPES = [
+    *((k,) for k in range(1, 9)),
+    *itertools.product(range(1, 6), repeat=2),
+    *itertools.product(range(1, 4), repeat=3),
+]
+HISTORIES = ["one value changes", "all change", "stack", "stack with resets", "stack with breaks"]
+
+
+def small_rows(shape, dtype, history, axis, n_still, rng):
+    """Return five rows: the first one `n_still` times, then rows that change as `history` says."""
+
+    def noise(size):
+        n_bytes = int(np.prod(size)) * np.dtype(dtype).itemsize
+        return rng.integers(0, 2, n_bytes, np.uint8).view(dtype).reshape(size)
+
+    rows = [noise(shape)]
+    frames = [np.take(rows[0], 0, axis)] * shape[axis]
+    for k in range(1, 5):
+        row = rows[-1].copy()
+        if history == "one value changes":
+            row.reshape(-1).view(np.uint8)[rng.integers(row.nbytes)] ^= 1
+        elif history == "all change":
+            row = noise(shape)
+        else:
+            frames = [*frames[1:], noise(frames[0].shape)]
+            if history == "stack with resets" and rng.random() < 0.3:
+                frames = frames[-1:] * shape[axis]
+            elif history == "stack with breaks" and rng.random() < 0.3:
+                frames = [noise(frames[0].shape) for _ in frames]
+            row = np.stack(frames, axis=axis)
+        rows.append(rows[0] if k < n_still else row)
+    if history.startswith("stack"):
+        rows[:n_still] = [np.stack(frames[:1] * shape[axis], axis=axis)] * n_still
+    return rows
+
+
+@suite("log", fixed=500, drawn=2000, whole=None)
+def test_small_rows_of_every_shape_come_back_from_all_cuts(share):
+    dtypes = ["u1", "?", "u2", "<f4", "<f8", "<c16"]
+    cases = itertools.product(SHAPES, dtypes, HISTORIES, (0, -1), range(5))
+    for shape, dtype, history, end, n_still in share.of(list(cases)):
+        rng = np.random.default_rng(0)
+        rows = small_rows(shape, dtype, history, end % len(shape), n_still, rng)
+        for n_cuts in range(5):
+            for cuts in itertools.combinations(range(1, 5), n_cuts):
+                read, _ = round_trip(rows, cuts)
+                assert read.tobytes() == np.stack(rows).tobytes(), (shape, dtype, history, cuts)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+@pytest.mark.parametrize("n_still", [1, 2, 5])
+def test_stacks_of_odd_frames_that_stand_still_first_are_readable(axis, n_still):
+    # A frame of 42 x 42 bytes divides into words of four bytes, a stack of four into words of eight.
+    rows = stacked(moving(30, shape=(42, 42), still=n_still), 4, axis)
+    read, [(filter_, _)] = round_trip(rows)
+    assert filter_ == (STACKS, axis, 0)
     assert read.tobytes() == np.stack(rows).tobytes()
 
 

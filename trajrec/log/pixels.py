@@ -27,6 +27,10 @@ Array = np.ndarray[Any, Any]
 Change = tuple[Array, Array]
 """Places and words: what makes a frame of the one before."""
 
+# Words of one byte: the words of all changes are joined, and the join is as wide as its widest
+# part. Empty words as wide as a row would widen those of a stack's frames, which may be narrower.
+_NO_CHANGE: Change = (np.zeros(0, np.int64), np.zeros(0, np.uint8))
+
 
 class Pixels:
     """The rows of a column, kept as changes. One thread adds, another may pack rows that are complete.
@@ -111,7 +115,7 @@ class Pixels:
                     break
             self.add(row)
             return
-        self._changes.append((np.zeros(0, np.int64), self._before[:0]))
+        self._changes.append(_NO_CHANGE)
         self.n_bytes += CHANGE_BYTES
 
     def _is_stack(self, row: Array, axis: int) -> bool:
