@@ -19,7 +19,7 @@ import gymnasium as gym
 import trajrec
 from trajrec import envs
 from trajrec.log.writer import LogWriter
-from trajrec.recording import recorder
+from trajrec.recording import provenance, recorder
 from trajrec.recording.options import LogOrigin
 
 BEGIN_NS = 1_750_000_000_000_000_000
@@ -80,13 +80,15 @@ def play(
 
 def make(folder: Path) -> None:
     """Make all sample logs in a folder."""
-    still = {
-        "LogWriter": functools.partial(LogWriter, background=False),
-        "describe_runtime": lambda: RUNTIME,
-        "hostname": lambda: "sample",
-    }
+    writer = mock.patch.object(
+        recorder, "LogWriter", functools.partial(LogWriter, background=False)
+    )
+    process = mock.patch.multiple(
+        provenance, describe_runtime=lambda: RUNTIME, hostname=lambda: "sample"
+    )
+    process_id = mock.patch("os.getpid", return_value=1)
     brief = mock.patch("traceback.format_exception", lambda exc: [f"{type(exc).__name__}: {exc}\n"])
-    with mock.patch.multiple(recorder, **still), mock.patch("os.getpid", return_value=1), brief:
+    with writer, process, process_id, brief:
         keydoor, shop = gym.make("trajrec/KeyDoor-v0"), gym.make("trajrec/Shop-v0")
         play(folder, "won-keydoor", keydoor, lambda k: WALK[k], 2, checks=[solved]).close()
         play(folder, "lost-keydoor", keydoor, lambda k: CARELESS[k], 2, checks=[solved]).close()

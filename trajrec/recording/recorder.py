@@ -1,11 +1,9 @@
-"""The recorder: a Gymnasium wrapper that logs every episode whole and changes nothing."""
+"""The recorder: a Gymnasium wrapper that logs every episode whole and does not change it."""
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,11 +18,9 @@ from trajrec.envstate.generators import generator_state
 from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
 from trajrec.log.schema import (
-    Check,
     Ending,
     EpisodeEnd,
     EpisodeStart,
-    Failure,
     Fork,
     Header,
     Keyframe,
@@ -33,8 +29,9 @@ from trajrec.log.schema import (
 )
 from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
 from trajrec.protocols import StateAdapter, Verifier
-from trajrec.recording.blocks import MisfitError
 from trajrec.recording.buffer import StepBuffer
+from trajrec.recording.env_record import describe_env
+from trajrec.recording.episode_events import check_event, failure_event
 from trajrec.recording.options import (
     KeepStates,
     LogOrigin,
@@ -42,16 +39,20 @@ from trajrec.recording.options import (
     kept_states,
     stored_keep_states,
 )
-from trajrec.recording.provenance import describe_env, describe_runtime, hostname
-from trajrec.types import AnyEnv, Value
+from trajrec.recording.provenance import make_header
+from trajrec.recording.step_fields import MisfitError
+from trajrec.types import Action, AnyEnv, Info, Observation, Value
 from trajrec.values import codec
-from trajrec.verifiers import code_digest, identify, run_check
-from trajrec.version import __version__
+from trajrec.verifiers import run_check
 
 KEYFRAME_STEPS = 8192
-"""Steps between keyframes, at least: shorter episodes have none."""
+"""The least number of steps between keyframes; shorter episodes have none. Without a keyframe, 8,192
+steps are re-executed in 0.05 s (CartPole) to 2 s (Humanoid)."""
 
 NEVER = 1 << 62
+"""A step that no episode reaches."""
+
+StepResult = tuple[Observation, Any, bool, bool, Info]
 
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -74,6 +75,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     Attributes:
         path: The log file.
         episode_id: The id of the current or last episode, None before the first reset.
+        is_open: Whether an episode is being recorded.
 
     Raises:
         EncodeError: An action or observation cannot be stored losslessly; names the path in it.
@@ -81,6 +83,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         LogWriteError: The log cannot be created or written.
     """
 
+    # Set before `__init__` by `open_recorder`, so that users' calls have no such argument.
     _origin = LogOrigin()
 
     def __init__(
@@ -108,41 +111,45 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._has_failed = False
         self._keyframes: Keyframes | None = None
         self._keyframe_at = KEYFRAME_STEPS
-        parent = self._origin.parent
-        if parent is None:
-            adapter = self._adapter
-            env_record = describe_env(env)
-            state_record = StateRecord(
-                adapter="" if adapter is None else adapter.name,
-                version=0 if adapter is None else adapter.version,
-                keep=kept_states(adapter, keep_states),
-            )
-        else:
-            env_record = parent.env
-            state_record = parent.state
-            stored_word = parent.record
-        self._keep = state_record.keep
-        header = Header(
-            log_id=self._origin.log_id or new_log_id(),
-            created_ns=self._clock_ns(),
-            writer=f"trajrec {__version__}",
-            env=env_record,
-            state=state_record,
-            record=stored_word,
-            runtime=describe_runtime(),
-            process_id=os.getpid(),
-            host=hostname(),
-            interface_data=None
-            if interface is None
-            else codec.encode(interface, where="interface"),
-        )
+        header = self._header(stored_word, keep_states, interface)
+        self._keep = header.state.keep
         self._log_id = header.log_id
         self.path = Path(folder) / f"{header.log_id}.trj"
+        # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
+        # hook, and a step makes many.
         self._buffer = StepBuffer(self._keep, self._clock_ns)
         self._writer = LogWriter(
             self.path, header, self._buffer, on_error=on_error, durability=durability
         )
         self._buffer.hand_over = self._writer.hand_over
+
+    def _header(
+        self, stored_word: str, keep_states: KeepStates, interface: Mapping[str, Value] | None
+    ) -> Header:
+        origin = self._origin
+        log_id = origin.log_id or new_log_id()
+        created_ns = self._clock_ns()
+        if origin.parent is None:
+            env_record = describe_env(self.env)
+            state_record = StateRecord(
+                adapter="" if self._adapter is None else self._adapter.name,
+                version=0 if self._adapter is None else self._adapter.version,
+                keep=kept_states(self._adapter, keep_states),
+            )
+        else:
+            # The environment of a branch may be a stand-in that plays back the branch's steps. The
+            # log of its parent describes the real one.
+            env_record = origin.parent.env
+            state_record = origin.parent.state
+            stored_word = origin.parent.record
+        return make_header(
+            log_id=log_id,
+            created_ns=created_ns,
+            env=env_record,
+            state=state_record,
+            record=stored_word,
+            interface=interface,
+        )
 
     @property
     def episode_id(self) -> str | None:
@@ -151,21 +158,26 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     @property
     def is_open(self) -> bool:
-        """Whether an episode is being recorded: not before the first reset, nor after an end."""
+        """Whether an episode is being recorded: a reset has begun it, and no step has ended it."""
         return self._is_open
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Step the environment and record what came of it. An exception of the environment is recorded, then re-raised."""
+    def step(self, action: Action) -> StepResult:
+        """Step the environment and record the step.
+
+        An exception of the environment is recorded, then raised again.
+        """
         if not self._is_open:
             raise self._not_open()
         buffer = self._buffer
         try:
             try:
-                # Before the environment sees it: some clip or scale actions in place.
+                # Before the environment sees the action: some environments clip or scale it in
+                # place.
                 buffer.put_action(action)
             except MisfitError:
                 buffer.refit([("action", action)])
         except BaseException as exc:
+            # The block may hold half of the action's row.
             buffer.next_block()
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
@@ -173,7 +185,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             obs, reward, terminated, truncated, info = result = self.env.step(action)
         except BaseException as exc:
-            self._step_failed(action, exc)
+            self._step_failed(action, exc, "env")
             raise
         try:
             try:
@@ -183,13 +195,14 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                     buffer.put_state(self._capture())
             except MisfitError:
                 self._refit_step(action, obs, reward)
+            # An empty info, which most environments return, takes no row.
             if info:
                 buffer.put_info(info)
             if (terminated or truncated) and self._keep == "digest" and self._capture is not None:
-                # Before the step is counted: from then on the flusher may take its rows at any moment.
+                # Before the step is counted: the flusher may take the rows of a counted step.
                 buffer.keep_state(self._capture())
         except BaseException as exc:
-            # Whatever it is (an interrupt among them): half a row would shift all that come after it.
+            # An interrupt too: half a row would shift all rows that come after it.
             self._step_failed(action, exc, "scaffold")
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
@@ -197,10 +210,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         block = buffer.block
         if terminated or truncated:
             block.n += 1
-            self._end(
-                "terminated" if terminated else "truncated", bool(terminated), bool(truncated)
-            )
+            ending: Ending = "terminated" if terminated else "truncated"
+            self._end(ending, bool(terminated), bool(truncated))
             return result
+        # The step counts from here on. One attribute write, so that no other thread sees half of it.
         block.n = n = block.n + 1
         if n >= block.limit:
             if buffer.n_steps >= self._keyframe_at:
@@ -210,31 +223,35 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Reset the environment and begin a new episode; one that was in its middle is recorded as abandoned.
+    ) -> tuple[Observation, Info]:
+        """Reset the environment and begin an episode; an unfinished one is recorded as abandoned.
 
-        A reset that nothing could repeat (no seed, and a generator that is not there yet or cannot be seen) is given a
-        seed by the recorder, which is recorded with its origin.
+        If nothing could repeat the reset (no seed was given, and the environment has no generator
+        yet or none that can be read), the recorder gives the environment a seed. The log says that
+        this seed is the recorder's.
         """
-        self._writer.raise_error()
-        if self._is_open:
-            self._end("error" if self._has_failed else "abandoned", False, False)
-        rng, origin = None, "caller"
+        self._end_unfinished()
+        rng_data = None
+        origin: Literal["caller", "recorder", "none"] = "caller"
         if seed is None:
-            rng, origin = generator_state(self.env.unwrapped, self._adapter), "none"
-            if rng is None:
-                seed, origin = secrets.randbits(31), "recorder"
-        self._episode, self._has_failed = self._episode + 1, False
+            rng_data = generator_state(self.env.unwrapped, self._adapter)
+            origin = "none"
+            if rng_data is None:
+                # 31 bits: such a seed fits into a signed 32-bit integer, as simulators in C take it.
+                seed = secrets.randbits(31)
+                origin = "recorder"
+        self._episode += 1
+        self._has_failed = False
         start = EpisodeStart(
             episode=self._episode,
             time_ns=self._clock_ns(),
             seed=seed,
-            seed_origin=origin,  # type: ignore[arg-type]
+            seed_origin=origin,
             options_data=None
             if options is None
             else codec.encode(options, where="reset options", opaque=True),
-            rng_data=rng,
-            info_data=_NO_INFO,
+            rng_data=rng_data,
+            info_data=_EMPTY_INFO,
         )
         try:
             obs, info = self.env.reset(seed=seed, options=options)
@@ -242,9 +259,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._reset_failed(start, "reset", exc)
             raise
         try:
-            self._begin(
-                msgspec.structs.replace(start, info_data=codec.encode(info, opaque=True)), obs
-            )
+            info_data = codec.encode(info, opaque=True)
+            self._begin(msgspec.structs.replace(start, info_data=info_data), obs)
         except BaseException as exc:
             self._reset_failed(start, "state", exc)
             if isinstance(exc, EncodeError):
@@ -252,23 +268,22 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise
         return obs, info
 
-    def begin_fork(self, fork: Fork, start: EpisodeStart, obs: Any) -> None:
-        """Begin an episode in the middle of another one, which the environment was brought to (see `trajrec.replay.fork`).
+    def begin_fork(self, fork: Fork, start: EpisodeStart, obs: Observation) -> None:
+        """Begin an episode that continues another one; `trajrec.replay.fork` calls it.
 
         Args:
-            fork: Where it comes from; its `episode` is set here.
-            start: The other's reset.
-            obs: The last observation there.
+            fork: The step that the episode continues; its field `episode` is set here.
+            start: The reset of the other episode.
+            obs: The last observation before that step.
         """
-        self._writer.raise_error()
-        if self._is_open:
-            self._end("error" if self._has_failed else "abandoned", False, False)
-        self._episode, self._has_failed = self._episode + 1, False
-        replaced = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
-        self._begin(replaced, obs, msgspec.structs.replace(fork, episode=self._episode))
+        self._end_unfinished()
+        self._episode += 1
+        self._has_failed = False
+        own_start = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
+        self._begin(own_start, obs, msgspec.structs.replace(fork, episode=self._episode))
 
     def close(self) -> None:
-        """Write everything and seal the log, then close the environment. Twice is harmless."""
+        """Seal the log, then close the environment; a second call does nothing."""
         try:
             if self._is_open:
                 self._end("error" if self._has_failed else "abandoned", False, False)
@@ -283,10 +298,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._writer.flush()
 
     def __del__(self) -> None:
+        # `_writer` is missing if `__init__` raised.
         writer = getattr(self, "_writer", None)
         if writer is not None and not writer.is_closed:
             warnings.warn(
-                f"{self.path} was not closed; what it holds is readable",
+                f"{self.path} was not closed; its steps are readable. Call close() on the recorder",
                 ResourceWarning,
                 stacklevel=2,
                 source=self,
@@ -294,20 +310,22 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             with suppress(LogWriteError):
                 writer.flush()
 
-    def _begin(self, start: EpisodeStart, obs: Any, fork: Fork | None = None) -> None:
-        """Record the rows and the event of a reset, or of where a fork begins."""
-        buffer, state = self._buffer, None if self._capture is None else self._capture()
+    def _begin(self, start: EpisodeStart, obs: Observation, fork: Fork | None = None) -> None:
+        """Record the rows and the event of a reset, or of a fork's first state."""
+        buffer = self._buffer
+        state = None if self._capture is None else self._capture()
         try:
             buffer.put_obs(obs)
             if self._capture is not None:
                 buffer.put_state(state)
         except MisfitError:
-            buffer.refit(
-                [("obs", obs)] if self._capture is None else [("obs", obs), ("state", state)]
-            )
+            rows = [("obs", obs)]
+            if self._capture is not None:
+                rows.append(("state", state))
+            buffer.refit(rows)
         if self._keep == "digest":
             buffer.keep_state(state)
-        # The event before the rows are shown: whoever sees the rows of an episode has seen its start.
+        # The event before the rows count: a reader that sees an episode's rows has seen its start.
         buffer.add_event(start)
         if fork is not None:
             buffer.add_event(fork)
@@ -316,9 +334,15 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._keyframe_at = buffer.n_steps + KEYFRAME_STEPS
         self._is_open = True
 
+    def _end_unfinished(self) -> None:
+        """End the episode that a reset or a fork cuts off, after raising an error of the log."""
+        self._writer.raise_error()
+        if self._is_open:
+            self._end("error" if self._has_failed else "abandoned", False, False)
+
     def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:
-        buffer, n_steps = self._buffer, self._buffer.n_steps
-        is_whole = ending in ("terminated", "truncated")
+        buffer = self._buffer
+        n_steps = buffer.n_steps
         self._is_open = False
         buffer.add_event(
             EpisodeEnd(
@@ -331,7 +355,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         )
         buffer.end_episode()
-        if self._checks and is_whole:
+        # An episode that was cut off has no last state to judge.
+        if self._checks and ending in ("terminated", "truncated"):
             self._run_checks(n_steps)
             self._flush_quietly()
         if buffer.block.n >= buffer.block.limit:
@@ -341,30 +366,22 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         for verifier in self._checks:
             result = run_check(verifier, self.env)
             if result.error is not None:
-                # A fault of the verifier is not the episode's: it is recorded as the verifier's.
-                self._buffer.add_event(self._failure(n_steps, "check", "verifier", result.error))
-            identity = identify(verifier)
-            evidence = result.evidence
+                self._add_failure(result.error, step=n_steps, phase="check", origin="verifier")
+            time_ns = self._clock_ns()
+            digest = None if self._capture is None else codec.digest(self._capture())
             self._buffer.add_event(
-                Check(
+                check_event(
+                    verifier,
+                    result,
                     episode=self._episode,
                     step=n_steps,
-                    time_ns=self._clock_ns(),
-                    check_id=identity.id,
-                    version=identity.version,
-                    family=identity.family,
-                    phase="terminal",
-                    status=result.status,
-                    verdict=result.passed,
-                    score=result.score,
-                    evidence_data=None if evidence is None else codec.encode(evidence, opaque=True),
-                    code_digest=code_digest(verifier),
-                    state_digest=None if self._capture is None else codec.digest(self._capture()),
+                    time_ns=time_ns,
+                    state_digest=digest,
                 )
             )
 
     def _add_keyframe(self) -> None:
-        """Record the whole state in the middle of a long episode, where the environment is made of plain data."""
+        """Record the whole state in a long episode, if the environment holds only plain data."""
         n_steps = self._buffer.n_steps
         try:
             if self._keyframes is None:
@@ -372,29 +389,26 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._keyframe_at = n_steps + KEYFRAME_STEPS
             self._buffer.add_event(Keyframe(self._episode, n_steps, self._keyframes.take()))
         except LookupError:
-            pass  # not in this state of the game
-        except (
-            Exception
-        ):  # whatever its attributes raise: nothing that is recorded depends on keyframes
+            # The last action of an ALE game cannot be found out now. The next try may succeed.
+            pass
+        except Exception:
+            # An attribute may raise anything. Nothing that is recorded depends on keyframes.
             self._keyframe_at = NEVER
 
-    def _refit_step(self, action: Any, obs: Any, reward: Any) -> None:
-        values = [("action", action), ("obs", obs), ("reward", reward)]
+    def _refit_step(self, action: Action, obs: Observation, reward: Value) -> None:
+        rows = [("action", action), ("obs", obs), ("reward", reward)]
         if self._capture is not None:
-            values.append(("state", self._capture()))
-        self._buffer.refit(values)
+            rows.append(("state", self._capture()))
+        self._buffer.refit(rows)
 
     def _step_failed(
-        self, action: Any, exc: BaseException, origin: Literal["env", "scaffold"] = "env"
+        self, action: Action, exc: BaseException, origin: Literal["env", "scaffold"]
     ) -> None:
-        """Record a step that raised, or what came of which could not be recorded: the action tried, what went wrong, and no
-        observation."""
+        """Record a step without an observation: the environment raised, or the recorder did."""
         self._has_failed = True
-        self._buffer.add_event(
-            self._failure(
-                self._buffer.n_steps, "step", origin, exc, codec.encode(action, opaque=True)
-            )
-        )
+        step = self._buffer.n_steps
+        action_data = codec.encode(action, opaque=True)
+        self._add_failure(exc, step=step, phase="step", origin=origin, action_data=action_data)
         self._buffer.skip_step()
         self._flush_quietly()
 
@@ -405,7 +419,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer = self._buffer
         buffer.next_block()
         buffer.add_event(start)
-        buffer.add_event(self._failure(-1, phase, "env", exc))
+        self._add_failure(exc, step=-1, phase=phase, origin="env")
         buffer.add_event(
             EpisodeEnd(
                 episode=self._episode,
@@ -418,38 +432,38 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
         self._flush_quietly()
 
-    def _failure(
+    def _add_failure(
         self,
+        exc: BaseException,
+        *,
         step: int,
         phase: Literal["reset", "step", "state", "check"],
         origin: Literal["env", "scaffold", "verifier"],
-        exc: BaseException,
         action_data: bytes | None = None,
-    ) -> Failure:
-        text = "".join(traceback.format_exception(exc))[-20_000:]
-        message, text = (t.encode("utf-8", "backslashreplace").decode() for t in (str(exc), text))
-        return Failure(
-            episode=self._episode,
-            step=step,
-            attempt=0,
-            time_ns=self._clock_ns(),
-            phase=phase,
-            origin=origin,
-            error_type=codec.type_name(exc),
-            message=message,
-            traceback=text,
-            action_data=action_data,
+    ) -> None:
+        self._buffer.add_event(
+            failure_event(
+                exc,
+                episode=self._episode,
+                step=step,
+                time_ns=self._clock_ns(),
+                phase=phase,
+                origin=origin,
+                action_data=action_data,
+            )
         )
 
     def _flush_quietly(self) -> None:
-        """Flush without hiding the error that is on its way: a log that cannot be written is raised by the next call."""
+        """Flush, and leave an error of the log to the next reset.
+
+        An exception raised here would hide the one that is being recorded.
+        """
         with suppress(LogWriteError):
             self._writer.flush()
 
     def _located(self, exc: EncodeError) -> EncodeError:
-        return EncodeError(
-            exc.what, where=f"episode {self.episode_id} step {self._buffer.n_steps}: {exc.where}"
-        )
+        where = f"episode {self.episode_id} step {self._buffer.n_steps}: {exc.where}"
+        return EncodeError(exc.what, where=where)
 
     def _not_open(self) -> EnvContractError:
         if self._episode < 0:
@@ -467,16 +481,15 @@ def open_recorder(
 ) -> Recorder:
     """Return a recorder whose log has the given origin; for forks, tests and samples."""
     recorder = Recorder.__new__(Recorder)
-    # `__init__` reads it; users' constructor calls have no such argument.
     recorder._origin = origin
     Recorder.__init__(recorder, env, folder, **options)
     return recorder
 
 
-_NO_INFO = codec.encode({})
+_EMPTY_INFO = codec.encode({})
 
 
-def _adapter(env: Any, state: Callable[[Any], Any] | bool) -> StateAdapter | None:
+def _adapter(env: AnyEnv, state: Callable[[Value], Value] | bool) -> StateAdapter | None:
     if callable(state):
         return function_adapter(env, state)
     return find_adapter(env) if state else None

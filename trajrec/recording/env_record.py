@@ -1,0 +1,199 @@
+"""Descriptions of environments, from which a replay makes them again."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from itertools import takewhile
+from typing import Any
+
+import gymnasium
+
+from trajrec.envstate.attributes import STANDARD_WRAPPERS
+from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
+from trajrec.errors import EncodeError
+from trajrec.log.schema import EnvRecord
+from trajrec.types import AnyEnv, Value
+from trajrec.values import codec
+
+SPACE_CHARACTERS = 2000
+"""Spaces are stored for people to read. The bounds of a large Box would fill pages."""
+
+StoredWrapper = tuple[str, bytes | None]
+"""Class name and encoded arguments of a wrapper; None if the arguments are unknown."""
+
+
+# The reasons below are stored in headers: to change one changes the bytes of new logs.
+def describe_env(env: AnyEnv) -> EnvRecord:
+    """Describe an environment so that it can be made again, or give the reason why it cannot."""
+    if isinstance(env, PettingZooEnv):
+        return _describe_pettingzoo(env)
+    spec = env.spec
+    wrappers, problems = _gymnasium_wrappers(env)
+    env_id = ""
+    entry_point = ""
+    kwargs_data = b""
+    max_episode_steps = None
+    spec_fields: dict[str, Any] = {}
+    if spec is None:
+        problems.insert(0, "it was not made by gymnasium.make, so nothing says how to make it")
+    else:
+        if isinstance(spec.entry_point, str) and spec.entry_point:
+            entry_point = spec.entry_point
+        else:
+            problems.insert(0, "its entry point is a function, not a name")
+        env_id = spec.id
+        max_episode_steps = spec.max_episode_steps
+        spec_fields = {
+            "order_enforce": bool(spec.order_enforce),
+            "disable_env_checker": bool(spec.disable_env_checker),
+        }
+        try:
+            kwargs_data = codec.encode(spec.kwargs, where="environment kwargs")
+        except EncodeError as exc:
+            kwargs_data = codec.encode(spec.kwargs, opaque=True)
+            problems.append(str(exc))
+    return EnvRecord(
+        env_id=env_id,
+        entry_point=entry_point,
+        kwargs_data=kwargs_data,
+        max_episode_steps=max_episode_steps,
+        spec_fields=spec_fields,
+        wrappers=wrappers,
+        class_name=codec.type_name(env.unwrapped),
+        recreatable="; ".join(problems),
+        observation_space=str(env.observation_space)[:SPACE_CHARACTERS],
+        action_space=str(env.action_space)[:SPACE_CHARACTERS],
+    )
+
+
+def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:
+    """Return the wrappers around the result of `gymnasium.make`, innermost first, and problems."""
+    specs = () if env.spec is None else env.spec.additional_wrappers
+    spec_by_name = {spec.name: spec for spec in specs}
+    outermost_first = []
+    while hasattr(env, "env") and env is not env.unwrapped:
+        outermost_first.append(env)
+        env = env.env
+    wrappers: list[StoredWrapper] = []
+    problems: list[str] = []
+    for layer in reversed(outermost_first):
+        name = type(layer).__name__
+        if name in STANDARD_WRAPPERS and type(layer).__module__.startswith("gymnasium."):
+            continue
+        spec = spec_by_name.get(name)
+        arguments = None if spec is None else spec.kwargs
+        _add_wrapper(layer, arguments, wrappers, problems)
+    return wrappers, problems
+
+
+def _add_wrapper(
+    layer: object,
+    arguments: Mapping[str, Value] | None,
+    wrappers: list[StoredWrapper],
+    problems: list[str],
+) -> None:
+    data = None if arguments is None else codec.encode(arguments, opaque=True)
+    wrappers.append((codec.type_name(layer), data))
+    if data is None or _has_opaque(codec.decode(data)):
+        problems.append(f"the arguments of wrapper {type(layer).__name__} are not known")
+
+
+def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
+    """Describe a PettingZoo environment by its class and its wrappers, each with its arguments.
+
+    PettingZoo has no registry, but most of its environments are EzPickle objects, which keep the
+    arguments that they were made with.
+    """
+    env = view.env
+    bare = view.unwrapped
+    cls = type(bare)
+    problems: list[str] = []
+    wrappers: list[StoredWrapper] = []
+    if not _is_importable(cls):
+        problems.append(
+            f"{cls.__qualname__} of the module {cls.__module__} cannot be found by that name"
+        )
+    arguments = _constructor_arguments(bare)
+    if arguments is None:
+        problems.append("nothing says what it was made with: gymnasium.utils.EzPickle would")
+    kwargs_data = codec.encode(arguments or {}, opaque=True)
+    if _has_opaque(codec.decode(kwargs_data)):
+        problems.append("what it was made with cannot be stored as plain data")
+    outermost_first = list(takewhile(lambda layer: layer is not bare, layers(env)))
+    if not any(layer is bare for layer in layers(env)):
+        name = type(outermost_first[-1]).__name__
+        problems.append(f"what wrapper {name} wraps is out of sight")
+    for layer in reversed(outermost_first):
+        _add_wrapper(layer, _wrapper_arguments(layer), wrappers, problems)
+    return EnvRecord(
+        env_id=str(view.metadata.get("name", cls.__name__)),
+        entry_point=f"{cls.__module__}:{cls.__qualname__}",
+        kwargs_data=kwargs_data,
+        max_episode_steps=None,
+        spec_fields={API_FIELD: api_of(env)},
+        wrappers=wrappers,
+        class_name=codec.type_name(bare),
+        recreatable="; ".join(problems),
+        observation_space=str(view.observation_space)[:SPACE_CHARACTERS],
+        action_space=str(view.action_space)[:SPACE_CHARACTERS],
+    )
+
+
+def _is_importable(cls: type) -> bool:
+    """Return whether another process finds a class by its module and name."""
+    attribute: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        attribute = getattr(attribute, name, None)
+    return attribute is cls and cls.__module__ != "__main__"
+
+
+def _constructor_arguments(bare: Any) -> dict[str, Any] | None:
+    """Return the arguments that an environment was made with, by name; None if they are unknown."""
+    signature = inspect.signature(type(bare))
+    if not isinstance(bare, gymnasium.utils.EzPickle):
+        return None if signature.parameters else {}
+    try:
+        bound = signature.bind(*bare._ezpickle_args, **bare._ezpickle_kwargs).arguments
+    except (TypeError, AttributeError):
+        return None
+    arguments: dict[str, Any] = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            arguments |= bound.get(name, {})
+        elif parameter.kind in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.POSITIONAL_ONLY,
+        ):
+            if name in bound:
+                return None
+        elif name not in bound:
+            # EzPickle has the arguments of a base class, which takes others.
+            return None
+        else:
+            arguments[name] = bound[name]
+    return arguments
+
+
+def _wrapper_arguments(layer: Any) -> dict[str, Any] | None:
+    """Return a wrapper's arguments besides the environment; None if they are unknown."""
+    cls = type(layer)
+    if not _is_importable(cls):
+        return None
+    # The first parameter is the environment.
+    names = list(inspect.signature(cls).parameters)[1:]
+    is_pettingzoo = cls.__module__.startswith("pettingzoo.")
+    attributes = WRAPPER_ARGUMENTS.get(cls.__name__, {}) if is_pettingzoo else {}
+    if any(name not in attributes or attributes[name] not in vars(layer) for name in names):
+        return None
+    return {name: vars(layer)[attributes[name]] for name in names}
+
+
+def _has_opaque(value: Value) -> bool:
+    """Return whether a decoded value holds an object that was not stored as plain data."""
+    if isinstance(value, (codec.Opaque, codec.Plain)):
+        return True
+    if isinstance(value, dict):
+        return any(map(_has_opaque, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_opaque, value))
