@@ -526,7 +526,7 @@ def test_a_fork_that_cannot_be_is_one_clear_sentence(
 ) -> None:
     name = first_id(runs)
     for arguments, what in (
-        (["fork", str(runs), name, "--at", "999", "--policy", "random"], "has the steps 0 to"),
+        (["fork", str(runs), name, "--at", "999", "--policy", "random"], "step must be in [0, "),
         (["fork", str(runs), name, "--at", "1"], "needs actions, a policy, or both"),
         (["fork", str(runs), name, "--at", "1", "--policy", "nowhere:f"], "--policy nowhere:f"),
         (

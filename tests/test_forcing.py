@@ -226,7 +226,7 @@ def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> No
     beyond = replay_episode(episode, first=61)
     assert (beyond.grade, beyond.notes) == (
         "refused",
-        (f"episode {episode.id} has the steps 0 to 60, not 61",),
+        (f"step must be in [0, 60] for episode {episode.id}, got 61",),
     )
 
     class Gone(Raises):

@@ -1,4 +1,4 @@
-"""Stages: environments that episodes are replayed on, and how they are brought to a step of an episode."""
+"""Bring a live environment to a step of a recorded episode, and verify its state there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 
 from trajrec.corpus.episode import Episode
@@ -17,31 +16,44 @@ from trajrec.envstate.keyframes import Keyframes
 from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.protocols import StateAdapter
+from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change, is_same
 from trajrec.values.digest import state_digest
+from trajrec.values.plain import PLAIN_TYPES
 
-_AS_THEY_ARE = frozenset((np.ndarray, int, float, bool, str, bytes, type(None)))
+# Values that a log gives back unchanged; all others are encoded and decoded before a comparison.
+_UNCHANGED_TYPES = PLAIN_TYPES | {np.ndarray}
 
 
 class EnvHandle(NamedTuple):
-    """An environment, the adapter that sees its state as the recording did (or None), and the one that knows its generators."""
+    """A live environment that an episode is replayed on.
 
-    env: gymnasium.Env[Any, Any]
+    Attributes:
+        env: The environment with its wrappers; of PettingZoo's, the joint view.
+        adapter: Captures the state as the recording did; None if states cannot be compared.
+        native: Captures and restores the state of the environment's generators, if it has any that
+            trajrec knows.
+    """
+
+    env: AnyEnv
     adapter: StateAdapter | None
     native: StateAdapter | None
 
 
-def env_handle(env: Any, episode: Episode, state: Callable[[Any], Any] | None = None) -> EnvHandle:
-    """Return the stage that an environment is for an episode.
+def env_handle(
+    env: Any, episode: Episode, state: Callable[[AnyEnv], Value] | None = None
+) -> EnvHandle:
+    """Return the handle of an environment for an episode.
 
     Args:
         env: The environment, Gymnasium's or PettingZoo's.
         episode: The episode.
-        state: The function that its states were captured with, where the recorder was given one.
+        state: The function that computed the recorded states, if the recorder was given one.
     """
     env = as_gymnasium(env)
-    record, native = episode.header.state, find_adapter(env)
+    record = episode.header.state
+    native = find_adapter(env)
     adapter = native if state is None else function_adapter(env, state)
     if record.keep == "none" or adapter is None:
         return EnvHandle(env, None, native)
@@ -50,11 +62,14 @@ def env_handle(env: Any, episode: Episode, state: Callable[[Any], Any] | None = 
     return EnvHandle(env, adapter, native)
 
 
-def prepare_reset(episode: Episode, stage: EnvHandle) -> dict[str, Any]:
-    """Give the generators the state that they had before an episode's reset; return the arguments of that reset.
+def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
+    """Restore the generators to their state before an episode's reset.
+
+    Returns:
+        The arguments of the recorded reset: `seed` and `options`.
 
     Raises:
-        ReplayError: The log has lost the reset, or the generators cannot be given that state.
+        ReplayError: The log has lost the reset, or the generators do not accept the state.
     """
     start = episode.start
     if start is None:
@@ -62,10 +77,11 @@ def prepare_reset(episode: Episode, stage: EnvHandle) -> dict[str, Any]:
     try:
         if start.seed is None and start.rng_data is not None:
             try:
-                restore_generator(stage.env.unwrapped, stage.native, start.rng_data)
-            except LookupError:  # it makes what holds its generators when it is reset
-                stage.env.reset(seed=0)
-                restore_generator(stage.env.unwrapped, stage.native, start.rng_data)
+                restore_generator(handle.env.unwrapped, handle.native, start.rng_data)
+            except LookupError:
+                # The environment makes the object that holds its generators in its first reset.
+                handle.env.reset(seed=0)
+                restore_generator(handle.env.unwrapped, handle.native, start.rng_data)
     except (ValueError, LookupError, TypeError) as exc:
         raise ReplayError(
             f"the generator's state could not be restored: {exc}", episode_id=episode.id
@@ -74,141 +90,199 @@ def prepare_reset(episode: Episode, stage: EnvHandle) -> dict[str, Any]:
     return {"seed": start.seed, "options": options}
 
 
-def apply_path(
+def apply_steps(
     episode: Episode,
-    stage: EnvHandle,
-    obs: Any,
-    info: Any,
+    handle: EnvHandle,
+    obs: Observation,
+    info: Info,
+    *,
     first: int,
     last: int,
-    *,
-    is_paid: bool = False,
-) -> tuple[Any, Any]:
-    """Apply the steps [first, last) of what an episode was recorded with (its parents' among them); return the last observation
-    and info. What raised then may raise again.
+    compare_rewards: bool = False,
+) -> tuple[Observation, Info]:
+    """Apply the recorded actions of the steps [first, last), those of the parent episode included.
+
+    A step that raised when it was recorded may raise again.
 
     Args:
         episode: The episode.
-        stage: Stands before the first of them.
-        obs: The observation there.
-        info: The info there.
+        handle: The environment, in the state before step `first`.
+        obs: The observation before step `first`.
+        info: The info before step `first`.
         first: The first step.
-        last: The step after the last.
-        is_paid: Whether rewards are to be the recorded ones: of what wrappers carry over from one episode to the next they are
-            all that is seen.
+        last: The step after the last one.
+        compare_rewards: Whether each reward must be the recorded one. Wrappers that carry state
+            from one episode to the next, as NormalizeReward does, show it in rewards only.
+
+    Returns:
+        The last observation and info.
 
     Raises:
-        DivergenceError: Something raises that did not, or a reward is another one.
+        DivergenceError: A step raises that did not raise before, or a reward differs.
     """
-    step = stage.env.step
-    path, rewards = (
-        path_between(episode, first, last),
-        rewards_between(episode, first, last) if is_paid else {},
-    )
+    step = handle.env.step
+    path = path_between(episode, first, last)
+    rewards = rewards_between(episode, first, last) if compare_rewards else {}
     for number, (action, has_raised) in enumerate(path, first):
         try:
             obs, reward, _, _, info = step(action)
         except (Exception, SystemExit) as exc:
             if not has_raised:
                 raise _diverged(
-                    episode, number, "failure", "no exception", f"{codec.type_name(exc)}: {exc}"
+                    episode,
+                    step=number,
+                    field="failure",
+                    expected="no exception",
+                    actual=f"{codec.type_name(exc)}: {exc}",
                 ) from exc
             continue
         if number in rewards and not is_same(rewards[number], as_recorded(reward)):
-            raise _diverged(episode, number, "reward", rewards[number], reward)
+            raise _diverged(
+                episode, step=number, field="reward", expected=rewards[number], actual=reward
+            )
     return obs, info
 
 
-def enter_fork(episode: Episode, stage: EnvHandle, obs: Any) -> Any:
-    """Bring a stage that was just reset to where a fork begins; return the observation there."""
+def enter_fork(episode: Episode, handle: EnvHandle, obs: Observation) -> Observation:
+    """Bring an environment from its reset to the step at which a fork begins.
+
+    Returns:
+        The observation before the fork's first step; of an episode that is no fork, `obs`.
+
+    Raises:
+        DivergenceError: A step of the parent raises that did not raise before.
+        ReplayError: The environment's generators cannot be seeded as the fork's were.
+    """
     fork = episode.fork
     if fork is None:
         return obs
-    before = episode.parent
-    assert before is not None
-    # What it was forked from may be a fork itself, with randomness of its own from there on.
-    obs, _ = apply_path(
-        before, stage, enter_fork(before, stage, obs), {}, before.first_step, fork.step
-    )
+    parent = episode.parent
+    assert parent is not None
+    # The parent may be a fork itself, whose randomness was seeded again at its own first step.
+    obs = enter_fork(parent, handle, obs)
+    obs, _ = apply_steps(parent, handle, obs, {}, first=parent.first_step, last=fork.step)
     if fork.noise != "recorded":
         try:
-            reseed(stage.env, fork.noise)
+            reseed(handle.env, fork.noise)
         except SnapshotError as exc:
             raise ReplayError(str(exc), episode_id=episode.id) from exc
     return obs
 
 
 def reach_step(
-    episode: Episode, stage: EnvHandle, step: int, *, is_paid: bool = False
-) -> tuple[Any, Any]:
-    """Reset a stage as recorded and apply the recorded actions before a step; return the last observation and info.
+    episode: Episode, handle: EnvHandle, step: int, *, compare_rewards: bool = False
+) -> tuple[Observation, Info]:
+    """Reset an environment as recorded, bring it to a step, and verify that it is there.
 
-    With `is_paid` rewards are compared too, see `apply_path`.
+    The last keyframe before the step is restored if there is one and it leads to the recorded
+    state. Otherwise all recorded actions before the step are applied.
+
+    Args:
+        episode: The episode.
+        handle: The environment.
+        step: The step, in [first_step, n_steps].
+        compare_rewards: Whether each reward on the way must be the recorded one.
+
+    Returns:
+        The last observation and info before the step.
 
     Raises:
-        DivergenceError: The environment is not in the recorded state there.
-        ReplayError: The log has lost what leads there.
+        DivergenceError: The environment is not in the recorded state.
+        IndexError: The episode has no such step.
+        ReplayError: The log has lost a step before this one.
     """
     check_step(episode, step)
-    obs, info = stage.env.reset(**prepare_reset(episode, stage))
-    keyframe = max(
-        (k for k in episode.keyframes if k.step < step), key=lambda k: k.step, default=None
-    )
-    if keyframe is not None:
+    keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step < step]
+    obs, info = handle.env.reset(**prepare_reset(episode, handle))
+    if keyframes:
+        keyframe = max(keyframes, key=lambda keyframe: keyframe.step)
         with contextlib.suppress(DivergenceError, SnapshotError, LookupError, ValueError):
-            Keyframes(stage.env).put(keyframe.data)
-            obs, info = apply_path(episode, stage, obs, info, keyframe.step, step, is_paid=is_paid)
-            verify(episode, stage, step, obs)
+            Keyframes(handle.env).put(keyframe.data)
+            obs, info = apply_steps(
+                episode,
+                handle,
+                obs,
+                info,
+                first=keyframe.step,
+                last=step,
+                compare_rewards=compare_rewards,
+            )
+            verify_step(episode, handle, step, obs)
             return obs, info
-        # It does not lead there, here: all steps are taken instead.
-        obs, info = stage.env.reset(**prepare_reset(episode, stage))
+        # The keyframe does not lead to the recorded state in this process: take all steps.
+        obs, info = handle.env.reset(**prepare_reset(episode, handle))
     if episode.fork is not None:
-        obs = enter_fork(episode, stage, obs)
-    obs, info = apply_path(episode, stage, obs, info, episode.first_step, step, is_paid=is_paid)
-    verify(episode, stage, step, obs)
+        obs = enter_fork(episode, handle, obs)
+    obs, info = apply_steps(
+        episode,
+        handle,
+        obs,
+        info,
+        first=episode.first_step,
+        last=step,
+        compare_rewards=compare_rewards,
+    )
+    verify_step(episode, handle, step, obs)
     return obs, info
 
 
 def verify_continuation(
-    episode: Episode, stage: EnvHandle, step: int, n_steps: int, *, is_paid: bool = False
+    episode: Episode, handle: EnvHandle, step: int, n_steps: int, *, compare_rewards: bool = False
 ) -> None:
-    """Walk to a step, see `walk_to`, and take so many of the recorded steps from there; verify each. Begins before the step
-    where the episode ends too early.
+    """Bring an environment to a step and verify the recorded steps that follow.
+
+    Args:
+        episode: The episode.
+        handle: The environment.
+        step: The step to begin at; earlier if the episode ends within `n_steps` of it.
+        n_steps: The number of steps to verify.
+        compare_rewards: Whether each reward must be the recorded one.
 
     Raises:
-        DivergenceError: The environment does something else.
+        DivergenceError: A step differs from the recording.
     """
-    last = next((first for first, _ in episode.missing_steps if first >= step), episode.n_steps)
+    last = next((lost for lost, _ in episode.missing_steps if lost >= step), episode.n_steps)
     start = max(episode.first_step, min(step, last - n_steps))
-    obs, info = reach_step(episode, stage, start, is_paid=is_paid)
+    obs, info = reach_step(episode, handle, start, compare_rewards=compare_rewards)
     for number in range(start, min(start + n_steps, last)):
-        obs, info = apply_path(episode, stage, obs, info, number, number + 1, is_paid=is_paid)
-        verify(episode, stage, number + 1, obs)
+        obs, info = apply_steps(
+            episode,
+            handle,
+            obs,
+            info,
+            first=number,
+            last=number + 1,
+            compare_rewards=compare_rewards,
+        )
+        verify_step(episode, handle, number + 1, obs)
 
 
-def replay_predecessors(episode: Episode, stage: EnvHandle) -> None:
-    """Run a fresh stage through the episodes that the recorded environment had before: some carry state over from one to the
-    next, and an episode is then the same only after those before it."""
-    for before in preceding_episodes(episode):
-        with contextlib.suppress(
-            Exception, SystemExit
-        ):  # an episode that cannot be relived leaves no more behind than it does
-            stage.env.reset(**prepare_reset(before, stage))
-            for action, _ in path_between(before, 0, before.n_steps):
+def replay_predecessors(episode: Episode, handle: EnvHandle) -> None:
+    """Run a fresh environment through the episodes that the recorded one had before.
+
+    Some environments carry state from one episode to the next. Such an episode is only the same
+    after its predecessors.
+    """
+    for earlier in preceding_episodes(episode):
+        # An episode that cannot be replayed carries over as much as it can.
+        with contextlib.suppress(Exception, SystemExit):
+            handle.env.reset(**prepare_reset(earlier, handle))
+            for action, _ in path_between(earlier, 0, earlier.n_steps):
                 with contextlib.suppress(Exception, SystemExit):
-                    stage.env.step(action)
+                    handle.env.step(action)
 
 
 def check_step(episode: Episode, step: int) -> None:
-    """Check that an episode has a step, and that what leads there is not lost.
+    """Check that an episode has a step and that the log has all steps before it.
 
     Raises:
-        IndexError: It has no such step.
-        ReplayError: The log has lost a step before it.
+        IndexError: The episode has no such step.
+        ReplayError: The log has lost a step before this one.
     """
     if not episode.first_step <= step <= episode.n_steps:
         raise IndexError(
-            f"episode {episode.id} has the steps {episode.first_step} to {episode.n_steps}, not {step}"
+            f"step must be in [{episode.first_step}, {episode.n_steps}] for episode {episode.id}, "
+            f"got {step}"
         )
     lost = next((first for first, _ in episode.missing_steps if first < step), None)
     if lost is not None:
@@ -217,50 +291,66 @@ def check_step(episode: Episode, step: int) -> None:
         )
 
 
-def verify(episode: Episode, stage: EnvHandle, step: int, obs: Any) -> None:
-    """Check that an environment is where an episode was before a step, by its observation and the digest of its state.
+def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation) -> None:
+    """Verify that an environment is at a step, by its observation and the digest of its state.
 
     Raises:
-        DivergenceError: It is not.
+        DivergenceError: The observation or the state is not the recorded one.
     """
-    row = int(np.searchsorted(episode.step_numbers, step))
+    # A step that raised has no observation to compare with.
     if not episode.has_reset or any(failure.step == step - 1 for failure in episode.failures):
-        return  # a step that raised has no observation to compare with
-    change = first_change(episode.observation_at(row), as_recorded(obs))
-    if change is not None:
-        field = f"observation/{change.path}" if change.path else "observation"
-        raise _diverged(episode, step - 1, field, change.before, change.after)
-    verify_state(episode, stage, step)
-
-
-def as_recorded(value: Any) -> Any:
-    """Return a value as a log gives it back: objects of classes are plain there."""
-    return value if type(value) in _AS_THEY_ARE else codec.decode(codec.encode(value, opaque=True))
-
-
-def verify_state(episode: Episode, stage: EnvHandle, step: int) -> None:
-    """Check that an environment is in the state that an episode was in before a step, where its digest is known.
-
-    Raises:
-        DivergenceError: It is not.
-    """
-    if any(failure.step == step - 1 for failure in episode.failures):
         return
     row = int(np.searchsorted(episode.step_numbers, step))
-    digests = None if stage.adapter is None else episode.state_digests
-    if stage.adapter is not None and digests is not None:
-        live = state_digest(stage.adapter.capture())
-        if live != digests[row]:
-            raise _diverged(
-                episode, step - 1, "state", f"digest {int(digests[row]):06x}", f"digest {live:06x}"
-            )
+    change = first_change(episode.observation_at(row), as_recorded(obs))
+    if change is not None:
+        raise _diverged(
+            episode,
+            step=step - 1,
+            field=f"observation/{change.path}" if change.path else "observation",
+            expected=change.before,
+            actual=change.after,
+        )
+    verify_state(episode, handle, step)
+
+
+def as_recorded(value: Value) -> Value:
+    """Return a value as a log gives it back: an object of a class becomes plain data."""
+    if type(value) in _UNCHANGED_TYPES:
+        return value
+    return codec.decode(codec.encode(value, opaque=True))
+
+
+def verify_state(episode: Episode, handle: EnvHandle, step: int) -> None:
+    """Verify that an environment is in the recorded state before a step, if its digest is known.
+
+    Raises:
+        DivergenceError: The state has another digest.
+    """
+    digests = None if handle.adapter is None else episode.state_digests
+    if handle.adapter is None or digests is None:
+        return
+    if any(failure.step == step - 1 for failure in episode.failures):
+        return
+    recorded = int(digests[int(np.searchsorted(episode.step_numbers, step))])
+    live = state_digest(handle.adapter.capture())
+    if live != recorded:
+        raise _diverged(
+            episode,
+            step=step - 1,
+            field="state",
+            expected=f"digest {recorded:06x}",
+            actual=f"digest {live:06x}",
+        )
 
 
 def _diverged(
-    episode: Episode, step: int, field: str, expected: Any, actual: Any
+    episode: Episode, *, step: int, field: str, expected: Value, actual: Value
 ) -> DivergenceError:
-    where = "the reset" if step < 0 else f"step {step}"
-    message = f"the environment is not in the recorded state: after {where}, {field}: recorded {expected!r}, now {actual!r}"
+    after = "the reset" if step < 0 else f"step {step}"
+    message = (
+        f"the environment is not in the recorded state: after {after}, {field}: "
+        f"recorded {expected!r}, now {actual!r}"
+    )
     return DivergenceError(
         message, episode_id=episode.id, step=step, field=field, expected=expected, actual=actual
     )

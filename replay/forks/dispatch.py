@@ -14,14 +14,14 @@ from trajrec.errors import RecordedError
 from trajrec.replay.forks.branch import Branch, BranchLog, BranchTrace
 from trajrec.replay.forks.fork_server import BranchLost, BranchResult, ForkJob, serve
 from trajrec.replay.forks.options import Backend
-from trajrec.replay.processes.child import Child
+from trajrec.replay.processes.child import ChildProcess
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.values import codec
 
 TRIES = 2
 
 
-class Server(Child):
+class Server(ChildProcess):
     """A server process with its job.
 
     Args:

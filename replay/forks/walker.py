@@ -14,12 +14,12 @@ from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.replay.execute.reach import (
     EnvHandle,
-    apply_path,
+    apply_steps,
     reach_step,
     replay_predecessors,
-    verify,
     verify_continuation,
     verify_state,
+    verify_step,
 )
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import PROBE_STEPS, RestorePlan, SnapshotProbe, cheapest, prove
@@ -78,8 +78,10 @@ class Walker:
         mark = max((known for known in self._marks if known <= step), default=None)
         if mark is not None and self._restore(mark):
             self.observation = self._marks[mark][1]
-            observation, _ = apply_path(self.episode, self.stage, self.observation, {}, mark, step)
-            verify(self.episode, self.stage, step, observation)
+            observation, _ = apply_steps(
+                self.episode, self.stage, self.observation, {}, first=mark, last=step
+            )
+            verify_step(self.episode, self.stage, step, observation)
             self.observation = copy.deepcopy(observation)  # environments reuse their buffers
             if mark != step:
                 self._take(step)
@@ -97,10 +99,10 @@ class Walker:
         if self._step < 0:
             self.observation, _ = self.walk(step)
         else:
-            self.observation, _ = apply_path(
-                self.episode, self.stage, self.observation, {}, self._step, step
+            self.observation, _ = apply_steps(
+                self.episode, self.stage, self.observation, {}, first=self._step, last=step
             )
-            verify(self.episode, self.stage, step, self.observation)
+            verify_step(self.episode, self.stage, step, self.observation)
         self._step = step
 
     def go_back(self) -> None:
@@ -184,7 +186,7 @@ class Walker:
             try:
                 self._verify_reset(way, step)
                 self._is_used = True
-                found = reach_step(self.episode, self.stage, step, is_paid=self._is_paid)
+                found = reach_step(self.episode, self.stage, step, compare_rewards=self._is_paid)
             except DivergenceError as exc:
                 first = first or exc
                 continue
@@ -218,7 +220,9 @@ class Walker:
         if not self._is_used and next(preceding_episodes(self.episode), None) is None:
             return  # as it was when this was recorded
         was_used, self._is_used = self._is_used, True
-        verify_continuation(self.episode, self.stage, step, PROBE_STEPS, is_paid=self._is_paid)
+        verify_continuation(
+            self.episode, self.stage, step, PROBE_STEPS, compare_rewards=self._is_paid
+        )
         self._sure[way].add(was_used)
         if not was_used:
             self._renew()

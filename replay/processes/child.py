@@ -137,7 +137,7 @@ def _fix_addresses() -> None:
     ctypes.CDLL(None).personality(_NO_RANDOM_ADDRESSES)
 
 
-class Child:
+class ChildProcess:
     """A Python process of our own.
 
     Args:
@@ -192,7 +192,7 @@ class Child:
 
 
 class ChildChannel:
-    """The other side: what a child that `Child` started says it to. Stdin and stdout are not the environment's."""
+    """The other side: what a child that `ChildProcess` started says it to. Stdin and stdout are not the environment's."""
 
     def __init__(self) -> None:
         die_with_parent()

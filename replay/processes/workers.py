@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import cloudpickle
 
-from trajrec.replay.processes.child import Child, ChildChannel
+from trajrec.replay.processes.child import ChildChannel, ChildProcess
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -27,7 +27,7 @@ class WorkerDied:
         self.why = why
 
 
-class Worker(Child):
+class Worker(ChildProcess):
     """A process that applies a function.
 
     Args:
