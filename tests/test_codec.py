@@ -79,6 +79,29 @@ def test_any_array_comes_back_with_its_dtype_shape_and_bits(array: np.ndarray[An
         assert is_same(decode(encode(scalar)), scalar)
 
 
+@pytest.mark.parametrize("text", ["", "a", "a\0", "\0\0", "\ud800", "\U0001f4a1\0"])
+def test_numpy_texts_keep_their_trailing_nulls(text: str) -> None:
+    for scalar in (np.str_(text), np.bytes_(text.encode("utf-8", "surrogatepass"))):
+        back = decode(encode(scalar))
+        assert is_same(back, scalar)
+        assert encode(back) == encode(scalar)
+
+
+def test_records_without_fields_come_back() -> None:
+    array = np.zeros((2, 3), np.dtype([]))
+    back = decode(encode(array))
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_missing_texts_of_an_array_stay_missing(missing: Any) -> None:
+    array = np.array(["lamp", missing, ""], np.dtypes.StringDType(na_object=missing))
+    back = decode(encode(array))
+    assert back.dtype == array.dtype
+    assert back[1] is missing or np.isnan(back[1])
+    assert [back[0], back[2]] == ["lamp", ""]
+
+
 def test_the_bits_of_nan_and_minus_zero_are_kept() -> None:
     nan = struct.unpack("<d", struct.pack("<Q", 0x7FF8_0000_0000_0123))[0]
     assert struct.pack("<d", decode(encode(nan))) == struct.pack("<d", nan)

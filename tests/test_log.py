@@ -22,6 +22,7 @@ from trajrec.errors import EncodeError, LogFormatError
 from trajrec.log import frames
 from trajrec.log.columns import Packer, Rows
 from trajrec.log.reader import LogReader
+from trajrec.log.repair import compact
 from trajrec.recording.blocks import BLOCK_BYTES
 from trajrec.values.diff import diff, is_same
 
@@ -91,6 +92,50 @@ def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any])
 def test_a_column_of_numpy_scalars_keeps_its_type(cls: Any) -> None:
     rows = [cls(value) for value in (0, 1, 1, 0)]
     assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+
+
+# Each pair is equal by ==, but not by type and bits.
+EQUAL_PAIRS: list[tuple[Any, Any]] = [
+    (np.complex64(0j), np.complex64(complex(-0.0, 0.0))),
+    (np.complex128(0j), np.complex128(complex(0.0, -0.0))),
+    (np.longdouble(0.0), np.longdouble(-0.0)),
+    (np.timedelta64(1, "s"), np.timedelta64(1000, "ms")),
+    (np.timedelta64(1), np.timedelta64(1, "s")),
+    (0.0, -0.0),
+    (np.float32(0.0), np.float32(-0.0)),
+    (1, True),
+    (1, 1.0),
+    ({"n": 1}, {"n": True}),
+    ([0.0], [-0.0]),
+    ({1}, {True}),
+    ((np.zeros(2),), (np.zeros(2, np.float32),)),
+]
+
+
+@pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
+def test_scalars_that_only_compare_equal_stay_apart(pair: tuple[Any, Any]) -> None:
+    for rows in ([*pair], [pair[1], *pair], [pair[0], pair[0], pair[1]]):
+        assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+
+
+@pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
+def test_values_that_only_compare_equal_survive_recording_and_compaction(
+    pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    values = [pair[0]] * 3 + [pair[1]] * 3
+    env = trajrec.record(
+        Scripted(lambda k: (np.zeros(2), 0.0, k == 5, False, {"value": values[k]})), tmp_path
+    )
+    env.reset(seed=0)
+    for step in range(len(values)):
+        if step == 3:
+            env.flush()  # Two chunks, each with one value in all rows: compaction merges them.
+        env.step(0)
+    env.close()
+    for _ in range(2):
+        (episode,) = trajrec.open(tmp_path).episodes()
+        assert is_same([info["value"] for info in episode.infos], values)
+        compact(env.path)
 
 
 def test_equal_rows_cost_next_to_nothing() -> None:

@@ -19,6 +19,7 @@ from trajrec.log.frames import MAX_PART
 from trajrec.log.pixels import Frames, Pixels
 from trajrec.log.schema import Column
 from trajrec.values import codec
+from trajrec.values.plain import PLAIN_TYPES
 
 PLANES = 2
 PLANES_ROW_BYTES = 1024
@@ -97,7 +98,9 @@ class Packer:
                 chosen,
                 type_name=_scalar_name(kind, numbers),
             )
-        if kind is not None and len(rows) > 1 and rows.count(rows[0]) == len(rows):
+        # Of other types == is not enough: it takes 0j for -0j, and 1 s for 1000 ms.
+        is_comparable = kind in PLAIN_TYPES
+        if is_comparable and len(rows) > 1 and rows.count(rows[0]) == len(rows):
             return Column(name=name, kind="const", n=len(rows)), codec.encode(rows[0])
         return self.values(
             name, [codec.encode(row, where=where or name, opaque=opaque) for row in rows]

@@ -373,15 +373,20 @@ class _Raising:
     def scalar(self, data: memoryview) -> Any:
         dtype, raw = self.decoder.decode(data)
         kind = _dtype(dtype)
-        return (
-            _empty_texts(kind, ())[()]
-            if kind.itemsize == 0
-            else np.frombuffer(raw, kind, count=1)[0]
-        )
+        if kind.itemsize == 0:
+            return _empty_texts(kind, ())[()]
+        # NumPy strips trailing NULs from the texts that it takes out of an array.
+        if kind.kind == "S":
+            return np.bytes_(raw)
+        if kind.kind == "U":
+            encoding = "utf-32-be" if kind.str[0] == ">" else "utf-32-le"
+            return np.str_(raw.decode(encoding, "surrogatepass"))
+        return np.frombuffer(raw, kind, count=1)[0]
 
     def object_array(self, data: memoryview) -> Any:
         kind, shape, items = self.decoder.decode(data)
-        array = np.empty(len(items), dtype=object if kind == "O" else np.dtypes.StringDType())
+        dtype = np.dtype(object) if kind == "O" else _text_dtype(items)
+        array = np.empty(len(items), dtype)
         for index, item in enumerate(items):
             array[index] = item
         return array.reshape(_shape(shape))
@@ -409,7 +414,7 @@ def _dtype(described: Any) -> np.dtype[Any]:
             raise ValueError(f"dtype {described!r} is not stored in logs")
         return dtype
     *fields, itemsize = described
-    names, formats, offsets = zip(*fields, strict=True)
+    names, formats, offsets = zip(*fields, strict=True) if fields else ((), (), ())
     return np.dtype(
         {
             "names": list(names),
@@ -420,10 +425,18 @@ def _dtype(described: Any) -> np.dtype[Any]:
     )
 
 
+def _text_dtype(items: list[Any]) -> np.dtype[Any]:
+    """Return NumPy's variable-width text type, with the missing value that the items hold, if any."""
+    for item in items:
+        if type(item) is not str:
+            return np.dtypes.StringDType(na_object=item)
+    return np.dtypes.StringDType()
+
+
 def _empty_texts(dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
-    """Return an array of texts of length 0, which has no bytes."""
+    """Return an array of items without bytes: texts of length 0, or records without fields."""
     if math.prod(shape) > 1 << 24:
-        raise ValueError("too many empty texts")
+        raise ValueError("too many items without bytes")
     return np.zeros(shape, dtype)
 
 
