@@ -18,8 +18,8 @@ from zstandard import ZstdDecompressor
 
 import trajrec
 from trajrec.corpus.episode import Episode
-from trajrec.errors import EncodeError, LogFormatError
-from trajrec.log import frames
+from trajrec.errors import EncodeError, LogFormatError, LogWriteError
+from trajrec.log import columns, frames
 from trajrec.log.columns import Packer, Rows
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import compact
@@ -136,6 +136,20 @@ def test_values_that_only_compare_equal_survive_recording_and_compaction(
         (episode,) = trajrec.open(tmp_path).episodes()
         assert is_same([info["value"] for info in episode.infos], values)
         compact(env.path)
+
+
+@pytest.mark.parametrize("value", [np.zeros(5000), list(range(5000))])
+def test_value_too_large_to_be_read_is_not_written(
+    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = trajrec.record(Scripted(lambda k: (value, 0.0, k == 5, False, {})), tmp_path)
+    for module in (frames, columns):
+        monkeypatch.setattr(module, "MAX_PART", 10_000)
+    env.reset(seed=0)
+    with pytest.raises(LogWriteError, match=r"bytes in .* at most 10000 are read back"):
+        env.flush()
+    with pytest.raises(LogWriteError):
+        env.close()
 
 
 def test_equal_rows_cost_next_to_nothing() -> None:

@@ -132,6 +132,12 @@ class Packer:
         filter_: tuple[int, ...],
         type_name: str = "",
     ) -> tuple[Column, bytes]:
+        # Readers refuse such a column, however small it is when compressed.
+        n_bytes = n * dtype.itemsize * math.prod(shape)
+        if n_bytes > MAX_PART:
+            raise ValueError(
+                f"{n_bytes} bytes in column {name!r}; at most {MAX_PART} are read back"
+            )
         data = self._compress(raw)
         column = Column(
             name=name,

@@ -85,12 +85,20 @@ def check_signature(data: bytes | mmap.mmap, path: Path) -> None:
 def pack_frame(
     kind: int, sequence: int, meta: bytes, meta_raw: int, data: list[bytes]
 ) -> list[bytes]:
-    """Return a frame as the parts of one gathered write."""
+    """Return a frame as the parts of one gathered write.
+
+    Raises:
+        ValueError: A part is larger than readers accept.
+    """
     checksum = zlib.crc32(meta)
     data_size = 0
     for part in data:
         checksum = zlib.crc32(part, checksum)
         data_size += len(part)
+    # Readers take such a frame for damage: refusing it here shows the loss when it happens.
+    largest = max(len(meta), meta_raw, data_size)
+    if largest > MAX_PART:
+        raise ValueError(f"{largest} bytes in one frame; at most {MAX_PART} are read back")
     head = FRAME.pack(
         FRAME_MAGIC, kind, 0, 0, sequence, len(meta), meta_raw, data_size, checksum, 0
     )[:-4]
