@@ -17,6 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
+from tiers import Share, suite
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -59,14 +60,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return env.path
 
 
-@pytest.mark.slow
-def test_any_one_flipped_byte_is_detected_or_harmless(small: Path, tmp_path: Path) -> None:
+@suite("log", fixed=200, drawn=4000, whole=None)
+def test_any_one_flipped_bit_is_detected_or_harmless(
+    share: Share, small: Path, tmp_path: Path
+) -> None:
     truth, data = read(small), small.read_bytes()
     damaged = tmp_path / "damaged.trj"
     kept = 0
-    for offset in range(len(data)):
+    bits = share.of(range(8 * len(data)))
+    for bit in bits:
         flipped = bytearray(data)
-        flipped[offset] ^= 1 << offset % 8
+        flipped[bit // 8] ^= 1 << bit % 8
         damaged.write_bytes(flipped)
         try:
             found = read(damaged)
@@ -74,16 +78,16 @@ def test_any_one_flipped_byte_is_detected_or_harmless(small: Path, tmp_path: Pat
             continue
         assert_within(found, truth)
         kept += sum(map(len, found.values()))
-    assert kept > 0.5 * len(data) * sum(map(len, truth.values()))
+    assert kept > 0.5 * len(bits) * sum(map(len, truth.values()))
 
 
-@pytest.mark.slow
+@suite("log", fixed=100, drawn=1000, whole=None)
 def test_a_log_cut_at_any_length_gives_the_steps_before_the_cut(
-    small: Path, tmp_path: Path
+    share: Share, small: Path, tmp_path: Path
 ) -> None:
     truth, data = read(small), small.read_bytes()
     cut, last = tmp_path / "cut.trj", 0
-    for length in range(0, len(data), 1 if len(data) < 20_000 else 7):
+    for length in [*share.of(range(len(data) - 1)), len(data) - 1]:
         cut.write_bytes(data[:length])
         try:
             found = read(cut)
@@ -203,7 +207,6 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-@pytest.mark.slow
 def test_kill_9_loses_nothing_older_than_200_ms(
     tmp_path: Path, recorders: subprocess.Popen[str]
 ) -> None:
@@ -211,12 +214,12 @@ def test_kill_9_loses_nothing_older_than_200_ms(
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
-@pytest.mark.slow
+@suite("log", fixed=0, drawn=20, whole=500)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_kill_9_at_200_random_moments_loses_nothing_older_than_200_ms(
-    tmp_path: Path, recorders: subprocess.Popen[str]
+def test_kill_9_at_random_moments_loses_nothing_older_than_200_ms(
+    share: Share, tmp_path: Path, recorders: subprocess.Popen[str]
 ) -> None:
-    for k, after_s in enumerate(np.random.default_rng(1).uniform(0.0, 0.6, 200)):
+    for k, after_s in enumerate(share.rng().uniform(0.0, 0.6, share.size)):
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
