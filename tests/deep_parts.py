@@ -12,6 +12,7 @@ from pathlib import Path
 
 PARTS = {
     "log": "values of any kind, damaged and cut logs, writers that are killed",
+    "environments": "every environment recorded, restored, forked and probed",
     "newest": "the unmarked tests with the newest, the pre-release and the oldest dependencies",
 }
 """The parts, each with its contents. `.ci/deep` itself knows how to run `newest`."""

@@ -18,6 +18,7 @@ from typing import Any, get_args
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import spread
 
 import trajrec
 from trajrec.corpus.history import path_between
@@ -93,12 +94,7 @@ def rows_of(episode: Any, first: int) -> list[Any]:
     ]
 
 
-FAST = ("CartPole-v1",)
-
-
-@pytest.mark.parametrize(
-    "env_id", [env if env in FAST else pytest.param(env, marks=pytest.mark.slow) for env in ENVS]
-)
+@pytest.mark.parametrize("env_id", spread("environments", ENVS, fixed=["CartPole-v1"], drawn=4))
 def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(
     tmp_path: Path, env_id: str
 ) -> None:
@@ -325,31 +321,31 @@ def trapped() -> Any:
     return Trap(gym.make("CartPole-v1"))
 
 
-def children_of(group: str) -> list[str]:
-    """Return processes whose command line has a text."""
-    found = []
+def processes_of(folder: Path) -> list[str]:
+    """Return the processes that were started in a test with this folder, and zombies of this one.
+
+    The name of a module would not do: tests of other processes start servers of the same name.
+    """
+    mark = f"TRAJREC_TEST_FOLDER={folder}".encode()
+    processes = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+        if entry.name.isdigit() and entry.name != str(os.getpid()):
             try:
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                is_marked = mark in (entry / "environ").read_bytes().split(b"\0")
+                stat = (entry / "stat").read_text()
             except OSError:
                 continue
-            if group in command or (
-                state == "Z" and f" {os.getpid()} " in (entry / "stat").read_text()
-            ):
-                found.append(f"{entry.name} {state} {command}")
-    return found
+            state, parent = stat.rpartition(")")[2].split()[:2]
+            if is_marked or (state == "Z" and parent == str(os.getpid())):
+                processes.append(stat)
+    return processes
 
 
 def wait_until(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
     return condition()
-
-
-SERVER = "trajrec.replay.forks.fork_server"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
@@ -363,8 +359,9 @@ SERVER = "trajrec.replay.forks.fork_server"
     ],
 )
 def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
-    tmp_path: Path, deadly: int, why: str
+    tmp_path: Path, deadly: int, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TRAJREC_TEST_FOLDER", str(tmp_path))
     (episode,) = record(tmp_path, gym.make("CartPole-v1"), log_id="trap").episodes()
     timeout_s = 1.0 if deadly == 8 else 60.0
     branches = fork_many(
@@ -382,13 +379,14 @@ def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
     assert 0 < len(failed) < 8
     assert all(why in branch.error for branch in failed)
     assert all(branch.n_steps == 3 for branch in branches if not branch.error)
-    assert wait_until(lambda: not children_of(SERVER)), children_of(SERVER)
+    assert wait_until(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
 
 
 INTERRUPTED = """
-import sys, gymnasium as gym, trajrec, time
-from trajrec.paths import path_between
-from trajrec.replay import fork, fork_many
+import signal, sys, time, trajrec
+from trajrec.replay import fork_many
+# A shell that starts the tests in the background has SIGINT ignored in all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with trajrec.open(sys.argv[1]) as corpus:
     (episode,) = corpus.episodes()
     print("ready", flush=True)
@@ -407,14 +405,15 @@ def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "TRAJREC_TEST_FOLDER": str(tmp_path)},
     ) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == b"ready\n"
-        assert wait_until(lambda: len(children_of(SERVER)) >= 5), children_of(SERVER)
+        assert wait_until(lambda: len(processes_of(tmp_path)) >= 6), processes_of(tmp_path)
         run.send_signal(number)
-        run.wait(10)
+        run.wait(60)
         run.communicate()
-    assert wait_until(lambda: not children_of(SERVER)), children_of(SERVER)
+    assert wait_until(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
