@@ -1,4 +1,4 @@
-"""The parts of the deep tier: `python tests/deep_parts.py` lists them with their tests.
+"""The parts of the deep tier: `.ci/deep` lists them with their tests.
 
 This module imports nothing but the standard library, so that `.ci/deep` can list the parts without an environment.
 """
@@ -6,12 +6,16 @@ This module imports nothing but the standard library, so that `.ci/deep` can lis
 from __future__ import annotations
 
 import ast
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 PARTS = {
     "log": "values of any kind, damaged and cut logs, writers that are killed",
+    "index": "processes that ask for minutes while others record",
+    "replay": "a hundred episodes of each environment, and an episode of a million steps",
+    "agents": "the tasks of agentdojo",
     "environments": "every environment recorded, restored, forked and probed",
     "newest": "the unmarked tests with the newest, the pre-release and the oldest dependencies",
 }
@@ -41,8 +45,13 @@ def list_by_part(folder: Path) -> dict[str, list[str]]:
     return tests
 
 
-def main() -> None:
-    """Print each part, its contents and its tests."""
+def main(names: list[str]) -> None:
+    """Print each part, its contents and its tests; or the names of the parts that are asked for."""
+    if unknown := set(names) - {*PARTS, "all"}:
+        raise SystemExit(f"no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if names:
+        print(*(PARTS if "all" in names else names))
+        return
     tests = list_by_part(Path(__file__).parent)
     for part, contents in PARTS.items():
         print(f"{part}: {contents}")
@@ -51,4 +60,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

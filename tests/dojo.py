@@ -1,14 +1,20 @@
 """agentdojo's tasks as worlds: an adapter of the kind that users write for their own.
 
-As a program, `dojo.py record FOLDER [free] [cut]` records the ground truth of all tasks, with the clock held unless it is free,
-without the last call where it is cut; `dojo.py replay FOLDER` prints a report a line; `dojo.py credit FOLDER N` records N
-tasks with one call made wrong, and prints for each which that was and which is found to have lost it.
+As a program:
+
+- `dojo.py record FOLDER [free] [cut]` records the ground truth of the tasks. The clock is held unless it is free; a cut
+  episode lacks its last call.
+- `dojo.py replay FOLDER` prints a report a line.
+- `dojo.py credit FOLDER N` records N tasks that one wrong call loses. It prints each wrong step and the decisive one.
+
+The variable TRAJREC_DOJO_TASKS chooses tasks by their numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,10 +31,12 @@ VERSION = "v1.2.2"
 
 
 def tasks() -> list[tuple[str, str]]:
-    """Return (suite, task) of all user tasks."""
-    return [
-        (suite, task) for suite, found in get_suites(VERSION).items() for task in found.user_tasks
+    """Return (suite, task) of the user tasks that are chosen; of all of them by default."""
+    names = [
+        (name, task) for name, suite in get_suites(VERSION).items() for task in suite.user_tasks
     ]
+    chosen = os.environ.get("TRAJREC_DOJO_TASKS")
+    return [names[int(number)] for number in chosen.split(",")] if chosen else names
 
 
 class Dojo:
