@@ -13,6 +13,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import spread
 
 from trajrec.errors import EnvContractError
 from trajrec.replay import check_determinism
@@ -88,19 +89,17 @@ def test_each_way_of_being_broken_is_named(factory: Any, cause: str) -> None:
     )
 
 
-SLOW = [
-    pytest.param(env, marks=pytest.mark.slow)
-    for env in (
-        "Hopper-v5",
-        "Taxi-v4",
-        "MiniGrid-DoorKey-8x8-v0",
-        "trajrec/KeyDoor-v0",
-        broken.Sound,
-    )
+SOUND = [
+    "CartPole-v1",
+    "Hopper-v5",
+    "Taxi-v4",
+    "MiniGrid-DoorKey-8x8-v0",
+    "trajrec/KeyDoor-v0",
+    broken.Sound,
 ]
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", *SLOW])
+@pytest.mark.parametrize("env", spread("environments", SOUND, fixed=["CartPole-v1"], drawn=2))
 def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> None:
     report = check_determinism(env, n_steps=120)
     assert (report.grade, report.findings) == ("exact", ())

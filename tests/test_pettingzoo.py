@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 from gymnasium.utils import EzPickle
+from tiers import spread
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -165,8 +166,9 @@ def test_all_of_them_replay_exactly_in_another_process(runs: Path) -> None:
     assert f"{n} episodes, {n_steps} steps: {n} exact" in done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name", "n_steps", "needs"), OTHERS)
+@pytest.mark.parametrize(
+    ("kind", "name", "n_steps", "needs"), spread("environments", OTHERS, drawn=3)
+)
 def test_the_others_are_recorded_as_they_are_and_replay_and_fork(
     kind: str, name: str, n_steps: int, needs: tuple[str, ...], tmp_path: Path
 ) -> None:

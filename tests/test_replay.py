@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
+from tiers import spread
 
 import trajrec
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
@@ -79,8 +80,7 @@ def replay_shuffled(folder: Path) -> list[str]:
         return [report.grade for report in replay_episodes(episodes)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", spread("replay", ENVIRONMENTS, fixed=["CartPole-v1"], drawn=6))
 def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(
     env_id: str, tmp_path: Path
 ) -> None:
@@ -88,8 +88,7 @@ def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(
     assert replay_shuffled(tmp_path) == ["exact"] * 4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("env_id", ENVIRONMENTS)
+@pytest.mark.parametrize("env_id", spread("replay", ENVIRONMENTS, drawn=2))
 def test_100_episodes_replay_exactly_in_another_process_in_any_order(
     env_id: str, tmp_path: Path
 ) -> None:
