@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
+from tiers import Share, suite
 
 import trajrec
 from trajrec.corpus.corpus import INDEX_NAME, update_index
@@ -445,9 +446,11 @@ def test_two_processes_ask_while_three_record_and_miss_no_episode(tmp_path: Path
     ask_while_recording(tmp_path, 3, 2, 5.0)
 
 
-@pytest.mark.slow
-def test_two_processes_ask_while_eight_record_and_miss_no_episode(tmp_path: Path) -> None:
-    ask_while_recording(tmp_path, 8, 2, 30.0)
+@suite("index", fixed=0, drawn=8, whole=300)
+def test_two_processes_ask_while_eight_record_and_miss_no_episode(
+    share: Share, tmp_path: Path
+) -> None:
+    ask_while_recording(tmp_path, 8, 2, float(share.size))
 
 
 def test_an_episode_reads_the_same_after_the_index_was_copied_elsewhere(tmp_path: Path) -> None:
