@@ -215,9 +215,10 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_scenario(
         assert [e.value for e in credit.estimate(episode, serve, **how, **other)] == [
             e.value for e in wanted
         ], other
-    monkeypatch.setattr("trajrec.envstate.ale._TRUE", b"\0" * 4)
+    monkeypatch.setattr("trajrec.envstate.ale._HAS_RNG", b"\0" * 4)
     with pytest.raises(
-        SnapshotError, match=r"this version of ALE .* record it with repeat_action_probability=0"
+        SnapshotError,
+        match=r"this version of ALE .* record the game with repeat_action_probability=0",
     ):
         credit.estimate(episode, serve, **how)
 
