@@ -156,7 +156,7 @@ def credit(folder: Path, n: int) -> None:
             found = decisive_step(
                 episode,
                 follow,
-                n=8,
+                n_rollouts=8,
                 check=utility,
                 env=lambda suite=suite, task=task: Dojo(suite, task),
             )

@@ -56,26 +56,28 @@ def lake(tmp_path: Path) -> Episode:
 
 
 def test_memoised_rollouts_come_to_what_they_come_to_without_bit_for_bit(lake: Episode) -> None:
-    memoised = credit.estimate(lake, wander, n=16)
-    whole = credit.estimate(lake, wander, n=16, merge_rollouts=False)
+    memoised = credit.estimate(lake, wander, n_rollouts=16)
+    whole = credit.estimate(lake, wander, n_rollouts=16, merge_rollouts=False)
     assert numbers(memoised) == numbers(whole)
     assert memoised.env_steps < whole.env_steps / 2
 
 
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> None:
-    native = credit.estimate(lake, wander, n=8, restore="snapshot")
+    native = credit.estimate(lake, wander, n_rollouts=8, restore="snapshot")
     assert native.restore == "snapshot"
     for restore in ("reexecute", "os_fork"):
-        found = credit.estimate(lake, wander, n=8, restore=restore)  # type: ignore[arg-type]
+        found = credit.estimate(lake, wander, n_rollouts=8, restore=restore)  # type: ignore[arg-type]
         assert found.restore == restore
         assert numbers(found) == numbers(native)
 
 
 def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> None:
     for noise in ("shared", "fresh", "recorded"):
-        alone = credit.estimate(lake, wander, n=8, noise=noise)  # type: ignore[arg-type]
-        assert numbers(credit.estimate(lake, wander, n=8, noise=noise, jobs=2)) == numbers(alone)  # type: ignore[arg-type]
+        alone = credit.estimate(lake, wander, n_rollouts=8, noise=noise)  # type: ignore[arg-type]
+        assert numbers(credit.estimate(lake, wander, n_rollouts=8, noise=noise, jobs=2)) == numbers(
+            alone
+        )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -84,21 +86,30 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
 def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, how: Any) -> None:
     told: list[tuple[int, int]] = []
     table = credit.estimate(
-        lake, wander, n=4, steps=range(3), progress=lambda *counts: told.append(counts), **how
+        lake,
+        wander,
+        n_rollouts=4,
+        steps=range(3),
+        progress=lambda *counts: told.append(counts),
+        **how,
     )
     n = 4 * (
         2 * 3 + 1
     )  # the values of the states before and after three steps, and of three actions
     assert told == sorted(set(told))
     assert told[-1] == (n, n)
-    assert numbers(table) == numbers(credit.estimate(lake, wander, n=4, steps=range(3), **how))
+    assert numbers(table) == numbers(
+        credit.estimate(lake, wander, n_rollouts=4, steps=range(3), **how)
+    )
 
 
 @pytest.mark.slow
 def test_the_numbers_do_not_depend_on_whether_ray_runs_them(lake: Episode) -> None:
     pytest.importorskip("ray")
-    alone = credit.estimate(lake, wander, n=8)
-    assert numbers(credit.estimate(lake, wander, n=8, jobs=2, backend="ray")) == numbers(alone)
+    alone = credit.estimate(lake, wander, n_rollouts=8)
+    assert numbers(credit.estimate(lake, wander, n_rollouts=8, jobs=2, backend="ray")) == numbers(
+        alone
+    )
 
 
 @pytest.mark.slow
@@ -111,7 +122,7 @@ def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -
 
     episode = record(tmp_path / "runs", env, walk)
     found = [
-        credit.estimate(episode, walk, n=4, restore=restore)
+        credit.estimate(episode, walk, n_rollouts=4, restore=restore)
         for restore in ("reexecute", "pickle", "os_fork")
     ]  # type: ignore[arg-type]
     assert [table.restore for table in found] == ["reexecute", "pickle", "os_fork"]
@@ -120,7 +131,7 @@ def test_an_environment_that_is_pickled_gives_the_same_numbers(tmp_path: Path) -
 
 def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=60), push)
-    table = credit.estimate(episode, push, n=8)
+    table = credit.estimate(episode, push, n_rollouts=8)
     assert table.split is not None
     assert table.split.error == pytest.approx(0, abs=1e-9)
     assert {e.ci_method for e in table.of("value")} == {"augmented-t"}
@@ -129,8 +140,10 @@ def test_an_episode_of_cartpole_is_scanned(tmp_path: Path) -> None:
 
 
 def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
-    by_return = credit.estimate(lake, wander, n=16)
-    by_check = credit.estimate(lake, wander, n=16, success=lambda env: env.unwrapped.s == 15)
+    by_return = credit.estimate(lake, wander, n_rollouts=16)
+    by_check = credit.estimate(
+        lake, wander, n_rollouts=16, success=lambda env: env.unwrapped.s == 15
+    )
     assert [e.value for e in by_check.of("advantage")] == [
         e.value for e in by_return.of("advantage")
     ]
@@ -139,7 +152,7 @@ def test_a_check_makes_it_the_probability_of_passing(lake: Episode) -> None:
 
 
 def test_what_common_noise_does_to_the_variance_is_said(lake: Episode, tmp_path: Path) -> None:
-    assert "vary less" in "".join(credit.estimate(lake, wander, n=16).notes)
+    assert "vary less" in "".join(credit.estimate(lake, wander, n_rollouts=16).notes)
 
     class Opposite(gym.Env[Any, Any]):
         """What one action wins in a scenario, the other loses."""
@@ -155,22 +168,22 @@ def test_what_common_noise_does_to_the_variance_is_said(lake: Episode, tmp_path:
             return 0, float((self.np_random.random() < 0.5) == bool(action)), True, False, {}
 
     episode = record(tmp_path / "opposite", Opposite(), lambda observation, rng: 0)
-    notes = credit.estimate(episode, lambda observation, rng: 1, n=16, env=Opposite).notes
+    notes = credit.estimate(episode, lambda observation, rng: 1, n_rollouts=16, env=Opposite).notes
     assert "take noise='fresh'" in "".join(notes)
 
 
 def test_a_budget_ends_a_scan_after_a_round_and_says_so(lake: Episode) -> None:
-    table = credit.estimate(lake, wander, n=64, budget=credit.Budget(env_steps=20))
+    table = credit.estimate(lake, wander, n_rollouts=64, budget=credit.Budget(env_steps=20))
     assert {e.n for e in table.of("value")} == {2}
     assert any("stopped by its budget" in note for note in table.notes)
     assert "2 of 64 scenarios" in str(table)
-    whole = credit.estimate(lake, wander, n=2)
+    whole = credit.estimate(lake, wander, n_rollouts=2)
     assert numbers(table) == numbers(whole)
 
 
 def test_steps_can_be_chosen(lake: Episode) -> None:
-    whole = credit.estimate(lake, wander, n=8)
-    some = credit.estimate(lake, wander, n=8, steps=[1, 3])
+    whole = credit.estimate(lake, wander, n_rollouts=8)
+    some = credit.estimate(lake, wander, n_rollouts=8, steps=[1, 3])
     assert [e.step for e in some.of("advantage")] == [1, 3]
     assert [e.value for e in some.of("advantage")] == [
         whole.of("advantage")[k].value for k in (1, 3)
@@ -183,7 +196,7 @@ def test_where_the_prefix_diverges_there_is_no_credit(lake: Episode) -> None:
         return gym.make("FrozenLake-v1", map_name="8x8")
 
     with pytest.raises(DivergenceError, match="not in the recorded state"):
-        credit.estimate(lake, wander, n=4, env=other, steps=[lake.n_steps - 1])
+        credit.estimate(lake, wander, n_rollouts=4, env=other, steps=[lake.n_steps - 1])
 
 
 @pytest.mark.slow
@@ -229,7 +242,7 @@ def test_randomness_that_no_scenario_can_be_given_makes_the_noise_fresh(lake: Ep
     def unseeded(observation: Any) -> int:
         return int(outside.integers(4))
 
-    table = credit.estimate(lake, unseeded, n=8, steps=[0, 1])
+    table = credit.estimate(lake, unseeded, n_rollouts=8, steps=[0, 1])
     assert {e.noise for e in table} == {"fresh"}
     assert "no scenario can be given" in table.notes[0]
     assert table.of("advantage")[0].ci_method == "newcombe"
@@ -241,7 +254,12 @@ def test_randomness_beside_the_generators_makes_the_noise_fresh_at_every_level(
 ) -> None:
     episode = record(tmp_path / "runs", broken.GlobalReward(), lambda observation, rng: 0)
     table = credit.estimate(
-        episode, lambda observation: 1, n=8, steps=[9, 10], env=broken.GlobalReward, restore=restore
+        episode,
+        lambda observation: 1,
+        n_rollouts=8,
+        steps=[9, 10],
+        env=broken.GlobalReward,
+        restore=restore,
     )
     assert {e.noise for e in table} == {"fresh"}
     assert "no scenario can be given" in "".join(table.notes)
@@ -259,7 +277,13 @@ def test_forked_processes_do_not_all_see_one_future(noise: Any, tmp_path: Path) 
 
     episode = record(tmp_path / "runs", Hides(), lambda observation, rng: 0)
     table = credit.estimate(
-        episode, lambda observation: 1, n=8, steps=[10], env=Hides, restore="os_fork", noise=noise
+        episode,
+        lambda observation: 1,
+        n_rollouts=8,
+        steps=[10],
+        env=Hides,
+        restore="os_fork",
+        noise=noise,
     )
     assert table.restore == "reexecute"
     assert all(
@@ -279,7 +303,13 @@ def test_a_policy_that_draws_elsewhere_is_noticed_by_what_it_does(
 
     # What comes of the two rollouts that are compared is the same: this environment pays whatever is done.
     table = credit.estimate(
-        episode, unseeded, n=2, steps=[9], estimator="value", env=broken.Sound, restore=restore
+        episode,
+        unseeded,
+        n_rollouts=2,
+        steps=[9],
+        estimator="value",
+        env=broken.Sound,
+        restore=restore,
     )
     assert {e.noise for e in table} == {"fresh"}
 
@@ -304,7 +334,7 @@ def test_an_environment_that_reuses_its_buffer_is_seen_as_it_was(tmp_path: Path)
 
     episode = record(tmp_path / "runs", make(), by_place, seed=2)
     found = [
-        credit.estimate(episode, by_place, n=8, env=make, restore=restore)
+        credit.estimate(episode, by_place, n_rollouts=8, env=make, restore=restore)
         for restore in ("snapshot", "reexecute", "os_fork")
     ]  # type: ignore[arg-type]
     assert numbers(found[0]) == numbers(found[1]) == numbers(found[2])
@@ -321,7 +351,7 @@ def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) ->
         tmp_path / "runs", gym.make("FrozenLake-v1"), lambda obs, rng: int(rng.integers(3))
     )
     table = credit.estimate(
-        episode, wander, n=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1"))
+        episode, wander, n_rollouts=16, steps=[0], env=lambda: Brittle(gym.make("FrozenLake-v1"))
     )
     (value,) = table.of("value")
     assert value.n_invalid > 0
@@ -330,8 +360,8 @@ def test_what_an_environment_raises_is_counted_and_no_failure(tmp_path: Path) ->
 
 
 def test_wrong_arguments_are_named(lake: Episode) -> None:
-    with pytest.raises(ValueError, match="n must be at least 2"):
-        credit.estimate(lake, wander, n=1)
+    with pytest.raises(ValueError, match="n_rollouts must be at least 2"):
+        credit.estimate(lake, wander, n_rollouts=1)
     with pytest.raises(ValueError, match="estimator must be"):
         credit.estimate(lake, wander, estimator="other")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="noise must be"):
@@ -361,8 +391,8 @@ def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: P
             return [self.act(*pair) for pair in zip(observations, rngs, strict=True)]
 
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=40), push)
-    assert numbers(credit.estimate(episode, Together(), n=8)) == numbers(
-        credit.estimate(episode, Alone(), n=8)
+    assert numbers(credit.estimate(episode, Together(), n_rollouts=8)) == numbers(
+        credit.estimate(episode, Alone(), n_rollouts=8)
     )
     assert max(Together.sizes) == 8
 
@@ -380,10 +410,10 @@ def test_a_model_of_stable_baselines3_is_a_policy(
     model = getattr(sb3, algorithm)("MlpPolicy", gym.make(env_id), device="cpu", seed=0)
     env = gym.make(env_id, max_episode_steps=20)
     episode = record(tmp_path / "runs", env, lambda observation, rng: model.predict(observation)[0])
-    table = credit.estimate(episode, model, n=4, steps=[0, 3])
+    table = credit.estimate(episode, model, n_rollouts=4, steps=[0, 3])
     assert table.policy_id.startswith(algorithm)
     assert numbers(
-        credit.estimate(episode, model, n=4, steps=[0, 3], merge_rollouts=False)
+        credit.estimate(episode, model, n_rollouts=4, steps=[0, 3], merge_rollouts=False)
     ) == numbers(table)
     dist = credit.StableBaselines3Policy(model).dist(episode.observation_values[0])
     assert (dist is None) == ((algorithm, env_id) != ("PPO", "CartPole-v1"))
@@ -417,9 +447,11 @@ def test_a_policy_that_remembers_goes_on_from_what_it_would_remember(lake: Episo
             self.n += 1
             return 1 + self.n % 2
 
-    table = credit.estimate(lake, Alternating(), n=8, merge_rollouts=False)
-    assert numbers(credit.estimate(lake, Alternating(), n=8)) == numbers(table)
-    assert numbers(credit.estimate(lake, Alternating(), n=8, restore="os_fork")) == numbers(table)
+    table = credit.estimate(lake, Alternating(), n_rollouts=8, merge_rollouts=False)
+    assert numbers(credit.estimate(lake, Alternating(), n_rollouts=8)) == numbers(table)
+    assert numbers(
+        credit.estimate(lake, Alternating(), n_rollouts=8, restore="os_fork")
+    ) == numbers(table)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +490,7 @@ def test_what_a_policy_remembers_is_that_of_its_own_branch(how: Any, tmp_path: P
             return int(self.n <= 4 and rng.random() < chances[self.n - 1])
 
     episode = record(tmp_path / "runs", Pays(), lambda observation, rng: 1)
-    table = credit.estimate(episode, Counts(), n=12, env=Pays, **how)
+    table = credit.estimate(episode, Counts(), n_rollouts=12, env=Pays, **how)
     for row in table.of("value"):
         assert row.ci_low <= sum(chances[row.step :]) <= row.ci_high
     assert [row.value for row in table.of("value")][3] == 1.0
@@ -507,7 +539,7 @@ def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
 ) -> None:
     episode, numbers = drawn
     table = credit.estimate(
-        episode, lambda observation: 1, n=6, env=Draws, restore=restore, noise="recorded"
+        episode, lambda observation: 1, n_rollouts=6, env=Draws, restore=restore, noise="recorded"
     )
     values = table.of("value")
     assert all(row.ci_low <= sum(numbers[row.step :]) + 1.0 <= row.ci_high for row in values)
@@ -523,9 +555,11 @@ def test_recorded_noise_is_what_was_drawn_for_as_long_as_it_was(
 def test_in_recorded_noise_the_policy_draws_anew(drawn: tuple[Episode, list[float]]) -> None:
     episode, numbers = drawn
     coin = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
-    recorded = credit.estimate(episode, coin, n=64, env=Draws, noise="recorded").of("advantage")
+    recorded = credit.estimate(episode, coin, n_rollouts=64, env=Draws, noise="recorded").of(
+        "advantage"
+    )
     assert all(row.ci_low <= -numbers[row.step] / 2 <= row.ci_high for row in recorded)
-    shared = credit.estimate(episode, coin, n=64, env=Draws).of("advantage")
+    shared = credit.estimate(episode, coin, n_rollouts=64, env=Draws).of("advantage")
     assert np.mean([row.value for row in shared]) == pytest.approx(-0.25, abs=0.05)
 
 
@@ -609,7 +643,7 @@ def test_as_many_pairs_of_scenarios_differ_as_the_chain_of_pairs_says(epsilon: f
     assert np.allclose(pairs.first[:, :-1, -1], truth.values)
     episode = max(record(make, truth.policy, 4, seed=9), key=lambda episode: episode.n_steps)
     n, steps = 1500, range(0, min(episode.n_steps, 24), 6)
-    table = credit.estimate(episode, truth.policy, n=n, steps=steps, seed=3, folder=None)
+    table = credit.estimate(episode, truth.policy, n_rollouts=n, steps=steps, seed=3, folder=None)
     for row in table.of("advantage"):
         state, action = states(episode)[row.step], int(episode.actions[row.step])
         fresh, shared = pairs.variances(row.step, state, action)

@@ -87,7 +87,7 @@ def test_what_was_recorded_is_never_asked_again(tmp_path: Path, how: str) -> Non
     policy = credit.AgentPolicy(agent_of(ask(model)), is_seeded=False)  # type: ignore[no-untyped-call]
     for step, n_asked in ((0, 3), (1, 2), (2, 1)):
         model.n_asked = 0
-        (row,) = credit.estimate(episode, policy, estimator="value", steps=[step], n=8)
+        (row,) = credit.estimate(episode, policy, estimator="value", steps=[step], n_rollouts=8)
         assert model.n_asked == 8 * n_asked
         assert row.noise == "fresh"
         assert row.value == 0 if step > 1 else 0 <= row.value <= 1
@@ -96,9 +96,9 @@ def test_what_was_recorded_is_never_asked_again(tmp_path: Path, how: str) -> Non
 def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
-    found = credit.decisive_step(episode, policy, n=32)
+    found = credit.decisive_step(episode, policy, n_rollouts=32)
     assert found.step == 1
-    table = credit.estimate(episode, policy, n=64)
+    table = credit.estimate(episode, policy, n_rollouts=64)
     by_step = {row.step: row for row in table.of("advantage")}
     assert by_step[1].ci_low < -0.5 < by_step[1].ci_high
     assert by_step[0].ci_low <= 0 <= by_step[0].ci_high
@@ -108,7 +108,7 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
 def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
     table = credit.estimate(
-        episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n=4
+        episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n_rollouts=4
     )
     assert {row.noise for row in table} == {"fresh"}
 
@@ -120,7 +120,7 @@ def test_a_model_that_only_seems_to_be_seeded_is_found_out(tmp_path: Path) -> No
         credit.AgentPolicy(agent_of(model), is_seeded=True),
         estimator="value",
         steps=[0],
-        n=16,
+        n_rollouts=16,
     )
     assert {row.noise for row in table} == {"fresh"}
 
@@ -133,7 +133,9 @@ def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path:
         }
 
     episode = record(tmp_path, agent_of(sure))
-    table = credit.estimate(episode, credit.AgentPolicy(agent_of(sure), is_seeded=True), n=4)
+    table = credit.estimate(
+        episode, credit.AgentPolicy(agent_of(sure), is_seeded=True), n_rollouts=4
+    )
     assert {row.noise for row in table} == {"shared"}
     assert all(row.value == 0 for row in table.of("advantage"))
 
@@ -146,9 +148,9 @@ def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_d
     with pytest.raises(
         AgentDivergedError, match="a call was put in the place of what it asked for"
     ):
-        credit.counterfactual(episode, policy, 1, action=("choose", {"amount": 50}), n=4)
+        credit.counterfactual(episode, policy, 1, action=("choose", {"amount": 50}), n_rollouts=4)
     table = credit.counterfactual(
-        episode, policy, 1, by=credit.AgentPolicy(agent_of(model), is_seeded=False), n=64
+        episode, policy, 1, by=credit.AgentPolicy(agent_of(model), is_seeded=False), n_rollouts=64
     )
     (other,) = table.of("substituted")
     assert other.ci_low < 0.5 < other.ci_high
@@ -164,7 +166,9 @@ def test_an_agent_that_asks_otherwise_than_it_did_is_told_what_is_different(tmp_
         AgentDivergedError,
         match=r"model request 0 of the agent is not the recorded one: messages/0/content",
     ):
-        credit.estimate(episode, credit.AgentPolicy(polite), estimator="value", steps=[1], n=2)
+        credit.estimate(
+            episode, credit.AgentPolicy(polite), estimator="value", steps=[1], n_rollouts=2
+        )
 
 
 def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -> None:
@@ -192,11 +196,15 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
 
     episode = record(tmp_path, agent)
     assert asked == ["clock", "model", "model"]
-    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=4)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n_rollouts=4)
     assert {row.value for row in table} == {1.0}
     later = len(asked)
     credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=4
+        episode,
+        credit.AgentPolicy(agent),
+        estimator="value",
+        steps=[episode.n_steps - 1],
+        n_rollouts=4,
     )
     assert len(asked) == later
 
@@ -228,7 +236,11 @@ def test_clients_that_record_by_themselves_are_answered_too(tmp_path: Path) -> N
     episode = record(tmp_path, agent)
     Client.chat.completions.n_asked = 0
     (row,) = credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", steps=[episode.n_steps - 1], n=2
+        episode,
+        credit.AgentPolicy(agent),
+        estimator="value",
+        steps=[episode.n_steps - 1],
+        n_rollouts=2,
     )
     assert (row.value, Client.chat.completions.n_asked) == (1.0, 0)
 
@@ -283,9 +295,9 @@ def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
         seen.append(len(context.made))
         return plan[len(context.made)] if len(context.made) < len(plan) else None
 
-    assert {row.value for row in credit.estimate(fork, follow, n=2).of("value")} == {1.0}
+    assert {row.value for row in credit.estimate(fork, follow, n_rollouts=2).of("value")} == {1.0}
     assert min(seen) == 1
-    table = credit.estimate(fork, credit.AgentPolicy(shouting), estimator="value", n=2)
+    table = credit.estimate(fork, credit.AgentPolicy(shouting), estimator="value", n_rollouts=2)
     assert {row.value for row in table} == {1.0}
 
 
@@ -308,7 +320,7 @@ def test_a_fork_in_the_midst_of_a_step_goes_on_from_there(tmp_path: Path) -> Non
     close_logs()
     fork = trajrec.open(tmp_path).episode(ep.id)
     (row,) = credit.estimate(
-        fork, credit.AgentPolicy(agent_that_chooses(50)), estimator="value", n=2
+        fork, credit.AgentPolicy(agent_that_chooses(50)), estimator="value", n_rollouts=2
     )
     assert (row.step, row.value) == (0, 1.0)
     assert fork.transcript.attempts[0].arguments == {"amount": 50}
@@ -335,7 +347,11 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
     while (episode := record(tmp_path, agent)).transcript.attempts[1].arguments != {"amount": 150}:
         continue
     before, after = credit.estimate(
-        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", steps=[1, 2], n=32
+        episode,
+        credit.AgentPolicy(agent, is_seeded=False),
+        estimator="value",
+        steps=[1, 2],
+        n_rollouts=32,
     )
     assert before.ci_low <= 0.5 <= before.ci_high
     assert after.value == 0.0
@@ -362,11 +378,13 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         return agent
 
     episode = record(tmp_path, agent_for("A"))
-    table = credit.estimate(episode, credit.AgentPolicy(agent_for("A")), estimator="value", n=2)
+    table = credit.estimate(
+        episode, credit.AgentPolicy(agent_for("A")), estimator="value", n_rollouts=2
+    )
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_invalid for row in table)
     (row,) = credit.estimate(
-        episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n=2
+        episode, credit.AgentPolicy(agent_for("B")), estimator="value", steps=[0], n_rollouts=2
     )
     assert row.n_invalid == 2
     assert called == ["A"]
@@ -382,7 +400,7 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         credit.AgentPolicy(agent_for("A")),
         estimator="value",
         steps=[0],
-        n=2,
+        n_rollouts=2,
     )
     assert row.n_invalid == 2
 
@@ -427,7 +445,7 @@ def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path
 
     episode = record(tmp_path, agent)
     table = credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", n=2, merge_rollouts=False
+        episode, credit.AgentPolicy(agent), estimator="value", n_rollouts=2, merge_rollouts=False
     )
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_invalid for row in table)
@@ -446,7 +464,9 @@ def test_a_change_that_an_agent_catches_is_told_all_the_same(tmp_path: Path) -> 
 
     what = rf"episode {episode.id}: call 0 of the agent is deposit\(\{{'amount': 1\}}\), and was"
     with pytest.raises(AgentDivergedError, match=what):
-        credit.estimate(episode, credit.AgentPolicy(other), estimator="value", steps=[1], n=2)
+        credit.estimate(
+            episode, credit.AgentPolicy(other), estimator="value", steps=[1], n_rollouts=2
+        )
 
 
 def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
@@ -472,7 +492,7 @@ def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
     episode = record(tmp_path, agent)
     assert episode.n_steps == 4
     n_asked = 0
-    table = credit.estimate(episode, credit.AgentPolicy(agent, is_seeded=False), n=2)
+    table = credit.estimate(episode, credit.AgentPolicy(agent, is_seeded=False), n_rollouts=2)
     assert {row.value for row in table.of("value")} == {1.0}
     assert not [note for note in table.notes if "cut" in note]
     assert table.env_steps == 2 * 2 * (5 + 4 + 3 + 2)  # each, and to stop
@@ -480,7 +500,7 @@ def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
         2 + 1 + 1
     )  # those of values, and those after a recorded step
     (row,) = credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2, max_steps=2
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n_rollouts=2, max_steps=2
     )
     assert row.value == 0.0  # cut before the step that pays
 
@@ -507,7 +527,9 @@ def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> Non
         ep.call("withdraw")
 
     episode = record(tmp_path, agent, Posted())
-    (row,) = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Posted)
+    (row,) = credit.estimate(
+        episode, credit.AgentPolicy(agent), estimator="value", n_rollouts=2, env=Posted
+    )
     assert (row.value, row.n_invalid, Posted.sent) == (1.0, 0, 2)
 
 
@@ -535,11 +557,11 @@ def test_arguments_are_compared_as_they_are_recorded(tmp_path: Path, extra: Any)
     first = ("deposit", {"amount": np.array([60, 40]), "api_key": extra})
     agent = agent_of_calls(first, *WON[1:])
     episode = record(tmp_path, agent, Loose())
-    table = credit.estimate(episode, credit.AgentPolicy(agent), n=2, env=Loose)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), n_rollouts=2, env=Loose)
     assert {row.value for row in table.of("value")} == {1.0}
     other = agent_of_calls(("deposit", {"amount": np.array([60, 41]), "api_key": extra}), *WON[1:])
     with pytest.raises(AgentDivergedError, match="call 0 of the agent is deposit") as found:
-        credit.estimate(episode, credit.AgentPolicy(other), n=2, env=Loose)
+        credit.estimate(episode, credit.AgentPolicy(other), n_rollouts=2, env=Loose)
     assert SECRET not in str(found.value)
 
 
@@ -564,7 +586,7 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
         except ConnectionError:
             continue
     table = credit.estimate(
-        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
+        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n_rollouts=32
     )
     before, at = table
     for row in (before, at):
@@ -579,7 +601,9 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
     with pytest.raises(RuntimeError):
         record(tmp_path / "b", after_its_calls)
     episode = next(trajrec.open(tmp_path / "b").episodes())
-    table = credit.estimate(episode, credit.AgentPolicy(after_its_calls), estimator="value", n=2)
+    table = credit.estimate(
+        episode, credit.AgentPolicy(after_its_calls), estimator="value", n_rollouts=2
+    )
     assert all((row.n, row.n_invalid) == (0, 2) for row in table)
     assert "gave up" in "".join(table.notes)
 
@@ -596,9 +620,11 @@ def test_to_stop_is_an_alternative(tmp_path: Path) -> None:
         {"by": credit.AgentPolicy(lambda ep: None)},
         {"by": lambda context: None},
     ):
-        table = credit.counterfactual(episode, credit.AgentPolicy(agent), 0, n=2, **alternative)  # type: ignore[arg-type]
+        table = credit.counterfactual(
+            episode, credit.AgentPolicy(agent), 0, n_rollouts=2, **alternative
+        )  # type: ignore[arg-type]
         assert table.of("effect")[0].value == -1.0
-    found = credit.counterfactual(episode, credit.AgentPolicy(agent), 1, n=2, action=None)
+    found = credit.counterfactual(episode, credit.AgentPolicy(agent), 1, n_rollouts=2, action=None)
     assert found.of("substituted")[0].value == 0.0
 
 
@@ -633,7 +659,7 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
     closed.clear()
     is_rolling = True
     before, at = credit.estimate(
-        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n=32
+        episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n_rollouts=32
     )
     assert len(closed) == 64
     assert before.ci_low <= 0.5 <= before.ci_high
@@ -652,7 +678,9 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         AgentDivergedError,
         match="model request 0 of the agent: its answer was streamed, and closed when",
     ):
-        credit.estimate(episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n=2)
+        credit.estimate(
+            episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n_rollouts=2
+        )
 
 
 def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
@@ -694,7 +722,12 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
     episode = record(tmp_path, agent, Slow())
     n_asked = 0
     table = credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", n=2, env=Slow, merge_rollouts=False
+        episode,
+        credit.AgentPolicy(agent),
+        estimator="value",
+        n_rollouts=2,
+        env=Slow,
+        merge_rollouts=False,
     )
     assert {row.value for row in table} == {1.0}
     assert n_asked == 2 * episode.n_steps
@@ -709,7 +742,7 @@ def test_a_tool_need_not_be_a_function(tmp_path: Path) -> None:
 
     agent = agent_of_calls(*WON, before=lambda ep: ep.tool(Ask())(50, 2, 3))
     episode = record(tmp_path, agent)
-    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n=2)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n_rollouts=2)
     assert {(row.value, row.n_invalid) for row in table} == {(1.0, 0)}
 
 
@@ -739,13 +772,17 @@ def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Pa
         return "150"
 
     short = record(tmp_path / "b", plain)
-    table = credit.counterfactual(short, credit.AgentPolicy(plain, is_seeded=False), 1, by=by, n=4)
+    table = credit.counterfactual(
+        short, credit.AgentPolicy(plain, is_seeded=False), 1, by=by, n_rollouts=4
+    )
     assert table.of("kept")[0].value == 0.0
     assert table.of("substituted")[0].value == 1.0
     with pytest.raises(
         AgentDivergedError, match="model request 1 of the agent is not the recorded one"
     ):
-        credit.counterfactual(short, credit.AgentPolicy(plain, is_seeded=False), 2, by=by, n=4)
+        credit.counterfactual(
+            short, credit.AgentPolicy(plain, is_seeded=False), 2, by=by, n_rollouts=4
+        )
 
 
 def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
@@ -780,7 +817,7 @@ def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
             credit.AgentPolicy(fickle),
             estimator="value",
             steps=[0],
-            n=2,
+            n_rollouts=2,
         )
 
 

@@ -96,17 +96,19 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(
 ) -> None:
     (tmp_path / "drivers.py").write_text(DRIVER)
     episode = chain(tmp_path / "runs", 8, 3)
-    found = credit.point_of_no_return(episode, lambda observation: SPOIL, n=4)
+    found = credit.point_of_no_return(episode, lambda observation: SPOIL, n_rollouts=4)
     assert found.step is None
     assert str(found).startswith("It could not be won from the beginning")
-    abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n=8)
+    abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n_rollouts=8)
     assert abrupt.step == 4
     assert (
         "Its action there lost it: with that action in other scenarios it wins 0 of 8 times"
         in str(abrupt)
     )
     with pytest.raises(ValueError, match="was won"):
-        credit.point_of_no_return(episode, lambda observation: WORK, n=4, success=lambda env: True)
+        credit.point_of_no_return(
+            episode, lambda observation: WORK, n_rollouts=4, success=lambda env: True
+        )
 
 
 def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
@@ -267,7 +269,7 @@ def test_step_labels_are_those_of_the_rollouts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     episode = chain(tmp_path, 6, 2)
-    credit.estimate(episode, lambda observation: WORK, n=4)
+    credit.estimate(episode, lambda observation: WORK, n_rollouts=4)
     target = tmp_path / "labels.parquet"
     assert main(["export", str(tmp_path), "prm", "-o", str(target)]) == 0
     ((prompt, completions, labels, soft, n),) = duckdb.sql(
@@ -288,13 +290,13 @@ def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
     record(gym.make("CartPole-v1"), tmp_path / "runs", 1)
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes()
-        credit.estimate(episode, "random", n=2)
+        credit.estimate(episode, "random", n_rollouts=2)
         assert main(["export", runs, "prm", "-o", target]) == 0
         assert (
             "all labels are true where no check was given: won is taken to be a return above 0"
             in capsys.readouterr().err
         )
-        credit.estimate(episode, "random", n=2, success="truncated")
+        credit.estimate(episode, "random", n_rollouts=2, success="truncated")
         assert main(["export", runs, "prm", "-o", target]) == 0
         assert "--success" not in capsys.readouterr().err
     assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
@@ -320,7 +322,7 @@ def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
             plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
             return plan[context.step] if context.step < len(plan) else None
 
-        credit.counterfactual(episode, follow, 1, action=("choose", {"amount": 50}), n=8)
+        credit.counterfactual(episode, follow, 1, action=("choose", {"amount": 50}), n_rollouts=8)
         target = tmp_path / "pairs.jsonl"
         assert credit.export(corpus, "dpo", target) == 1
     row = json.loads(target.read_text())
@@ -360,8 +362,8 @@ def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
 ) -> None:
     episodes = [chain(tmp_path / str(k), 4, 1) for k in range(8)]
     for episode in episodes:
-        credit.estimate(episode, lambda observation: WORK, n=2)
-        credit.counterfactual(episode, lambda observation: WORK, 1, action=WORK, n=4)
+        credit.estimate(episode, lambda observation: WORK, n_rollouts=2)
+        credit.counterfactual(episode, lambda observation: WORK, 1, action=WORK, n_rollouts=4)
     alive: weakref.WeakSet[Episode] = weakref.WeakSet()
     most = [0]
     load = trajrec.Corpus._load

@@ -53,7 +53,7 @@ def flat(tables: list[credit.CreditTable], estimator: str) -> Any:
 
 def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
     episodes = record(tmp_path, 12, size=6)
-    tables = credit.pooled_advantages(episodes, COIN, n=8)
+    tables = credit.pooled_advantages(episodes, COIN, n_rollouts=8)
     true = np.concatenate(truths(episodes, NoisyKey(size=6)))
     assert np.corrcoef(flat(tables, "pooled"), true)[0, 1] > 0.98
     rows = [row for table in tables for row in table.of("pooled")]
@@ -66,7 +66,9 @@ def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_pooled_visits_are_the_same_in_two_processes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 4, size=4)
-    alone, apart = (credit.pooled_advantages(episodes, COIN, n=4, jobs=jobs) for jobs in (1, 2))
+    alone, apart = (
+        credit.pooled_advantages(episodes, COIN, n_rollouts=4, jobs=jobs) for jobs in (1, 2)
+    )
     assert flat(alone, "pooled").tolist() == flat(apart, "pooled").tolist()
 
 
@@ -107,7 +109,7 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
 ) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
     make = functools.partial(Jammed, loses_all)
-    (table,) = credit.pooled_advantages([episode], COIN, n=16, env=make, restore=restore)
+    (table,) = credit.pooled_advantages([episode], COIN, n_rollouts=16, env=make, restore=restore)
     assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
     assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])
@@ -122,30 +124,36 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
 
 def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
-    table = credit.estimate(episode, COIN, n=8, env=Jammed)
+    table = credit.estimate(episode, COIN, n_rollouts=8, env=Jammed)
     assert [np.isnan(row.value) for row in table.of("value")] == [False, True, True, True]
     assert all(np.isnan(row.value) for row in table.of("advantage"))
     assert table.split is None
     for table in (
-        credit.shapley_values(episode, COIN, m=2, env=Jammed),
-        credit.counterfactual(episode, COIN, 2, n=4, env=Jammed),
+        credit.shapley_values(episode, COIN, n_permutations=2, env=Jammed),
+        credit.counterfactual(episode, COIN, 2, n_rollouts=4, env=Jammed),
     ):
         assert all(np.isnan(row.value) and row.ci_method == "none" for row in table)
         assert "came to nothing" in "".join(table.notes)
-    found = credit.decisive_step(episode, COIN, n=4, n_max=4, env=functools.partial(Jammed, True))
+    found = credit.decisive_step(
+        episode, COIN, n_rollouts=4, max_rollouts=4, env=functools.partial(Jammed, True)
+    )
     assert found.step is None
 
 
 def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 3, size=3)
-    whole = credit.pooled_advantages(episodes, COIN, n=2)
-    short = credit.pooled_advantages(episodes, COIN, n=32, budget=credit.Budget(env_steps=1))
+    whole = credit.pooled_advantages(episodes, COIN, n_rollouts=2)
+    short = credit.pooled_advantages(
+        episodes, COIN, n_rollouts=32, budget=credit.Budget(env_steps=1)
+    )
     assert [row.value for table in short for row in table] == [
         row.value for table in whole for row in table
     ]
     assert all(table.notes[0].endswith("2 of 32 rollouts a step") for table in short)
-    enough = credit.pooled_advantages(episodes, COIN, n=32, budget=credit.Budget(env_steps=10**6))
-    unlimited = credit.pooled_advantages(episodes, COIN, n=32)
+    enough = credit.pooled_advantages(
+        episodes, COIN, n_rollouts=32, budget=credit.Budget(env_steps=10**6)
+    )
+    unlimited = credit.pooled_advantages(episodes, COIN, n_rollouts=32)
     assert flat(enough, "pooled") == pytest.approx(flat(unlimited, "pooled"))
     assert [table.notes for table in enough] == [()] * 3
 
@@ -162,7 +170,7 @@ def test_the_visits_of_one_episode_are_let_go_before_those_of_the_next(tmp_path:
         alive[1:] = max(alive[:2]), alive[2] + 1
         return Action(rng.integers(2))
 
-    credit.pooled_advantages(record(tmp_path, 8, size=3), take, n=4)
+    credit.pooled_advantages(record(tmp_path, 8, size=3), take, n_rollouts=4)
     assert alive[1] < alive[2] / 3
 
 
@@ -238,7 +246,7 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
     (episode,) = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM credit").fetchall() == [(0,)]
-        table = credit.estimate(episode, COIN, n=8)
+        table = credit.estimate(episode, COIN, n_rollouts=8)
         query = (
             "SELECT step, value, ci_low, ci_high FROM credit "
             "WHERE episode_id = ? AND estimator = 'advantage' ORDER BY value LIMIT 5"
@@ -246,7 +254,7 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
         worst = sorted(table.of("advantage"), key=lambda row: row.value)[:5]
         found = corpus.sql(query, params=[episode.id]).fetchall()
         assert [row[1:] for row in found] == [(row.value, row.ci_low, row.ci_high) for row in worst]
-        credit.estimate(episode, COIN, n=16)
+        credit.estimate(episode, COIN, n_rollouts=16)
         assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
         latest = "SELECT DISTINCT n FROM latest_credit WHERE estimator = 'advantage'"
         assert corpus.sql(latest).fetchall() == [(16,)]
@@ -262,7 +270,7 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
     with trajrec.open(tmp_path) as again:  # from the index file
         assert again.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
-    nowhere = credit.estimate(episode, COIN, n=4, folder=None)
+    nowhere = credit.estimate(episode, COIN, n_rollouts=4, folder=None)
     with trajrec.open(tmp_path) as again:
         assert again.sql(
             "SELECT count(*) FROM credit WHERE run_id = ?", params=[nowhere.run_id]

@@ -89,11 +89,11 @@ def numbers(table: credit.CreditTable) -> list[Any]:
 
 def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
-    knowing = credit.estimate(episode, naming, n=64, env=Cups)
+    knowing = credit.estimate(episode, naming, n_rollouts=64, env=Cups)
     # It names the first cup, and the coin is there: looking is worth nothing to who knows.
     assert [row.value for row in knowing.of("value")] == [1.0, 1.0, 1.0]
     assert [row.value for row in knowing.of("advantage")] == [0.0, 0.0, -1.0]
-    seen = credit.estimate(episode, naming, n=64, env=Cups, resample_hidden=under_any)
+    seen = credit.estimate(episode, naming, n_rollouts=64, env=Cups, resample_hidden=under_any)
     value, advantage, luck = (seen.of(name) for name in ("value", "advantage", "luck"))
     assert all(row.ci_low <= 0.5 <= row.ci_high for row in value[:2])
     assert value[2].value == 1.0  # it was seen by then
@@ -122,7 +122,13 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
     def scan(**how: Any) -> list[Any]:
         return numbers(
             credit.estimate(
-                episode, careless, n=16, env=make, resample_hidden=under_any, folder=None, **how
+                episode,
+                careless,
+                n_rollouts=16,
+                env=make,
+                resample_hidden=under_any,
+                folder=None,
+                **how,
             )
         )
 
@@ -149,7 +155,7 @@ def test_every_estimator_of_forks_takes_it(tmp_path: Path) -> None:
     lost = credit.point_of_no_return(episode, naming, **how)
     assert lost.step == 3
     assert lost.before.estimand.endswith("; given what had been seen")
-    shares = credit.shapley_values(episode, naming, m=32, **how)
+    shares = credit.shapley_values(episode, naming, n_permutations=32, **how)
     assert shares[0].value == 0.0
 
 
@@ -170,7 +176,7 @@ def test_what_it_draws_elsewhere_is_noticed(tmp_path: Path) -> None:
         env.unwrapped.coin = next(elsewhere)
 
     episode = record(tmp_path, Cups, [WAIT, WAIT, 1], coin=0)
-    table = credit.estimate(episode, naming, n=8, env=Cups, resample_hidden=draw)
+    table = credit.estimate(episode, naming, n_rollouts=8, env=Cups, resample_hidden=draw)
     assert {row.noise for row in table} == {"fresh"}
 
 
@@ -209,14 +215,16 @@ def test_an_agents_world_may_hide_something_too(restore: Any, tmp_path: Path) ->
         ep.stop("done", claimed_done=True)
     close_logs()
     episode = trajrec.open(tmp_path).episode(ep.id)
-    assert {row.value for row in credit.estimate(episode, pay, n=4, env=Locked).of("value")} == {
-        0.0
-    }
-    table = credit.estimate(episode, pay, n=32, env=Locked, resample_hidden=move, restore=restore)
+    assert {
+        row.value for row in credit.estimate(episode, pay, n_rollouts=4, env=Locked).of("value")
+    } == {0.0}
+    table = credit.estimate(
+        episode, pay, n_rollouts=32, env=Locked, resample_hidden=move, restore=restore
+    )
     assert all(row.ci_low <= 0.5 <= row.ci_high for row in table.of("value"))
     assert {row.value for row in table.of("advantage")} == {0.0}
     whole = credit.estimate(
-        episode, pay, n=32, env=Locked, resample_hidden=move, merge_rollouts=False
+        episode, pay, n_rollouts=32, env=Locked, resample_hidden=move, merge_rollouts=False
     )
     assert numbers(table) == numbers(whole)
 
@@ -242,7 +250,7 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
             credit.estimate(
                 episode,
                 go,
-                n=4,
+                n_rollouts=4,
                 steps=[5],
                 estimator="value",
                 resample_hidden=freeze,
@@ -250,7 +258,7 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
                 folder=None,
             )  # type: ignore[arg-type]
     how: Any = {"resample_hidden": freeze, "restore": "os_fork", "folder": None}
-    (row,) = credit.estimate(episode, go, n=32, steps=[5], estimator="value", **how)
+    (row,) = credit.estimate(episode, go, n_rollouts=32, steps=[5], estimator="value", **how)
     assert row.ci_low < 0.5 < row.ci_high
 
 
@@ -267,6 +275,6 @@ def test_steps_that_the_log_has_lost_are_not_shifted(tmp_path: Path) -> None:
         (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
     ]
     with pytest.raises(ReplayError, match="the log has lost step 10"):
-        credit.counterfactual(episode, "random", 2, action=0, rest="recorded", n=2)
+        credit.counterfactual(episode, "random", 2, action=0, rest="recorded", n_rollouts=2)
     with pytest.raises(ReplayError, match="the log has lost step 10"):
-        credit.estimate(episode, "random", n=2, steps=[0], noise="recorded")
+        credit.estimate(episode, "random", n_rollouts=2, steps=[0], noise="recorded")

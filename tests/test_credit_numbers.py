@@ -97,23 +97,23 @@ def at_goal(env: Any) -> bool:
 
 
 CASES: dict[str, tuple[str, Any, dict[str, Any]]] = {
-    "lake-shared": ("lake", wander, {"n": 8, "noise": "shared", "seed": 7}),
-    "lake-fresh": ("lake", wander, {"n": 8, "noise": "fresh", "seed": 7}),
-    "lake-recorded": ("lake", wander, {"n": 8, "noise": "recorded", "seed": 7}),
-    "lake-success": ("lake", wander, {"n": 4, "success": at_goal, "steps": [0, 1, 2]}),
-    "jack": ("jack", "random", {"n": 16, "seed": 1}),
-    "jack-drawn": ("jack", "random", {"n": 16, "seed": 1, "resample_hidden": draw_card}),
+    "lake-shared": ("lake", wander, {"n_rollouts": 8, "noise": "shared", "seed": 7}),
+    "lake-fresh": ("lake", wander, {"n_rollouts": 8, "noise": "fresh", "seed": 7}),
+    "lake-recorded": ("lake", wander, {"n_rollouts": 8, "noise": "recorded", "seed": 7}),
+    "lake-success": ("lake", wander, {"n_rollouts": 4, "success": at_goal, "steps": [0, 1, 2]}),
+    "jack": ("jack", "random", {"n_rollouts": 16, "seed": 1}),
+    "jack-drawn": ("jack", "random", {"n_rollouts": 16, "seed": 1, "resample_hidden": draw_card}),
     "lake-discounted": (
         "lake",
         wander,
-        {"n": 16, "gamma": 0.9, "steps": [2, 3, 4], "seed": 2},
+        {"n_rollouts": 16, "gamma": 0.9, "steps": [2, 3, 4], "seed": 2},
     ),
     "lake-fresh-discounted": (
         "lake",
         "random",
-        {"n": 16, "gamma": 0.5, "steps": [3, 4], "noise": "fresh", "seed": 11},
+        {"n_rollouts": 16, "gamma": 0.5, "steps": [3, 4], "noise": "fresh", "seed": 11},
     ),
-    "bank": ("bank", gamble, {"n": 8, "seed": 5}),
+    "bank": ("bank", gamble, {"n_rollouts": 8, "seed": 5}),
 }
 
 EXPECTED = {
@@ -162,7 +162,7 @@ def test_estimates_are_those_of_the_first_version(case: str, episodes: dict[str,
 
 
 def test_shapley_rollouts_are_those_of_the_first_version(episodes: dict[str, Episode]) -> None:
-    table = credit.shapley_values(episodes["lake"], wander, m=4, folder=None, seed=1)
+    table = credit.shapley_values(episodes["lake"], wander, n_permutations=4, folder=None, seed=1)
     assert digest(rollouts_of(table)) == "61ebfb23e9c4541a"
 
 

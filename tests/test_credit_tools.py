@@ -92,7 +92,7 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
     def numbers(**kwargs: Any) -> Any:
         return [
             (e.step, e.estimator, e.value, e.ci_low, e.ci_high)
-            for e in credit.estimate(episode, gambler, n=16, **kwargs)
+            for e in credit.estimate(episode, gambler, n_rollouts=16, **kwargs)
         ]
 
     with pytest.raises(ValueError, match="no recorded noise"):
@@ -105,18 +105,20 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
 
 def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
-    by_action = credit.counterfactual(episode, gambler, 1, action=("choose", {"amount": 70}), n=16)
+    by_action = credit.counterfactual(
+        episode, gambler, 1, action=("choose", {"amount": 70}), n_rollouts=16
+    )
     assert by_action.of("effect")[0].value == 1.0
     assert by_action.of("flip")[0].value == 1.0
-    redrawn = credit.counterfactual(episode, gambler, 1, n=64)
+    redrawn = credit.counterfactual(episode, gambler, 1, n_rollouts=64)
     (flip,) = redrawn.of("flip")
     assert flip.ci_low <= 0.5 <= flip.ci_high
     by_policy = credit.counterfactual(
-        episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n=16
+        episode, gambler, 1, by=lambda context, rng: ("choose", {"amount": 10}), n_rollouts=16
     )
     assert by_policy.of("substituted")[0].value == 1.0
     last = credit.counterfactual(
-        episode, gambler, 2, action=[("choose", {"amount": 20}), ("withdraw", {})], n=16
+        episode, gambler, 2, action=[("choose", {"amount": 20}), ("withdraw", {})], n_rollouts=16
     )
     assert last.of("flip")[0].value == 1.0
     with pytest.raises(ValueError, match="one thing can be substituted"):
@@ -125,11 +127,11 @@ def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: 
 
 def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
-    whole = credit.counterfactual(episode, gambler, 1, n=4)
+    whole = credit.counterfactual(episode, gambler, 1, n_rollouts=4)
 
     def within(env_steps: int, **how: Any) -> credit.CreditTable:
         return credit.counterfactual(
-            episode, gambler, 1, n=64, budget=credit.Budget(env_steps=env_steps), **how
+            episode, gambler, 1, n_rollouts=64, budget=credit.Budget(env_steps=env_steps), **how
         )
 
     assert [row.n for row in within(1)] == [2] * 4
@@ -150,9 +152,9 @@ def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
         return 2 if observation[1] else 0
 
     episode = chain(tmp_path, 4, 1)
-    shown = credit.counterfactual(episode, careful, 2, observation=np.array([2, 0]), n=4)
+    shown = credit.counterfactual(episode, careful, 2, observation=np.array([2, 0]), n_rollouts=4)
     assert shown.of("substituted")[0].value == 1.0  # it repairs at the last step
-    blind = credit.counterfactual(episode, careful, 3, observation=np.array([3, 0]), n=4)
+    blind = credit.counterfactual(episode, careful, 3, observation=np.array([3, 0]), n_rollouts=4)
     assert blind.of("substituted")[0].value == 0.0
 
 
@@ -179,7 +181,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
         plan = [LOST[0], ("post", {"text": text}), ("choose", {"amount": 50}), LOST[2]]
         return plan[context.step] if context.step < len(plan) else None
 
-    table = credit.estimate(episode, posting, n=32, env=Posted)
+    table = credit.estimate(episode, posting, n_rollouts=32, env=Posted)
     assert Posted.sent == 1  # nothing was posted again
     value = table.of("value")[0]
     assert value.n_invalid > 5
@@ -188,7 +190,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     assert "reaches beyond the world" in "".join(table.notes)
 
     nothing = credit.counterfactual(
-        episode, posting, 1, action=("post", {"text": "other"}), n=8, env=Posted
+        episode, posting, 1, action=("post", {"text": "other"}), n_rollouts=8, env=Posted
     )
     (other,) = nothing.of("substituted")
     assert (other.n, other.n_invalid) == (0, 8)
@@ -204,7 +206,9 @@ def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Pa
     episode = record(tmp_path, Mute(), LOST)
     with pytest.raises(ReplayError, match="give success="):
         credit.estimate(episode, gambler, env=Mute)
-    table = credit.estimate(episode, gambler, env=Mute, success=lambda world: world.has_paid, n=8)
+    table = credit.estimate(
+        episode, gambler, env=Mute, success=lambda world: world.has_paid, n_rollouts=8
+    )
     assert table.split is not None
 
 
@@ -224,7 +228,7 @@ def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
     def follow(context: Any, rng: np.random.Generator) -> Any:
         return plan[context.step] if context.step < len(plan) else None
 
-    found = credit.decisive_step(episode, follow, n=8)
+    found = credit.decisive_step(episode, follow, n_rollouts=8)
     assert found.step == 1
 
 
@@ -243,11 +247,11 @@ def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path,
     def follow(context: Any) -> Any:
         return plan[context.step] if context.step < len(plan) else None
 
-    table = credit.estimate(episode, follow, n=4, env=Popper, **how)
+    table = credit.estimate(episode, follow, n_rollouts=4, env=Popper, **how)
     assert {row.value for row in table.of("value")} == {1.0}
     assert plan[1] == ("choose", {"amount": 50})
     assert (
-        credit.counterfactual(episode, follow, 1, action=plan[1], n=4, env=Popper)
+        credit.counterfactual(episode, follow, 1, action=plan[1], n_rollouts=4, env=Popper)
         .of("effect")[0]
         .value
         == 0.0
@@ -268,22 +272,26 @@ def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
 
     episode = record(tmp_path, Bank(), LOST)
     (value,) = credit.estimate(
-        episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n=2
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n_rollouts=2
     )
     assert value.value == 1.0
     found = credit.counterfactual(
-        episode, credit.AgentPolicy(agent), 0, n=2, by=credit.AgentPolicy(agent)
+        episode, credit.AgentPolicy(agent), 0, n_rollouts=2, by=credit.AgentPolicy(agent)
     )
     assert found.of("substituted")[0].value == 1.0
     with pytest.raises(
         AgentDivergedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"
     ):
-        credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", steps=[2], n=2)
+        credit.estimate(
+            episode, credit.AgentPolicy(agent), estimator="value", steps=[2], n_rollouts=2
+        )
 
 
 @pytest.mark.parametrize("method", ["drop", "bayes", "bisect", "halving"])
 def test_a_final_fault_is_found_by_every_method(method: Any, tmp_path: Path) -> None:
-    found = credit.decisive_step(chain(tmp_path, 32, 13), RepairingPolicy(0.0), method=method, n=8)
+    found = credit.decisive_step(
+        chain(tmp_path, 32, 13), RepairingPolicy(0.0), method=method, n_rollouts=8
+    )
     assert found.step == 13
     if method == "bisect":
         assert found.n_rollouts == 8 * 5 + 2 * 8
@@ -296,11 +304,13 @@ def test_a_fault_that_is_often_repaired_is_found_where_a_hard_search_is_lost(
     policy = RepairingPolicy(0.05)
     assert credit.decisive_step(episode, policy, method="drop").step == 5
     assert credit.decisive_step(episode, policy, method="bayes").step == 5
-    assert credit.decisive_step(episode, policy, method="bisect", n=8).likeliest > 5
+    assert credit.decisive_step(episode, policy, method="bisect", n_rollouts=8).likeliest > 5
 
 
 def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
-    found = credit.decisive_step(chain(tmp_path, 32, 2), RepairingPolicy(0.3), n=8, n_max=16)
+    found = credit.decisive_step(
+        chain(tmp_path, 32, 2), RepairingPolicy(0.3), n_rollouts=8, max_rollouts=16
+    )
     assert found.step is None
     assert "16 scenarios do not tell the steps apart" in found.why
     assert str(found).startswith("undecided")
@@ -312,7 +322,10 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     )
     assert found.table.notes[0].startswith(f"undecided among steps {named}")
     spent = credit.decisive_step(
-        chain(tmp_path / "b", 8, 2), RepairingPolicy(0.3), n=8, budget=credit.Budget(env_steps=10)
+        chain(tmp_path / "b", 8, 2),
+        RepairingPolicy(0.3),
+        n_rollouts=8,
+        budget=credit.Budget(env_steps=10),
     )
     assert spent.step is None
     assert "budget does not reach further" in spent.why
@@ -330,23 +343,29 @@ def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
     policy = credit.TabularPolicy([[0.7, 0.3]], state=lambda observation: 0)
-    table = credit.shapley_values(episode, policy, m=128, seed=1)
+    table = credit.shapley_values(episode, policy, n_permutations=128, seed=1)
     assert [row.step for row in table if row.value > 0.1] == [2, 5]
     assert all(row.ci_low <= 0.455 <= row.ci_high for row in (table[2], table[5]))
     assert sum(row.value for row in table) == pytest.approx(1 - 0.09, abs=0.12)
-    together = credit.shapley_values(episode, policy, segments=[(0, 1, 2), (3, 4, 5), (6, 7)], m=32)
+    together = credit.shapley_values(
+        episode, policy, segments=[(0, 1, 2), (3, 4, 5), (6, 7)], n_permutations=32
+    )
     assert [row.step for row in together] == [0, 3, 6]
     assert together[2].value == 0
     with pytest.raises(IndexError, match="a segment must have steps"):
         credit.shapley_values(episode, policy, segments=[(99,)])
-    apart = credit.shapley_values(episode, policy, m=8, jobs=3)
+    apart = credit.shapley_values(episode, policy, n_permutations=8, jobs=3)
     assert [row.value for row in apart] == [
-        row.value for row in credit.shapley_values(episode, policy, m=8)
+        row.value for row in credit.shapley_values(episode, policy, n_permutations=8)
     ]
-    whole = credit.shapley_values(episode, policy, m=8, merge_rollouts=False)
+    whole = credit.shapley_values(episode, policy, n_permutations=8, merge_rollouts=False)
     assert [row.value for row in whole] == [row.value for row in apart]
-    assert whole.env_steps > 1.2 * credit.shapley_values(episode, policy, m=8).env_steps
-    short = credit.shapley_values(episode, policy, m=64, budget=credit.Budget(env_steps=10))
+    assert (
+        whole.env_steps > 1.2 * credit.shapley_values(episode, policy, n_permutations=8).env_steps
+    )
+    short = credit.shapley_values(
+        episode, policy, n_permutations=64, budget=credit.Budget(env_steps=10)
+    )
     assert "2 of 64 pairs of orders" in short.notes[0]
 
 

@@ -788,8 +788,10 @@ def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="has a reward of its own: say with success= what winning is"
     ):
-        credit.estimate(episode, "random", n=2)
-    found = credit.estimate(episode, "random", n=4, steps=[0, 2], success=first_wins, folder=None)
+        credit.estimate(episode, "random", n_rollouts=2)
+    found = credit.estimate(
+        episode, "random", n_rollouts=4, steps=[0, 2], success=first_wins, folder=None
+    )
     assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
 
 

@@ -134,7 +134,13 @@ def test_states_that_only_the_sandbox_knows_are_not_taken_for_one(episode: Any) 
     some = lambda observation, rng: int(rng.random() < 0.7)  # noqa: E731
     tables = [
         credit.estimate(
-            episode, some, n=8, steps=[36, 37], env=Outside, merge_rollouts=memo, folder=None
+            episode,
+            some,
+            n_rollouts=8,
+            steps=[36, 37],
+            env=Outside,
+            merge_rollouts=memo,
+            folder=None,
         )
         for memo in (True, False)
     ]

@@ -47,7 +47,7 @@ def max_drop(cases: list[tuple[Episode, int]], rate: float, n: int) -> tuple[flo
     """Return how often the largest V(k) - V(k + 1) in shared scenarios is the fault's, and the steps taken an episode."""
     policy, hit, steps = RepairingPolicy(rate), [], 0
     for k, (episode, fault) in enumerate(cases):
-        table = estimate(episode, policy, estimator="delta", n=n, seed=k)
+        table = estimate(episode, policy, estimator="delta", n_rollouts=n, seed=k)
         hit.append(int(np.argmin([row.value for row in table.of("delta")])) == fault)
         steps += table.env_steps
     return float(np.mean(hit)), steps / len(cases)

@@ -38,7 +38,7 @@ def p5(n: int = 20_000) -> list[Criterion]:
     found = []
     variances = {}
     for noise in ("fresh", "shared"):
-        table = counterfactual(episode, policy, 0, action=0, n=n, noise=noise)  # type: ignore[arg-type]
+        table = counterfactual(episode, policy, 0, action=0, n_rollouts=n, noise=noise)  # type: ignore[arg-type]
         kept, other = (
             np.array([r.episode_return for r in rollouts]) for _, _, rollouts in table.arms
         )
@@ -106,21 +106,24 @@ def p7(repeats: int = 150, m: int = 256) -> list[Criterion]:
         truth = true_shapley(rule, actions)
         covered = np.zeros(len(actions))
         for repeat in range(repeats):
-            rows = shapley_values(episode, policy, m=32, seed=repeat)
+            rows = shapley_values(episode, policy, n_permutations=32, seed=repeat)
             covered += [
                 row.ci_low - 1e-9 <= t <= row.ci_high + 1e-9
                 for row, t in zip(rows, truth, strict=True)
             ]
-        large = shapley_values(episode, policy, m=m, seed=10_000)
+        large = shapley_values(episode, policy, n_permutations=m, seed=10_000)
         none = {"pivot": ON, "and": ON * ON, "or": 1 - (1 - ON) ** 2}[rule]
         at = [k for k, share in enumerate(truth) if share > 0.01]
         worst = max(abs(large[k].value - truth[k]) for k in range(len(truth)))
         left_out = [
-            -counterfactual(episode, policy, k, rest="recorded", n=256)[2].value for k in at
+            -counterfactual(episode, policy, k, rest="recorded", n_rollouts=256)[2].value
+            for k in at
         ]
         deltas = [
             row.value
-            for row in estimate(episode, policy, estimator="delta", n=512, steps=at).of("delta")
+            for row in estimate(episode, policy, estimator="delta", n_rollouts=512, steps=at).of(
+                "delta"
+            )
         ]
         found += [
             at_least(

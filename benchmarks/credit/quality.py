@@ -105,7 +105,7 @@ def estimators(
     def by_scan(estimator: Any, n: int, **how: Any) -> Callable[[], tuple[list[list[float]], int]]:
         def run() -> tuple[list[list[float]], int]:
             tables = [
-                estimate(e, policy, estimator=estimator, n=n, seed=k, folder=None, **how)
+                estimate(e, policy, estimator=estimator, n_rollouts=n, seed=k, folder=None, **how)
                 for k, e in enumerate(episodes)
             ]
             return _values(tables, estimator), sum(table.env_steps for table in tables)
@@ -113,7 +113,7 @@ def estimators(
         return run
 
     def by_pool() -> tuple[list[list[float]], int]:
-        tables = pooled_advantages(episodes, policy, n=16, folder=None)
+        tables = pooled_advantages(episodes, policy, n_rollouts=16, folder=None)
         return _values(tables, "pooled"), sum(table.env_steps for table in tables)
 
     return {

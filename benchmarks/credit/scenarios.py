@@ -120,7 +120,7 @@ def _reached(what: str, values: Sequence[float], bar: float) -> Criterion:
 
 
 def _scan(episode: Any, truth: Any, noise: Any, seed: int) -> Any:
-    return estimate(episode, truth.policy, n=N, noise=noise, seed=seed, folder=None)
+    return estimate(episode, truth.policy, n_rollouts=N, noise=noise, seed=seed, folder=None)
 
 
 def chains() -> list[Criterion]:
@@ -158,7 +158,7 @@ def p10(n: int = 8) -> list[Criterion]:
     )
     for how in ways:
         try:
-            table = estimate(episode, truth.policy, n=n, folder=None, **how)
+            table = estimate(episode, truth.policy, n_rollouts=n, folder=None, **how)
         except MissingPackageError as exc:
             print(f"not compared: {how}: {exc}")
             continue
@@ -203,7 +203,7 @@ def costs() -> list[Criterion]:
     episodes = record(make, truth.policy, 60, seed=6)
     episode = min(episodes, key=lambda e: abs(e.n_steps - 100))
     start = time.perf_counter()
-    table = estimate(episode, truth.policy, n=64, jobs=2, folder=None)
+    table = estimate(episode, truth.policy, n_rollouts=64, jobs=2, folder=None)
     lake = time.perf_counter() - start
     found = [
         at_most(
@@ -215,7 +215,7 @@ def costs() -> list[Criterion]:
     pole = record(lambda: gym.make("CartPole-v1", max_episode_steps=200), Network(), 8)
     longest = max(pole, key=lambda e: e.n_steps)
     start = time.perf_counter()
-    table = estimate(longest, Network(), n=16, jobs=2, folder=None)
+    table = estimate(longest, Network(), n_rollouts=16, jobs=2, folder=None)
     seconds = time.perf_counter() - start
     what = f"CartPole, {longest.n_steps} steps, n=16, a network, {table.env_steps:,} env steps: s"
     return [*found, at_most(what, seconds, 30.0)]

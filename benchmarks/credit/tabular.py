@@ -41,7 +41,7 @@ def value_criteria(
     rows, truths, errors = [], [], []
     for k, episode in enumerate(episodes):
         found = estimate(
-            episode, truth.policy, estimator="value", n=n, noise="fresh", seed=seed + k
+            episode, truth.policy, estimator="value", n_rollouts=n, noise="fresh", seed=seed + k
         ).of("value")
         true = [
             float(truth.values[row.step, s]) for row, s in zip(found, states(episode), strict=False)
@@ -90,7 +90,7 @@ def p2(cases: int = 400) -> list[Criterion]:
     found = value_criteria("P2 deterministic", truth, episodes, 16)
     rows, truths, luck, fresh, shared = [], [], [], [], []
     for k, episode in enumerate(episodes):
-        table = estimate(episode, truth.policy, n=64, seed=k)
+        table = estimate(episode, truth.policy, n_rollouts=64, seed=k)
         rows += table.of("advantage")
         truths += [
             truth.advantage(r.step, s, int(r.action))
@@ -101,7 +101,7 @@ def p2(cases: int = 400) -> list[Criterion]:
         fresh += [
             row.value
             for row in estimate(
-                episode, truth.policy, n=64, seed=k, noise="fresh", estimator="value"
+                episode, truth.policy, n_rollouts=64, seed=k, noise="fresh", estimator="value"
             )
         ]
     difference = np.array(fresh) - np.array(shared)
@@ -124,8 +124,8 @@ def p3(cases: int = 600) -> list[Criterion]:
     v_rows, v_true, a_rows, a_true = [], [], [], []
     shared_sq, fresh_sq = [], []
     for k, episode in enumerate(episodes):
-        table = estimate(episode, truth.policy, n=64, seed=k)
-        other = estimate(episode, truth.policy, n=64, seed=k, noise="fresh")
+        table = estimate(episode, truth.policy, n_rollouts=64, seed=k)
+        other = estimate(episode, truth.policy, n_rollouts=64, seed=k, noise="fresh")
         true_v = [float(truth.values[step, s]) for step, s in enumerate(states(episode)[:-1])]
         true_a = [
             truth.advantage(step, s, int(a))
@@ -166,7 +166,7 @@ def p4(cases: int = 500) -> list[Criterion]:
                 episode,
                 truth.policy,
                 estimator="value",
-                n=64,
+                n_rollouts=64,
                 noise="fresh",
                 seed=k,
                 max_steps=limit,
@@ -204,7 +204,7 @@ def p8(cases: int = 1200) -> list[Criterion]:
                 episode,
                 truth.policy,
                 estimator="value",
-                n=16,
+                n_rollouts=16,
                 noise="recorded",
                 seed=1000 * k + step,
                 steps=[step],
@@ -270,7 +270,7 @@ def p9(n: int = 3000) -> list[Criterion]:
             luck += float(episode.rewards[k]) + after - truth.actions[k, s[k], int(a)]
         worst = max(worst, abs(episode.total_reward - truth.values[0, s[0]] - skill - luck))
     estimated = max(
-        _split_error(estimate(episode, truth.policy, n=8, seed=k))
+        _split_error(estimate(episode, truth.policy, n_rollouts=8, seed=k))
         for k, episode in enumerate(episodes[: n // 100])
     )
     return [

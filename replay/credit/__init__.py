@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from trajrec.replay.credit.results.estimates import CreditTable as CreditTable
     from trajrec.replay.credit.results.estimates import Estimate as Estimate
     from trajrec.replay.credit.results.estimates import SkillLuckSplit as SkillLuckSplit
-    from trajrec.replay.credit.results.plot import can_plot as can_plot
     from trajrec.replay.credit.results.plot import plot as plot
     from trajrec.replay.credit.sampling.agent_policy import AgentPolicy as AgentPolicy
     from trajrec.replay.credit.sampling.noise import Noise as Noise
@@ -48,7 +47,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "SkillLuckSplit": "trajrec.replay.credit.results.estimates:SkillLuckSplit",
         "StableBaselines3Policy": "trajrec.replay.forks.policies:StableBaselines3Policy",
         "TabularPolicy": "trajrec.replay.forks.policies:TabularPolicy",
-        "can_plot": "trajrec.replay.credit.results.plot:can_plot",
         "counterfactual": "trajrec.replay.credit.estimators.counterfactual:counterfactual",
         "decisive_step": "trajrec.replay.credit.estimators.decisive:decisive_step",
         "estimate": "trajrec.replay.credit.estimators.advantage:estimate",

@@ -36,17 +36,21 @@ def credit(arguments: argparse.Namespace) -> int:
     from trajrec.replay import credit as credits_
 
     if arguments.plot is not None:
-        credits_.can_plot(arguments.plot)
+        from trajrec.replay.credit.results.plot import check_file
+
+        check_file(arguments.plot)
     policy, how = _policy(arguments.policy), _how(arguments)
     budget = None if arguments.budget is None else credits_.Budget(env_steps=arguments.budget)
     with open_corpus(arguments.dir) as corpus, Progress("rolling out", " rollouts") as progress:
         how["progress"] = progress
         episode = corpus.episode(arguments.episode)
         if arguments.estimator == "shapley":
-            table = credits_.shapley_values(episode, policy, m=arguments.n, budget=budget, **how)
+            table = credits_.shapley_values(
+                episode, policy, n_permutations=arguments.n, budget=budget, **how
+            )
         elif arguments.estimator == "pooled":
             (table,) = credits_.pooled_advantages(
-                [episode], policy, n=arguments.n, budget=budget, **how
+                [episode], policy, n_rollouts=arguments.n, budget=budget, **how
             )
         else:
             some = (
@@ -56,7 +60,13 @@ def credit(arguments: argparse.Namespace) -> int:
             )
             kind = arguments.estimator
             table = credits_.estimate(
-                episode, policy, estimator=kind, n=arguments.n, budget=budget, **some, **how
+                episode,
+                policy,
+                estimator=kind,
+                n_rollouts=arguments.n,
+                budget=budget,
+                **some,
+                **how,
             )
     if arguments.json:
         _print_rows(table)
@@ -72,12 +82,14 @@ def bisect(arguments: argparse.Namespace) -> int:
     from trajrec.replay import credit as credits_
 
     if arguments.plot is not None:
-        credits_.can_plot(arguments.plot)
+        from trajrec.replay.credit.results.plot import check_file
+
+        check_file(arguments.plot)
     policy, how = _policy(arguments.policy), _how(arguments)
     with open_corpus(arguments.dir) as corpus, Progress("rolling out", " rollouts") as progress:
         how["progress"] = progress
         episode = corpus.episode(arguments.episode)
-        found = credits_.point_of_no_return(episode, policy, n=arguments.n, **how)
+        found = credits_.point_of_no_return(episode, policy, n_rollouts=arguments.n, **how)
     if arguments.json:
         _print_rows(found.table)
     else:

@@ -26,6 +26,15 @@ def to_json(value: Any) -> str:
     return _encode(_plain(value)).decode()
 
 
+def to_json_value(value: Any) -> Any:
+    """Return a value as Python's JSON types, by the same rules as `to_json`.
+
+    >>> to_json_value({"p": np.float64(0.5), "x": float("nan")})
+    {'p': 0.5, 'x': 'nan'}
+    """
+    return _plain(value)
+
+
 def to_canonical_json(value: Any) -> str:
     """Return a value as `to_json` does, with sorted keys: equal values give equal texts.
 

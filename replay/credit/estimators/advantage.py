@@ -42,7 +42,7 @@ def estimate(
     policy: Any,
     *,
     estimator: Estimator = "advantage",
-    n: int = 32,
+    n_rollouts: int = 32,
     steps: Iterable[int] | None = None,
     budget: Budget | None = None,
     **how: Unpack[RolloutOptions],
@@ -56,7 +56,7 @@ def estimate(
         estimator: "value": V(k), what the policy makes of the state before step k. "advantage": Q(k, a) - V(k), what the
             recorded action is better than the policy's, and the luck that came on top. "delta": r + V(k + 1) - V(k), both
             together.
-        n: Rollouts of each arm at each step.
+        n_rollouts: Rollouts of each arm at each step.
         steps: Which steps; all by default.
         budget: What it may take.
         how: See `RolloutOptions`.
@@ -68,8 +68,8 @@ def estimate(
         DivergenceError: The environment is not in the recorded state at a step: there is no credit to be had.
         ValueError: Something given is not what it must be.
     """
-    if n < 2:
-        raise ValueError(f"n must be at least 2, got {n!r}")
+    if n_rollouts < 2:
+        raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
     if estimator not in ("value", "delta", "advantage"):
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
     setting = RolloutConfig.from_options(policy, how, caller="estimate")
@@ -83,7 +83,7 @@ def estimate(
             f"episode {episode.id} can be scanned from step {there.start} to {there.stop - 1}, got {wanted[:1] + wanted[-1:]}"
         )
     with Sampler(episode, setting) as prober:
-        return _Scan(prober, estimator, wanted, n, budget).run(how)
+        return _Scan(prober, estimator, wanted, n_rollouts, budget).run(how)
 
 
 class _Scan:

@@ -36,7 +36,7 @@ def counterfactual(
     observation: Any = UNSET,
     by: Any = UNSET,
     rest: Literal["policy", "recorded"] = "policy",
-    n: int = 64,
+    n_rollouts: int = 64,
     budget: Budget | None = None,
     **how: Unpack[RolloutOptions],
 ) -> CreditTable:
@@ -51,7 +51,7 @@ def counterfactual(
         by: Another policy, which acts at the step.
         rest: After the step "policy" acts; or the "recorded" actions are taken as long as there are any: the difference is then
             the leave-one-out effect, or difference reward, of the step.
-        n: Rollouts of each arm.
+        n_rollouts: Rollouts of each arm.
         budget: What it may take.
         how: See `RolloutOptions`.
 
@@ -88,7 +88,7 @@ def counterfactual(
     arms: list[tuple[int, str, list[Rollout]]] = [(step, "kept", []), (step, "substituted", [])]
     meter = Meter(budget)
     with Sampler(episode, setting) as prober:
-        for part in meter.rounds(n):
+        for part in meter.rounds(n_rollouts):
             scenarios = [
                 setting.noise.scenarios(len(part), f"{step}/{arm}", part.start)
                 for _, arm, _ in arms

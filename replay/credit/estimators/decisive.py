@@ -109,8 +109,8 @@ def decisive_step(
     policy: Any,
     *,
     method: Method = "drop",
-    n: int = 32,
-    n_max: int = 2048,
+    n_rollouts: int = 32,
+    max_rollouts: int = 2048,
     confidence: float = 0.95,
     share: float = 1 / 3,
     budget: Budget | None = None,
@@ -122,8 +122,8 @@ def decisive_step(
         episode: From `Corpus.episode`.
         policy: See `scan`. What it makes of a step is what the recorded action is measured against.
         method: "drop", "bayes", "bisect" or "halving": see the module.
-        n: Rollouts of an arm at first ("drop"), or of a probe ("bisect", "halving"); and to confirm.
-        n_max: "drop" and "bayes" go on, with more scenarios, until one step is sure or an arm has had so many.
+        n_rollouts: Rollouts of an arm at first ("drop"), or of a probe ("bisect", "halving"); and to confirm.
+        max_rollouts: "drop" and "bayes" go on, with more scenarios, until one step is sure or an arm has had so many.
         confidence: What the probability of a step must reach.
         share: "drop" takes the earliest step whose effect is at least this share of the largest.
         budget: What it may take.
@@ -137,12 +137,16 @@ def decisive_step(
     """
     if method not in ("drop", "bayes", "bisect", "halving"):
         raise ValueError(f"method must be 'drop', 'bayes', 'bisect' or 'halving', got {method!r}")
-    if n < 2 or n_max < n:
-        raise ValueError(f"n must be at least 2 and n_max at least n, got {n} and {n_max}")
+    if n_rollouts < 2 or max_rollouts < n_rollouts:
+        raise ValueError(
+            f"n_rollouts must be in [2, max_rollouts], got {n_rollouts!r} and {max_rollouts!r}"
+        )
     with Sampler(
         episode, RolloutConfig.from_options(policy, how, caller="decisive_step")
     ) as prober:
-        return _Search(prober, n, n_max, confidence, share, budget, how).decide(method)
+        return _Search(prober, n_rollouts, max_rollouts, confidence, share, budget, how).decide(
+            method
+        )
 
 
 class _Search:
@@ -152,7 +156,7 @@ class _Search:
         self,
         prober: Sampler,
         n: int,
-        n_max: int,
+        max_rollouts: int,
         confidence: float,
         share: float,
         budget: Budget | None,
@@ -160,7 +164,12 @@ class _Search:
     ) -> None:
         self._prober, self._episode = prober, prober.episode
         self._how = how
-        self._n, self._n_max, self._confidence, self._share = n, n_max, confidence, share
+        self._n, self._max_rollouts, self._confidence, self._share = (
+            n,
+            max_rollouts,
+            confidence,
+            share,
+        )
         self._meter, self._n_rollouts = Meter(budget), 0
         self._samples: dict[tuple[int, str], list[Rollout]] = {}
         self._is_binary = True
@@ -195,7 +204,7 @@ class _Search:
             if n >= self._n and probabilities[best] >= self._confidence:
                 break
             spent = self._meter.spent(ahead=2.0)
-            if spent or n * 2 > self._n_max:
+            if spent or n * 2 > self._max_rollouts:
                 why = (
                     f"its budget does not reach further ({spent})"
                     if spent
@@ -281,7 +290,7 @@ class _Search:
         """Probe where it learns most about where the level changes."""
         model = changepoint.ChangePoint(self._last - self._first)
         n_batch = max(4, self._n // 8)
-        limit = self._n_max * max(1, math.ceil(math.log2(self._last - self._first + 1)) // 2)
+        limit = self._max_rollouts * max(1, math.ceil(math.log2(self._last - self._first + 1)) // 2)
         why = ""
         while True:
             probabilities = model.probabilities()
@@ -338,7 +347,9 @@ class _Search:
         """Try the step in scenarios that it was not found in: the largest of many effects looks larger than it is."""
         # Fixed before any of them is seen, from what the search found: an interval that is looked at again and again is none.
         n_confirm = (
-            min(max(needed, FEWEST), self._n) if why else min(max(needed, self._n), self._n_max)
+            min(max(needed, FEWEST), self._n)
+            if why
+            else min(max(needed, self._n), self._max_rollouts)
         )
         self._sample([(step, "redrawn", n_confirm), (step, "kept", n_confirm)], CONFIRM)
         redrawn, kept = self._arm(step, "redrawn"), self._arm(step, "kept")

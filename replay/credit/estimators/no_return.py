@@ -62,22 +62,23 @@ class PointOfNoReturn:
 
 
 def point_of_no_return(
-    episode: Episode, policy: Any, *, n: int = 32, **how: Unpack[RolloutOptions]
+    episode: Episode, policy: Any, *, n_rollouts: int = 32, **how: Unpack[RolloutOptions]
 ) -> PointOfNoReturn:
     """Find the step from which a failed episode could no longer be won, by bisection: n log2(T) rollouts.
 
     Args:
         episode: One that was lost.
         policy: See `scan`: it is this policy that could no longer win it.
-        n: Rollouts of each probe. What is won less often than in 1 of n may pass for lost.
+        n_rollouts: Rollouts of each probe. A step from which fewer than 1 in n_rollouts
+            continuations succeed may count as lost.
         how: See `RolloutOptions`; `success` says what winning is, where the return is not 0 or 1.
 
     Raises:
         DivergenceError: The environment is not in the recorded state at a step: nothing can be said.
         ValueError: The episode was won, or nothing says what winning is.
     """
-    if n < 2:
-        raise ValueError(f"n must be at least 2, got {n!r}")
+    if n_rollouts < 2:
+        raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
     with Sampler(
         episode, RolloutConfig.from_options(policy, how, caller="point_of_no_return")
     ) as prober:
@@ -96,7 +97,7 @@ def point_of_no_return(
 
         def roll(step: int, first: int, script: Script = ()) -> list[Rollout]:
             scenarios = prober.setting.noise.scenarios(
-                n, f"{step}/{'action' if script else 'value'}/{first}", first
+                n_rollouts, f"{step}/{'action' if script else 'value'}/{first}", first
             )
             return prober.run([SampleRequest(step, scenarios, script)])[0]
 
@@ -115,7 +116,7 @@ def point_of_no_return(
         found = {}
         for step in {lo, min(hi, episode.n_steps - 1)}:
             wins(step, CONFIRM)
-            found[step] = samples[step][-n:]
+            found[step] = samples[step][-n_rollouts:]
         rows = [_row(step, rollouts, prober) for step, rollouts in sorted(samples.items())]
         after = _row(hi, found[hi], prober) if hi in found else _end(hi, prober)
         arms = [(at, "value", rollouts) for at, rollouts in sorted(samples.items())]

@@ -27,7 +27,7 @@ def pooled_advantages(
     episodes: Iterable[Episode],
     policy: Any,
     *,
-    n: int = 16,
+    n_rollouts: int = 16,
     by: Literal["state", "state and step"] = "state",
     budget: Budget | None = None,
     **how: Unpack[RolloutOptions],
@@ -37,7 +37,7 @@ def pooled_advantages(
     Args:
         episodes: Of one environment.
         policy: See `scan`.
-        n: Rollouts at each step: half of them take the recorded action first, half leave it to the policy.
+        n_rollouts: Rollouts at each step: half of them take the recorded action first, half leave it to the policy.
         by: What makes two visits the same: the environment's state without the time, or with the step. Without it values are
             averaged over the steps that are left: right where limits on time hardly matter, and wrong near them.
         budget: What it may take for all episodes together; it ends after a round of 8 rollouts at each of their steps.
@@ -49,8 +49,8 @@ def pooled_advantages(
     Raises:
         ValueError: The environment's state cannot be told: it is not known when it comes again. Or it is an agent's world.
     """
-    if n < 2:
-        raise ValueError(f"n must be at least 2, got {n!r}")
+    if n_rollouts < 2:
+        raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
     if how.get("noise", "fresh") != "fresh":
         raise ValueError(
             "visits of rollouts that share their noise say the same: pooled rollouts have noise='fresh'"
@@ -64,7 +64,7 @@ def pooled_advantages(
     )
     meter, table = Meter(budget), _Table(by, setting.gamma, by_score=setting.success is not None)
     pools = [_Pool(episode, number, setting) for number, episode in enumerate(episodes)]
-    for part in meter.rounds(n, "rollouts a step"):
+    for part in meter.rounds(n_rollouts, "rollouts a step"):
         for pool in pools:
             meter.add(pool.fill(table, part))
     table.close()

@@ -26,7 +26,7 @@ def shapley_values(
     policy: Any,
     *,
     segments: Sequence[Iterable[int]] | None = None,
-    m: int = 64,
+    n_permutations: int = 64,
     budget: Budget | None = None,
     **how: Unpack[RolloutOptions],
 ) -> CreditTable:
@@ -36,7 +36,7 @@ def shapley_values(
         episode: From `Corpus.episode`.
         policy: See `scan`.
         segments: Steps that are held or drawn together; by default each step is one. Steps in none keep their recorded action.
-        m: Pairs of orders; each takes 2 (segments + 1) rollouts of the whole episode, fewer where they meet.
+        n_permutations: Pairs of orders; each takes 2 (segments + 1) rollouts of the whole episode, fewer where they meet.
         budget: What it may take.
         how: See `RolloutOptions`.
 
@@ -46,8 +46,8 @@ def shapley_values(
     Source:
         Castro, Gomez & Tejada, Comput. Oper. Res. 36 (2009); antithetic orders: Mitchell et al., JMLR 23 (2022).
     """
-    if m < 2:
-        raise ValueError(f"m must be at least 2, got {m!r}")
+    if n_permutations < 2:
+        raise ValueError(f"n_permutations must be at least 2, got {n_permutations!r}")
     steps = range(episode.first_step, episode.n_steps)
     groups: list[tuple[int, ...]] = (
         [(step,) for step in steps]
@@ -62,7 +62,7 @@ def shapley_values(
     with Sampler(
         episode, RolloutConfig.from_options(policy, how, caller="shapley_values")
     ) as prober:
-        return _Game(prober, groups).play(m, Meter(budget), how)
+        return _Game(prober, groups).play(n_permutations, Meter(budget), how)
 
 
 class _Game:
@@ -76,14 +76,14 @@ class _Game:
         }
         self._by_score = prober.by_score
 
-    def play(self, m: int, meter: Meter, how: RolloutOptions) -> CreditTable:
+    def play(self, n_permutations: int, meter: Meter, how: RolloutOptions) -> CreditTable:
         n, seed = len(self._groups), self._prober.setting.noise.seed
         rng = np.random.default_rng([seed, 5])
         pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
         kept: list[tuple[int, str, Sequence[Rollout]]] = []
         n_invalid = 0
         for part in meter.rounds(
-            m, "pairs of orders", always=True
+            n_permutations, "pairs of orders", always=True
         ):  # the scripts of all orders are large
             orders = []
             for _ in part:

@@ -37,7 +37,7 @@ def plot(
         MissingPackageError: matplotlib is not installed.
         ValueError: The file has another ending, or there is nothing to draw.
     """
-    path = can_plot(file)
+    path = check_file(file)
     figure = _figure(
         credit, marked, title or f"episode {credit.episode_id}, policy {credit.policy_id}"
     )
@@ -51,18 +51,18 @@ def plot(
     return path
 
 
-def can_plot(file: str | Path) -> Path:
-    """Return a file's path if it can be drawn to: to be asked before rollouts are run for it.
+def check_file(file: str | Path) -> Path:
+    """Return the path of a file that a plot can be written to; call it before long rollouts.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
-        ValueError: The file has another ending than those that can be drawn, or its folder is not there.
+        ValueError: The file does not end in .png, .svg or .html, or its folder does not exist.
     """
     path = Path(file)
     if path.suffix not in (".png", ".svg", ".html"):
         raise ValueError(f"the file must end in .png, .svg or .html, got {str(file)!r}")
     if not path.parent.is_dir():
-        raise ValueError(f"{path.parent}: no such folder to draw into")
+        raise ValueError(f"{path.parent}: no such folder for the plot")
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingPackageError("matplotlib", "plot")
     return path
