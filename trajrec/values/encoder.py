@@ -1,0 +1,246 @@
+"""Turns values into objects that msgpack can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import enum
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from trajrec.errors import EncodeError
+from trajrec.types import Array, JsonObject, Value
+from trajrec.values import extensions as ext
+from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref, type_name
+from trajrec.values.plain import STANDARD_VALUES
+
+# The start of a repr shows which value is lost; a repr of an image can have megabytes.
+_MAX_REPR = 1000
+
+pack = msgspec.msgpack.Encoder().encode
+_Ext = msgspec.msgpack.Ext
+
+
+class Encoder:
+    """Lowers one value to an object that msgpack can hold.
+
+    Args:
+        where: The value's name in error messages.
+        opaque: Whether to store `Opaque` instead of raising if a value cannot be stored.
+        canonical: Whether to sort the keys of dicts.
+    """
+
+    def __init__(self, where: str, opaque: bool, canonical: bool) -> None:
+        self._where = where
+        self._opaque = opaque
+        self._canonical = canonical
+        # Keys and indices that lead to the current value; text is joined only for an error.
+        self._path: list[str] = []
+
+    def lower(self, value: Value, depth: int) -> object:
+        """Return a value as msgpack can hold it.
+
+        Raises:
+            EncodeError: The value, or a part of it, cannot be stored.
+        """
+        cls = type(value)
+        # Most leaves are of these types: they need no look-up.
+        if value is None or cls is bool or cls is float or cls is bytes:
+            return value
+        if depth > MAX_DEPTH:
+            raise self._error(f"nested deeper than {MAX_DEPTH} levels (a cycle?)")
+        lower = _LOWER.get(cls)
+        return self._other(value, depth) if lower is None else lower(self, value, depth)
+
+    def _error(self, reason: str) -> EncodeError:
+        return EncodeError(reason, where=self._where + "".join(self._path))
+
+    def _items(self, values: Iterable[Value], depth: int) -> list[object]:
+        path = self._path
+        lowered = []
+        path.append("")
+        for index, value in enumerate(values):
+            path[-1] = f"[{index}]"
+            lowered.append(self.lower(value, depth + 1))
+        path.pop()
+        return lowered
+
+    def _integer(self, value: int, depth: int) -> object:
+        if -(2**63) <= value < 2**64:
+            return value
+        n_bytes = value.bit_length() // 8 + 1
+        return _Ext(ext.BIGINT, value.to_bytes(n_bytes, "little", signed=True))
+
+    def _text(self, value: str, depth: int) -> object:
+        if value.isascii():
+            return value
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return _Ext(ext.TEXT, value.encode("utf-8", "surrogatepass"))
+        return value
+
+    def _list(self, value: list[Value], depth: int) -> object:
+        return self._items(value, depth)
+
+    def _tuple(self, value: tuple[Value, ...], depth: int) -> object:
+        return _Ext(ext.TUPLE, pack(self._items(value, depth)))
+
+    def _dict(self, value: dict[Value, Value], depth: int) -> object:
+        path = self._path
+        path.append("")
+        pairs = []
+        has_plain_keys = True
+        for key, item in value.items():
+            path[-1] = f"[{key!r}]"
+            lowered = self.lower(key, depth + 1)
+            has_plain_keys = has_plain_keys and type(lowered) is str
+            pairs.append((lowered, self.lower(item, depth + 1)))
+        path.pop()
+        if self._canonical:
+            pairs.sort(key=lambda pair: pack(pair[0]))
+        return dict(pairs) if has_plain_keys else _Ext(ext.MAP, pack(pairs))
+
+    def _set(self, value: set[Value] | frozenset[Value], depth: int) -> object:
+        # The order of a set is an accident of hashing; sorted bytes make equal sets equal.
+        items = sorted(map(pack, self._items(value, depth)))
+        code = ext.SET if type(value) is set else ext.FROZENSET
+        return _Ext(code, pack(list(map(msgspec.Raw, items))))
+
+    def _complex(self, value: complex, depth: int) -> object:
+        return _Ext(ext.COMPLEX, pack([value.real, value.imag]))
+
+    def _bytearray(self, value: bytearray, depth: int) -> object:
+        return _Ext(ext.BYTEARRAY, bytes(value))
+
+    def _array(self, value: Array, depth: int) -> object:
+        # The bytes of object and variable-width text arrays are addresses.
+        if value.dtype.kind in "OT":
+            items = self._items(value.ravel().tolist(), depth)
+            return _Ext(ext.OBJECT_ARRAY, pack([value.dtype.kind, list(value.shape), items]))
+        fields = [self._dtype(value.dtype), list(value.shape), value.tobytes()]
+        return _Ext(ext.ARRAY, pack(fields))
+
+    def _scalar(self, value: np.generic, depth: int) -> object:
+        if value.dtype.kind == "O":
+            return self._unknown(value)
+        return _Ext(ext.SCALAR, pack([self._dtype(value.dtype), value.tobytes()]))
+
+    def _dtype(self, dtype: np.dtype[Any]) -> object:
+        """Return a dtype as its text, or of a record [[name, dtype, offset], ..., item size]."""
+        if dtype.kind not in ARRAY_KINDS or dtype.hasobject or dtype.subdtype is not None:
+            raise self._error(f"numpy dtype {dtype} cannot be stored")
+        if dtype.names is None or dtype.fields is None:
+            return dtype.str
+        fields: list[object] = [
+            [name, self._dtype(dtype[name]), dtype.fields[name][1]] for name in dtype.names
+        ]
+        fields.append(dtype.itemsize)
+        return fields
+
+    def _other(self, value: Value, depth: int) -> object:
+        """Lower a value whose exact type is not in the table: a NumPy scalar or an object."""
+        if isinstance(value, np.generic):
+            return self._scalar(value, depth)
+        # Decoded values encode to the same bytes again.
+        if isinstance(value, Ref):
+            return _Ext(ext.REF, value.digest)
+        if isinstance(value, Opaque):
+            return _Ext(ext.OPAQUE, pack([value.type_name, value.text]))
+        if isinstance(value, Plain):
+            return self._object(value.type_name, value.kind, value.fields, depth)
+        described = _describe(value)
+        if described is None:
+            return self._unknown(value)
+        kind, fields = described
+        return self._object(type_name(value), kind, fields, depth)
+
+    def _object(self, name: str, kind: str, fields: JsonObject, depth: int) -> object:
+        return _Ext(ext.OBJECT, pack([name, kind, self._dict(fields, depth + 1)]))
+
+    def _unknown(self, value: Value) -> object:
+        if not self._opaque:
+            raise self._error(f"{type_name(value)} cannot be stored losslessly")
+        try:
+            text = repr(value)
+        except Exception as exc:
+            # A repr of foreign code may do anything; its failure is worth recording too.
+            text = f"<repr failed: {type(exc).__name__}>"
+        text = text[:_MAX_REPR].encode("utf-8", "replace").decode()
+        return _Ext(ext.OPAQUE, pack([type_name(value), text]))
+
+
+_LOWER: dict[type, Callable[[Encoder, Value, int], object]] = {
+    int: Encoder._integer,
+    str: Encoder._text,
+    list: Encoder._list,
+    tuple: Encoder._tuple,
+    dict: Encoder._dict,
+    set: Encoder._set,
+    frozenset: Encoder._set,
+    complex: Encoder._complex,
+    bytearray: Encoder._bytearray,
+    np.ndarray: Encoder._array,
+}
+
+# bool comes before int, which is its base class.
+_BASES: tuple[Callable[[Value], Value], ...] = (
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    list,
+    tuple,
+    dict,
+    set,
+    frozenset,
+)
+
+
+def _describe(value: Value) -> tuple[str, JsonObject] | None:
+    """Return the kind and the fields of an object, or None if its fields are not known.
+
+    The order decides: an enum may be a dataclass, and a named tuple is a tuple.
+    """
+    cls = type(value)
+    if isinstance(value, type):
+        return None
+    if isinstance(value, enum.Enum):
+        return "enum", {"name": value._name_, "value": value._value_}
+    if dataclasses.is_dataclass(value):
+        return "dataclass", _present(value, [field.name for field in dataclasses.fields(value)])
+    if isinstance(value, tuple) and hasattr(cls, "_fields"):
+        return "namedtuple", dict(zip(cls._fields, value, strict=True))
+    if hasattr(cls, "__attrs_attrs__"):
+        return "attrs", _present(value, [field.name for field in cls.__attrs_attrs__])
+    if hasattr(cls, "model_fields") and hasattr(cls, "__pydantic_core_schema__"):
+        return "pydantic", {**value.__dict__, **(value.__pydantic_extra__ or {})}
+    if isinstance(value, msgspec.Struct):
+        return "struct", {name: getattr(value, name) for name in value.__struct_fields__}
+    if isinstance(value, datetime.timedelta):
+        return "value", {"value": [value.days, value.seconds, value.microseconds]}
+    if isinstance(value, STANDARD_VALUES):
+        return "value", {"value": str(value)}
+    return _describe_subclass(value)
+
+
+def _present(value: object, names: Iterable[str]) -> JsonObject:
+    """Return the fields that are set: a field without a default may be missing."""
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
+
+
+def _describe_subclass(value: Value) -> tuple[str, JsonObject] | None:
+    """Return the value and the own attributes of an instance of a builtin's subclass."""
+    for base in _BASES:
+        if isinstance(value, base):  # type: ignore[arg-type]
+            fields = {"value": base(value)}
+            attributes = getattr(value, "__dict__", None)
+            if attributes:
+                fields["attributes"] = dict(attributes)
+            return "subclass", fields
+    return None
