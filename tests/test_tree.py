@@ -192,7 +192,9 @@ def test_the_changes_from_one_value_to_another_lead_from_the_one_to_the_other(
 
 
 def test_a_change_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(KeyError, match="the change of 'a/0/b' does not fit: there is no '0' in it"):
+    with pytest.raises(
+        KeyError, match="the change of 'a/0/b' does not fit: the value has no '0' on that path"
+    ):
         apply({"a": []}, diff({"a": [{"b": 1}]}, {"a": [{"b": 2}]}))
 
 

@@ -26,7 +26,13 @@ from trajrec.protocols import Tool, Verdict, World
 from trajrec.replay.agents.live_fork import continue_live
 from trajrec.values.diff import Change
 from trajrec.values.json import to_json
-from trajrec.values.objects import RecordedStream, as_exception, given, raised, rehydrate
+from trajrec.values.recorded import (
+    RecordedStream,
+    as_exception,
+    deliver,
+    deliver_error,
+    rehydrate,
+)
 from trajrec.verifiers import identify
 
 SHOWN_CHANGES = 8
@@ -213,8 +219,8 @@ class Rerun:
                 "builtins.TimeoutError", "the recorded call was open when its log ended"
             )
         if end.is_raised:
-            return raised(as_exception(end.error_type, end.message), end.is_async)
-        return given(rehydrate(found.result), end.is_async)
+            return deliver_error(as_exception(end.error_type, end.message), end.is_async)
+        return deliver(rehydrate(found.result), end.is_async)
 
     def model(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Return the recorded answer; `function` is not called.
@@ -241,12 +247,12 @@ class Rerun:
                 "builtins.TimeoutError", "the recorded model call was open when its log ended"
             )
         if end.answer_data is None:
-            return raised(as_exception(end.error_type, end.message), end.is_async)
+            return deliver_error(as_exception(end.error_type, end.message), end.is_async)
         answer = rehydrate(found.answer)
         if end.is_streamed:
             error = as_exception(end.error_type, end.message) if end.error_type else None
-            return given(RecordedStream(answer, error), end.is_async)
-        return given(answer, end.is_async)
+            return deliver(RecordedStream(answer, error), end.is_async)
+        return deliver(answer, end.is_async)
 
     def side_effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
         """Return the value that came from outside when the episode was recorded."""

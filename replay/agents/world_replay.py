@@ -25,7 +25,7 @@ from trajrec.tracking.parts import Part, parts_of
 from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change, diff
-from trajrec.values.objects import awaited
+from trajrec.values.recorded import resolve
 from trajrec.verifiers import as_verdict, identify
 
 UNORDERED = (
@@ -323,7 +323,7 @@ class _Execution:
                 import asyncio
 
                 with self._hold(start.time_ns, *attempt.place):
-                    result = asyncio.run(awaited(result))
+                    result = asyncio.run(resolve(result))
         except Exception as exc:
             actual = f"{codec.type_name(exc)}: {exc}"
             if end.is_raised and (

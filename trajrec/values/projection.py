@@ -1,30 +1,35 @@
-"""Projections: named, versioned rules for what of a state counts when two states are compared."""
+"""Projections: named, versioned rules for the parts of a state that count in a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
 
+from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, Change, diff, is_same, join
 
 
 @dataclass(frozen=True)
 class Projection:
-    """What of a state counts. Two states that are the same under it are never called equal: a report names the projection.
+    """A rule for the parts of a state that count.
+
+    Two states that are the same under a projection are never reported as equal: the report names
+    the projection.
 
     Attributes:
-        name: What it is called.
-        version: Raised whenever the rule changes.
-        leave_out: Patterns of paths that do not count, with all below them; "*" stands for anything, slashes too.
-        decimals: Patterns of paths of numbers, and to how many decimals they count.
+        name: Its name.
+        version: Raise it whenever the rule changes.
+        leave_out: Patterns of paths that do not count, including all paths below them. The sign
+            "*" stands for any text, slashes included.
+        decimals: Patterns of paths of floats, and the number of decimals that count.
 
-    >>> times = Projection("no-times", "1", leave_out=("*/modified",), decimals={"*/price": 2})
-    >>> times.apply({"lamp": {"price": 9.999, "modified": 17}})
+    >>> prices = Projection("prices", "1", leave_out=("*/modified",), decimals={"*/price": 2})
+    >>> prices.apply({"lamp": {"price": 9.999, "modified": 17}})
     {'lamp': {'price': 10.0}}
-    >>> times.digest({"lamp": {"price": 10.0, "modified": 3}}) == times.digest({"lamp": {"price": 9.999}})
+    >>> before = {"lamp": {"price": 10.0, "modified": 3}}
+    >>> prices.digest(before) == prices.digest({"lamp": {"price": 9.999}})
     True
     """
 
@@ -36,17 +41,17 @@ class Projection:
     def __str__(self) -> str:
         return f"{self.name} v{self.version}"
 
-    def apply(self, value: Any) -> Any:
-        """Return plain data as it counts."""
+    def apply(self, value: Value) -> Value:
+        """Return plain data without the parts that do not count, and rounded."""
         return self._walk(value, "")
 
-    def digest(self, value: Any) -> str:
-        """Return the digest of plain data as it counts, BLAKE2b-128 in hex digits."""
+    def digest(self, value: Value) -> str:
+        """Return the BLAKE2b-128 digest of the counting parts of plain data, as 32 hex digits."""
         return codec.digest([self.name, self.version, self.apply(value)])
 
     def counts(self, change: Change) -> bool:
-        """Say whether a change is one under the projection."""
-        if self._is_out(change.path):
+        """Return whether a change remains a change under the projection."""
+        if self._is_left_out(change.path):
             return False
         before, after = (
             value if value is MISSING else self._walk(value, change.path)
@@ -54,34 +59,36 @@ class Projection:
         )
         return not is_same(before, after)
 
-    def changes(self, before: Any, after: Any) -> list[Change]:
+    def changes(self, before: Value, after: Value) -> list[Change]:
         """Return the changes between two values of plain data that count."""
         return [change for change in diff(before, after) if self.counts(change)]
 
-    def _is_out(self, path: str) -> bool:
+    def _is_left_out(self, path: str) -> bool:
         return any(
             fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
             for pattern in self.leave_out
         )
 
-    def _walk(self, value: Any, path: str) -> Any:
+    def _walk(self, value: Value, path: str) -> Value:
         if isinstance(value, dict):
-            paths = {key: join(path, key) for key in value}
-            return {
-                key: self._walk(item, paths[key])
-                for key, item in value.items()
-                if not self._is_out(paths[key])
-            }
+            return dict(self._counting_items(value.items(), path))
         if type(value) in (list, tuple):
-            paths = {k: join(path, k) for k in range(len(value))}
-            return type(value)(
-                self._walk(item, paths[k])
-                for k, item in enumerate(value)
-                if not self._is_out(paths[k])
-            )
+            return type(value)(item for _, item in self._counting_items(enumerate(value), path))
         if isinstance(value, float):
-            digits = next(
-                (n for pattern, n in self.decimals.items() if fnmatchcase(path, pattern)), None
-            )
-            return value if digits is None else round(value, digits)
+            n_decimals = self._decimals_at(path)
+            return value if n_decimals is None else round(value, n_decimals)
         return value
+
+    def _counting_items(
+        self, items: Iterable[tuple[Value, Value]], path: str
+    ) -> Iterator[tuple[Value, Value]]:
+        for key, item in items:
+            item_path = join(path, key)
+            if not self._is_left_out(item_path):
+                yield key, self._walk(item, item_path)
+
+    def _decimals_at(self, path: str) -> int | None:
+        for pattern, n_decimals in self.decimals.items():
+            if fnmatchcase(path, pattern):
+                return n_decimals
+        return None

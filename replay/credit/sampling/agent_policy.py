@@ -29,7 +29,13 @@ from trajrec.replay.credit.sampling.context import (
     told_key,
 )
 from trajrec.values import codec
-from trajrec.values.objects import RecordedStream, as_exception, given, raised, rehydrate
+from trajrec.values.recorded import (
+    RecordedStream,
+    as_exception,
+    deliver,
+    deliver_error,
+    rehydrate,
+)
 
 _REPLACED = "a call was put in the place of what it asked for: what would have been said with it is not known"
 _OPEN = "it was still being answered when the agent went on to a call: what would have been said is not known"
@@ -284,8 +290,8 @@ class _PlaybackEpisode:
         self._n += 1
         if made.error:
             type_name, _, message = made.error.partition(": ")
-            return self._awaitable(raised(as_exception(type_name, message), made.is_async))
-        return self._awaitable(given(rehydrate(made.result), made.is_async))
+            return self._awaitable(deliver_error(as_exception(type_name, message), made.is_async))
+        return self._awaitable(deliver(rehydrate(made.result), made.is_async))
 
     def _check_call(self, made: ToolCall, tool: str, arguments: dict[str, Any]) -> None:
         if codec.encode([made.tool, made.arguments], opaque=True) == codec.encode(
@@ -335,12 +341,12 @@ class _PlaybackEpisode:
             pieces: Any = rehydrate(codec.decode(said.answer or codec.encode([])))
             beyond = self._beyond(f"{kind} request {n} of the agent") if said.is_left else ()
             return self._awaitable(
-                given(RecordedStream(itertools.chain(pieces, beyond), error), said.is_async)
+                deliver(RecordedStream(itertools.chain(pieces, beyond), error), said.is_async)
             )
         if error is not None:
-            return self._awaitable(raised(error, said.is_async))
+            return self._awaitable(deliver_error(error, said.is_async))
         return self._awaitable(
-            given(rehydrate(codec.decode(said.answer or codec.encode(None))), said.is_async)
+            deliver(rehydrate(codec.decode(said.answer or codec.encode(None))), said.is_async)
         )
 
     def _check_request(self, which: str, said: RecordedAnswer, request: Any) -> None:

@@ -21,7 +21,7 @@ from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success, UnreplayableError
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.values import codec
-from trajrec.values.objects import awaited
+from trajrec.values.recorded import resolve
 from trajrec.verifiers import as_verdict
 
 
@@ -178,7 +178,7 @@ class WorldSimulator:
                 if is_async:
                     import asyncio
 
-                    result = asyncio.run(awaited(result))
+                    result = asyncio.run(resolve(result))
         except Exception as exc:
             return ToolCall(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}", is_async)
         return ToolCall(

@@ -1,0 +1,168 @@
+"""Recorded plain data as objects, exceptions and streams again.
+
+Nothing is imported for it: only classes whose modules are loaded are used, and no constructor is
+called.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
+from typing import TypeVar
+
+from trajrec.errors import RecordedError
+from trajrec.types import JsonObject, Value
+from trajrec.values.codec import Plain
+
+T = TypeVar("T")
+
+
+class RecordedObject(Plain):
+    """An object of a class that is not loaded: its fields are attributes."""
+
+    def __getattr__(self, name: str) -> Value:
+        # While a copy is made or unpickled it has no fields yet, and asking for `self.fields` here
+        # would never end.
+        attributes = self.__dict__
+        fields = attributes.get("fields", {})
+        if name not in fields:
+            type_name = attributes.get("type_name", "object")
+            raise AttributeError(f"the recorded {type_name} has no field {name!r}")
+        return fields[name]
+
+    def model_dump(self) -> JsonObject:
+        """Return the fields as plain data, as pydantic's objects do."""
+        return {name: _dump(value) for name, value in self.fields.items()}
+
+
+class RecordedStream:
+    """A recorded stream, for synchronous and asynchronous loops.
+
+    Args:
+        pieces: The pieces that the stream yielded.
+        error: The exception that ended the stream, or None.
+    """
+
+    def __init__(self, pieces: Iterable[Value], error: BaseException | None) -> None:
+        self._pieces = iter(pieces)
+        self._error = error
+
+    def __iter__(self) -> Iterator[Value]:
+        return self
+
+    def __next__(self) -> Value:
+        for piece in self._pieces:
+            return piece
+        raise StopIteration if self._error is None else self._error
+
+    def __aiter__(self) -> AsyncIterator[Value]:
+        return self
+
+    async def __anext__(self) -> Value:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration if self._error is None else self._error
+
+    def __enter__(self) -> RecordedStream:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Do nothing: a recorded stream holds no connection."""
+
+    async def __aenter__(self) -> RecordedStream:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Do nothing: a recorded stream holds no connection."""
+
+    def close(self) -> None:
+        """Do nothing: a recorded stream holds no connection."""
+
+
+def rehydrate(value: Value) -> Value:
+    """Return a decoded value in which plain data of objects is objects again.
+
+    A pydantic object, dataclass or enum has its own class if that class is loaded. Other objects
+    are `RecordedObject`.
+    """
+    if isinstance(value, Plain):
+        return _to_object(value)
+    if isinstance(value, dict):
+        return {key: rehydrate(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(rehydrate(item) for item in value)
+    return value
+
+
+def as_exception(type_name: str, message: str) -> BaseException:
+    """Return a recorded exception: of its own class if that is loaded, else a RecordedError."""
+    cls = _loaded(type_name)
+    if isinstance(cls, type) and issubclass(cls, BaseException):
+        try:
+            exc = cls.__new__(cls)
+        except TypeError:
+            # The class needs arguments that are not recorded.
+            return RecordedError(type_name, message)
+        exc.args = (message,)
+        return exc
+    return RecordedError(type_name, message)
+
+
+def deliver(value: T, is_async: bool) -> T | Awaitable[T]:
+    """Return a recorded result as it was returned: at once, or as an awaitable."""
+
+    async def result() -> T:
+        return value
+
+    return result() if is_async else value
+
+
+def deliver_error(exc: BaseException, is_async: bool) -> Awaitable[None]:
+    """Raise a recorded exception as it was raised: at once, or when the result is awaited."""
+    if not is_async:
+        raise exc
+
+    async def result() -> None:
+        raise exc
+
+    return result()
+
+
+async def resolve(result: Awaitable[T]) -> T:
+    """Return the value of any awaitable: `asyncio.run` takes coroutines only."""
+    return await result
+
+
+def _to_object(value: Plain) -> Value:
+    if value.kind in ("value", "subclass"):
+        return value
+    fields = {name: rehydrate(item) for name, item in value.fields.items()}
+    cls = _loaded(value.type_name)
+    members = getattr(cls, "__members__", {})
+    if value.kind == "enum" and isinstance(cls, type) and value.fields["name"] in members:
+        return members[value.fields["name"]]
+    if value.kind == "pydantic" and hasattr(cls, "model_construct"):
+        return cls.model_construct(set(fields), **fields)
+    if value.kind == "dataclass" and hasattr(cls, "__dataclass_fields__"):
+        made = object.__new__(cls)
+        # Frozen dataclasses refuse setattr.
+        for name, item in fields.items():
+            object.__setattr__(made, name, item)
+        return made
+    return RecordedObject(value.type_name, value.kind, fields)
+
+
+def _loaded(type_name: str) -> Value:
+    """Return a class by module and qualified name if its module is loaded, else None."""
+    module, _, name = type_name.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def _dump(value: Value) -> Value:
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    if isinstance(value, dict):
+        return {key: _dump(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_dump(item) for item in value]
+    return value
