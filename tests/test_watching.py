@@ -136,7 +136,9 @@ def test_another_process_that_writes_is_seen(tmp_path: Path, connect: Callable[.
 def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello")
     with (
-        pytest.raises(TypeError, match="neither a folder nor a SQLite database"),
+        pytest.raises(
+            TypeError, match="must be the path of a folder or of a SQLite database, got .*note.txt"
+        ),
         trajrec.episode(tmp_path / "runs", watch=tmp_path / "note.txt"),
     ):
         pass
@@ -237,11 +239,17 @@ def test_a_dict_with_numbers_or_texts_is_one_object(tmp_path: Path, given_as: An
         ("some/folder", r"give pathlib.Path\('some/folder'\) for a folder or a database"),
         (
             5,
-            "5 of type int can never change: what can be watched is an object with attributes, a dict",
+            "watch must be a value that can change, got 5 of type int: give an object with attributes, a dict",
         ),
-        ((1.5, None), "of type tuple can never change"),
-        ({"db": Path(), "n": 1}, r"state\['n'\]: 1 of type int can never change"),
-        ({"db": Path(), "docs": "docs"}, r"state\['docs'\]: 'docs' is a text: give pathlib.Path"),
+        ((1.5, None), r"must be a value that can change, got \(1.5, None\) of type tuple"),
+        (
+            {"db": Path(), "n": 1},
+            r"watch\['n'\] must be a value that can change, got 1 of type int",
+        ),
+        (
+            {"db": Path(), "docs": "docs"},
+            r"watch\['docs'\] must not be a text, got 'docs': give pathlib.Path",
+        ),
     ],
 )
 def test_what_can_never_change_is_refused(tmp_path: Path, state: Any, message: str) -> None:

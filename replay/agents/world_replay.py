@@ -21,7 +21,7 @@ from trajrec.protocols import Verifier, World
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, ReplayReport, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
-from trajrec.tracking.parts import Part, parts_of
+from trajrec.tracking.parts import Part, find_parts
 from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change, diff
@@ -266,7 +266,7 @@ class _Execution:
         """Compare the state after the reset, part by part."""
         task = self._episode.transcript.task_start
         recorded = [] if task is None else task.parts
-        self._parts = parts_of(self._world, None)
+        self._parts = find_parts(self._world, None)
         live = [(part.name, part.tracker.name, part.tracker.version) for part in self._parts]
         if live != recorded:
             self._parts = []

@@ -28,7 +28,7 @@ from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, episode_id
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
-from trajrec.tracking.parts import parts_of
+from trajrec.tracking.parts import find_parts
 from trajrec.values import codec
 from trajrec.verifiers import as_verdict, code_digest, identify
 
@@ -367,7 +367,7 @@ class AgentEpisode:
                 {tool.name: tool for tool in world.tools() if tool.name not in self._tools}
             )
         calls = self._calls
-        calls.parts = parts_of(world, self._watch)
+        calls.parts = find_parts(world, self._watch)
         whole = [(part.name, *part.tracker.begin()) for part in calls.parts]
         parts = [(part.name, part.tracker.name, part.tracker.version) for part in calls.parts]
         class_name = ""

@@ -1,4 +1,4 @@
-"""Watches a folder: files with their modes and contents, links, empty folders."""
+"""A tracker of folders: files with their modes and contents, links, and empty folders."""
 
 from __future__ import annotations
 
@@ -17,35 +17,49 @@ from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
 WHOLE_BYTES = 1 << 16
-"""Larger files are known by size and digest only."""
+"""Of larger files only the size and digest are stored: a log of an agent's edits should not hold every
+build and every download."""
 
 RACY_NS = 100_000_000
-"""A file changed so shortly before it was read may change again without another time: it is read again."""
+"""A file that was read within this time after its last change is read again: clocks of file systems
+tick every few ms, so a second change may leave the same time."""
+
+HASHED_BYTES = 1 << 20
+"""Bytes of a large file that are in memory at a time."""
 
 IGNORED = (".git", "__pycache__", "*.pyc", ".DS_Store")
 
+Entry = dict[str, Any]
+"""A file ({"mode", "text"}, {"mode", "bytes"} or {"mode", "size", "digest"}), a link ({"link"}), or a
+folder (name -> entry)."""
 
-class Known(NamedTuple):
-    """What was read of a file, and when it was as it was."""
 
-    stamp: tuple[int, ...]
+class ReadFile(NamedTuple):
+    """The entry of a file, and the time and the file's status when it was read."""
+
+    status: tuple[int, ...]
     read_ns: int
-    entry: dict[str, Any]
+    entry: Entry
 
 
 class Folder:
-    """Watches a folder. A change is found at the file's path and `text`, `bytes`, `digest`, `mode` or `link` below it.
+    """Watches a folder.
+
+    The path of a change is the file's path, followed by `text`, `bytes`, `digest`, `mode` or `link`.
 
     Args:
         path: The folder.
-        ignore: Patterns of names (not paths) that are left out, folders with all that is in them.
+        ignore: Patterns of names (not paths) that are left out; a folder with everything in it.
     """
 
-    name, version = "folder", 1
+    name = "folder"
+    version = 1
 
     def __init__(self, path: Path, ignore: Sequence[str] = IGNORED) -> None:
-        self.path, self.ignore = path, tuple(ignore)
-        self._known: dict[str, Known] = {}
+        self.path = path
+        self.ignore = tuple(ignore)
+        # Files by path, so that one whose status is the same is not read again.
+        self._files: dict[str, ReadFile] = {}
         self._tree = Tree(self._read)
 
     def begin(self) -> tuple[Any, str]:
@@ -53,108 +67,120 @@ class Folder:
         return self._tree.begin()
 
     def update(self) -> tuple[list[Change], str]:
-        """Return what changed, and the digest of all."""
+        """Return the changes since the last call, and the digest of the tree."""
         return self._tree.update()
 
-    def restore(self, value: dict[str, Any]) -> None:
-        """Write files, modes, links and folders as they were; what was not there is deleted, but for what is ignored.
+    def restore(self, value: Entry) -> None:
+        """Write files, modes, links and folders as they were.
+
+        Files that were not there are deleted, except for ignored ones.
 
         Raises:
-            RestoreError: A large file, of which only the digest is known, is not as it was; nothing is changed then.
+            RestoreError: A large file, of which only the digest is stored, has changed. No file is
+                written then.
         """
         live = self._read()
-        _check_large(value, live, "")
+        _check_large_files(value, live, "")
         self._write(self.path, value, live)
 
-    def _write(self, folder: Path, wanted: dict[str, Any], live: dict[str, Any]) -> None:
+    def _write(self, folder: Path, wanted: Entry, live: Entry) -> None:
+        # Deletions first: a file may become a folder, or a folder a file.
         for name, entry in live.items():
-            if wanted.get(name) != entry and (
-                name not in wanted or is_file(entry) or is_file(wanted[name])
-            ):
-                place = folder / name
-                shutil.rmtree(place) if not is_file(entry) else place.unlink()
+            if wanted.get(name) == entry:
+                continue
+            if name not in wanted or is_file(entry) or is_file(wanted[name]):
+                path = folder / name
+                if is_file(entry):
+                    path.unlink()
+                else:
+                    shutil.rmtree(path)
         for name, entry in wanted.items():
-            place, before = folder / name, live.get(name)
+            path = folder / name
+            before = live.get(name)
             if before == entry:
                 continue
             if not is_file(entry):
-                place.mkdir(exist_ok=True)
-                self._write(
-                    place, entry, before if before is not None and not is_file(before) else {}
-                )
+                path.mkdir(exist_ok=True)
+                self._write(path, entry, _as_folder(before))
             elif "link" in entry:
-                place.symlink_to(entry["link"])
+                path.symlink_to(entry["link"])
             else:
-                place.write_bytes(entry["text"].encode() if "text" in entry else entry["bytes"])
-                place.chmod(int(entry["mode"], 8))
+                path.write_bytes(entry["text"].encode() if "text" in entry else entry["bytes"])
+                path.chmod(int(entry["mode"], 8))
 
-    def _read(self) -> dict[str, Any]:
-        known: dict[str, Known] = {}
-        found = self._scan(os.fspath(self.path), known)
-        self._known = known
-        return found
+    def _read(self) -> Entry:
+        files: dict[str, ReadFile] = {}
+        entry = self._scan(os.fspath(self.path), files)
+        self._files = files
+        return entry
 
-    def _scan(self, path: str, known: dict[str, Known]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        with os.scandir(path) as entries:
-            for entry in sorted(entries, key=lambda e: e.name):
-                if any(fnmatch(entry.name, pattern) for pattern in self.ignore):
+    def _scan(self, path: str, files: dict[str, ReadFile]) -> Entry:
+        """Return a folder's entry; add its files to `files`."""
+        entries: Entry = {}
+        with os.scandir(path) as scanned:
+            for item in sorted(scanned, key=lambda item: item.name):
+                if any(fnmatch(item.name, pattern) for pattern in self.ignore):
                     continue
-                name = os.fsencode(entry.name).decode("utf-8", "backslashreplace")
-                if entry.is_symlink():
-                    found[name] = {"link": os.readlink(entry.path)}
-                elif entry.is_dir(follow_symlinks=False):
-                    found[name] = self._scan(entry.path, known)
-                elif entry.is_file(follow_symlinks=False):
-                    found[name] = self._file(entry, known)
-        return found
+                # A name need not be UTF-8, and a log stores only texts that are.
+                name = os.fsencode(item.name).decode("utf-8", "backslashreplace")
+                # Links are not followed: they may lead out of the folder, or in a circle.
+                if item.is_symlink():
+                    entries[name] = {"link": os.readlink(item.path)}
+                elif item.is_dir(follow_symlinks=False):
+                    entries[name] = self._scan(item.path, files)
+                elif item.is_file(follow_symlinks=False):
+                    entries[name] = self._file(item, files)
+        return entries
 
-    def _file(self, entry: os.DirEntry[str], known: dict[str, Known]) -> dict[str, Any]:
-        status = entry.stat(follow_symlinks=False)
-        stamp = (
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            status.st_ino,
-            status.st_mode,
+    def _file(self, item: os.DirEntry[str], files: dict[str, ReadFile]) -> Entry:
+        stats = item.stat(follow_symlinks=False)
+        status = (
+            stats.st_size,
+            stats.st_mtime_ns,
+            stats.st_ctime_ns,
+            stats.st_ino,
+            stats.st_mode,
         )
-        old = self._known.get(entry.path)
-        if old is None or old.stamp != stamp or old.read_ns - status.st_mtime_ns < RACY_NS:
-            now = time.time_ns()
-            old = Known(
-                stamp, now, {"mode": f"{stat.S_IMODE(status.st_mode):o}", **_content(entry.path)}
-            )
-        known[entry.path] = old
-        return old.entry
+        file = self._files.get(item.path)
+        if file is None or file.status != status or file.read_ns - stats.st_mtime_ns < RACY_NS:
+            # The time before the content: a change while the file is read must not be missed.
+            read_ns = time.time_ns()
+            entry = {"mode": f"{stat.S_IMODE(stats.st_mode):o}", **_content(item.path)}
+            file = ReadFile(status, read_ns, entry)
+        files[item.path] = file
+        return file.entry
 
 
-def is_file(entry: dict[str, Any]) -> bool:
-    """Say whether an entry is a file or a link, not a folder: the values of a folder are entries."""
+def is_file(entry: Entry) -> bool:
+    """Return whether an entry is a file or a link, not a folder."""
+    # The values of a folder are entries, so a file called "mode" in it has a dict there.
     return isinstance(entry.get("link", entry.get("mode")), str)
 
 
-def _check_large(wanted: dict[str, Any], live: dict[str, Any], path: str) -> None:
+def _as_folder(entry: Entry | None) -> Entry:
+    """Return an entry if it is a folder, else an empty folder."""
+    return {} if entry is None or is_file(entry) else entry
+
+
+def _check_large_files(wanted: Entry, live: Entry, path: str) -> None:
     for name, entry in wanted.items():
         before = live.get(name)
         if not is_file(entry):
-            _check_large(
-                entry,
-                before if before is not None and not is_file(before) else {},
-                f"{path}{name}/",
-            )
+            _check_large_files(entry, _as_folder(before), f"{path}{name}/")
         elif "digest" in entry and entry != before:
             raise RestoreError(
-                f"{path}{name}: only the digest of so large a file is recorded, and the file is not as it was"
+                f"{path}{name}: the file is not the recorded one, and only its digest is stored, "
+                f"because it has more than {WHOLE_BYTES} bytes; replay without resync"
             )
 
 
-def _content(path: str) -> dict[str, Any]:
+def _content(path: str) -> Entry:
     with open(path, "rb") as file:
         data = file.read(WHOLE_BYTES + 1)
         if len(data) > WHOLE_BYTES:
             hasher = hashlib.blake2b(data, digest_size=16)
             size = len(data)
-            while part := file.read(1 << 20):
+            while part := file.read(HASHED_BYTES):
                 hasher.update(part)
                 size += len(part)
             return {"size": size, "digest": hasher.hexdigest()}

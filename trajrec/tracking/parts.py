@@ -1,10 +1,7 @@
-"""What of an agent's world is watched: named parts, each with a tracker that says what changed."""
+"""Parts of an agent's world that are watched, each with a tracker that reports its changes."""
 
 from __future__ import annotations
 
-import datetime
-import decimal
-import enum
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,112 +11,110 @@ from trajrec.protocols import HasState
 from trajrec.tracking.folder import Folder
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
+from trajrec.types import Value
 from trajrec.values.diff import Change
+from trajrec.values.plain import is_immutable
 
-_FIXED = (
-    str,
-    bytes,
-    int,
-    float,
-    complex,
-    type(None),
-    frozenset,
-    enum.Enum,
-    decimal.Decimal,
-    datetime.date,
-    datetime.time,
-)
+_SQLITE_MAGIC = b"SQLite format 3\0"
+"""The first 16 bytes of every SQLite database."""
 
 
 class Tracker(Protocol):
-    """Sees one part of a state."""
+    """Watches one part of a state.
+
+    Attributes:
+        name: The kind of tracker, which the log stores, e.g. "tree".
+        version: Change it whenever the same part may get another value or digest.
+    """
 
     name: str
     version: int
 
-    def begin(self) -> tuple[Any, str]:
-        """Return the part whole, as plain data of its own, and its digest."""
+    def begin(self) -> tuple[Value, str]:
+        """Return the whole part, as plain data of its own, and its digest."""
         ...
 
     def update(self) -> tuple[list[Change], str]:
-        """Return what changed since the last time, and the digest."""
+        """Return the changes since the last `begin` or `update`, and the digest."""
         ...
 
-    def restore(self, value: Any) -> None:
-        """Put the part into a state that `begin` returned, or that follows from it by changes.
+    def restore(self, value: Value) -> None:
+        """Put the part into a state that `begin` returned, or that follows from one by changes.
 
         Raises:
-            RestoreError: It cannot be put back.
+            RestoreError: The part cannot be put into that state.
         """
         ...
 
 
 class Part(NamedTuple):
-    """A named part of the state; the only one may be called ""."""
+    """A named part of the state. The name is "" if it is the only part."""
 
     name: str
     tracker: Tracker
 
 
-def parts_of(world: Any, state: Any) -> list[Part]:
-    """Return what to watch: `state` where it is given, else what the world says of itself.
+def find_parts(world: Value, watch: Value) -> list[Part]:
+    """Return the parts to watch: those of `watch` if it is given, else those the world names.
 
     Args:
-        world: A world, or None.
-        state: What to watch: an object (its attributes), a function without arguments that returns one, a SQLite connection,
-            the Path of a SQLite database or of a folder, a tracker; or a mapping of names to such. One with numbers or texts,
-            which cannot change by themselves, is watched whole. False watches nothing.
+        world: A world, or None. Its method `watch` returns the value to watch; a world without one
+            is watched through `get_state`.
+        watch: An object (its attributes are watched), a function without arguments that returns
+            one, a SQLite connection, the Path of a SQLite database or of a folder, or a tracker. A
+            mapping of names to such values has one part per name; if some of its values are
+            immutable, such as numbers, the mapping itself is the only part. None and True leave the
+            choice to the world; False watches nothing.
 
     Raises:
-        TypeError: Something cannot be watched.
+        TypeError: A value cannot be watched.
     """
-    if state is False:
+    if watch is False:
         return []
-    if state is None or state is True:
-        watch = getattr(world, "watch", None)
-        if callable(watch):
-            state = watch()
+    if watch is None or watch is True:
+        world_watch = getattr(world, "watch", None)
+        if callable(world_watch):
+            watch = world_watch()
         elif isinstance(world, HasState):
             return [Part("", Tree(world.get_state))]
         else:
             return []
-    if isinstance(state, Mapping) and state and all(isinstance(name, str) for name in state):
-        fixed = {name: value for name, value in state.items() if _is_fixed(value)}
-        if not fixed:
-            return [Part(name, _tracker(value)) for name, value in state.items()]
-        if any(_is_outside(value) for value in state.values()):
-            name, value = next(iter(fixed.items()))
-            raise TypeError(f"state[{name!r}]: {_refusal(value)}")
-        if not isinstance(state, dict):
-            mapping = state
+    if isinstance(watch, Mapping) and watch and all(isinstance(name, str) for name in watch):
+        immutable = {name: value for name, value in watch.items() if is_immutable(value)}
+        if not immutable:
+            return [Part(name, _tracker(value)) for name, value in watch.items()]
+        if any(_is_stored_elsewhere(value) for value in watch.values()):
+            name, value = next(iter(immutable.items()))
+            raise TypeError(f"watch[{name!r}] {_refusal(value)}")
+        if not isinstance(watch, dict):
+            mapping = watch
             return [Part("", Tree(lambda: dict(mapping)))]
-    return [Part("", _tracker(state))]
+    return [Part("", _tracker(watch))]
 
 
-def _is_fixed(value: Any) -> bool:
-    """Say whether a value can never change: only what holds it can."""
-    return isinstance(value, _FIXED) or (type(value) is tuple and all(map(_is_fixed, value)))
-
-
-def _is_outside(value: Any) -> bool:
-    """Say whether what is watched of a value lies elsewhere than in it, so that nothing would be seen of it in a whole."""
+def _is_stored_elsewhere(value: Value) -> bool:
+    """Return whether a value only leads to the data to watch, so that it cannot be a tree's item."""
     return (
         isinstance(value, (sqlite3.Connection, Path)) or hasattr(value, "begin") or callable(value)
     )
 
 
-def _refusal(value: Any) -> str:
+def _refusal(value: Value) -> str:
     if isinstance(value, str):
-        return f"{value!r} is a text: give pathlib.Path({value!r}) for a folder or a database"
+        return (
+            f"must not be a text, got {value!r}: give pathlib.Path({value!r}) for a folder or a "
+            "database"
+        )
     return (
-        f"{value!r} of type {type(value).__name__} can never change: what can be watched is an object with attributes, a dict, "
-        "a list, a function that returns one, a SQLite connection, a pathlib.Path of a database or a folder, or several by name"
+        f"must be a value that can change, got {value!r} of type {type(value).__name__}: give an "
+        "object with attributes, a dict, a list, a function that returns one, a SQLite connection, "
+        "a pathlib.Path of a database or a folder, or a dict of several such values by name"
     )
 
 
-def _tracker(value: Any) -> Tracker:
-    if _is_fixed(value):
-        raise TypeError(f"state: {_refusal(value)}")
+def _tracker(value: Value) -> Tracker:
+    if is_immutable(value):
+        raise TypeError(f"watch {_refusal(value)}")
     if hasattr(value, "begin") and hasattr(value, "update"):
         tracker: Tracker = value
         return tracker
@@ -129,16 +124,15 @@ def _tracker(value: Any) -> Tracker:
         if value.is_dir():
             return Folder(value)
         with value.open("rb") as file:
-            if file.read(16) != b"SQLite format 3\0":
+            if file.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
                 raise TypeError(
-                    f"{value} is neither a folder nor a SQLite database: it cannot be watched"
+                    f"watch must be the path of a folder or of a SQLite database, got {value}, "
+                    "which is neither"
                 )
         return Database(value)
-    if (
-        callable(value)
-        and not hasattr(value, "__dataclass_fields__")
-        and not hasattr(value, "model_fields")
-    ):
+    # Objects of some dataclasses and pydantic models are callable; they are watched themselves.
+    is_data = hasattr(value, "__dataclass_fields__") or hasattr(value, "model_fields")
+    if callable(value) and not is_data:
         read: Callable[[], Any] = value
         return Tree(read)
     return Tree(lambda: value)

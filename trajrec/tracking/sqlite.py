@@ -1,4 +1,4 @@
-"""Watches a SQLite database: its schema and every row, by table and key."""
+"""A tracker of SQLite databases: the schema and every row, by table and key."""
 
 from __future__ import annotations
 
@@ -12,63 +12,81 @@ from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
 SCHEMA = "sqlite_schema"
+"""SQLite's table of its tables. Its name is also the key of the schema in a database's value."""
+
+Rows = dict[str, dict[str, Any]]
+"""Key of a row -> column -> value."""
 
 
 class Database:
-    """Watches a database, by its path (what is committed) or by a connection (what that sees).
+    """Watches a database.
 
-    A row's key is its primary key, or its rowid where it has none; a change is found at `table/key/column`.
+    The key of a row is its primary key, or its rowid if its table has none. The path of a change is
+    `table/key/column`.
+
+    Args:
+        source: The path of the database, whose committed rows are watched; or a connection, whose
+            own transaction is seen too.
     """
 
-    name, version = "sqlite", 1
+    name = "sqlite"
+    version = 1
 
     def __init__(self, source: sqlite3.Connection | Path) -> None:
         self._path = source if isinstance(source, Path) else None
         if isinstance(source, Path):
+            # Read-only: to watch a database must not create or lock it.
             uri = f"{source.absolute().as_uri()}?mode=ro"
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             weakref.finalize(self, self._connection.close)
         else:
             self._connection = source
         self._tree = Tree(self._read)
-        self._seen: tuple[int, int] = (-1, -1)
+        self._version = (-1, -1)
         self._digest = ""
 
     def begin(self) -> tuple[Any, str]:
         """Return all rows, and their digest."""
-        self._seen = self._version()
-        whole, self._digest = self._tree.begin()
-        return whole, self._digest
+        # The version first: a change during the read then counts as new in the next `update`.
+        self._version = self._read_version()
+        value, self._digest = self._tree.begin()
+        return value, self._digest
 
     def update(self) -> tuple[list[Change], str]:
-        """Return the rows and columns that changed, and the digest of all."""
-        now = self._version()
-        if now == self._seen:
+        """Return the changes of rows since the last call, and the digest of all rows."""
+        version = self._read_version()
+        if version == self._version:
             return [], self._digest
-        self._seen = now
+        self._version = version
         changes, self._digest = self._tree.update()
         return changes, self._digest
 
     def restore(self, value: dict[str, Any]) -> None:
-        """Write all tables as they were, in one transaction; tables that were not there are dropped.
+        """Write all tables as they were, in one transaction; drop the tables that were not there.
 
         Raises:
-            RestoreError: A table is defined otherwise than then, or the database refuses.
+            RestoreError: A table is defined in another way now, or the database refuses.
         """
-        wanted, live = value[SCHEMA], self._read()[SCHEMA]
-        if different := sorted(
+        wanted = value[SCHEMA]
+        live = self._read()[SCHEMA]
+        redefined = sorted(
             name for name in wanted.keys() & live.keys() if wanted[name] != live[name]
-        ):
-            raise RestoreError(f"{', '.join(different)}: defined otherwise than then")
-        connection, is_own = self._connection, False
-        if self._path is not None:
-            connection, is_own = sqlite3.connect(self._path), True
-        # A savepoint, which also works within a transaction of the caller's.
+        )
+        if redefined:
+            raise RestoreError(
+                f"{', '.join(redefined)}: the SQL that defines it is not the recorded one; make the "
+                "world with the recorded schema"
+            )
+        # The own connection is read-only.
+        is_own = self._path is not None
+        connection = self._connection if self._path is None else sqlite3.connect(self._path)
         try:
+            # A savepoint, because BEGIN would fail inside a transaction of the caller.
             connection.execute("SAVEPOINT trajrec")
             try:
+                # Rows are written table by table, so references hold only at the end.
                 connection.execute("PRAGMA defer_foreign_keys = ON")
-                self._write(connection, value, wanted, live)
+                self._write(connection, value, live)
                 connection.execute("RELEASE trajrec")
             except sqlite3.Error:
                 connection.execute("ROLLBACK TO trajrec")
@@ -77,61 +95,63 @@ class Database:
             if is_own:
                 connection.commit()
         except sqlite3.Error as exc:
-            raise RestoreError(f"the database cannot be put back: {exc}") from exc
+            raise RestoreError(f"the database cannot be restored: {exc}") from exc
         finally:
             if is_own:
                 connection.close()
 
     def _write(
-        self, connection: sqlite3.Connection, value: dict[str, Any], wanted: Any, live: Any
+        self, connection: sqlite3.Connection, value: dict[str, Any], live: dict[str, str]
     ) -> None:
+        wanted = value[SCHEMA]
         for name in live.keys() - wanted.keys():
-            kind = live[name].split(None, 2)[1].lower()
-            connection.execute(f"DROP {kind} IF EXISTS {_quoted(name)}")
+            connection.execute(f"DROP {_kind(live[name])} IF EXISTS {_quoted(name)}")
         tables = [name for name in value if name != SCHEMA]
-        for name in sorted(
-            wanted.keys() - live.keys(), key=lambda name: (name not in tables, name)
-        ):
+        # Tables before the indexes, views and triggers that need them.
+        created = sorted(wanted.keys() - live.keys(), key=lambda name: (name not in tables, name))
+        for name in created:
             connection.execute(wanted[name])
-        # Triggers would act again on what they did: they are put back after the rows.
-        triggers = [
-            sql for sql in wanted.values() if sql and sql.split(None, 2)[1].lower() == "trigger"
-        ]
-        for name, sql in wanted.items():
-            if sql in triggers:
-                connection.execute(f"DROP TRIGGER {_quoted(name)}")
+        # Triggers would act again on each row, so they are dropped and created after the rows.
+        triggers = {name: sql for name, sql in wanted.items() if sql and _kind(sql) == "trigger"}
+        for name in triggers:
+            connection.execute(f"DROP TRIGGER {_quoted(name)}")
         for name in tables:
-            connection.execute(f"DELETE FROM {_quoted(name)}")
-            has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(name)})"))
-            for key, row in value[name].items():
-                columns = dict(row) if has_key else {"rowid": int(key), **row}
-                names = ", ".join(map(_quoted, columns))
-                marks = ", ".join("?" * len(columns))
-                connection.execute(
-                    f"INSERT INTO {_quoted(name)} ({names}) VALUES ({marks})",
-                    list(columns.values()),
-                )
-        for sql in triggers:
+            self._write_rows(connection, name, value[name])
+        for sql in triggers.values():
             connection.execute(sql)
 
-    def _version(self) -> tuple[int, int]:
-        """Return what changes with every change: of this connection, and of others'."""
-        (version,) = self._run("PRAGMA data_version")[0]
-        (schema,) = self._run("PRAGMA schema_version")[0]
-        return self._connection.total_changes, version + (schema << 32)
+    def _write_rows(self, connection: sqlite3.Connection, table: str, rows: Rows) -> None:
+        connection.execute(f"DELETE FROM {_quoted(table)}")
+        has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(table)})"))
+        for key, row in rows.items():
+            columns = dict(row) if has_key else {"rowid": int(key), **row}
+            names = ", ".join(map(_quoted, columns))
+            marks = ", ".join("?" * len(columns))
+            connection.execute(
+                f"INSERT INTO {_quoted(table)} ({names}) VALUES ({marks})", list(columns.values())
+            )
+
+    def _read_version(self) -> tuple[int, int]:
+        """Return numbers that grow with each change, of this connection and of others."""
+        # `data_version` counts commits of other connections; `total_changes` the rows that this one
+        # changed; neither counts a change of the schema.
+        (data_version,) = self._run("PRAGMA data_version")[0]
+        (schema_version,) = self._run("PRAGMA schema_version")[0]
+        return self._connection.total_changes, data_version + (schema_version << 32)
 
     def _read(self) -> dict[str, Any]:
-        tables = self._run(
+        items = self._run(
             f"SELECT name, type, sql FROM {SCHEMA} WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
         )
-        found: dict[str, Any] = {SCHEMA: {name: sql for name, _, sql in tables}}
-        for name, kind, _ in tables:
+        value: dict[str, Any] = {SCHEMA: {name: sql for name, _, sql in items}}
+        for name, kind, _ in items:
             if kind == "table":
-                found[name] = self._rows(name)
-        return found
+                value[name] = self._rows(name)
+        return value
 
-    def _rows(self, table: str) -> dict[str, Any]:
+    def _rows(self, table: str) -> Rows:
         quoted = _quoted(table)
+        # Columns of table_info: cid, name, type, notnull, default, number in the primary key or 0.
         columns = self._run(f"PRAGMA table_info({quoted})")
         names = [column[1] for column in columns]
         keys = [column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5]]
@@ -151,6 +171,11 @@ class Database:
             return cursor.execute(query).fetchall()
         finally:
             cursor.close()
+
+
+def _kind(sql: str) -> str:
+    """Return the kind of object that a CREATE statement makes, e.g. "table"."""
+    return sql.split(None, 2)[1].lower()
 
 
 def _quoted(name: str) -> str:
