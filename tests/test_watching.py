@@ -137,7 +137,7 @@ def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Pat
     (tmp_path / "note.txt").write_text("hello")
     with (
         pytest.raises(
-            TypeError, match="must be the path of a folder or of a SQLite database, got .*note.txt"
+            TypeError, match=r"folder or of a SQLite database, got .*note\.txt"
         ),
         trajrec.episode(tmp_path / "runs", watch=tmp_path / "note.txt"),
     ):
