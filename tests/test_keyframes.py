@@ -15,7 +15,7 @@ from tiers import Share, spread, suite
 import trajrec
 from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import SnapshotError
-from trajrec.recording.recorder import KEYFRAME_STEPS
+from trajrec.recording.keyframe_schedule import KEYFRAME_STEPS
 from trajrec.replay import fork, replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same

@@ -136,9 +136,7 @@ def test_another_process_that_writes_is_seen(tmp_path: Path, connect: Callable[.
 def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello")
     with (
-        pytest.raises(
-            TypeError, match=r"folder or of a SQLite database, got .*note\.txt"
-        ),
+        pytest.raises(TypeError, match=r"folder or of a SQLite database, got .*note\.txt"),
         trajrec.episode(tmp_path / "runs", watch=tmp_path / "note.txt"),
     ):
         pass

@@ -1,4 +1,4 @@
-"""What trajrec asks of what it is given. Imports nothing of the project."""
+"""Interfaces of the objects that users hand to trajrec. Imports nothing of the project."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
+# `Any` in this module stands for the user's own values: their type is the user's choice.
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class StateAdapter:
-    """How to see the state of one environment object.
+    """Functions that read and set the state of one environment object.
 
     Attributes:
-        name: Which adapter, e.g. "mujoco".
-        version: Raised whenever what `capture` returns changes its meaning.
-        keep: "every" where states are small or change little (each is stored), "digest" where they are floats that do not
-            compress (each is digested, the first and last of each flush and episode are stored).
-        capture: Returns the state as plain data or an array; must not change the environment. Called after each step.
-        generator: Returns the state of generators that the environment keeps outside `np_random`, before a reset.
-        set_generator: Gives that state back to the environment, before a reset.
-        restore: Puts the environment into a state that `capture` returned, as far as that describes it: generators and counters
-            of steps stay as they are. None where it cannot be done.
+        name: The kind of state, e.g. "mujoco".
+        version: Change it whenever `capture` returns the same state in another form.
+        keep: "every" if states are small or change little: each is stored. "digest" if states are
+            floats that do not compress: the digest of each is stored, and whole only the first and
+            the last state of an episode and the first of a block.
+        capture: Returns the state as plain data or an array. Called after each step, so it must be
+            fast; it must not change the environment.
+        generator: Returns the state of generators that `np_random` does not show. Called before a
+            reset.
+        set_generator: Sets the state that `generator` returned. Called before a reset.
+        restore: Puts the environment into a state that `capture` returned. Generators and counters
+            of steps stay as they are. None if the environment's state cannot be set.
     """
 
     name: str
@@ -34,7 +39,7 @@ class StateAdapter:
 
 @runtime_checkable
 class HasState(Protocol):
-    """An environment or world that can hand out its whole state: it is recorded and compared."""
+    """An environment or world that returns its whole state; it is recorded and compared."""
 
     def get_state(self) -> Any:
         """Return the state as plain data or arrays."""
@@ -43,7 +48,7 @@ class HasState(Protocol):
 
 @runtime_checkable
 class RestorableState(HasState, Protocol):
-    """One that can also take its state back."""
+    """An environment or world whose state can also be set."""
 
     def set_state(self, state: Any) -> None:
         """Put the environment into a state that `get_state` returned."""
@@ -52,33 +57,36 @@ class RestorableState(HasState, Protocol):
 
 @runtime_checkable
 class SandboxedEnv(Protocol):
-    """An environment whose state lies outside of this process (a container, a virtual machine, a simulator of its own), which
-    can keep that state there and go back to it.
+    """An environment whose state lies outside of this process, and which can store and restore it.
 
-    It may also have `drop_snapshot(name)`, which is told of a snapshot that is not gone back to any more.
+    Examples are a container, a virtual machine, or a simulator in a process of its own. The
+    environment may also have a method `drop_snapshot(name)`, which is called when a snapshot will
+    not be restored again.
     """
 
     def take_snapshot(self) -> Any:
-        """Keep the whole state as it is now, what the Python object itself holds included (counters, `np_random`); return what
-        names it."""
+        """Store the whole present state, and return a name for it.
+
+        The state includes the attributes of the Python object, such as counters and `np_random`.
+        """
         ...
 
     def restore_snapshot(self, name: Any, /) -> None:
-        """Go back to a state that `take_snapshot` named, as often as is wanted."""
+        """Restore a state that `take_snapshot` stored; a name may be used any number of times."""
         ...
 
 
 class MultiAgentEnv(Protocol):
-    """What a PettingZoo environment has and no other: spaces by agent."""
+    """A PettingZoo environment, recognised by its spaces per player."""
 
     agents: list[Any]
 
     def observation_space(self, agent: Any, /) -> Any:
-        """Return what an agent may see."""
+        """Return the space of a player's observations."""
         ...
 
     def action_space(self, agent: Any, /) -> Any:
-        """Return what an agent may do."""
+        """Return the space of a player's actions."""
         ...
 
 
@@ -87,14 +95,14 @@ Access: TypeAlias = Literal["read", "write", "external", "unknown"]
 
 @dataclass(frozen=True)
 class Tool:
-    """What an agent may call.
+    """A function that an agent may call by name.
 
     Attributes:
         name: Its name.
-        schema: JSON schema of its arguments, an object; None where unknown.
+        schema: JSON schema of its arguments, of type "object"; None if it is unknown.
         access: "read" (looks only), "write" (changes the recorded world), "external" (reaches beyond
             that world, so a replay answers the call from the log) or "unknown".
-        description: What the agent is told about it.
+        description: The description that the agent gets.
     """
 
     name: str
@@ -111,12 +119,12 @@ class Tool:
         /,
         **types: str,
     ) -> Tool:
-        """Return a tool that takes exactly these arguments, each of a JSON type.
+        """Return a tool that takes exactly the given arguments, each of a JSON type.
 
         >>> Tool.with_args("get_order", "read", order="string").schema["required"]
         ['order']
         """
-        properties = {argument: {"type": kind} for argument, kind in types.items()}
+        properties = {argument: {"type": json_type} for argument, json_type in types.items()}
         schema = {
             "type": "object",
             "properties": properties,
@@ -128,14 +136,20 @@ class Tool:
 
 @runtime_checkable
 class World(Protocol):
-    """Where an agent's tools act. `trajrec.envs.Shop` is one.
+    """A world that an agent's tools act in, e.g. `trajrec.envs.Shop`.
 
-    A world may also have `get_state` (see Readable) and `set_state` (see RestorableState), `kwargs` (the arguments that make
-    another one like it) and `watch` (see there); what it does not have is not used.
+    A world may have further methods and attributes, which are used if they exist:
+
+    - `get_state` and `set_state`, see `HasState` and `RestorableState`.
+    - `kwargs`: the arguments of its constructor, from which a replay makes another world like it.
+    - `watch`: returns the value to watch, in place of the state; see `trajrec.episode`.
     """
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Begin anew; the same seed and options give the same world. What it returns is recorded as the goal."""
+        """Begin anew, and return the goal, which is recorded.
+
+        The same seed and options must give the same world.
+        """
         ...
 
     def tools(self) -> Sequence[Tool]:
@@ -143,18 +157,21 @@ class World(Protocol):
         ...
 
     def call(self, name: str, arguments: dict[str, Any], /) -> Any:
-        """Execute a tool. What it raises, or returns as an error, is the agent's to deal with."""
+        """Execute a tool and return its result.
+
+        Exceptions and results that describe an error both go to the agent.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found.
+    """The result that a verifier returns.
 
     Attributes:
-        passed: Whether the check holds; None where it cannot tell.
-        score: A graded result, in the check's own unit.
-        evidence: What it looked at, as plain data: expected and actual values, a message.
+        passed: Whether the check holds; None if the verifier cannot tell.
+        score: A graded result, in the verifier's own unit.
+        evidence: The reason as plain data: expected and actual values, or a message.
     """
 
     passed: bool | None
@@ -163,8 +180,11 @@ class Verdict:
 
 
 class Verifier(Protocol):
-    """A check: a callable on the environment at the end of an episode. See `trajrec.verifier`."""
+    """A function that judges the last state of an episode. See `trajrec.verifier`."""
 
     def __call__(self, env: Any, /) -> bool | float | Verdict | None:
-        """Return the verdict; a float is a score without a verdict. Must not change the environment."""
+        """Return the verdict, or a number as a score without a verdict.
+
+        The environment, world or state that it gets must not be changed.
+        """
         ...

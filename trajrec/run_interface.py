@@ -1,4 +1,8 @@
-"""What an agent ran under: a gain can be attributed only where all of it was recorded. Unknown is recorded as unknown."""
+"""The interface of a run: verifier, base model, scaffold, budget and the like.
+
+A gain can be attributed to one of them only if all of them are recorded. A field that is not given
+is recorded as unknown, and an unknown field never compares equal.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ import tomllib
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from trajrec.types import Value
 
 FIELDS = (
     "verifier",
@@ -21,45 +27,56 @@ FIELDS = (
     "sampling",
     "eval_protocol",
 )
-"""The six factors that reports confuse, and three that confound them."""
+"""The fields of an interface. The first six are the factors that reports confuse with each other; the
+last three confound a comparison of the others."""
 
 Reason = Literal["unknown", "not_applicable", "redacted", "not_captured"]
-REASONS = ("unknown", "not_applicable", "redacted", "not_captured")
+REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
-def interface(path: str | Path | None = None, /, **fields: Any) -> dict[str, Any]:
-    """Describe the interface that episodes run under, for `interface=` of `trajrec.record` and `trajrec.episode`.
+def interface(path: str | Path | None = None, /, **fields: Value) -> dict[str, Any]:
+    """Describe the interface that episodes run under.
+
+    The result is the value for `interface=` of `trajrec.record` and `trajrec.episode`.
 
     Args:
-        path: A TOML file with these fields; those that are given as well take their place.
-        fields: Any of verifier, base, lineage, optimizer, scaffold, budget, env, sampling, eval_protocol: plain data, a
-            function, class or module (its name and the digest of its source), or `missing(reason)`.
+        path: A TOML file with fields; `fields` take precedence over it.
+        fields: Any of verifier, base, lineage, optimizer, scaffold, budget, env, sampling,
+            eval_protocol. A value is plain data; a function, class or module, of which the name and
+            the digest of the source are recorded; or `missing(reason)`.
 
     Returns:
-        Plain data with all nine fields; those that were not given are marked as unknown, which never compares equal.
+        Plain data with all nine fields. A field that was not given is {"missing": "unknown"}.
 
     Raises:
-        ValueError: There is no such field.
+        ValueError: A name is none of the nine fields.
+        OSError: The file cannot be read.
 
     >>> interface(base={"model": "m-1", "revision": "8f2"}, budget={"tokens": 4096})["optimizer"]
     {'missing': 'unknown'}
     """
-    found: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     if path is not None:
         with open(path, "rb") as file:
-            found = tomllib.load(file)
-    found.update(fields)
-    if strange := sorted(found.keys() - set(FIELDS)):
+            given = tomllib.load(file)
+    given.update(fields)
+    if unknown := sorted(given.keys() - set(FIELDS)):
         raise ValueError(
-            f"an interface has no field {strange[0]!r}; its fields are {', '.join(FIELDS)}"
+            f"fields of an interface must be among {', '.join(FIELDS)}, got {unknown[0]!r}"
         )
     return {
-        name: _described(found[name]) if name in found else missing("unknown") for name in FIELDS
+        name: _described(given[name]) if name in given else missing("unknown") for name in FIELDS
     }
 
 
 def missing(reason: Reason) -> dict[str, str]:
-    """Mark a field as missing: unknown, not_applicable, redacted or not_captured.
+    """Mark a field as missing, with the reason.
+
+    Args:
+        reason: "unknown", "not_applicable", "redacted" or "not_captured".
+
+    Raises:
+        ValueError: `reason` is none of these words.
 
     >>> interface(optimizer=missing("not_applicable"))["optimizer"]
     {'missing': 'not_applicable'}
@@ -70,15 +87,20 @@ def missing(reason: Reason) -> dict[str, str]:
 
 
 def source_digest(code: Callable[..., Any] | type | types.ModuleType) -> str | None:
-    """Return the BLAKE2b-128 digest of the source of a function, class or module, None where there is none."""
+    """Return the BLAKE2b-128 digest of the source of a function, class or module.
+
+    None if there is no source, e.g. for a built-in function.
+    """
     try:
         source = inspect.getsource(code)
     except (OSError, TypeError):
         return None
+    # "surrogatepass": a source file may hold lone surrogates in its texts.
     return hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
-def _described(value: Any) -> Any:
+def _described(value: Value) -> Value:
+    """Return a value with its functions, classes and modules as names and digests."""
     if isinstance(value, (types.ModuleType, type)) or inspect.isroutine(value):
         module = "" if isinstance(value, types.ModuleType) else f"{value.__module__}."
         name = getattr(value, "__qualname__", getattr(value, "__name__", ""))

@@ -17,6 +17,13 @@ from trajrec.protocols import RestorableState, StateAdapter
 from trajrec.types import AnyEnv, Value
 
 
+def choose_adapter(env: AnyEnv, state: Callable[[Value], Value] | bool) -> StateAdapter | None:
+    """Return the adapter for an option `state=`: a function of the environment, True or False."""
+    if callable(state):
+        return function_adapter(env, state)
+    return find_adapter(env) if state else None
+
+
 def find_adapter(env: AnyEnv) -> StateAdapter | None:
     """Return the adapter that fits an environment, or None.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-from trajrec.log.schema import Check, Failure
+from trajrec.log.schema import Check, Event, Failure
 from trajrec.protocols import Verifier
+from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
-from trajrec.verifiers import CheckResult, code_digest, identify
+from trajrec.verifiers import code_digest, identify, run_check
 
 TRACEBACK_CHARACTERS = 20_000
 """Of a longer traceback the end is stored: the error stands there, and a recursion fills the rest."""
@@ -40,33 +42,53 @@ def failure_event(
     )
 
 
-def check_event(
-    verifier: Verifier,
-    result: CheckResult,
+def check_events(
+    verifiers: Iterable[Verifier],
+    env: AnyEnv,
     *,
     episode: int,
     step: int,
-    time_ns: int,
-    state_digest: str | None,
-) -> Check:
-    """Return a verifier's result on the last state of an episode as a record."""
-    identity = identify(verifier)
-    has_evidence = result.evidence is not None
-    return Check(
-        episode=episode,
-        step=step,
-        time_ns=time_ns,
-        check_id=identity.id,
-        version=identity.version,
-        family=identity.family,
-        phase="terminal",
-        status=result.status,
-        verdict=result.passed,
-        score=result.score,
-        evidence_data=codec.encode(result.evidence, opaque=True) if has_evidence else None,
-        code_digest=code_digest(verifier),
-        state_digest=state_digest,
-    )
+    clock_ns: Callable[[], int],
+    capture: Callable[[], Value] | None,
+) -> Iterator[Event]:
+    """Run verifiers on the last state of an episode; yield their results as records.
+
+    Args:
+        verifiers: The verifiers.
+        env: The environment, in its last state.
+        episode: Number of the episode.
+        step: Number of its steps.
+        clock_ns: Returns the wall-clock time in ns.
+        capture: Returns the state; None if no state is recorded.
+    """
+    for verifier in verifiers:
+        result = run_check(verifier, env)
+        if result.error is not None:
+            yield failure_event(
+                result.error,
+                episode=episode,
+                step=step,
+                time_ns=clock_ns(),
+                phase="check",
+                origin="verifier",
+            )
+        identity = identify(verifier)
+        has_evidence = result.evidence is not None
+        yield Check(
+            episode=episode,
+            step=step,
+            time_ns=clock_ns(),
+            check_id=identity.id,
+            version=identity.version,
+            family=identity.family,
+            phase="terminal",
+            status=result.status,
+            verdict=result.passed,
+            score=result.score,
+            evidence_data=codec.encode(result.evidence, opaque=True) if has_evidence else None,
+            code_digest=code_digest(verifier),
+            state_digest=None if capture is None else codec.digest(capture()),
+        )
 
 
 def _storable(text: str) -> str:

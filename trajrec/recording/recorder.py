@@ -13,46 +13,20 @@ from typing import Any, Literal, Unpack
 import gymnasium
 import msgspec
 
-from trajrec.envstate.adapters import find_adapter, function_adapter
+from trajrec.envstate.adapters import choose_adapter
 from trajrec.envstate.generators import generator_state
-from trajrec.envstate.keyframes import Keyframes
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
-from trajrec.log.schema import (
-    Ending,
-    EpisodeEnd,
-    EpisodeStart,
-    Fork,
-    Header,
-    Keyframe,
-    StateRecord,
-    episode_id,
-)
-from trajrec.log.writer import Durability, LogWriter, OnError, new_log_id
-from trajrec.protocols import StateAdapter, Verifier
+from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
+from trajrec.log.writer import Durability, LogWriter, OnError
+from trajrec.protocols import Verifier
 from trajrec.recording.buffer import StepBuffer
-from trajrec.recording.env_record import describe_env
-from trajrec.recording.episode_events import check_event, failure_event
-from trajrec.recording.options import (
-    KeepStates,
-    LogOrigin,
-    RecordOptions,
-    kept_states,
-    stored_keep_states,
-)
-from trajrec.recording.provenance import make_header
+from trajrec.recording.episode_events import check_events, failure_event
+from trajrec.recording.keyframe_schedule import KeyframeSchedule
+from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions
+from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
-from trajrec.types import Action, AnyEnv, Info, Observation, Value
+from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
 from trajrec.values import codec
-from trajrec.verifiers import run_check
-
-KEYFRAME_STEPS = 8192
-"""The least number of steps between keyframes; shorter episodes have none. Without a keyframe, 8,192
-steps are re-executed in 0.05 s (CartPole) to 2 s (Humanoid)."""
-
-NEVER = 1 << 62
-"""A step that no episode reaches."""
-
-StepResult = tuple[Observation, Any, bool, bool, Info]
 
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -75,7 +49,6 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     Attributes:
         path: The log file.
         episode_id: The id of the current or last episode, None before the first reset.
-        is_open: Whether an episode is being recorded.
 
     Raises:
         EncodeError: An action or observation cannot be stored losslessly; names the path in it.
@@ -100,18 +73,18 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> None:
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
-        stored_word = stored_keep_states(keep_states)
         super().__init__(env)
         self._checks = tuple(checks)
-        self._adapter = _adapter(env, state)
+        self._adapter = choose_adapter(env, state)
         self._capture = None if self._adapter is None else self._adapter.capture
         self._clock_ns = self._origin.clock_ns or time.time_ns
         self._episode = -1
         self._is_open = False
         self._has_failed = False
-        self._keyframes: Keyframes | None = None
-        self._keyframe_at = KEYFRAME_STEPS
-        header = self._header(stored_word, keep_states, interface)
+        self._keyframes = KeyframeSchedule(env)
+        header = recorder_header(
+            env, self._adapter, self._origin, keep_states=keep_states, interface=interface
+        )
         self._keep = header.state.keep
         self._log_id = header.log_id
         self.path = Path(folder) / f"{header.log_id}.trj"
@@ -123,34 +96,6 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
         self._buffer.hand_over = self._writer.hand_over
 
-    def _header(
-        self, stored_word: str, keep_states: KeepStates, interface: Mapping[str, Value] | None
-    ) -> Header:
-        origin = self._origin
-        log_id = origin.log_id or new_log_id()
-        created_ns = self._clock_ns()
-        if origin.parent is None:
-            env_record = describe_env(self.env)
-            state_record = StateRecord(
-                adapter="" if self._adapter is None else self._adapter.name,
-                version=0 if self._adapter is None else self._adapter.version,
-                keep=kept_states(self._adapter, keep_states),
-            )
-        else:
-            # The environment of a branch may be a stand-in that plays back the branch's steps. The
-            # log of its parent describes the real one.
-            env_record = origin.parent.env
-            state_record = origin.parent.state
-            stored_word = origin.parent.record
-        return make_header(
-            log_id=log_id,
-            created_ns=created_ns,
-            env=env_record,
-            state=state_record,
-            record=stored_word,
-            interface=interface,
-        )
-
     @property
     def episode_id(self) -> str | None:
         """Id of the current or last episode; None before the first reset."""
@@ -161,7 +106,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Whether an episode is being recorded: a reset has begun it, and no step has ended it."""
         return self._is_open
 
-    def step(self, action: Action) -> StepResult:
+    def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
         """Step the environment and record the step.
 
         An exception of the environment is recorded, then raised again.
@@ -171,8 +116,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer = self._buffer
         try:
             try:
-                # Before the environment sees the action: some environments clip or scale it in
-                # place.
+                # Before the environment gets it: some clip or scale actions in place.
                 buffer.put_action(action)
             except MisfitError:
                 buffer.refit([("action", action)])
@@ -216,13 +160,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         # The step counts from here on. One attribute write, so that no other thread sees half of it.
         block.n = n = block.n + 1
         if n >= block.limit:
-            if buffer.n_steps >= self._keyframe_at:
+            if buffer.n_steps >= self._keyframes.due_step:
                 self._add_keyframe()
             buffer.next_block()
         return result
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: JsonObject | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment and begin an episode; an unfinished one is recorded as abandoned.
 
@@ -230,6 +174,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         yet or none that can be read), the recorder gives the environment a seed. The log says that
         this seed is the recorder's.
         """
+        self._writer.raise_error()
         self._end_unfinished()
         rng_data = None
         origin: Literal["caller", "recorder", "none"] = "caller"
@@ -276,6 +221,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             start: The reset of the other episode.
             obs: The last observation before that step.
         """
+        self._writer.raise_error()
         self._end_unfinished()
         self._episode += 1
         self._has_failed = False
@@ -285,8 +231,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def close(self) -> None:
         """Seal the log, then close the environment; a second call does nothing."""
         try:
-            if self._is_open:
-                self._end("error" if self._has_failed else "abandoned", False, False)
+            self._end_unfinished()
         finally:
             try:
                 self._writer.close()
@@ -330,13 +275,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         if fork is not None:
             buffer.add_event(fork)
         buffer.begin_episode(self._episode, 0 if fork is None else fork.step)
-        if self._keyframe_at != NEVER:
-            self._keyframe_at = buffer.n_steps + KEYFRAME_STEPS
+        self._keyframes.begin_episode(buffer.n_steps)
         self._is_open = True
 
     def _end_unfinished(self) -> None:
-        """End the episode that a reset or a fork cuts off, after raising an error of the log."""
-        self._writer.raise_error()
+        """End the episode that a reset, a fork or `close` cuts off, if there is one."""
         if self._is_open:
             self._end("error" if self._has_failed else "abandoned", False, False)
 
@@ -344,7 +287,25 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer = self._buffer
         n_steps = buffer.n_steps
         self._is_open = False
-        buffer.add_event(
+        self._add_end(n_steps, ending, terminated, truncated)
+        buffer.end_episode()
+        # An episode that was cut off has no last state to judge.
+        if self._checks and ending in ("terminated", "truncated"):
+            for event in check_events(
+                self._checks,
+                self.env,
+                episode=self._episode,
+                step=n_steps,
+                clock_ns=self._clock_ns,
+                capture=self._capture,
+            ):
+                buffer.add_event(event)
+            self._flush_quietly()
+        if buffer.block.n >= buffer.block.limit:
+            buffer.next_block()
+
+    def _add_end(self, n_steps: int, ending: Ending, terminated: bool, truncated: bool) -> None:
+        self._buffer.add_event(
             EpisodeEnd(
                 episode=self._episode,
                 time_ns=self._clock_ns(),
@@ -354,46 +315,12 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 truncated=truncated,
             )
         )
-        buffer.end_episode()
-        # An episode that was cut off has no last state to judge.
-        if self._checks and ending in ("terminated", "truncated"):
-            self._run_checks(n_steps)
-            self._flush_quietly()
-        if buffer.block.n >= buffer.block.limit:
-            buffer.next_block()
-
-    def _run_checks(self, n_steps: int) -> None:
-        for verifier in self._checks:
-            result = run_check(verifier, self.env)
-            if result.error is not None:
-                self._add_failure(result.error, step=n_steps, phase="check", origin="verifier")
-            time_ns = self._clock_ns()
-            digest = None if self._capture is None else codec.digest(self._capture())
-            self._buffer.add_event(
-                check_event(
-                    verifier,
-                    result,
-                    episode=self._episode,
-                    step=n_steps,
-                    time_ns=time_ns,
-                    state_digest=digest,
-                )
-            )
 
     def _add_keyframe(self) -> None:
-        """Record the whole state in a long episode, if the environment holds only plain data."""
         n_steps = self._buffer.n_steps
-        try:
-            if self._keyframes is None:
-                self._keyframes = Keyframes(self.env)
-            self._keyframe_at = n_steps + KEYFRAME_STEPS
-            self._buffer.add_event(Keyframe(self._episode, n_steps, self._keyframes.take()))
-        except LookupError:
-            # The last action of an ALE game cannot be found out now. The next try may succeed.
-            pass
-        except Exception:
-            # An attribute may raise anything. Nothing that is recorded depends on keyframes.
-            self._keyframe_at = NEVER
+        data = self._keyframes.take(n_steps)
+        if data is not None:
+            self._buffer.add_event(Keyframe(self._episode, n_steps, data))
 
     def _refit_step(self, action: Action, obs: Observation, reward: Value) -> None:
         rows = [("action", action), ("obs", obs), ("reward", reward)]
@@ -406,9 +333,17 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> None:
         """Record a step without an observation: the environment raised, or the recorder did."""
         self._has_failed = True
-        step = self._buffer.n_steps
-        action_data = codec.encode(action, opaque=True)
-        self._add_failure(exc, step=step, phase="step", origin=origin, action_data=action_data)
+        self._buffer.add_event(
+            failure_event(
+                exc,
+                episode=self._episode,
+                step=self._buffer.n_steps,
+                time_ns=self._clock_ns(),
+                phase="step",
+                origin=origin,
+                action_data=codec.encode(action, opaque=True),
+            )
+        )
         self._buffer.skip_step()
         self._flush_quietly()
 
@@ -419,45 +354,21 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer = self._buffer
         buffer.next_block()
         buffer.add_event(start)
-        self._add_failure(exc, step=-1, phase=phase, origin="env")
         buffer.add_event(
-            EpisodeEnd(
-                episode=self._episode,
-                time_ns=self._clock_ns(),
-                n_steps=0,
-                ending="error",
-                terminated=False,
-                truncated=False,
-            )
-        )
-        self._flush_quietly()
-
-    def _add_failure(
-        self,
-        exc: BaseException,
-        *,
-        step: int,
-        phase: Literal["reset", "step", "state", "check"],
-        origin: Literal["env", "scaffold", "verifier"],
-        action_data: bytes | None = None,
-    ) -> None:
-        self._buffer.add_event(
             failure_event(
                 exc,
                 episode=self._episode,
-                step=step,
+                step=-1,
                 time_ns=self._clock_ns(),
                 phase=phase,
-                origin=origin,
-                action_data=action_data,
+                origin="env",
             )
         )
+        self._add_end(0, "error", False, False)
+        self._flush_quietly()
 
     def _flush_quietly(self) -> None:
-        """Flush, and leave an error of the log to the next reset.
-
-        An exception raised here would hide the one that is being recorded.
-        """
+        """Flush, and leave an error of the log to the next reset: it would hide another one here."""
         with suppress(LogWriteError):
             self._writer.flush()
 
@@ -487,9 +398,3 @@ def open_recorder(
 
 
 _EMPTY_INFO = codec.encode({})
-
-
-def _adapter(env: AnyEnv, state: Callable[[Value], Value] | bool) -> StateAdapter | None:
-    if callable(state):
-        return function_adapter(env, state)
-    return find_adapter(env) if state else None

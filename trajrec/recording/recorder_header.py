@@ -1,0 +1,53 @@
+"""The header of an environment's log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from trajrec.log.schema import Header, StateRecord
+from trajrec.log.writer import new_log_id
+from trajrec.protocols import StateAdapter
+from trajrec.recording.env_record import describe_env
+from trajrec.recording.options import KeepStates, LogOrigin, kept_states, stored_keep_states
+from trajrec.recording.provenance import make_header
+from trajrec.types import AnyEnv, Value
+
+
+def recorder_header(
+    env: AnyEnv,
+    adapter: StateAdapter | None,
+    origin: LogOrigin,
+    *,
+    keep_states: KeepStates,
+    interface: Mapping[str, Value] | None,
+) -> Header:
+    """Return the header of a recorder's log.
+
+    Raises:
+        ValueError: `keep_states` is none of its three words.
+        EncodeError: The interface is no plain data.
+    """
+    stored_word = stored_keep_states(keep_states)
+    clock_ns = origin.clock_ns or time.time_ns
+    if origin.parent is None:
+        env_record = describe_env(env)
+        state_record = StateRecord(
+            adapter="" if adapter is None else adapter.name,
+            version=0 if adapter is None else adapter.version,
+            keep=kept_states(adapter, keep_states),
+        )
+    else:
+        # The environment of a branch may be a stand-in that plays back the branch's steps. The log
+        # of its parent describes the real one.
+        env_record = origin.parent.env
+        state_record = origin.parent.state
+        stored_word = origin.parent.record
+    return make_header(
+        log_id=origin.log_id or new_log_id(),
+        created_ns=clock_ns(),
+        env=env_record,
+        state=state_record,
+        record=stored_word,
+        interface=interface,
+    )
