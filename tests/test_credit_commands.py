@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import subprocess
-import sys
 import weakref
 from pathlib import Path
 from typing import Any
@@ -416,18 +413,6 @@ def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
         f"SELECT column_name FROM (DESCRIBE FROM '{tmp_path}/none.parquet')"
     ).fetchall()
     assert [name for (name,) in names][:3] == ["prompt", "completions", "labels"]
-
-
-@pytest.mark.slow
-@pytest.mark.sources
-def test_the_python_of_the_credit_document_runs(tmp_path: Path) -> None:
-    text = (Path(__file__).resolve().parent.parent / "docs" / "credit.md").read_text()
-    script = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "step 9 decided it" in done.stdout
 
 
 @pytest.mark.sources

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import random
-import re
 import subprocess
 import sys
 import warnings
@@ -793,21 +792,6 @@ def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
         episode, "random", n_rollouts=4, steps=[0, 2], success=first_wins, folder=None
     )
     assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
-
-
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "pettingzoo.md"
-
-
-def test_the_example_of_the_docs_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(DOCS), "exec"), {"__name__": "docs"})
-    printed = capsys.readouterr().out
-    assert "archer_0" in printed
-    assert "exact {'player_1': " in printed
-    assert "player_1 moved, player_2 is next, ['player_1', 'player_2'] play" in printed
 
 
 @pytest.mark.slow

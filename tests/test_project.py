@@ -244,7 +244,7 @@ def test_the_examples_of_docstrings_hold(name: str) -> None:
 
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(code) == 6
+    assert len(code) == 5
     script = "\n".join(code) + "\nenv.close()\n"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True
@@ -252,16 +252,6 @@ def test_the_readmes_python_runs(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "exact None" in done.stdout
     assert "arguments/cents: recorded 1000000, now 5000" in done.stdout
-
-
-def test_the_readme_names_every_command() -> None:
-    from trajrec.cli import build_parser
-
-    text = (ROOT / "README.md").read_text()
-    choices = next(action.choices for action in build_parser()._actions if action.choices)
-    assert choices is not None
-    for command in choices:
-        assert f"trajrec {command}" in text
 
 
 def sample_env(folder: Path) -> dict[str, str]:

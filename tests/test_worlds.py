@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import json
 import random
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,17 +296,6 @@ def test_an_agents_episode_can_be_looked_at(
     assert main(["show", str(tmp_path), ep.id, "--step", "2"]) == 2
     assert main(["show", str(tmp_path), ep.id, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["task"] == "notes"
-
-
-@pytest.mark.sources
-def test_the_world_of_the_document_is_recorded_and_replayed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    document = Path(__file__).resolve().parent.parent / "docs" / "worlds.md"
-    (code,) = re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(document), "exec"), {"__name__": "docs"})
-    assert "exact, 2 steps" in capsys.readouterr().out
 
 
 def test_what_is_no_world_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:

@@ -1,0 +1,250 @@
+"""The documentation holds: its Python runs, its commands parse, its pages are up to date, its site builds."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+import types
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from trajrec.cli import build_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+TOP = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+PAGES = {
+    str(path.relative_to(ROOT)): path
+    for path in [*map(ROOT.joinpath, TOP), *sorted(DOCS.rglob("*.md"))]
+    if path.exists()  # beside an installed wheel there are only some of them
+}
+GENERATED = {
+    f"docs/reference/{name}" for name in ("command-line.md", "sql-tables.md", "python-api.md")
+}
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+NEEDS = {
+    "docs/explanation/credit.md": "matplotlib",
+    "docs/how-to/find-the-decisive-step.md": "matplotlib",
+    "docs/how-to/record-pettingzoo.md": "pettingzoo",
+    "docs/how-to/record-tool-agents.md": "time_machine",
+}
+"""Page -> the optional package that its Python imports."""
+
+SLOW = {
+    "docs/explanation/credit.md",
+    "docs/tutorial.md",
+    "docs/how-to/find-the-decisive-step.md",
+    "docs/how-to/run-in-parallel.md",
+}
+"""Pages whose Python takes longer than a few seconds."""
+
+NEXT = "\x1e"
+"""Printed after each Python block: the record separator, which no page prints itself."""
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return the language and the text of each fenced block of a page."""
+    return BLOCK.findall(PAGES[page].read_text())
+
+
+def python_pages() -> list[object]:
+    """Return the pages with Python, slow ones marked."""
+    return [
+        pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
+        for page in PAGES
+        if page not in {*GENERATED, "README.md"}
+        and any(language == "python" for language, _ in blocks(page))
+    ]
+
+
+@pytest.mark.parametrize("page", python_pages())
+def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
+    if page in NEEDS:
+        pytest.importorskip(NEEDS[page])
+    fenced = blocks(page)
+    code = [text for language, text in fenced if language == "python"]
+    (tmp_path / "page.py").write_text(f"\nprint({NEXT!r})\n".join([*code, ""]))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    printed = iter(done.stdout.split(f"{NEXT}\n"))
+    checker = doctest.OutputChecker()
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    got = ""
+    for language, text in fenced:
+        if language == "python":
+            got = next(printed)
+        elif language == "text":
+            example = doctest.Example("", text)
+            assert checker.check_output(text, got, flags), checker.output_difference(
+                example, got, flags
+            )
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return every command line of trajrec in a page, with its page."""
+    lines = [
+        (page, line)
+        for page in PAGES
+        for language, text in blocks(page)
+        if language == "sh"
+        for line in text.splitlines()
+        if line.startswith("trajrec ")
+    ]
+    assert len(lines) > 40
+    return lines
+
+
+@pytest.mark.parametrize(("page", "line"), commands())
+def test_a_command_line_of_a_page_is_understood(page: str, line: str) -> None:
+    words = shlex.split(line, comments=True)[1:]
+    if ">" in words:
+        words = words[: words.index(">")]
+    build_parser().parse_args(words)
+
+
+def test_the_reference_names_every_command() -> None:
+    choices = next(action.choices for action in build_parser()._actions if action.choices)
+    assert choices is not None
+    text = PAGES["docs/reference/command-line.md"].read_text()
+    for command in choices:
+        assert f"## trajrec {command}\n" in text
+
+
+@cache
+def generator() -> types.ModuleType:
+    """Return docs/generate.py as a module."""
+    spec = importlib.util.spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", sorted(GENERATED - {"docs/reference/python-api.md"}))
+def test_a_generated_page_is_that_of_the_program(page: str) -> None:
+    expected = generator().pages()[Path(page).name]
+    if PAGES[page].read_text() != expected:
+        pytest.fail(
+            f"{page} is not what the program says: run `python docs/generate.py` and commit the result"
+        )
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and MyST make them."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.sources
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    for target, anchor in re.findall(
+        r"\]\(([^)#:]*)(?:#([^)]*))?\)", BLOCK.sub("", PAGES[page].read_text())
+    ):
+        linked = (PAGES[page].parent / target).resolve() if target else PAGES[page]
+        assert linked.exists(), target
+        assert not anchor or anchor in anchors(linked), f"{target}#{anchor}"
+
+
+@pytest.mark.sources
+def test_the_index_lists_every_page_once_as_a_link_and_once_in_its_tree() -> None:
+    text = PAGES["docs/index.md"].read_text()
+    for path in DOCS.rglob("*.md"):
+        name = str(path.relative_to(DOCS))
+        if name != "index.md":
+            assert f"]({name})" in text, name
+            assert f"\n{name.removesuffix('.md')}\n" in text, name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in GENERATED])
+def test_a_page_has_one_sentence_a_line(page: str) -> None:
+    for line in BLOCK.sub("", PAGES[page].read_text()).splitlines():
+        prose = re.sub(r"`[^`]*`", "code", line)
+        if not prose.startswith("|"):
+            assert not re.search(
+                r"[a-z)%*][.!?] [A-Z]", re.sub(r"\b(e\.g|i\.e|vs)\. ", "", prose)
+            ), line
+
+
+@pytest.mark.sources
+def test_the_readme_is_short() -> None:
+    text = PAGES["README.md"].read_text()
+    assert text.count("\n") <= 120
+    assert len(text.split()) <= 880
+
+
+@pytest.mark.sources
+def test_the_architecture_page_names_functions_that_exist() -> None:
+    named = re.findall(r"`(trajrec(?:\.\w+)+)(?::([\w.]+))?`", PAGES["ARCHITECTURE.md"].read_text())
+    assert len(named) > 15
+    for module, path in named:
+        value: object = importlib.import_module(module) if path or module.count(".") > 1 else None
+        for part in path.split(".") if path else ():
+            value = getattr(value, part)
+
+
+@pytest.mark.sources
+def test_the_architecture_page_has_the_rooms_and_arrows_of_the_layer_test() -> None:
+    from test_project import ROOMS
+
+    rows = re.findall(
+        r"^\| (?:base|`([\w.]+)`) [^|]*\| [^|]* \| ([^|]*)\|$",
+        PAGES["ARCHITECTURE.md"].read_text(),
+        re.MULTILINE,
+    )
+    shown: dict[str, set[str]] = {}
+    for room, arrows in rows:
+        allowed: set[str] = set()
+        for name in filter(None, arrows.strip().split(", ")):
+            allowed |= shown[name.removeprefix("all of ")] if name.startswith("all of ") else {name}
+        shown[room or "base"] = allowed
+    assert shown == {
+        room: ({"every room"} if room == "cli" else allowed - {room})
+        for room, allowed in ROOMS.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.sources
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip(
+        "sphinx", reason="the site needs the extra docs: pip install 'trajrec[docs]'"
+    )
+    pytest.importorskip("myst_parser")
+    pytest.importorskip("furo")
+    command = re.search(
+        r"\.venv/bin/(sphinx-build .*) docs/_build", PAGES["CONTRIBUTING.md"].read_text()
+    )
+    assert command is not None
+    build = [sys.executable, "-m", "sphinx", *command.group(1).split()[1:], str(tmp_path)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "how-to" / "record-gymnasium.html").exists()
+
+
+@pytest.mark.sources
+def test_no_page_tells_the_names_of_before() -> None:
+    """Ask only for names that cannot be plain words."""
+    old = r"fork\.many|credit\.scan|credit\.substitute|said_done|state_forced|within_id"
+    for page, path in PAGES.items():
+        if page != "CHANGELOG.md":
+            assert not re.search(old, path.read_text()), page
+
+
+def test_the_pages_python_is_valid() -> None:
+    for page in PAGES:
+        for language, text in blocks(page):
+            if language == "python" and page not in GENERATED:
+                ast.parse(text)
