@@ -1,12 +1,12 @@
-"""Interfaces of the objects that users hand to trajrec. Imports nothing of the project."""
+"""Interfaces of the objects that users hand to trajrec."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
-# `Any` in this module stands for the user's own values: their type is the user's choice.
+from trajrec.types import JsonObject, Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +31,17 @@ class StateAdapter:
     name: str
     version: int
     keep: Literal["every", "digest"]
-    capture: Callable[[], Any]
+    capture: Callable[[], Value]
     generator: Callable[[], bytes] | None = None
     set_generator: Callable[[bytes], None] | None = None
-    restore: Callable[[Any], None] | None = None
+    restore: Callable[[Value], None] | None = None
 
 
 @runtime_checkable
 class HasState(Protocol):
     """An environment or world that returns its whole state; it is recorded and compared."""
 
-    def get_state(self) -> Any:
+    def get_state(self) -> Value:
         """Return the state as plain data or arrays."""
         ...
 
@@ -50,7 +50,7 @@ class HasState(Protocol):
 class RestorableState(HasState, Protocol):
     """An environment or world whose state can also be set."""
 
-    def set_state(self, state: Any) -> None:
+    def set_state(self, state: Value) -> None:
         """Put the environment into a state that `get_state` returned."""
         ...
 
@@ -64,14 +64,14 @@ class SandboxedEnv(Protocol):
     not be restored again.
     """
 
-    def take_snapshot(self) -> Any:
+    def take_snapshot(self) -> Value:
         """Store the whole present state, and return a name for it.
 
         The state includes the attributes of the Python object, such as counters and `np_random`.
         """
         ...
 
-    def restore_snapshot(self, name: Any, /) -> None:
+    def restore_snapshot(self, name: Value, /) -> None:
         """Restore a state that `take_snapshot` stored; a name may be used any number of times."""
         ...
 
@@ -79,13 +79,13 @@ class SandboxedEnv(Protocol):
 class MultiAgentEnv(Protocol):
     """A PettingZoo environment, recognised by its spaces per player."""
 
-    agents: list[Any]
+    agents: list[Value]
 
-    def observation_space(self, agent: Any, /) -> Any:
+    def observation_space(self, agent: Value, /) -> Value:
         """Return the space of a player's observations."""
         ...
 
-    def action_space(self, agent: Any, /) -> Any:
+    def action_space(self, agent: Value, /) -> Value:
         """Return the space of a player's actions."""
         ...
 
@@ -106,7 +106,7 @@ class Tool:
     """
 
     name: str
-    schema: dict[str, Any] | None = None
+    schema: JsonObject | None = None
     access: Access = "unknown"
     description: str = ""
 
@@ -145,7 +145,7 @@ class World(Protocol):
     - `watch`: returns the value to watch, in place of the state; see `trajrec.episode`.
     """
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    def reset(self, *, seed: int | None = None, options: JsonObject | None = None) -> Value:
         """Begin anew, and return the goal, which is recorded.
 
         The same seed and options must give the same world.
@@ -156,7 +156,7 @@ class World(Protocol):
         """Return the tools."""
         ...
 
-    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+    def call(self, name: str, arguments: JsonObject, /) -> Value:
         """Execute a tool and return its result.
 
         Exceptions and results that describe an error both go to the agent.
@@ -176,13 +176,13 @@ class Verdict:
 
     passed: bool | None
     score: float | None = None
-    evidence: Any = None
+    evidence: Value = None
 
 
 class Verifier(Protocol):
     """A function that judges the last state of an episode. See `trajrec.verifier`."""
 
-    def __call__(self, env: Any, /) -> bool | float | Verdict | None:
+    def __call__(self, env: Value, /) -> bool | float | Verdict | None:
         """Return the verdict, or a number as a score without a verdict.
 
         The environment, world or state that it gets must not be changed.

@@ -6,8 +6,7 @@ import collections
 import enum
 import io
 import pickle
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import cloudpickle
 import gymnasium
@@ -41,14 +40,16 @@ class Copier:
         references: Id of an object that a pickle refers to -> the object.
     """
 
-    def __init__(self, kept: list[Any], emulators: dict[int, StickyAction] | None = None) -> None:
+    def __init__(
+        self, kept: Iterable[object], emulators: dict[int, StickyAction] | None = None
+    ) -> None:
         self._emulators = {} if emulators is None else emulators
         self._collects = emulators is not None
-        self.natives: dict[int, tuple[Any, Value]] = {}
-        self.references: dict[int, Any] = {}
+        self.natives: dict[int, tuple[Value, Value]] = {}
+        self.references: dict[int, object] = {}
         self._kept = {id(item): item for item in kept}
-        self._copies: dict[int, Any] = {}
-        self._originals: list[Any] = []
+        self._copies: dict[int, Value] = {}
+        self._originals: list[object] = []
         self._shared_memory = SharedMemoryCheck()
 
     def is_atom(self, value: Value) -> bool:
@@ -73,7 +74,7 @@ class Copier:
         earlier = self._copies.get(id(value))
         if earlier is not None:
             return earlier
-        copied: Any
+        copied: Value
         if cls is np.ndarray and value.dtype.kind != "O":
             if self._collects:
                 self._shared_memory.check_array(value)
@@ -101,7 +102,7 @@ class Copier:
         self._originals.append(value)
         return copied
 
-    def pickle(self, objects: dict[Attribute, Any]) -> bytes:
+    def pickle(self, objects: dict[Attribute, Value]) -> bytes:
         """Return objects as bytes, pickled together, with references to the objects that are kept.
 
         Raises:
@@ -117,7 +118,7 @@ class Copier:
             ) from exc
         return file.getvalue()
 
-    def _reference(self, value: Any) -> int | None:
+    def _reference(self, value: Value) -> int | None:
         """Return the id under which a pickle refers to a value; None to pickle the value itself."""
         if isinstance(value, np.ndarray):
             self._shared_memory.check_array(value)
@@ -129,11 +130,11 @@ class Copier:
         self.references[id(value)] = value
         return id(value)
 
-    def _collect_native(self, native: Any) -> None:
+    def _collect_native(self, native: Value) -> None:
         if self._collects and id(native) not in self.natives:
             self.natives[id(native)] = (native, native_state(native, self._emulators))
 
-    def _culprit(self, objects: dict[Attribute, Any]) -> str:
+    def _culprit(self, objects: dict[Attribute, Value]) -> str:
         """Return the name of the first attribute that cannot be pickled alone."""
         for (_, name), value in objects.items():
             try:
@@ -143,7 +144,7 @@ class Copier:
         return "its attributes together"
 
 
-def unpickle(data: bytes, references: dict[int, Any]) -> dict[Attribute, Any]:
+def unpickle(data: bytes, references: dict[int, object]) -> dict[Attribute, Value]:
     """Return the objects that `Copier.pickle` of this process made bytes of."""
     return dict(_Unpickler(io.BytesIO(data), references).load())
 
@@ -151,14 +152,14 @@ def unpickle(data: bytes, references: dict[int, Any]) -> dict[Attribute, Any]:
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles EzPickle objects by their attributes: EzPickle itself would make a fresh environment."""
 
-    def __init__(self, file: io.BytesIO, reference: Callable[[Any], int | None]) -> None:
+    def __init__(self, file: io.BytesIO, reference: Callable[[Value], int | None]) -> None:
         super().__init__(file, protocol=5)
         self._reference = reference
 
-    def persistent_id(self, value: Any) -> int | None:
+    def persistent_id(self, value: Value) -> int | None:
         return self._reference(value)
 
-    def reducer_override(self, value: Any) -> Any:
+    def reducer_override(self, value: Value) -> Value:
         if package_of(value) in LOSSY_PACKAGES:
             raise pickle.PicklingError(
                 f"objects of {package_of(value)} leave out of their pickles a part of their state"
@@ -169,13 +170,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: io.BytesIO, references: dict[int, Any]) -> None:
+    def __init__(self, file: io.BytesIO, references: dict[int, object]) -> None:
         super().__init__(file)
         self._references = references
 
-    def persistent_load(self, reference: int) -> Any:
+    def persistent_load(self, reference: int) -> object:
         return self._references[reference]
 
 
-def _set_attributes(value: Any, state: dict[str, Any]) -> None:
+def _set_attributes(value: Value, state: dict[str, Value]) -> None:
     value.__dict__.update(state)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Container, Iterator
-from typing import Any
+from collections.abc import Container, Hashable, Iterable, Iterator
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES
 
-GeneratorPath = tuple[Any, ...]
+GeneratorPath = tuple[Hashable, ...]
 """Attributes, keys and positions that lead from an object to a generator in it."""
 
 GENERATOR_TYPES = (np.random.Generator, np.random.RandomState, random.Random)
@@ -38,7 +37,7 @@ _BIT_GENERATORS = {
 }
 
 
-def generator_state(bare: Any, adapter: StateAdapter | None) -> bytes | None:
+def generator_state(bare: Value, adapter: StateAdapter | None) -> bytes | None:
     """Return the encoded state of an environment's generators, or None if it has none to be seen.
 
     Args:
@@ -57,13 +56,13 @@ def generator_state(bare: Any, adapter: StateAdapter | None) -> bytes | None:
     generator = getattr(bare, "_np_random", None)
     if not isinstance(generator, np.random.Generator):
         return None
-    state: dict[str, Any] = {"np_random": generator.bit_generator.state}
+    state: dict[str, Value] = {"np_random": generator.bit_generator.state}
     if adapter is not None and adapter.generator is not None:
         state["native"] = adapter.generator()
     return codec.encode(state)
 
 
-def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> None:
+def restore_generator(bare: Value, adapter: StateAdapter | None, data: bytes) -> None:
     """Set an environment's generators to the state that `generator_state` returned.
 
     Raises:
@@ -95,8 +94,8 @@ def restore_generator(bare: Any, adapter: StateAdapter | None, data: bytes) -> N
 
 
 def nested_generators(
-    value: Any, seen: set[int], *, without: Container[str] = (), depth: int = SEARCH_DEPTH
-) -> Iterator[tuple[GeneratorPath, Any]]:
+    value: Value, seen: set[int], *, without: Container[str] = (), depth: int = SEARCH_DEPTH
+) -> Iterator[tuple[GeneratorPath, Value]]:
     """Yield the generators in an object, each with its path, in a fixed order.
 
     Objects and containers in it are searched too, but not spaces.
@@ -114,8 +113,8 @@ def nested_generators(
 
 
 def _search(
-    value: Any, path: GeneratorPath, seen: set[int], depth: int
-) -> Iterator[tuple[GeneratorPath, Any]]:
+    value: Value, path: GeneratorPath, seen: set[int], depth: int
+) -> Iterator[tuple[GeneratorPath, Value]]:
     if type(value) in _LEAF_TYPES or id(value) in seen:
         return
     if isinstance(value, GENERATOR_TYPES):
@@ -165,7 +164,7 @@ def reseed(env: AnyEnv, key: str) -> int:
     return n_generators
 
 
-def state_of(generator: Any) -> Value:
+def state_of(generator: Value) -> Value:
     """Return a generator's state."""
     if isinstance(generator, random.Random):
         return generator.getstate()
@@ -176,7 +175,7 @@ def state_of(generator: Any) -> Value:
     return generator.bit_generator.state
 
 
-def put_state(generator: Any, state: Value) -> None:
+def put_state(generator: Value, state: Value) -> None:
     """Set a generator to a state that `state_of` returned."""
     if isinstance(generator, random.Random):
         generator.setstate(state)
@@ -192,7 +191,7 @@ def _key_number(key: str) -> int:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "little")
 
 
-def _seed(generator: Any, seed: int) -> None:
+def _seed(generator: Value, seed: int) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = type(generator.bit_generator)(seed).state
     elif isinstance(generator, np.random.RandomState):
@@ -202,7 +201,7 @@ def _seed(generator: Any, seed: int) -> None:
         generator.seed(seed)
 
 
-def _generator_at(value: Any, path: list[Any]) -> Any:
+def _generator_at(value: Value, path: Iterable[Value]) -> Value:
     """Return the generator at a path.
 
     Raises:

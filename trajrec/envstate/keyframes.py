@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -104,13 +103,13 @@ class Keyframes:
                 space.seed(0)
                 space.__dict__["_np_random"].bit_generator.state = generator_state
 
-    def _layers(self) -> Iterator[tuple[Any, frozenset[str]]]:
+    def _layers(self) -> Iterator[tuple[Value, frozenset[str]]]:
         """Yield the layers that have a state, each with the names of its constant attributes."""
         for layer, constant in zip(self._snapshots.layers, self._snapshots.constant, strict=True):
             if type(layer).__name__ not in CHECKING_WRAPPERS:
                 yield layer, constant
 
-    def _to_entry(self, value: Value, name: str) -> list[Any] | None:
+    def _to_entry(self, value: Value, name: str) -> list[Value] | None:
         """Return an attribute as [kind, data]; None if a constructor sets it and nothing changes it."""
         cls = type(value)
         if isinstance(value, _PLAIN_BASES) or _is_plain(value):
@@ -137,7 +136,7 @@ class Keyframes:
             return None
         raise SnapshotError(f"attribute {name} ({cls.__qualname__}) is no plain data")
 
-    def _put(self, attributes: dict[str, Any], name: str, entry: list[Any]) -> None:
+    def _put(self, attributes: dict[str, Value], name: str, entry: list[Value]) -> None:
         kind, value = entry[:2]
         if kind == "value":
             attributes[name] = value
@@ -162,7 +161,7 @@ class Keyframes:
             sticky.put((clone, None if entry[2] is None else Action(entry[2])))
 
 
-def _mujoco_state(data: Any) -> Value:
+def _mujoco_state(data: Value) -> Value:
     mujoco = sys.modules["mujoco"]
     signature = mujoco.mjtState.mjSTATE_INTEGRATION
     buffer = np.empty(mujoco.mj_stateSize(data.model, signature), np.float64)
@@ -182,5 +181,5 @@ def _is_plain(value: Value) -> bool:
     return isinstance(value, _PLAIN_BASES)
 
 
-def _generator_state(generator: Any) -> Value:
+def _generator_state(generator: Value) -> Value:
     return None if generator is None else generator.bit_generator.state

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import gymnasium
 
@@ -41,7 +40,7 @@ def is_native(value: object) -> bool:
     )
 
 
-def native_state(native: Any, emulators: dict[int, StickyAction]) -> Value:
+def native_state(native: Value, emulators: dict[int, StickyAction]) -> Value:
     """Return the state of a native object; None for a MuJoCo model, which never changes.
 
     Args:
@@ -59,7 +58,7 @@ def native_state(native: Any, emulators: dict[int, StickyAction]) -> Value:
     return copy.copy(native) if name == "MjData" else None
 
 
-def restore_native(native: Any, state: Value) -> None:
+def restore_native(native: Value, state: Value) -> None:
     """Set the state of a native object, or of a space's generator, that was read before."""
     if isinstance(native, gymnasium.Space):
         _restore_space(native, state)
@@ -72,14 +71,14 @@ def restore_native(native: Any, state: Value) -> None:
         sys.modules["mujoco"].mj_copyData(native, native.model, state)
 
 
-def space_state(space: Any) -> tuple[Any, Value] | None:
+def space_state(space: Value) -> tuple[Value, Value] | None:
     """Return a space's generator and its state; None if the space has none yet."""
     # Not `space.np_random`: reading that property would make a generator.
     generator = space.__dict__.get("_np_random")
     return None if generator is None else (generator, generator.bit_generator.state)
 
 
-def spaces_of(layers: list[Any]) -> Iterator[Any]:
+def spaces_of(layers: Iterable[Value]) -> Iterator[Value]:
     """Yield the spaces of all layers and the spaces in them, each once.
 
     They count as state because `sample` draws from their generators.
@@ -100,7 +99,7 @@ def spaces_of(layers: list[Any]) -> Iterator[Any]:
         yield space
 
 
-def _emulator_state(ale: Any, emulators: dict[int, StickyAction]) -> tuple[StickyAction, Value]:
+def _emulator_state(ale: Value, emulators: dict[int, StickyAction]) -> tuple[StickyAction, Value]:
     sticky = emulators.get(id(ale))
     if sticky is None:
         sticky = emulators[id(ale)] = StickyAction(ale)
@@ -112,7 +111,7 @@ def _emulator_state(ale: Any, emulators: dict[int, StickyAction]) -> tuple[Stick
         ) from exc
 
 
-def _restore_space(space: Any, state: tuple[Any, Value] | None) -> None:
+def _restore_space(space: Value, state: tuple[Value, Value] | None) -> None:
     if state is None:
         space.__dict__["_np_random"] = None
     else:

@@ -18,16 +18,22 @@ import copy
 import hashlib
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal, SupportsFloat, TypeAlias
 
 import gymnasium
 import numpy as np
 
-from trajrec.types import Action, Info, Observation, Value
+from trajrec.types import Action, Info, JsonObject, Observation, Value
 
 PettingZooApi = Literal["aec", "parallel"]
+
+# PettingZoo is not imported here. A player may be any hashable value; most are names.
+AnyPettingZoo: TypeAlias = Any
+Player: TypeAlias = Any
+
+Space: TypeAlias = gymnasium.Space[Any]
 
 API_FIELD = "pettingzoo"
 """Key in `EnvRecord.spec_fields` with the environment's API: "aec" or "parallel"."""
@@ -60,7 +66,7 @@ def api_of_class(cls: type) -> PettingZooApi | None:
     return None
 
 
-def as_gymnasium(env: Any) -> Any:
+def as_gymnasium(env: Value) -> Value:
     """Return a PettingZoo environment as a Gymnasium environment, and any other object as it is."""
     api = api_of(env)
     if api is None:
@@ -68,14 +74,14 @@ def as_gymnasium(env: Any) -> Any:
     return AECView(env) if api == "aec" else ParallelView(env)
 
 
-def layers(env: Any) -> Iterator[Any]:
+def layers(env: Value) -> Iterator[Value]:
     """Yield an environment's wrappers, outermost first, and last the bare environment."""
     while env is not None:
         yield env
         env = _inner(env)
 
 
-def _inner(env: Any) -> Any:
+def _inner(env: Value) -> Value:
     if isinstance(env, (gymnasium.Wrapper, PettingZooEnv)):
         return env.env
     if api_of(env) is not None:
@@ -105,27 +111,27 @@ class PettingZooEnv(gymnasium.Env[Any, Any]):
             `NO_ACTION` if only None is allowed.
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: AnyPettingZoo) -> None:
         self.env = env
         self.metadata = getattr(env, "metadata", {})
         self.render_mode = getattr(env, "render_mode", None)
         self.observation_space = gymnasium.spaces.Dict(_spaces(env, env.observation_space))
         self.action_space = JointActions(self, copy.deepcopy(_spaces(env, env.action_space)))
-        self.acting_agents: dict[Any, Any] = {}
+        self.acting_agents: dict[Player, Value] = {}
 
     @property
-    def unwrapped(self) -> Any:
+    def unwrapped(self) -> AnyPettingZoo:
         """The bare PettingZoo environment."""
         return self.env.unwrapped
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Value:
         # `env` is missing while the object is made or unpickled. A special method of `env` would
         # act on `env` instead of this object.
         if name == "env" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.env, name)
 
-    def render(self) -> Any:
+    def render(self) -> Value:
         """Return what the PettingZoo environment's `render` returns."""
         return self.env.render()
 
@@ -146,10 +152,10 @@ class ParallelView(PettingZooEnv):
     """
 
     holds_returned = False
-    returned: Any = None
+    returned: Value = None
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: JsonObject | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment; return the observations and infos of all players."""
         returned = self.env.reset(seed=seed, options=options)
@@ -172,10 +178,15 @@ class ParallelView(PettingZooEnv):
             "infos": infos,
         }
         # Gymnasium's type for a reward is a number; a dict by player is this view's own.
-        reward: Any = dict(rewards)
+        reward: Value = dict(rewards)
         return observations, reward, has_terminated, is_over and not has_terminated, info
 
-    def _after(self, returned: Value, observations: Any, infos: Any) -> None:
+    def _after(
+        self,
+        returned: Value,
+        observations: Mapping[Player, Observation],
+        infos: Mapping[Player, Info],
+    ) -> None:
         if self.holds_returned:
             self.returned = returned
         self.acting_agents = {
@@ -194,12 +205,12 @@ class AECView(PettingZooEnv):
       player.
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: AnyPettingZoo) -> None:
         super().__init__(env)
-        self._terminations: dict[Any, bool] = {}
+        self._terminations: dict[Player, bool] = {}
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+        self, *, seed: int | None = None, options: JsonObject | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment; return the first player's observation."""
         self.env.reset(seed=seed, options=options)
@@ -217,12 +228,12 @@ class AECView(PettingZooEnv):
         is_over = not env.agents
         has_terminated = is_over and all(self._terminations.values())
         # Gymnasium's type for a reward is a number; a dict by player is this view's own.
-        reward: Any = dict(env.rewards)
+        reward: Value = dict(env.rewards)
         observation = self._last()
         info = {"agent": agent, **self._flags()}
         return observation, reward, has_terminated, is_over and not has_terminated, info
 
-    def _last(self) -> dict[str, Any] | None:
+    def _last(self) -> dict[str, Value] | None:
         env = self.env
         if not env.agents:
             self.acting_agents = {}
@@ -242,7 +253,7 @@ class AECView(PettingZooEnv):
         self.acting_agents = {agent: NO_ACTION if is_dead else _mask(observation, info)}
         return joint
 
-    def _flags(self) -> dict[str, Any]:
+    def _flags(self) -> Info:
         env = self.env
         return {
             "terminations": dict(env.terminations),
@@ -260,24 +271,24 @@ class JointActions(gymnasium.Space[Any]):
             the environment's own spaces.
     """
 
-    def __init__(self, env: PettingZooEnv, spaces: dict[Any, Any]) -> None:
+    def __init__(self, env: PettingZooEnv, spaces: dict[Player, Space]) -> None:
         super().__init__(None, None)
         self._env = env
         self.spaces = spaces
         self._seed: int | None = None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> JointActions:
+    def __deepcopy__(self, memo: dict[int, object]) -> JointActions:
         """Copy the spaces, but not the environment."""
         copied = JointActions(self._env, copy.deepcopy(self.spaces, memo))
         copied._seed = self._seed
         return copied
 
-    def seed(self, seed: int | tuple[int, ...] | None = None) -> Any:
+    def seed(self, seed: int | tuple[int, ...] | None = None) -> Value:
         """Seed the space of each player, from the seed and the player's name."""
         self._seed = seed if isinstance(seed, int) else None
         return {agent: self._seed_one(agent, space) for agent, space in self.spaces.items()}
 
-    def sample(self, mask: Any | None = None, probability: Any | None = None) -> Action:
+    def sample(self, mask: Value = None, probability: Value = None) -> Action:
         """Draw an action: in a parallel environment a dict by player, else that of the one in turn."""
         actions = {
             agent: self._draw(agent, own_mask)
@@ -287,11 +298,13 @@ class JointActions(gymnasium.Space[Any]):
             actions if isinstance(self._env, ParallelView) else next(iter(actions.values()), None)
         )
 
-    def contains(self, x: Any) -> bool:
+    def contains(self, x: Action) -> bool:
         """Return whether `x` holds allowed actions of players in turn."""
         acting = self._env.acting_agents
         is_parallel = isinstance(self._env, ParallelView)
-        actions: Iterable[Any] = x.items() if is_parallel else [(agent, x) for agent in acting]
+        actions: Iterable[tuple[Player, Action]] = (
+            x.items() if is_parallel else [(agent, x) for agent in acting]
+        )
         for agent, action in actions:
             if agent not in acting:
                 return False
@@ -305,7 +318,7 @@ class JointActions(gymnasium.Space[Any]):
     def __repr__(self) -> str:
         return repr(gymnasium.spaces.Dict(self.spaces))
 
-    def _draw(self, agent: Any, mask: Any) -> Action:
+    def _draw(self, agent: Player, mask: Value) -> Action:
         space = self._space(agent)
         if mask is NO_ACTION:
             return None
@@ -313,7 +326,7 @@ class JointActions(gymnasium.Space[Any]):
             return space.sample(mask.astype(np.int8))
         return space.sample()
 
-    def _space(self, agent: Any) -> Any:
+    def _space(self, agent: Player) -> Space:
         if agent not in self.spaces:
             # Some environments add players that `possible_agents` did not list.
             self.spaces[agent] = copy.deepcopy(self._env.env.action_space(agent))
@@ -321,7 +334,7 @@ class JointActions(gymnasium.Space[Any]):
                 self._seed_one(agent, self.spaces[agent])
         return self.spaces[agent]
 
-    def _seed_one(self, agent: Any, space: Any) -> Any:
+    def _seed_one(self, agent: Player, space: Space) -> Value:
         if self._seed is None:
             return space.seed()
         # By name, so that the draws of a player do not depend on the other players.
@@ -329,7 +342,7 @@ class JointActions(gymnasium.Space[Any]):
         return space.seed(int.from_bytes(digest, "little"))
 
 
-def _spaces(env: Any, space_of: Callable[[Any], Any]) -> dict[Any, Any]:
+def _spaces(env: AnyPettingZoo, space_of: Callable[[Player], Space]) -> dict[Player, Space]:
     """Return the spaces of all players that an environment lists before its first reset."""
     spaces = {}
     with warnings.catch_warnings():
@@ -342,7 +355,7 @@ def _spaces(env: Any, space_of: Callable[[Any], Any]) -> dict[Any, Any]:
     return spaces
 
 
-def _mask(observation: Any, info: Any) -> Any:
+def _mask(observation: Observation, info: Info | None) -> Value:
     """Return a player's action mask, from its observation or its info; None if it has none."""
     for holder in (observation, info):
         if isinstance(holder, dict) and "action_mask" in holder:

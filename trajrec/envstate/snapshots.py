@@ -18,7 +18,7 @@ from __future__ import annotations
 import collections
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -47,11 +47,11 @@ class Snapshot(NamedTuple):
         references: The objects that `objects` refers to, by id; a layer may hold others by now.
     """
 
-    layers: list[dict[str, Any]]
-    natives: list[tuple[Any, Value]]
+    layers: list[dict[str, Value]]
+    natives: list[tuple[Value, Value]]
     objects: bytes | None
     sandboxes: tuple[Value, ...]
-    references: dict[int, Any]
+    references: dict[int, object]
 
     @property
     def restore_method(self) -> Literal["snapshot", "pickle", "env_snapshot"]:
@@ -76,7 +76,7 @@ class Snapshots:
     """
 
     def __init__(self, env: AnyEnv) -> None:
-        self.layers: list[Any] = list(layers_with_attributes(env))
+        self.layers: list[Value] = list(layers_with_attributes(env))
         self.spaces = list(spaces_of(self.layers))
         self._kept = [*self.layers, *self.spaces]
         self.sandbox = sandbox_of(env)
@@ -92,8 +92,8 @@ class Snapshots:
             SnapshotError: The environment holds a value that cannot be copied; names the attribute.
         """
         copier = Copier(self._kept, self._emulators)
-        copies: list[dict[str, Any]] = []
-        objects: dict[Attribute, Any] = {}
+        copies: list[dict[str, Value]] = []
+        objects: dict[Attribute, Value] = {}
         for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
             values = layer.__dict__.copy()
             for name, value in values.items():
@@ -109,7 +109,7 @@ class Snapshots:
             objects |= {(number, name): value for number, name, value in self._containers()}
             for number, name in objects:
                 copies[number][name] = None
-        natives: list[tuple[Any, Value]] = [(space, space_state(space)) for space in self.spaces]
+        natives: list[tuple[Value, Value]] = [(space, space_state(space)) for space in self.spaces]
         natives += copier.natives.values()
         # Before `copier.references` is read: pickling fills it.
         pickled = copier.pickle(objects) if objects else None
@@ -150,7 +150,7 @@ class Snapshots:
                 with contextlib.suppress(SnapshotError):
                     self._ask("drop_snapshot", name)
 
-    def _containers(self) -> Iterator[tuple[int, str, Any]]:
+    def _containers(self) -> Iterator[tuple[int, str, Value]]:
         for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
             for name, value in layer.__dict__.items():
                 if type(value) in _CONTAINERS and name not in constant:

@@ -7,37 +7,18 @@ changed record take 8 ms, of which 6 ms are spent on encoding the data once.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Hashable
-from typing import Any
-
-import msgspec
+from collections.abc import Callable
 
 from trajrec.errors import RestoreError
+from trajrec.tracking.nodes import Node, plain_copy
 from trajrec.tracking.restore import assign
 from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.values.diff import MISSING, Change, diff, first_change, join
-from trajrec.values.objects import all_fields, to_plain
-
-PAGE_ITEMS = 64
-PAGE_BYTES = 1 << 12
-NODE_BYTES = 1 << 10
-"""If a page of 64 items is larger than 4 KiB, its containers above 1 KiB are watched as nodes of their
-own: a change then costs the encoding of a node, not of a page of large items."""
-
-BRANCH_ITEMS = 64
-BRANCH_DEPTH = 2
-"""Containers above this depth, or with more items, are digested item by item; any other is one record.
-The digest is stored in logs, so these numbers belong to the tracker's version."""
-
-_MODULUS = 1 << 256
+from trajrec.values.diff import Change, diff, first_change
+from trajrec.values.objects import to_plain
 
 _NOT_MSGPACK = (OverflowError, UnicodeEncodeError, TypeError, ValueError, RecursionError)
 """Exceptions of plain msgpack for a value that it cannot hold; the last for objects in a cycle."""
-
-Path = tuple[Hashable, ...]
-"""Keys and indices from the root to a value."""
 
 
 class Tree:
@@ -55,15 +36,15 @@ class Tree:
     def __init__(self, read: Callable[[], Value]) -> None:
         self._read = read
         # One of the two is used: plain msgpack cannot hold every value.
-        self._root: _Node | None = None
+        self._root: Node | None = None
         self._encoded = b""
 
     def begin(self) -> tuple[Value, str]:
         """Return the value as plain data of its own, and its digest."""
         value = self._read()
         try:
-            self._root = _Node(value, (), 0)
-            return _decode(_encode(value)), _hex_digest(self._root.total)
+            self._root = Node(value, (), 0)
+            return plain_copy(value), self._root.digest()
         except _NOT_MSGPACK:
             # The codec is slower and holds everything, as losslessly as an action.
             self._root = None
@@ -86,13 +67,13 @@ class Tree:
                 self._root.update(value, changes)
             else:
                 before = self._root.value()
-                self._root = _Node(value, (), 0)
-                changes = diff(before, _decode(_encode(value)))
+                self._root = Node(value, (), 0)
+                changes = diff(before, plain_copy(value))
         except _NOT_MSGPACK:
             before = self._root.value()
             after, digest = self.begin()
             return diff(before, after), digest
-        return changes, _hex_digest(self._root.total)
+        return changes, self._root.digest()
 
     def restore(self, value: Value) -> None:
         """Change the watched value in place, so that it equals plain data of an earlier time.
@@ -109,298 +90,3 @@ class Tree:
                 "value is a copy of the state; watch the state's own objects, or replay without "
                 "resync"
             )
-
-
-class _Node:
-    """One container, or the root, cut into pages of items; its large items are nodes of their own.
-
-    Attributes:
-        kind: "dict", "list", or None if the value is no container.
-        path: Path of the value.
-        depth: Number of containers around it.
-        keys: Keys or indices of the items.
-        subs: Nodes of the large items, by key.
-        pages: The encoded pages; None stands for an item with a node of its own.
-        total: The sum of the hashes of the records in it, modulo 2^256.
-    """
-
-    __slots__ = ("depth", "keys", "kind", "pages", "path", "subs", "total")
-
-    def __init__(self, value: Value, path: Path, depth: int) -> None:
-        value = all_fields(value)
-        self.kind = _kind(value)
-        self.path = path
-        self.depth = depth
-        self.keys: list[Any] = _keys(value)
-        self.subs: dict[Any, _Node] = {}
-        self.pages: list[bytes] = []
-        items = _items(value, self.kind)
-        if self.kind is not None:
-            for start in range(0, len(items), PAGE_ITEMS):
-                page = items[start : start + PAGE_ITEMS]
-                if len(_encode(page)) > PAGE_BYTES:
-                    for key, item in zip(self.keys[start:], page, strict=False):
-                        if _kind(all_fields(item)) is not None and len(_encode(item)) > NODE_BYTES:
-                            self.subs[key] = _Node(item, (*path, key), depth + 1)
-        self.pages = self._encode_pages(items, self.keys)
-        self.total = self._sum(value)
-
-    def is_same_kind(self, value: Value) -> bool:
-        """Return whether a value is a container of the same kind."""
-        return self.kind is not None and _kind(all_fields(value)) == self.kind
-
-    def value(self) -> Value:
-        """Return the value at the last look, decoded from the pages."""
-        items = [item for page in self.pages for item in _decode(page)]
-        if self.kind is None:
-            return items[0]
-        values = [
-            self.subs[key].value() if key in self.subs else item
-            for key, item in zip(self.keys, items, strict=True)
-        ]
-        return dict(zip(self.keys, values, strict=True)) if self.kind == "dict" else values
-
-    def update(self, value: Value, changes: list[Change]) -> None:
-        """Take in the present value; add the changes to `changes`."""
-        value = all_fields(value)
-        keys = _keys(value)
-        items = _items(value, self.kind)
-        was_branch = self._is_branch(len(self.keys))
-        is_branch = self._is_branch(len(keys))
-        n_changes = len(changes)
-        has_same_keys = keys == self.keys
-        if not has_same_keys:
-            present = set(keys)
-            for key in [key for key in self.subs if key not in present]:
-                self._add_removed(key, self.subs.pop(key).value(), changes)
-        difference = self._update_subs(keys, items, changes)
-        difference += self._update_pages(keys, items, changes)
-        if len(changes) == n_changes and has_same_keys:
-            return
-        self.keys = keys
-        if was_branch and is_branch:
-            self.total = (self.total + difference) % _MODULUS
-        else:
-            # A container that is one record, or was, has a hash that no difference leads to.
-            self.total = self._sum(value)
-
-    def _update_subs(self, keys: list[Any], items: list[Any], changes: list[Change]) -> int:
-        """Update the large items; return the difference of their totals."""
-        difference = 0
-        # A list's keys are its indices.
-        index_of = None
-        if self.subs and self.kind == "dict":
-            index_of = dict(zip(keys, range(len(keys)), strict=True))
-        for key in list(self.subs):
-            sub = self.subs[key]
-            item = items[key if index_of is None else index_of[key]]
-            old_total = sub.total
-            if sub.is_same_kind(item):
-                sub.update(item, changes)
-                difference += sub.total - old_total
-            else:
-                del self.subs[key]
-                after = _plain(item)
-                changes += _below(sub.path, diff(sub.value(), after))
-                difference += _record_sum(sub.path, after, self.depth + 1) - old_total
-        return difference
-
-    def _update_pages(self, keys: list[Any], items: list[Any], changes: list[Change]) -> int:
-        """Update the other items; return the difference of their hashes."""
-        pages = self._encode_pages(items, keys)
-        if pages == self.pages and keys == self.keys:
-            return 0
-        old, new = self._changed_items(pages, keys, items)
-        self.pages = pages
-        difference = 0
-        for key in [*old, *(key for key in new if key not in old)]:
-            if key in self.subs:
-                continue
-            path = (*self.path, key)
-            before = old.get(key, MISSING)
-            after = new.get(key, MISSING)
-            is_one_sided = before is MISSING or after is MISSING
-            item_changes = [Change("", before, after)] if is_one_sided else diff(before, after)
-            if item_changes:
-                changes += _below(path, item_changes)
-                if before is not MISSING:
-                    difference -= _record_sum(path, before, self.depth + 1)
-                if after is not MISSING:
-                    difference += _record_sum(path, after, self.depth + 1)
-        return difference
-
-    def _changed_items(
-        self, pages: list[bytes], keys: list[Any], items: list[Any]
-    ) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        """Return the items of pages that differ, by key: as they were, and as they are."""
-        old: dict[Any, Any] = {}
-        new: dict[Any, Any] = {}
-        for index in range(max(len(pages), len(self.pages))):
-            span = slice(index * PAGE_ITEMS, (index + 1) * PAGE_ITEMS)
-            before = self.pages[index] if index < len(self.pages) else b""
-            after = pages[index] if index < len(pages) else b""
-            old_keys = self.keys[span]
-            new_keys = keys[span]
-            if before == after and old_keys == new_keys:
-                continue
-            if old_keys == new_keys:
-                encoded_items = [
-                    None if key in self.subs else item
-                    for key, item in zip(new_keys, items[span], strict=True)
-                ]
-                first, last, old_items, new_items = _differing(before, after, encoded_items)
-                old_keys = new_keys = new_keys[first:last]
-            else:
-                old_items = _decode(before) if before else []
-                new_items = _decode(after) if after else []
-            old.update(zip(old_keys, old_items, strict=True))
-            new.update(zip(new_keys, new_items, strict=True))
-        return old, new
-
-    def _add_removed(self, key: Any, value: Value, changes: list[Change]) -> None:
-        path = (*self.path, key)
-        changes += _below(path, [Change("", value, MISSING)])
-        if self._is_branch(len(self.keys)):
-            self.total -= _record_sum(path, value, self.depth + 1)
-
-    def _encode_pages(self, items: list[Any], keys: list[Any]) -> list[bytes]:
-        if self.subs:
-            items = [
-                None if key in self.subs else item for key, item in zip(keys, items, strict=True)
-            ]
-        old_pages = self.pages
-        n_old = len(old_pages)
-        pages = []
-        buffer = bytearray()
-        for index, start in enumerate(range(0, len(items), PAGE_ITEMS)):
-            _ENCODER.encode_into(items[start : start + PAGE_ITEMS], buffer)
-            # A page that is the same stays the same object, so no bytes are allocated for it.
-            page = old_pages[index] if index < n_old else b""
-            pages.append(page if buffer == page else bytes(buffer))
-        return pages
-
-    def _is_branch(self, n_items: int) -> bool:
-        return self.depth < BRANCH_DEPTH or n_items > BRANCH_ITEMS
-
-    def _sum(self, value: Value) -> int:
-        if self.kind is None or not self._is_branch(len(self.keys)):
-            return _hash(self.path, _encode_sorted(value))
-        total = _hash(self.path, self.kind.encode())
-        for key, item in zip(self.keys, _items(value, self.kind), strict=True):
-            sub = self.subs.get(key)
-            if sub is None:
-                total += _record_sum((*self.path, key), item, self.depth + 1)
-            else:
-                total += sub.total
-        return total % _MODULUS
-
-
-def _differing(
-    before: bytes, after: bytes, items: list[Any]
-) -> tuple[int, int, list[Any], list[Any]]:
-    """Return the range of items in which two pages of equal length differ, and both contents of it.
-
-    `items` are those of `after`. Equal bytes at either end are skipped item by item, so that only
-    the range is decoded.
-    """
-    parts = [_encode(item) for item in items]
-    n_items = len(parts)
-    header_bytes = len(after) - sum(map(len, parts))
-    first = 0
-    start = header_bytes
-    while first < n_items and before[start : start + len(parts[first])] == parts[first]:
-        start += len(parts[first])
-        first += 1
-    last = n_items
-    stop = len(before)
-    while (
-        last > first
-        and stop - len(parts[last - 1]) >= start
-        and before[stop - len(parts[last - 1]) : stop] == parts[last - 1]
-    ):
-        stop -= len(parts[last - 1])
-        last -= 1
-    # msgpack's "array 16": a list of up to 65,535 items.
-    header = b"\xdc" + (last - first).to_bytes(2, "big")
-    try:
-        old = _decode(header + before[start:stop])
-        new = _decode(header + b"".join(parts[first:last]))
-    except msgspec.DecodeError:
-        # The bytes at the end were equal, but belong to other items.
-        return 0, n_items, _decode(before), _decode(after)
-    return first, last, old, new
-
-
-def _record_sum(path: Path, value: Value, depth: int) -> int:
-    """Return the part of the digest that a value adds: the sum of its records' hashes.
-
-    A sum, because it does not depend on the order of the records, and one can be replaced.
-    """
-    value = all_fields(value)
-    kind = _kind(value)
-    if kind is None or (depth >= BRANCH_DEPTH and len(value) <= BRANCH_ITEMS):
-        return _hash(path, _encode_sorted(value))
-    total = _hash(path, kind.encode())
-    for key, item in zip(_keys(value), _items(value, kind), strict=True):
-        total += _record_sum((*path, key), item, depth + 1)
-    return total
-
-
-def _hash(path: Path, data: bytes) -> int:
-    """Return the hash of a record and its path."""
-    encoded_path = _encode(path)
-    # With the path's length, so that no bytes can move between path and data.
-    prefix = len(encoded_path).to_bytes(4, "little") + encoded_path
-    return int.from_bytes(hashlib.blake2b(prefix + data, digest_size=32).digest(), "little")
-
-
-def _hex_digest(total: int) -> str:
-    return hashlib.blake2b((total % _MODULUS).to_bytes(32, "little"), digest_size=16).hexdigest()
-
-
-def _below(path: Path, changes: list[Change]) -> list[Change]:
-    """Return changes of a value as changes of the root that it lies in."""
-    base = ""
-    for key in path:
-        base = join(base, key)
-    return [
-        Change(f"{base}/{change.path}" if change.path else base, change.before, change.after)
-        for change in changes
-    ]
-
-
-def _kind(value: Value) -> str | None:
-    if isinstance(value, dict):
-        return "dict"
-    return "list" if isinstance(value, (list, tuple)) else None
-
-
-def _keys(value: Value) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value)
-    return list(range(len(value))) if isinstance(value, (list, tuple)) else [None]
-
-
-def _items(value: Value, kind: str | None) -> list[Any]:
-    if kind == "dict":
-        return list(value.values())
-    return list(value) if kind == "list" else [value]
-
-
-def _to_msgpack(value: Value) -> Value:
-    """Return the fields of an object that msgpack does not know."""
-    fields = all_fields(value)
-    if fields is value:
-        raise TypeError(f"{codec.type_name(value)} is no plain data")
-    return fields
-
-
-def _plain(value: Value) -> Value:
-    return _decode(_encode(value))
-
-
-# Made once: an encoder costs more than the encoding of a small value.
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_msgpack)
-_encode = _ENCODER.encode
-_encode_sorted = msgspec.msgpack.Encoder(enc_hook=_to_msgpack, order="deterministic").encode
-_decode = msgspec.msgpack.Decoder(strict=False).decode
