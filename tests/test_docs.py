@@ -32,7 +32,6 @@ GENERATED = {
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 NEEDS = {
-    "docs/explanation/credit.md": "matplotlib",
     "docs/how-to/find-the-decisive-step.md": "matplotlib",
     "docs/how-to/record-pettingzoo.md": "pettingzoo",
     "docs/how-to/record-tool-agents.md": "time_machine",
