@@ -15,6 +15,7 @@ PARTS = {
     "log": "values of any kind, damaged and cut logs, writers that are killed",
     "index": "processes that ask for minutes while others record",
     "replay": "a hundred episodes of each environment, and an episode of a million steps",
+    "credit": "estimators against problems with known answers, coverage of their intervals",
     "agents": "the tasks of agentdojo",
     "environments": "every environment recorded, restored, forked and probed",
     "newest": "the unmarked tests with the newest, the pre-release and the oldest dependencies",

@@ -10,6 +10,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -397,6 +398,7 @@ def test_a_policy_that_is_asked_in_batches_gives_what_it_gives_alone(tmp_path: P
     assert max(Together.sizes) == 8
 
 
+@deep("credit")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
@@ -615,20 +617,6 @@ def test_generators_are_found_in_wrappers_and_objects_but_not_in_spaces() -> Non
     env.reset(seed=0)
     env.action_space.seed(0)
     assert len(find_generators(env)) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.sources
-@pytest.mark.parametrize(
-    ("problem", "size"),
-    [("p1", 400), ("p2", 120), ("p3", 120), ("p4", 240), ("p8", 300), ("p9", 400)],
-)
-def test_a_problem_with_a_known_answer_is_answered_right(problem: str, size: int) -> None:
-    from benchmarks.credit import tabular
-
-    criteria = getattr(tabular, problem)(size)
-    assert len(criteria) >= 2
-    assert [str(criterion) for criterion in criteria if not criterion.holds] == []
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import spread
+from tiers import deep, spread
 
 import trajrec
 from trajrec.corpus.history import path_between
@@ -664,6 +664,8 @@ def test_what_is_carried_over_and_shows_later_is_not_overlooked(
                 )
 
 
+@deep("environments")
+@pytest.mark.slow
 def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
     pymunk = pytest.importorskip("pymunk", reason="pymunk is not installed")
     env = gym.make("CartPole-v1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -95,12 +96,14 @@ def true_shapley(rule: str, actions: list[int]) -> list[float]:
     return shares
 
 
-def p7(repeats: int = 150, m: int = 256) -> list[Criterion]:
+def p7(
+    repeats: int = 150, m: int = 256, *, rules: Sequence[str] = ("pivot", "and", "or")
+) -> list[Criterion]:
     """Shapley values of switches; leaving one out and differences of values for contrast."""
 
     policy = TabularPolicy([[1 - ON, ON]], state=lambda observation: 0)
     found = []
-    for rule in ("pivot", "and", "or"):
+    for rule in rules:
         actions = [0, 0, 1, 0, 0, 1, 0, 0]
         episode = one_episode("trajrec/Switches-v0", actions, rule=rule)
         truth = true_shapley(rule, actions)
