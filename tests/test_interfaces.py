@@ -1,4 +1,4 @@
-"""What episodes ran under: given once, compared by digest, unknown never equal to unknown."""
+"""Interfaces of runs: given once, compared by digest; unknown never equals unknown."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def scaffold(prompt: str) -> str:
     return prompt.upper()
 
 
-def test_an_interface_has_all_fields_and_says_what_is_missing_and_why(tmp_path: Path) -> None:
+def test_interface_has_all_fields_and_reasons_for_missing_ones(tmp_path: Path) -> None:
     (tmp_path / "interface.toml").write_text(
         'base = { model = "m-1" }\nbudget = { tokens = 4096 }\n'
     )
-    found = trajrec.interface(
+    interface = trajrec.interface(
         tmp_path / "interface.toml",
         budget={"tokens": 1},
         scaffold=scaffold,
         optimizer=missing("not_applicable"),
     )
-    assert tuple(found) == FIELDS
-    assert found["base"] == {"model": "m-1"}
-    assert found["budget"] == {"tokens": 1}
-    assert found["optimizer"] == {"missing": "not_applicable"}
-    assert found["lineage"] == {"missing": "unknown"}
-    assert found["scaffold"] == {
+    assert tuple(interface) == FIELDS
+    assert interface["base"] == {"model": "m-1"}
+    assert interface["budget"] == {"tokens": 1}
+    assert interface["optimizer"] == {"missing": "not_applicable"}
+    assert interface["lineage"] == {"missing": "unknown"}
+    assert interface["scaffold"] == {
         "code": f"{__name__}.scaffold",
         "code_digest": source_digest(scaffold),
     }
@@ -43,7 +43,7 @@ def test_an_interface_has_all_fields_and_says_what_is_missing_and_why(tmp_path: 
         missing("forgotten")  # type: ignore[arg-type]
 
 
-def test_runs_are_compared_field_by_field_and_unknown_is_not_unchanged(tmp_path: Path) -> None:
+def test_unknown_interface_fields_never_compare_equal(tmp_path: Path) -> None:
     ran = [
         trajrec.interface(base={"model": "m-1"}, budget={"tokens": 10, "steps": 5}),
         trajrec.interface(base={"model": "m-2"}, budget={"steps": 5, "tokens": 10}),

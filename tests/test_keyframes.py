@@ -1,4 +1,4 @@
-"""Long episodes: a step far in is reached from a keyframe, and what follows is the same."""
+"""Long episodes: a late step is reached from a keyframe, and the steps after it are the same."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENVS: dict[str, Any] = {
 
 
 class Counted(gym.Wrapper[Any, Any, Any, Any]):
-    """Counts its steps, and never ends: it begins again by itself."""
+    """Counts its steps, and resets its environment itself, so that an episode never ends."""
 
     n = 0
 
@@ -72,9 +72,7 @@ def record(folder: Path, env: Any, n_steps: int) -> Any:
 @pytest.mark.parametrize(
     "env_id", spread("environments", list(ENVS), fixed=["Pendulum-v1"], drawn=1)
 )
-def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(
-    tmp_path: Path, env_id: str
-) -> None:
+def test_late_step_is_reached_from_a_keyframe(tmp_path: Path, env_id: str) -> None:
     episode = record(tmp_path, make(env_id), 2 * KEYFRAME_STEPS + 6000)
     steps = [keyframe.step for keyframe in episode.keyframes]
     assert len(steps) == 2
@@ -95,7 +93,7 @@ def test_a_late_step_is_reached_from_a_keyframe_and_goes_on_as_recorded(
 
 
 @pytest.mark.slow
-def test_an_environment_of_objects_has_no_keyframes_and_is_recorded_all_the_same(
+def test_environment_of_objects_is_recorded_without_keyframes(
     tmp_path: Path,
 ) -> None:
     class Objects(Counted):
@@ -116,7 +114,7 @@ class Thing:
 
 
 @pytest.mark.slow
-def test_a_keyframe_that_leads_elsewhere_is_not_believed(tmp_path: Path) -> None:
+def test_wrong_keyframe_is_noticed_and_not_used(tmp_path: Path) -> None:
     episode = record(tmp_path, make("Pendulum-v1"), KEYFRAME_STEPS + 4500)
     import msgspec
 
@@ -150,7 +148,7 @@ def test_late_steps_of_a_long_episode_are_shown_and_forked_at_once(
     assert forked < 5
 
 
-def test_keyframes_that_hold_what_only_looks_on_are_put_back_where_it_is_left_out() -> None:
+def test_keyframe_of_checking_wrappers_fits_an_environment_without_them() -> None:
     env = gym.make("CartPole-v1")
     env.reset(seed=0)
     env.step(1)

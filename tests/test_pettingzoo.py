@@ -1,4 +1,4 @@
-"""PettingZoo: what the loop of several agents sees is recorded and changes nothing, replays in another process, and forks."""
+"""PettingZoo: episodes of several players are recorded unchanged, replayed and forked."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ Seen = list[Any]
 
 
 def play(env: Any, n_steps: int, *, seed: int | None = 5) -> Seen:
-    """Run episodes of random legal actions, seeded once; return all that the loop saw, encoded as it came."""
+    """Run episodes of random legal actions, seeded once; return all returned values, encoded."""
     seen: Seen = []
     spaces = {agent: copy.deepcopy(env.action_space(agent)) for agent in env.possible_agents}
     for k, space in enumerate(spaces.values()):
@@ -144,7 +144,7 @@ def recorded(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of light environments, each with what its bare loop saw beside it."""
+    """A corpus of light environments, compared with the values that their bare loops got."""
     folder = tmp_path_factory.mktemp("zoo")
     for kind, name, n_steps in LIGHT:
         bare = play(make(kind, name), n_steps)
@@ -152,45 +152,45 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_all_of_them_replay_exactly_in_another_process(runs: Path) -> None:
-    done = subprocess.run(
+def test_light_environments_replay_exactly_in_another_process(runs: Path) -> None:
+    finished = subprocess.run(
         [sys.executable, "-m", "trajrec", "replay", str(runs)], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert finished.returncode == 0, finished.stdout + finished.stderr
     with trajrec.open(runs) as corpus:
         n, n_steps = corpus.sql(
             "SELECT count(*), sum(n_steps) FROM episodes WHERE parent_id IS NULL"
         ).fetchall()[0]
     assert n_steps == sum(n_steps for *_, n_steps in LIGHT)
-    assert f"{n} episodes, {n_steps} steps: {n} exact" in done.stdout
+    assert f"{n} episodes, {n_steps} steps: {n} exact" in finished.stdout
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "n_steps", "needs"), spread("environments", OTHERS, drawn=3)
 )
-def test_the_others_are_recorded_as_they_are_and_replay_and_fork(
+def test_other_environments_are_recorded_replayed_and_forked(
     kind: str, name: str, n_steps: int, needs: tuple[str, ...], tmp_path: Path
 ) -> None:
     for package in needs:
         pytest.importorskip(package, reason=f"{name} needs {package}")
     bare = play(make(kind, name), n_steps)
     assert play(trajrec.record(make(kind, name), tmp_path), n_steps) == bare
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("diverged") == 0
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert finished.stdout.count("diverged") == 0
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes("number = 0")
         step = episode.n_steps // 2
         for restore in ("reexecute", "auto", "os_fork"):
-            assert_goes_on_alike(corpus, episode, step, restore)
+            assert_continues_as_recorded(corpus, episode, step, restore)
 
 
-def assert_goes_on_alike(
+def assert_continues_as_recorded(
     corpus: trajrec.Corpus, episode: Any, step: int, restore: Any, **options: Any
 ) -> None:
-    """Check that a branch that takes the recorded actions is the recorded episode from there on."""
+    """Check that a branch with the recorded actions equals the rest of the recorded episode."""
     (branch,) = fork_many(
         episode, at=[step], actions=episode.actions[step:], restore=restore, **options
     )
@@ -203,7 +203,7 @@ def assert_goes_on_alike(
 
 
 @pytest.mark.parametrize("kind", ["aec", "parallel"])
-def test_a_recorded_environment_passes_pettingzoos_own_tests(kind: str, tmp_path: Path) -> None:
+def test_recorded_environment_passes_pettingzoos_own_tests(kind: str, tmp_path: Path) -> None:
     for name in (TICTACTOE, RPS) if kind == "aec" else (RPS,):
         env = trajrec.record(make(kind, name), tmp_path)
         api_test(env, num_cycles=10) if kind == "aec" else parallel_api_test(env, num_cycles=20)
@@ -212,7 +212,7 @@ def test_a_recorded_environment_passes_pettingzoos_own_tests(kind: str, tmp_path
         assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
 
 
-def test_a_parallel_log_holds_what_each_agent_saw_did_and_got(runs: Path) -> None:
+def test_parallel_log_has_each_players_observations_actions_rewards(runs: Path) -> None:
     env = make("parallel", KNIGHTS)
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes(f"env_id = '{KNIGHTS.partition('/')[2]}' AND number = 0")
@@ -227,26 +227,27 @@ def test_a_parallel_log_holds_what_each_agent_saw_did_and_got(runs: Path) -> Non
                 step.info,
                 {"terminations": terminations, "truncations": truncations, "infos": infos},
             )
-        assert len(episode.actions[0]) == 4 > len(episode.actions[-1])  # some died before the end
+        # Some players die before the end.
+        assert len(episode.actions[0]) == 4 > len(episode.actions[-1])
         query = "SELECT agent, sum(reward), bool_or(terminated) FROM agent_rewards WHERE episode_id = ? GROUP BY 1 ORDER BY 1"
-        found = corpus.sql(query, params=[episode.id]).fetchall()
-        assert [row[:2] for row in found] == sorted(episode.agent_rewards.items())
-        assert [row[2] for row in found] == [row[0] not in env.agents for row in found]
+        rows = corpus.sql(query, params=[episode.id]).fetchall()
+        assert [row[:2] for row in rows] == sorted(episode.agent_rewards.items())
+        assert [row[2] for row in rows] == [row[0] not in env.agents for row in rows]
     env.close()
 
 
-def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
+def test_aec_log_has_the_result_of_last_for_each_turn(runs: Path) -> None:
     env = make("aec", TICTACTOE)
     env.reset(seed=5)
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes("env_id = 'tictactoe_v3' AND number = 0")
-        seen = episode.observation_values
+        observations = episode.observation_values
         for row, step in enumerate(episode.steps()):
             names = ("observation", "reward", "terminated", "truncated")
-            told = dict(zip(names, env.last()[:4], strict=True))
-            assert is_same(seen[row], {"agent": env.agent_selection, **told})
+            last = dict(zip(names, env.last()[:4], strict=True))
+            assert is_same(observations[row], {"agent": env.agent_selection, **last})
             assert step.info["agent"] == env.agent_selection
-            assert (step.action is None) == (told["terminated"] or told["truncated"])
+            assert (step.action is None) == (last["terminated"] or last["truncated"])
             env.step(step.action)
             assert is_same(step.reward, env.rewards)
             assert all(
@@ -254,31 +255,29 @@ def test_an_aec_log_holds_what_last_says_turn_by_turn(runs: Path) -> None:
                 for name in ("terminations", "truncations", "infos")
             )
         assert not env.agents
-        assert seen[-1] is None
+        assert observations[-1] is None
         assert sorted(episode.agent_rewards.values()) == [-1.0, 1.0]
         assert (episode.ending, str(episode.total_reward)) == ("terminated", "nan")
 
 
 @pytest.mark.slow
-def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(
+def test_fork_with_recorded_actions_equals_the_episode(
     tmp_path: Path,
 ) -> None:
-    turns, moves = (
-        recorded(make("aec", TICTACTOE), tmp_path, 30)[1],
-        recorded(make("parallel", RPS), tmp_path, 30)[1],
-    )
+    turns = recorded(make("aec", TICTACTOE), tmp_path, 30)[1]
+    moves = recorded(make("parallel", RPS), tmp_path, 30)[1]
     with trajrec.open(tmp_path) as corpus:
         for restore in ("reexecute", "pickle"):
             for step in (3, turns.n_steps - 1):
-                assert_goes_on_alike(corpus, turns, step, restore)
+                assert_continues_as_recorded(corpus, turns, step, restore)
             for step in (0, 14):
-                assert_goes_on_alike(corpus, moves, step, restore)
-        assert_goes_on_alike(corpus, turns, 3, "os_fork")
+                assert_continues_as_recorded(corpus, moves, step, restore)
+        assert_continues_as_recorded(corpus, turns, 3, "os_fork")
     with pytest.raises(SnapshotError, match="its snapshots need restore='pickle'"):
         fork_many(moves, at=[2], actions=moves.actions[2:], restore="snapshot", folder=None)
 
 
-def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
+def test_fork_returns_a_live_environment_and_records_a_child(tmp_path: Path) -> None:
     (episode,) = recorded(make("parallel", RPS), tmp_path, 15)
     with trajrec.open(tmp_path) as corpus:
         with fork(episode, at=6) as world:
@@ -304,28 +303,27 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
         assert replay_episode(child).grade == "exact"
 
 
-def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every_level(
+def test_random_policy_draws_the_same_legal_actions_for_each_restore(
     tmp_path: Path,
 ) -> None:
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
     with trajrec.open(tmp_path) as corpus:
-        found = {}
+        actions_by_restore = {}
         for restore in ("reexecute", "pickle"):
             branches = fork_many(episode, at=[0, 2], policy="random", n_branches=3, restore=restore)  # type: ignore[arg-type]
             assert {branch.terminated for branch in branches} == {True}
             children = [corpus.episode(branch.episode_id or "") for branch in branches]
             assert all(min(child.agent_rewards.values()) >= -1 for child in children)
-            found[restore] = [child.actions for child in children]
+            actions_by_restore[restore] = [child.actions for child in children]
             for child in children:
                 boards = [
-                    seen["observation"]["observation"].sum()
-                    for seen in child.observation_values[:-1]
+                    observation["observation"]["observation"].sum()
+                    for observation in child.observation_values[:-1]
                 ]
-                assert boards == sorted(
-                    boards
-                )  # an illegal move would end it with a board as it was
-        assert is_same(*found.values())
-        assert len({str(actions) for actions in found["reexecute"]}) > 2
+                # An illegal move would end the game with an unchanged board.
+                assert boards == sorted(boards)
+        assert is_same(*actions_by_restore.values())
+        assert len({str(actions) for actions in actions_by_restore["reexecute"]}) > 2
     env = as_gymnasium(make("parallel", RPS))
     env.reset(seed=1)
     env.action_space.seed(3)
@@ -335,7 +333,7 @@ def test_a_random_policy_draws_legal_actions_for_those_in_turn_the_same_at_every
     assert not env.action_space.contains({"player_2": 0})
 
 
-def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and_replay(
+def test_illegal_moves_are_recorded_and_replay(
     tmp_path: Path,
 ) -> None:
     env = trajrec.record(make("aec", TICTACTOE), tmp_path)
@@ -351,7 +349,8 @@ def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and
     env.step(0)
     with pytest.raises(AssertionError, match="action is not in action space"):
         env.step(9)
-    env.step(1)  # the turn is still that player's
+    # The failed step has not ended that player's turn.
+    env.step(1)
     assert env.agent_selection == "player_1"
     env.close()
     with trajrec.open(tmp_path) as corpus:
@@ -369,11 +368,13 @@ def test_an_illegal_move_that_ends_the_game_and_one_that_raises_are_recorded_and
 
 
 class Twisted(wrappers.BaseWrapper):
-    """Does something else at one step."""
+    """Changes the environment after one step."""
 
     def __init__(self, env: Any, at: int, twist: Callable[[Any], Any]) -> None:
         super().__init__(env)
-        self._at, self._twist, self._n = at, twist, 0
+        self._at = at
+        self._twist = twist
+        self._n = 0
 
     def reset(self, seed: Any = None, options: Any = None) -> None:
         super().reset(seed=seed, options=options)
@@ -397,9 +398,7 @@ TWISTS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("field", TWISTS)
-def test_a_change_at_step_3_is_reported_at_exactly_that_step_and_field(
-    field: str, tmp_path: Path
-) -> None:
+def test_divergence_at_step_3_is_reported_with_its_field(field: str, tmp_path: Path) -> None:
     env = trajrec.record(make("aec", TICTACTOE), tmp_path)
     env.reset(seed=1)
     for move in (4, 1, 8, 2, 6, 7):
@@ -417,7 +416,7 @@ def test_a_change_at_step_3_is_reported_at_exactly_that_step_and_field(
 
 
 class Growing(pettingzoo.ParallelEnv):
-    """Has agents that nobody knows of before, with names that are no texts, and spaces that are there after a reset."""
+    """Has players that it does not list before, whose names are no texts; makes spaces at a reset."""
 
     metadata = {"name": "growing_v0"}  # noqa: RUF012
 
@@ -427,26 +426,27 @@ class Growing(pettingzoo.ParallelEnv):
     action_space = observation_space
 
     def reset(self, seed: Any = None, options: Any = None) -> Any:
-        self.agents, self.n = [0, (1, 2)], 0
+        self.agents = [0, (1, 2)]
+        self.n = 0
         self.spaces = {agent: gym.spaces.Discrete(9) for agent in (0, (1, 2), 7)}
         return dict.fromkeys(self.agents, 0), {agent: {} for agent in self.agents}
 
     def step(self, actions: Any) -> Any:
-        self.n, there = self.n + 1, self.agents
-        self.agents = [*there, 7] if self.n == 2 else [] if self.n == 4 else there
-        flags = (
-            dict.fromkeys(there, self.n == 4),
-            dict.fromkeys(there, False),
-            {agent: {} for agent in there},
-        )
-        return (
-            dict.fromkeys(there, self.n),
-            {agent: float(actions[agent]) for agent in there},
-            *flags,
-        )
+        self.n += 1
+        acting = self.agents
+        if self.n == 2:
+            self.agents = [*acting, 7]
+        elif self.n == 4:
+            self.agents = []
+        observations = dict.fromkeys(acting, self.n)
+        rewards = {agent: float(actions[agent]) for agent in acting}
+        terminations = dict.fromkeys(acting, self.n == 4)
+        truncations = dict.fromkeys(acting, False)
+        infos: dict[Any, Any] = {agent: {} for agent in acting}
+        return observations, rewards, terminations, truncations, infos
 
 
-def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path: Path) -> None:
+def test_players_that_appear_later_are_recorded_and_replayed(tmp_path: Path) -> None:
     env = trajrec.record(Growing(), tmp_path)
     env.reset(seed=1)
     while env.agents:
@@ -473,7 +473,7 @@ def test_agents_that_nobody_knew_of_are_recorded_replayed_and_drawn_for(tmp_path
 
 
 class World:
-    """What holds the generators of `Walk`, out of its own sight."""
+    """Holds the generators of `Walk`, which has none itself."""
 
     def __init__(self) -> None:
         self.seed(None)
@@ -491,7 +491,7 @@ class World:
 
 
 class Walk(pettingzoo.ParallelEnv, EzPickle):
-    """Three agents walk at random; one dies at its third step, one leaves at its fifth, and the last ends as is said."""
+    """Three players walk at random: one dies at step 3, one leaves at step 5, `last` ends the third."""
 
     metadata = {"name": "walk_v0"}  # noqa: RUF012
     render_mode = None
@@ -500,18 +500,22 @@ class Walk(pettingzoo.ParallelEnv, EzPickle):
         EzPickle.__init__(self, size, last)
         self.possible_agents = ["a_0", "b_0", "c_0"]
         self.agents: list[str] = []
-        self.size, self.last, self.world = size, last, World()
+        self.size = size
+        self.last = last
+        self.world = World()
 
     def observation_space(self, agent: str) -> Any:
         return gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
 
     def action_space(self, agent: str) -> Any:
-        return gym.spaces.Discrete(3)  # a new one each time, as many environments have it
+        # A new one each time, as in many environments.
+        return gym.spaces.Discrete(3)
 
     def reset(self, seed: Any = None, options: Any = None) -> Any:
         if seed is not None:
             self.world.seed(seed)
-        self.agents, self.n = list(self.possible_agents), 0
+        self.agents = list(self.possible_agents)
+        self.n = 0
         return {agent: self.see() for agent in self.agents}, {agent: {} for agent in self.agents}
 
     def see(self) -> Any:
@@ -525,11 +529,11 @@ class Walk(pettingzoo.ParallelEnv, EzPickle):
             for agent, end in ends.items()
         }
         done = {agent: ends[agent] and not cut[agent] for agent in self.agents}
-        found = {agent: self.see() for agent in self.agents}
+        observations = {agent: self.see() for agent in self.agents}
         rewards = {agent: float(actions[agent]) for agent in self.agents}
         infos: dict[str, Any] = {agent: {} for agent in self.agents}
         self.agents = [agent for agent in self.agents if not ends[agent]]
-        return found, rewards, done, cut, infos
+        return observations, rewards, done, cut, infos
 
     def close(self) -> None:
         pass
@@ -542,9 +546,7 @@ HERE = (__name__,)
 
 
 @pytest.mark.parametrize("last", ["terminated", "truncated"])
-def test_agents_that_leave_in_the_middle_and_the_end_of_the_last_ones(
-    last: str, tmp_path: Path
-) -> None:
+def test_players_may_leave_before_the_last_ones_end(last: str, tmp_path: Path) -> None:
     episodes = recorded(Walk(last=last), tmp_path, 16)
     assert [(episode.ending, episode.n_steps) for episode in episodes] == [(last, 8)] * 2
     assert [len(action) for action in episodes[0].actions] == [3, 3, 3, 2, 2, 1, 1, 1]
@@ -560,10 +562,10 @@ def test_agents_that_leave_in_the_middle_and_the_end_of_the_last_ones(
             ("b_0", 10, False, True),
             ("c_0", 16, last == "terminated", last == "truncated"),
         ]
-        assert_goes_on_alike(corpus, turns[0], 9, "pickle", allow=HERE)
+        assert_continues_as_recorded(corpus, turns[0], 9, "pickle", allow=HERE)
 
 
-def test_unseeded_resets_go_on_as_they_would_and_each_episode_replays_alone(tmp_path: Path) -> None:
+def test_unseeded_resets_are_unchanged_and_replay_alone(tmp_path: Path) -> None:
     env = trajrec.record(Walk(), tmp_path)
     assert play(Walk(), 40) == play(env, 40)
     episodes = [Episode(LogReader(env.path), number) for number in range(5)]
@@ -574,7 +576,7 @@ def test_unseeded_resets_go_on_as_they_would_and_each_episode_replays_alone(tmp_
     assert len({episode.observation_values[0]["a_0"].tobytes() for episode in episodes}) == 5
     for episode in reversed(episodes):
         assert replay_episode(episode, env=Walk()).grade == "exact"
-    # Nothing is random in this one: it is given a seed, which changes nothing.
+    # Tic-tac-toe has no generator, so the recorder gives it a seed, which changes nothing.
     (episode, *_) = recorded(make("aec", TICTACTOE), tmp_path, 12, seed=None)
     assert episode.start is not None
     assert episode.start.seed_origin == "recorder"
@@ -594,7 +596,7 @@ class Late(Walk):
         return super().reset(seed, options)
 
 
-def test_generators_that_a_reset_makes_are_seen_at_the_next(tmp_path: Path) -> None:
+def test_generators_that_a_reset_makes_are_read_at_the_next(tmp_path: Path) -> None:
     episodes = recorded(Late(), tmp_path, 24, seed=None)
     assert [episode.start.seed_origin for episode in episodes if episode.start] == [
         "recorder",
@@ -604,7 +606,7 @@ def test_generators_that_a_reset_makes_are_seen_at_the_next(tmp_path: Path) -> N
     assert [replay_episode(episode, allow=HERE).grade for episode in episodes] == ["exact"] * 3
 
 
-def test_fresh_noise_reaches_the_generators_within(tmp_path: Path) -> None:
+def test_fresh_noise_reaches_nested_generators(tmp_path: Path) -> None:
     (episode,) = recorded(Walk(), tmp_path, 8)
     with trajrec.open(tmp_path) as corpus:
         still = dict.fromkeys(("a_0", "b_0", "c_0"), 0)
@@ -621,7 +623,8 @@ class Stateful(Walk):
         return {"n": self.n, "agents": list(self.agents)}
 
     def set_state(self, state: Any) -> None:
-        self.n, self.agents = state["n"], list(state["agents"])
+        self.n = state["n"]
+        self.agents = list(state["agents"])
 
 
 @trajrec.verifier(id="all-left", version="1")
@@ -629,7 +632,7 @@ def all_left(env: Any) -> bool:
     return not env.agents and not env.unwrapped.agents
 
 
-def test_states_and_checks_are_those_of_the_bare_environment(tmp_path: Path) -> None:
+def test_state_and_checks_use_the_bare_environment(tmp_path: Path) -> None:
     (episode,) = recorded(Stateful(), tmp_path, 8, checks=[all_left])
     assert (episode.outcome, episode.header.state.adapter) == ("success", "get_state")
     assert [episode.state(step)["n"] for step in range(9)] == list(range(9))
@@ -641,7 +644,7 @@ def test_states_and_checks_are_those_of_the_bare_environment(tmp_path: Path) -> 
     assert episode.header.state.keep == "none"
 
 
-def test_what_is_not_recorded_goes_to_the_environment_as_it_is(tmp_path: Path) -> None:
+def test_unrecorded_attributes_and_calls_reach_the_environment(tmp_path: Path) -> None:
     bare = Walk()
     env = trajrec.record(bare, tmp_path)
     assert env.unwrapped is env.env is bare
@@ -655,9 +658,8 @@ def test_what_is_not_recorded_goes_to_the_environment_as_it_is(tmp_path: Path) -
     assert (env.num_agents, env.agents) == (3, bare.agents)
     while env.agents:
         env.step(dict.fromkeys(env.agents, 1))
-    assert (
-        env.step({}) == bare.step({}) == ({}, {}, {}, {}, {})
-    )  # after the end: nothing is recorded of it
+    # A step after the end is not recorded.
+    assert env.step({}) == bare.step({}) == ({}, {}, {}, {}, {})
     env.flush()
     env.close()
     env.close()
@@ -676,7 +678,7 @@ def test_what_is_not_recorded_goes_to_the_environment_as_it_is(tmp_path: Path) -
 
 
 class Kept(wrappers.BaseParallelWrapper):
-    """A wrapper that is made of what it wraps alone."""
+    """A wrapper whose only argument is the environment."""
 
 
 class Scaled(wrappers.BaseParallelWrapper):
@@ -692,7 +694,7 @@ class Hiding(wrappers.BaseParallelWrapper):
 
 
 class Unkept(Walk):
-    """Takes arguments that nothing keeps: those of its base are others."""
+    """Takes arguments that it does not pass on to EzPickle."""
 
     def __init__(self, width: int, height: int, depth: int) -> None:
         super().__init__()
@@ -703,7 +705,7 @@ class Extended(Walk):
         super().__init__(size, last)
 
 
-def test_an_environment_that_the_log_cannot_make_again_says_why_and_replays_on_a_given_one(
+def test_log_says_why_it_cannot_make_an_environment(
     tmp_path: Path,
 ) -> None:
     class Local(Walk):
@@ -747,7 +749,7 @@ def test_wrappers_with_arguments_are_made_again(tmp_path: Path) -> None:
     assert replay_episode(episode).grade == "exact"
 
 
-def test_a_log_chooses_no_code(tmp_path: Path) -> None:
+def test_log_cannot_choose_the_code_that_runs(tmp_path: Path) -> None:
     record = recorded(Walk(), tmp_path, 8)[0].header.env
     with pytest.raises(EnvRefusedError, match=f"to allow it: --allow {__name__}"):
         make_env(record, episode_id="x")
@@ -782,20 +784,20 @@ def first_wins(env: Any) -> bool:
     return bool(env.unwrapped.board.game_status() == 0)
 
 
-def test_credit_asks_what_winning_is(tmp_path: Path) -> None:
+def test_credit_needs_a_success_check(tmp_path: Path) -> None:
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
     with pytest.raises(
         ValueError, match="has a reward of its own: say with success= what winning is"
     ):
         credit.estimate(episode, "random", n_rollouts=2)
-    found = credit.estimate(
+    table = credit.estimate(
         episode, "random", n_rollouts=4, steps=[0, 2], success=first_wins, folder=None
     )
-    assert all(0.0 <= row.value <= 1.0 for row in found.estimates if row.estimator == "value")
+    assert all(0.0 <= row.value <= 1.0 for row in table.estimates if row.estimator == "value")
 
 
 @pytest.mark.slow
-def test_an_environment_of_several_agents_is_probed_like_any_other() -> None:
+def test_determinism_is_probed_for_several_players() -> None:
     report = check_determinism(functools.partial(make, "aec", TICTACTOE), n_steps=60)
     assert (
         report.grade,
@@ -811,12 +813,12 @@ def test_an_environment_of_several_agents_is_probed_like_any_other() -> None:
         "--steps",
         "40",
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 @pytest.mark.slow
-def test_a_sample_of_the_episodes_of_several_agents_is_audited(tmp_path: Path) -> None:
+def test_episodes_of_several_players_are_audited(tmp_path: Path) -> None:
     recorded(make("parallel", RPS), tmp_path, 45, audit=1.0)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT verdict, count(*) FROM checks GROUP BY 1").fetchall() == [

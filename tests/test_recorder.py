@@ -1,4 +1,4 @@
-"""What a recording knows: seeds, generators, states, checks; and what it does to the loop: nothing."""
+"""The recorder: it records seeds, generators, states and checks, and does not change the loop."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def episodes(path: Path, n: int) -> list[Episode]:
     return [Episode(reader, k) for k in range(n)]
 
 
-def test_a_run_seeded_once_records_the_generators_state_at_each_later_reset(tmp_path: Path) -> None:
-    found = episodes(record(gym.make("CartPole-v1"), tmp_path, 3, seed=7), 3)
-    starts = [e.start for e in found]
+def test_unseeded_resets_record_the_state_of_the_generator(tmp_path: Path) -> None:
+    path = record(gym.make("CartPole-v1"), tmp_path, 3, seed=7)
+    starts = [episode.start for episode in episodes(path, 3)]
     assert [(s.seed, s.seed_origin, s.rng_data is None) for s in starts if s] == [
         (7, "caller", True),
         (None, "none", False),
@@ -47,7 +47,7 @@ def test_a_run_seeded_once_records_the_generators_state_at_each_later_reset(tmp_
     assert len(set(states)) == 2
 
 
-def test_a_first_reset_without_a_seed_is_given_one_that_is_recorded_with_its_origin(
+def test_first_reset_without_a_seed_gets_the_recorders_seed(
     tmp_path: Path,
 ) -> None:
     start = episodes(record(gym.make("CartPole-v1"), tmp_path, 1, seed=None), 1)[0].start
@@ -57,7 +57,8 @@ def test_a_first_reset_without_a_seed_is_given_one_that_is_recorded_with_its_ori
 
 
 def test_recording_does_not_change_the_episode(tmp_path: Path) -> None:
-    bare, recorded = gym.make("FrozenLake-v1"), trajrec.record(gym.make("FrozenLake-v1"), tmp_path)
+    bare = gym.make("FrozenLake-v1")
+    recorded = trajrec.record(gym.make("FrozenLake-v1"), tmp_path)
     for env in (bare, recorded):
         env.action_space.seed(1)
     rollouts: list[list[Any]] = [[], []]
@@ -85,23 +86,22 @@ STATES: dict[str, Any] = {
 
 @pytest.mark.parametrize("keep", ["auto", "all"])
 @pytest.mark.parametrize("env_id", STATES)
-def test_the_state_of_every_step_is_recorded_or_its_digest(
-    env_id: str, keep: Any, tmp_path: Path
-) -> None:
-    trajrec.envs.__all__  # noqa: B018 - registers ours
+def test_each_step_has_its_state_or_its_digest(env_id: str, keep: Any, tmp_path: Path) -> None:
+    trajrec.envs.__all__  # noqa: B018 - registers trajrec's own environments
     try:
         env = gym.make(env_id)
     except gym.error.DependencyNotInstalled as exc:
         pytest.skip(str(exc))
     recorder = trajrec.record(env, tmp_path, keep_states=keep)
-    truth, seen = [], STATES[env_id]
+    read_state = STATES[env_id]
+    truth = []
     recorder.action_space.seed(0)
     recorder.reset(seed=0)
-    truth.append(seen(env.unwrapped))
+    truth.append(read_state(env.unwrapped))
     done = False
     while not done:
         _, _, terminated, truncated, _ = recorder.step(recorder.action_space.sample())
-        truth.append(seen(env.unwrapped))
+        truth.append(read_state(env.unwrapped))
         done = terminated or truncated
     recorder.close()
     episode = episodes(recorder.path, 1)[0]
@@ -123,7 +123,7 @@ def test_the_state_of_every_step_is_recorded_or_its_digest(
         assert all(np.isin(truth[-1], episode.states[len(truth) - 1])), n
 
 
-def test_a_state_that_was_only_digested_is_not_made_up(tmp_path: Path) -> None:
+def test_digested_state_cannot_be_read_whole(tmp_path: Path) -> None:
     episode = episodes(record(gym.make("CartPole-v1"), tmp_path), 1)[0]
     with pytest.raises(CorpusError, match="only the digest of this state is stored"):
         episode.state(3)
@@ -131,7 +131,7 @@ def test_a_state_that_was_only_digested_is_not_made_up(tmp_path: Path) -> None:
         episode.state(10_000)
 
 
-def test_an_environment_that_no_adapter_fits_is_recorded_without_state_and_says_so(
+def test_environment_without_an_adapter_is_recorded_without_state(
     tmp_path: Path,
 ) -> None:
     episode = episodes(
@@ -143,22 +143,22 @@ def test_an_environment_that_no_adapter_fits_is_recorded_without_state_and_says_
         episode.state(0)
 
 
-def test_the_users_own_function_of_the_environment_gives_the_state(tmp_path: Path) -> None:
+def test_users_function_of_the_environment_returns_the_state(tmp_path: Path) -> None:
     env = Scripted(lambda k: (np.zeros(2), 1.0, k == 3, False, {}))
     episode = episodes(record(env, tmp_path, state=lambda e: {"k": e.unwrapped.k}), 1)[0]
     assert episode.states == {k: {"k": k} for k in range(5)}
 
 
-def test_minimal_keeps_no_states_beyond_digests(tmp_path: Path) -> None:
-    full = record(gym.make("Taxi-v4"), tmp_path / "full", keep_states="all")
-    minimal = record(gym.make("Taxi-v4"), tmp_path / "minimal", keep_states="digests")
-    assert len(episodes(full, 1)[0].states) == 201
-    found = episodes(minimal, 1)[0]
-    assert len(found.states) < 10
-    assert found.state_digests is not None
+def test_digests_option_stores_few_states_whole(tmp_path: Path) -> None:
+    whole = record(gym.make("Taxi-v4"), tmp_path / "all", keep_states="all")
+    digested = record(gym.make("Taxi-v4"), tmp_path / "digests", keep_states="digests")
+    assert len(episodes(whole, 1)[0].states) == 201
+    episode = episodes(digested, 1)[0]
+    assert len(episode.states) < 10
+    assert episode.state_digests is not None
 
 
-def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(
+def test_checks_record_verdict_score_evidence_and_errors(
     tmp_path: Path,
 ) -> None:
     @trajrec.verifier(id="upright", version="2", family="environmental")
@@ -193,7 +193,7 @@ def test_checks_are_recorded_with_verdict_score_evidence_and_their_own_failures(
     assert episode.outcome == "success"
 
 
-def test_a_step_out_of_turn_is_refused(tmp_path: Path) -> None:
+def test_step_before_a_reset_or_after_the_end_is_refused(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     with pytest.raises(EnvContractError, match="before the first reset"):
         env.step(0)
@@ -204,7 +204,7 @@ def test_a_step_out_of_turn_is_refused(tmp_path: Path) -> None:
     env.close()
 
 
-def test_a_recorder_that_is_not_closed_warns_and_keeps_what_it_has(tmp_path: Path) -> None:
+def test_unclosed_recorder_warns_and_its_steps_are_readable(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env)
     path = env.path
@@ -214,7 +214,7 @@ def test_a_recorder_that_is_not_closed_warns_and_keeps_what_it_has(tmp_path: Pat
     env.close()
 
 
-def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
+def test_wrong_arguments_are_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="keep_states must be 'auto', 'all' or 'digests', got 'full'"
     ):
@@ -223,7 +223,7 @@ def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
         trajrec.record(5, tmp_path)  # type: ignore[arg-type]
 
 
-def test_the_option_group_lists_every_keyword_of_the_recorder() -> None:
+def test_option_group_lists_every_keyword_of_the_recorder() -> None:
     parameters = inspect.signature(trajrec.Recorder).parameters.values()
     keywords = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
     assert keywords == set(RecordOptions.__annotations__)
@@ -237,13 +237,13 @@ def test_allowed_modules_without_an_audit_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_header_stores_which_states_are_kept_in_format_one_words(tmp_path: Path) -> None:
+def test_header_stores_the_first_words_for_kept_states(tmp_path: Path) -> None:
     for keep_states, word in STORED_KEEP_STATES.items():
         path = record(gym.make("Taxi-v4"), tmp_path / keep_states, keep_states=keep_states)
         assert LogReader(path).header.record == word
 
 
-def test_the_environment_is_described_so_that_it_can_be_made_again(tmp_path: Path) -> None:
+def test_header_describes_how_to_make_the_environment(tmp_path: Path) -> None:
     env = gym.wrappers.RecordEpisodeStatistics(
         gym.make("FrozenLake-v1", is_slippery=False, max_episode_steps=17)
     )
@@ -259,13 +259,13 @@ def test_the_environment_is_described_so_that_it_can_be_made_again(tmp_path: Pat
     assert "gymnasium" in header.runtime["packages"]
 
 
-def test_an_environment_that_cannot_be_made_again_says_why(tmp_path: Path) -> None:
+def test_header_says_why_an_environment_cannot_be_made(tmp_path: Path) -> None:
     env = gym.wrappers.TransformReward(gym.make("CartPole-v1"), lambda r: 2 * r)
     header = episodes(record(env, tmp_path), 1)[0].header
     assert "TransformReward" in header.env.recreatable
 
 
-def test_recording_never_imports_duckdb_nor_pettingzoo(tmp_path: Path) -> None:
+def test_recording_imports_neither_duckdb_nor_pettingzoo(tmp_path: Path) -> None:
     code = (
         "import sys, gymnasium as gym, trajrec\n"
         "env = trajrec.record(gym.make('CartPole-v1'), sys.argv[1])\n"
@@ -286,7 +286,7 @@ def run_and_close(env: Any, n_episodes: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold_is_said(
+def test_audit_replays_a_share_and_warns_of_divergence(
     tmp_path: Path,
 ) -> None:
     sound = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
@@ -298,7 +298,8 @@ def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold
     some.close()
     assert 0 < len(some.audits) < 40
     env = gym.make("CartPole-v1")
-    env.unwrapped.total_mass = 1.5  # type: ignore[attr-defined]  # the log does not say so
+    # The log says nothing of the changed mass.
+    env.unwrapped.total_mass = 1.5  # type: ignore[attr-defined]
     odd = trajrec.record(env, tmp_path, audit=1.0)
     with pytest.warns(UserWarning, match="this episode does not replay: .* diverged"):
         run_and_close(odd, 1)
@@ -311,41 +312,41 @@ def test_a_sample_of_episodes_is_replayed_while_recording_and_what_does_not_hold
         trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=2.0)
 
 
-def test_what_cannot_be_audited_is_said_once(tmp_path: Path) -> None:
+def test_environment_that_cannot_be_audited_warns_once(tmp_path: Path) -> None:
     class Local(gym.Wrapper[Any, Any, Any, Any]):
         """A wrapper that no log can name."""
 
     env = trajrec.record(Local(gym.make("CartPole-v1")), tmp_path, audit=1.0)
     with pytest.warns(
         UserWarning, match="episodes cannot be audited: .*cannot be made from the log"
-    ) as said:
+    ) as warnings:
         run_and_close(env, 3)
-    assert len(said) == 1
+    assert len(warnings) == 1
 
 
-def test_what_raises_while_a_step_is_recorded_costs_that_step_alone(tmp_path: Path) -> None:
-    trouble: list[BaseException] = []
+def test_exception_while_recording_costs_only_that_step(tmp_path: Path) -> None:
+    to_raise: list[BaseException] = []
 
-    def watched(env: Any) -> Any:
-        if trouble:
-            raise trouble.pop()
+    def read_state(env: Any) -> Any:
+        if to_raise:
+            raise to_raise.pop()
         return {"step": env.unwrapped.state[0]}
 
-    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, state=watched)
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, state=read_state)
     env.reset(seed=0)
     env.step(0)
     for exc in (RuntimeError("no state today"), KeyboardInterrupt()):
-        trouble.append(exc)
+        to_raise.append(exc)
         with pytest.raises(type(exc)):
             env.step(1)
-    knot: dict[str, Any] = {}
-    knot["self"] = knot
-    env.env.step = lambda action: (*gym.Wrapper.step(env.env, action)[:4], knot)  # type: ignore[method-assign]
+    cycle: dict[str, Any] = {}
+    cycle["self"] = cycle
+    env.env.step = lambda action: (*gym.Wrapper.step(env.env, action)[:4], cycle)  # type: ignore[method-assign]
     with pytest.raises(EncodeError, match="nested deeper"):
         env.step(1)
     del env.env.step  # type: ignore[misc]
     env.step(0)
-    trouble.append(RuntimeError("nor at a reset"))
+    to_raise.append(RuntimeError("nor at a reset"))
     with pytest.raises(RuntimeError, match="nor at a reset"):
         env.reset(seed=1)
     env.reset(seed=2)
@@ -360,4 +361,4 @@ def test_what_raises_while_a_step_is_recorded_costs_that_step_alone(tmp_path: Pa
         (3, "scaffold", "trajrec.errors.EncodeError"),
     ]
     assert (broken.n_steps, broken.ending, last.actions) == (0, "error", [1, 1, 0])
-    assert [replay_episode(e, state=watched).grade for e in (first, last)] == ["exact", "exact"]
+    assert [replay_episode(e, state=read_state).grade for e in (first, last)] == ["exact", "exact"]

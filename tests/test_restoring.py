@@ -1,4 +1,4 @@
-"""States are put back: live objects, databases, folders; replay goes on from recorded states; projections say what counts."""
+"""Restoring of recorded states: live objects, databases and folders; resync; projections."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PLAIN = st.recursive(
     drawn=300,
     whole=10_000,
 )
-def test_any_plain_state_is_put_back_in_place(
+def test_any_plain_state_is_restored_in_place(
     before: dict[str, Any], after: dict[str, Any]
 ) -> None:
     import copy
@@ -73,12 +73,14 @@ class Customer(pydantic.BaseModel):
     orders: list[int]
 
 
-def test_objects_with_fields_stay_the_objects_that_they_are() -> None:
-    lamp, customer = Lamp(5, ["new"]), Customer(name="Ada", orders=[1])
+def test_restored_objects_keep_their_identity() -> None:
+    lamp = Lamp(5, ["new"])
+    customer = Customer(name="Ada", orders=[1])
     live = {"lamps": [lamp], "customers": {"C1": customer}}
     tracker = Tree(lambda: live)
     whole, digest = tracker.begin()
-    lamp.cents, customer.name = 7, "Bob"
+    lamp.cents = 7
+    customer.name = "Bob"
     lamp.tags.append("sold")
     customer.orders.clear()
     tracker.restore(whole)
@@ -92,7 +94,7 @@ def test_objects_with_fields_stay_the_objects_that_they_are() -> None:
         tracker.restore(more)
 
 
-def test_what_is_seen_through_a_view_of_numbers_cannot_be_put_back_and_says_so() -> None:
+def test_state_seen_through_a_copy_cannot_be_restored() -> None:
     count = [1]
     tracker = Tree(lambda: {"n": count[0]})
     whole, _ = tracker.begin()
@@ -104,9 +106,7 @@ def test_what_is_seen_through_a_view_of_numbers_cannot_be_put_back_and_says_so()
 
 
 @pytest.mark.parametrize("by_path", [False, True])
-def test_a_database_is_put_back_with_its_tables_triggers_and_rowids(
-    tmp_path: Path, by_path: bool
-) -> None:
+def test_database_is_restored_with_triggers_and_rowids(tmp_path: Path, by_path: bool) -> None:
     with contextlib.closing(
         sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
     ) as connection:
@@ -140,7 +140,7 @@ def test_a_database_is_put_back_with_its_tables_triggers_and_rowids(
             tracker.restore(whole)
 
 
-def test_a_folder_is_put_back_with_modes_links_and_empty_folders(tmp_path: Path) -> None:
+def test_folder_is_restored_with_modes_links_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "src" / "deep").mkdir(parents=True)
     (tmp_path / "src" / "a.py").write_text("x = 1\n")
     (tmp_path / "src" / "deep" / "b.bin").write_bytes(b"\xff\x00")
@@ -172,7 +172,7 @@ def test_a_folder_is_put_back_with_modes_links_and_empty_folders(tmp_path: Path)
 
 
 class Stingy(Shop):
-    """Two of its refunds are a cent short."""
+    """A shop whose first two refunds are a cent short."""
 
     def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
         return super()._refund_order(order, cents - (order in ("O1001", "O1003")))
@@ -184,7 +184,7 @@ def record_queue(folder: Path) -> Any:
     return next(trajrec.open(folder).episodes())
 
 
-def test_a_state_forced_replay_names_the_steps_that_differ_by_themselves(tmp_path: Path) -> None:
+def test_resync_names_each_step_that_differs_by_itself(tmp_path: Path) -> None:
     episode = record_queue(tmp_path)
     refunds = [
         a.start.step
@@ -199,7 +199,7 @@ def test_a_state_forced_replay_names_the_steps_that_differ_by_themselves(tmp_pat
     assert replay_episode(episode, world=Shop(), resync=True).grade == "exact"
 
 
-def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> None:
+def test_resync_restores_files_and_rows(tmp_path: Path) -> None:
     class Careless(Office):
         def _delete_file(self, path: str) -> str:
             (self.path / "config.ini").write_text("lost")
@@ -216,7 +216,7 @@ def test_a_state_forced_replay_puts_files_and_rows_back_too(tmp_path: Path) -> N
     assert report.divergence.field == "state/files/config.ini/text"
 
 
-def test_a_difference_that_a_projection_leaves_out_gives_the_grade_state_and_names_it(
+def test_difference_left_out_by_a_projection_gives_grade_state(
     tmp_path: Path,
 ) -> None:
     episode = record_queue(tmp_path)

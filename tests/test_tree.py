@@ -1,4 +1,4 @@
-"""Watching JSON-like data: every change, nothing else, and a digest that only the value decides."""
+"""Tracking of JSON-like data: every change and no other, and a digest of the value alone."""
 
 from __future__ import annotations
 
@@ -38,16 +38,17 @@ def fresh(value: Any) -> str:
 
 
 def assert_follows(history: list[Any]) -> None:
-    """Watch a value go through a history: changes lead from each to the next, digests are those of the values alone."""
-    now = copy.deepcopy(history[0])
-    tree = Tree(lambda: now)
+    """Check that changes lead from each value of a history to the next, with the right digests."""
+    value = copy.deepcopy(history[0])
+    tree = Tree(lambda: value)
     whole, digest = tree.begin()
     assert (whole, digest) == (history[0], fresh(history[0]))
     for after in history[1:]:
-        before, now = now, copy.deepcopy(after)
+        before = value
+        value = copy.deepcopy(after)
         changes, digest = tree.update()
-        made = apply(before, changes)
-        assert repr(normal(made)) == repr(normal(after))
+        changed = apply(before, changes)
+        assert repr(normal(changed)) == repr(normal(after))
         assert digest == fresh(after)
         assert tree.update() == ([], digest)
 
@@ -59,7 +60,7 @@ def normal(value: Any) -> Any:
 
 
 @examples("log", st.lists(values, min_size=2, max_size=5), fixed=50, drawn=300, whole=10_000)
-def test_any_history_of_small_values_is_followed(history: list[Any]) -> None:
+def test_changes_lead_through_any_history_of_small_values(history: list[Any]) -> None:
     assert_follows(history)
 
 
@@ -84,11 +85,13 @@ def database(n: int, seed: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 63, 64, 65, 700])
-def test_large_data_is_followed_through_edits_of_every_kind(n: int) -> None:
-    draw, history = random.Random(n), [database(n, 0)]
+def test_changes_lead_through_any_edits_of_large_data(n: int) -> None:
+    draw = random.Random(n)
+    history = [database(n, 0)]
     for _ in range(25):
         value = copy.deepcopy(history[-1])
-        orders, rows = value["orders"], value["deep"]["tables"]["a"]
+        orders = value["orders"]
+        rows = value["deep"]["tables"]["a"]
         match draw.randrange(9):
             case 0:
                 orders[draw.choice(list(orders))]["cents"] += 1
@@ -114,7 +117,7 @@ def test_large_data_is_followed_through_edits_of_every_kind(n: int) -> None:
     assert_follows(history)
 
 
-def test_types_that_python_calls_equal_are_changes() -> None:
+def test_equal_values_of_different_types_are_changes() -> None:
     box: dict[str, Any] = {"a": 1, "b": 0.0}
     tree = Tree(lambda: box)
     tree.begin()
@@ -158,7 +161,7 @@ def test_objects_with_fields_are_watched_as_data() -> None:
     ]
 
 
-def test_an_enum_is_watched_as_its_value() -> None:
+def test_enum_is_watched_as_its_value() -> None:
     class Colour(enum.Enum):
         RED = 1
 
@@ -166,7 +169,7 @@ def test_an_enum_is_watched_as_its_value() -> None:
 
 
 @pytest.mark.parametrize("odd", [2**70, "\ud800", complex(1, 2), object, {1, "a"}])
-def test_what_plain_data_cannot_hold_is_watched_all_the_same(odd: Any) -> None:
+def test_values_that_msgpack_cannot_hold_are_watched(odd: Any) -> None:
     box: dict[str, Any] = {"a": odd, "b": 1}
     tree = Tree(lambda: box)
     tree.begin()
@@ -183,22 +186,20 @@ def test_what_plain_data_cannot_hold_is_watched_all_the_same(odd: Any) -> None:
 
 
 @examples("log", values, values, fixed=200, drawn=500, whole=20_000)
-def test_the_changes_from_one_value_to_another_lead_from_the_one_to_the_other(
-    before: Any, after: Any
-) -> None:
-    kept = copy.deepcopy(before)
+def test_applied_changes_turn_one_value_into_the_other(before: Any, after: Any) -> None:
+    original = copy.deepcopy(before)
     assert repr(normal(apply(before, diff(before, after)))) == repr(normal(after))
-    assert repr(before) == repr(kept)
+    assert repr(before) == repr(original)
 
 
-def test_a_change_that_does_not_fit_is_refused() -> None:
+def test_change_that_does_not_fit_a_value_is_refused() -> None:
     with pytest.raises(
         KeyError, match="the change of 'a/0/b' does not fit: the value has no '0' on that path"
     ):
         apply({"a": []}, diff({"a": [{"b": 1}]}, {"a": [{"b": 2}]}))
 
 
-def test_the_order_of_keys_does_not_count_and_the_order_of_a_list_does() -> None:
+def test_digest_depends_on_list_order_but_not_key_order() -> None:
     assert fresh({"a": 1, "b": {"x": 1, "y": 2}}) == fresh({"b": {"y": 2, "x": 1}, "a": 1})
     assert fresh({"a": [1, 2]}) != fresh({"a": [2, 1]})
     assert fresh({"a": {}}) != fresh({"a": []}) != fresh({"a": None})

@@ -1,4 +1,4 @@
-"""Vector environments: each sub-environment's episodes apart, replayed alone, however they are reset."""
+"""Vector environments: each episode is recorded apart and replays alone, for each way to reset."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLE
 
 
 def play(env: Any, n_steps: int = 150, mode: AutoresetMode = AutoresetMode.NEXT_STEP) -> list[Any]:
-    """Run a vector environment; return what the loop saw."""
+    """Run a vector environment; return the observations that the loop got."""
     env.action_space.seed(1)
     seen = [env.reset(seed=5)[0].copy()]
     for _ in range(n_steps):
@@ -35,9 +35,7 @@ def play(env: Any, n_steps: int = 150, mode: AutoresetMode = AutoresetMode.NEXT_
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_each_episode_of_each_environment_replays_alone(
-    tmp_path: Path, mode: AutoresetMode
-) -> None:
+def test_each_episode_of_a_vector_replays_alone(tmp_path: Path, mode: AutoresetMode) -> None:
     make = functools.partial(gym.make, "CartPole-v1")
     bare = play(SyncVectorEnv([make] * N, autoreset_mode=mode), mode=mode)
     recorded = play(
@@ -55,7 +53,7 @@ def test_each_episode_of_each_environment_replays_alone(
             assert (report.grade, report.notes) == ("exact", ()), report
 
 
-def test_a_vector_of_wrapped_environments_is_recorded_under_its_vector_wrappers(
+def test_vector_wrappers_stay_around_recorded_environments(
     tmp_path: Path,
 ) -> None:
     env = gym.make_vec("MountainCarContinuous-v0", 3, vectorization_mode="sync")
@@ -70,7 +68,7 @@ def recorded(env: Any, folder: Path) -> Any:
     return trajrec.record(env, folder)
 
 
-def test_an_async_vector_makes_its_environments_recorded(tmp_path: Path) -> None:
+def test_async_vector_can_make_recorded_environments(tmp_path: Path) -> None:
     wrap = functools.partial(recorded, folder=tmp_path)
     env = gym.make_vec("CartPole-v1", 4, vectorization_mode="async", wrappers=[wrap])
     play(env)
@@ -79,7 +77,7 @@ def test_an_async_vector_makes_its_environments_recorded(tmp_path: Path) -> None
         assert {replay_episode(episode).grade for episode in corpus.episodes()} == {"exact"}
 
 
-def test_what_cannot_be_recorded_says_what_to_do(tmp_path: Path) -> None:
+def test_unrecordable_vectors_are_refused_with_a_remedy(tmp_path: Path) -> None:
     env = AsyncVectorEnv([functools.partial(gym.make, "CartPole-v1")] * 2)
     try:
         with pytest.raises(TypeError, match=r"let it make recorded ones, gym\.make_vec"):

@@ -1,4 +1,4 @@
-"""Watching folders and databases: real files, real SQLite."""
+"""Tracking of folders, databases and objects: real files, real SQLite."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def changes(tracker: Any) -> list[tuple[Any, ...]]:
     return [tuple(change) for change in tracker.update()[0]]
 
 
-def test_every_change_of_a_folder_is_found_and_named(tmp_path: Path) -> None:
+def test_every_change_of_a_folder_is_reported_by_path(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "a.py").write_text("x = 1\n")
     (tmp_path / "data.bin").write_bytes(b"\xff\x00")
@@ -52,7 +52,8 @@ def test_every_change_of_a_folder_is_found_and_named(tmp_path: Path) -> None:
         "src": {"a.py": {"mode": mode, "text": "x = 1\n"}},
     }
     assert changes(folder) == []
-    (tmp_path / "src" / "a.py").write_text("x = 2\n")  # as long as before, a moment later
+    # As long as before, and within one tick of the clock.
+    (tmp_path / "src" / "a.py").write_text("x = 2\n")
     assert changes(folder) == [("src/a.py/text", "x = 1\n", "x = 2\n")]
     (tmp_path / "src" / "a.py").write_text("x = 3\n")
     assert changes(folder) == [("src/a.py/text", "x = 2\n", "x = 3\n")]
@@ -74,7 +75,7 @@ def test_every_change_of_a_folder_is_found_and_named(tmp_path: Path) -> None:
     assert folder.update()[1] == first == Folder(tmp_path).begin()[1]
 
 
-def test_a_large_file_is_known_by_its_digest(tmp_path: Path) -> None:
+def test_large_file_is_watched_by_its_digest(tmp_path: Path) -> None:
     (tmp_path / "big").write_bytes(bytes(WHOLE_BYTES + 1))
     folder = Folder(tmp_path)
     (whole, _) = folder.begin()
@@ -87,7 +88,7 @@ def test_a_large_file_is_known_by_its_digest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["connection", "path"])
-def test_rows_tables_and_keys_of_a_database_are_followed(
+def test_changed_rows_and_tables_are_reported_by_key(
     tmp_path: Path, by: str, connect: Callable[..., Any]
 ) -> None:
     path = tmp_path / "shop.db"
@@ -107,8 +108,7 @@ def test_rows_tables_and_keys_of_a_database_are_followed(
     assert changes(tracker) == [("orders/5/cents", 7.5, 1.0), ("orders/200/cents", 300.0, 1.0)]
     connection.execute('INSERT INTO "odd ""name" VALUES (1, ?)', [b"\xff"])
     connection.execute("INSERT INTO plain VALUES (NULL)")
-    found = changes(tracker)
-    assert [change[0] for change in found] == ["odd \"name/b'\\xff' 1", "plain/1"]
+    assert [change[0] for change in changes(tracker)] == ["odd \"name/b'\\xff' 1", "plain/1"]
     connection.execute("DELETE FROM orders WHERE id = 5")
     connection.execute("DROP TABLE plain")
     assert {change[0] for change in changes(tracker)} == {
@@ -123,7 +123,9 @@ def test_rows_tables_and_keys_of_a_database_are_followed(
     assert tracker.update()[1] == first
 
 
-def test_another_process_that_writes_is_seen(tmp_path: Path, connect: Callable[..., Any]) -> None:
+def test_changes_by_another_process_are_reported(
+    tmp_path: Path, connect: Callable[..., Any]
+) -> None:
     path = tmp_path / "shop.db"
     connect(path).execute("CREATE TABLE t (x)")
     for tracker in (Database(path), Database(connect(path))):
@@ -133,7 +135,7 @@ def test_another_process_that_writes_is_seen(tmp_path: Path, connect: Callable[.
         assert [change[2] for change in changes(tracker)] == [{"x": 1}]
 
 
-def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Path) -> None:
+def test_file_that_is_no_database_cannot_be_watched(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("hello")
     with (
         pytest.raises(TypeError, match=r"folder or of a SQLite database, got .*note\.txt"),
@@ -142,7 +144,7 @@ def test_a_file_that_is_neither_is_refused_when_the_episode_begins(tmp_path: Pat
         pass
 
 
-def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(
+def test_closed_database_is_recorded_as_a_failure_of_the_state(
     tmp_path: Path,
 ) -> None:
     connection = sqlite3.connect(":memory:")
@@ -160,7 +162,7 @@ def test_a_database_that_is_closed_is_a_failure_of_the_state_and_stops_no_call(
 
 
 class Till:
-    """Holds attributes and nothing that declares them."""
+    """Has attributes, and no declaration of them."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -176,12 +178,14 @@ class SlottedTill(Till):
 
 
 class LinkedTill(Till):
-    """Refers to itself, and holds what no plain data is."""
+    """Refers to itself, and has attributes that are no plain data."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.me, self.others = self, [self]
-        self.lock, self.weights = threading.Lock(), np.zeros(3)
+        self.me = self
+        self.others = [self]
+        self.lock = threading.Lock()
+        self.weights = np.zeros(3)
 
 
 def watched(folder: Path, state: Any, tool: Callable[[], Any]) -> list[tuple[Any, ...]]:
@@ -209,7 +213,7 @@ def test_attributes_of_an_object_are_watched(tmp_path: Path, cls: type[Till]) ->
         ]
 
 
-def test_attributes_are_put_back_in_place() -> None:
+def test_attributes_are_restored_in_place() -> None:
     till = Till()
     tree = Tree(lambda: till)
     before, digest = tree.begin()
@@ -221,7 +225,7 @@ def test_attributes_are_put_back_in_place() -> None:
 
 
 @pytest.mark.parametrize("given_as", [lambda state: state, MappingProxyType])
-def test_a_dict_with_numbers_or_texts_is_one_object(tmp_path: Path, given_as: Any) -> None:
+def test_dict_with_immutable_values_is_watched_whole(tmp_path: Path, given_as: Any) -> None:
     state: dict[str, Any] = {"users": {"ada": 1}, "count": 0}
 
     def tool() -> None:
@@ -250,7 +254,7 @@ def test_a_dict_with_numbers_or_texts_is_one_object(tmp_path: Path, given_as: An
         ),
     ],
 )
-def test_what_can_never_change_is_refused(tmp_path: Path, state: Any, message: str) -> None:
+def test_immutable_values_cannot_be_watched(tmp_path: Path, state: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message), trajrec.episode(tmp_path, watch=state):
         pass
 
@@ -264,18 +268,18 @@ def solved(world: Office) -> bool:
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)))
-def test_each_task_of_the_office_is_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
-    for does in (True, False):
+def test_each_office_task_can_be_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
+    for solves in (True, False):
         with trajrec.episode(
             tmp_path,
-            task=str(does),
+            task=str(solves),
             world=Office(seed=task),
             options={"task": task},
             checks=[solved],
         ) as ep:
             with pytest.raises(OfficeError):
                 ep.call("read_file", path="../../etc/passwd")
-            for name, arguments in ep.world.ground_truth_calls() if does else ():
+            for name, arguments in ep.world.ground_truth_calls() if solves else ():
                 ep.call(name, **arguments)
     corpus = trajrec.open(tmp_path)
     assert corpus.sql("SELECT task, outcome FROM episodes ORDER BY 1").fetchall() == [
@@ -290,7 +294,7 @@ def test_each_task_of_the_office_is_solved_failed_and_replayed(tmp_path: Path, t
         (0,)
     ]
     for episode in corpus.episodes():
-        # Undone from the log alone: the state before each step, from the first one and the changes.
+        # From the log alone: the state before each step follows from the first one and the changes.
         assert set(episode.state(0)) == {"files", "database"}
         assert (episode.state(0) == episode.state(episode.n_steps)) == (
             episode.transcript.task == "False"
@@ -299,7 +303,7 @@ def test_each_task_of_the_office_is_solved_failed_and_replayed(tmp_path: Path, t
         assert replay_episode(episode).grade == "exact"
 
 
-def test_an_office_gives_its_state_and_takes_it_back() -> None:
+def test_office_returns_its_state_and_can_be_set_to_it() -> None:
     world = Office(seed=1)
     world.reset(options={"task": 4})
     before = world.get_state()
