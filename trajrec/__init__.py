@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trajrec.protocols import Verdict as Verdict
     from trajrec.protocols import World as World
     from trajrec.recording.event_log import close_logs as close_logs
+    from trajrec.recording.options import RecordOptions as RecordOptions
     from trajrec.recording.recorder import Recorder as Recorder
     from trajrec.replay.agents.rerun import Rerun as rerun
     from trajrec.run_interface import interface as interface
@@ -38,6 +39,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Corpus": "trajrec.corpus.corpus:Corpus",
+        "RecordOptions": "trajrec.recording.options:RecordOptions",
         "Recorder": "trajrec.recording.recorder:Recorder",
         "StateAdapter": "trajrec.protocols:StateAdapter",
         "Tool": "trajrec.protocols:Tool",

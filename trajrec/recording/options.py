@@ -36,7 +36,8 @@ class RecordOptions(TypedDict, total=False):
         interface: The interface of the run (verifier, base model, lineage, optimizer, scaffold,
             budget, ...) as plain data; see `trajrec.interface`.
         on_error: The effect of a log that cannot be written: "raise" (the default) raises
-            LogWriteError from `step`; "warn" warns once and stops recording.
+            LogWriteError from a later `step`, `reset` or `close`; "warn" warns once and stops
+            recording.
         durability: "process" (the default): if the process is killed, at most the steps of the last
             100 ms are lost. "machine": an ended episode also survives a power failure, because the
             log is forced to the disk at each end of an episode.
