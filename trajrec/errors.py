@@ -1,49 +1,65 @@
-"""The errors of trajrec, one tree.
+"""The errors of trajrec form one tree.
 
 TrajrecError
-├── LogError .path .offset
-│   ├── LogFormatError      not a trajrec log, or one of a newer format
-│   ├── LogCorruptError     a checksum does not hold, or a record contradicts itself
+├── LogError                .path .offset: a log could not be read or rewritten
+│   ├── LogFormatError      not a log, or a log of a newer format
+│   ├── LogCorruptError     a checksum fails, or a record contradicts itself
 │   └── LogWriteError       the log could not be written (disk full, no permission)
-├── EncodeError .where      a value that cannot be stored losslessly
-├── EnvContractError        step before reset, step after the end
-├── RestoreError           a state cannot be put back
-├── SnapshotError          a live environment cannot be copied at this level
-├── UnknownToolError        an agent called a tool that there is not
-├── RecordedError           a recorded exception whose class is not loaded: .type_name
-├── MissingPackageError     an optional package is not installed; names the extra
-├── CorpusError             no such folder, no logs in it, no or several such episodes
-├── QueryError              the SQL is wrong; names the nearest column
-└── ReplayError .what .episode_id
-    ├── EnvRefusedError     the log names an environment that may not be imported
-    ├── EnvMissingError     the environment, or the package it comes from, is not installed
-    ├── DivergenceError     .step .field .expected .actual
-    └── AgentDivergedError   an agent that is run again does what it did not do: .difference
+├── EncodeError             .what .where: a value cannot be stored losslessly
+├── EnvContractError        a step before the reset or after the end
+├── RestoreError            a recorded state cannot be put back
+├── SnapshotError           a live environment cannot be copied
+├── UnknownToolError        the agent called a tool that does not exist
+├── RecordedError           .type_name: a recorded exception whose class is not loaded
+├── MissingPackageError     an optional package is not installed
+├── CorpusError             no such folder, no logs in it, or no single episode with this id
+├── QueryError              the SQL is wrong
+└── ReplayError             .what .episode_id: an episode cannot be replayed or forked
+    ├── EnvRefusedError     the log names a module that may not be imported
+    ├── EnvMissingError     the environment, or its package, is not installed
+    ├── DivergenceError     .step .field .expected .actual: a replay differs from the recording
+    └── AgentDivergedError  .difference: an agent that is run again makes another request
 
-Wrong arguments are plain ValueError and TypeError.
+Wrong arguments raise plain ValueError and TypeError. docs/reference/errors.md says when each error
+is raised, and what to do then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    # Not at run time: the command line imports this module, and must not wait for NumPy.
+    from trajrec.types import JsonObject, Value
 
 
 class TrajrecError(Exception):
-    """What every error of trajrec is. It can be sent to another process."""
+    """The base class of all errors of trajrec. Errors can be sent to another process."""
 
-    def __reduce__(self) -> Any:
-        return _rebuilt, (type(self), self.args, self.__dict__)
+    # Exceptions with keyword-only arguments cannot be unpickled by their constructor.
+    def __reduce__(
+        self,
+    ) -> tuple[
+        Callable[..., TrajrecError], tuple[type[TrajrecError], tuple[object, ...], JsonObject]
+    ]:
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
 class LogError(TrajrecError):
-    """A log file could not be read or written."""
+    """A log file could not be read or rewritten.
+
+    Attributes:
+        path: The log.
+        offset: The byte of the file at which reading or writing failed, or None.
+    """
 
     def __init__(self, message: str, *, path: str | Path, offset: int | None = None) -> None:
         self.path = Path(path)
         self.offset = offset
-        at = "" if offset is None else f" at byte {offset}"
-        super().__init__(f"{path}{at}: {message}")
+        position = "" if offset is None else f" at byte {offset}"
+        super().__init__(f"{path}{position}: {message}")
 
 
 class LogFormatError(LogError):
@@ -51,18 +67,24 @@ class LogFormatError(LogError):
 
 
 class LogCorruptError(LogError):
-    """A checksum does not hold, or a record contradicts itself."""
+    """A checksum fails, or a record contradicts itself."""
 
 
 class LogWriteError(LogError):
-    """The log could not be written; what was written before stays readable."""
+    """The log could not be written. Everything written before stays readable."""
 
 
 class EncodeError(TrajrecError):
-    """A value cannot be stored losslessly."""
+    """A value cannot be stored losslessly.
+
+    Attributes:
+        what: The reason.
+        where: The path to the value, e.g. "step 3: action['pos']".
+    """
 
     def __init__(self, what: str, *, where: str) -> None:
-        self.what, self.where = what, where
+        self.what = what
+        self.where = where
         super().__init__(f"{where}: {what}")
 
 
@@ -71,19 +93,23 @@ class EnvContractError(TrajrecError):
 
 
 class RestoreError(TrajrecError):
-    """A state, or a part of it, cannot be put back as it was."""
+    """A recorded state, or a part of it, cannot be put back."""
 
 
 class SnapshotError(TrajrecError):
-    """A live environment, or something in it, cannot be copied."""
+    """A live environment, or an object in it, cannot be copied."""
 
 
 class UnknownToolError(TrajrecError):
-    """An agent called a tool that there is not."""
+    """The agent called a tool that does not exist."""
 
 
 class RecordedError(TrajrecError):
-    """A recorded exception, given back where its class is not loaded."""
+    """A recorded exception whose class is not loaded.
+
+    Attributes:
+        type_name: Module and qualified name of the class.
+    """
 
     def __init__(self, type_name: str, message: str) -> None:
         self.type_name = type_name
@@ -91,7 +117,7 @@ class RecordedError(TrajrecError):
 
 
 class MissingPackageError(TrajrecError):
-    """What was asked for needs a package that is not installed."""
+    """A function needs an optional package that is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(
@@ -100,7 +126,7 @@ class MissingPackageError(TrajrecError):
 
 
 class CorpusError(TrajrecError):
-    """The corpus, or an episode of it, could not be found."""
+    """The corpus, or a single episode in it, could not be found."""
 
 
 class QueryError(TrajrecError):
@@ -108,41 +134,70 @@ class QueryError(TrajrecError):
 
 
 class ReplayError(TrajrecError):
-    """An episode could not be replayed, or was not the same."""
+    """An episode cannot be replayed or forked.
+
+    Attributes:
+        what: The message without the episode.
+        episode_id: The episode.
+    """
 
     def __init__(self, message: str, *, episode_id: str) -> None:
-        self.what, self.episode_id = message, episode_id
+        self.what = message
+        self.episode_id = episode_id
         super().__init__(f"episode {episode_id}: {message}")
 
 
 class EnvRefusedError(ReplayError):
-    """The log names an environment that may not be imported without the caller's leave."""
+    """The log names a module that may not be imported without permission."""
 
 
 class EnvMissingError(ReplayError):
-    """The environment, or the package it comes from, is not installed."""
+    """The environment, or its package, is not installed."""
 
 
 class DivergenceError(ReplayError):
-    """A replayed episode was not the recorded one."""
+    """A replayed episode differs from the recording.
+
+    Attributes:
+        step: The step of the first difference, -1 for the reset.
+        field: The field that differs, e.g. "observation/2".
+        expected: The recorded value.
+        actual: The value of the replay.
+    """
 
     def __init__(
-        self, message: str, *, episode_id: str, step: int, field: str, expected: Any, actual: Any
+        self,
+        message: str,
+        *,
+        episode_id: str,
+        step: int,
+        field: str,
+        expected: Value,
+        actual: Value,
     ) -> None:
-        self.step, self.field, self.expected, self.actual = step, field, expected, actual
+        self.step = step
+        self.field = field
+        self.expected = expected
+        self.actual = actual
         super().__init__(message, episode_id=episode_id)
 
 
 class AgentDivergedError(ReplayError):
-    """An agent that is run again asks for something that it did not ask for when it was recorded."""
+    """An agent that is run again makes a request that it did not make when it was recorded.
 
-    def __init__(self, difference: Any, *, episode_id: str) -> None:
+    Attributes:
+        difference: The first difference between the two requests.
+    """
+
+    def __init__(self, difference: object, *, episode_id: str) -> None:
         self.difference = difference
         super().__init__(str(difference), episode_id=episode_id)
 
 
-def _rebuilt(cls: type[TrajrecError], args: tuple[Any, ...], state: dict[str, Any]) -> TrajrecError:
+def _rebuild(
+    cls: type[TrajrecError], args: tuple[object, ...], attributes: JsonObject
+) -> TrajrecError:
     error = cls.__new__(cls, *args)
     error.args = args
-    error.__dict__.update(state)
+    error.__dict__.update(attributes)
     return error
