@@ -20,8 +20,8 @@ TrajrecError
     ├── DivergenceError     .step .field .expected .actual: a replay differs from the recording
     └── AgentDivergedError  .difference: an agent that is run again makes another request
 
-Wrong arguments raise plain ValueError and TypeError. docs/reference/errors.md says when each error
-is raised, and what to do then.
+Wrong arguments raise plain ValueError and TypeError. docs/reference/errors.md has the cause and the
+remedy of each error.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What every record is; and the records that only logs of agents hold, and those that are appended to a corpus later.
+"""The base class of all records, the events of agents, and the records that are appended later.
 
-See trajrec.log.schema for the others and for the rules.
+`trajrec.log.schema` has the other records and the rules for changing one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from trajrec.protocols import Access
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What every record is."""
+    """The base class of all records: immutable, and stored as an array of its fields."""
 
 
 class TaskStart(Record, tag="task", frozen=True, kw_only=True):
-    """What an agent was asked to do and where: follows the EpisodeStart of an agent's episode.
+    """The task of an agent's episode. It follows the EpisodeStart.
 
-    `world` names the world's class as "module:Class", "" where there is none; `world_data` its arguments, None where unknown.
-    `tools_data` lists (name, JSON schema or None, access); `parts` how each part of the state was captured, as (part, adapter,
-    version). `caller_id` and `caller_step` say in which episode, at which step, this one was begun. With `held_seed` the
-    clock was held at the time of the reset and of each call, and what draws unseeded was seeded from it and the call's place.
+    Attributes:
+        world: The class of the world as "module:Class", "" if there is no world.
+        world_data: The world's arguments, None if they are unknown.
+        tools_data: A list of [name, JSON schema or None, access, description].
+        parts: The watched parts of the state, as (part, adapter, version of the adapter).
+        caller_id: The episode in which this one was begun.
+        caller_step: The step of the caller at which this episode was begun.
+        held_seed: If not None, the clock stood still during the reset and each call, and unseeded
+            generators were seeded from this number and the position of the call.
     """
 
     episode: int
@@ -43,10 +48,13 @@ RetryBy = Literal["", "agent", "scaffold", "transport", "harness"]
 
 
 class CallStart(Record, tag="call", frozen=True, kw_only=True):
-    """One attempt at a tool call. `call` counts the calls of a step, `attempt` the tries of a call.
+    """The start of one attempt at a tool call.
 
-    `invalid` says why the call could not be what the agent meant (an unknown tool, arguments that do not fit), "" where it
-    could. `retry_by` says who tried again, for attempts beyond the first.
+    Attributes:
+        call: The number of the call in its step.
+        attempt: The number of the attempt at this call.
+        invalid: Why the call cannot be meant (an unknown tool, wrong arguments), "" if it can.
+        retry_by: Who retried, for attempts after the first.
     """
 
     episode: int
@@ -65,9 +73,11 @@ class CallStart(Record, tag="call", frozen=True, kw_only=True):
 
 
 class CallEnd(Record, tag="result", frozen=True, kw_only=True):
-    """What came of an attempt. Without one the attempt was open when the log ended.
+    """The end of an attempt. An attempt without one was open when the log ended.
 
-    `outcome` "error" covers what the tool raised and what it returned as an error (`is_raised` tells them apart).
+    Attributes:
+        outcome: "error" stands for a raised exception and for a result that reports an error.
+        is_raised: Whether the tool raised.
     """
 
     episode: int
@@ -87,10 +97,13 @@ class CallEnd(Record, tag="result", frozen=True, kw_only=True):
 
 
 class StateChange(Record, tag="state", frozen=True, kw_only=True):
-    """What an attempt changed in one part of the state; step -1 is the reset, where `data` holds the part whole.
+    """The change of one part of the state by an attempt, or (step -1) the part at the reset.
 
-    Otherwise `data` holds the changes, in the part's own form, or None where only the digest is known. `note` says what is
-    remarkable: a tool that was declared to read wrote; the state could not be captured.
+    Attributes:
+        data: The whole part at the reset, later the changes in the part's own form. None if only
+            the digest is known.
+        note: A warning: a tool that is declared to read has written, or the state could not be
+            captured.
     """
 
     episode: int
@@ -104,9 +117,14 @@ class StateChange(Record, tag="state", frozen=True, kw_only=True):
 
 
 class ModelStart(Record, tag="model", frozen=True, kw_only=True):
-    """One attempt at a model call, which opens a step. The messages are those of an earlier call of the episode and new ones:
-    the first `kept` of model call `base` (-1: none), then `messages`. `request_data` holds the other arguments. Large values
-    are references to blobs."""
+    """The start of one attempt at a model call, which opens a step. Large values are references.
+
+    A conversation grows with each call, so only new messages are stored: the request had the first
+    `kept` messages of model call `base` (-1: none), then `messages`.
+
+    Attributes:
+        request_data: The other arguments of the call.
+    """
 
     episode: int
     step: int
@@ -123,7 +141,7 @@ class ModelStart(Record, tag="model", frozen=True, kw_only=True):
 
 
 class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
-    """What a model answered; streamed answers come as the list of their pieces."""
+    """The answer to a model call. A streamed answer is the list of its pieces."""
 
     episode: int
     number: int
@@ -139,7 +157,10 @@ class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
 
 
 class EffectValue(Record, tag="effect", frozen=True, kw_only=True):
-    """A value that entered from outside the program: clock, random, network. Given back when the agent is run again."""
+    """A value from outside the program: of a clock, a generator, a network.
+
+    A rerun of the agent gets the recorded value.
+    """
 
     episode: int
     step: int
@@ -153,7 +174,7 @@ class EffectValue(Record, tag="effect", frozen=True, kw_only=True):
 
 
 class Blob(Record, tag="blob", frozen=True):
-    """A value stored once in a log; others refer to it by its digest (BLAKE2b-128 of `data`)."""
+    """A value that is stored once in a log. References name the BLAKE2b-128 digest of `data`."""
 
     episode: int
     digest: bytes
@@ -161,9 +182,13 @@ class Blob(Record, tag="blob", frozen=True):
 
 
 class PostHocCheck(Record, tag="regrade", frozen=True, kw_only=True):
-    """A check of an episode that was recorded before, in whatever log: `target` is its id. Nothing recorded is overwritten.
+    """A later check of a recorded episode, whose own checks stay as they are.
 
-    The fields are those of `Check`; `episode` is -1, for it is none of this log's.
+    The other fields are those of `trajrec.log.schema.Check`.
+
+    Attributes:
+        episode: -1, since the episode is not in this log.
+        target: The id of the episode.
     """
 
     episode: int
@@ -182,11 +207,13 @@ class PostHocCheck(Record, tag="regrade", frozen=True, kw_only=True):
 
 
 class CreditRun(Record, tag="credit", frozen=True, kw_only=True):
-    """Estimates for the steps of an episode, from rollouts of its forks.
+    """Estimates for the steps of a recorded episode. A later run is another record.
 
-    `target` is the episode's id; the episode may lie in another log, so `episode` is -1. Runs are
-    only appended: a later run is another record. `estimates_data` and `rollouts_data` hold columns
-    by name; docs/reference/log-format.md lists them.
+    Attributes:
+        episode: -1, since the episode is not in this log.
+        target: The id of the episode.
+        estimates_data: Columns by name: docs/reference/log-format.md lists them.
+        rollouts_data: Columns by name, with one value for each rollout.
     """
 
     episode: int
@@ -214,4 +241,4 @@ AgentEvent = (
     | PostHocCheck
     | CreditRun
 )
-"""What only logs of agents hold."""
+"""Events that only logs of agents, and logs of later checks and estimates, hold."""

@@ -1,7 +1,7 @@
-"""What a log holds, as records. docs/reference/log-format.md describes the same, byte by byte.
+"""The records of a log. docs/reference/log-format.md specifies them byte by byte.
 
-Structs are stored as msgpack arrays: a field may be appended with a default, never removed or moved. Fields called `*_data`
-hold bytes of `trajrec.values.codec.encode`.
+Records are stored as msgpack arrays, so a field may be appended with a default, but never removed
+or moved. A field whose name ends in `_data` holds bytes of `trajrec.values.codec.encode`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,25 @@ import msgspec
 
 from trajrec.log.events import AgentEvent, Record
 
+# Raise the version whenever an older reader would misread a log, and add a golden log.
 FORMAT_VERSION = 1
 
 Ending = Literal["terminated", "truncated", "abandoned", "error"]
-"""How an episode ended: by the environment, a limit, a reset or close in its middle, an exception. One whose process is gone
-has no end record; readers call it "interrupted", or "running" while its writer lives."""
+"""How an episode ended: by the environment, by a limit, by a reset or close in its middle, or by an
+exception. One without an end record is "running" or, if its writer is gone, "interrupted"."""
+
+SeedOrigin = Literal["caller", "recorder", "none"]
+"""Who chose the seed of a reset."""
 
 
 class EnvRecord(Record, frozen=True, kw_only=True):
-    """The environment, as far as needed to make it again.
+    """The environment, with the data that are needed to make it again.
 
-    `kwargs_data` is a dict; `wrappers` lists what was put around `gymnasium.make`'s own result, innermost first, as
-    (class name, kwargs data or None where they are unknown). `recreatable` is "" where the environment can be made from
-    this record, else the reason why not.
+    Attributes:
+        kwargs_data: The arguments that it was made with, as a dict.
+        wrappers: The wrappers around the result of `gymnasium.make`, innermost first, as (class
+            name, arguments or None if they are unknown).
+        recreatable: "", or the reason why the environment cannot be made from this record.
     """
 
     env_id: str
@@ -41,7 +47,13 @@ class EnvRecord(Record, frozen=True, kw_only=True):
 
 
 class StateRecord(Record, frozen=True):
-    """How the state was captured: adapter and version ("" where none fits), and what is kept of it."""
+    """How states were captured.
+
+    Attributes:
+        adapter: The name of the state adapter, "" if none fits the environment.
+        version: The version of the adapter.
+        keep: Whether every state is stored whole, or its digest, or nothing.
+    """
 
     adapter: str = ""
     version: int = 0
@@ -49,10 +61,13 @@ class StateRecord(Record, frozen=True):
 
 
 class Header(Record, frozen=True, kw_only=True):
-    """The first record of a log: who recorded what, under which conditions.
+    """The first record of a log: the environment, the recorder, and the machine.
 
-    `runtime` holds versions (python, platform, cpu, packages) and settings that can change results (hash seed, threads).
-    `interface_data` holds the interface as the caller gave it, or None where unknown.
+    Attributes:
+        record: How many states were kept: "default", "full" or "minimal".
+        runtime: Versions (python, platform, cpu, packages) and settings that can change results
+            (hash seed, threads).
+        interface_data: The interface of the run as the caller gave it, or None.
     """
 
     log_id: str
@@ -68,7 +83,11 @@ class Header(Record, frozen=True, kw_only=True):
 
 
 class Segment(Record, frozen=True):
-    """Consecutive steps of one episode in a chunk. With `has_reset`, an observation and state row of the reset come first."""
+    """Consecutive steps of one episode in a chunk.
+
+    Attributes:
+        has_reset: Whether the observations and states have one more row in front: the reset's.
+    """
 
     episode: int
     first_step: int
@@ -77,11 +96,17 @@ class Segment(Record, frozen=True):
 
 
 class Column(Record, frozen=True, kw_only=True):
-    """One column of a chunk; its bytes lie in the data part at `offset`, zstd-compressed from `raw_bytes` to `size`.
+    """One column of a chunk. Its bytes lie in the data part of the frame.
 
-    `kind` says what a row is: "array" (one array of `dtype` and `shape`), "scalar" (one number of `type_name`), "value" (one
-    encoded value), "const" (the same encoded value in every row). `rows` gives the rows (of `n_total`) that have a value,
-    encoded, where not all have one.
+    Attributes:
+        kind: The form of a row: "array" (an array of `dtype` and `shape`), "scalar" (a number of
+            type `type_name`), "value" (an encoded value), or "const" (all rows are one value).
+        n: The number of rows.
+        filter: The filter that was applied before compression, and its parameters.
+        offset: The position of the column in the data part.
+        size: Its bytes, compressed.
+        raw_bytes: Its bytes, decompressed.
+        rows_data: If only some steps have a value: the numbers of their rows, as differences.
     """
 
     name: str
@@ -98,22 +123,35 @@ class Column(Record, frozen=True, kw_only=True):
 
 
 class EpisodeStart(Record, tag="start", frozen=True, kw_only=True):
-    """A reset. `seed_origin` says whether the caller gave the seed or the recorder did because nothing else was reproducible.
-    `rng_data` holds the state of the environment's generators just before the reset, where it was not seeded."""
+    """A reset.
+
+    Attributes:
+        seed_origin: Who chose the seed. The recorder chooses one if the reset could not be
+            reproduced otherwise.
+        rng_data: If the reset was not seeded: the state of the environment's generators before it.
+    """
 
     episode: int
     time_ns: int
     seed: int | None
-    seed_origin: Literal["caller", "recorder", "none"]
+    seed_origin: SeedOrigin
     options_data: bytes | None
     rng_data: bytes | None
     info_data: bytes
 
 
 class Fork(Record, tag="fork", frozen=True, kw_only=True):
-    """Says that an episode goes on from another one: follows its EpisodeStart, the other's with a time of its own. Its steps
-    begin with `step`. `kind`: what is different from there on. `noise`: "recorded" where the environment's generators went on,
-    else what they were seeded from. `level`: how the state was reached. docs/reference/log-format.md says more."""
+    """Marks an episode that branches off a recorded one. It follows the EpisodeStart.
+
+    The EpisodeStart is the parent's with a time of its own. The steps of the fork begin with
+    `step`.
+
+    Attributes:
+        kind: The difference to the parent: given actions, another policy, or a live agent.
+        noise: "recorded" if the generators continued from their state, else the text that they
+            were seeded from.
+        level: How the step was reached: a stored word of `RESTORE_WORDS`.
+    """
 
     episode: int
     parent_id: str
@@ -140,7 +178,10 @@ STORED_RESTORE_WORDS = {word: stored for stored, word in RESTORE_WORDS.items()}
 
 
 class Keyframe(Record, tag="keyframe", frozen=True):
-    """The state of the environment before a step of a long episode, as plain data: see trajrec.envstate.keyframes."""
+    """The state of the environment before a step of a long episode, as plain data.
+
+    `trajrec.envstate.keyframes` writes and restores it.
+    """
 
     episode: int
     step: int
@@ -148,9 +189,11 @@ class Keyframe(Record, tag="keyframe", frozen=True):
 
 
 class EpisodeEnd(Record, tag="end", frozen=True, kw_only=True):
-    """The end of an episode after `n_steps` steps. Done and succeeded are different things: see `Check`.
+    """The end of an episode. It does not say whether the episode succeeded: a `Check` does.
 
-    Of an agent's episode: `stop_reason` says why its loop ended ("" where unknown), `claimed_done` what the agent claimed.
+    Attributes:
+        stop_reason: Why the agent's loop ended, "" if unknown.
+        claimed_done: Whether the agent claimed to be done, None if unknown.
     """
 
     episode: int
@@ -164,7 +207,13 @@ class EpisodeEnd(Record, tag="end", frozen=True, kw_only=True):
 
 
 class Failure(Record, tag="failure", frozen=True, kw_only=True):
-    """An exception, by where it came from. `step` is the step that failed, -1 for a reset; `action_data` what was tried."""
+    """An exception.
+
+    Attributes:
+        step: The step that failed, -1 for a reset.
+        origin: The component that raised.
+        action_data: The action of the failed step.
+    """
 
     episode: int
     step: int
@@ -179,7 +228,7 @@ class Failure(Record, tag="failure", frozen=True, kw_only=True):
 
 
 class Check(Record, tag="check", frozen=True, kw_only=True):
-    """One verdict of one version of one verifier on one state. `verdict` is None where the check gave none."""
+    """The verdict of one version of one verifier on one state, None if it gave no verdict."""
 
     episode: int
     step: int
@@ -200,10 +249,12 @@ Event = EpisodeStart | Fork | Keyframe | EpisodeEnd | Failure | Check | AgentEve
 
 
 class Chunk(Record, frozen=True, kw_only=True):
-    """What one flush hands over: the steps of some segments by column, and the events among them.
+    """The steps of some segments by column, and the events among them: the contents of one flush.
 
-    `layouts` says for each field how its columns make up a value: ["leaf", column index], ["dict", keys, layouts] or
-    ["tuple", layouts]. `irregular` lists infos that did not fit the layout as (episode, step, data).
+    Attributes:
+        layouts: How the columns of each field make up a value: ["leaf", index of the column],
+            ["dict", keys, layouts] or ["tuple", layouts].
+        irregular: Infos that did not fit the layout, as (episode, step, data).
     """
 
     time_ns: int
@@ -215,7 +266,7 @@ class Chunk(Record, frozen=True, kw_only=True):
 
 
 class FrameEntry(Record, frozen=True):
-    """Where a frame lies, and which episodes have steps or events in it."""
+    """The position of a frame, and the episodes that have steps or events in it."""
 
     offset: int
     size: int
@@ -224,7 +275,7 @@ class FrameEntry(Record, frozen=True):
 
 
 class Footer(Record, frozen=True):
-    """The last record of a sealed log: the header again, and the directory of its frames."""
+    """The last record of a sealed log: a copy of the header, and the directory of its frames."""
 
     header: Header
     frames: list[FrameEntry]
@@ -233,7 +284,7 @@ class Footer(Record, frozen=True):
 
 
 def episode_id(log_id: str, episode: int) -> str:
-    """Return the id of an episode: BLAKE2b-64 of its log's id and its number there, as 16 hex digits.
+    """Return the id of an episode, 16 hex digits: BLAKE2b-64 of its log's id and its number.
 
     >>> episode_id("c0ffee", 0)
     '99227362d0452b1a'
