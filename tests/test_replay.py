@@ -595,7 +595,7 @@ def forge(path: Path, **changes: str) -> None:
         raw = msgspec.msgpack.encode(header)
         parts = [
             frames.signature(),
-            *frames.pack_frame(frames.HEADER, 0, Packer().compress(raw), len(raw), []),
+            *frames.pack_frame(frames.HEADER, 0, meta=Packer().compress(raw), meta_raw=len(raw)),
         ]
         parts += [reader.slice(f.offset, f.end) for f in reader.frames[1:]]
     path.write_bytes(b"".join(parts))

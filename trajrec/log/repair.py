@@ -212,7 +212,9 @@ def _write_sealed(reader: LogReader, parts: list[tuple[int, Any, list[int]]]) ->
                     file.write(content)
                 else:
                     meta, raw_size, data = content
-                    file.writelines(frames.pack_frame(kind, sequence, meta, raw_size, data))
+                    file.writelines(
+                        frames.pack_frame(kind, sequence, meta=meta, meta_raw=raw_size, data=data)
+                    )
                 entries.append(FrameEntry(offset, file.tell() - offset, kind, of))
                 episodes.update(of)
             for index, frame in enumerate(reader.frames):
@@ -221,7 +223,12 @@ def _write_sealed(reader: LogReader, parts: list[tuple[int, Any, list[int]]]) ->
             offset = file.tell()
             raw = _encode(Footer(reader.header, entries, len(episodes), n_steps))
             file.writelines(
-                frames.pack_frame(frames.FOOTER, len(parts), Packer().compress(raw), len(raw), [])
+                frames.pack_frame(
+                    frames.FOOTER,
+                    len(parts),
+                    meta=Packer().compress(raw),
+                    meta_raw=len(raw),
+                )
             )
             file.write(frames.pack_trailer(offset))
             file.flush()

@@ -205,7 +205,12 @@ class LogWriter:
         raw = _encode(record)
         meta = self._packer.compress(raw)
         offset = self._size + sum(map(len, before))
-        self._write([*before, *frames.pack_frame(kind, self._sequence, meta, len(raw), list(data))])
+        self._write(
+            [
+                *before,
+                *frames.pack_frame(kind, self._sequence, meta=meta, meta_raw=len(raw), data=data),
+            ]
+        )
         self._sequence += 1
         self._episodes.update(episodes)
         self._entries.append(FrameEntry(offset, self._size - offset, kind, episodes))
@@ -232,7 +237,7 @@ class LogWriter:
             meta = self._packer.compress(raw)
             self._write(
                 [
-                    *frames.pack_frame(frames.FOOTER, self._sequence, meta, len(raw), []),
+                    *frames.pack_frame(frames.FOOTER, self._sequence, meta=meta, meta_raw=len(raw)),
                     frames.pack_trailer(offset),
                 ]
             )

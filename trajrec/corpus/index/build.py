@@ -202,7 +202,7 @@ class Builder:
                     stat.st_mtime_ns,
                     len(reader.frames),
                     reader.is_sealed,
-                    json.dumps([[d.offset, d.size, d.what, d.is_tail] for d in reader.damage])
+                    json.dumps([[d.offset, d.size, d.reason, d.is_tail] for d in reader.damage])
                     if reader.damage
                     else None,
                     None,
