@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from tiers import examples, suite
 
 import trajrec
-from trajrec.log.pixels import FRAMES, STACKS, Frames, Pixels, unpack
+from trajrec.log.pixels import FRAMES, STACKS, PixelFrames, PixelRows, unpack
 from trajrec.replay import replay_episodes
 
 
 def round_trip(rows, cuts=()):
     """Pack rows in chunks cut at `cuts`; return what is read back, and each chunk's filter and size."""
     dtype, shape = rows[0].dtype, rows[0].shape
-    pixels, read, stored = Pixels(dtype, shape), [], []
+    pixels, read, stored = PixelRows(dtype, shape), [], []
     buffer = np.empty(shape, dtype)
     bounds = [0, *sorted(set(cuts) & set(range(1, len(rows)))), len(rows)]
     for start, stop in itertools.pairwise(bounds):
@@ -29,7 +29,7 @@ def round_trip(rows, cuts=()):
             pixels.add(buffer)
         buffer[...] = 1
         raw, filter_ = pixels.pack(start, stop)
-        read.append(unpack(raw, stop - start, dtype, shape, filter_))
+        read.append(unpack(raw, n=stop - start, dtype=dtype, shape=shape, filter_=filter_))
         stored.append((filter_, len(raw)))
     return np.concatenate(read), stored
 
@@ -191,19 +191,19 @@ def test_frames_walked_to_from_any_row_are_those_that_are_read_at_once(start, st
     for _ in range(29):
         rows.append(rows[-1].copy())
         rows[-1][rng.integers(0, 5, 3), rng.integers(0, 9, 3)] = rng.integers(0, 3, 3)
-    pixels = Pixels(rows[0].dtype, rows[0].shape)
+    pixels = PixelRows(rows[0].dtype, rows[0].shape)
     for row in rows:
         pixels.add(row)
     raw, filter_ = pixels.pack(0, 30)
     assert filter_ == (FRAMES,)
-    walked = [frame.tobytes() for frame in Frames(raw, 30, 45).walk(start, stop)]
+    walked = [frame.tobytes() for frame in PixelFrames(raw, 30, 45).walk(start, stop)]
     assert walked == [row.tobytes() for row in rows[start:stop]]
 
 
 @examples("log", st.data(), fixed=200, drawn=300, whole=10_000)
 def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
     rows = stacked(moving(20), 4, 0, resets=(7,))
-    pixels = Pixels(rows[0].dtype, rows[0].shape)
+    pixels = PixelRows(rows[0].dtype, rows[0].shape)
     for row in rows:
         pixels.add(row)
     raw, filter_ = pixels.pack(0, 20)
@@ -217,7 +217,8 @@ def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
         (raw, (STACKS, 0, 3, 2)),
     ):
         with contextlib.suppress(ValueError):
-            assert unpack(case, 20, rows[0].dtype, rows[0].shape, how).shape == (20, *rows[0].shape)
+            unpacked = unpack(case, n=20, dtype=rows[0].dtype, shape=rows[0].shape, filter_=how)
+            assert unpacked.shape == (20, *rows[0].shape)
 
 
 class Screen(gym.Env):

@@ -16,7 +16,7 @@ import zstandard
 
 from trajrec.log import pixels
 from trajrec.log.frames import MAX_PART
-from trajrec.log.pixels import Frames, Pixels
+from trajrec.log.pixels import PixelFrames, PixelRows
 from trajrec.log.schema import Column
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES
@@ -53,7 +53,7 @@ class Packer:
         if dtype.kind not in _NUMBERS or row_bytes == 0:
             return self._array(name, "array", b"".join(rows), len(rows), dtype, shape, ())
         if row_bytes > PLANES_ROW_BYTES:
-            frames = Pixels(dtype, shape)
+            frames = PixelRows(dtype, shape)
             for row in rows:
                 frames.add(np.frombuffer(row, dtype).reshape(shape))
             return self.pixels(name, frames, 0, len(rows), dtype, shape)
@@ -64,7 +64,7 @@ class Packer:
     def pixels(
         self,
         name: str,
-        rows: Pixels,
+        rows: PixelRows,
         start: int,
         stop: int,
         dtype: np.dtype[Any],
@@ -183,7 +183,7 @@ class Rows:
         self._const: bytes = b""
         self._shape = column.shape
         self._dense: Array | None = None
-        self._frames: Frames | None = None
+        self._frames: PixelFrames | None = None
         self._values: list[bytes] = []
         if column.kind == "const":
             self._const = bytes(data)
@@ -199,7 +199,7 @@ class Rows:
         _check_numbers(column)
         if column.filter and column.filter[0] == pixels.FRAMES:
             self._frames, self._dtype = (
-                Frames(raw, column.n, row_bytes(column)),
+                PixelFrames(raw, column.n, row_bytes(column)),
                 np.dtype(column.dtype),
             )
         else:
@@ -331,7 +331,7 @@ def _check_numbers(column: Column) -> None:
 def _unfilter(raw: bytes, column: Column) -> Array:
     dtype, n, width = np.dtype(column.dtype), column.n, row_bytes(column)
     if column.filter and column.filter[0] == pixels.STACKS:
-        return pixels.unpack(raw, n, dtype, column.shape, column.filter)
+        return pixels.unpack(raw, n=n, dtype=dtype, shape=column.shape, filter_=column.filter)
     if n * width != len(raw):
         raise ValueError("a column's rows do not fill its bytes")
     shape = (n, *column.shape)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.log.columns import PLANES_ROW_BYTES, Packer
-from trajrec.log.pixels import Pixels
+from trajrec.log.pixels import PixelRows
 from trajrec.log.schema import Column
 from trajrec.types import Array, Value
 from trajrec.values import codec
@@ -96,8 +96,8 @@ class PixelLeaf(ArrayLeaf):
 
     def __init__(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         super().__init__(name, dtype, shape)
-        self.pixels = Pixels(dtype, shape)
-        # The least that a change takes; `Pixels.n_bytes` says when they take much.
+        self.pixels = PixelRows(dtype, shape)
+        # The least that a change takes; `PixelRows.n_bytes` says when they take much.
         self.row_bytes = OBJECT_ROW_BYTES
 
     def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
