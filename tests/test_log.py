@@ -20,15 +20,17 @@ import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import EncodeError, LogFormatError, LogWriteError
 from trajrec.log import columns, frames
-from trajrec.log.columns import Packer, Rows
+from trajrec.log.columns import Packer
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import compact
+from trajrec.log.rows import ColumnRows
 from trajrec.recording.blocks import BLOCK_BYTES
+from trajrec.values import codec
 from trajrec.values.diff import diff, is_same
 
 
-def unpack(packed: tuple[Any, bytes]) -> Rows:
-    return Rows(packed[0], packed[1], ZstdDecompressor())
+def unpack(packed: tuple[Any, bytes]) -> ColumnRows:
+    return ColumnRows(packed[0], packed[1], ZstdDecompressor())
 
 
 dtypes = (
@@ -48,7 +50,9 @@ def test_a_column_of_arrays_comes_back_bit_by_bit(
     table: np.ndarray[Any, Any], search: bool
 ) -> None:
     rows = [table[i : i + 1].tobytes() for i in range(len(table))]
-    back = unpack(Packer(search=search).arrays("x", rows, table.dtype, table.shape[1:]))
+    back = unpack(
+        Packer(search=search).pack_arrays("x", rows, dtype=table.dtype, shape=table.shape[1:])
+    )
     assert back.row_bytes() == table.tobytes()
     assert all(
         is_same(row, table[i : i + 1].reshape(table.shape[1:]))
@@ -61,7 +65,9 @@ def test_a_column_of_frames_comes_back_bit_by_bit(still: int, n: int) -> None:
     frames_ = np.random.default_rng(n).integers(0, 255, (n, 40, 41), np.uint8)
     frames_[: still + 1] = frames_[0]
     back = unpack(
-        Packer().arrays("x", [f.tobytes() for f in frames_], frames_.dtype, frames_.shape[1:])
+        Packer().pack_arrays(
+            "x", [f.tobytes() for f in frames_], dtype=frames_.dtype, shape=frames_.shape[1:]
+        )
     )
     assert np.array_equal(np.array(back.values()), frames_)
 
@@ -82,7 +88,7 @@ scalars = (
     whole=10_000,
 )
 def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any]) -> None:
-    assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+    assert is_same(unpack(Packer().pack_scalars("x", rows)).values(), rows)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +97,7 @@ def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any])
 )
 def test_a_column_of_numpy_scalars_keeps_its_type(cls: Any) -> None:
     rows = [cls(value) for value in (0, 1, 1, 0)]
-    assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+    assert is_same(unpack(Packer().pack_scalars("x", rows)).values(), rows)
 
 
 # Each pair is equal by ==, but not by type and bits.
@@ -115,7 +121,7 @@ EQUAL_PAIRS: list[tuple[Any, Any]] = [
 @pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
 def test_scalars_that_only_compare_equal_stay_apart(pair: tuple[Any, Any]) -> None:
     for rows in ([*pair], [pair[1], *pair], [pair[0], pair[0], pair[1]]):
-        assert is_same(unpack(Packer().scalars("x", rows)).values(), rows)
+        assert is_same(unpack(Packer().pack_scalars("x", rows)).values(), rows)
 
 
 @pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
@@ -152,8 +158,15 @@ def test_value_too_large_to_be_read_is_not_written(
         env.close()
 
 
+@pytest.mark.parametrize("value", [[1], ([1],), {"a": 1}, codec.Plain("m.C", "attrs", {"a": 1})])
+def test_equal_rows_are_read_as_values_of_their_own(value: Any) -> None:
+    first, second = unpack(Packer().pack_values("x", [codec.encode(value)] * 2)).values()
+    assert is_same(first, second)
+    assert first is not second
+
+
 def test_equal_rows_cost_next_to_nothing() -> None:
-    column, data = Packer().scalars("reward", [1.0] * 8000)
+    column, data = Packer().pack_scalars("reward", [1.0] * 8000)
     assert column.kind == "const"
     assert len(data) < 16
 

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.log.columns import Rows
 from trajrec.log.fields import dense_columns
+from trajrec.log.rows import ColumnRows
 from trajrec.log.schema import Failure
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
@@ -179,7 +179,7 @@ def _are_same_rewards(episode: Episode, run: Run, n: int) -> bool:
     return row == n
 
 
-def _is_same_column(rows: Rows, start: int, live: list[Any]) -> bool:
+def _is_same_column(rows: ColumnRows, start: int, live: list[Any]) -> bool:
     """Say whether values are surely those of a column's rows from `start` on, type for type and bit for bit, without looking at
     each."""
     stop, kinds = start + len(live), set(map(type, live))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.log.columns import Rows
 from trajrec.log.reader import LogChunk
+from trajrec.log.rows import ColumnRows
 
 
 def field_values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
@@ -39,7 +39,7 @@ def field_array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
         }
     if layout[0] == "tuple":
         return tuple(field_array(chunk, item, start, stop) for item in layout[1])
-    rows: Rows = chunk.rows(layout[1])
+    rows: ColumnRows = chunk.rows(layout[1])
     array = rows.array(start, stop)
     if array is None:
         found = np.empty(stop - start, object)
@@ -77,14 +77,14 @@ def sparse_values(
     if layout is None or stop <= start:
         return [], []
     leaf = _first_leaf(layout)
-    place = None if leaf is None else chunk.rows(leaf).place
+    place = None if leaf is None else chunk.rows(leaf).row_numbers
     if place is None:
         return list(range(start, stop)), field_values(chunk, layout, start, stop)
     first, last = np.searchsorted(place, [start, stop]).tolist()
     return place[first:last].tolist(), field_values(chunk, layout, first, last)
 
 
-def dense_columns(chunk: LogChunk, field: str) -> dict[Any, Rows] | None:
+def dense_columns(chunk: LogChunk, field: str) -> dict[Any, ColumnRows] | None:
     """Return the columns of a field by key, under None where the field is one column; None where some rows have no value, or
     values lie deeper."""
     layout = chunk.layout(field)
@@ -94,7 +94,7 @@ def dense_columns(chunk: LogChunk, field: str) -> dict[Any, Rows] | None:
     if leaves is None or any(leaf[0] != "leaf" for leaf in leaves.values()):
         return None
     columns = {key: chunk.rows(leaf[1]) for key, leaf in leaves.items()}
-    return None if any(rows.place is not None for rows in columns.values()) else columns
+    return None if any(rows.row_numbers is not None for rows in columns.values()) else columns
 
 
 def _first_leaf(layout: Any) -> int | None:

@@ -43,6 +43,8 @@ class PixelRows:
     One thread adds rows. Another may pack them meanwhile, if they are complete.
 
     Attributes:
+        dtype: The dtype of the rows.
+        shape: The shape of a row.
         add: Adds a row, an array of the column's dtype and shape. The array is not kept.
         n_bytes: About the memory of the changes.
     """
@@ -53,8 +55,8 @@ class PixelRows:
     def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
         self.n_bytes = 0
         self.add = self._add_first
-        self._dtype = dtype
-        self._shape = shape
+        self.dtype = dtype
+        self.shape = shape
         self._word = _word_type(dtype.itemsize * math.prod(shape))
         self._first = b""
         self._changes: list[Change] = []
@@ -75,7 +77,7 @@ class PixelRows:
         Rows must be packed once and in order.
         """
         axis = self._axis if stop > self._stacked_from else None
-        size = 1 if axis is None else self._shape[axis]
+        size = 1 if axis is None else self.shape[axis]
         breaks = self._breaks if axis is not None else []
 
         def n_changes_before(row: int) -> int:
@@ -83,11 +85,11 @@ class PixelRows:
             return max(0, row - 1) + (size - 1) * bisect_left(breaks, row)
 
         if start == 0:
-            first = self._split(np.frombuffer(self._first, self._dtype), axis)
+            first = self._split(np.frombuffer(self._first, self.dtype), axis)
         else:
             if len(self._packed) != size:
                 # The rows packed before were frames; from here on they are stacks.
-                self._packed = self._split(self._packed[0].view(self._dtype), axis)
+                self._packed = self._split(self._packed[0].view(self.dtype), axis)
             changes = self._changes[n_changes_before(start) : n_changes_before(start + 1)]
             first = _advance(self._packed, changes)
         later = self._changes[n_changes_before(start + 1) : n_changes_before(stop)]
@@ -102,8 +104,8 @@ class PixelRows:
         """Return the frames of a row as words; without an axis the row is the only frame."""
         if axis is None:
             return [row.reshape(-1).view(self._word)]
-        frames = np.moveaxis(row.reshape(self._shape), axis, 0)
-        stack = np.ascontiguousarray(frames).reshape(self._shape[axis], -1)
+        frames = np.moveaxis(row.reshape(self.shape), axis, 0)
+        stack = np.ascontiguousarray(frames).reshape(self.shape[axis], -1)
         return list(stack.view(_word_type(stack[0].nbytes)))
 
     def _add_first(self, row: Array) -> None:
@@ -131,12 +133,12 @@ class PixelRows:
         if row.ndim < 2 or row.itemsize > 8:
             return None
         for axis in {0, row.ndim - 1}:
-            if self._shape[axis] in STACK_SIZES and self._is_stack(row, axis):
+            if self.shape[axis] in STACK_SIZES and self._is_stack(row, axis):
                 return axis
         return None
 
     def _begin_stacks(self, row: Array, axis: int) -> None:
-        self._newest = self._split(self._before.view(self._dtype), axis)[-1].copy()
+        self._newest = self._split(self._before.view(self.dtype), axis)[-1].copy()
         if axis:
             self._before = self._before.view(f"u{row.itemsize}")
             self.add = self._add_stack_of_last_axis
@@ -148,7 +150,7 @@ class PixelRows:
         self._axis = axis
 
     def _is_stack(self, row: Array, axis: int) -> bool:
-        before = self._split(self._before.view(self._dtype), axis)
+        before = self._split(self._before.view(self.dtype), axis)
         frames = self._split(row, axis)
         # If rows were equal until here, a stack had one frame alone all that time.
         if self._changes and not all((frame == before[0]).all() for frame in before):
@@ -188,7 +190,7 @@ class PixelRows:
 
     def _add_break(self, row: Array, axis: int) -> None:
         """Add a row that does not continue the row before, with all its frames."""
-        n_extra_changes = (self._shape[axis] - 1) * len(self._breaks)
+        n_extra_changes = (self.shape[axis] - 1) * len(self._breaks)
         self._breaks.append(len(self._changes) + 1 - n_extra_changes)
         for frame in self._split(row, axis):
             self._add_change(frame, self._newest)

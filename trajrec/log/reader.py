@@ -15,9 +15,9 @@ import zstandard
 
 from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
-from trajrec.log.columns import Rows
 from trajrec.log.events import Blob
 from trajrec.log.frames import Damage, Frame
+from trajrec.log.rows import ColumnRows
 from trajrec.log.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
 
 try:
@@ -169,7 +169,7 @@ class LogReader:
         return found
 
     def refresh(self) -> bool:
-        """Read what was appended since; say whether there was anything. Rows borrowed from before stay valid."""
+        """Read what was appended since; say whether there was anything. ColumnRows borrowed from before stay valid."""
         size = self.path.stat().st_size
         if self.is_sealed or size <= len(self._data):
             return False
@@ -318,7 +318,7 @@ class LogChunk:
         self.record, self.index, self.path = record, index, reader.path
         self.offset = reader.frames[index].offset
         self._reader, self._start, self._end = reader, data_start, data_end
-        self._rows: dict[int, Rows] = {}
+        self._rows: dict[int, ColumnRows] = {}
         self._spans_of: dict[int, list[Span]] | None = None
         self._events_of: dict[int, list[Event]] | None = None
         self.spans: list[Span] = []
@@ -345,7 +345,7 @@ class LogChunk:
                 self._events_of.setdefault(event.episode, []).append(event)
         return self._events_of.get(episode, [])
 
-    def rows(self, index: int) -> Rows:
+    def rows(self, index: int) -> ColumnRows:
         """Return a column's rows.
 
         Raises:
@@ -362,7 +362,7 @@ class LogChunk:
                     offset=self.offset,
                 )
             try:
-                found = Rows(
+                found = ColumnRows(
                     column,
                     self._reader.slice(start, start + column.size),
                     self._reader._decompressor,
@@ -383,7 +383,7 @@ class LogChunk:
         for index in range(len(self.record.columns)):
             self.rows(index)
 
-    def column(self, name: str) -> Rows | None:
+    def column(self, name: str) -> ColumnRows | None:
         """Return a column by its name, or None."""
         for index, column in enumerate(self.record.columns):
             if column.name == name:

@@ -14,8 +14,9 @@ import numpy as np
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
-from trajrec.log.columns import Packer, Rows, row_bytes
+from trajrec.log.columns import Packer
 from trajrec.log.reader import LogChunk, LogReader, is_being_written
+from trajrec.log.rows import ColumnRows, row_bytes
 from trajrec.log.schema import Chunk, Column, Footer, FrameEntry, Segment
 from trajrec.values import codec
 
@@ -347,18 +348,22 @@ def _is_of_observations(name: str) -> bool:
 
 
 def _merge_places(
-    rows: list[Rows], bases: list[int], group: list[LogChunk], index: int
+    rows: list[ColumnRows], bases: list[int], group: list[LogChunk], index: int
 ) -> bytes | None:
-    if all(part.place is None for part in rows):
+    if all(part.row_numbers is None for part in rows):
         return None
     place: list[int] = []
     for part, base, chunk in zip(rows, bases, group, strict=True):
-        own = range(_row_base(chunk, index)) if part.place is None else part.place.tolist()
+        own = (
+            range(_row_base(chunk, index))
+            if part.row_numbers is None
+            else part.row_numbers.tolist()
+        )
         place += [base + row for row in own]
     return codec.encode(np.diff(np.array(place, np.uint32), prepend=np.uint32(0)))
 
 
-def _merge_column(rows: list[Rows], name: str, packer: Packer) -> tuple[Column, bytes]:
+def _merge_column(rows: list[ColumnRows], name: str, packer: Packer) -> tuple[Column, bytes]:
     arrays = [part.array() for part in rows]
     raws = [part.row_bytes() for part in rows]
     first = arrays[0]
@@ -376,11 +381,13 @@ def _merge_column(rows: list[Rows], name: str, packer: Packer) -> tuple[Column, 
                 else [b""] * sum(r.n for r in rows)
             )
             if name == "state_digest":
-                return packer.unit_rows(name, np.frombuffer(joined, np.uint8).reshape(-1, width))
-            return packer.arrays(name, pieces, first.dtype, first.shape[1:])
+                return packer.pack_unfiltered(
+                    name, np.frombuffer(joined, np.uint8).reshape(-1, width)
+                )
+            return packer.pack_arrays(name, pieces, dtype=first.dtype, shape=first.shape[1:])
     if all(part.kind in ("scalar", "const") for part in rows):
-        return packer.scalars(name, [value for part in rows for value in part.values()])
-    return packer.values(name, [value for part in rows for value in part.encoded()])
+        return packer.pack_scalars(name, [value for part in rows for value in part.values()])
+    return packer.pack_values(name, [value for part in rows for value in part.encoded()])
 
 
 def _verify(before: list[LogChunk], after: list[LogChunk], path: Path) -> None:
@@ -410,7 +417,7 @@ def _digests(chunks: list[LogChunk]) -> dict[str, str]:
         for index, column in enumerate(chunk.columns()):
             rows, n = chunk.rows(index), _row_base(chunk, index)
             base = observations if _is_of_observations(column.name) else steps
-            place = np.arange(n) if rows.place is None else rows.place
+            place = np.arange(n) if rows.row_numbers is None else rows.row_numbers
             hasher = found.setdefault(column.name, codec.hasher())
             for row, value in zip((place + base).tolist(), rows.encoded(), strict=True):
                 hasher.update(b"%d:" % row + value)

@@ -223,7 +223,7 @@ class _ChunkColumns:
 
     def add_digests(self, digests: list[int]) -> None:
         """Add the digests of states."""
-        self._add(*self._packer.unit_rows("state_digest", pack_digests(digests)))
+        self._add(*self._packer.pack_unfiltered("state_digest", pack_digests(digests)))
 
     def _add(self, column: Column, data: bytes) -> None:
         self.columns.append(column)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.log.columns import PLANES_ROW_BYTES, Packer
+from trajrec.log.columns import LARGE_ROW_BYTES, Packer
 from trajrec.log.pixels import PixelRows
 from trajrec.log.schema import Column
 from trajrec.types import Array, Value
@@ -62,7 +62,7 @@ class Leaf:
 
     def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
         """Pack rows [start, stop) into a column."""
-        return packer.values(self.name, self.rows[start:stop])
+        return packer.pack_values(self.name, self.rows[start:stop])
 
 
 class ScalarLeaf(Leaf):
@@ -71,7 +71,7 @@ class ScalarLeaf(Leaf):
     __slots__ = ()
 
     def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        return packer.scalars(self.name, self.rows[start:stop])
+        return packer.pack_scalars(self.name, self.rows[start:stop])
 
 
 class ArrayLeaf(Leaf):
@@ -86,7 +86,9 @@ class ArrayLeaf(Leaf):
         self.row_bytes = max(OBJECT_ROW_BYTES, math.prod(shape) * dtype.itemsize)
 
     def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        return packer.arrays(self.name, self.rows[start:stop], self.dtype, self.shape)
+        return packer.pack_arrays(
+            self.name, self.rows[start:stop], dtype=self.dtype, shape=self.shape
+        )
 
 
 class PixelLeaf(ArrayLeaf):
@@ -101,7 +103,7 @@ class PixelLeaf(ArrayLeaf):
         self.row_bytes = OBJECT_ROW_BYTES
 
     def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        return packer.pixels(self.name, self.pixels, start, stop, self.dtype, self.shape)
+        return packer.pack_pixels(self.name, self.pixels, start, stop)
 
 
 class Field:
@@ -143,7 +145,7 @@ class Field:
             return self._scalar(path)
         if cls is np.ndarray and value.dtype.kind in "biufcmM" and value.size:
             # Only observations: rows of other fields may be taken back, and changes cannot be.
-            is_large = self.name == "obs" and value.nbytes > PLANES_ROW_BYTES
+            is_large = self.name == "obs" and value.nbytes > LARGE_ROW_BYTES
             return self._pixels(path, value) if is_large else self._array(path, value)
         if cls is dict and depth < MAX_DEPTH and all(type(key) is str for key in value):
             return self._dict(path, value, depth)

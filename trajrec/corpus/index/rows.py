@@ -376,7 +376,7 @@ def _sql(chunk: LogChunk, layout: Any, n: int, columns: dict[str, Array]) -> str
             else f"[{', '.join(map(str, items))}]"
         )
     rows = chunk.rows(layout[1])
-    array = None if rows.place is not None else rows.array(0, n)
+    array = None if rows.row_numbers is not None else rows.array(0, n)
     if array is None or array.dtype.kind not in "biuf" or array[0].size > MAX_ELEMENTS:
         return None
     if array.dtype.kind == "f" and (array.itemsize not in (4, 8) or not np.isfinite(array).all()):
