@@ -390,7 +390,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 with trajrec.open(sys.argv[1]) as corpus:
     (episode,) = corpus.episodes()
     print("ready", flush=True)
-    fork_many(episode, at=range(8), policy=lambda obs: time.sleep(60), restore="os_fork", jobs=4, folder=None)
+    fork_many(episode, at=range(8), policy=lambda obs: time.sleep(600), restore="os_fork", jobs=4, folder=None)
 """
 
 

@@ -34,20 +34,20 @@ def is_running(process_id: int) -> bool:
 
 
 def wait_until_gone(process_id: int) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_running(process_id) and time.monotonic() < deadline:
         time.sleep(0.02)
     return not is_running(process_id)
 
 
 def start_a_sleeper() -> int:
-    return subprocess.Popen(["sleep", "30"]).pid
+    return subprocess.Popen(["sleep", "300"]).pid
 
 
 def test_what_a_function_started_elsewhere_is_not_waited_for_but_ended() -> None:
     start = time.monotonic()
     process_id = call_in_subprocess(start_a_sleeper)
-    assert time.monotonic() - start < 15
+    assert time.monotonic() - start < 120
     assert wait_until_gone(process_id)
 
 
@@ -57,7 +57,7 @@ def test_a_function_that_ends_its_process_without_an_error_has_no_result() -> No
 
 
 def read_stdin() -> bytes:
-    return subprocess.run(["cat"], stdout=subprocess.PIPE, timeout=5, check=True).stdout
+    return subprocess.run(["cat"], stdout=subprocess.PIPE, timeout=60, check=True).stdout
 
 
 class Reader(gym.Wrapper[Any, Any, Any, Any]):
@@ -126,7 +126,7 @@ def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path,
     with subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "runs")], env=variables, cwd=place
     ) as caller:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (found := list((tmp_path / "found").iterdir())) and time.monotonic() < deadline:
             time.sleep(0.05)
         caller.send_signal(signal.SIGKILL)
@@ -143,7 +143,7 @@ class Forking(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> Any:
         if action == 7:
             if not os.fork():
-                time.sleep(30)
+                time.sleep(300)
                 os._exit(0)
             os.abort()
         return self.env.step(action)
@@ -167,12 +167,12 @@ def test_a_branch_that_ends_is_not_waited_for_because_of_what_it_forked(tmp_path
             episode, at=[0, 1], actions=[0], env=forking, restore="os_fork", folder=None
         )
         assert [branch.error for branch in alive] == ["", ""]
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
 
 
 def sleep_and_abort(_: int) -> None:
     if not os.fork():
-        time.sleep(30)
+        time.sleep(300)
         os._exit(0)
     os.abort()
 
@@ -183,7 +183,7 @@ def test_a_worker_that_ends_is_not_waited_for_because_of_what_it_forked() -> Non
     (died,) = map_ordered(sleep_and_abort, [1], 1)
     assert isinstance(died, WorkerDied)
     assert died.why == "its worker ended 2 times: by SIGABRT"
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 120
 
 
 class Quitting(gym.Wrapper[Any, Any, Any, Any]):
