@@ -81,7 +81,7 @@ def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
     assert main(command) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0].split() == ["from", "step", "won", "ci_low", "ci_high", "of"]
-    assert "it could no longer be won: the policy wins 32 of 32 times" in out[-1]
+    assert "the episode could no longer succeed: the policy succeeds 32 of 32 times" in out[-1]
     assert "0 of 32 times (0% to 11%) from after it" in out[-1]
     lost_after = int(out[-1].split()[2])
     assert 150 < lost_after < 199
@@ -95,14 +95,11 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(
     episode = chain(tmp_path / "runs", 8, 3)
     found = credit.point_of_no_return(episode, lambda observation: SPOIL, n_rollouts=4)
     assert found.step is None
-    assert str(found).startswith("It could not be won from the beginning")
+    assert str(found).startswith("The episode could not succeed from the start")
     abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n_rollouts=8)
     assert abrupt.step == 4
-    assert (
-        "Its action there lost it: with that action in other scenarios it wins 0 of 8 times"
-        in str(abrupt)
-    )
-    with pytest.raises(ValueError, match="was won"):
+    assert "The action lost it: with that action the policy succeeds 0 of 8 times" in str(abrupt)
+    with pytest.raises(ValueError, match="succeeded"):
         credit.point_of_no_return(
             episode, lambda observation: WORK, n_rollouts=4, success=lambda env: True
         )
@@ -141,7 +138,7 @@ def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
     episode = next(trajrec.open(tmp_path / str(seed)).episodes())
     found = credit.point_of_no_return(episode, lambda observation: 0, env=Toss)
     assert found.step == 2
-    assert "What came of its action there lost it, not the action" in str(found)
+    assert "The outcome of the action lost it, not the action" in str(found)
 
 
 def test_what_winning_is_must_be_said_where_rewards_do_not(
@@ -236,7 +233,7 @@ def test_wrong_usage_is_said_without_a_traceback(
                 "--noise",
                 "shared",
             ],
-            "noise='fresh'",
+            "noise must be 'fresh' for pooled rollouts",
         ),
     ):
         assert main(command) == 2
@@ -298,7 +295,7 @@ def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
         assert "--success" not in capsys.readouterr().err
     assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
     assert (
-        f"was won (it returned {episode.n_steps} > 0; success=, or --success, says otherwise): "
+        f"succeeded (its return is {episode.n_steps} > 0; redefine it by success=, --success): "
         in capsys.readouterr().err
     )
 

@@ -104,7 +104,7 @@ def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     assert seen.split is not None
     assert seen.split.error == pytest.approx(0, abs=1e-9)
     assert all(row.estimand.endswith("; given what had been seen") for row in seen)
-    assert "had not seen was drawn anew" in "".join(seen.notes)
+    assert "had not seen were redrawn" in "".join(seen.notes)
     with trajrec.open(
         tmp_path
     ) as corpus:  # of another quantity, it does not take the place of the other
@@ -165,7 +165,7 @@ def test_where_it_has_no_meaning_it_is_refused(tmp_path: Path) -> None:
         credit.estimate(episode, naming, env=Cups, resample_hidden=True)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="recorded noise repeats the hidden facts"):
         credit.estimate(episode, naming, env=Cups, resample_hidden=under_any, noise="recorded")
-    with pytest.raises(ValueError, match="take scan"):
+    with pytest.raises(ValueError, match=r"use estimate\(\)"):
         credit.pooled_advantages([episode], naming, env=Cups, resample_hidden=under_any)
 
 

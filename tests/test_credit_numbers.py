@@ -17,6 +17,7 @@ import pytest
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
+from trajrec.envs.solved import RepairingPolicy
 from trajrec.recording.event_log import close_logs
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
@@ -189,3 +190,108 @@ def test_branches_are_those_of_the_first_version(
         for branch in branches
     ]
     assert digest(rows) == expected
+
+
+def numbers_of(table: credit.CreditTable) -> list[Any]:
+    return [
+        (
+            row.step,
+            row.estimator,
+            row.value,
+            row.ci_low,
+            row.ci_high,
+            row.ci_method,
+            row.n,
+            row.n_discordant,
+            row.n_invalid,
+            row.env_steps,
+            row.policy_calls,
+        )
+        for row in table
+    ]
+
+
+class Wanderer:
+    """The policy `wander`, with its probabilities."""
+
+    def dist(self, observation: Any) -> Any:
+        return np.array([0.1, 0.4, 0.4, 0.1])
+
+    def act(self, observation: Any, rng: np.random.Generator) -> int:
+        return wander(observation, rng)
+
+
+@pytest.fixture(scope="module")
+def walks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve episodes on ice in one log, and an episode of ten steps with a fault at step 5."""
+    folder = tmp_path_factory.mktemp("walks")
+    env = open_recorder(gym.make("FrozenLake-v1"), folder / "lake", LogOrigin(log_id="parent"))
+    rng = np.random.default_rng(3)
+    for k in range(12):
+        observation, _ = env.reset(seed=3 + k)
+        is_over = False
+        while not is_over:
+            observation, _, terminated, truncated, _ = env.step(wander(observation, rng))
+            is_over = terminated or truncated
+    env.close()
+    chain = gym.make("trajrec/FaultChain-v0", size=10)
+    env = open_recorder(chain, folder / "chain", LogOrigin(log_id="parent"))
+    observation, _ = env.reset(seed=0)
+    for _ in range(10):
+        observation, *_ = env.step(1 if observation[0] == 5 else 0)
+    env.close()
+    return folder
+
+
+def test_other_estimators_give_the_numbers_of_the_first_version(walks: Path) -> None:
+    with trajrec.open(walks / "lake") as corpus:
+        lakes = list(corpus.episodes())
+        lake = lakes[0]
+        options: dict[str, Any] = {"seed": 1, "folder": None}
+        shapley = credit.shapley_values(lake, wander, n_permutations=4, **options)
+        assert digest(numbers_of(shapley)) == "2329c4435b97b2c4"
+        pooled = credit.pooled_advantages(lakes[:3], wander, n_rollouts=8, **options)
+        assert digest([numbers_of(table) for table in pooled]) == "cea6e977a40cadeb"
+        redrawn = credit.counterfactual(lake, wander, 2, action=1, n_rollouts=16, **options)
+        assert digest(numbers_of(redrawn)) == "2c4767d1039dbdf1"
+        left_out = credit.counterfactual(lake, wander, 1, rest="recorded", n_rollouts=16, **options)
+        assert digest(numbers_of(left_out)) == "824aa005f2fc87bf"
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("grpo", "9a9fde007c01a698"),
+        ("rloo", "3e0580cfb150eee9"),
+        ("gigpo", "7920ec070ebef63a"),
+        ("rtmc", "8e9c71b23816bbc4"),
+        ("hca", "95526fe38f8369a7"),
+        ("cocoa", "1c0f96b3be9a0180"),
+        ("rudder", "9ba998e7bdf53899"),
+    ],
+)
+def test_credit_without_rollouts_is_that_of_the_first_version(
+    method: Any, expected: str, walks: Path
+) -> None:
+    with trajrec.open(walks / "lake") as corpus:
+        if method in ("grpo", "rloo", "gigpo", "rtmc"):
+            tables = credit.group_advantages(corpus, method)
+        else:
+            episodes = list(corpus.episodes())
+            tables = credit.hindsight_credit(episodes, Wanderer(), method, seed=1)
+    assert digest([numbers_of(table) for table in tables]) == expected
+
+
+def test_decisions_are_those_of_the_first_version(walks: Path) -> None:
+    with trajrec.open(walks / "chain") as corpus:
+        (episode,) = corpus.episodes()
+        options: dict[str, Any] = {"n_rollouts": 8, "seed": 1, "folder": None}
+        policy = RepairingPolicy(0.05)
+        dropped = credit.decisive_step(episode, policy, max_rollouts=64, **options)
+        assert (dropped.step, dropped.confidence) == (5, 0.99725)
+        assert digest(numbers_of(dropped.table)) == "bb9ddcd45933995a"
+        changed = credit.decisive_step(episode, policy, method="bayes", max_rollouts=64, **options)
+        assert (changed.step, changed.confidence) == (5, 0.9673929761074439)
+        assert digest(numbers_of(changed.table)) == "8b7d55e321c8c14b"
+        point = credit.point_of_no_return(episode, lambda _: 0, **options)
+        assert (point.step, digest(numbers_of(point.table))) == (6, "6f049dd16b05de3c")

@@ -145,7 +145,7 @@ def test_states_that_only_the_sandbox_knows_are_not_taken_for_one(episode: Any) 
         for memo in (True, False)
     ]
     assert [row.value for row in tables[0]] == [row.value for row in tables[1]]
-    assert "drawn in the environment's sandbox is the same in each rollout" in "".join(
+    assert "drawn in the environment's sandbox are the same in each rollout" in "".join(
         tables[0].notes
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import numpy as np
 import trajrec
 import trajrec.envs
 from benchmarks import scratch_folder
+from benchmarks.credit.searches import bisect_success
 from benchmarks.credit.truths import Criterion, at_least, at_most
 from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import SPOIL, WORK, RepairingPolicy
@@ -37,10 +39,12 @@ def hits(
 ) -> tuple[list[bool], list[Any]]:
     """Return whether the likeliest step is the fault, and the decisions."""
     policy = RepairingPolicy(rate)
-    found = [
-        decisive_step(episode, policy, seed=k, **kwargs) for k, (episode, _) in enumerate(cases)
-    ]
-    return [d.likeliest == fault for d, (_, fault) in zip(found, cases, strict=True)], found
+    method = kwargs.pop("method", "drop")
+    # "bisect" is OmegaPRM's search, which trajrec itself does not offer.
+    search: Any = bisect_success if method == "bisect" else partial(decisive_step, method=method)
+    decisions = [search(episode, policy, seed=k, **kwargs) for k, (episode, _) in enumerate(cases)]
+    hit = [d.likeliest == fault for d, (_, fault) in zip(decisions, cases, strict=True)]
+    return hit, decisions
 
 
 def max_drop(cases: list[tuple[Episode, int]], rate: float, n: int) -> tuple[float, float]:

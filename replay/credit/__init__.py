@@ -7,7 +7,7 @@ from trajrec._lazy import lazy_exports
 if TYPE_CHECKING:
     from trajrec.replay.credit.estimators.advantage import estimate as estimate
     from trajrec.replay.credit.estimators.counterfactual import counterfactual as counterfactual
-    from trajrec.replay.credit.estimators.decisive import Decision as Decision
+    from trajrec.replay.credit.estimators.decision import Decision as Decision
     from trajrec.replay.credit.estimators.decisive import decisive_step as decisive_step
     from trajrec.replay.credit.estimators.groups import group_advantages as group_advantages
     from trajrec.replay.credit.estimators.hindsight import hindsight_credit as hindsight_credit
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from trajrec.replay.credit.estimators.pooling import pooled_advantages as pooled_advantages
     from trajrec.replay.credit.estimators.shapley import shapley_values as shapley_values
     from trajrec.replay.credit.exporting import export as export
-    from trajrec.replay.credit.results.estimates import Budget as Budget
-    from trajrec.replay.credit.results.estimates import CreditTable as CreditTable
+    from trajrec.replay.credit.results.budget import Budget as Budget
     from trajrec.replay.credit.results.estimates import Estimate as Estimate
-    from trajrec.replay.credit.results.estimates import SkillLuckSplit as SkillLuckSplit
     from trajrec.replay.credit.results.plot import plot as plot
+    from trajrec.replay.credit.results.table import CreditTable as CreditTable
+    from trajrec.replay.credit.results.table import SkillLuckSplit as SkillLuckSplit
     from trajrec.replay.credit.sampling.agent_policy import AgentPolicy as AgentPolicy
     from trajrec.replay.credit.sampling.noise import Noise as Noise
     from trajrec.replay.credit.sampling.options import RolloutOptions as RolloutOptions
@@ -34,9 +34,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "AgentPolicy": "trajrec.replay.credit.sampling.agent_policy:AgentPolicy",
-        "Budget": "trajrec.replay.credit.results.estimates:Budget",
-        "CreditTable": "trajrec.replay.credit.results.estimates:CreditTable",
-        "Decision": "trajrec.replay.credit.estimators.decisive:Decision",
+        "Budget": "trajrec.replay.credit.results.budget:Budget",
+        "CreditTable": "trajrec.replay.credit.results.table:CreditTable",
+        "Decision": "trajrec.replay.credit.estimators.decision:Decision",
         "Estimate": "trajrec.replay.credit.results.estimates:Estimate",
         "FunctionPolicy": "trajrec.replay.forks.policies:FunctionPolicy",
         "Noise": "trajrec.replay.credit.sampling.noise:Noise",
@@ -44,7 +44,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Policy": "trajrec.replay.forks.policies:Policy",
         "RandomPolicy": "trajrec.replay.forks.policies:RandomPolicy",
         "RolloutOptions": "trajrec.replay.credit.sampling.options:RolloutOptions",
-        "SkillLuckSplit": "trajrec.replay.credit.results.estimates:SkillLuckSplit",
+        "SkillLuckSplit": "trajrec.replay.credit.results.table:SkillLuckSplit",
         "StableBaselines3Policy": "trajrec.replay.forks.policies:StableBaselines3Policy",
         "TabularPolicy": "trajrec.replay.forks.policies:TabularPolicy",
         "counterfactual": "trajrec.replay.credit.estimators.counterfactual:counterfactual",

@@ -1,388 +1,292 @@
-"""Scans: the value of each state of an episode, the advantage of each action, and what was skill and what was luck.
+"""Values of states, advantages of actions, and the split of a return into skill and luck.
 
-Estimators E1 and E2 of the literature's Monte-Carlo family: `value` (Math-Shepherd's soft label), `delta` (VinePPO's
-r + V(k+1) - V(k)), `advantage` (Q(k, a) - V(k), with the recorded action forced). A delta credits the action with the luck of
-what came of it; an advantage does not.
+Three estimators of the Monte Carlo family: `value` is V(k) (Math-Shepherd's soft label), `delta` is
+r + V(k+1) - V(k) (VinePPO's), `advantage` is Q(k, a) - V(k) with the recorded action forced. A
+delta credits an action with the luck of its outcome; an advantage does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal, Unpack
+from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import path_between
+from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
+from trajrec.replay.credit.estimators.skill_luck import split_return
+from trajrec.replay.credit.results.budget import Budget, Meter
 from trajrec.replay.credit.results.estimates import (
     Arm,
-    Budget,
-    CreditTable,
     Estimate,
-    Meter,
-    SkillLuckSplit,
+    estimate_arm,
+    estimate_difference,
+    invalid_note,
 )
 from trajrec.replay.credit.results.store import make_table
-from trajrec.replay.credit.sampling.context import recorded_calls
+from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout, Script
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
-from trajrec.replay.execute.reach import check_step
 from trajrec.statistics import intervals
-from trajrec.statistics.intervals import Interval
-from trajrec.types import FloatArray
+from trajrec.types import Value
 
 Estimator = Literal["value", "delta", "advantage"]
+
+# Whether rollouts have scores -> the measured quantity, in words.
 MEASURES = {True: "P(passed)", False: "return"}
+
+
+class ArmRequest(NamedTuple):
+    """The rollouts that a row needs.
+
+    Attributes:
+        kind: "value", the policy acts at the step; or "action", the recorded action is forced.
+        step: The step to start from.
+        script: The forced actions.
+    """
+
+    kind: str
+    step: int
+    script: Script
 
 
 def estimate(
     episode: Episode,
-    policy: Any,
+    policy: Value,
     *,
     estimator: Estimator = "advantage",
     n_rollouts: int = 32,
     steps: Iterable[int] | None = None,
     budget: Budget | None = None,
-    **how: Unpack[RolloutOptions],
+    **options: Unpack[RolloutOptions],
 ) -> CreditTable:
     """Estimate the credit of the steps of an episode by rollouts from forks.
 
     Args:
         episode: From `Corpus.episode`.
-        policy: Goes on from each step: a `Policy`, "random", a function of the observation (and a generator), a model of
-            Stable-Baselines3. Values are those of this policy, not of the one that was recorded.
-        estimator: "value": V(k), what the policy makes of the state before step k. "advantage": Q(k, a) - V(k), what the
-            recorded action is better than the policy's, and the luck that came on top. "delta": r + V(k + 1) - V(k), both
-            together.
-        n_rollouts: Rollouts of each arm at each step.
-        steps: Which steps; all by default.
-        budget: What it may take.
-        how: See `RolloutOptions`.
+        policy: The policy that continues from each step: "random", a `Policy`, a function of the
+            observation (and a generator), or a model of Stable-Baselines3. Values belong to this
+            policy, not to the recorded one.
+        estimator: "value": V(k), the policy's value of the state before step k. "advantage":
+            Q(k, a) - V(k), the recorded action against the policy's, and the luck beyond it.
+            "delta": r + V(k + 1) - V(k), both together.
+        n_rollouts: Number of rollouts of each arm at each step, at least 2.
+        steps: The steps; all by default.
+        budget: Limits of the run.
+        options: See `RolloutOptions`.
 
     Returns:
-        A table of estimates, with the split R - V(s0) = skill + luck where all steps were scanned for their advantage.
+        A table of estimates. If all steps have advantages, it has the split
+        R - V(s0) = skill + luck.
 
     Raises:
-        DivergenceError: The environment is not in the recorded state at a step: there is no credit to be had.
-        ValueError: Something given is not what it must be.
+        DivergenceError: The environment is not in the recorded state at a step, so no credit can
+            be estimated.
+        IndexError: A step has no rollouts: it is outside of the episode, or at the cut.
+        ValueError: An argument has none of its allowed values.
     """
     if n_rollouts < 2:
         raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
     if estimator not in ("value", "delta", "advantage"):
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
-    setting = RolloutConfig.from_options(policy, how, caller="estimate")
-    # From where rollouts are cut at once nothing can be said.
-    there = range(
-        episode.first_step, min(episode.n_steps, setting.last_step(episode) or episode.n_steps)
-    )
-    wanted = sorted(set(there if steps is None else steps))
-    if not wanted or wanted[0] not in there or wanted[-1] not in there:
+    config = RolloutConfig.from_options(policy, options, caller="estimate")
+    # A rollout from the step at which rollouts are cut would be empty.
+    end = min(episode.n_steps, config.last_step(episode) or episode.n_steps)
+    possible = range(episode.first_step, end)
+    wanted = sorted(set(possible if steps is None else steps))
+    if not wanted or wanted[0] not in possible or wanted[-1] not in possible:
         raise IndexError(
-            f"episode {episode.id} can be scanned from step {there.start} to {there.stop - 1}, got {wanted[:1] + wanted[-1:]}"
+            f"steps of episode {episode.id} must be in [{possible.start}, {possible.stop}), "
+            f"got {wanted[:1] + wanted[-1:]}"
         )
-    with Sampler(episode, setting) as prober:
-        return _Scan(prober, estimator, wanted, n_rollouts, budget).run(how)
+    with Sampler(episode, config) as sampler:
+        run = _Run(sampler, estimator, wanted)
+        return run.make_table(n_rollouts, Meter(budget), options)
 
 
-class _Scan:
-    """One scan: its arms, by kind and step."""
+class _Run:
+    """One run: its arms by kind and step, and the rows made from them."""
 
-    def __init__(
-        self, prober: Sampler, estimator: str, steps: list[int], n: int, budget: Budget | None
-    ) -> None:
-        self._prober, self._episode, self._setting = prober, prober.episode, prober.setting
-        self._estimator, self._steps, self._n = estimator, steps, n
-        self._meter = Meter(budget)
-        self._by_score = prober.by_score
+    def __init__(self, sampler: Sampler, estimator: Estimator, steps: list[int]) -> None:
+        self._sampler = sampler
+        self._episode = sampler.episode
+        self._by_score = sampler.by_score
+        # A score is paid at the end, so it is not discounted.
+        self._gamma = 1.0 if self._by_score else sampler.setting.gamma
+        self._estimator = estimator
+        self._steps = steps
         self._actions = recorded_actions(self._episode)
         self._rewards = recorded_rewards(self._episode)
         self._values: dict[int, Arm] = {}
         self._forced: dict[int, Arm] = {}
-        self._notes: list[str] = []
 
-    def run(self, how: RolloutOptions) -> CreditTable:
-        probes = self._probes()
-        rollouts = self._roll(probes)
-        for (kind, step, _), found in zip(probes, rollouts, strict=True):
-            (self._values if kind == "value" else self._forced)[step] = Arm.of(
-                found, by_score=self._by_score
-            )
+    def make_table(self, n_rollouts: int, meter: Meter, options: RolloutOptions) -> CreditTable:
+        """Run the rollouts and return the table."""
+        requests = self._requests()
+        samples = self._sample(requests, n_rollouts, meter)
+        for request, rollouts in zip(requests, samples, strict=True):
+            arms = self._values if request.kind == "value" else self._forced
+            arms[request.step] = Arm.of(rollouts, by_score=self._by_score)
         self._add_end()
         rows = [row for step in self._steps for row in self._rows(step)]
-        self._notes += lost_note([*self._values.values(), *self._forced.values()])
-        self._note_cut(rollouts)
-        self._note_pairing()
-        kinds: list[tuple[int, str, Sequence[Rollout]]] = [
-            (step, kind, found) for (kind, step, _), found in zip(probes, rollouts, strict=True)
+        notes = [
+            *meter.notes,
+            *invalid_note([*self._values.values(), *self._forced.values()]),
+            *self._cut_note(samples),
+            *self._pairing_note(),
         ]
-        return make_table(self._prober, rows, kinds, how, split=self._split(), notes=self._notes)
+        arms_of_table = [
+            ArmRollouts(request.step, request.kind, rollouts)
+            for request, rollouts in zip(requests, samples, strict=True)
+        ]
+        return make_table(
+            self._sampler, rows, arms_of_table, options, split=self._split(), notes=notes
+        )
 
-    def _probes(self) -> list[tuple[str, int, Script]]:
-        """Return the arms: the policy's at each step that a row needs, and the recorded action's."""
+    def _requests(self) -> list[ArmRequest]:
+        """Return the policy's arm at each step that a row needs, and the recorded action's arms."""
         last = self._episode.n_steps
         steps = set(self._steps)
         if self._estimator != "value":
             steps |= {step + 1 for step in self._steps}
-        found: list[tuple[str, int, Script]] = []
+        requests = []
         for step in sorted(steps):
             if step < last or not is_over(self._episode):
-                found.append(("value", step, ()))
-            if self._estimator == "advantage" and step in self._actions and step in self._steps:
-                found.append(("action", step, ((step, self._actions[step]),)))
-        return found
+                requests.append(ArmRequest("value", step, ()))
+            is_forced = self._estimator == "advantage" and step in self._actions
+            if is_forced and step in self._steps:
+                requests.append(ArmRequest("action", step, ((step, self._actions[step]),)))
+        return requests
 
-    def _roll(self, probes: Sequence[tuple[str, int, Script]]) -> list[list[Rollout]]:
-        found: list[list[Rollout]] = [[] for _ in probes]
-        noise = self._setting.noise
-        for part in self._meter.rounds(self._n):
-            asked = [
+    def _sample(
+        self, requests: Sequence[ArmRequest], n_rollouts: int, meter: Meter
+    ) -> list[list[Rollout]]:
+        samples: list[list[Rollout]] = [[] for _ in requests]
+        noise = self._sampler.setting.noise
+        for part in meter.rounds(n_rollouts):
+            sample_requests = [
                 SampleRequest(
                     step, noise.scenarios(len(part), f"{step}/{kind}", part.start), script
                 )
-                for kind, step, script in probes
+                for kind, step, script in requests
             ]
-            for rollouts, more in zip(found, self._prober.run(asked), strict=True):
-                rollouts += more
-                self._meter.add(more)
-        self._notes += self._meter.notes
-        return found
+            for rollouts, new in zip(samples, self._sampler.run(sample_requests), strict=True):
+                rollouts += new
+                meter.add(new)
+        return samples
 
     def _add_end(self) -> None:
-        """Add what is known of the end: no rollouts are needed where the episode is over."""
+        """Add the value of the end, which needs no rollouts if the episode is over."""
         last = self._episode.n_steps
         if not is_over(self._episode) or not self._values:
             return
         n = len(next(iter(self._values.values())).values)
-        self._values[last] = Arm(np.full(n, self._end_value()), [])
-
-    def _end_value(self) -> float:
-        return final_score(self._prober) if self._by_score else 0.0
+        value = self._sampler.score_at(last) if self._by_score else 0.0
+        self._values[last] = Arm(np.full(n, value), [])
 
     def _reward(self, step: int) -> float:
         return 0.0 if self._by_score else self._rewards.get(step, 0.0)
 
     def _rows(self, step: int) -> list[Estimate]:
-        here, measure = self._values[step], MEASURES[self._by_score]
-        action = self._actions.get(step)
+        """Return the rows of a step."""
+        value = self._values[step]
+        forced = self._forced.get(step)
+        after = None
+        if step + 1 in self._values:
+            arm = self._values[step + 1]
+            after = Arm(self._reward(step) + self._gamma * arm.values, arm.rollouts)
+        measure = MEASURES[self._by_score]
         rows = [
-            self._single(
-                "value", f"V: {measure} of the policy from the state before the step", step, here
+            estimate_arm(
+                value,
+                step=step,
+                scale=self._scale,
+                estimator="value",
+                estimand=f"V: {measure} of the policy from the state before the step",
+                noise=self._sampler.noise,
             )
         ]
-        after = self._values.get(step + 1)
-        gamma, reward = (1.0 if self._by_score else self._setting.gamma), self._reward(step)
         if self._estimator == "delta" and after is not None:
-            shifted = Arm(reward + gamma * after.values, after.rollouts)
-            rows.append(
-                self._pair(
-                    "delta",
-                    "r + V(next) - V: the action, and the luck that came with it",
-                    step,
-                    shifted,
-                    here,
-                )
-            )
-        forced = self._forced.get(step)
+            estimand = "r + V(next) - V: the action, and the luck that came with it"
+            rows.append(self._difference("delta", estimand, step, after, value))
         if forced is not None:
-            rows.append(
-                self._pair(
-                    "advantage",
-                    "Q(action) - V: the action, against the policy's",
-                    step,
-                    forced,
-                    here,
-                    action,
-                )
+            advantage = self._difference(
+                "advantage", "Q(action) - V: the action, against the policy's", step, forced, value
             )
+            rows.append(advantage)
             if after is not None:
-                shifted = Arm(reward + gamma * after.values, after.rollouts)
-                rows.append(
-                    self._pair(
-                        "luck",
-                        "r + V(next) - Q(action): what came beyond it",
-                        step,
-                        shifted,
-                        forced,
-                    )
-                )
+                estimand = "r + V(next) - Q(action): what came beyond it"
+                rows.append(self._difference("luck", estimand, step, after, forced))
         return rows
 
-    def _single(self, name: str, estimand: str, step: int, arm: Arm) -> Estimate:
-        known = arm.known
-        found = intervals.mean(known, self._scale)
-        return Estimate(
-            step,
-            *found,
-            len(known),
-            None,
-            name,
-            estimand,
-            self._prober.noise,
-            arm.env_steps,
-            arm.policy_calls,
-            arm.n_invalid,
-        )
-
-    def _pair(
-        self, name: str, estimand: str, step: int, a: Arm, b: Arm, action: Any = None
-    ) -> Estimate:
-        found, n, n_discordant = difference(
-            a.values, b.values, is_paired=self._prober.is_paired, scale=self._scale
-        )
-        lost = a.n_invalid + b.n_invalid
-        cost = a.env_steps + b.env_steps, a.policy_calls + b.policy_calls
-        return Estimate(
-            step, *found, n, n_discordant, name, estimand, self._prober.noise, *cost, lost, action
+    def _difference(self, name: str, estimand: str, step: int, a: Arm, b: Arm) -> Estimate:
+        return estimate_difference(
+            a,
+            b,
+            step=step,
+            is_paired=self._sampler.is_paired,
+            scale=self._scale,
+            estimator=name,
+            estimand=estimand,
+            noise=self._sampler.noise,
+            action=self._actions.get(step) if name == "advantage" else None,
         )
 
     @cached_property
     def _scale(self) -> float | None:
-        """What a pair of returns may differ by: their standard deviation, over all rollouts; None where they are shares."""
-        known = np.concatenate(
-            [arm.known for arm in (*self._values.values(), *self._forced.values()) if arm.rollouts]
-        )
+        """Standard deviation of the returns of all rollouts; None if every result is 0 or 1."""
+        arms = (*self._values.values(), *self._forced.values())
+        results = np.concatenate([arm.valid for arm in arms if arm.rollouts])
         is_share = self._by_score or self._episode.total_reward in (0.0, 1.0)
-        return (
-            None if is_share and intervals.is_binary(known) else intervals.standard_deviation(known)
-        )
+        if is_share and intervals.is_binary(results):
+            return None
+        return intervals.standard_deviation(results)
 
     def _split(self) -> SkillLuckSplit | None:
-        """Return where the episode's return came from; None where a step is missing, or nothing came of it."""
+        """Return the split of the return; None if an advantage is missing or has no result."""
         steps = list(range(self._episode.first_step, self._episode.n_steps))
-        if (
-            self._estimator != "advantage"
-            or self._steps != steps
-            or not steps
-            or set(self._forced) != set(steps)
-        ):
+        has_all = self._steps == steps and bool(steps) and set(self._forced) == set(steps)
+        if self._estimator != "advantage" or not has_all:
             return None
-        if any(not len(arm.known) for arm in (*self._values.values(), *self._forced.values())):
+        if any(not len(arm.valid) for arm in (*self._values.values(), *self._forced.values())):
             return None
-        gamma = 1.0 if self._by_score else self._setting.gamma
-        n = len(self._values[steps[0]].values)
-        skill, luck, returned = np.zeros(n), np.zeros(n), 0.0
-        means = {step: float(np.nanmean(arm.values)) for step, arm in self._values.items()}
-        sums = [0.0, 0.0]
-        for k, step in enumerate(steps):
-            weight, reward = gamma**k, self._reward(step)
-            forced, here, after = (
-                self._forced[step].values,
-                self._values[step].values,
-                self._values[step + 1].values,
-            )
-            skill += weight * (forced - here)
-            luck += weight * (reward + gamma * after - forced)
-            q = float(np.nanmean(forced))
-            sums[0] += weight * (q - means[step])
-            sums[1] += weight * (reward + gamma * means[step + 1] - q)
-            returned += weight * reward
-        if self._by_score or not is_over(self._episode):
-            returned += gamma ** len(steps) * means[self._episode.n_steps]
-        value = intervals.mean(self._values[steps[0]].known, self._scale)
-        error = returned - value.value - sums[0] - sums[1]
-        of_skill, of_luck = (
-            intervals.augmented_t(part[~np.isnan(part)], self._scale or 1.0)._replace(value=total)
-            for part, total in zip((skill, luck), sums, strict=True)
+        return split_return(
+            steps,
+            values=self._values,
+            forced=self._forced,
+            rewards={step: self._reward(step) for step in steps},
+            gamma=self._gamma,
+            is_over=is_over(self._episode),
+            by_score=self._by_score,
+            scale=self._scale,
         )
-        return SkillLuckSplit(returned, value, of_skill, of_luck, error)
 
-    def _note_cut(self, rollouts: Sequence[Sequence[Rollout]]) -> None:
-        n_cut = sum(r.status == "cut" for found in rollouts for r in found)
-        if n_cut:
-            what = (
-                "their check was asked there"
-                if self._by_score
-                else "what they would have earned afterwards is missing"
-            )
-            self._notes.append(
-                f"{n_cut} rollouts were cut at step {self._setting.last_step(self._episode)}: {what}"
-            )
+    def _cut_note(self, samples: Sequence[Sequence[Rollout]]) -> list[str]:
+        n_cut = sum(rollout.status == "cut" for rollouts in samples for rollout in rollouts)
+        if not n_cut:
+            return []
+        consequence = "the rewards after it are missing"
+        if self._by_score:
+            consequence = "the check judged the state at the cut"
+        step = self._sampler.setting.last_step(self._episode)
+        return [f"{n_cut} rollouts were cut at step {step}: {consequence}"]
 
-    def _note_pairing(self) -> None:
-        """Say what common noise did to the variance of differences: on some tasks it raises it."""
-        if not self._prober.is_paired or not self._forced:
-            return
+    def _pairing_note(self) -> list[str]:
+        """Return a note on the effect of common random numbers, which raise the variance on some tasks."""
+        if not self._sampler.is_paired or not self._forced:
+            return []
         pairs = [(self._forced[step].values, self._values[step].values) for step in self._forced]
         pairs = [(a, b) for a, b in pairs if not np.isnan(a - b).all()]
-        apart = sum(float(np.nanvar(a) + np.nanvar(b)) for a, b in pairs)
-        together = sum(float(np.nanvar(a - b)) for a, b in pairs)
-        if together > apart:
-            self._notes.append(
-                f"common noise makes differences vary more ({together / apart:.1f}-fold): take noise='fresh'"
-            )
-        elif together:
-            self._notes.append(
-                f"common noise makes advantages vary less ({apart / together:.1f}-fold)"
-            )
-
-
-def difference(
-    a: FloatArray, b: FloatArray, *, is_paired: bool, scale: float | None
-) -> tuple[Interval, int, int]:
-    """Return the mean of a - b with its interval, how many pairs it rests on and how many of them differ.
-
-    Args:
-        a: One value a rollout; NaN where it came to nothing.
-        b: Of the other arm, in the same scenarios.
-        is_paired: Whether the scenarios are the same.
-        scale: See `intervals.augmented_t`.
-    """
-    if not is_paired:
-        a, b = a[~np.isnan(a)], b[~np.isnan(b)]
-        n = min(len(a), len(b))
-        return (intervals.independent(a, b, scale) if n else intervals.UNKNOWN), n, n
-    known = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[known], b[known]
-    if not len(a):
-        return intervals.UNKNOWN, 0, 0
-    return intervals.paired(a, b, scale), len(a), int(np.count_nonzero(a != b))
-
-
-def recorded_actions(episode: Episode) -> dict[int, Any]:
-    """Return the recorded actions by step, those that raised among them.
-
-    Raises:
-        ReplayError: The log has lost some.
-    """
-    if episode.is_agent_episode:
-        return recorded_calls(episode)
-    check_step(episode, episode.n_steps)
-    first = episode.first_step
-    return {
-        first + k: action
-        for k, (action, _) in enumerate(path_between(episode, first, episode.n_steps))
-    }
-
-
-def recorded_rewards(episode: Episode) -> dict[int, float]:
-    """Return the recorded rewards by step; nothing where each of several agents has one of its own."""
-    if episode.agent_rewards:
-        return {}
-    return {
-        int(step): float(reward)
-        for step, reward in zip(episode.step_numbers, episode.reward_values, strict=True)
-    }
-
-
-def is_over(episode: Episode) -> bool:
-    """Say whether the environment had ended the episode: there is nothing to be had after its last step."""
-    return episode.ending in ("terminated", "truncated")
-
-
-def final_score(prober: Sampler) -> float:
-    """Return what the check says of the recorded end, which is gone to."""
-    return prober.score_at(prober.episode.n_steps)
-
-
-def lost_note(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on the rollouts that came to nothing; none where there are none."""
-    n_invalid = sum(arm.n_invalid for arm in arms)
-    if not n_invalid:
+        independent = sum(float(np.nanvar(a) + np.nanvar(b)) for a, b in pairs)
+        paired = sum(float(np.nanvar(a - b)) for a, b in pairs)
+        if paired > independent:
+            ratio = paired / independent
+            return [
+                f"common noise makes differences vary more ({ratio:.1f}-fold): take noise='fresh'"
+            ]
+        if paired:
+            ratio = independent / paired
+            return [f"common noise makes advantages vary less ({ratio:.1f}-fold)"]
         return []
-    why = next(
-        (r.error or "no verdict" for arm in arms for r in arm.rollouts if r.is_lost),
-        "the check gave no verdict",
-    )
-    return [f"{n_invalid} rollouts came to nothing, and count for nothing: {why}"]

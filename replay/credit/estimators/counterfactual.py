@@ -1,22 +1,29 @@
-"""Substitution: what would have come of it, had one step been another: another action, one drawn anew, another observation,
-another policy.
-"""
+"""Counterfactuals: compare a step with another action, observation or policy in its place."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, Unpack
+from typing import Final, Literal, Unpack
 
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.estimators.advantage import difference, lost_note, recorded_actions
-from trajrec.replay.credit.results.estimates import Arm, Budget, CreditTable, Estimate, Meter
+from trajrec.replay.credit.estimators.recorded import recorded_actions
+from trajrec.replay.credit.results.budget import Budget, Meter
+from trajrec.replay.credit.results.estimates import (
+    Arm,
+    Estimate,
+    estimate_arm,
+    estimate_difference,
+    invalid_note,
+)
 from trajrec.replay.credit.results.store import make_table
+from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.statistics import intervals
+from trajrec.types import Action, Observation, Value
 
 
 class _Unset:
@@ -24,158 +31,167 @@ class _Unset:
         return "not given"
 
 
-UNSET: Any = _Unset()
+# None is a possible action and observation, so it cannot say that an argument is missing.
+UNSET: Final[Value] = _Unset()
 
 
 def counterfactual(
     episode: Episode,
-    policy: Any,
+    policy: Value,
     step: int,
     *,
-    action: Any = UNSET,
-    observation: Any = UNSET,
-    by: Any = UNSET,
+    action: Action = UNSET,
+    observation: Observation = UNSET,
+    by: Value = UNSET,
     rest: Literal["policy", "recorded"] = "policy",
     n_rollouts: int = 64,
     budget: Budget | None = None,
-    **how: Unpack[RolloutOptions],
+    **options: Unpack[RolloutOptions],
 ) -> CreditTable:
-    """Compare what comes of a step with what comes of another in its place.
+    """Compare the recorded step with a substitute.
+
+    The substitute is one of `action`, `observation` and `by`. If none is given, the policy draws
+    another action.
 
     Args:
         episode: From `Corpus.episode`.
-        policy: Goes on after the step: see `scan`.
+        policy: The policy that continues after the step: see `estimate`.
         step: The step.
-        action: Taken in place of the recorded one.
-        observation: What the policy is shown at the step, in place of what was there; it then acts.
-        by: Another policy, which acts at the step.
-        rest: After the step "policy" acts; or the "recorded" actions are taken as long as there are any: the difference is then
-            the leave-one-out effect, or difference reward, of the step.
-        n_rollouts: Rollouts of each arm.
-        budget: What it may take.
-        how: See `RolloutOptions`.
-
-    Where neither `action` nor `observation` nor `by` is given, the action is drawn anew from the policy.
+        action: An action to take instead of the recorded one.
+        observation: An observation to show to the policy, which then acts.
+        by: Another policy, which acts at the step only.
+        rest: After the step, "policy" lets the policy act, and "recorded" takes the recorded
+            actions as long as there are any. The difference is then the leave-one-out effect, or
+            difference reward, of the step.
+        n_rollouts: Number of rollouts of each arm.
+        budget: Limits of the run.
+        options: See `RolloutOptions`.
 
     Returns:
-        Rows "kept" and "substituted", the value of each arm; "effect", what the substitute makes better; and, where the
-        episode was lost or won, "flip", the probability that it would not have been.
+        Rows "kept" and "substituted", the value of each arm; "effect", substituted minus kept; and
+        "flip", the probability of another outcome, if the outcome is success or failure.
+
+    Raises:
+        DivergenceError: The environment is not in the recorded state at the step.
+        IndexError: The episode has no such step.
+        ValueError: More than one substitute is given.
     """
-    given = [
-        name
-        for name, value in (("action", action), ("observation", observation), ("by", by))
-        if value is not UNSET
-    ]
+    substitutes = {"action": action, "observation": observation, "by": by}
+    given = [name for name, value in substitutes.items() if value is not UNSET]
     if len(given) > 1:
-        raise ValueError(f"one thing can be substituted at a time, got {' and '.join(given)}")
+        raise ValueError(f"give one of action, observation and by, got {' and '.join(given)}")
     if not episode.first_step <= step < episode.n_steps:
         raise IndexError(
-            f"episode {episode.id} has the steps {episode.first_step} to {episode.n_steps - 1}, got {step}"
+            f"step must be in [{episode.first_step}, {episode.n_steps}) of episode {episode.id}, "
+            f"got {step}"
         )
-    setting = RolloutConfig.from_options(policy, how, caller="counterfactual")
+    config = RolloutConfig.from_options(policy, options, caller="counterfactual")
     actions = recorded_actions(episode)
-    after = {t: a for t, a in actions.items() if t > step} if rest == "recorded" else {}
-    first: Any = None
+    later = {k: a for k, a in actions.items() if k > step} if rest == "recorded" else {}
+    first_policy: Value = None
     if observation is not UNSET:
-        first = _Shown(as_policy(policy), observation)
+        first_policy = _ShownPolicy(as_policy(policy), observation)
     elif by is not UNSET:
-        first = by
-    here = {} if action is UNSET else {step: action}
-    scripts = [
-        tuple(sorted(script.items()))
-        for script in ({step: actions[step], **after}, {**here, **after})
-    ]
-    arms: list[tuple[int, str, list[Rollout]]] = [(step, "kept", []), (step, "substituted", [])]
+        first_policy = by
+    forced = {} if action is UNSET else {step: action}
+    kept_script = tuple(sorted({step: actions[step], **later}.items()))
+    substituted_script = tuple(sorted({**forced, **later}.items()))
     meter = Meter(budget)
-    with Sampler(episode, setting) as prober:
+    kept: list[Rollout] = []
+    substituted: list[Rollout] = []
+    with Sampler(episode, config) as sampler:
         for part in meter.rounds(n_rollouts):
-            scenarios = [
-                setting.noise.scenarios(len(part), f"{step}/{arm}", part.start)
-                for _, arm, _ in arms
+            scenarios = config.noise.scenarios
+            requests = [
+                SampleRequest(step, scenarios(len(part), f"{step}/kept", part.start), kept_script),
+                SampleRequest(
+                    step,
+                    scenarios(len(part), f"{step}/substituted", part.start),
+                    substituted_script,
+                    first_policy,
+                ),
             ]
-            probes = [
-                SampleRequest(step, scenarios[0], scripts[0]),
-                SampleRequest(step, scenarios[1], scripts[1], first),
-            ]
-            for (_, _, rollouts), more in zip(arms, prober.run(probes), strict=True):
-                rollouts += more
-                meter.add(more)
-        kept, other = (Arm.of(rollouts, by_score=prober.by_score) for _, _, rollouts in arms)
-        what = (
-            f"action {action!r}" if given == ["action"] else given[0] if given else "action redrawn"
-        )
+            for arm, rollouts in zip((kept, substituted), sampler.run(requests), strict=True):
+                arm += rollouts
+                meter.add(rollouts)
+        kept_arm = Arm.of(kept, by_score=sampler.by_score)
+        other_arm = Arm.of(substituted, by_score=sampler.by_score)
+        change = "action redrawn"
+        if given:
+            change = f"action {action!r}" if given == ["action"] else given[0]
         rows = _rows(
+            sampler,
             step,
-            kept,
-            other,
-            prober,
-            f"{what} at step {step}",
-            action if given == ["action"] else None,
+            kept_arm,
+            other_arm,
+            change=f"{change} at step {step}",
+            action=action if given == ["action"] else None,
         )
-        return make_table(prober, rows, arms, how, notes=[*meter.notes, *lost_note([kept, other])])
+        arms = [ArmRollouts(step, "kept", kept), ArmRollouts(step, "substituted", substituted)]
+        notes = [*meter.notes, *invalid_note([kept_arm, other_arm])]
+        return make_table(sampler, rows, arms, options, notes=notes)
 
 
 def _rows(
-    step: int, kept: Arm, other: Arm, prober: Sampler, what: str, action: Any
+    sampler: Sampler, step: int, kept: Arm, other: Arm, *, change: str, action: Action
 ) -> list[Estimate]:
-    noise, by_score = prober.noise, prober.by_score
-    known = np.concatenate([kept.known, other.known])
-    is_share = by_score or (
-        prober.episode.total_reward in (0.0, 1.0) and intervals.is_binary(known)
-    )
-    scale = None if is_share else intervals.standard_deviation(known)
+    """Return the rows of the two arms.
 
-    def single(name: str, arm: Arm, estimand: str) -> Estimate:
-        found = intervals.mean(arm.known, scale)
-        return Estimate(
-            step,
-            *found,
-            len(arm.known),
-            None,
-            name,
-            estimand,
-            noise,
-            arm.env_steps,
-            arm.policy_calls,
-            arm.n_invalid,
-            action,
+    Args:
+        sampler: The sampler.
+        step: The step.
+        kept: The arm with the recorded step.
+        other: The arm with the substitute.
+        change: The substitute, in words.
+        action: The substituted action, if it is an action.
+    """
+    results = np.concatenate([kept.valid, other.valid])
+    is_share = sampler.by_score or (
+        sampler.episode.total_reward in (0.0, 1.0) and intervals.is_binary(results)
+    )
+    scale = None if is_share else intervals.standard_deviation(results)
+
+    def row(name: str, arm: Arm, estimand: str) -> Estimate:
+        return estimate_arm(
+            arm,
+            step=step,
+            scale=scale,
+            estimator=name,
+            estimand=estimand,
+            noise=sampler.noise,
+            action=action,
         )
 
-    found, n, n_discordant = difference(
-        other.values, kept.values, is_paired=prober.is_paired, scale=scale
-    )
-    cost = (
-        kept.env_steps + other.env_steps,
-        kept.policy_calls + other.policy_calls,
-        kept.n_invalid + other.n_invalid,
-    )
     rows = [
-        single("kept", kept, "with the recorded action"),
-        single("substituted", other, f"with {what}"),
-        Estimate(
-            step,
-            *found,
-            n,
-            n_discordant,
-            "effect",
-            f"substituted - kept: {what}",
-            noise,
-            *cost,
-            action,
+        row("kept", kept, "with the recorded action"),
+        row("substituted", other, f"with {change}"),
+        estimate_difference(
+            other,
+            kept,
+            step=step,
+            is_paired=sampler.is_paired,
+            scale=scale,
+            estimator="effect",
+            estimand=f"substituted - kept: {change}",
+            noise=sampler.noise,
+            action=action,
         ),
     ]
     if is_share:
-        end = prober.score_at(prober.episode.n_steps) if by_score else prober.episode.total_reward
-        flipped = Arm(np.abs(other.values - end), other.rollouts)
-        rows.append(single("flip", flipped, f"P(another outcome), with {what}"))
+        outcome = sampler.episode.total_reward
+        if sampler.by_score:
+            outcome = sampler.score_at(sampler.episode.n_steps)
+        flipped = Arm(np.abs(other.values - outcome), other.rollouts)
+        rows.append(row("flip", flipped, f"P(another outcome), with {change}"))
     return rows
 
 
-class _Shown:
-    """A policy that is shown something else than what is there."""
+class _ShownPolicy:
+    """A policy that sees a given observation instead of the environment's."""
 
-    def __init__(self, policy: Policy, observation: Any) -> None:
-        self._policy, self._observation = policy, observation
+    def __init__(self, policy: Policy, observation: Observation) -> None:
+        self._policy = policy
+        self._observation = observation
 
-    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+    def act(self, observation: Observation, rng: np.random.Generator) -> Action:
         return self._policy.act(self._observation, rng)

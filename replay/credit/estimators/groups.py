@@ -10,7 +10,8 @@ from __future__ import annotations
 from math import isnan
 from typing import TYPE_CHECKING, Any, Literal
 
-from trajrec.replay.credit.results.estimates import CreditTable, Estimate
+from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.table import CreditTable
 from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
 
 if TYPE_CHECKING:
@@ -153,7 +154,13 @@ def group_advantages(
             _estimate(method, measure, step, action, estimate, se, n)
         )
     return [
-        CreditTable("", episode_id, "corpus", rows, notes=_notes(method, rows))
+        CreditTable(
+            run_id="",
+            episode_id=episode_id,
+            policy_id="corpus",
+            estimates=rows,
+            notes=_notes(method, rows),
+        )
         for episode_id, rows in found.items()
     ]
 
@@ -180,14 +187,14 @@ def _estimate(
     half = float("inf") if se is None or n is None or n < 2 else t_quantile(CONFIDENCE, n - 1) * se
     what = f"{method.upper()} advantage, by {measure}"
     return Estimate(
-        step,
-        value,
-        value - half,
-        value + half,
-        "t over episodes",
-        n or 0,
-        None,
-        method,
-        what,
+        step=step,
+        value=value,
+        ci_low=value - half,
+        ci_high=value + half,
+        ci_method="t over episodes",
+        n=n or 0,
+        n_discordant=None,
+        estimator=method,
+        estimand=what,
         action=action,
     )

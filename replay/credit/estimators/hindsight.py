@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.estimators.pooling import action_key, recorded_keys
-from trajrec.replay.credit.results.estimates import CreditTable, Estimate
+from trajrec.replay.credit.estimators.visits import action_key, recorded_keys
+from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.table import CreditTable
 from trajrec.replay.forks.policies import policy_id
 from trajrec.types import FloatArray
 
@@ -68,15 +69,27 @@ def hindsight_credit(
         rows = []
         for step, action in zip(episode.step_numbers.tolist(), episode.actions, strict=True):
             bounds = min(lo[at], values[at]), max(hi[at], values[at])
-            row = float(values[at]), float(bounds[0]), float(bounds[1])
             what = f"{method.upper()} credit, from {n} episodes"
             rows.append(
                 Estimate(
-                    step, *row, "bootstrap over episodes", n, None, method, what, action=action
+                    step=step,
+                    value=float(values[at]),
+                    ci_low=float(bounds[0]),
+                    ci_high=float(bounds[1]),
+                    ci_method="bootstrap over episodes",
+                    n=n,
+                    n_discordant=None,
+                    estimator=method,
+                    estimand=what,
+                    action=action,
                 )
             )
             at += 1
-        found.append(CreditTable("", episode.id, policy_id(policy), rows))
+        found.append(
+            CreditTable(
+                run_id="", episode_id=episode.id, policy_id=policy_id(policy), estimates=rows
+            )
+        )
     return found
 
 

@@ -1,36 +1,39 @@
-"""The point of no return: the step from which a failed episode could no longer be won, found as git finds a bad commit."""
+"""The point of no return: the step from which a failed episode could no longer succeed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Unpack
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.estimators.advantage import is_over, recorded_actions, recorded_rewards
-from trajrec.replay.credit.estimators.decisive import CONFIRM
-from trajrec.replay.credit.results.estimates import Arm, CreditTable, Estimate
+from trajrec.replay.credit.estimators.decisive import CONFIRMING_SCENARIO
+from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
+from trajrec.replay.credit.results.estimates import Arm, Estimate
 from trajrec.replay.credit.results.store import make_table, with_estimand_note
+from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout, Script
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics import intervals
+from trajrec.types import Action, Value
 
+# If the policy surely succeeds with this probability before the step, one step lost the episode.
+# Below, time or many steps did.
 ABRUPT = 0.2
-"""One step lost what the policy still won with this probability; below, time or many steps did."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class PointOfNoReturn:
-    """Where a failed episode could no longer be won.
+    """The step from which a failed episode could no longer succeed.
 
     Attributes:
-        step: The first step from which no rollout wins; None where none wins from the beginning.
-        start: Probability of winning from the first step.
-        before: From the step before `step`, in scenarios that it was not found in.
-        after: From `step`, in these too.
-        kept: From the step before with its action kept, whatever comes of it; None where none was taken.
+        step: The first step from which no rollout succeeds; None if none succeeds from the start.
+        start: Probability of success from the first step.
+        before: Probability from the step before `step`, in fresh scenarios.
+        after: Probability from `step`, in fresh scenarios.
+        kept: Probability from the step before with its action kept; None if it has no action.
         action: The action between the two.
-        table: All that it rests on, as it is kept in the corpus.
+        table: All estimates and rollouts, as the corpus stores them.
     """
 
     step: int | None
@@ -38,166 +41,197 @@ class PointOfNoReturn:
     before: Estimate
     after: Estimate
     kept: Estimate | None
-    action: Any
+    action: Action
     table: CreditTable
 
     def __str__(self) -> str:
         if self.step is None:
-            return f"It could not be won from the beginning: the policy wins {_times(self.start)}."
-        could = "could no longer be won" if not self.after.value else "was hardly won any more"
+            return (
+                f"The episode could not succeed from the start: the policy succeeds "
+                f"{_times(self.start)}."
+            )
+        lost = "could no longer succeed" if not self.after.value else "hardly succeeded any more"
         return (
-            f"After step {self.step - 1} (action {self.action}) it {could}: the policy wins "
-            f"{_times(self.start)} from the beginning, {_times(self.before)} from before that step, and {_times(self.after)} "
-            f"from after it. {self._how()}"
+            f"After step {self.step - 1} (action {self.action}) the episode {lost}: the policy "
+            f"succeeds {_times(self.start)} from the start, {_times(self.before)} from before "
+            f"that step, and {_times(self.after)} from after it. {self._reason()}"
         )
 
-    def _how(self) -> str:
-        """Say what lost it at the step: its action, what came of it, or neither alone."""
+    def _reason(self) -> str:
+        """Return what lost the episode: the action, its outcome, or neither alone."""
         if self.before.ci_low < ABRUPT or self.kept is None:
-            return "It was lost little by little: no single step did it."
-        with_it = f"with that action in other scenarios it wins {_times(self.kept)}"
+            return "It was lost little by little: no single step lost it."
+        rate = f"with that action the policy succeeds {_times(self.kept)} in other scenarios"
         if self.kept.value > self.before.value / 2:
-            return f"What came of its action there lost it, not the action: {with_it}."
-        return f"Its action there lost it: {with_it}."
+            return f"The outcome of the action lost it, not the action: {rate}."
+        return f"The action lost it: {rate}."
 
 
 def point_of_no_return(
-    episode: Episode, policy: Any, *, n_rollouts: int = 32, **how: Unpack[RolloutOptions]
+    episode: Episode,
+    policy: Value,
+    *,
+    n_rollouts: int = 32,
+    **options: Unpack[RolloutOptions],
 ) -> PointOfNoReturn:
-    """Find the step from which a failed episode could no longer be won, by bisection: n log2(T) rollouts.
+    """Find the step from which a failed episode could no longer succeed, by bisection.
+
+    The cost is about n_rollouts * log2(T) rollouts for T steps.
 
     Args:
-        episode: One that was lost.
-        policy: See `scan`: it is this policy that could no longer win it.
+        episode: An episode that failed.
+        policy: The policy that could no longer succeed: see `estimate`.
         n_rollouts: Rollouts of each probe. A step from which fewer than 1 in n_rollouts
             continuations succeed may count as lost.
-        how: See `RolloutOptions`; `success` says what winning is, where the return is not 0 or 1.
+        options: See `RolloutOptions`. `success` says what success is; needed if rewards are not
+            0 or 1.
 
     Raises:
-        DivergenceError: The environment is not in the recorded state at a step: nothing can be said.
-        ValueError: The episode was won, or nothing says what winning is.
+        DivergenceError: The environment is not in the recorded state at a step.
+        ValueError: The episode succeeded, or success is not defined.
     """
     if n_rollouts < 2:
         raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
-    with Sampler(
-        episode, RolloutConfig.from_options(policy, how, caller="point_of_no_return")
-    ) as prober:
-        if _is_won(prober):
-            why = (
-                ""
-                if prober.by_score
-                else f" (it returned {episode.total_reward:g} > 0; success=, or --success, says otherwise)"
-            )
+    config = RolloutConfig.from_options(policy, options, caller="point_of_no_return")
+    with Sampler(episode, config) as sampler:
+        _check_failed(sampler)
+        return _Bisection(sampler, n_rollouts).run(options)
+
+
+def _check_failed(sampler: Sampler) -> None:
+    episode = sampler.episode
+    if sampler.by_score:
+        has_succeeded = is_over(episode) and sampler.score_at(episode.n_steps) > 0
+        reason = ""
+    else:
+        rewards = set(recorded_rewards(episode).values())
+        if not rewards <= {0.0, 1.0}:
             raise ValueError(
-                f"episode {episode.id} was won{why}: there is no step after which it could not be"
+                "the rewards do not say what success is: give success=, 'terminated', 'truncated' "
+                "or a function"
             )
-        samples: dict[int, list[Rollout]] = {}
+        has_succeeded = sum(rewards) > 0
+        reason = (
+            f" (its return is {episode.total_reward:g} > 0; redefine it by success=, --success)"
+        )
+    if has_succeeded:
+        raise ValueError(f"episode {episode.id} succeeded{reason}: it has no point of no return")
 
-        actions = recorded_actions(episode)
 
-        def roll(step: int, first: int, script: Script = ()) -> list[Rollout]:
-            scenarios = prober.setting.noise.scenarios(
-                n_rollouts, f"{step}/{'action' if script else 'value'}/{first}", first
-            )
-            return prober.run([SampleRequest(step, scenarios, script)])[0]
+class _Bisection:
+    """One search: bisection as `git bisect` does it, with rollouts in the place of a test."""
 
-        def wins(step: int, first: int = 0) -> bool:
-            rollouts = roll(step, first)
-            samples.setdefault(step, []).extend(rollouts)
-            return bool((Arm.of(rollouts, by_score=prober.by_score).known > 0).any())
+    def __init__(self, sampler: Sampler, n_rollouts: int) -> None:
+        self._sampler = sampler
+        self._episode = sampler.episode
+        self._n_rollouts = n_rollouts
+        self._actions = recorded_actions(self._episode)
+        self._samples: dict[int, list[Rollout]] = {}
 
-        lo, hi = episode.first_step, episode.n_steps
-        has_chance = wins(lo)
-        while has_chance and hi - lo > 1:
-            middle = (lo + hi) // 2
-            lo, hi = (middle, hi) if wins(middle) else (lo, middle)
+    def run(self, options: RolloutOptions) -> PointOfNoReturn:
+        """Search, confirm in fresh scenarios, and store the run."""
+        first = self._episode.first_step
+        possible = first
+        lost = self._episode.n_steps
+        has_chance = self._succeeds(first)
+        while has_chance and lost - possible > 1:
+            middle = (possible + lost) // 2
+            if self._succeeds(middle):
+                possible = middle
+            else:
+                lost = middle
         if not has_chance:
-            hi = lo
-        found = {}
-        for step in {lo, min(hi, episode.n_steps - 1)}:
-            wins(step, CONFIRM)
-            found[step] = samples[step][-n_rollouts:]
-        rows = [_row(step, rollouts, prober) for step, rollouts in sorted(samples.items())]
-        after = _row(hi, found[hi], prober) if hi in found else _end(hi, prober)
-        arms = [(at, "value", rollouts) for at, rollouts in sorted(samples.items())]
+            lost = possible
+        # Bisection takes the luckiest probe for the last possible step, so both ends are probed
+        # again in scenarios that the search has not seen.
+        fresh: dict[int, list[Rollout]] = {}
+        for step in {possible, min(lost, self._episode.n_steps - 1)}:
+            self._succeeds(step, CONFIRMING_SCENARIO)
+            fresh[step] = self._samples[step][-self._n_rollouts :]
+        rows = [self._row(step, rollouts) for step, rollouts in sorted(self._samples.items())]
+        arms = [
+            ArmRollouts(step, "value", rollouts) for step, rollouts in sorted(self._samples.items())
+        ]
         kept = None
-        if has_chance and hi - 1 in actions:
-            forced = roll(hi - 1, CONFIRM, ((hi - 1, actions[hi - 1]),))
-            arms.append((hi - 1, "action", forced))
+        if has_chance and lost - 1 in self._actions:
+            script = ((lost - 1, self._actions[lost - 1]),)
+            forced = self._roll(lost - 1, CONFIRMING_SCENARIO, script)
+            arms.append(ArmRollouts(lost - 1, "action", forced))
             kept = replace(
-                _row(hi - 1, forced, prober),
+                self._row(lost - 1, forced),
                 estimator="kept",
-                estimand="P(won) with the action of the step",
+                estimand="P(success) with the action of the step",
             )
-        lost_from = hi if has_chance else None
+            rows.append(kept)
+        lost_from = lost if has_chance else None
         table = make_table(
-            prober,
-            [*rows, *([kept] if kept else [])],
-            arms,
-            how,
-            notes=[f"no return from step {lost_from}"],
+            self._sampler, rows, arms, options, notes=[f"no return from step {lost_from}"]
         )
-        kept = table.of("kept")[0] if kept else None
-        before, after = (
-            with_estimand_note(_row(lo, found[lo], prober), prober),
-            with_estimand_note(after, prober),
+        after = self._row(lost, fresh[lost]) if lost in fresh else self._end_row(lost)
+        return PointOfNoReturn(
+            step=lost_from,
+            start=table[0],
+            before=with_estimand_note(self._row(possible, fresh[possible]), self._sampler),
+            after=with_estimand_note(after, self._sampler),
+            kept=table.of("kept")[0] if kept is not None else None,
+            action=self._actions.get(lost - 1),
+            table=table,
         )
-        return PointOfNoReturn(lost_from, table[0], before, after, kept, actions.get(hi - 1), table)
 
-
-def _is_won(prober: Sampler) -> bool:
-    """Say whether the episode was won.
-
-    Raises:
-        ValueError: Nothing says what winning is.
-    """
-    episode = prober.episode
-    if prober.by_score:
-        return is_over(episode) and prober.score_at(episode.n_steps) > 0
-    rewards = set(recorded_rewards(episode).values())
-    if not rewards <= {0.0, 1.0}:
-        raise ValueError(
-            "the rewards do not say what winning is: give success=, 'terminated' or a function"
+    def _roll(self, step: int, first: int, script: Script = ()) -> list[Rollout]:
+        """Run rollouts from a step, in scenarios from number `first` on."""
+        kind = "action" if script else "value"
+        scenarios = self._sampler.setting.noise.scenarios(
+            self._n_rollouts, f"{step}/{kind}/{first}", first
         )
-    return sum(rewards) > 0
+        return self._sampler.run([SampleRequest(step, scenarios, script)])[0]
+
+    def _succeeds(self, step: int, first: int = 0) -> bool:
+        """Run rollouts from a step; return whether any succeeds."""
+        rollouts = self._roll(step, first)
+        self._samples.setdefault(step, []).extend(rollouts)
+        return bool((Arm.of(rollouts, by_score=self._sampler.by_score).valid > 0).any())
+
+    def _row(self, step: int, rollouts: list[Rollout]) -> Estimate:
+        arm = Arm.of(rollouts, by_score=self._sampler.by_score)
+        # Without any result, every probability is possible.
+        interval = intervals.Interval(0.0, 0.0, 1.0, "wilson")
+        if len(arm.valid):
+            interval = intervals.wilson((arm.valid > 0).astype(float))
+        return Estimate(
+            step=step,
+            value=interval.value,
+            ci_low=interval.ci_low,
+            ci_high=interval.ci_high,
+            ci_method=interval.method,
+            n=len(arm.valid),
+            n_discordant=None,
+            estimator="value",
+            estimand="P(success) from before the step",
+            noise=self._sampler.noise,
+            env_steps=arm.env_steps,
+            policy_calls=arm.policy_calls,
+            n_invalid=arm.n_invalid,
+        )
+
+    def _end_row(self, step: int) -> Estimate:
+        """Return the row of the recorded end, which needs no rollouts."""
+        return Estimate(
+            step=step,
+            value=0.0,
+            ci_low=0.0,
+            ci_high=0.0,
+            ci_method="recorded",
+            n=1,
+            n_discordant=None,
+            estimator="value",
+            estimand="P(success): the episode ended there",
+            noise=self._sampler.noise,
+        )
 
 
-def _row(step: int, rollouts: list[Rollout], prober: Sampler) -> Estimate:
-    arm = Arm.of(rollouts, by_score=prober.by_score)
-    found = (
-        intervals.wilson((arm.known > 0).astype(float))
-        if len(arm.known)
-        else intervals.Interval(0.0, 0.0, 1.0, "wilson")
-    )
-    cost = arm.env_steps, arm.policy_calls, arm.n_invalid
-    return Estimate(
-        step,
-        *found,
-        len(arm.known),
-        None,
-        "value",
-        "P(won) from before the step",
-        prober.noise,
-        *cost,
-    )
-
-
-def _end(step: int, prober: Sampler) -> Estimate:
-    return Estimate(
-        step,
-        0.0,
-        0.0,
-        0.0,
-        "recorded",
-        1,
-        None,
-        "value",
-        "P(won): the episode ended there",
-        prober.noise,
-    )
-
-
-def _times(e: Estimate) -> str:
-    if e.ci_method == "recorded":
+def _times(estimate: Estimate) -> str:
+    if estimate.ci_method == "recorded":
         return "never"
-    return f"{round(e.value * e.n)} of {e.n} times ({e.ci_low:.0%} to {e.ci_high:.0%})"
+    n_successes = round(estimate.value * estimate.n)
+    return f"{n_successes} of {estimate.n} times ({estimate.ci_low:.0%} to {estimate.ci_high:.0%})"

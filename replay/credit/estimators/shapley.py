@@ -1,106 +1,123 @@
-"""Shapley values of steps, or of segments of steps: each one's fair share of an outcome that several brought about together.
+"""Shapley values: the fair share of each step, or segment of steps, in an outcome that several caused.
 
-The game: v(S) is what comes of it when the steps in S keep their recorded action and the policy draws the others anew. Leaving
-one out blames both of two steps that were each needed, and neither of two that would each have done; a Shapley value shares.
+In the game v(S), the steps in S keep their recorded action and the policy redraws the others.
+Leaving one step out blames both of two steps that were each necessary, and neither of two steps
+that were each sufficient; Shapley values share the blame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Unpack
+from typing import Unpack
 
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.estimators.advantage import recorded_actions
-from trajrec.replay.credit.results.estimates import Arm, Budget, CreditTable, Estimate, Meter
+from trajrec.replay.credit.estimators.recorded import recorded_actions
+from trajrec.replay.credit.results.budget import Budget, Meter
+from trajrec.replay.credit.results.estimates import Arm, Estimate
 from trajrec.replay.credit.results.store import make_table
+from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
 from trajrec.statistics import intervals
+from trajrec.types import FloatArray, Value
+
+Segment = tuple[int, ...]
+
+# Keeps the orders independent of other draws from the same seed.
+_ORDER_STREAM = 5
+
+# The largest standard deviation of a score in [0, 1].
+_SCORE_DEVIATION = 0.5
 
 
 def shapley_values(
     episode: Episode,
-    policy: Any,
+    policy: Value,
     *,
     segments: Sequence[Iterable[int]] | None = None,
     n_permutations: int = 64,
     budget: Budget | None = None,
-    **how: Unpack[RolloutOptions],
+    **options: Unpack[RolloutOptions],
 ) -> CreditTable:
-    """Estimate the Shapley value of each step, or of each segment, by random orders and their reverses.
+    """Estimate the Shapley value of each step, or of each segment of steps.
 
     Args:
         episode: From `Corpus.episode`.
-        policy: See `scan`.
-        segments: Steps that are held or drawn together; by default each step is one. Steps in none keep their recorded action.
-        n_permutations: Pairs of orders; each takes 2 (segments + 1) rollouts of the whole episode, fewer where they meet.
-        budget: What it may take.
-        how: See `RolloutOptions`.
+        policy: The policy that redraws actions: see `estimate`.
+        segments: Steps that are kept or redrawn together; by default each step is a segment. Steps
+            outside of all segments keep their recorded action.
+        n_permutations: Number of random orders, each with its reverse. A pair takes
+            2 (segments + 1) rollouts of the whole episode, or fewer if rollouts merge.
+        budget: Limits of the run.
+        options: See `RolloutOptions`.
 
     Returns:
-        A row for each segment, at its first step. The values sum to v(all) - v(none), but for what chance leaves.
+        A row for each segment, at its first step. The values sum to v(all) - v(none), apart from
+        chance.
+
+    Raises:
+        IndexError: A segment has steps outside of the episode.
+        ValueError: n_permutations is less than 2.
 
     Source:
-        Castro, Gomez & Tejada, Comput. Oper. Res. 36 (2009); antithetic orders: Mitchell et al., JMLR 23 (2022).
+        Castro, Gomez & Tejada, Comput. Oper. Res. 36 (2009); antithetic orders: Mitchell et al.,
+        JMLR 23 (2022).
     """
     if n_permutations < 2:
         raise ValueError(f"n_permutations must be at least 2, got {n_permutations!r}")
     steps = range(episode.first_step, episode.n_steps)
-    groups: list[tuple[int, ...]] = (
-        [(step,) for step in steps]
-        if segments is None
-        else [tuple(segment) for segment in segments]
-    )
+    groups: list[Segment] = [(step,) for step in steps]
+    if segments is not None:
+        groups = [tuple(segment) for segment in segments]
     for group in groups:
         if not group or any(step not in steps for step in group):
             raise IndexError(
-                f"a segment must have steps of the episode, {steps.start} to {steps.stop - 1}, got {group}"
+                f"steps of a segment must be in [{steps.start}, {steps.stop}) "
+                f"of episode {episode.id}, got {group}"
             )
-    with Sampler(
-        episode, RolloutConfig.from_options(policy, how, caller="shapley_values")
-    ) as prober:
-        return _Game(prober, groups).play(n_permutations, Meter(budget), how)
+    config = RolloutConfig.from_options(policy, options, caller="shapley_values")
+    with Sampler(episode, config) as sampler:
+        return _Game(sampler, groups).play(n_permutations, Meter(budget), options)
 
 
 class _Game:
-    """The hold-or-redraw game of one episode."""
+    """The keep-or-redraw game of one episode."""
 
-    def __init__(self, prober: Sampler, groups: list[tuple[int, ...]]) -> None:
-        self._prober, self._groups, self._episode = prober, groups, prober.episode
+    def __init__(self, sampler: Sampler, segments: Sequence[Segment]) -> None:
+        self._sampler = sampler
+        self._segments = segments
+        self._episode = sampler.episode
         self._actions = recorded_actions(self._episode)
-        self._free = set(range(self._episode.first_step, self._episode.n_steps)) - {
-            s for group in groups for s in group
-        }
-        self._by_score = prober.by_score
+        played = {step for segment in segments for step in segment}
+        self._always_kept = set(range(self._episode.first_step, self._episode.n_steps)) - played
 
-    def play(self, n_permutations: int, meter: Meter, how: RolloutOptions) -> CreditTable:
-        n, seed = len(self._groups), self._prober.setting.noise.seed
-        rng = np.random.default_rng([seed, 5])
-        pairs: list[list[float]] = []  # of each pair of orders, the mean marginal of each group
-        kept: list[tuple[int, str, Sequence[Rollout]]] = []
+    def play(self, n_permutations: int, meter: Meter, options: RolloutOptions) -> CreditTable:
+        """Play the game in random orders and return the table."""
+        n = len(self._segments)
+        rng = np.random.default_rng([self._sampler.setting.noise.seed, _ORDER_STREAM])
+        # For each pair of orders, the mean marginal contribution of each segment.
+        pairs: list[FloatArray] = []
+        arms: list[ArmRollouts] = []
         n_invalid = 0
-        for part in meter.rounds(
-            n_permutations, "pairs of orders", always=True
-        ):  # the scripts of all orders are large
-            orders = []
+        # In rounds, since the scripts of all orders at once would be large.
+        for part in meter.rounds(n_permutations, "pairs of orders", in_rounds=True):
+            orders: list[list[int]] = []
             for _ in part:
                 order = rng.permutation(n).tolist()
                 orders += [order, order[::-1]]
-            probes = [
-                probe
-                for k, order in enumerate(orders, 2 * part.start)
-                for probe in self._probes(order, k)
+            requests = [
+                request
+                for number, order in enumerate(orders, 2 * part.start)
+                for request in self._requests(order, number)
             ]
-            rollouts = self._prober.run(probes)
-            for found in rollouts:
-                meter.add(found)
-                kept.append((self._episode.first_step, "held", found))
-            values = np.array(
-                [Arm.of(found, by_score=self._by_score).values[0] for found in rollouts]
-            ).reshape(-1, n + 1)
+            results = []
+            for rollouts in self._sampler.run(requests):
+                meter.add(rollouts)
+                arms.append(ArmRollouts(self._episode.first_step, "held", rollouts))
+                results.append(Arm.of(rollouts, by_score=self._sampler.by_score).values[0])
+            values = np.array(results).reshape(-1, n + 1)
             for k in range(0, len(orders), 2):
                 marginals = np.zeros(n)
                 for order, row in zip(orders[k : k + 2], values[k : k + 2], strict=True):
@@ -108,56 +125,65 @@ class _Game:
                 if np.isnan(marginals).any():
                     n_invalid += 1
                 else:
-                    pairs.append(marginals.tolist())
+                    pairs.append(marginals)
         notes = list(meter.notes)
         if n_invalid:
             notes.append(
-                f"{n_invalid} pairs of orders had a rollout that came to nothing, and count for nothing"
+                f"{n_invalid} pairs of orders have no result and are left out"
             )
-        rows = self._rows(np.array(pairs).reshape(-1, n), kept)
-        return make_table(self._prober, rows, kept, how, notes=notes)
+        rows = self._rows(np.array(pairs).reshape(-1, n), arms)
+        return make_table(self._sampler, rows, arms, options, notes=notes)
 
-    def _probes(self, order: list[int], number: int) -> list[SampleRequest]:
-        """Return the rollouts of one order: none held, then one group more each time; all in one scenario."""
-        scenarios = self._prober.setting.noise.scenarios(1, f"shapley/{number}", number)
-        held: set[int] = set(self._free)
-        probes = []
-        for group in (None, *order):
-            held |= set() if group is None else set(self._groups[group])
-            script = tuple(
-                (step, self._actions[step]) for step in sorted(held) if step in self._actions
-            )
-            probes.append(SampleRequest(self._episode.first_step, scenarios, script))
-        return probes
+    def _requests(self, order: Sequence[int], number: int) -> list[SampleRequest]:
+        """Return the rollouts of one order: none kept, then one segment more each time.
 
-    def _rows(self, pairs: Any, kept: list[tuple[int, str, Sequence[Rollout]]]) -> list[Estimate]:
-        total = sum(r.env_steps for _, _, found in kept for r in found) // max(1, len(self._groups))
-        calls = sum(r.policy_calls for _, _, found in kept for r in found) // max(
-            1, len(self._groups)
-        )
-        scale = max(0.5 if self._by_score else 0.0, intervals.standard_deviation(pairs))
+        All of them run in one scenario, so that a marginal contribution is a paired difference.
+        """
+        scenarios = self._sampler.setting.noise.scenarios(1, f"shapley/{number}", number)
+        kept = set(self._always_kept)
+        requests = [SampleRequest(self._episode.first_step, scenarios, self._script(kept))]
+        for index in order:
+            kept |= set(self._segments[index])
+            script = self._script(kept)
+            requests.append(SampleRequest(self._episode.first_step, scenarios, script))
+        return requests
+
+    def _script(self, kept: set[int]) -> tuple[tuple[int, Value], ...]:
+        steps = [step for step in sorted(kept) if step in self._actions]
+        return tuple((step, self._actions[step]) for step in steps)
+
+    def _rows(self, pairs: FloatArray, arms: Sequence[ArmRollouts]) -> list[Estimate]:
+        rollouts = [rollout for arm in arms for rollout in arm.rollouts]
+        # Every rollout serves all segments, so each row carries an equal part of the cost.
+        n_rows = max(1, len(self._segments))
+        env_steps = sum(rollout.env_steps for rollout in rollouts) // n_rows
+        policy_calls = sum(rollout.policy_calls for rollout in rollouts) // n_rows
+        least = _SCORE_DEVIATION if self._sampler.by_score else 0.0
+        scale = max(least, intervals.standard_deviation(pairs))
         rows = []
-        for column, group in enumerate(self._groups):
-            found = intervals.augmented_t(pairs[:, column], scale)._replace(
-                method="augmented-t over antithetic pairs"
-            )
-            what = (
-                f"Shapley value of step {group[0]}"
-                if len(group) == 1
-                else f"Shapley value of steps {group[0]} to {group[-1]}"
-            )
+        for column, segment in enumerate(self._segments):
+            interval = intervals.UNKNOWN
+            if len(pairs):
+                interval = intervals.augmented_t(pairs[:, column], scale)._replace(
+                    method="augmented-t over antithetic pairs"
+                )
+            is_step = len(segment) == 1
+            name = f"step {segment[0]}" if is_step else f"steps {segment[0]} to {segment[-1]}"
             rows.append(
                 Estimate(
-                    group[0],
-                    *(found if len(pairs) else intervals.UNKNOWN),
-                    len(pairs),
-                    int(np.count_nonzero(pairs[:, column])),
-                    "shapley",
-                    what,
-                    self._prober.noise,
-                    total,
-                    calls,
-                    action=self._actions.get(group[0]) if len(group) == 1 else None,
+                    step=segment[0],
+                    value=interval.value,
+                    ci_low=interval.ci_low,
+                    ci_high=interval.ci_high,
+                    ci_method=interval.method,
+                    n=len(pairs),
+                    n_discordant=int(np.count_nonzero(pairs[:, column])),
+                    estimator="shapley",
+                    estimand=f"Shapley value of {name}",
+                    noise=self._sampler.noise,
+                    env_steps=env_steps,
+                    policy_calls=policy_calls,
+                    action=self._actions.get(segment[0]) if is_step else None,
                 )
             )
         return rows

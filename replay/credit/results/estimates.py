@@ -1,125 +1,38 @@
-"""Estimates: numbers with their intervals, what they are of, and what they cost; and the table of a run."""
+"""Estimates of one arm, and of the difference of two arms, with their intervals and costs."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.statistics import intervals
 from trajrec.statistics.intervals import Interval
-from trajrec.types import FloatArray
-
-ROUND = 8
-"""Scenarios of a round, where there is a budget."""
+from trajrec.types import Action, FloatArray
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What a run may take; None without a limit. It ends after the round of scenarios in which it is spent, and says so: each
-    row then has fewer scenarios, all rows the same.
-
-    Attributes:
-        env_steps: Steps of the environment.
-        policy_calls: Actions that the policy is asked for.
-        seconds: Wall time.
-    """
-
-    env_steps: int | None = None
-    policy_calls: int | None = None
-    seconds: float | None = None
-
-
-class Meter:
-    """Counts what a run takes, against its budget.
-
-    Attributes:
-        env_steps: Steps of the environment so far.
-        policy_calls: Actions that the policy was asked for so far.
-        notes: What was not reached, and why.
-    """
-
-    def __init__(self, budget: Budget | None) -> None:
-        if budget is not None and not isinstance(budget, Budget):
-            raise TypeError(
-                f"budget must be a credit.Budget, e.g. credit.Budget(env_steps=10_000), got {budget!r}"
-            )
-        self._budget, self._began = budget or Budget(), time.monotonic()
-        self.env_steps = self.policy_calls = 0
-        self.notes: list[str] = []
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether there is a budget."""
-        return self._budget != Budget()
-
-    def add(self, rollouts: Iterable[Rollout]) -> None:
-        """Count rollouts."""
-        for rollout in rollouts:
-            self.env_steps += rollout.env_steps
-            self.policy_calls += rollout.policy_calls
-
-    def rounds(self, n: int, what: str = "scenarios", *, always: bool = False) -> Iterator[range]:
-        """Yield what is to be run in each round, until all n were or the budget is spent.
-
-        What was spent alone says when to end: it is never asked what came of it.
-
-        Args:
-            n: How many scenarios there are to be.
-            what: What they are called.
-            always: Whether there are rounds although there is no budget.
-        """
-        first, size = 0, n
-        if always or self._budget != Budget():
-            # From the fewest that have an interval on: how much a round takes is not known before.
-            size = ROUND if always and self._budget == Budget() else 2
-        while first < n:
-            end = min(first + size, n)
-            yield range(first, end)
-            first, size = end, min(end, ROUND) if size < ROUND else size
-            spent = self.spent()
-            if spent and end < n:
-                self.notes.append(f"stopped by its budget ({spent}): {end} of {n} {what}")
-                return
-
-    def spent(self, ahead: float = 1.0) -> str:
-        """Return which part of the budget is spent; "" where none is.
-
-        Args:
-            ahead: How many times what was taken so far there will be after what comes next.
-        """
-        budget = self._budget
-        if budget.env_steps is not None and self.env_steps * ahead >= budget.env_steps:
-            return f"{self.env_steps} of {budget.env_steps} env steps"
-        if budget.policy_calls is not None and self.policy_calls * ahead >= budget.policy_calls:
-            return f"{self.policy_calls} of {budget.policy_calls} policy calls"
-        seconds = time.monotonic() - self._began
-        is_late = budget.seconds is not None and seconds * ahead >= budget.seconds
-        return f"{seconds:.1f} of {budget.seconds} s" if is_late else ""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number that says something of one step of one episode.
+    """A number about one step of one episode, with its 95 % confidence interval.
 
     Attributes:
-        step: The step; of a value the state before it.
+        step: The step. A value belongs to the state before the step.
         value: The number.
-        ci_low: The interval's lower end.
-        ci_high: Its upper end: ci_low to ci_high covers the true number in 95 of 100 cases.
+        ci_low: Lower end of the interval.
+        ci_high: Upper end of the interval.
         ci_method: How the interval was computed.
-        n: Rollouts, or pairs of rollouts, that it rests on.
-        n_discordant: Pairs that differ; of a single arm, None.
-        estimator: Which: "value", "advantage", "luck", "delta", ...
-        estimand: What the number is of, in words.
-        noise: "shared", "fresh" or "recorded"; "none" where no rollouts were run.
-        env_steps: Steps of the environment that were taken for it.
+        n: Number of rollouts, pairs of rollouts or episodes in the estimate.
+        n_discordant: Number of pairs whose results differ; None if there are no pairs.
+        estimator: Name of the estimator: "value", "advantage", "luck", "delta", ...
+        estimand: The estimated quantity, in words.
+        noise: "shared", "fresh" or "recorded"; "none" if no rollouts were run.
+        env_steps: Steps of the environment that the estimate cost.
         policy_calls: Actions that the policy was asked for.
-        n_invalid: Rollouts that came to nothing: what cannot be done again, or what the environment raised.
-        action: The recorded action, or what it was replaced by.
+        n_invalid: Rollouts without a result: they cannot be executed, or the environment raised.
+        action: The recorded action, or its replacement.
     """
 
     step: int
@@ -135,18 +48,25 @@ class Estimate:
     env_steps: int = 0
     policy_calls: int = 0
     n_invalid: int = 0
-    action: Any = None
+    action: Action = None
 
     def __str__(self) -> str:
-        return f"step {self.step}: {self.estimator} {self.value:+.3f} [{self.ci_low:+.3f}, {self.ci_high:+.3f}]"
+        return f"step {self.step}: {self.estimator} {format_interval(self)}"
+
+
+def format_interval(number: Estimate | Interval, digits: int = 3) -> str:
+    """Return a number with its interval, for people."""
+    numbers = (number.value, number.ci_low, number.ci_high)
+    value, low, high = (f"{part:+.{digits}f}" for part in numbers)
+    return f"{value} [{low}, {high}]"
 
 
 class Arm(NamedTuple):
-    """The rollouts of one probe, as numbers.
+    """The results of the rollouts of one request, as numbers.
 
     Attributes:
-        values: The return or score of each rollout, (n,) float64; NaN where it came to nothing.
-        rollouts: The rollouts.
+        values: The score or return of each rollout, (n,) float64; NaN for a rollout without one.
+        rollouts: The rollouts, in the order of the values. Empty if the values are known without.
     """
 
     values: FloatArray
@@ -154,25 +74,23 @@ class Arm(NamedTuple):
 
     @classmethod
     def of(cls, rollouts: Sequence[Rollout], *, by_score: bool) -> Arm:
-        """Return the arm of rollouts, by score or by return."""
-        values = [
-            np.nan
-            if r.is_lost or (by_score and r.score is None)
-            else r.score
-            if by_score
-            else r.episode_return
-            for r in rollouts
-        ]
+        """Return the arm of rollouts.
+
+        Args:
+            rollouts: The rollouts.
+            by_score: Whether their results are scores; otherwise they are returns.
+        """
+        values = [_result(rollout, by_score=by_score) for rollout in rollouts]
         return cls(np.array(values, np.float64), rollouts)
 
     @property
-    def known(self) -> FloatArray:
-        """The values of those that came to something."""
+    def valid(self) -> FloatArray:
+        """The results that exist, (m,) float64."""
         return self.values[~np.isnan(self.values)]
 
     @property
     def env_steps(self) -> int:
-        """Steps of the environment that were taken."""
+        """Steps of the environment that the rollouts took."""
         return sum(rollout.env_steps for rollout in self.rollouts)
 
     @property
@@ -182,110 +100,134 @@ class Arm(NamedTuple):
 
     @property
     def n_invalid(self) -> int:
-        """Rollouts that came to nothing."""
+        """Number of rollouts without a result."""
         return int(np.isnan(self.values).sum())
 
 
-class SkillLuckSplit(NamedTuple):
-    """Where the return of an episode came from: R - V(s0) = skill + luck.
-
-    Attributes:
-        episode_return: What the episode returned, or what the check said of it.
-        value: What the policy makes of its first state.
-        skill: Sum of what the chosen actions were better than the policy's.
-        luck: Sum of what came out better than the actions were.
-        error: How far the two sides of the equation are apart: rounding, but for rollouts that were lost.
-    """
-
-    episode_return: float
-    value: Interval
-    skill: Interval
-    luck: Interval
-    error: float
-
-    def __str__(self) -> str:
-        parts = ", ".join(
-            f"{name} {part.value:+.3f} [{part.ci_low:+.3f}, {part.ci_high:+.3f}]"
-            for name, part in (("V(s0)", self.value), ("skill", self.skill), ("luck", self.luck))
-        )
-        return f"R {self.episode_return:+.3f} = {parts}"
+def _result(rollout: Rollout, *, by_score: bool) -> float:
+    if rollout.is_lost:
+        return np.nan
+    if by_score:
+        return np.nan if rollout.score is None else rollout.score
+    return rollout.episode_return
 
 
-@dataclass
-class CreditTable(Sequence[Estimate]):
-    """What a run found: estimates in the order of steps.
+def estimate_arm(
+    arm: Arm,
+    *,
+    step: int,
+    scale: float | None,
+    estimator: str,
+    estimand: str,
+    noise: str,
+    action: Action = None,
+) -> Estimate:
+    """Return the mean result of an arm.
 
-    Attributes:
-        run_id: 16 hex digits.
-        episode_id: The episode.
-        policy_id: The policy that went on from its steps.
-        estimates: The rows.
+    Args:
+        arm: The rollouts.
+        step: See `Estimate`.
+        scale: See `intervals.mean`.
+        estimator: See `Estimate`.
+        estimand: See `Estimate`.
         noise: See `Estimate`.
-        seed: What the noise was derived from.
-        restore: How steps were reached.
-        split: The skill/luck split; None where it was not asked for.
-        notes: What must be known to read it.
-        arms: Of each its step, its name and its rollouts.
+        action: See `Estimate`.
     """
+    interval = intervals.mean(arm.valid, scale)
+    return Estimate(
+        step=step,
+        value=interval.value,
+        ci_low=interval.ci_low,
+        ci_high=interval.ci_high,
+        ci_method=interval.method,
+        n=len(arm.valid),
+        n_discordant=None,
+        estimator=estimator,
+        estimand=estimand,
+        noise=noise,
+        env_steps=arm.env_steps,
+        policy_calls=arm.policy_calls,
+        n_invalid=arm.n_invalid,
+        action=action,
+    )
 
-    run_id: str
-    episode_id: str
-    policy_id: str
-    estimates: list[Estimate]
-    noise: str = "none"
-    seed: int = 0
-    restore: str = ""
-    split: SkillLuckSplit | None = None
-    notes: tuple[str, ...] = ()
-    arms: list[tuple[int, str, Sequence[Rollout]]] = field(default_factory=list, repr=False)
 
-    def __len__(self) -> int:
-        return len(self.estimates)
+def estimate_difference(
+    a: Arm,
+    b: Arm,
+    *,
+    step: int,
+    is_paired: bool,
+    scale: float | None,
+    estimator: str,
+    estimand: str,
+    noise: str,
+    action: Action = None,
+) -> Estimate:
+    """Return the mean difference of two arms, a - b.
 
-    def __getitem__(self, index: Any) -> Any:
-        return self.estimates[index]
+    Args:
+        a: The first arm.
+        b: The second arm, in the same order of scenarios.
+        step: See `Estimate`.
+        is_paired: Whether rollouts with the same index share their scenario.
+        scale: See `intervals.augmented_t`; None if every result is 0 or 1.
+        estimator: See `Estimate`.
+        estimand: See `Estimate`.
+        noise: See `Estimate`.
+        action: See `Estimate`.
+    """
+    interval, n, n_discordant = difference(a.values, b.values, is_paired=is_paired, scale=scale)
+    return Estimate(
+        step=step,
+        value=interval.value,
+        ci_low=interval.ci_low,
+        ci_high=interval.ci_high,
+        ci_method=interval.method,
+        n=n,
+        n_discordant=n_discordant,
+        estimator=estimator,
+        estimand=estimand,
+        noise=noise,
+        env_steps=a.env_steps + b.env_steps,
+        policy_calls=a.policy_calls + b.policy_calls,
+        n_invalid=a.n_invalid + b.n_invalid,
+        action=action,
+    )
 
-    def __iter__(self) -> Iterator[Estimate]:
-        return iter(self.estimates)
 
-    def of(self, estimator: str) -> list[Estimate]:
-        """Return the rows of one estimator, in the order of steps."""
-        return [estimate for estimate in self.estimates if estimate.estimator == estimator]
+def difference(
+    a: FloatArray, b: FloatArray, *, is_paired: bool, scale: float | None
+) -> tuple[Interval, int, int]:
+    """Return the mean of a - b with its interval, the number of pairs, and how many pairs differ.
 
-    @property
-    def env_steps(self) -> int:
-        """Steps of the environment that were taken."""
-        return sum(rollout.env_steps for _, _, rollouts in self.arms for rollout in rollouts)
+    Args:
+        a: Result of each rollout of the first arm, (n,) float64; NaN for a rollout without one.
+        b: Results of the second arm, (n,) float64.
+        is_paired: Whether rollouts with the same index share their scenario.
+        scale: See `intervals.augmented_t`; None if every result is 0 or 1.
+    """
+    if not is_paired:
+        a = a[~np.isnan(a)]
+        b = b[~np.isnan(b)]
+        n = min(len(a), len(b))
+        return (intervals.independent(a, b, scale) if n else intervals.UNKNOWN), n, n
+    # A pair counts only if both of its rollouts have a result.
+    is_valid = ~(np.isnan(a) | np.isnan(b))
+    a = a[is_valid]
+    b = b[is_valid]
+    if not len(a):
+        return intervals.UNKNOWN, 0, 0
+    return intervals.paired(a, b, scale), len(a), int(np.count_nonzero(a != b))
 
-    @property
-    def policy_calls(self) -> int:
-        """Actions that the policy was asked for."""
-        return sum(rollout.policy_calls for _, _, rollouts in self.arms for rollout in rollouts)
 
-    def __str__(self) -> str:
-        names = list(dict.fromkeys(estimate.estimator for estimate in self.estimates))
-        by_step: dict[int, dict[str, Estimate]] = {}
-        for estimate in self.estimates:
-            by_step.setdefault(estimate.step, {})[estimate.estimator] = estimate
-        lines = [
-            f"episode {self.episode_id}, policy {self.policy_id}, {self.noise} noise, {self.env_steps} env steps"
-        ]
-        lines += [str(self.split)] if self.split is not None else []
-        lines += [f"note: {note}" for note in self.notes]
-        lines.append(
-            "  ".join(["step", "action".ljust(12), *(name.ljust(26) for name in names)]).rstrip()
-        )
-        for step, row in by_step.items():
-            action = next((str(e.action) for e in row.values() if e.action is not None), "")
-            cells = [
-                f"{row[name].value:+.3f} [{row[name].ci_low:+.3f}, {row[name].ci_high:+.3f}]"
-                if name in row
-                else ""
-                for name in names
-            ]
-            lines.append(
-                "  ".join(
-                    [f"{step:4}", action[:12].ljust(12), *(cell.ljust(26) for cell in cells)]
-                ).rstrip()
-            )
-        return "\n".join(lines)
+def invalid_note(arms: Sequence[Arm]) -> list[str]:
+    """Return a note on the rollouts without a result, or no note if all have one."""
+    n_invalid = sum(arm.n_invalid for arm in arms)
+    if not n_invalid:
+        return []
+    reasons = (
+        rollout.error or "no verdict" for arm in arms for rollout in arm.rollouts if rollout.is_lost
+    )
+    reason = next(reasons, "the check gave no verdict")
+    return [f"{n_invalid} rollouts have no result and are left out: {reason}"]

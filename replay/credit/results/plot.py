@@ -1,53 +1,94 @@
-"""A picture of an episode's credit: the value of each state and what each step earned or lost, with their intervals."""
+"""Plot an episode's credit: the value of each state, and the gain or loss of each step."""
 
 from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trajrec.errors import MissingPackageError
-from trajrec.replay.credit.results.estimates import CreditTable, Estimate
+from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.table import CreditTable
 from trajrec.replay.html import page
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BLUE, _RED, _GREEN, _GREY = "#2b6cb0", "#c53030", "#2f855a", "#a0aec0"
+SUFFIXES = (".png", ".svg", ".html")
+
+# Colours that stay distinct in greyscale and for people who see red and green alike.
+_BLUE = "#2b6cb0"
+_RED = "#c53030"
+_GREEN = "#2f855a"
+_GREY = "#a0aec0"
+
+# Inches, at 120 dots each: a plot that fits a page and a screen.
+_WIDTH = 9
+_HEAD_HEIGHT = 1.2
+_PANEL_HEIGHT = 2.6
+_DPI = 120
+
+# Markers of more points would touch each other.
+_MAX_MARKERS = 80
+
+LABELS = {
+    "advantage": "skill",
+    "luck": "luck",
+    "delta": "delta",
+    "shapley": "share",
+    "pooled": "advantage",
+    "action": "kept",
+}
+"""Estimator -> its label in the lower panel. Other estimators are not drawn as bars."""
+
+_TABLE_COLUMNS = (
+    "step",
+    "estimator",
+    "value",
+    "ci_low",
+    "ci_high",
+    "n",
+    "ci_method",
+    "action",
+    "estimand",
+)
 
 
 def plot(
-    credit: CreditTable, file: str | Path, *, marked: int | None = None, title: str = ""
+    table: CreditTable, file: str | Path, *, marked: int | None = None, title: str = ""
 ) -> Path:
-    """Draw a table of credit.
+    """Plot a table of credit.
 
     Args:
-        credit: From `scan`, `decisive_step(...).table`, `shapley`, ...
-        file: Ends in .png, .svg or .html; the last has the table beside the picture and needs nothing from elsewhere.
-        marked: A step to point out.
-        title: What is written above; by default what the table is of.
+        table: From `estimate`, `decisive_step(...).table`, `shapley_values`, ...
+        file: Ends in .png, .svg or .html. An HTML page has the numbers beside the plot and loads
+            nothing from other places.
+        marked: A step to highlight.
+        title: Title of the plot; by default the episode and the policy.
 
     Returns:
-        The file's path.
+        The path of the file.
 
     Raises:
         MissingPackageError: matplotlib is not installed.
-        ValueError: The file has another ending, or there is nothing to draw.
+        ValueError: The file has another ending, or the table has nothing to plot.
     """
     path = check_file(file)
-    figure = _figure(
-        credit, marked, title or f"episode {credit.episode_id}, policy {credit.policy_id}"
-    )
+    default_title = f"episode {table.episode_id}, policy {table.policy_id}"
+    figure = _figure(table, marked, title or default_title)
     if path.suffix != ".html":
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, dpi=_DPI)
         return path
     picture = io.StringIO()
     figure.savefig(picture, format="svg")
     svg = picture.getvalue()
-    path.write_text(_page(credit, svg[svg.index("<svg") :], title), "utf-8")
+    # The XML declaration in front of the element is not allowed inside HTML.
+    path.write_text(_page(table, svg[svg.index("<svg") :], title), "utf-8")
     return path
 
 
@@ -59,7 +100,7 @@ def check_file(file: str | Path) -> Path:
         ValueError: The file does not end in .png, .svg or .html, or its folder does not exist.
     """
     path = Path(file)
-    if path.suffix not in (".png", ".svg", ".html"):
+    if path.suffix not in SUFFIXES:
         raise ValueError(f"the file must end in .png, .svg or .html, got {str(file)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder for the plot")
@@ -68,115 +109,120 @@ def check_file(file: str | Path) -> Path:
     return path
 
 
-def _figure(credit: CreditTable, marked: int | None, title: str) -> Figure:
-    from matplotlib.figure import Figure  # an extra, and half a second
+def _figure(table: CreditTable, marked: int | None, title: str) -> Figure:
+    # An extra, whose import takes half a second.
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    values = credit.of("value")
-    names = [name for name in dict.fromkeys(e.estimator for e in credit) if name in _PARTS]
+    values = table.of("value")
+    estimators = dict.fromkeys(estimate.estimator for estimate in table)
+    names = [name for name in estimators if name in LABELS]
     n_panels = bool(values) + bool(names)
     if not n_panels:
-        raise ValueError("there is nothing to draw: the table has no estimates by step")
-    figure = Figure(figsize=(9, 1.2 + 2.6 * n_panels), layout="constrained")
+        raise ValueError("there is nothing to plot: the table has no estimates by step")
+    size = (_WIDTH, _HEAD_HEIGHT + _PANEL_HEIGHT * n_panels)
+    figure = Figure(figsize=size, layout="constrained")
     figure.suptitle(title, fontsize=10)
-    panels = figure.subplots(n_panels, 1, sharex=True, squeeze=False)[:, 0]
+    panels: list[Axes] = list(figure.subplots(n_panels, 1, sharex=True, squeeze=False)[:, 0])
     if values:
         _draw_values(panels[0], values)
     if names:
-        _draw_parts(panels[-1], credit, names)
+        _draw_bars(panels[-1], table, names)
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
-        if marked is not None:
-            panel.axvspan(marked - 0.5, marked + 0.5, color=_GREY, alpha=0.35, linewidth=0)
     if marked is not None:
-        panels[0].annotate(
-            f"step {marked}",
-            (marked, 1.0),
-            xycoords=("data", "axes fraction"),
-            ha="center",
-            va="bottom",
-            fontsize=9,
-        )
+        _mark(panels, marked)
     panels[-1].set_xlabel("step")
-    panels[-1].xaxis.get_major_locator().set_params(integer=True)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
-_PARTS = {
-    "advantage": "skill",
-    "luck": "luck",
-    "delta": "delta",
-    "shapley": "share",
-    "pooled": "advantage",
-    "action": "kept",
-}
-
-
-def _draw_values(panel: Any, rows: list[Estimate]) -> None:
-    steps = [row.step for row in rows]
-    value, ci_low, ci_high = (
-        np.array([getattr(row, name) for row in rows]) for name in ("value", "ci_low", "ci_high")
+def _mark(panels: Sequence[Axes], step: int) -> None:
+    """Highlight a step in all panels and name it above the first."""
+    for panel in panels:
+        panel.axvspan(step - 0.5, step + 0.5, color=_GREY, alpha=0.35, linewidth=0)
+    panels[0].annotate(
+        f"step {step}",
+        (step, 1.0),
+        xycoords=("data", "axes fraction"),
+        ha="center",
+        va="bottom",
+        fontsize=9,
     )
-    panel.fill_between(steps, ci_low, ci_high, color=_BLUE, alpha=0.18, linewidth=0)
+
+
+def _draw_values(panel: Axes, rows: Sequence[Estimate]) -> None:
+    steps = [row.step for row in rows]
+    low = [row.ci_low for row in rows]
+    high = [row.ci_high for row in rows]
+    panel.fill_between(steps, low, high, color=_BLUE, alpha=0.18, linewidth=0)
     panel.plot(
-        steps, value, color=_BLUE, linewidth=1.4, marker="o", markersize=3 if len(rows) < 80 else 0
+        steps,
+        [row.value for row in rows],
+        color=_BLUE,
+        linewidth=1.4,
+        marker="o",
+        markersize=3 if len(rows) < _MAX_MARKERS else 0,
     )
     panel.set_ylabel("value of the state")
 
 
-def _draw_parts(panel: Any, credit: CreditTable, names: list[str]) -> None:
-    """Draw bars: of skill by its sign, of luck beside it."""
+def _draw_bars(panel: Axes, table: CreditTable, names: Sequence[str]) -> None:
+    """Draw a bar for each estimate: the first estimator coloured by sign, the others grey."""
     panel.axhline(0, color="black", linewidth=0.6)
     width = 0.8 / len(names)
     for k, name in enumerate(names):
-        rows = credit.of(name)
-        at = np.array([row.step for row in rows]) + (k - (len(names) - 1) / 2) * width
-        value, ci_low, ci_high = (
-            np.array([getattr(row, part) for row in rows])
-            for part in ("value", "ci_low", "ci_high")
-        )
-        is_main = k == 0
-        colours = [(_GREEN if v > 0 else _RED) if is_main else _GREY for v in value]
-        panel.bar(at, value, width, color=colours, label=_PARTS[name])
-        if (
-            is_main
-        ):  # where an interval is about zero, a band says so; a bar for each would hide what is not
-            panel.fill_between(at, ci_low, ci_high, color=_GREY, alpha=0.2, linewidth=0)
-        known = np.isfinite(ci_low) & np.isfinite(ci_high) & (value != 0)
-        error = np.array([value - ci_low, ci_high - value])[:, known]
+        rows = table.of(name)
+        centres = np.array([row.step for row in rows]) + (k - (len(names) - 1) / 2) * width
+        value = np.array([row.value for row in rows])
+        low = np.array([row.ci_low for row in rows])
+        high = np.array([row.ci_high for row in rows])
+        colours = [_GREY] * len(rows)
+        if k == 0:
+            colours = [_GREEN if v > 0 else _RED for v in value]
+            # A band shows intervals around zero; an error bar for each would hide the others.
+            panel.fill_between(centres, low, high, color=_GREY, alpha=0.2, linewidth=0)
+        panel.bar(centres, value, width, color=colours, label=LABELS[name])
+        has_bar = np.isfinite(low) & np.isfinite(high) & (value != 0)
+        errors = np.array([value - low, high - value])[:, has_bar]
         panel.errorbar(
-            at[known], value[known], error, fmt="none", ecolor="black", elinewidth=0.6, alpha=0.5
+            centres[has_bar],
+            value[has_bar],
+            errors,
+            fmt="none",
+            ecolor="black",
+            elinewidth=0.6,
+            alpha=0.5,
         )
-    panel.set_ylabel(" and ".join(_PARTS[name] for name in names))
+    panel.set_ylabel(" and ".join(LABELS[name] for name in names))
     if len(names) > 1:
-        from matplotlib.patches import Patch
-
-        keys = [
-            Patch(color=_GREEN, label=f"{_PARTS[names[0]]}, earned"),
-            Patch(color=_RED, label=f"{_PARTS[names[0]]}, lost"),
-        ]
-        keys += [Patch(color=_GREY, label=_PARTS[name]) for name in names[1:]]
-        keys.append(Patch(color=_GREY, alpha=0.2, label=f"95 % interval of {_PARTS[names[0]]}"))
-        panel.legend(handles=keys, fontsize=8, frameon=False, ncols=len(keys), loc="best")
+        _draw_legend(panel, [LABELS[name] for name in names])
 
 
-def _page(credit: CreditTable, svg: str, title: str) -> str:
-    """Return a page with the picture and every number in it."""
-    said = [
-        f"policy {credit.policy_id}, {credit.noise} noise, {credit.env_steps} steps of the environment"
+def _draw_legend(panel: Axes, labels: Sequence[str]) -> None:
+    from matplotlib.patches import Patch
+
+    keys = [
+        Patch(color=_GREEN, label=f"{labels[0]}, earned"),
+        Patch(color=_RED, label=f"{labels[0]}, lost"),
+        *[Patch(color=_GREY, label=label) for label in labels[1:]],
+        Patch(color=_GREY, alpha=0.2, label=f"95 % interval of {labels[0]}"),
     ]
-    said += [str(credit.split)] if credit.split is not None else []
-    names = (
-        "step",
-        "estimator",
-        "value",
-        "ci_low",
-        "ci_high",
-        "n",
-        "ci_method",
-        "action",
-        "estimand",
-    )
-    rows = [[getattr(row, name) for name in names] for row in credit]
+    panel.legend(handles=keys, fontsize=8, frameon=False, ncols=len(keys), loc="best")
+
+
+def _page(table: CreditTable, svg: str, title: str) -> str:
+    """Return a page with the plot and every number in it."""
+    remarks = [
+        f"policy {table.policy_id}, {table.noise} noise, {table.env_steps} steps of the environment"
+    ]
+    if table.split is not None:
+        remarks.append(str(table.split))
+    rows = [[getattr(row, name) for name in _TABLE_COLUMNS] for row in table]
     return page(
-        title or f"Credit of episode {credit.episode_id}", [*said, *credit.notes], svg, names, rows
+        title or f"Credit of episode {table.episode_id}",
+        [*remarks, *table.notes],
+        svg,
+        _TABLE_COLUMNS,
+        rows,
     )

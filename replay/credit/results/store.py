@@ -1,140 +1,170 @@
-"""Keeps what was found: appended to the corpus as a record of a log of its own, in SQL the tables `credit` and `rollouts`."""
+"""Make the table of a run and append it to the corpus: in SQL, the tables `credit` and `rollouts`."""
 
 from __future__ import annotations
 
 import math
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from trajrec.log.events import CreditRun
 from trajrec.log.schema import STORED_RESTORE_WORDS
 from trajrec.recording.event_log import open_event_log
-from trajrec.replay.credit.results.estimates import CreditTable, Estimate, SkillLuckSplit
+from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import policy_id
+from trajrec.types import Array, Value
 from trajrec.values import codec
 
-Arms = Sequence[tuple[int, str, Sequence[Rollout]]]
+# Approximate size of a row in memory, by which the log decides when to write.
+ESTIMATE_BYTES = 200
+ROLLOUT_BYTES = 60
 
 
 def make_table(
-    prober: Sampler,
-    rows: list[Estimate],
-    arms: Arms,
-    how: RolloutOptions,
+    sampler: Sampler,
+    rows: Sequence[Estimate],
+    arms: Sequence[ArmRollouts],
+    options: RolloutOptions,
     *,
     split: SkillLuckSplit | None = None,
     notes: Sequence[str] = (),
 ) -> CreditTable:
-    """Return what a run found, and append it to the corpus.
+    """Return the table of a run, and append it to the corpus.
 
     Args:
-        prober: What ran the rollouts.
+        sampler: The sampler that ran the rollouts.
         rows: The estimates.
-        arms: (step, which arm, rollouts).
-        how: Says in which folder it is kept.
-        split: Where the return came from.
-        notes: What must be known to read it.
+        arms: The rollouts of each arm.
+        options: The keywords of the call; `folder` says where the run is stored.
+        split: The split of the episode's return.
+        notes: Facts that a reader of the numbers must know.
 
     Raises:
         LogWriteError: The corpus cannot be written.
     """
-    notes = list(notes)
-    rows = [with_estimand_note(row, prober) for row in rows]
-    if prober.setting.resample_hidden is not None:
-        notes.append(
-            "what the agent had not seen was drawn anew in each rollout: values are of what it knew"
-        )
-    if prober.restore_method == "env_snapshot":
-        notes.append(
-            "what is drawn in the environment's sandbox is the same in each rollout: values are given it"
-        )
-    if not prober.is_determined:
-        notes.append(
-            "there is randomness that no scenario can be given: the noise is fresh, whatever was asked for"
-        )
-    found = CreditTable(
-        secrets.token_hex(8),
-        prober.episode.id,
-        policy_id(prober.setting.policy),
-        rows,
-        prober.noise,
-        prober.setting.noise.seed,
-        prober.restore_method,
-        split,
-        tuple(notes),
-        list(arms),
+    table = CreditTable(
+        run_id=secrets.token_hex(8),
+        episode_id=sampler.episode.id,
+        policy_id=policy_id(sampler.setting.policy),
+        estimates=[with_estimand_note(row, sampler) for row in rows],
+        noise=sampler.noise,
+        seed=sampler.setting.noise.seed,
+        restore=sampler.restore_method,
+        split=split,
+        notes=(*notes, *_notes(sampler)),
+        arms=list(arms),
     )
-    folder = how.get("folder", "beside")
-    if folder is not None:
-        append_run(found, prober.episode.path.parent if folder == "beside" else Path(folder))
-    return found
+    folder = options.get("folder", "beside")
+    if folder == "beside":
+        append_run(table, sampler.episode.path.parent)
+    elif folder is not None:
+        append_run(table, Path(folder))
+    return table
 
 
-def with_estimand_note(row: Estimate, prober: Sampler) -> Estimate:
-    """Return an estimate that says what it is given, where that is not the whole state."""
-    if prober.setting.resample_hidden is None:
+def _notes(sampler: Sampler) -> list[str]:
+    """Return the conditions under which the rollouts ran, as far as a reader must know them."""
+    notes = []
+    if sampler.setting.resample_hidden is not None:
+        notes.append(
+            "facts that the agent had not seen were redrawn before each rollout: values are given "
+            "the agent's knowledge"
+        )
+    if sampler.restore_method == "env_snapshot":
+        notes.append(
+            "random numbers drawn in the environment's sandbox are the same in each rollout: "
+            "values are given these numbers"
+        )
+    if not sampler.is_determined:
+        notes.append(
+            "the environment has randomness that cannot be seeded: the noise is fresh, "
+            "not the requested noise"
+        )
+    return notes
+
+
+def with_estimand_note(row: Estimate, sampler: Sampler) -> Estimate:
+    """Return an estimate whose estimand says that it is given the agent's knowledge, if so."""
+    if sampler.setting.resample_hidden is None:
         return row
     return replace(row, estimand=f"{row.estimand}; given what had been seen")
 
 
-def append_run(credit: CreditTable, folder: Path) -> None:
-    """Append a run to a folder's logs."""
-    rows = credit.estimates
-    # Format 1 names the columns lo, hi, n_lost, universe and returned; the index gives them their names.
-    columns: dict[str, Any] = {
-        "step": np.array([e.step for e in rows], np.int64),
-        "value": np.array([e.value for e in rows], np.float64),
-        "lo": np.array([e.ci_low for e in rows], np.float64),
-        "hi": np.array([e.ci_high for e in rows], np.float64),
-        "n": np.array([e.n for e in rows], np.int64),
-        "n_lost": np.array([e.n_invalid for e in rows], np.int64),
-        "env_steps": np.array([e.env_steps for e in rows], np.int64),
-        "policy_calls": np.array([e.policy_calls for e in rows], np.int64),
-        **{
-            name: [getattr(e, name) for e in rows]
-            for name in ("n_discordant", "ci_method", "estimator", "estimand", "noise")
-        },
-        "action": [e.action for e in rows],
-    }
-    flat = [(step, arm, r) for step, arm, rollouts in credit.arms for r in rollouts]
-    rollouts: dict[str, Any] = {
-        "step": np.array([step for step, _, _ in flat], np.int64),
-        "arm": [arm for _, arm, _ in flat],
-        "universe": np.array([r.scenario for _, _, r in flat], np.uint64),
-        "returned": np.array([r.episode_return for _, _, r in flat], np.float64),
-        "score": np.array(
-            [math.nan if r.score is None else r.score for _, _, r in flat], np.float64
-        ),
-        **{
-            name: np.array([getattr(r, name) for _, _, r in flat], np.int64)
-            for name in ("length", "coalesced_at", "env_steps")
-        },
-        "status": [r.status for _, _, r in flat],
-    }
-    sink = open_event_log(folder, "raise", "process")
-    sink.add(
+def append_run(table: CreditTable, folder: Path) -> None:
+    """Append a run to the logs of a folder."""
+    rows = table.estimates
+    n_rollouts = sum(len(arm.rollouts) for arm in table.arms)
+    log = open_event_log(folder, "raise", "process")
+    log.add(
         CreditRun(
             episode=-1,
-            target=credit.episode_id,
-            run_id=credit.run_id,
+            target=table.episode_id,
+            run_id=table.run_id,
             time_ns=time.time_ns(),
-            policy=credit.policy_id,
-            noise=credit.noise,
-            root=credit.seed,
-            level=STORED_RESTORE_WORDS.get(credit.restore, credit.restore),
-            notes=list(credit.notes),
-            estimates_data=codec.encode(columns, opaque=True),
-            rollouts_data=codec.encode(rollouts, opaque=True),
+            policy=table.policy_id,
+            noise=table.noise,
+            root=table.seed,
+            level=STORED_RESTORE_WORDS.get(table.restore, table.restore),
+            notes=list(table.notes),
+            estimates_data=codec.encode(_estimate_columns(rows), opaque=True),
+            rollouts_data=codec.encode(_rollout_columns(table.arms), opaque=True),
         ),
-        200 * len(rows) + 60 * len(flat),
+        ESTIMATE_BYTES * len(rows) + ROLLOUT_BYTES * n_rollouts,
     )
-    sink.flush()
+    log.flush()
+
+
+def _estimate_columns(rows: Sequence[Estimate]) -> dict[str, Array | list[Value]]:
+    """Return the estimates by column, under the names of format 1.
+
+    Format 1 says lo, hi and n_lost; the index gives these columns their names.
+    """
+
+    def floats(get: Callable[[Estimate], float]) -> Array:
+        return np.array([get(row) for row in rows], np.float64)
+
+    def counts(get: Callable[[Estimate], int]) -> Array:
+        return np.array([get(row) for row in rows], np.int64)
+
+    return {
+        "step": counts(lambda row: row.step),
+        "value": floats(lambda row: row.value),
+        "lo": floats(lambda row: row.ci_low),
+        "hi": floats(lambda row: row.ci_high),
+        "n": counts(lambda row: row.n),
+        "n_lost": counts(lambda row: row.n_invalid),
+        "env_steps": counts(lambda row: row.env_steps),
+        "policy_calls": counts(lambda row: row.policy_calls),
+        "n_discordant": [row.n_discordant for row in rows],
+        "ci_method": [row.ci_method for row in rows],
+        "estimator": [row.estimator for row in rows],
+        "estimand": [row.estimand for row in rows],
+        "noise": [row.noise for row in rows],
+        "action": [row.action for row in rows],
+    }
+
+
+def _rollout_columns(arms: Sequence[ArmRollouts]) -> dict[str, Array | list[Value]]:
+    """Return the rollouts by column, under the names of format 1 (universe, returned)."""
+    rows = [(arm.step, arm.arm, rollout) for arm in arms for rollout in arm.rollouts]
+    rollouts: list[Rollout] = [rollout for _, _, rollout in rows]
+    scores = [math.nan if r.score is None else r.score for r in rollouts]
+    return {
+        "step": np.array([step for step, _, _ in rows], np.int64),
+        "arm": [arm for _, arm, _ in rows],
+        "universe": np.array([r.scenario for r in rollouts], np.uint64),
+        "returned": np.array([r.episode_return for r in rollouts], np.float64),
+        "score": np.array(scores, np.float64),
+        "length": np.array([r.length for r in rollouts], np.int64),
+        "coalesced_at": np.array([r.coalesced_at for r in rollouts], np.int64),
+        "env_steps": np.array([r.env_steps for r in rollouts], np.int64),
+        "status": [r.status for r in rollouts],
+    }

@@ -1,0 +1,36 @@
+"""The actions, rewards and end of a recorded episode, as the estimators need them."""
+
+from __future__ import annotations
+
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.history import path_between
+from trajrec.replay.credit.sampling.context import recorded_calls
+from trajrec.replay.execute.reach import check_step
+from trajrec.types import Action
+
+
+def recorded_actions(episode: Episode) -> dict[int, Action]:
+    """Return the recorded actions by step, including those that raised.
+
+    Raises:
+        ReplayError: The log has lost some of them.
+    """
+    if episode.is_agent_episode:
+        return recorded_calls(episode)
+    check_step(episode, episode.n_steps)
+    first = episode.first_step
+    path = path_between(episode, first, episode.n_steps)
+    return {first + k: action for k, (action, _) in enumerate(path)}
+
+
+def recorded_rewards(episode: Episode) -> dict[int, float]:
+    """Return the recorded rewards by step; none if each of several agents has its own rewards."""
+    if episode.agent_rewards:
+        return {}
+    rewards = zip(episode.step_numbers, episode.reward_values, strict=True)
+    return {int(step): float(reward) for step, reward in rewards}
+
+
+def is_over(episode: Episode) -> bool:
+    """Return whether the environment ended the episode, so that no reward can follow."""
+    return episode.ending in ("terminated", "truncated")

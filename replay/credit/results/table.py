@@ -1,0 +1,136 @@
+"""The table of a run: its estimates, its rollouts, and the notes needed to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, overload
+
+from trajrec.replay.credit.results.estimates import Estimate, format_interval
+from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.statistics.intervals import Interval
+
+# Wide enough for "-0.123 [-0.456, -0.789]" with a column's name above it.
+ESTIMATE_WIDTH = 26
+ACTION_WIDTH = 12
+
+
+class ArmRollouts(NamedTuple):
+    """The rollouts of one arm.
+
+    Attributes:
+        step: The step that they start from.
+        arm: Name of the arm: "value", "action", ...
+        rollouts: The rollouts.
+    """
+
+    step: int
+    arm: str
+    rollouts: Sequence[Rollout]
+
+
+class SkillLuckSplit(NamedTuple):
+    """The sources of an episode's return: R - V(s0) = skill + luck.
+
+    Attributes:
+        episode_return: R: the episode's return, or its score.
+        value: V(s0): the policy's value of the first state.
+        skill: Sum of the advantages of the recorded actions.
+        luck: Sum of the differences between each outcome and its action's value.
+        error: Difference of the two sides of the equation: rounding, and rollouts without a result.
+    """
+
+    episode_return: float
+    value: Interval
+    skill: Interval
+    luck: Interval
+    error: float
+
+    def __str__(self) -> str:
+        parts = [("V(s0)", self.value), ("skill", self.skill), ("luck", self.luck)]
+        texts = [f"{name} {format_interval(part)}" for name, part in parts]
+        return f"R {self.episode_return:+.3f} = {', '.join(texts)}"
+
+
+@dataclass(kw_only=True)
+class CreditTable(Sequence[Estimate]):
+    """The estimates of a run, in the order of steps. Prints as a table.
+
+    Attributes:
+        run_id: 16 hex digits; "" if the run is not stored.
+        episode_id: The episode.
+        policy_id: The policy of the rollouts.
+        estimates: The rows.
+        noise: See `Estimate`.
+        seed: Seed of the noise.
+        restore: How steps were reached.
+        split: The split into skill and luck; None if it was not computed.
+        notes: Facts that a reader of the numbers must know.
+        arms: The rollouts of each arm.
+    """
+
+    run_id: str
+    episode_id: str
+    policy_id: str
+    estimates: list[Estimate]
+    noise: str = "none"
+    seed: int = 0
+    restore: str = ""
+    split: SkillLuckSplit | None = None
+    notes: tuple[str, ...] = ()
+    arms: list[ArmRollouts] = field(default_factory=list, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.estimates)
+
+    @overload
+    def __getitem__(self, index: int) -> Estimate: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Estimate]: ...
+
+    def __getitem__(self, index: int | slice) -> Estimate | list[Estimate]:
+        return self.estimates[index]
+
+    def __iter__(self) -> Iterator[Estimate]:
+        return iter(self.estimates)
+
+    def of(self, estimator: str) -> list[Estimate]:
+        """Return the rows of one estimator, in the order of steps."""
+        return [estimate for estimate in self.estimates if estimate.estimator == estimator]
+
+    @property
+    def env_steps(self) -> int:
+        """Steps of the environment that all rollouts took."""
+        return sum(rollout.env_steps for arm in self.arms for rollout in arm.rollouts)
+
+    @property
+    def policy_calls(self) -> int:
+        """Actions that the policy was asked for in all rollouts."""
+        return sum(rollout.policy_calls for arm in self.arms for rollout in arm.rollouts)
+
+    def __str__(self) -> str:
+        lines = [
+            f"episode {self.episode_id}, policy {self.policy_id}, {self.noise} noise, "
+            f"{self.env_steps} env steps"
+        ]
+        if self.split is not None:
+            lines.append(str(self.split))
+        lines += [f"note: {note}" for note in self.notes]
+        names = list(dict.fromkeys(estimate.estimator for estimate in self.estimates))
+        heads = [name.ljust(ESTIMATE_WIDTH) for name in names]
+        lines.append("  ".join(["step", "action".ljust(ACTION_WIDTH), *heads]).rstrip())
+        by_step: dict[int, dict[str, Estimate]] = {}
+        for estimate in self.estimates:
+            by_step.setdefault(estimate.step, {})[estimate.estimator] = estimate
+        lines += [_line(step, row, names) for step, row in by_step.items()]
+        return "\n".join(lines)
+
+
+def _line(step: int, row: dict[str, Estimate], names: Sequence[str]) -> str:
+    """Return one step's line of the printed table."""
+    actions = (str(e.action) for e in row.values() if e.action is not None)
+    action = next(actions, "")[:ACTION_WIDTH]
+    cells = [format_interval(row[name]) if name in row else "" for name in names]
+    padded = [cell.ljust(ESTIMATE_WIDTH) for cell in cells]
+    return "  ".join([f"{step:4}", action.ljust(ACTION_WIDTH), *padded]).rstrip()
