@@ -16,7 +16,7 @@ from trajrec.errors import ReplayError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
 from trajrec.replay.diagnose.cause import RunInSubprocess, TrialResult, find_cause
-from trajrec.replay.execute.compare import Run, compare
+from trajrec.replay.execute.compare import compare
 from trajrec.replay.execute.environments import (
     EnvOrFactory,
     WorldOrFactory,
@@ -26,10 +26,11 @@ from trajrec.replay.execute.environments import (
     make_world,
     world_by,
 )
+from trajrec.replay.execute.execution import Execution
 from trajrec.replay.execute.reach import EnvHandle, env_handle, replay_predecessors
 from trajrec.replay.execute.report import ReplayReport
-from trajrec.replay.execute.resync import Forced, execute_forced
-from trajrec.replay.execute.run import execute, prepare
+from trajrec.replay.execute.resync import ResyncResult, execute_with_resync
+from trajrec.replay.execute.run import decode_ahead, execute
 from trajrec.replay.options import ReplayOptions, replay_config
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
@@ -288,7 +289,7 @@ class Replayer:
         is_fresh = self._made is None or self._made[0] != episode.header.env
         stage = self._stage(episode)
         if self._config.resync:
-            part, run, forced = execute_forced(
+            part, run, forced = execute_with_resync(
                 episode, stage, self._config.tolerance, self._config.first
             )
             return _Executed(episode, part, run, forced, stage.adapter is not None, is_fresh)
@@ -364,8 +365,8 @@ class _Executed(NamedTuple):
 
     episode: Episode
     part: Episode
-    run: Run
-    forced: Forced | None
+    run: Execution
+    forced: ResyncResult | None
     has_states: bool
     is_fresh: bool
 
@@ -392,7 +393,7 @@ def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:
 def _prepared(ahead: list[Episode], n_bytes: int) -> list[Episode]:
     if n_bytes <= AHEAD_BYTES:
         for episode in ahead:
-            prepare(episode)
+            decode_ahead(episode)
     return ahead
 
 
@@ -412,14 +413,14 @@ class _Work:
             return replayer.outcome(EpisodeLoader().read(place))
 
 
-def _came_out(run: Run) -> tuple[float | None, str]:
+def _came_out(run: Execution) -> tuple[float | None, str]:
     """Return what rewards a re-execution got, and how it ended."""
     try:
         total: float | None = float(sum(run.rewards))
     except (TypeError, ValueError):
         total = None
-    if run.failure is not None and run.failure[2] is not None:
+    if run.failure is not None and run.failure.raised is not None:
         return total, "error"
-    if run.flags is None:
+    if run.end is None:
         return total, ""
-    return total, "terminated" if run.flags[1] else "truncated"
+    return total, "terminated" if run.end.terminated else "truncated"

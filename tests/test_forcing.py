@@ -137,15 +137,13 @@ def test_it_says_where_it_cannot_go_on(tmp_path: Path) -> None:
     )
     assert report.n_steps == 3
     episode = record(tmp_path / "b", gym.make("CartPole-v1"), state=False)
-    assert "no state was recorded that could be put back" in str(
-        forced(episode, "CartPole-v1", {2})
-    )
+    assert "no recorded state can be restored" in str(forced(episode, "CartPole-v1", {2}))
     pytest.importorskip("minigrid")
     episode = record(tmp_path / "c", gym.make("MiniGrid-Empty-5x5-v0"))
     cut = gym.make("MiniGrid-Empty-5x5-v0", agent_start_pos=(2, 2))
     report = replay_episode(episode, env=cut, resync=True, explain=False)
     assert (
-        "stopped after the reset: states of this environment (minigrid) cannot be put back"
+        "stopped after the reset: states of this environment (minigrid) cannot be restored"
         in str(report)
     )
 

@@ -1,183 +1,217 @@
-"""State-forced replay: where a step differs, the recorded state is put back before the next one.
+"""Replay with resynchronization: restore the recorded state after each step that differs.
 
-So one step that differs is told from everything after it differing: a changed rule differs where it acts, a chaotic simulator
-that rounds otherwise differs everywhere.
+It tells a step that differs by itself from the steps that differ because an earlier one did. A
+changed rule differs only in the steps in which it applies; a chaotic simulator that rounds
+differently differs in every step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, TypeAlias
 
 from trajrec.corpus.episode import Episode, Step
 from trajrec.corpus.history import to_env_action
-from trajrec.replay.execute.compare import DIGESTS_ONLY, Run, describe, first_unlike
+from trajrec.replay.execute.compare import DIGESTS_ONLY, describe, first_counting_change
+from trajrec.replay.execute.execution import Execution, LiveEnd
 from trajrec.replay.execute.reach import EnvHandle, as_recorded
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.run import begin, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
+from trajrec.types import Observation, Value
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import state_digest
 
+FieldAndChange: TypeAlias = tuple[str, Change]
 
-class Forced(NamedTuple):
-    """What a state-forced execution found: the first difference, the steps that differ by themselves (-1 for the reset), and
-    why it ended before the episode did."""
+
+class ResyncResult(NamedTuple):
+    """The result of an execution with resynchronization.
+
+    Attributes:
+        divergence: The first difference.
+        differing_steps: The steps that differ by themselves; -1 is the reset.
+        why_stopped: The reason if the execution stopped before the episode's end, else "".
+    """
 
     divergence: Divergence | None
     differing_steps: tuple[int, ...]
     why_stopped: str
 
 
-def execute_forced(
-    episode: Episode, stage: EnvHandle, tolerance: Tolerance, first: int = 0
-) -> tuple[Episode, Run, Forced | None]:
-    """Execute an episode as `execute` does, comparing each step when it is taken.
+def execute_with_resync(
+    episode: Episode, handle: EnvHandle, tolerance: Tolerance, first: int = 0
+) -> tuple[Episode, Execution, ResyncResult | None]:
+    """Execute an episode as `execute` does, and compare each step when it is taken.
+
+    Args:
+        episode: The episode.
+        handle: The environment.
+        tolerance: The differences to ignore.
+        first: The first step that is compared.
 
     Returns:
-        What was executed, the run with its rewards and ending, and what was found; None for that where nothing was executed
-        beyond the reset.
+        The part of the episode that was executed, the execution with its rewards and end, and the
+        result; None instead of a result if no step was executed.
     """
-    run = Run()
-    begun = begin(episode, stage, run, first)
-    if begun is None:
-        return episode, run, None
-    part, obs = begun
-    execution = _Execution(part, stage, tolerance, run, is_rest=part is not episode)
-    return part, run, execution.run(obs)
+    execution = Execution()
+    beginning = begin(episode, handle, execution, first)
+    if beginning is None:
+        return episode, execution, None
+    part, obs = beginning
+    run = _ResyncRun(part, handle, tolerance, execution)
+    # The beginning of a tail was compared when its first step was reached.
+    changes = [] if part is not episode else run.compare_start(obs)
+    return part, execution, run.run(changes)
 
 
-class _Execution:
+class _ResyncRun:
+    """One execution with resynchronization."""
+
     def __init__(
-        self, episode: Episode, stage: EnvHandle, tolerance: Tolerance, run: Run, *, is_rest: bool
+        self, episode: Episode, handle: EnvHandle, tolerance: Tolerance, execution: Execution
     ) -> None:
-        self._episode, self._stage, self._tolerance, self._run, self._is_rest = (
-            episode,
-            stage,
-            tolerance,
-            run,
-            is_rest,
-        )
+        self._episode = episode
+        self._handle = handle
+        self._tolerance = tolerance
+        self._execution = execution
         self._divergence: Divergence | None = None
         self._differing: list[int] = []
 
-    def run(self, obs: Any) -> Forced:
-        episode, why = self._episode, ""
+    def run(self, start_changes: list[FieldAndChange]) -> ResyncResult:
+        """Take all steps; resynchronize after each that differs."""
+        episode = self._episode
+        why_stopped = ""
         rows = {step: row for row, step in enumerate(episode.step_numbers.tolist(), 1)}
-        lost = episode.missing_steps[0][0] if episode.missing_steps else None
-        # The beginning of a rest was compared when it was reached.
-        changes = [*self._of_start(obs), *self._of_state(0)] if not self._is_rest else []
-        if self._note(episode.first_step - 1, changes):
-            why = self._put_back(0, episode.first_step - 1)
+        gap = episode.missing_steps[0][0] if episode.missing_steps else None
+        if self._note(episode.first_step - 1, start_changes):
+            why_stopped = self._restore(0, episode.first_step - 1)
         for step in episode.steps():
-            if why or (lost is not None and step.step >= lost):
+            if why_stopped or (gap is not None and step.step >= gap):
                 break
             row = rows.get(step.step)
-            if self._note(step.step, self._of_step(step, row)):
-                why = self._put_back(row, step.step)
-        return Forced(self._divergence, tuple(self._differing), why)
+            if self._note(step.step, self._take_step(step, row)):
+                why_stopped = self._restore(row, step.step)
+        return ResyncResult(self._divergence, tuple(self._differing), why_stopped)
 
-    def _note(
-        self, step: int, changes: Iterator[tuple[str, Change]] | list[tuple[str, Change]]
-    ) -> bool:
-        """Note the first change at a step, if there is one."""
-        found = next(iter(changes), None)
-        if found is None:
+    def compare_start(self, obs: Observation) -> list[FieldAndChange]:
+        """Compare the observation, info and state of the reset."""
+        episode = self._episode
+        execution = self._execution
+        changes: list[FieldAndChange] = []
+        if episode.has_reset:
+            changes += self._compare("observation", episode.observation_at(0), obs)
+        if execution.reset_info:
+            live = codec.decode(execution.reset_info)
+            changes += self._compare("info", episode.reset_info, live)
+        return [*changes, *self._compare_state(0)]
+
+    def _note(self, step: int, changes: Iterable[FieldAndChange]) -> bool:
+        """Note the first change of a step; return whether there is one."""
+        first = next(iter(changes), None)
+        if first is None:
             return False
-        field, change = found
-        path = f"{field}/{change.path}" if change.path else field
+        field, change = first
         self._differing.append(step)
         if self._divergence is None:
             self._divergence = Divergence(
-                step,
-                path,
-                change.before,
-                change.after,
+                step=step,
+                field=f"{field}/{change.path}" if change.path else field,
+                expected=change.before,
+                actual=change.after,
                 ulps=ulp_distance(change.before, change.after),
             )
         return True
 
-    def _of_start(self, obs: Any) -> Iterator[tuple[str, Change]]:
-        episode = self._episode
-        if episode.has_reset:
-            yield from self._unlike("observation", episode.observation_at(0), obs)
-        if self._run.reset_info:
-            yield from self._unlike("info", episode.reset_info, codec.decode(self._run.reset_info))
-
-    def _of_step(self, step: Step, row: int | None) -> Iterator[tuple[str, Change]]:
-        """Take a step; yield what differs."""
-        run = self._run
+    def _take_step(self, step: Step, row: int | None) -> Iterator[FieldAndChange]:
+        """Take a step and yield its changes; the step is taken when the first is asked for."""
+        execution = self._execution
         try:
-            obs, reward, terminated, truncated, info = self._stage.env.step(
+            obs, reward, terminated, truncated, info = self._handle.env.step(
                 copy_for_env(to_env_action(step.action))
             )
         except (Exception, SystemExit) as exc:
-            if not is_recorded(step.failure, exc, run):
+            if not is_recorded(step.failure, exc, execution):
                 yield "failure", Change("", describe(step.failure), describe(exc))
             return
-        run.rewards.append(copy_for_record(reward))
-        is_over = terminated or truncated
-        run.flags = (len(run.rewards) - 1, bool(terminated), bool(truncated)) if is_over else None
+        execution.rewards.append(copy_for_record(reward))
+        execution.end = None
+        if terminated or truncated:
+            last_row = len(execution.rewards) - 1
+            execution.end = LiveEnd(last_row, bool(terminated), bool(truncated))
         if step.failure is not None:
-            if (
-                step.failure.origin != "scaffold"
-            ):  # or the environment took the step, and what came of it was not recorded
+            # After a failure of the scaffold, the recorder, there are no values to compare with.
+            if step.failure.origin != "scaffold":
                 yield "failure", Change("", describe(step.failure), describe(None))
             return
-        yield from self._unlike("observation", step.observation, obs)
-        yield from self._unlike("reward", step.reward, reward)
+        yield from self._compare("observation", step.observation, obs)
+        yield from self._compare("reward", step.reward, reward)
         end = self._episode.end
         is_last = end is not None and step.step == end.n_steps - 1
         for name, live in (("terminated", terminated), ("truncated", truncated)):
             recorded = bool(getattr(end, name)) if is_last else False
             if recorded != bool(live):
                 yield name, Change("", recorded, bool(live))
-        yield from self._unlike("info", step.info, info)
+        yield from self._compare("info", step.info, info)
         if row is not None:
-            yield from self._of_state(row)
+            yield from self._compare_state(row)
 
-    def _of_state(self, row: int) -> Iterator[tuple[str, Change]]:
-        adapter, digests = self._stage.adapter, self._episode.state_digests
+    def _compare_state(self, row: int) -> Iterator[FieldAndChange]:
+        adapter = self._handle.adapter
+        digests = self._episode.state_digests
         if adapter is None or digests is None or row >= len(digests):
             return
         live = adapter.capture()
-        if row in self._episode.states and self._tolerance.ignores_digests:
-            yield from self._unlike("state", self._episode.states[row], live)
-        elif row in self._episode.states:  # `ignore` is for what is seen
-            change = first_change(self._episode.states[row], live)
+        recorded = self._episode.states.get(row)
+        if row in self._episode.states:
+            if self._tolerance.ignores_digests:
+                yield from self._compare("state", recorded, live)
+                return
+            # Without `_compare`: ignored paths are of values that an agent sees.
+            change = first_change(recorded, live)
             if change is not None:
                 yield "state", change
-        elif self._tolerance.ignores_digests:
-            if state_digest(live) != digests[row]:
-                self._run.ignored.add(DIGESTS_ONLY)
-        elif state_digest(live) != digests[row]:
-            yield (
-                "state",
-                Change("", f"digest {int(digests[row]):06x}", f"digest {state_digest(live):06x}"),
-            )
+            return
+        digest = state_digest(live)
+        if digest == digests[row]:
+            return
+        if self._tolerance.ignores_digests:
+            self._execution.ignored.add(DIGESTS_ONLY)
+        else:
+            expected = f"digest {int(digests[row]):06x}"
+            yield "state", Change("", expected, f"digest {digest:06x}")
 
-    def _unlike(self, field: str, recorded: Any, live: Any) -> Iterator[tuple[str, Change]]:
-        change = first_unlike(field, recorded, as_recorded(live), self._run, self._tolerance)
+    def _compare(self, field: str, recorded: Value, live: Value) -> Iterator[FieldAndChange]:
+        change = first_counting_change(
+            field, recorded, as_recorded(live), self._execution, self._tolerance
+        )
         if change is not None:
             yield field, change
 
-    def _put_back(self, row: int | None, step: int) -> str:
-        """Put the recorded state of a row back; return why the execution cannot go on from it, or ""."""
-        adapter = self._stage.adapter
-        after = "the reset" if step < 0 else f"step {step}"
+    def _restore(self, row: int | None, step: int) -> str:
+        """Restore the recorded state of a row; return the reason if that is impossible, else ""."""
+        adapter = self._handle.adapter
+        stopped = f"stopped after {'the reset' if step < 0 else f'step {step}'}"
         if adapter is None:
-            what = "no state was recorded that could be put back: get_state and set_state of the environment give one"
-            return f"stopped after {after}: {what}"
+            return (
+                f"{stopped}: no recorded state can be restored; give the environment get_state and "
+                "set_state"
+            )
         if adapter.restore is None:
-            return f"stopped after {after}: states of this environment ({adapter.name}) cannot be put back"
+            return f"{stopped}: states of this environment ({adapter.name}) cannot be restored"
         if row is None or row not in self._episode.states:
-            return f"stopped after {after}: the state there is not stored whole (keep_states='all' stores every one)"
+            return (
+                f"{stopped}: the state there is not stored whole (keep_states='all' stores "
+                "every state)"
+            )
         state = self._episode.states[row]
-        if state_digest(adapter.capture()) == state_digest(state):
-            return ""  # something else differed; what is derived from the state stays as the step left it
+        digest = state_digest(state)
+        if state_digest(adapter.capture()) == digest:
+            # Another field differed. Values that derive from the state stay as the step left them.
+            return ""
         adapter.restore(state)
-        if state_digest(adapter.capture()) != state_digest(state):
-            return f"stopped after {after}: the environment did not take the recorded state back"
+        if state_digest(adapter.capture()) != digest:
+            return f"{stopped}: the environment is not in the recorded state after restoring it"
         return ""

@@ -1,0 +1,117 @@
+"""The values that a re-execution returned, kept until the episode is compared."""
+
+from __future__ import annotations
+
+import array
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from trajrec.log.schema import Failure
+from trajrec.replay.execute.report import Divergence
+from trajrec.types import Array, Info, Observation, Value
+from trajrec.values import codec
+
+
+class EncodedObs(NamedTuple):
+    """An observation, encoded, that is not an array of the same dtype and shape as the reset's."""
+
+    data: bytes
+
+
+class LiveEnd(NamedTuple):
+    """The end of a re-executed episode.
+
+    Attributes:
+        row: The row of the last action, from 0.
+        terminated: The flag that its step returned.
+        truncated: The flag that its step returned.
+    """
+
+    row: int
+    terminated: bool
+    truncated: bool
+
+
+class LiveFailure(NamedTuple):
+    """An exception that was raised and not recorded, or recorded and not raised.
+
+    Attributes:
+        step: The step; -1 is the reset.
+        recorded: The recorded exception; None if the step returned when it was recorded.
+        raised: The exception that was raised now; None if the step returned now.
+    """
+
+    step: int
+    recorded: Failure | None
+    raised: BaseException | None
+
+
+class Execution:
+    """The values that a re-execution returned.
+
+    Rows of observations and states begin with the reset; rows of rewards and infos begin with the
+    first step.
+
+    Attributes:
+        template: The observation of the reset if it is an array, else None.
+        collect: Takes each observation that has the dtype and shape of `template`; returns its
+            bytes, or None if it was compared at once and is the recorded one.
+        skip: Is called for each other observation, so that `collect` stays in step.
+        observations: The bytes of arrays like `template`, None for those that are known to be the
+            recorded ones, and `EncodedObs` for all others.
+        rewards: The rewards.
+        infos: The infos that are not empty, by row: encoded, or as they are if nothing can change
+            them.
+        reset_info: The info of the reset, encoded; b"" if it was not compared.
+        states: The digests of the states; only the low 24 bits count.
+        state_dtype: The dtype of the reset's state if that is an array of numbers, else None.
+        whole_states: The states of the rows that the log stores whole: encoded, or as arrays.
+        end: The end of the episode; None if no step ended it.
+        failure: The exception that only the recording or only the re-execution has.
+        early_divergence: A difference on the way to the first compared row.
+        problem: The reason if nothing could be executed.
+        ignored: Labels of the differences that the tolerance ignores.
+    """
+
+    def __init__(self) -> None:
+        self.template: Array | None = None
+        self.collect: Callable[[Array], bytes | None] = np.ndarray.tobytes
+        self.skip: Callable[[], object] = lambda: None
+        self.observations: list[bytes | EncodedObs | None] = []
+        self.rewards: list[Value] = []
+        self.infos: dict[int, bytes | Info] = {}
+        self.reset_info = b""
+        # 4 bytes a step: an episode of a million steps must not cost a list of a million ints.
+        self.states = array.array("I")
+        self.state_dtype: np.dtype[np.generic] | None = None
+        self.whole_states: dict[int, bytes | Array] = {}
+        self.end: LiveEnd | None = None
+        self.failure: LiveFailure | None = None
+        self.early_divergence: Divergence | None = None
+        self.problem: str | None = None
+        self.ignored: set[str] = set()
+
+    def observation(self, row: int) -> Observation:
+        """Return the observation of a row that was not compared when it was collected."""
+        item = self.observations[row]
+        if isinstance(item, EncodedObs):
+            return codec.decode(item.data)
+        assert item is not None
+        assert self.template is not None
+        return np.frombuffer(item, self.template.dtype).reshape(self.template.shape)
+
+    def digest(self) -> bytes:
+        """Return a digest of observations, rewards, states and ending.
+
+        Infos are left out, because some of them are measured times.
+        """
+        observations = [
+            item.data if isinstance(item, EncodedObs) else item for item in self.observations
+        ]
+        failed_step = None if self.failure is None else self.failure.step
+        end = None if self.end is None else tuple(self.end)
+        returned = [observations, self.rewards, self.states.tobytes(), end, failed_step]
+        return hashlib.blake2b(codec.encode(returned, opaque=True), digest_size=16).digest()
