@@ -7,12 +7,10 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Unpack
 
-import gymnasium
-
 from trajrec.corpus.episode import Episode
-from trajrec.envstate.pettingzoo import api_of
 from trajrec.replay.execute.environments import EnvOrFactory, WorldOrFactory, is_world
-from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.execute.report import ReplayReport, refusal
+from trajrec.replay.executor import is_env_object
 from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
@@ -56,7 +54,7 @@ def replay_episodes(
         for chunk in _chunks(episodes):
             yield from _replay(chunk, env, world, config)
         return
-    if isinstance(env, gymnasium.Env) or api_of(env) is not None or is_world(world):
+    if is_env_object(env) or is_world(world):
         raise TypeError(
             "env and world must be functions that make one if jobs > 1: "
             "an object cannot be sent to other processes"
@@ -88,11 +86,7 @@ def _one_by_one(
     for place, found in zip(
         places, map_ordered(work, ([place] for place in places), jobs), strict=True
     ):
-        yield (
-            ReplayReport(place[0].id, "refused", 0, notes=(found.why,))
-            if isinstance(found, WorkerDied)
-            else found[0]
-        )
+        yield (refusal(place[0].id, found.why) if isinstance(found, WorkerDied) else found[0])
 
 
 def _replay_places(

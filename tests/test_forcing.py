@@ -254,7 +254,7 @@ def test_the_command_line_has_both(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "trajrec.replay.replayer.EXPLAINED_ELSEWHERE", 0
+        "trajrec.replay.explain.EXPLAINED_IN_SUBPROCESSES", 0
     )  # to find causes takes processes their time
     episode = record(tmp_path, gym.make("FrozenLake-v1", is_slippery=False))
     assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0

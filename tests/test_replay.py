@@ -535,7 +535,15 @@ def test_a_state_that_a_function_captured_is_compared_where_the_function_is_give
 
 def test_a_distance_in_floats_is_said_where_it_is_small() -> None:
     def said(expected: float, actual: float) -> str:
-        return str(Divergence(3, "reward", expected, actual, ulps=ulp_distance(expected, actual)))
+        return str(
+            Divergence(
+                step=3,
+                field="reward",
+                expected=expected,
+                actual=actual,
+                ulps=ulp_distance(expected, actual),
+            )
+        )
 
     assert said(1.0, 1.0 + 2**-52).endswith("replayed 1.0000000000000002 (1 ulp apart)")
     assert said(0.0, 1.0).endswith("recorded 0.0, replayed 1.0")

@@ -85,7 +85,13 @@ def replay_in_world(
         notes.append(tolerance.note(found.ignored))
     grade: Any = "diverged" if divergence is not None else "state" if found.ignored else "exact"
     return ReplayReport(
-        episode.id, grade, found.n_steps, divergence, COMPARED, tuple(notes), found.differing_steps
+        episode_id=episode.id,
+        grade=grade,
+        n_steps=found.n_steps,
+        divergence=divergence,
+        compared=COMPARED,
+        notes=tuple(notes),
+        differing_steps=found.differing_steps,
     )
 
 
@@ -236,13 +242,18 @@ class _Execution:
             if failed is not None and failed.error_type == name:
                 return None
             return Divergence(
-                -1,
-                "error",
-                "no exception" if failed is None else failed.error_type,
-                f"{name}: {exc}",
+                step=-1,
+                field="error",
+                expected="no exception" if failed is None else failed.error_type,
+                actual=f"{name}: {exc}",
             )
         if failed is not None:
-            return Divergence(-1, "error", f"{failed.error_type}: {failed.message}", "no exception")
+            return Divergence(
+                step=-1,
+                field="error",
+                expected=f"{failed.error_type}: {failed.message}",
+                actual="no exception",
+            )
         return self._begin_state()
 
     def _force(self, attempt: Attempt) -> None:
@@ -301,7 +312,12 @@ class _Execution:
             if start.invalid and not is_external:
                 return None  # as it was: no tool of that name
             if start.tool in self._recorded_tools and not is_external:
-                return Divergence(start.step, "error", f"a call of {start.tool}", "no such tool")
+                return Divergence(
+                    step=start.step,
+                    field="error",
+                    expected=f"a call of {start.tool}",
+                    actual="no such tool",
+                )
             what = "external tools" if is_external else "functions outside the world"
             self._notes[f"calls of {what} were answered from the log"] = None
             return None
@@ -369,9 +385,11 @@ class _Execution:
             if len(self._ignored) != before:
                 self._loose.add(part.name)
             if not self._has_redacted and part.name not in self._loose and there == here:
-                field = _path("state", part.name)
                 return Divergence(
-                    attempt.start.step, field, f"digest {expected}", f"digest {digest}"
+                    step=attempt.start.step,
+                    field=_path("state", part.name),
+                    expected=f"digest {expected}",
+                    actual=f"digest {digest}",
                 )
             self._digests[part.name] = expected or digest
         return None
@@ -403,7 +421,11 @@ class _Execution:
             self._ignored.add(label)
             return None
         return Divergence(
-            step, field, change.before, change.after, ulps=ulp_distance(change.before, change.after)
+            step=step,
+            field=field,
+            expected=change.before,
+            actual=change.after,
+            ulps=ulp_distance(change.before, change.after),
         )
 
 

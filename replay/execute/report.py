@@ -1,72 +1,96 @@
-"""What a replay found."""
+"""The report of a replay: its grade, its first difference, and a summary of many reports."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from trajrec.errors import DivergenceError
+from trajrec.types import Value
 
 Grade = Literal["exact", "state", "partial", "diverged", "refused"]
-"""exact: every recorded value came out again. state: every one but those that were told to be ignored. partial: a part of it,
-because the log has lost steps or only later ones were asked for. diverged: at a step and field. refused: nothing was executed,
-because the environment may not be imported, is missing, or cannot be made again."""
+"""The grade of a replay.
 
+exact: every compared value is the recorded one. state: every value except those that the options
+ignore. partial: every compared value, but the log has lost steps, or only later steps were asked
+for. diverged: a value differs. refused: nothing was executed, because the environment is missing,
+may not be imported, or cannot be made again.
+"""
+
+# A larger distance is not shown: 0.0 and 1.0 are 4607182418800017408 ulps apart, a number that
+# helps nobody.
 CLOSE_ULPS = 1 << 20
-"""From here on a distance is not said: 0.0 and 1.0 are 4607182418800017408 apart, which tells nobody anything."""
+
+# The longest text of a value in a message.
+SHORT_CHARACTERS = 120
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """The first place where a replay was not the recording.
+    """The first difference between a replay and its recording.
 
     Attributes:
-        step: The step, from 0; -1 for the reset.
-        field: Where in it: "observation", "reward", "terminated", "truncated", "info", "state" or "failure", with the path to
-            the value below, e.g. "observation/2".
+        step: The step, from 0; -1 is the reset.
+        field: "observation", "reward", "terminated", "truncated", "info", "state" or "failure",
+            and in agents' episodes "result", "error", "state" or "check", with the path to the
+            value below: "observation/2".
         expected: The recorded value.
-        actual: The value that came out.
-        cause: What it most likely comes from, found by running again where that could tell.
-        ulps: How many floating-point numbers lie between the two values, where both are of one float type.
+        actual: The value of the replay.
+        cause: The likely cause, as far as experiments could show it; "" if none was looked for.
+        ulps: The number of floating-point numbers between the two values, if both have the same
+            float type; else None.
     """
 
     step: int
     field: str
-    expected: Any
-    actual: Any
+    expected: Value
+    actual: Value
     cause: str = ""
     ulps: int | None = None
 
-    @property
-    def where(self) -> str:
-        """The step in words."""
-        return "the reset" if self.step < 0 else f"step {self.step}"
-
     def __str__(self) -> str:
-        distance = (
-            f" ({self.ulps} ulp apart)" if self.ulps is not None and self.ulps < CLOSE_ULPS else ""
-        )
+        step = "the reset" if self.step < 0 else f"step {self.step}"
+        is_close = self.ulps is not None and self.ulps < CLOSE_ULPS
+        distance = f" ({self.ulps} ulp apart)" if is_close else ""
         cause = f"; likely cause: {self.cause}" if self.cause else ""
-        return f"{self.where}, {self.field}: recorded {short(self.expected)}, replayed {short(self.actual)}{distance}{cause}"
+        return (
+            f"{step}, {self.field}: recorded {short(self.expected)}, "
+            f"replayed {short(self.actual)}{distance}{cause}"
+        )
+
+    def as_dict(self) -> dict[str, Value]:
+        """Return the divergence as plain data, with its values as text."""
+        return {
+            "step": self.step,
+            "field": self.field,
+            "expected": short(self.expected),
+            "actual": short(self.actual),
+            "cause": self.cause,
+            "ulps": self.ulps,
+        }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReplayReport:
-    """What the replay of one episode found.
+    """The result of replaying one episode.
 
     Attributes:
         episode_id: The episode.
-        grade: exact, state, partial, diverged or refused.
-        n_steps: Steps executed.
-        divergence: The first difference, where it diverged.
-        compared: The fields that were compared at every step.
-        notes: What a reader of the grade must know: what could not be compared, what the log has lost, why it was refused.
-        total_reward: Sum of the rewards that came out now; None where they are not numbers, or of an agent's world.
-        ending: How it ended now: terminated, truncated or error; "" where the recorded actions did not end it.
-        differing_steps: Of a state-forced replay, the steps that differ by themselves.
+        grade: exact, state, partial, diverged or refused; see `Grade`.
+        n_steps: The number of steps that were executed.
+        divergence: The first difference; None unless the grade is "diverged".
+        compared: The fields that were compared in every step.
+        notes: Facts that qualify the grade: fields that could not be compared, steps that the log
+            has lost, differences that were ignored, the reason of a refusal.
+        differing_steps: The steps that differ by themselves, of a replay with `resync`; -1 is the
+            reset.
+        total_reward: The sum of the replayed rewards; None if they are not numbers, and for agents'
+            episodes.
+        ending: The replayed ending: terminated, truncated or error; "" if the recorded actions did
+            not end the episode.
     """
 
     episode_id: str
@@ -81,9 +105,11 @@ class ReplayReport:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The notes, and which steps differ by themselves."""
+        """The steps that differ by themselves, as a sentence, and the notes."""
+        if not self.differing_steps:
+            return self.notes
         steps = ", ".join("the reset" if step < 0 else str(step) for step in self.differing_steps)
-        return (*((f"differing by themselves: {steps}",) if steps else ()), *self.notes)
+        return (f"differing by themselves: {steps}", *self.notes)
 
     def __str__(self) -> str:
         text = f"{self.episode_id} {self.grade}, {self.n_steps} steps"
@@ -92,25 +118,23 @@ class ReplayReport:
         return text + "".join(f"; {remark}" for remark in self.remarks)
 
     def raise_if_diverged(self) -> None:
-        """Raise where the episode was not the same.
+        """Raise if a value differed.
 
         Raises:
-            DivergenceError: It diverged.
+            DivergenceError: The replay diverged.
         """
         if self.divergence is not None:
-            d = self.divergence
             raise DivergenceError(
-                str(d),
+                str(self.divergence),
                 episode_id=self.episode_id,
-                step=d.step,
-                field=d.field,
-                expected=d.expected,
-                actual=d.actual,
+                step=self.divergence.step,
+                field=self.divergence.field,
+                expected=self.divergence.expected,
+                actual=self.divergence.actual,
             )
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Value]:
         """Return the report as plain data."""
-        d = self.divergence
         return {
             "episode_id": self.episode_id,
             "grade": self.grade,
@@ -120,22 +144,18 @@ class ReplayReport:
             "differing_steps": list(self.differing_steps),
             "total_reward": self.total_reward,
             "ending": self.ending or None,
-            "divergence": None
-            if d is None
-            else {
-                "step": d.step,
-                "field": d.field,
-                "expected": short(d.expected),
-                "actual": short(d.actual),
-                "cause": d.cause,
-                "ulps": d.ulps,
-            },
+            "divergence": None if self.divergence is None else self.divergence.as_dict(),
         }
+
+
+def refusal(episode_id: str, why: str) -> ReplayReport:
+    """Return the report of an episode that was not executed."""
+    return ReplayReport(episode_id=episode_id, grade="refused", n_steps=0, notes=(why,))
 
 
 @dataclass
 class ReplaySummary:
-    """The grades of many replays."""
+    """The number of replays of each grade."""
 
     grades: Counter[str] = field(default_factory=Counter)
     n_steps: int = 0
@@ -147,21 +167,16 @@ class ReplaySummary:
 
     @property
     def n_episodes(self) -> int:
-        """Episodes counted."""
+        """The number of reports that were counted."""
         return sum(self.grades.values())
-
-    @property
-    def is_all_the_same(self) -> bool:
-        """Whether every episode was replayed and none diverged."""
-        return not self.grades["diverged"] and not self.grades["refused"]
 
     def __str__(self) -> str:
         counts = ", ".join(f"{n} {grade}" for grade, n in self.grades.most_common())
         return f"{self.n_episodes} episodes, {self.n_steps} steps: {counts or 'nothing to replay'}"
 
 
-def ulp_distance(a: Any, b: Any) -> int | None:
-    """Return how many floats lie between two floats of one type, or None where they are not such.
+def ulp_distance(a: Value, b: Value) -> int | None:
+    """Return the number of floats between two floats of one type, else None.
 
     >>> ulp_distance(1.0, 1.0 + 2**-52)
     1
@@ -171,13 +186,17 @@ def ulp_distance(a: Any, b: Any) -> int | None:
         return None
     if not (np.isfinite(a) and np.isfinite(b)):
         return None
+    # Finite floats of one sign are ordered as their bits are; those of a negative sign are
+    # mirrored below zero. Python's integers, because the distance may need 65 bits.
     bits = np.array([a, b]).view(f"i{a.itemsize}").astype(object)
     floor = -(1 << (8 * a.itemsize - 1))
-    ordered = [int(x) if x >= 0 else floor - int(x) for x in bits]
-    return abs(ordered[0] - ordered[1])
+    first, second = (int(x) if x >= 0 else floor - int(x) for x in bits)
+    return abs(first - second)
 
 
-def short(value: Any) -> str:
-    """Return a value for people, on one line."""
+def short(value: Value) -> str:
+    """Return the text of a value on one line, cut off if it is long."""
     text = " ".join(repr(value).split())
-    return text if len(text) <= 120 else text[:117] + "..."
+    if len(text) <= SHORT_CHARACTERS:
+        return text
+    return text[: SHORT_CHARACTERS - 3] + "..."

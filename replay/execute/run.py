@@ -141,7 +141,9 @@ def _skip_to(
         raise
     except (Exception, SystemExit) as exc:
         # Only the reset raises here; an exception of a step is a DivergenceError.
-        execution.early_divergence = Divergence(-1, "failure", "no exception", describe(exc))
+        execution.early_divergence = Divergence(
+            step=-1, field="failure", expected="no exception", actual=describe(exc)
+        )
     else:
         return EpisodeTail(episode, first), obs
     return None

@@ -1,0 +1,135 @@
+"""Grade an execution: compare it with its recording and write the report."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trajrec.corpus.episode import Episode
+from trajrec.replay.execute.compare import compare
+from trajrec.replay.execute.execution import Execution
+from trajrec.replay.execute.reach import EnvHandle
+from trajrec.replay.execute.report import Grade, ReplayReport, refusal
+from trajrec.replay.execute.resync import ResyncResult, execute_with_resync
+from trajrec.replay.execute.run import execute
+from trajrec.replay.execute.tolerance import Tolerance
+
+COMPARED = ("observation", "reward", "terminated", "truncated", "info")
+
+
+class ExecutedEpisode(NamedTuple):
+    """An episode and its execution, which has not been compared yet.
+
+    Attributes:
+        episode: The episode.
+        part: The part that was executed: the episode, or its tail.
+        execution: The returned values.
+        resync: The result of a replay with `resync`, which compares on the way; else None.
+        has_states: Whether states were captured.
+        is_fresh: Whether the environment had no other episode before.
+    """
+
+    episode: Episode
+    part: Episode
+    execution: Execution
+    resync: ResyncResult | None
+    has_states: bool
+    is_fresh: bool
+
+
+def execute_on(
+    episode: Episode,
+    handle: EnvHandle,
+    tolerance: Tolerance,
+    *,
+    resync: bool,
+    first: int,
+    is_fresh: bool,
+) -> ExecutedEpisode:
+    """Execute an episode on an environment."""
+    result = None
+    if resync:
+        part, execution, result = execute_with_resync(episode, handle, tolerance, first)
+    else:
+        part, execution = execute(episode, handle, first)
+    return ExecutedEpisode(
+        episode=episode,
+        part=part,
+        execution=execution,
+        resync=result,
+        has_states=handle.adapter is not None,
+        is_fresh=is_fresh,
+    )
+
+
+def grade_execution(executed: ExecutedEpisode, tolerance: Tolerance) -> ReplayReport:
+    """Return the report of an execution."""
+    episode = executed.episode
+    part = executed.part
+    execution = executed.execution
+    resync = executed.resync
+    if execution.problem is not None:
+        return refusal(episode.id, execution.problem)
+    divergence = compare(part, execution, tolerance) if resync is None else resync.divergence
+    grade: Grade = "exact"
+    if divergence is not None:
+        grade = "diverged"
+    elif part.missing_steps or part is not episode:
+        grade = "partial"
+    elif execution.ignored:
+        grade = "state"
+    return ReplayReport(
+        episode_id=episode.id,
+        grade=grade,
+        n_steps=len(execution.rewards),
+        divergence=divergence,
+        compared=(*COMPARED, "state") if executed.has_states else COMPARED,
+        notes=_notes(executed, tolerance),
+        differing_steps=() if resync is None else resync.differing_steps,
+        # Of a tail, the sum would lack the rewards before it.
+        total_reward=_total_reward(execution) if part is episode else None,
+        ending=_ending(execution),
+    )
+
+
+def _notes(executed: ExecutedEpisode, tolerance: Tolerance) -> tuple[str, ...]:
+    episode = executed.episode
+    part = executed.part
+    notes = []
+    if not executed.has_states:
+        notes.append(f"state not compared: {_why_no_state(episode.header.state.adapter)}")
+    if part.missing_steps:
+        first, end = part.missing_steps[0]
+        notes.append(f"the log has lost steps {first} to {end - 1}; compared up to there")
+    if part is not episode:
+        notes.append(f"compared from step {part.first_step} on")
+    if executed.resync is not None and executed.resync.why_stopped:
+        notes.append(executed.resync.why_stopped)
+    if executed.execution.ignored:
+        notes.append(tolerance.note(executed.execution.ignored))
+    return tuple(notes)
+
+
+def _why_no_state(adapter: str) -> str:
+    """Return why states were not captured by the adapter that a log names."""
+    if not adapter:
+        return "none was recorded"
+    # The name of a user's function contains its module: "module:function".
+    if ":" in adapter:
+        return f"give state=, the function that it was recorded with ({adapter})"
+    return f"this environment has no adapter {adapter!r}"
+
+
+def _total_reward(execution: Execution) -> float | None:
+    """Return the sum of the rewards; None if they are not numbers, as rewards by agent are not."""
+    try:
+        return float(sum(execution.rewards))
+    except (TypeError, ValueError):
+        return None
+
+
+def _ending(execution: Execution) -> str:
+    if execution.failure is not None and execution.failure.raised is not None:
+        return "error"
+    if execution.end is None:
+        return ""
+    return "terminated" if execution.end.terminated else "truncated"

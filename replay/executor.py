@@ -1,0 +1,82 @@
+"""Execute and grade episodes on an environment that is kept between episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+
+from trajrec.corpus.episode import Episode
+from trajrec.envstate.pettingzoo import api_of
+from trajrec.log.schema import EnvRecord
+from trajrec.replay.execute.environments import EnvOrFactory, env_by, make_env
+from trajrec.replay.execute.grading import ExecutedEpisode, execute_on, grade_execution
+from trajrec.replay.execute.reach import EnvHandle, env_handle
+from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.options import ReplayConfig
+from trajrec.types import Value
+
+
+def is_env_object(env: Value) -> bool:
+    """Return whether a value is an environment, and not a function that makes one."""
+    return isinstance(env, gymnasium.Env) or api_of(env) is not None
+
+
+class EpisodeExecutor:
+    """Executes episodes, and keeps the last environment for the next one of the same specification.
+
+    Args:
+        env: An environment, which the caller closes; a function that makes one; or None to make the
+            environment that each log names.
+        config: The options.
+
+    Attributes:
+        has_own_envs: Whether the executor makes the environments: it can then make another one.
+        factory: The function that makes them; None if the logs name them.
+    """
+
+    def __init__(self, env: EnvOrFactory, config: ReplayConfig) -> None:
+        self.has_own_envs = not is_env_object(env)
+        self.factory: Any = env if self.has_own_envs else None
+        self._given: Any = None if self.has_own_envs else env
+        self._config = config
+        self._made: tuple[EnvRecord, EnvHandle] | None = None
+
+    def execute(self, episode: Episode) -> ExecutedEpisode:
+        """Execute an episode."""
+        is_fresh = self._made is None or self._made[0] != episode.header.env
+        return execute_on(
+            episode,
+            self.handle(episode),
+            self._config.tolerance,
+            resync=self._config.resync,
+            first=self._config.first,
+            is_fresh=is_fresh,
+        )
+
+    def grade(self, executed: ExecutedEpisode) -> ReplayReport:
+        """Compare an execution with its recording."""
+        return grade_execution(executed, self._config.tolerance)
+
+    def handle(self, episode: Episode) -> EnvHandle:
+        """Return the environment for an episode: the given one, the last one, or a new one."""
+        if not self.has_own_envs:
+            return env_handle(self._given, episode, self._config.state)
+        record = episode.header.env
+        if self._made is None or self._made[0] != record:
+            self.close()
+            if self.factory is None:
+                env = make_env(record, episode_id=episode.id, allow=self._config.allow)
+            else:
+                env = env_by(self.factory, record)
+            self._made = (record, env_handle(env, episode, self._config.state))
+        return self._made[1]
+
+    def close(self) -> EnvHandle | None:
+        """Close the environment that was made, and return its handle; a given one stays open."""
+        if self._made is None:
+            return None
+        _, handle = self._made
+        self._made = None
+        handle.env.close()
+        return handle

@@ -1,0 +1,122 @@
+"""Replay a diverged episode again to find out why it diverged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trajrec.corpus.episode import Episode
+from trajrec.replay.diagnose.cause import RunInSubprocess, TrialResult, find_cause
+from trajrec.replay.execute.environments import EnvOrFactory
+from trajrec.replay.execute.grading import ExecutedEpisode
+from trajrec.replay.execute.reach import EnvHandle, replay_predecessors
+from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.executor import EpisodeExecutor
+from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config
+from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
+from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
+
+# Only the first diverged episodes of a batch are replayed in other processes as well: starting the
+# processes takes seconds, and the cause is likely the same for the other episodes.
+EXPLAINED_IN_SUBPROCESSES = 2
+
+
+class Explainer:
+    """Looks for the cause of divergences.
+
+    Args:
+        executor: Executes the episodes again.
+        config: The options.
+    """
+
+    def __init__(self, executor: EpisodeExecutor, config: ReplayConfig) -> None:
+        self._executor = executor
+        self._config = config
+        self._n_in_subprocesses = 0
+
+    def look_again(self, executed: ExecutedEpisode, report: ReplayReport) -> ReplayReport:
+        """Replay a diverged episode on other environments, then look for the cause.
+
+        Returns:
+            The report to show: of another replay if that did not diverge, with a note on its
+            condition; else of the first one, with the likely cause.
+        """
+        executor = self._executor
+        episode = executed.episode
+        if executor.has_own_envs and not executed.is_fresh:
+            # State that the environment carries over from other episodes is not this one's fault.
+            executor.close()
+            report = executor.grade(executor.execute(episode))
+            if report.divergence is None:
+                return _with_note(
+                    report, "only on a fresh environment: it carries state over between episodes"
+                )
+        if executor.has_own_envs and episode.number:
+            executor.close()
+            replay_predecessors(episode, executor.handle(episode))
+            after_others = executor.grade(executor.execute(episode))
+            executor.close()
+            if after_others.divergence is None:
+                return _with_note(
+                    after_others,
+                    f"only after the {episode.number} episodes before it: it carries state over "
+                    "between episodes",
+                )
+        if report.divergence is None or not self._config.explain:
+            return report
+        # Closed environments are kept until the end: a new one in the place of a freed one would
+        # have the same id(), and an environment that depends on id() would repeat itself.
+        closed: list[EnvHandle | None] = []
+
+        def run() -> TrialResult:
+            if executor.has_own_envs:
+                closed.append(executor.close())
+            return run_trial(executor, episode)
+
+        cause = find_cause(episode, report.divergence, run, self._in_subprocess(episode))
+        return replace(report, divergence=replace(report.divergence, cause=cause))
+
+    def _in_subprocess(self, episode: Episode) -> RunInSubprocess | None:
+        """Return the function that replays an episode in another process, or None if none can."""
+        executor = self._executor
+        if not executor.has_own_envs or self._n_in_subprocesses >= EXPLAINED_IN_SUBPROCESSES:
+            return None
+        self._n_in_subprocesses += 1
+        trial = _SubprocessTrial(executor.factory, self._config.as_options())
+        refs = refs_with_ancestors(episode)
+
+        def run(settings: dict[str, str], *, fixed_addresses: bool = False) -> TrialResult:
+            result: TrialResult = call_in_subprocess(
+                trial, refs, settings=settings, fixed_addresses=fixed_addresses
+            )
+            return result
+
+        try:
+            run({})
+        except SubprocessError:
+            return None
+        return run
+
+
+def run_trial(executor: EpisodeExecutor, episode: Episode) -> TrialResult:
+    """Execute an episode; return its first difference, and a digest of all returned values."""
+    executed = executor.execute(episode)
+    return TrialResult(executor.grade(executed).divergence, executed.execution.digest())
+
+
+@dataclass(frozen=True)
+class _SubprocessTrial:
+    """The work of another process; sent there pickled."""
+
+    factory: EnvOrFactory
+    options: ReplayOptions
+
+    def __call__(self, refs: tuple[EpisodeRef, ...]) -> TrialResult:
+        executor = EpisodeExecutor(self.factory, replay_config(**self.options))
+        try:
+            return run_trial(executor, EpisodeLoader().read(refs))
+        finally:
+            executor.close()
+
+
+def _with_note(report: ReplayReport, note: str) -> ReplayReport:
+    return replace(report, notes=(*report.notes, note))
