@@ -14,7 +14,7 @@ import numpy as np
 
 import trajrec
 from trajrec.replay import check_determinism, fork_many
-from trajrec.replay.execute.environments import make_by_id
+from trajrec.replay.execute.factories import make_by_id
 from trajrec.values.diff import is_same
 
 ENVIRONMENTS = {

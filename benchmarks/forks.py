@@ -16,7 +16,7 @@ from typing import Any
 import trajrec
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.replay import fork_many, replay_episodes
-from trajrec.replay.execute.environments import make_by_id
+from trajrec.replay.execute.factories import make_by_id
 
 REPEATS = 5
 

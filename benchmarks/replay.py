@@ -14,7 +14,7 @@ import gymnasium as gym
 
 import trajrec
 from benchmarks.scenarios import SCENARIOS, loop
-from trajrec.replay.execute.environments import make_by_id
+from trajrec.replay.execute.factories import make_by_id
 from trajrec.replay.replayer import Replayer
 
 REPEATS = 7

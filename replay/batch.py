@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Unpack
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.execute.environments import EnvOrFactory, WorldOrFactory, is_world
+from trajrec.replay.execute.factories import EnvOrFactory, WorldOrFactory, is_world
 from trajrec.replay.execute.report import ReplayReport, refusal
 from trajrec.replay.executor import is_env_object
 from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config

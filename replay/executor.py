@@ -9,7 +9,8 @@ import gymnasium
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import api_of
 from trajrec.log.schema import EnvRecord
-from trajrec.replay.execute.environments import EnvOrFactory, env_by, make_env
+from trajrec.replay.execute.environments import make_env
+from trajrec.replay.execute.factories import EnvOrFactory, env_from_factory
 from trajrec.replay.execute.grading import ExecutedEpisode, execute_on, grade_execution
 from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.execute.report import ReplayReport
@@ -68,7 +69,7 @@ class EpisodeExecutor:
             if self.factory is None:
                 env = make_env(record, episode_id=episode.id, allow=self._config.allow)
             else:
-                env = env_by(self.factory, record)
+                env = env_from_factory(self.factory, record)
             self._made = (record, env_handle(env, episode, self._config.state))
         return self._made[1]
 

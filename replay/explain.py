@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.diagnose.cause import RunInSubprocess, TrialResult, find_cause
-from trajrec.replay.execute.environments import EnvOrFactory
+from trajrec.replay.execute.factories import EnvOrFactory
 from trajrec.replay.execute.grading import ExecutedEpisode
 from trajrec.replay.execute.reach import EnvHandle, replay_predecessors
 from trajrec.replay.execute.report import ReplayReport

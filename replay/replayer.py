@@ -11,12 +11,12 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
-from trajrec.replay.execute.environments import (
+from trajrec.replay.execute.environments import make_world
+from trajrec.replay.execute.factories import (
     EnvOrFactory,
     WorldOrFactory,
     is_world,
-    make_world,
-    world_by,
+    world_from_factory,
 )
 from trajrec.replay.execute.grading import ExecutedEpisode
 from trajrec.replay.execute.report import ReplayReport, refusal
@@ -204,7 +204,7 @@ class Replayer:
         world = self._world
         if world is None:
             return make_world(episode, self._config.allow)
-        return world if is_world(world) else world_by(world)
+        return world if is_world(world) else world_from_factory(world)
 
 
 def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:

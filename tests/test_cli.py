@@ -566,7 +566,7 @@ FACTORIES = "from trajrec.envs import Bank\ndef nothing():\n    return None\ndef
             "factories:nothing must make a gymnasium.Env: it returned None, no environment",
         ),
         ("failing", "factories:failing made nothing: it raised KeyError: 'no key' ("),
-        ("Bank", "a world, which trajrec.envs.ToolTextEnv makes an environment of"),
+        ("Bank", "a world; trajrec.envs.ToolTextEnv makes an environment of one"),
     ],
 )
 def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(

@@ -17,7 +17,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import DivergenceError, SnapshotError
 from trajrec.replay import credit
 from trajrec.replay.credit.sampling.noise import EnvNoise, PolicyNoise, find_generators
-from trajrec.replay.execute.environments import make_by_id
+from trajrec.replay.execute.factories import make_by_id
 
 
 def wander(observation: Any, rng: np.random.Generator) -> int:

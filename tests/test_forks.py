@@ -450,7 +450,7 @@ def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> No
         with fork(episode, at=5, env=env, folder=None) as world:
             found.append(world.step(action)[0])
     assert is_same(found, [episode.observation_values[6]] * 3)
-    with pytest.raises(TypeError, match="made by a function, got 3"):
+    with pytest.raises(TypeError, match="a function that makes one, got 3"):
         fork(episode, at=5, env=3, folder=None)  # type: ignore[arg-type]
 
 

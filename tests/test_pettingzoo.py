@@ -721,7 +721,7 @@ def test_log_says_why_it_cannot_make_an_environment(
     for reason, factory in cases:
         (episode,) = recorded(factory(), tmp_path, 8)
         assert reason in episode.header.env.recreatable
-        with pytest.raises(EnvMissingError, match="give what makes it"):
+        with pytest.raises(EnvMissingError, match="give a function that makes it"):
             replay_episode(episode, allow=HERE)
         assert replay_episode(episode, env=factory).grade == "exact"
         assert replay_episode(episode, env=factory()).grade == "exact"
@@ -751,7 +751,7 @@ def test_wrappers_with_arguments_are_made_again(tmp_path: Path) -> None:
 
 def test_log_cannot_choose_the_code_that_runs(tmp_path: Path) -> None:
     record = recorded(Walk(), tmp_path, 8)[0].header.env
-    with pytest.raises(EnvRefusedError, match=f"to allow it: --allow {__name__}"):
+    with pytest.raises(EnvRefusedError, match=f"unless you allow it: pass --allow {__name__}"):
         make_env(record, episode_id="x")
 
     def refused(**changes: Any) -> None:

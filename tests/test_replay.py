@@ -571,7 +571,7 @@ def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
     ],
 )
 def test_a_module_that_is_not_allowed_is_not_imported(entry_point: str, env_id: str) -> None:
-    with pytest.raises(EnvRefusedError, match="to allow it: --allow"):
+    with pytest.raises(EnvRefusedError, match="unless you allow it: pass --allow"):
         make_env(names(entry_point, env_id), episode_id="x")
     assert "nowhere_at_all" not in sys.modules
 
@@ -639,7 +639,7 @@ def test_an_environment_that_the_log_cannot_make_again_is_replayed_on_a_given_on
     record(Counter(), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
-        with pytest.raises(EnvMissingError, match="give what makes it"):
+        with pytest.raises(EnvMissingError, match="give a function that makes it"):
             replay_episode(episode)
         assert run(Counter()) == 30
         assert replay_episode(episode, env=Counter()).grade == "exact"

@@ -252,14 +252,14 @@ def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_m
     tmp_path: Path,
 ) -> None:
     episode = record_notes(tmp_path)
-    with pytest.raises(EnvRefusedError, match="to allow it: --allow test_worlds"):
+    with pytest.raises(EnvRefusedError, match="unless you allow it: pass --allow test_worlds"):
         replay_episode(episode)
     assert replay_episode(episode, allow=[__name__]).grade == "exact"
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
     with pytest.raises(
-        EnvMissingError, match="no world that could be made again; give what makes one"
+        EnvMissingError, match="no world that could be made again; give a function that makes it"
     ):
         replay_episode(episodes(tmp_path)[-1])
     done = subprocess.run(

@@ -21,7 +21,7 @@ import pytest
 if TYPE_CHECKING:
     from trajrec.replay import ReplayOptions, ReplayReport
     from trajrec.replay.agents.rerun import Rerun
-    from trajrec.replay.execute.environments import EnvOrFactory, WorldOrFactory
+    from trajrec.replay.execute.factories import EnvOrFactory, WorldOrFactory
 
 
 @pytest.fixture

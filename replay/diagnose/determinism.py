@@ -12,7 +12,7 @@ from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_sta
 from trajrec.replay.diagnose.probes import Factory, RolloutPlan, probe_determinism
 from trajrec.replay.diagnose.restore_probes import probe_restore
 from trajrec.replay.diagnose.rollouts import Row, rollout
-from trajrec.replay.execute.environments import env_by, make_by_id
+from trajrec.replay.execute.factories import env_from_factory, make_by_id
 from trajrec.types import AnyEnv
 
 # Resets whose median duration is reported.
@@ -62,7 +62,7 @@ def check_determinism(
         factory: Factory = functools.partial(make_by_id, env)
     else:
         name = getattr(env, "__qualname__", repr(env))
-        factory = functools.partial(env_by, env)
+        factory = functools.partial(env_from_factory, env)
     first_env = factory()
     second_env = factory()
     try:

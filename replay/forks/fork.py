@@ -18,7 +18,8 @@ from trajrec.log.schema import Fork
 from trajrec.options import check_options
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
-from trajrec.replay.execute.environments import env_by, make_env
+from trajrec.replay.execute.environments import make_env
+from trajrec.replay.execute.factories import env_from_factory
 from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
 from trajrec.replay.forks.branch import Branch, BranchLog, BranchPlan, BranchTrace, run_branch
 from trajrec.replay.forks.dispatch import check_portable, run_in_workers
@@ -260,7 +261,7 @@ def _handle_maker(
         if env is None:
             made = make_env(episode.header.env, episode_id=episode.id, allow=allowed)
         else:
-            made = env_by(env, episode.header.env)
+            made = env_from_factory(env, episode.header.env)
         return env_handle(made, episode, state)
 
     return make_handle

@@ -22,7 +22,8 @@ from typing import Any, NoReturn, Protocol
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.snapshots import sandbox_of
 from trajrec.errors import SnapshotError
-from trajrec.replay.execute.environments import env_by, make_env
+from trajrec.replay.execute.environments import make_env
+from trajrec.replay.execute.factories import env_from_factory
 from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.forks.branch import portable_error
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
@@ -148,7 +149,7 @@ def serve(job: ForkJob) -> Iterator[BranchResult | BranchLost]:
 
     def make() -> EnvHandle:
         env = (
-            env_by(job.make, episode.header.env)
+            env_from_factory(job.make, episode.header.env)
             if job.make is not None
             else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
         )

@@ -84,7 +84,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> Any:
     """Make an environment that the user named, importing the package that registers it where that is known."""
     import gymnasium
 
-    from trajrec.replay.execute.environments import make_by_id
+    from trajrec.replay.execute.factories import make_by_id
 
     module = env_id.partition(":")[0] if ":" in env_id else ""
     if module:

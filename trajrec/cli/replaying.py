@@ -93,16 +93,16 @@ def load_env(name: str, flag: str) -> Callable[[], Any]:
         return load_function(name, flag, "a Gymnasium id or ")
     make_env(name, {}).close()  # says what is wrong before anything is replayed
 
-    from trajrec.replay.execute.environments import ById
+    from trajrec.replay.execute.factories import EnvById
 
-    return ById(name)
+    return EnvById(name)
 
 
 def _tell_arguments(against: Any, record: Any) -> None:
     """Say where an environment of an id does not take what another one was recorded with: it is no fault of the episode."""
-    from trajrec.replay.execute.environments import ById
+    from trajrec.replay.execute.factories import EnvById
 
-    kwargs = against.refused(record) if isinstance(against, ById) else {}
+    kwargs = against.rejected_kwargs(record) if isinstance(against, EnvById) else {}
     if kwargs:
         say(
             f"trajrec: recorded with {kwargs}, which {against.env_id} does not take: replayed without"

@@ -12,7 +12,8 @@ from trajrec.options import check_options
 from trajrec.protocols import World
 from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
 from trajrec.replay.credit.sampling.simulator import Resample, Success
-from trajrec.replay.execute.environments import env_by, make_env, make_world, world_by
+from trajrec.replay.execute.environments import make_env, make_world
+from trajrec.replay.execute.factories import env_from_factory, world_from_factory
 from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.forks.options import Backend, RestoreChoice, check_restore
 from trajrec.types import AnyEnv, Value
@@ -173,13 +174,17 @@ class RolloutConfig:
         env = (
             make_env(record, episode_id=episode.id, allow=self.allow)
             if self.make is None
-            else env_by(self.make, record)
+            else env_from_factory(self.make, record)
         )
         return env_handle(env, episode, self.state)
 
     def make_world(self, episode: Episode) -> World:
         """Make the tool world of an agent's episode."""
-        return world_by(self.make) if self.make is not None else make_world(episode, self.allow)
+        return (
+            world_from_factory(self.make)
+            if self.make is not None
+            else make_world(episode, self.allow)
+        )
 
     def last_step(self, episode: Episode) -> int | None:
         """Return the step at which rollouts are cut off; None if there is no such step.

@@ -1,0 +1,184 @@
+"""Make environments and worlds with the functions and ids that a caller gives."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeGuard
+
+import gymnasium
+
+from trajrec.envstate.pettingzoo import API_FIELD, as_gymnasium
+from trajrec.errors import EnvContractError, TrajrecError
+from trajrec.log.schema import EnvRecord
+from trajrec.protocols import World
+from trajrec.types import AnyEnv, Value
+from trajrec.values import codec
+from trajrec.values.diff import is_same
+
+# Strings, because `AnyEnv` is one at run time.
+EnvOrFactory: TypeAlias = "AnyEnv | Callable[[], AnyEnv] | None"
+WorldOrFactory: TypeAlias = "World | Callable[[], World] | None"
+
+# The package that registers the environments of an id's namespace. Importing one of these registers
+# environments and does nothing else.
+KNOWN_PACKAGES = {
+    "ALE": "ale_py",
+    "BabyAI": "minigrid",
+    "MiniGrid": "minigrid",
+    "trajrec": "trajrec.envs",
+}
+
+
+def make_by_id(env_id: str, **kwargs: Value) -> AnyEnv:
+    """Make the environment of an id; import the package that registers it, if that is known."""
+    register_package(env_id)
+    env: AnyEnv = gymnasium.make(env_id, **kwargs)
+    return env
+
+
+def register_package(env_id: str) -> None:
+    """Import the package that registers an id, if it is known and the id is not registered.
+
+    Raises:
+        ImportError: The package is not installed.
+    """
+    package = KNOWN_PACKAGES.get(namespace_of(env_id))
+    if package is not None and env_id not in gymnasium.registry:
+        importlib.import_module(package)
+
+
+def namespace_of(env_id: str) -> str:
+    """Return the namespace of an id: "ALE" of "ALE/Breakout-v5", "MiniGrid" of "MiniGrid-Empty-v0"."""
+    return env_id.partition("/" if "/" in env_id else "-")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class EnvById:
+    """Makes the environment of an id that the caller names.
+
+    In the place of a recorded environment it passes on the recorded arguments.
+
+    Attributes:
+        env_id: The id.
+    """
+
+    env_id: str
+
+    def __call__(self) -> AnyEnv:
+        return make_by_id(self.env_id)
+
+    def make_like(self, record: EnvRecord) -> AnyEnv:
+        """Make it with the recorded arguments, or without them if it does not accept them."""
+        try:
+            return make_by_id(self.env_id, **self._recorded_kwargs(record))
+        except TypeError:
+            return self()
+
+    def rejected_kwargs(self, record: EnvRecord) -> dict[str, Value]:
+        """Return the recorded arguments if the environment does not accept them, else {}."""
+        kwargs = self._recorded_kwargs(record)
+        try:
+            make_by_id(self.env_id, **kwargs).close()
+        except TypeError:
+            return kwargs
+        return {}
+
+    def _recorded_kwargs(self, record: EnvRecord) -> dict[str, Value]:
+        """Return the recorded arguments that somebody gave.
+
+        The arguments that belong to the recorded id are left out: another id has its own.
+        """
+        if not record.kwargs_data or API_FIELD in record.spec_fields:
+            return {}
+        for env_id in (record.env_id, self.env_id):
+            # The package of the recorded environment need not be installed here.
+            with contextlib.suppress(ImportError):
+                register_package(env_id)
+        spec = gymnasium.registry.get(record.env_id) or gymnasium.registry.get(self.env_id)
+        own = {} if spec is None else spec.kwargs
+        return {
+            name: value
+            for name, value in codec.decode(record.kwargs_data).items()
+            if name != "render_mode" and not (name in own and is_same(own[name], value))
+        }
+
+
+def env_from_factory(factory: Any, record: EnvRecord | None = None) -> AnyEnv:
+    """Make an environment with the function that a caller gave.
+
+    Args:
+        factory: The function, or an `EnvById`.
+        record: The recorded environment that the new one replaces, if any; see `EnvById`.
+
+    Returns:
+        The environment; of a PettingZoo environment, the joint view.
+
+    Raises:
+        EnvContractError: The function raises, or returns no environment.
+        TypeError: `factory` cannot be called.
+    """
+    if record is not None and isinstance(factory, EnvById):
+        return factory.make_like(record)
+    made = as_gymnasium(_call(factory))
+    if isinstance(made, gymnasium.Env):
+        return made
+    kind = "no environment"
+    if is_world(made):
+        kind = "a world; trajrec.envs.ToolTextEnv makes an environment of one"
+    raise EnvContractError(
+        f"{_name(factory)} must make a gymnasium.Env: it returned {made!r:.200}, {kind}"
+    )
+
+
+def world_from_factory(factory: Any) -> World:
+    """Make a world with the function that a caller gave.
+
+    Raises:
+        EnvContractError: The function raises, or returns no world.
+        TypeError: `factory` cannot be called.
+    """
+    made = _call(factory)
+    if is_world(made):
+        return made
+    raise EnvContractError(
+        f"{_name(factory)} must make a world for an agent's episode, which has reset, tools and "
+        f"call: it returned {made!r:.200}"
+    )
+
+
+def is_world(made: object) -> TypeGuard[World]:
+    """Return whether an object is a world; a class of worlds is none."""
+    return isinstance(made, World) and not isinstance(made, type)
+
+
+def _call(factory: Any) -> Value:
+    if not callable(factory):
+        raise TypeError(
+            f"env and world must be an object or a function that makes one, got {factory!r:.200}"
+        )
+    try:
+        return factory()
+    except TrajrecError:
+        raise
+    except Exception as exc:
+        # The first frame is this function's own.
+        frames = traceback.extract_tb(exc.__traceback__)[1:]
+        line = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        raise EnvContractError(
+            f"{_name(factory)} made nothing: it raised {type(exc).__name__}: {exc}{line}"
+        ) from exc
+
+
+def _name(factory: Any) -> str:
+    """Return the name of a factory in messages: the id or function that the caller gave."""
+    if isinstance(factory, EnvById):
+        return repr(factory.env_id)
+    if isinstance(factory, functools.partial) and factory.args:
+        return repr(factory.args[0])
+    name = getattr(factory, "__qualname__", None)
+    return repr(factory) if name is None else f"{factory.__module__}:{name}"
