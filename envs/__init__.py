@@ -1,4 +1,7 @@
-"""Environments that we ship: to demonstrate, to test, to teach. Importing this registers them with Gymnasium."""
+"""Environments and tool worlds to demonstrate, test and teach with.
+
+Importing this package registers the environments with Gymnasium.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from trajrec.envs.text import ToolTextEnv as ToolTextEnv
     from trajrec.envs.workspace import Workspace as Workspace
 
+# Imported on first use: a process that needs one of them does not load the others.
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
@@ -28,12 +32,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
     },
 )
 
-for _id, _entry_point in (
-    ("trajrec/KeyDoor-v0", "trajrec.envs.keydoor:KeyDoor"),
-    ("trajrec/Shop-v0", "trajrec.envs.shop:Shop"),
-    ("trajrec/FaultChain-v0", "trajrec.envs.solved:FaultChain"),
-    ("trajrec/NoisyKey-v0", "trajrec.envs.solved:NoisyKey"),
-    ("trajrec/Switches-v0", "trajrec.envs.solved:Switches"),
-):
+_ENTRY_POINTS = {
+    "trajrec/KeyDoor-v0": "trajrec.envs.keydoor:KeyDoor",
+    "trajrec/Shop-v0": "trajrec.envs.shop:Shop",
+    "trajrec/FaultChain-v0": "trajrec.envs.solved:FaultChain",
+    "trajrec/NoisyKey-v0": "trajrec.envs.solved:NoisyKey",
+    "trajrec/Switches-v0": "trajrec.envs.solved:Switches",
+}
+for _id, _entry_point in _ENTRY_POINTS.items():
+    # Gymnasium warns of an id that is registered twice, e.g. when this module is reloaded.
     if _id not in gymnasium.registry:
         gymnasium.register(_id, entry_point=_entry_point)

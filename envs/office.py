@@ -1,36 +1,42 @@
-"""Office: a folder of files and a SQLite database, tools for both, tasks, and checks of what is there in the end."""
+"""Office: a world with a folder of files and a SQLite database, and five tasks."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import shutil
 import sqlite3
 import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TypedDict
 
 import numpy as np
 
+from trajrec.envs.folder import DELETE_FILE, LIST_FILES, READ_FILE, WRITE_FILE, Call, FolderWorld
+from trajrec.envs.office_tasks import TASKS, OfficeState, Row
 from trajrec.protocols import Tool
+from trajrec.types import JsonObject
 
 PEOPLE = ("Ada", "Ben", "Cleo", "Dov", "Eve", "Finn")
 THINGS = ("paper", "train", "lunch", "hosting", "chair", "books")
+
+# A query returns at most so many rows: its result is recorded, and read by a model.
 MAX_ROWS = 100
 
-
-class OfficeError(Exception):
-    """A call that the office refuses."""
-
+# The recorded state holds this text, so that a change of it would break the replay of old logs.
+SCHEMA = (
+    "CREATE TABLE expenses "
+    "(id INTEGER PRIMARY KEY, person TEXT, thing TEXT, cents INTEGER, paid INTEGER)"
+)
 
 TOOLS = (
-    Tool.with_args("list_files", "read", "Paths of all files."),
-    Tool.with_args("read_file", "read", "The text of a file.", path="string"),
-    Tool.with_args(
-        "write_file", "write", "Write a file, making its folders.", path="string", text="string"
-    ),
+    LIST_FILES,
+    READ_FILE,
+    WRITE_FILE,
     Tool.with_args("move_file", "write", "Move a file.", path="string", to="string"),
-    Tool.with_args("delete_file", "write", "Delete a file.", path="string"),
+    DELETE_FILE,
     Tool.with_args(
         "query",
         "read",
@@ -46,24 +52,30 @@ TOOLS = (
 )
 
 
-class Task(NamedTuple):
-    """A task: what is asked, the calls that do it, and a check."""
-
-    goal: Callable[[Office], str]
-    calls: Callable[[Office], list[tuple[str, dict[str, Any]]]]
-    check: Callable[[Office], bool]
+class OfficeError(Exception):
+    """The office refuses a call."""
 
 
-class Office:
-    """An office's files and its expenses: a world with a folder and a database.
+class Watched(TypedDict):
+    """The parts of an office that are watched while it is recorded."""
+
+    files: Path
+    database: sqlite3.Connection
+
+
+class Office(FolderWorld):
+    """An office's files and expenses: a world with a folder and a database.
+
+    `reset(options={"task": i})` chooses one of the five tasks; without it the seed does.
 
     Args:
-        seed: Of a reset without one.
-        root: Where it lies; by default a temporary folder, deleted with the object.
+        seed: Seed of a reset that gets none.
+        root: The folder to work in. By default a temporary folder, deleted with the object.
 
     Attributes:
-        path: The folder of files.
+        path: The folder of files, `files` in the root.
         database: A connection to the database.
+        before: The state after the last reset.
 
     >>> world = Office(seed=3)
     >>> goal = world.reset(options={"task": 2})
@@ -72,255 +84,128 @@ class Office:
     True
     """
 
+    TOOLS = TOOLS
+    NAME = "office"
+    Refusal = OfficeError
+
     def __init__(self, *, seed: int | None = None, root: str | None = None) -> None:
-        self.seed = seed
-        self._root = Path(tempfile.mkdtemp(prefix="trajrec-office-") if root is None else root)
+        folder = Path(tempfile.mkdtemp(prefix="trajrec-office-") if root is None else root)
         if root is None:
-            weakref.finalize(self, shutil.rmtree, self._root, ignore_errors=True)
-        self.path = self._root / "files"
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(seed, folder / "files")
+        # An agent may call tools from a thread of its own; each statement commits at once.
         self.database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         weakref.finalize(self, self.database.close)
+        self.before: OfficeState = {"task": 0, "files": {}, "expenses": []}
         self._task = 0
-        self.before: dict[str, Any] = {}
 
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The arguments that make another one like this, in a folder of its own."""
-        return {"seed": self.seed}
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
-        """Lay out files and expenses, choose a task, return what it asks."""
-        draw = np.random.default_rng(self.seed if seed is None else seed)
-        shutil.rmtree(self.path, ignore_errors=True)
-        (self.path / "notes").mkdir(parents=True)
-        drawn = int(draw.integers(len(TASKS)))
-        self._task = int((options or {}).get("task", drawn))
-        if not 0 <= self._task < len(TASKS):
-            raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
-        for person in PEOPLE[:4]:
-            lines = [f"- {THINGS[int(draw.integers(len(THINGS)))]}" for _ in range(4)]
-            (self.path / "notes" / f"{person.lower()}.md").write_text(
-                "\n".join([f"# {person}", *lines, ""])
-            )
-        (self.path / "config.ini").write_text(
-            f"[office]\nopen = 9\nclose = {int(draw.integers(16, 20))}\n"
-        )
-        (self.path / "draft.txt").write_text("Dear all,\nthe office moves on Monday.\n")
-        self.database.executescript(
-            "DROP TABLE IF EXISTS expenses;"
-            "CREATE TABLE expenses (id INTEGER PRIMARY KEY, person TEXT, thing TEXT, cents INTEGER, paid INTEGER)"
-        )
-        rows = [
-            (
-                i + 1,
-                PEOPLE[i % len(PEOPLE)],
-                THINGS[int(draw.integers(len(THINGS)))],
-                int(draw.integers(1, 90)) * 100,
-                i % 3 == 0,
-            )
-            for i in range(24)
-        ]
-        self.database.executemany("INSERT INTO expenses VALUES (?, ?, ?, ?, ?)", rows)
-        self.before = self.get_state()
-        return TASKS[self._task].goal(self)
-
-    def tools(self) -> tuple[Tool, ...]:
-        """Return the tools."""
-        return TOOLS
-
-    def watch(self) -> dict[str, Any]:
-        """Return what to watch: the folder and the database."""
-        return {"files": self.path, "database": self.database}
-
-    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
-        """Execute a tool.
+    def reset(self, *, seed: int | None = None, options: JsonObject | None = None) -> str:
+        """Make new files and expenses, choose a task, and return its goal.
 
         Raises:
-            OfficeError: The call does not fit, or cannot be done.
+            ValueError: The options name a task that does not exist.
         """
-        tool = next((tool for tool in TOOLS if tool.name == name), None)
-        if tool is None or tool.schema is None:
-            raise OfficeError(
-                f"no tool {name!r}; there are {', '.join(tool.name for tool in TOOLS)}"
-            )
-        properties = tool.schema["properties"]
-        if arguments.keys() != properties.keys() or not all(
-            isinstance(value, str) for value in arguments.values()
-        ):
-            raise OfficeError(f"{name} takes exactly the texts {list(properties)}")
-        return getattr(self, f"_{name}")(**arguments)
+        rng = np.random.default_rng(self.seed if seed is None else seed)
+        # Drawn even if the options choose the task, so that a seed makes the same office for all.
+        drawn_task = int(rng.integers(len(TASKS)))
+        self._task = int((options or {}).get("task", drawn_task))
+        if not 0 <= self._task < len(TASKS):
+            raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
+        self._lay_out(_make_files(rng))
+        self.database.executescript(f"DROP TABLE IF EXISTS expenses;{SCHEMA}")
+        self._insert(_make_expenses(rng))
+        self.before = self.get_state()
+        return TASKS[self._task].goal
 
-    def ground_truth_calls(self) -> list[tuple[str, dict[str, Any]]]:
+    def watch(self) -> Watched:
+        """Return the folder and the database: their contents are recorded and compared."""
+        return {"files": self.path, "database": self.database}
+
+    def ground_truth_calls(self) -> list[Call]:
         """Return the calls that solve the current task from its beginning."""
-        return TASKS[self._task].calls(self)
+        return TASKS[self._task].calls(self.before)
 
     def task_solved(self) -> bool:
-        """Say whether files and expenses are as the task asks, and nothing else changed."""
-        return TASKS[self._task].check(self)
+        """Return whether files and expenses are as the task asks, and nothing else changed."""
+        expected = copy.deepcopy(self.before)
+        TASKS[self._task].edit(expected)
+        state = self.get_state()
+        return (state["files"], state["expenses"]) == (expected["files"], expected["expenses"])
 
-    def get_state(self) -> dict[str, Any]:
-        """Return files and expenses as plain data."""
+    def get_state(self) -> OfficeState:
+        """Return the task, the files and the expenses."""
         files = {
             path.relative_to(self.path).as_posix(): path.read_text()
             for path in sorted(self.path.rglob("*.*"))
         }
-        return {
-            "task": self._task,
-            "files": files,
-            "expenses": self.rows("SELECT * FROM expenses ORDER BY id"),
-        }
+        expenses = self.rows("SELECT * FROM expenses ORDER BY id")
+        return {"task": self._task, "files": files, "expenses": expenses}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Put files and expenses into a state that `get_state` returned."""
+    def set_state(self, state: OfficeState) -> None:
+        """Restore a state that `get_state` returned."""
         self._task = state["task"]
-        shutil.rmtree(self.path, ignore_errors=True)
-        (self.path / "notes").mkdir(parents=True)
-        for name, text in state["files"].items():
-            self._write_file(name, text)
+        self._lay_out(state["files"])
         self.database.execute("DELETE FROM expenses")
-        self.database.executemany("INSERT INTO expenses VALUES (?, ?, ?, ?, ?)", state["expenses"])
+        self._insert(state["expenses"])
 
-    def rows(self, sql: str) -> list[list[Any]]:
-        """Return rows of a query."""
+    def rows(self, sql: str) -> list[Row]:
+        """Return all rows of a query."""
         return [list(row) for row in self.database.execute(sql).fetchall()]
 
-    def _list_files(self) -> list[str]:
-        return [
-            path.relative_to(self.path).as_posix()
-            for path in sorted(self.path.rglob("*"))
-            if path.is_file()
-        ]
-
-    def _read_file(self, path: str) -> str:
-        return self._existing(path).read_text()
-
-    def _write_file(self, path: str, text: str) -> str:
-        place = self._inside(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        return f"wrote {len(text)} characters"
+    def _insert(self, rows: list[Row]) -> None:
+        self.database.executemany("INSERT INTO expenses VALUES (?, ?, ?, ?, ?)", rows)
 
     def _move_file(self, path: str, to: str) -> str:
-        place, target = self._existing(path), self._inside(to)
+        source = self._existing(path)
+        target = self._inside(to)
         if target.exists():
             raise OfficeError(f"{to} is there already")
         target.parent.mkdir(parents=True, exist_ok=True)
-        place.rename(target)
+        source.rename(target)
         return f"moved to {to}"
 
-    def _delete_file(self, path: str) -> str:
-        self._existing(path).unlink()
-        return f"deleted {path}"
-
-    def _query(self, sql: str) -> list[list[Any]]:
+    def _query(self, sql: str) -> list[Row]:
         if not sql.lstrip().lower().startswith("select"):
             raise OfficeError("query takes a SELECT; use execute to change something")
-        return self._sql(lambda: self.rows(sql))[:MAX_ROWS]  # type: ignore[no-any-return]
+        with _refuse_sql_errors():
+            return self.rows(sql)[:MAX_ROWS]
 
     def _execute(self, sql: str) -> int:
         if sql.lstrip().lower().split(" ")[0] not in ("insert", "update", "delete"):
             raise OfficeError("execute takes an INSERT, UPDATE or DELETE")
-        return int(self._sql(lambda: self.database.execute(sql).rowcount))
-
-    def _sql(self, run: Callable[[], Any]) -> Any:
-        try:
-            return run()
-        except sqlite3.Error as exc:
-            raise OfficeError(f"SQL: {exc}") from None
-
-    def _inside(self, path: str) -> Path:
-        place = (self.path / path).resolve()
-        if not place.is_relative_to(self.path.resolve()) or place == self.path.resolve():
-            raise OfficeError(f"{path!r} is outside of the office")
-        return place
-
-    def _existing(self, path: str) -> Path:
-        place = self._inside(path)
-        if not place.is_file():
-            raise OfficeError(f"no file {path}")
-        return place
+        with _refuse_sql_errors():
+            return self.database.execute(sql).rowcount
 
 
-def _only(
-    world: Office,
-    files: Callable[[dict[str, str]], Any],
-    expenses: Callable[[list[list[Any]]], Any],
-) -> bool:
-    """Say whether the office is exactly the one before, changed so."""
-    before, now = world.before, world.get_state()
-    wanted_files = dict(before["files"])
-    wanted_rows = [list(row) for row in before["expenses"]]
-    files(wanted_files)
-    expenses(wanted_rows)
-    return bool(now["files"] == wanted_files and now["expenses"] == wanted_rows)
+@contextlib.contextmanager
+def _refuse_sql_errors() -> Iterator[None]:
+    """Raise an error of SQLite as a refused call."""
+    try:
+        yield
+    except sqlite3.Error as exc:
+        raise OfficeError(f"SQL: {exc}") from None
 
 
-def _keep(_: Any) -> None:
-    """Change nothing."""
+def _make_files(rng: np.random.Generator) -> dict[str, str]:
+    """Return the path and the text of each file."""
+    files = {}
+    for person in PEOPLE[:4]:
+        notes = [f"- {THINGS[int(rng.integers(len(THINGS)))]}" for _ in range(4)]
+        files[f"notes/{person.lower()}.md"] = "\n".join([f"# {person}", *notes, ""])
+    files["config.ini"] = f"[office]\nopen = 9\nclose = {int(rng.integers(16, 20))}\n"
+    files["draft.txt"] = "Dear all,\nthe office moves on Monday.\n"
+    return files
 
 
-def _unpaid(world: Office, person: str) -> int:
-    return sum(row[3] for row in world.before["expenses"] if row[1] == person and not row[4])
-
-
-def _pay(rows: list[list[Any]], person: str) -> None:
-    for row in rows:
-        if row[1] == person:
-            row[4] = 1
-
-
-def _drop(rows: list[list[Any]], person: str) -> None:
-    rows[:] = [row for row in rows if row[1] != person]
-
-
-TASKS = (
-    Task(
-        lambda w: "Move draft.txt to archive/draft.txt, unchanged.",
-        lambda w: [("move_file", {"path": "draft.txt", "to": "archive/draft.txt"})],
-        lambda w: _only(w, lambda f: f.update({"archive/draft.txt": f.pop("draft.txt")}), _keep),
-    ),
-    Task(
-        lambda w: "The office now opens at 8: change config.ini, and nothing else in it.",
-        lambda w: [
-            ("read_file", {"path": "config.ini"}),
-            (
-                "write_file",
-                {
-                    "path": "config.ini",
-                    "text": w.before["files"]["config.ini"].replace("open = 9", "open = 8"),
-                },
-            ),
-        ],
-        lambda w: _only(
-            w,
-            lambda f: f.update({"config.ini": f["config.ini"].replace("open = 9", "open = 8")}),
-            _keep,
-        ),
-    ),
-    Task(
-        lambda w: "Mark all expenses of Ben as paid.",
-        lambda w: [("execute", {"sql": "UPDATE expenses SET paid = 1 WHERE person = 'Ben'"})],
-        lambda w: _only(w, _keep, lambda rows: _pay(rows, "Ben")),
-    ),
-    Task(
-        lambda w: (
-            "Write into owed.txt how many cents Cleo's unpaid expenses are in all, the number alone."
-        ),
-        lambda w: [
-            (
-                "query",
-                {"sql": "SELECT sum(cents) FROM expenses WHERE person = 'Cleo' AND NOT paid"},
-            ),
-            ("write_file", {"path": "owed.txt", "text": str(_unpaid(w, "Cleo"))}),
-        ],
-        lambda w: _only(w, lambda f: f.update({"owed.txt": str(_unpaid(w, "Cleo"))}), _keep),
-    ),
-    Task(
-        lambda w: "Dov has left: delete notes/dov.md and all expenses of Dov.",
-        lambda w: [
-            ("delete_file", {"path": "notes/dov.md"}),
-            ("execute", {"sql": "DELETE FROM expenses WHERE person = 'Dov'"}),
-        ],
-        lambda w: _only(w, lambda f: f.pop("notes/dov.md"), lambda rows: _drop(rows, "Dov")),
-    ),
-)
+def _make_expenses(rng: np.random.Generator) -> list[Row]:
+    """Return 24 expenses, four a person; every third is paid."""
+    return [
+        [
+            number + 1,
+            PEOPLE[number % len(PEOPLE)],
+            THINGS[int(rng.integers(len(THINGS)))],
+            int(rng.integers(1, 90)) * 100,
+            int(number % 3 == 0),
+        ]
+        for number in range(24)
+    ]

@@ -1,5 +1,4 @@
-"""Shop: a small tool-use environment. A database, tools that change it, a task in words, and a check of what the database
-says in the end."""
+"""Shop: a small environment of tool use, with a database, 16 tools and 22 tasks."""
 
 from __future__ import annotations
 
@@ -8,72 +7,99 @@ import copy
 import json
 import string
 from collections.abc import Callable
-from typing import Any
+from typing import TypedDict
 
 import gymnasium
 from gymnasium import spaces
 
-from trajrec.envs.shop_tasks import GOODS, TASKS, Database
+from trajrec.envs.shop_database import (
+    GOODS,
+    Customer,
+    Database,
+    Order,
+    empty_database,
+    make_database,
+    new_order,
+    order_key,
+    outcome,
+    pass_day,
+)
+from trajrec.envs.shop_tasks import TASKS, Call
+from trajrec.envs.shop_tools import (
+    APPROVAL_CENTS,
+    ARGUMENTS,
+    CREDIT_CENTS,
+    POLICY,
+    REFUND_DAYS,
+    TOOLS,
+)
 from trajrec.protocols import Tool
+from trajrec.types import Info, JsonObject, Observation, Value
 
+# Only an error that repeats a long argument is as long as this; the observation is then cut.
 MAX_TEXT = 4096
 _TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.printable))
-_NAMES = ("Ada", "Ben", "Cleo", "Dov", "Eve", "Finn", "Gus", "Hana")
-TODAY = 100
-REFUND_DAYS = 30
-APPROVAL_CENTS = 15000
-CREDIT_CENTS = 1000
-POLICY = (
-    f"Refunds: delivered orders, up to {REFUND_DAYS} days after delivery, and cancelled ones; refunds of more than "
-    f"{APPROVAL_CENTS} cents need an approval first. Cancellations: paid orders that are not shipped. Credit: up to "
-    f"{CREDIT_CENTS} cents a customer. Paid orders are shipped after 2 days and delivered 3 days later. Where the payment "
-    "provider does not answer, nothing was refunded: try again."
-)
+
+# Price of a new order if no earlier order has the same item.
+DEFAULT_CENTS = 5000
+
+_TYPES: dict[str, type] = {"string": str, "integer": int}
 
 
 class ToolError(Exception):
-    """A call that the shop refuses: an answer to the agent, not an exception of the environment."""
+    """The shop refuses a call. The agent gets it as an answer; `Shop.step` does not raise it."""
 
 
 class PaymentTimeout(ToolError, TimeoutError):
     """The payment provider did not answer."""
 
 
-TOOLS = (
-    Tool.with_args("read_policy", "read"),
-    Tool.with_args("find_customer", "read", name="string"),
-    Tool.with_args("list_orders", "read", customer="string"),
-    Tool.with_args("get_order", "read", order="string"),
-    Tool.with_args("list_stock", "read"),
-    Tool.with_args("refund_order", "write", order="string", cents="integer"),
-    Tool.with_args("request_approval", "write", order="string"),
-    Tool.with_args("ship_order", "write", order="string"),
-    Tool.with_args("place_order", "write", customer="string", item="string"),
-    Tool.with_args("restock", "write", item="string", count="integer"),
-    Tool.with_args("apply_credit", "write", customer="string", cents="integer"),
-    Tool.with_args("wait", "write", days="integer"),
-    Tool.with_args("cancel_order", "write", order="string"),
-    Tool.with_args("update_address", "write", customer="string", address="string"),
-    Tool.with_args("send_message", "write", customer="string", text="string"),
-    Tool.with_args("finish", "write"),
-)
-_BY_NAME = {tool.name: tool for tool in TOOLS}
-_TYPES: dict[str, tuple[type, ...]] = {"string": (str,), "integer": (int,)}
+class ShopState(TypedDict):
+    """The whole state of a shop, except its generator of random numbers.
+
+    Attributes:
+        database: The present database.
+        initial: The database after the last reset.
+        task: Index of the task in `TASKS`.
+        n_steps: Number of calls since the last reset.
+        is_done: Whether the agent called `finish`.
+    """
+
+    database: Database
+    initial: Database
+    task: int
+    n_steps: int
+    is_done: bool
+
+
+class WatchedShop(TypedDict):
+    """The parts of a shop that are watched while it is recorded."""
+
+    database: Database
+    is_done: bool
 
 
 class Shop(gymnasium.Env[dict[str, str], str]):
-    """A shop's back office: customers, orders that are shipped and delivered as days go by, payments, a policy, tools.
+    """The back office of a shop, as an environment and as a world of tools.
 
-    As an environment each step is one tool call, as the JSON text {"tool": ..., "arguments": {...}}; as a world `call` executes
-    it. The observation is the goal and the last result, both text. A call that is not JSON, names no tool, does not fit its
-    schema or is refused by the shop is answered with {"error": ...}; `step` never raises for it, `call` raises ToolError.
-    `finish` ends the episode; the reward is 1 if the database is then as after the task's ground truth (whatever the messages
-    say), else 0. `options={"task": i}` in reset chooses one of the 22 tasks of `trajrec.envs.shop_tasks`. Some payments time
-    out once or twice before a refund goes through.
+    Customers have orders, which are shipped and delivered as days pass. A policy says which orders
+    are refunded. Some refunds time out once or twice before the payment provider answers.
+
+    As an environment, each step is a tool call, as JSON text: `{"tool": ..., "arguments": {...}}`.
+    The observation is the goal and the last result, both text. `step` answers a malformed or
+    refused call with `{"error": ...}`. The tool `finish` ends the episode. The reward is then 1 if
+    the database is as the task's ground truth leaves it, else 0. The texts of messages and the
+    number of timeouts do not count. As a world, `call` executes a tool, and raises ToolError for a
+    refused call.
+
+    `reset(options={"task": i})` chooses one of the 22 tasks of `trajrec.envs.shop_tasks`.
 
     Args:
-        seed: Of a reset without one.
-        max_steps: Steps after which the episode is truncated.
+        seed: Seed of a reset that gets none.
+        max_steps: Number of steps after which the episode is truncated.
+
+    Raises:
+        ValueError: max_steps is less than 1.
 
     >>> shop = Shop(seed=7)
     >>> _, info = shop.reset(options={"task": 0})
@@ -84,40 +110,57 @@ class Shop(gymnasium.Env[dict[str, str], str]):
     def __init__(self, *, seed: int | None = None, max_steps: int = 30) -> None:
         if max_steps < 1:
             raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
-        self.seed, self.max_steps = seed, max_steps
-        self.observation_space: spaces.Space[Any] = spaces.Dict({"goal": _TEXT, "result": _TEXT})
+        self.seed = seed
+        self.max_steps = max_steps
+        self.observation_space: spaces.Space[Observation] = spaces.Dict(
+            {"goal": _TEXT, "result": _TEXT}
+        )
         self.action_space = _TEXT
-        self._database: Database = {}
-        self._initial: Database = {}
-        self._task = self._n_steps = 0
+        self._database = empty_database()
+        self._initial = empty_database()
+        self._task = 0
+        self._n_steps = 0
         self._is_done = False
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, str], dict[str, Any]]:
-        """Fill the database and choose a task."""
+        self, *, seed: int | None = None, options: JsonObject | None = None
+    ) -> tuple[dict[str, str], Info]:
+        """Make a new database and choose a task.
+
+        Raises:
+            ValueError: The options name a task that does not exist.
+        """
         super().reset(seed=self.seed if seed is None else seed)
         task = (options or {}).get("task")
         if task is not None and not 0 <= task < len(TASKS):
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {task!r}")
         self._database = self._make_database()
         self._initial = copy.deepcopy(self._database)
-        drawn = int(self.np_random.integers(len(TASKS)))
-        self._task = drawn if task is None else int(task)
-        self._n_steps, self._is_done = 0, False
+        # Drawn even if the options choose the task, so that the generator ends in the same state.
+        drawn_task = int(self.np_random.integers(len(TASKS)))
+        self._task = drawn_task if task is None else int(task)
+        self._n_steps = 0
+        self._is_done = False
         return self._observe("ready"), {"task": self._task}
 
-    def step(self, action: str) -> tuple[dict[str, str], float, bool, bool, dict[str, Any]]:
-        """Execute one call."""
+    def step(self, action: str) -> tuple[dict[str, str], float, bool, bool, Info]:
+        """Execute a call.
+
+        Raises:
+            RuntimeError: The episode is over.
+        """
         if self._is_done:
             raise RuntimeError("the episode is over; call reset first")
         self._n_steps += 1
         name = None
+        result: Value
         try:
             name, arguments = _parse(action)
-            result, is_ok = self._execute(name, arguments), True
+            result = self._execute(name, arguments)
+            is_ok = True
         except ToolError as exc:
-            result, is_ok = {"error": str(exc)}, False
+            result = {"error": str(exc)}
+            is_ok = False
         reward = float(self._is_done and self.task_solved())
         truncated = not self._is_done and self._n_steps >= self.max_steps
         info = {"tool": name, "ok": is_ok}
@@ -128,46 +171,50 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         return TOOLS
 
     @property
-    def kwargs(self) -> dict[str, Any]:
-        """The arguments that make another shop like this."""
+    def kwargs(self) -> JsonObject:
+        """The arguments that make an equal shop."""
         return {"seed": self.seed, "max_steps": self.max_steps}
 
-    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
-        """Execute one call as an agent's tool.
+    def call(self, name: str, arguments: JsonObject, /) -> Value:
+        """Execute a tool.
 
         Raises:
-            ToolError: The call does not fit, or the shop refuses it.
+            ToolError: The tool does not exist, the arguments do not fit it, or the shop refuses.
         """
         self._n_steps += 1
         return self._execute(name, arguments)
 
-    def watch(self) -> Callable[[], dict[str, Any]]:
-        """Return what to watch: a view of the database and of whether the agent has finished."""
+    def watch(self) -> Callable[[], WatchedShop]:
+        """Return a function that returns the part of the state to record and compare."""
         return lambda: {"database": self._database, "is_done": self._is_done}
 
-    def ground_truth_calls(self) -> list[tuple[str, dict[str, Any]]]:
+    def ground_truth_calls(self) -> list[Call]:
         """Return the calls that solve the current task from its beginning."""
         return [*TASKS[self._task].calls(self._initial), ("finish", {})]
 
     def ground_truth(self) -> list[str]:
-        """Return the same as actions."""
+        """Return the calls that solve the current task as actions of the environment."""
         return [
             json.dumps({"tool": name, "arguments": arguments})
             for name, arguments in self.ground_truth_calls()
         ]
 
     def task_solved(self) -> bool:
-        """Say whether the database is as after the ground truth, messages by customer and payments by what went through."""
-        truth = Shop()
-        truth._database = copy.deepcopy(self._initial)
-        for name, arguments in TASKS[self._task].calls(self._initial):
-            with contextlib.suppress(ToolError):
-                truth._execute(name, arguments)
-        return bool(_outcome(truth._database) == _outcome(self._database))
+        """Return whether the database is as the ground truth leaves it.
 
-    def get_state(self) -> dict[str, Any]:
-        """Return the whole state but the generator's, as plain data of its own."""
-        state = {
+        Messages are compared by their receivers, payments by their amounts.
+        """
+        solved_shop = Shop()
+        solved_shop._database = copy.deepcopy(self._initial)
+        for name, arguments in TASKS[self._task].calls(self._initial):
+            # A ground truth holds the refunds that time out, too.
+            with contextlib.suppress(ToolError):
+                solved_shop._execute(name, arguments)
+        return outcome(solved_shop._database) == outcome(self._database)
+
+    def get_state(self) -> ShopState:
+        """Return a copy of the whole state except the generator's, as plain data."""
+        state: ShopState = {
             "database": self._database,
             "initial": self._initial,
             "task": self._task,
@@ -176,191 +223,142 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         }
         return copy.deepcopy(state)
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Put the shop into a state that `get_state` returned."""
+    def set_state(self, state: ShopState) -> None:
+        """Restore a state that `get_state` returned; the state is copied."""
         state = copy.deepcopy(state)
-        self._database, self._initial, self._task = (
-            state["database"],
-            state["initial"],
-            state["task"],
-        )
-        self._n_steps, self._is_done = state["n_steps"], state["is_done"]
+        self._database = state["database"]
+        self._initial = state["initial"]
+        self._task = state["task"]
+        self._n_steps = state["n_steps"]
+        self._is_done = state["is_done"]
 
-    def _execute(self, name: str, arguments: dict[str, Any]) -> Any:
-        _fit(name, arguments)
+    def _make_database(self) -> Database:
+        return make_database(self.np_random)
+
+    def _execute(self, name: str, arguments: JsonObject) -> Value:
+        # Only names of tools reach getattr, so a call cannot execute any other method.
+        _check_call(name, arguments)
         return getattr(self, f"_{name}")(**arguments)
 
     def _observe(self, result: str) -> dict[str, str]:
         return {"goal": TASKS[self._task].goal(self._initial), "result": result[:MAX_TEXT]}
 
-    def _make_database(self) -> Database:
-        draw = self.np_random.integers
-        names = [_NAMES[int(i)] for i in self.np_random.permutation(len(_NAMES))]
-        customers = {
-            f"C{i}": {"name": names[i], "address": f"{int(draw(1, 99))} Mill Lane", "credit": 0}
-            for i in range(1, 5)
-        }
-        orders: dict[str, Any] = {}
-        payments: dict[str, Any] = {}
-        # The first six are what tasks speak of; the fourth is dear, the fifth's payments time out, the last two are long past.
-        fixed = ("delivered", "paid", "delivered", "delivered", "delivered", "shipped")
-        for i in range(12):
-            status = fixed[i] if i < len(fixed) else ("paid", "shipped", "delivered")[int(draw(3))]
-            age = 60 if i >= 10 else int(draw(2))
-            cents = int(draw(*((50, 100) if i == 0 else (160, 200) if i == 3 else (5, 150)))) * 100
-            stages = ("paid", "shipped", "delivered").index(status)
-            orders[f"O{1001 + i}"] = {
-                "customer": f"C{i % 4 + 1}",
-                "item": GOODS[int(draw(len(GOODS)))],
-                "cents": cents,
-                "status": status,
-                "ordered": TODAY - age - (0, 2, 5)[stages],
-                "shipped": TODAY - age - (0, 0, 3)[stages] if stages else None,
-                "delivered": TODAY - age if stages == 2 else None,
-                "approved": False,
-                "refunded": 0,
-            }
-            outage = 2 if i == 4 else int(draw(2)) if i >= len(fixed) else 0
-            payments[f"O{1001 + i}"] = {"cents": cents, "outage": outage}
-        stock = {item: int(draw(0, 8)) for item in GOODS} | {GOODS[0]: 1, GOODS[1]: 5}
-        return {
-            "day": TODAY,
-            "customers": customers,
-            "orders": orders,
-            "payments": payments,
-            "stock": stock,
-            "messages": [],
-        }
-
-    def _order(self, order: str) -> dict[str, Any]:
+    def _order(self, order: str) -> Order:
         if order not in self._database["orders"]:
             raise ToolError(f"no order {order}")
-        found: dict[str, Any] = self._database["orders"][order]
-        return found
+        return self._database["orders"][order]
 
-    def _customer(self, customer: str) -> dict[str, Any]:
+    def _customer(self, customer: str) -> Customer:
         if customer not in self._database["customers"]:
             raise ToolError(f"no customer {customer}")
-        found: dict[str, Any] = self._database["customers"][customer]
-        return found
+        return self._database["customers"][customer]
 
-    def _list_orders(self, customer: str) -> list[str]:
-        self._customer(customer)
-        return [
-            key for key, order in self._database["orders"].items() if order["customer"] == customer
-        ]
-
-    def _get_order(self, order: str) -> dict[str, Any]:
-        return dict(self._order(order))
+    # The tools, in the order of TOOLS.
 
     def _read_policy(self) -> str:
         return POLICY
 
     def _find_customer(self, name: str) -> list[str]:
-        return [
-            key for key, customer in self._database["customers"].items() if customer["name"] == name
-        ]
+        customers = self._database["customers"]
+        return [key for key, customer in customers.items() if customer["name"] == name]
+
+    def _list_orders(self, customer: str) -> list[str]:
+        self._customer(customer)
+        orders = self._database["orders"]
+        return [key for key, order in orders.items() if order["customer"] == customer]
+
+    def _get_order(self, order: str) -> JsonObject:
+        return dict(self._order(order))
 
     def _list_stock(self) -> dict[str, int]:
         return dict(self._database["stock"])
 
-    def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
-        found = self._order(order)
-        if found["status"] not in ("delivered", "cancelled"):
+    def _refund_order(self, order: str, cents: int) -> JsonObject:
+        row = self._order(order)
+        if row["status"] not in ("delivered", "cancelled"):
             raise ToolError(
-                f"order {order} is {found['status']}: only delivered or cancelled orders are refunded"
+                f"order {order} is {row['status']}: only delivered or cancelled orders are refunded"
             )
-        if not 0 < cents <= found["cents"] - found["refunded"]:
-            raise ToolError(f"refund must be in (0, {found['cents'] - found['refunded']}] cents")
-        if (
-            found["status"] == "delivered"
-            and self._database["day"] - found["delivered"] > REFUND_DAYS
-        ):
+        if not 0 < cents <= row["cents"] - row["refunded"]:
+            raise ToolError(f"refund must be in (0, {row['cents'] - row['refunded']}] cents")
+        delivered = row["delivered"]
+        if delivered is not None and self._database["day"] - delivered > REFUND_DAYS:
             raise ToolError(f"order {order} was delivered more than {REFUND_DAYS} days ago")
-        if cents > APPROVAL_CENTS and not found["approved"]:
+        if cents > APPROVAL_CENTS and not row["approved"]:
             raise ToolError(f"refunds of more than {APPROVAL_CENTS} cents need an approval")
+        # Last: only a refund that the shop allows reaches the payment provider.
         payment = self._database["payments"][order]
         if payment["outage"]:
             payment["outage"] -= 1
             raise PaymentTimeout(
                 f"the payment provider did not answer; nothing of order {order} was refunded"
             )
-        found["refunded"] += cents
-        return {"refunded": found["refunded"]}
+        row["refunded"] += cents
+        return {"refunded": row["refunded"]}
 
-    def _request_approval(self, order: str) -> dict[str, Any]:
+    def _request_approval(self, order: str) -> JsonObject:
         self._order(order)["approved"] = True
         return {"approved": True}
 
-    def _ship_order(self, order: str) -> dict[str, Any]:
-        found = self._order(order)
-        if found["status"] != "paid":
-            raise ToolError(f"order {order} is {found['status']}: only paid orders are shipped")
-        found.update(status="shipped", shipped=self._database["day"])
+    def _ship_order(self, order: str) -> JsonObject:
+        row = self._order(order)
+        if row["status"] != "paid":
+            raise ToolError(f"order {order} is {row['status']}: only paid orders are shipped")
+        row["status"] = "shipped"
+        row["shipped"] = self._database["day"]
         return {"status": "shipped"}
 
-    def _place_order(self, customer: str, item: str) -> dict[str, Any]:
+    def _place_order(self, customer: str, item: str) -> JsonObject:
         self._customer(customer)
-        stock, orders = self._database["stock"], self._database["orders"]
+        stock = self._database["stock"]
+        orders = self._database["orders"]
         if not stock.get(item):
             raise ToolError(f"no {item} in stock")
         stock[item] -= 1
-        cents = next((order["cents"] for order in orders.values() if order["item"] == item), 5000)
-        key = f"O{1001 + len(orders)}"
-        orders[key] = {
-            "customer": customer,
-            "item": item,
-            "cents": cents,
-            "status": "paid",
-            "ordered": self._database["day"],
-            "shipped": None,
-            "delivered": None,
-            "approved": False,
-            "refunded": 0,
-        }
+        prices = (order["cents"] for order in orders.values() if order["item"] == item)
+        cents = next(prices, DEFAULT_CENTS)
+        key = order_key(len(orders))
+        day = self._database["day"]
+        orders[key] = new_order(customer=customer, item=item, cents=cents, day=day)
         self._database["payments"][key] = {"cents": cents, "outage": 0}
         return {"order": key, "cents": cents}
 
-    def _restock(self, item: str, count: int) -> dict[str, Any]:
+    def _restock(self, item: str, count: int) -> JsonObject:
         if item not in self._database["stock"] or not 0 < count <= 100:
             raise ToolError(f"restock takes one of {', '.join(GOODS)} and a count in (0, 100]")
         self._database["stock"][item] += count
         return {"stock": self._database["stock"][item]}
 
-    def _apply_credit(self, customer: str, cents: int) -> dict[str, Any]:
-        found = self._customer(customer)
-        if not 0 < cents <= CREDIT_CENTS - found["credit"]:
-            raise ToolError(f"credit must be in (0, {CREDIT_CENTS - found['credit']}] cents")
-        found["credit"] += cents
-        return {"credit": found["credit"]}
+    def _apply_credit(self, customer: str, cents: int) -> JsonObject:
+        row = self._customer(customer)
+        if not 0 < cents <= CREDIT_CENTS - row["credit"]:
+            raise ToolError(f"credit must be in (0, {CREDIT_CENTS - row['credit']}] cents")
+        row["credit"] += cents
+        return {"credit": row["credit"]}
 
-    def _wait(self, days: int) -> dict[str, Any]:
+    def _wait(self, days: int) -> JsonObject:
         if not 0 < days <= 30:
             raise ToolError(f"days must be in (0, 30], got {days}")
+        # Day by day, so that an order can be shipped and delivered within one call.
         for _ in range(days):
-            self._database["day"] += 1
-            day = self._database["day"]
-            for order in self._database["orders"].values():
-                if order["status"] == "paid" and day - order["ordered"] >= 2:
-                    order.update(status="shipped", shipped=day)
-                elif order["status"] == "shipped" and day - order["shipped"] >= 3:
-                    order.update(status="delivered", delivered=day)
+            pass_day(self._database)
         return {"day": self._database["day"]}
 
-    def _cancel_order(self, order: str) -> dict[str, Any]:
-        found = self._order(order)
-        if found["status"] != "paid":
+    def _cancel_order(self, order: str) -> JsonObject:
+        row = self._order(order)
+        if row["status"] != "paid":
             raise ToolError(
-                f"order {order} is {found['status']}: only paid orders that are not shipped are cancelled"
+                f"order {order} is {row['status']}: "
+                "only paid orders that are not shipped are cancelled"
             )
-        found["status"] = "cancelled"
+        row["status"] = "cancelled"
         return {"status": "cancelled"}
 
-    def _update_address(self, customer: str, address: str) -> dict[str, Any]:
+    def _update_address(self, customer: str, address: str) -> JsonObject:
         self._customer(customer)["address"] = address
         return {"address": address}
 
-    def _send_message(self, customer: str, text: str) -> dict[str, Any]:
+    def _send_message(self, customer: str, text: str) -> JsonObject:
         self._customer(customer)
         self._database["messages"].append({"customer": customer, "text": text})
         return {"sent": True}
@@ -370,11 +368,11 @@ class Shop(gymnasium.Env[dict[str, str], str]):
         return "finished"
 
 
-def _parse(action: str) -> tuple[str, dict[str, Any]]:
-    """Read an action as a call.
+def _parse(action: str) -> Call:
+    """Return the call that an action's text holds.
 
     Raises:
-        ToolError: It is none.
+        ToolError: The text is not a call.
     """
     try:
         call = json.loads(action)
@@ -383,29 +381,19 @@ def _parse(action: str) -> tuple[str, dict[str, Any]]:
         raise ToolError('a call must be JSON: {"tool": ..., "arguments": {...}}') from None
 
 
-def _fit(name: Any, arguments: Any) -> None:
-    """Check that there is such a tool and that the arguments fit it.
+def _check_call(name: object, arguments: object) -> None:
+    """Check that a tool exists and that arguments fit it.
 
     Raises:
-        ToolError: They do not.
+        ToolError: The tool does not exist, or an argument is missing, unknown or of another type.
     """
-    if not isinstance(name, str) or name not in _BY_NAME:
-        raise ToolError(f"no tool {name!r}; there are {', '.join(_BY_NAME)}")
-    properties = (_BY_NAME[name].schema or {})["properties"]
+    if not isinstance(name, str) or name not in ARGUMENTS:
+        raise ToolError(f"no tool {name!r}; there are {', '.join(ARGUMENTS)}")
+    properties = ARGUMENTS[name]
     if not isinstance(arguments, dict) or arguments.keys() != properties.keys():
         raise ToolError(f"{name} takes exactly the arguments {list(properties)}")
     for key, value in arguments.items():
-        if type(value) not in _TYPES[properties[key]["type"]]:
-            raise ToolError(
-                f"{name}: {key} must be {properties[key]['type']}, got {type(value).__name__}"
-            )
-
-
-def _outcome(database: Database) -> Any:
-    """Return what of a database a task is about: not what messages say, nor which requests timed out."""
-    told = sorted(message["customer"] for message in database["messages"])
-    return {
-        **database,
-        "messages": told,
-        "payments": {key: row["cents"] for key, row in database["payments"].items()},
-    }
+        wanted = properties[key]["type"]
+        # Not isinstance: True is an int, but no integer in JSON.
+        if type(value) is not _TYPES[wanted]:
+            raise ToolError(f"{name}: {key} must be {wanted}, got {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""Workspace: a small Python project with a fault, tools to read, search, write and test it, and its tests as the check."""
+"""Workspace: a world with a small Python project that has a fault, and tests that show the fault."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from trajrec.envs.folder import DELETE_FILE, LIST_FILES, READ_FILE, WRITE_FILE, Call, FolderWorld
 from trajrec.envs.workspace_tasks import TASKS
 from trajrec.protocols import Tool, Verdict
+from trajrec.types import JsonObject
 
+# The tests take less than a second. An agent's endless loop must not stop the whole run.
 TEST_SECONDS = 30
+# An agent's program can print without end; only the end of its output is a result.
 MAX_TEXT = 20_000
 
 TOOLS = (
-    Tool.with_args("list_files", "read", "Paths of all files."),
-    Tool.with_args("read_file", "read", "The text of a file.", path="string"),
+    LIST_FILES,
+    READ_FILE,
     Tool.with_args(
         "search", "read", "Lines that contain a text, as path:line: text.", text="string"
     ),
-    Tool.with_args(
-        "write_file", "write", "Write a file, making its folders.", path="string", text="string"
-    ),
+    WRITE_FILE,
     Tool.with_args(
         "replace",
         "write",
@@ -34,25 +36,41 @@ TOOLS = (
         old="string",
         new="string",
     ),
-    Tool.with_args("delete_file", "write", "Delete a file.", path="string"),
+    DELETE_FILE,
     Tool.with_args("run_tests", "read", "Run the project's tests; their output and exit status."),
 )
-_BY_NAME = {tool.name: tool for tool in TOOLS}
 
 
 class WorkspaceError(Exception):
-    """A call that the workspace refuses."""
+    """The workspace refuses a call."""
 
 
-class Workspace:
-    """A folder with a Python module that has a fault, and tests that show it. A task is solved when the tests of the task pass,
-    as they were given: changing them does not help.
+class WorkspaceState(TypedDict):
+    """The whole state of a workspace: the index of its task, and the text of each file by path."""
 
-    `reset(options={"task": i})` chooses one of the 10 tasks of `trajrec.envs.workspace_tasks`; otherwise the seed does.
+    task: int
+    files: dict[str, str]
+
+
+class SuiteResult(TypedDict):
+    """The result of running a project's tests: an exit status, or None after a timeout."""
+
+    exit_status: int | None
+    output: str
+
+
+class Workspace(FolderWorld):
+    """A folder with a Python module that has a fault, and tests that show the fault.
+
+    A task is solved when the tests of the task pass. The original tests decide: an agent that
+    changes them does not solve the task.
+
+    `reset(options={"task": i})` chooses one of the ten tasks of `trajrec.envs.workspace_tasks`;
+    without it the seed does.
 
     Args:
-        seed: Of a reset without one.
-        root: The folder; by default a temporary one, deleted with the object.
+        seed: Seed of a reset that gets none.
+        root: The folder to work in. By default a temporary folder, deleted with the object.
 
     Attributes:
         path: The folder.
@@ -65,59 +83,41 @@ class Workspace:
     True
     """
 
+    TOOLS = TOOLS
+    NAME = "workspace"
+    Refusal = WorkspaceError
+
     def __init__(self, *, seed: int | None = None, root: str | None = None) -> None:
-        self.seed = seed
-        self.path = Path(tempfile.mkdtemp(prefix="trajrec-workspace-") if root is None else root)
+        folder = Path(tempfile.mkdtemp(prefix="trajrec-workspace-") if root is None else root)
         if root is None:
-            weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        super().__init__(seed, folder)
         self._task = 0
 
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The arguments that make another one like this, in a folder of its own."""
-        return {"seed": self.seed}
+    def reset(self, *, seed: int | None = None, options: JsonObject | None = None) -> str:
+        """Make the project of a task, and return the goal.
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
-        """Lay out the project of a task; return what it asks."""
+        Raises:
+            ValueError: The options name a task that does not exist.
+        """
         seed = self.seed if seed is None else seed
         self._task = int((options or {}).get("task", (seed or 0) % len(TASKS)))
         if not 0 <= self._task < len(TASKS):
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
         task = TASKS[self._task]
-        self._lay_out(
-            {
-                f"{task.name}.py": task.broken,
-                f"test_{task.name}.py": task.tests,
-                "README.md": f"# {task.name}\n",
-            }
-        )
+        files = {
+            f"{task.name}.py": task.broken,
+            f"test_{task.name}.py": task.tests,
+            "README.md": f"# {task.name}\n",
+        }
+        self._lay_out(files)
         return f"The tests of `{task.name}.py` fail. Find the fault and mend it."
 
-    def tools(self) -> tuple[Tool, ...]:
-        """Return the tools."""
-        return TOOLS
-
     def watch(self) -> Path:
-        """Return what to watch: the folder."""
+        """Return the folder: its files are recorded and compared."""
         return self.path
 
-    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
-        """Execute a tool.
-
-        Raises:
-            WorkspaceError: The call does not fit, or cannot be done.
-        """
-        tool = _BY_NAME.get(name)
-        if tool is None or tool.schema is None:
-            raise WorkspaceError(f"no tool {name!r}; there are {', '.join(_BY_NAME)}")
-        properties = tool.schema["properties"]
-        if arguments.keys() != properties.keys() or not all(
-            isinstance(value, str) for value in arguments.values()
-        ):
-            raise WorkspaceError(f"{name} takes exactly the texts {list(properties)}")
-        return getattr(self, f"_{name}")(**arguments)
-
-    def ground_truth_calls(self) -> list[tuple[str, dict[str, Any]]]:
+    def ground_truth_calls(self) -> list[Call]:
         """Return the calls that solve the current task from its beginning."""
         task = TASKS[self._task]
         return [
@@ -129,35 +129,18 @@ class Workspace:
         ]
 
     def task_solved(self) -> bool:
-        """Say whether the task's own tests pass."""
+        """Return whether the original tests of the task pass."""
         return bool(grade(self).passed)
 
-    def get_state(self) -> dict[str, Any]:
-        """Return the files as plain data."""
-        return {
-            "task": self._task,
-            "files": {path: (self.path / path).read_text() for path in self._list_files()},
-        }
+    def get_state(self) -> WorkspaceState:
+        """Return the task and the files."""
+        files = {path: (self.path / path).read_text() for path in self._list_files()}
+        return {"task": self._task, "files": files}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Put the files into a state that `get_state` returned."""
+    def set_state(self, state: WorkspaceState) -> None:
+        """Restore a state that `get_state` returned."""
         self._task = state["task"]
         self._lay_out(state["files"])
-
-    def _lay_out(self, files: dict[str, str]) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        for name, text in files.items():
-            self._write_file(name, text)
-
-    def _list_files(self) -> list[str]:
-        return [
-            path.relative_to(self.path).as_posix()
-            for path in sorted(self.path.rglob("*"))
-            if path.is_file()
-        ]
-
-    def _read_file(self, path: str) -> str:
-        return self._existing(path).read_text()
 
     def _search(self, text: str) -> list[str]:
         return [
@@ -167,12 +150,6 @@ class Workspace:
             if text in line
         ]
 
-    def _write_file(self, path: str, text: str) -> str:
-        place = self._inside(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text)
-        return f"wrote {len(text)} characters"
-
     def _replace(self, path: str, old: str, new: str) -> str:
         text = self._read_file(path)
         if text.count(old) != 1:
@@ -181,39 +158,30 @@ class Workspace:
             )
         return self._write_file(path, text.replace(old, new))
 
-    def _delete_file(self, path: str) -> str:
-        self._existing(path).unlink()
-        return f"deleted {path}"
-
-    def _run_tests(self) -> dict[str, Any]:
+    def _run_tests(self) -> SuiteResult:
         return run_tests(self.path)
 
-    def _inside(self, path: str) -> Path:
-        place = (self.path / path).resolve()
-        if not place.is_relative_to(self.path.resolve()) or place == self.path.resolve():
-            raise WorkspaceError(f"{path!r} is outside of the workspace")
-        return place
 
-    def _existing(self, path: str) -> Path:
-        place = self._inside(path)
-        if not place.is_file():
-            raise WorkspaceError(f"no file {path}")
-        return place
+def run_tests(folder: Path) -> SuiteResult:
+    """Run the unittest modules of a folder in a process of its own.
 
-
-def run_tests(folder: Path) -> dict[str, Any]:
-    """Run the unittest modules of a folder in a process of their own, with nothing of this one's environment but the path.
+    The process gets no variable of this one's environment except the path of programs.
 
     Returns:
-        exit_status (None where it took too long) and output, without what differs from run to run: seconds and the folder.
+        The exit status and the output. Seconds and the folder's path are removed from the output,
+        because they differ from run to run and a replay compares it.
     """
+    # -P keeps the folder out of the path until discovery adds it: a file unittest.py of an agent
+    # must not replace the runner. -B writes no __pycache__, which would be a change of the state.
     command = [sys.executable, "-B", "-P", "-m", "unittest", "discover", "-p", "test_*.py"]
-    kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
+    # Without a fixed seed of hashes, the order of a printed set would differ from run to run.
+    environment["PYTHONHASHSEED"] = "0"
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command,
             cwd=folder,
-            env={**kept, "PYTHONHASHSEED": "0"},
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -221,19 +189,23 @@ def run_tests(folder: Path) -> dict[str, Any]:
         )
     except subprocess.TimeoutExpired:
         return {"exit_status": None, "output": f"the tests took more than {TEST_SECONDS} s"}
-    lines = done.stdout.replace(str(folder.resolve()), ".").replace(str(folder), ".").splitlines()
-    kept_lines = [line.partition(" in ")[0] if line.startswith("Ran ") else line for line in lines]
-    return {"exit_status": done.returncode, "output": "\n".join(kept_lines)[-MAX_TEXT:]}
+    # The resolved path first: it can contain the other one, as /private/tmp contains /tmp.
+    output = completed.stdout.replace(str(folder.resolve()), ".").replace(str(folder), ".")
+    lines = [
+        line.partition(" in ")[0] if line.startswith("Ran ") else line
+        for line in output.splitlines()
+    ]
+    return {"exit_status": completed.returncode, "output": "\n".join(lines)[-MAX_TEXT:]}
 
 
 def grade(world: Workspace) -> Verdict:
-    """Say whether the tests of the task, as they were given, pass on the project as it is."""
+    """Return the verdict of the task's original tests on a copy of the present project."""
     task = TASKS[world._task]
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "project"
-        shutil.copytree(world.path, copy)
-        (copy / f"test_{task.name}.py").write_text(task.tests)
-        found = run_tests(copy)
-    # A module that ends the process is not one that passes: the output must say that all tests ran.
-    ran = f"Ran {len(task.cases)} tests" in found["output"]
-    return Verdict(ran and found["exit_status"] == 0, evidence=found)
+        project = Path(folder) / "project"
+        shutil.copytree(world.path, project)
+        (project / f"test_{task.name}.py").write_text(task.tests)
+        result = run_tests(project)
+    # A module that ends the process with status 0 runs no test, so the output must count them.
+    has_run = f"Ran {len(task.cases)} tests" in result["output"]
+    return Verdict(has_run and result["exit_status"] == 0, evidence=result)

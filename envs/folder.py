@@ -1,0 +1,114 @@
+"""A world whose tools read and write the files of one folder: the base of Office and Workspace."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from trajrec.protocols import Tool
+from trajrec.types import JsonObject, Value
+
+# The name of a tool, and arguments for it.
+Call = tuple[str, JsonObject]
+
+LIST_FILES = Tool.with_args("list_files", "read", "Paths of all files.")
+READ_FILE = Tool.with_args("read_file", "read", "The text of a file.", path="string")
+WRITE_FILE = Tool.with_args(
+    "write_file", "write", "Write a file, making its folders.", path="string", text="string"
+)
+DELETE_FILE = Tool.with_args("delete_file", "write", "Delete a file.", path="string")
+
+
+class FolderWorld:
+    """A world in a folder. A tool `name` is executed by the method `_name`.
+
+    Paths in calls are relative to the folder. A path that leads out of the folder is refused.
+
+    Args:
+        seed: Seed of a reset that gets none.
+        path: The folder.
+
+    Attributes:
+        path: The folder.
+    """
+
+    TOOLS: ClassVar[tuple[Tool, ...]]
+    # The word for the world in its error messages.
+    NAME: ClassVar[str]
+    # The type of exception with which the world refuses a call.
+    Refusal: ClassVar[type[Exception]]
+
+    def __init__(self, seed: int | None, path: Path) -> None:
+        self.seed = seed
+        self.path = path
+
+    @property
+    def kwargs(self) -> JsonObject:
+        """The arguments that make an equal world in a folder of its own."""
+        return {"seed": self.seed}
+
+    def tools(self) -> tuple[Tool, ...]:
+        """Return the tools."""
+        return self.TOOLS
+
+    def call(self, name: str, arguments: JsonObject, /) -> Value:
+        """Execute a tool.
+
+        Raises:
+            OfficeError: The office has no such tool, or refuses the call.
+            WorkspaceError: The workspace has no such tool, or refuses the call.
+        """
+        # Only names of tools reach getattr, so a call cannot execute any other method.
+        tool = next((tool for tool in self.TOOLS if tool.name == name), None)
+        if tool is None or tool.schema is None:
+            names = ", ".join(tool.name for tool in self.TOOLS)
+            raise self.Refusal(f"no tool {name!r}; there are {names}")
+        properties = tool.schema["properties"]
+        are_texts = all(isinstance(value, str) for value in arguments.values())
+        if arguments.keys() != properties.keys() or not are_texts:
+            raise self.Refusal(f"{name} takes exactly the texts {list(properties)}")
+        return getattr(self, f"_{name}")(**arguments)
+
+    def _lay_out(self, files: Mapping[str, str]) -> None:
+        """Replace the folder by one with these files."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self.path.mkdir(parents=True)
+        for path, text in files.items():
+            self._write_file(path, text)
+
+    def _list_files(self) -> list[str]:
+        return [
+            path.relative_to(self.path).as_posix()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_file()
+        ]
+
+    def _read_file(self, path: str) -> str:
+        return self._existing(path).read_text()
+
+    def _write_file(self, path: str, text: str) -> str:
+        file = self._inside(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return f"wrote {len(text)} characters"
+
+    def _delete_file(self, path: str) -> str:
+        self._existing(path).unlink()
+        return f"deleted {path}"
+
+    def _inside(self, path: str) -> Path:
+        """Return the absolute path of a file, which need not exist."""
+        # Resolved first: "notes/../../x" and a link to another folder lead out as well.
+        file = (self.path / path).resolve()
+        root = self.path.resolve()
+        if not file.is_relative_to(root) or file == root:
+            raise self.Refusal(f"{path!r} is outside of the {self.NAME}")
+        return file
+
+    def _existing(self, path: str) -> Path:
+        file = self._inside(path)
+        if not file.is_file():
+            raise self.Refusal(f"no file {path}")
+        return file
