@@ -134,10 +134,7 @@ class Office(FolderWorld):
 
     def get_state(self) -> OfficeState:
         """Return the task, the files and the expenses."""
-        files = {
-            path.relative_to(self.path).as_posix(): path.read_text()
-            for path in sorted(self.path.rglob("*.*"))
-        }
+        files = {path: self._read_file(path) for path in self._list_files()}
         expenses = self.rows("SELECT * FROM expenses ORDER BY id")
         return {"task": self._task, "files": files, "expenses": expenses}
 

@@ -125,3 +125,16 @@ def test_a_world_is_an_environment_of_text_and_replays_as_one(tmp_path: Path) ->
     env.close()
     (episode,) = trajrec.open(tmp_path).episodes()
     assert trajrec.replay.replay_episode(episode, env=make_office()).grade == "exact"
+
+
+def test_a_file_without_a_suffix_counts_as_a_change() -> None:
+    world = Office(seed=0)
+    world.reset(options={"task": 0})
+    before = world.get_state()
+    for name, arguments in world.ground_truth_calls():
+        world.call(name, arguments)
+    world.call("write_file", {"path": "README", "text": "unasked"})
+    assert not world.task_solved()
+    assert world.get_state()["files"]["README"] == "unasked"
+    world.set_state(before)
+    assert world.get_state() == before
