@@ -1,4 +1,4 @@
-"""A log that is cut, damaged, or whose writer is killed gives what is left of it, and nothing that was not recorded."""
+"""Logs that are cut, damaged or left by a killed writer: the rest is read, and nothing else."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ Rows = dict[int, tuple[Any, ...]]
 
 
 def read(path: Path) -> dict[int, Rows]:
-    """Return every step that can be read, by episode and number."""
-    found: dict[int, Rows] = {}
+    """Return every readable step, by episode and number."""
+    steps: dict[int, Rows] = {}
     with LogReader(path) as reader:
         numbers = {s.episode for chunk in reader.chunks() for s in chunk.record.segments}
         for number in numbers:
             episode = Episode(reader, number, reader.chunks_of(number))
-            found[number] = {
+            steps[number] = {
                 s.step: (s.action, s.observation, s.reward, s.info) for s in episode.steps()
             }
-    return found
+    return steps
 
 
-def assert_within(found: dict[int, Rows], truth: dict[int, Rows]) -> None:
-    for number, rows in found.items():
+def assert_within(readable: dict[int, Rows], truth: dict[int, Rows]) -> None:
+    for number, rows in readable.items():
         for step, row in rows.items():
             assert is_same(row, truth[number][step]), (number, step)
 
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small log of several chunks, some of them columns and some whole values."""
+    """A small log of several chunks, with columns and with encoded values."""
     folder = tmp_path_factory.mktemp("small")
     env = trajrec.record(gym.make("FrozenLake-v1"), folder)
     for k in range(4):
@@ -64,59 +64,61 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_one_flipped_bit_is_detected_or_harmless(
     share: Share, small: Path, tmp_path: Path
 ) -> None:
-    truth, data = read(small), small.read_bytes()
+    truth = read(small)
+    data = small.read_bytes()
     damaged = tmp_path / "damaged.trj"
-    kept = 0
+    n_read = 0
     bits = share.of(range(8 * len(data)))
     for bit in bits:
         flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         damaged.write_bytes(flipped)
         try:
-            found = read(damaged)
+            steps = read(damaged)
         except LogError:
             continue
-        assert_within(found, truth)
-        kept += sum(map(len, found.values()))
-    assert kept > 0.5 * len(bits) * sum(map(len, truth.values()))
+        assert_within(steps, truth)
+        n_read += sum(map(len, steps.values()))
+    assert n_read > 0.5 * len(bits) * sum(map(len, truth.values()))
 
 
 @suite("log", fixed=100, drawn=1000, whole=None)
-def test_a_log_cut_at_any_length_gives_the_steps_before_the_cut(
-    share: Share, small: Path, tmp_path: Path
-) -> None:
-    truth, data = read(small), small.read_bytes()
-    cut, last = tmp_path / "cut.trj", 0
+def test_cut_log_gives_every_step_before_the_cut(share: Share, small: Path, tmp_path: Path) -> None:
+    truth = read(small)
+    data = small.read_bytes()
+    cut = tmp_path / "cut.trj"
+    last = 0
     for length in [*share.of(range(len(data) - 1)), len(data) - 1]:
         cut.write_bytes(data[:length])
         try:
-            found = read(cut)
+            steps = read(cut)
         except LogError:
             assert last == 0
             continue
-        assert_within(found, truth)
-        n = sum(map(len, found.values()))
+        assert_within(steps, truth)
+        n = sum(map(len, steps.values()))
         assert n >= last
         last = n
     assert last == sum(map(len, truth.values()))
 
 
-def test_a_zeroed_block_loses_only_its_own_steps(tmp_path: Path) -> None:
+def test_zeroed_block_loses_only_its_own_steps(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("Acrobot-v1"), tmp_path)
     for k in range(10):
         run(env, 1, seed=0 if k == 0 else None)
         env.flush()
     env.close()
-    truth, data = read(env.path), bytearray(env.path.read_bytes())
+    truth = read(env.path)
+    data = bytearray(env.path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 512] = bytes(512)
     env.path.write_bytes(data)
-    found = read(env.path)
-    assert_within(found, truth)
-    lost = sum(map(len, truth.values())) - sum(map(len, found.values()))
+    readable = read(env.path)
+    assert_within(readable, truth)
+    lost = sum(map(len, truth.values())) - sum(map(len, readable.values()))
     assert 0 < lost <= 1500
-    # Of an episode that lay in the lost block whole nothing is left that could miss it but the log's damage.
-    gone = sum(len(steps) for number, steps in truth.items() if number not in found)
+    # An episode that lay wholly in the lost block has no record left that could count its steps.
+    gone = sum(len(steps) for number, steps in truth.items() if number not in readable)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.problems()
         assert corpus.sql("SELECT sum(missing_steps) FROM episodes").fetchall()[0][0] == lost - gone
@@ -127,9 +129,9 @@ import json, os, signal, sys, time
 import gymnasium as gym
 import trajrec
 
-def record(folder, told):
+def record(folder, reports):
     env = trajrec.record(gym.make("CartPole-v1"), folder)
-    side = os.open(told, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    file = os.open(reports, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     episode, env_step = -1, env.step
     while True:
         episode += 1
@@ -138,24 +140,24 @@ def record(folder, told):
         done = False
         while not done:
             result = env_step(step % 2)
-            os.write(side, b"%d %d %d %.9g\\n" % (episode, step, time.monotonic_ns(), result[0][2]))
+            os.write(file, b"%d %d %d %.9g\\n" % (episode, step, time.monotonic_ns(), result[0][2]))
             step += 1
             done = result[2] or result[3]
 
-trajrec.record  # imported once, for all that are forked
+trajrec.record  # imported once, for all children
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 for line in sys.stdin:
-    where = json.loads(line)
+    arguments = json.loads(line)
     pid = os.fork()
     if pid == 0:
-        record(*where)
+        record(*arguments)
     print(pid, flush=True)
 """
 
 
 @pytest.fixture
 def recorders() -> Iterator[subprocess.Popen[str]]:
-    """A process that forks one that records for each folder and file that it is told: none of them waits for imports."""
+    """A process that forks a recording child for each line it gets, so that no child imports."""
     with subprocess.Popen(
         [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -164,15 +166,15 @@ def recorders() -> Iterator[subprocess.Popen[str]]:
 
 
 def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) -> None:
-    """Let a process record, kill it, and compare the log with what it had told by then."""
+    """Have a process record, kill it, and compare the log with the steps that it reported."""
     assert recorders.stdin is not None
     assert recorders.stdout is not None
     folder.mkdir()
-    side = folder / "told"
-    recorders.stdin.write(json.dumps([str(folder), str(side)]) + "\n")
+    reports = folder / "reports"
+    recorders.stdin.write(json.dumps([str(folder), str(reports)]) + "\n")
     recorders.stdin.flush()
     pid = int(recorders.stdout.readline())
-    while not side.exists() or side.stat().st_size == 0:
+    while not reports.exists() or reports.stat().st_size == 0:
         time.sleep(0.005)
         os.kill(pid, 0)
     time.sleep(after_s)
@@ -182,20 +184,19 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
         while True:
             os.kill(pid, 0)
             time.sleep(0.001)
-    told = [
-        line.split() for line in side.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")
-    ]
-    steps = {(int(e), int(s)): (int(t), float(x)) for e, s, t, x in told}
+    lines = reports.read_bytes().splitlines(keepends=True)
+    reported = [line.split() for line in lines if line.endswith(b"\n")]
+    steps = {(int(e), int(s)): (int(t), float(x)) for e, s, t, x in reported}
     (path,) = folder.glob("*.trj")
-    found = read(path)
-    for (episode, step), (when_ns, _) in steps.items():
-        if when_ns < killed_ns - 200_000_000:
-            assert step in found[episode], (episode, step, "lost")
-    told_last = max(steps)
-    for episode, rows in found.items():
+    readable = read(path)
+    for (episode, step), (reported_ns, _) in steps.items():
+        if reported_ns < killed_ns - 200_000_000:
+            assert step in readable[episode], (episode, step, "lost")
+    last_reported = max(steps)
+    for episode, rows in readable.items():
         for step, row in rows.items():
-            # The one step between a write to the log and its telling may be in the log alone.
-            if (episode, step) <= told_last:
+            # A step that was killed between its recording and its report is in the log alone.
+            if (episode, step) <= last_reported:
                 assert row[1][2] == np.float32(steps[episode, step][1])
     with trajrec.open(folder) as corpus:
         endings = corpus.sql("SELECT ending, count(*) FROM episodes GROUP BY 1").fetchall()
@@ -223,9 +224,10 @@ def test_kill_9_at_random_moments_loses_nothing_older_than_200_ms(
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
-def test_a_killed_writers_log_is_sealed_by_recover_with_every_step_kept(tmp_path: Path) -> None:
+def test_recover_seals_a_killed_writers_log_whole(tmp_path: Path) -> None:
     path = record(gym.make("Taxi-v4"), tmp_path, 2)
-    truth, data = read(path), path.read_bytes()
+    truth = read(path)
+    data = path.read_bytes()
     path.write_bytes(data[: len(data) - 60])
     result = recover(path)
     assert not result.was_sealed
@@ -238,10 +240,9 @@ def test_a_killed_writers_log_is_sealed_by_recover_with_every_step_kept(tmp_path
     assert recover(path).was_sealed
 
 
-def test_recover_keeps_a_damaged_file_and_never_launders_damage(
-    small: Path, tmp_path: Path
-) -> None:
-    truth, data = read(small), bytearray(small.read_bytes())
+def test_recover_keeps_a_copy_of_a_damaged_log(small: Path, tmp_path: Path) -> None:
+    truth = read(small)
+    data = bytearray(small.read_bytes())
     data[len(data) // 2] ^= 0xFF
     path = tmp_path / "damaged.trj"
     path.write_bytes(data)
@@ -279,9 +280,9 @@ def test_compacting_keeps_every_value_and_saves_bytes(env_id: str, tmp_path: Pat
     result = compact(env.path)
     assert result.size_after < result.size_before
     assert result.chunks_after < result.chunks_before
-    found = read(env.path)
-    assert_within(found, truth)
-    assert sum(map(len, found.values())) == sum(map(len, truth.values()))
+    steps = read(env.path)
+    assert_within(steps, truth)
+    assert sum(map(len, steps.values())) == sum(map(len, truth.values()))
     with LogReader(env.path) as reader:
         assert is_same([Episode(reader, k).states for k in range(12)], states)
     assert compact(env.path).size_after == result.size_after
@@ -292,10 +293,10 @@ def tiny_disk(tmp_path: Path) -> Any:
     """A disk of 1 MB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    done = subprocess.run(
+    finished = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
     )
-    if done.returncode:
+    if finished.returncode:
         pytest.skip("cannot mount a small disk here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -306,7 +307,7 @@ def noise(k: int) -> Any:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_full_disk_stops_the_loop_and_all_before_is_readable(tiny_disk: Path) -> None:
+def test_full_disk_stops_the_loop_and_keeps_earlier_steps(tiny_disk: Path) -> None:
     env = trajrec.record(Scripted(noise), tiny_disk)
     with pytest.raises(LogWriteError, match="No space left on device"):
         run(env, 3)
@@ -314,25 +315,25 @@ def test_a_full_disk_stops_the_loop_and_all_before_is_readable(tiny_disk: Path) 
         env.reset()
     with pytest.raises(LogWriteError):
         env.close()
-    found = read(env.path)
-    assert 20 < len(found[0]) < 1000
-    assert all(is_same(row[1], noise(step)[0]) for step, row in found[0].items())
+    rows = read(env.path)[0]
+    assert 20 < len(rows) < 1000
+    assert all(is_same(row[1], noise(step)[0]) for step, row in rows.items())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 @pytest.mark.filterwarnings("ignore:.*No space left on device:RuntimeWarning")
-def test_a_full_disk_lets_the_loop_go_on_where_the_user_chose_so(tiny_disk: Path) -> None:
+def test_full_disk_only_warns_if_the_user_chose_so(tiny_disk: Path) -> None:
     env = trajrec.record(Scripted(noise), tiny_disk, on_error="warn")
     assert run(env, 2) == 2000
     env.close()
-    found = read(env.path)
-    assert 20 < len(found[0]) < 1000
-    assert all(is_same(row[1], noise(step)[0]) for step, row in found[0].items())
+    rows = read(env.path)[0]
+    assert 20 < len(rows) < 1000
+    assert all(is_same(row[1], noise(step)[0]) for step, row in rows.items())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
-def test_a_forked_child_writes_nothing_into_its_parents_log(tmp_path: Path) -> None:
+def test_forked_child_cannot_write_its_parents_log(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
     env.step(0)
@@ -349,7 +350,7 @@ def test_a_forked_child_writes_nothing_into_its_parents_log(tmp_path: Path) -> N
         assert Episode(reader, 0).actions == [0, 0]
 
 
-def test_what_an_uncaught_exception_leaves_is_whole(tmp_path: Path) -> None:
+def test_uncaught_exception_leaves_a_readable_log(tmp_path: Path) -> None:
     code = (
         "import gymnasium as gym, trajrec, sys\n"
         "env = trajrec.record(gym.make('CartPole-v1'), sys.argv[1])\n"
@@ -357,10 +358,10 @@ def test_what_an_uncaught_exception_leaves_is_whole(tmp_path: Path) -> None:
         "for k in range(5): env.step(k % 2)\n"
         "raise SystemExit(json)\n"
     )
-    done = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True
     )
-    assert "NameError" in done.stderr
+    assert "NameError" in finished.stderr
     (path,) = tmp_path.glob("*.trj")
     with LogReader(path) as reader:
         assert Episode(reader, 0).actions == [0, 1, 0, 1, 0]
