@@ -67,8 +67,8 @@ def record(
         env: The environment, of one of these kinds:
 
             - A Gymnasium environment. A `Recorder`, which is a `gymnasium.Wrapper`, is returned.
-            - A PettingZoo environment, AEC or parallel (`trajrec[pettingzoo]`). A PettingZoo wrapper
-              is returned; `trajrec.envstate.pettingzoo` says how its steps are recorded.
+            - A PettingZoo environment, AEC or parallel (`trajrec[pettingzoo]`). A PettingZoo
+              wrapper is returned; `trajrec.envstate.pettingzoo` says how its steps are recorded.
             - A `SyncVectorEnv`. Each of its environments is wrapped in place and has a log of its
               own, and `env` itself is returned.
 
@@ -93,7 +93,8 @@ def record(
     """
     if audit is None and allow:
         raise ValueError(
-            f"allow={allow!r} has an effect on audited episodes only: give audit= too, or leave it out"
+            f"allow={allow!r} has an effect on audited episodes only: give audit= too, or leave it "
+            "out"
         )
     if isinstance(env, VectorEnv):
         return _record_vector(env, folder, audit, allow, options)
@@ -132,14 +133,15 @@ def _record_vector(
     bare = env.unwrapped
     if isinstance(bare, AsyncVectorEnv):
         raise TypeError(
-            "env must not be an AsyncVectorEnv: its environments run in other processes; let it make "
-            'recorded ones, gym.make_vec(id, n, vectorization_mode="async", '
+            "env must not be an AsyncVectorEnv: its environments run in other processes; let it "
+            'make recorded ones, gym.make_vec(id, n, vectorization_mode="async", '
             "wrappers=[lambda env: trajrec.record(env, folder)])"
         )
     if not isinstance(bare, SyncVectorEnv):
         raise TypeError(
-            f"env must be a SyncVectorEnv to be recorded, got {type(bare).__name__}, which does not "
-            'hold its environments one by one; make it with vectorization_mode="sync" or "async"'
+            f"env must be a SyncVectorEnv to be recorded, got {type(bare).__name__}, which does "
+            "not hold its environments one by one; make it with "
+            'vectorization_mode="sync" or "async"'
         )
     bare.envs = [_record_one(inner, folder, audit, allow, options) for inner in bare.envs]
     return env

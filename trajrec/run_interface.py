@@ -27,8 +27,8 @@ FIELDS = (
     "sampling",
     "eval_protocol",
 )
-"""The fields of an interface. The first six are the factors that reports confuse with each other; the
-last three confound a comparison of the others."""
+"""The fields of an interface. The first six are the factors that reports confuse with each other;
+the last three confound a comparison of the others."""
 
 Reason = Literal["unknown", "not_applicable", "redacted", "not_captured"]
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -65,7 +65,7 @@ def identify(verifier: object) -> VerifierIdentity:
 
 
 def code_digest(verifier: object) -> str | None:
-    """Return the BLAKE2b-128 digest of a verifier's source, or None if the source is unavailable."""
+    """Return the BLAKE2b-128 digest of a verifier's source, or None if there is no source."""
     if callable(verifier) and inspect.isroutine(verifier):
         return source_digest(verifier)
     return source_digest(type(verifier))
@@ -97,7 +97,7 @@ class CheckResult:
 
     @property
     def value(self) -> float | None:
-        """1.0 if the check passed and 0.0 if not; without a verdict the score, which may be None."""
+        """1.0 if the check passed, 0.0 if not; without a verdict the score, which may be None."""
         return self.score if self.passed is None else float(self.passed)
 
     def raise_if_error(self) -> CheckResult:

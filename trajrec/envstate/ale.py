@@ -27,8 +27,8 @@ _HAS_RNG = b"\xb2\xfa\xb1\xfa"
 """Bytes before the text's length: they say that the clone includes the generator."""
 
 _SIZE_OFFSET = 24
-"""Offset of the size of the part that holds the text; the size counts the bytes behind itself, without
-the last eight."""
+"""Offset of the size of the part that holds the text; the size counts the bytes behind itself,
+without the last eight."""
 
 _TAIL_BYTES = 8
 _WORDS = 624
@@ -125,8 +125,8 @@ OBSERVED_FRAMES = 12
 still repeated after 12 frames in one case of 10^7 (0.25^12 = 6e-8)."""
 
 SEARCH_FRAMES = 600
-"""Frames in which a state is searched in which actions have different effects: ten seconds of play. The
-search needs a bound, because a game that is over ignores all actions."""
+"""Frames in which a state is searched in which actions have different effects: ten seconds of play.
+The search needs a bound, because a game that is over ignores all actions."""
 
 
 class StickyAction:
@@ -195,7 +195,7 @@ class StickyAction:
         return memories
 
     def _find_setter(self, clone: Any) -> Any:
-        """Return a state in which different actions have different effects: no draw repeats there."""
+        """Return a state in which two actions have different effects, so no draw repeats there."""
         ale = self._ale
         candidate = clone
         for _ in range(SEARCH_FRAMES):

@@ -43,11 +43,12 @@ CHECKING_WRAPPERS = frozenset(("PassiveEnvChecker", "OrderEnforcing"))
 them, so keyframes leave them out too."""
 
 STANDARD_WRAPPERS = CHECKING_WRAPPERS | {"TimeLimit"}
-"""The wrappers that `gymnasium.make` adds itself. A reset puts each of them into its first state."""
+"""The wrappers that `gymnasium.make` adds itself. A reset puts each of them into its first
+state."""
 
 DISPLAY_WRAPPERS = frozenset(("HumanRendering", "RecordVideo"))
-"""Gymnasium's wrappers that open a window or write a video. A replay leaves them out: a log must not
-decide that a file is written."""
+"""Gymnasium's wrappers that open a window or write a video. A replay leaves them out: a log must
+not decide that a file is written."""
 
 _CANVASES = frozenset(
     ("screen", "clock", "window", "window_surface", "surf", "renderer", "mujoco_renderer")
@@ -106,7 +107,7 @@ def constants_digest(env: Any) -> bytes:
 
 
 class SharedMemoryCheck:
-    """Looks at the values of one snapshot, one after the other, for memory that two of them share."""
+    """Looks at the values of one snapshot, one after the other, for memory that two share."""
 
     def __init__(self) -> None:
         self._arrays: dict[int, list[Array]] = {}
@@ -125,14 +126,14 @@ class SharedMemoryCheck:
         # An unpickled array is a view of bytes that belong to it alone.
         if not isinstance(base, (np.ndarray, bytes, bytearray, memoryview)):
             raise SnapshotError(
-                f"it cannot be copied: an array of shape {array.shape} is a view of a "
+                f"the environment cannot be copied: an array of shape {array.shape} is a view of a "
                 f"{type(base).__qualname__}"
             )
         others = self._arrays.setdefault(id(base), [])
         if any(other is not array and np.may_share_memory(other, array) for other in others):
             raise SnapshotError(
-                f"it cannot be copied: an array of shape {array.shape} shares its memory with "
-                "another one"
+                f"the environment cannot be copied: an array of shape {array.shape} shares its "
+                "memory with another one"
             )
         others.append(array)
 
@@ -149,7 +150,8 @@ class SharedMemoryCheck:
         if type(value) is not tuple:
             if id(value) in self._containers:
                 raise SnapshotError(
-                    f"it is no plain data: one {type(value).__name__} is referred to from two places"
+                    "the environment is no plain data: two attributes or items are the same "
+                    f"{type(value).__name__}"
                 )
             self._containers[id(value)] = value
         for item in value.values() if type(value) is dict else value:

@@ -114,7 +114,8 @@ class Copier:
         except Exception as exc:
             # An object's own reduction may raise anything.
             raise SnapshotError(
-                f"it cannot be copied: {self._culprit(objects)}: {type(exc).__name__}: {exc}"
+                f"the environment cannot be copied: {self._culprit(objects)}: "
+                f"{type(exc).__name__}: {exc}"
             ) from exc
         return file.getvalue()
 
@@ -150,7 +151,7 @@ def unpickle(data: bytes, references: dict[int, object]) -> dict[Attribute, Valu
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """Pickles EzPickle objects by their attributes: EzPickle itself would make a fresh environment."""
+    """Pickles EzPickle objects by their attributes: EzPickle would make a fresh environment."""
 
     def __init__(self, file: io.BytesIO, reference: Callable[[Value], int | None]) -> None:
         super().__init__(file, protocol=5)

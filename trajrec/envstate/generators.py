@@ -21,8 +21,8 @@ GeneratorPath = tuple[Hashable, ...]
 GENERATOR_TYPES = (np.random.Generator, np.random.RandomState, random.Random)
 
 SEARCH_DEPTH = 4
-"""Levels that are searched in PettingZoo's environments. Without a bound, one reference to a module or
-to a large game would have everything in the process searched at every reset."""
+"""Levels that are searched in PettingZoo's environments. Without a bound, one reference to a module
+or to a large game would have everything in the process searched at every reset."""
 
 _SEARCH_ITEMS = 64
 """Longer containers hold data, not generators, so they are not searched."""

@@ -110,7 +110,7 @@ class Keyframes:
                 yield layer, constant
 
     def _to_entry(self, value: Value, name: str) -> list[Value] | None:
-        """Return an attribute as [kind, data]; None if a constructor sets it and nothing changes it."""
+        """Return an attribute as [kind, data]; None if only a constructor sets it."""
         cls = type(value)
         if isinstance(value, _PLAIN_BASES) or _is_plain(value):
             return ["value", value]

@@ -21,8 +21,8 @@ from trajrec.errors import SnapshotError
 from trajrec.types import Value
 
 LOSSY_PACKAGES = frozenset(("pymunk", "multi_agent_ale_py"))
-"""Packages whose objects pickle incompletely. pymunk leaves out contacts, and a probe notices this only
-while something touches; multi_agent_ale_py would pickle only the address of its emulator."""
+"""Packages whose objects pickle incompletely. pymunk leaves out contacts, and a probe notices this
+only while something touches; multi_agent_ale_py would pickle only the address of its emulator."""
 
 
 def package_of(value: object) -> str:

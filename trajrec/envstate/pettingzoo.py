@@ -86,7 +86,7 @@ def _inner(env: Value) -> Value:
         return env.env
     if api_of(env) is not None:
         for name in ("env", "aec_env"):
-            # Not `getattr`: PettingZoo's wrappers answer with an attribute of the inner environment.
+            # Not `getattr`: PettingZoo's wrappers answer for the inner environment.
             inner = vars(env).get(name)
             if api_of(inner) is not None:
                 return inner
@@ -289,7 +289,7 @@ class JointActions(gymnasium.Space[Any]):
         return {agent: self._seed_one(agent, space) for agent, space in self.spaces.items()}
 
     def sample(self, mask: Value = None, probability: Value = None) -> Action:
-        """Draw an action: in a parallel environment a dict by player, else that of the one in turn."""
+        """Draw an action; in a parallel environment, a dict with one for each player."""
         actions = {
             agent: self._draw(agent, own_mask)
             for agent, own_mask in self._env.acting_agents.items()

@@ -10,7 +10,7 @@ The state of an environment lies in the attributes of its layers:
   (`trajrec.protocols.SandboxedEnv`).
 
 If an environment holds anything else, no snapshot is taken, and the error names the attribute. A
-snapshot that was taken is not proved to be complete: `trajrec.replay.check_determinism` probes that.
+snapshot that was taken is not proved to be complete: `trajrec.replay.check_determinism` probes it.
 """
 
 from __future__ import annotations

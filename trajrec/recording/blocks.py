@@ -2,8 +2,8 @@
 
 A block holds one list per column. To add a row is to append an immutable value or an array's bytes,
 never a reference to an object that an environment may change later. The flusher's thread takes the
-rows [drained, n) without a lock: rows below `n` never change, and a step raises `n` only when all its
-rows are appended. When a block is full, the recorder begins the next one.
+rows [drained, n) without a lock: rows below `n` never change, and a step raises `n` only when all
+its rows are appended. When a block is full, the recorder begins the next one.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from trajrec.values.digest import pack_digests
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 1536
-"""A block is full at either limit: small enough to bound memory, large enough to compress well. Blocks
-of 8192 rows would take 3 % fewer bytes for CartPole (14.5 instead of 14.9 a step) and twice the
-memory: waiting rows are most of the memory that recording takes."""
+"""A block is full at either limit: small enough to bound memory, large enough to compress well.
+Blocks of 8192 rows would take 3 % fewer bytes for CartPole (14.5 instead of 14.9 a step) and twice
+the memory: waiting rows are most of the memory that recording takes."""
 
 Kept = Literal["every", "digest", "none"]
 """Which states a log keeps whole; see `trajrec.log.schema.StateRecord`."""

@@ -16,8 +16,9 @@ from trajrec.types import Info, Value
 from trajrec.values import codec
 from trajrec.values.digest import state_digest
 
-# A few infos of another kind than the first are exceptions. If there are more, and they are a quarter
-# of all, keys come and go: then each info is encoded at once, without an attempt that mostly fails.
+# A few infos of another kind than the first are exceptions. If there are more, and they are a
+# quarter of all, keys come and go: then each info is encoded at once, without an attempt that
+# mostly fails.
 _FEW_INFOS = 8
 _MISFIT_SHARE = 4
 

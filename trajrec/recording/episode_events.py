@@ -13,7 +13,8 @@ from trajrec.values import codec
 from trajrec.verifiers import code_digest, identify, run_check
 
 TRACEBACK_CHARACTERS = 20_000
-"""Of a longer traceback the end is stored: the error stands there, and a recursion fills the rest."""
+"""Of a longer traceback the end is stored: the error stands there, and a recursion fills the
+rest."""
 
 
 def failure_event(

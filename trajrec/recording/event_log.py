@@ -23,12 +23,12 @@ HAND_OVER_BYTES = 1 << 18
 """Pending events above this size are handed to the flusher before its next tick."""
 
 BLOCKING_BYTES = 1 << 22
-"""Pending events above this size are written in the caller's thread: the flusher cannot keep up, and
-memory must stay bounded."""
+"""Pending events above this size are written in the caller's thread: the flusher cannot keep up,
+and memory must stay bounded."""
 
 REFERRED_BYTES = 256
-"""Values larger than this are stored once per log, and referred to by their digest. A reference takes
-20 bytes or so, so for smaller values it would save little."""
+"""Values larger than this are stored once per log, and referred to by their digest. A reference
+takes 20 bytes or so, so for smaller values it would save little."""
 
 EVENT_BYTES = 200
 """The size of an event whose size is not given; most are smaller. It only decides when to flush."""

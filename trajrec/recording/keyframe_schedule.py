@@ -6,8 +6,8 @@ from trajrec.envstate.keyframes import Keyframes
 from trajrec.types import AnyEnv
 
 KEYFRAME_STEPS = 8192
-"""The least number of steps between keyframes; shorter episodes have none. Without a keyframe, 8,192
-steps are re-executed in 0.05 s (CartPole) to 2 s (Humanoid)."""
+"""The least number of steps between keyframes; shorter episodes have none. Without a keyframe,
+8,192 steps are re-executed in 0.05 s (CartPole) to 2 s (Humanoid)."""
 
 NEVER = 1 << 62
 """A step that no episode reaches."""

@@ -92,7 +92,7 @@ class AECRecorder(_RecordedEnv, BaseWrapper):  # type: ignore[misc]
         super().__init__(cast(PettingZooEnv, recorder.env).env)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
-        """Reset the environment and begin an episode; an unfinished one is recorded as abandoned."""
+        """Reset the environment and begin an episode; an unfinished one counts as abandoned."""
         self.recorder.reset(seed=seed, options=options)
 
     def step(self, action: Action) -> None:
@@ -132,7 +132,7 @@ class ParallelRecorder(_RecordedEnv, BaseParallelWrapper):  # type: ignore[misc]
         super().__init__(view.env)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        """Reset the environment and begin an episode; an unfinished one is recorded as abandoned."""
+        """Reset the environment and begin an episode; an unfinished one counts as abandoned."""
         self.recorder.reset(seed=seed, options=options)
         return self._take_returned()
 

@@ -34,7 +34,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     Args:
         env: The environment with its wrappers, which are recorded too.
-        folder: The corpus: a folder, made if it is missing. The file in it is named by the log's id.
+        folder: The corpus: a folder, made if it is missing. The file is named by the log's id.
         checks: Verifiers, run on the environment at the end of each episode that terminated or was
             truncated.
         state: A function of the environment that returns its state as plain data or an array; by
@@ -157,7 +157,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             ending: Ending = "terminated" if terminated else "truncated"
             self._end(ending, bool(terminated), bool(truncated))
             return result
-        # The step counts from here on. One attribute write, so that no other thread sees half of it.
+        # The step counts from here on. One write of an attribute, so no thread sees half a step.
         block.n = n = block.n + 1
         if n >= block.limit:
             if buffer.n_steps >= self._keyframes.due_step:
@@ -182,7 +182,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             rng_data = generator_state(self.env.unwrapped, self._adapter)
             origin = "none"
             if rng_data is None:
-                # 31 bits: such a seed fits into a signed 32-bit integer, as simulators in C take it.
+                # 31 bits, so that the seed fits into a signed 32-bit integer of a simulator in C.
                 seed = secrets.randbits(31)
                 origin = "recorder"
         self._episode += 1
@@ -368,7 +368,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._flush_quietly()
 
     def _flush_quietly(self) -> None:
-        """Flush, and leave an error of the log to the next reset: it would hide another one here."""
+        """Flush; leave an error of the log to the next reset, as it would hide another one here."""
         with suppress(LogWriteError):
             self._writer.flush()
 

@@ -1,8 +1,8 @@
 """The fields of steps (action, obs, reward, state, info), and how each value becomes rows.
 
-The first value of a field decides how its rows are kept: numbers and arrays in columns of their own,
-dicts and tuples item by item, all other values encoded. `put` then adds one value per step. It is
-the innermost loop of recording, so each kind of value has a `put` of its own, a closure over
+The first value of a field decides how its rows are kept: numbers and arrays in columns of their
+own, dicts and tuples item by item, all other values encoded. `put` then adds one value per step. It
+is the innermost loop of recording, so each kind of value has a `put` of its own, a closure over
 everything that it needs: an attribute read or a test of the kind in each call would cost more than
 the append.
 """
@@ -24,15 +24,15 @@ from trajrec.values.plain import SCALAR_TYPES
 
 VALUES_BYTES = 1 << 20
 CHANGES_BYTES = 1 << 19
-"""A block is full when the encoded values of one field, or the changes of its frames, take this much
-memory. `Block.limit` does not see to it, because their sizes are not known beforehand."""
+"""A block is full when the encoded values of one field, or the changes of its frames, take this
+much memory. `Block.limit` does not see to it, because their sizes are not known beforehand."""
 
 MAX_DEPTH = 8
 """Dicts and tuples below this depth are encoded whole, which bounds the number of columns."""
 
 OBJECT_ROW_BYTES = 64
-"""Memory of a row with one small Python object, about: its header and content, 24 bytes for a float and
-33 and more for bytes, and the reference to it."""
+"""Memory of a row with one small Python object, about: its header and content, 24 bytes for a float
+and 33 and more for bytes, and the reference to it."""
 
 Put = Callable[[Value], None]
 

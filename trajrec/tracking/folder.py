@@ -17,8 +17,8 @@ from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
 WHOLE_BYTES = 1 << 16
-"""Of larger files only the size and digest are stored: a log of an agent's edits should not hold every
-build and every download."""
+"""Of larger files only the size and digest are stored: a log of an agent's edits should not hold
+every build and every download."""
 
 RACY_NS = 100_000_000
 """A file that was read within this time after its last change is read again: clocks of file systems
@@ -30,8 +30,8 @@ HASHED_BYTES = 1 << 20
 IGNORED = (".git", "__pycache__", "*.pyc", ".DS_Store")
 
 Entry = dict[str, Any]
-"""A file ({"mode", "text"}, {"mode", "bytes"} or {"mode", "size", "digest"}), a link ({"link"}), or a
-folder (name -> entry)."""
+"""A file ({"mode", "text"}, {"mode", "bytes"} or {"mode", "size", "digest"}), a link ({"link"}), or
+a folder (name -> entry)."""
 
 
 class ReadFile(NamedTuple):
@@ -45,7 +45,7 @@ class ReadFile(NamedTuple):
 class Folder:
     """Watches a folder.
 
-    The path of a change is the file's path, followed by `text`, `bytes`, `digest`, `mode` or `link`.
+    The path of a change is the file's path, then `text`, `bytes`, `digest`, `mode` or `link`.
 
     Args:
         path: The folder.

@@ -15,13 +15,13 @@ from trajrec.values.objects import all_fields
 PAGE_ITEMS = 64
 PAGE_BYTES = 1 << 12
 NODE_BYTES = 1 << 10
-"""If a page of 64 items is larger than 4 KiB, its containers above 1 KiB are watched as nodes of their
-own: a change then costs the encoding of a node, not of a page of large items."""
+"""If a page of 64 items is larger than 4 KiB, its containers above 1 KiB are watched as nodes of
+their own: a change then costs the encoding of a node, not of a page of large items."""
 
 BRANCH_ITEMS = 64
 BRANCH_DEPTH = 2
-"""Containers above this depth, or with more items, are digested item by item; any other is one record.
-The digest is stored in logs, so these numbers belong to the tracker's version."""
+"""Containers above this depth, or with more items, are digested item by item; any other is one
+record. The digest is stored in logs, so these numbers belong to the tracker's version."""
 
 _MODULUS = 1 << 256
 

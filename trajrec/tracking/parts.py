@@ -93,7 +93,7 @@ def find_parts(world: Value, watch: Value) -> list[Part]:
 
 
 def _is_stored_elsewhere(value: Value) -> bool:
-    """Return whether a value only leads to the data to watch, so that it cannot be a tree's item."""
+    """Return whether a value only leads to the data to watch, so no tree can hold it."""
     return (
         isinstance(value, (sqlite3.Connection, Path)) or hasattr(value, "begin") or callable(value)
     )

@@ -74,8 +74,8 @@ class Database:
         )
         if redefined:
             raise RestoreError(
-                f"{', '.join(redefined)}: the SQL that defines it is not the recorded one; make the "
-                "world with the recorded schema"
+                f"{', '.join(redefined)}: the SQL that defines it is not the recorded one; make "
+                "the world with the recorded schema"
             )
         # The own connection is read-only.
         is_own = self._path is not None
