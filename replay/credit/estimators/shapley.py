@@ -128,9 +128,7 @@ class _Game:
                     pairs.append(marginals)
         notes = list(meter.notes)
         if n_invalid:
-            notes.append(
-                f"{n_invalid} pairs of orders have no result and are left out"
-            )
+            notes.append(f"{n_invalid} pairs of orders have no result and are left out")
         rows = self._rows(np.array(pairs).reshape(-1, n), arms)
         return make_table(self._sampler, rows, arms, options, notes=notes)
 
