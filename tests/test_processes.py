@@ -107,7 +107,7 @@ def endless() -> Any:
 
 CALLERS = {
     "worker": "list(trajrec.replay.replay_episodes(corpus.episodes(), env=test_processes.endless, jobs=2))",
-    "alone": "trajrec.replay.processes.child.call_elsewhere(lambda: test_processes.endless().reset())",
+    "alone": "trajrec.replay.processes.child.call_in_subprocess(lambda: test_processes.endless().reset())",
 }
 
 
