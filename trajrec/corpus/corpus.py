@@ -40,7 +40,8 @@ from trajrec.corpus.index.tables import (
     Table,
 )
 from trajrec.errors import CorpusError, QueryError
-from trajrec.log.reader import LogReader, is_being_written
+from trajrec.log.locks import is_being_written
+from trajrec.log.reader import LogReader
 
 INDEX_NAME = "index.duckdb"
 LOCK_WAIT_S = 1.0

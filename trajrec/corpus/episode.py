@@ -11,9 +11,10 @@ import numpy as np
 
 from trajrec.corpus.transcript import Transcript
 from trajrec.errors import CorpusError, LogCorruptError
+from trajrec.log.chunk import LogChunk, Span
 from trajrec.log.events import AgentEvent, CallStart, ModelStart
 from trajrec.log.fields import concatenate, field_array, field_values, sparse_values
-from trajrec.log.reader import LogChunk, LogReader, Span
+from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, episode_id
 from trajrec.values import codec
 from trajrec.values.digest import state_digest, unpack_digests

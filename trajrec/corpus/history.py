@@ -10,9 +10,9 @@ import msgspec
 
 from trajrec.corpus.episode import Episode, failed_action
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
+from trajrec.log.chunk import LogChunk, Span
 from trajrec.log.events import EffectValue
 from trajrec.log.fields import field_values
-from trajrec.log.reader import LogChunk, Span
 from trajrec.values import codec
 
 

@@ -6,101 +6,118 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.log.reader import LogChunk
+from trajrec.log.chunk import LogChunk
 from trajrec.log.rows import ColumnRows
+from trajrec.types import Value
+
+# A layout is a nested list of unlike items: `trajrec.log.schema.Chunk` describes it.
+Layout = Any
 
 
-def field_values(chunk: LogChunk, layout: Any, start: int, stop: int) -> list[Any]:
-    """Return rows of a field as values of the exact recorded types."""
-    if layout[0] == "leaf":
+def field_values(chunk: LogChunk, layout: Layout, start: int, stop: int) -> list[Value]:
+    """Return rows [start, stop) of a field as values of the exact recorded types."""
+    kind = layout[0]
+    if kind == "leaf":
         return chunk.rows(layout[1]).values(start, stop)
-    if layout[0] == "dict":
-        if not layout[1]:
+    if kind == "dict":
+        keys = layout[1]
+        if not keys:
             return [{} for _ in range(start, stop)]
         columns = [field_values(chunk, item, start, stop) for item in layout[2]]
-        return [dict(zip(layout[1], row, strict=True)) for row in zip(*columns, strict=True)]
-    if not layout[1]:
+        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
+    items = layout[1]
+    if not items:
         return [()] * (stop - start)
-    return list(zip(*(field_values(chunk, item, start, stop) for item in layout[1]), strict=True))
+    return list(zip(*(field_values(chunk, item, start, stop) for item in items), strict=True))
 
 
-def field_array(chunk: LogChunk, layout: Any, start: int, stop: int) -> Any:
-    """Return rows of a field as an array, or a dict or tuple of arrays.
+def field_array(chunk: LogChunk, layout: Layout, start: int, stop: int) -> Value:
+    """Return rows [start, stop) of a field as an array, or as a dict or tuple of arrays.
+
+    Values that are not of one dtype and shape become an array of objects.
 
     Raises:
-        ValueError: A leaf is not of one dtype and shape.
+        ValueError: The chunk has no such field.
     """
     if layout is None:
         raise ValueError("the chunk has no such field")
     if layout[0] == "dict":
-        return {
-            key: field_array(chunk, item, start, stop)
-            for key, item in zip(layout[1], layout[2], strict=True)
-        }
+        items = zip(layout[1], layout[2], strict=True)
+        return {key: field_array(chunk, item, start, stop) for key, item in items}
     if layout[0] == "tuple":
         return tuple(field_array(chunk, item, start, stop) for item in layout[1])
-    rows: ColumnRows = chunk.rows(layout[1])
+    rows = chunk.rows(layout[1])
     array = rows.array(start, stop)
     if array is None:
-        found = np.empty(stop - start, object)
-        found[:] = rows.values(start, stop)
-        return found
+        array = np.empty(stop - start, object)
+        array[:] = rows.values(start, stop)
     return array
 
 
-def concatenate(parts: list[Any]) -> Any:
-    """Return the rows of several chunks as one.
+def concatenate(parts: list[Value]) -> Value:
+    """Return the rows of several chunks as one array, or as one dict or tuple of arrays.
 
     Raises:
-        ValueError: They are not of one form.
+        ValueError: The parts are not of one form.
     """
     if not parts:
         return np.zeros(0)
-    if any(type(part) is not type(parts[0]) for part in parts):
-        raise ValueError("parts differ")
-    if isinstance(parts[0], dict):
-        if any(part.keys() != parts[0].keys() for part in parts):
-            raise ValueError("parts differ")
-        return {key: concatenate([part[key] for part in parts]) for key in parts[0]}
-    if isinstance(parts[0], tuple):
+    first = parts[0]
+    if any(type(part) is not type(first) for part in parts):
+        raise ValueError("the parts are of several types")
+    if isinstance(first, dict):
+        if any(part.keys() != first.keys() for part in parts):
+            raise ValueError("the parts have different keys")
+        return {key: concatenate([part[key] for part in parts]) for key in first}
+    if isinstance(first, tuple):
         return tuple(concatenate(list(items)) for items in zip(*parts, strict=True))
-    if any(part.dtype != parts[0].dtype for part in parts):
-        raise ValueError("parts differ")
-    return np.concatenate(parts) if len(parts) > 1 else parts[0]
+    if any(part.dtype != first.dtype for part in parts):
+        raise ValueError("the parts are of several dtypes")
+    return np.concatenate(parts) if len(parts) > 1 else first
 
 
 def sparse_values(
     chunk: LogChunk, field: str, start: int, stop: int
-) -> tuple[list[int], list[Any]]:
-    """Return the rows in [start, stop) of a field that has values only in some rows, and the values."""
+) -> tuple[list[int], list[Value]]:
+    """Return the numbers of the rows in [start, stop) that have a value of a field, and the values.
+
+    An info is empty in most steps, so it is stored for the others only.
+    """
     layout = chunk.layout(field)
     if layout is None or stop <= start:
         return [], []
     leaf = _first_leaf(layout)
-    place = None if leaf is None else chunk.rows(leaf).row_numbers
-    if place is None:
+    row_numbers = None if leaf is None else chunk.rows(leaf).row_numbers
+    if row_numbers is None:
         return list(range(start, stop)), field_values(chunk, layout, start, stop)
-    first, last = np.searchsorted(place, [start, stop]).tolist()
-    return place[first:last].tolist(), field_values(chunk, layout, first, last)
+    first, last = np.searchsorted(row_numbers, [start, stop]).tolist()
+    return row_numbers[first:last].tolist(), field_values(chunk, layout, first, last)
 
 
-def dense_columns(chunk: LogChunk, field: str) -> dict[Any, ColumnRows] | None:
-    """Return the columns of a field by key, under None where the field is one column; None where some rows have no value, or
-    values lie deeper."""
+def dense_columns(chunk: LogChunk, field: str) -> dict[str | None, ColumnRows] | None:
+    """Return the columns of a field by key; the key is None if the field is one column.
+
+    Returns:
+        The columns, or None if some rows have no value or the values are nested deeper.
+    """
     layout = chunk.layout(field)
-    leaves = {None: layout} if layout is not None and layout[0] == "leaf" else None
-    if layout is not None and layout[0] == "dict":
+    if layout is None:
+        return None
+    leaves: dict[str | None, Layout] = {None: layout}
+    if layout[0] == "dict":
         leaves = dict(zip(layout[1], layout[2], strict=True))
-    if leaves is None or any(leaf[0] != "leaf" for leaf in leaves.values()):
+    if any(leaf[0] != "leaf" for leaf in leaves.values()):
         return None
     columns = {key: chunk.rows(leaf[1]) for key, leaf in leaves.items()}
-    return None if any(rows.row_numbers is not None for rows in columns.values()) else columns
+    is_dense = all(rows.row_numbers is None for rows in columns.values())
+    return columns if is_dense else None
 
 
-def _first_leaf(layout: Any) -> int | None:
+def _first_leaf(layout: Layout) -> int | None:
     if layout[0] == "leaf":
         return int(layout[1])
     for item in layout[-1]:
-        if (found := _first_leaf(item)) is not None:
-            return found
+        leaf = _first_leaf(item)
+        if leaf is not None:
+            return leaf
     return None

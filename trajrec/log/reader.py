@@ -1,4 +1,4 @@
-"""Reads a log: by its footer where it is sealed, by scanning where it is not, around damage where there is some."""
+"""Reads a log: by its footer if it is sealed, else by scanning it, and around damage."""
 
 from __future__ import annotations
 
@@ -8,22 +8,21 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 import zstandard
 
 from trajrec.errors import LogCorruptError, LogError, LogFormatError
 from trajrec.log import frames
+from trajrec.log.chunk import LogChunk
 from trajrec.log.events import Blob
-from trajrec.log.frames import Damage, Frame
-from trajrec.log.rows import ColumnRows
-from trajrec.log.schema import Chunk, Column, Event, Footer, FrameEntry, Header, Segment
+from trajrec.log.frames import Damage, FileBytes, Frame
+from trajrec.log.locks import is_being_written
+from trajrec.log.schema import Chunk, Footer, FrameEntry, Header
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
+# Neighbouring episodes share chunks; more than a few decoded chunks would fill the memory.
+_CACHED_CHUNKS = 8
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -34,24 +33,29 @@ def _decoder(kind: type[T]) -> msgspec.msgpack.Decoder[T]:
 
 
 class LogReader:
-    """A log file, open for reading. A context manager; a snapshot of the file's size at opening (`refresh` moves on).
+    """A log file, open for reading. A context manager.
+
+    The reader sees the file as large as it was when it was opened; `refresh` reads the rest.
 
     Attributes:
         path: The file.
         header: The log's first record.
         frames: Its intact frames, in order.
-        damage: What could not be read, in order; at most the last is a torn tail.
+        damage: Its unreadable bytes, in order. At most the last is a torn tail.
         is_sealed: Whether the writer closed the log.
 
     Raises:
-        LogFormatError: Not a log, or of a newer format.
+        LogFormatError: The file is not a log, or its format is newer.
         LogCorruptError: No intact header is left.
     """
+
+    _footer_header: Header | None = None
+    _is_closed = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._decompressor = zstandard.ZstdDecompressor()
-        self._data: mmap.mmap | bytes = _map(path)
+        self._data: FileBytes = _map(path)
         self.frames: list[Frame] = []
         self.damage: list[Damage] = []
         self._blobs: dict[bytes, bytes] = {}
@@ -78,6 +82,7 @@ class LogReader:
         """Close the file. Twice is harmless."""
         self._is_closed = True
         if isinstance(self._data, mmap.mmap):
+            # A borrowed slice keeps the map open.
             with contextlib.suppress(BufferError):
                 self._data.close()
 
@@ -88,13 +93,14 @@ class LogReader:
 
     @property
     def position(self) -> int:
-        """Offset up to which every frame is known; reading goes on from here when the file has grown."""
+        """Offset up to which all frames are known; `refresh` continues from here."""
         return self._position
 
     def chunks(self, start: int = 0) -> Iterator[LogChunk]:
-        """Yield the chunks of frames[start:], each decoded when asked for.
+        """Yield the chunks of frames[start:].
 
-        A chunk whose frame is intact but whose record contradicts itself is added to `damage` and passed over.
+        A chunk whose frame is intact but whose record contradicts itself is added to `damage` and
+        left out.
         """
         for index in range(start, len(self.frames)):
             if self.frames[index].kind == frames.CHUNK:
@@ -102,7 +108,10 @@ class LogReader:
                     yield self.chunk(index)
 
     def chunks_of(self, episode: int) -> list[int]:
-        """Return which frames have anything of an episode; from the footer where there is one, without reading them."""
+        """Return the numbers of the frames that have steps or events of an episode.
+
+        If the log has a footer, no frame is read for it.
+        """
         if self._chunks_of is None:
             self._chunks_of = {}
             for index, episodes in enumerate(self._episodes_of_frames()):
@@ -133,20 +142,29 @@ class LogReader:
         try:
             record = self._record(frame, Chunk)
         except LogCorruptError as exc:
-            found = Damage(frame.offset, frame.end - frame.offset, str(exc))
-            if found not in self.damage:
-                self.damage.append(found)
+            damage = Damage(frame.offset, frame.end - frame.offset, str(exc))
+            if damage not in self.damage:
+                self.damage.append(damage)
             raise
-        start = frame.offset + frames.FRAME.size + frame.meta_size
-        return LogChunk(record, self, index, start, frame.end)
+        return LogChunk(
+            record,
+            path=self.path,
+            index=index,
+            offset=frame.offset,
+            data_start=frame.offset + frames.FRAME.size + frame.meta_size,
+            data_end=frame.end,
+            read=self.slice,
+            decompressor=self._decompressor,
+        )
 
     def cached_chunk(self, index: int) -> LogChunk:
-        """Return a chunk as `chunk` does, kept for a while: neighbouring episodes share chunks."""
-        found = self._cache.pop(index, None) or self.chunk(index)
-        self._cache[index] = found
-        if len(self._cache) > 8:
+        """Return the chunk of frames[index] from a small cache, or read it."""
+        chunk = self._cache.pop(index, None) or self.chunk(index)
+        # Added last: the first entry is the one that was not used for longest.
+        self._cache[index] = chunk
+        if len(self._cache) > _CACHED_CHUNKS:
             self._cache.pop(next(iter(self._cache)))
-        return found
+        return chunk
 
     def blob(self, digest: bytes) -> bytes:
         """Return a value that is stored once in the log.
@@ -155,38 +173,41 @@ class LogReader:
             LogCorruptError: The log has lost it.
         """
         if digest not in self._blobs:
-            # One pass finds all; what was appended since is looked at when something is missing.
+            # One pass reads all values; frames appended later are read when a value is missing.
             for chunk in self.chunks(self._blobs_read):
                 self._blobs.update(
                     (e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob)
                 )
             self._blobs_read = len(self.frames)
-        found = self._blobs.get(digest)
-        if found is None:
+        data = self._blobs.get(digest)
+        if data is None:
             raise LogCorruptError(
                 f"the value {digest.hex()} that an event refers to is lost", path=self.path
             )
-        return found
+        return data
 
     def refresh(self) -> bool:
-        """Read what was appended since; say whether there was anything. ColumnRows borrowed from before stay valid."""
+        """Read the frames that were appended, and return whether there are any.
+
+        Rows that were borrowed before stay valid.
+        """
         size = self.path.stat().st_size
         if self.is_sealed or size <= len(self._data):
             return False
-        known = len(self.frames)
+        n_before = len(self.frames)
         self._data = _map(self.path)
         self._chunks_of = None
         self.damage = [damage for damage in self.damage if not damage.is_tail]
         self._scan()
         self.is_sealed = frames.read_trailer(self._data) is not None
-        return len(self.frames) > known
+        return len(self.frames) > n_before
 
-    def note(self, chunk: LogChunk, what: str) -> None:
-        """Add a chunk that turned out to contradict itself to the damage."""
+    def add_damage(self, chunk: LogChunk, reason: str) -> None:
+        """Add a chunk that contradicts itself to the damage."""
         frame = self.frames[chunk.index]
-        self.damage.append(Damage(frame.offset, frame.end - frame.offset, what))
+        self.damage.append(Damage(frame.offset, frame.end - frame.offset, reason))
 
-    def slice_all(self) -> mmap.mmap | bytes:
+    def slice_all(self) -> FileBytes:
         """Return the whole file, borrowed."""
         return self._data
 
@@ -201,10 +222,12 @@ class LogReader:
 
     def _check_open(self) -> None:
         if self._is_closed:
-            raise LogError("was closed; read episodes before closing their corpus", path=self.path)
+            raise LogError(
+                "the reader was closed; read episodes before you close their corpus", path=self.path
+            )
 
     def is_being_written(self) -> bool | None:
-        """Say whether a writer holds the file: None where that cannot be known."""
+        """Return whether a living writer holds the file, or None if it cannot be known."""
         return False if self.is_sealed else is_being_written(self.path)
 
     def _read_signature(self) -> None:
@@ -212,17 +235,14 @@ class LogReader:
             frames.check_signature(self._data, self.path)
         except LogFormatError as exc:
             # A few flipped bytes at the front do not make the rest unreadable; a foreign file has no frames.
-            newer = "newer" in str(exc)
-            if (
-                newer
-                or next((f for f in frames.scan(self._data, 0) if isinstance(f, Frame)), None)
-                is None
-            ):
+            is_newer = "newer" in str(exc)
+            has_frames = any(isinstance(item, Frame) for item in frames.scan(self._data, 0))
+            if is_newer or not has_frames:
                 raise
             self.damage.append(Damage(0, frames.SIGNATURE.size, "the signature is damaged"))
 
     def _read_footer(self) -> bool:
-        """Take the directory from the footer; say whether there is an intact one."""
+        """Take the directory from the footer, and return whether it is intact."""
         offset = frames.read_trailer(self._data)
         frame = None if offset is None else frames.frame_at(self._data, offset)
         if frame is None or frame.kind != frames.FOOTER:
@@ -231,43 +251,40 @@ class LogReader:
             footer = self._record(frame, Footer)
         except LogCorruptError:
             return False
-        found = [frames.frame_at(self._data, entry.offset) for entry in footer.frames]
-        complete = [
-            f
-            for f, e in zip(found, footer.frames, strict=True)
-            if f is not None and f.end - f.offset == e.size
-        ]
-        if len(complete) != len(footer.frames):
-            return False
-        self.frames = complete
+        listed = []
+        for entry in footer.frames:
+            header = frames.frame_at(self._data, entry.offset)
+            if header is None or header.end - header.offset != entry.size:
+                return False
+            listed.append(header)
+        self.frames = listed
         self._position = frame.end
         self._footer_header = footer.header
         self._entries = footer.frames
         return True
 
     def _scan(self) -> bool:
-        """Find the frames from `position` on; say whether the log is sealed."""
-        for found in frames.scan(self._data, self._position):
-            if isinstance(found, Damage):
-                self.damage.append(found)
-            elif found.kind == frames.FOOTER:
+        """Scan for frames from `position` on, and return whether the log is sealed."""
+        for item in frames.scan(self._data, self._position):
+            if isinstance(item, Damage):
+                self.damage.append(item)
+                continue
+            if item.kind == frames.FOOTER:
                 with contextlib.suppress(LogCorruptError):
-                    self._footer_header = self._record(found, Footer).header
+                    self._footer_header = self._record(item, Footer).header
             else:
-                self._note_gap(found)
-                self.frames.append(found)
-            if isinstance(found, Frame):
-                self._position = found.end
+                self._add_gap(item)
+                self.frames.append(item)
+            self._position = item.end
         return frames.read_trailer(self._data) is not None
 
-    def _note_gap(self, found: Frame) -> None:
+    def _add_gap(self, frame: Frame) -> None:
+        """Add missing frames before a frame to the damage, unless bytes before it are damaged."""
         last = self.frames[-1].sequence if self.frames else -1
-        if found.sequence != last + 1 and not (
-            self.damage and self.damage[-1].offset < found.offset
-        ):
-            self.damage.append(
-                Damage(found.offset, 0, f"frames {last + 1} to {found.sequence - 1} are missing")
-            )
+        has_damage = bool(self.damage) and self.damage[-1].offset < frame.offset
+        if frame.sequence != last + 1 and not has_damage:
+            reason = f"frames {last + 1} to {frame.sequence - 1} are missing"
+            self.damage.append(Damage(frame.offset, 0, reason))
 
     def _read_header(self) -> Header:
         if self.frames and self.frames[0].kind == frames.HEADER:
@@ -276,11 +293,8 @@ class LogReader:
         if self._footer_header is not None:
             return self._footer_header
         raise LogCorruptError(
-            "no intact header is left: the environment cannot be known", path=self.path, offset=0
+            "no intact header is left, so the environment is unknown", path=self.path, offset=0
         )
-
-    _footer_header: Header | None = None
-    _is_closed = False
 
     def _record(self, frame: Frame, kind: type[T]) -> T:
         self._check_open()
@@ -296,132 +310,14 @@ class LogReader:
         except (ValueError, msgspec.MsgspecError, zstandard.ZstdError) as exc:
             raise self._corrupt(frame, f"not a {kind.__name__}: {exc}") from exc
 
-    def _corrupt(self, frame: Frame, what: str) -> LogCorruptError:
-        return LogCorruptError(what, path=self.path, offset=frame.offset)
+    def _corrupt(self, frame: Frame, reason: str) -> LogCorruptError:
+        return LogCorruptError(reason, path=self.path, offset=frame.offset)
 
 
-class Span(NamedTuple):
-    """A segment's place in its chunk: steps are rows [start, start + n_steps) of step columns; observations and states rows
-    [obs_start, obs_start + has_reset + n_steps) of theirs."""
-
-    segment: Segment
-    start: int
-    obs_start: int
-
-
-class LogChunk:
-    """A chunk of a log, its columns decoded when asked for and then kept."""
-
-    def __init__(
-        self, record: Chunk, reader: LogReader, index: int, data_start: int, data_end: int
-    ) -> None:
-        self.record, self.index, self.path = record, index, reader.path
-        self.offset = reader.frames[index].offset
-        self._reader, self._start, self._end = reader, data_start, data_end
-        self._rows: dict[int, ColumnRows] = {}
-        self._spans_of: dict[int, list[Span]] | None = None
-        self._events_of: dict[int, list[Event]] | None = None
-        self.spans: list[Span] = []
-        start = obs = 0
-        for segment in record.segments:
-            self.spans.append(Span(segment, start, obs))
-            start += segment.n_steps
-            obs += segment.n_steps + segment.has_reset
-        self.n_steps, self.n_obs = start, obs
-
-    def spans_of(self, episode: int) -> list[Span]:
-        """Return the spans of one episode."""
-        if self._spans_of is None:
-            self._spans_of = {}
-            for span in self.spans:
-                self._spans_of.setdefault(span.segment.episode, []).append(span)
-        return self._spans_of.get(episode, [])
-
-    def events_of(self, episode: int) -> list[Event]:
-        """Return the events of one episode."""
-        if self._events_of is None:
-            self._events_of = {}
-            for event in self.record.events:
-                self._events_of.setdefault(event.episode, []).append(event)
-        return self._events_of.get(episode, [])
-
-    def rows(self, index: int) -> ColumnRows:
-        """Return a column's rows.
-
-        Raises:
-            LogCorruptError: The column contradicts itself.
-        """
-        found = self._rows.get(index)
-        if found is None:
-            column = self.record.columns[index]
-            start = self._start + column.offset
-            if column.offset < 0 or start + column.size > self._end:
-                raise LogCorruptError(
-                    f"column {column.name!r} lies outside its frame",
-                    path=self.path,
-                    offset=self.offset,
-                )
-            try:
-                found = ColumnRows(
-                    column,
-                    self._reader.slice(start, start + column.size),
-                    self._reader._decompressor,
-                )
-            except (ValueError, TypeError, OverflowError) as exc:
-                raise LogCorruptError(
-                    f"column {column.name!r}: {exc}", path=self.path, offset=self.offset
-                ) from exc
-            self._rows[index] = found
-        return found
-
-    def decode(self) -> None:
-        """Decode all columns.
-
-        Raises:
-            LogCorruptError: A column contradicts itself.
-        """
-        for index in range(len(self.record.columns)):
-            self.rows(index)
-
-    def column(self, name: str) -> ColumnRows | None:
-        """Return a column by its name, or None."""
-        for index, column in enumerate(self.record.columns):
-            if column.name == name:
-                return self.rows(index)
-        return None
-
-    def layout(self, field: str) -> Any:
-        """Return how a field's columns make up its value, or None where the chunk has none of it."""
-        return self.record.layouts.get(field)
-
-    def columns(self) -> list[Column]:
-        """Return the columns' records."""
-        return self.record.columns
-
-
-def is_being_written(path: Path) -> bool | None:
-    """Say whether a living writer holds a log: None where that cannot be known (no flock, no permission)."""
-    if fcntl is None:
-        return None
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        # Shared, so that two readers who ask at once do not take each other for a writer.
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
-def _map(path: Path) -> mmap.mmap | bytes:
+def _map(path: Path) -> FileBytes:
     try:
         with open(path, "rb") as file:
+            # An empty file cannot be mapped.
             if os.fstat(file.fileno()).st_size == 0:
                 return b""
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -14,8 +14,10 @@ import numpy as np
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
+from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import Packer
-from trajrec.log.reader import LogChunk, LogReader, is_being_written
+from trajrec.log.locks import is_being_written
+from trajrec.log.reader import LogReader
 from trajrec.log.rows import ColumnRows, row_bytes
 from trajrec.log.schema import Chunk, Column, Footer, FrameEntry, Segment
 from trajrec.values import codec

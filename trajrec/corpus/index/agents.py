@@ -17,8 +17,9 @@ from trajrec.corpus.index.rows import (
     when,
 )
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript, argument_changes
+from trajrec.log.chunk import LogChunk
 from trajrec.log.events import CreditRun, EffectValue, PostHocCheck, StateChange
-from trajrec.log.reader import LogChunk, LogReader
+from trajrec.log.reader import LogReader
 from trajrec.values.codec import Plain
 from trajrec.values.json import to_json
 

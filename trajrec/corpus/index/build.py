@@ -189,7 +189,7 @@ class Builder:
                 try:
                     log_rows.add(chunk, self._rows)
                 except LogError as exc:
-                    reader.note(chunk, str(exc))
+                    reader.add_damage(chunk, str(exc))
                 if self._rows.n_steps > BATCH_STEPS:
                     self._insert()
             if isinstance(log_rows, AgentRows):

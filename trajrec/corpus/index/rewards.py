@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import field_values, sparse_values
-from trajrec.log.reader import LogChunk
 from trajrec.values import codec
 
 Array = np.ndarray[Any, Any]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from trajrec.corpus.index.rewards import agent_rewards
+from trajrec.log.chunk import LogChunk
 from trajrec.log.events import PostHocCheck
 from trajrec.log.fields import field_values, sparse_values
-from trajrec.log.reader import LogChunk, LogReader
+from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, diff

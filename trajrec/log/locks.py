@@ -1,0 +1,45 @@
+"""The lock that a writer holds on its log: it tells a running writer from a dead one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:
+    # Windows has no flock: a log whose writer is gone reads as running until it is recovered.
+    fcntl = None  # type: ignore[assignment]
+
+
+def hold(descriptor: int) -> None:
+    """Lock an open log for as long as the process lives; even kill -9 releases the lock."""
+    if fcntl is not None:
+        # Some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_being_written(path: Path) -> bool | None:
+    """Return whether a living writer holds a log, or None if it cannot be known.
+
+    It cannot be known without flock, or without permission to open the file.
+    """
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        # A shared lock: two readers that ask at once must not take each other for a writer.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
