@@ -512,10 +512,10 @@ def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
 def test_what_is_recorded_does_not_depend_on_when_it_is_flushed(
     env_id: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trajrec.log import writer
+    from trajrec.log import flusher
 
     # As often as it can, and the interpreter switches threads as often as it can.
-    monkeypatch.setattr(writer, "FLUSH_S", 0.0)
+    monkeypatch.setattr(flusher, "FLUSH_S", 0.0)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

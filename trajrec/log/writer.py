@@ -1,19 +1,17 @@
 """Writes a log: one file, one writer, append only.
 
-A `LogWriter` takes what its source has pending and hands it to the operating system in one gathered write. Who calls it is the
-process's one `_Flusher` thread, every `FLUSH_S` seconds and whenever a block is full, so that compression and I/O stay off the
-loop that records; a failure, a check or `close` flushes at once in the caller's thread.
+A `LogWriter` takes the pending data of its source and hands them to the operating system in one
+write. The flusher's thread calls it every 40 ms and whenever a block is full
+(`trajrec.log.flusher`). A failure, a check or `close` flushes at once in the caller's thread.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import secrets
 import threading
 import warnings
-import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -21,44 +19,37 @@ from typing import Literal, NamedTuple, Protocol
 import msgspec
 
 from trajrec.errors import LogWriteError
-from trajrec.log import frames
+from trajrec.log import frames, locks
 from trajrec.log.columns import Packer
-from trajrec.log.schema import Chunk, Footer, FrameEntry, Header
+from trajrec.log.flusher import process_flusher
+from trajrec.log.schema import Chunk, EpisodeEnd, Footer, FrameEntry, Header
 
-try:
-    import fcntl
-except (
-    ImportError
-):  # Windows has no flock: there a log whose writer is gone reads as running until it is recovered
-    fcntl = None  # type: ignore[assignment]
-
-FLUSH_S = 0.04
-"""How often pending steps are handed over; with the write itself this stays below the 100 ms that a kill may lose."""
-
+# A block has 1 MiB: more waiting blocks would let memory grow while the disk is slow.
 MAX_WAITING = 2
-"""Full blocks that may wait for the flusher; beyond it the recording thread writes them itself."""
+"""Full blocks that may wait for the flusher. Beyond it the recording thread writes them itself."""
 
-_encode = msgspec.msgpack.Encoder().encode
 OnError = Literal["raise", "warn"]
 Durability = Literal["process", "machine"]
 
+_encode = msgspec.msgpack.Encoder().encode
+
 
 class Drained(NamedTuple):
-    """What a source has pending: a chunk whose columns lie in `data`, one part a column."""
+    """Pending data: a chunk, and the bytes of each of its columns."""
 
     chunk: Chunk
     data: list[bytes]
 
 
 class Source(Protocol):
-    """Where a writer gets its chunks from."""
+    """The recorder's side of a writer."""
 
     def drain(self, packer: Packer) -> Iterator[Drained]:
-        """Yield what is pending, oldest first. Called in any thread, never in two at once."""
+        """Yield the pending data, oldest first. Called in any thread, never in two at once."""
         ...
 
     def discard(self) -> None:
-        """Drop what is pending: the log cannot be written any more."""
+        """Drop the pending data: the log cannot be written any more."""
         ...
 
 
@@ -66,12 +57,18 @@ class LogWriter:
     """Writes one log file.
 
     Args:
-        path: The file, which must not exist yet.
+        path: The file, which must not exist.
         header: The log's first record.
-        on_error: When the disk is full or the file cannot be written: "raise" a LogWriteError into the recording loop, or
-            "warn" once and go on without recording. What was written before stays readable either way.
-        durability: "process" survives the end of the process; "machine" also a power cut (fdatasync at each episode end).
-        background: Let the flusher thread write; without it only `flush` and `close` do.
+        source: Yields the pending data.
+        on_error: The reaction if the file cannot be written, for instance because the disk is
+            full: "raise" a LogWriteError in the recording loop, or "warn" once and stop recording.
+            Everything written before stays readable.
+        durability: "process" survives the end of the process. "machine" also survives a power cut:
+            the file is synced (fdatasync) at the end of each episode.
+        background: Whether the flusher's thread writes; if not, only `flush` and `close` do.
+
+    Attributes:
+        error: The failure after which nothing is written, or None.
 
     Raises:
         LogWriteError: The file cannot be created.
@@ -87,43 +84,53 @@ class LogWriter:
         durability: Durability = "process",
         background: bool = True,
     ) -> None:
-        self.path, self.header, self.error = path, header, None
-        self.on_error, self.durability = on_error, durability
-        self._source, self._packer, self._lock = source, Packer(), threading.RLock()
+        self.path = path
+        self.header = header
+        self.on_error = on_error
+        self.durability = durability
+        self.error: LogWriteError | None = None
+        self._source = source
+        self._packer = Packer()
+        # Re-entrant: a signal handler that closes the log must not wait for its own thread.
+        self._lock = threading.RLock()
         self._entries: list[FrameEntry] = []
         self._episodes: set[int] = set()
-        self._sequence = self._n_steps = 0
-        self._background = background
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(
-                path,
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0),
-                0o666,
-            )
-        except OSError as exc:
-            raise LogWriteError(f"cannot create the log: {exc.strerror or exc}", path=path) from exc
-        # Held for as long as the process lives, kill -9 or not: how a reader tells a running writer from a dead one.
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._sequence = 0
+        self._n_steps = 0
         self._size = 0
+        self._background = background
+        self._descriptor = self._create()
+        locks.hold(self._descriptor)
         try:
-            self._frame(frames.HEADER, header, [], [], before=[frames.signature()])
+            self._write_frame(frames.HEADER, header, prefix=frames.signature())
         except OSError as exc:
-            os.close(self._fd)
+            os.close(self._descriptor)
             with contextlib.suppress(OSError):
                 path.unlink()
-            raise LogWriteError(f"cannot write the log: {exc.strerror or exc}", path=path) from exc
+            raise LogWriteError(f"cannot write the log: {_reason(exc)}", path=path) from exc
         self._closed = False
         if background:
-            _flusher().add(self)
+            process_flusher().add(self)
+
+    def _create(self) -> int:
+        """Create the file and return its descriptor."""
+        # O_BINARY exists on Windows, where text files would get other line ends.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | getattr(os, "O_BINARY", 0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.path, flags, 0o666)
+        except OSError as exc:
+            raise LogWriteError(f"cannot create the log: {_reason(exc)}", path=self.path) from exc
 
     def flush(self, *, sync: bool = False) -> None:
-        """Hand everything pending to the operating system, in this thread.
+        """Hand all pending data to the operating system, in this thread.
+
+        Args:
+            sync: Whether to sync the file even if no episode ends, with durability "machine".
 
         Raises:
-            LogWriteError: It could not be written, now or in the background before, and `on_error` is "raise".
+            LogWriteError: The data could not be written, now or in the background before, and
+                `on_error` is "raise".
         """
         with self._lock:
             if self._closed:
@@ -131,29 +138,41 @@ class LogWriter:
             self._flush(sync)
         self.raise_error()
 
-    def hand_over(self, waiting: int) -> None:
-        """Let full blocks be written: by the flusher, or here where it cannot keep up. Slower then, but nothing is dropped.
+    def flush_pending(self) -> None:
+        """Flush in the background: a failure is raised later, in the thread that records."""
+        with self._lock:
+            if not self._closed:
+                self._flush(sync=False)
+
+    def hand_over(self, n_waiting: int) -> None:
+        """Let the flusher write full blocks, or write them here if the flusher cannot keep up.
+
+        Writing here slows the recording loop down, but no data are dropped.
 
         Raises:
             LogWriteError: As for `flush`.
         """
-        if waiting > MAX_WAITING or self.error is not None:
+        if n_waiting > MAX_WAITING or self.error is not None:
             self.flush()
         elif self._background:
-            _flusher().wake.set()
+            process_flusher().wake.set()
 
     def raise_error(self) -> None:
-        """Raise what went wrong, now or in the background before, where `on_error` asks for it."""
+        """Raise the failure, if there was one and `on_error` is "raise"."""
         if self.error is not None and self.on_error == "raise":
             raise self.error
 
     @property
     def is_closed(self) -> bool:
-        """Whether `close` was called, or this is a forked child of the process that writes."""
+        """Whether `close` was called, or the process is a forked child of the one that writes."""
         return self._closed
 
     def close(self) -> None:
-        """Flush, write the footer and close the file. Twice is harmless."""
+        """Flush, write the footer and close the file. Twice is harmless.
+
+        Raises:
+            LogWriteError: As for `flush`.
+        """
         with self._lock:
             if self._closed:
                 return
@@ -162,70 +181,85 @@ class LogWriter:
                 self._seal()
             self._closed = True
             with contextlib.suppress(OSError):
-                os.close(self._fd)
+                os.close(self._descriptor)
         if self._background:
-            _flusher().discard(self)
+            process_flusher().discard(self)
         self.raise_error()
 
-    error: LogWriteError | None
+    def leave_to_parent(self) -> None:
+        """Close without writing, since the parent of this forked process writes the log."""
+        # A new lock: another thread of the parent may have held the old one during the fork.
+        self._lock = threading.RLock()
+        self._closed = True
 
     def _flush(self, sync: bool) -> None:
         if self.error is not None:
             self._source.discard()
             return
         try:
-            ended = False
+            has_end = False
             for drained in self._source.drain(self._packer):
-                ended = self._chunk(drained) or ended
-            if self.durability == "machine" and (ended or sync):
-                getattr(os, "fdatasync", os.fsync)(self._fd)
-        except Exception as exc:  # also of the flusher's thread, where nobody would see it: it is raised in the loop
+                has_end = self._write_chunk(drained) or has_end
+            if self.durability == "machine" and (has_end or sync):
+                # macOS has no fdatasync.
+                getattr(os, "fdatasync", os.fsync)(self._descriptor)
+        except Exception as exc:
+            # All exceptions: nobody sees one of the flusher's thread. The loop raises it.
             self._fail(exc)
 
-    def _chunk(self, drained: Drained) -> bool:
-        """Write one chunk; say whether an episode ends in it."""
-        offset, columns = 0, []
+    def _write_chunk(self, drained: Drained) -> bool:
+        """Write one chunk, and return whether an episode ends in it."""
+        offset = 0
+        columns = []
         for column, data in zip(drained.chunk.columns, drained.data, strict=True):
             columns.append(msgspec.structs.replace(column, offset=offset, size=len(data)))
             offset += len(data)
         chunk = msgspec.structs.replace(drained.chunk, columns=columns)
-        episodes = sorted({s.episode for s in chunk.segments} | {e.episode for e in chunk.events})
-        self._frame(frames.CHUNK, chunk, drained.data, episodes)
+        episodes = {segment.episode for segment in chunk.segments}
+        episodes |= {event.episode for event in chunk.events}
+        self._write_frame(frames.CHUNK, chunk, drained.data, episodes=sorted(episodes))
         self._n_steps += sum(segment.n_steps for segment in chunk.segments)
-        return any(type(event).__name__ == "EpisodeEnd" for event in chunk.events)
+        return any(isinstance(event, EpisodeEnd) for event in chunk.events)
 
-    def _frame(
+    def _write_frame(
         self,
         kind: int,
-        record: msgspec.Struct,
-        data: Sequence[bytes],
-        episodes: list[int],
-        before: Sequence[bytes] = (),
+        record: Header | Chunk,
+        data: Sequence[bytes] = (),
+        *,
+        episodes: Sequence[int] = (),
+        prefix: bytes = b"",
     ) -> None:
-        raw = _encode(record)
-        meta = self._packer.compress(raw)
-        offset = self._size + sum(map(len, before))
-        self._write(
-            [
-                *before,
-                *frames.pack_frame(kind, self._sequence, meta=meta, meta_raw=len(raw), data=data),
-            ]
-        )
+        parts = self._pack_frame(kind, record, data)
+        offset = self._size + len(prefix)
+        self._append([prefix, *parts])
         self._sequence += 1
         self._episodes.update(episodes)
-        self._entries.append(FrameEntry(offset, self._size - offset, kind, episodes))
+        self._entries.append(FrameEntry(offset, self._size - offset, kind, list(episodes)))
 
-    def _write(self, parts: list[bytes]) -> None:
-        """Append the parts in one call; go on after a short write, and undo a part that cannot be completed."""
+    def _pack_frame(
+        self, kind: int, record: Header | Chunk | Footer, data: Sequence[bytes] = ()
+    ) -> list[bytes]:
+        raw = _encode(record)
+        meta = self._packer.compress(raw)
+        return frames.pack_frame(kind, self._sequence, meta=meta, meta_raw=len(raw), data=data)
+
+    def _append(self, parts: Sequence[bytes]) -> None:
+        """Append some parts in one write, or leave the file as it was.
+
+        The system may write a part of the bytes only; the rest is written then, and if that fails,
+        the file is cut back to its last whole frame.
+        """
         data = b"".join(parts)
-        done = 0
+        n_written = 0
         try:
-            while done < len(data):
-                done += os.write(self._fd, memoryview(data)[done:] if done else data)
+            while n_written < len(data):
+                rest = memoryview(data)[n_written:] if n_written else data
+                n_written += os.write(self._descriptor, rest)
         except OSError:
-            if done:
+            if n_written:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, self._size)
+                    os.ftruncate(self._descriptor, self._size)
             raise
         self._size += len(data)
 
@@ -233,27 +267,16 @@ class LogWriter:
         offset = self._size
         try:
             footer = Footer(self.header, self._entries, len(self._episodes), self._n_steps)
-            raw = _encode(footer)
-            meta = self._packer.compress(raw)
-            self._write(
-                [
-                    *frames.pack_frame(frames.FOOTER, self._sequence, meta=meta, meta_raw=len(raw)),
-                    frames.pack_trailer(offset),
-                ]
-            )
+            self._append([*self._pack_frame(frames.FOOTER, footer), frames.pack_trailer(offset)])
             if self.durability == "machine":
-                os.fsync(self._fd)
-        except OSError as exc:
+                os.fsync(self._descriptor)
+        except (OSError, ValueError) as exc:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
-        reason = (
-            exc.strerror
-            if isinstance(exc, OSError) and exc.strerror
-            else f"{type(exc).__name__}: {exc}"
-        )
         self.error = LogWriteError(
-            f"cannot be written: {reason}; what was recorded before is readable, nothing later is recorded",
+            f"cannot be written: {_reason(exc)}; everything recorded before is readable, "
+            "nothing later is recorded",
             path=self.path,
             offset=self._size,
         )
@@ -263,74 +286,11 @@ class LogWriter:
             warnings.warn(str(self.error), RuntimeWarning, stacklevel=2)
 
 
-class _Flusher:
-    """The one thread of a process that flushes its writers."""
-
-    def __init__(self) -> None:
-        self.wake = threading.Event()
-        self._writers: weakref.WeakSet[LogWriter] = weakref.WeakSet()
-        self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
-
-    def add(self, writer: LogWriter) -> None:
-        with self._lock:
-            self._writers.add(writer)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._run, name="trajrec-flusher", daemon=True
-                )
-                self._thread.start()
-
-    def discard(self, writer: LogWriter) -> None:
-        self._writers.discard(writer)
-
-    def _run(self) -> None:
-        while True:
-            self.wake.wait(FLUSH_S)
-            self.wake.clear()
-            with self._lock:
-                writers = list(self._writers)
-                if not writers:
-                    self._thread = None
-                    return
-            for writer in writers:
-                with writer._lock:
-                    if not writer._closed:
-                        writer._flush(sync=False)
-            del writers, writer
-
-
-_THE_FLUSHER: _Flusher | None = None
-
-
-def _flusher() -> _Flusher:
-    """Return this process's flusher."""
-    global _THE_FLUSHER
-    if _THE_FLUSHER is None:
-        _THE_FLUSHER = _Flusher()
-    return _THE_FLUSHER
-
-
-def _after_fork_in_child() -> None:
-    """Leave the parent's logs to the parent: a child has no flusher thread, and its locks may be held by nobody."""
-    global _THE_FLUSHER
-    if _THE_FLUSHER is not None:
-        for writer in list(_THE_FLUSHER._writers):
-            writer._lock, writer._closed = threading.RLock(), True
-    _THE_FLUSHER = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-@atexit.register
-def _close_all() -> None:
-    """Flush what a program left open at its end; the file stays unsealed, as nobody closed it, and stays readable."""
-    if _THE_FLUSHER is not None:
-        for writer in list(_THE_FLUSHER._writers):
-            with contextlib.suppress(LogWriteError):
-                writer.flush()
+def _reason(exc: Exception) -> str:
+    """Return the system's text for an error of the system, else type and message."""
+    if isinstance(exc, OSError) and exc.strerror:
+        return exc.strerror
+    return f"{type(exc).__name__}: {exc}"
 
 
 def new_log_id() -> str:
