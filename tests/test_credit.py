@@ -373,7 +373,7 @@ def test_wrong_arguments_are_named(lake: Episode) -> None:
         credit.estimate(lake, wander, budget=100)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"estimate\(\) got an unexpected keyword argument 'root'"):
         credit.estimate(lake, wander, root=1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="a policy must be"):
+    with pytest.raises(TypeError, match="policy must be"):
         credit.estimate(lake, 3)
     with pytest.raises(IndexError, match=r"must be in \[0, 5\), got \[10000, 10000\]"):
         credit.estimate(lake, wander, steps=[10_000])
@@ -580,11 +580,11 @@ def test_generators_of_any_class_are_put_to_a_scenario_in_place(kind: Any) -> No
     env = Holds()
     noise = EnvNoise(env, 0)
     assert noise.n_generators == 2
-    noise.at(3, 5)
+    noise.seed(3, 5)
     first = env.rng.random(4).tolist(), env.inner.other.random(4).tolist()
-    noise.at(3, 6)
+    noise.seed(3, 6)
     assert env.rng.random(4).tolist() != first[0]
-    noise.at(3, 5)
+    noise.seed(3, 5)
     assert (env.rng.random(4).tolist(), env.inner.other.random(4).tolist()) == first
     assert first[0] != first[1]
 
@@ -605,7 +605,7 @@ def test_keyed_noise_is_uniform_and_its_steps_are_uncorrelated() -> None:
                 found.append(generator.random())
         return np.array(found)
 
-    for found in (draws(noise.at, env.rng), draws(policy.at, policy.generator)):
+    for found in (draws(noise.seed, env.rng), draws(policy.seed, policy.generator)):
         assert (
             abs(np.sort(found) - np.linspace(0, 1, len(found))).max() < 0.03
         )  # Kolmogorov-Smirnov, p about 0.001

@@ -146,7 +146,7 @@ def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_d
     episode, model = lost(tmp_path)
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
     with pytest.raises(
-        AgentDivergedError, match="a call was put in the place of what it asked for"
+        AgentDivergedError, match="another call was made instead of the one that it asked for"
     ):
         credit.counterfactual(episode, policy, 1, action=("choose", {"amount": 50}), n_rollouts=4)
     table = credit.counterfactual(
@@ -292,8 +292,8 @@ def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
     seen: list[int] = []
 
     def follow(context: Any) -> Any:
-        seen.append(len(context.made))
-        return plan[len(context.made)] if len(context.made) < len(plan) else None
+        seen.append(len(context.calls))
+        return plan[len(context.calls)] if len(context.calls) < len(plan) else None
 
     assert {row.value for row in credit.estimate(fork, follow, n_rollouts=2).of("value")} == {1.0}
     assert min(seen) == 1
@@ -810,7 +810,7 @@ def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
         ep.call("deposit", amount=1)
 
     with pytest.raises(
-        AgentDivergedError, match="is not the one that it made in this place before"
+        AgentDivergedError, match="differs from the request that it made at this place before"
     ):
         credit.estimate(
             record(tmp_path / "b", fickle),
@@ -824,5 +824,5 @@ def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
 def test_an_async_agent_is_refused() -> None:
     async def agent(ep: Any) -> None: ...
 
-    with pytest.raises(TypeError, match="an async agent cannot be a policy"):
+    with pytest.raises(TypeError, match="agent must be a sync function"):
         credit.AgentPolicy(agent)

@@ -464,5 +464,6 @@ def test_an_agents_world_has_nothing_to_draw_random_actions_from(
         said = capsys.readouterr().err
         assert (
             said
-            == "trajrec: an agent's world has no action space to draw from: give a function of a Context\n"
+            == "trajrec: policy must be a function of a Context for a tool world, got 'random': "
+            "a world has no action space to sample\n"
         )

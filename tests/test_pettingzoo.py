@@ -787,7 +787,7 @@ def first_wins(env: Any) -> bool:
 def test_credit_needs_a_success_check(tmp_path: Path) -> None:
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
     with pytest.raises(
-        ValueError, match="has a reward of its own: say with success= what winning is"
+        ValueError, match=r"success must be given for episode .*: each of its players"
     ):
         credit.estimate(episode, "random", n_rollouts=2)
     table = credit.estimate(

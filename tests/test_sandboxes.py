@@ -163,5 +163,5 @@ def test_one_that_does_not_go_back_is_found_out(episode: Any) -> None:
         episode, at=[5, 9], actions=[0], n_branches=30, env=Forgetful, noise="recorded", folder=None
     )
     assert {branch.restore for branch in branches} == {"reexecute"}
-    with pytest.raises(SnapshotError, match="went on otherwise"):
+    with pytest.raises(SnapshotError, match="continued differently"):
         fork_many(episode, at=[5], actions=[0], env=Forgetful, restore="env_snapshot", folder=None)

@@ -18,6 +18,7 @@ TrajrecError
     ├── EnvRefusedError     the log names a module that may not be imported
     ├── EnvMissingError     the environment, or its package, is not installed
     ├── DivergenceError     .step .field .expected .actual: a replay differs from the recording
+    ├── UnreplayableError   a rollout came to a tool call that cannot be executed again
     └── AgentDivergedError  .difference: an agent that is run again makes another request
 
 Wrong arguments raise plain ValueError and TypeError. docs/reference/errors.md has the cause and the
@@ -180,6 +181,10 @@ class DivergenceError(ReplayError):
         self.expected = expected
         self.actual = actual
         super().__init__(message, episode_id=episode_id)
+
+
+class UnreplayableError(ReplayError):
+    """A rollout came to a tool call that reaches beyond the world and cannot be executed again."""
 
 
 class AgentDivergedError(ReplayError):

@@ -54,7 +54,7 @@ class PlanPolicy:
         """Return a call; None when the plan is done."""
         u = rng.random()
         position, missing = 0, []
-        for made in context.made:
+        for made in context.calls:
             call = made.tool, made.arguments
             if position < len(self.plan) and call == self.plan[position]:
                 position += 1

@@ -1,4 +1,4 @@
-"""Runs branches in other processes: servers that walk to the steps, and fork there where the environment cannot be put back."""
+"""Run branches in other processes: start servers, share a job among them, collect the results."""
 
 from __future__ import annotations
 
@@ -6,30 +6,29 @@ import os
 import selectors
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import cloudpickle
 
 from trajrec.errors import RecordedError
-from trajrec.replay.forks.branch import Branch, BranchLog, BranchTrace
-from trajrec.replay.forks.fork_server import BranchLost, BranchResult, ForkJob, serve
-from trajrec.replay.forks.options import Backend
+from trajrec.replay.forks.branch import Branch, BranchTrace
+from trajrec.replay.forks.branch_log import BranchLog
+from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
+from trajrec.replay.forks.fork_server import serve
+from trajrec.replay.forks.options import Backend, RestoreMethod
 from trajrec.replay.processes.child import ChildProcess
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.values import codec
 
 TRIES = 2
+"""Servers that may die while they run a branch: the second rules out an accident of the first."""
 
 
-class Server(ChildProcess):
-    """A server process with its job.
-
-    Args:
-        job: What it is to do.
-    """
+class _Server(ChildProcess):
+    """A server process that runs one job."""
 
     def __init__(self, job: ForkJob) -> None:
-        # One thread, where the caller says nothing: a process that forks must have no other.
+        # A process that forks must have no other threads, and numerical libraries start some.
+        # A caller who sets the variable has decided otherwise.
         super().__init__(
             "trajrec.replay.forks.fork_server:main",
             {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
@@ -38,83 +37,78 @@ class Server(ChildProcess):
 
 
 def run_in_workers(
-    job: ForkJob, servers: int, log: BranchLog, backend: Backend = "local"
+    job: ForkJob, *, n_servers: int, log: BranchLog, backend: Backend
 ) -> list[Branch]:
-    """Run a job's branches in servers and record them, in the order of steps and numbers.
+    """Run and record the branches of a job; return them in the order of steps and numbers.
 
     Args:
-        job: The whole job.
-        servers: How many servers share it, step by step.
-        log: Where branches are recorded.
-        backend: Where servers run.
+        job: The job.
+        n_servers: Servers that share the job, step by step.
+        log: The log of the branches.
+        backend: Where the servers run.
     """
-    done = []
-    for found in results(job, servers) if backend == "local" else _on_ray(job, servers):
-        if isinstance(found, BranchLost):
-            restore: Any = (
-                "os_fork"
-                if job.restore == "os_fork"
-                else "reexecute"
-                if job.restore == "auto"
-                else job.restore
+    lost_restore: RestoreMethod = "reexecute" if job.restore == "auto" else job.restore
+    branches = []
+    for result in run_job(job, n_servers) if backend == "local" else _run_on_ray(job, n_servers):
+        if isinstance(result, BranchLost):
+            branches.append(
+                log.add_lost(result.step, result.index, restore=lost_restore, error=result.reason)
             )
-            done.append(log.failed(found.step, found.index, restore, found.why))
         else:
-            assert isinstance(found, BranchTrace)
-            done.append(log.add(found))
-    return done
+            assert isinstance(result, BranchTrace)
+            branches.append(log.add(result))
+    return branches
 
 
-def results(job: ForkJob, servers: int) -> Iterator[BranchResult | BranchLost]:
-    """Yield what came of a job's branches, in the order of steps and numbers: whichever came first, so that nothing depends on
-    how many processes there were."""
-    wanted = list(job.branches)
+def run_job(job: ForkJob, n_servers: int) -> Iterator[BranchResult | BranchLost]:
+    """Run a job in servers on this machine; yield its results in the order of the branches.
+
+    The order of a log thus does not depend on the number of servers.
+    """
+    order = list(job.branches)
     waiting: dict[tuple[int, int], BranchResult | BranchLost] = {}
-    n_done = 0
-    for found in _gather(job, servers):
-        waiting[found.step, found.index] = found
-        while n_done < len(wanted) and wanted[n_done] in waiting:
-            yield waiting.pop(wanted[n_done])
-            n_done += 1
+    n_yielded = 0
+    for result in _run_with_retry(job, n_servers):
+        waiting[result.step, result.index] = result
+        while n_yielded < len(order) and order[n_yielded] in waiting:
+            yield waiting.pop(order[n_yielded])
+            n_yielded += 1
 
 
-def _on_ray(job: ForkJob, tasks: int) -> Iterator[BranchResult | BranchLost]:
-    """Yield what came of a job's branches, in order, as tasks of a Ray cluster."""
+def _run_on_ray(job: ForkJob, n_tasks: int) -> Iterator[BranchResult | BranchLost]:
+    """Run a job as tasks of a Ray cluster; yield its results in the order of the branches."""
     from trajrec.replay.processes.ray import map_on_ray
 
-    found: dict[tuple[int, int], BranchResult | BranchLost] = {}
-    shares = _share(job, job.branches, tasks)
-    for share, answer in zip(shares, map_on_ray(_serve_all, shares, tasks), strict=True):
-        came = (
-            [BranchLost(*place, answer.why) for place in share.branches]
-            if isinstance(answer, WorkerDied)
-            else answer
-        )
-        found.update({(done.step, done.index): done for done in came})
-    yield from (found[place] for place in job.branches)
+    results: dict[tuple[int, int], BranchResult | BranchLost] = {}
+    shares = _share(job, job.branches, n_tasks)
+    for share, answer in zip(shares, map_on_ray(_serve_all, shares, n_tasks), strict=True):
+        if isinstance(answer, WorkerDied):
+            answer = [BranchLost(step, index, answer.why) for step, index in share.branches]
+        results.update({(result.step, result.index): result for result in answer})
+    yield from (results[branch] for branch in job.branches)
 
 
 def _serve_all(job: ForkJob) -> list[BranchResult | BranchLost]:
     return list(serve(job))
 
 
-def _gather(job: ForkJob, servers: int) -> Iterator[BranchResult | BranchLost]:
-    """Yield what comes of a job; what a server left undone when it died is tried once more."""
-    left = set(job.branches)
+def _run_with_retry(job: ForkJob, n_servers: int) -> Iterator[BranchResult | BranchLost]:
+    """Yield the results of a job; branches of a server that died are run again."""
+    unfinished = set(job.branches)
     for _ in range(TRIES):
-        for found in _run(_share(job, sorted(left), servers)):
-            if isinstance(found, BaseException):
-                raise _raisable(found)
-            left.discard((found.step, found.index))
-            yield found
-        if not left:
+        for result in _run_servers(_share(job, sorted(unfinished), n_servers)):
+            if isinstance(result, BaseException):
+                raise _as_exception(result)
+            unfinished.discard((result.step, result.index))
+            yield result
+        if not unfinished:
             return
-    for step, index in sorted(left):
-        yield BranchLost(step, index, f"its server died {TRIES} times; nothing came back")
+    for step, index in sorted(unfinished):
+        yield BranchLost(step, index, f"its server died {TRIES} times without a result")
 
 
-def _raisable(exc: BaseException) -> Exception:
-    """Return what a server raised, or what says so where that would end this process."""
+def _as_exception(exc: BaseException) -> Exception:
+    """Return an exception that does not end this process, as a SystemExit of a server would."""
     if isinstance(exc, Exception):
         return exc
     return RecordedError(
@@ -122,30 +116,35 @@ def _raisable(exc: BaseException) -> Exception:
     )
 
 
-def _share(job: ForkJob, branches: Sequence[tuple[int, int]], servers: int) -> list[ForkJob]:
+def _share(job: ForkJob, branches: Sequence[tuple[int, int]], n_servers: int) -> list[ForkJob]:
+    """Split a job by steps, so that each server reaches a step once."""
     steps = sorted({step for step, _ in branches})
-    shares = [set(steps[k::servers]) for k in range(min(servers, len(steps)))]
-    return [replace(job, branches=tuple(b for b in branches if b[0] in share)) for share in shares]
+    shares = [set(steps[k::n_servers]) for k in range(min(n_servers, len(steps)))]
+    return [
+        replace(job, branches=tuple(branch for branch in branches if branch[0] in share))
+        for share in shares
+    ]
 
 
-def _run(jobs: list[ForkJob]) -> Iterator[BranchResult | BranchLost | BaseException]:
-    """Yield what servers send; end them whatever happens."""
-    running: list[Server] = []
+def _run_servers(jobs: list[ForkJob]) -> Iterator[BranchResult | BranchLost | BaseException]:
+    """Yield the results of servers as they come; end the servers in any case."""
+    servers: list[_Server] = []
     try:
         with selectors.DefaultSelector() as selector:
             for job in jobs:
-                running.append(Server(job))
-                selector.register(running[-1].out, selectors.EVENT_READ, running[-1])
-            open_ = len(running)
-            while open_:
+                server = _Server(job)
+                servers.append(server)
+                selector.register(server.out, selectors.EVENT_READ, server)
+            n_open = len(servers)
+            while n_open:
                 for key, _ in selector.select():
-                    found, has_more = key.data.receive()
-                    yield from found
+                    results, has_more = key.data.receive()
+                    yield from results
                     if not has_more:
                         selector.unregister(key.fileobj)
-                        open_ -= 1
+                        n_open -= 1
     finally:
-        for server in running:
+        for server in servers:
             server.close()
 
 

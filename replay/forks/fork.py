@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -18,12 +17,9 @@ from trajrec.log.schema import Fork
 from trajrec.options import check_options
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
-from trajrec.replay.execute.environments import make_env
-from trajrec.replay.execute.factories import env_from_factory
 from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
-from trajrec.replay.forks.branch import Branch, BranchLog, BranchPlan, BranchTrace, run_branch
-from trajrec.replay.forks.dispatch import check_portable, run_in_workers
-from trajrec.replay.forks.fork_server import ForkJob
+from trajrec.replay.forks.branch import Branch, BranchPlan
+from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.forked_env import ForkedEnv
 from trajrec.replay.forks.options import (
     Backend,
@@ -33,10 +29,10 @@ from trajrec.replay.forks.options import (
     RestoreChoice,
     check_restore,
 )
-from trajrec.replay.forks.policies import AnyPolicy, check_forgets
+from trajrec.replay.forks.policies import AnyPolicy, check_stateless
+from trajrec.replay.forks.schedule import Schedule
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.refs import refs_with_ancestors
-from trajrec.types import Action, AnyEnv, Value
+from trajrec.types import Action, AnyEnv
 
 
 def fork(
@@ -77,13 +73,13 @@ def fork(
         make_handle = functools.partial(env_handle, env, episode, state)
     else:
         is_given = False
-        make_handle = _handle_maker(episode, env, options)
+        make_handle = functools.partial(_env_source(env, options).make_handle, episode)
     walker = Walker(episode, make_handle, "reexecute", is_given=is_given)
     try:
-        observation, info = walker.walk(at)
-        handle = walker.stage
+        observation, info = walker.reset_to(at)
+        handle = walker.handle
         branch_env = handle.env
-        key = BranchPlan(seed=options.get("seed", 0)).key(episode.id, at, 0)
+        key = BranchPlan(seed=options.get("seed", 0)).noise_key(episode.id, at, 0)
         is_fresh = options.get("noise") == "fresh" and reseed(branch_env, key) > 0
         folder = _folder_of(episode, options)
         if folder is not None:
@@ -166,7 +162,7 @@ def fork_many(
     check_options("fork_many", options, ForkOptions)
     _check_has_env(episode)
     if policy is not None and policy != "random":
-        check_forgets(policy)
+        check_stateless(policy)
     check_restore(restore)
     steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
     for step in steps:
@@ -174,111 +170,37 @@ def fork_many(
     if n_branches < 1 or jobs < 1:
         raise ValueError(f"n_branches and jobs must be at least 1, got {n_branches} and {jobs}")
     if policy is None and not actions:
-        raise ValueError("a branch needs actions, a policy, or both")
+        raise ValueError("a branch needs actions, a policy, or both: give actions= or policy=")
+    if not steps:
+        return []
+    if timeout_s is not None or memory_mb is not None:
+        restore = "os_fork"  # only a process of its own can be ended without the others
     plan = BranchPlan(
         actions=tuple(actions),
         policy=policy,
-        n=n_branches,
+        n_branches=n_branches,
         noise=options.get("noise") or ("fresh" if n_branches > 1 else "recorded"),
         seed=options.get("seed", 0),
         max_steps=max_steps,
         checks=tuple(options.get("checks", ())),
     )
-    if not steps:
-        return []
-    make_handle = _handle_maker(episode, env, options)
-    if timeout_s is not None or memory_mb is not None:
-        restore = "os_fork"  # only a process of its own can be ended without the others
-    with contextlib.ExitStack() as stack:
-        walker: Walker | None = None
-        near_steps: tuple[int, ...] = ()
-        if restore == "auto":
-            walker = stack.enter_context(contextlib.closing(Walker(episode, make_handle, "auto")))
-            cheapest, near_steps = walker.measure(steps, n_branches, jobs)
-            # A snapshot that works at the first step can fail at a later one, and only "auto"
-            # then re-executes the steps instead of raising.
-            restore = cheapest if cheapest in ("reexecute", "os_fork") else "auto"
-        if backend == "ray" and restore == "os_fork":
-            if timeout_s is not None or memory_mb is not None:
-                raise ValueError(
-                    "timeout_s and memory_mb need forked processes, which Ray workers cannot be; "
-                    "take backend='local'"
-                )
-            # A Ray worker has threads, and a fork copies only the thread that calls it.
-            restore = "reexecute"
-            near_steps = ()
-        log = stack.enter_context(BranchLog(episode, _folder_of(episode, options), plan))
-        if restore != "os_fork" and jobs == 1 and backend == "local":
-            if walker is None:
-                walker = stack.enter_context(
-                    contextlib.closing(Walker(episode, make_handle, restore))
-                )
-            return [log.add(trace) for trace in run_in_process(walker, steps, plan)]
-        job = ForkJob(
-            refs_with_ancestors=refs_with_ancestors(episode),
-            make=env,
-            allow=tuple(options.get("allow", ())),
-            state=options.get("state"),
-            branches=tuple(
-                (step, index)
-                for step in steps
-                if step not in near_steps
-                for index in range(n_branches)
-            ),
-            errand=plan,
-            restore=restore,
-            jobs=jobs,
-            timeout_s=timeout_s,
-            memory_mb=memory_mb,
-        )
-        check_portable(env=env, state=job.state, policy=policy, checks=plan.checks)
-        branches: list[Branch] = []
-        if walker is not None:
-            branches = [log.add(trace) for trace in run_in_process(walker, near_steps, plan)]
-            walker.close()
-        n_servers = 1 if restore == "os_fork" else jobs
-        return branches + run_in_workers(job, n_servers, log, backend)
+    schedule = Schedule(
+        episode=episode,
+        steps=tuple(steps),
+        plan=plan,
+        source=_env_source(env, options),
+        restore=restore,
+        jobs=jobs,
+        backend=backend,
+        timeout_s=timeout_s,
+        memory_mb=memory_mb,
+        folder=_folder_of(episode, options),
+    )
+    return schedule.run()
 
 
-def run_in_process(walker: Walker, steps: Sequence[int], plan: BranchPlan) -> Iterator[BranchTrace]:
-    """Run the branches of the given steps, in ascending order, one after the other."""
-    for step in steps:
-        walker.go(step)
-        for index in range(plan.n):
-            if index:
-                walker.go_back()
-            trace = BranchTrace(step, index, walker.observation, restore=walker.restore_method)
-            yield run_branch(walker.stage, plan, trace, walker.episode.id)
-
-
-def _handle_maker(
-    episode: Episode, env: EnvFactory | None, options: ForkOptions
-) -> Callable[[], EnvHandle]:
-    state: Callable[[AnyEnv], Value] | None = options.get("state")
-    allowed = tuple(options.get("allow", ()))
-
-    def make_handle() -> EnvHandle:
-        if env is None:
-            made = make_env(episode.header.env, episode_id=episode.id, allow=allowed)
-        else:
-            made = env_from_factory(env, episode.header.env)
-        return env_handle(made, episode, state)
-
-    return make_handle
-
-
-def _check_can_branch(episode: Episode, step: int) -> None:
-    """Check that an episode has a step and was not over there.
-
-    Raises:
-        IndexError: The episode has no such step, or was over.
-    """
-    check_step(episode, step)
-    if step == episode.n_steps and episode.ending in ("terminated", "truncated"):
-        raise IndexError(
-            f"episode {episode.id} was over after step {step - 1} ({episode.ending}): "
-            f"no branch can start at step {step}"
-        )
+def _env_source(env: EnvFactory | None, options: ForkOptions) -> EnvSource:
+    return EnvSource(env, allow=tuple(options.get("allow", ())), state=options.get("state"))
 
 
 def _folder_of(episode: Episode, options: ForkOptions) -> Path | None:
@@ -293,4 +215,18 @@ def _check_has_env(episode: Episode) -> None:
         raise ValueError(
             f"episode {episode.id} is an agent's and has no environment; run its agent again with "
             "trajrec.rerun(episode, on_difference='live')"
+        )
+
+
+def _check_can_branch(episode: Episode, step: int) -> None:
+    """Check that an episode has a step and was not over there.
+
+    Raises:
+        IndexError: The episode has no such step, or was over.
+    """
+    check_step(episode, step)
+    if step == episode.n_steps and episode.ending in ("terminated", "truncated"):
+        raise IndexError(
+            f"episode {episode.id} was over after step {step - 1} ({episode.ending}): "
+            f"no branch can start at step {step}"
         )

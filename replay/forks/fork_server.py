@@ -1,114 +1,47 @@
 """The fork server: a process that walks an environment along an episode and forks a child at a step.
 
-`trajrec.replay.forks.dispatch` starts the server, sends it a job and reads rows. The server has no
-threads, so a forked child is complete. A child that crashes, hangs or exceeds its memory limit does
-not affect the others. No child outlives the server, and the server does not outlive its caller: on
-Linux the kernel ends them, and the caller ends their process group.
+`trajrec.replay.forks.dispatch` starts the server, sends it a job and reads results. The server has
+no threads, so a forked child is complete. A child that crashes, hangs or exceeds its memory limit
+does not affect the others. No child outlives the server, and the server does not outlive its
+caller: on Linux the kernel ends them, and the caller ends their process group.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import os
 import pickle
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
-from trajrec.corpus.episode import Episode
 from trajrec.envstate.snapshots import sandbox_of
 from trajrec.errors import SnapshotError
-from trajrec.replay.execute.environments import make_env
-from trajrec.replay.execute.factories import env_from_factory
-from trajrec.replay.execute.reach import EnvHandle, env_handle
 from trajrec.replay.forks.branch import portable_error
-from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
+from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.child import ChildChannel, die_with_parent
-from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
+from trajrec.replay.processes.refs import EpisodeLoader
 
-_LENGTH = 8
-"""Bytes that say how many a child's result has."""
+_LENGTH_BYTES = 8
+"""Size of the length that precedes a child's pickled result."""
 
-_LOOK_S = 0.1
-"""How often children are looked at that say nothing: what one forked holds its pipe open when it has ended itself."""
+_WRITE_BYTES = 1 << 20
+"""Most bytes that one call reads from a pipe or writes to it."""
 
-
-class BranchResult(Protocol):
-    """What came of one branch."""
-
-    @property
-    def step(self) -> int:
-        """Where it began."""
-        ...
-
-    @property
-    def index(self) -> int:
-        """Which of those there."""
-        ...
-
-
-class BranchTask(Protocol):
-    """What is done where a branch begins. Can be pickled, and so can what it returns."""
-
-    def run(
-        self,
-        stage: EnvHandle,
-        episode: Episode,
-        step: int,
-        index: int,
-        observation: Any,
-        restore: RestoreMethod,
-    ) -> BranchResult:
-        """Do it, on a stage that stands there."""
-        ...
-
-
-@dataclass(frozen=True)
-class ForkJob:
-    """What a server is to do.
-
-    Attributes:
-        lineage: The episode and those that it was forked from, the episode first.
-        make: Makes the environment; None makes the one that the log names.
-        allow: Module prefixes that may be imported because the log names them.
-        state: The function that states were captured with; None takes an adapter.
-        branches: (step, number) of each branch, in order.
-        errand: What each does.
-        restore: "os_fork" forks a child for each; any other runs them here.
-        jobs: Children that may run at once.
-        timeout_s: How long a child may take; None as long as it likes.
-        memory_mb: What a child may use beyond what the server does; None without a limit.
-    """
-
-    refs_with_ancestors: tuple[EpisodeRef, ...]
-    make: Callable[[], Any] | None
-    allow: tuple[str, ...]
-    state: Callable[[Any], Any] | None
-    branches: tuple[tuple[int, int], ...]
-    errand: BranchTask
-    restore: RestoreChoice
-    jobs: int
-    timeout_s: float | None = None
-    memory_mb: int | None = None
-
-
-@dataclass(frozen=True)
-class BranchLost:
-    """A branch that did not come back, and why."""
-
-    step: int
-    index: int
-    why: str
+_POLL_S = 0.1
+"""Seconds between two looks at silent children: a process that the environment of a child started
+keeps the child's pipe open, so the pipe alone does not show that the child has ended."""
 
 
 @dataclass
-class Child:
-    """A forked process that runs one branch."""
+class _ForkedChild:
+    """A forked process that runs one branch and writes its result to a pipe."""
 
     step: int
     index: int
@@ -117,133 +50,149 @@ class Child:
     deadline: float | None
     received: bytearray = field(default_factory=bytearray)
 
-    @property
-    def result(self) -> bytes | None:
-        """What it wrote, where that is whole."""
-        size = int.from_bytes(self.received[:_LENGTH], "little")
-        return bytes(self.received[_LENGTH:]) if len(self.received) == _LENGTH + size else None
-
-    def receive(self) -> bool:
-        """Take what is in the pipe; say whether more may come."""
+    def read(self) -> bool:
+        """Read the data in the pipe; return whether more may come."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(self.pipe, 1 << 20):
+            while data := os.read(self.pipe, _WRITE_BYTES):
                 self.received += data
             return False
         return True
 
+    @property
+    def result(self) -> bytes | None:
+        """The pickled result; None until all of it was read."""
+        size = int.from_bytes(self.received[:_LENGTH_BYTES], "little")
+        if len(self.received) != _LENGTH_BYTES + size:
+            return None
+        return bytes(self.received[_LENGTH_BYTES:])
+
+    def lost(self, status: int, *, is_late: bool) -> BranchLost:
+        """Return the reason why there is no result.
+
+        Args:
+            status: The status of the ended process, as `os.waitpid` returns it.
+            is_late: Whether the process was ended because it took too long.
+        """
+        if is_late:
+            reason = "it took longer than timeout_s and was ended"
+        elif os.WIFSIGNALED(status):
+            reason = f"its process was ended by {signal.Signals(os.WTERMSIG(status)).name}"
+        else:
+            code = os.waitstatus_to_exitcode(status)
+            reason = f"its process ended with status {code} and no result"
+        return BranchLost(self.step, self.index, reason)
+
 
 def main() -> None:
-    """Do a job that the caller sends, and send what comes of it."""
-    caller = ChildChannel()
-    job: ForkJob = pickle.loads(caller.receive() or b"")
+    """Run the job that the caller sends, and send back its results."""
+    channel = ChildChannel()
+    job: ForkJob = pickle.loads(channel.receive() or b"")
     try:
-        for found in serve(job):
-            caller.send(found)
+        for result in serve(job):
+            channel.send(result)
     except BaseException as exc:
-        caller.send(portable_error(exc))
+        channel.send(portable_error(exc))
 
 
 def serve(job: ForkJob) -> Iterator[BranchResult | BranchLost]:
-    """Yield what each branch of a job did."""
-    episode = EpisodeLoader().read(job.refs_with_ancestors)
+    """Yield the result of each branch of a job, in any order."""
+    episode = EpisodeLoader().read(job.refs)
+    make_handle = functools.partial(job.source.make_handle, episode)
+    with contextlib.closing(Walker(episode, make_handle, job.restore)) as walker:
+        if job.restore == "os_fork":
+            yield from _serve_forked(job, walker)
+        else:
+            for point in walker.branch_points(job.branches):
+                yield job.task.run(point)
 
-    def make() -> EnvHandle:
-        env = (
-            env_from_factory(job.make, episode.header.env)
-            if job.make is not None
-            else make_env(episode.header.env, episode_id=episode.id, allow=job.allow)
-        )
-        return env_handle(env, episode, job.state)
 
-    walker = Walker(episode, make, job.restore)
-    if job.restore == "os_fork" and sandbox_of(walker.stage.env) is not None:
-        walker.close()
+def _serve_forked(job: ForkJob, walker: Walker) -> Iterator[BranchResult | BranchLost]:
+    if sandbox_of(walker.handle.env) is not None:
         raise SnapshotError(
-            "restore='os_fork' does not work for this environment: its state lies outside the process, "
-            "so forked processes would share it"
+            "restore='os_fork' does not work for this environment: its state lies outside the "
+            "process, so forked processes would share it"
         )
-    children: list[Child] = []
-    leaving: list[int] = []
-    position = -1
+    children: list[_ForkedChild] = []
+    reaped_later: list[int] = []
+    last_step = -1
     for step, index in job.branches:
-        if job.restore != "os_fork":
-            walker.go(step) if step != position else walker.go_back()
-            position = step
-            yield job.errand.run(
-                walker.stage, episode, step, index, walker.observation, walker.restore_method
-            )
-            continue
-        if step != position:
+        if step != last_step:
             walker.advance(step)
-            position = step
+            last_step = step
+            # The garbage collector of a child would write to every object, and so copy every page.
             gc.collect()
-            gc.freeze()  # a child's collector would write to, and so copy, every page
+            gc.freeze()
         while len(children) >= job.jobs:
-            yield from _reap(children, leaving)
-        children.append(_fork(job, walker, episode, step, index))
+            yield from _reap(children, reaped_later)
+        children.append(_fork(job, walker, index))
     while children:
-        yield from _reap(children, leaving)
-    for process_id in leaving:
+        yield from _reap(children, reaped_later)
+    for process_id in reaped_later:
         os.waitpid(process_id, 0)
-    walker.close()
 
 
-def _fork(job: ForkJob, walker: Walker, episode: Episode, step: int, index: int) -> Child:
-    """Fork a child that runs a branch and writes it to a pipe."""
+def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
     read_end, write_end = os.pipe()
     process_id = os.fork()
-    if process_id:
-        os.close(write_end)
-        os.set_blocking(read_end, False)
-        deadline = None if job.timeout_s is None else time.monotonic() + job.timeout_s
-        return Child(step, index, process_id, read_end, deadline)
-    _run_child(job, walker, episode, step, index, write_end)
+    if not process_id:
+        _run_child(job, walker, index, write_end)
+    os.close(write_end)
+    os.set_blocking(read_end, False)
+    return _ForkedChild(
+        step=walker.step,
+        index=index,
+        process_id=process_id,
+        pipe=read_end,
+        deadline=None if job.timeout_s is None else time.monotonic() + job.timeout_s,
+    )
 
 
-def _run_child(
-    job: ForkJob, walker: Walker, episode: Episode, step: int, index: int, pipe: int
-) -> NoReturn:
+def _run_child(job: ForkJob, walker: Walker, index: int, pipe: int) -> NoReturn:
     status = 1
     try:
         die_with_parent()
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
-        _send(
-            pipe, job.errand.run(walker.stage, episode, step, index, walker.observation, "os_fork")
-        )
+        _send(pipe, job.task.run(replace(walker.branch_point(index), restore="os_fork")))
         status = 0
     except BaseException as exc:
         with contextlib.suppress(OSError):
-            _send(pipe, BranchLost(step, index, f"{type(exc).__name__}: {exc}"))
+            _send(pipe, BranchLost(walker.step, index, f"{type(exc).__name__}: {exc}"))
         status = 0
     finally:
+        # Not sys.exit: the exit handlers and buffers belong to the server.
         os._exit(status)
 
 
-def _send(pipe: int, found: BranchResult | BranchLost) -> None:
-    data = pickle.dumps(found)
-    data = len(data).to_bytes(_LENGTH, "little") + data
+def _send(pipe: int, result: BranchResult | BranchLost) -> None:
+    data = pickle.dumps(result)
+    data = len(data).to_bytes(_LENGTH_BYTES, "little") + data
     while data:
-        data = data[os.write(pipe, data[: 1 << 20]) :]
+        data = data[os.write(pipe, data[:_WRITE_BYTES]) :]
 
 
-def _reap(children: list[Child], leaving: list[int]) -> Iterator[BranchResult | BranchLost]:
-    """Wait until a child writes, ends or has taken too long; yield what those did that are done.
+def _reap(
+    children: list[_ForkedChild], reaped_later: list[int]
+) -> Iterator[BranchResult | BranchLost]:
+    """Wait until a child writes, ends or exceeds its time; yield the results of finished children.
 
-    One whose result is whole is not waited for: to take a process apart takes longer than most branches. Those are `leaving`.
+    A child whose result is complete is not waited for, because the end of a process takes longer
+    than most branches; its id moves to `reaped_later`.
     """
     deadlines = [child.deadline for child in children if child.deadline is not None]
-    wait = _LOOK_S if not deadlines else max(0.0, min(_LOOK_S, min(deadlines) - time.monotonic()))
-    ready, _, _ = select.select([child.pipe for child in children], [], [], wait)
-    leaving[:] = [
-        process_id for process_id in leaving if os.waitpid(process_id, os.WNOHANG)[0] == 0
+    wait_s = _POLL_S
+    if deadlines:
+        wait_s = max(0.0, min(_POLL_S, min(deadlines) - time.monotonic()))
+    ready, _, _ = select.select([child.pipe for child in children], [], [], wait_s)
+    reaped_later[:] = [
+        process_id for process_id in reaped_later if os.waitpid(process_id, os.WNOHANG)[0] == 0
     ]
     for child in list(children):
-        # Before its pipe is read: all that it wrote is there then.
-        ended, status = os.waitpid(child.process_id, os.WNOHANG)
-        may_come = child.receive() if ended or child.pipe in ready else True
+        # Before the pipe is read: if the child has ended, the pipe then has all that it wrote.
+        ended_id, status = os.waitpid(child.process_id, os.WNOHANG)
+        may_write = child.read() if ended_id or child.pipe in ready else True
         result = child.result
-        has_ended = bool(ended) or not may_come
+        has_ended = bool(ended_id) or not may_write
         is_late = (
             child.deadline is not None
             and time.monotonic() > child.deadline
@@ -254,29 +203,22 @@ def _reap(children: list[Child], leaving: list[int]) -> Iterator[BranchResult | 
             os.kill(child.process_id, signal.SIGKILL)
         if result is None and not has_ended and not is_late:
             continue
-        if not ended and result is not None:
-            leaving.append(child.process_id)
-        elif not ended:
+        if not ended_id and result is not None:
+            reaped_later.append(child.process_id)
+        elif not ended_id:
             _, status = os.waitpid(child.process_id, 0)
         children.remove(child)
         os.close(child.pipe)
-        yield pickle.loads(result) if result is not None else _lost(child, status, is_late)
-
-
-def _lost(child: Child, status: int, is_late: bool) -> BranchLost:
-    """Return why a child gave no result."""
-    if is_late:
-        why = "it took longer than it may and was ended"
-    elif os.WIFSIGNALED(status):
-        why = f"its process was ended by {signal.Signals(os.WTERMSIG(status)).name}"
-    else:
-        why = f"its process ended with status {os.waitstatus_to_exitcode(status)} and no result"
-    return BranchLost(child.step, child.index, why)
+        if result is None:
+            yield child.lost(status, is_late=is_late)
+        else:
+            yield pickle.loads(result)
 
 
 def _limit_memory(megabytes: int) -> None:
     import resource
 
     with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20),) * 2)
+        used_bytes = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    limit = used_bytes + (megabytes << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -1,39 +1,48 @@
-"""Policies: what goes on from a fork. A small protocol, and what makes a policy of the things that people have."""
+"""Policies: the protocol of an agent that chooses actions, and adapters for common objects.
+
+`as_policy` turns a function, the word "random" or a model of Stable-Baselines3 into a `Policy`.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 
 from trajrec.errors import MissingPackageError
-from trajrec.types import Action
+from trajrec.types import Action, Array, FloatArray, Observation, Value
 from trajrec.values import codec
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+Space = gymnasium.Space[Any]
+Generator = np.random.Generator
 
 
 class Policy(Protocol):
     """Chooses actions.
 
-    A policy may also have
+    A policy may have more than `act`:
 
-    - `id`, a text: what it is called in the corpus, with its version;
-    - `dist(observation)`: the probabilities of the actions of a Discrete space, (A,) float64;
-    - `act_batch(observations, rngs)`: an action for each; the branches that are alive are then asked for together;
-    - where it remembers: `snapshot()` (plain data), `restore(snapshot)`, `reset()`, and `observe(observation, action)`, which
-      tells it what was done without asking it; `memory_key(observation)`, hashable, where a snapshot is too large to tell two
-      apart by all of it;
-    - `memory(context)`, of an agent's world: what of its context it goes on by, hashable; by default that is all of it;
-    - `is_seeded`, False where it draws from elsewhere than the generator that it is given: its noise is then fresh. None: where
-      the recorded agent asked models or the outside.
+    - `id`: a text that names the policy and its version in the corpus.
+    - `dist(observation)`: the probabilities of the actions of a Discrete space, (A,) float64.
+    - `act_batch(observations, rngs)`: an action for each observation. The running branches are then
+      asked in one call.
+    - Methods of a policy with memory: `reset()`; `snapshot()`, which returns plain data;
+      `restore(snapshot)`; `observe(observation, action)`, which reports a step that the policy did
+      not choose; and optionally `memory_key(observation)`, a hashable key for memories whose
+      snapshots are large.
+    - `memory(context)`: a hashable value that holds the part of the context on which a policy for a
+      tool world depends. By default it depends on the whole context.
+    - `is_seeded`: False if the policy draws from other generators than `rng`; the noise of its
+      rollouts is then fresh. None: False exactly if the recorded agent called models or the
+      outside.
     """
 
-    def act(self, observation: Any, rng: np.random.Generator, /) -> Any:
-        """Return an action. All that is drawn is drawn from `rng`, which must not be kept."""
+    def act(self, observation: Observation, rng: Generator, /) -> Action:
+        """Return an action. Every draw must come from `rng`, which must not be kept."""
         ...
 
 
@@ -42,37 +51,41 @@ AnyPolicy = Callable[..., Action] | Policy
 
 
 class RandomPolicy:
-    """Draws from an action space.
+    """Samples an action space.
 
     Args:
-        space: The space; a copy of it is drawn from.
+        space: The space. The policy samples a copy.
     """
 
     id = "random"
 
-    def __init__(self, space: Any) -> None:
+    def __init__(self, space: Space) -> None:
         self._space = copy.deepcopy(space)
-        self._spaces = [self._space, *_inner(self._space)]
+        self._spaces = [self._space, *_subspaces(self._space)]
 
-    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+    def act(self, observation: Observation, rng: Generator) -> Action:
         """Return a sample."""
         for space in self._spaces:
+            # A space has no public way to take a generator, only a seed.
             space._np_random = rng
         return self._space.sample()
 
-    def dist(self, observation: Any) -> Array | None:
-        """Return the same probability for each action of a Discrete space; None for another space."""
+    def dist(self, observation: Observation) -> FloatArray | None:
+        """Return equal probabilities for a Discrete space, (A,) float64; None for other spaces."""
         n = getattr(self._space, "n", None)
         return np.full(int(n), 1 / int(n)) if isinstance(n, (int, np.integer)) else None
 
 
 class TabularPolicy:
-    """Draws from a table of probabilities, by one uniform number.
+    """Samples a table of probabilities; each action takes one uniform draw.
 
     Args:
-        probabilities: Of each action in each state, (S, A) float64; rows sum to 1.
-        state: The state's number from the observation.
-        id: What it is called.
+        probabilities: The probability of each action in each state, (S, A) float64; rows sum to 1.
+        state: A function that returns the number of the observation's state.
+        id: The name of the policy in the corpus.
+
+    Raises:
+        ValueError: The probabilities are not such a table.
 
     >>> policy = TabularPolicy(np.array([[0.0, 1.0], [0.5, 0.5]]))
     >>> policy.act(0, np.random.default_rng(0))
@@ -80,61 +93,70 @@ class TabularPolicy:
     """
 
     def __init__(
-        self, probabilities: Any, state: Callable[[Any], int] = int, id: str = "tabular"
+        self,
+        probabilities: Array | Sequence[Sequence[float]],
+        state: Callable[[Observation], int] = int,
+        id: str = "tabular",
     ) -> None:
         table = np.asarray(probabilities, np.float64)
         if table.ndim != 2 or not np.allclose(table.sum(axis=1), 1.0) or (table < 0).any():
             raise ValueError(
-                f"probabilities must be (S, A) with rows that sum to 1, got an array of shape {table.shape}"
+                "probabilities must be (S, A) with rows that sum to 1, got an array of shape "
+                f"{table.shape}"
             )
-        self._table, self._state = table, state
-        self._cumulated = np.minimum(table.cumsum(axis=1), 1.0)
-        self._cumulated[:, -1] = 1.0
+        self._table = table
+        self._state = state
+        # Rounding may leave the last sum below 1; a draw above it would then name no action.
+        self._cumulative = np.minimum(table.cumsum(axis=1), 1.0)
+        self._cumulative[:, -1] = 1.0
         self.id = id
 
     @classmethod
     def greedy(
-        cls, q: Any, epsilon: float = 0.0, state: Callable[[Any], int] = int
+        cls,
+        q: Array | Sequence[Sequence[float]],
+        epsilon: float = 0.0,
+        state: Callable[[Observation], int] = int,
     ) -> TabularPolicy:
-        """Return the policy that takes the best action of a table of Q, and any with probability epsilon.
+        """Return the policy that is epsilon-greedy in a table of action values.
 
         Args:
-            q: Of each action in each state, (S, A) float64.
-            epsilon: Shared among all actions, in [0, 1].
-            state: The state's number from the observation.
+            q: The value of each action in each state, (S, A) float64.
+            epsilon: The probability, in [0, 1], that is shared among all actions.
+            state: A function that returns the number of the observation's state.
         """
         table = np.asarray(q, np.float64)
         probabilities = np.full(table.shape, epsilon / table.shape[1])
         probabilities[np.arange(len(table)), table.argmax(axis=1)] += 1 - epsilon
         return cls(probabilities, state, f"greedy-{epsilon:g}-{codec.digest(table)[:8]}")
 
-    def act(self, observation: Any, rng: np.random.Generator) -> int:
+    def act(self, observation: Observation, rng: Generator) -> int:
         """Return an action."""
-        return int(
-            self._cumulated[self._state(observation)].searchsorted(rng.random(), side="right")
-        )
+        row = self._cumulative[self._state(observation)]
+        return int(row.searchsorted(rng.random(), side="right"))
 
-    def dist(self, observation: Any) -> Array:
-        """Return the probabilities."""
-        row: Array = self._table[self._state(observation)]
+    def dist(self, observation: Observation) -> FloatArray:
+        """Return the probabilities of the actions, (A,) float64."""
+        row: FloatArray = self._table[self._state(observation)]
         return row
 
 
 class FunctionPolicy:
-    """A function of the observation, or of the observation and a generator.
+    """Calls a function of the observation, or of the observation and a generator.
 
     Args:
-        function: One with a method `seed(int)` is seeded before each action, so that it draws the same at the same place.
+        function: The function. If it has a method `seed(int)`, the method is called before each
+            action, so that the draws of a step do not depend on earlier steps.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Action]) -> None:
         self._function = function
-        self._takes_rng = _n_arguments(function) >= 2
+        self._takes_rng = _n_required_arguments(function) >= 2
         seed = getattr(function, "seed", None)
         self._seed = seed if callable(seed) else None
-        self.id = _name(function)
+        self.id = _qualified_name(function)
 
-    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+    def act(self, observation: Observation, rng: Generator) -> Action:
         """Return an action."""
         try:
             if self._takes_rng:
@@ -148,150 +170,166 @@ class FunctionPolicy:
 
 
 class StableBaselines3Policy:
-    """A model of Stable-Baselines3 (`trajrec[sb3]`), asked in batches; what it draws, it draws from the generator given.
+    """Asks a model of Stable-Baselines3 (`trajrec[sb3]`), in batches if there are several branches.
+
+    A categorical or diagonal Gaussian distribution is sampled with the given generators; torch's
+    own generator is not used. Every other model gives its deterministic prediction.
 
     Args:
-        model: E.g. `PPO.load(path)`. Its distribution is sampled for a categorical or diagonal Gaussian policy; of any other
-            the deterministic prediction is taken.
+        model: The model, e.g. `PPO.load(path)`.
         deterministic: Take the most probable action.
+
+    Raises:
+        MissingPackageError: torch is not installed.
     """
 
-    def __init__(self, model: Any, deterministic: bool = False) -> None:
+    def __init__(self, model: Value, deterministic: bool = False) -> None:
         try:
             import torch
         except ImportError as exc:
             raise MissingPackageError("torch", "sb3") from exc
-        self._model, self._torch = model, torch
+        self._model = model
+        self._torch = torch
         self._deterministic = deterministic or not hasattr(model.policy, "get_distribution")
-        self.id = f"{type(model).__name__}-{'deterministic' if self._deterministic else 'sampled'}-{model.num_timesteps}"
+        way = "deterministic" if self._deterministic else "sampled"
+        self.id = f"{type(model).__name__}-{way}-{model.num_timesteps}"
 
-    def act(self, observation: Any, rng: np.random.Generator) -> Any:
+    def act(self, observation: Observation, rng: Generator) -> Action:
         """Return an action."""
         return self.act_batch([observation], [rng])[0]
 
     def act_batch(
-        self, observations: Sequence[Any], rngs: Sequence[np.random.Generator]
-    ) -> list[Any]:
+        self, observations: Sequence[Observation], rngs: Sequence[Generator]
+    ) -> list[Action]:
         """Return an action for each observation."""
         batch = _stack(observations)
         if self._deterministic:
             return list(self._model.predict(batch, deterministic=True)[0])
-        with self._torch.no_grad():
-            tensor, _ = self._model.policy.obs_to_tensor(batch)
-            found = self._model.policy.get_distribution(tensor).distribution
-            if hasattr(found, "probs"):
-                cumulated = found.probs.double().cpu().numpy().cumsum(axis=1)
-                draws = [rng.random() * row[-1] for rng, row in zip(rngs, cumulated, strict=True)]
-                rows = zip(cumulated, draws, strict=True)
-                return [
-                    np.int64(min(row.searchsorted(u, side="right"), len(row) - 1))
-                    for row, u in rows
-                ]
-            mean, std = found.mean.cpu().numpy(), found.stddev.cpu().numpy()
+        distribution = self._distribution(batch)
+        if hasattr(distribution, "probs"):
+            cumulative = distribution.probs.double().cpu().numpy().cumsum(axis=1)
+            return [_draw_categorical(row, rng) for row, rng in zip(cumulative, rngs, strict=True)]
+        mean = distribution.mean.detach().cpu().numpy()
+        std = distribution.stddev.detach().cpu().numpy()
         space = self._model.action_space
         noise = np.stack([rng.standard_normal(mean.shape[1]) for rng in rngs])
         return list(np.clip(mean + std * noise, space.low, space.high).astype(space.dtype))
 
-    def dist(self, observation: Any) -> Array | None:
-        """Return the probabilities of a categorical policy; None for another one."""
+    def dist(self, observation: Observation) -> FloatArray | None:
+        """Return the probabilities of a categorical policy, (A,) float64; None for others."""
         if self._deterministic:
             return None
+        distribution = self._distribution(_stack([observation]))
+        if not hasattr(distribution, "probs"):
+            return None
+        row: FloatArray = distribution.probs[0].double().cpu().numpy()
+        return row
+
+    def _distribution(self, batch: Value) -> Value:
         with self._torch.no_grad():
-            tensor, _ = self._model.policy.obs_to_tensor(_stack([observation]))
-            found = self._model.policy.get_distribution(tensor).distribution
-        return found.probs[0].double().cpu().numpy() if hasattr(found, "probs") else None
+            tensor, _ = self._model.policy.obs_to_tensor(batch)
+            return self._model.policy.get_distribution(tensor).distribution
 
 
-def as_policy(policy: Any, action_space: Any = None) -> Policy:
-    """Return what was given as a policy.
+def as_policy(policy: AnyPolicy | str, action_space: Space | None = None) -> Policy:
+    """Return a policy for an object that chooses actions.
 
     Args:
-        policy: A policy; "random"; a function of the observation, or of the observation and a generator; a model of
-            Stable-Baselines3.
-        action_space: What "random" draws from.
+        policy: A policy; "random"; a function of the observation, or of the observation and a
+            generator; or a model of Stable-Baselines3.
+        action_space: The space that "random" samples.
 
     Raises:
-        TypeError: It is none of these.
-        ValueError: It is "random", and there is no space.
+        TypeError: The object is none of these.
+        ValueError: The policy is "random" and there is no action space.
     """
     if isinstance(policy, str):
         if policy == "random" and action_space is None:
             raise ValueError(
-                "there is no action space that 'random' could draw from here: give something that acts"
+                "policy must not be 'random' here: there is no action space to sample; give a function"
             )
         if policy != "random":
-            raise TypeError(f"a policy must be 'random' or something that acts, got {policy!r}")
+            raise TypeError(f"policy must be 'random' or an object that acts, got {policy!r}")
+        assert action_space is not None
         return RandomPolicy(action_space)
     if hasattr(policy, "act"):
-        made: Policy = policy
-        return made
-    if hasattr(policy, "predict") and hasattr(policy, "policy"):
+        return policy
+    if _is_sb3_model(policy):
         return StableBaselines3Policy(policy)
     if callable(policy):
         return FunctionPolicy(policy)
     raise TypeError(
-        f"a policy must be 'random', a function of the observation or have a method act, got {policy!r}"
+        "policy must be 'random', a function of the observation (and a generator), or have a "
+        f"method act; got {policy!r:.200}"
     )
 
 
-def seeded(policy: Any, seed: int) -> Callable[[Any], Any]:
-    """Return what was given as a policy as a function of the observation alone.
+def seed_policy(policy: AnyPolicy, seed: int) -> Callable[[Observation], Action]:
+    """Return a function of the observation that acts as a policy, seeded once.
 
     Args:
-        policy: See `as_policy`, but not "random". One with a method `seed(int)` is seeded here, once.
-        seed: What the generator is made of that it is given.
+        policy: See `as_policy`; not "random". Its method `seed(int)`, if it has one, is called here.
+        seed: The seed of the generator that the policy draws from.
 
     Raises:
-        TypeError: It is no policy.
-        ValueError: It remembers what it saw.
+        TypeError: The object is not a policy.
+        ValueError: The policy has memory.
     """
-    check_forgets(policy)
-    if inspect.ismethod(getattr(policy, "seed", None)):
-        policy.seed(seed)
-    if hasattr(policy, "act") or not callable(policy):
-        acting, rng = as_policy(policy), np.random.default_rng(seed)
+    check_stateless(policy)
+    own_seed = getattr(policy, "seed", None)
+    if own_seed is not None and inspect.ismethod(own_seed):
+        own_seed(seed)
+    # The result is called at every step of a branch: no wrapper stands around a function.
+    if not callable(policy) or hasattr(policy, "act"):
+        acting = as_policy(policy)
+        rng = np.random.default_rng(seed)
         return lambda observation: acting.act(observation, rng)
-    if _n_arguments(policy) >= 2:
-        drawn_from = np.random.default_rng(seed)
-        return lambda observation: policy(observation, drawn_from)
-    function: Callable[[Any], Any] = policy
-    return function
+    if _n_required_arguments(policy) >= 2:
+        function_rng = np.random.default_rng(seed)
+        return lambda observation: policy(observation, function_rng)
+    return policy
 
 
-def check_forgets(policy: Any) -> None:
-    """Check that a policy is one, and acts by the observation alone.
+def check_stateless(policy: AnyPolicy) -> None:
+    """Check that an object is a policy whose actions depend on the observation alone.
 
     Raises:
-        TypeError: It is no policy.
-        ValueError: It remembers: it would have to be told what there was before, and begin anew in each episode.
+        TypeError: The object is not a policy.
+        ValueError: The policy has memory: it would need the steps before the fork, and a new
+            beginning in each branch.
     """
-    is_model = hasattr(policy, "predict") and hasattr(policy, "policy")
-    if isinstance(policy, str) or not (hasattr(policy, "act") or is_model or callable(policy)):
+    is_policy = hasattr(policy, "act") or _is_sb3_model(policy) or callable(policy)
+    if isinstance(policy, str) or not is_policy:
         raise TypeError(
-            "a policy must be 'random', a function of the observation (and a generator) or have a method act, "
-            f"got {policy!r:.200}"
+            "policy must be 'random', a function of the observation (and a generator), or have a "
+            f"method act; got {policy!r:.200}"
         )
     if hasattr(policy, "observe") and hasattr(policy, "snapshot"):
         raise ValueError(
-            f"the policy {policy_id(policy)} remembers what it saw: only trajrec.replay.credit tells it what"
+            f"policy must not have a memory here, got {policy_id(policy)}: "
+            "only trajrec.replay.credit restores a policy's memory"
         )
 
 
-def policy_id(policy: Any) -> str:
-    """Return what a policy is called in the corpus."""
-    if hasattr(policy, "predict") and hasattr(policy, "policy"):
-        policy = StableBaselines3Policy(policy)
+def policy_id(policy: AnyPolicy | str) -> str:
+    """Return the name of a policy in the corpus."""
     if isinstance(policy, str):
         return policy  # "random"
-    return str(getattr(policy, "id", None) or _name(policy))
+    if _is_sb3_model(policy):
+        return StableBaselines3Policy(policy).id
+    return str(getattr(policy, "id", None) or _qualified_name(policy))
 
 
-def _name(thing: Any) -> str:
-    what = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{what.__module__}:{what.__qualname__}"
+def _is_sb3_model(policy: AnyPolicy | str) -> bool:
+    return hasattr(policy, "predict") and hasattr(policy, "policy")
 
 
-def _n_arguments(function: Callable[..., Any]) -> int:
+def _qualified_name(value: object) -> str:
+    named: Any = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}:{named.__qualname__}"
+
+
+def _n_required_arguments(function: Callable[..., Action]) -> int:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
@@ -302,15 +340,21 @@ def _n_arguments(function: Callable[..., Any]) -> int:
     )
 
 
-def _inner(space: Any) -> list[Any]:
+def _subspaces(space: Space) -> Iterator[Space]:
+    """Yield the spaces inside of a composite space, at any depth."""
     inner = getattr(space, "spaces", ())
-    found = list(inner.values() if hasattr(inner, "values") else inner)
-    for item in list(found):
-        found += _inner(item)
-    return found
+    for subspace in inner.values() if hasattr(inner, "values") else inner:
+        yield subspace
+        yield from _subspaces(subspace)
 
 
-def _stack(observations: Sequence[Any]) -> Any:
+def _draw_categorical(cumulative: Array, rng: Generator) -> np.int64:
+    # The sums of float32 probabilities end near 1, not at 1: the draw is scaled to the last sum.
+    index = cumulative.searchsorted(rng.random() * cumulative[-1], side="right")
+    return np.int64(min(index, len(cumulative) - 1))
+
+
+def _stack(observations: Sequence[Observation]) -> Value:
     if isinstance(observations[0], dict):
         return {key: np.stack([row[key] for row in observations]) for key in observations[0]}
     return np.stack([np.asarray(row) for row in observations])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
@@ -20,132 +20,157 @@ from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.forks.options import RestoreMethod
+from trajrec.types import Action
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env
 
 PROBE_STEPS = 16
+"""Recorded steps that a probe compares. Each costs two further steps at the first fork point."""
 
 FORK_S = 0.008
-"""What a forked process is taken to cost, with what its pages cost that are written."""
+"""Estimated seconds to fork a process, with the memory pages that the branch writes to.
+
+`python -m benchmarks.forks` measures it; its goal is 6 ms a branch of CartPole.
+"""
 
 SERVER_S = 0.7
-"""What a server is taken to cost before it takes its first step."""
+"""Estimated seconds until a fork server takes its first step: it imports trajrec and Gymnasium."""
 
 
 def can_fork() -> bool:
-    """Say whether processes can be forked here."""
+    """Return whether this system can fork a process that works."""
+    # macOS has os.fork, but its system libraries may crash in the forked process.
     return hasattr(os, "fork") and sys.platform != "darwin"
 
 
 class SnapshotProbe(NamedTuple):
-    """What a probe of snapshots found at one step.
+    """Result of a probe of snapshots at one step.
 
     Attributes:
-        restore_method: "snapshot", "pickle" or "env_snapshot" if a restored environment continued as
-            before; None if it did not, or cannot be copied.
-        why: Why not.
-        snapshot: The snapshot; None where there is none.
-        step_seconds: What one step took.
-        is_outside: Whether its state lies outside of this process: a forked one would share it.
+        restore_method: "snapshot", "pickle" or "env_snapshot" if the restored environment continued
+            as before; None if it did not, or if it cannot be copied.
+        failure: The reason if the probe failed, else "".
+        snapshot: The snapshot if the probe succeeded, else None.
+        step_seconds: Duration of one step.
+        is_outside: Whether the environment's state lies outside this process, so that forked
+            processes would share it.
     """
 
     restore_method: RestoreMethod | None
-    why: str
+    failure: str
     snapshot: Snapshot | None
     step_seconds: float
-    is_outside: bool = False
+    is_outside: bool
 
 
-def prove(
-    snapshots: Snapshots, stage: EnvHandle, episode: Episode, step: int, n_steps: int = PROBE_STEPS
+def probe_snapshots(
+    snapshots: Snapshots, handle: EnvHandle, episode: Episode, step: int
 ) -> SnapshotProbe:
-    """Take a snapshot where a stage stands and go on twice with the recorded actions: the second time must be as the first.
+    """Take a snapshot and apply recorded actions twice: both times must give the same results.
 
-    Leaves the stage where it was if the snapshot is right; otherwise anywhere.
+    If the probe succeeds, the environment is back in its state; otherwise it is in any state.
+
+    Args:
+        snapshots: The snapshots of the environment.
+        handle: The environment, in the state before the step.
+        episode: The episode of the recorded actions.
+        step: The step.
     """
-    path = path_between(episode, step, min(episode.n_steps, step + n_steps))
+    path = path_between(episode, step, min(episode.n_steps, step + PROBE_STEPS))
     actions = [action for action, has_raised in path if not has_raised]
-    snapshot, why, is_outside = None, "", snapshots.sandbox is not None
+    is_outside = snapshots.sandbox is not None
+    snapshot = None
+    failure = ""
     try:
         snapshot = snapshots.take()
     except SnapshotError as exc:
-        why = str(exc)
+        failure = str(exc)
+    # Measured without a snapshot too: the duration of a step decides between the other methods.
     start = time.perf_counter()
-    first = _go_on(stage, actions)
+    first_results = _apply(handle, actions)
     step_seconds = (time.perf_counter() - start) / max(1, len(actions))
     if snapshot is None:
-        return SnapshotProbe(None, why, None, step_seconds, is_outside)
+        return SnapshotProbe(None, failure, None, step_seconds, is_outside)
     try:
         snapshots.restore(snapshot)
-        is_same = _go_on(stage, actions) == first
+        if _apply(handle, actions) != first_results:
+            failure = (
+                f"restored at step {step}, it continued differently within {len(actions)} steps"
+            )
         snapshots.restore(snapshot)
-        why = (
-            ""
-            if is_same
-            else f"restored at step {step}, it went on otherwise within {len(actions)} steps"
-        )
     except SnapshotError as exc:
-        why = str(exc)
-    if why:
+        failure = str(exc)
+    if failure:
         snapshots.drop(snapshot)
-        return SnapshotProbe(None, why, None, step_seconds, is_outside)
+        return SnapshotProbe(None, failure, None, step_seconds, is_outside)
     return SnapshotProbe(snapshot.restore_method, "", snapshot, step_seconds, is_outside)
 
 
-def _go_on(stage: EnvHandle, actions: list[Any]) -> list[bytes]:
-    found = []
+def _apply(handle: EnvHandle, actions: list[Action]) -> list[bytes]:
+    """Return the encoded results and states of some actions, up to the end of the episode."""
+    results = []
     for action in map(copy_for_env, actions):
         try:
-            obs, reward, terminated, truncated, info = stage.env.step(action)
+            obs, reward, terminated, truncated, info = handle.env.step(action)
         except (Exception, SystemExit) as exc:
-            found.append(codec.type_name(exc).encode())
+            results.append(codec.type_name(exc).encode())
             break
-        found.append(
+        results.append(
             codec.encode([obs, reward, bool(terminated), bool(truncated), info], opaque=True)
         )
-        if stage.adapter is not None:
-            found.append(codec.encode(stage.adapter.capture()))
+        if handle.adapter is not None:
+            results.append(codec.encode(handle.adapter.capture()))
         if terminated or truncated:
             break
-    return found
+    return results
 
 
 class RestorePlan(NamedTuple):
-    """How steps are best reached.
+    """How the steps of some branches are reached at the lowest cost.
 
     Attributes:
-        restore_method: How steps are reached.
-        near: With "os_fork": steps that are sooner gone to again, in this process, than one is forked for each branch.
+        restore_method: The method for most steps.
+        reexecute_steps: Steps near the episode's start that are reached sooner by re-executing in
+            this process than by forking a process; used with "os_fork" only.
     """
 
     restore_method: RestoreMethod
-    near: tuple[int, ...] = ()
+    reexecute_steps: tuple[int, ...] = ()
 
 
-def cheapest(
-    steps: list[int], n: int, proof: SnapshotProbe, jobs: int, n_before: int = 0
+def cheapest_plan(
+    probe: SnapshotProbe,
+    steps: list[int],
+    *,
+    n_branches: int,
+    jobs: int,
+    n_predecessor_steps: int = 0,
 ) -> RestorePlan:
-    """Return the way that costs least, from what a proof measured.
+    """Return the plan with the lowest estimated time.
 
     Args:
-        steps: Where the branches begin.
-        n: Branches at each.
-        proof: What was found at the first of them.
-        jobs: Processes that may run at once.
-        n_before: Steps that have to be taken before the episode's own: an environment that needs them cannot be snapshotted,
-            for what it carries over is out of sight.
+        probe: The probe at the first step.
+        steps: The steps at which branches start.
+        n_branches: Branches at each step.
+        jobs: Processes that may run at the same time.
+        n_predecessor_steps: Steps of earlier episodes that must be replayed first, because the
+            environment carries state over a reset. Snapshots do not see that state, so they are
+            not used then.
     """
-    if proof.restore_method is not None and not n_before:
-        return RestorePlan(proof.restore_method)
-    if proof.is_outside or not can_fork():
+    if probe.restore_method is not None and not n_predecessor_steps:
+        return RestorePlan(probe.restore_method)
+    if probe.is_outside or not can_fork():
         return RestorePlan("reexecute")
-    prefix_s = {step: (step + n_before) * proof.step_seconds for step in steps}
+    reexecute_s = {step: (step + n_predecessor_steps) * probe.step_seconds for step in steps}
     jobs = max(1, min(jobs, os.cpu_count() or 1))
-    near = tuple(step for step in steps if prefix_s[step] < FORK_S) if jobs == 1 else ()
-    far = [step for step in steps if step not in near]
-    process_s = SERVER_S + max(prefix_s.values(), default=0.0) + n * len(far) * FORK_S
-    return (
-        RestorePlan("os_fork", near)
-        if process_s < n * sum(prefix_s[step] for step in far) / jobs
-        else RestorePlan("reexecute")
-    )
+    # Near steps are re-executed in any case. The choice for the others then matters little if a
+    # machine forks slower than FORK_S says: without this, "auto" was up to 1.25 times slower.
+    near_steps: tuple[int, ...] = ()
+    if jobs == 1:
+        near_steps = tuple(step for step in steps if reexecute_s[step] < FORK_S)
+    far_steps = [step for step in steps if step not in near_steps]
+    fork_s = SERVER_S + max(reexecute_s.values(), default=0.0)
+    fork_s += n_branches * len(far_steps) * FORK_S
+    if fork_s < n_branches * sum(reexecute_s[step] for step in far_steps) / jobs:
+        return RestorePlan("os_fork", near_steps)
+    return RestorePlan("reexecute")

@@ -1,14 +1,13 @@
-"""Walks an environment along an episode, from one step to a later one, and back to where it stood after each branch."""
+"""The walker: brings one environment to steps of an episode, again and again, verified each time."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any
+import enum
+from collections.abc import Callable, Iterable, Iterator
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import preceding_episodes
-from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import DivergenceError, SnapshotError
@@ -21,256 +20,335 @@ from trajrec.replay.execute.reach import (
     verify_state,
     verify_step,
 )
+from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
-from trajrec.replay.forks.restore import PROBE_STEPS, RestorePlan, SnapshotProbe, cheapest, prove
+from trajrec.replay.forks.restore import (
+    PROBE_STEPS,
+    RestorePlan,
+    SnapshotProbe,
+    cheapest_plan,
+    probe_snapshots,
+)
+from trajrec.types import Info, Observation
 
-_KEPT, _FRESH, _RELIVED = range(3)
-MARKS = 64
-"""Snapshots that are kept, of the steps that were gone to last: a search goes back and forth."""
+_STATELESS_WRAPPERS = frozenset(("OrderEnforcing", "PassiveEnvChecker", "TimeLimit"))
+"""Gymnasium's wrappers that keep nothing of an episode after the next reset."""
+
+MAX_SNAPSHOTS = 64
+"""Snapshots that are kept, the latest ones: a search for a step goes back and forth."""
+
+
+class ResetMode(enum.Enum):
+    """The environment that is reset to reach a step, in the order in which modes are tried."""
+
+    SAME_ENV = enum.auto()
+    """The environment itself, although it was used before."""
+
+    NEW_ENV = enum.auto()
+    """A new environment."""
+
+    NEW_ENV_WITH_HISTORY = enum.auto()
+    """A new environment that first replays the episodes recorded before this one."""
 
 
 class Walker:
-    """Brings a stage to steps of an episode, verified each time.
+    """Brings an environment to steps of an episode, and verifies its state each time.
 
     Args:
         episode: The episode.
-        make: Makes a stage; called again where the environment carries state over from one episode to the next.
-        restore: How it returns to a step. "reexecute" re-executes; "snapshot", "pickle" and
+        make_handle: Makes the environment; called again if the environment carries state over from
+            one episode to the next.
+        restore: How to return to a step. "reexecute" re-executes; "snapshot", "pickle" and
             "env_snapshot" restore a snapshot and raise if the probe at the first step fails;
             "auto" restores a snapshot if the probe succeeds and re-executes otherwise.
-        is_given: Whether there is only one environment, which `make` returns.
+        is_given: Whether `make_handle` returns the same environment at each call.
 
     Attributes:
-        restore_method: How it goes back, as far as is known.
+        handle: The environment.
+        restore_method: The method in use.
+        step: The step that the environment was brought to last; -1 before the first.
         observation: The last observation before the step.
     """
 
     def __init__(
         self,
         episode: Episode,
-        make: Callable[[], EnvHandle],
+        make_handle: Callable[[], EnvHandle],
         restore: RestoreChoice,
         *,
         is_given: bool = False,
     ) -> None:
-        self.episode, self.stage = episode, make()
-        self._make, self._reset, self._last = make, _KEPT, _KEPT if is_given else _RELIVED
-        self._is_used, self._sure = (
-            False,
-            {_RELIVED: {False}, _FRESH: set[bool](), _KEPT: set[bool]()},
-        )
+        self.episode = episode
+        self.handle = make_handle()
         self.restore_method: RestoreMethod = "reexecute"
-        self.observation: Any = None
-        self._wanted = restore
-        self._proof: SnapshotProbe | None = None
-        self._is_closed, self._is_paid = False, True
-        self._snapshots = None if restore in ("reexecute", "os_fork") else Snapshots(self.stage.env)
-        self._marks: dict[int, tuple[Snapshot, Any]] = {}
-        self._step = -1
+        self.observation: Observation = None
+        self._make_handle = make_handle
+        self._requested = restore
+        # The modes that are still to be tried; the first one leads to the recorded state, as far
+        # as is known.
+        self._modes = (ResetMode.SAME_ENV,) if is_given else tuple(ResetMode)
+        self._is_used = False
+        # Mode -> the values of `_is_used` for which the mode was verified.
+        self._verified_modes: dict[ResetMode, set[bool]] = {
+            ResetMode.SAME_ENV: set(),
+            ResetMode.NEW_ENV: set(),
+            ResetMode.NEW_ENV_WITH_HISTORY: {False},
+        }
+        self._compare_rewards = True
+        self._is_closed = False
+        self.step = -1
+        self._probe: SnapshotProbe | None = None
+        takes_snapshots = restore not in ("reexecute", "os_fork")
+        self._snapshots = Snapshots(self.handle.env) if takes_snapshots else None
+        self._saved: dict[int, tuple[Snapshot, Observation]] = {}
 
-    def go(self, step: int) -> None:
-        """Bring the stage to a step.
+    def goto(self, step: int) -> None:
+        """Bring the environment to a step.
 
         Raises:
-            DivergenceError: It is not in the recorded state there.
+            DivergenceError: The environment is not in the recorded state.
             SnapshotError: The requested way to restore does not work for this environment.
         """
-        mark = max((known for known in self._marks if known <= step), default=None)
-        if mark is not None and self._restore(mark):
-            self.observation = self._marks[mark][1]
+        start = max((saved for saved in self._saved if saved <= step), default=None)
+        if start is not None and self._restore(start):
             observation, _ = apply_steps(
-                self.episode, self.stage, self.observation, {}, first=mark, last=step
+                self.episode, self.handle, self._saved[start][1], {}, first=start, last=step
             )
-            verify_step(self.episode, self.stage, step, observation)
-            self.observation = copy.deepcopy(observation)  # environments reuse their buffers
-            if mark != step:
-                self._take(step)
+            verify_step(self.episode, self.handle, step, observation)
+            # A copy, since many environments reuse the buffer of their observation.
+            self.observation = copy.deepcopy(observation)
+            if start != step:
+                self._save(step)
         else:
-            is_proved = bool(self._marks)
-            self.observation = copy.deepcopy(self.walk(step)[0])
+            is_proved = bool(self._saved)
+            self.observation = copy.deepcopy(self.reset_to(step)[0])
             if is_proved and self._snapshots is not None:
-                self._take(step)
+                self._save(step)
             elif self._snapshots is not None:
                 self._probe_snapshots(step)
-        self._step = step
+        self.step = step
 
     def advance(self, step: int) -> None:
-        """Bring the stage to a later step from where it stands: nothing was done with it since."""
-        if self._step < 0:
-            self.observation, _ = self.walk(step)
+        """Bring the environment to a later step; no branch has used it since the last step."""
+        if self.step < 0:
+            self.observation, _ = self.reset_to(step)
         else:
             self.observation, _ = apply_steps(
-                self.episode, self.stage, self.observation, {}, first=self._step, last=step
+                self.episode, self.handle, self.observation, {}, first=self.step, last=step
             )
-            verify_step(self.episode, self.stage, step, self.observation)
-        self._step = step
+            verify_step(self.episode, self.handle, step, self.observation)
+        self.step = step
 
-    def go_back(self) -> None:
-        """Bring the stage back to the step it was brought to last."""
-        if self._restore(self._step):
-            verify_state(self.episode, self.stage, self._step)
+    def rewind(self) -> None:
+        """Bring the environment back to the last step that it was brought to."""
+        if self._restore(self.step):
+            verify_state(self.episode, self.handle, self.step)
         else:
-            self.walk(self._step)
+            self.reset_to(self.step)
 
-    def measure(self, steps: list[int], n: int, jobs: int) -> RestorePlan:
-        """Go to the first of some steps; return the way in which n branches at each of them cost least."""
-        self.go(steps[0])
-        proof = self._proof
-        if proof is None:
-            snapshots = Snapshots(self.stage.env)
-            proof = prove(snapshots, self.stage, self.episode, steps[0])
-            if proof.snapshot is not None:
-                snapshots.drop(proof.snapshot)
-        return cheapest(steps, n, proof, jobs, n_before=self.n_before)
+    def branch_points(self, branches: Iterable[tuple[int, int]]) -> Iterator[BranchPoint]:
+        """Yield the start of each branch, in order; it may use the environment until the next.
 
-    @property
-    def n_before(self) -> int:
-        """Steps that have to be taken before an episode's own, to reach any step of it."""
-        return (
-            sum(before.n_steps for before in preceding_episodes(self.episode))
-            if self._reset == _RELIVED
-            else 0
+        Args:
+            branches: (step, number) of each branch; branches of one step stand together.
+        """
+        for step, index in branches:
+            if step != self.step:
+                self.goto(step)
+            else:
+                self.rewind()
+            yield self.branch_point(index)
+
+    def branch_point(self, index: int) -> BranchPoint:
+        """Return the start of a branch at the current step."""
+        return BranchPoint(
+            handle=self.handle,
+            episode=self.episode,
+            step=self.step,
+            index=index,
+            observation=self.observation,
+            restore=self.restore_method,
+        )
+
+    def plan_restores(self, steps: list[int], *, n_branches: int, jobs: int) -> RestorePlan:
+        """Go to the first of some steps and return the cheapest way to reach all of them.
+
+        Args:
+            steps: The steps, ascending.
+            n_branches: Branches at each step.
+            jobs: Processes that may run at the same time.
+        """
+        self.goto(steps[0])
+        probe = self._probe
+        if probe is None:
+            snapshots = Snapshots(self.handle.env)
+            probe = probe_snapshots(snapshots, self.handle, self.episode, steps[0])
+            if probe.snapshot is not None:
+                snapshots.drop(probe.snapshot)
+        return cheapest_plan(
+            probe,
+            steps,
+            n_branches=n_branches,
+            jobs=jobs,
+            n_predecessor_steps=self._n_predecessor_steps(),
         )
 
     def close(self) -> None:
-        """Close the environment. Twice is harmless."""
+        """Close the environment. Closing twice is harmless."""
         if not self._is_closed:
             self._is_closed = True
-            self._forget()
-            self.stage.env.close()
+            self._drop_snapshots()
+            self.handle.env.close()
 
-    def _restore(self, step: int) -> bool:
-        """Put the stage back to a step of which there is a snapshot; say whether it was."""
-        if self._snapshots is None or step not in self._marks:
-            return False
-        try:
-            self._snapshots.restore(self._marks[step][0])
-        except SnapshotError:
-            if self._wanted != "auto":
-                raise
-            self._without_snapshots()
-            return False
-        return True
+    def reset_to(self, step: int) -> tuple[Observation, Info]:
+        """Reset an environment and apply the recorded actions before a step; return the last result.
 
-    def _forget(self) -> None:
-        """Let go of all snapshots."""
-        if self._snapshots is not None:
-            for snapshot, _ in self._marks.values():
-                self._snapshots.drop(snapshot)
-        self._marks.clear()
-
-    def walk(self, step: int) -> tuple[Any, Any]:
-        """Walk to a step from a reset: of the environment that is there, of a fresh one, of a fresh one that had the episodes
-        before; once one of these was needed it is what is done from then on.
-
-        Rewards are to be the recorded ones, unless they never are: then they depend on what no log knows of.
+        The modes of `ResetMode` are tried in order. Once a mode was needed, it is the first to be
+        tried from then on. Rewards are compared with the recording; if they differ in every mode,
+        they depend on something that no log contains, and are not compared any more.
 
         Raises:
-            DivergenceError: None of them leads to the recorded state.
+            DivergenceError: No mode leads to the recorded state.
         """
         try:
-            return self._walk(step)
+            return self._try_modes(step)
         except DivergenceError as exc:
             if exc.field != "reward":
                 raise
-        self._is_paid = False
-        return self._walk(step)
+        self._compare_rewards = False
+        return self._try_modes(step)
 
-    def _walk(self, step: int) -> tuple[Any, Any]:
-        first: DivergenceError | None = None
-        for way in range(self._reset, self._last + 1):
-            if way != _KEPT:
+    def _try_modes(self, step: int) -> tuple[Observation, Info]:
+        first_error: DivergenceError | None = None
+        for number, mode in enumerate(self._modes):
+            if mode != ResetMode.SAME_ENV:
                 self._renew()
-            if way == _RELIVED:
-                replay_predecessors(self.episode, self.stage)
+            if mode == ResetMode.NEW_ENV_WITH_HISTORY:
+                replay_predecessors(self.episode, self.handle)
             try:
-                self._verify_reset(way, step)
+                self._verify_reset(mode, step)
                 self._is_used = True
-                found = reach_step(self.episode, self.stage, step, compare_rewards=self._is_paid)
+                result = reach_step(
+                    self.episode, self.handle, step, compare_rewards=self._compare_rewards
+                )
             except DivergenceError as exc:
-                first = first or exc
+                first_error = first_error or exc
                 continue
-            self._reset = way
-            return found
-        assert first is not None
-        raise first
+            self._modes = self._modes[number:]
+            return result
+        assert first_error is not None
+        raise first_error
 
     def _renew(self) -> None:
-        self._forget()
-        self.stage.env.close()
-        self.stage, self._is_used = self._make(), False
+        self._drop_snapshots()
+        self.handle.env.close()
+        self.handle = self._make_handle()
+        self._is_used = False
         if self._snapshots is not None:
-            self._snapshots = Snapshots(self.stage.env)
+            self._snapshots = Snapshots(self.handle.env)
 
-    def _verify_reset(self, way: int, step: int) -> None:
-        """Let an environment whose state, or that of its wrappers, nobody sees go on from a step as recorded, once for each
-        way to it: what is carried over from one episode to the next may show only later. Leaves an environment that is as it
-        was found.
+    def _verify_reset(self, mode: ResetMode, step: int) -> None:
+        """Verify a reset of an environment with hidden state by some steps beyond the given one.
+
+        State that is carried over from one episode to the next, by the environment or a wrapper
+        without an adapter, may show only later. Each mode is verified once; the environment is left
+        as it was before.
 
         Raises:
-            DivergenceError: It does not.
+            DivergenceError: The environment does not continue as recorded.
         """
-        if self._last == _KEPT or self._is_used in self._sure[way]:
+        if self._modes[-1] == ResetMode.SAME_ENV or self._is_used in self._verified_modes[mode]:
             return
-        *wrappers, _ = layers(self.stage.env)
-        if self.stage.adapter is not None and all(
-            type(wrapper).__name__ in STANDARD_WRAPPERS for wrapper in wrappers
+        *wrappers, _ = layers(self.handle.env)
+        if self.handle.adapter is not None and all(
+            type(wrapper).__name__ in _STATELESS_WRAPPERS for wrapper in wrappers
         ):
             return
         if not self._is_used and next(preceding_episodes(self.episode), None) is None:
-            return  # as it was when this was recorded
-        was_used, self._is_used = self._is_used, True
+            return  # the recorded environment was new, too
+        was_used = self._is_used
+        self._is_used = True
         verify_continuation(
-            self.episode, self.stage, step, PROBE_STEPS, compare_rewards=self._is_paid
+            self.episode, self.handle, step, PROBE_STEPS, compare_rewards=self._compare_rewards
         )
-        self._sure[way].add(was_used)
+        self._verified_modes[mode].add(was_used)
         if not was_used:
             self._renew()
 
     def _probe_snapshots(self, step: int) -> None:
         assert self._snapshots is not None
-        if self._reset == _RELIVED:
-            self._without_snapshots()  # what is carried over is out of their sight
+        if self._modes[0] == ResetMode.NEW_ENV_WITH_HISTORY:
+            # A snapshot does not see the state that such an environment carries over a reset.
+            self._give_up_snapshots()
             return
-        proof = self._proof = prove(self._snapshots, self.stage, self.episode, step)
-        if proof.restore_method is not None and self._wanted in ("auto", proof.restore_method):
-            assert proof.snapshot is not None
-            self._marks[step], self.restore_method = (
-                (proof.snapshot, self.observation),
-                proof.restore_method,
-            )
+        probe = probe_snapshots(self._snapshots, self.handle, self.episode, step)
+        self._probe = probe
+        if probe.restore_method is not None and self._requested in ("auto", probe.restore_method):
+            assert probe.snapshot is not None
+            self._saved[step] = (probe.snapshot, self.observation)
+            self.restore_method = probe.restore_method
             return
-        why = proof.why or f"its snapshots need restore={proof.restore_method!r}"
-        if self._wanted != "auto":
+        if self._requested != "auto":
+            reason = probe.failure or f"its snapshots need restore={probe.restore_method!r}"
             raise SnapshotError(
-                f"restore={self._wanted!r} does not work for this environment: {why}"
+                f"restore={self._requested!r} does not work for this environment: {reason}"
             )
-        self._without_snapshots()
-        self.observation = copy.deepcopy(self.walk(step)[0])
+        self._give_up_snapshots()
+        self.observation = copy.deepcopy(self.reset_to(step)[0])
 
-    def _take(self, step: int) -> None:
+    def _save(self, step: int) -> None:
         assert self._snapshots is not None
         try:
-            self._marks[step] = self._snapshots.take(), self.observation
-            if len(self._marks) > MARKS:
-                self._snapshots.drop(self._marks.pop(next(iter(self._marks)))[0])
+            self._saved[step] = self._snapshots.take(), self.observation
+            if len(self._saved) > MAX_SNAPSHOTS:
+                oldest = next(iter(self._saved))
+                self._snapshots.drop(self._saved.pop(oldest)[0])
         except SnapshotError:
-            if self._wanted != "auto":
+            if self._requested != "auto":
                 raise
-            self._without_snapshots()
+            self._give_up_snapshots()
 
-    def _without_snapshots(self) -> None:
-        self._forget()
+    def _restore(self, step: int) -> bool:
+        """Restore the snapshot of a step; return whether there is one."""
+        if self._snapshots is None or step not in self._saved:
+            return False
+        try:
+            self._snapshots.restore(self._saved[step][0])
+        except SnapshotError:
+            if self._requested != "auto":
+                raise
+            self._give_up_snapshots()
+            return False
+        return True
+
+    def _drop_snapshots(self) -> None:
+        if self._snapshots is not None:
+            for snapshot, _ in self._saved.values():
+                self._snapshots.drop(snapshot)
+        self._saved.clear()
+
+    def _give_up_snapshots(self) -> None:
+        self._drop_snapshots()
         self._snapshots = None
         self.restore_method = "reexecute"
 
+    def _n_predecessor_steps(self) -> int:
+        if self._modes[0] != ResetMode.NEW_ENV_WITH_HISTORY:
+            return 0
+        return sum(before.n_steps for before in preceding_episodes(self.episode))
+
 
 def cheapest_method(
-    episode: Episode, make: Callable[[], EnvHandle], steps: list[int], n: int, jobs: int
+    episode: Episode,
+    make_handle: Callable[[], EnvHandle],
+    steps: list[int],
+    *,
+    n_branches: int,
+    jobs: int,
 ) -> RestoreMethod:
-    """Return the cheapest way to reach the given steps, n times each, from a probe at the first."""
-    walker = Walker(episode, make, "auto")
+    """Return the cheapest way to reach some steps, from a probe at the first; see `RestorePlan`."""
+    walker = Walker(episode, make_handle, "auto")
     try:
-        return walker.measure(steps, n, jobs).restore_method
+        return walker.plan_restores(steps, n_branches=n_branches, jobs=jobs).restore_method
     finally:
         walker.close()

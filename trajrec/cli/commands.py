@@ -116,9 +116,9 @@ def load_policy(name: str, env: Any, seed: int | None) -> Callable[[Any], Any]:
     if name == "random":
         env.action_space.seed(seed)
         return lambda _: env.action_space.sample()
-    from trajrec.replay.forks.policies import seeded
+    from trajrec.replay.forks.policies import seed_policy
 
-    return seeded(load_acting(name), secrets.randbits(31) if seed is None else seed)
+    return seed_policy(load_acting(name), secrets.randbits(31) if seed is None else seed)
 
 
 def load_acting(name: str) -> Any:

@@ -27,8 +27,9 @@ from trajrec.replay.credit.results.estimates import (
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.rollout import Rollout, Script
-from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
+from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import Value
 
@@ -49,7 +50,7 @@ class ArmRequest(NamedTuple):
 
     kind: str
     step: int
-    script: Script
+    script: ForcedActions
 
 
 def estimate(
@@ -114,7 +115,7 @@ class _Run:
         self._episode = sampler.episode
         self._by_score = sampler.by_score
         # A score is paid at the end, so it is not discounted.
-        self._gamma = 1.0 if self._by_score else sampler.setting.gamma
+        self._gamma = 1.0 if self._by_score else sampler.config.gamma
         self._estimator = estimator
         self._steps = steps
         self._actions = recorded_actions(self._episode)
@@ -164,7 +165,7 @@ class _Run:
         self, requests: Sequence[ArmRequest], n_rollouts: int, meter: Meter
     ) -> list[list[Rollout]]:
         samples: list[list[Rollout]] = [[] for _ in requests]
-        noise = self._sampler.setting.noise
+        noise = self._sampler.config.noise
         for part in meter.rounds(n_rollouts):
             sample_requests = [
                 SampleRequest(
@@ -270,7 +271,7 @@ class _Run:
         consequence = "the rewards after it are missing"
         if self._by_score:
             consequence = "the check judged the state at the cut"
-        step = self._sampler.setting.last_step(self._episode)
+        step = self._sampler.config.last_step(self._episode)
         return [f"{n_cut} rollouts were cut at step {step}: {consequence}"]
 
     def _pairing_note(self) -> list[str]:

@@ -19,8 +19,9 @@ from trajrec.replay.credit.results.estimates import (
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.statistics import intervals
 from trajrec.types import Action, Observation, Value

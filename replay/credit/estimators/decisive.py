@@ -30,8 +30,9 @@ from trajrec.replay.credit.results.estimates import (
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import FloatArray, Value
 
@@ -311,7 +312,7 @@ class Search:
         requests = []
         for step, arm, n in sizes:
             n_before = len(self._samples.setdefault((step, arm), []))
-            scenarios = self._sampler.setting.noise.scenarios(
+            scenarios = self._sampler.config.noise.scenarios(
                 n - n_before, f"{step}/{arm}", first + n_before
             )
             is_forced = arm in ("action", "kept")
@@ -337,7 +338,7 @@ class Search:
         Source:
             The probability is the share of joint draws of all effects in which the step comes out.
         """
-        rng = np.random.default_rng(self._sampler.setting.noise.seed)
+        rng = np.random.default_rng(self._sampler.config.noise.seed)
         arms = [self._arm(step, arm) for step in self.steps for arm in ("value", "action")]
         scale = intervals.standard_deviation(np.concatenate([arm.valid for arm in arms]))
         draws = np.empty((N_DRAWS, len(self.steps)))

@@ -12,8 +12,9 @@ from trajrec.replay.credit.results.estimates import Arm, Estimate
 from trajrec.replay.credit.results.store import make_table, with_estimand_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.rollout import Rollout, Script
-from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
+from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import Action, Value
 
@@ -178,10 +179,10 @@ class _Bisection:
             table=table,
         )
 
-    def _roll(self, step: int, first: int, script: Script = ()) -> list[Rollout]:
+    def _roll(self, step: int, first: int, script: ForcedActions = ()) -> list[Rollout]:
         """Run rollouts from a step, in scenarios from number `first` on."""
         kind = "action" if script else "value"
-        scenarios = self._sampler.setting.noise.scenarios(
+        scenarios = self._sampler.config.noise.scenarios(
             self._n_rollouts, f"{step}/{kind}/{first}", first
         )
         return self._sampler.run([SampleRequest(step, scenarios, script)])[0]

@@ -13,8 +13,9 @@ from trajrec.replay.credit.results.estimates import Arm, Estimate, invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.types import Action, Value
 
 
@@ -97,7 +98,7 @@ class _Pool:
         Returns:
             The rollouts without their visits.
         """
-        scenarios = self._sampler.setting.noise.scenarios
+        scenarios = self._sampler.config.noise.scenarios
         n_forced = len(part) // 2
         first_forced = part.start // 2
         requests: dict[tuple[int, str], SampleRequest] = {}

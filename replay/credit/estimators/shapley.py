@@ -19,7 +19,8 @@ from trajrec.replay.credit.results.estimates import Arm, Estimate
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.sampler import Sampler, SampleRequest
+from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import FloatArray, Value
 
@@ -96,7 +97,7 @@ class _Game:
     def play(self, n_permutations: int, meter: Meter, options: RolloutOptions) -> CreditTable:
         """Play the game in random orders and return the table."""
         n = len(self._segments)
-        rng = np.random.default_rng([self._sampler.setting.noise.seed, _ORDER_STREAM])
+        rng = np.random.default_rng([self._sampler.config.noise.seed, _ORDER_STREAM])
         # For each pair of orders, the mean marginal contribution of each segment.
         pairs: list[FloatArray] = []
         arms: list[ArmRollouts] = []
@@ -137,7 +138,7 @@ class _Game:
 
         All of them run in one scenario, so that a marginal contribution is a paired difference.
         """
-        scenarios = self._sampler.setting.noise.scenarios(1, f"shapley/{number}", number)
+        scenarios = self._sampler.config.noise.scenarios(1, f"shapley/{number}", number)
         kept = set(self._always_kept)
         requests = [SampleRequest(self._episode.first_step, scenarios, self._script(kept))]
         for index in order:

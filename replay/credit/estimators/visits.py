@@ -99,12 +99,12 @@ class VisitTable:
         Raises:
             ValueError: The environment's state cannot be read.
         """
-        if visit.key is None:
+        if visit.state_key is None:
             raise ValueError(
                 "visits cannot be pooled: the environment's state cannot be read; use estimate()"
             )
         # Without the step, the counters of wrappers are left out too: they count the steps.
-        return (visit.step, visit.key) if self._by_step else visit.key[-1]  # type: ignore[index]
+        return (visit.step, visit.state_key) if self._by_step else visit.state_key[-1]  # type: ignore[index]
 
     def add(self, rollout: Rollout, *, is_forced: bool) -> None:
         """Add the visits of a rollout, unless it has no result.
@@ -113,7 +113,7 @@ class VisitTable:
             rollout: The rollout.
             is_forced: Whether its first action was forced, so that this visit is not on policy.
         """
-        if rollout.is_lost or (self._by_score and rollout.score is None):
+        if rollout.is_invalid or (self._by_score and rollout.score is None):
             return
         total = (rollout.score or 0.0) if self._by_score else 0.0
         next_state = -1

@@ -105,7 +105,7 @@ class Arm(NamedTuple):
 
 
 def _result(rollout: Rollout, *, by_score: bool) -> float:
-    if rollout.is_lost:
+    if rollout.is_invalid:
         return np.nan
     if by_score:
         return np.nan if rollout.score is None else rollout.score
@@ -227,7 +227,10 @@ def invalid_note(arms: Sequence[Arm]) -> list[str]:
     if not n_invalid:
         return []
     reasons = (
-        rollout.error or "no verdict" for arm in arms for rollout in arm.rollouts if rollout.is_lost
+        rollout.error or "no verdict"
+        for arm in arms
+        for rollout in arm.rollouts
+        if rollout.is_invalid
     )
     reason = next(reasons, "the check gave no verdict")
     return [f"{n_invalid} rollouts have no result and are left out: {reason}"]

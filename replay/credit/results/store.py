@@ -53,10 +53,10 @@ def make_table(
     table = CreditTable(
         run_id=secrets.token_hex(8),
         episode_id=sampler.episode.id,
-        policy_id=policy_id(sampler.setting.policy),
+        policy_id=policy_id(sampler.config.policy),
         estimates=[with_estimand_note(row, sampler) for row in rows],
         noise=sampler.noise,
-        seed=sampler.setting.noise.seed,
+        seed=sampler.config.noise.seed,
         restore=sampler.restore_method,
         split=split,
         notes=(*notes, *_notes(sampler)),
@@ -73,7 +73,7 @@ def make_table(
 def _notes(sampler: Sampler) -> list[str]:
     """Return the conditions under which the rollouts ran, as far as a reader must know them."""
     notes = []
-    if sampler.setting.resample_hidden is not None:
+    if sampler.config.resample_hidden is not None:
         notes.append(
             "facts that the agent had not seen were redrawn before each rollout: values are given "
             "the agent's knowledge"
@@ -93,7 +93,7 @@ def _notes(sampler: Sampler) -> list[str]:
 
 def with_estimand_note(row: Estimate, sampler: Sampler) -> Estimate:
     """Return an estimate whose estimand says that it is given the agent's knowledge, if so."""
-    if sampler.setting.resample_hidden is None:
+    if sampler.config.resample_hidden is None:
         return row
     return replace(row, estimand=f"{row.estimand}; given what had been seen")
 

@@ -1,7 +1,8 @@
-"""Noise: which randomness a rollout is under, keyed by scenario and step, so that any rollout can be run again anywhere.
+"""Noise: the randomness of rollouts, derived from a seed, a scenario and a step.
 
-Keyed by step and not by place in a stream: one draw more in a branch would put everything after it out of step. The
-environment and the policy have keys of their own.
+A draw depends on its step, not on the draws before it. A branch that draws once more than another
+would otherwise have different randomness in all later steps. The environment and the policy draw
+from separate keys.
 """
 
 from __future__ import annotations
@@ -16,27 +17,39 @@ from typing import Any, Literal
 import numpy as np
 
 from trajrec.envstate.ale import StickyGenerator, sticky_generator
-from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
+from trajrec.envstate.attributes import layers_with_attributes
 from trajrec.envstate.generators import nested_generators, put_state, state_of
+from trajrec.types import Value
 
 NoiseMode = Literal["shared", "fresh", "recorded"]
 
-_POLICY, _ENV = 0, 1
-# The tables of toy text, and MuJoCo's model and data: large, and without a generator.
-_WITHOUT_GENERATORS = CONSTRUCTION_ATTRIBUTES | {"P", "model", "data"}
-_MASK = (1 << 64) - 1
+_FIRST_ENV_GENERATOR = 1
+"""Number of an environment's first generator in its keys. The policy's number would be 0, but it has
+a key of its own."""
+
+# The names decide the order, and so the numbers, of the generators that are found: another name
+# here would change the results of a seed. Tables and native simulators are large and hold none.
+_SKIPPED_ATTRIBUTES = frozenset(
+    ("P", "spec", "_cached_spec", "metadata", "_metadata", "_saved_kwargs", "model", "data")
+)
+_MASK_64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Which randomness rollouts are under.
+    """The randomness of rollouts.
 
     Attributes:
-        mode: "shared": scenario j has the same noise at step t whichever step a rollout began at and whatever it did:
-            differences between arms have common random numbers, and rollouts that meet go on as one. "fresh": each rollout
-            has noise of its own. "recorded": the environment's noise is what it was in the recorded episode, for as long as
-            that went on, and only the policy's is drawn anew: what would have come of another action, given what happened.
-        seed: What all of it is derived from.
+        mode: "shared": a scenario fixes the noise of every step, for every first step and every
+            action of a rollout. The arms of a comparison thus have common random numbers, and
+            rollouts of a scenario that reach the same state can be merged. "fresh": each rollout
+            has noise of its own. "recorded": the environment repeats the noise of the recorded
+            episode up to the episode's end, and only the policy draws anew; this is the effect of
+            another action, given everything else that happened.
+        seed: All noise is derived from it.
+
+    Raises:
+        ValueError: There is no such mode.
     """
 
     mode: NoiseMode = "shared"
@@ -46,35 +59,37 @@ class Noise:
         if self.mode not in ("shared", "fresh", "recorded"):
             raise ValueError(f"noise must be 'shared', 'fresh' or 'recorded', got {self.mode!r}")
 
-    def scenarios(self, n: int, place: str, first: int = 0) -> range | tuple[int, ...]:
-        """Return the scenarios of n rollouts: the same everywhere, or those of one place alone.
+    def scenarios(self, n: int, label: str, first: int = 0) -> range | tuple[int, ...]:
+        """Return the scenarios of n rollouts.
 
         Args:
-            n: How many.
-            place: The step and arm that they are rolled out at.
-            first: Number of the first.
+            n: The number of rollouts.
+            label: The step and arm of the rollouts. With fresh noise, the scenarios of two labels
+                differ; otherwise all labels have the same scenarios.
+            first: Number of the first rollout.
         """
         if self.mode != "fresh":
             return range(first, first + n)
-        return tuple(_hash(f"{place}/{j}") | 1 << 63 for j in range(first, first + n))
+        # The top bit keeps fresh scenarios apart from the small numbers of shared ones.
+        return tuple(_hash(f"{label}/{j}") | 1 << 63 for j in range(first, first + n))
 
 
 class PolicyNoise:
-    """The generator that a policy draws from, put to a scenario and step each time.
+    """The generator from which a policy draws.
 
     Args:
-        seed: What the noise is derived from.
-        role: Who draws: noises of several roles are independent.
+        seed: See `Noise`.
+        role: The user of the draws; the noises of two roles are independent.
 
     Attributes:
-        generator: Always the same object.
+        generator: The generator; always the same object.
     """
 
     def __init__(self, seed: int, role: str = "policy") -> None:
-        key = np.frombuffer(
-            hashlib.blake2b(f"{role}/{seed}".encode(), digest_size=16).digest(), np.uint64
-        )
+        digest = hashlib.blake2b(f"{role}/{seed}".encode(), digest_size=16).digest()
+        key = np.frombuffer(digest, np.uint64)
         self._counter = np.zeros(4, np.uint64)
+        # Philox is a counter-based generator: setting its counter costs no expansion of a seed.
         self._state: Any = {
             "bit_generator": "Philox",
             "state": {"counter": self._counter, "key": key},
@@ -86,8 +101,8 @@ class PolicyNoise:
         self._bits = np.random.Philox(0)
         self.generator = np.random.Generator(self._bits)
 
-    def at(self, scenario: int, step: int) -> np.random.Generator:
-        """Return the generator as it is at a step of a scenario."""
+    def seed(self, scenario: int, step: int) -> np.random.Generator:
+        """Set the generator to a step of a scenario and return it."""
         self._counter[1] = step
         self._counter[2] = scenario
         self._bits.state = self._state
@@ -95,59 +110,62 @@ class PolicyNoise:
 
 
 class EnvNoise:
-    """The generators of an environment, put to a scenario and step each time; in place, whatever class they are of.
+    """The generators of an environment, which are seeded in place, whatever their class.
+
+    Native simulators hide their generators, except ALE: the generator of its sticky actions is
+    included.
 
     Args:
-        env: The environment, with its wrappers.
-        seed: What the noise is derived from.
+        env: The environment with its wrappers.
+        seed: See `Noise`.
 
     Attributes:
-        n_generators: How many there are. Of what native simulators keep inside, that of ALE's sticky actions is among them.
+        n_generators: The number of generators.
 
     Raises:
-        SnapshotError: ALE's cannot be set.
+        SnapshotError: The generator of ALE's sticky actions cannot be set.
     """
 
-    def __init__(self, env: Any, seed: int) -> None:
+    def __init__(self, env: Value, seed: int) -> None:
         self._key = hashlib.blake2b(f"env/{seed}".encode(), digest_size=16).digest()
         sticky = sticky_generator(env)
         self._generators = find_generators(env) + ([] if sticky is None else [sticky])
         self._setters = [_setter(generator) for generator in self._generators]
         self.n_generators = len(self._generators)
 
-    def at(self, scenario: int, step: int) -> None:
-        """Put the generators to a step of a scenario."""
-        for place, put in enumerate(self._setters, _ENV):
-            data = struct.pack("<QQQ", scenario & _MASK, step, place)
-            put(
-                int.from_bytes(
-                    hashlib.blake2b(data, digest_size=16, key=self._key).digest(), "little"
-                )
-            )
+    def seed(self, scenario: int, step: int) -> None:
+        """Set the generators to a step of a scenario."""
+        for number, put in enumerate(self._setters, _FIRST_ENV_GENERATOR):
+            data = struct.pack("<QQQ", scenario & _MASK_64, step, number)
+            digest = hashlib.blake2b(data, digest_size=16, key=self._key).digest()
+            put(int.from_bytes(digest, "little"))
 
-    def states(self) -> list[Any]:
-        """Return the states of the generators."""
+    def get_states(self) -> list[Value]:
+        """Return the state of each generator."""
         return [state_of(generator) for generator in self._generators]
 
-    def put(self, states: list[Any]) -> None:
-        """Put the generators into states that `states` returned."""
+    def set_states(self, states: list[Value]) -> None:
+        """Set each generator to a state that `get_states` returned."""
         for generator, state in zip(self._generators, states, strict=True):
             put_state(generator, state)
 
     def ids(self) -> set[int]:
-        """Return the ids of the generators."""
+        """Return the `id` of each generator."""
         return {id(generator) for generator in self._generators}
 
 
-def find_generators(env: Any) -> list[Any]:
-    """Return the generators that an environment and its wrappers hold, also within objects and containers, in a fixed order.
-    Those of spaces are not among them."""
+def find_generators(env: Value) -> list[Any]:
+    """Return the generators of an environment and its wrappers, in a fixed order.
+
+    Objects and containers of a layer are searched too. The generators of spaces are left out:
+    spaces are sampled by the policy.
+    """
     layers = list(layers_with_attributes(env))
     seen = set(map(id, layers))
     return [
         generator
         for layer in layers
-        for _, generator in nested_generators(layer, seen, without=_WITHOUT_GENERATORS)
+        for _, generator in nested_generators(layer, seen, without=_SKIPPED_ATTRIBUTES)
     ]
 
 
@@ -156,16 +174,18 @@ def _hash(text: str) -> int:
 
 
 def _setter(generator: Any) -> Callable[[int], None]:
-    """Return what puts a generator to a state that a 128-bit number names."""
+    """Return a function that sets a generator to the state that a 128-bit number names."""
     if isinstance(generator, StickyGenerator):
         return generator.seed
-    if isinstance(generator, (random.Random, np.random.RandomState)):
-        is_python = isinstance(generator, random.Random)
-        return lambda number: generator.seed(number if is_python else number & 0xFFFFFFFF)
+    if isinstance(generator, random.Random):
+        return generator.seed
+    if isinstance(generator, np.random.RandomState):
+        return lambda number: generator.seed(number & 0xFFFFFFFF)  # it takes 32 bits at most
     bits = generator.bit_generator
     kind = type(bits)
     if kind in (np.random.PCG64, np.random.PCG64DXSM):
-        # Every 128-bit number is a state of these: nothing to expand. 2 us, and 38 us by a SeedSequence.
+        # Every 128-bit number is a state of these generators, so nothing has to be expanded:
+        # 2 us instead of the 38 us of a SeedSequence, for each step of each rollout.
         inner = {"state": 0, "inc": 0xDA3E39CB94B95BDB5851F42D4C957F2D | 1}
         state = {"bit_generator": kind.__name__, "state": inner, "has_uint32": 0, "uinteger": 0}
 
@@ -175,7 +195,7 @@ def _setter(generator: Any) -> Callable[[int], None]:
 
         return put
 
-    def seed(number: int) -> None:
+    def expand(number: int) -> None:
         bits.state = kind(number).state
 
-    return seed
+    return expand

@@ -9,12 +9,9 @@ from typing import TypedDict
 
 from trajrec.corpus.episode import Episode
 from trajrec.options import check_options
-from trajrec.protocols import World
 from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
 from trajrec.replay.credit.sampling.simulator import Resample, Success
-from trajrec.replay.execute.environments import make_env, make_world
-from trajrec.replay.execute.factories import env_from_factory, world_from_factory
-from trajrec.replay.execute.reach import EnvHandle, env_handle
+from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.options import Backend, RestoreChoice, check_restore
 from trajrec.types import AnyEnv, Value
 
@@ -80,9 +77,7 @@ class RolloutConfig:
         gamma: See `RolloutOptions`.
         max_steps: See `RolloutOptions`.
         success: See `RolloutOptions`; None estimates the return.
-        make: `RolloutOptions.env`.
-        allow: See `RolloutOptions`.
-        state: See `RolloutOptions`.
+        source: Makes the environments or worlds.
         restore: See `RolloutOptions`.
         jobs: See `RolloutOptions`.
         backend: See `RolloutOptions`.
@@ -97,9 +92,7 @@ class RolloutConfig:
     gamma: float = 1.0
     max_steps: int | None = None
     success: Success = None
-    make: Callable[[], Value] | None = None
-    allow: tuple[str, ...] = ()
-    state: Callable[[AnyEnv], Value] | None = None
+    source: EnvSource = field(default_factory=EnvSource)
     restore: RestoreChoice = "auto"
     jobs: int = 1
     backend: Backend = "local"
@@ -156,9 +149,11 @@ class RolloutConfig:
             gamma=options.get("gamma", 1.0),
             max_steps=options.get("max_steps"),
             success=success,
-            make=options.get("env"),
-            allow=tuple(options.get("allow", ())),
-            state=options.get("state"),
+            source=EnvSource(
+                options.get("env"),
+                allow=tuple(options.get("allow", ())),
+                state=options.get("state"),
+            ),
             restore=restore,
             jobs=jobs,
             backend=options.get("backend", "local"),
@@ -166,24 +161,6 @@ class RolloutConfig:
             resample_hidden=resample_hidden,
             progress=options.get("progress"),
             keeps_visits=keeps_visits,
-        )
-
-    def make_handle(self, episode: Episode) -> EnvHandle:
-        """Make the environment of an episode."""
-        record = episode.header.env
-        env = (
-            make_env(record, episode_id=episode.id, allow=self.allow)
-            if self.make is None
-            else env_from_factory(self.make, record)
-        )
-        return env_handle(env, episode, self.state)
-
-    def make_world(self, episode: Episode) -> World:
-        """Make the tool world of an agent's episode."""
-        return (
-            world_from_factory(self.make)
-            if self.make is not None
-            else make_world(episode, self.allow)
         )
 
     def last_step(self, episode: Episode) -> int | None:

@@ -1,443 +1,417 @@
-"""Probes: rollouts that are wanted, at which steps and in which scenarios; run here, by other processes, or as Ray tasks.
+"""The sampler: runs the rollouts that an estimator requests, here or in other processes.
 
-What comes back does not depend on where they ran, nor on how steps were reached.
+The results depend neither on the process of a rollout nor on how its step was reached.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.context import Recording
-from trajrec.replay.credit.sampling.noise import Noise
-from trajrec.replay.credit.sampling.options import RolloutConfig
-from trajrec.replay.credit.sampling.rollout import Rollout, RolloutRunner, Script, came_out_alike
-from trajrec.replay.credit.sampling.simulator import (
+from trajrec.replay.credit.sampling.env_simulator import (
     EnvSimulator,
-    OneShotSimulator,
     RecordedNoise,
-    Simulator,
     recorded_noise,
 )
+from trajrec.replay.credit.sampling.fork_task import RolloutResult, RolloutTask, is_determined
+from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
+from trajrec.replay.credit.sampling.options import RolloutConfig
+from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.credit.sampling.runner import RolloutRunner
+from trajrec.replay.credit.sampling.simulator import Simulator
 from trajrec.replay.credit.sampling.tool_world import WorldSimulator
-from trajrec.replay.execute.reach import EnvHandle, check_step
-from trajrec.replay.forks.dispatch import check_portable, results
-from trajrec.replay.forks.fork_server import BranchLost, ForkJob
-from trajrec.replay.forks.options import RestoreMethod
+from trajrec.replay.execute.reach import check_step
+from trajrec.replay.forks.dispatch import check_portable, run_job
+from trajrec.replay.forks.fork_job import BranchLost, ForkJob
+from trajrec.replay.forks.options import RestoreChoice
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.replay.forks.walker import cheapest_method
-from trajrec.replay.processes.refs import EpisodeLoader, refs_with_ancestors
+from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
+from trajrec.types import Value
 
-LANES = 32
-"""Environments that a policy which is asked in batches has at most."""
-
-
-class SampleRequest(NamedTuple):
-    """Rollouts from one step.
-
-    Attributes:
-        step: Where they begin.
-        scenarios: Whose noise they are under.
-        script: Actions that are taken instead of the policy's, by step.
-        policy: Acts at the first step in the other's place.
-    """
-
-    step: int
-    scenarios: Sequence[int]
-    script: Script = ()
-    policy: Any = None
+MAX_SIMULATORS = 32
+"""Most environments that run at the same time for a policy that is asked in batches."""
 
 
 class Sampler:
-    """Runs probes of one episode, and counts what they cost. A context manager.
+    """Runs rollouts of one episode. A context manager, which closes the environments.
 
     Args:
         episode: The episode.
-        setting: What they share.
+        config: The options of the rollouts.
 
     Attributes:
-        restore_method: How steps are reached; the option until the first rollout has run.
-        is_determined: Whether a scenario determines what happens: where it does not, there is randomness that no scenario
-            can be given, and the noise is fresh whatever was asked for.
+        episode: The episode.
+        config: The options of the rollouts.
+        restore_method: How steps are reached; the option itself until rollouts have run.
+        is_determined: Whether a scenario determines the result of a rollout. If it does not, some
+            randomness cannot be seeded, and the noise is fresh whatever was requested.
+
+    Raises:
+        ValueError: The options do not fit the episode.
     """
 
-    def __init__(self, episode: Episode, setting: RolloutConfig) -> None:
-        if episode.is_agent_episode and setting.noise.mode == "recorded":
-            raise ValueError(
-                "an agent's world has no recorded noise: take noise='shared' or 'fresh'"
-            )
-        if (
-            episode.is_agent_episode
-            and isinstance(setting.policy, str)
-            and setting.policy == "random"
-        ):
-            raise ValueError(
-                "an agent's world has no action space to draw from: give a function of a Context"
-            )
-        # Who is told of progress is here: no other process has them.
-        self._progress, self._n_run, self._n_asked = setting.progress, 0, 0
-        self.episode, self.setting = episode, replace(setting, progress=None)
+    def __init__(self, episode: Episode, config: RolloutConfig) -> None:
+        if episode.is_agent_episode:
+            _check_agent_options(config)
+        # The callback stays here: other processes receive the options, and cannot call it.
+        self._progress = config.progress
+        self._n_run = 0
+        self._n_requested = 0
+        self.episode = episode
+        self.config = replace(config, progress=None)
         if not self.by_score and episode.agent_rewards:
             raise ValueError(
-                f"each agent of episode {episode.id} has a reward of its own: say with success= what winning is"
+                f"success must be given for episode {episode.id}: each of its players has a reward "
+                "of its own"
             )
-        self.restore_method: Any = setting.restore
-        is_seeded = getattr(setting.policy, "is_seeded", True)
-        self.is_determined = (
-            not (episode.is_agent_episode and Recording(episode).has_told)
-            if is_seeded is None
-            else is_seeded
-        )
-        self._roller: RolloutRunner | None = None
-        self._has_run = False
-        self._memories: list[Any] | None = None
+        self.restore_method: RestoreChoice = config.restore
+        self.is_determined = _is_seeded(config.policy, episode)
+        self._runner: RolloutRunner | None = None
+        self._was_tested = False
+        self._memories: list[Value] | None = None
 
     @property
-    def noise(self) -> str:
-        """The noise that rollouts were really under."""
-        return self.setting.noise.mode if self.is_determined else "fresh"
+    def noise(self) -> NoiseMode:
+        """The noise of the rollouts; "fresh" if some randomness cannot be seeded."""
+        return self.config.noise.mode if self.is_determined else "fresh"
 
     @property
     def is_paired(self) -> bool:
-        """Whether rollouts of two arms in one scenario have their noise in common."""
+        """Whether rollouts of two arms in one scenario have common random numbers."""
         return self.noise != "fresh"
 
     @property
     def by_score(self) -> bool:
-        """Whether rollouts are worth what a check says of their end, rather than their return."""
-        return self.setting.success is not None or self.episode.is_agent_episode
+        """Whether a rollout counts by the result of its success function, not by its return."""
+        return self.config.success is not None or self.episode.is_agent_episode
 
     def __enter__(self) -> Sampler:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._roller is not None:
-            for ground in self._roller.grounds:
-                ground.close()
-            self._roller = None
+        if self._runner is not None:
+            for simulator in self._runner.simulators:
+                simulator.close()
+            self._runner = None
 
-    def run(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
-        """Return the rollouts of each probe, by scenario as they were asked for.
+    def run(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
+        """Return the rollouts of each request, in the order of its scenarios.
 
         Raises:
-            DivergenceError: The environment is not in the recorded state at a step: there is no credit to be had.
+            DivergenceError: The environment does not reach the recorded state of a step, so there
+                is nothing to estimate.
         """
-        setting = self.setting
-        for probe in probes:
-            check_step(self.episode, probe.step)
-        if not any(probe.scenarios for probe in probes):
-            return [[] for _ in probes]
-        self._n_asked = self._n_run + sum(len(probe.scenarios) for probe in probes)
-        is_apart = setting.jobs > 1 or setting.backend == "ray"
+        config = self.config
+        for request in requests:
+            check_step(self.episode, request.step)
+        if not any(request.scenarios for request in requests):
+            return [[] for _ in requests]
+        self._n_requested = self._n_run + sum(len(request.scenarios) for request in requests)
         if self.restore_method == "auto" and not self.episode.is_agent_episode:
-            steps = sorted({probe.step for probe in probes})
-            n = max(len(probe.scenarios) for probe in probes)
             self.restore_method = cheapest_method(
-                self.episode, lambda: setting.make_handle(self.episode), steps, n, setting.jobs
+                self.episode,
+                functools.partial(config.source.make_handle, self.episode),
+                sorted({request.step for request in requests}),
+                n_branches=max(len(request.scenarios) for request in requests),
+                jobs=config.jobs,
             )
         if self.restore_method == "os_fork":
-            if self.episode.is_agent_episode:
-                raise ValueError(
-                    "restore must be 'auto', 'snapshot' or 'reexecute' for an agent's world, got 'os_fork'"
-                )
-            return self._in_forks(probes)
-        return self._in_workers(probes) if is_apart else self._in_process(probes)
-
-    def _tell(self, n: int) -> None:
-        """Tell of so many more rollouts."""
-        self._n_run += n
-        if self._progress is not None:
-            self._progress(self._n_run, self._n_asked)
+            return self._run_in_forks(requests)
+        if config.jobs > 1 or config.backend == "ray":
+            return self._run_in_workers(requests)
+        return self._run_in_process(requests)
 
     def score_at(self, step: int) -> float:
-        """Return what the check says of the recorded state before a step; NaN where it says nothing."""
-        if isinstance(self.setting.success, str):
-            return float(
-                self.episode.end is not None and getattr(self.episode.end, self.setting.success)
-            )
-        ground = self._grounds()[0]
-        ground.go(step)
-        score = ground.score()
+        """Return the result of the success function in the recorded state before a step.
+
+        Returns:
+            1.0 for success, 0.0 for failure, or the function's score; NaN without a result.
+        """
+        success = self.config.success
+        if isinstance(success, str):
+            return float(self.episode.end is not None and getattr(self.episode.end, success))
+        if self._runner is None:
+            # A forked process would end with its rollout; the score is needed in this process.
+            method = "reexecute" if self.restore_method == "os_fork" else self.restore_method
+            self._runner = make_runner(self.episode, self.config, restore=method, n_slots=1)
+        simulator = self._runner.simulators[0]
+        simulator.goto(step)
+        score = simulator.score()
         return float("nan") if score is None else score
 
-    def _grounds(self) -> list[Simulator]:
-        if self._roller is None:
-            self._roller = make_roller(
+    def _run_in_process(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
+        if self._runner is None:
+            self._runner = make_runner(
                 self.episode,
-                self.setting,
-                "reexecute" if self.restore_method == "os_fork" else self.restore_method,
-                (),
+                self.config,
+                restore=self.restore_method,
+                n_slots=max(len(request.scenarios) for request in requests),
             )
-        return self._roller.grounds
+        runner = self._runner
+        rollouts: list[list[Rollout]] = [[] for _ in requests]
+        last_step = -1
+        # By step: each step is then reached once, and the walk goes forwards.
+        for number in sorted(range(len(requests)), key=lambda k: requests[k].step):
+            request = requests[number]
+            if not request.scenarios:
+                continue  # another process has all of them
+            if request.step != last_step:
+                runner.goto(request.step, self._memory_before(request.step, runner.policy))
+                last_step = request.step
+                self._test_noise(runner, request.scenarios[0])
+            first_policy = None
+            if request.policy is not None:
+                first_policy = as_policy(request.policy, _action_space(runner.simulators[0]))
+            rollouts[number] = runner.run(request.scenarios, request.forced_actions, first_policy)
+            self._report_progress(len(rollouts[number]))
+        self.restore_method = runner.simulators[0].restore_method
+        return rollouts
 
-    def _in_process(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
-        roller = self._roller
-        if roller is None:
-            roller = self._roller = make_roller(
-                self.episode, self.setting, self.restore_method, probes
-            )
-        found: list[list[Rollout]] = [[] for _ in probes]
-        at = -1
-        for place in sorted(range(len(probes)), key=lambda k: probes[k].step):
-            probe = probes[place]
-            if not probe.scenarios:
-                continue  # another process has them
-            if probe.step != at:
-                roller.go(probe.step, self._memory(roller.policy, probe.step))
-                is_first = at < 0 and not self._has_run
-                at = probe.step
-                if is_first and self.setting.noise.mode != "fresh":
-                    self._has_run = True
-                    self.is_determined = self.is_determined and roller.is_determined(
-                        probe.scenarios[0]
-                    )
-                if not self.is_determined:
-                    roller.forget()
-            first = (
-                None if probe.policy is None else as_policy(probe.policy, _space(roller.grounds[0]))
-            )
-            found[place] = roller.run(probe.scenarios, probe.script, first)
-            self._tell(len(found[place]))
-        self.restore_method = roller.grounds[0].restore_method
-        return found
+    def _test_noise(self, runner: RolloutRunner, scenario: int) -> None:
+        """Run the first rollout twice, to see whether its scenario determines it."""
+        if not self._was_tested and self.config.noise.mode != "fresh":
+            self._was_tested = True
+            self.is_determined = self.is_determined and runner.is_determined(scenario)
+        if not self.is_determined:
+            runner.stop_merging()
 
-    def _in_workers(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
-        """Share the scenarios out: those of one meet only each other."""
-        setting = self.setting
-        check_portable(setting=setting)
-        n = setting.jobs
-        shares = []
-        for k in range(n):
-            mine = [
-                [u for i, u in enumerate(p.scenarios) if _owner(setting.noise, u, i, n) == k]
-                for p in probes
-            ]
-            shares.append(
-                [p._replace(scenarios=tuple(own)) for p, own in zip(probes, mine, strict=True)]
-            )
-        inner = replace(
-            setting,
+    def _run_in_workers(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
+        """Share the scenarios among processes: only rollouts of one scenario can be merged."""
+        config = self.config
+        check_portable(options=config)
+        shares = _share(requests, config.noise, config.jobs)
+        worker_config = replace(
+            config,
             jobs=1,
             backend="local",
             restore=self.restore_method,
-            merge_rollouts=setting.merge_rollouts and self.is_determined,
+            merge_rollouts=config.merge_rollouts and self.is_determined,
         )
         work = functools.partial(
-            _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), inner
+            _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), worker_config
         )
-        if setting.backend == "ray":
+        if config.backend == "ray":
             from trajrec.replay.processes.ray import map_on_ray
 
-            answers = map_on_ray(work, shares, n)
+            answers = map_on_ray(work, shares, config.jobs)
         else:
-            answers = map_ordered(work, shares, n)
-        merged: list[dict[int, Rollout]] = [{} for _ in probes]
+            answers = map_ordered(work, shares, config.jobs)
+        by_scenario: list[dict[int, Rollout]] = [{} for _ in requests]
         for answer in answers:
             if isinstance(answer, WorkerDied):
                 raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
-            found, self.restore_method, is_determined = answer
-            self.is_determined = self.is_determined and is_determined
-            self._tell(sum(map(len, found)))
-            for mine_, rollouts in zip(merged, found, strict=True):
-                mine_.update({rollout.scenario: rollout for rollout in rollouts})
+            rollouts, self.restore_method, share_is_determined = answer
+            self.is_determined = self.is_determined and share_is_determined
+            self._report_progress(sum(map(len, rollouts)))
+            for collected, share_rollouts in zip(by_scenario, rollouts, strict=True):
+                collected.update({rollout.scenario: rollout for rollout in share_rollouts})
         return [
-            [rollouts[u] for u in p.scenarios] for p, rollouts in zip(probes, merged, strict=True)
+            [collected[scenario] for scenario in request.scenarios]
+            for request, collected in zip(requests, by_scenario, strict=True)
         ]
 
-    def _in_forks(self, probes: Sequence[SampleRequest]) -> list[list[Rollout]]:
-        """Fork a process for each rollout: the environment cannot be put back."""
-        setting = self.setting
-        check_portable(setting=setting)
-        order = sorted(range(len(probes)), key=lambda k: probes[k].step)
-        wanted: dict[int, list[tuple[int, int]]] = {}
-        for place in order:
-            for which in range(len(probes[place].scenarios)):
-                wanted.setdefault(probes[place].step, []).append((place, which))
-        pairs = tuple(
-            (step, index) for step in sorted(wanted) for index in range(len(wanted[step]))
+    def _run_in_forks(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
+        """Fork a process for each rollout: the environment cannot be restored."""
+        config = self.config
+        check_portable(options=config)
+        positions: dict[int, list[tuple[int, int]]] = {}
+        for number in sorted(range(len(requests)), key=lambda k: requests[k].step):
+            request = requests[number]
+            for scenario_number in range(len(request.scenarios)):
+                positions.setdefault(request.step, []).append((number, scenario_number))
+        policy = config.policy if hasattr(config.policy, "snapshot") else None
+        task = RolloutTask(
+            config=config,
+            requests=list(requests),
+            positions=positions,
+            memories={step: self._memory_before(step, policy) for step in positions},
+            recorded=_recorded_noise(self.episode, config),
         )
-        memories = {step: self._memory(_policy_of(setting), step) for step in wanted}
-        errand = _Errand(setting, list(probes), wanted, memories, _recorded(self.episode, setting))
         job = ForkJob(
-            refs_with_ancestors(self.episode),
-            setting.make,
-            setting.allow,
-            setting.state,
-            pairs,
-            errand,
-            "os_fork",
-            max(1, setting.jobs),
+            refs=refs_with_ancestors(self.episode),
+            source=config.source,
+            branches=task.branches,
+            task=task,
+            restore="os_fork",
+            jobs=max(1, config.jobs),
         )
-        if not self._has_run:
-            self._has_run = True
-            if not _is_determined(job, errand):
-                # What is drawn beside the generators that are keyed, forked processes have copies of: all would see one future.
+        if not self._was_tested:
+            self._was_tested = True
+            if not is_determined(job, task):
+                # Forked processes have copies of generators that cannot be seeded, so all rollouts
+                # would see the same draws. Re-executed rollouts draw anew.
                 self.restore_method = "reexecute"
-                self.is_determined = self.is_determined and setting.noise.mode == "fresh"
-                return self.run(probes)
-        found: list[list[Rollout]] = [[] for _ in probes]
-        for result in results(job, 1):
-            self._tell(1)
-            place, which = wanted[result.step][result.index]
+                self.is_determined = self.is_determined and config.noise.mode == "fresh"
+                return self.run(requests)
+        rollouts: list[list[Rollout]] = [[] for _ in requests]
+        for result in run_job(job, 1):
+            self._report_progress(1)
+            number, scenario_number = positions[result.step][result.index]
             if isinstance(result, BranchLost):
-                scenario = probes[place].scenarios[which]
-                found[place].append(Rollout(scenario, 0.0, None, 0, "error", -1, result.why))
-                continue
-            assert isinstance(result, _Rolled)
-            found[place].append(result.rollout)
-        return found
+                rollout = Rollout(
+                    scenario=requests[number].scenarios[scenario_number],
+                    episode_return=0.0,
+                    score=None,
+                    length=0,
+                    status="error",
+                    error=result.reason,
+                )
+            else:
+                assert isinstance(result, RolloutResult)
+                rollout = result.rollout
+            rollouts[number].append(rollout)
+        return rollouts
 
-    def _memory(self, policy: Policy | None, step: int) -> Any:
-        """Return what a policy remembers before a step, having been told of all before it."""
-        remembering: Any = policy
-        if policy is None or not hasattr(policy, "snapshot") or self.episode.is_agent_episode:
-            return None  # an agent's context has all that there was
+    def _memory_before(self, step: int, policy: Policy | None) -> Value:
+        """Return the snapshot of a policy's memory after it has observed all steps before one."""
+        if not hasattr(policy, "snapshot") or self.episode.is_agent_episode:
+            return None  # the context of a tool world already holds all that happened
+        remembering: Value = policy
         if self._memories is None:
             remembering.reset()
             self._memories = [remembering.snapshot()]
-            observations = self.episode.observation_values
-            for observation, action in zip(observations, self.episode.actions, strict=False):
+            # There is one observation more than actions: the last one follows the last action.
+            for observation, action in zip(
+                self.episode.observation_values, self.episode.actions, strict=False
+            ):
                 remembering.observe(observation, action)
                 self._memories.append(remembering.snapshot())
         return self._memories[step - self.episode.first_step]
 
+    def _report_progress(self, n_rollouts: int) -> None:
+        self._n_run += n_rollouts
+        if self._progress is not None:
+            self._progress(self._n_run, self._n_requested)
 
-def make_roller(
-    episode: Episode, setting: RolloutConfig, restore: Any, probes: Sequence[SampleRequest]
+
+def make_runner(
+    episode: Episode, config: RolloutConfig, *, restore: RestoreChoice, n_slots: int
 ) -> RolloutRunner:
-    """Return a roller for an episode, with as many grounds as its policy is asked for at once."""
-    recorded = _recorded(episode, setting)
-    first = _ground(episode, setting, restore, recorded)
-    policy = as_policy(setting.policy, _space(first))
-    grounds = [first]
+    """Return a runner of rollouts for an episode.
+
+    Args:
+        episode: The episode.
+        config: The options of the rollouts.
+        restore: How steps are reached.
+        n_slots: Rollouts that a policy with `act_batch` is asked for in one call, at most
+            `MAX_SIMULATORS`.
+    """
+    recorded = _recorded_noise(episode, config)
+
+    def make_simulator() -> Simulator:
+        return _make_simulator(episode, config, restore, recorded)
+
+    simulators = [make_simulator()]
+    policy = as_policy(config.policy, _action_space(simulators[0]))
+    # A policy with memory is asked for one action at a time: it has one memory.
     if hasattr(policy, "act_batch") and not hasattr(policy, "snapshot"):
-        n = min(LANES, max((len(probe.scenarios) for probe in probes), default=1))
-        grounds += [_ground(episode, setting, restore, recorded) for _ in range(n - 1)]
+        simulators += [make_simulator() for _ in range(min(MAX_SIMULATORS, n_slots) - 1)]
     return RolloutRunner(
-        grounds,
+        simulators,
         policy,
-        setting.noise,
-        gamma=setting.gamma,
-        max_steps=setting.last_step(episode),
-        merge_rollouts=setting.merge_rollouts,
-        keeps_visits=setting.keeps_visits,
-        resample_hidden=setting.resample_hidden,
+        config.noise,
+        gamma=config.gamma,
+        max_steps=config.last_step(episode),
+        merge_rollouts=config.merge_rollouts,
+        keeps_visits=config.keeps_visits,
+        resample_hidden=config.resample_hidden,
     )
 
 
-def _ground(
-    episode: Episode, setting: RolloutConfig, restore: Any, recorded: RecordedNoise
+def _make_simulator(
+    episode: Episode, config: RolloutConfig, restore: RestoreChoice, recorded: RecordedNoise
 ) -> Simulator:
     if episode.is_agent_episode:
-        by_history = not hasattr(setting.policy, "memory")
         return WorldSimulator(
             episode,
-            lambda: setting.make_world(episode),
-            setting.noise,
-            setting.success,
-            by_history=by_history,
-            is_prefix=restore == "reexecute",
+            functools.partial(config.source.make_world, episode),
+            noise=config.noise,
+            success=config.success,
+            by_history=not hasattr(config.policy, "memory"),
+            reexecutes=restore == "reexecute",
         )
     return EnvSimulator(
         episode,
-        lambda: setting.make_handle(episode),
-        restore,
-        setting.noise,
-        setting.success,
-        recorded,
+        functools.partial(config.source.make_handle, episode),
+        restore=restore,
+        noise=config.noise,
+        success=config.success,
+        recorded=recorded,
     )
 
 
-def _recorded(episode: Episode, setting: RolloutConfig) -> RecordedNoise:
-    has_noise = setting.noise.mode == "recorded" and not episode.is_agent_episode
-    return recorded_noise(episode, lambda: setting.make_handle(episode)) if has_noise else {}
+def _check_agent_options(config: RolloutConfig) -> None:
+    if config.noise.mode == "recorded":
+        raise ValueError(
+            "noise must be 'shared' or 'fresh' for a tool world, got 'recorded': a world has no "
+            "recorded noise"
+        )
+    if isinstance(config.policy, str) and config.policy == "random":
+        raise ValueError(
+            "policy must be a function of a Context for a tool world, got 'random': a world has no "
+            "action space to sample"
+        )
+    if config.restore == "os_fork":
+        raise ValueError(
+            "restore must be 'auto', 'snapshot' or 'reexecute' for a tool world, got 'os_fork'"
+        )
 
 
-def _space(ground: Any) -> Any:
-    return getattr(ground, "action_space", None)
+def _is_seeded(policy: Value, episode: Episode) -> bool:
+    """Return whether a policy claims that all its draws come from the given generator."""
+    is_seeded = getattr(policy, "is_seeded", True)
+    if is_seeded is None:
+        # Answers of models and of the outside are draws that no scenario fixes.
+        return not (episode.is_agent_episode and Recording(episode).has_answers)
+    return bool(is_seeded)
 
 
-def _policy_of(setting: RolloutConfig) -> Policy | None:
-    return setting.policy if hasattr(setting.policy, "snapshot") else None
+def _recorded_noise(episode: Episode, config: RolloutConfig) -> RecordedNoise:
+    if config.noise.mode != "recorded" or episode.is_agent_episode:
+        return {}
+    return recorded_noise(episode, functools.partial(config.source.make_handle, episode))
 
 
-def _owner(noise: Noise, scenario: int, place: int, n: int) -> int:
-    return place % n if noise.mode == "fresh" else scenario % n
+def _action_space(simulator: object) -> Value:
+    return getattr(simulator, "action_space", None)
+
+
+def _share(
+    requests: Sequence[SampleRequest], noise: Noise, n_shares: int
+) -> list[list[SampleRequest]]:
+    """Split requests by their scenarios: in every call, one process has the same scenarios."""
+
+    def owner(position: int, scenario: int) -> int:
+        # Fresh scenarios are random numbers, so the position shares them more evenly.
+        return (position if noise.mode == "fresh" else scenario) % n_shares
+
+    return [
+        [
+            request._replace(
+                scenarios=tuple(
+                    scenario
+                    for position, scenario in enumerate(request.scenarios)
+                    if owner(position, scenario) == share
+                )
+            )
+            for request in requests
+        ]
+        for share in range(n_shares)
+    ]
 
 
 def _run_share(
-    places: EpisodeLoader, lineage_: Any, setting: RolloutConfig, probes: list[SampleRequest]
-) -> tuple[list[list[Rollout]], str, bool]:
-    with Sampler(places.read(lineage_), setting) as prober:
-        return prober.run(probes), prober.restore_method, prober.is_determined
-
-
-def _is_determined(job: ForkJob, errand: _Errand) -> bool:
-    """Say whether the first rollout of a job comes out the same twice, run in one process one after the other."""
-    step, index = job.branches[0]
-    twice = replace(
-        errand,
-        setting=replace(errand.setting, keeps_visits=True),
-        wanted={step: [errand.wanted[step][index]] * 2},
-    )
-    first, second = results(
-        replace(job, branches=((step, 0), (step, 1)), errand=twice, restore="reexecute"), 1
-    )
-    if not (isinstance(first, _Rolled) and isinstance(second, _Rolled)):
-        return True  # a process that dies says nothing of that
-    return came_out_alike(first.rollout, second.rollout)
-
-
-@dataclass(frozen=True)
-class _Rolled:
-    """What one rollout in a process of its own came to."""
-
-    step: int
-    index: int
-    rollout: Rollout
-
-
-@dataclass(frozen=True)
-class _Errand:
-    """One rollout, in a process that was forked where it begins."""
-
-    setting: RolloutConfig
-    probes: list[SampleRequest]
-    wanted: dict[int, list[tuple[int, int]]]
-    memories: dict[int, Any]
-    recorded: RecordedNoise
-
-    def run(
-        self,
-        stage: EnvHandle,
-        episode: Episode,
-        step: int,
-        index: int,
-        observation: Any,
-        restore: RestoreMethod,
-    ) -> _Rolled:
-        place, which = self.wanted[step][index]
-        probe, setting = self.probes[place], self.setting
-        ground = OneShotSimulator(
-            episode, stage, setting.noise, setting.success, self.recorded, observation, restore
-        )
-        policy = as_policy(setting.policy, ground.action_space)
-        roller = RolloutRunner(
-            [ground],
-            policy,
-            setting.noise,
-            gamma=setting.gamma,
-            max_steps=setting.last_step(episode),
-            merge_rollouts=False,
-            keeps_visits=setting.keeps_visits,
-            resample_hidden=setting.resample_hidden,
-        )
-        roller.go(step, self.memories.get(step))
-        first = None if probe.policy is None else as_policy(probe.policy, ground.action_space)
-        (rollout,) = roller.run([probe.scenarios[which]], probe.script, first)
-        return _Rolled(step, index, rollout)
+    loader: EpisodeLoader,
+    refs: tuple[EpisodeRef, ...],
+    config: RolloutConfig,
+    requests: list[SampleRequest],
+) -> tuple[list[list[Rollout]], RestoreChoice, bool]:
+    with Sampler(loader.read(refs), config) as sampler:
+        return sampler.run(requests), sampler.restore_method, sampler.is_determined

@@ -1,45 +1,51 @@
-"""An agent's world as the ground of rollouts: its tools are called, and its check says at the end whether it was won."""
+"""The simulator of tool worlds: it executes tool calls and asks at the end whether they succeeded."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
-from trajrec.errors import ReplayError, SnapshotError
+from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
 from trajrec.replay.agents.world_replay import reaches_beyond, walk_world
-from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, calls_of
+from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
-from trajrec.replay.credit.sampling.simulator import Resample, Success, UnreplayableError
+from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.forks.options import RestoreMethod
+from trajrec.types import Action, JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.recorded import resolve
-from trajrec.verifiers import as_verdict
+from trajrec.verifiers import run_check
 
 
 class WorldSimulator:
-    """An agent's world.
+    """Runs rollouts of a tool world.
 
     Args:
         episode: The agent's episode.
-        make: Makes a world.
-        noise: What its generators are put to.
-        success: Says at the end whether it was won; by default the world's own `task_solved`.
-        by_history: Whether the policy goes by all that it has done and seen: rollouts then meet only where that is the same,
-            and what state the world is in need not be looked at.
-        is_prefix: Whether steps are reached by making all calls again, although the world gives its state.
+        make_world: Makes the world.
+        noise: The randomness of the rollouts.
+        success: See `RolloutOptions`; by default the world's own `task_solved`.
+        by_history: Whether the policy depends on all calls and results so far. Rollouts are then
+            merged only if these are equal, and the state of the world need not be compared.
+        reexecutes: Whether steps are reached by executing all calls again, although the world
+            returns its state.
 
     Attributes:
-        restore_method: "snapshot" where the world gives and takes back its state, else "reexecute".
-        observation: The context at the step that it was brought to.
+        restore_method: "snapshot" if the world returns and accepts its state, else "reexecute".
+        observation: The context at the step that the world was brought to.
+        n_generators: The generators whose noise a scenario fixes.
+
+    Raises:
+        ReplayError: There is no success function.
     """
 
     action_space = None
@@ -47,100 +53,121 @@ class WorldSimulator:
     def __init__(
         self,
         episode: Episode,
-        make: Callable[[], World],
+        make_world: Callable[[], World],
+        *,
         noise: Noise,
         success: Success,
-        *,
         by_history: bool,
-        is_prefix: bool = False,
+        reexecutes: bool = False,
     ) -> None:
-        self._episode, self._make, self._seed = episode, make, noise.seed
-        self._world = make()
         if isinstance(success, str):
             raise ReplayError(
-                f"an agent's world does not end by {success!r}: give success=, a function",
+                f"success must be a function for a tool world, which never reports {success!r}",
                 episode_id=episode.id,
             )
-        self._success: Verifier = success or _own_check(self._world, episode)
+        self._episode = episode
+        self._make_world = make_world
+        self._seed = noise.seed
+        self._world = make_world()
+        self._success: Verifier = success or _own_success(self._world, episode)
         self._by_history = by_history
-        self._has_state = isinstance(self._world, RestorableState) and not is_prefix
-        self.restore_method: RestoreMethod = "snapshot" if self._has_state else "reexecute"
-        self._set()
-        self._states: dict[int, Any] = {}
-        self._recorded = Recording(episode)
+        # A world that is restored is never replaced, so this stays the same object.
+        self._restorable: RestorableState | None = None
+        self.restore_method: RestoreMethod = "reexecute"
+        if isinstance(self._world, RestorableState) and not reexecutes:
+            self._restorable = self._world
+            self.restore_method = "snapshot"
+        self._inspect_world()
+        self._states: dict[int, Value] = {}
+        self._recording = Recording(episode)
         self._start = episode.first_step
         self._scenario = 0
-        self.observation = self._context = Context(self._recorded.goal, self._start, ())
+        self.observation = Context(self._recording.goal, self._start, ())
+        self._context = self.observation
 
-    def _set(self) -> None:
-        self._effects = {tool.name: tool.access for tool in self._world.tools()}
+    def _inspect_world(self) -> None:
+        self._access = {tool.name: tool.access for tool in self._world.tools()}
         self._noise = EnvNoise(self._world, self._seed)
         self.n_generators = self._noise.n_generators
 
-    def go(self, step: int) -> None:
-        """See `Ground`."""
+    def goto(self, step: int) -> None:
+        """Bring the world into its state before a step.
+
+        Raises:
+            DivergenceError: A recorded call gives another result.
+            SnapshotError: The world does not accept the state that it returned.
+        """
         self._start = step
-        self.observation = self._recorded.context(step)
-        self.go_back()
-        if self._has_state and _encoded(self._world) != codec.encode(
-            self._states[step], opaque=True, canonical=True
-        ):
+        self.observation = self._recording.context(step)
+        self.rewind()
+        if self._restorable is None:
+            return
+        expected = codec.encode(self._states[step], opaque=True, canonical=True)
+        if _encoded_state(self._restorable) != expected:
             raise SnapshotError(
-                f"episode {self._episode.id}: the world does not take back the state that it gives (set_state)"
+                f"episode {self._episode.id}: set_state does not restore the state that the world's "
+                "get_state returned"
             )
 
-    def go_back(self) -> None:
-        """See `Ground`."""
+    def rewind(self) -> None:
+        """Bring the world back to the step, after a rollout."""
         self._context = self.observation
-        if self._has_state and self._start in self._states:
-            self._put_state()
+        if self._restorable is not None:
+            if self._start not in self._states:
+                self._collect_states(self._restorable)
+            # A copy, here and where states are collected: the world may continue to use the object
+            # that it returned or was given.
+            self._restorable.set_state(copy.deepcopy(self._states[self._start]))
             return
-        if self._has_state:
-            for step in walk_world(self._episode, self._world):
-                self._states[step] = copy.deepcopy(self._world.get_state())  # type: ignore[attr-defined]
-            self._set()
-            self._put_state()
-            return
-        self._world = self._make()
+        self._world = self._make_world()
         for step in walk_world(self._episode, self._world):
             if step == self._start:
                 break
-        self._set()
+        self._inspect_world()
 
-    def _put_state(self) -> None:
-        # A copy, there and here: what a world hands out or takes in may be what it goes on with.
-        self._world.set_state(copy.deepcopy(self._states[self._start]))  # type: ignore[attr-defined]
+    def _collect_states(self, restorable: RestorableState) -> None:
+        """Execute all recorded calls once; keep the state before each step."""
+        for step in walk_world(self._episode, self._world):
+            self._states[step] = copy.deepcopy(restorable.get_state())
+        self._inspect_world()
 
-    def resample(self, how: Resample, rng: np.random.Generator) -> None:
-        """See `Ground`."""
-        how(self._world, rng)
+    def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
+        """Draw again the facts that the agent has not seen."""
+        resample_hidden(self._world, rng)
 
-    def at(self, scenario: int, step: int) -> None:
-        """See `Ground`."""
+    def seed(self, scenario: int, step: int) -> None:
+        """Set the world's generators to a step of a scenario."""
         self._scenario = scenario
-        self._noise.at(scenario, step)
+        self._noise.seed(scenario, step)
 
-    def key(self) -> Hashable | None:
-        """See `Ground`."""
+    def state_key(self) -> Hashable | None:
+        """Return a hashable key of the world's state, or of the calls so far."""
         if self._by_history:
-            return ()
-        if not self._has_state:
+            return ()  # the policy's own key already holds the calls
+        if self._restorable is None:
             return self._context.history_key
-        return _encoded(self._world)
+        return _encoded_state(self._restorable)
 
-    def step(self, action: Any) -> tuple[Any, float, bool]:
-        """See `Ground`; an action is a call or several, None ends the episode.
+    def step(self, action: Action) -> tuple[Context, float, bool]:
+        """Take a step: execute a call or a list of calls; None ends the episode.
 
-        An action with a method `more` is found out as it is taken: it says what follows, given what came of the calls before;
-        its `outside` has the names of tools that are functions of the agent's own.
+        An agent's own loop decides each call of a step from the results before it. Its action has
+        a method `more(context)` that returns the next calls, and `outside`, the names of tools that
+        are functions of the agent itself.
+
+        Raises:
+            UnreplayableError: A tool reaches beyond the world and was not called so in the
+                recording.
         """
         if action is None:
             return self._context, 0.0, True
         outside = getattr(action, "outside", ())
-        calls, more = calls_of(action), getattr(action, "more", None)
+        more = getattr(action, "more", None)
+        calls = as_calls(action)
         while True:
             for tool, arguments in calls:
-                self._context = self._context.after(self._call(tool, arguments, tool in outside))
+                call = self._call(tool, arguments, is_outside=tool in outside)
+                self._context = self._context.after(call)
             calls = [] if more is None else more(self._context)
             if not calls:
                 break
@@ -148,62 +175,76 @@ class WorldSimulator:
         return self._context, 0.0, False
 
     def score(self) -> float | None:
-        """See `Ground`."""
-        verdict = as_verdict(self._success(self._world))
-        return verdict.score if verdict.passed is None else float(verdict.passed)
+        """Return the result of the success function: 1 passed, 0 failed, or its score."""
+        # An error is raised: a rollout without a verdict must not count as lost.
+        return run_check(self._success, self._world).raise_if_error().value
 
     def close(self) -> None:
-        """See `Ground`."""
+        """Do nothing: a world holds no resources."""
 
-    def _call(self, tool: str, arguments: dict[str, Any], is_outside: bool) -> ToolCall:
-        step, is_known = self._context.step, tool in self._effects or tool in self._recorded.tools
-        # A name that nobody knows is an error of the agent's, which the world tells it.
-        if is_outside or (
-            is_known and reaches_beyond(tool, self._effects.get(tool, ""), self._effects)
-        ):
-            known = self._recorded.answer(self._context.made, tool, arguments)
-            if known is None:
+    def _call(self, tool: str, arguments: JsonObject, *, is_outside: bool) -> ToolCall:
+        step = self._context.step
+        # A name that neither the world nor the recording has is an error of the agent, which the
+        # world itself reports to it.
+        is_known = tool in self._access or tool in self._recording.tools
+        is_external = is_known and reaches_beyond(tool, self._access.get(tool, ""), self._access)
+        if is_outside or is_external:
+            recorded = self._recording.recorded_call(self._context.calls, (tool, arguments))
+            if recorded is None:
                 raise UnreplayableError(
-                    f"step {step}: {tool} reaches beyond the world, and was not called so when recorded"
+                    f"step {step}: {tool} reaches beyond the world, and the recording has no such "
+                    "call at this place",
+                    episode_id=self._episode.id,
                 )
-            return known._replace(step=step)
-        given = copy.deepcopy(
-            arguments
-        )  # a world may keep or change what it is given; a script is taken many times
+            return recorded._replace(step=step)
+        # A copy: the world may keep or change its arguments, and forced actions are used again.
+        given = copy.deepcopy(arguments)
         is_async = False
         try:
-            with self._hold():
+            with self._frozen():
                 result = self._world.call(tool, given)
                 is_async = inspect.isawaitable(result)
                 if is_async:
-                    import asyncio
-
                     result = asyncio.run(resolve(result))
         except Exception as exc:
-            return ToolCall(step, tool, arguments, None, f"{codec.type_name(exc)}: {exc}", is_async)
+            return ToolCall(
+                step=step,
+                tool=tool,
+                arguments=arguments,
+                result=None,
+                error=f"{codec.type_name(exc)}: {exc}",
+                is_async=is_async,
+            )
         return ToolCall(
-            step, tool, arguments, codec.decode(codec.encode(result, opaque=True)), "", is_async
+            step=step,
+            tool=tool,
+            arguments=arguments,
+            # Through the codec, so that the result is as a log gives it back.
+            result=codec.decode(codec.encode(result, opaque=True)),
+            error="",
+            is_async=is_async,
         )
 
-    def _hold(self) -> contextlib.AbstractContextManager[None]:
-        seed = self._recorded.held_seed
-        if seed is None:
+    def _frozen(self) -> contextlib.AbstractContextManager[None]:
+        """Freeze the clock and entropy during a call, if they were frozen in the recording."""
+        held_seed = self._recording.held_seed
+        if held_seed is None:
             return contextlib.nullcontext()
         step = self._context.step
-        call = sum(made.step == step for made in self._context.made)
-        return frozen(
-            self._recorded.time_ns(step), derive_seed(seed, self._seed, self._scenario, step, call)
-        )
+        number = sum(call.step == step for call in self._context.calls)
+        position = (self._seed, self._scenario, step, number)
+        return frozen(self._recording.time_ns(step), derive_seed(held_seed, *position))
 
 
-def _encoded(world: Any) -> bytes:
+def _encoded_state(world: RestorableState) -> bytes:
     return codec.encode(world.get_state(), opaque=True, canonical=True)
 
 
-def _own_check(world: Any, episode: Episode) -> Verifier:
+def _own_success(world: World, episode: Episode) -> Verifier:
     if not callable(getattr(world, "task_solved", None)):
         raise ReplayError(
-            "nothing says whether a rollout was won: give success=, a function of the world",
+            "the world has no task_solved, so nothing says whether a rollout succeeded: give "
+            "success=, a function of the world",
             episode_id=episode.id,
         )
-    return lambda there: there.task_solved()
+    return lambda finished: finished.task_solved()

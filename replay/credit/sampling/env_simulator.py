@@ -1,0 +1,215 @@
+"""Simulators of Gymnasium environments, and the recorded noise of an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+import numpy as np
+
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.history import path_between
+from trajrec.envstate.attributes import constants_digest
+from trajrec.errors import ReplayError
+from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
+from trajrec.replay.credit.sampling.simulator import Resample, Success
+from trajrec.replay.credit.sampling.state_key import StateKey
+from trajrec.replay.execute.reach import EnvHandle, check_step
+from trajrec.replay.forks.branch import BranchPoint
+from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
+from trajrec.replay.forks.walker import Walker
+from trajrec.types import Action, Observation, Value
+from trajrec.verifiers import run_check
+
+RecordedNoise = dict[int, list[Value]]
+"""The states of an environment's generators before each recorded step, by step."""
+
+
+class _LiveEnv:
+    """The part of a simulator that runs an environment from its current state."""
+
+    restore_method: RestoreMethod
+    observation: Observation
+
+    def __init__(
+        self, handle: EnvHandle, *, noise: Noise, success: Success, recorded: RecordedNoise
+    ) -> None:
+        self._seed = noise.seed
+        self._success = success
+        self._recorded = recorded
+        self._flags = {"terminated": False, "truncated": False}
+        self._set_env(handle)
+
+    def _set_env(self, handle: EnvHandle) -> None:
+        self._handle = handle
+        self._env = handle.env
+        self.action_space = handle.env.action_space
+        self._noise = EnvNoise(handle.env, self._seed)
+        self.n_generators = self._noise.n_generators
+        self.state_key: Callable[[], Hashable | None] = StateKey(handle, self._noise.ids())
+
+    def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
+        """Draw again the facts that the agent has not seen."""
+        resample_hidden(self._env, rng)
+
+    def seed(self, scenario: int, step: int) -> None:
+        """Set the generators to a step of a scenario, or to their recorded states."""
+        states = self._recorded.get(step)
+        if states is None:
+            self._noise.seed(scenario, step)
+        else:
+            self._noise.set_states(states)
+
+    def step(self, action: Action) -> tuple[Observation, float, bool]:
+        """Take a step; return the observation, the reward and whether the episode is over."""
+        observation, reward, terminated, truncated, _ = self._env.step(action)
+        self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
+        # If each of several players has a reward, only the success function counts.
+        value = 0.0 if isinstance(reward, dict) else float(reward)
+        return observation, value, bool(terminated or truncated)
+
+    def score(self) -> float | None:
+        """Return the result of the success function; None without one."""
+        if self._success is None:
+            return None
+        if isinstance(self._success, str):
+            return float(self._flags[self._success])
+        # An error is raised: a rollout without a verdict must not count as lost.
+        return run_check(self._success, self._env).raise_if_error().value
+
+
+class OneShotSimulator(_LiveEnv):
+    """Runs a single rollout in a process of its own; the environment cannot return to its step.
+
+    Args:
+        point: The environment, in the state before the step.
+        noise: The randomness of the rollout.
+        success: See `RolloutOptions`.
+        recorded: The recorded noise; empty for every other mode.
+
+    Attributes:
+        action_space: The space that a random policy samples.
+    """
+
+    def __init__(
+        self, point: BranchPoint, *, noise: Noise, success: Success, recorded: RecordedNoise
+    ) -> None:
+        super().__init__(point.handle, noise=noise, success=success, recorded=recorded)
+        self.observation = point.observation
+        self.restore_method = point.restore
+
+    def goto(self, step: int) -> None:
+        """Do nothing: the environment is at its step."""
+
+    def rewind(self) -> None:
+        """Refuse to return to the step.
+
+        Raises:
+            RuntimeError: Always.
+        """
+        raise RuntimeError("this environment cannot be restored: take another process")
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+
+
+class EnvSimulator(_LiveEnv):
+    """Runs rollouts of an environment, which returns to its step after each.
+
+    Args:
+        episode: The episode.
+        make_handle: Makes the environment.
+        restore: How it returns to its step.
+        noise: The randomness of the rollouts.
+        success: See `RolloutOptions`.
+        recorded: The recorded noise; empty for every other mode.
+
+    Attributes:
+        action_space: The space that a random policy samples.
+    """
+
+    def __init__(
+        self,
+        episode: Episode,
+        make_handle: Callable[[], EnvHandle],
+        *,
+        restore: RestoreChoice,
+        noise: Noise,
+        success: Success,
+        recorded: RecordedNoise,
+    ) -> None:
+        self._walker = Walker(episode, make_handle, restore)
+        self._is_resampled = False
+        super().__init__(self._walker.handle, noise=noise, success=success, recorded=recorded)
+
+    def goto(self, step: int) -> None:
+        """Bring the environment into the recorded state before a step, and verify it.
+
+        Raises:
+            DivergenceError: The environment does not reach the recorded state.
+            SnapshotError: The requested way to restore does not work for this environment.
+        """
+        self._walker.goto(step)
+        self._follow_walker()
+
+    def rewind(self) -> None:
+        """Bring the environment back to the step, after a rollout."""
+        self._walker.rewind()
+        self._follow_walker()
+
+    def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
+        """Draw again the facts that the agent has not seen.
+
+        Raises:
+            ReplayError: The function changes attributes that are not restored between rollouts.
+        """
+        # The first call is checked; a function that changes constants does so at each call.
+        before = None if self._is_resampled else constants_digest(self._env)
+        super().resample(resample_hidden, rng)
+        if before is not None and constants_digest(self._env) != before:
+            raise ReplayError(
+                "resample_hidden changes the environment's tables or MuJoCo's model, which are not "
+                "restored between rollouts of one process: take restore='os_fork'",
+                episode_id=self._walker.episode.id,
+            )
+        self._is_resampled = True
+
+    def close(self) -> None:
+        """Close the environment. Closing twice is harmless."""
+        self._walker.close()
+
+    def _follow_walker(self) -> None:
+        self.restore_method = self._walker.restore_method
+        self.observation = self._walker.observation
+        # A reset may make new generators; a restored snapshot keeps the generator objects, so
+        # finding them again at each rollout would only cost time.
+        is_same = self._walker.handle is self._handle and self.restore_method == "snapshot"
+        if not is_same or not self.n_generators:
+            self._set_env(self._walker.handle)
+
+
+def recorded_noise(episode: Episode, make_handle: Callable[[], EnvHandle]) -> RecordedNoise:
+    """Re-execute an episode and return the states of its environment's generators, by step.
+
+    Raises:
+        ReplayError: The log has lost some of the steps.
+    """
+    check_step(episode, episode.n_steps)
+    walker = Walker(episode, make_handle, "reexecute")
+    first = episode.first_step
+    path = path_between(episode, first, episode.n_steps)
+    states: RecordedNoise = {}
+    try:
+        walker.reset_to(first)
+        env = walker.handle.env
+        noise = EnvNoise(env, 0)
+        for step, (action, has_raised) in enumerate(path, first):
+            states[step] = noise.get_states()
+            try:
+                env.step(action)
+            except Exception:
+                if not has_raised:
+                    raise
+    finally:
+        walker.close()
+    return states

@@ -1,0 +1,100 @@
+"""Run one rollout in a forked process, for environments that cannot be restored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trajrec.replay.credit.sampling.env_simulator import OneShotSimulator, RecordedNoise
+from trajrec.replay.credit.sampling.options import RolloutConfig
+from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.rollout import Rollout, have_equal_results
+from trajrec.replay.credit.sampling.runner import RolloutRunner
+from trajrec.replay.forks.branch import BranchPoint
+from trajrec.replay.forks.dispatch import run_job
+from trajrec.replay.forks.fork_job import ForkJob
+from trajrec.replay.forks.policies import as_policy
+from trajrec.types import Value
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """The rollout of one branch.
+
+    Attributes:
+        step: The step at which the branch starts.
+        index: Number of the branch among those at its step.
+        rollout: The rollout.
+    """
+
+    step: int
+    index: int
+    rollout: Rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutTask:
+    """The task of a fork server: run the rollout that belongs to a branch.
+
+    Attributes:
+        config: The options of the rollouts.
+        requests: The requests.
+        positions: Step -> (number of the request, number of its scenario), by branch.
+        memories: Step -> the snapshot of the policy's memory.
+        recorded: The recorded noise; empty for every other mode.
+    """
+
+    config: RolloutConfig
+    requests: list[SampleRequest]
+    positions: dict[int, list[tuple[int, int]]]
+    memories: dict[int, Value]
+    recorded: RecordedNoise
+
+    @property
+    def branches(self) -> tuple[tuple[int, int], ...]:
+        """(step, number) of each branch, ascending."""
+        return tuple(
+            (step, index)
+            for step in sorted(self.positions)
+            for index in range(len(self.positions[step]))
+        )
+
+    def run(self, point: BranchPoint) -> RolloutResult:
+        """Run the rollout of a branch."""
+        config = self.config
+        request_number, scenario_number = self.positions[point.step][point.index]
+        request = self.requests[request_number]
+        simulator = OneShotSimulator(
+            point, noise=config.noise, success=config.success, recorded=self.recorded
+        )
+        runner = RolloutRunner(
+            [simulator],
+            as_policy(config.policy, simulator.action_space),
+            config.noise,
+            gamma=config.gamma,
+            max_steps=config.last_step(point.episode),
+            merge_rollouts=False,  # there is one rollout
+            keeps_visits=config.keeps_visits,
+            resample_hidden=config.resample_hidden,
+        )
+        runner.goto(point.step, self.memories.get(point.step))
+        first_policy = None
+        if request.policy is not None:
+            first_policy = as_policy(request.policy, simulator.action_space)
+        scenario = request.scenarios[scenario_number]
+        (rollout,) = runner.run([scenario], request.forced_actions, first_policy)
+        return RolloutResult(point.step, point.index, rollout)
+
+
+def is_determined(job: ForkJob, task: RolloutTask) -> bool:
+    """Return whether the first rollout of a job, run twice in one process, gives equal results."""
+    step, index = job.branches[0]
+    twice = replace(
+        task,
+        config=replace(task.config, keeps_visits=True),
+        positions={step: [task.positions[step][index]] * 2},
+    )
+    job = replace(job, branches=twice.branches, task=twice, restore="reexecute")
+    first, second = run_job(job, 1)
+    if not (isinstance(first, RolloutResult) and isinstance(second, RolloutResult)):
+        return True  # a process that died shows nothing about the noise
+    return have_equal_results(first.rollout, second.rollout)

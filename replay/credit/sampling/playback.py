@@ -1,0 +1,320 @@
+"""The episode against which an agent's loop runs again: it gives the earlier answers."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, NoReturn
+
+from trajrec.agents.arguments import arguments_of, request_of, tool_name
+from trajrec.agents.counters import Exceptions, Steps, Tries
+from trajrec.agents.redaction import Redactor, differences
+from trajrec.agents.streams import Stream, record_stream
+from trajrec.errors import AgentDivergedError
+from trajrec.protocols import Tool, Verdict
+from trajrec.replay.credit.sampling.answers import (
+    MODEL,
+    SIDE_EFFECT,
+    Answers,
+    RecordedAnswer,
+    copy_answers,
+    digest_request,
+)
+from trajrec.replay.credit.sampling.context import Call, Context, ToolCall
+from trajrec.types import JsonObject, Value
+from trajrec.values import codec
+from trajrec.values.recorded import (
+    RecordedStream,
+    as_exception,
+    deliver,
+    deliver_error,
+    rehydrate,
+)
+
+_OPEN = "it was still being answered when the agent made a call, so the answer is unknown"
+
+
+class StopAgent(BaseException):
+    """Ends the agent's function at a request that has no answer yet.
+
+    It is no `Exception`, because agents catch these.
+    """
+
+
+class PlaybackEpisode:
+    """An episode that answers the requests of a history and stops the agent at the next call.
+
+    Args:
+        context: The calls of the history.
+        answers: The answers of models and of the outside so far.
+        step_number: The agent's own number of the current step; None if the step has not begun.
+        n_compared: For each kind, the number of requests that need no comparison any more.
+
+    Attributes:
+        answers: The answers, those of this run included.
+        step_number: The agent's own number of the current step.
+        next_call: The call at which the agent was stopped; None if it made none in this step.
+        is_stopped: Whether the agent was told to stop. It may continue nevertheless.
+        divergence: The difference, if the agent does not repeat its history; else None.
+        outside: Names of the tools that are functions, or that the agent executes itself.
+    """
+
+    world = None
+
+    def __init__(
+        self,
+        context: Context,
+        answers: Answers,
+        *,
+        step_number: int | None,
+        n_compared: dict[str, int],
+    ) -> None:
+        recording = context.recording
+        self.id = "" if recording is None else recording.id
+        self.goal = rehydrate(context.goal)
+        self.answers = copy_answers(answers)
+        self.step_number = step_number
+        self.next_call: Call | None = None
+        self.is_stopped = False
+        self.divergence: AgentDivergedError | None = None
+        self.outside: set[str] = set()
+        self._calls = context.calls
+        self._n_called = 0
+        self._n_asked = dict.fromkeys(answers, 0)
+        self._n_compared = n_compared
+        self._redactor = Redactor() if recording is None else recording.redactor
+        self._steps = Steps()
+        self._streams: list[tuple[list[RecordedAnswer | str], int, Stream]] = []
+        self._coroutines: list[Coroutine[Any, Any, Any]] = []
+
+    @property
+    def n_steps(self) -> int:
+        """Steps so far."""
+        return self._steps.step + 1
+
+    def call(self, tool: str, /, **arguments: Value) -> Value:
+        """Return the recorded result of a tool call; see `AgentEpisode.call`."""
+        return self.execute(tool, arguments)
+
+    def execute(
+        self,
+        tool: str,
+        arguments: JsonObject,
+        *,
+        call_id: str = "",
+        run: Callable[[], Value] | None = None,
+    ) -> Value:
+        """Return the recorded result of a tool call; stop the agent at a new one."""
+        self._check_running()
+        place = self._steps.place_call()
+        if run is not None:
+            self.outside.add(tool)
+        if self._n_called == len(self._calls):
+            if self._is_in_step(place.step):
+                # A copy, since the agent may continue to use its arguments.
+                self.next_call = (tool, copy.deepcopy(arguments))
+            self._stop()
+        recorded = self._calls[self._n_called]
+        self._compare_call(recorded, tool, arguments)
+        self._n_called += 1
+        if recorded.error:
+            type_name, _, message = recorded.error.partition(": ")
+            exc = as_exception(type_name, message)
+            return self._track(deliver_error(exc, recorded.is_async))
+        return self._track(deliver(rehydrate(recorded.result), recorded.is_async))
+
+    def tool(
+        self, function: Callable[..., Value], *, name: str = "", **_: Value
+    ) -> Callable[..., Value]:
+        """Return a function whose calls are tool calls; see `AgentEpisode.tool`."""
+        tool = name or tool_name(function)
+        self.outside.add(tool)
+
+        def recorded(*args: Value, **kwargs: Value) -> Value:
+            return self.execute(tool, arguments_of(function, args, kwargs))
+
+        return recorded
+
+    def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
+        """Return the earlier answer of a model; call it if the request is new."""
+        self._check_running()
+        with self._steps.lock:
+            self._steps.place_model()
+        return self._ask(MODEL, request_of(args, kwargs), lambda: function(*args, **kwargs))
+
+    def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
+        """Return the earlier value of a side effect; call the function if the request is new."""
+        self._check_running()
+        request = {"name": name, "arguments": list(args)}
+        return self._ask(SIDE_EFFECT, request, lambda: function(*args))
+
+    def step(self) -> contextlib.AbstractContextManager[int]:
+        """Make one step of all calls in a block; see `AgentEpisode.step`."""
+        return self._steps.grouped()
+
+    def attempts(self, plan: Value = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
+        """Yield attempts as the recorded agent had them, without waiting between them."""
+        return Tries(plan, 0.0, on)
+
+    def register_tool(self, tool: Tool) -> None:
+        """Ignore the description of a tool: the world has one."""
+
+    def stop(self, reason: str, **_: Value) -> None:
+        """Ignore the agent's own statement of why it stops."""
+
+    def check(self, *_: Value) -> Verdict:
+        """Return an empty verdict: the success function of the rollout decides."""
+        return Verdict(None)
+
+    def close(self) -> None:
+        """Close the coroutines and streams that the agent left open.
+
+        The pieces of a stream that the agent did read are its answer.
+        """
+        for coroutine in self._coroutines:
+            coroutine.close()
+        for rows, position, stream in self._streams:
+            if stream.leave():
+                answer = rows[position]
+                assert isinstance(answer, RecordedAnswer)
+                rows[position] = answer._replace(is_partial=True)
+
+    def _compare_call(self, recorded: ToolCall, tool: str, arguments: JsonObject) -> None:
+        if codec.encode([recorded.tool, recorded.arguments], opaque=True) == codec.encode(
+            [tool, arguments], opaque=True
+        ):
+            return
+        before = self._redactor.plain(recorded.arguments)
+        live = self._redactor.plain(arguments)
+        if recorded.tool != tool or differences(before, live):
+            self._diverge(
+                f"call {self._n_called} of the agent is {tool}({live}), and was "
+                f"{recorded.tool}({before})"
+            )
+
+    def _ask(self, kind: str, request: Value, ask: Callable[[], Value]) -> Value:
+        """Return the earlier answer to a request; ask if there is none."""
+        rows = self.answers[kind]
+        number = self._n_asked[kind]
+        self._n_asked[kind] += 1
+        if number == len(rows):
+            if kind == MODEL and not self._is_in_step(self._steps.step):
+                self._stop()  # the step is over, and the next one may never be taken
+            return self._ask_live(rows, self._redactor.encode(request)[0], ask)
+        name = f"{kind} request {number} of the agent"
+        answer = rows[number]
+        if isinstance(answer, str):
+            self._diverge(f"{name}: {answer}")
+        if answer.request_digest and number >= self._n_compared.get(kind, 0):
+            self._compare_request(name, answer, request)
+        return self._track(self._give(name, answer))
+
+    def _give(self, name: str, answer: RecordedAnswer) -> Value | Awaitable[Value]:
+        error = None
+        if answer.error_type:
+            error = as_exception(answer.error_type, answer.message)
+        if answer.is_streamed:
+            pieces = rehydrate(codec.decode(answer.answer or codec.encode([])))
+            unknown = self._unknown_pieces(name) if answer.is_partial else ()
+            stream = RecordedStream(itertools.chain(pieces, unknown), error)
+            return deliver(stream, answer.is_async)
+        if error is not None:
+            return deliver_error(error, answer.is_async)
+        value = rehydrate(codec.decode(answer.answer or codec.encode(None)))
+        return deliver(value, answer.is_async)
+
+    def _compare_request(self, name: str, answer: RecordedAnswer, request: Value) -> None:
+        encoded = self._redactor.encode(request)[0]  # redacted, as the recorder stored it
+        if answer.request_digest == digest_request(encoded):
+            return
+        if answer.request is None:
+            self._diverge(
+                f"{name} differs from the request that it made at this place before: "
+                "the agent does not do the same each time"
+            )
+        changes = differences(self._redactor.plain(answer.request), codec.decode(encoded))
+        if changes:
+            change = changes[0]
+            self._diverge(
+                f"{name} is not the recorded one: {change.path}: recorded {change.before!r}, "
+                f"now {change.after!r}"
+            )
+
+    def _unknown_pieces(self, name: str) -> Iterator[Value]:
+        """Diverge if the agent reads further in a stream than it did before its next call."""
+        self._check_running()
+        self._diverge(
+            f"{name}: its answer was streamed, and closed when the agent made a call; now the agent "
+            "reads further"
+        )
+        yield  # makes this a generator, so that it runs only when a piece is read
+
+    def _ask_live(
+        self, rows: list[RecordedAnswer | str], request: bytes, ask: Callable[[], Value]
+    ) -> Value:
+        """Ask for an answer and append it; the row is filled when the answer has ended."""
+        position = len(rows)
+        is_async = False
+        rows.append(_OPEN)
+
+        def keep(value: Value, exc: BaseException | None, is_streamed: bool) -> None:
+            has_value = exc is None or is_streamed
+            rows[position] = RecordedAnswer.from_request(
+                request,
+                codec.encode(value, opaque=True) if has_value else None,
+                ("", "") if exc is None else (codec.type_name(exc), str(exc)),
+                is_streamed=is_streamed,
+                is_async=is_async,
+            )
+
+        def watch(value: Value) -> Value:
+            watched = record_stream(value, keep)
+            if isinstance(watched, Stream):
+                self._streams.append((rows, position, watched))
+            return watched
+
+        async def watch_async(awaitable: Awaitable[Value]) -> Value:
+            try:
+                return watch(await awaitable)
+            except Exception as exc:
+                keep(None, exc, False)
+                raise
+
+        try:
+            answer = ask()
+        except Exception as exc:
+            keep(None, exc, False)
+            raise
+        is_async = inspect.isawaitable(answer)
+        return watch_async(answer) if is_async else watch(answer)
+
+    def _is_in_step(self, step: int) -> bool:
+        """Return whether a new request belongs to the current step; the first one begins it."""
+        if self.step_number is None:
+            self.step_number = step
+        return step == self.step_number
+
+    def _check_running(self) -> None:
+        """Stop an agent again that continued after it was stopped."""
+        if self.divergence is not None:
+            raise self.divergence
+        if self.is_stopped:
+            raise StopAgent
+
+    def _stop(self) -> NoReturn:
+        self.is_stopped = True
+        raise StopAgent
+
+    def _diverge(self, difference: str) -> NoReturn:
+        self.is_stopped = True
+        self.divergence = AgentDivergedError(difference, episode_id=self.id)
+        raise self.divergence
+
+    def _track(self, value: Value) -> Value:
+        """Remember a coroutine, which the agent may never await."""
+        if inspect.iscoroutine(value):
+            self._coroutines.append(value)
+        return value

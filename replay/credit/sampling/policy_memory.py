@@ -1,0 +1,54 @@
+"""The memory of a policy during rollouts, and the part of a rollout's key that depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+from trajrec.replay.forks.policies import Policy
+from trajrec.types import Action, Observation, Value
+from trajrec.values import codec
+
+
+class PolicyMemory:
+    """Restores and observes the memory of a policy; does nothing for a policy without one.
+
+    Args:
+        policy: The policy; see `Policy` for the methods of a policy with memory.
+
+    Attributes:
+        at_start: The snapshot of the memory at the step where rollouts start.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy: Any = policy
+        self._has_memory = hasattr(policy, "snapshot") and hasattr(policy, "restore")
+        self._memory_key = getattr(policy, "memory_key", None)
+        self._context_key = getattr(policy, "memory", None)
+        self.at_start: Value = None
+
+    def restore(self) -> None:
+        """Restore the memory at the start of rollouts."""
+        if self._has_memory:
+            self._policy.restore(self.at_start)
+
+    def observe(self, observation: Observation, action: Action) -> None:
+        """Report a step that the policy did not choose."""
+        if self._has_memory:
+            self._policy.observe(observation, action)
+
+    def key(self, observation: Observation) -> Hashable:
+        """Return a hashable key of everything beside the state on which later actions depend.
+
+        That is the policy's memory and, for tool worlds, the part of the context that it uses.
+        """
+        own_key: Hashable = None
+        if self._has_memory:
+            own_key = (
+                codec.encode(self._policy.snapshot(), canonical=True)
+                if self._memory_key is None
+                else self._memory_key(observation)
+            )
+        if self._context_key is not None:
+            return own_key, self._context_key(observation)
+        return own_key, getattr(observation, "history_key", None)

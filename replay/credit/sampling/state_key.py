@@ -1,0 +1,108 @@
+"""Keys of an environment's full state, by which rollouts of one scenario are merged."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
+from trajrec.protocols import SandboxedEnv
+from trajrec.replay.execute.reach import EnvHandle
+from trajrec.types import Value
+from trajrec.values import codec
+from trajrec.values.plain import PLAIN_TYPES
+
+_COMPLETE_ADAPTERS = frozenset(
+    ("toy_text", "blackjack", "classic_control", "minigrid", "get_state")
+)
+"""Adapters that capture everything on which the next step depends, except the generators."""
+
+_CONSTANT_ATTRIBUTES = CONSTRUCTION_ATTRIBUTES | {"env"}
+"""Attributes of layers that never change; `env` is the next layer, which has its own key."""
+
+
+class StateKey:
+    """Computes the key of an environment with its wrappers; None once it holds an unknown object.
+
+    Args:
+        handle: The environment.
+        generator_ids: The `id` of each generator. Generators are left out: a scenario sets them at
+            each step.
+    """
+
+    def __init__(self, handle: EnvHandle, generator_ids: set[int]) -> None:
+        *self._wrappers, self._bare = layers_with_attributes(handle.env)
+        # Layers have keys of their own, in whichever attributes other objects hold them.
+        self._left_out = generator_ids | {id(layer) for layer in (*self._wrappers, self._bare)}
+        adapter = handle.native
+        is_complete = adapter is not None and adapter.name in _COMPLETE_ADAPTERS
+        self._capture = adapter.capture if adapter is not None and is_complete else None
+        # The Python attributes of an environment whose state lies outside say nothing of its state.
+        self._is_known = is_complete or not isinstance(self._bare, SandboxedEnv)
+        # Class -> whether its objects are functions or spaces. A cache, since a key is computed at
+        # each step and these questions look up attributes.
+        self._is_function_or_space: dict[type, bool] = {}
+
+    def __call__(self) -> Hashable | None:
+        """Return the key of the current state."""
+        if not self._is_known:
+            return None
+        try:
+            keys = [self._attributes_key(wrapper) for wrapper in self._wrappers]
+            keys.append(self._bare_key())
+            return tuple(keys)
+        except (TypeError, ValueError):
+            self._is_known = False
+            return None
+
+    def _bare_key(self) -> Hashable:
+        if self._capture is None:
+            return self._attributes_key(self._bare)
+        attributes = self._bare.__dict__
+        # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts steps
+        # after the end: neither is part of the captured state.
+        return (
+            _hashable(self._capture()),
+            attributes.get("fickle_step"),
+            attributes.get("steps_beyond_terminated"),
+        )
+
+    def _attributes_key(self, layer: Any) -> Hashable:
+        values: list[Hashable] = []
+        for name, value in layer.__dict__.items():
+            kind = type(value)
+            if kind in PLAIN_TYPES:
+                values.append(value)
+            elif name not in _CONSTANT_ATTRIBUTES and id(value) not in self._left_out:
+                is_left_out = self._is_function_or_space.get(kind)
+                if is_left_out is None:
+                    is_space = hasattr(value, "sample") and hasattr(value, "contains")
+                    is_left_out = callable(value) or is_space
+                    self._is_function_or_space[kind] = is_left_out
+                if not is_left_out:
+                    values.append(_hashable(value))
+        return tuple(values)
+
+
+def _hashable(value: Value) -> Hashable:
+    """Return a hashable value that equals another one only if the original values are the same.
+
+    Raises:
+        ValueError: The value holds an object of a class that cannot be encoded.
+    """
+    kind = type(value)
+    # The short ways first: most values are plain or arrays, and need no encoder.
+    if kind in PLAIN_TYPES:
+        plain: Hashable = value
+        return plain
+    if kind is tuple and all(type(item) in PLAIN_TYPES for item in value):
+        items: Hashable = value
+        return items
+    if kind is np.ndarray and value.dtype.kind != "O":
+        return value.dtype.str, value.shape, value.tobytes()
+    try:
+        return codec.encode(value, canonical=True)
+    except Exception as exc:
+        raise ValueError(str(exc)) from exc

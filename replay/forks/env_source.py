@@ -1,0 +1,44 @@
+"""Where a run takes its environments from: a function of the caller, or the log."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from trajrec.corpus.episode import Episode
+from trajrec.protocols import World
+from trajrec.replay.execute.environments import make_env, make_world
+from trajrec.replay.execute.factories import env_from_factory, world_from_factory
+from trajrec.replay.execute.reach import EnvHandle, env_handle
+from trajrec.types import AnyEnv, Value
+
+
+@dataclass(frozen=True)
+class EnvSource:
+    """Makes the environments or worlds of a run. Other processes receive it pickled.
+
+    Attributes:
+        factory: A function that returns one; None makes the one that the log names.
+        allow: Prefixes of the modules that may be imported because a log names them.
+        state: The function that captured the recorded states; None takes an adapter.
+    """
+
+    factory: Callable[[], Value] | None = None
+    allow: tuple[str, ...] = ()
+    state: Callable[[AnyEnv], Value] | None = None
+
+    def make_handle(self, episode: Episode) -> EnvHandle:
+        """Make the environment of an episode."""
+        record = episode.header.env
+        env = (
+            make_env(record, episode_id=episode.id, allow=self.allow)
+            if self.factory is None
+            else env_from_factory(self.factory, record)
+        )
+        return env_handle(env, episode, self.state)
+
+    def make_world(self, episode: Episode) -> World:
+        """Make the tool world of an agent's episode."""
+        if self.factory is None:
+            return make_world(episode, self.allow)
+        return world_from_factory(self.factory)
