@@ -19,7 +19,7 @@ from trajrec.errors import CorpusError, EncodeError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict
 from trajrec.recording.event_log import close_logs
-from trajrec.recording.options import STORED_KEEP_STATES, RecordOptions
+from trajrec.recording.options import HEADER_WORDS, RecordOptions
 from trajrec.replay import replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -238,7 +238,7 @@ def test_allowed_modules_without_an_audit_are_refused(tmp_path: Path) -> None:
 
 
 def test_header_stores_the_first_words_for_kept_states(tmp_path: Path) -> None:
-    for keep_states, word in STORED_KEEP_STATES.items():
+    for keep_states, word in HEADER_WORDS.items():
         path = record(gym.make("Taxi-v4"), tmp_path / keep_states, keep_states=keep_states)
         assert LogReader(path).header.record == word
 

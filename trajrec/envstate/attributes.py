@@ -158,12 +158,12 @@ class SharedMemoryCheck:
             self.check(item)
 
 
-def is_bound_elsewhere(value: object, kept_ids: Collection[int]) -> bool:
+def is_bound_elsewhere(value: object, shared_ids: Collection[int]) -> bool:
     """Return whether a value is a method of an object that a copy would not have.
 
     Args:
         value: The value.
-        kept_ids: Ids of the objects that stay themselves in a copy; methods of classes, modules
+        shared_ids: Ids of the objects that a copy shares; methods of classes, modules
             and random generators are never bound elsewhere.
     """
     if not isinstance(value, (types.MethodType, types.BuiltinFunctionType)):
@@ -173,4 +173,4 @@ def is_bound_elsewhere(value: object, kept_ids: Collection[int]) -> bool:
         owner, (type, types.ModuleType, np.random.Generator, np.random.RandomState)
     ):
         return False
-    return id(owner) not in kept_ids
+    return id(owner) not in shared_ids

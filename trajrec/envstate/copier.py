@@ -31,7 +31,7 @@ class Copier:
     """Copies values, each once, however often they are referred to.
 
     Args:
-        kept: Objects that stay themselves: layers and spaces.
+        shared: Objects that the copy shares with the original: layers and spaces.
         emulators: Id of an emulator -> its helper. If it is given, states of native objects are
             collected and shared memory is rejected, as a snapshot needs; a restore needs neither.
 
@@ -41,20 +41,20 @@ class Copier:
     """
 
     def __init__(
-        self, kept: Iterable[object], emulators: dict[int, StickyAction] | None = None
+        self, shared: Iterable[object], emulators: dict[int, StickyAction] | None = None
     ) -> None:
         self._emulators = {} if emulators is None else emulators
         self._collects = emulators is not None
         self.natives: dict[int, tuple[Value, Value]] = {}
         self.references: dict[int, object] = {}
-        self._kept = {id(item): item for item in kept}
+        self._shared = {id(item): item for item in shared}
         self._copies: dict[int, Value] = {}
         self._originals: list[object] = []
         self._shared_memory = SharedMemoryCheck()
 
     def is_atom(self, value: Value) -> bool:
         """Return whether a copy and its original can share a value."""
-        return type(value) in ATOMIC_TYPES and not is_bound_elsewhere(value, self._kept)
+        return type(value) in ATOMIC_TYPES and not is_bound_elsewhere(value, self._shared)
 
     def copy(self, value: Value) -> Value:
         """Return a copy; for layers, spaces, generators and native objects, the object itself.
@@ -63,11 +63,11 @@ class Copier:
             NotCopyableError: The value, or one in it, is an object of a class of its own.
         """
         cls = type(value)
-        if is_bound_elsewhere(value, self._kept):
+        if is_bound_elsewhere(value, self._shared):
             raise NotCopyableError
         if (
             cls in ATOMIC_TYPES
-            or id(value) in self._kept
+            or id(value) in self._shared
             or isinstance(value, (np.generic, enum.Enum, type))
         ):
             return value
@@ -103,7 +103,7 @@ class Copier:
         return copied
 
     def pickle(self, objects: dict[Attribute, Value]) -> bytes:
-        """Return objects as bytes, pickled together, with references to the objects that are kept.
+        """Return objects as bytes, pickled together, with references to the shared ones.
 
         Raises:
             SnapshotError: An object cannot be pickled; names its attribute.
@@ -126,7 +126,7 @@ class Copier:
         if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
             if id(value) not in self.natives:
                 return None
-        elif id(value) not in self._kept and type(value).__name__ != "MjModel":
+        elif id(value) not in self._shared and type(value).__name__ != "MjModel":
             return None
         self.references[id(value)] = value
         return id(value)

@@ -78,7 +78,7 @@ class Snapshots:
     def __init__(self, env: AnyEnv) -> None:
         self.layers: list[Value] = list(layers_with_attributes(env))
         self.spaces = list(spaces_of(self.layers))
-        self._kept = [*self.layers, *self.spaces]
+        self._shared = [*self.layers, *self.spaces]
         self.sandbox = sandbox_of(env)
         if self.sandbox is not None:
             self.layers.pop()
@@ -91,7 +91,7 @@ class Snapshots:
         Raises:
             SnapshotError: The environment holds a value that cannot be copied; names the attribute.
         """
-        copier = Copier(self._kept, self._emulators)
+        copier = Copier(self._shared, self._emulators)
         copies: list[dict[str, Value]] = []
         objects: dict[Attribute, Value] = {}
         for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
@@ -127,7 +127,7 @@ class Snapshots:
         for native, state in snapshot.natives:
             restore_native(native, state)
         # A copy of the copies: the environment changes those that it gets.
-        copier = Copier(self._kept)
+        copier = Copier(self._shared)
         for layer, values, constant in zip(
             self.layers, snapshot.layers, self.constant, strict=True
         ):

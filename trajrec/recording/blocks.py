@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from trajrec.log.columns import Packer
 from trajrec.log.schema import Chunk, Column, Event, Segment
 from trajrec.log.writer import Drained
+from trajrec.recording.options import StoredStates
 from trajrec.recording.step_fields import Field, Layout
 from trajrec.types import Value
 from trajrec.values import codec
@@ -28,9 +29,6 @@ BLOCK_ROWS = 1536
 """A block is full at either limit: small enough to bound memory, large enough to compress well.
 Blocks of 8192 rows would take 3 % fewer bytes for CartPole (14.5 instead of 14.9 a step) and twice
 the memory: waiting rows are most of the memory that recording takes."""
-
-Kept = Literal["every", "digest", "none"]
-"""Which states a log keeps whole; see `trajrec.log.schema.StateRecord`."""
 
 
 class Mark(NamedTuple):
@@ -64,7 +62,7 @@ class Block:
         state_rows: The index in `digests` of each row of the field `state`, if states are digested.
     """
 
-    def __init__(self, kept: Kept, limit: int = BLOCK_ROWS) -> None:
+    def __init__(self, stored_states: StoredStates, limit: int = BLOCK_ROWS) -> None:
         self.n = 0
         self.limit = limit
         self.fields: dict[str, Field] = {}
@@ -74,7 +72,7 @@ class Block:
         self.irregular: list[tuple[int, int, int, bytes]] = []
         self.digests: list[int] = []
         self.state_rows: list[int] = []
-        self._kept = kept
+        self._stored_states = stored_states
         # How much of each list above was drained.
         self._n_drained = 0
         self._n_drained_obs = 0
@@ -119,13 +117,13 @@ class Block:
             if name == "info":
                 self._add_infos(field, n, columns)
             elif name in ("obs", "state"):
-                if name == "state" and self._kept == "digest":
+                if name == "state" and self._stored_states == "digest":
                     continue
                 if n_obs:
                     columns.add_field(field, self._n_drained_obs, self._n_drained_obs + n_obs)
             elif n > self._n_drained:
                 columns.add_field(field, self._n_drained, n)
-        if self._kept == "digest" and n_obs:
+        if self._stored_states == "digest" and n_obs:
             self._add_digests(n_obs, columns)
         self._n_drained = n
         self._n_drained_obs += n_obs

@@ -10,7 +10,8 @@ import numpy as np
 from trajrec.log.columns import Packer
 from trajrec.log.schema import Event
 from trajrec.log.writer import Drained
-from trajrec.recording.blocks import Block, Kept, Mark
+from trajrec.recording.blocks import Block, Mark
+from trajrec.recording.options import StoredStates
 from trajrec.recording.step_fields import MisfitError, Put, is_fitting
 from trajrec.types import Info, Value
 from trajrec.values import codec
@@ -44,10 +45,10 @@ class StepBuffer:
     put_reward: Put
     put_state: Put
 
-    def __init__(self, kept: Kept, clock_ns: Callable[[], int]) -> None:
-        self.block = Block(kept)
+    def __init__(self, stored_states: StoredStates, clock_ns: Callable[[], int]) -> None:
+        self.block = Block(stored_states)
         self.hand_over: Callable[[int], None] = lambda waiting: None
-        self._kept = kept
+        self._stored_states = stored_states
         self._clock_ns = clock_ns
         self._waiting: list[Block] = []
         # Fields that are kept as encoded values from the next block on.
@@ -144,7 +145,7 @@ class StepBuffer:
         """Hand the block over to the writer and begin the next one."""
         old = self.block
         step = self.n_steps if first_step is None else first_step
-        block = Block(self._kept)
+        block = Block(self._stored_states)
         if self._episode is not None:
             block.marks.append(Mark(0, self._episode, step, False))
         # Before `block` is replaced: the flusher must not see the new block before the old one.
@@ -181,7 +182,7 @@ class StepBuffer:
         self.put_action = self._fitting("action")
         self.put_obs = self._fitting("obs")
         self.put_reward = self._fitting("reward")
-        is_digested = self._kept == "digest"
+        is_digested = self._stored_states == "digest"
         self.put_state = self._put_first_digest if is_digested else self._fitting("state")
 
     def _fitting(self, name: str) -> Put:

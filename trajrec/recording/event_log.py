@@ -16,7 +16,7 @@ from trajrec.log.columns import Packer
 from trajrec.log.events import Blob
 from trajrec.log.schema import Chunk, EnvRecord, Event, StateRecord
 from trajrec.log.writer import Drained, Durability, LogWriter, OnError, new_log_id
-from trajrec.recording.options import STORED_KEEP_STATES
+from trajrec.recording.options import HEADER_WORDS
 from trajrec.recording.provenance import make_header
 
 HAND_OVER_BYTES = 1 << 18
@@ -53,7 +53,7 @@ class EventLog:
             created_ns=time.time_ns(),
             env=no_env,
             state=StateRecord(),
-            record=STORED_KEEP_STATES["auto"],
+            record=HEADER_WORDS["auto"],
         )
         self.log_id = header.log_id
         self.path = folder / f"{header.log_id}.trj"

@@ -11,13 +11,17 @@ from trajrec.protocols import StateAdapter, Verifier
 from trajrec.types import Value
 
 KeepStates = Literal["auto", "all", "digests"]
+"""The option `keep_states`."""
 
-STORED_KEEP_STATES: dict[KeepStates, str] = {
+StoredStates = Literal["every", "digest", "none"]
+"""The states that a log has: each one, the digests, or none; see `StateRecord.keep`."""
+
+HEADER_WORDS: dict[KeepStates, str] = {
     "auto": "default",
     "all": "full",
     "digests": "minimal",
 }
-"""`keep_states` -> the word for it in a log's header (field `record`), which is older."""
+"""`keep_states` -> the word that log format 1 has for it in a header, in the field `record`."""
 
 
 class RecordOptions(TypedDict, total=False):
@@ -66,21 +70,19 @@ class LogOrigin(NamedTuple):
     parent: Header | None = None
 
 
-def stored_keep_states(keep_states: KeepStates) -> str:
+def header_word(keep_states: KeepStates) -> str:
     """Return the word for `keep_states` in a log's header.
 
     Raises:
         ValueError: `keep_states` is none of the three words.
     """
-    if keep_states not in STORED_KEEP_STATES:
+    if keep_states not in HEADER_WORDS:
         raise ValueError(f"keep_states must be 'auto', 'all' or 'digests', got {keep_states!r}")
-    return STORED_KEEP_STATES[keep_states]
+    return HEADER_WORDS[keep_states]
 
 
-def kept_states(
-    adapter: StateAdapter | None, keep_states: KeepStates
-) -> Literal["every", "digest", "none"]:
-    """Return the states that a log keeps: each one, the digests, or none if no adapter fits."""
+def stored_states(adapter: StateAdapter | None, keep_states: KeepStates) -> StoredStates:
+    """Return the states that a log has: each one, the digests, or none if no adapter fits."""
     if adapter is None:
         return "none"
     if keep_states == "auto":

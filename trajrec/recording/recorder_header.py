@@ -9,7 +9,7 @@ from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import new_log_id
 from trajrec.protocols import StateAdapter
 from trajrec.recording.env_record import describe_env
-from trajrec.recording.options import KeepStates, LogOrigin, kept_states, stored_keep_states
+from trajrec.recording.options import KeepStates, LogOrigin, header_word, stored_states
 from trajrec.recording.provenance import make_header
 from trajrec.types import AnyEnv, Value
 
@@ -28,14 +28,14 @@ def recorder_header(
         ValueError: `keep_states` is none of its three words.
         EncodeError: The interface is no plain data.
     """
-    stored_word = stored_keep_states(keep_states)
+    stored_word = header_word(keep_states)
     clock_ns = origin.clock_ns or time.time_ns
     if origin.parent is None:
         env_record = describe_env(env)
         state_record = StateRecord(
             adapter="" if adapter is None else adapter.name,
             version=0 if adapter is None else adapter.version,
-            keep=kept_states(adapter, keep_states),
+            keep=stored_states(adapter, keep_states),
         )
     else:
         # The environment of a branch may be a stand-in that plays back the branch's steps. The log

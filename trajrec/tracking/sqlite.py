@@ -14,7 +14,7 @@ from trajrec.values.diff import Change
 SCHEMA = "sqlite_schema"
 """SQLite's table of its tables. Its name is also the key of the schema in a database's value."""
 
-Rows = dict[str, dict[str, Any]]
+TableRows = dict[str, dict[str, Any]]
 """Key of a row -> column -> value."""
 
 
@@ -120,7 +120,7 @@ class Database:
         for sql in triggers.values():
             connection.execute(sql)
 
-    def _write_rows(self, connection: sqlite3.Connection, table: str, rows: Rows) -> None:
+    def _write_rows(self, connection: sqlite3.Connection, table: str, rows: TableRows) -> None:
         connection.execute(f"DELETE FROM {_quoted(table)}")
         has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(table)})"))
         for key, row in rows.items():
@@ -149,7 +149,7 @@ class Database:
                 value[name] = self._rows(name)
         return value
 
-    def _rows(self, table: str) -> Rows:
+    def _rows(self, table: str) -> TableRows:
         quoted = _quoted(table)
         # Columns of table_info: cid, name, type, notnull, default, number in the primary key or 0.
         columns = self._run(f"PRAGMA table_info({quoted})")
