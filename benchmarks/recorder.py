@@ -117,7 +117,7 @@ def table(index: int, scenario: Scenario, arms: list[type[Arm]], repetitions: in
 
 def compacted() -> None:
     """Print the bytes a step of 500-step CartPole episodes after compaction."""
-    from trajrec.log.repair import compact
+    from trajrec.log.compaction import compact
 
     with tempfile.TemporaryDirectory() as folder:
         env = trajrec.record(SCENARIOS[0].make(), folder)

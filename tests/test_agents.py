@@ -799,7 +799,8 @@ def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
 def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_loss(
     tmp_path: Path,
 ) -> None:
-    from trajrec.log.repair import compact, recover
+    from trajrec.log.compaction import compact
+    from trajrec.log.repair import recover
 
     for task in range(3):
         solve(tmp_path, task)

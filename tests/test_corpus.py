@@ -218,7 +218,7 @@ def test_a_deleted_log_and_a_replaced_one_leave_no_rows_behind(tmp_path: Path) -
         assert corpus.sql(
             "SELECT DISTINCT env_id FROM steps JOIN episodes USING (episode_id)"
         ).fetchall() == [("Taxi-v4",)]
-        from trajrec.log.repair import compact
+        from trajrec.log.compaction import compact
 
         compact(second)
         assert corpus.sql("SELECT count(*), count(DISTINCT step) FROM steps").fetchall() == [

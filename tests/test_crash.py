@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,8 +23,9 @@ from tiers import Share, suite
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError, LogWriteError
+from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
-from trajrec.log.repair import compact, recover
+from trajrec.log.repair import recover
 from trajrec.values.diff import is_same
 
 Rows = dict[int, tuple[Any, ...]]
@@ -286,6 +288,16 @@ def test_compacting_keeps_every_value_and_saves_bytes(env_id: str, tmp_path: Pat
     with LogReader(env.path) as reader:
         assert is_same([Episode(reader, k).states for k in range(12)], states)
     assert compact(env.path).size_after == result.size_after
+
+
+def test_a_log_with_a_score_that_is_nan_can_be_compacted(tmp_path: Path) -> None:
+    def score(*_: Any) -> trajrec.Verdict:
+        return trajrec.Verdict(None, math.nan)
+
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, checks=[score])
+    run(env, 3)
+    env.close()
+    assert compact(env.path).chunks_after == 1
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import EncodeError, LogFormatError, LogWriteError
 from trajrec.log import columns, frames
 from trajrec.log.columns import Packer
+from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
-from trajrec.log.repair import compact
 from trajrec.log.rows import ColumnRows
 from trajrec.recording.blocks import BLOCK_BYTES
 from trajrec.values import codec

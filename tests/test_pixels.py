@@ -308,7 +308,7 @@ def test_frames_are_compared_as_they_come_over_chunks_and_a_changed_point_is_fou
 def test_a_camera_that_reuses_its_buffer_is_recorded_losslessly_before_and_after_compaction(
     tmp_path, noisy
 ):
-    from trajrec.log.repair import compact
+    from trajrec.log.compaction import compact
 
     env, seen = trajrec.record(Screen(noisy), tmp_path), []
     for episode in range(8):

@@ -320,7 +320,7 @@ def recover(arguments: argparse.Namespace) -> int:
 
 def compact(arguments: argparse.Namespace) -> int:
     """Compact what is sealed."""
-    from trajrec.log.repair import compact as compact_log
+    from trajrec.log.compaction import compact as compact_log
 
     return _each_log(arguments, compact_log)
 

@@ -234,7 +234,7 @@ class LogReader:
         try:
             frames.check_signature(self._data, self.path)
         except LogFormatError as exc:
-            # A few flipped bytes at the front do not make the rest unreadable; a foreign file has no frames.
+            # Flipped bytes at the front do not make the rest unreadable; foreign files have no frames.
             is_newer = "newer" in str(exc)
             has_frames = any(isinstance(item, Frame) for item in frames.scan(self._data, 0))
             if is_newer or not has_frames:
