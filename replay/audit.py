@@ -1,4 +1,4 @@
-"""A recorder that has a sample of its episodes replayed in another process while it goes on, and says what does not hold."""
+"""Record episodes and replay a sample of them meanwhile, in another process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Unpack
 
 import cloudpickle
 
@@ -22,33 +22,41 @@ from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
 from trajrec.replay.processes.workers import Worker
 from trajrec.replay.replayer import Replayer
+from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.version import __version__
 
 CHECK_ID = "trajrec/replay"
+
+# The longest wait for open replays when the recorder is closed: a training run must end although
+# the environment of a replay hangs.
 WAIT_S = 60.0
 
 
 class AuditedRecorder(Recorder):
-    """See `Recorder`.
+    """A recorder that replays a sample of its episodes in another process.
 
-    What a replay finds is appended as a post-hoc check of the episode, "trajrec/replay", in a log of its own; what diverged is
-    a warning too. Episodes that are still being replayed at `close` are waited for, up to a minute.
+    The result of each replay is appended as the post-hoc check "trajrec/replay" of the episode, in
+    a log of its own. An episode that diverged or was refused also causes a warning. `close` waits
+    up to a minute for the open replays.
 
     Args:
-        env: The environment; it must be one that can be made from its log.
+        env: The environment. A replay makes another one from the log.
         folder: The corpus.
         audit: The share of episodes to replay, in (0, 1].
         allow: Module prefixes that may be imported because the log names them.
-        options: See `Recorder`.
+        **options: See `RecordOptions`.
 
     Attributes:
-        audits: Reports of the replays, so far.
+        audits: The reports of the replays up to now.
+
+    Raises:
+        ValueError: `audit` is outside (0, 1].
     """
 
     def __init__(
         self,
-        env: Any,
+        env: AnyEnv,
         folder: str | Path,
         *,
         audit: float,
@@ -59,77 +67,81 @@ class AuditedRecorder(Recorder):
             raise ValueError(f"audit must be in (0, 1], got {audit!r}")
         super().__init__(env, folder, **options)
         self.audits: list[ReplayReport] = []
-        self._share, self._draw = audit, random.Random(self._log_id)
+        self._share = audit
+        # Seeded by the log's id: each recorder of a run draws other episodes.
+        self._draw = random.Random(self._log_id)
         self._auditor = _Auditor(tuple(allow))
         self._worker: Worker | None = None
         self._has_warned = False
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """See `Recorder`."""
-        found = super().reset(seed=seed, options=options)
+        self, *, seed: int | None = None, options: dict[str, Value] | None = None
+    ) -> tuple[Observation, Info]:
+        """Reset the environment, and perhaps have the episode before replayed."""
+        returned = super().reset(seed=seed, options=options)
         if self._episode:
             self._sample(self._episode - 1)
         self._collect(0.0)
-        return found
+        return returned
 
     def close(self) -> None:
-        """See `Recorder`."""
+        """Close the recorder and the environment; wait for the open replays."""
         was_open = not self._writer.is_closed
         super().close()
         if was_open and self._episode >= 0:
             self._sample(self._episode)
         deadline = time.monotonic() + WAIT_S
-        while self._worker is not None and self._worker.given and time.monotonic() < deadline:
+        while self._worker is not None and self._worker.numbers and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
         if self._worker is not None:
             self._worker.close()
             self._worker = None
 
     def _sample(self, number: int) -> None:
-        """Have an ended episode replayed, by chance."""
+        """Draw whether an ended episode is replayed, and have it replayed."""
         if self._draw.random() >= self._share:
             return
         if not self._writer.is_closed:
             self.flush()
         if self._worker is None:
             self._worker = Worker(cloudpickle.dumps(self._auditor))
-        self._worker.give(
-            number, (EpisodeRef(episode_id(self._log_id, number), self.path.absolute(), number),)
-        )
+        ref = EpisodeRef(episode_id(self._log_id, number), self.path.absolute(), number)
+        self._worker.give(number, (ref,))
 
     def _collect(self, wait_s: float) -> None:
-        """Take in what was found, waiting for it as long as it may."""
+        """Note the reports that have arrived; wait at most `wait_s` seconds for the first."""
         worker = self._worker
-        if worker is None or not worker.given:
+        if worker is None or not worker.numbers:
             return
         if os.name == "posix" and not select.select([worker.out], [], [], wait_s)[0]:
             return
         if os.name != "posix" and not wait_s:
-            return  # pipes cannot be asked there: what was found is taken in at the end
-        found, is_alive = worker.results()
-        for _, report in found:
+            # Pipes cannot be polled there: all reports are collected at the end.
+            return
+        reports, is_alive = worker.results()
+        for _, report in reports:
             self._note(report)
         if not is_alive:
-            lost = len(worker.given)
+            n_lost = len(worker.numbers)
             warnings.warn(
-                f"the process that replays episodes ended {worker.close()}; {lost} were not audited",
+                f"the process that replays episodes ended {worker.close()}; "
+                f"{n_lost} episodes were not audited",
                 stacklevel=3,
             )
             self._worker = None
 
     def _note(self, report: ReplayReport | Exception) -> None:
+        """Append a report to the corpus, and warn if the episode does not replay."""
         if isinstance(report, Exception):
+            # Once: the same reason applies to each episode of this environment.
             if not self._has_warned:
                 self._has_warned = True
                 warnings.warn(f"episodes cannot be audited: {report}", stacklevel=4)
             return
         self.audits.append(report)
-        holds = report.grade in ("exact", "state")
-        evidence = codec.encode({"grade": report.grade, "report": str(report)})
-        sink = open_event_log(self.path.parent, "raise", "process")
-        sink.add(
+        is_same = report.grade in ("exact", "state")
+        log = open_event_log(self.path.parent, "raise", "process")
+        log.add(
             PostHocCheck(
                 episode=-1,
                 target=report.episode_id,
@@ -139,23 +151,23 @@ class AuditedRecorder(Recorder):
                 version=__version__,
                 family="environmental",
                 status="ok",
-                verdict=holds,
+                verdict=is_same,
                 score=None,
-                evidence_data=evidence,
+                evidence_data=codec.encode({"grade": report.grade, "report": str(report)}),
                 code_digest=None,
                 state_digest=None,
             )
         )
-        if not holds:
+        if not is_same:
             warnings.warn(f"this episode does not replay: {report}", stacklevel=4)
 
 
 class _Auditor:
-    """What the other process does with an episode."""
+    """The function of the other process."""
 
     def __init__(self, allow: tuple[str, ...]) -> None:
         self._allow = allow
 
-    def __call__(self, place: tuple[EpisodeRef, ...]) -> ReplayReport:
+    def __call__(self, refs: tuple[EpisodeRef, ...]) -> ReplayReport:
         with Replayer(allow=self._allow) as replayer:
-            return replayer.replay(EpisodeLoader().read(place))
+            return replayer.replay(EpisodeLoader().read(refs))

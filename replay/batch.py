@@ -1,4 +1,4 @@
-"""Many episodes replayed: one after the other, or by several processes; the same reports in the same order either way."""
+"""Replay many episodes, one after the other or in several processes, with the same reports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_a
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 from trajrec.replay.replayer import Replayer
 
+# Episodes that an environment is kept for. The number is the same for any number of processes, so
+# that reports are the same too: an environment that carries state over diverges at the same places.
 CHUNK = 128
-"""Episodes that an environment is kept for: the same whatever the number of processes, so that reports are too."""
 
 
 def replay_episodes(
@@ -43,6 +44,9 @@ def replay_episodes(
             logs under the same paths.
         **options: See `ReplayOptions`.
 
+    Yields:
+        One report for each episode, in the order of the episodes.
+
     Raises:
         TypeError: An environment or world object is given with several processes.
         ValueError: `jobs` is less than 1.
@@ -59,44 +63,46 @@ def replay_episodes(
             "env and world must be functions that make one if jobs > 1: "
             "an object cannot be sent to other processes"
         )
-    work = functools.partial(_replay_places, EpisodeLoader(), env, world, config)
-    places = ([refs_with_ancestors(episode) for episode in chunk] for chunk in _chunks(episodes))
-    sent, kept = itertools.tee(places)
+    work = functools.partial(_replay_refs, EpisodeLoader(), env, world, config)
+    chunks = ([refs_with_ancestors(episode) for episode in chunk] for chunk in _chunks(episodes))
+    # A chunk is needed again if its worker ended.
+    sent, kept = itertools.tee(chunks)
     if backend == "ray":
         from trajrec.replay.processes.ray import map_on_ray
 
         results = map_on_ray(work, sent, jobs)
     else:
         results = map_ordered(work, sent, jobs)
-    for chunk_of_places, found in zip(kept, results, strict=True):
-        yield from (
-            _one_by_one(chunk_of_places, work, jobs, found.why)
-            if isinstance(found, WorkerDied)
-            else found
-        )
+    for chunk_refs, result in zip(kept, results, strict=True):
+        if isinstance(result, WorkerDied):
+            yield from _replay_one_by_one(chunk_refs, work, jobs)
+        else:
+            yield from result
 
 
-def _one_by_one(
-    places: list[tuple[EpisodeRef, ...]],
+def _replay_one_by_one(
+    chunk: list[tuple[EpisodeRef, ...]],
     work: Callable[[list[tuple[EpisodeRef, ...]]], list[ReplayReport]],
     jobs: int,
-    why: str,
 ) -> Iterator[ReplayReport]:
-    """Replay what ended a process, each episode in one of its own: so only those that end it are refused."""
-    for place, found in zip(
-        places, map_ordered(work, ([place] for place in places), jobs), strict=True
-    ):
-        yield (refusal(place[0].id, found.why) if isinstance(found, WorkerDied) else found[0])
+    """Replay the episodes of a chunk that ended a worker, and refuse those that end another one."""
+    results = map_ordered(work, ([refs] for refs in chunk), jobs)
+    for refs, result in zip(chunk, results, strict=True):
+        if isinstance(result, WorkerDied):
+            yield refusal(refs[0].id, result.why)
+        else:
+            yield from result
 
 
-def _replay_places(
-    places: EpisodeLoader,
+def _replay_refs(
+    loader: EpisodeLoader,
     env: EnvOrFactory,
     world: WorldOrFactory,
     config: ReplayConfig,
     chunk: list[tuple[EpisodeRef, ...]],
 ) -> list[ReplayReport]:
-    return list(_replay((places.read(place) for place in chunk), env, world, config))
+    """Replay a chunk: the work of another process."""
+    return list(_replay((loader.read(refs) for refs in chunk), env, world, config))
 
 
 def _replay(
@@ -107,6 +113,9 @@ def _replay(
 
 
 def _chunks(episodes: Iterable[Episode]) -> Iterator[Iterator[Episode]]:
-    """Yield runs of episodes, each read when it is asked for: an episode of frames may be large."""
+    """Yield chunks of episodes, whose episodes are read when they are asked for.
+
+    A list of episodes of frames would fill the memory.
+    """
     for _, numbered in itertools.groupby(enumerate(episodes), lambda pair: pair[0] // CHUNK):
         yield (episode for _, episode in numbered)

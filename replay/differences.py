@@ -1,193 +1,260 @@
-"""Where two recorded episodes begin to differ: in what was done, in what was seen, in the state, in how they ended."""
+"""Find the first difference between two recorded episodes, separately for each kind of field."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
+from trajrec.corpus.transcript import Attempt
+from trajrec.log.schema import Failure
 from trajrec.replay.execute.report import short
+from trajrec.types import Value
 from trajrec.values.diff import first_change
 
 
 @dataclass(frozen=True)
 class EpisodeDifference:
-    """The first difference of one kind.
+    """The first difference of one kind between two episodes.
 
     Attributes:
-        step: The step, from 0; -1 for what was before the first.
-        field: Where in it: "action", "call", "failure", "observation", "result", "reward", "info", "state" or "end", with
-            the path below.
-        a: What the first episode has there.
-        b: What the second has.
+        step: The step, from 0; -1 is the reset.
+        field: The kind, "action", "call", "failure", "observation", "result", "reward", "info",
+            "state" or "end", with the path to the value below: "observation/2".
+        a: The value of the first episode.
+        b: The value of the second episode.
     """
 
     step: int
     field: str
-    a: Any
-    b: Any
+    a: Value
+    b: Value
 
     def __str__(self) -> str:
-        where = "before step 0" if self.step < 0 else f"step {self.step}"
-        return f"{where}, {self.field}: {short(self.a)} | {short(self.b)}"
+        step = "before step 0" if self.step < 0 else f"step {self.step}"
+        return f"{step}, {self.field}: {short(self.a)} | {short(self.b)}"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as plain data."""
+    def as_dict(self) -> dict[str, Value]:
+        """Return the difference as plain data."""
         return {"step": self.step, "field": self.field, "a": short(self.a), "b": short(self.b)}
 
 
 def first_difference(a: Episode, b: Episode) -> list[EpisodeDifference]:
-    """Return the first difference of each kind, by step; nothing where two episodes are the same.
+    """Return the first difference of each kind between two episodes.
 
-    Of a fork and its parent, what both have is compared from the fork's step on: before it they are one.
+    Args:
+        a: An episode.
+        b: Another one. Values before the first step that both have, as a fork and its parent share
+            them, are not compared.
+
+    Returns:
+        The differences by step; empty if the episodes are the same.
 
     Raises:
-        ValueError: One is an agent's, the other an environment's.
+        ValueError: One episode is an agent's and the other an environment's.
     """
     if a.is_agent_episode != b.is_agent_episode:
+        agents = a if a.is_agent_episode else b
         raise ValueError(
-            f"episode {(a if a.is_agent_episode else b).id} is an agent's and the other an environment's"
+            "a and b must both be episodes of agents or of environments, got "
+            f"an agent's episode ({agents.id}) and an environment's"
         )
-    found = [*(_of_agents(a, b) if a.is_agent_episode else _of_environments(a, b)), *_ends(a, b)]
-    return sorted(found, key=lambda difference: difference.step)
+    found = _agent_differences(a, b) if a.is_agent_episode else _env_differences(a, b)
+    return sorted([*found, *_end_differences(a, b)], key=lambda difference: difference.step)
 
 
-def _of_environments(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
-    actions = [
+class _SharedRows(NamedTuple):
+    """The rows that two episodes have for the same steps.
+
+    Attributes:
+        steps: The steps.
+        a: The row of each step in the first episode.
+        b: The row of each step in the second episode.
+    """
+
+    steps: list[int]
+    a: list[int]
+    b: list[int]
+
+    def first_difference(
+        self, field: str, a: Sequence[Value], b: Sequence[Value]
+    ) -> Iterator[EpisodeDifference]:
+        """Yield the first difference of a field, given the values of each episode by row."""
+        values_a = [a[row] for row in self.a]
+        values_b = [b[row] for row in self.b]
+        return _first(field, self.steps, values_a, values_b)
+
+
+def _env_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
+    # Actions are compared from step 0 on: those before a fork are its parent's.
+    actions_a, actions_b = (
         [action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)
-    ]
-    yield from _first("action", itertools.count(), *actions)
+    )
+    yield from _first("action", itertools.count(), actions_a, actions_b)
     start = max(a.first_step, b.first_step)
-    failures = [
-        {
-            f.step: f"{f.error_type}: {f.message}"
-            for f in e.failures
-            if f.phase == "step" and f.step >= start
-        }
-        for e in (a, b)
-    ]
-    raised = sorted(failures[0].keys() | failures[1].keys())
+    failures_a = _failures_from(a, start)
+    failures_b = _failures_from(b, start)
+    failed_steps = sorted(failures_a.keys() | failures_b.keys())
     yield from _first(
         "failure",
-        raised,
-        *([found.get(step, "no exception") for step in raised] for found in failures),
+        failed_steps,
+        [failures_a.get(step, "no exception") for step in failed_steps],
+        [failures_b.get(step, "no exception") for step in failed_steps],
     )
-    steps, *rows = _common(a.step_numbers, b.step_numbers, start)
-    after, *seen = _seen(a, b, start)
-    yield from _first(
-        "observation", after, *_picked(a.observation_values, b.observation_values, seen)
-    )
-    yield from _first("reward", steps, *_picked(a.reward_values, b.reward_values, rows))
+    steps = _shared_steps(a, b, start)
+    observed = _shared_observations(a, b, start, steps)
+    yield from observed.first_difference("observation", a.observation_values, b.observation_values)
+    yield from steps.first_difference("reward", a.reward_values, b.reward_values)
     if a.fork is None and b.fork is None:
         yield from _first("info", [-1], [a.reset_info], [b.reset_info])
     if a.has_infos or b.has_infos:
-        yield from _first("info", steps, *_picked(a.infos, b.infos, rows))
-    digests = [episode.state_digests for episode in (a, b)]
-    if digests[0] is not None and digests[1] is not None:
-        for difference in _first(
-            "state", after, *_picked(digests[0].tolist(), digests[1].tolist(), seen)
-        ):
-            yield _state(a, b, difference, *(found[after.index(difference.step)] for found in seen))
+        yield from steps.first_difference("info", a.infos, b.infos)
+    yield from _state_difference(a, b, observed)
 
 
-def _common(a: Any, b: Any, start: int) -> tuple[list[int], list[int], list[int]]:
-    """Return the steps from one on that both have a row of, and their rows in each: a step that raised has none."""
-    steps, *rows = np.intersect1d(a, b, assume_unique=True, return_indices=True)
-    first = int(np.searchsorted(steps, start))
-    return steps[first:].tolist(), rows[0][first:].tolist(), rows[1][first:].tolist()
+def _failures_from(episode: Episode, start: int) -> dict[int, str]:
+    """Return the exceptions of the steps from `start` on, by step."""
+
+    def text(failure: Failure) -> str:
+        return f"{failure.error_type}: {failure.message}"
+
+    return {
+        failure.step: text(failure)
+        for failure in episode.failures
+        if failure.phase == "step" and failure.step >= start
+    }
 
 
-def _seen(a: Episode, b: Episode, start: int) -> tuple[list[int], list[int], list[int]]:
-    """Return the steps after which both have an observation and a state, the one before the first step in front, and the rows
-    of these in each."""
-    steps, *rows = _common(a.step_numbers, b.step_numbers, start)
-    firsts = []
-    for found, episode in zip(rows, (a, b), strict=True):
-        found[:] = [row + episode.has_reset for row in found]
-        firsts.append(int(np.searchsorted(episode.step_numbers, start)) - (not episode.has_reset))
-    if min(firsts) >= 0:
-        return [start - 1, *steps], [firsts[0], *rows[0]], [firsts[1], *rows[1]]
-    return steps, rows[0], rows[1]
+def _shared_steps(a: Episode, b: Episode, start: int) -> _SharedRows:
+    """Return the rows of the steps from `start` on that both episodes have.
 
-
-def _picked(a: list[Any], b: list[Any], rows: Sequence[list[int]]) -> tuple[list[Any], list[Any]]:
-    found = [[values[row] for row in of_it] for values, of_it in zip((a, b), rows, strict=True)]
-    return found[0], found[1]
-
-
-def _state(
-    a: Episode, b: Episode, difference: EpisodeDifference, row: int, other: int
-) -> EpisodeDifference:
-    """Return a difference of digests as one of states, where both are stored whole."""
-    if row in a.states and other in b.states:
-        change = first_change(a.states[row], b.states[other])
-        if change is not None:
-            field = f"state/{change.path}" if change.path else "state"
-            return EpisodeDifference(difference.step, field, change.before, change.after)
-    return EpisodeDifference(
-        difference.step, "state", f"digest {difference.a}", f"digest {difference.b}"
+    A step that raised has no row.
+    """
+    steps, rows_a, rows_b = np.intersect1d(
+        a.step_numbers, b.step_numbers, assume_unique=True, return_indices=True
     )
+    first = int(np.searchsorted(steps, start))
+    return _SharedRows(steps[first:].tolist(), rows_a[first:].tolist(), rows_b[first:].tolist())
 
 
-def _of_agents(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
-    attempts = [episode.transcript.attempts for episode in (a, b)]
-    n = min(map(len, attempts))
-    for kind, value in (
-        ("call", lambda attempt: {"tool": attempt.tool, "arguments": attempt.arguments}),
-        ("result", lambda attempt: attempt.end.message if attempt.has_failed else attempt.result),
-        (
-            "state",
-            lambda attempt: [
-                [part, *map(list, changes)] for part, changes in attempt.changes.items()
-            ],
-        ),
-    ):
-        for x, y in zip(*attempts, strict=False):
-            change = first_change(value(x), value(y))
+def _shared_observations(a: Episode, b: Episode, start: int, shared: _SharedRows) -> _SharedRows:
+    """Return the rows of observations and states: those before step `start`, and after each step."""
+    # The observation of the reset stands before those of the steps.
+    rows_a = [row + a.has_reset for row in shared.a]
+    rows_b = [row + b.has_reset for row in shared.b]
+    before_a, before_b = (
+        int(np.searchsorted(episode.step_numbers, start)) - (not episode.has_reset)
+        for episode in (a, b)
+    )
+    if before_a < 0 or before_b < 0:
+        # A damaged log has lost the observation before step `start`.
+        return _SharedRows(shared.steps, rows_a, rows_b)
+    return _SharedRows([start - 1, *shared.steps], [before_a, *rows_a], [before_b, *rows_b])
+
+
+def _state_difference(a: Episode, b: Episode, observed: _SharedRows) -> Iterator[EpisodeDifference]:
+    """Yield the first difference of states: by value if both are stored whole, else by digest."""
+    if a.state_digests is None or b.state_digests is None:
+        return
+    differences = observed.first_difference(
+        "state", a.state_digests.tolist(), b.state_digests.tolist()
+    )
+    for difference in differences:
+        position = observed.steps.index(difference.step)
+        row_a = observed.a[position]
+        row_b = observed.b[position]
+        change = None
+        if row_a in a.states and row_b in b.states:
+            change = first_change(a.states[row_a], b.states[row_b])
+        if change is None:
+            digest_a = f"digest {difference.a}"
+            yield EpisodeDifference(difference.step, "state", digest_a, f"digest {difference.b}")
+        else:
+            field = _joined("state", change.path)
+            yield EpisodeDifference(difference.step, field, change.before, change.after)
+
+
+def _agent_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
+    attempts_a = a.transcript.attempts
+    attempts_b = b.transcript.attempts
+    kinds: tuple[tuple[str, Callable[[Attempt], Value]], ...] = (
+        ("call", _call),
+        ("result", _result),
+        ("state", _state_changes),
+    )
+    for kind, value_of in kinds:
+        for attempt_a, attempt_b in zip(attempts_a, attempts_b, strict=False):
+            change = first_change(value_of(attempt_a), value_of(attempt_b))
             if change is not None:
-                yield EpisodeDifference(
-                    x.start.step, f"{kind}/{change.path}".rstrip("/"), change.before, change.after
-                )
+                field = _joined(kind, change.path)
+                step = attempt_a.start.step
+                yield EpisodeDifference(step, field, change.before, change.after)
                 break
-    if len(attempts[0]) != len(attempts[1]):
-        more = attempts[0][n:] or attempts[1][n:]
-        names = [attempt.tool for attempt in more]
+    n_shared = min(len(attempts_a), len(attempts_b))
+    more_a = attempts_a[n_shared:]
+    more_b = attempts_b[n_shared:]
+    if more_a or more_b:
         yield EpisodeDifference(
-            more[0].start.step, "call", *((names, []) if attempts[0][n:] else ([], names))
+            step=(more_a or more_b)[0].start.step,
+            field="call",
+            a=[attempt.tool for attempt in more_a],
+            b=[attempt.tool for attempt in more_b],
         )
 
 
-def _ends(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
-    ends = [{"n_steps": e.n_steps, "ending": e.ending, "outcome": e.outcome} for e in (a, b)]
-    if (
-        a.ending == b.ending
-    ):  # of an episode that was both terminated and truncated it says the first only
-        for end, episode in zip(ends, (a, b), strict=True):
-            found = episode.end
-            end |= (
-                {}
-                if found is None
-                else {"terminated": found.terminated, "truncated": found.truncated}
-            )
-    for name in [name for name in ends[0] if name in ends[1]]:
-        if ends[0][name] != ends[1][name]:
-            yield EpisodeDifference(
-                min(a.n_steps, b.n_steps), f"end/{name}", ends[0][name], ends[1][name]
-            )
+def _call(attempt: Attempt) -> Value:
+    return {"tool": attempt.tool, "arguments": attempt.arguments}
+
+
+def _result(attempt: Attempt) -> Value:
+    if attempt.has_failed:
+        return None if attempt.end is None else attempt.end.message
+    return attempt.result
+
+
+def _state_changes(attempt: Attempt) -> Value:
+    return [[part, *map(list, changes)] for part, changes in attempt.changes.items()]
+
+
+def _end_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
+    end_a = _end(a)
+    end_b = _end(b)
+    if a.ending == b.ending:
+        # An episode that was terminated and truncated has the ending "terminated": only the flags
+        # differ from those of one that was not truncated.
+        end_a |= _flags(a)
+        end_b |= _flags(b)
+    step = min(a.n_steps, b.n_steps)
+    for name in [name for name in end_a if name in end_b]:
+        if end_a[name] != end_b[name]:
+            yield EpisodeDifference(step, f"end/{name}", end_a[name], end_b[name])
+
+
+def _end(episode: Episode) -> dict[str, Value]:
+    return {"n_steps": episode.n_steps, "ending": episode.ending, "outcome": episode.outcome}
+
+
+def _flags(episode: Episode) -> dict[str, Value]:
+    if episode.end is None:
+        return {}
+    return {"terminated": episode.end.terminated, "truncated": episode.end.truncated}
 
 
 def _first(
-    field: str, steps: Iterable[int], a: list[Any], b: list[Any]
+    field: str, steps: Iterable[int], a: Sequence[Value], b: Sequence[Value]
 ) -> Iterator[EpisodeDifference]:
-    for step, x, y in zip(steps, a, b, strict=False):
-        change = first_change(x, y)
+    """Yield the first difference of a field, given the values of both episodes for each step."""
+    for step, value_a, value_b in zip(steps, a, b, strict=False):
+        change = first_change(value_a, value_b)
         if change is not None:
-            yield EpisodeDifference(
-                step, f"{field}/{change.path}".rstrip("/"), change.before, change.after
-            )
+            yield EpisodeDifference(step, _joined(field, change.path), change.before, change.after)
             return
+
+
+def _joined(field: str, path: str) -> str:
+    return f"{field}/{path}" if path else field

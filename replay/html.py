@@ -1,21 +1,36 @@
-"""Pages of HTML that need nothing from elsewhere: what was replayed, for people."""
+"""Write replays as an HTML page that needs no other file."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from trajrec.replay.execute.report import ReplayReport, ReplaySummary, short
+from trajrec.types import Value
 
 _STYLE = (
-    "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;color:#1a202c}"
+    "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;"
+    "color:#1a202c}"
     "svg{max-width:100%;height:auto}table{border-collapse:collapse;font-size:12px}"
     "td,th{padding:3px 10px 3px 0;text-align:left;vertical-align:top;border-bottom:1px solid #ddd}"
     ".diverged,.refused{color:#c53030}.exact{color:#2f855a}code{font-size:11px}"
 )
+
+# The grades of a page's rows, the ones to act on first.
 _ORDER = ("diverged", "refused", "partial", "state", "exact")
+
+_COLUMNS = (
+    "episode",
+    "grade",
+    "steps",
+    "first at step",
+    "field",
+    "recorded",
+    "now",
+    "likely cause",
+    "notes",
+)
 
 
 def page(
@@ -23,64 +38,64 @@ def page(
     paragraphs: Sequence[str],
     picture: str,
     names: Sequence[str],
-    rows: Iterable[Sequence[Any]],
+    rows: Iterable[Sequence[Value]],
 ) -> str:
-    """Return a page.
+    """Return a page with a table.
 
     Args:
-        title: Its heading.
-        paragraphs: What is said above.
-        picture: An SVG, or "".
-        names: The table's columns.
-        rows: Its cells; a float is shown with three digits.
+        title: The heading.
+        paragraphs: The text above the table; it is escaped, as the cells are.
+        picture: An SVG, which is not escaped, or "".
+        names: The names of the table's columns.
+        rows: The cells of each row. A float is shown with three digits, None as an empty cell.
     """
-    said = "".join(f"<p>{html.escape(text)}</p>" for text in paragraphs)
+    text = "".join(f"<p>{html.escape(paragraph)}</p>" for paragraph in paragraphs)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-        f"<h1>{html.escape(title)}</h1>{said}{picture}<table><tr>{head}</tr>{body}</table></html>\n"
+        f'<!doctype html><html lang="en"><meta charset="utf-8">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
+        f"<h1>{html.escape(title)}</h1>{text}{picture}"
+        f"<table><tr>{head}</tr>{body}</table></html>\n"
     )
 
 
 def write_html(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
-    """Write replays as a page: a row each, what diverged first.
+    """Write replays as a page with one row for each, those that diverged first.
 
     Args:
-        path: The file.
+        path: The file; it is overwritten.
         reports: The replays.
-        name: What was replayed.
+        name: The name of the replayed corpus.
     """
-    kept = sorted(reports, key=lambda report: _ORDER.index(report.grade))
     summary = ReplaySummary()
     rows = []
-    for report in kept:
+    for report in sorted(reports, key=lambda report: _ORDER.index(report.grade)):
         summary.add(report)
-        d = report.divergence
-        where = (
-            ("", "", "", "", "")
-            if d is None
-            else (d.step, d.field, short(d.expected), short(d.actual), d.cause)
-        )
-        rows.append(
-            (report.episode_id, report.grade, report.n_steps, *where, "; ".join(report.remarks))
-        )
-    names = (
-        "episode",
-        "grade",
-        "steps",
-        "first at step",
-        "field",
-        "recorded",
-        "now",
-        "likely cause",
-        "notes",
-    )
-    path.write_text(page(f"Replay of {name}", [str(summary)], "", names, rows), "utf-8")
+        rows.append(_row(report))
+    text = page(f"Replay of {name}", [str(summary)], "", _COLUMNS, rows)
+    path.write_text(text, "utf-8")
 
 
-def _cell(value: Any) -> str:
-    text = html.escape(
-        f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
-    )
+def _row(report: ReplayReport) -> tuple[Value, ...]:
+    first: tuple[Value, ...] = ("", "", "", "", "")
+    if report.divergence is not None:
+        divergence = report.divergence
+        first = (
+            divergence.step,
+            divergence.field,
+            short(divergence.expected),
+            short(divergence.actual),
+            divergence.cause,
+        )
+    notes = "; ".join(report.remarks)
+    return (report.episode_id, report.grade, report.n_steps, *first, notes)
+
+
+def _cell(value: Value) -> str:
+    text = "" if value is None else str(value)
+    if isinstance(value, float):
+        text = f"{value:.3f}"
+    text = html.escape(text)
+    # A grade is its own class, which has a colour.
     return f'<td class="{text}">{text}</td>' if text in _ORDER else f"<td>{text}</td>"

@@ -1,4 +1,4 @@
-"""The options that every replay takes, and their defaults."""
+"""The options of every replay, and their defaults."""
 
 from __future__ import annotations
 

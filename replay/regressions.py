@@ -1,4 +1,4 @@
-"""Regression of worlds: what of a corpus comes out otherwise on a changed environment, for people and for CI servers."""
+"""Report the episodes that turn out differently on a changed environment or world."""
 
 from __future__ import annotations
 
@@ -12,68 +12,73 @@ from trajrec.corpus.episode import Episode
 from trajrec.replay.execute.report import ReplayReport
 
 
-class Outcome(NamedTuple):
-    """What an episode came to, then and now.
+class EpisodeResult(NamedTuple):
+    """The result of an episode, recorded or replayed.
 
     Attributes:
-        total_reward: Sum of the rewards; None where unknown, as of an agent's episode.
-        ending: terminated, truncated, ...; "" where the recorded actions do not end it now, and of an agent's episode.
+        total_reward: The sum of the rewards; None if unknown, and for agents' episodes.
+        ending: terminated, truncated, ...; "" if the recorded actions do not end the replay, and
+            for agents' episodes.
     """
 
     total_reward: float | None
     ending: str
 
 
-class Regressed(NamedTuple):
-    """An episode that comes out otherwise.
+class Regression(NamedTuple):
+    """An episode that turned out differently.
 
     Attributes:
-        report: Its replay.
-        then: What it came to when it was recorded.
-        now: What it comes to now.
+        report: The replay.
+        recorded: The recorded result.
+        replayed: The result of the replay.
     """
 
     report: ReplayReport
-    then: Outcome
-    now: Outcome
+    recorded: EpisodeResult
+    replayed: EpisodeResult
 
     def __str__(self) -> str:
+        recorded = self.recorded
+        replayed = self.replayed
         parts = [str(self.report)]
-        if self.then.ending != self.now.ending:
-            parts.append(f"ending: then {self.then.ending}, now {self.now.ending or 'not ended'}")
-        if self.then.total_reward != self.now.total_reward:
+        if recorded.ending != replayed.ending:
+            parts.append(f"ending: then {recorded.ending}, now {replayed.ending or 'not ended'}")
+        if recorded.total_reward != replayed.total_reward:
             parts.append(
-                f"total reward: then {_number(self.then.total_reward)}, now {_number(self.now.total_reward)}"
+                f"total reward: then {_number(recorded.total_reward)}, "
+                f"now {_number(replayed.total_reward)}"
             )
         return "; ".join(parts)
 
 
-def outcome_of(episode: Episode) -> Outcome:
-    """Return what an episode came to when it was recorded, as far as a replay can come to it again."""
+def recorded_result(episode: Episode) -> EpisodeResult:
+    """Return the recorded result of an episode, as far as a replay has one too.
+
+    The replay of an agent's episode has none: the agent ended it, and worlds give no rewards.
+    """
     if episode.is_agent_episode:
-        return Outcome(
-            None, ""
-        )  # the agent ended it, and no call of its world does; a world gives no rewards
+        return EpisodeResult(None, "")
     total = episode.total_reward
-    return Outcome(None if math.isnan(total) else total, episode.ending)
+    return EpisodeResult(None if math.isnan(total) else total, episode.ending)
 
 
-def regressed(report: ReplayReport, then: Outcome) -> Regressed | None:
-    """Return what changed of an episode, or None where nothing did."""
-    return (
-        None
-        if report.divergence is None
-        else Regressed(report, then, Outcome(report.total_reward, report.ending))
-    )
+def find_regression(report: ReplayReport, recorded: EpisodeResult) -> Regression | None:
+    """Return the regression of a replay, or None if the replay did not diverge."""
+    if report.divergence is None:
+        return None
+    return Regression(report, recorded, EpisodeResult(report.total_reward, report.ending))
 
 
 def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
-    """Write replays as a JUnit XML file: a test case each; what diverged failed, what was refused is an error.
+    """Write replays as a JUnit XML file for a CI server.
+
+    Each episode is a test case: a failure if it diverged, an error if it was refused.
 
     Args:
-        path: The file.
+        path: The file; it is overwritten.
         reports: The replays.
-        name: Of the suite: what was replayed.
+        name: The name of the test suite: the replayed corpus.
     """
     suite = ElementTree.Element("testsuite", name=name)
     counts = {"tests": 0, "failures": 0, "errors": 0}
@@ -82,17 +87,17 @@ def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
         counts["tests"] += 1
         if report.divergence is not None:
             counts["failures"] += 1
-            ElementTree.SubElement(case, "failure", message=_text(str(report.divergence)))
+            ElementTree.SubElement(case, "failure", message=_xml_text(str(report.divergence)))
         elif report.grade == "refused":
             counts["errors"] += 1
-            ElementTree.SubElement(case, "error", message=_text("; ".join(report.remarks)))
+            ElementTree.SubElement(case, "error", message=_xml_text("; ".join(report.remarks)))
     for key, count in counts.items():
         suite.set(key, str(count))
     ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
 
 
-def _text(text: str) -> str:
-    """Return a text without what XML cannot hold."""
+def _xml_text(text: str) -> str:
+    """Return a text with a question mark for each character that XML cannot contain."""
     return "".join(char if char >= " " or char in "\t\n" else "?" for char in text)
 
 

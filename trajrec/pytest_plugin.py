@@ -1,4 +1,4 @@
-"""Fixtures for pytest: an agent that still behaves as recorded, environments and worlds that still do, each in a line.
+"""Fixtures for pytest: each tests in one line that an agent or environment behaves as recorded.
 
     def test_my_agent_still_behaves_as_recorded(trajrec_rerun):
         my_agent(trajrec_rerun("recordings/refund.trj"))
@@ -6,7 +6,8 @@
     def test_my_world_still_behaves_as_recorded(trajrec_replay):
         trajrec_replay("recordings")
 
-Paths are relative to the test's own file. Nothing of trajrec is imported before a fixture is used.
+Paths are relative to the file of the test. trajrec is imported only when a fixture is used, because
+pytest loads this plugin in every run.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def trajrec_rerun(request: pytest.FixtureRequest) -> Iterator[Callable[[str | Path], Rerun]]:
-    """A function that takes the path of a log with one episode of an agent and returns the episode to run the agent in.
+    """Return a function that opens a recorded agent's episode to run the agent in.
 
-    What the agent does otherwise fails the test, at the first request that differs; so does what it no longer does, at its end.
+    The function takes the path of a log with one episode. The test fails at the agent's first
+    request that differs from the recording, and at the end if the agent made fewer requests.
     """
     from trajrec.replay.agents.rerun import Rerun
 

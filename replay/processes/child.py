@@ -1,4 +1,9 @@
-"""Processes that are spoken to in frames over their stdin and stdout, and that leave nothing behind when they are ended."""
+"""Start Python processes, exchange frames with them, and end them with all that they started.
+
+Frames travel over the stdin and stdout of a process: the length (8 bytes, little end first), then
+the data. The environment in the process gets an empty stdin, and stderr as its stdout: programs
+that it starts inherit both, and would otherwise read or write frames.
+"""
 
 from __future__ import annotations
 
@@ -12,96 +17,108 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import cloudpickle
 
 from trajrec.replay.processes.registry import register, registered
+from trajrec.types import Value
 
 LENGTH = struct.Struct("<Q")
 
+# The most that is read from a pipe at once. A pipe of Linux holds 64 KiB unless it was enlarged.
+READ_BYTES = 1 << 20
+
+# ADDR_NO_RANDOMIZE of <sys/personality.h> and PR_SET_PDEATHSIG of <sys/prctl.h>.
 _NO_RANDOM_ADDRESSES = 0x0040000
 _SET_PARENT_DEATH_SIGNAL = 1
+
+# Looked up once, before forking: each forked child that did so would copy a hundred pages of memory.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-"""Looked up once: each forked child that did so would copy a hundred pages of its own."""
 
 
 class SubprocessError(Exception):
-    """A function could not be called in another process, or raised there."""
+    """A function could not be sent to another process, or raised there."""
 
 
 def call_in_subprocess(
-    function: Callable[..., Any],
-    *arguments: Any,
+    function: Callable[..., Value],
+    *arguments: Value,
     settings: dict[str, str] | None = None,
     folder: str | None = None,
     fixed_addresses: bool = False,
-) -> Any:
-    """Return what a function returns in a fresh process of its own.
+) -> Value:
+    """Call a function in a fresh process and return its result.
 
     Args:
-        function: Sent by name or by value, as its arguments are.
-        arguments: Its arguments.
-        settings: Environment variables of the process; an empty one is left out.
-        folder: Its working folder; by default this one's.
-        fixed_addresses: Whether its addresses are not drawn (Linux).
+        function: The function; pickled by name or by value, as its arguments are.
+        arguments: The arguments of the function.
+        settings: Environment variables of the process in addition to those of this one. A variable
+            with an empty value is removed.
+        folder: The working folder of the process; None for the folder of this process.
+        fixed_addresses: Whether the process gets the same memory addresses each time (Linux only).
 
     Raises:
-        ElsewhereError: It cannot be sent, or raised there.
+        SubprocessError: The function cannot be pickled, raised, or ended the process. The message
+            has the last line of the process's stderr.
     """
-    wanted = settings or {}
+    changes = settings or {}
     variables = {
         name: value
-        for name, value in {**os.environ, **wanted}.items()
-        if value or name not in wanted
+        for name, value in {**os.environ, **changes}.items()
+        if value or name not in changes
     }
+    # Absolute: the process may have another working folder.
     paths = [os.path.abspath(path) for path in sys.path]
     try:
-        sent = (
-            pickle.dumps(paths)
-            + pickle.dumps(registered())
-            + cloudpickle.dumps((function, arguments))
-        )
+        call = cloudpickle.dumps((function, arguments))
     except Exception as exc:
         raise SubprocessError(f"it cannot be sent to another process: {exc}") from exc
-    # Files, not pipes: how much comes at a time would decide where the process puts things, and a pipe that a process of its
-    # own inherits stays open for as long as that one runs.
+    # Files and no pipes. The sizes in which a pipe delivers its data would decide the memory
+    # addresses in the process, and a program that the environment starts would hold a pipe open
+    # for as long as it runs.
     with (
-        tempfile.TemporaryFile() as file,
-        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as request,
+        tempfile.TemporaryFile() as reply,
         tempfile.TemporaryFile() as errors,
     ):
-        file.write(sent)
-        file.seek(0)
+        request.write(pickle.dumps(paths) + pickle.dumps(registered()) + call)
+        request.seek(0)
         process = subprocess.Popen(
             [sys.executable, "-c", "from trajrec.replay.processes.child import answer; answer()"],
-            stdin=file,
-            stdout=out,
+            stdin=request,
+            stdout=reply,
             stderr=errors,
             cwd=folder,
             env=variables,
-            start_new_session=True,  # so that what it started can be ended with it
+            # A session of its own, so that all that it started can be ended with it.
+            start_new_session=True,
             preexec_fn=_fix_addresses if fixed_addresses and sys.platform == "linux" else None,
         )
         try:
             status = process.wait()
         finally:
             _end(process)
-        out.seek(0)
-        errors.seek(0)
-        answered = out.read()
-        if status or not answered:
+        reply.seek(0)
+        result = reply.read()
+        if status or not result:
+            errors.seek(0)
             lines = errors.read().decode(errors="replace").strip().splitlines()
             raise SubprocessError(
                 lines[-1] if lines else f"its process ended with status {status} and no result"
             )
-    return pickle.loads(answered)
+    return pickle.loads(result)
 
 
 def answer() -> None:
-    """Call the function that stdin brings; write what it returns to stdout."""
+    """Call the function that stdin contains, and write its result to stdout.
+
+    This is the main function of a process of `call_in_subprocess`.
+    """
     die_with_parent()
     source, out = _take_over_stdio()
+    # In this order: the paths find the modules of the registered environments, which the function
+    # may need when it is unpickled.
     sys.path[:] = pickle.load(source)
     register(pickle.load(source))
     function, arguments = pickle.load(source)
@@ -110,26 +127,33 @@ def answer() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends, however busy it is then (Linux)."""
+    """Have the kernel end this process when its parent ends, even if it is busy (Linux only)."""
     if _PRCTL is not None:
         _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def _take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
-    """Return this process's stdin and stdout. From then on the former is empty and the latter is stderr: what an environment
-    starts inherits them, and would read what is meant for this process, or wait for it."""
-    source, out = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
+    """Return this process's stdin and stdout; leave an empty stdin, and stderr as stdout.
+
+    Programs that an environment starts inherit those: they would read frames that are meant for
+    this process, or wait for one.
+    """
+    source = os.fdopen(os.dup(0), "rb")
+    out = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
     os.dup2(2, 1)
     return source, out
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a process that has a session of its own, and all that it started there."""
+    """End a process that has a session of its own, with all that it started there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
     process.wait()
 
 
@@ -138,11 +162,16 @@ def _fix_addresses() -> None:
 
 
 class ChildProcess:
-    """A Python process of our own.
+    """A Python process that this process started and exchanges frames with.
 
     Args:
-        entry: "module:function" of trajrec that it runs; see `Caller` for its side.
-        settings: Environment variables for it.
+        entry: The main function of the process, "module:function"; it talks to this process
+            through a `ChildChannel`.
+        settings: Environment variables in addition to those of this process.
+
+    Attributes:
+        process: The process.
+        out: The end of its stdout that this process reads; a selector can wait for it.
     """
 
     def __init__(self, entry: str, settings: dict[str, str] | None = None) -> None:
@@ -151,70 +180,90 @@ class ChildProcess:
             [sys.executable, "-c", f"from {module} import {function}; {function}()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # so that it and all that it forks can be ended together
+            # A session of its own, so that all that it forked can be ended with it.
+            start_new_session=True,
             env={**os.environ, **(settings or {})},
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self._input, self.out = self.process.stdin, self.process.stdout
+        self._input = self.process.stdin
+        self.out = self.process.stdout
         self._received = bytearray()
         self.send(pickle.dumps(sys.path))
         self.send(registered())
 
     def send(self, data: bytes) -> None:
-        """Send a frame; where the process is gone, that is seen when it is received from."""
+        """Send a frame. If the process has ended, `receive` tells it."""
         with contextlib.suppress(BrokenPipeError):
             self._input.write(LENGTH.pack(len(data)) + data)
             self._input.flush()
 
-    def receive(self) -> tuple[list[Any], bool]:
-        """Return the objects that have come, and whether more may come. Waits where nothing has."""
-        data = os.read(self.out.fileno(), 1 << 20)
+    def receive(self) -> tuple[list[Value], bool]:
+        """Wait for data.
+
+        Returns:
+            The objects that have arrived whole, and whether the process can send more.
+        """
+        data = os.read(self.out.fileno(), READ_BYTES)
         self._received += data
-        found = []
+        objects = []
         while len(self._received) >= LENGTH.size:
             (size,) = LENGTH.unpack_from(self._received)
-            if len(self._received) < LENGTH.size + size:
+            end = LENGTH.size + size
+            if len(self._received) < end:
                 break
-            found.append(pickle.loads(bytes(self._received[LENGTH.size : LENGTH.size + size])))
-            del self._received[: LENGTH.size + size]
-        return found, bool(data)
+            objects.append(pickle.loads(bytes(self._received[LENGTH.size : end])))
+            del self._received[:end]
+        return objects, bool(data)
 
     def close(self) -> str:
-        """End the process and all that it forked; return how it had ended by itself, if it had."""
+        """End the process and all that it forked; return how it ended."""
         status = self.process.poll()
         _end(self.process)
         with contextlib.suppress(BrokenPipeError):
             self._input.close()
         self.out.close()
+        # The status from before the kill, if the process had ended by itself.
         status = self.process.returncode if status is None else status
         return f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
 
 
 class ChildChannel:
-    """The other side: what a child that `ChildProcess` started says it to. Stdin and stdout are not the environment's."""
+    """The child's side of a `ChildProcess`: receives and sends frames.
+
+    Creating it takes over stdin and stdout, so that the environment cannot use them.
+    """
 
     def __init__(self) -> None:
         die_with_parent()
         self._source, self._out = _take_over_stdio()
         if hasattr(os, "register_at_fork"):
-            # What an environment forks would hold the pipe open, and the end of this process would not be seen.
-            os.register_at_fork(after_in_child=self._let_go)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller decides what an interrupt ends
+            # A process that the environment forks would hold the pipe open, and the caller would
+            # not notice the end of this process.
+            os.register_at_fork(after_in_child=self._close)
+        # The caller decides which processes an interrupt ends.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.path[:] = pickle.loads(self.receive() or b"")
         register(self.receive() or b"")
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         self._source.close()
         self._out.close()
 
     def receive(self) -> bytes | None:
-        """Return a frame; None where the caller has no more."""
+        """Return the next frame; None if the caller sends no more."""
         head = self._source.read(LENGTH.size)
-        return None if len(head) < LENGTH.size else self._source.read(LENGTH.unpack(head)[0])
+        if len(head) < LENGTH.size:
+            return None
+        return self._source.read(LENGTH.unpack(head)[0])
 
-    def send(self, value: Any, instead: Callable[[Exception], Any] = lambda exc: exc) -> None:
-        """Send an object; where it cannot be pickled, what `instead` makes of why."""
+    def send(self, value: Value, instead: Callable[[Exception], Value] = lambda exc: exc) -> None:
+        """Send an object.
+
+        Args:
+            value: The object.
+            instead: Makes the object to send if `value` cannot be pickled, from the exception.
+        """
         try:
             data = pickle.dumps(value)
         except Exception as exc:

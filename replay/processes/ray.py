@@ -1,4 +1,4 @@
-"""The same work as Ray tasks: near the data, on as many machines as the cluster has."""
+"""Apply a function to many items as Ray tasks: near the data, on all machines of a cluster."""
 
 from __future__ import annotations
 
@@ -6,26 +6,33 @@ import collections
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from trajrec.errors import MissingPackageError
 from trajrec.replay.processes.registry import register, registered
 from trajrec.replay.processes.workers import WorkerDied
+from trajrec.types import Value
 
 A = TypeVar("A")
 B = TypeVar("B")
 
+# Ray retries a task whose worker ended; as with local workers, an item is tried twice.
 RETRIES = 1
+
+# Tasks that are submitted for each that can run, so that a worker never waits for this process.
 AHEAD = 4
-"""Tasks in flight for each that runs."""
 
 
 def map_on_ray(
-    function: Callable[[A], B], things: Iterable[A], jobs: int
+    function: Callable[[A], B], items: Iterable[A], jobs: int
 ) -> Iterator[B | WorkerDied]:
-    """Yield a function's results, in the order of what it is applied to, as Ray tasks of one processor each.
+    """Yield the results of a function in the order of its items, from Ray tasks of one CPU each.
 
-    Uses the cluster that this process is connected to; where it is to none, Ray starts one of `jobs` processors here.
+    Args:
+        function: Pickled by name or by value. Its exceptions are raised here.
+        items: Read as they are needed.
+        jobs: The number of tasks at a time. If this process is connected to no cluster, Ray starts
+            one of `jobs` CPUs on this machine.
 
     Raises:
         MissingPackageError: Ray is not installed.
@@ -36,35 +43,35 @@ def map_on_ray(
         raise MissingPackageError("ray", "ray") from exc
     is_own = not ray.is_initialized()
     if is_own:
-        # What this process can import, its workers here can.
+        # The workers on this machine can import what this process can.
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, runtime_env=paths)
-    known = registered()
+    specs = registered()
     try:
 
         @ray.remote(num_cpus=1, max_retries=RETRIES)  # type: ignore[untyped-decorator]
-        def task(thing: A) -> B:
-            register(known)
-            return function(thing)
+        def task(item: A) -> B:
+            register(specs)
+            return function(item)
 
-        waiting: collections.deque[Any] = collections.deque()
-        source = iter(things)
-        is_over = False
-        while waiting or not is_over:
-            while not is_over and len(waiting) < jobs * AHEAD:
+        pending: collections.deque[Value] = collections.deque()
+        source = iter(items)
+        is_exhausted = False
+        while pending or not is_exhausted:
+            while not is_exhausted and len(pending) < jobs * AHEAD:
                 try:
-                    waiting.append(task.remote(next(source)))
+                    pending.append(task.remote(next(source)))
                 except StopIteration:
-                    is_over = True
-            if waiting:
-                try:
-                    yield ray.get(waiting.popleft())
-                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as exc:
-                    yield WorkerDied(
-                        f"its Ray worker ended {RETRIES + 1} times: {type(exc).__name__}"
-                    )
-                except ray.exceptions.RayTaskError as exc:
-                    raise (exc.cause if exc.cause is not None else exc) from exc
+                    is_exhausted = True
+            if not pending:
+                continue
+            try:
+                yield ray.get(pending.popleft())
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as exc:
+                yield WorkerDied(f"its Ray worker ended {RETRIES + 1} times: {type(exc).__name__}")
+            except ray.exceptions.RayTaskError as exc:
+                # The exception of the function itself, as `map_ordered` raises it.
+                raise (exc.cause if exc.cause is not None else exc) from exc
     finally:
         if is_own:
             ray.shutdown()

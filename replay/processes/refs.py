@@ -1,4 +1,4 @@
-"""Where episodes are, so that another process can read them."""
+"""References to recorded episodes, by which another process can read them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from typing import NamedTuple
 from trajrec.corpus.episode import Episode
 from trajrec.log.reader import LogReader
 
+# Logs that a loader keeps open. Consecutive episodes mostly come from the same log; each open log
+# takes a file descriptor and the memory of its index.
 KEPT_READERS = 16
 
 
 class EpisodeRef(NamedTuple):
-    """Where an episode is."""
+    """The place of an episode in a corpus.
+
+    Attributes:
+        id: The episode's id.
+        path: The absolute path of its log.
+        number: The number of the episode in the log.
+    """
 
     id: str
     path: Path
@@ -20,37 +28,46 @@ class EpisodeRef(NamedTuple):
 
 
 def refs_with_ancestors(episode: Episode) -> tuple[EpisodeRef, ...]:
-    """Return where an episode and those that it was forked from are, the episode first."""
-    found = []
-    at: Episode | None = episode
-    while at is not None:
-        found.append(EpisodeRef(at.id, at.path.absolute(), at.number))
-        at = at.parent
-    return tuple(found)
+    """Return the references of an episode and of its ancestors, the episode first.
+
+    The ancestors are the episodes that it was forked from, and those that they were forked from.
+    """
+    refs = []
+    ancestor: Episode | None = episode
+    while ancestor is not None:
+        refs.append(EpisodeRef(ancestor.id, ancestor.path.absolute(), ancestor.number))
+        ancestor = ancestor.parent
+    return tuple(refs)
 
 
 class EpisodeLoader:
-    """Reads episodes from where they are; keeps logs open for the next."""
+    """Reads episodes by reference, and keeps the last logs open for further episodes."""
 
     def __init__(self) -> None:
+        # The log that was used last stands at the end.
         self._readers: dict[Path, LogReader] = {}
 
-    def read(self, places: tuple[EpisodeRef, ...]) -> Episode:
-        """Read an episode, with what it was forked from."""
-        by_id = {place.id: place for place in places}
+    def read(self, refs: tuple[EpisodeRef, ...]) -> Episode:
+        """Read an episode.
 
-        def find(episode_id: str) -> Episode:
-            place = by_id[episode_id]
-            reader = self._reader(place.path)
-            episode = Episode(reader, place.number, reader.chunks_of(place.number))
-            episode.find_parent = find
+        Args:
+            refs: From `refs_with_ancestors`. A fork finds its parent among them.
+        """
+        by_id = {ref.id: ref for ref in refs}
+
+        def read_one(episode_id: str) -> Episode:
+            ref = by_id[episode_id]
+            reader = self._reader(ref.path)
+            episode = Episode(reader, ref.number, reader.chunks_of(ref.number))
+            episode.find_parent = read_one
             return episode
 
-        return find(places[0].id)
+        return read_one(refs[0].id)
 
     def _reader(self, path: Path) -> LogReader:
-        found = self._readers.pop(path, None) or LogReader(path)
-        self._readers[path] = found
+        reader = self._readers.pop(path, None) or LogReader(path)
+        self._readers[path] = reader
         if len(self._readers) > KEPT_READERS:
-            self._readers.pop(next(iter(self._readers)))
-        return found
+            oldest = next(iter(self._readers))
+            self._readers.pop(oldest)
+        return reader

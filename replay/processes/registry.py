@@ -1,4 +1,7 @@
-"""What this process has registered with Gymnasium, for the processes that replay for it: they trust what it trusts."""
+"""Send the environments that this process registered with Gymnasium to other processes.
+
+Those processes replay for this one, so they may run all that this one trusts.
+"""
 
 from __future__ import annotations
 
@@ -7,32 +10,33 @@ import sys
 
 import cloudpickle
 
-_REGISTER_THEMSELVES = frozenset(("gymnasium", "ale_py", "minigrid", "trajrec"))
-"""Packages whose environments another process registers when they are asked for."""
+# Packages whose environments another process registers itself when they are asked for.
+_SELF_REGISTERING = frozenset(("gymnasium", "ale_py", "minigrid", "trajrec"))
 
 
 def registered() -> bytes:
-    """Return the specifications of environments that another process would not know."""
+    """Return the specifications of the environments that another process would not know."""
+    # Not imported: a process that has not imported Gymnasium has registered nothing.
     gymnasium = sys.modules.get("gymnasium")
-    found = []
+    specs = []
     for spec in [] if gymnasium is None else gymnasium.registry.values():
         entry = spec.entry_point
         if (
             isinstance(entry, str)
-            and entry.partition(":")[0].partition(".")[0] in _REGISTER_THEMSELVES
+            and entry.partition(":")[0].partition(".")[0] in _SELF_REGISTERING
         ):
             continue
         try:
-            found.append(cloudpickle.dumps(spec))
-        except (
-            Exception
-        ):  # of what cannot be sent, another process says that it is not registered there
+            specs.append(cloudpickle.dumps(spec))
+        except Exception:
+            # One that cannot be pickled. If an episode needs it, the other process says that it is
+            # not registered there.
             continue
-    return pickle.dumps(found)
+    return pickle.dumps(specs)
 
 
 def register(data: bytes) -> None:
-    """Register what another process has registered; what is there already stays."""
+    """Register the specifications that `registered` returned; those of this process stay."""
     for sent in pickle.loads(data):
         import gymnasium
 

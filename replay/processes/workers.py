@@ -1,4 +1,4 @@
-"""Worker processes: a function applied to many things, results in order, whatever dies on the way."""
+"""Apply a function to many items in worker processes; results keep their order."""
 
 from __future__ import annotations
 
@@ -6,143 +6,216 @@ import contextlib
 import pickle
 import selectors
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 import cloudpickle
 
 from trajrec.replay.processes.child import ChildChannel, ChildProcess
+from trajrec.types import Value
 
 A = TypeVar("A")
 B = TypeVar("B")
 
+# An item whose worker ended gets a second chance: another item of that worker may have been the
+# cause, or another program that took the memory.
 TRIES = 2
+
+# Items that may be taken for each worker before the first of them is done: enough that a slow item
+# does not stop the other workers, and few, because items and results are held in memory.
 PREFETCH = 8
-"""Things that may be taken for each worker before the first of them is done."""
 
 
 class WorkerDied:
-    """In the place of a result: the workers that it was given to ended."""
+    """Stands for the result of an item if each worker that had it ended.
+
+    Attributes:
+        why: How the last worker ended.
+    """
 
     def __init__(self, why: str) -> None:
         self.why = why
 
 
 class Worker(ChildProcess):
-    """A process that applies a function.
+    """A process that applies a function to items.
 
     Args:
-        function: Pickled; sent once, so that what it keeps stays with the worker.
+        function: The function, pickled. It is sent once, so its own caches stay with the worker.
+
+    Attributes:
+        numbers: The numbers of the items that the worker has and did not return.
     """
 
     def __init__(self, function: bytes) -> None:
         super().__init__("trajrec.replay.processes.workers:main")
-        self.given: list[int] = []
+        self.numbers: list[int] = []
         self.send(function)
 
-    def give(self, number: int, thing: Any) -> None:
-        """Send something to work on."""
-        self.given.append(number)
-        self.send(cloudpickle.dumps((number, thing)))
+    def give(self, number: int, item: Value) -> None:
+        """Send an item."""
+        self.numbers.append(number)
+        self.send(cloudpickle.dumps((number, item)))
 
-    def results(self) -> tuple[list[tuple[int, Any]], bool]:
-        """Return the results that have come, and whether more may come."""
-        found, has_more = self.receive()
-        for number, _ in found:
-            self.given.remove(number)
-        return found, has_more
+    def results(self) -> tuple[list[tuple[int, Value]], bool]:
+        """Wait for data.
+
+        Returns:
+            The results that have arrived, each with the number of its item, and whether the worker
+            is alive.
+        """
+        results, is_alive = self.receive()
+        for number, _ in results:
+            self.numbers.remove(number)
+        return results, is_alive
 
 
 def map_ordered(
-    function: Callable[[A], B], things: Iterable[A], jobs: int
+    function: Callable[[A], B], items: Iterable[A], jobs: int
 ) -> Iterator[B | WorkerDied]:
-    """Yield a function's results, in the order of what it is applied to.
+    """Yield the results of a function in the order of its items.
 
-    A thing whose worker ends is given to another one; a second end is reported in its place. An exception of the
-    function is raised here.
+    If a worker ends, its item is given to another worker; if that one ends too, a `WorkerDied` is
+    yielded in the place of the result.
 
     Args:
-        function: Picklable by value or by name.
-        things: Taken as they are needed.
-        jobs: Worker processes.
+        function: Pickled by name or by value. Its exceptions are raised here.
+        items: Read as they are needed.
+        jobs: The number of worker processes.
     """
-    sent = cloudpickle.dumps(function)
-    source = enumerate(things)
-    waiting: dict[int, Any] = {}
-    tries: dict[int, int] = {}
-    again: list[int] = []
-    results: dict[int, Any] = {}
-    workers: list[Worker] = []
-    next_, is_over = 0, False
     with contextlib.ExitStack() as stack:
-        selector = stack.enter_context(selectors.DefaultSelector())
-        stack.callback(lambda: [worker.close() for worker in workers])
+        pool: _Pool[A, B] = _Pool(function, items, jobs, stack)
+        while pool.has_work:
+            pool.wait()
+            yield from pool.take_results()
+            # The caller may have taken its time with the results: give each worker work again.
+            pool.feed_all()
 
-        def feed(worker: Worker) -> None:
-            """Give it one thing, not a second to find when it is done: at the end another worker would wait for that."""
-            nonlocal is_over
-            if worker.given:
-                return
-            if again:
-                worker.give(again[0], waiting[again.pop(0)])
-            elif not is_over and len(waiting) + len(results) < jobs * PREFETCH:
-                found = next(source, None)
-                if found is None:
-                    is_over = True
-                    return
-                waiting[found[0]] = found[1]
-                worker.give(*found)
 
-        def start() -> None:
-            workers.append(Worker(sent))
-            selector.register(workers[-1].out, selectors.EVENT_READ, workers[-1])
-            feed(workers[-1])
+class _Pool(Generic[A, B]):
+    """The workers of one `map_ordered`, their items and their results."""
 
+    def __init__(
+        self,
+        function: Callable[[A], B],
+        items: Iterable[A],
+        jobs: int,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        self._function = cloudpickle.dumps(function)
+        self._source = enumerate(items)
+        self._is_exhausted = False
+        self._max_items = jobs * PREFETCH
+        self._unfinished: dict[int, A] = {}
+        self._tries: dict[int, int] = {}
+        self._retries: list[int] = []
+        self._results: dict[int, B | WorkerDied | BaseException] = {}
+        self._n_yielded = 0
+        self._workers: list[Worker] = []
+        self._selector = stack.enter_context(selectors.DefaultSelector())
+        stack.callback(self._close)
         for _ in range(jobs):
-            start()
-        while waiting or not is_over:
-            for key, _ in selector.select():
-                worker: Worker = key.data
-                found, is_alive = worker.results()
-                for number, result in found:
-                    results[number] = result
-                    waiting.pop(number)
-                if is_alive:
-                    feed(worker)
-                    continue
-                selector.unregister(worker.out)
-                workers.remove(worker)
-                why = worker.close()
-                for number in worker.given:
-                    tries[number] = tries.get(number, 0) + 1
-                    if tries[number] < TRIES:
-                        again.append(number)
-                    else:
-                        results[number] = WorkerDied(f"its worker ended {TRIES} times: {why}")
-                        waiting.pop(number)
-                if waiting or not is_over:
-                    start()
-            while next_ in results:
-                result = results.pop(next_)
-                next_ += 1
-                if isinstance(result, BaseException):
-                    raise result
-                yield result
-            for worker in workers:
-                feed(worker)
+            self._start_worker()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether an item is not finished or not read."""
+        return bool(self._unfinished) or not self._is_exhausted
+
+    def wait(self) -> None:
+        """Wait until a worker sends something or ends; give it, or a new worker, more work."""
+        for key, _ in self._selector.select():
+            worker: Worker = key.data
+            results, is_alive = worker.results()
+            for number, result in results:
+                self._finish(number, result)
+            if is_alive:
+                self._feed(worker)
+            else:
+                self._replace(worker)
+
+    def take_results(self) -> Iterator[B | WorkerDied]:
+        """Yield the results that are next in the order of items; raise an exception among them."""
+        while self._n_yielded in self._results:
+            result = self._results.pop(self._n_yielded)
+            self._n_yielded += 1
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def feed_all(self) -> None:
+        """Give each idle worker an item."""
+        for worker in self._workers:
+            self._feed(worker)
+
+    def _feed(self, worker: Worker) -> None:
+        """Give an idle worker one item.
+
+        It gets no second one in advance: at the end another worker would wait for that item.
+        """
+        if worker.numbers:
+            return
+        if self._retries:
+            number = self._retries.pop(0)
+            worker.give(number, self._unfinished[number])
+        elif not self._is_exhausted and self._n_held < self._max_items:
+            numbered = next(self._source, None)
+            if numbered is None:
+                self._is_exhausted = True
+                return
+            number, item = numbered
+            self._unfinished[number] = item
+            worker.give(number, item)
+
+    @property
+    def _n_held(self) -> int:
+        """The number of items and results in memory."""
+        return len(self._unfinished) + len(self._results)
+
+    def _finish(self, number: int, result: B | WorkerDied | BaseException) -> None:
+        self._results[number] = result
+        self._unfinished.pop(number)
+
+    def _replace(self, worker: Worker) -> None:
+        """Replace a worker that ended, and try its item again."""
+        self._selector.unregister(worker.out)
+        self._workers.remove(worker)
+        ending = worker.close()
+        for number in worker.numbers:
+            self._tries[number] = self._tries.get(number, 0) + 1
+            if self._tries[number] < TRIES:
+                self._retries.append(number)
+            else:
+                self._finish(number, WorkerDied(f"its worker ended {TRIES} times: {ending}"))
+        if self.has_work:
+            self._start_worker()
+
+    def _start_worker(self) -> None:
+        worker = Worker(self._function)
+        self._workers.append(worker)
+        self._selector.register(worker.out, selectors.EVENT_READ, worker)
+        self._feed(worker)
+
+    def _close(self) -> None:
+        for worker in self._workers:
+            worker.close()
 
 
 def main() -> None:
-    """Apply a function that the caller sends to what it sends after it, until it sends no more."""
-    caller = ChildChannel()
-    function = pickle.loads(caller.receive() or b"")
-    while (data := caller.receive()) is not None:
-        number, thing = pickle.loads(data)
+    """Apply the function that the caller sends to the items that it sends afterwards.
+
+    This is the main function of a `Worker`.
+    """
+    channel = ChildChannel()
+    function = pickle.loads(channel.receive() or b"")
+    while (data := channel.receive()) is not None:
+        number, item = pickle.loads(data)
         try:
-            result = function(thing)
+            result = function(item)
         except Exception as exc:
             result = exc
-        caller.send((number, result), _unsendable(number))
+        channel.send((number, result), _unsendable(number))
 
 
-def _unsendable(number: int) -> Callable[[Exception], Any]:
+def _unsendable(number: int) -> Callable[[Exception], tuple[int, TypeError]]:
+    """Return a function, bound to this number, that makes the result of a failed pickling."""
     return lambda exc: (number, TypeError(f"the result cannot be sent back: {exc}"))

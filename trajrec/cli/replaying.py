@@ -15,18 +15,23 @@ def replay(arguments: argparse.Namespace) -> int:
     """Replay episodes; 0 all the same, 1 diverged, 2 refused."""
     from trajrec.replay import ReplaySummary, replay_episodes
     from trajrec.replay.html import write_html
-    from trajrec.replay.regressions import Outcome, outcome_of, regressed, write_junit
+    from trajrec.replay.regressions import (
+        EpisodeResult,
+        find_regression,
+        recorded_result,
+        write_junit,
+    )
 
     against = None if arguments.against is None else load_env(arguments.against, "--against")
     with open_corpus(arguments.dir) as corpus:
         chosen, total = _chosen(corpus, arguments)
-        then: dict[str, Outcome] = {}
+        then: dict[str, EpisodeResult] = {}
         seen: list[Any] = []
 
         def noted() -> Iterator[Any]:
             for episode in chosen:
                 if against is not None:
-                    then[episode.id] = outcome_of(episode)
+                    then[episode.id] = recorded_result(episode)
                     if episode.header.env not in seen and not episode.is_agent_episode:
                         seen.append(episode.header.env)
                         _tell_arguments(against, seen[-1])
@@ -54,7 +59,9 @@ def replay(arguments: argparse.Namespace) -> int:
                     print_json(report.as_dict())
                 elif report.grade != "exact" or total <= 20:
                     changed = (
-                        None if against is None else regressed(report, then[report.episode_id])
+                        None
+                        if against is None
+                        else find_regression(report, then[report.episode_id])
                     )
                     print(report if changed is None else changed)
         if arguments.junit is not None:
