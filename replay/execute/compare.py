@@ -55,7 +55,7 @@ def compare(episode: Episode, execution: Execution, tolerance: Tolerance) -> Div
     if execution.early_divergence is not None:
         return execution.early_divergence
     changes = [
-        _compare_observations(episode, execution, tolerance),
+        compare_observations(episode, execution, tolerance),
         _compare_rewards(episode, execution, tolerance),
         _compare_flags(episode, execution),
         _compare_infos(episode, execution, tolerance),
@@ -110,9 +110,10 @@ def _first_row(episode: Episode) -> int:
     return 0 if episode.has_reset else 1
 
 
-def _compare_observations(
+def compare_observations(
     episode: Episode, execution: Execution, tolerance: Tolerance
 ) -> FieldChange | None:
+    """Return the first observation that differs."""
     first_row = _first_row(episode)
     live = execution.observations[first_row:]
     if all(item is None for item in live):
