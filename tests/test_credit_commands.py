@@ -249,7 +249,7 @@ def test_what_is_missing_is_said_where_nothing_comes_out(
     record(Scripted(rows), tmp_path, 2)
     assert main(["credit", str(tmp_path), "--group"]) == 0
     assert (
-        "2 episodes: of 3 of 3 steps nothing is known: rtmc compares what came of the same state"
+        "2 episodes: 3 of 3 steps have no estimate: rtmc compares the visits of a state"
         in capsys.readouterr().err
     )
     for kind, need in (("prm", "trajrec credit"), ("dpo", "trajrec fork")):

@@ -1,200 +1,285 @@
-"""Credit from the corpus alone: what a step is worth by comparison with other episodes that were given the same, in SQL.
+"""Advantages from a corpus alone: each step is compared with the other episodes of its group, in SQL.
 
-No rollouts are run. The estimates are those by which agents are trained on groups of episodes: GRPO and RLOO give each step its
-episode's return against the group's; GiGPO adds what came of the same state in the group; RTMC compares what came of the same
-action in the same state. Forks are left out: they are no fresh rollouts.
+These are the estimates that train agents on groups of episodes. GRPO and RLOO give each step the
+return of its episode, compared with the group. GiGPO adds a comparison with the other visits of the
+step's state. RTMC compares the visits of the state with the same action to all visits of the state.
+No rollouts are run. Forks are left out, because their first steps are not fresh rollouts.
 """
 
 from __future__ import annotations
 
-from math import isnan
-from typing import TYPE_CHECKING, Any, Literal
+import math
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
+from trajrec.options import check_options
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import CreditTable
 from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
+from trajrec.types import Action
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
 
 Method = Literal["grpo", "rloo", "gigpo", "rtmc"]
 METHODS: tuple[Method, ...] = ("grpo", "rloo", "gigpo", "rtmc")
+
+# Added to a standard deviation before it divides: in a group whose returns are all equal the
+# advantages are then 0, and not NaN.
 EPSILON = 1e-6
 
-# Episodes with what they came to, e; their groups, g; their steps with the state before and the return from there on, s.
+MEASURES = {
+    "return": "total_reward",
+    "outcome": "CASE outcome WHEN 'success' THEN 1.0 WHEN 'failure' THEN 0.0 END",
+}
+
+
+class GroupOptions(TypedDict, total=False):
+    """Keywords of `group_advantages`.
+
+    Attributes:
+        by: Columns of the table `episodes`, as SQL: episodes with equal values are one group.
+            "env_id, task, reset_digest" by default.
+        measure: "return", the default; or "outcome": 1 for success and 0 for failure, and episodes
+            without an outcome are left out.
+        gamma: Discount per step, dimensionless, in (0, 1]; 1 by default.
+        weight: Weight of the comparison with the state's other visits in "gigpo"; 1 by default.
+        prior: Number of visits with the state's mean that "rtmc" adds to the visits of each action;
+            1 by default.
+    """
+
+    by: str
+    measure: Literal["return", "outcome"]
+    gamma: float
+    weight: float
+    prior: float
+
+
+# returns: an episode a row. statistics: a group a row. visits: a step a row, with the state before
+# it and the return from it on.
 _COMMON = """
-WITH e AS (
-  SELECT episode_id, log, number, n_steps, md5(CAST(row({by}) AS VARCHAR)) AS gid, reset_digest,
-    CAST({measure} AS DOUBLE) AS r
-  FROM episodes WHERE parent_id IS NULL AND ending NOT IN ('running', 'interrupted') AND {measure} IS NOT NULL AND ({where})
-), g AS (
-  SELECT gid, count(*) AS k, avg(r) AS mean, coalesce(stddev_samp(r), 0) AS std FROM e GROUP BY gid
-), s AS (
-  SELECT e.*, t.step, t.action, CAST(t.action AS VARCHAR) AS act,
-    coalesce(lag(t.state_digest) OVER w, e.reset_digest) AS state,
-    {to_go} AS togo
-  FROM e JOIN steps t USING (episode_id)
+WITH returns AS (
+  SELECT episode_id, log, number, md5(CAST(row({by}) AS VARCHAR)) AS group_id, reset_digest,
+    CAST({measure} AS DOUBLE) AS total
+  FROM episodes
+  WHERE parent_id IS NULL AND ending NOT IN ('running', 'interrupted')
+    AND {measure} IS NOT NULL AND ({where})
+), statistics AS (
+  SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std
+  FROM returns GROUP BY group_id
+), visits AS (
+  SELECT r.*, t.step, t.action, CAST(t.action AS VARCHAR) AS action_text,
+    coalesce(lag(t.state_digest) OVER w, r.reset_digest) AS state,
+    {to_go} AS to_go
+  FROM returns r JOIN steps t USING (episode_id)
   WINDOW w AS (PARTITION BY t.episode_id ORDER BY t.step)
 )
 """
 
 _RETURN_TO_GO = (
-    "sum(coalesce(t.reward, 0) * pow({gamma}, t.step)) OVER (PARTITION BY t.episode_id ORDER BY t.step "
+    "sum(coalesce(t.reward, 0) * pow({gamma}, t.step)) "
+    "OVER (PARTITION BY t.episode_id ORDER BY t.step "
     "ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) / pow({gamma}, t.step)"
 )
 
-# A group's mean is not known exactly: its standard error is what the interval is made of.
-_EPISODE = """
-SELECT s.episode_id, s.step, s.action, {value} AS value, g.std / sqrt(g.k) {scale} AS se, g.k AS n
-FROM s JOIN g USING (gid) ORDER BY s.log, s.number, s.step
+# The error is the standard error of the group's mean, which is an estimate itself.
+_EPISODE_QUERY = """
+SELECT v.episode_id, v.step, v.action, {value} AS value, g.std / sqrt(g.k) {scale} AS error,
+  g.k AS n
+FROM visits v JOIN statistics g USING (group_id)
+ORDER BY v.log, v.number, v.step
 """
 
-# What came of the same state in the group: visits c, by episode; of one episode alone nothing can be said.
-_ANCHOR = """
-, c AS (
-  SELECT gid, state, count(DISTINCT episode_id) AS m, avg(togo) AS mean, coalesce(stddev_samp(togo), 0) AS std
-  FROM s WHERE state IS NOT NULL GROUP BY ALL
+_EPISODE_QUERIES = {
+    "grpo": _EPISODE_QUERY.format(
+        value=f"(v.total - g.mean) / (g.std + {EPSILON})", scale=f"/ (g.std + {EPSILON})"
+    ),
+    "rloo": _EPISODE_QUERY.format(
+        value="CASE WHEN g.k > 1 THEN g.k / (g.k - 1) * (v.total - g.mean) ELSE 0 END",
+        scale="* g.k / greatest(g.k - 1, 1)",
+    ),
+}
+
+# states: the visits of a state in a group, by m different episodes. The visits of one episode alone
+# are compared with nothing.
+_GIGPO_QUERY = """
+, states AS (
+  SELECT group_id, state, count(DISTINCT episode_id) AS m, avg(to_go) AS mean,
+    coalesce(stddev_samp(to_go), 0) AS std
+  FROM visits WHERE state IS NOT NULL GROUP BY ALL
 )
-SELECT s.episode_id, s.step, s.action,
-  (s.r - g.mean) / (g.std + {eps}) + {weight} * CASE WHEN c.m > 1 THEN s.togo - c.mean ELSE 0 END AS value,
-  sqrt(pow(g.std / sqrt(g.k) / (g.std + {eps}), 2) + CASE WHEN c.m > 1 THEN pow({weight} * c.std, 2) / c.m ELSE 0 END) AS se,
-  coalesce(c.m, 1) AS n
-FROM s JOIN g USING (gid) LEFT JOIN c ON c.gid = s.gid AND c.state = s.state
-ORDER BY s.log, s.number, s.step
+SELECT v.episode_id, v.step, v.action,
+  (v.total - g.mean) / (g.std + {epsilon})
+    + {weight} * CASE WHEN s.m > 1 THEN v.to_go - s.mean ELSE 0 END AS value,
+  sqrt(pow(g.std / sqrt(g.k) / (g.std + {epsilon}), 2)
+    + CASE WHEN s.m > 1 THEN pow({weight} * s.std, 2) / s.m ELSE 0 END) AS error,
+  coalesce(s.m, 1) AS n
+FROM visits v JOIN statistics g USING (group_id)
+LEFT JOIN states s ON s.group_id = v.group_id AND s.state = v.state
+ORDER BY v.log, v.number, v.step
 """
 
-# Q - V by state and action, towards V where there are few visits; the error goes by episode: visits of one are one sample.
-_ACTIONS = """
-, p AS (SELECT gid, state, act, episode_id, sum(togo) AS x, count(*) AS n FROM s WHERE state IS NOT NULL GROUP BY ALL
-), v AS (SELECT gid, state, sum(x) / sum(n) AS v, sum(n) AS n FROM p GROUP BY ALL
-), q AS (
-  SELECT gid, state, act, sum(p.x) / sum(p.n) AS q, sum(p.n) AS n, count(*) AS m FROM p GROUP BY ALL
-), pe AS (SELECT gid, state, episode_id, sum(x) AS x, sum(n) AS n FROM p GROUP BY ALL
-), d AS (
-  SELECT q.gid, q.state, q.act, sum(pow(coalesce((p.x - q.q * p.n) / q.n, 0) - (pe.x - v.v * pe.n) / v.n, 2)) AS square,
+# Q(s, a) - V(s), drawn towards 0 if there are few visits. All visits of one episode are one sample
+# of the error (its deviation in `squares`), because they share the end of the episode.
+_RTMC_QUERY = """
+, pairs_of_episode AS (
+  SELECT group_id, state, action_text, episode_id, sum(to_go) AS x, count(*) AS n
+  FROM visits WHERE state IS NOT NULL GROUP BY ALL
+), states AS (
+  SELECT group_id, state, sum(x) / sum(n) AS v, sum(n) AS n FROM pairs_of_episode GROUP BY ALL
+), pairs AS (
+  SELECT group_id, state, action_text, sum(p.x) / sum(p.n) AS q, sum(p.n) AS n, count(*) AS m
+  FROM pairs_of_episode p GROUP BY ALL
+), states_of_episode AS (
+  SELECT group_id, state, episode_id, sum(x) AS x, sum(n) AS n FROM pairs_of_episode GROUP BY ALL
+), squares AS (
+  SELECT q.group_id, q.state, q.action_text,
+    sum(pow(coalesce((p.x - q.q * p.n) / q.n, 0) - (e.x - s.v * e.n) / s.n, 2)) AS square,
     count(*) AS m
-  FROM q JOIN pe USING (gid, state) JOIN v USING (gid, state)
-  LEFT JOIN p ON p.gid = q.gid AND p.state = q.state AND p.act = q.act AND p.episode_id = pe.episode_id
+  FROM pairs q
+  JOIN states_of_episode e USING (group_id, state)
+  JOIN states s USING (group_id, state)
+  LEFT JOIN pairs_of_episode p ON p.group_id = q.group_id AND p.state = q.state
+    AND p.action_text = q.action_text AND p.episode_id = e.episode_id
   GROUP BY ALL
 )
-SELECT s.episode_id, s.step, s.action, (q.n * q.q + {prior} * v.v) / (q.n + {prior}) - v.v AS value,
-  sqrt(d.square * d.m / nullif(d.m - 1, 0)) AS se, q.m AS n
-FROM s LEFT JOIN q USING (gid, state, act) LEFT JOIN v USING (gid, state) LEFT JOIN d USING (gid, state, act)
-ORDER BY s.log, s.number, s.step
+SELECT v.episode_id, v.step, v.action,
+  (q.n * q.q + {prior} * s.v) / (q.n + {prior}) - s.v AS value,
+  sqrt(d.square * d.m / nullif(d.m - 1, 0)) AS error, q.m AS n
+FROM visits v
+LEFT JOIN pairs q USING (group_id, state, action_text)
+LEFT JOIN states s USING (group_id, state)
+LEFT JOIN squares d USING (group_id, state, action_text)
+ORDER BY v.log, v.number, v.step
 """
+
+
+class StepRow(NamedTuple):
+    """A row of a query's result.
+
+    Attributes:
+        episode_id: The episode.
+        step: The step.
+        action: Its action as JSON.
+        value: The advantage; None if the state before the step is unknown.
+        error: Its standard error; None if one episode alone visited the state.
+        n: Number of episodes that are compared; None if the state is unknown.
+    """
+
+    episode_id: str
+    step: int
+    action: Action
+    value: float | None
+    error: float | None
+    n: int | None
 
 
 def group_advantages(
     corpus: Corpus,
     method: Method = "rtmc",
     *,
-    by: str = "env_id, task, reset_digest",
     where: str = "true",
-    measure: Literal["return", "outcome"] = "return",
-    gamma: float = 1.0,
-    weight: float = 1.0,
-    prior: float = 1.0,
+    **options: Unpack[GroupOptions],
 ) -> list[CreditTable]:
-    """Estimate the credit of steps from the episodes of a corpus, compared with others of their group.
+    """Estimate advantages by comparing the episodes of a group with each other.
 
-    States are told apart by their digests, of 24 bits: fit for groups of some thousand states.
+    States are told apart by their digests of 24 bits, so groups may have some thousand states.
 
     Args:
-        corpus: From `trajrec.open`.
-        method: "grpo": (R - mean) / (std + 1e-6) of the group. "rloo": K / (K - 1) (R - mean). "gigpo": GRPO's, and `weight`
-            times the return from a step on against that of the group from the same state; 0 where no other episode was
-            there. "rtmc": Q - V, the mean returns from a state on, with the same action and with any.
-        by: What a group has in common, as SQL on the table `episodes`.
-        where: Which episodes, as a condition on it.
-        measure: "return", or "outcome": 1 for success, 0 for failure, and episodes without a verdict are left out.
-        gamma: Discount per step, in (0, 1].
-        weight: See `method`.
-        prior: Visits of the state's mean that "rtmc" adds to each action's.
+        corpus: The corpus; see `trajrec.open`.
+        method: The estimate.
+            - "grpo": (R - mean) / (std + 1e-6), with the mean and the standard deviation of the
+              group's returns.
+            - "rloo": K / (K - 1) (R - mean), with K episodes in the group.
+            - "gigpo": The value of "grpo", plus `weight` times the difference between the return
+              from the step on and the mean of the group's returns from the same state. The
+              difference is 0 if no other episode visited the state.
+            - "rtmc": Q - V: the mean return from the state on with the same action, less the mean
+              with any action.
+        where: Selects episodes: a SQL condition on the table `episodes`.
 
     Returns:
-        A table for each episode, in the order of logs. A step of which nothing can be said has the value NaN, and the table
-        a note.
+        A table for each episode, in the order of logs. A step without an estimate has the value
+        NaN, and its table has a note.
 
     Raises:
-        QueryError: `by` or `where` is wrong.
-        ValueError: An argument is none of those that it may be.
+        QueryError: `by` or `where` is not valid SQL.
+        TypeError: An option is unknown.
+        ValueError: The method, the measure or gamma is not allowed.
 
     Source:
-        GRPO: Shao et al., arXiv 2402.03300; RLOO: Ahmadian et al., arXiv 2402.14740; GiGPO: Feng et al., arXiv 2505.10978;
-        RTMC: arXiv 2604.11037.
+        GRPO: Shao et al., arXiv 2402.03300. RLOO: Ahmadian et al., arXiv 2402.14740. GiGPO: Feng et
+        al., arXiv 2505.10978. RTMC: arXiv 2604.11037.
     """
+    check_options("group_advantages", options, GroupOptions)
+    measure = options.get("measure", "return")
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not 0.0 < gamma <= 1.0:
-        raise ValueError(f"gamma must be in (0, 1], got {gamma!r}")
-    if measure not in ("return", "outcome"):
+    if measure not in MEASURES:
         raise ValueError(f"measure must be 'return' or 'outcome', got {measure!r}")
-    value = (
-        "total_reward"
-        if measure == "return"
-        else "CASE outcome WHEN 'success' THEN 1.0 WHEN 'failure' THEN 0.0 END"
-    )
-    # What only the end says is the same from every step on.
-    to_go = _RETURN_TO_GO.format(gamma=float(gamma)) if measure == "return" else "e.r"
-    common = _COMMON.format(by=by, where=where, measure=value, to_go=to_go)
-    body = {
-        "grpo": _EPISODE.format(
-            value=f"(s.r - g.mean) / (g.std + {EPSILON})", scale=f"/ (g.std + {EPSILON})"
-        ),
-        "rloo": _EPISODE.format(
-            value="CASE WHEN g.k > 1 THEN g.k / (g.k - 1) * (s.r - g.mean) ELSE 0 END",
-            scale="* g.k / greatest(g.k - 1, 1)",
-        ),
-        "gigpo": _ANCHOR.format(eps=EPSILON, weight=float(weight)),
-        "rtmc": _ACTIONS.format(prior=float(prior)),
-    }[method]
-    found: dict[str, list[Estimate]] = {}
-    for episode_id, step, action, estimate, se, n in corpus.sql(common + body).fetchall():
-        found.setdefault(episode_id, []).append(
-            _estimate(method, measure, step, action, estimate, se, n)
-        )
+    query = _visits(where, options) + _comparison(method, options)
+    rows: dict[str, list[Estimate]] = {}
+    for values in corpus.sql(query).fetchall():
+        row = StepRow(*values)
+        rows.setdefault(row.episode_id, []).append(_estimate(row, method, measure))
     return [
         CreditTable(
             run_id="",
             episode_id=episode_id,
             policy_id="corpus",
-            estimates=rows,
-            notes=_notes(method, rows),
+            estimates=estimates,
+            notes=_notes(method, estimates),
         )
-        for episode_id, rows in found.items()
+        for episode_id, estimates in rows.items()
     ]
 
 
-def _notes(method: str, rows: list[Estimate]) -> tuple[str, ...]:
-    unknown = sum(isnan(row.value) for row in rows)
-    if not unknown:
+def _visits(where: str, options: GroupOptions) -> str:
+    """Return the SQL of the tables that all methods compare."""
+    gamma = options.get("gamma", 1.0)
+    if not 0.0 < gamma <= 1.0:
+        raise ValueError(f"gamma must be in (0, 1], got {gamma!r}")
+    measure = options.get("measure", "return")
+    # An outcome is known at the end only, so it is the same from every step on.
+    to_go = _RETURN_TO_GO.format(gamma=float(gamma)) if measure == "return" else "r.total"
+    by = options.get("by", "env_id, task, reset_digest")
+    return _COMMON.format(by=by, where=where, measure=MEASURES[measure], to_go=to_go)
+
+
+def _comparison(method: Method, options: GroupOptions) -> str:
+    """Return the SQL of a method's rows."""
+    if method == "gigpo":
+        weight = float(options.get("weight", 1.0))
+        return _GIGPO_QUERY.format(epsilon=EPSILON, weight=weight)
+    if method == "rtmc":
+        return _RTMC_QUERY.format(prior=float(options.get("prior", 1.0)))
+    return _EPISODE_QUERIES[method]
+
+
+def _notes(method: Method, rows: list[Estimate]) -> tuple[str, ...]:
+    n_unknown = sum(math.isnan(row.value) for row in rows)
+    if not n_unknown:
         return ()
-    what = f"of {unknown} of {len(rows)} steps nothing is known: {method} compares what came of the same state"
-    return (f"{what}, and the states before them were not recorded; grpo and rloo need none",)
+    return (
+        f"{n_unknown} of {len(rows)} steps have no estimate: {method} compares the visits of a "
+        "state, and the states before these steps were not recorded; grpo and rloo need no states",
+    )
 
 
-def _estimate(
-    method: str,
-    measure: str,
-    step: int,
-    action: Any,
-    value: float | None,
-    se: float | None,
-    n: int | None,
-) -> Estimate:
-    if value is None:
-        value, se, n = float("nan"), None, 0
-    half = float("inf") if se is None or n is None or n < 2 else t_quantile(CONFIDENCE, n - 1) * se
-    what = f"{method.upper()} advantage, by {measure}"
+def _estimate(row: StepRow, method: Method, measure: str) -> Estimate:
+    value = math.nan if row.value is None else row.value
+    n = 0 if row.n is None or row.value is None else row.n
+    half_width = math.inf
+    if row.error is not None and n >= 2:
+        half_width = t_quantile(CONFIDENCE, n - 1) * row.error
     return Estimate(
-        step=step,
+        step=row.step,
         value=value,
-        ci_low=value - half,
-        ci_high=value + half,
+        ci_low=value - half_width,
+        ci_high=value + half_width,
         ci_method="t over episodes",
-        n=n or 0,
+        n=n,
         n_discordant=None,
         estimator=method,
-        estimand=what,
-        action=action,
+        estimand=f"{method.upper()} advantage, by {measure}",
+        action=row.action,
     )

@@ -1,14 +1,13 @@
 """Hindsight: credit from recorded episodes and the probabilities of their actions, without rollouts.
 
-"hca" weighs a return by how much likelier the action was, given that return, than without knowing it. "cocoa" does so for each
-reward, given the outcome that it was for, so that other rewards of the episode are no noise. "rudder" gives each step what it
-changes in the return that is to be expected. All three count in tables: states are told apart by their digests.
+The methods count visits in tables, so they need states that occur in several episodes. States are
+told apart by their digests, or by their observations if the log has no digests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Hashable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -17,198 +16,251 @@ from trajrec.replay.credit.estimators.visits import action_key, recorded_keys
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import CreditTable
 from trajrec.replay.forks.policies import policy_id
-from trajrec.types import FloatArray
+from trajrec.types import FloatArray, IntArray, Value
 
 Method = Literal["hca", "cocoa", "rudder"]
-RESAMPLES = 200
+
+# Five resamples lie beyond each end of a 95 % interval. More would cost time and hardly move it.
+N_RESAMPLES = 200
+
+# Returns that differ by rounding are the same return.
+RETURN_DECIMALS = 9
 
 
 def hindsight_credit(
-    episodes: Sequence[Episode], policy: Any, method: Method = "cocoa", *, seed: int = 0
+    episodes: Sequence[Episode], policy: Value, method: Method = "cocoa", *, seed: int = 0
 ) -> list[CreditTable]:
-    """Estimate the credit of steps by what is known of them afterwards.
+    """Estimate the credit of steps from the rewards that followed them.
+
+    "hca" and "rudder" are experimental: their intervals do not cover the exact credit with 95 %.
 
     Args:
-        episodes: Of one environment and of this policy: their actions are taken to be its own.
-        policy: Has `dist(observation)`, the probabilities of its actions, (A,) float64.
-        method: "hca": E[(1 - pi(a | s) / h(a | s, Z)) Z | s, a] with the return from the step on, Z. "cocoa": the sum over
-            later rewards of (p(a | s, u) / pi(a | s) - 1) r, with the outcome u that a reward is for: its size and the state
-            where it was paid; and the step's own reward, less what the policy's actions pay there. "rudder": the expected
-            return after the step less that before it, by the mean return of episodes through each state and action.
-        seed: Of the bootstrap over episodes that the intervals are from.
+        episodes: Episodes of one environment, recorded with this policy.
+        policy: A policy with `dist(observation)`: the probabilities of its actions, (A,) float64.
+        method: The estimate.
+            - "cocoa": The step's reward less the mean reward in its state, plus the sum over later
+              rewards of (p(a | s, u) / pi(a | s) - 1) r. The outcome u of a reward r is its size,
+              and the state and the action that it was paid for.
+            - "hca", experimental: E[(1 - pi(a | s) / h(a | s, Z)) Z | s, a], with the return Z from
+              the step on.
+            - "rudder", experimental: The expected return after the step less the expected return
+              before it, each the mean return of the episodes through a state and action.
+        seed: Seed of the bootstrap over episodes, which makes the intervals.
 
     Returns:
         A table for each episode.
 
     Raises:
-        ValueError: The policy does not say its probabilities, or there are fewer than two episodes.
+        ValueError: The method is unknown, the policy has no probabilities, or there are fewer than
+            two episodes.
 
     Source:
-        Harutyunyan et al., arXiv 1912.02503; Meulemans et al., arXiv 2306.16803; Arjona-Medina et al., arXiv 1806.07857.
+        HCA: Harutyunyan et al., arXiv 1912.02503. COCOA: Meulemans et al., arXiv 2306.16803.
+        RUDDER: Arjona-Medina et al., arXiv 1806.07857.
     """
     if method not in ("hca", "cocoa", "rudder"):
         raise ValueError(f"method must be 'hca', 'cocoa' or 'rudder', got {method!r}")
-    if len(episodes) < 2:
-        raise ValueError(
-            f"hindsight compares episodes with each other: at least 2 are needed, got {len(episodes)}"
-        )
-    steps = _Steps(episodes, policy)
-    estimate = {"hca": steps.hca, "cocoa": steps.cocoa, "rudder": steps.rudder}[method]
     n = len(episodes)
-    values = estimate(np.ones(n))
-    rng = np.random.default_rng(seed)
-    samples = np.array(
-        [
-            estimate(rng.multinomial(n, np.full(n, 1 / n)).astype(np.float64))
-            for _ in range(RESAMPLES)
-        ]
-    )
-    lo, hi = np.nanquantile(samples, [0.025, 0.975], axis=0)
-    found, at = [], 0
-    for episode in episodes:
-        rows = []
-        for step, action in zip(episode.step_numbers.tolist(), episode.actions, strict=True):
-            bounds = min(lo[at], values[at]), max(hi[at], values[at])
-            what = f"{method.upper()} credit, from {n} episodes"
-            rows.append(
-                Estimate(
-                    step=step,
-                    value=float(values[at]),
-                    ci_low=float(bounds[0]),
-                    ci_high=float(bounds[1]),
-                    ci_method="bootstrap over episodes",
-                    n=n,
-                    n_discordant=None,
-                    estimator=method,
-                    estimand=what,
-                    action=action,
-                )
-            )
-            at += 1
-        found.append(
-            CreditTable(
-                run_id="", episode_id=episode.id, policy_id=policy_id(policy), estimates=rows
-            )
+    if n < 2:
+        raise ValueError(
+            f"hindsight compares episodes with each other: at least 2 are needed, got {n}"
         )
-    return found
+    counts = _VisitCounts(episodes, policy)
+    by_method: dict[Method, Callable[[FloatArray], FloatArray]] = {
+        "hca": counts.hca,
+        "cocoa": counts.cocoa,
+        "rudder": counts.rudder,
+    }
+    credit = by_method[method]
+    values = credit(np.ones(n))
+    rng = np.random.default_rng(seed)
+    # A resample of episodes is a weight for each, so the columns are built only once.
+    resamples = [rng.multinomial(n, np.full(n, 1 / n)) for _ in range(N_RESAMPLES)]
+    samples = np.array([credit(weights.astype(np.float64)) for weights in resamples])
+    lows, highs = np.nanquantile(samples, [0.025, 0.975], axis=0)
+    # Resamples without the step's state have no value, so a quantile may lie beyond the estimate.
+    lows = np.fmin(lows, values)
+    highs = np.fmax(highs, values)
+    tables = []
+    row = 0
+    for episode in episodes:
+        estimates = []
+        for step, action in zip(episode.step_numbers.tolist(), episode.actions, strict=True):
+            estimate = Estimate(
+                step=step,
+                value=float(values[row]),
+                ci_low=float(lows[row]),
+                ci_high=float(highs[row]),
+                ci_method="bootstrap over episodes",
+                n=n,
+                n_discordant=None,
+                estimator=method,
+                estimand=f"{method.upper()} credit, from {n} episodes",
+                action=action,
+            )
+            estimates.append(estimate)
+            row += 1
+        table = CreditTable(
+            run_id="", episode_id=episode.id, policy_id=policy_id(policy), estimates=estimates
+        )
+        tables.append(table)
+    return tables
 
 
-class _Steps:
-    """The steps of all episodes as columns."""
+class _VisitCounts:
+    """The steps of all episodes as columns, (n,) each, and the credit that their counts give."""
 
-    def __init__(self, episodes: Sequence[Episode], policy: Any) -> None:
-        places: dict[Hashable, int] = {}
-        pairs: dict[Hashable, int] = {}
-        outcomes: dict[Hashable, int] = {}
-        columns: list[tuple[int, int, float, float, float, int]] = []
+    def __init__(self, episodes: Sequence[Episode], policy: Value) -> None:
+        states = _Numbers()
+        pairs = _Numbers()
+        outcomes = _Numbers()
+        state_column: list[int] = []
+        pair_column: list[int] = []
+        outcome_column: list[int] = []
+        episode_column: list[int] = []
+        probabilities: list[float] = []
+        returns_to_go: list[float] = []
+        rewards: list[float] = []
+        # First row of each episode, and the row after its last.
         self._spans: list[tuple[int, int]] = []
-        self._outcomes: list[
-            int
-        ] = []  # of each step, what its reward is for; -1 where it pays nothing
         for number, (episode, keys) in enumerate(
             zip(episodes, recorded_keys(episodes), strict=True)
         ):
-            rewards = np.array([float(r) for r in episode.reward_values])
-            to_go = rewards[::-1].cumsum()[::-1]
-            start = len(columns)
-            for k, (key, action, observation) in enumerate(
-                zip(keys, episode.actions, episode.observation_values, strict=False)
-            ):
-                dist = policy.dist(observation) if hasattr(policy, "dist") else None
-                if dist is None:
-                    raise ValueError(
-                        "the policy must have dist(observation), the probabilities of its actions"
-                    )
-                place = places.setdefault(key, len(places))
-                pair = pairs.setdefault((key, action_key(action)), len(pairs))
-                columns.append(
-                    (
-                        place,
-                        pair,
-                        float(dist[int(action)]),
-                        float(to_go[k]),
-                        float(rewards[k]),
-                        number,
-                    )
-                )
-                known = (key, action_key(action), float(rewards[k]))
-                self._outcomes.append(
-                    outcomes.setdefault(known, len(outcomes)) if rewards[k] else -1
-                )
-            self._spans.append((start, len(columns)))
-        self._place, self._pair, self._pi, self._to_go, self._reward, self._number = (
-            np.array(column) for column in zip(*columns, strict=True)
+            first = len(rewards)
+            episode_rewards = np.array([float(reward) for reward in episode.reward_values])
+            to_go = episode_rewards[::-1].cumsum()[::-1]
+            # An episode has one observation more than actions.
+            steps = zip(
+                keys,
+                episode.actions,
+                episode.observation_values,
+                episode_rewards.tolist(),
+                to_go.tolist(),
+                strict=False,
+            )
+            for key, action, observation, reward, return_to_go in steps:
+                pair = (key, action_key(action))
+                state_column.append(states.number(key))
+                pair_column.append(pairs.number(pair))
+                # No reward is no outcome, and has no number.
+                outcome_column.append(outcomes.number((*pair, reward)) if reward else -1)
+                episode_column.append(number)
+                probabilities.append(_probability(policy, observation, action))
+                returns_to_go.append(return_to_go)
+                rewards.append(reward)
+            self._spans.append((first, len(rewards)))
+        self._state = np.array(state_column)
+        self._pair = np.array(pair_column)
+        self._outcome = outcome_column
+        self._episode = np.array(episode_column)
+        self._pi = np.array(probabilities)
+        self._to_go = np.array(returns_to_go)
+        self._reward = np.array(rewards)
+        self._n_states = len(states)
+        self._n_pairs = len(pairs)
+        self._n_outcomes = len(outcomes)
+        self._state_of_pair = np.zeros(self._n_pairs, np.int64)
+        self._state_of_pair[self._pair] = self._state
+        distinct, self._return = np.unique(
+            np.round(self._to_go, RETURN_DECIMALS), return_inverse=True
         )
-        self._n_places, self._n_pairs = len(places), len(pairs)
-        self._place_of_pair = np.zeros(self._n_pairs, np.int64)
-        self._place_of_pair[self._pair] = self._place
-        returns, self._return = np.unique(np.round(self._to_go, 9), return_inverse=True)
-        self._n_returns = len(returns)
+        self._n_returns = len(distinct)
 
-    def _count(self, keys: Any, n: int, weights: FloatArray) -> FloatArray:
-        return np.asarray(np.bincount(keys, weights, n), np.float64)
-
-    def hca(self, of_episode: FloatArray) -> FloatArray:
-        """Return the credit of every step by return-conditioned hindsight, episodes weighted."""
-        w = of_episode[self._number]
+    def hca(self, weights: FloatArray) -> FloatArray:
+        """Return the credit of every step, (n,) float64, with a weight for each episode."""
+        w = weights[self._episode]
+        # Number of the step's (pair, return) and of its (state, return).
+        pair_return = self._pair * self._n_returns + self._return
+        state_return = self._state * self._n_returns + self._return
         with np.errstate(divide="ignore", invalid="ignore"):
-            joint = self._count(
-                self._pair * self._n_returns + self._return, self._n_pairs * self._n_returns, w
-            )
-            there = self._count(
-                self._place * self._n_returns + self._return, self._n_places * self._n_returns, w
-            )
-            h = (
-                joint[self._pair * self._n_returns + self._return]
-                / there[self._place * self._n_returns + self._return]
-            )
+            of_pair = _sums(pair_return, w, self._n_pairs * self._n_returns)
+            of_state = _sums(state_return, w, self._n_states * self._n_returns)
+            h = of_pair[pair_return] / of_state[state_return]
             terms = (1 - self._pi / h) * self._to_go
-            sums = self._count(self._pair, self._n_pairs, np.where(w > 0, w * terms, 0.0))
-            means = sums / self._count(self._pair, self._n_pairs, w)
-        return np.asarray(means[self._pair])
+            # A step without weight may have h = 0, and then a term that is not a number.
+            sums = _sums(self._pair, np.where(w > 0, w * terms, 0.0), self._n_pairs)
+            means = sums / _sums(self._pair, w, self._n_pairs)
+        credit: FloatArray = means[self._pair]
+        return credit
 
-    def cocoa(self, of_episode: FloatArray) -> FloatArray:
-        """Return the credit of every step by the outcomes that it contributed to, episodes weighted."""
-        w = of_episode[self._number]
-        n_outcomes = max(self._outcomes, default=-1) + 1
-        # How often an outcome followed a visit of a place, and a visit with an action there; and how often each was visited.
-        after_place = np.zeros((self._n_places, n_outcomes))
-        after_pair = np.zeros((self._n_pairs, n_outcomes))
-        sizes = np.zeros(n_outcomes)
-        for first, last in self._spans:
-            later = np.zeros(n_outcomes)
-            for k in range(last - 1, first - 1, -1):
-                after_place[self._place[k]] += w[k] * later
-                after_pair[self._pair[k]] += w[k] * later
-                if self._outcomes[k] >= 0:
-                    later[self._outcomes[k]] += 1
-                    sizes[self._outcomes[k]] = self._reward[k]
-        visits_pair = self._count(self._pair, self._n_pairs, w)
-        visits_place = self._count(self._place, self._n_places, w)
+    def cocoa(self, weights: FloatArray) -> FloatArray:
+        """Return the credit of every step, (n,) float64, with a weight for each episode."""
+        w = weights[self._episode]
+        after_state, after_pair, sizes = self._count_later_outcomes(w)
+        pair_visits = _sums(self._pair, w, self._n_pairs)
+        state_visits = _sums(self._state, w, self._n_states)
         with np.errstate(divide="ignore", invalid="ignore"):
-            # p(a | s, u) / pi(a | s) - 1, times how often u follows s: the mean number of u after (s, a) less that after s.
-            h = after_pair / after_place[self._place_of_pair]
-            weight = h[self._pair] / self._pi[:, None] - 1
-            expected = after_place[self._place] / visits_place[self._place][:, None]
-            later = np.nansum(
-                np.where(expected > 0, weight * expected, 0.0) * sizes[None, :], axis=1
-            )
-            own = self._count(self._pair, self._n_pairs, w * self._reward) / visits_pair
-            there = self._count(self._place, self._n_places, w * self._reward) / visits_place
-        found: FloatArray = own[self._pair] - there[self._place] + later
-        return found
+            # p(a | s, u) / pi(a | s) - 1, times the mean number of u after s. The product is the
+            # mean number of u after (s, a) less that after s.
+            h = after_pair / after_state[self._state_of_pair]
+            ratio = h[self._pair] / self._pi[:, None] - 1
+            expected = after_state[self._state] / state_visits[self._state][:, None]
+            terms = np.where(expected > 0, ratio * expected, 0.0) * sizes[None, :]
+            later = np.nansum(terms, axis=1)
+            of_action = _sums(self._pair, w * self._reward, self._n_pairs) / pair_visits
+            of_policy = _sums(self._state, w * self._reward, self._n_states) / state_visits
+        credit: FloatArray = of_action[self._pair] - of_policy[self._state] + later
+        return credit
 
-    def rudder(self, of_episode: FloatArray) -> FloatArray:
-        """Return what every step changes in the return that is to be expected, episodes weighted."""
-        w = of_episode[self._number]
+    def _count_later_outcomes(self, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Count the outcomes after each state and after each pair of state and action.
+
+        Returns:
+            (states, outcomes) and (pairs, outcomes): how often an outcome followed; and (outcomes,):
+            the reward of each outcome.
+        """
+        after_state = np.zeros((self._n_states, self._n_outcomes))
+        after_pair = np.zeros((self._n_pairs, self._n_outcomes))
+        sizes = np.zeros(self._n_outcomes)
+        for first, end in self._spans:
+            later = np.zeros(self._n_outcomes)
+            # Backwards, so that `later` has the outcomes after the row.
+            for row in range(end - 1, first - 1, -1):
+                after_state[self._state[row]] += w[row] * later
+                after_pair[self._pair[row]] += w[row] * later
+                outcome = self._outcome[row]
+                if outcome >= 0:
+                    later[outcome] += 1
+                    sizes[outcome] = self._reward[row]
+        return after_state, after_pair, sizes
+
+    def rudder(self, weights: FloatArray) -> FloatArray:
+        """Return the credit of every step, (n,) float64, with a weight for each episode."""
+        w = weights[self._episode]
         totals = np.array(
-            [self._to_go[first] if last > first else 0.0 for first, last in self._spans]
+            [self._to_go[first] if end > first else 0.0 for first, end in self._spans]
         )
         with np.errstate(divide="ignore", invalid="ignore"):
-            of_pair = self._count(self._pair, self._n_pairs, w * totals[self._number])
-            q = (of_pair / self._count(self._pair, self._n_pairs, w))[self._pair]
-        before = np.concatenate([[np.nan], q[:-1]])
-        firsts = [first for first, last in self._spans if last > first]
-        before[firsts] = float((of_episode * totals).sum() / of_episode.sum())
-        found: FloatArray = q - before
-        return found
+            sums = _sums(self._pair, w * totals[self._episode], self._n_pairs)
+            after = (sums / _sums(self._pair, w, self._n_pairs))[self._pair]
+        before = np.concatenate([[np.nan], after[:-1]])
+        # Before the first step the mean return of all episodes is expected.
+        first_rows = [first for first, end in self._spans if end > first]
+        before[first_rows] = float((weights * totals).sum() / weights.sum())
+        credit: FloatArray = after - before
+        return credit
+
+
+class _Numbers:
+    """Numbers from 0 for keys, in the order in which the keys first occur."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Hashable, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def number(self, key: Hashable) -> int:
+        return self._numbers.setdefault(key, len(self._numbers))
+
+
+def _sums(groups: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
+    """Return the sum of the weights of each group, (n_groups,) float64."""
+    return np.asarray(np.bincount(groups, weights, n_groups), np.float64)
+
+
+def _probability(policy: Value, observation: Value, action: Value) -> float:
+    dist = policy.dist(observation) if hasattr(policy, "dist") else None
+    if dist is None:
+        raise ValueError("the policy must have dist(observation), the probabilities of its actions")
+    return float(dist[int(action)])

@@ -1,0 +1,88 @@
+"""Steps and prompts of an episode as text, for training data."""
+
+from __future__ import annotations
+
+import json
+
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import Attempt
+from trajrec.types import JsonObject, Value
+from trajrec.values import codec
+from trajrec.values.json import to_json
+
+
+def step_texts(episode: Episode) -> dict[int, str]:
+    """Return the text of each step: its action as JSON, or the tool calls of an agent as JSON."""
+    if not episode.is_agent_episode:
+        steps = zip(episode.step_numbers, episode.actions, strict=True)
+        return {int(step): to_json(action) for step, action in steps}
+    steps_of_agent = range(episode.first_step, episode.n_steps)
+    calls: dict[int, list[JsonObject]] = {step: [] for step in steps_of_agent}
+    for attempt in episode.transcript.attempts:
+        # Later attempts repeat the call without a decision of the agent.
+        if attempt.start.attempt == 0:
+            calls[attempt.start.step].append(_call(attempt))
+    return {step: _calls_text(calls_of_step) for step, calls_of_step in calls.items()}
+
+
+def counterfactual_text(action: str, *, is_agent_episode: bool) -> str:
+    """Return the text of a counterfactual action, in the form of `step_texts`.
+
+    Args:
+        action: The action as JSON. A tool call is `[tool, arguments]`; a list of them is several.
+        is_agent_episode: Whether the action consists of tool calls.
+    """
+    if not is_agent_episode:
+        return action
+    calls = json.loads(action)
+    if isinstance(calls[0], str):
+        calls = [calls]
+    return _calls_text([{"tool": tool, "arguments": arguments} for tool, arguments in calls])
+
+
+def prompt_text(episode: Episode, step: int | None = None) -> str:
+    """Return the information that an agent had before a step, one item a line.
+
+    The first line is the goal, or the first observation. Then follow the text and the result of
+    each earlier step.
+
+    Args:
+        episode: The episode.
+        step: The step; None for the beginning, so that the text is one line.
+    """
+    if episode.is_agent_episode:
+        return "\n".join(_agent_prompt(episode, step))
+    observations = episode.observation_values
+    lines = [to_json(observations[0])] if observations else [""]
+    if step is not None:
+        # The last step has no observation if it raised.
+        for (number, text), observation in zip(
+            step_texts(episode).items(), observations[1:], strict=False
+        ):
+            if number < step:
+                lines += [text, to_json(observation)]
+    return "\n".join(lines)
+
+
+def _agent_prompt(episode: Episode, step: int | None) -> list[str]:
+    start = episode.transcript.task_start
+    goal: Value = None
+    if start is not None and start.goal_data is not None:
+        goal = codec.decode(start.goal_data)
+    lines = [goal if isinstance(goal, str) else to_json(goal)]
+    for attempt in episode.transcript.attempts:
+        if step is not None and attempt.start.step < step:
+            result = attempt.result
+            if attempt.has_failed and attempt.end is not None:
+                result = attempt.end.message
+            lines += [to_json(_call(attempt)), to_json(result)]
+    return lines
+
+
+def _call(attempt: Attempt) -> JsonObject:
+    return {"tool": attempt.tool, "arguments": attempt.arguments}
+
+
+def _calls_text(calls: list[JsonObject]) -> str:
+    """Return calls as JSON: one call as an object, several as a list."""
+    return to_json(calls[0] if len(calls) == 1 else calls)

@@ -1,0 +1,324 @@
+"""Rows of training data from a corpus: step labels, preference pairs, advantages of groups."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+
+from trajrec.corpus.episode import Episode
+from trajrec.replay.credit.estimators.groups import GroupOptions, Method, group_advantages
+from trajrec.replay.credit.texts import counterfactual_text, prompt_text, step_texts
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
+
+# Is called with each remark about the data, a sentence.
+Remark = Callable[[str], None]
+
+
+class StepLabels(TypedDict):
+    """The labels of an episode's steps, for a process reward model.
+
+    Attributes:
+        prompt: The goal, or the first observation.
+        completions: The text of each step.
+        labels: Whether any rollout from after the step was won: the hard estimate.
+        soft_labels: The share of these rollouts that was won, or their mean score.
+        n: The number of these rollouts.
+        episode_id: The episode.
+        run_id: The run of credit whose rollouts these are.
+        policy_id: The policy of the rollouts.
+    """
+
+    prompt: str
+    completions: list[str]
+    labels: list[bool]
+    soft_labels: list[float]
+    n: list[int]
+    episode_id: str
+    run_id: str
+    policy_id: str
+
+
+class PreferencePair(TypedDict):
+    """Two actions at one step, one better than the other.
+
+    Attributes:
+        prompt: The information before the step.
+        chosen: The text of the better action.
+        rejected: The text of the worse action.
+        margin: The difference of their effects on the result.
+        ci_low: Lower end of the interval of the counterfactual's effect; None for a fork.
+        ci_high: Upper end of this interval; None for a fork.
+        episode_id: The episode.
+        step: The step.
+        source: "counterfactual", or "fork" and the id of the branch.
+    """
+
+    prompt: str
+    chosen: str
+    rejected: str
+    margin: float
+    ci_low: float | None
+    ci_high: float | None
+    episode_id: str
+    step: int
+    source: str
+
+
+class StepAdvantages(TypedDict):
+    """The advantages of an episode's steps in its group.
+
+    Attributes:
+        prompt: The goal, or the first observation.
+        completions: The text of each step.
+        advantages: The advantage of each step.
+        reward: The episode's return.
+        episode_id: The episode.
+        method: The method of `group_advantages`.
+    """
+
+    prompt: str
+    completions: list[str]
+    advantages: list[float]
+    reward: float
+    episode_id: str
+    method: str
+
+
+class Share(NamedTuple):
+    """A number of rollouts, and the share of them that was won or their mean score."""
+
+    n: int
+    share: float
+
+
+class LabelledRun(NamedTuple):
+    """A run of credit with rollouts from every step of an episode.
+
+    Attributes:
+        run_id: The run.
+        policy_id: The policy of its rollouts.
+        has_check: Whether a check decided which rollouts were won.
+        shares: Step and arm -> the rollouts of this arm.
+    """
+
+    run_id: str
+    policy_id: str
+    has_check: bool
+    shares: dict[tuple[int, str], Share]
+
+
+def step_labels(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[StepLabels]:
+    """Yield the step labels of each episode, from its latest run with rollouts from every step.
+
+    Args:
+        corpus: The corpus.
+        where: A SQL condition on the table `episodes`.
+        remark: Is told if the labels say nothing.
+    """
+    runs = _latest_runs(corpus, where)
+    unchecked_labels: set[bool] = set()
+    with_credit = f"({where}) AND episode_id IN (SELECT episode_id FROM credit)"
+    for episode in corpus.episodes(with_credit, order_by="episode_id"):
+        run = runs.get(episode.id)
+        shares = None if run is None else _shares_after_steps(episode, run)
+        if run is None or shares is None:
+            continue
+        labels = [share.share > 0 for share in shares]
+        if not run.has_check:
+            unchecked_labels.update(labels)
+        yield {
+            "prompt": prompt_text(episode),
+            "completions": list(step_texts(episode).values()),
+            "labels": labels,
+            "soft_labels": [share.share for share in shares],
+            "n": [share.n for share in shares],
+            "episode_id": episode.id,
+            "run_id": run.run_id,
+            "policy_id": run.policy_id,
+        }
+    if remark is not None and len(unchecked_labels) == 1:
+        (label,) = unchecked_labels
+        remark(
+            f"all labels are {str(label).lower()} where no check was given: won is taken to be a "
+            "return above 0: --success says otherwise"
+        )
+
+
+def _latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
+    """Return the latest run of each episode that has rollouts from every step."""
+    query = f"""
+    WITH runs AS (
+      SELECT c.episode_id, c.run_id, any_value(c.policy_id) AS policy_id, max(c.created_at) AS made
+      FROM credit c JOIN episodes e USING (episode_id)
+      WHERE c.estimator IN ('advantage', 'value') GROUP BY ALL
+      HAVING count(DISTINCT c.step) >= any_value(e.n_steps) - coalesce(any_value(e.fork_step), 0)
+    ), latest AS (
+      SELECT * FROM runs
+      QUALIFY row_number() OVER (PARTITION BY episode_id ORDER BY made DESC, run_id) = 1
+    )
+    SELECT l.episode_id, l.run_id, l.policy_id, r.fork_step, r.arm, count(*) AS n,
+      avg(coalesce(r.score, CAST(r.episode_return > 0 AS DOUBLE))) AS share,
+      count(r.score) > 0 AS has_check
+    FROM latest l JOIN rollouts r USING (run_id, episode_id)
+    WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') AND {_is_asked(where, "l")}
+    GROUP BY ALL
+    """
+    runs: dict[str, LabelledRun] = {}
+    for row in corpus.sql(query).fetchall():
+        episode_id, run_id, policy_id, step, arm, n, share, has_check = row
+        run = runs.get(episode_id, LabelledRun(run_id, policy_id, False, {}))
+        run.shares[step, arm] = Share(n, share)
+        runs[episode_id] = run._replace(has_check=run.has_check or has_check)
+    return runs
+
+
+def _shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | None:
+    """Return the rollouts from after each step; None if a step has none."""
+    shares = []
+    for step in range(episode.first_step, episode.n_steps):
+        # A rollout from after a step forced its action, or began in the state that it led to.
+        share = run.shares.get((step, "action")) or run.shares.get((step + 1, "value"))
+        if share is None and step == episode.n_steps - 1:
+            # No rollout begins after the last step: the episode's own result stands for them.
+            has_won = episode.total_reward > 0
+            if episode.outcome is not None:
+                has_won = episode.outcome == "success"
+            share = Share(1, float(has_won))
+        if share is None:
+            return None
+        shares.append(share)
+    return shares or None
+
+
+def counterfactual_pairs(corpus: Corpus, where: str) -> Iterator[PreferencePair]:
+    """Yield a pair for each counterfactual whose effect is certain: its interval excludes 0."""
+    certain = "estimator = 'effect' AND action IS NOT NULL AND (ci_low > 0 OR ci_high < 0)"
+    query = (
+        "SELECT c.episode_id, step, CAST(action AS VARCHAR), value, ci_low, ci_high "
+        f"FROM latest_credit c WHERE {certain} AND {_is_asked(where, 'c')} ORDER BY ALL"
+    )
+    effects: dict[str, list[tuple[int, str, float, float, float]]] = {}
+    for episode_id, *effect in corpus.sql(query).fetchall():
+        effects.setdefault(episode_id, []).append(tuple(effect))
+    with_effect = (
+        f"({where}) AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
+    )
+    for episode in corpus.episodes(with_effect, order_by="episode_id"):
+        texts = step_texts(episode)
+        for step, action, value, ci_low, ci_high in effects.get(episode.id, ()):
+            if step not in texts:
+                continue
+            other = counterfactual_text(action, is_agent_episode=episode.is_agent_episode)
+            is_better = ci_low > 0
+            yield {
+                "prompt": prompt_text(episode, step),
+                "chosen": other if is_better else texts[step],
+                "rejected": texts[step] if is_better else other,
+                "margin": abs(value),
+                "ci_low": ci_low,
+                "ci_high": ci_high,
+                "episode_id": episode.id,
+                "step": step,
+                "source": "counterfactual",
+            }
+
+
+def fork_pairs(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[PreferencePair]:
+    """Yield a pair for each fork with another outcome than its parent.
+
+    Args:
+        corpus: The corpus.
+        where: A SQL condition on the table `episodes`, for the parents.
+        remark: Is told how many forks make no pair because an outcome is missing.
+    """
+    of_parent = f"JOIN episodes p ON p.episode_id = b.parent_id WHERE {_is_asked(where, 'p')}"
+    if remark is not None:
+        without_outcome = "b.outcome IS NULL OR p.outcome IS NULL"
+        ((n, n_without),) = corpus.sql(
+            f"SELECT count(*), count(*) FILTER ({without_outcome}) FROM branches b {of_parent}"
+        ).fetchall()
+        if n_without:
+            remark(
+                f"{n_without} of {n} forks make no pair: they and their episodes need an outcome, "
+                "fork_many(checks=...)"
+            )
+    # A comparison with NULL is not true, so both outcomes exist.
+    query = (
+        f"SELECT b.episode_id, b.parent_id, b.fork_step FROM branches b {of_parent} "
+        "AND b.outcome <> p.outcome ORDER BY ALL"
+    )
+    # Forks of one episode often follow each other, so the last parent is kept.
+    load_parent = functools.lru_cache(maxsize=1)(corpus.episode)
+    for branch_id, parent_id, step in corpus.sql(query).fetchall():
+        parent = load_parent(parent_id)
+        branch = corpus.episode(branch_id)
+        recorded = step_texts(parent).get(step)
+        other = step_texts(branch).get(step)
+        if recorded is None or other is None or recorded == other:
+            continue
+        is_better = branch.outcome == "success"
+        yield {
+            "prompt": prompt_text(parent, step),
+            "chosen": other if is_better else recorded,
+            "rejected": recorded if is_better else other,
+            "margin": 1.0,
+            "ci_low": None,
+            "ci_high": None,
+            "episode_id": parent_id,
+            "step": step,
+            "source": f"fork {branch_id}",
+        }
+
+
+def step_advantages(
+    corpus: Corpus,
+    where: str,
+    method: Method,
+    remark: Remark | None,
+    **options: Unpack[GroupOptions],
+) -> Iterator[StepAdvantages]:
+    """Yield the advantages of each episode's steps in its group.
+
+    Args:
+        corpus: The corpus.
+        where: A SQL condition on the table `episodes`.
+        method: See `group_advantages`.
+        remark: Is told how many episodes are alone in their group.
+        options: See `group_advantages`.
+    """
+    tables = {
+        table.episode_id: table
+        for table in group_advantages(corpus, method, where=where, **options)
+    }
+    if remark is not None:
+        # The n of a row of GRPO is the size of the group; other methods count other things.
+        sizes = list(tables.values())
+        if method != "grpo":
+            sizes = group_advantages(corpus, "grpo", where=where, **options)
+        n_alone = sum(table[0].n == 1 for table in sizes)
+        if n_alone:
+            remark(
+                f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing "
+                "to compare them with"
+            )
+    for episode in corpus.episodes(where):
+        if episode.id in tables:
+            # A step with an unknown advantage must not train: 0 gives no gradient.
+            advantages = [0.0 if math.isnan(row.value) else row.value for row in tables[episode.id]]
+            yield {
+                "prompt": prompt_text(episode),
+                "completions": list(step_texts(episode).values()),
+                "advantages": advantages,
+                "reward": episode.total_reward,
+                "episode_id": episode.id,
+                "method": method,
+            }
+
+
+def _is_asked(where: str, table: str) -> str:
+    """Return the condition that a row of a table belongs to an episode that was asked for."""
+    return f"{table}.episode_id IN (SELECT episode_id FROM episodes WHERE {where})"
