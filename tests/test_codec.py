@@ -57,7 +57,7 @@ dtypes = (
 
 
 @examples("log", values, fixed=100, drawn=500, whole=20_000)
-def test_any_nest_of_plain_values_comes_back_with_its_types_and_bits(value: Any) -> None:
+def test_nested_values_come_back_with_types_and_bits(value: Any) -> None:
     assert is_same(decode(encode(value)), value)
 
 
@@ -70,10 +70,10 @@ def test_any_nest_of_plain_values_comes_back_with_its_types_and_bits(value: Any)
     drawn=500,
     whole=20_000,
 )
-def test_any_array_comes_back_with_its_dtype_shape_and_bits(array: np.ndarray[Any, Any]) -> None:
+def test_arrays_come_back_with_dtype_shape_and_bits(array: np.ndarray[Any, Any]) -> None:
     back = decode(encode(array))
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
-    back.flags.writeable  # noqa: B018 - it exists
+    assert back.flags.writeable
     if array.size:
         scalar = array.ravel()[0]
         assert is_same(decode(encode(scalar)), scalar)
@@ -87,7 +87,7 @@ def test_numpy_texts_keep_their_trailing_nulls(text: str) -> None:
         assert encode(back) == encode(scalar)
 
 
-def test_records_without_fields_come_back() -> None:
+def test_arrays_of_records_without_fields_come_back() -> None:
     array = np.zeros((2, 3), np.dtype([]))
     back = decode(encode(array))
     assert (back.dtype, back.shape) == (array.dtype, array.shape)
@@ -102,13 +102,13 @@ def test_missing_texts_of_an_array_stay_missing(missing: Any) -> None:
     assert [back[0], back[2]] == ["lamp", ""]
 
 
-def test_the_bits_of_nan_and_minus_zero_are_kept() -> None:
+def test_nan_and_minus_zero_keep_their_bits() -> None:
     nan = struct.unpack("<d", struct.pack("<Q", 0x7FF8_0000_0000_0123))[0]
     assert struct.pack("<d", decode(encode(nan))) == struct.pack("<d", nan)
     assert struct.pack("<d", decode(encode(-0.0))) == struct.pack("<d", -0.0)
 
 
-def test_structured_and_object_arrays_come_back() -> None:
+def test_structured_and_object_arrays_come_back_whole() -> None:
     structured = np.array([(1, 2.5), (3, 4.5)], [("a", "<i2"), ("b", ">f8")])
     assert is_same(decode(encode(structured)).tobytes(), structured.tobytes())
     objects = np.array([[1, "a"], [None, 2**70]], object)
@@ -130,7 +130,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
-def test_values_of_every_space_come_back_and_are_in_the_space(space: gym.Space[Any]) -> None:
+def test_samples_of_every_space_come_back_as_members(space: gym.Space[Any]) -> None:
     space.seed(0)
     for _ in range(20):
         value = space.sample()
@@ -174,7 +174,7 @@ class Label(str):
         (decimal.Decimal("1.10"), "value", {"value": "1.10"}),
     ],
 )
-def test_objects_come_back_as_plain_data_with_their_types_name(
+def test_objects_come_back_as_plain_data_with_type_name(
     value: Any, kind: str, fields: dict[str, Any]
 ) -> None:
     back = decode(encode(value))
@@ -183,7 +183,7 @@ def test_objects_come_back_as_plain_data_with_their_types_name(
     assert back.type_name.endswith(type(value).__qualname__)
 
 
-def test_what_cannot_be_stored_is_refused_with_the_path_to_it() -> None:
+def test_unstorable_value_is_refused_with_its_path() -> None:
     with pytest.raises(
         EncodeError,
         match=r"step 3: action\['pos'\]\[1\]: builtins.object cannot be stored losslessly",
@@ -191,13 +191,13 @@ def test_what_cannot_be_stored_is_refused_with_the_path_to_it() -> None:
         encode({"pos": [1, object()]}, where="step 3: action")
 
 
-def test_what_cannot_be_stored_is_shown_as_opaque_where_that_is_asked_for() -> None:
+def test_unstorable_value_becomes_opaque_on_request() -> None:
     back = decode(encode({"x": object}, opaque=True))
     assert isinstance(back["x"], Opaque)
     assert back["x"].type_name == "builtins.type"
 
 
-def test_a_cycle_is_refused() -> None:
+def test_cyclic_value_is_refused_with_the_depth() -> None:
     cycle: list[Any] = []
     cycle.append(cycle)
     with pytest.raises(EncodeError, match=f"deeper than {MAX_DEPTH}"):
@@ -205,7 +205,7 @@ def test_a_cycle_is_refused() -> None:
 
 
 @examples("log", st.binary(max_size=200), fixed=300, drawn=1000, whole=50_000)
-def test_bytes_that_are_not_an_encoding_raise_only_value_errors(data: bytes) -> None:
+def test_random_bytes_raise_nothing_but_value_errors(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         decode(data)
 
@@ -219,13 +219,15 @@ def test_bytes_that_are_not_an_encoding_raise_only_value_errors(data: bytes) -> 
     drawn=500,
     whole=20_000,
 )
-def test_a_damaged_encoding_raises_only_value_errors(value: Any, at: int, flip: int) -> None:
+def test_damaged_encoding_raises_nothing_but_value_errors(
+    value: Any, offset: int, flip: int
+) -> None:
     data = bytearray(encode(value))
-    data[at % len(data)] ^= flip
+    data[offset % len(data)] ^= flip
     with contextlib.suppress(ValueError):
         decode(bytes(data))
 
 
-def test_the_digest_of_a_dict_does_not_depend_on_its_order() -> None:
+def test_digest_does_not_depend_on_key_order() -> None:
     assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
     assert digest({"a": 1}) != digest({"a": 1.0})

@@ -226,6 +226,35 @@ def test_kill_9_at_random_moments_loses_nothing_older_than_200_ms(
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
+def unsealed(small: Path) -> tuple[bytes, int]:
+    """Return a log without its footer, and the offset of its last frame."""
+    with LogReader(small) as reader:
+        last = reader.frames[-1]
+        return reader.slice(0, last.end), last.offset
+
+
+def test_truncated_frame_is_reported_with_its_offset(small: Path, tmp_path: Path) -> None:
+    data, offset = unsealed(small)
+    path = tmp_path / "torn.trj"
+    path.write_bytes(data[:-1])
+    with LogReader(path) as reader:
+        (damage,) = reader.damage
+    assert (damage.offset, damage.size) == (offset, len(data) - 1 - offset)
+    assert damage.is_tail
+    assert damage.reason == "the file stops in the middle of a frame"
+
+
+def test_damaged_last_frame_is_not_called_torn(small: Path, tmp_path: Path) -> None:
+    data, offset = unsealed(small)
+    path = tmp_path / "damaged.trj"
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with LogReader(path) as reader:
+        (damage,) = reader.damage
+    assert (damage.offset, damage.size) == (offset, len(data) - offset)
+    assert not damage.is_tail
+    assert damage.reason == "a frame's payload is damaged"
+
+
 def test_recover_seals_a_killed_writers_log_whole(tmp_path: Path) -> None:
     path = record(gym.make("Taxi-v4"), tmp_path, 2)
     truth = read(path)
@@ -290,7 +319,7 @@ def test_compacting_keeps_every_value_and_saves_bytes(env_id: str, tmp_path: Pat
     assert compact(env.path).size_after == result.size_after
 
 
-def test_a_log_with_a_score_that_is_nan_can_be_compacted(tmp_path: Path) -> None:
+def test_log_with_a_nan_score_can_be_compacted(tmp_path: Path) -> None:
     def score(*_: Any) -> trajrec.Verdict:
         return trajrec.Verdict(None, math.nan)
 

@@ -1,9 +1,11 @@
-"""What a log holds is what the environment returned, however odd that is."""
+"""A log holds the exact values that the environment returned."""
 
 from __future__ import annotations
 
+import struct
 import sys
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -11,117 +13,30 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, Witness, record, run
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
-from tiers import examples
-from zstandard import ZstdDecompressor
+from equal_pairs import EQUAL_PAIRS
 
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import EncodeError, LogFormatError, LogWriteError
-from trajrec.log import columns, frames
-from trajrec.log.columns import Packer
+from trajrec.log import columns, flusher, frames
 from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
-from trajrec.log.rows import ColumnRows
 from trajrec.recording.blocks import BLOCK_BYTES
-from trajrec.values import codec
 from trajrec.values.diff import diff, is_same
 
 
-def unpack(packed: tuple[Any, bytes]) -> ColumnRows:
-    return ColumnRows(packed[0], packed[1], ZstdDecompressor())
-
-
-dtypes = (
-    npst.integer_dtypes(endianness="?")
-    | npst.floating_dtypes(endianness="?")
-    | npst.boolean_dtypes()
-)
-tables = dtypes.flatmap(
-    lambda dtype: npst.array_shapes(min_dims=0, max_dims=2, max_side=5).flatmap(
-        lambda shape: st.integers(1, 20).flatmap(lambda n: npst.arrays(dtype, (n, *shape)))
-    )
-)
-
-
-@examples("log", tables, st.booleans(), fixed=100, drawn=300, whole=10_000)
-def test_a_column_of_arrays_comes_back_bit_by_bit(
-    table: np.ndarray[Any, Any], search: bool
+@pytest.mark.parametrize("value", [np.zeros(5000), list(range(5000))])
+def test_value_too_large_to_be_read_is_not_written(
+    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [table[i : i + 1].tobytes() for i in range(len(table))]
-    back = unpack(
-        Packer(search=search).pack_arrays("x", rows, dtype=table.dtype, shape=table.shape[1:])
-    )
-    assert back.row_bytes() == table.tobytes()
-    assert all(
-        is_same(row, table[i : i + 1].reshape(table.shape[1:]))
-        for i, row in enumerate(back.values())
-    )
-
-
-@examples("log", st.integers(0, 3), st.integers(1, 6), fixed=24, drawn=24, whole=24)
-def test_a_column_of_frames_comes_back_bit_by_bit(still: int, n: int) -> None:
-    frames_ = np.random.default_rng(n).integers(0, 255, (n, 40, 41), np.uint8)
-    frames_[: still + 1] = frames_[0]
-    back = unpack(
-        Packer().pack_arrays(
-            "x", [f.tobytes() for f in frames_], dtype=frames_.dtype, shape=frames_.shape[1:]
-        )
-    )
-    assert np.array_equal(np.array(back.values()), frames_)
-
-
-scalars = (
-    st.lists(st.integers(), min_size=1)
-    | st.lists(st.floats(), min_size=1)
-    | st.lists(st.booleans(), min_size=1)
-)
-
-
-@examples(
-    "log",
-    scalars
-    | st.lists(st.integers() | st.floats() | st.text() | st.none() | st.booleans(), min_size=1),
-    fixed=100,
-    drawn=300,
-    whole=10_000,
-)
-def test_a_column_of_scalars_comes_back_with_its_types_and_bits(rows: list[Any]) -> None:
-    assert is_same(unpack(Packer().pack_scalars("x", rows)).values(), rows)
-
-
-@pytest.mark.parametrize(
-    "cls",
-    [np.int8, np.uint64, np.float32, np.float16, np.bool_, np.int64, np.longdouble, np.complex128],
-)
-def test_a_column_of_numpy_scalars_keeps_its_type(cls: Any) -> None:
-    rows = [cls(value) for value in (0, 1, 1, 0)]
-    assert is_same(unpack(Packer().pack_scalars("x", rows)).values(), rows)
-
-
-# Each pair is equal by ==, but not by type and bits.
-EQUAL_PAIRS: list[tuple[Any, Any]] = [
-    (np.complex64(0j), np.complex64(complex(-0.0, 0.0))),
-    (np.complex128(0j), np.complex128(complex(0.0, -0.0))),
-    (np.longdouble(0.0), np.longdouble(-0.0)),
-    (np.timedelta64(1, "s"), np.timedelta64(1000, "ms")),
-    (np.timedelta64(1), np.timedelta64(1, "s")),
-    (0.0, -0.0),
-    (np.float32(0.0), np.float32(-0.0)),
-    (1, True),
-    (1, 1.0),
-    ({"n": 1}, {"n": True}),
-    ([0.0], [-0.0]),
-    ({1}, {True}),
-    ((np.zeros(2),), (np.zeros(2, np.float32),)),
-]
-
-
-@pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
-def test_scalars_that_only_compare_equal_stay_apart(pair: tuple[Any, Any]) -> None:
-    for rows in ([*pair], [pair[1], *pair], [pair[0], pair[0], pair[1]]):
-        assert is_same(unpack(Packer().pack_scalars("x", rows)).values(), rows)
+    env = trajrec.record(Scripted(lambda k: (value, 0.0, k == 5, False, {})), tmp_path)
+    for module in (frames, columns):
+        monkeypatch.setattr(module, "MAX_PART", 10_000)
+    env.reset(seed=0)
+    with pytest.raises(LogWriteError, match=r"bytes in .* at most 10000 are read back"):
+        env.flush()
+    with pytest.raises(LogWriteError):
+        env.close()
 
 
 @pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
@@ -142,33 +57,6 @@ def test_values_that_only_compare_equal_survive_recording_and_compaction(
         (episode,) = trajrec.open(tmp_path).episodes()
         assert is_same([info["value"] for info in episode.infos], values)
         compact(env.path)
-
-
-@pytest.mark.parametrize("value", [np.zeros(5000), list(range(5000))])
-def test_value_too_large_to_be_read_is_not_written(
-    value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    env = trajrec.record(Scripted(lambda k: (value, 0.0, k == 5, False, {})), tmp_path)
-    for module in (frames, columns):
-        monkeypatch.setattr(module, "MAX_PART", 10_000)
-    env.reset(seed=0)
-    with pytest.raises(LogWriteError, match=r"bytes in .* at most 10000 are read back"):
-        env.flush()
-    with pytest.raises(LogWriteError):
-        env.close()
-
-
-@pytest.mark.parametrize("value", [[1], ([1],), {"a": 1}, codec.Plain("m.C", "attrs", {"a": 1})])
-def test_equal_rows_are_read_as_values_of_their_own(value: Any) -> None:
-    first, second = unpack(Packer().pack_values("x", [codec.encode(value)] * 2)).values()
-    assert is_same(first, second)
-    assert first is not second
-
-
-def test_equal_rows_cost_next_to_nothing() -> None:
-    column, data = Packer().pack_scalars("reward", [1.0] * 8000)
-    assert column.kind == "const"
-    assert len(data) < 16
 
 
 ENVIRONMENTS = [
@@ -204,17 +92,17 @@ def assert_recorded(path: Path, witness: Witness) -> None:
         for number, truth in enumerate(witness.episodes):
             episode = Episode(reader, number)
             assert not episode.missing_steps
-            for name, found in (
+            for name, values in (
                 ("observations", episode.observation_values),
                 ("actions", episode.actions),
                 ("rewards", episode.reward_values),
                 ("infos", episode.infos),
             ):
-                assert is_same(found, truth[name]), (number, name, diff(found, truth[name])[:3])
+                assert is_same(values, truth[name]), (number, name, diff(values, truth[name])[:3])
 
 
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
-def test_real_environments_are_recorded_as_they_were(env_id: str, tmp_path: Path) -> None:
+def test_log_holds_the_values_of_real_environments(env_id: str, tmp_path: Path) -> None:
     witness = Witness(make(env_id))
     path = record(witness, tmp_path, 3)
     assert_recorded(path, witness)
@@ -228,7 +116,7 @@ def test_breakout_is_recorded_pixel_by_pixel(tmp_path: Path) -> None:
     assert path.stat().st_size < 400 * len(witness.episodes[0]["actions"])
 
 
-def test_an_observation_buffer_that_is_reused_is_recorded_as_it_was_at_each_step(
+def test_reused_observation_buffer_is_copied_at_each_step(
     tmp_path: Path,
 ) -> None:
     buffer = np.zeros(2, np.float32)
@@ -271,12 +159,12 @@ ODD: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("rows", ODD.values(), ids=ODD.keys())
-def test_odd_observations_are_recorded_as_they_were(rows: list[Any], tmp_path: Path) -> None:
+def test_log_holds_odd_observations_unchanged(rows: list[Any], tmp_path: Path) -> None:
     witness = Witness(Scripted(lambda k: (rows[k + 1], 1.0, k == 10, False, {})))
     assert_recorded(record(witness, tmp_path, 3), witness)
 
 
-def test_observations_of_any_form_may_follow_each_other(tmp_path: Path) -> None:
+def test_observations_may_change_their_form_each_step(tmp_path: Path) -> None:
     rows = [
         {"a": np.zeros(2)},
         {"a": np.zeros(2)},
@@ -291,7 +179,7 @@ def test_observations_of_any_form_may_follow_each_other(tmp_path: Path) -> None:
         assert is_same(list(Episode(reader, 0).observations), rows)
 
 
-def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory(
+def test_block_of_large_values_is_written_before_memory_fills(
     tmp_path: Path,
 ) -> None:
     sizes = []
@@ -311,7 +199,7 @@ def test_a_block_of_large_whole_values_is_handed_over_before_it_fills_the_memory
         ]
 
 
-def test_infos_may_have_other_keys_at_every_step(tmp_path: Path) -> None:
+def test_infos_may_change_their_keys_each_step(tmp_path: Path) -> None:
     witness = Witness(
         Scripted(
             lambda k: (
@@ -326,13 +214,13 @@ def test_infos_may_have_other_keys_at_every_step(tmp_path: Path) -> None:
     assert_recorded(record(witness, tmp_path, 2), witness)
 
 
-def test_rewards_may_change_their_type(tmp_path: Path) -> None:
+def test_rewards_may_change_their_type_each_step(tmp_path: Path) -> None:
     rewards = [1, 1.0, np.float32(1), np.array([1.0, 2.0]), True, np.int64(3)]
     witness = Witness(Scripted(lambda k: (np.zeros(2), rewards[k % 6], k == 20, False, {})))
     assert_recorded(record(witness, tmp_path), witness)
 
 
-def test_an_info_that_cannot_be_stored_is_opaque_and_an_observation_is_an_error(
+def test_unstorable_info_is_opaque_but_observation_fails(
     tmp_path: Path,
 ) -> None:
     path = record(
@@ -351,7 +239,7 @@ def test_an_info_that_cannot_be_stored_is_opaque_and_an_observation_is_an_error(
         assert (episode.n_steps, episode.ending, len(episode.failures)) == (3, "error", 1)
 
 
-def test_an_action_that_cannot_be_stored_is_refused_before_the_environment_sees_it(
+def test_unstorable_action_never_reaches_the_environment(
     tmp_path: Path,
 ) -> None:
     inner = Scripted(lambda k: (np.zeros(2), 1.0, False, False, {}))
@@ -367,7 +255,7 @@ def test_an_action_that_cannot_be_stored_is_refused_before_the_environment_sees_
         assert Episode(reader, 0).actions == [{"a": 1, "b": [2]}, {"a": 3, "b": [4]}]
 
 
-def test_an_exception_in_a_step_is_recorded_and_raised_again_and_the_episode_may_go_on(
+def test_episode_may_continue_after_a_step_that_raised(
     tmp_path: Path,
 ) -> None:
     def at(k: int) -> Any:
@@ -398,7 +286,7 @@ def test_an_exception_in_a_step_is_recorded_and_raised_again_and_the_episode_may
     assert steps[3].failure is not None
 
 
-def test_an_exception_in_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
+def test_failed_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
     class Broken(Scripted):
         def reset(self, **kwargs: Any) -> Any:
             raise RuntimeError("no display")
@@ -414,7 +302,7 @@ def test_an_exception_in_reset_is_an_episode_with_an_error(tmp_path: Path) -> No
     assert episode.start.seed == 3
 
 
-def test_a_reset_in_the_middle_and_a_reset_after_a_reset_are_abandoned_episodes(
+def test_reset_without_an_end_abandons_the_episode(
     tmp_path: Path,
 ) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
@@ -425,31 +313,31 @@ def test_a_reset_in_the_middle_and_a_reset_after_a_reset_are_abandoned_episodes(
     env.step(1)
     env.close()
     with LogReader(env.path) as reader:
-        found = [Episode(reader, k) for k in range(3)]
-    assert [(e.ending, e.n_steps) for e in found] == [
+        episodes = [Episode(reader, k) for k in range(3)]
+    assert [(episode.ending, episode.n_steps) for episode in episodes] == [
         ("abandoned", 1),
         ("abandoned", 0),
         ("abandoned", 1),
     ]
 
 
-def test_a_log_that_grows_is_read_on_from_where_it_was(tmp_path: Path) -> None:
+def test_refresh_reads_the_frames_that_were_appended(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env, 2)
     env.flush()
     with LogReader(env.path) as reader:
         assert not reader.is_sealed
         assert reader.is_being_written()
-        known = len(reader.frames)
+        n_before = len(reader.frames)
         run(env, 2)
         env.close()
         assert reader.refresh()
-        assert len(reader.frames) > known
+        assert len(reader.frames) > n_before
         assert reader.is_sealed
         assert Episode(reader, 3).ending == "terminated"
 
 
-def test_a_sealed_log_reads_the_same_by_its_footer_and_by_scanning(tmp_path: Path) -> None:
+def test_footer_and_scan_give_the_same_episodes(tmp_path: Path) -> None:
     path = record(gym.make("Taxi-v4"), tmp_path, 3)
     data = path.read_bytes()
     cut = tmp_path / "cut.trj"
@@ -464,12 +352,9 @@ def test_a_sealed_log_reads_the_same_by_its_footer_and_by_scanning(tmp_path: Pat
             )
 
 
-def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
+def test_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
     path = record(gym.make("CartPole-v1"), tmp_path)
     data = bytearray(path.read_bytes())
-    import struct
-    import zlib
-
     head = struct.pack("<8sI", frames.MAGIC, 99)
     data[:16] = head + struct.pack("<I", zlib.crc32(head))
     path.write_bytes(data)
@@ -480,14 +365,14 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello world, this is not a log at all", b"\x89PNG\r\n\x1a\n" + b"\0" * 100]
 )
-def test_a_foreign_file_is_refused_with_its_name(content: bytes, tmp_path: Path) -> None:
+def test_foreign_file_is_refused_with_its_name(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "foreign.trj"
     path.write_bytes(content)
     with pytest.raises(LogFormatError, match=r"foreign\.trj.*not a trajrec log"):
         LogReader(path)
 
 
-def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
+def test_recorders_of_one_process_do_not_mix(tmp_path: Path) -> None:
     witnesses = [Witness(gym.make("CartPole-v1")) for _ in range(5)]
     recorders = [trajrec.record(witness, tmp_path) for witness in witnesses]
     for k, env in enumerate(recorders):
@@ -509,12 +394,10 @@ def test_many_recorders_in_one_process_do_not_mix(tmp_path: Path) -> None:
         ("trajrec/Shop-v0", 5),
     ],
 )
-def test_what_is_recorded_does_not_depend_on_when_it_is_flushed(
+def test_log_does_not_depend_on_the_times_of_flushes(
     env_id: str, n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trajrec.log import flusher
-
-    # As often as it can, and the interpreter switches threads as often as it can.
+    # Flushes and switches between threads are as frequent as possible.
     monkeypatch.setattr(flusher, "FLUSH_S", 0.0)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -530,7 +413,7 @@ def test_what_is_recorded_does_not_depend_on_when_it_is_flushed(
             assert {0, Episode(reader, k).n_steps} <= set(Episode(reader, k).states)
 
 
-def test_nothing_is_warned_about_while_recording(tmp_path: Path) -> None:
+def test_recording_raises_no_warnings(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         record(gym.make("FrozenLake-v1"), tmp_path, 3)

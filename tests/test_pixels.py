@@ -1,4 +1,4 @@
-"""Large rows kept as changes: lossless however they change and wherever chunks are cut."""
+"""Large rows stored as changes: lossless for any changes and any cuts into chunks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from trajrec.replay import replay_episodes
 
 
 def round_trip(rows, cuts=()):
-    """Pack rows in chunks cut at `cuts`; return what is read back, and each chunk's filter and size."""
-    dtype, shape = rows[0].dtype, rows[0].shape
-    pixels, read, stored = PixelRows(dtype, shape), [], []
+    """Pack rows in chunks cut at `cuts`; return the unpacked rows, and each chunk's filter and size."""
+    dtype = rows[0].dtype
+    shape = rows[0].shape
+    pixels = PixelRows(dtype, shape)
+    read = []
+    stored = []
     buffer = np.empty(shape, dtype)
     bounds = [0, *sorted(set(cuts) & set(range(1, len(rows)))), len(rows)]
     for start, stop in itertools.pairwise(bounds):
         for row in rows[start:stop]:
-            buffer[...] = row  # as an environment that gives the same buffer at each step
+            # Environments often return the same buffer at each step.
+            buffer[...] = row
             pixels.add(buffer)
         buffer[...] = 1
         raw, filter_ = pixels.pack(start, stop)
@@ -36,7 +40,8 @@ def round_trip(rows, cuts=()):
 
 def stacked(frames, size, axis, resets=()):
     """Return the stacks of the last `size` frames; at a reset all of them are the frame."""
-    rows, window = [], [frames[0]] * size
+    rows = []
+    window = [frames[0]] * size
     for index, frame in enumerate(frames):
         window = [frame] * size if index in resets else [*window[1:], frame]
         rows.append(np.stack(window, axis=axis))
@@ -47,8 +52,8 @@ def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
     frames = []
     for k in range(n):
         frame = np.full(shape, 7, dtype)
-        at = max(0, k - still) % (shape[1] - 3)
-        frame[2:5, at : at + 3] = 200
+        left = max(0, k - still) % (shape[1] - 3)
+        frame[2:5, left : left + 3] = 200
         frames.append(frame)
     return frames
 
@@ -68,7 +73,7 @@ def moving(n, shape=(12, 16), dtype=np.uint8, still=0):
     whole=10_000,
 )
 @hypothesis.example(17, np.bool_, (2, 3), "some", set(), 36)
-def test_any_rows_cut_anywhere_come_back_bit_for_bit(n, dtype, shape, how, cuts, seed):
+def test_rows_come_back_bit_for_bit_from_any_cuts(n, dtype, shape, how, cuts, seed):
     rng = np.random.default_rng(seed)
 
     def noise(size):
@@ -140,7 +145,7 @@ def test_small_rows_of_every_shape_come_back_from_all_cuts(share):
 
 @pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize("n_still", [1, 2, 5])
-def test_stacks_of_odd_frames_that_stand_still_first_are_readable(axis, n_still):
+def test_stacks_of_odd_frames_may_stand_still_first(axis, n_still):
     # A frame of 42 x 42 bytes divides into words of four bytes, a stack of four into words of eight.
     rows = stacked(moving(30, shape=(42, 42), still=n_still), 4, axis)
     read, [(filter_, _)] = round_trip(rows)
@@ -151,7 +156,7 @@ def test_stacks_of_odd_frames_that_stand_still_first_are_readable(axis, n_still)
 @pytest.mark.parametrize("axis", [0, 2])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("still", [0, 5])
-def test_a_stack_of_frames_costs_what_its_newest_frame_costs(axis, dtype, still):
+def test_stack_costs_as_much_as_its_newest_frame(axis, dtype, still):
     frames = moving(200, dtype=dtype, still=still)
     rows = stacked(frames, 4, axis, resets=(90, 150))
     read, [(filter_, size)] = round_trip(rows)
@@ -162,14 +167,14 @@ def test_a_stack_of_frames_costs_what_its_newest_frame_costs(axis, dtype, still)
     assert size < plain_size + 5 * frames[0].nbytes
 
 
-def test_a_stack_is_found_again_in_every_chunk():
+def test_every_chunk_of_stacks_is_stored_as_stacks():
     rows = stacked(moving(60), 4, 2)
     read, stored = round_trip(rows, cuts=(1, 2, 20, 21, 40))
     assert read.tobytes() == np.stack(rows).tobytes()
     assert [filter_[0] for filter_, _ in stored][1:] == [STACKS] * 5
 
 
-def test_images_that_are_no_stacks_are_not_taken_for_some():
+def test_colour_images_are_not_mistaken_for_stacks():
     rows = [np.repeat(frame[..., None], 3, axis=2) for frame in moving(30)]
     read, [(filter_, _)] = round_trip(rows)
     assert read.tobytes() == np.stack(rows).tobytes()
@@ -185,7 +190,7 @@ def test_images_that_are_no_stacks_are_not_taken_for_some():
     drawn=100,
     whole=5000,
 )
-def test_frames_walked_to_from_any_row_are_those_that_are_read_at_once(start, stop, seed):
+def test_walk_from_any_row_yields_the_same_frames(start, stop, seed):
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, 2, (5, 9), np.uint8)]
     for _ in range(29):
@@ -201,7 +206,7 @@ def test_frames_walked_to_from_any_row_are_those_that_are_read_at_once(start, st
 
 
 @examples("log", st.data(), fixed=200, drawn=300, whole=10_000)
-def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
+def test_damaged_frames_raise_or_keep_their_shape(data):
     rows = stacked(moving(20), 4, 0, resets=(7,))
     pixels = PixelRows(rows[0].dtype, rows[0].shape)
     for row in rows:
@@ -222,7 +227,7 @@ def test_damaged_bytes_of_frames_raise_or_give_rows_of_the_right_shape(data):
 
 
 class Screen(gym.Env):
-    """Draws into one buffer and gives it out at each step, stacked or not."""
+    """Draws into one buffer of stacked frames, and returns the buffer at each step."""
 
     action_space = gym.spaces.Discrete(2)
 
@@ -256,16 +261,14 @@ class Screen(gym.Env):
 
 
 class Picture(Screen):
-    """Gives out the newest frame; from the seventeenth episode on with a point that was not there before, in its last frame."""
+    """Returns the newest frame. With `is_changed`, the last frame of episodes from 17 on has another pixel."""
 
     episode = 0
 
     def __init__(self, is_changed=False):
         super().__init__(noisy=False)
-        self.observation_space, self.is_changed = (
-            gym.spaces.Box(0, 255, (48, 48), np.uint8),
-            is_changed,
-        )
+        self.observation_space = gym.spaces.Box(0, 255, (48, 48), np.uint8)
+        self.is_changed = is_changed
 
     def reset(self, *, seed=None, options=None):
         self.episode += 1
@@ -278,7 +281,7 @@ class Picture(Screen):
         return picture
 
 
-def test_frames_are_compared_as_they_come_over_chunks_and_a_changed_point_is_found(tmp_path):
+def test_replay_finds_one_changed_pixel_across_chunks(tmp_path):
     env = trajrec.record(Picture(), tmp_path)
     for episode in range(18):
         env.reset(seed=episode)
@@ -294,23 +297,18 @@ def test_frames_are_compared_as_they_come_over_chunks_and_a_changed_point_is_fou
     changed = Picture(is_changed=True)
     reports = list(replay_episodes(trajrec.open(tmp_path).episodes(), env=changed, explain=False))
     assert [report.grade for report in reports] == ["exact"] * 16 + ["diverged"] * 2
-    found = reports[16].divergence
-    assert (found.step, found.field, found.expected, found.actual) == (
-        99,
-        "observation/40/40",
-        0,
-        1,
-    )
+    divergence = reports[16].divergence
+    assert (divergence.step, divergence.field) == (99, "observation/40/40")
+    assert (divergence.expected, divergence.actual) == (0, 1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noisy", [False, True])
-def test_a_camera_that_reuses_its_buffer_is_recorded_losslessly_before_and_after_compaction(
-    tmp_path, noisy
-):
+def test_reused_camera_buffer_is_recorded_losslessly_and_compacted(tmp_path, noisy):
     from trajrec.log.compaction import compact
 
-    env, seen = trajrec.record(Screen(noisy), tmp_path), []
+    env = trajrec.record(Screen(noisy), tmp_path)
+    seen = []
     for episode in range(8):
         observation, _ = env.reset(seed=episode)
         rows = [observation["camera"].copy()]
