@@ -50,7 +50,7 @@ SHORT = {"CarRacing-v3": (20, 60)}
 REPLAY = """
 import collections, sys, trajrec
 with trajrec.open(sys.argv[1]) as corpus:
-    print(dict(collections.Counter(r.grade for r in trajrec.replay.replay_episodes(corpus.episodes()))))
+    print(dict(collections.Counter(r.grade for r in trajrec.replay.replay_episodes(corpus.episodes(kind='all')))))
 """
 METHODS = ("reexecute", "snapshot", "pickle", "os_fork")
 
@@ -129,7 +129,7 @@ def _mark(corpus: Any, method: str, is_granted: bool) -> str:
     if not is_granted:
         return "no"
     draw, n_same, n_forks = np.random.default_rng(0), 0, 0
-    for episode in list(corpus.episodes("parent_id IS NULL", order_by="n_steps DESC"))[:1]:
+    for episode in list(corpus.episodes(order_by="n_steps DESC"))[:1]:
         for step in sorted({int(k) for k in draw.integers(0, episode.n_steps, FORKS)}):
             actions = episode.actions[step : step + CONTINUED]
             (branch,) = fork_many(

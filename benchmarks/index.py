@@ -11,7 +11,7 @@ import gymnasium as gym
 
 import trajrec
 from benchmarks.scenarios import SCENARIOS, loop
-from trajrec.corpus.corpus import update_index
+from trajrec.corpus.index.file import update_index
 
 N_STEPS = 1_000_000
 

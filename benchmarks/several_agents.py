@@ -149,7 +149,7 @@ def _forks(folder: Path) -> list[str]:
     """Return of each method at how many steps of the longest episode a branch went on as it did."""
     found = []
     with trajrec.open(folder) as corpus:
-        episode = next(corpus.episodes("parent_id IS NULL", order_by="n_steps DESC"))
+        episode = next(corpus.episodes(order_by="n_steps DESC"))
         steps = sorted(
             {0, *np.random.default_rng(1).integers(0, episode.n_steps, FORKS - 1).tolist()}
         )

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trajrec.cli import build_parser
-from trajrec.corpus.index.tables import TABLES, VIEWS
+from trajrec.corpus.index.tables import TABLES
+from trajrec.corpus.index.views import EPISODES, VIEWS
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 NOTE = "<!-- Generated from the program by `python docs/generate.py`. Do not edit. -->"
@@ -149,6 +150,9 @@ def sql_tables() -> str:
         blocks.append("\n".join(["| column | type | meaning |", "|---|---|---|", *rows]))
     for view in VIEWS:
         blocks += [f"## {view.name} (view)", f"One row is {view.row}."]
+        if view.columns == EPISODES.columns:
+            blocks.append("Its columns are those of `all_episodes`.")
+            continue
         rows = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in view.columns]
         blocks.append("\n".join(["| column | meaning |", "|---|---|", *rows]))
     return _page(blocks)

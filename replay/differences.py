@@ -93,7 +93,7 @@ class _SharedRows(NamedTuple):
 def _env_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     # Actions are compared from step 0 on: those before a fork are its parent's.
     actions_a, actions_b = (
-        [action for action, _ in path_between(episode, 0, episode.n_steps)] for episode in (a, b)
+        [action for action, _ in path_between(episode, 0, episode.end_step)] for episode in (a, b)
     )
     yield from _first("action", itertools.count(), actions_a, actions_b)
     start = max(a.first_step, b.first_step)
@@ -229,14 +229,14 @@ def _end_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
         # differ from those of one that was not truncated.
         end_a |= _flags(a)
         end_b |= _flags(b)
-    step = min(a.n_steps, b.n_steps)
+    step = min(a.end_step, b.end_step)
     for name in [name for name in end_a if name in end_b]:
         if end_a[name] != end_b[name]:
             yield EpisodeDifference(step, f"end/{name}", end_a[name], end_b[name])
 
 
 def _end(episode: Episode) -> dict[str, Value]:
-    return {"n_steps": episode.n_steps, "ending": episode.ending, "outcome": episode.outcome}
+    return {"end_step": episode.end_step, "ending": episode.ending, "outcome": episode.outcome}
 
 
 def _flags(episode: Episode) -> dict[str, Value]:

@@ -109,7 +109,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
     assert attempts == [
         (0, 0, "refund_order", "error", None, None, None, None, False),
         (1, 0, "refund_order", "error", None, "agent", 0, "[]", False),
-        (2, 0, "refund_order", "ok", None, "agent", 1, '[["cents",1000000,100]]', False),
+        (2, 0, "refund_order", "ok", None, "agent", 1, '[["/cents",1000000,100]]', False),
         (3, 0, "refund", "error", "unknown tool", None, None, None, False),
         (4, 0, "search", "timeout", None, None, None, None, False),
         (4, 1, "search", "timeout", None, "scaffold", 4, "[]", True),
@@ -118,7 +118,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
     ]
     failures = rows(
         tmp_path,
-        "SELECT step, attempt, kind, origin, recovered_at, recovered_by FROM failures ORDER BY ALL",
+        "SELECT step, attempt, failure_kind, origin, recovered_at, recovered_by FROM failures ORDER BY ALL",
     )
     assert failures == [
         (0, 0, "error", "tool", 2, "agent"),
@@ -176,7 +176,7 @@ def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed
         ("strict", "error", "data must contain ['cents'] properties"),
         ("broken", "ok", None),
     ]
-    assert rows(tmp_path, "SELECT kind, origin FROM failures") == [("invalid", "agent")]
+    assert rows(tmp_path, "SELECT failure_kind, origin FROM failures") == [("invalid", "agent")]
 
 
 def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> None:
@@ -296,8 +296,8 @@ def test_state_is_followed_part_by_part_and_a_read_that_wrote_is_found(tmp_path:
     assert rows(
         tmp_path, "SELECT step, part, path, before, after FROM state_changes ORDER BY ALL"
     ) == [
-        (0, "accounts", "ben", None, "1"),
-        (1, "inbox", "0", '"hello"', None),
+        (0, "accounts", "/ben", None, "1"),
+        (1, "inbox", "/0", '"hello"', None),
     ]
     assert rows(tmp_path, "SELECT tool, finding FROM attempts WHERE finding IS NOT NULL") == [
         ("peek", "peek is declared to read, and wrote")
@@ -402,7 +402,7 @@ def test_a_forked_child_records_into_a_log_of_its_own(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)], check=True)
     found = rows(
         tmp_path,
-        "SELECT task, ending, tool, count(*) FROM episodes JOIN attempts USING (episode_id) GROUP BY ALL ORDER BY 1",
+        "SELECT task, ending, tool, count(*) FROM all_episodes JOIN attempts USING (episode_id) GROUP BY ALL ORDER BY 1",
     )
     assert found == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
 
@@ -416,13 +416,15 @@ def test_an_episode_within_an_episode_knows_it_and_is_no_fork(tmp_path: Path) ->
         with trajrec.episode(tmp_path, task="second"):
             pass
     found = rows(
-        tmp_path, "SELECT task, caller_id, caller_step, parent_id FROM episodes ORDER BY number"
+        tmp_path,
+        "SELECT task, kind, caller_id, caller_step, parent_id FROM all_episodes ORDER BY number",
     )
     assert found == [
-        ("outer", None, None, None),
-        ("inner", outer.id, 0, None),
-        ("second", outer.id, 0, None),
+        ("outer", "rollout", None, None, None),
+        ("inner", "nested", outer.id, 0, None),
+        ("second", "nested", outer.id, 0, None),
     ]
+    assert rows(tmp_path, "SELECT task FROM episodes") == [("outer",)]
     assert inner.id != outer.id
 
 

@@ -429,7 +429,7 @@ def test_fork_diff_and_check_env_work_together(
     facts = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (facts["parent_id"], facts["fork_step"]) == (name, 3)
     assert (facts["n_steps"], facts["total_reward"]) == (
-        3 + branches[0]["n_steps"],
+        branches[0]["n_steps"],
         branches[0]["total_reward"],
     )
     assert (
@@ -459,7 +459,7 @@ def test_fork_diff_and_check_env_work_together(
     assert {
         json.loads(line)["field"].partition("/")[0] for line in capsys.readouterr().out.splitlines()
     } >= {"action", "end"}
-    assert main(["replay", str(runs)]) == 0
+    assert main(["replay", str(runs), "--forks"]) == 0
     assert "9 exact" in capsys.readouterr().out
     assert main(["check-env", "CartPole-v1", "--steps", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["restore"]["snapshot"]["granted"]

@@ -19,7 +19,7 @@ from conftest import Scripted, record, run
 from tiers import Share, suite
 
 import trajrec
-from trajrec.corpus.corpus import INDEX_NAME, update_index
+from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.tables import TABLES
 from trajrec.errors import CorpusError, QueryError
 
@@ -460,5 +460,5 @@ def test_an_episode_reads_the_same_after_the_index_was_copied_elsewhere(tmp_path
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     with trajrec.open(tmp_path / "b") as corpus:
         after = dump(corpus)
-    assert before["episodes"] == after["episodes"]
+    assert before["all_episodes"] == after["all_episodes"]
     assert before["steps"] == after["steps"]

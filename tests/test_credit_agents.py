@@ -287,7 +287,7 @@ def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
         shouting(ep)
     close_logs()
     fork = trajrec.open(tmp_path).episode(ep.id)
-    assert (fork.first_step, fork.n_steps) == (1, 3)
+    assert (fork.first_step, fork.n_steps, fork.end_step) == (1, 2, 3)
     plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
     seen: list[int] = []
 

@@ -116,7 +116,7 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
                 assert branch.restore != "reexecute" or restore != "auto" or env_id in UNCOPYABLE
                 if child.state_digests is not None:
                     assert branch.rejoined_at == step
-    assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+    assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 
 def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
         with pytest.raises(ValueError, match="cannot be reset"):
             world.reset()
     child = corpus.episode(child_id)
-    assert (child.parent.id, child.first_step, child.n_steps, child.ending) == (
+    assert (child.parent.id, child.first_step, child.end_step, child.ending) == (
         episode.id,
         7,
         8,
@@ -143,11 +143,13 @@ def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Pat
     ]
     assert path_between(child, 0, 8) == [*((a, False) for a in episode.actions[:7]), (other, False)]
     assert replay_episode(child).grade == "exact"
-    query = "SELECT count(*), count(*) FILTER (parent_id IS NULL), sum(missing_steps) FROM episodes"
+    query = (
+        "SELECT count(*), count(*) FILTER (kind = 'rollout'), sum(missing_steps) FROM all_episodes"
+    )
     assert corpus.sql(query).fetchall() == [(2, 1, 0)]
     assert corpus.sql(
-        "SELECT fork_step, n_steps FROM episodes WHERE parent_id IS NOT NULL"
-    ).fetchall() == [(7, 8)]
+        "SELECT fork_step, n_steps, end_step FROM forks WHERE parent_id IS NOT NULL"
+    ).fetchall() == [(7, 1, 8)]
     assert corpus.sql(f"SELECT step FROM steps WHERE episode_id = '{child_id}'").fetchall() == [
         (7,)
     ]
@@ -211,11 +213,9 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
         )
         with trajrec.open(tmp_path / str(k)) as children:
             recorded = children.sql(
-                "SELECT fork_step, n_steps, total_reward, outcome FROM episodes ORDER BY number"
+                "SELECT fork_step, n_steps, total_reward, outcome FROM forks ORDER BY number"
             ).fetchall()
-        assert recorded == [
-            (b.step, b.step + b.n_steps, b.total_reward, b.outcome) for b in branches
-        ]
+        assert recorded == [(b.step, b.n_steps, b.total_reward, b.outcome) for b in branches]
     assert all(branches == found[0] for branches in found[1:])
     assert len({actions for actions, *_ in found[0]}) > 6
     again = fork_many(episode, at=range(0, 12, 4), policy=policy, n_branches=3, seed=1, folder=None)
@@ -232,7 +232,7 @@ def test_fresh_noise_is_drawn_anew_by_each_branch_and_recorded_noise_is_not(tmp_
     paths = [[int(o) for o in corpus.episode(b.episode_id).observation_values] for b in fresh]
     assert len({tuple(path) for path in paths}) > 4
     assert len({(b.n_steps, b.total_reward) for b in recorded}) == 1
-    assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+    assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 
 class Leaky(gym.Env[Any, Any]):
@@ -587,7 +587,7 @@ def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly
             assert len({child.observations.tobytes() for child in children}) == n_futures
             assert [report.grade for report in replay_episodes(children)] == ["exact"] * 4
         monkeypatch.setattr("trajrec.envstate.ale._HAS_RNG", b"\0" * 4)
-        refused = list(replay_episodes(corpus.episodes()))
+        refused = list(replay_episodes(corpus.episodes(kind="all")))
         assert sorted(report.grade for report in refused) == ["exact"] * 5 + ["refused"] * 4
         assert "this version of ALE" in "".join(note for report in refused for note in report.notes)
 

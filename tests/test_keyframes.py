@@ -66,7 +66,7 @@ def record(folder: Path, env: Any, n_steps: int) -> Any:
     for _ in range(n_steps):
         env.step(env.action_space.sample())
     env.close()
-    return next(trajrec.open(folder).episodes("parent_id IS NULL"))
+    return next(trajrec.open(folder).episodes())
 
 
 @pytest.mark.parametrize(

@@ -158,9 +158,7 @@ def test_light_environments_replay_exactly_in_another_process(runs: Path) -> Non
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     with trajrec.open(runs) as corpus:
-        n, n_steps = corpus.sql(
-            "SELECT count(*), sum(n_steps) FROM episodes WHERE parent_id IS NULL"
-        ).fetchall()[0]
+        n, n_steps = corpus.sql("SELECT count(*), sum(n_steps) FROM episodes").fetchall()[0]
     assert n_steps == sum(n_steps for *_, n_steps in LIGHT)
     assert f"{n} episodes, {n_steps} steps: {n} exact" in finished.stdout
 
@@ -199,7 +197,7 @@ def assert_continues_as_recorded(
     assert is_same(child.observation_values, episode.observation_values[step:])
     assert is_same(child.reward_values, episode.reward_values[step:])
     assert is_same(child.infos, episode.infos[step:])
-    assert (child.ending, child.n_steps) == (episode.ending, episode.n_steps)
+    assert (child.ending, child.end_step) == (episode.ending, episode.end_step)
 
 
 @pytest.mark.parametrize("kind", ["aec", "parallel"])

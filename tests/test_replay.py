@@ -432,7 +432,7 @@ def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_
             episode, at=[2, 4], actions=episode.actions[4:], restore="reexecute", env=Tiring
         )
         assert [branch.terminated for branch in branches] == [False, True]
-        reports = list(replay_episodes(corpus.episodes(), env=Tiring))
+        reports = list(replay_episodes(corpus.episodes(kind="all"), env=Tiring))
         assert [report.grade for report in reports] == ["exact"] * 3
         env = Tiring()
         env.reset()
@@ -440,7 +440,9 @@ def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_
             DivergenceError, match=r"after step 0, failure: .* now '.*RuntimeError: tired'"
         ):
             fork(episode, at=2, env=env)
-        (found,) = replay_episodes(corpus.episodes("fork_step = 4"), env=env, explain=False)
+        (found,) = replay_episodes(
+            corpus.episodes("fork_step = 4", kind="fork"), env=env, explain=False
+        )
         assert str(found.divergence).startswith("step 0, failure: ")
 
 

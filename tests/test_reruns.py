@@ -323,9 +323,7 @@ def test_an_environments_episode_is_not_an_agents(tmp_path: Path) -> None:
 
 
 def only_root(corpus: Any) -> str:
-    return str(
-        corpus.sql("SELECT episode_id FROM episodes WHERE parent_id IS NULL").fetchall()[0][0]
-    )
+    return str(corpus.sql("SELECT episode_id FROM episodes").fetchall()[0][0])
 
 
 def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
@@ -375,7 +373,7 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
     close_logs()
     with trajrec.open(tmp_path) as corpus:
         rows = corpus.sql(
-            "SELECT parent_id, fork_step, outcome, claimed_done FROM episodes ORDER BY parent_id NULLS FIRST"
+            "SELECT parent_id, fork_step, outcome, claimed_done FROM all_episodes ORDER BY parent_id NULLS FIRST"
         ).fetchall()
         assert rows == [(None, None, "failure", True), (parent.id, 0, "success", True)]
         child = corpus.episode(again.id)
@@ -405,7 +403,7 @@ def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(
     close_logs()
     with trajrec.open(tmp_path) as corpus:
         child = corpus.episode(again.id)
-        assert (child.first_step, child.n_steps) == (2, 4)
+        assert (child.first_step, child.n_steps, child.end_step) == (2, 2, 4)
         assert child.state(2)[""]["database"]["orders"]["O1002"]["status"] == "cancelled"
         with trajrec.rerun(child, on_difference="stop") as same:
             agent(same, "O1001", "O1002", "O1004", "O1005")
@@ -413,7 +411,9 @@ def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(
             agent(other, "O1001", "O1002", "O1004", "O1006")
         close_logs()
         assert corpus.episode(other.id).parent.parent.id == only_root(corpus)
-        assert {r.grade for r in trajrec.replay.replay_episodes(corpus.episodes())} == {"exact"}
+        assert {r.grade for r in trajrec.replay.replay_episodes(corpus.episodes(kind="all"))} == {
+            "exact"
+        }
         assert corpus.sql(
             f"SELECT step FROM steps WHERE episode_id = '{again.id}' ORDER BY 1"
         ).fetchall() == [(2,), (3,)]

@@ -137,16 +137,16 @@ def test_branches_do_not_share_what_they_are_given(restore: Any, tmp_path: Path)
         max_steps=1,
     )
     with trajrec.open(tmp_path / "spoilt") as corpus:
-        assert [forked.observation_values[0].tolist() for forked in corpus.episodes()] == [
-            [2.0]
-        ] * 2
+        assert [
+            forked.observation_values[0].tolist() for forked in corpus.episodes(kind="fork")
+        ] == [[2.0]] * 2
 
 
 def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Buffers())
     fork_many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")
     with trajrec.open(tmp_path / "forks") as corpus:
-        assert [reward.tolist() for reward in next(corpus.episodes()).reward_values] == [
+        assert [reward.tolist() for reward in next(corpus.episodes(kind="fork")).reward_values] == [
             [3, 3],
             [4, 4],
             [5, 5],
@@ -340,14 +340,12 @@ def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path:
     with trajrec.open(tmp_path) as corpus:
         parent = max(corpus.episodes(), key=lambda episode: episode.n_steps)
         fork_many(parent, at=[2], policy="random", n_branches=8, folder=tmp_path)
-        children = [
-            child for child in corpus.episodes("parent_id IS NOT NULL") if child.n_steps > 5
-        ][:4]
+        children = [child for child in corpus.episodes(kind="fork") if child.end_step > 5][:4]
         for child in children:
-            fork_many(child, at=[child.n_steps - 2], policy="random", folder=tmp_path)
+            fork_many(child, at=[child.end_step - 2], policy="random", folder=tmp_path)
         grandchildren = [
             e
-            for e in corpus.episodes("parent_id IS NOT NULL")
+            for e in corpus.episodes(kind="fork")
             if e.parent is not None and e.parent.fork is not None
         ]
         assert len(grandchildren) == len(children) > 0

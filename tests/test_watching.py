@@ -202,14 +202,14 @@ def test_attributes_of_an_object_are_watched(tmp_path: Path, cls: type[Till]) ->
     for name, wrap, part, base in (
         ("itself", lambda till: till, "", ""),
         ("by name", lambda till: {"till": till}, "till", ""),
-        ("in a whole", lambda till: {"till": till, "count": 1}, "", "till/"),
-        ("in a list", lambda till: [till], "", "0/"),
+        ("in a whole", lambda till: {"till": till, "count": 1}, "", "/till"),
+        ("in a list", lambda till: [till], "", "/0"),
         ("of a function", lambda till: lambda: till, "", ""),
     ):
         till = cls()
         assert watched(tmp_path / name, wrap(till), till.sell) == [
-            (part, f"{base}n", "1"),
-            (part, f"{base}items/b", "2"),
+            (part, f"{base}/n", "1"),
+            (part, f"{base}/items/b", "2"),
         ]
 
 
@@ -232,7 +232,10 @@ def test_dict_with_immutable_values_is_watched_whole(tmp_path: Path, given_as: A
         state["users"]["ben"] = 2
         state["count"] += 1
 
-    assert watched(tmp_path, given_as(state), tool) == [("", "users/ben", "2"), ("", "count", "1")]
+    assert watched(tmp_path, given_as(state), tool) == [
+        ("", "/users/ben", "2"),
+        ("", "/count", "1"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
         ep.call("count")
     (episode,) = episodes(tmp_path)
     assert trajrec.open(tmp_path).sql("SELECT path, after FROM state_changes").fetchall() == [
-        ("n", "1")
+        ("/n", "1")
     ]
     same = replay_episode(episode, world=Counter())
     assert (same.grade, same.notes) == ("exact", ())

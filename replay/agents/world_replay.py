@@ -118,12 +118,12 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
     execution = _execution(episode, world)
     _raise_on(execution.bring(()), episode)
     attempts = episode.transcript.attempts
-    for step in range(episode.first_step, episode.n_steps):
+    for step in range(episode.first_step, episode.end_step):
         yield step
         for attempt in attempts:
             if attempt.start.step == step:
                 _raise_on(execution.make(attempt), episode)
-    yield episode.n_steps
+    yield episode.end_step
 
 
 def reaches_beyond(tool: str, access: str, world_tools: Collection[str]) -> bool:

@@ -16,7 +16,7 @@ def step_texts(episode: Episode) -> dict[int, str]:
     if not episode.is_agent_episode:
         steps = zip(episode.step_numbers, episode.actions, strict=True)
         return {int(step): to_json(action) for step, action in steps}
-    steps_of_agent = range(episode.first_step, episode.n_steps)
+    steps_of_agent = range(episode.first_step, episode.end_step)
     calls: dict[int, list[JsonObject]] = {step: [] for step in steps_of_agent}
     for attempt in episode.transcript.attempts:
         # Later attempts repeat the call without a decision of the agent.

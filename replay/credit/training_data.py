@@ -116,13 +116,13 @@ def step_labels(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[S
 
     Args:
         corpus: The corpus.
-        where: A SQL condition on the table `episodes`.
+        where: A SQL condition on the table `all_episodes`.
         remark: Is told if the labels say nothing.
     """
     runs = _latest_runs(corpus, where)
     unchecked_labels: set[bool] = set()
-    with_credit = f"({where}) AND episode_id IN (SELECT episode_id FROM credit)"
-    for episode in corpus.episodes(with_credit, order_by="episode_id"):
+    with_credit = f"({where}) AND kind <> 'copy' AND episode_id IN (SELECT episode_id FROM credit)"
+    for episode in corpus.episodes(with_credit, kind="all", order_by="episode_id"):
         run = runs.get(episode.id)
         shares = None if run is None else _shares_after_steps(episode, run)
         if run is None or shares is None:
@@ -153,9 +153,9 @@ def _latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
     query = f"""
     WITH runs AS (
       SELECT c.episode_id, c.run_id, any_value(c.policy_id) AS policy_id, max(c.created_at) AS made
-      FROM credit c JOIN episodes e USING (episode_id)
-      WHERE c.estimator IN ('advantage', 'value') GROUP BY ALL
-      HAVING count(DISTINCT c.step) >= any_value(e.n_steps) - coalesce(any_value(e.fork_step), 0)
+      FROM credit c JOIN all_episodes e USING (episode_id)
+      WHERE e.kind <> 'copy' AND c.estimator IN ('advantage', 'value') GROUP BY ALL
+      HAVING count(DISTINCT c.step) >= any_value(e.n_steps)
     ), latest AS (
       SELECT * FROM runs
       QUALIFY row_number() OVER (PARTITION BY episode_id ORDER BY made DESC, run_id) = 1
@@ -179,10 +179,10 @@ def _latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
 def _shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | None:
     """Return the rollouts from after each step; None if a step has none."""
     shares = []
-    for step in range(episode.first_step, episode.n_steps):
+    for step in range(episode.first_step, episode.end_step):
         # A rollout from after a step forced its action, or began in the state that it led to.
         share = run.shares.get((step, "action")) or run.shares.get((step + 1, "value"))
-        if share is None and step == episode.n_steps - 1:
+        if share is None and step == episode.end_step - 1:
             # No rollout begins after the last step: the episode's own result stands for them.
             has_won = episode.total_reward > 0
             if episode.outcome is not None:
@@ -205,9 +205,10 @@ def counterfactual_pairs(corpus: Corpus, where: str) -> Iterator[PreferencePair]
     for episode_id, *effect in corpus.sql(query).fetchall():
         effects.setdefault(episode_id, []).append(tuple(effect))
     with_effect = (
-        f"({where}) AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
+        f"({where}) AND kind <> 'copy' "
+        f"AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
     )
-    for episode in corpus.episodes(with_effect, order_by="episode_id"):
+    for episode in corpus.episodes(with_effect, kind="all", order_by="episode_id"):
         texts = step_texts(episode)
         for step, action, value, ci_low, ci_high in effects.get(episode.id, ()):
             if step not in texts:
@@ -232,10 +233,13 @@ def fork_pairs(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[Pr
 
     Args:
         corpus: The corpus.
-        where: A SQL condition on the table `episodes`, for the parents.
+        where: A SQL condition on the table `all_episodes`, for the parents.
         remark: Is told how many forks make no pair because an outcome is missing.
     """
-    of_parent = f"JOIN episodes p ON p.episode_id = b.parent_id WHERE {_is_asked(where, 'p')}"
+    of_parent = (
+        "JOIN all_episodes p ON p.episode_id = b.parent_id AND p.kind <> 'copy' "
+        f"WHERE {_is_asked(where, 'p')}"
+    )
     if remark is not None:
         without_outcome = "b.outcome IS NULL OR p.outcome IS NULL"
         ((n, n_without),) = corpus.sql(
@@ -285,7 +289,7 @@ def step_advantages(
 
     Args:
         corpus: The corpus.
-        where: A SQL condition on the table `episodes`.
+        where: A SQL condition on the table `all_episodes`.
         method: See `group_advantages`.
         remark: Is told how many episodes are alone in their group.
         options: See `group_advantages`.
@@ -321,4 +325,4 @@ def step_advantages(
 
 def _is_asked(where: str, table: str) -> str:
     """Return the condition that a row of a table belongs to an episode that was asked for."""
-    return f"{table}.episode_id IN (SELECT episode_id FROM episodes WHERE {where})"
+    return f"{table}.episode_id IN (SELECT episode_id FROM all_episodes WHERE {where})"

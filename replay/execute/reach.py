@@ -180,7 +180,7 @@ def reach_step(
     Args:
         episode: The episode.
         handle: The environment.
-        step: The step, in [first_step, n_steps].
+        step: The step, in [first_step, end_step].
         compare_rewards: Whether each reward on the way must be the recorded one.
 
     Returns:
@@ -241,7 +241,7 @@ def verify_continuation(
     Raises:
         DivergenceError: A step differs from the recording.
     """
-    last = next((lost for lost, _ in episode.missing_steps if lost >= step), episode.n_steps)
+    last = next((lost for lost, _ in episode.missing_steps if lost >= step), episode.end_step)
     start = max(episode.first_step, min(step, last - n_steps))
     obs, info = reach_step(episode, handle, start, compare_rewards=compare_rewards)
     for number in range(start, min(start + n_steps, last)):
@@ -267,7 +267,7 @@ def replay_predecessors(episode: Episode, handle: EnvHandle) -> None:
         # An episode that cannot be replayed carries over as much as it can.
         with contextlib.suppress(Exception, SystemExit):
             handle.env.reset(**prepare_reset(earlier, handle))
-            for action, _ in path_between(earlier, 0, earlier.n_steps):
+            for action, _ in path_between(earlier, 0, earlier.end_step):
                 with contextlib.suppress(Exception, SystemExit):
                     handle.env.step(action)
 
@@ -279,9 +279,9 @@ def check_step(episode: Episode, step: int) -> None:
         IndexError: The episode has no such step.
         ReplayError: The log has lost a step before this one.
     """
-    if not episode.first_step <= step <= episode.n_steps:
+    if not episode.first_step <= step <= episode.end_step:
         raise IndexError(
-            f"step must be in [{episode.first_step}, {episode.n_steps}] for episode {episode.id}, "
+            f"step must be in [{episode.first_step}, {episode.end_step}] for episode {episode.id}, "
             f"got {step}"
         )
     lost = next((first for first, _ in episode.missing_steps if first < step), None)

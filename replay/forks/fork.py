@@ -225,7 +225,7 @@ def _check_can_branch(episode: Episode, step: int) -> None:
         IndexError: The episode has no such step, or was over.
     """
     check_step(episode, step)
-    if step == episode.n_steps and episode.ending in ("terminated", "truncated"):
+    if step == episode.end_step and episode.ending in ("terminated", "truncated"):
         raise IndexError(
             f"episode {episode.id} was over after step {step - 1} ({episode.ending}): "
             f"no branch can start at step {step}"

@@ -76,7 +76,7 @@ def probe_snapshots(
         episode: The episode of the recorded actions.
         step: The step.
     """
-    path = path_between(episode, step, min(episode.n_steps, step + PROBE_STEPS))
+    path = path_between(episode, step, min(episode.end_step, step + PROBE_STEPS))
     actions = [action for action, has_raised in path if not has_raised]
     is_outside = snapshots.sandbox is not None
     snapshot = None

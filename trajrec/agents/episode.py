@@ -168,7 +168,12 @@ class AgentEpisode:
 
     @property
     def n_steps(self) -> int:
-        """Steps so far."""
+        """Number of its own steps so far; without the steps before a fork."""
+        return self._end_step - (0 if self._origin is None else self._origin.fork.step)
+
+    @property
+    def _end_step(self) -> int:
+        """Number of the last step plus 1."""
         return self._steps.step + 1
 
     @property
@@ -320,7 +325,7 @@ class AgentEpisode:
         journal.add(
             Check(
                 episode=journal.number,
-                step=self.n_steps,
+                step=self._end_step,
                 time_ns=time.time_ns(),
                 check_id=check_id,
                 version=version,
@@ -448,7 +453,7 @@ class AgentEpisode:
             EpisodeEnd(
                 episode=journal.number,
                 time_ns=time.time_ns(),
-                n_steps=self.n_steps,
+                n_steps=self._end_step,
                 ending=ending,
                 terminated=ending == "terminated",
                 truncated=ending == "truncated",

@@ -120,9 +120,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     sub = add("ls", commands.ls, "list the episodes of a folder", "trajrec ls runs")
     _folder(sub)
-    sub.add_argument(
-        "--where", default="true", metavar="SQL", help="only episodes that this condition holds for"
-    )
+    sub.add_argument("--where", default="true", metavar="SQL", help="only episodes it holds for")
+    sub.add_argument("--forks", action="store_true", help="forks and nested episodes too")
     _json(sub)
 
     sub = add(
@@ -174,6 +173,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="ids or unique prefixes (default: all that ended)",
     )
     sub.add_argument("--where", metavar="SQL", help="only episodes that this condition holds for")
+    sub.add_argument("--forks", action="store_true", help="forks and nested episodes too")
     sub.add_argument(
         "--against",
         metavar="ENV",

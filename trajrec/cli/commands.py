@@ -150,11 +150,17 @@ def load_object(name: str, flag: str, also: str = "") -> Any:
         raise ValueError(f"{flag} {name}: {exc}") from exc
 
 
+def kind_condition(has_forks: bool) -> str:
+    """Return the SQL condition for the kinds of episodes that a command takes."""
+    return "kind <> 'copy'" if has_forks else "kind = 'rollout'"
+
+
 def ls(arguments: argparse.Namespace) -> int:
     """List episodes."""
     with open_corpus(arguments.dir) as corpus:
         rows = corpus.sql(
-            f"SELECT {', '.join(LISTED)} FROM episodes WHERE {arguments.where} ORDER BY started_at, log, number"
+            f"SELECT {', '.join(LISTED)} FROM all_episodes WHERE {kind_condition(arguments.forks)} "
+            f"AND ({arguments.where}) ORDER BY started_at, log, number"
         ).fetchall()
         if arguments.json:
             for row in rows:
@@ -217,7 +223,8 @@ def _copy(corpus: Any, query: str, kind: str) -> None:
 
 def schema(arguments: argparse.Namespace) -> int:
     """Describe the tables."""
-    from trajrec.corpus.index.tables import TABLES, VIEWS
+    from trajrec.corpus.index.tables import TABLES
+    from trajrec.corpus.index.views import EPISODES, VIEWS
 
     counts: dict[str, int] = {}
     if arguments.dir is not None:
@@ -242,6 +249,9 @@ def schema(arguments: argparse.Namespace) -> int:
                 print_json({"view": view.name, "column": name, "meaning": meaning})
             continue
         print(f"{view.name} (a view): one row is {view.row}")
+        if view.columns == EPISODES.columns:
+            print("    the columns of all_episodes\n")
+            continue
         for name, meaning in view.columns:
             print(f"    {name:<20} {meaning}")
         print()
@@ -296,7 +306,7 @@ def check(arguments: argparse.Namespace) -> int:
 
 def index(arguments: argparse.Namespace) -> int:
     """Bring the index up to date."""
-    from trajrec.corpus.corpus import update_index
+    from trajrec.corpus.index.file import update_index
 
     open_corpus(arguments.dir).close()
     with Progress("indexing", " bytes") as progress:

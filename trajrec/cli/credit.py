@@ -56,7 +56,7 @@ def credit(arguments: argparse.Namespace) -> int:
             some = (
                 {}
                 if arguments.steps is None
-                else {"steps": range(episode.n_steps)[arguments.steps]}
+                else {"steps": range(episode.end_step)[arguments.steps]}
             )
             kind = arguments.estimator
             table = credits_.estimate(

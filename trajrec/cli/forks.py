@@ -70,7 +70,7 @@ def diff(arguments: argparse.Namespace) -> int:
         for difference in found:
             print_json(difference.as_dict())
     elif not found:
-        print(f"{a.id} and {b.id} are the same, {a.n_steps} steps")
+        print(f"{a.id} and {b.id} are the same, {a.end_step} steps")
     for difference in found if not arguments.json else ():
         print(difference)
     return 1 if found else 0

@@ -7,7 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trajrec.cli.commands import load_function, make_env, open_corpus, tell_problems
+from trajrec.cli.commands import (
+    kind_condition,
+    load_function,
+    make_env,
+    open_corpus,
+    tell_problems,
+)
 from trajrec.cli.output import Progress, print_json, say
 
 
@@ -85,13 +91,14 @@ def _chosen(corpus: Any, arguments: argparse.Namespace) -> tuple[Iterator[Any], 
     if arguments.episodes:
         return iter([corpus.episode(name) for name in arguments.episodes]), len(arguments.episodes)
     where = arguments.where or "ending <> 'running'"
-    long = f"({where}) AND n_steps >= {arguments.first}"
-    counts = f"SELECT count(*) FILTER (n_steps >= {arguments.first}), count(*) FROM episodes WHERE {where}"
+    where = f"{kind_condition(arguments.forks)} AND ({where})"
+    long = f"({where}) AND end_step >= {arguments.first}"
+    counts = f"SELECT count(*) FILTER (end_step >= {arguments.first}), count(*) FROM all_episodes WHERE {where}"
     total, n_all = corpus.sql(counts).fetchall()[0]
     if total < n_all:
         n, have = n_all - total, "episode has" if n_all - total == 1 else "episodes have"
         print(f"trajrec: {n} {have} ended before step {arguments.first}: left out", file=sys.stderr)
-    return corpus.episodes(long), total
+    return corpus.episodes(long, kind="all"), total
 
 
 def load_env(name: str, flag: str) -> Callable[[], Any]:

@@ -51,8 +51,8 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
     if episode.is_agent_episode:
         print_agent_step(episode, number, as_json=as_json)
         return
-    if not episode.first_step <= number < episode.n_steps:
-        first, last = episode.first_step, episode.n_steps - 1
+    if not episode.first_step <= number < episode.end_step:
+        first, last = episode.first_step, episode.end_step - 1
         raise ValueError(
             f"episode {episode.id} has no step {number}: it has steps {first} to {last}"
         )
@@ -117,6 +117,7 @@ def _facts(episode: Episode) -> dict[str, Any]:
         "wrappers": [name for name, _ in header.env.wrappers],
         "recreatable": header.env.recreatable or "yes",
         "n_steps": episode.n_steps,
+        "end_step": None if episode.fork is None else episode.end_step,
         "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,
         "agent_rewards": episode.agent_rewards or None,
         "ending": episode.ending,

@@ -39,9 +39,9 @@ def print_agent_step(episode: Episode, number: int, *, as_json: bool) -> None:
     Raises:
         ValueError: There is no such step.
     """
-    if not 0 <= number < episode.n_steps:
+    if not 0 <= number < episode.end_step:
         raise ValueError(
-            f"episode {episode.id} has no step {number}: it has steps 0 to {episode.n_steps - 1}"
+            f"episode {episode.id} has no step {number}: it has steps 0 to {episode.end_step - 1}"
         )
     for row in _rows(episode, number):
         if as_json:
@@ -72,6 +72,7 @@ def _facts(episode: Episode) -> dict[str, Any]:
         if start is None or start.seed is None
         else f"{start.seed} ({start.seed_origin})",
         "n_steps": episode.n_steps,
+        "end_step": None if episode.fork is None else episode.end_step,
         "ending": episode.ending,
         "stop_reason": None if end is None else end.stop_reason,
         "claimed_done": None if end is None else end.claimed_done,

@@ -117,7 +117,12 @@ class Episode:
 
     @property
     def n_steps(self) -> int:
-        """Steps taken, those that raised included."""
+        """Number of its own steps, with those that raised; without the steps before a fork."""
+        return self.end_step - self.first_step
+
+    @property
+    def end_step(self) -> int:
+        """Number of its last step plus 1."""
         if self.end is not None:
             return self.end.n_steps
         steps = [span.segment.first_step + span.segment.n_steps for _, span in self.parts]
@@ -126,7 +131,8 @@ class Episode:
             for event in self.agent_events
             if isinstance(event, (CallStart, ModelStart))
         ]
-        return max([*steps, *(failure.step + 1 for failure in self.failures)], default=0)
+        steps += [failure.step + 1 for failure in self.failures]
+        return max([self.first_step, *steps])
 
     @property
     def ending(self) -> str:
@@ -328,14 +334,14 @@ class Episode:
         return np.concatenate(found) if found else None
 
     def state(self, step: int) -> Any:
-        """Return the state before a step; `step` may be `n_steps` for the last state. Of an agent's world: its parts by name.
+        """Return the state before a step; `step` may be `end_step` for the last state. Of an agent's world: its parts by name.
 
         Raises:
             IndexError: There is no such step.
             CorpusError: The state was not stored there (only digested, or never captured); says which steps have one.
         """
-        if not self.first_step <= step <= self.n_steps:
-            raise IndexError(f"step must be in [{self.first_step}, {self.n_steps}], got {step}")
+        if not self.first_step <= step <= self.end_step:
+            raise IndexError(f"step must be in [{self.first_step}, {self.end_step}], got {step}")
         if self.is_agent_episode:
             return self.transcript.state(step)
         row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
@@ -357,8 +363,8 @@ class Episode:
             IndexError: There is no such step.
             CorpusError: The log has lost it.
         """
-        if not self.first_step <= step < self.n_steps:
-            raise IndexError(f"step must be in [{self.first_step}, {self.n_steps}), got {step}")
+        if not self.first_step <= step < self.end_step:
+            raise IndexError(f"step must be in [{self.first_step}, {self.end_step}), got {step}")
         for failure in self.failures:
             if failure.phase == "step" and failure.step == step:
                 return Step(step, failed_action(failure), None, None, {}, failure)

@@ -115,7 +115,7 @@ class EpisodeTail(Episode):
 
     Args:
         episode: The episode.
-        step: Its first step here, in [first_step, n_steps].
+        step: Its first step here, in [first_step, end_step].
     """
 
     def __init__(self, episode: Episode, step: int) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.corpus import AnyKind, Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.errors import CorpusError
 from trajrec.log.events import PostHocCheck
@@ -30,25 +30,33 @@ class Recheck(NamedTuple):
 
 
 def recheck(
-    corpus: Corpus, verifier: Verifier, *, where: str = "ending <> 'running'", append: bool = True
+    corpus: Corpus,
+    verifier: Verifier,
+    *,
+    where: str = "ending <> 'running'",
+    kind: AnyKind = "rollout",
+    append: bool = True,
 ) -> Iterator[Recheck]:
     """Run a verifier on the recorded last state of episodes and append its verdicts to the corpus.
 
     Args:
         corpus: The corpus.
-        verifier: Called with the state as plain data: of a world with several parts a dict of them by name.
-        where: A condition on the table `episodes`.
-        append: Whether the verdicts are kept; without, a verifier can be tried.
+        verifier: Called with the state as plain data; the parts of a world come as a dict by name.
+        where: A SQL condition on the columns of `all_episodes`.
+        kind: Kind of the episodes, as `Corpus.episodes` takes it. Copies are left out of "all".
+        append: Whether to append the verdicts; False tries a verifier.
 
     Yields:
-        What it said, episode by episode.
+        The verdict of each episode.
 
     Raises:
-        QueryError: The condition is wrong.
+        QueryError: DuckDB rejects the condition.
         LogWriteError: The corpus cannot be written.
     """
     check_id, version, family = identify(verifier)
-    episodes = list(corpus.episodes(where))
+    if kind == "all":
+        where = f"kind <> 'copy' AND ({where})"
+    episodes = list(corpus.episodes(where, kind=kind))
     if not episodes:
         return
     sink = open_event_log(corpus.path, "raise", "process") if append else None
@@ -61,7 +69,7 @@ def recheck(
                 PostHocCheck(
                     episode=-1,
                     target=episode.id,
-                    step=episode.n_steps,
+                    step=episode.end_step,
                     time_ns=time.time_ns(),
                     check_id=check_id,
                     version=version,
@@ -81,7 +89,7 @@ def recheck(
 
 def _grade(episode: Episode, verifier: Verifier) -> tuple[Recheck, str | None]:
     try:
-        state = episode.state(episode.n_steps)
+        state = episode.state(episode.end_step)
     except (CorpusError, IndexError, KeyError) as exc:
         return Recheck(
             episode.id, "not_evaluated", Verdict(None), f"the state is not known: {exc}"

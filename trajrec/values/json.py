@@ -38,6 +38,18 @@ def to_canonical_json(value: Value) -> str:
     return _encode_sorted(to_json_value(value)).decode()
 
 
+def to_pointer(path: str) -> str:
+    """Return the path of a change as a JSON Pointer (RFC 6901), which JSON tools take as it is.
+
+    A path of a change has no first slash, and writes an empty key as "~2".
+
+    >>> to_pointer("stock/1"), to_pointer("a~1b/~2"), to_pointer("")
+    ('/stock/1', '/a~1b/', '')
+    """
+    # Every "~" of a key is escaped as "~0", so "~2" can only be an empty key.
+    return "/" + path.replace("~2", "") if path else ""
+
+
 def to_json_value(value: Value) -> Value:
     """Return a value as Python's JSON types, by the same rules as `to_json`.
 

@@ -94,7 +94,7 @@ def estimate(
         raise ValueError(f"estimator must be 'value', 'delta' or 'advantage', got {estimator!r}")
     config = RolloutConfig.from_options(policy, options, caller="estimate")
     # A rollout from the step at which rollouts are cut would be empty.
-    end = min(episode.n_steps, config.last_step(episode) or episode.n_steps)
+    end = min(episode.end_step, config.last_step(episode) or episode.end_step)
     possible = range(episode.first_step, end)
     wanted = sorted(set(possible if steps is None else steps))
     if not wanted or wanted[0] not in possible or wanted[-1] not in possible:
@@ -148,7 +148,7 @@ class _Run:
 
     def _requests(self) -> list[ArmRequest]:
         """Return the policy's arm at each step that a row needs, and the recorded action's arms."""
-        last = self._episode.n_steps
+        last = self._episode.end_step
         steps = set(self._steps)
         if self._estimator != "value":
             steps |= {step + 1 for step in self._steps}
@@ -180,7 +180,7 @@ class _Run:
 
     def _add_end(self) -> None:
         """Add the value of the end, which needs no rollouts if the episode is over."""
-        last = self._episode.n_steps
+        last = self._episode.end_step
         if not is_over(self._episode) or not self._values:
             return
         n = len(next(iter(self._values.values())).values)
@@ -247,7 +247,7 @@ class _Run:
 
     def _split(self) -> SkillLuckSplit | None:
         """Return the split of the return; None if an advantage is missing or has no result."""
-        steps = list(range(self._episode.first_step, self._episode.n_steps))
+        steps = list(range(self._episode.first_step, self._episode.end_step))
         has_all = self._steps == steps and bool(steps) and set(self._forced) == set(steps)
         if self._estimator != "advantage" or not has_all:
             return None

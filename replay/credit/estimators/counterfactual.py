@@ -81,9 +81,9 @@ def counterfactual(
     given = [name for name, value in substitutes.items() if value is not UNSET]
     if len(given) > 1:
         raise ValueError(f"give one of action, observation and by, got {' and '.join(given)}")
-    if not episode.first_step <= step < episode.n_steps:
+    if not episode.first_step <= step < episode.end_step:
         raise IndexError(
-            f"step must be in [{episode.first_step}, {episode.n_steps}) of episode {episode.id}, "
+            f"step must be in [{episode.first_step}, {episode.end_step}) of episode {episode.id}, "
             f"got {step}"
         )
     config = RolloutConfig.from_options(policy, options, caller="counterfactual")
@@ -181,7 +181,7 @@ def _rows(
     if is_share:
         outcome = sampler.episode.total_reward
         if sampler.by_score:
-            outcome = sampler.score_at(sampler.episode.n_steps)
+            outcome = sampler.score_at(sampler.episode.end_step)
         flipped = Arm(np.abs(other.values - outcome), other.rollouts)
         rows.append(row("flip", flipped, f"P(another outcome), with {change}"))
     return rows

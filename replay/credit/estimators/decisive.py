@@ -160,7 +160,7 @@ class Search:
         self._samples: dict[tuple[int, str], list[Rollout]] = {}
         self._is_binary = True
         self._actions = recorded_actions(self._episode)
-        self.steps = range(self._episode.first_step, self._episode.n_steps)
+        self.steps = range(self._episode.first_step, self._episode.end_step)
         if not self.steps:
             raise ValueError(f"episode {self._episode.id} has no steps: none can be decisive")
         self._outcome = self._recorded_outcome()
@@ -385,7 +385,7 @@ class Search:
             return float(sum(recorded_rewards(self._episode).values()))
         if not is_over(self._episode):
             return 0.0
-        return self._sampler.score_at(self._episode.n_steps)
+        return self._sampler.score_at(self._episode.end_step)
 
 
 def _n_to_confirm(effect: float, square: float) -> int:

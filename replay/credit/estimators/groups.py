@@ -61,7 +61,7 @@ WITH returns AS (
   SELECT episode_id, log, number, md5(CAST(row({by}) AS VARCHAR)) AS group_id, reset_digest,
     CAST({measure} AS DOUBLE) AS total
   FROM episodes
-  WHERE parent_id IS NULL AND ending NOT IN ('running', 'interrupted')
+  WHERE ending NOT IN ('running', 'interrupted')
     AND {measure} IS NOT NULL AND ({where})
 ), statistics AS (
   SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std

@@ -102,7 +102,7 @@ def point_of_no_return(
 def _check_failed(sampler: Sampler) -> None:
     episode = sampler.episode
     if sampler.by_score:
-        has_succeeded = is_over(episode) and sampler.score_at(episode.n_steps) > 0
+        has_succeeded = is_over(episode) and sampler.score_at(episode.end_step) > 0
         reason = ""
     else:
         rewards = set(recorded_rewards(episode).values())
@@ -133,7 +133,7 @@ class _Bisection:
         """Search, confirm in fresh scenarios, and store the run."""
         first = self._episode.first_step
         possible = first
-        lost = self._episode.n_steps
+        lost = self._episode.end_step
         has_chance = self._succeeds(first)
         while has_chance and lost - possible > 1:
             middle = (possible + lost) // 2
@@ -146,7 +146,7 @@ class _Bisection:
         # Bisection takes the luckiest probe for the last possible step, so both ends are probed
         # again in scenarios that the search has not seen.
         fresh: dict[int, list[Rollout]] = {}
-        for step in {possible, min(lost, self._episode.n_steps - 1)}:
+        for step in {possible, min(lost, self._episode.end_step - 1)}:
             self._succeeds(step, CONFIRMING_SCENARIO)
             fresh[step] = self._samples[step][-self._n_rollouts :]
         rows = [self._row(step, rollouts) for step, rollouts in sorted(self._samples.items())]

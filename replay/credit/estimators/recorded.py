@@ -17,9 +17,9 @@ def recorded_actions(episode: Episode) -> dict[int, Action]:
     """
     if episode.is_agent_episode:
         return recorded_calls(episode)
-    check_step(episode, episode.n_steps)
+    check_step(episode, episode.end_step)
     first = episode.first_step
-    path = path_between(episode, first, episode.n_steps)
+    path = path_between(episode, first, episode.end_step)
     return {first + k: action for k, (action, _) in enumerate(path)}
 
 

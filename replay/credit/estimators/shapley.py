@@ -68,7 +68,7 @@ def shapley_values(
     """
     if n_permutations < 2:
         raise ValueError(f"n_permutations must be at least 2, got {n_permutations!r}")
-    steps = range(episode.first_step, episode.n_steps)
+    steps = range(episode.first_step, episode.end_step)
     groups: list[Segment] = [(step,) for step in steps]
     if segments is not None:
         groups = [tuple(segment) for segment in segments]
@@ -92,7 +92,7 @@ class _Game:
         self._episode = sampler.episode
         self._actions = recorded_actions(self._episode)
         played = {step for segment in segments for step in segment}
-        self._always_kept = set(range(self._episode.first_step, self._episode.n_steps)) - played
+        self._always_kept = set(range(self._episode.first_step, self._episode.end_step)) - played
 
     def play(self, n_permutations: int, meter: Meter, options: RolloutOptions) -> CreditTable:
         """Play the game in random orders and return the table."""

@@ -257,7 +257,9 @@ def _as_tool_call(attempt: Attempt) -> ToolCall:
 
 def recorded_calls(episode: Episode) -> dict[int, list[Call]]:
     """Return the calls of an agent by step, every attempt included."""
-    calls: dict[int, list[Call]] = {step: [] for step in range(episode.first_step, episode.n_steps)}
+    calls: dict[int, list[Call]] = {
+        step: [] for step in range(episode.first_step, episode.end_step)
+    }
     recording = Recording(episode)
     for call in recording.calls[recording.n_parent_calls :]:
         calls[call.step].append((call.tool, call.arguments))

@@ -194,10 +194,10 @@ def recorded_noise(episode: Episode, make_handle: Callable[[], EnvHandle]) -> Re
     Raises:
         ReplayError: The log has lost some of the steps.
     """
-    check_step(episode, episode.n_steps)
+    check_step(episode, episode.end_step)
     walker = Walker(episode, make_handle, "reexecute")
     first = episode.first_step
-    path = path_between(episode, first, episode.n_steps)
+    path = path_between(episode, first, episode.end_step)
     states: RecordedNoise = {}
     try:
         walker.reset_to(first)

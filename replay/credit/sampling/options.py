@@ -170,5 +170,5 @@ class RolloutConfig:
         """
         if self.max_steps is None and episode.is_agent_episode:
             # Room for detours, also in episodes of few steps.
-            return 2 * episode.n_steps + 10
+            return 2 * episode.end_step + 10
         return self.max_steps

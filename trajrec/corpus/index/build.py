@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import duckdb
-import numpy as np
 
 from trajrec.corpus.index.agents import AgentRows
-from trajrec.corpus.index.rewards import COLUMNS as AGENT_COLUMNS
-from trajrec.corpus.index.rows import EpisodeRow, LogRows, Rows
+from trajrec.corpus.index.environments import LogRows
+from trajrec.corpus.index.insert import TableWriter
+from trajrec.corpus.index.rows import EpisodeRow, LogRow, Rows
 from trajrec.corpus.index.tables import (
-    APPENDED,
+    ALL_EPISODES,
     ATTEMPTS,
     CHECKS,
     CREDIT,
-    EPISODES,
     FAILURES,
     INDEX_VERSION,
     LOGS,
     MODEL_CALLS,
-    OF_EPISODES,
     ROLLOUTS,
     SIDE_EFFECTS,
     STATE_CHANGES,
     STEPS,
     TABLES,
-    Table,
 )
 from trajrec.errors import LogError
 from trajrec.log.reader import LogReader
@@ -41,22 +37,38 @@ from trajrec.values.json import to_json
 BATCH_STEPS = 400_000
 """Rows gathered before they are inserted: enough to amortise the insert, few enough to bound memory."""
 
+BATCH_LOGS = 2_000
+"""Logs read before their rows are inserted, which bounds the memory of rows that are no steps."""
+
 SUFFIX = ".trj"
-_EPISODE_FIELDS = [f.name for f in fields(EpisodeRow)]
+_OPEN_EPISODE_FIELDS = [name for name in EpisodeRow.__struct_fields__ if name != "is_copy"]
 
 
 class IndexedLog(NamedTuple):
-    """What the index knows of a log."""
+    """A log as the index has it."""
 
+    log_id: str | None
     size: int
     mtime_ns: int
     n_frames: int
     is_sealed: bool
 
 
+class Update(NamedTuple):
+    """Earlier rows that hold no more, in whichever schema they are.
+
+    Attributes:
+        logs: Logs whose earlier rows hold no more.
+        episodes: Episodes whose earlier rows hold no more.
+    """
+
+    logs: set[str]
+    episodes: set[str]
+
+
 def find_logs(folder: Path) -> dict[str, os.stat_result]:
     """Return the logs of a folder at any depth, by their relative path with forward slashes."""
-    found: dict[str, os.stat_result] = {}
+    stats: dict[str, os.stat_result] = {}
     pending = [""]
     while pending:
         relative = pending.pop()
@@ -67,10 +79,10 @@ def find_logs(folder: Path) -> dict[str, os.stat_result]:
                     pending.append(name)
                 elif entry.name.endswith(SUFFIX):
                     try:
-                        found[name] = os.stat(folder / name)
+                        stats[name] = os.stat(folder / name)
                     except FileNotFoundError:
                         continue
-    return dict(sorted(found.items()))
+    return dict(sorted(stats.items()))
 
 
 def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
@@ -82,34 +94,38 @@ def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
     )
 
 
-def read_known(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, IndexedLog]:
-    """Return what a schema's tables know of each log."""
+def read_indexed_logs(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, IndexedLog]:
+    """Return the logs that a schema's tables have read."""
     rows = con.execute(
-        f"SELECT log, size_bytes, mtime_ns, n_frames, is_sealed FROM {schema}.logs"
+        f"SELECT log, log_id, size_bytes, mtime_ns, n_frames, is_sealed FROM {schema}.logs"
     ).fetchall()
     return {row[0]: IndexedLog(*row[1:]) for row in rows}
 
 
-def is_current(found: dict[str, os.stat_result], known: dict[str, IndexedLog]) -> bool:
-    """Say whether what is known is known of just these files as they are."""
-    return found.keys() == known.keys() and not any(
-        _is_changed(stat, known[log]) for log, stat in found.items()
+def is_current(stats: Mapping[str, os.stat_result], indexed: Mapping[str, IndexedLog]) -> bool:
+    """Return whether the tables have read exactly these files, as they are."""
+    return stats.keys() == indexed.keys() and not any(
+        _is_changed(stat, indexed[log]) for log, stat in stats.items()
     )
 
 
-def is_replaced(stat: os.stat_result, known: IndexedLog) -> bool:
-    """Say whether a file is not the one known, grown: a sealed log that changed, or one that shrank."""
-    if known.is_sealed:
-        return bool((stat.st_size, stat.st_mtime_ns) != (known.size, known.mtime_ns))
-    return bool(stat.st_size < known.size)
+def is_replaced(stat: os.stat_result, indexed: IndexedLog) -> bool:
+    """Return whether a file is not the indexed one, grown: a changed sealed log, or a shorter one."""
+    if indexed.is_sealed:
+        return (stat.st_size, stat.st_mtime_ns) != (indexed.size, indexed.mtime_ns)
+    return stat.st_size < indexed.size
 
 
 class Builder:
     """Reads logs into the tables of one schema.
 
+    A log with the id of another log is a copy of it, e.g. a backup. One of them, the original, gives
+    its rows to all tables; the copies are only listed in `all_episodes`. The original is the log
+    without damage; of several the largest, because logs only grow; and of those the first by name.
+
     Args:
         con: The connection to write with.
-        schema: Where the tables are, e.g. "main" or "memory.fresh".
+        schema: The schema of the tables, e.g. "main".
         folder: The corpus.
         source: The schema, or views, that hold the rows of logs read before.
         progress: Called with (bytes read, bytes to read) after each log.
@@ -124,254 +140,233 @@ class Builder:
         source: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self._con, self._schema, self._folder = con, schema, folder
-        self._source, self._progress = source or schema, progress
+        self._con = con
+        self._writer = TableWriter(con, schema)
+        self._folder = folder
+        self._source = source or schema
+        self._progress = progress
         self._rows = Rows()
-        self._logs: list[tuple[Any, ...]] = []
-        self.replaced: set[str] = set()
-        """Episodes whose rows of before do not hold any more, wherever they are."""
+        self._logs: list[LogRow] = []
+        self._stale_logs: set[str] = set()
+        self._stale_episodes: set[str] = set()
 
-    def update(self, found: dict[str, os.stat_result], known: dict[str, IndexedLog]) -> bool:
-        """Read what is new or changed; say whether anything was."""
-        work = [
-            (log, stat, known.get(log))
-            for log, stat in found.items()
-            if _is_changed(stat, known.get(log))
-        ]
-        if not work:
-            return False
-        total, done = sum(stat.st_size for _, stat, _ in work), 0
-        for log, stat, before in work:
-            self._read(log, stat, before)
-            done += stat.st_size
+    def update(
+        self, stats: Mapping[str, os.stat_result], indexed: Mapping[str, IndexedLog]
+    ) -> Update | None:
+        """Read new and changed logs, and drop those that are gone; return None if there are none."""
+        changed = [log for log, stat in stats.items() if _is_changed(stat, indexed.get(log))]
+        stale = {log for log in indexed if log not in stats}
+        stale |= {
+            log for log in changed if log in indexed and is_replaced(stats[log], indexed[log])
+        }
+        if not stale and not changed:
+            return None
+        for log in stale | _copies_of({*stale, *changed}, indexed):
+            self._drop(log)
+        kept = {log: before for log, before in indexed.items() if log not in self._stale_logs}
+        self._read_logs(stats, kept)
+        return Update(self._stale_logs, self._stale_episodes)
+
+    def _read_logs(
+        self, stats: Mapping[str, os.stat_result], kept: Mapping[str, IndexedLog]
+    ) -> None:
+        """Read the logs that differ from `kept`."""
+        work = [log for log, stat in stats.items() if _is_changed(stat, kept.get(log))]
+        log_of = {before.log_id: log for log, before in kept.items()}
+        with_copies: dict[str, set[str]] = {}
+        total = sum(stats[log].st_size for log in work)
+        done = 0
+        for log in work:
+            reader = self._open(log, stats[log])
+            if reader is not None:
+                with reader:
+                    log_id = reader.header.log_id
+                    other = log_of.setdefault(log_id, log)
+                    if other == log:
+                        self._read(log, reader, stats[log], kept.get(log))
+                    else:
+                        with_copies.setdefault(log_id, {other}).add(log)
+            done += stats[log].st_size
             if self._progress is not None:
                 self._progress(done, total)
-            if self._rows.n_steps + len(self._rows.changes) > BATCH_STEPS or len(self._logs) > 2000:
+            n_rows = self._rows.n_steps + len(self._rows.changes)
+            if n_rows > BATCH_STEPS or len(self._logs) > BATCH_LOGS:
                 self._insert()
         self._insert()
-        return True
+        for log_id, logs in with_copies.items():
+            logs |= {log for log, before in kept.items() if before.log_id == log_id}
+            self._read_copies(logs, stats)
 
-    def drop(self, logs: Iterable[str]) -> None:
-        """Delete all rows of some logs."""
+    def _read_copies(self, logs: Collection[str], stats: Mapping[str, os.stat_result]) -> None:
+        """Read several logs of one id: the original whole, of the others only their episodes."""
         for log in logs:
-            of_log = f"episode_id IN (SELECT episode_id FROM {self._schema}.episodes WHERE log = ?)"
-            for table in OF_EPISODES:
-                # A check may lie in another log than its episode, credit always does.
-                where = "log = ?" if table in (CHECKS, *APPENDED) else of_log
-                self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {where}", [log])
-            self._con.execute(f"DELETE FROM {self._schema}.episodes WHERE log = ?", [log])
-            self._con.execute(f"DELETE FROM {self._schema}.logs WHERE log = ?", [log])
+            self._drop(log)
+        rank = {log: self._rank(log, stats[log]) for log in logs}
+        original, *copies = sorted(logs, key=rank.__getitem__)
+        reader = self._open(original, stats[original])
+        if reader is not None:
+            with reader:
+                self._read(original, reader, stats[original], None)
+        for log in copies:
+            reader = self._open(log, stats[log])
+            if reader is not None:
+                with reader:
+                    self._read_copy(log, reader, stats[log])
+        self._insert()
 
-    def _read(self, log: str, stat: os.stat_result, before: IndexedLog | None) -> None:
+    def _rank(self, log: str, stat: os.stat_result) -> tuple[bool, int, str]:
+        """Return the order of a log among its copies, the original first."""
         try:
-            reader = LogReader(self._folder / log)
+            with LogReader(self._folder / log) as reader:
+                for _ in reader.chunks(0):
+                    pass  # a damaged chunk is noted in `reader.damage`
+                is_damaged = any(not damage.is_tail for damage in reader.damage)
+        except LogError:
+            is_damaged = True
+        return is_damaged, -stat.st_size, log
+
+    def _drop(self, log: str) -> None:
+        """Drop a log's rows here, and note that they hold no more in other schemas."""
+        self._writer.drop_log(log)
+        self._stale_logs.add(log)
+
+    def _open(self, log: str, stat: os.stat_result) -> LogReader | None:
+        """Open a log; note why it cannot be read."""
+        try:
+            return LogReader(self._folder / log)
         except LogError as exc:
-            self._logs.append(
-                (log, None, stat.st_size, stat.st_mtime_ns, 0, False, None, str(exc), None)
+            problem = LogRow(
+                log=log, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, problem=str(exc)
             )
-            return
-        with reader:
-            start = 0
-            if before is not None:
-                if _is_appended(reader, stat, before):
-                    start = before.n_frames
-                else:
-                    self._insert()
-                    self.drop([log])
-            log_rows: LogRows | AgentRows
-            if reader.header.env.class_name:
-                log_rows = LogRows(log, reader.header, self._open_rows(log) if start else {})
-                if start:
-                    log_rows.prime(reader, start)
+            self._logs.append(problem)
+            return None
+
+    def _read(
+        self, log: str, reader: LogReader, stat: os.stat_result, before: IndexedLog | None
+    ) -> None:
+        """Read a log from its first new frame on."""
+        start = 0
+        if before is not None:
+            if _is_appended(reader, stat, before):
+                start = before.n_frames
             else:
-                log_rows = AgentRows(log, reader, is_first=not start)
-            for chunk in reader.chunks(start):
-                try:
-                    log_rows.add(chunk, self._rows)
-                except LogError as exc:
-                    reader.add_damage(chunk, str(exc))
-                if self._rows.n_steps > BATCH_STEPS:
-                    self._insert()
-            if isinstance(log_rows, AgentRows):
-                log_rows.finish(self._rows)
-            self._logs.append(
-                (
-                    log,
-                    reader.header.log_id,
-                    reader.size,
-                    stat.st_mtime_ns,
-                    len(reader.frames),
-                    reader.is_sealed,
-                    json.dumps([[d.offset, d.size, d.reason, d.is_tail] for d in reader.damage])
-                    if reader.damage
-                    else None,
-                    None,
-                    _header_json(reader),
-                )
-            )
+                self._insert()
+                self._drop(log)
+        log_rows: LogRows | AgentRows
+        if reader.header.env.class_name:
+            log_rows = LogRows(log, reader.header, self._open_rows(log) if start else {})
+            if start:
+                log_rows.prime(reader, start)
+        else:
+            log_rows = AgentRows(log, reader, is_first=not start)
+        for chunk in reader.chunks(start):
+            try:
+                log_rows.add(chunk, self._rows)
+            except LogError as exc:
+                reader.add_damage(chunk, str(exc))
+            if self._rows.n_steps > BATCH_STEPS:
+                self._insert()
+        if isinstance(log_rows, AgentRows):
+            log_rows.finish(self._rows)
+        self._logs.append(_log_row(log, reader, stat))
+
+    def _read_copy(self, log: str, reader: LogReader, stat: os.stat_result) -> None:
+        """Read the episodes of a copy, and nothing else."""
+        is_agents = not reader.header.env.class_name
+        log_rows = (
+            AgentRows(log, reader, is_first=True)
+            if is_agents
+            else LogRows(log, reader.header, open_rows={})
+        )
+        episodes: dict[str, EpisodeRow] = {}
+        for chunk in reader.chunks(0):
+            rows = Rows()
+            try:
+                log_rows.add(chunk, rows)
+            except LogError as exc:
+                reader.add_damage(chunk, str(exc))
+            episodes |= rows.episodes
+        if isinstance(log_rows, AgentRows):
+            rows = Rows()
+            log_rows.finish(rows)
+            episodes |= rows.episodes
+        for episode in episodes.values():
+            episode.is_copy = True
+        self._rows.copies += episodes.values()
+        self._logs.append(_log_row(log, reader, stat))
 
     def _open_rows(self, log: str) -> dict[int, EpisodeRow]:
+        """Return the rows of a log's episodes without an end, which new frames go on with."""
         self._insert()
-        found = self._con.execute(
-            f"SELECT {', '.join(_EPISODE_FIELDS)} FROM {self._source}.episodes WHERE log = ? AND ended_at IS NULL",
+        values = self._con.execute(
+            f"SELECT {', '.join(_OPEN_EPISODE_FIELDS)} FROM {self._source}.all_episodes "
+            "WHERE log = ? AND ended_at IS NULL",
             [log],
         ).fetchall()
-        # Read with the schema's own values: `ending` of an open episode is NULL in the tables.
-        rows = [EpisodeRow(**dict(zip(_EPISODE_FIELDS, row, strict=True))) for row in found]
+        rows = [EpisodeRow(**dict(zip(_OPEN_EPISODE_FIELDS, row, strict=True))) for row in values]
         for row in rows:
-            row.ending = None
+            row.ending = None  # the view says "running" or "interrupted", the table NULL
         return {row.number: row for row in rows}
 
     def _insert(self) -> None:
-        rows, self._rows = self._rows, Rows()
-        logs, self._logs = self._logs, []
-        self.replaced |= rows.replaced
-        if rows.replaced:
-            for table in OF_EPISODES:
-                if table in APPENDED:
-                    continue
-                self._delete(
-                    table,
-                    "episode_id",
-                    rows.replaced,
-                    "AND phase <> 'post-hoc'" if table is CHECKS else "",
-                )
+        """Insert the rows gathered so far."""
+        rows = self._rows
+        logs = self._logs
+        self._rows = Rows()
+        self._logs = []
+        writer = self._writer
+        self._stale_episodes |= rows.replaced
+        writer.delete_contents(rows.replaced)
         if rows.episodes:
-            self._replace(
-                EPISODES,
-                [
-                    tuple(getattr(row, name) for name in EPISODES.names)
-                    for row in rows.episodes.values()
-                ],
-            )
-        self._insert_steps(rows)
-        appended = (
-            (STEPS, rows.decisions),
-            (FAILURES, rows.failures),
-            (CHECKS, rows.checks),
-            (STATE_CHANGES, rows.changes),
-            (ATTEMPTS, rows.attempts),
-            (MODEL_CALLS, rows.model_calls),
-            (SIDE_EFFECTS, rows.side_effects),
-            (CREDIT, rows.credit),
-            (ROLLOUTS, rows.rollouts),
-        )
-        for table, found in appended:
-            self._append(table, found)
+            writer.replace_episodes(rows.episodes.values())
+        writer.append(ALL_EPISODES, rows.copies)
+        writer.append_steps(rows)
+        writer.append(STEPS, rows.decisions)
+        writer.append(FAILURES, rows.failures)
+        writer.append(CHECKS, rows.checks)
+        writer.append(STATE_CHANGES, rows.changes)
+        writer.append(ATTEMPTS, rows.attempts)
+        writer.append(MODEL_CALLS, rows.model_calls)
+        writer.append(SIDE_EFFECTS, rows.side_effects)
+        writer.append(CREDIT, rows.credit)
+        writer.append(ROLLOUTS, rows.rollouts)
         if logs:
-            self._replace(LOGS, logs)
-
-    def _replace(self, table: Table, rows: list[tuple[Any, ...]]) -> None:
-        """Insert rows in the place of those with the same key."""
-        key = table.key[0]
-        position = table.names.index(key)
-        self._delete(table, key, [row[position] for row in rows])
-        self._append(table, rows)
-
-    def _delete(self, table: Table, key: str, values: Iterable[str], also: str = "") -> None:
-        self._con.register("trajrec_keys", {key: np.array(list(values), object)})
-        self._con.execute(
-            f"DELETE FROM {self._schema}.{table.name} WHERE {key} IN (SELECT {key} FROM trajrec_keys) {also}"
-        )
-        self._con.unregister("trajrec_keys")
-
-    def _append(self, table: Table, rows: list[tuple[Any, ...]]) -> None:
-        if not rows:
-            return
-        columns = {
-            name: _column(kind, [row[i] for row in rows])
-            for i, (name, kind, _) in enumerate(table.columns)
-        }
-        self._con.register("trajrec_rows", columns)
-        casts = ", ".join(_cast(name, kind) for name, kind, _ in table.columns)
-        self._con.execute(
-            f"INSERT INTO {self._schema}.{table.name} SELECT {casts} FROM trajrec_rows"
-        )
-        self._con.unregister("trajrec_rows")
-
-    def _insert_steps(self, rows: Rows) -> None:
-        if not rows.steps:
-            return
-        ids = {
-            "episode": np.arange(len(rows.episode_ids), dtype=np.uint32),
-            "id": np.array(rows.episode_ids, object),
-        }
-        self._con.register("trajrec_ids", ids)
-        for group in rows.steps.values():
-            names = list(group.columns[0])
-            columns = {
-                name: np.concatenate([part[name] for part in group.columns]) for name in names
-            }
-            self._con.register("trajrec_steps", columns)
-            reward = "reward" if "reward" in names else "NULL"
-            digest = "state_digest" if "state_digest" in names else "NULL"
-            self._con.execute(
-                f"INSERT INTO {self._schema}.steps SELECT id, step, {group.action}, {reward}, {group.info}, {digest} "
-                "FROM trajrec_steps JOIN trajrec_ids USING (episode)"
-            )
-            self._con.unregister("trajrec_steps")
-        if rows.agent_rewards:
-            names = list(rows.agent_rewards[0])
-            self._con.register(
-                "trajrec_rewards",
-                {n: np.concatenate([part[n] for part in rows.agent_rewards]) for n in names},
-            )
-            self._con.execute(
-                f"INSERT INTO {self._schema}.agent_rewards SELECT id, step, {AGENT_COLUMNS} "
-                "FROM trajrec_rewards JOIN trajrec_ids USING (episode)"
-            )
-            self._con.unregister("trajrec_rewards")
-        self._con.unregister("trajrec_ids")
+            writer.replace(LOGS, "log", logs)
 
 
-def _is_changed(stat: os.stat_result, known: IndexedLog | None) -> bool:
-    return known is None or (stat.st_size, stat.st_mtime_ns) != (known.size, known.mtime_ns)
+def _copies_of(logs: Collection[str], indexed: Mapping[str, IndexedLog]) -> set[str]:
+    """Return the logs that share their id with one of some logs: another may be the original now."""
+    ids = {indexed[log].log_id for log in logs if log in indexed}
+    members: dict[str, list[str]] = {}
+    for log, before in indexed.items():
+        if before.log_id is not None and before.log_id in ids:
+            members.setdefault(before.log_id, []).append(log)
+    return {log for group in members.values() if len(group) > 1 for log in group}
+
+
+def _log_row(log: str, reader: LogReader, stat: os.stat_result) -> LogRow:
+    damage = [[d.offset, d.size, d.reason, d.is_tail] for d in reader.damage]
+    return LogRow(
+        log=log,
+        log_id=reader.header.log_id,
+        size_bytes=reader.size,
+        mtime_ns=stat.st_mtime_ns,
+        n_frames=len(reader.frames),
+        is_sealed=reader.is_sealed,
+        damage=json.dumps(damage) if damage else None,
+        header=_header_json(reader),
+    )
+
+
+def _is_changed(stat: os.stat_result, before: IndexedLog | None) -> bool:
+    return before is None or (stat.st_size, stat.st_mtime_ns) != (before.size, before.mtime_ns)
 
 
 def _is_appended(reader: LogReader, stat: os.stat_result, before: IndexedLog) -> bool:
-    """Say whether a log only grew since: then its first frames are the ones read before."""
+    """Return whether a log only grew: then its first frames are those read before."""
     if before.is_sealed or before.n_frames == 0 or len(reader.frames) < before.n_frames:
         return False
     return reader.frames[before.n_frames - 1].end <= before.size <= stat.st_size
-
-
-_NUMPY = {
-    "BIGINT": np.int64,
-    "INTEGER": np.int64,
-    "UINTEGER": np.int64,
-    "UBIGINT": np.uint64,
-    "DOUBLE": np.float64,
-    "BOOLEAN": np.bool_,
-}
-
-
-def _column(kind: str, values: list[Any]) -> Any:
-    """Return a column for DuckDB to read: masked where it is NULL."""
-    if kind == "TIMESTAMP":
-        return np.array(
-            [
-                np.datetime64("NaT", "us") if value is None else np.datetime64(value, "us")
-                for value in values
-            ]
-        )
-    dtype = _NUMPY.get(kind)
-    if dtype is None:
-        return np.array([None if value is None else _clean(value) for value in values], object)
-    if not any(value is None for value in values):
-        try:
-            return np.array(values, dtype)
-        except OverflowError:
-            pass
-    # As text, because a NULL, or a seed beyond 64 bit, has no place in a numpy array of numbers.
-    return np.array([None if value is None else repr(value) for value in values], object)
-
-
-def _cast(name: str, kind: str) -> str:
-    return f'try_cast("{name}" AS {kind})' if kind in _NUMPY else f'CAST("{name}" AS {kind})'
-
-
-def _clean(value: str) -> str:
-    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _header_json(reader: LogReader) -> str:

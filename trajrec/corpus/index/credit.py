@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from trajrec.corpus.index.rows import Rows, when
+from trajrec.corpus.index.rows import CreditRow, RolloutRow, Rows, to_timestamp
 from trajrec.log.events import CreditRun
 from trajrec.log.schema import RESTORE_WORDS
 from trajrec.values import codec
@@ -14,60 +14,55 @@ from trajrec.values.json import to_json
 
 
 def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
-    """Add what a run says of the steps of an episode, and its rollouts."""
-    of_run = (
-        event.policy,
-        event.noise,
-        event.root,
-        RESTORE_WORDS.get(event.level, event.level),
-        json.dumps(event.notes),
-        when(event.time_ns),
-        log,
-    )
+    """Add the estimates and the rollouts of a run."""
+    notes = json.dumps(event.notes)
+    created_at = to_timestamp(event.time_ns)
     e = _lists(codec.decode(event.estimates_data))
-    numbers = zip(e["value"], e["lo"], e["hi"], strict=True)
-    for k, (value, lo, hi) in enumerate(numbers):
-        what = event.run_id, event.target, e["step"][k], e["estimator"][k], e["estimand"][k]
-        counts = (
-            e["n"][k],
-            e["n_discordant"][k],
-            e["n_lost"][k],
-            e["env_steps"][k],
-            e["policy_calls"][k],
-        )
-        action = None if e["action"][k] is None else to_json(e["action"][k])
-        policy, noise, *rest = of_run
+    for k, value in enumerate(e["value"]):
+        action = e["action"][k]
         rows.credit.append(
-            (
-                *what,
-                _known(value),
-                lo,
-                hi,
-                e["ci_method"][k],
-                *counts,
-                action,
-                policy,
-                e["noise"][k] or noise,
-                *rest,
+            CreditRow(
+                run_id=event.run_id,
+                episode_id=event.target,
+                step=e["step"][k],
+                estimator=e["estimator"][k],
+                estimand=e["estimand"][k],
+                value=_known(value),
+                ci_low=e["lo"][k],
+                ci_high=e["hi"][k],
+                ci_method=e["ci_method"][k],
+                n=e["n"][k],
+                n_discordant=e["n_discordant"][k],
+                n_invalid=e["n_lost"][k],
+                env_steps=e["env_steps"][k],
+                policy_calls=e["policy_calls"][k],
+                action=None if action is None else to_json(action),
+                policy_id=event.policy,
+                noise=e["noise"][k] or event.noise,
+                root=event.root,
+                restore=RESTORE_WORDS.get(event.level, event.level),
+                notes=notes,
+                created_at=created_at,
+                log=log,
             )
         )
     r = _lists(codec.decode(event.rollouts_data))
     for k, scenario in enumerate(r["universe"]):
-        met = r["coalesced_at"][k]
+        coalesced_at = r["coalesced_at"][k]
         rows.rollouts.append(
-            (
-                event.run_id,
-                event.target,
-                r["step"][k],
-                r["arm"][k],
-                scenario,
-                r["returned"][k],
-                _known(r["score"][k]),
-                r["length"][k],
-                r["env_steps"][k],
-                None if met < 0 else met,
-                r["status"][k],
-                log,
+            RolloutRow(
+                run_id=event.run_id,
+                episode_id=event.target,
+                fork_step=r["step"][k],
+                arm=r["arm"][k],
+                scenario=scenario,
+                episode_return=r["returned"][k],
+                score=_known(r["score"][k]),
+                length=r["length"][k],
+                env_steps=r["env_steps"][k],
+                coalesced_at=None if coalesced_at < 0 else coalesced_at,
+                status=r["status"][k],
+                log=log,
             )
         )
 

@@ -1,17 +1,18 @@
-"""The tables, one place: names, columns, what each means. `trajrec schema` prints this."""
+"""The tables of the index: their names, rows, keys and columns. `trajrec schema` prints them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from trajrec.run_interface import FIELDS
+INDEX_VERSION = 10
+"""Raised whenever the tables change. An index of another version is rebuilt."""
 
-INDEX_VERSION = 9
-"""Raised whenever the tables change: an index of another version is rebuilt."""
+FORMER_TABLES = ("episodes", "effects")
+"""Tables of earlier versions, which a rebuild removes from the file."""
 
 
 class Table(NamedTuple):
-    """A table: what a row is, its key, and its columns as (name, type, meaning)."""
+    """A table: the meaning of a row, its key, and its columns as (name, type, meaning)."""
 
     name: str
     row: str
@@ -21,84 +22,82 @@ class Table(NamedTuple):
     @property
     def ddl(self) -> str:
         """The columns as SQL."""
-        return ", ".join(f"{name} {kind}" for name, kind, _ in self.columns)
+        return ", ".join(f"{name} {sql_type}" for name, sql_type, _ in self.columns)
 
     @property
     def names(self) -> list[str]:
-        """The columns' names."""
+        """Names of the columns."""
         return [name for name, _, _ in self.columns]
 
 
-EPISODES = Table(
-    "episodes",
-    "an episode",
-    ("episode_id",),
+_EPISODE_ID = ("episode_id", "VARCHAR", "its episode")
+_KIND = ("kind", "VARCHAR", "kind of its episode: rollout, fork or nested")
+
+ALL_EPISODES = Table(
+    "all_episodes",
+    "an episode of any kind; the views episodes and forks hold the kinds that most queries want",
+    ("log", "number"),
     (
-        ("episode_id", "VARCHAR", "16 hex digits; unique over all logs"),
+        ("episode_id", "VARCHAR", "16 hex digits; unique, except that copies share the original's"),
+        (
+            "kind",
+            "VARCHAR",
+            "fork (of another episode), nested (begun inside another one), copy (its log is a second"
+            " file with the id of another log; no other table has its rows), or else rollout",
+        ),
         (
             "env_id",
             "VARCHAR",
-            "Gymnasium id of the environment, or an agent's world as module:Class; NULL where there is none",
+            "Gymnasium id of the environment, or an agent's world as module:Class; NULL if none",
         ),
-        ("task", "VARCHAR", "id of the task that an agent had; NULL where it had none"),
-        (
-            "n_steps",
-            "BIGINT",
-            "steps taken, those that raised included; of a fork also those before fork_step, its parent's",
-        ),
+        ("task", "VARCHAR", "id of the agent's task; NULL if it had none"),
+        ("n_steps", "BIGINT", "its own steps, with those that raised; without the parent's steps"),
+        ("end_step", "BIGINT", "number of its last step plus 1; without a fork equal to n_steps"),
         (
             "total_reward",
             "DOUBLE",
-            "sum of the rewards, of a fork those of its own steps; NULL where rewards are not numbers (see agent_rewards)",
+            "sum of the rewards of its own steps; NULL if they are no numbers (see agent_rewards)",
         ),
         (
             "ending",
             "VARCHAR",
-            "terminated, truncated, abandoned or error; running or interrupted where the log has no end",
+            "terminated, truncated, abandoned or error; running or interrupted if the log has no end",
         ),
         (
             "outcome",
             "VARCHAR",
-            "success or failure by the last check with a verdict; NULL where none gave one",
+            "success or failure by the last check with a verdict; NULL if no check gave one",
         ),
-        ("stop_reason", "VARCHAR", "why an agent's loop ended, as it said; NULL where unknown"),
-        ("claimed_done", "BOOLEAN", "whether an agent said that it was done; NULL where unknown"),
+        ("stop_reason", "VARCHAR", "reason that the agent gave for its end; NULL if unknown"),
+        ("claimed_done", "BOOLEAN", "whether the agent claimed to be done; NULL if unknown"),
         ("terminated", "BOOLEAN", "flag of the last step"),
         ("truncated", "BOOLEAN", "flag of the last step"),
         ("n_failures", "BIGINT", "failures recorded in it"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
-        ("started_at", "TIMESTAMP", "when it was reset, UTC"),
-        ("ended_at", "TIMESTAMP", "when it ended, UTC"),
-        ("seed", "BIGINT", "seed of the reset, NULL where it had none"),
+        ("started_at", "TIMESTAMP", "time of its reset, UTC"),
+        ("ended_at", "TIMESTAMP", "time of its end, UTC"),
+        ("seed", "BIGINT", "seed of the reset; NULL if it had none"),
         (
             "seed_origin",
             "VARCHAR",
             "caller, recorder, or none (the generator's state is in the log)",
         ),
-        ("parent_id", "VARCHAR", "episode that it was forked from; NULL for a fresh rollout"),
+        ("parent_id", "VARCHAR", "episode that it was forked from; NULL if it is no fork"),
         ("fork_step", "BIGINT", "step at which it was forked"),
-        (
-            "caller_id",
-            "VARCHAR",
-            "episode that it was begun in, by an agent that calls another; NULL for any other",
-        ),
+        ("caller_id", "VARCHAR", "episode inside which it was begun; NULL if there was none"),
         ("caller_step", "BIGINT", "step of that episode"),
-        ("state_adapter", "VARCHAR", "how its state was captured; NULL where it was not"),
-        (
-            "reset_digest",
-            "UINTEGER",
-            "digest of the state after the reset; NULL where no state was captured",
-        ),
+        ("state_adapter", "VARCHAR", "adapter that captured its state; NULL if none was captured"),
+        ("reset_digest", "UINTEGER", "digest of the state after the reset; NULL if not captured"),
         (
             "interface",
             "JSON",
-            "what it ran under, as given (see the view interfaces); NULL where unknown",
+            "interface that it ran under, as given (see the view interfaces); NULL if unknown",
         ),
-        ("interface_id", "VARCHAR", "digest of the interface; NULL where unknown"),
+        ("interface_id", "VARCHAR", "digest of the interface; NULL if unknown"),
         ("log", "VARCHAR", "log file, relative to the corpus"),
-        ("number", "BIGINT", "which episode of its log"),
-        ("first_frame", "BIGINT", "first frame of the log that has any of it"),
-        ("last_frame", "BIGINT", "last frame of the log that has any of it"),
+        ("number", "BIGINT", "number of the episode in its log, from 0"),
+        ("first_frame", "BIGINT", "first frame of the log that holds a part of it"),
+        ("last_frame", "BIGINT", "last frame of the log that holds a part of it"),
     ),
 )
 STEPS = Table(
@@ -106,33 +105,31 @@ STEPS = Table(
     "a step that the environment took, or a decision of an agent",
     ("episode_id", "step"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
-        ("step", "INTEGER", "from 0"),
+        _EPISODE_ID,
+        _KIND,
+        ("step", "INTEGER", "number of the step, from 0"),
         (
             "action",
             "JSON",
-            "the action, NULL where it is a large array (read it with corpus.episode); of an agent its calls",
+            "the action, or an agent's calls; NULL for a large array (corpus.episode reads it)",
         ),
-        ("reward", "DOUBLE", "the reward; NULL where it is not a number"),
-        ("info", "JSON", "the info; NULL where it was empty; large arrays in it are left out"),
-        (
-            "state_digest",
-            "UINTEGER",
-            "digest of the state after the step; NULL where no state was captured",
-        ),
+        ("reward", "DOUBLE", "the reward; NULL if it is no number"),
+        ("info", "JSON", "the info without large arrays; NULL if it was empty"),
+        ("state_digest", "UINTEGER", "digest of the state after the step; NULL if not captured"),
     ),
 )
 AGENT_REWARDS = Table(
     "agent_rewards",
-    "what one of several agents got for a step (of PettingZoo's environments: where rewards are a dict by agent)",
+    "the reward of one of several players for a step (PettingZoo: rewards are a dict by agent)",
     ("episode_id", "step", "agent"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
-        ("step", "INTEGER", "from 0"),
-        ("agent", "VARCHAR", "the agent; one that has left has no rows"),
-        ("reward", "DOUBLE", "its reward for the step; NULL where it is not a number"),
-        ("terminated", "BOOLEAN", "its flag after the step; NULL where it has none"),
-        ("truncated", "BOOLEAN", "its flag after the step; NULL where it has none"),
+        _EPISODE_ID,
+        _KIND,
+        ("step", "INTEGER", "number of the step, from 0"),
+        ("agent", "VARCHAR", "the agent; an agent that has left has no rows"),
+        ("reward", "DOUBLE", "its reward for the step; NULL if it is no number"),
+        ("terminated", "BOOLEAN", "its flag after the step; NULL if it has none"),
+        ("truncated", "BOOLEAN", "its flag after the step; NULL if it has none"),
     ),
 )
 FAILURES = Table(
@@ -140,43 +137,41 @@ FAILURES = Table(
     "an exception, or a tool call that failed",
     ("episode_id", "step", "call", "attempt", "phase"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
+        _EPISODE_ID,
+        _KIND,
         ("step", "INTEGER", "step that failed; -1 for the reset"),
-        ("call", "INTEGER", "which call of the step, from 0; NULL where it was none"),
-        ("attempt", "INTEGER", "which try of the step or call, from 0"),
+        ("call", "INTEGER", "number of the call in its step, from 0; NULL if it was no call"),
+        ("attempt", "INTEGER", "number of the attempt, from 0"),
         (
             "phase",
             "VARCHAR",
             "reset, step, state, check, call (of a tool), model or loop (the agent's own code)",
         ),
-        ("kind", "VARCHAR", "of a call: invalid, error, timeout or cancelled; else error"),
+        ("failure_kind", "VARCHAR", "for a call: invalid, error, timeout or cancelled; else error"),
         ("origin", "VARCHAR", "agent, env, tool, scaffold, infra or verifier"),
         ("error_type", "VARCHAR", "class of the exception"),
         ("message", "VARCHAR", "its message"),
         ("traceback", "VARCHAR", "its traceback"),
         ("action", "JSON", "the action that was tried"),
-        (
-            "recovered_at",
-            "INTEGER",
-            "step at which a call's failure was overcome; NULL where it never was",
-        ),
-        ("recovered_by", "VARCHAR", "who tried again: agent, scaffold, transport or harness"),
-        ("failed_at", "TIMESTAMP", "when, UTC"),
+        ("recovered_at", "INTEGER", "step at which a retry succeeded; NULL if none did"),
+        ("recovered_by", "VARCHAR", "who retried: agent, scaffold, transport or harness"),
+        ("failed_at", "TIMESTAMP", "time of the failure, UTC"),
     ),
 )
 STATE_CHANGES = Table(
     "state_changes",
-    "one place of the state that a step changed (where states are stored whole)",
+    "one value of the state that a step changed (if states are stored whole)",
     ("episode_id", "step", "call", "attempt", "part", "path"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
+        _EPISODE_ID,
+        _KIND,
         ("step", "INTEGER", "step that changed it"),
-        ("call", "INTEGER", "call of the step that changed it; NULL where steps have none"),
-        ("attempt", "INTEGER", "which try of the call"),
-        ("part", "VARCHAR", "which part of an agent's world; empty where there is only one"),
-        ("path", "VARCHAR", "where in the state, as a JSON pointer; empty for the state itself"),
-        ("before", "JSON", "value before; NULL where there was none"),
-        ("after", "JSON", "value after; NULL where there is none"),
+        ("call", "INTEGER", "call that changed it; NULL if steps have no calls"),
+        ("attempt", "INTEGER", "attempt of the call"),
+        ("part", "VARCHAR", "part of an agent's world; empty if the world has only one"),
+        ("path", "VARCHAR", "JSON Pointer (RFC 6901) into the state; empty for the whole state"),
+        ("before", "JSON", "value before; NULL if there was none"),
+        ("after", "JSON", "value after; NULL if there is none"),
     ),
 )
 CHECKS = Table(
@@ -184,71 +179,65 @@ CHECKS = Table(
     "one verdict of one version of one verifier on one state",
     ("episode_id", "check_id", "version", "checked_at"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
-        ("step", "INTEGER", "number of steps taken when it ran"),
+        _EPISODE_ID,
+        _KIND,
+        ("step", "INTEGER", "number of steps taken before it ran"),
         ("check_id", "VARCHAR", "the verifier"),
         ("version", "VARCHAR", "its version"),
-        ("family", "VARCHAR", "what kind of verifier"),
+        ("family", "VARCHAR", "family of the verifier"),
         ("phase", "VARCHAR", "step, terminal or post-hoc"),
         ("status", "VARCHAR", "ok, error (the verifier's fault) or not_evaluated"),
-        ("verdict", "BOOLEAN", "NULL where it gave none"),
-        ("score", "DOUBLE", "NULL where it gave none"),
-        ("evidence", "JSON", "what it looked at"),
-        ("code_digest", "VARCHAR", "digest of its source; NULL where unknown"),
-        ("state_digest", "VARCHAR", "digest of the state that it judged; NULL where unknown"),
-        ("checked_at", "TIMESTAMP", "when, UTC"),
-        ("log", "VARCHAR", "log file that has it: of a post-hoc check another than the episode's"),
+        ("verdict", "BOOLEAN", "its verdict; NULL if it gave none"),
+        ("score", "DOUBLE", "its score; NULL if it gave none"),
+        ("evidence", "JSON", "values that the verdict rests on"),
+        ("code_digest", "VARCHAR", "digest of its source; NULL if unknown"),
+        ("state_digest", "VARCHAR", "digest of the state that it judged; NULL if unknown"),
+        ("checked_at", "TIMESTAMP", "time of the check, UTC"),
+        ("log", "VARCHAR", "log file that holds it; for a post-hoc check not the episode's"),
     ),
 )
 ATTEMPTS = Table(
     "attempts",
-    "one try at a tool call",
+    "one attempt at a tool call",
     ("episode_id", "step", "call", "attempt"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
+        _EPISODE_ID,
+        _KIND,
         ("step", "INTEGER", "its step"),
-        ("call", "INTEGER", "which call of the step, from 0"),
-        ("attempt", "INTEGER", "which try of the call, from 0"),
+        ("call", "INTEGER", "number of the call in its step, from 0"),
+        ("attempt", "INTEGER", "number of the attempt, from 0"),
         ("tool", "VARCHAR", "the tool"),
-        ("call_id", "VARCHAR", "the id that the model gave the call; NULL where it gave none"),
+        ("call_id", "VARCHAR", "id that the model gave the call; NULL if it gave none"),
         ("arguments", "JSON", "its arguments"),
-        ("access", "VARCHAR", "read, write, external or unknown, as the tool is declared"),
-        (
-            "invalid",
-            "VARCHAR",
-            "why it could not be what was meant (unknown tool); NULL where it could",
-        ),
-        (
-            "outcome",
-            "VARCHAR",
-            "ok, error, timeout, cancelled; open where the log ends before it does",
-        ),
-        ("result", "JSON", "what it returned; NULL where it raised"),
-        ("is_raised", "BOOLEAN", "whether its error was raised rather than returned"),
-        ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
-        ("message", "VARCHAR", "what went wrong; NULL where nothing did"),
-        ("latency_ms", "DOUBLE", "how long it took; NULL where it is open"),
-        ("backoff_ms", "DOUBLE", "how long was waited before it"),
+        ("access", "VARCHAR", "declared access of the tool: read, write, external or unknown"),
+        ("invalid", "VARCHAR", "why the call was invalid (unknown tool); NULL if it was valid"),
+        ("outcome", "VARCHAR", "ok, error, timeout or cancelled; open if the log ends before it"),
+        ("result", "JSON", "its result; NULL if it raised"),
+        ("is_raised", "BOOLEAN", "whether its error was raised and not returned"),
+        ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
+        ("message", "VARCHAR", "error message; NULL if there was no error"),
+        ("latency_ms", "DOUBLE", "its duration; NULL if it is open"),
+        ("backoff_ms", "DOUBLE", "wait before it"),
         (
             "retry_by",
             "VARCHAR",
-            "who tried again: agent, scaffold, transport or harness; NULL where it repeats nothing",
+            "who retried: agent, scaffold, transport or harness; NULL if it is no retry",
         ),
-        ("retry_of_step", "INTEGER", "step of the try that it repeats"),
-        ("retry_of_call", "INTEGER", "call of the try that it repeats"),
+        ("retry_of_step", "INTEGER", "step of the attempt that it retries"),
+        ("retry_of_call", "INTEGER", "call of the attempt that it retries"),
         (
             "argument_changes",
             "JSON",
-            "how its arguments differ from those of the try that it repeats: [path, before, after]",
+            "changes of the arguments since the attempt that it retries: [JSON Pointer, before, after]",
         ),
         (
             "state_digest",
             "VARCHAR",
-            "digest of what it changed last; NULL where it changed nothing",
+            "digest of the part of the state that it changed last; NULL if it changed nothing",
         ),
-        ("finding", "VARCHAR", "what is remarkable: a tool that is declared to read wrote"),
-        ("is_redacted", "BOOLEAN", "whether secrets were taken out of it"),
-        ("started_at", "TIMESTAMP", "when it began, UTC"),
+        ("finding", "VARCHAR", "contradictions, e.g. a tool declared as read wrote; else NULL"),
+        ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
+        ("started_at", "TIMESTAMP", "time of its start, UTC"),
     ),
 )
 MODEL_CALLS = Table(
@@ -256,28 +245,29 @@ MODEL_CALLS = Table(
     "one call of a model",
     ("episode_id", "number"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
-        ("number", "INTEGER", "which of the episode's model calls, from 0"),
-        ("step", "INTEGER", "the step that it began"),
-        ("model", "VARCHAR", "the model, as it answered, else as it was asked for"),
+        _EPISODE_ID,
+        _KIND,
+        ("number", "INTEGER", "number of the model call in its episode, from 0"),
+        ("step", "INTEGER", "step that it began"),
+        ("model", "VARCHAR", "model that the answer names, or else the request"),
         ("n_messages", "INTEGER", "messages of the request"),
-        ("parameters", "JSON", "the request's plain arguments: temperature, seed, ..."),
-        ("answer", "JSON", "what came back; a list of pieces where it was streamed"),
-        ("finish_reason", "VARCHAR", "why it stopped; NULL where unknown"),
-        ("input_tokens", "BIGINT", "as the answer says; NULL where it does not"),
-        ("output_tokens", "BIGINT", "as the answer says; NULL where it does not"),
+        ("parameters", "JSON", "plain arguments of the request: temperature, seed, ..."),
+        ("answer", "JSON", "the answer; a list of chunks if it was streamed"),
+        ("finish_reason", "VARCHAR", "why the model stopped; NULL if unknown"),
+        ("input_tokens", "BIGINT", "count that the answer gives; NULL if it gives none"),
+        ("output_tokens", "BIGINT", "count that the answer gives; NULL if it gives none"),
         (
             "cost",
             "DOUBLE",
-            "price of the call, in the provider's currency, as the answer says; NULL where it does not",
+            "price that the answer gives, in the provider's currency; NULL if it gives none",
         ),
-        ("outcome", "VARCHAR", "ok, error, cancelled; open where the log ends before it does"),
-        ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
+        ("outcome", "VARCHAR", "ok, error or cancelled; open if the log ends before it"),
+        ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
         ("message", "VARCHAR", "its message"),
-        ("retry_by", "VARCHAR", "who tried again; NULL where it repeats nothing"),
-        ("latency_ms", "DOUBLE", "how long it took, to the end of a stream; NULL where it is open"),
-        ("is_streamed", "BOOLEAN", "whether the answer came in pieces"),
-        ("started_at", "TIMESTAMP", "when it began, UTC"),
+        ("retry_by", "VARCHAR", "who retried; NULL if it is no retry"),
+        ("latency_ms", "DOUBLE", "its duration, to the end of a stream; NULL if it is open"),
+        ("is_streamed", "BOOLEAN", "whether the answer was streamed"),
+        ("started_at", "TIMESTAMP", "time of its start, UTC"),
     ),
 )
 SIDE_EFFECTS = Table(
@@ -285,15 +275,16 @@ SIDE_EFFECTS = Table(
     "a value that entered from outside the program: clock, random, network",
     ("episode_id", "number"),
     (
-        ("episode_id", "VARCHAR", "its episode"),
-        ("number", "INTEGER", "which of the episode's, from 0"),
-        ("step", "INTEGER", "the step at which it entered, -1 before the first"),
-        ("name", "VARCHAR", "what the program calls it"),
-        ("arguments", "JSON", "what was asked"),
-        ("value", "JSON", "what came; NULL where an exception did"),
-        ("error_type", "VARCHAR", "class of the exception; NULL where there was none"),
-        ("is_redacted", "BOOLEAN", "whether secrets were taken out of it"),
-        ("entered_at", "TIMESTAMP", "when, UTC"),
+        _EPISODE_ID,
+        _KIND,
+        ("number", "INTEGER", "number of the side effect in its episode, from 0"),
+        ("step", "INTEGER", "step at which it entered; -1 before the first"),
+        ("name", "VARCHAR", "name that the program gave it"),
+        ("arguments", "JSON", "its arguments"),
+        ("value", "JSON", "the value; NULL if an exception was raised"),
+        ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
+        ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
+        ("entered_at", "TIMESTAMP", "time at which it entered, UTC"),
     ),
 )
 CREDIT = Table(
@@ -302,7 +293,8 @@ CREDIT = Table(
     ("run_id", "episode_id", "step", "estimator"),
     (
         ("run_id", "VARCHAR", "the run that it comes from"),
-        ("episode_id", "VARCHAR", "its episode"),
+        _EPISODE_ID,
+        _KIND,
         ("step", "INTEGER", "its step; of a value the state before it"),
         ("estimator", "VARCHAR", "value, advantage, luck, delta, shapley, pooled, effect, ..."),
         ("estimand", "VARCHAR", "what the number is of, in words"),
@@ -332,6 +324,7 @@ ROLLOUTS = Table(
     (
         ("run_id", "VARCHAR", "the run that it belongs to"),
         ("episode_id", "VARCHAR", "the episode that it was forked from"),
+        _KIND,
         ("fork_step", "INTEGER", "at which step"),
         (
             "arm",
@@ -358,108 +351,20 @@ LOGS = Table(
     ("log",),
     (
         ("log", "VARCHAR", "path, relative to the corpus"),
-        ("log_id", "VARCHAR", "its id; NULL where it cannot be read"),
-        ("size_bytes", "BIGINT", "size when it was read"),
+        ("log_id", "VARCHAR", "its id; NULL if it cannot be read"),
+        ("size_bytes", "BIGINT", "its size when it was read"),
         ("mtime_ns", "BIGINT", "time of its last change when it was read"),
         ("n_frames", "BIGINT", "frames read"),
         ("is_sealed", "BOOLEAN", "whether its writer closed it"),
         (
             "damage",
             "JSON",
-            "bytes that could not be read: [offset, size, what, whether it is only a torn end]",
+            "bytes that could not be read: [offset, size, cause, whether it is only a torn end]",
         ),
-        ("problem", "VARCHAR", "why it cannot be read at all; NULL where it can"),
+        ("problem", "VARCHAR", "why the file cannot be read at all; NULL if it can"),
         ("header", "JSON", "versions, platform, environment, wrappers"),
     ),
 )
-
-
-class View(NamedTuple):
-    """A view over the tables: what a row is, its columns as (name, meaning), and its query."""
-
-    name: str
-    row: str
-    columns: tuple[tuple[str, str], ...]
-    query: str
-
-
-def _field_columns() -> str:
-    """Return a column of JSON and one with its digest for each field of an interface; what is missing has no digest."""
-    parts = []
-    for name in FIELDS:
-        value = f"json_extract(interface, '$.{name}')"
-        parts.append(f"any_value({value}) AS {name}")
-        is_missing = f"{value} IS NULL OR json_exists({value}, '$.missing')"
-        parts.append(
-            f"any_value(CASE WHEN {is_missing} THEN NULL ELSE md5({value}::VARCHAR) END) AS {name}_digest"
-        )
-    return ", ".join(parts)
-
-
-INTERFACES = View(
-    "interfaces",
-    "an interface that episodes ran under",
-    (
-        ("interface_id", "its digest"),
-        ("n_episodes", "episodes that ran under it"),
-        *((name, "as it was given") for name in FIELDS),
-        *(
-            (
-                f"{name}_digest",
-                f"digest of {name}; NULL where it is missing, so that unknown never equals unknown",
-            )
-            for name in FIELDS
-        ),
-    ),
-    f"SELECT interface_id, count(*) AS n_episodes, {_field_columns()} FROM episodes WHERE interface_id IS NOT NULL GROUP BY 1",
-)
-CALLS = View(
-    "calls",
-    "a tool call, with all its tries",
-    (
-        ("episode_id", "its episode"),
-        ("step", "its step"),
-        ("call", "which call of the step, from 0"),
-        ("tool", "the tool"),
-        ("n_attempts", "tries, at least 1"),
-        ("outcome", "of the last try: ok, error, timeout, cancelled, open"),
-        ("arguments", "of the last try"),
-        ("result", "of the last try"),
-        ("latency_ms", "of all tries together"),
-        ("is_retry", "whether the agent repeats with it a call that failed"),
-    ),
-    "SELECT episode_id, step, call, any_value(tool) AS tool, count(*) AS n_attempts, arg_max(outcome, attempt) AS outcome, "
-    "arg_max(arguments, attempt) AS arguments, arg_max(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
-    "bool_or(attempt = 0 AND retry_by IS NOT NULL) AS is_retry FROM attempts GROUP BY ALL",
-)
-LATEST_CREDIT = View(
-    "latest_credit",
-    "of each estimand, policy and noise the latest estimate of a step",
-    tuple((name, meaning) for name, _, meaning in CREDIT.columns),
-    "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, estimand, policy_id, noise "
-    "ORDER BY created_at DESC, run_id) = 1",
-)
-BRANCHES = View(
-    "branches",
-    "an episode that goes on from another one",
-    (
-        ("episode_id", "the branch"),
-        ("parent_id", "what it was forked from"),
-        ("root_id", "the fresh rollout that it goes back to"),
-        ("depth", "forks between the two, at least 1"),
-        ("fork_step", "step at which it was forked from its parent"),
-        ("n_steps", "steps up to its end, its parents' among them"),
-        ("total_reward", "sum of its own rewards"),
-        ("ending", "how it ended"),
-        ("outcome", "success or failure by its last check with a verdict"),
-    ),
-    "WITH RECURSIVE up AS (SELECT episode_id, parent_id AS root_id, 1 AS depth FROM episodes WHERE parent_id IS NOT NULL "
-    "UNION ALL SELECT up.episode_id, e.parent_id, up.depth + 1 FROM up JOIN episodes e ON e.episode_id = up.root_id "
-    "WHERE e.parent_id IS NOT NULL) SELECT b.episode_id, b.parent_id, arg_max(up.root_id, up.depth) AS root_id, "
-    "max(up.depth) AS depth, b.fork_step, b.n_steps, b.total_reward, b.ending, b.outcome "
-    "FROM up JOIN episodes b USING (episode_id) GROUP BY ALL",
-)
-VIEWS = (INTERFACES, CALLS, LATEST_CREDIT, BRANCHES)
 OF_EPISODES = (
     STEPS,
     AGENT_REWARDS,
@@ -472,6 +377,9 @@ OF_EPISODES = (
     CREDIT,
     ROLLOUTS,
 )
-TABLES = (EPISODES, *OF_EPISODES, LOGS)
-APPENDED = (CREDIT, ROLLOUTS)
-"""Tables whose rows lie in other logs than the episodes that they are of."""
+"""Tables whose rows belong to an episode."""
+
+TABLES = (ALL_EPISODES, *OF_EPISODES, LOGS)
+
+ANNOTATIONS = (CREDIT, ROLLOUTS)
+"""Tables whose rows are in other logs than their episodes; rows of CHECKS may be."""

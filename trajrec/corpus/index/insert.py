@@ -1,0 +1,172 @@
+"""Writes rows into the tables of one schema of DuckDB, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+
+import duckdb
+import numpy as np
+
+from trajrec.corpus.index.rewards import COLUMNS as AGENT_COLUMNS
+from trajrec.corpus.index.rows import EpisodeRow, Row, Rows
+from trajrec.corpus.index.tables import ALL_EPISODES, ANNOTATIONS, CHECKS, OF_EPISODES, Table
+from trajrec.types import Array, Value
+
+
+class TableWriter:
+    """Writes into the tables of one schema.
+
+    Args:
+        con: The connection.
+        schema: The schema's name, e.g. "main".
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, schema: str) -> None:
+        self._con = con
+        self._schema = schema
+
+    def append(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows."""
+        if not rows:
+            return
+        columns = {}
+        expressions = []
+        for name, sql_type, _ in table.columns:
+            values = list(map(attrgetter(name), rows))
+            if name == "kind" and values[0] is not None and values.count(values[0]) == len(values):
+                # Nearly always one kind: DuckDB need not read the same text from each row.
+                expressions.append(f"'{values[0]}'")
+            else:
+                columns[name] = _column(sql_type, values)
+                expressions.append(_cast(name, sql_type))
+        self._con.register("trajrec_rows", columns)
+        self._con.execute(
+            f"INSERT INTO {self._schema}.{table.name} "
+            f"SELECT {', '.join(expressions)} FROM trajrec_rows"
+        )
+        self._con.unregister("trajrec_rows")
+
+    def append_steps(self, rows: Rows) -> None:
+        """Insert the steps of environments, and the rewards of several agents among them."""
+        if not rows.steps:
+            return
+        ids = {
+            "episode": np.arange(len(rows.episode_ids), dtype=np.uint32),
+            "id": np.array(rows.episode_ids, object),
+        }
+        kinds = [rows.episodes[episode_id].kind for episode_id in rows.episode_ids]
+        kind = f"'{kinds[0]}'"
+        if len(set(kinds)) > 1:
+            # Only if kinds differ: a second column of texts makes the join a quarter slower.
+            ids["kind"] = np.array(kinds, object)
+            kind = "kind"
+        self._con.register("trajrec_ids", ids)
+        for group in rows.steps.values():
+            columns = _concatenated(group.columns)
+            reward = "reward" if "reward" in columns else "NULL"
+            digest = "state_digest" if "state_digest" in columns else "NULL"
+            values = f"{group.action}, {reward}, {group.info}, {digest}"
+            self._append_columns("steps", columns, f"id, {kind}, step, {values}")
+        if rows.agent_rewards:
+            columns = _concatenated(rows.agent_rewards)
+            self._append_columns("agent_rewards", columns, f"id, {kind}, step, {AGENT_COLUMNS}")
+        self._con.unregister("trajrec_ids")
+
+    def _append_columns(self, table: str, columns: dict[str, Array], expressions: str) -> None:
+        """Insert columns whose column "episode" numbers the episodes in `trajrec_ids`."""
+        self._con.register("trajrec_columns", columns)
+        self._con.execute(
+            f"INSERT INTO {self._schema}.{table} SELECT {expressions} "
+            "FROM trajrec_columns JOIN trajrec_ids USING (episode)"
+        )
+        self._con.unregister("trajrec_columns")
+
+    def replace(self, table: Table, key: str, rows: Sequence[Row], also: str = "") -> None:
+        """Insert rows after deleting those with the same key, to which the condition `also` applies."""
+        self.delete(table, key, map(attrgetter(key), rows), also)
+        self.append(table, rows)
+
+    def replace_episodes(self, rows: Iterable[EpisodeRow]) -> None:
+        """Insert rows of episodes after deleting earlier ones, but not those of their copies."""
+        self.replace(ALL_EPISODES, "episode_id", list(rows), "AND kind <> 'copy'")
+
+    def delete(self, table: Table, key: str, values: Iterable[str], also: str = "") -> None:
+        """Delete the rows with some keys, to which the condition `also` applies."""
+        self._con.register("trajrec_keys", {key: np.array(list(values), object)})
+        self._con.execute(
+            f"DELETE FROM {self._schema}.{table.name} "
+            f"WHERE {key} IN (SELECT {key} FROM trajrec_keys) {also}"
+        )
+        self._con.unregister("trajrec_keys")
+
+    def delete_contents(self, episodes: Iterable[str]) -> None:
+        """Delete the rows of some episodes that their own logs gave, but not those of episodes."""
+        ids = list(episodes)
+        if not ids:
+            return
+        for table in OF_EPISODES:
+            if table not in ANNOTATIONS:
+                also = "AND phase <> 'post-hoc'" if table is CHECKS else ""
+                self.delete(table, "episode_id", ids, also)
+
+    def drop_log(self, log: str) -> None:
+        """Delete all rows of a log."""
+        # The rows of a copy's episodes come from the original, which may still be here.
+        of_log = (
+            f"episode_id IN (SELECT episode_id FROM {self._schema}.all_episodes "
+            "WHERE log = ? AND kind <> 'copy')"
+        )
+        for table in OF_EPISODES:
+            # A check may be in another log than its episode; credit always is.
+            where = "log = ?" if table in (CHECKS, *ANNOTATIONS) else of_log
+            self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {where}", [log])
+        for name in ("all_episodes", "logs"):
+            self._con.execute(f"DELETE FROM {self._schema}.{name} WHERE log = ?", [log])
+
+
+def _concatenated(chunks: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Return columns of several chunks as one."""
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+_NUMPY_TYPES: dict[str, type[np.generic]] = {
+    "BIGINT": np.int64,
+    "INTEGER": np.int64,
+    "UINTEGER": np.int64,
+    "UBIGINT": np.uint64,
+    "DOUBLE": np.float64,
+    "BOOLEAN": np.bool_,
+}
+
+
+def _column(sql_type: str, values: list[Value]) -> Array:
+    """Return a column as DuckDB reads it: None stands for NULL, and numbers beside it are texts."""
+    if sql_type == "TIMESTAMP":
+        return np.array(values, "datetime64[us]")
+    dtype = _NUMPY_TYPES.get(sql_type)
+    if dtype is None:
+        # The test stands here, not in `_clean`: most texts pass it, and a call costs more than it.
+        is_clean = [v is None or (v.isascii() and "\0" not in v) for v in values]
+        if not all(is_clean):
+            values = [
+                value if ok else _clean(value) for value, ok in zip(values, is_clean, strict=True)
+            ]
+        return np.array(values, object)
+    if None not in values:
+        try:
+            return np.array(values, dtype)
+        except OverflowError:
+            pass  # a seed beyond 64 bits: as text, which DuckDB turns into NULL
+    # NumPy's arrays of numbers have no NULL.
+    return np.array([None if value is None else repr(value) for value in values], object)
+
+
+def _cast(name: str, sql_type: str) -> str:
+    function = "try_cast" if sql_type in _NUMPY_TYPES else "CAST"
+    return f'{function}("{name}" AS {sql_type})'
+
+
+def _clean(value: str) -> str:
+    """Return a text that DuckDB can store: without lone surrogates and NUL characters."""
+    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -1,0 +1,113 @@
+"""Views over the tables: kinds of episodes, interfaces, calls, latest credit, branches."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from trajrec.corpus.index.tables import ALL_EPISODES, CREDIT
+from trajrec.run_interface import FIELDS
+
+EpisodeKind: TypeAlias = Literal["rollout", "fork", "nested", "copy"]
+EPISODE_KINDS: tuple[EpisodeKind, ...] = ("rollout", "fork", "nested", "copy")
+
+
+class View(NamedTuple):
+    """A view: the meaning of a row, its columns as (name, meaning), and its query."""
+
+    name: str
+    row: str
+    columns: tuple[tuple[str, str], ...]
+    query: str
+
+
+def _interface_columns() -> str:
+    """Return SQL for each field of an interface and for its digest; a missing field has no digest."""
+    columns = []
+    for name in FIELDS:
+        value = f"json_extract(interface, '$.{name}')"
+        is_missing = f"{value} IS NULL OR json_exists({value}, '$.missing')"
+        digest = f"CASE WHEN {is_missing} THEN NULL ELSE md5({value}::VARCHAR) END"
+        columns.append(f"any_value({value}) AS {name}")
+        columns.append(f"any_value({digest}) AS {name}_digest")
+    return ", ".join(columns)
+
+
+_EPISODE_COLUMNS = tuple((name, meaning) for name, _, meaning in ALL_EPISODES.columns)
+
+EPISODES = View(
+    "episodes",
+    "a fresh rollout: no fork, not begun inside another episode, no copy",
+    _EPISODE_COLUMNS,
+    "SELECT * FROM all_episodes WHERE kind = 'rollout'",
+)
+FORKS = View(
+    "forks",
+    "an episode that was forked from another one",
+    _EPISODE_COLUMNS,
+    "SELECT * FROM all_episodes WHERE kind = 'fork'",
+)
+INTERFACES = View(
+    "interfaces",
+    "an interface that episodes ran under",
+    (
+        ("interface_id", "its digest"),
+        ("n_episodes", "fresh rollouts that ran under it"),
+        *((name, "as it was given") for name in FIELDS),
+        *((f"{name}_digest", f"digest of {name}; NULL if it is missing") for name in FIELDS),
+    ),
+    "SELECT interface_id, count(*) FILTER (kind = 'rollout') AS n_episodes, "
+    f"{_interface_columns()} FROM all_episodes WHERE interface_id IS NOT NULL GROUP BY 1",
+)
+CALLS = View(
+    "calls",
+    "a tool call with all its attempts",
+    (
+        ("episode_id", "its episode"),
+        ("kind", "kind of its episode: rollout, fork or nested"),
+        ("step", "its step"),
+        ("call", "number of the call in its step, from 0"),
+        ("tool", "the tool"),
+        ("n_attempts", "attempts, at least 1"),
+        ("outcome", "of the last attempt: ok, error, timeout, cancelled, open"),
+        ("arguments", "of the last attempt"),
+        ("result", "of the last attempt"),
+        ("latency_ms", "of all attempts together"),
+        ("is_retry", "whether the agent repeats a call that failed"),
+    ),
+    "SELECT episode_id, kind, step, call, any_value(tool) AS tool, count(*) AS n_attempts, "
+    "arg_max(outcome, attempt) AS outcome, arg_max(arguments, attempt) AS arguments, "
+    "arg_max(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
+    "bool_or(attempt = 0 AND retry_by IS NOT NULL) AS is_retry FROM attempts GROUP BY ALL",
+)
+LATEST_CREDIT = View(
+    "latest_credit",
+    "the latest estimate of a step, for each estimand, policy and noise",
+    tuple((name, meaning) for name, _, meaning in CREDIT.columns),
+    "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, "
+    "estimand, policy_id, noise ORDER BY created_at DESC, run_id) = 1",
+)
+BRANCHES = View(
+    "branches",
+    "a fork, with the episode that all its ancestors go back to",
+    (
+        ("episode_id", "the branch"),
+        ("kind", "fork"),
+        ("parent_id", "episode that it was forked from"),
+        ("root_id", "episode at the root: the first ancestor that is no fork"),
+        ("depth", "forks between the root and the branch, at least 1"),
+        ("fork_step", "step at which it was forked from its parent"),
+        ("n_steps", "its own steps"),
+        ("end_step", "number of its last step plus 1"),
+        ("total_reward", "sum of the rewards of its own steps"),
+        ("ending", "terminated, truncated, abandoned, error, running or interrupted"),
+        ("outcome", "success or failure by its last check with a verdict"),
+    ),
+    "WITH RECURSIVE up AS (SELECT episode_id, parent_id AS root_id, 1 AS depth FROM forks "
+    "UNION ALL SELECT up.episode_id, e.parent_id, up.depth + 1 FROM up "
+    "JOIN forks e ON e.episode_id = up.root_id) "
+    "SELECT b.episode_id, b.kind, b.parent_id, arg_max(up.root_id, up.depth) AS root_id, "
+    "max(up.depth) AS depth, b.fork_step, b.n_steps, b.end_step, b.total_reward, b.ending, "
+    "b.outcome FROM up JOIN forks b USING (episode_id) GROUP BY ALL",
+)
+VIEWS = (EPISODES, FORKS, INTERFACES, CALLS, LATEST_CREDIT, BRANCHES)
+"""In an order in which each view stands behind the views that it reads."""
