@@ -75,32 +75,37 @@ class Full(Outside):
 
 
 def main() -> None:
-    drawn, place, n = random.Random(), 0.0, 0.0
-    kept: list[Any] = []
+    drawn = random.Random()
+    place = 0.0
+    n = 0.0
+    snapshots: list[Any] = []
     while True:
         try:
             what, *values = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
         if what == "reset":
-            drawn, place, n = random.Random(values[0]), 0.0, 0.0
+            drawn = random.Random(values[0])
+            place = 0.0
+            n = 0.0
         elif what == "step":
-            place, n = place + values[0] - 1 + drawn.random(), n + 1
+            place = place + values[0] - 1 + drawn.random()
+            n = n + 1
         elif what == "go":
-            state, place, n = kept[values[0]]
+            state, place, n = snapshots[values[0]]
             drawn.setstate(state)
         elif what == "keep":
-            kept.append((drawn.getstate(), place, n))
+            snapshots.append((drawn.getstate(), place, n))
         elif what == "drop":
-            kept[values[0]] = None
-        said = (
-            len(kept) - 1
+            snapshots[values[0]] = None
+        answer = (
+            len(snapshots) - 1
             if what == "keep"
-            else sum(one is not None for one in kept)
+            else sum(one is not None for one in snapshots)
             if what == "kept"
             else (place, n)
         )
-        pickle.dump(said, sys.stdout.buffer)
+        pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 
 

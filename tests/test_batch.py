@@ -1,4 +1,4 @@
-"""Many replays by several processes: the same reports in the same order, whatever dies on the way."""
+"""Batches: many episodes and processes give the reports of single replays."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_reports_do_not_depend_on_how_many_processes_made_them(runs: Path) -> None:
+def test_reports_are_the_same_for_any_number_of_processes(runs: Path) -> None:
     alone = reports(runs)
     assert {report["grade"] for report in alone} == {"exact"}
     assert len(alone) == 103
     assert reports(runs, jobs=2) == alone
 
 
-def test_what_was_executed_before_an_error_is_reported(runs: Path) -> None:
+def test_reports_before_an_error_are_yielded_first(runs: Path) -> None:
     with trajrec.open(runs) as corpus:
         episodes = list(corpus.episodes("env_id = 'CartPole-v1'"))[:11]
 
@@ -73,7 +73,7 @@ def test_what_was_executed_before_an_error_is_reported(runs: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_divergence_comes_back_from_another_process(runs: Path) -> None:
+def test_divergence_returns_from_another_process(runs: Path) -> None:
     alone = reports(runs, env=heavier, explain=False)
     long_enough = [
         report
@@ -88,7 +88,7 @@ def test_a_divergence_comes_back_from_another_process(runs: Path) -> None:
         reports(runs, jobs=0)
 
 
-def test_forks_are_replayed_by_other_processes_too(tmp_path: Path) -> None:
+def test_forks_are_replayed_in_other_processes(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
         for episode in list(corpus.episodes()):
@@ -113,24 +113,24 @@ class Deadly(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @pytest.mark.slow
-def test_an_episode_that_ends_its_process_is_refused_and_the_others_are_replayed(
+def test_only_the_episode_that_kills_workers_is_refused(
     runs: Path,
 ) -> None:
     with trajrec.open(runs) as corpus:
         where = "env_id = 'CartPole-v1'"
-        found = list(
+        reports = list(
             replay_episodes(
                 corpus.episodes(where), env=lambda: Deadly(gym.make("CartPole-v1")), jobs=2
             )
         )
         lengths = [episode.n_steps for episode in corpus.episodes(where)]
     assert 0 < sum(n >= 60 for n in lengths) < 20
-    assert [report.grade for report in found] == [
+    assert [report.grade for report in reports] == [
         "refused" if n >= 60 else "exact" for n in lengths
     ]
     assert all(
         "ended 2 times: by SIGKILL" in report.notes[0]
-        for report in found
+        for report in reports
         if report.grade == "refused"
     )
 
@@ -144,13 +144,13 @@ def square(number: int) -> int:
 
 
 @pytest.mark.slow
-def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() -> None:
-    found = list(map_ordered(square, range(40), 3))
-    assert [k for k, result in enumerate(found) if isinstance(result, WorkerDied)] == [13]
-    assert [result for result in found if not isinstance(result, WorkerDied)] == [
+def test_results_keep_their_order_when_workers_die() -> None:
+    results = list(map_ordered(square, range(40), 3))
+    assert [k for k, result in enumerate(results) if isinstance(result, WorkerDied)] == [13]
+    assert [result for result in results if not isinstance(result, WorkerDied)] == [
         k * k for k in range(40) if k != 13
     ]
-    died = found[13]
+    died = results[13]
     assert isinstance(died, WorkerDied)
     assert died.why == "its worker ended 2 times: with status 5"
     assert list(map_ordered(square, [], 2)) == []
@@ -159,7 +159,7 @@ def test_results_come_in_order_and_what_kills_workers_takes_nothing_with_it() ->
 
 
 @pytest.mark.slow
-def test_what_is_not_asked_for_is_not_worked_on_far_ahead() -> None:
+def test_items_are_read_only_a_little_ahead() -> None:
     taken = []
 
     def things() -> Any:
@@ -180,7 +180,7 @@ def test_ray_gives_the_same_reports(runs: Path) -> None:
     assert reports(runs, backend="ray", jobs=2, env=heavier) == reports(runs, env=heavier)
 
 
-def test_without_ray_the_extra_is_named(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ray_names_its_extra(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(trajrec.errors.MissingPackageError, match=r"pip install 'trajrec\[ray\]'"):
         reports(runs, backend="ray")
@@ -196,7 +196,7 @@ def command(*arguments: Any) -> int:
 
 
 @pytest.mark.slow
-def test_a_corpus_is_a_gate_for_a_changed_environment(
+def test_replay_reports_what_a_changed_environment_breaks(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from xml.etree import ElementTree
@@ -229,7 +229,7 @@ def test_a_corpus_is_a_gate_for_a_changed_environment(
     assert "step 9, observation/1" in suite[0][0].attrib["message"]
 
 
-def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(
+def test_replay_reports_what_a_changed_world_breaks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from trajrec.recording.event_log import close_logs
@@ -257,9 +257,9 @@ def test_a_corpus_of_agents_is_a_gate_for_a_changed_world(
 
 class Stingy(trajrec.envs.Shop):
     def _refund_order(self, order: str, cents: int) -> dict[str, Any]:
-        found = super()._refund_order(order, cents)
+        result = super()._refund_order(order, cents)
         self._database["orders"][order]["refunded"] -= 1
-        return {"refunded": found["refunded"] - 1}
+        return {"refunded": result["refunded"] - 1}
 
 
 def stingy() -> Any:
@@ -276,7 +276,7 @@ class Rounded(gym.Wrapper[Any, Any, Any, Any]):
         return np.nextafter(np.nextafter(observation, np.float32(9)), np.float32(9)), *rest
 
 
-def test_floats_may_be_told_to_be_a_little_apart_and_the_grade_says_so(tmp_path: Path) -> None:
+def test_floats_within_ulps_are_graded_state(tmp_path: Path) -> None:
     record(gym.make("Pendulum-v1"), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()

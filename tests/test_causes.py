@@ -1,4 +1,4 @@
-"""Ten environments broken in one way each, recorded in another process: the replay names the way. A sound one is exact."""
+"""Causes: each broken environment, recorded in another process, is diagnosed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def record(folder: Path, name: str, **settings: str) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CAUSES)
-def test_the_cause_of_a_divergence_is_named(
+def test_cause_of_a_divergence_is_named(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "Address" and sys.platform != "linux":
@@ -60,7 +60,7 @@ def test_the_cause_of_a_divergence_is_named(
     assert report.divergence.cause.startswith(CAUSES[name]), report.divergence.cause
 
 
-def test_a_leak_over_episodes_is_told_from_a_divergence(tmp_path: Path) -> None:
+def test_state_leak_between_episodes_is_no_divergence(tmp_path: Path) -> None:
     episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
     report = replay_episode(episodes[2], env=broken.StateLeak)
     assert report.grade == "exact"
@@ -71,7 +71,7 @@ def test_a_leak_over_episodes_is_told_from_a_divergence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_changed_version_is_named(tmp_path: Path) -> None:
+def test_changed_version_is_named_as_the_cause(tmp_path: Path) -> None:
     class Newer(broken.Sound):
         def extra(self) -> float:
             return 1.0
@@ -85,7 +85,7 @@ def test_a_changed_version_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_sound_environment_is_never_accused(tmp_path: Path) -> None:
+def test_sound_environment_replays_exactly(tmp_path: Path) -> None:
     env = trajrec.record(broken.Sound(), tmp_path)
     for _ in range(1000):
         env.reset()

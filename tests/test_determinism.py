@@ -1,4 +1,4 @@
-"""Environments broken in one way each: the probes name the way, and a sound one is never accused."""
+"""check_determinism: each fault of an environment is named, and a sound one passes."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Jitter(broken.Sound):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_each_way_of_being_broken_is_named(factory: Any, cause: str) -> None:
+def test_each_fault_is_named_with_its_cause(factory: Any, cause: str) -> None:
     report = check_determinism(factory, n_steps=60)
     assert report.grade == "none"
     assert any(part in str(finding) for finding in report.findings for part in cause.split("|")), (
@@ -100,7 +100,7 @@ SOUND = [
 
 
 @pytest.mark.parametrize("env", spread("environments", SOUND, fixed=["CartPole-v1"], drawn=2))
-def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> None:
+def test_sound_environment_is_exact_and_can_be_restored(env: Any) -> None:
     report = check_determinism(env, n_steps=120)
     assert (report.grade, report.findings) == ("exact", ())
     granted = {name for name, restore in report.restore.items() if restore.is_granted}
@@ -110,7 +110,7 @@ def test_a_sound_environment_is_exact_and_its_levels_are_granted(env: Any) -> No
     assert "exact, 120 steps compared" in str(report)
 
 
-def test_what_only_a_seeded_reset_makes_the_same_is_graded_so() -> None:
+def test_difference_after_unseeded_resets_is_graded_seeded() -> None:
     class OnlySeeded(broken.Sound):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             self.drawn = 0.0 if seed is not None else float(np.random.default_rng().random())
@@ -177,9 +177,7 @@ class Faulty(gym.Env[Any, Any]):
         ("object", "a second object"),
     ],
 )
-def test_an_unrepeatable_environment_fails_with_probe_step_and_field(
-    fault: str, probe: str
-) -> None:
+def test_unrepeatable_environment_fails_with_step_and_field(fault: str, probe: str) -> None:
     report = check_determinism(lambda: Faulty(fault), n_steps=200)
     assert not report.has_passed
     message = rf"not deterministic: {probe}: step \d+ differs in observation/1 \(.*, then .*cause: "
@@ -187,7 +185,7 @@ def test_an_unrepeatable_environment_fails_with_probe_step_and_field(
         report.raise_if_failed()
 
 
-def test_a_reused_buffer_is_reported_and_not_refused() -> None:
+def test_reused_buffer_is_reported_and_passes() -> None:
     report = check_determinism(lambda: Faulty("buffer"), n_steps=20)
     report.raise_if_failed()
     assert report.reuses_buffers
@@ -231,19 +229,17 @@ def violations(env: Any) -> list[str]:
         ("info", None, "info must be a dict, got None (NoneType)"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_reported_with_its_step(
-    field: str, value: Any, message: str
-) -> None:
+def test_wrong_type_is_reported_with_its_step(field: str, value: Any, message: str) -> None:
     (reported,) = violations(Returns(**{field: value}))
     assert reported.startswith(f"step 2: {message}")
 
 
-def test_a_sound_environment_violates_nothing() -> None:
+def test_sound_environment_has_no_violation() -> None:
     assert violations(Returns()) == []
     assert violations(Returns(reward=np.float32(1), terminated=np.bool_(False))) == []
 
 
-def test_the_observation_of_a_reset_is_checked_too() -> None:
+def test_values_of_a_reset_are_checked() -> None:
     assert violations(Returns(reset=(np.zeros(3), {})))[0].startswith("reset: the observation")
     assert violations(Returns(reset=(np.zeros(2), None))) == [
         "reset: info must be a dict, got None (NoneType)"
@@ -260,9 +256,7 @@ def test_the_observation_of_a_reset_is_checked_too() -> None:
         ),
     ],
 )
-def test_a_return_value_of_the_wrong_length_ends_the_check(
-    wrong: dict[str, Any], message: str
-) -> None:
+def test_return_value_of_wrong_length_ends_the_check(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(EnvContractError, match=message):
         violations(Returns(**wrong))
 
@@ -299,18 +293,16 @@ class WithState(Faulty):
         ("none", None),
     ],
 )
-def test_set_state_must_restore_the_state_that_get_state_returned(
-    fault: str, message: str | None
-) -> None:
-    has_state, found = check_state_methods(WithState(fault), n_steps=20, seed=0)
+def test_set_state_must_restore_the_whole_state(fault: str, message: str | None) -> None:
+    has_state, reported = check_state_methods(WithState(fault), n_steps=20, seed=0)
     assert has_state
     if message is None:
-        assert found == ()
+        assert reported == ()
     else:
-        assert re.match(message, found[0].message)
+        assert re.match(message, reported[0].message)
 
 
-def test_violations_fail_the_report_of_a_deterministic_environment() -> None:
+def test_violations_fail_a_deterministic_environment() -> None:
     report = check_determinism(
         lambda: gym.wrappers.TransformReward(WithState("forgets"), lambda r: [r]), n_steps=20
     )
@@ -326,7 +318,7 @@ def test_fewer_than_one_step_is_refused() -> None:
         check_determinism("CartPole-v1", n_steps=0)
 
 
-def test_a_large_value_that_differs_is_named_without_its_contents() -> None:
+def test_large_value_that_differs_is_not_shown() -> None:
     class Image(broken.Sound):
         def __init__(self) -> None:
             super().__init__()
@@ -353,7 +345,7 @@ class Backwards(broken.Sound):
         return observation + was_reset, info
 
 
-def test_a_reset_after_a_reset_must_be_the_same() -> None:
+def test_second_reset_in_a_row_must_be_the_same() -> None:
     plan = RolloutPlan(Backwards, n_steps=20, seed=0)
     finding = next(probe_determinism(plan.run(Backwards()), Backwards(), Backwards(), plan))
     assert (finding.probe, finding.step) == ("a reset after a reset", -1)

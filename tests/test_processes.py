@@ -1,4 +1,4 @@
-"""Processes that replay and fork: what environments start, read or end there does not hold up the caller, nor outlive it."""
+"""Processes: a caller, its workers and their programs end when they should."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def start_a_sleeper() -> int:
     return subprocess.Popen(["sleep", "300"]).pid
 
 
-def test_what_a_function_started_elsewhere_is_not_waited_for_but_ended() -> None:
+def test_programs_of_a_subprocess_end_with_it() -> None:
     start = time.monotonic()
     process_id = call_in_subprocess(start_a_sleeper)
     assert time.monotonic() - start < 120
     assert wait_until_gone(process_id)
 
 
-def test_a_function_that_ends_its_process_without_an_error_has_no_result() -> None:
+def test_function_that_ends_its_process_has_no_result() -> None:
     with pytest.raises(SubprocessError, match="ended with status 0 and no result"):
         call_in_subprocess(sys.exit)
 
@@ -73,7 +73,7 @@ def reader() -> Any:
 
 
 @pytest.mark.slow
-def test_what_an_environment_starts_in_another_process_finds_an_empty_stdin(tmp_path: Path) -> None:
+def test_programs_of_an_environment_get_an_empty_stdin(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
         assert [
@@ -117,7 +117,7 @@ CALLERS = {
     reason="elsewhere processes see that their caller is gone when they read",
 )
 @pytest.mark.parametrize("kind", CALLERS)
-def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path, kind: str) -> None:
+def test_busy_process_ends_with_its_killed_caller(tmp_path: Path, kind: str) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "runs")
     (tmp_path / "found").mkdir()
     script = f"import sys, trajrec, trajrec.replay, test_processes; corpus = trajrec.open(sys.argv[1]); {CALLERS[kind]}"
@@ -127,10 +127,10 @@ def test_a_busy_process_does_not_outlive_a_caller_that_is_killed(tmp_path: Path,
         [sys.executable, "-c", script, str(tmp_path / "runs")], env=variables, cwd=place
     ) as caller:
         deadline = time.monotonic() + 60
-        while not (found := list((tmp_path / "found").iterdir())) and time.monotonic() < deadline:
+        while not (paths := list((tmp_path / "found").iterdir())) and time.monotonic() < deadline:
             time.sleep(0.05)
         caller.send_signal(signal.SIGKILL)
-    (process_id,) = (int(path.name) for path in found)
+    (process_id,) = (int(path.name) for path in paths)
     is_gone = wait_until_gone(process_id)
     if not is_gone:
         os.kill(process_id, signal.SIGKILL)
@@ -154,7 +154,7 @@ def forking() -> Any:
 
 
 @pytest.mark.slow
-def test_a_branch_that_ends_is_not_waited_for_because_of_what_it_forked(tmp_path: Path) -> None:
+def test_ended_branch_is_noticed_although_its_fork_runs(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
@@ -178,7 +178,7 @@ def sleep_and_abort(_: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_ends_is_not_waited_for_because_of_what_it_forked() -> None:
+def test_ended_worker_is_noticed_although_its_fork_runs() -> None:
     start = time.monotonic()
     (died,) = map_ordered(sleep_and_abort, [1], 1)
     assert isinstance(died, WorkerDied)
@@ -207,9 +207,7 @@ def quitting() -> Any:
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_an_environment_that_calls_exit_ends_the_episode_not_the_caller(
-    tmp_path: Path, jobs: int
-) -> None:
+def test_exit_of_an_environment_ends_only_the_episode(tmp_path: Path, jobs: int) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episodes = list(corpus.episodes())
@@ -247,9 +245,7 @@ def interrupts(_: Any) -> int:
 @pytest.mark.parametrize(
     ("policy", "name"), [(exits, "SystemExit: 3"), (interrupts, "KeyboardInterrupt: ")]
 )
-def test_what_would_end_a_process_is_not_raised_in_another(
-    tmp_path: Path, policy: Any, name: str
-) -> None:
+def test_recorded_exit_is_not_raised_in_the_caller(tmp_path: Path, policy: Any, name: str) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
     with (
         trajrec.open(tmp_path) as corpus,

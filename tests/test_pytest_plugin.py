@@ -1,4 +1,4 @@
-"""The fixtures, in a real pytest run of a project that uses them."""
+"""The fixtures of the pytest plugin, in a project that uses them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_empty(trajrec_replay):
 
 
 @pytest.mark.slow
-def test_agents_and_worlds_are_kept_as_recorded_by_a_line_in_a_test_suite(
+def test_fixtures_fail_tests_that_differ_from_recordings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "test_suite.py").write_text(SUITE)

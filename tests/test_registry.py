@@ -1,4 +1,4 @@
-"""Environments that this process has registered: other processes that replay for it know them."""
+"""Environments that this process registered are known to the processes that replay."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ def env_id() -> Iterator[str]:
     del gym.registry["tests/Sound-v0"], gym.registry["tests/Unsendable-v0"]
 
 
-def test_workers_and_servers_make_environments_that_are_registered_here(
-    env_id: str, tmp_path: Path
-) -> None:
+def test_other_processes_know_environments_registered_here(env_id: str, tmp_path: Path) -> None:
     assert broken.Sound
     record(gym.make(env_id), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
@@ -39,5 +37,5 @@ def test_workers_and_servers_make_environments_that_are_registered_here(
 
 
 @pytest.mark.slow
-def test_an_environment_registered_here_is_probed_in_another_process(env_id: str) -> None:
+def test_environment_registered_here_is_probed_elsewhere(env_id: str) -> None:
     assert check_determinism(env_id, n_steps=60).grade == "exact"

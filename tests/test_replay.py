@@ -1,4 +1,4 @@
-"""An episode replays exactly, or the first step and field that differ are named, with the cause."""
+"""Replay: an episode is exact, or the first difference is named with its cause."""
 
 from __future__ import annotations
 
@@ -81,22 +81,18 @@ def replay_shuffled(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("env_id", spread("replay", ENVIRONMENTS, fixed=["CartPole-v1"], drawn=6))
-def test_a_run_seeded_once_replays_exactly_in_another_process_in_any_order(
-    env_id: str, tmp_path: Path
-) -> None:
+def test_run_seeded_once_replays_elsewhere_in_any_order(env_id: str, tmp_path: Path) -> None:
     record_elsewhere(env_id, tmp_path, 4)
     assert replay_shuffled(tmp_path) == ["exact"] * 4
 
 
 @pytest.mark.parametrize("env_id", spread("replay", ENVIRONMENTS, drawn=2))
-def test_100_episodes_replay_exactly_in_another_process_in_any_order(
-    env_id: str, tmp_path: Path
-) -> None:
+def test_hundred_episodes_replay_elsewhere_in_any_order(env_id: str, tmp_path: Path) -> None:
     record_elsewhere(env_id, tmp_path, 100)
     assert replay_shuffled(tmp_path) == ["exact"] * 100
 
 
-def test_each_episode_replays_alone(tmp_path: Path) -> None:
+def test_each_episode_replays_without_those_before(tmp_path: Path) -> None:
     record_elsewhere("FrozenLake-v1", tmp_path, 5)
     with trajrec.open(tmp_path) as corpus:
         for episode in corpus.episodes(order_by="number DESC"):
@@ -116,17 +112,21 @@ class Counter(gym.Env[Any, Any]):
     action_space = gym.spaces.Discrete(3)
 
     def __init__(self, twist: Any = None) -> None:
-        self.twist, self.k, self.total = twist, 0, 0.0
+        self.twist = twist
+        self.k = 0
+        self.total = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
-        self.k, self.total = 0, 0.0
+        self.k = 0
+        self.total = 0.0
         return np.zeros(3), {}
 
     def step(self, action: Any) -> Any:
         gain = 0.1
         info: dict[str, Any] = {"k": self.k}
-        reward, terminated = 1.0, self.k == 29
+        reward = 1.0
+        terminated = self.k == 29
         if self.twist is not None and self.k == 17:
             gain, reward, terminated, info = self.twist(gain, reward, terminated, info)
         self.total += gain * (1 + action) + 0.01 * self.np_random.random()
@@ -137,7 +137,8 @@ class Counter(gym.Env[Any, Any]):
         return {"k": self.k, "total": self.total}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self.k, self.total = state["k"], state["total"]
+        self.k = state["k"]
+        self.total = state["total"]
 
 
 TWISTS: dict[str, tuple[Any, str]] = {
@@ -152,9 +153,7 @@ TWISTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("twist", "field"), TWISTS.values(), ids=TWISTS.keys())
-def test_a_change_at_step_17_is_reported_at_exactly_that_step_and_field(
-    twist: Any, field: str, tmp_path: Path
-) -> None:
+def test_change_at_step_17_is_reported_there(twist: Any, field: str, tmp_path: Path) -> None:
     record(Counter(), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         episode = next(corpus.episodes())
@@ -168,7 +167,7 @@ def test_a_change_at_step_17_is_reported_at_exactly_that_step_and_field(
         assert (caught.value.step, caught.value.field) == (17, field)
 
 
-def test_a_change_of_hidden_state_alone_is_reported(tmp_path: Path) -> None:
+def test_change_of_only_the_state_is_reported(tmp_path: Path) -> None:
     class Hidden(Counter):
         def __init__(self, wrong: bool = False) -> None:
             super().__init__()
@@ -189,7 +188,7 @@ def test_a_change_of_hidden_state_alone_is_reported(tmp_path: Path) -> None:
         )
 
 
-def test_an_exception_that_was_not_recorded_and_one_that_does_not_come_are_divergences(
+def test_new_or_missing_exception_is_a_divergence(
     tmp_path: Path,
 ) -> None:
     def at(raises: bool) -> Any:
@@ -256,7 +255,7 @@ LEAKS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("source", "cause"), LEAKS.values(), ids=LEAKS.keys())
-def test_a_hidden_dependence_is_reported_with_its_cause(
+def test_hidden_dependence_is_reported_with_its_cause(
     source: Any, cause: str, tmp_path: Path
 ) -> None:
     class Indirect(Leaky):
@@ -271,7 +270,7 @@ def test_a_hidden_dependence_is_reported_with_its_cause(
         assert report.divergence.cause.startswith(cause)
 
 
-def test_an_environment_that_only_changed_is_not_blamed_on_hidden_randomness(
+def test_changed_environment_is_not_called_random(
     tmp_path: Path,
 ) -> None:
     record(Counter(), tmp_path)
@@ -283,7 +282,7 @@ def test_an_environment_that_only_changed_is_not_blamed_on_hidden_randomness(
         assert report.divergence.cause.startswith("the environment changed")
 
 
-def test_an_abandoned_and_an_interrupted_episode_replay_as_far_as_they_go(tmp_path: Path) -> None:
+def test_unfinished_episodes_replay_up_to_their_last_step(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
     for k in range(4):
@@ -295,13 +294,13 @@ def test_an_abandoned_and_an_interrupted_episode_replay_as_far_as_they_go(tmp_pa
     env.close()
     env.path.write_bytes(data)
     with trajrec.open(tmp_path) as corpus:
-        found = [
+        results = [
             (e.ending, r.grade, r.n_steps) for e in corpus.episodes() for r in [replay_episode(e)]
         ]
-    assert found == [("abandoned", "exact", 4), ("interrupted", "exact", 1)]
+    assert results == [("abandoned", "exact", 4), ("interrupted", "exact", 1)]
 
 
-def test_an_episode_with_lost_steps_is_compared_up_to_the_gap_and_never_called_exact(
+def test_episode_with_a_gap_is_graded_partial(
     tmp_path: Path,
 ) -> None:
     env = trajrec.record(gym.make("Acrobot-v1"), tmp_path)
@@ -336,7 +335,7 @@ def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
     assert replay_shuffled(tmp_path) == ["exact"] * 6
 
 
-def test_measured_seconds_do_not_make_a_replay_diverge_and_are_named(tmp_path: Path) -> None:
+def test_measured_seconds_are_ignored_and_noted(tmp_path: Path) -> None:
     record(gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1")), tmp_path, 8)
     with trajrec.open(tmp_path) as corpus:
         lenient = list(replay_episodes(corpus.episodes()))
@@ -356,7 +355,8 @@ def test_measured_seconds_do_not_make_a_replay_diverge_and_are_named(tmp_path: P
 class Carries(gym.Env[Any, Any]):
     """Counts its episodes: what it shows depends on those before."""
 
-    observation_space, action_space = gym.spaces.Discrete(100), gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(100)
+    action_space = gym.spaces.Discrete(2)
 
     def __init__(self) -> None:
         self.n_episodes = 0
@@ -370,7 +370,7 @@ class Carries(gym.Env[Any, Any]):
         return self.n_episodes, 0.0, True, False, {}
 
 
-def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path) -> None:
+def test_state_carried_between_episodes_is_noted(tmp_path: Path) -> None:
     gym.register("Carries-v0", f"{__name__}:Carries")
     try:
         for _ in range(2):
@@ -384,9 +384,7 @@ def test_an_environment_that_carries_state_over_episodes_says_so(tmp_path: Path)
 
 
 @pytest.mark.parametrize("pattern", [[1, 1, 1], [3, 1, 2], [5, 5]])
-def test_episodes_replayed_together_get_the_reports_that_they_get_one_by_one(
-    tmp_path: Path, pattern: list[int]
-) -> None:
+def test_batch_gives_the_reports_of_single_replays(tmp_path: Path, pattern: list[int]) -> None:
     gym.register("Carries-v0", f"{__name__}:Carries")
     try:
         for n in pattern:  # a log each, on an environment of its own
@@ -405,14 +403,16 @@ def test_episodes_replayed_together_get_the_reports_that_they_get_one_by_one(
 class Tiring(gym.Env[Any, Any]):
     """Does nothing more in its second episode but raise."""
 
-    observation_space, action_space = gym.spaces.Discrete(100), gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(100)
+    action_space = gym.spaces.Discrete(2)
 
     def __init__(self) -> None:
         self.n_episodes = self.n = 0
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self.n_episodes, self.n = self.n_episodes + 1, 0
+        self.n_episodes = self.n_episodes + 1
+        self.n = 0
         return 0, {}
 
     def step(self, action: Any) -> Any:
@@ -422,7 +422,7 @@ class Tiring(gym.Env[Any, Any]):
         return self.n, 0.0, self.n == 6, False, {}
 
 
-def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_all(
+def test_exception_on_the_way_to_a_step_diverges(
     tmp_path: Path,
 ) -> None:
     record(Tiring(), tmp_path, 1)
@@ -440,10 +440,10 @@ def test_what_raises_on_the_way_to_a_step_is_a_divergence_and_not_the_end_of_it_
             DivergenceError, match=r"after step 0, failure: .* now '.*RuntimeError: tired'"
         ):
             fork(episode, at=2, env=env)
-        (found,) = replay_episodes(
+        (report,) = replay_episodes(
             corpus.episodes("fork_step = 4", kind="fork"), env=env, explain=False
         )
-        assert str(found.divergence).startswith("step 0, failure: ")
+        assert str(report.divergence).startswith("step 0, failure: ")
 
 
 def by_agent(rewards: Any) -> Any:
@@ -452,7 +452,7 @@ def by_agent(rewards: Any) -> Any:
     )
 
 
-def test_rewards_by_agent_are_compared_by_their_types_and_summed_for_each(tmp_path: Path) -> None:
+def test_rewards_by_agent_are_compared_by_type(tmp_path: Path) -> None:
     rewards = [{"a": 1, "b": 0.5}, {"a": 1, "b": -0.0}, {"b": np.float32(2.0)}]
     record(by_agent(rewards), tmp_path)
     with trajrec.open(tmp_path) as corpus:
@@ -461,7 +461,8 @@ def test_rewards_by_agent_are_compared_by_their_types_and_summed_for_each(tmp_pa
         assert replay_episode(episode, env=by_agent(rewards)).grade == "exact"
         for step, agent, other in ((0, "a", True), (1, "b", 0.0), (2, "b", 2.0)):
             changed = [
-                {**found, agent: other} if k == step else found for k, found in enumerate(rewards)
+                {**recorded, agent: other} if k == step else recorded
+                for k, recorded in enumerate(rewards)
             ]
             divergence = replay_episode(episode, env=by_agent(changed), explain=False).divergence
             assert divergence is not None
@@ -492,7 +493,7 @@ class Level(enum.IntEnum):
     ],
     ids=ascii,
 )
-def test_a_number_of_another_type_or_other_bits_is_a_difference(
+def test_number_of_another_type_or_bits_differs(
     tmp_path: Path, recorded: Any, now: Any, where: str
 ) -> None:
     def make(middle: Any) -> Any:
@@ -518,7 +519,7 @@ def pole(env: Any) -> Any:
     return env.unwrapped.state
 
 
-def test_a_state_that_a_function_captured_is_compared_where_the_function_is_given(
+def test_state_of_a_function_is_compared_with_that_function(
     tmp_path: Path,
 ) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path, state=pole)
@@ -535,8 +536,8 @@ def test_a_state_that_a_function_captured_is_compared_where_the_function_is_give
         assert "state" in replay_episode(episode, state=pole).compared
 
 
-def test_a_distance_in_floats_is_said_where_it_is_small() -> None:
-    def said(expected: float, actual: float) -> str:
+def test_only_a_small_distance_of_floats_is_shown() -> None:
+    def text(expected: float, actual: float) -> str:
         return str(
             Divergence(
                 step=3,
@@ -547,8 +548,8 @@ def test_a_distance_in_floats_is_said_where_it_is_small() -> None:
             )
         )
 
-    assert said(1.0, 1.0 + 2**-52).endswith("replayed 1.0000000000000002 (1 ulp apart)")
-    assert said(0.0, 1.0).endswith("recorded 0.0, replayed 1.0")
+    assert text(1.0, 1.0 + 2**-52).endswith("replayed 1.0000000000000002 (1 ulp apart)")
+    assert text(0.0, 1.0).endswith("recorded 0.0, replayed 1.0")
 
 
 def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
@@ -572,13 +573,13 @@ def names(entry_point: str, env_id: str = "os:system") -> EnvRecord:
         ("nowhere_at_all:Env", "X-v0"),
     ],
 )
-def test_a_module_that_is_not_allowed_is_not_imported(entry_point: str, env_id: str) -> None:
+def test_module_that_is_not_allowed_is_not_imported(entry_point: str, env_id: str) -> None:
     with pytest.raises(EnvRefusedError, match="unless you allow it: pass --allow"):
         make_env(names(entry_point, env_id), episode_id="x")
     assert "nowhere_at_all" not in sys.modules
 
 
-def test_a_log_that_names_a_module_imports_nothing_on_the_command_line(tmp_path: Path) -> None:
+def test_command_line_imports_no_module_that_a_log_names(tmp_path: Path) -> None:
     (tmp_path / "evil_package.py").write_text("open('imported', 'w').close()\n")
     path = record(gym.make("CartPole-v1"), tmp_path / "runs")
     forge(path, env_id="Evil-v0", entry_point="evil_package:Env")
@@ -611,7 +612,7 @@ def forge(path: Path, **changes: str) -> None:
     path.write_bytes(b"".join(parts))
 
 
-def test_an_allowed_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_allowed_module_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_envs_package.py").write_text(
         "import gymnasium as gym\nfrom gymnasium.envs.classic_control.cartpole import CartPoleEnv\n"
         "gym.register('Mine-v0', entry_point='my_envs_package:CartPoleEnv', max_episode_steps=500)\n"
@@ -626,7 +627,7 @@ def test_an_allowed_module_is_imported(tmp_path: Path, monkeypatch: pytest.Monke
     gym.registry.pop("Mine-v0")
 
 
-def test_a_package_that_is_not_installed_is_named_with_how_to_install_it() -> None:
+def test_missing_package_is_named() -> None:
     with pytest.raises(EnvMissingError, match="not installed"):
         make_env(
             names("missing_package.envs:Env", "Missing-v0"),
@@ -635,7 +636,7 @@ def test_a_package_that_is_not_installed_is_named_with_how_to_install_it() -> No
         )
 
 
-def test_an_environment_that_the_log_cannot_make_again_is_replayed_on_a_given_one(
+def test_unmakeable_environment_replays_on_a_given_one(
     tmp_path: Path,
 ) -> None:
     record(Counter(), tmp_path)

@@ -82,13 +82,13 @@ def test_options_survive_being_read_twice() -> None:
 
 
 @pytest.mark.parametrize("name", ["first", "ulps"])
-def test_a_negative_option_is_refused_by_name(name: str, tmp_path: Path) -> None:
+def test_negative_option_is_refused_by_name(name: str, tmp_path: Path) -> None:
     record(Drifting(), tmp_path, 1)
     with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
         replay_episode(only_episode(tmp_path), **{name: -1})  # type: ignore[arg-type]
 
 
-def test_an_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
+def test_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
     record(Drifting(), tmp_path, 1)
     with pytest.raises(TypeError, match="tolerance"):
         replay_episode(only_episode(tmp_path), tolerance=1)  # type: ignore[call-arg]
@@ -141,7 +141,7 @@ def test_floats_of_a_world_may_lie_some_ulps_apart(tmp_path: Path) -> None:
     assert "floats within 1 ulp" in report.notes[-1]
 
 
-def test_a_world_is_given_as_object_or_as_factory(tmp_path: Path) -> None:
+def test_world_is_given_as_object_or_factory(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, world=Scale()) as ep:
         ep.call("weigh")
     episode = only_episode(tmp_path)

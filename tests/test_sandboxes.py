@@ -1,4 +1,4 @@
-"""Environments whose state lies outside of this process, in a process of their own here."""
+"""Environments whose state lies in another process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def episode(tmp_path: Path) -> Any:
     return next(trajrec.open(tmp_path).episodes())
 
 
-def test_its_own_snapshots_are_proved_and_processes_that_would_share_it_are_not_forked() -> None:
+def test_sandbox_is_restored_by_its_own_snapshots_only() -> None:
     report = check_determinism(Outside, n_steps=60)
     assert report.grade == "exact"
     assert {name for name, restore in report.restore.items() if restore.is_granted} == {
@@ -37,7 +37,7 @@ def test_its_own_snapshots_are_proved_and_processes_that_would_share_it_are_not_
 
 
 @pytest.mark.slow
-def test_snapshots_that_are_not_right_are_not_granted() -> None:
+def test_wrong_snapshots_are_not_granted() -> None:
     refused = check_determinism(Forgetful, n_steps=60)
     assert {name for name, restore in refused.restore.items() if restore.is_granted} == {
         "reexecute"
@@ -46,7 +46,7 @@ def test_snapshots_that_are_not_right_are_not_granted() -> None:
 
 
 @pytest.mark.slow
-def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
+def test_branches_restore_the_sandbox_and_continue_as_recorded(episode: Any) -> None:
     branches = {
         restore: fork_many(
             episode,
@@ -60,18 +60,18 @@ def test_branches_go_back_by_it_and_go_on_as_recorded(episode: Any) -> None:
         for restore in ("auto", "reexecute")
     }
     assert {branch.restore for branch in branches["auto"]} == {"env_snapshot"}
-    found = {
+    outcomes = {
         restore: [(b.step, b.index, b.total_reward) for b in some]
         for restore, some in branches.items()
     }
-    assert found["auto"] == found["reexecute"]
+    assert outcomes["auto"] == outcomes["reexecute"]
     with trajrec.open(episode.path.parent) as corpus:
         for branch in branches["auto"]:
             assert replay_episode(corpus.episode(branch.episode_id), env=Outside).grade == "exact"
 
 
 @pytest.mark.parametrize("restore", ["auto", pytest.param("env_snapshot", marks=pytest.mark.slow)])
-def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, restore: Any) -> None:
+def test_wrappers_are_restored_with_their_sandbox(episode: Any, restore: Any) -> None:
     make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731
     branches = fork_many(
         episode,
@@ -87,20 +87,20 @@ def test_a_wrapped_one_goes_back_with_its_wrappers(episode: Any, restore: Any) -
         (branch.restore, branch.truncated, branch.step + branch.n_steps) for branch in branches
     } == {("env_snapshot", True, 30)}
     report = check_determinism(make, n_steps=60)
-    assert {name for name, found in report.restore.items() if found.is_granted} == {
+    assert {name for name, way in report.restore.items() if way.is_granted} == {
         "reexecute",
         "env_snapshot",
     }
 
 
-def test_it_is_not_forked_with_a_process(episode: Any) -> None:
+def test_sandbox_is_not_forked_with_a_process(episode: Any) -> None:
     with pytest.raises(
         SnapshotError, match="outside the process, so forked processes would share it"
     ):
         fork_many(episode, at=[3], actions=[0], env=Outside, restore="os_fork", folder=None)
 
 
-def test_one_that_can_keep_nothing_any_more_is_walked_to(episode: Any) -> None:
+def test_full_sandbox_is_reexecuted(episode: Any) -> None:
     branches = fork_many(
         episode, at=[3, 11, 20], actions=[0], env=Full, noise="recorded", folder=None
     )
@@ -108,7 +108,7 @@ def test_one_that_can_keep_nothing_any_more_is_walked_to(episode: Any) -> None:
     assert branches[-1].restore == "reexecute"
 
 
-def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
+def test_snapshots_that_nobody_needs_are_dropped(episode: Any) -> None:
     made: list[Outside] = []
     left: list[int] = []
 
@@ -130,7 +130,7 @@ def test_what_is_not_gone_back_to_any_more_is_let_go(episode: Any) -> None:
 
 
 @pytest.mark.slow
-def test_states_that_only_the_sandbox_knows_are_not_taken_for_one(episode: Any) -> None:
+def test_rollouts_in_different_sandbox_states_are_not_merged(episode: Any) -> None:
     some = lambda observation, rng: int(rng.random() < 0.7)  # noqa: E731
     tables = [
         credit.estimate(
@@ -150,7 +150,7 @@ def test_states_that_only_the_sandbox_knows_are_not_taken_for_one(episode: Any) 
     )
 
 
-def test_a_log_does_not_take_what_python_holds_of_it_for_its_state() -> None:
+def test_keyframe_of_a_sandbox_is_refused() -> None:
     env = Outside()
     env.reset(seed=0)
     with pytest.raises(SnapshotError, match="lies outside of this process"):
@@ -158,7 +158,7 @@ def test_a_log_does_not_take_what_python_holds_of_it_for_its_state() -> None:
     env.close()
 
 
-def test_one_that_does_not_go_back_is_found_out(episode: Any) -> None:
+def test_sandbox_that_restores_nothing_is_noticed(episode: Any) -> None:
     branches = fork_many(
         episode, at=[5, 9], actions=[0], n_branches=30, env=Forgetful, noise="recorded", folder=None
     )

@@ -1,4 +1,4 @@
-"""Replaying from a step on, and with the recorded state put back after what differs."""
+"""Replay with resynchronization, and from a later step on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Disturbed(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: Any, at: Collection[int]) -> None:
         super().__init__(env)
-        self.at, self.n = at, 0
+        self.at = at
+        self.n = 0
 
     def reset(self, **options: Any) -> Any:
         self.n = 0
@@ -74,9 +75,7 @@ def forced(episode: Any, env_id: str, at: Collection[int]) -> ReplayReport:
 
 
 @pytest.mark.parametrize("env_id", ENVS)
-def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(
-    tmp_path: Path, env_id: str
-) -> None:
+def test_only_steps_that_differ_by_themselves_are_listed(tmp_path: Path, env_id: str) -> None:
     episode = record(tmp_path, gym.make(env_id, **ENVS[env_id]), keep_states="all")
     assert forced(episode, env_id, ()).grade == "exact"
     report = forced(episode, env_id, {2, 5})
@@ -90,7 +89,7 @@ def test_the_steps_that_differ_by_themselves_are_told_from_those_after_them(
     assert unforced.divergence == report.divergence
 
 
-def test_an_own_state_is_put_back_with_what_wraps_it_left_alone(tmp_path: Path) -> None:
+def test_restoring_a_state_leaves_wrappers_alone(tmp_path: Path) -> None:
     from trajrec.envs import KeyDoor
 
     class Lame(KeyDoor):
@@ -113,7 +112,7 @@ def test_an_own_state_is_put_back_with_what_wraps_it_left_alone(tmp_path: Path) 
     assert list(report.differing_steps) == expected
 
 
-def test_a_reset_that_differs_is_put_right_too(tmp_path: Path) -> None:
+def test_reset_that_differs_is_resynchronized(tmp_path: Path) -> None:
     class Elsewhere(gym.Wrapper[Any, Any, Any, Any]):
         def reset(self, **options: Any) -> Any:
             _, info = self.env.reset(**options)
@@ -128,7 +127,7 @@ def test_a_reset_that_differs_is_put_right_too(tmp_path: Path) -> None:
     assert report.differing_steps == (-1,)
 
 
-def test_it_says_where_it_cannot_go_on(tmp_path: Path) -> None:
+def test_report_says_why_resynchronization_stopped(tmp_path: Path) -> None:
     episode = record(tmp_path / "a", gym.make("CartPole-v1"))
     report = forced(episode, "CartPole-v1", {2})
     assert report.differing_steps == (2,)
@@ -159,7 +158,7 @@ class Raises(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.step(action)
 
 
-def test_exceptions_are_compared_by_step(tmp_path: Path) -> None:
+def test_exceptions_are_compared_step_by_step(tmp_path: Path) -> None:
     env = trajrec.record(Raises(gym.make("Taxi-v4")), tmp_path)
     env.reset(seed=3)
     for action in (0, 1, 0, 2, 1, 3):
@@ -183,7 +182,7 @@ def test_exceptions_are_compared_by_step(tmp_path: Path) -> None:
     assert "stopped after step 1" in str(report)
 
 
-def test_the_rest_of_an_episode_is_what_it_has_after_a_step(tmp_path: Path) -> None:
+def test_tail_of_an_episode_has_its_later_steps(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("Pendulum-v1", max_episode_steps=5000), tmp_path)
     env.action_space.seed(0)
     env.reset(seed=1)
@@ -211,7 +210,7 @@ def test_the_rest_of_an_episode_is_what_it_has_after_a_step(tmp_path: Path) -> N
         assert (f"compared from step {step} on" in str(report)) == bool(step)
 
 
-def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> None:
+def test_differences_before_and_after_the_first_step_are_reported(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("Taxi-v4"), 60)
     make = lambda *at: lambda: Disturbed(gym.make("Taxi-v4"), at)  # noqa: E731
     later = replay_episode(episode, env=make(20), first=10, explain=False)
@@ -237,7 +236,7 @@ def test_what_differs_from_a_step_on_and_before_it_is_told(tmp_path: Path) -> No
     assert "ValueError: refused" in str(gone)
 
 
-def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:
+def test_fork_is_replayed_from_its_own_step(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("Taxi-v4"), 30)
     branch = fork_many(
         episode, at=[10], actions=[2], policy=lambda obs: int(obs) % 6, n_branches=1
@@ -250,7 +249,7 @@ def test_a_fork_is_replayed_from_a_step_of_its_own(tmp_path: Path) -> None:
             assert report.n_steps == child.end_step - first
 
 
-def test_the_command_line_has_both(
+def test_command_line_resynchronizes_and_starts_at_a_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -264,7 +263,7 @@ def test_the_command_line_has_both(
     assert main(["replay", str(tmp_path), "--from", "-1"]) == 2
 
 
-def test_nothing_is_left_to_differ_at_the_end_of_an_episode_that_terminated(tmp_path: Path) -> None:
+def test_flags_of_a_terminated_episode_are_compared(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("CartPole-v1"), 100)
     assert episode.ending == "terminated"
     report = replay_episode(episode, first=episode.n_steps)
@@ -283,7 +282,7 @@ class Ordered(gym.Wrapper[Any, Any, Any, Any]):
         return (collections.OrderedDict(place=int(observation)), *rest)
 
 
-def test_observations_of_any_class_are_the_same_in_every_way_of_replaying(tmp_path: Path) -> None:
+def test_observations_of_any_class_replay_in_every_mode(tmp_path: Path) -> None:
     episode = record(tmp_path, Ordered(gym.make("Taxi-v4")), 20)
     make = lambda: Ordered(gym.make("Taxi-v4"))  # noqa: E731
     assert replay_episode(episode, env=make).grade == "exact"
@@ -300,7 +299,9 @@ class Counter(gym.Env[Any, Any]):
     action_space = gym.spaces.Discrete(2)
 
     def __init__(self, raises: Mapping[int, type[Exception]] = {}) -> None:
-        self.raises, self.n, self.n_tried = raises, 0, 0
+        self.raises = raises
+        self.n = 0
+        self.n_tried = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -308,7 +309,8 @@ class Counter(gym.Env[Any, Any]):
         return 0, {}
 
     def step(self, action: Any) -> Any:
-        self.n, self.n_tried = self.n + 1, self.n_tried + 1
+        self.n = self.n + 1
+        self.n_tried = self.n_tried + 1
         if self.n_tried - 1 in self.raises:
             raise self.raises[self.n_tried - 1]("no")
         return self.n, 0.0, False, False, {}
@@ -332,7 +334,7 @@ def counted(folder: Path, raises: Mapping[int, type[Exception]] = {}, n_steps: i
     return next(trajrec.open(folder).episodes())
 
 
-def test_steps_are_counted_beside_what_raised(tmp_path: Path) -> None:
+def test_steps_that_raised_are_counted(tmp_path: Path) -> None:
     episode = counted(tmp_path, {12: ValueError})
     make = lambda: Counter({12: ValueError, 20: KeyError})  # noqa: E731
     for first in (0, 5, 10):
@@ -349,7 +351,7 @@ def test_steps_are_counted_beside_what_raised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("resync", [False, True])
-def test_nothing_is_compared_beyond_what_the_log_has_lost(tmp_path: Path, resync: bool) -> None:
+def test_nothing_behind_a_gap_is_compared(tmp_path: Path, resync: bool) -> None:
     episode = counted(tmp_path, {25: ValueError})
     episode.parts = [
         (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
@@ -359,7 +361,7 @@ def test_nothing_is_compared_beyond_what_the_log_has_lost(tmp_path: Path, resync
     assert (report.grade, report.n_steps, report.divergence) == ("partial", 10, None), report
 
 
-def test_what_an_environment_raises_on_the_way_is_no_refusal(tmp_path: Path) -> None:
+def test_exception_on_the_way_is_no_refusal(tmp_path: Path) -> None:
     episode = counted(tmp_path)
     report = replay_episode(episode, env=lambda: Counter({3: IndexError}), first=10, explain=False)
     assert report.divergence is not None
@@ -374,7 +376,7 @@ def test_what_an_environment_raises_on_the_way_is_no_refusal(tmp_path: Path) -> 
     assert report.divergence.step == -1
 
 
-def test_states_are_not_ignored(tmp_path: Path) -> None:
+def test_ignored_paths_do_not_apply_to_states(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("Pendulum-v1"), 10, keep_states="all")
     ignore = {"observation/0", "observation/1", "observation/2", "reward", "state/0", "state/1"}
     make = lambda: Disturbed(gym.make("Pendulum-v1"), {3})  # noqa: E731
@@ -383,7 +385,7 @@ def test_states_are_not_ignored(tmp_path: Path) -> None:
         assert report.grade == "diverged"
 
 
-def test_episodes_that_end_before_the_step_are_left_out_of_a_corpus(
+def test_episodes_that_end_before_the_step_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     counted(tmp_path, n_steps=5)
@@ -394,17 +396,17 @@ def test_episodes_that_end_before_the_step_are_left_out_of_a_corpus(
         "--from",
         "10",
         "--allow",
-        "test_forcing",
+        "test_resync",
         "--against",
         f"{__name__}:Counter",
     ]
     assert main(command) == 0
-    said = capsys.readouterr()
-    assert "1 episodes, 5 steps: 1 partial" in said.out
-    assert "1 episode has ended before step 10" in said.err
+    captured = capsys.readouterr()
+    assert "1 episodes, 5 steps: 1 partial" in captured.out
+    assert "1 episode has ended before step 10" in captured.err
 
 
-def test_an_exception_with_another_message_is_noted(tmp_path: Path) -> None:
+def test_exception_with_another_message_is_noted(tmp_path: Path) -> None:
     class Other(Counter):
         def step(self, action: Any) -> Any:
             try:
@@ -419,7 +421,7 @@ def test_an_exception_with_another_message_is_noted(tmp_path: Path) -> None:
         assert "the message of the exception at step 12" in str(report)
 
 
-def test_pages_and_tests_results_say_what_differs_by_itself(tmp_path: Path) -> None:
+def test_pages_and_junit_name_steps_that_differ_by_themselves(tmp_path: Path) -> None:
     from trajrec.replay.html import write_html
     from trajrec.replay.regressions import write_junit
 
