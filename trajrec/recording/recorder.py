@@ -107,10 +107,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._is_open
 
     def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
-        """Step the environment and record the step.
-
-        An exception of the environment is recorded, then raised again.
-        """
+        """Step the environment and record the step; an exception is recorded, then raised again."""
         if not self._is_open:
             raise self._not_open()
         buffer = self._buffer
@@ -170,12 +167,12 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> tuple[Observation, Info]:
         """Reset the environment and begin an episode; an unfinished one is recorded as abandoned.
 
-        If nothing could repeat the reset (no seed was given, and the environment has no generator
-        yet or none that can be read), the recorder gives the environment a seed. The log says that
-        this seed is the recorder's.
+        Without a seed, and without a generator whose state can be read, nothing could repeat the
+        reset: then the recorder gives a seed, and the log names the recorder as its origin.
         """
         self._writer.raise_error()
-        self._end_unfinished()
+        if self._is_open:
+            self._end_unfinished()
         rng_data = None
         origin: Literal["caller", "recorder", "none"] = "caller"
         if seed is None:
@@ -222,7 +219,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             obs: The last observation before that step.
         """
         self._writer.raise_error()
-        self._end_unfinished()
+        if self._is_open:
+            self._end_unfinished()
         self._episode += 1
         self._has_failed = False
         own_start = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
@@ -231,7 +229,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def close(self) -> None:
         """Seal the log, then close the environment; a second call does nothing."""
         try:
-            self._end_unfinished()
+            if self._is_open:
+                self._end_unfinished()
         finally:
             try:
                 self._writer.close()
@@ -279,9 +278,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._is_open = True
 
     def _end_unfinished(self) -> None:
-        """End the episode that a reset, a fork or `close` cuts off, if there is one."""
-        if self._is_open:
-            self._end("error" if self._has_failed else "abandoned", False, False)
+        """End the episode that a reset, a fork or `close` cuts off."""
+        self._end("error" if self._has_failed else "abandoned", False, False)
 
     def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:
         buffer = self._buffer
