@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from tiers import spread
 
+from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import EnvContractError
 from trajrec.replay import check_determinism
 from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_state_methods
@@ -224,6 +225,7 @@ def violations(env: Any) -> list[str]:
         ("observation", np.zeros(3), "the observation must be in Box"),
         ("observation", np.zeros(2, np.complex128), "the observation must be in Box"),
         ("reward", None, "the reward must be a number, got None (NoneType)"),
+        ("reward", "1", "the reward must be a number, got '1' (str)"),
         ("terminated", 0, "terminated must be a bool, got 0 (int)"),
         ("truncated", None, "truncated must be a bool, got None (NoneType)"),
         ("info", None, "info must be a dict, got None (NoneType)"),
@@ -353,3 +355,55 @@ def test_second_reset_in_a_row_must_be_the_same() -> None:
     # NumPy 1 writes "0.0", and NumPy 2 "np.float64(0.0)".
     assert "0.0" in finding.first
     assert "1.0" in finding.second
+
+
+def pair(**wrong: Any) -> Any:
+    """Return a PettingZoo environment of two players, one of whom gets wrong values."""
+    pettingzoo = pytest.importorskip("pettingzoo")
+
+    class Pair(pettingzoo.ParallelEnv):  # type: ignore[misc]
+        metadata = {"name": "pair_v0"}  # noqa: RUF012
+        render_mode = None
+        possible_agents = ["a", "b"]  # noqa: RUF012
+
+        def observation_space(self, agent: str) -> Any:
+            return gym.spaces.Box(0, 1, (1 if agent == "a" else 2,), np.float64)
+
+        def action_space(self, agent: str) -> Any:
+            return gym.spaces.Discrete(2)
+
+        def reset(self, seed: Any = None, options: Any = None) -> Any:
+            self.agents = list(self.possible_agents)
+            return {"a": np.zeros(1), "b": np.zeros(2)}, {"a": {}, "b": {}}
+
+        def step(self, actions: Any) -> Any:
+            observations = {"a": np.zeros(1), "b": wrong.get("observation", np.zeros(2))}
+            rewards = {"a": 1.0, "b": wrong.get("reward", 1.0)}
+            flags = {"a": False, "b": False}
+            return observations, rewards, flags, dict(flags), {"a": {}, "b": {}}
+
+    return Pair()
+
+
+@pytest.mark.parametrize("api", ["parallel", "aec"])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({}, None),
+        ({"observation": np.zeros(1)}, "the observation must be in Box(0.0, 1.0, (2,), float64)"),
+        ({"reward": "much"}, "the reward must be a number, got 'much' (str)"),
+    ],
+)
+def test_each_players_values_are_checked_in_its_own_space(
+    api: str, wrong: dict[str, Any], message: str | None
+) -> None:
+    env = pair(**wrong)
+    if api == "aec":
+        from pettingzoo.utils.conversions import parallel_to_aec
+
+        env = parallel_to_aec(env)
+    reported = violations(as_gymnasium(env))
+    if message is None:
+        assert reported == []
+    else:
+        assert any(message in text for text in reported), reported

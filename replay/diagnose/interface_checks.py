@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -89,7 +90,8 @@ class InterfaceChecker:
         # The joint view of several agents returns a reward for each of them.
         rewards = reward.values() if isinstance(self._env, PettingZooEnv) else [reward]
         for number in rewards:
-            if not np.isscalar(number):
+            # Not np.isscalar: a string is a scalar too.
+            if not isinstance(number, (numbers.Number, np.bool_)):
                 self._add("reward", f"the reward must be a number, got {_typed(number)}")
         for name, flag in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(flag, (bool, np.bool_)):
