@@ -1,4 +1,4 @@
-"""Runs the README's two set-up commands as they are written, in a fresh clone: `python tests/readme_commands.py FOLDER`."""
+"""Runs a set-up command of the README as it is written: `python tests/readme_commands.py NAME CLONE`."""
 
 from __future__ import annotations
 
@@ -10,19 +10,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def main() -> int:
-    """Clone the checkout, run each command in a clone of its own."""
-    found = re.findall(
-        r"<!-- command: (\w+) -->\n```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL
-    )
-    assert [name for name, _ in found] == ["demo", "test"], found
-    for name, command in found:
-        clone = Path(sys.argv[1]) / f"clone-{name}"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        print(f"$ {command.strip()}", flush=True)
-        subprocess.run(["sh", "-euc", command], cwd=clone, check=True)
-    return 0
+def main(name: str, clone: str) -> None:
+    """Clone the checkout, and run in the clone the command that the README marks with a name."""
+    readme = (ROOT / "README.md").read_text()
+    commands = dict(re.findall(r"<!-- command: (\w+) -->\n```sh\n(.*?)```", readme, re.DOTALL))
+    assert set(commands) == {"demo", "test"}, set(commands)
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), clone], check=True)
+    print(f"$ {commands[name].strip()}", flush=True)
+    subprocess.run(["sh", "-euc", commands[name]], cwd=clone, check=True)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main(*sys.argv[1:])
