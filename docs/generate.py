@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trajrec.cli import build_parser
+from trajrec.cli.main import build_parser
 from trajrec.corpus.index.tables import TABLES
 from trajrec.corpus.index.views import EPISODES, VIEWS
 
@@ -66,7 +66,12 @@ def command_line() -> str:
     commands = next(
         action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )
-    blocks = [NOTE, "# Command line", _text(parser.description or ""), _text(parser.epilog or "")]
+    blocks = [
+        NOTE,
+        "# Command line",
+        _text(parser.description or ""),
+        f"```text\n{parser.epilog}\n```",
+    ]
     blocks += [
         block for name, command in commands.choices.items() for block in _command(name, command)
     ]

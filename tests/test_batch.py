@@ -190,7 +190,7 @@ def test_missing_ray_names_its_extra(runs: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def command(*arguments: Any) -> int:
-    from trajrec.cli import main
+    from trajrec.cli.main import main
 
     return main([str(argument) for argument in arguments])
 
@@ -203,9 +203,7 @@ def test_replay_reports_what_a_changed_environment_breaks(
 
     where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20")
     assert (
-        command(
-            "replay", runs, *where, "--against", "CartPole-v1", "--junit", tmp_path / "same.xml"
-        )
+        command("replay", runs, *where, "--env", "CartPole-v1", "--junit", tmp_path / "same.xml")
         == 0
     )
     same = ElementTree.parse(tmp_path / "same.xml").getroot().attrib
@@ -214,10 +212,7 @@ def test_replay_reports_what_a_changed_environment_breaks(
     capsys.readouterr()
     junit = tmp_path / "changed.xml"
     files = ("--junit", junit, "--html", tmp_path / "changed.html")
-    assert (
-        command("replay", runs, *where, "--against", f"{__name__}:heavier", "--jobs", 2, *files)
-        == 1
-    )
+    assert command("replay", runs, *where, "--env", f"{__name__}:heavier", "--jobs", 2, *files) == 1
     written = (tmp_path / "changed.html").read_text()
     assert '<td class="diverged">diverged</td>' in written
     assert "<td>observation/1</td>" in written
@@ -240,15 +235,15 @@ def test_replay_reports_what_a_changed_world_breaks(
             ep.call("send_message", customer="C1", text="done")
             ep.call("refund_order", order="O1001", cents=1)
     close_logs()
-    assert command("replay", tmp_path, "--against", "trajrec.envs:Shop") == 0
-    assert command("replay", tmp_path, "--against", f"{__name__}:stingy") == 1
+    assert command("replay", tmp_path, "--env", "trajrec.envs:Shop") == 0
+    assert command("replay", tmp_path, "--env", f"{__name__}:stingy") == 1
     printed = capsys.readouterr().out
     assert "step 0, result/refunded: recorded 100, replayed 99" in printed
     assert (
         "ending: then" not in printed
     )  # a replay makes the calls of an agent; it neither ends nor rewards it
     assert "total reward: then" not in printed
-    assert command("replay", tmp_path, "--against", f"{__name__}:stingy", "--resync", "--json") == 1
+    assert command("replay", tmp_path, "--env", f"{__name__}:stingy", "--resync", "--json") == 1
     import json
 
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

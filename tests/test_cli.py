@@ -14,7 +14,8 @@ import pytest
 from conftest import Scripted, record
 
 import trajrec
-from trajrec.cli import build_parser, main
+from trajrec.cli.exit_status import MEANINGS, ExitStatus
+from trajrec.cli.main import build_parser, main
 from trajrec.corpus.episode import read_episode
 from trajrec.envs import Bank
 from trajrec.log import frames
@@ -58,7 +59,7 @@ def test_record_ls_show_sql_replay_and_index_work_together(
         if line.startswith("{")
     } == {"exact"}
     assert main(["index", folder, "--rebuild"]) == 0
-    assert "episodes  3" in capsys.readouterr().out
+    assert "all_episodes 3" in capsys.readouterr().out
     assert main(["recover", folder]) == 0
     assert main(["compact", folder]) == 0
     assert main(["replay", folder]) == 0
@@ -207,6 +208,30 @@ def test_sql_writes_csv_and_parquet(kind: str, runs: Path, tmp_path: Path) -> No
         )
 
 
+def test_json_output_holds_each_value_as_json_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trajrec.episode(tmp_path, task="t", goal={"pay": 100}, world=Bank()) as ep:
+        ep.call("deposit", amount=100)
+        ep.stop("done", claimed_done=True)
+    close_logs()
+    folder = str(tmp_path)
+    assert main(["show", folder, ep.id, "--step", "0", "--json"]) == 0
+    call = json.loads(capsys.readouterr().out)
+    assert call["arguments"] == {"amount": 100}
+    assert call["result"] == {"balance": 100}
+    assert call["changes"] == [{"part": "", "path": "/balance", "before": 0, "after": 100}]
+    assert main(["sql", folder, "SELECT arguments, result FROM attempts", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row == {"arguments": {"amount": 100}, "result": {"balance": 100}}
+
+
+def test_exit_statuses_are_documented_with_one_meaning_each() -> None:
+    assert set(MEANINGS) == set(ExitStatus)
+    assert len(set(MEANINGS.values())) == len(MEANINGS)
+    assert all(text in (build_parser().epilog or "") for text in MEANINGS.values())
+
+
 def test_schema_describes_every_table_and_column(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,7 +266,7 @@ WRONG = {
     "a missing folder": (None, ["ls", "{}/nowhere"], 2, "no such folder"),
     "a folder without logs": (None, ["ls", "{}/.."], 2, "no logs"),
     "an unknown episode": (None, ["show", "{}", "zzz"], 2, "no episode 'zzz'"),
-    "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "has no step 9999"),
+    "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "step must be in [0, "),
     "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 2, "no such environment"),
     "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 2, "no such environment"),
     "a package that is not installed": (
@@ -331,7 +356,7 @@ def test_a_diverged_episode_exits_with_1(
         text=True,
         env=path_env(tmp_path),
     )
-    assert refused.returncode == 2
+    assert refused.returncode == 4
     done = subprocess.run(
         [*run, "replay", "runs", "--allow", "drifting"],
         cwd=tmp_path,
@@ -442,7 +467,7 @@ def test_fork_diff_and_check_env_work_together(
                 "3",
                 "--action",
                 "0",
-                "--until",
+                "--max-steps",
                 "1",
                 "--restore",
                 "os_fork",
@@ -461,7 +486,7 @@ def test_fork_diff_and_check_env_work_together(
     } >= {"action", "end"}
     assert main(["replay", str(runs), "--forks"]) == 0
     assert "9 exact" in capsys.readouterr().out
-    assert main(["check-env", "CartPole-v1", "--steps", "40", "--json"]) == 0
+    assert main(["check-determinism", "CartPole-v1", "--steps", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["restore"]["snapshot"]["granted"]
 
 
@@ -530,10 +555,10 @@ def test_a_fork_that_cannot_be_is_one_clear_sentence(
         (["fork", str(runs), name, "--at", "1"], "needs actions, a policy, or both"),
         (["fork", str(runs), name, "--at", "1", "--policy", "nowhere:f"], "--policy nowhere:f"),
         (
-            ["fork", str(runs), name, "--at", "1", "--policy", "random", "--until", "x"],
-            "--until must be",
+            ["fork", str(runs), name, "--at", "1", "--policy", "random", "--env", "x:y"],
+            "--env x:y: No module named 'x'",
         ),
-        (["check-env", "Nothing-v0"], "no such environment"),
+        (["check-determinism", "Nothing-v0"], "no such environment"),
     ):
         assert main(arguments) == 2, arguments
         assert what in capsys.readouterr().err
@@ -549,7 +574,7 @@ def test_an_environment_that_raises_while_it_is_probed_is_named_with_the_place(
         "        raise RuntimeError('no floor')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert main(["check-env", "falling:Falling"]) == 2
+    assert main(["check-determinism", "falling:Falling"]) == 2
     said = capsys.readouterr().err
     assert "falling:Falling raised while it was probed: RuntimeError: no floor" in said
     assert "falling.py, line 4" in said
@@ -581,8 +606,8 @@ def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
     monkeypatch.syspath_prepend(str(tmp_path))
     name, given = first_id(runs), f"factories:{factory}"
     for command in (
-        ["replay", str(runs), "--against", given],
-        ["check-env", given],
+        ["replay", str(runs), "--env", given],
+        ["check-determinism", given],
         ["fork", str(runs), name, "--at", "1", "--policy", "random", "--env", given],
         ["credit", str(runs), name, "--policy", "random", "-n", "2", "--env", given],
     ):
@@ -615,7 +640,7 @@ def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
     )
     capsys.readouterr()
     for jobs in ("1", "2"):
-        assert main(["replay", folder, "--against", "FrozenLake-v1", "--jobs", jobs]) == 0
+        assert main(["replay", folder, "--env", "FrozenLake-v1", "--jobs", jobs]) == 0
         said = capsys.readouterr()
         assert "2 exact" in said.out
         assert said.err == ""
@@ -636,10 +661,11 @@ def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
         == 0
     )
     capsys.readouterr()
-    assert main(["replay", folder, "--against", "Taxi-v4"]) == 1
+    assert main(["replay", folder, "--env", "Taxi-v4"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line == (
-        "trajrec: recorded with {'map_name': '8x8', 'is_slippery': False}, which Taxi-v4 does not take: replayed without"
+        "trajrec: recorded with {'map_name': '8x8', 'is_slippery': False}, which Taxi-v4 does not take: "
+        "replayed without these arguments"
     )
 
 
@@ -650,7 +676,7 @@ def test_an_id_to_replay_against_keeps_what_is_its_own(
     assert main(["record", "FrozenLake-v1", "-o", folder, "--seed", "1"]) == 0
     capsys.readouterr()
     # Its recorded map is that of its id, and not what somebody wanted of the other.
-    assert main(["replay", folder, "--against", "FrozenLake8x8-v1"]) == 1
+    assert main(["replay", folder, "--env", "FrozenLake8x8-v1"]) == 1
     assert capsys.readouterr().err == ""
 
 
@@ -661,7 +687,7 @@ def test_an_environment_is_no_world_to_replay_an_agent_in(
         ep.call("deposit", amount=100)
         ep.stop("done", claimed_done=True)
     close_logs()
-    assert main(["replay", str(tmp_path), "--against", "CartPole-v1"]) == 2
+    assert main(["replay", str(tmp_path), "--env", "CartPole-v1"]) == 2
     assert (
         "'CartPole-v1' must make a world for an agent's episode, which has reset, tools"
         in capsys.readouterr().err
@@ -677,20 +703,20 @@ def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: P
     )
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = "import sys; sys.path.pop(0); from trajrec.cli import main; sys.exit(main(sys.argv[1:]))"
+        command = "import sys; sys.path.pop(0); from trajrec.cli.main import main; sys.exit(main(sys.argv[1:]))"
         return subprocess.run(
             [sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True
         )
 
     assert run("record", "my_grid:my/Grid-v0", "-o", "runs", "--seed", "1").returncode == 0
-    assert run("replay", "runs").returncode == 2
+    assert run("replay", "runs").returncode == 4
     allowed = run("replay", "runs", "--allow", "my_grid", "--jobs", "2")
     assert (allowed.returncode, "1 exact" in allowed.stdout) == (0, True), allowed
-    checked = run("check-env", "my_grid:Grid", "--steps", "40")
+    checked = run("check-determinism", "my_grid:Grid", "--steps", "40")
     assert checked.returncode == 0, checked.stdout
-    missing = run("check-env", "not_there:my/Grid-v0")
+    missing = run("check-determinism", "not_there:my/Grid-v0")
     assert "neither in this folder nor installed" in missing.stderr
-    assert "is named module:my/Other-v0" in run("check-env", "my/Other-v0").stderr
+    assert "is named module:my/Other-v0" in run("check-determinism", "my/Other-v0").stderr
 
 
 def test_a_gate_that_nothing_went_through_is_not_open(
@@ -714,7 +740,7 @@ def test_an_environment_may_be_given_for_forks_and_credit(
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
     fork = ["fork", str(tmp_path), episode.id, "--at", "2", "--policy", "random"]
-    assert main(fork) == 2
+    assert main(fork) == 4
     assert "--env MODULE:FACTORY" in capsys.readouterr().err
     assert main([*fork, "--env", "CartPole-v1"]) == 0
     assert (

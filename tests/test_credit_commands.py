@@ -16,7 +16,7 @@ from conftest import Scripted, record
 
 import trajrec
 import trajrec.envs
-from trajrec.cli import main
+from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
 from trajrec.envs.solved import SPOIL, WORK
@@ -80,7 +80,7 @@ def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
     ]
     assert main(command) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].split() == ["from", "step", "won", "ci_low", "ci_high", "of"]
+    assert out[0].split() == ["from", "step", "success", "rate", "ci_low", "ci_high", "rollouts"]
     assert "the episode could no longer succeed: the policy succeeds 32 of 32 times" in out[-1]
     assert "0 of 32 times (0% to 11%) from after it" in out[-1]
     lost_after = int(out[-1].split()[2])
@@ -205,7 +205,7 @@ def test_wrong_usage_is_said_without_a_traceback(
         (["credit", "runs"], "give an episode and --policy"),
         (
             ["credit", "runs", lost_taxi.id, "--policy", "drivers:number"],
-            "neither a function nor has a method act",
+            "must be a function or have a method act",
         ),
         (
             ["credit", "runs", lost_taxi.id, "--policy", "nothing:there"],

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from trajrec.cli import build_parser
+from trajrec.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -806,7 +806,7 @@ def test_determinism_is_probed_for_several_players() -> None:
         sys.executable,
         "-m",
         "trajrec",
-        "check-env",
+        "check-determinism",
         "pettingzoo.classic.rps.rps:parallel_env",
         "--steps",
         "40",

@@ -10,7 +10,7 @@ import gymnasium
 import pytest
 
 import trajrec
-from trajrec.cli import main
+from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
 from trajrec.envs import Shop
 from trajrec.recording.event_log import close_logs
@@ -106,20 +106,20 @@ def test_a_verifier_that_raises_and_a_state_that_is_not_known_are_said(
         "def broken(state): return state['nothing']\ndef fine(state): return True\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert main(["check", ".", "--verifier", "my_checks:broken", "--dry-run"]) == 1
+    assert main(["recheck", ".", "--verifier", "my_checks:broken", "--dry-run"]) == 1
     assert "error: builtins.KeyError: 'nothing'" in capsys.readouterr().out
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM checks WHERE phase = 'post-hoc'").fetchall() == [
             (0,)
         ], "it was only tried"
-    assert main(["check", ".", "--verifier", "my_checks:broken"]) == 1
+    assert main(["recheck", ".", "--verifier", "my_checks:broken"]) == 1
     printed = capsys.readouterr().out
     assert "error: builtins.KeyError: 'nothing'" in printed
     assert "3 episodes: 2 error, 1 not_evaluated" in printed
     assert (
-        main(["check", ".", "--verifier", "my_checks:fine", "--json", "--where", "task = '100'"])
+        main(["recheck", ".", "--verifier", "my_checks:fine", "--json", "--where", "task = '100'"])
         == 0
     )
     assert json.loads(capsys.readouterr().out)["verdict"] is True
-    assert main(["check", ".", "--verifier", "my_checks"]) == 2
-    assert main(["check", ".", "--verifier", "my_checks:none"]) == 2
+    assert main(["recheck", ".", "--verifier", "my_checks"]) == 2
+    assert main(["recheck", ".", "--verifier", "my_checks:none"]) == 2

@@ -589,7 +589,7 @@ def test_command_line_imports_no_module_that_a_log_names(tmp_path: Path) -> None
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 4, done.stderr
     assert "--allow evil_package" in done.stdout
     assert not (tmp_path / "imported").exists()
 

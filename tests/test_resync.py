@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.cli import main
+from trajrec.cli.main import main
 from trajrec.corpus.history import EpisodeTail
 from trajrec.replay import fork_many, replay_episode
 from trajrec.replay.execute.report import ReplayReport
@@ -258,7 +258,7 @@ def test_command_line_resynchronizes_and_starts_at_a_step(
     episode = record(tmp_path, gym.make("FrozenLake-v1", is_slippery=False))
     assert main(["replay", str(tmp_path), episode.id, "--from", "2"]) == 0
     assert "partial" in capsys.readouterr().out
-    assert main(["replay", str(tmp_path), "--against", "FrozenLake8x8-v1", "--resync"]) == 1
+    assert main(["replay", str(tmp_path), "--env", "FrozenLake8x8-v1", "--resync"]) == 1
     assert "differing by themselves" in capsys.readouterr().out
     assert main(["replay", str(tmp_path), "--from", "-1"]) == 2
 
@@ -397,13 +397,13 @@ def test_episodes_that_end_before_the_step_are_left_out(
         "10",
         "--allow",
         "test_resync",
-        "--against",
+        "--env",
         f"{__name__}:Counter",
     ]
     assert main(command) == 0
     captured = capsys.readouterr()
     assert "1 episodes, 5 steps: 1 partial" in captured.out
-    assert "1 episode has ended before step 10" in captured.err
+    assert "1 episode ended before step 10" in captured.err
 
 
 def test_exception_with_another_message_is_noted(tmp_path: Path) -> None:

@@ -265,14 +265,14 @@ def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_m
     done = subprocess.run(
         [sys.executable, "-m", "trajrec", "replay", str(tmp_path)], capture_output=True, text=True
     )
-    assert done.returncode == 2
+    assert done.returncode == 4
     assert done.stdout.count("refused") >= 2
 
 
 def test_an_agents_episode_can_be_looked_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from trajrec.cli import main
+    from trajrec.cli.main import main
 
     with trajrec.episode(tmp_path, task="notes", world=Notes(), interface={"base": "m-1"}) as ep:
         ep.model(
@@ -292,7 +292,7 @@ def test_an_agents_episode_can_be_looked_at(
     assert main(["show", str(tmp_path), ep.id, "--step", "0"]) == 0
     shown = capsys.readouterr().out
     assert '"note a"' in shown
-    assert 'notes: 0: (nothing) -> {"text":"a"}' in shown
+    assert 'notes: /0: (missing) -> {"text":"a"}' in shown
     assert main(["show", str(tmp_path), ep.id, "--step", "2"]) == 2
     assert main(["show", str(tmp_path), ep.id, "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0])["task"] == "notes"

@@ -1,6 +1,6 @@
 """`python -m trajrec`."""
 
-from trajrec.cli import main
+from trajrec.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

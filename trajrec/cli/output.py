@@ -1,66 +1,78 @@
-"""How results are printed: tables, JSON lines, progress."""
+"""Print results: tables, JSON lines and progress."""
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from trajrec.corpus.episode import Episode
+from trajrec.types import JsonObject, Value
+from trajrec.values.json import to_json
 
-NARROW = 12
-"""Characters that a text keeps at least, however narrow the terminal."""
+if TYPE_CHECKING:
+    from trajrec.corpus.episode import Episode
+
+# The width below which a shortened text says nothing; a narrower terminal gets another layout.
+MIN_TEXT_WIDTH = 12
+
+# The width that is assumed if the terminal does not tell its own.
+DEFAULT_SIZE = (120, 24)
+
+# A bar for a short task would only flicker, and more than ten updates a second are not seen.
+PROGRESS_AFTER_S = 0.5
+PROGRESS_EVERY_S = 0.1
+BAR_WIDTH = 30
 
 
 def print_table(
-    names: Sequence[str], rows: Sequence[Sequence[Any]], *, is_list: bool = False
+    names: Sequence[str], rows: Sequence[Sequence[Value]], *, is_list: bool = False
 ) -> None:
-    """Print rows under their names, numbers to the right.
+    """Print rows under their column names, with numbers aligned to the right.
 
-    On a terminal that is too narrow long texts are cut. Where that is not enough, each row is printed whole, as lines of its
-    own; of a list, a row of which is to stay a line, the last columns are left out.
+    On a terminal that is too narrow, long texts are cut. If that is not enough, each row is printed
+    whole, one value a line; a list keeps one line a row and leaves its last columns out.
     """
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in texts)]) for i, name in enumerate(names)]
-    right = [
-        all(isinstance(row[i], (int, float)) or row[i] is None for row in rows) and bool(rows)
+    is_number = [
+        bool(rows) and all(isinstance(row[i], (int, float)) or row[i] is None for row in rows)
         for i in range(len(names))
     ]
     if sys.stdout.isatty():
-        limit = shutil.get_terminal_size((120, 24)).columns
-        fitting = _shrink(widths, right, limit)
+        limit = shutil.get_terminal_size(DEFAULT_SIZE).columns
+        fitting = _shrink(widths, is_number, limit)
         while fitting is None and is_list and len(widths) > 1:
             del widths[-1]
-            fitting = _shrink(widths, right, limit)
+            fitting = _shrink(widths, is_number, limit)
         if fitting is None and rows:
             _print_upright(names, texts)
             return
         widths = fitting or widths
     for line in (list(names), *texts):
+        # `widths` is shorter than a line if columns were left out.
         cells = [
             _fit(text, width, to_right)
-            for text, width, to_right in zip(line, widths, right, strict=False)
+            for text, width, to_right in zip(line, widths, is_number, strict=False)
         ]
         print("  ".join(cells).rstrip())
 
 
 def _shrink(widths: list[int], is_number: list[bool], limit: int) -> list[int] | None:
-    """Return widths of columns that fit, taken from the widest texts first; None where there are none."""
+    """Return widths that fit, taken from the widest texts first, or None if no widths fit."""
     widths = list(widths)
     texts = [i for i in range(len(widths)) if not is_number[i]]
     while sum(widths) + 2 * (len(widths) - 1) > limit:
         widest = max(texts, key=lambda i: widths[i], default=None)
-        if widest is None or widths[widest] <= NARROW:
+        if widest is None or widths[widest] <= MIN_TEXT_WIDTH:
             return None
         widths[widest] -= 1
     return widths
 
 
 def _print_upright(names: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
-    """Print each row as lines of a name and a value, those without a value left out."""
+    """Print each row as lines of a name and a value, without the empty values."""
     width = max(map(len, names))
     for number, row in enumerate(texts):
         if number:
@@ -70,23 +82,58 @@ def _print_upright(names: Sequence[str], texts: Sequence[Sequence[str]]) -> None
                 print(f"{name.ljust(width)}  {text}")
 
 
-def print_json(record: dict[str, Any]) -> None:
-    """Print one JSON object on one line."""
-    print(json.dumps(record, default=str, allow_nan=True))
+def print_json(record: JsonObject) -> None:
+    """Print one JSON object on one line.
+
+    NaN and infinities are strings, as in the JSON columns of SQL: JSON has no such numbers.
+    """
+    print(to_json(record))
+
+
+def print_facts(facts: JsonObject) -> None:
+    """Print names and values, without the empty values."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        if value not in (None, "", []):
+            print(f"{name:<{width}}  {_fact(value)}")
+    print()
+
+
+def print_findings(episode: Episode) -> None:
+    """Print an episode's exceptions and verdicts."""
+    for failure in episode.failures:
+        place = "reset" if failure.step < 0 else f"step {failure.step}"
+        print(
+            f"\nfailure at {place} ({failure.phase}, {failure.origin}): "
+            f"{failure.error_type}: {failure.message}"
+        )
+    for check in episode.checks:
+        verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
+        score = "" if check.score is None else f", score {check.score:g}"
+        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")
 
 
 def say(text: str) -> None:
-    """Talk to the person, apart from the results."""
+    """Print a message for the user on stderr, apart from the results."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Progress:
-    """A line that shows how far a long work is: on a terminal only, and only after half a second. A context manager."""
+    """A progress bar on a terminal, for tasks of more than half a second.
 
-    def __init__(self, what: str, unit: str = "") -> None:
-        self._what, self._unit = what, unit
-        self._is_shown = sys.stderr.isatty()
-        self._begin = self._last = time.monotonic()
+    A context manager, and a callback (done, total).
+
+    Args:
+        task: The task, e.g. "indexing".
+        unit: Stands behind the numbers, e.g. " bytes".
+    """
+
+    def __init__(self, task: str, unit: str = "") -> None:
+        self._task = task
+        self._unit = unit
+        self._is_terminal = sys.stderr.isatty()
+        self._start = time.monotonic()
+        self._last = self._start
         self._was_shown = False
 
     def __enter__(self) -> Progress:
@@ -97,18 +144,24 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
     def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not self._is_shown or now - self._begin < 0.5 or now - self._last < 0.1:
+        time_s = time.monotonic()
+        is_early = time_s - self._start < PROGRESS_AFTER_S
+        if not self._is_terminal or is_early or time_s - self._last < PROGRESS_EVERY_S:
             return
-        self._last, self._was_shown = now, True
-        left = (now - self._begin) * (total - done) / done if done else 0.0
-        filled = 30 * done // total if total else 0
-        bar = "#" * filled + "." * (30 - filled)
-        text = f"\r\033[K{self._what} [{bar}] {done}/{total}{self._unit} {left:.0f} s left"
+        self._last = time_s
+        self._was_shown = True
+        left_s = (time_s - self._start) * (total - done) / done if done else 0.0
+        n_filled = BAR_WIDTH * done // total if total else 0
+        bar = "#" * n_filled + "." * (BAR_WIDTH - n_filled)
+        text = f"\r\033[K{self._task} [{bar}] {done}/{total}{self._unit} {left_s:.0f} s left"
         print(text, end="", file=sys.stderr, flush=True)
 
 
-def _cell(value: Any) -> str:
+def _fact(value: Value) -> Value:
+    return to_json(value) if isinstance(value, (dict, tuple)) else value
+
+
+def _cell(value: Value) -> str:
     if value is None:
         return ""
     if isinstance(value, float):
@@ -120,25 +173,3 @@ def _fit(text: str, width: int, to_right: bool) -> str:
     if len(text) > width:
         text = text[: width - 1] + "…"
     return text.rjust(width) if to_right else text.ljust(width)
-
-
-def print_facts(facts: dict[str, Any]) -> None:
-    """Print names and values, without those that say nothing."""
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        if value not in (None, "", []):
-            print(f"{name:<{width}}  {value}")
-    print()
-
-
-def print_findings(episode: Episode) -> None:
-    """Print an episode's exceptions and verdicts."""
-    for failure in episode.failures:
-        where = "reset" if failure.step < 0 else f"step {failure.step}"
-        print(
-            f"\nfailure at {where} ({failure.phase}, {failure.origin}): {failure.error_type}: {failure.message}"
-        )
-    for check in episode.checks:
-        verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
-        score = "" if check.score is None else f", score {check.score:g}"
-        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")

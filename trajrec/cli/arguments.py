@@ -1,0 +1,234 @@
+"""Arguments that several commands share, and the readers of their values."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+POLICY_HELP = (
+    "random, or module:name of a function of the observation (and a generator) "
+    "or of an object with a method act"
+)
+RESTORE_CHOICES = ("auto", "reexecute", "snapshot", "pickle", "env_snapshot", "os_fork")
+
+
+class Commands:
+    """The commands of one group: adds their parsers and writes their part of the help.
+
+    Args:
+        subparsers: Made by `ArgumentParser.add_subparsers`.
+    """
+
+    def __init__(self, subparsers: SubParsers) -> None:
+        self._subparsers = subparsers
+        self._lines: list[str] = []
+
+    def add(
+        self,
+        name: str,
+        run: Callable[[argparse.Namespace], int],
+        summary: str,
+        example: str,
+        *,
+        finding: str = "",
+    ) -> argparse.ArgumentParser:
+        """Add a command.
+
+        Args:
+            name: The command.
+            run: Executes the command and returns its exit status.
+            summary: One sentence without its full stop, an imperative in lower case.
+            example: A command line, for the command's help.
+            finding: The meaning of exit status 1, if the command has findings.
+        """
+        # Without `help=` argparse does not list the command: the list stands in groups instead.
+        parser = self._subparsers.add_parser(
+            name,
+            prog=f"trajrec {name}",
+            description=f"{summary[0].upper()}{summary[1:]}.\n\nExample:\n\n    {example}",
+            epilog=_epilog(finding),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        parser.set_defaults(run=run)
+        self._lines.append(f"  {name:<19}{summary}")
+        return parser
+
+    def help_text(self, title: str) -> str:
+        """Return the group's part of the help."""
+        return "\n".join([f"{title}:", *self._lines])
+
+
+def _epilog(finding: str) -> str:
+    """Return the last line of a command's help: its exit statuses."""
+    statuses = ["0 done", *([f"1 {finding}"] if finding else []), "2 wrong usage"]
+    return f"Exit status: {', '.join(statuses)}, 3 damaged log, 4 refused."
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    """Add DIR, which comes first in every command that reads a corpus."""
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of logs")
+
+
+def add_episode(parser: argparse.ArgumentParser) -> None:
+    """Add EPISODE."""
+    parser.add_argument("episode", metavar="EPISODE", help="id of an episode, or a unique prefix")
+
+
+def add_where(parser: argparse.ArgumentParser, *, note: str = "", default: str = "true") -> None:
+    """Add --where.
+
+    Args:
+        parser: The command's parser.
+        note: Stands before the help text.
+        default: The condition if none is given.
+    """
+    parser.add_argument(
+        "--where",
+        default=default,
+        metavar="SQL",
+        help=f"{note}only episodes that satisfy this condition",
+    )
+
+
+def add_forks(parser: argparse.ArgumentParser) -> None:
+    """Add --forks."""
+    parser.add_argument("--forks", action="store_true", help="include forks and nested episodes")
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that execute environments or worlds."""
+    parser.add_argument(
+        "--jobs", type=read_count, default=1, metavar="N", help="number of processes (default: 1)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("local", "ray"),
+        default="local",
+        help="run on this machine or on a Ray cluster (default: local)",
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="allow a log to name this module for import; repeatable",
+    )
+    parser.add_argument(
+        "--env",
+        metavar="ENV",
+        help="run in this environment or world: a Gymnasium id, or module:factory",
+    )
+
+
+def add_restore(parser: argparse.ArgumentParser) -> None:
+    """Add --restore."""
+    parser.add_argument(
+        "--restore",
+        choices=RESTORE_CHOICES,
+        default="auto",
+        help="how to reach a step (default: auto, the cheapest correct way)",
+    )
+
+
+def add_seed(parser: argparse.ArgumentParser) -> None:
+    """Add --seed of commands that draw random numbers."""
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="seed of all randomness (default: 0)"
+    )
+
+
+def add_rollouts(parser: argparse.ArgumentParser, *, needs_policy: bool) -> None:
+    """Add the options of commands that run rollouts."""
+    parser.add_argument("--policy", required=needs_policy, metavar="POLICY", help=POLICY_HELP)
+    parser.add_argument(
+        "-n",
+        type=read_count,
+        default=32,
+        metavar="N",
+        help="rollouts of each arm (default: 32)",
+    )
+    parser.add_argument(
+        "--noise",
+        choices=("shared", "fresh", "recorded"),
+        help="randomness of the rollouts (default: shared; pooled takes fresh)",
+    )
+    add_seed(parser)
+    parser.add_argument(
+        "--success",
+        metavar="CHECK",
+        help="terminated, truncated, or module:function that returns whether the end is a success",
+    )
+    parser.add_argument(
+        "--max-steps",
+        type=read_count,
+        metavar="STEPS",
+        help="cut rollouts off at this step of the episode",
+    )
+    parser.add_argument(
+        "--resample-hidden",
+        metavar="FUNCTION",
+        help="module:function of environment and generator that redraws unseen facts",
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw a plot into FILE: .png, .svg or .html (trajrec[plot])",
+    )
+    add_execution(parser)
+    add_restore(parser)
+    add_json(parser)
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def read_count(text: str) -> int:
+    """Read a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def read_distance(text: str) -> int:
+    """Read a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {value}")
+    return value
+
+
+def read_json(text: str) -> object:
+    """Read any JSON value."""
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"must be JSON: {exc}") from exc
+
+
+def read_json_object(text: str) -> dict[str, object]:
+    """Read a JSON object."""
+    value = read_json(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
+    return value
+
+
+def read_slice(text: str) -> slice:
+    """Read FIRST:LAST or FIRST:LAST:EVERY, as Python slices."""
+    try:
+        first, last, *every = (int(part) if part else None for part in text.split(":"))
+        return slice(first, last, *every)
+    except (ValueError, TypeError) as exc:
+        raise argparse.ArgumentTypeError(
+            f"must be FIRST:LAST or FIRST:LAST:EVERY, got {text!r}"
+        ) from exc

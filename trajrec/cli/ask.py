@@ -1,0 +1,172 @@
+"""The commands `trajrec ls`, `trajrec sql` and `trajrec schema`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajrec.cli.arguments import Commands, add_folder, add_forks, add_json, add_where
+from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.folder import kind_condition, open_corpus, report_problems
+from trajrec.cli.output import print_json, print_table
+from trajrec.errors import QueryError
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
+
+LISTED = (
+    "episode_id",
+    "env_id",
+    "n_steps",
+    "total_reward",
+    "ending",
+    "outcome",
+    "n_failures",
+    "started_at",
+)
+"""Columns of `trajrec ls`, the last of which a narrow terminal leaves out first."""
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the commands."""
+    parser = commands.add("ls", list_episodes, "list the episodes of a folder", "trajrec ls runs")
+    add_folder(parser)
+    add_where(parser)
+    add_forks(parser)
+    add_json(parser)
+
+    parser = commands.add(
+        "sql",
+        query,
+        "query a folder with SQL",
+        "trajrec sql runs 'SELECT ending, count(*) FROM episodes GROUP BY 1'",
+    )
+    add_folder(parser)
+    parser.add_argument(
+        "query", metavar="QUERY", help="a DuckDB query; `trajrec schema` lists the tables"
+    )
+    parser.add_argument(
+        "--format",
+        choices=("table", "json", "csv", "parquet"),
+        default="table",
+        help="format of the rows (default: table)",
+    )
+    parser.add_argument(
+        "--json",
+        action="store_const",
+        const="json",
+        dest="format",
+        help="the same as --format json",
+    )
+
+    parser = commands.add("schema", describe, "describe the tables of SQL", "trajrec schema")
+    parser.add_argument(
+        "dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count its rows"
+    )
+    add_json(parser)
+
+
+def list_episodes(arguments: argparse.Namespace) -> ExitStatus:
+    """List fresh rollouts; with --forks, forks and nested episodes as well."""
+    columns = (*LISTED[:1], "kind", *LISTED[1:]) if arguments.forks else LISTED
+    with open_corpus(arguments.dir) as corpus:
+        rows = corpus.sql(
+            f"SELECT {', '.join(columns)} FROM all_episodes "
+            f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}) ORDER BY started_at, log, number"
+        ).fetchall()
+        if arguments.json:
+            for row in rows:
+                print_json(dict(zip(columns, row, strict=True)))
+        else:
+            # Seconds are enough for a person; --json has the whole time.
+            shown = [
+                (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}")
+                for row in rows
+            ]
+            print_table(columns, shown, is_list=True)
+        return report_problems(corpus)
+
+
+def query(arguments: argparse.Namespace) -> ExitStatus:
+    """Run a query and print its rows."""
+    with open_corpus(arguments.dir) as corpus:
+        relation = corpus.sql(arguments.query)
+        if arguments.format in ("csv", "parquet"):
+            _write(corpus, arguments.query, arguments.format)
+            return report_problems(corpus)
+        try:
+            names = relation.columns
+            is_json = [str(kind) == "JSON" for kind in relation.types]
+            rows = relation.fetchall()
+        except Exception as exc:
+            # DuckDB finds some errors, such as a failed cast, only while it runs.
+            raise QueryError(str(exc).splitlines()[0]) from exc
+        if arguments.format == "json":
+            for row in rows:
+                # DuckDB returns JSON as text; printed as it is, it would be JSON inside JSON.
+                values = [
+                    json.loads(value) if is_text and value is not None else value
+                    for value, is_text in zip(row, is_json, strict=True)
+                ]
+                print_json(dict(zip(names, values, strict=True)))
+        else:
+            print_table(names, rows)
+        return report_problems(corpus)
+
+
+def describe(arguments: argparse.Namespace) -> ExitStatus:
+    """Describe the tables and views with their columns."""
+    from trajrec.corpus.index.tables import TABLES
+    from trajrec.corpus.index.views import EPISODES, VIEWS
+
+    counts: dict[str, int] = {}
+    if arguments.dir is not None:
+        with open_corpus(arguments.dir) as corpus:
+            for table in TABLES:
+                counts[table.name] = corpus.sql(f"SELECT count(*) FROM {table.name}").fetchall()[0][
+                    0
+                ]
+    for table in TABLES:
+        if arguments.json:
+            for name, kind, meaning in table.columns:
+                print_json({"table": table.name, "column": name, "type": kind, "meaning": meaning})
+            continue
+        rows = f", {counts[table.name]} rows" if table.name in counts else ""
+        print(f"{table.name}: one row is {table.row}; key ({', '.join(table.key)}){rows}")
+        for name, kind, meaning in table.columns:
+            print(f"    {name:<14} {kind:<10} {meaning}")
+        print()
+    for view in VIEWS:
+        if arguments.json:
+            for name, meaning in view.columns:
+                print_json({"view": view.name, "column": name, "meaning": meaning})
+            continue
+        print(f"{view.name} (a view): one row is {view.row}")
+        if view.columns == EPISODES.columns:
+            # Two views have the columns of `all_episodes`, which are printed above.
+            print("    the columns of all_episodes\n")
+            continue
+        for name, meaning in view.columns:
+            print(f"    {name:<20} {meaning}")
+        print()
+    return ExitStatus.OK
+
+
+def _write(corpus: Corpus, sql: str, kind: str) -> None:
+    """Let DuckDB write CSV or Parquet, and copy the file to stdout."""
+    if kind == "parquet" and sys.stdout.isatty():
+        raise ValueError("--format parquet must go to a file, e.g. > steps.parquet")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"rows.{kind}"
+        relation = corpus.sql(sql)
+        if kind == "parquet":
+            relation.write_parquet(str(file))
+        else:
+            relation.write_csv(str(file))
+        sys.stdout.flush()
+        sys.stdout.buffer.write(file.read_bytes())
+        sys.stdout.buffer.flush()

@@ -1,0 +1,37 @@
+"""Open a folder of logs for a command, and report the logs that could not be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.output import Progress, say
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
+
+
+def open_corpus(folder: Path) -> Corpus:
+    """Open a corpus, with a progress bar while its index is brought up to date."""
+    from trajrec.corpus.corpus import open as open_folder
+
+    with Progress("indexing", " bytes") as progress:
+        return open_folder(folder, progress=progress)
+
+
+def kind_condition(has_forks: bool) -> str:
+    """Return the SQL condition on the kind of an episode, for --forks."""
+    return "kind <> 'copy'" if has_forks else "kind = 'rollout'"
+
+
+def report_problems(corpus: Corpus) -> ExitStatus:
+    """Print the logs that could not be read whole; return the exit status."""
+    problems = corpus.problems()
+    for log, message, is_tail in problems:
+        path = corpus.path / log
+        remedy = f"; its writer was killed; `trajrec recover {path}` seals the log"
+        say(f"trajrec: {path}: {message}{remedy if is_tail else ''}; the rest was read")
+    # A log whose writer was killed has lost nothing that was promised: it is no damage.
+    is_damaged = any(not problem.is_tail for problem in problems)
+    return ExitStatus.LOG if is_damaged else ExitStatus.OK

@@ -1,0 +1,114 @@
+"""Load the environments, policies and functions that a command line names."""
+
+from __future__ import annotations
+
+import importlib
+import secrets
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trajrec.errors import EnvMissingError
+from trajrec.types import Action, AnyEnv, JsonObject, Observation, Value
+
+if TYPE_CHECKING:
+    from trajrec.replay.forks.policies import Policy
+
+
+def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
+    """Make an environment by its id, importing the package that registers it.
+
+    Raises:
+        ValueError: The id is unknown, its module is missing, or the arguments are wrong.
+        EnvMissingError: The environment needs a package that is not installed.
+    """
+    import gymnasium
+
+    from trajrec.replay.execute.factories import make_by_id
+
+    module = env_id.partition(":")[0] if ":" in env_id else ""
+    if module:
+        sys.path.insert(0, "")
+    try:
+        return make_by_id(env_id, **kwargs)
+    except gymnasium.error.DependencyNotInstalled as exc:
+        raise EnvMissingError(
+            f"{env_id} needs a package that is not installed: {exc}", episode_id="-"
+        ) from exc
+    except ModuleNotFoundError as exc:
+        if module and exc.name in (None, module.partition(".")[0]):
+            raise ValueError(
+                f"the module {module} of {env_id} is neither in this folder nor installed"
+            ) from exc
+        name = (exc.name or env_id).partition(".")[0].replace("_", "-")
+        raise ValueError(
+            f"the environment {env_id} needs the package {name}, which is not installed: "
+            f"pip install {name}"
+        ) from exc
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
+        hint = "" if module else f"; an id that a module registers is given as module:{env_id}"
+        raise ValueError(f"no such environment: {exc}{hint}") from exc
+    except TypeError as exc:
+        raise ValueError(f"the environment {env_id} does not take these arguments: {exc}") from exc
+
+
+def load_env(name: str) -> Callable[[], Value]:
+    """Return a factory of the environment or world that `--env` names."""
+    if is_factory(name):
+        return load_function(name, "--env", "a Gymnasium id or ")
+    # An environment that cannot be made is an error before anything is executed.
+    make_env(name, {}).close()
+
+    from trajrec.replay.execute.factories import EnvById
+
+    return EnvById(name)
+
+
+def is_factory(name: str) -> bool:
+    """Return whether a name is module:factory, and not an id (module:namespace/Name-v0)."""
+    return ":" in name and "/" not in name
+
+
+def load_policy(name: str, env: AnyEnv, seed: int | None) -> Callable[[Observation], Action]:
+    """Return a policy as a function of the observation."""
+    if name == "random":
+        env.action_space.seed(seed)
+        return lambda _: env.action_space.sample()
+
+    from trajrec.replay.forks.policies import seed_policy
+
+    return seed_policy(load_acting(name), secrets.randbits(31) if seed is None else seed)
+
+
+def load_acting(name: str) -> Policy | Callable[..., Action]:
+    """Return the policy that --policy names: a function, or an object with a method `act`."""
+    policy: Policy | Callable[..., Action] = load_object(name, "--policy", "random or ")
+    if not callable(policy) and not hasattr(policy, "act"):
+        raise ValueError(f"--policy {name} must be a function or have a method act")
+    return policy
+
+
+def load_function(name: str, flag: str, alternative: str = "") -> Callable[..., Value]:
+    """Return the function that an option names as module:function."""
+    function: Callable[..., Value] = load_object(name, flag, alternative)
+    if not callable(function):
+        raise ValueError(f"{flag} {name} must be callable")
+    return function
+
+
+def load_object(name: str, flag: str, alternative: str = "") -> Value:
+    """Return the object that an option names as module:name.
+
+    Args:
+        name: The module may lie in the working folder.
+        flag: The option, for error messages.
+        alternative: Other values that the option takes, for error messages.
+    """
+    module, _, attribute = name.partition(":")
+    if not attribute:
+        raise ValueError(f"{flag} must be {alternative}module:function, got {name!r}")
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as exc:
+        raise ValueError(f"{flag} {name}: {exc}") from exc

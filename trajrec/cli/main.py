@@ -1,0 +1,111 @@
+"""Parse a command line, run the command, and turn its result or error into an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from trajrec.cli import (
+    ask,
+    bisect,
+    check_determinism,
+    credit,
+    demo,
+    diff,
+    export,
+    fork,
+    maintain,
+    recheck,
+    record,
+    replay,
+    show,
+)
+from trajrec.cli.arguments import Commands
+from trajrec.cli.exit_status import MEANINGS, ExitStatus
+from trajrec.errors import (
+    LogError,
+    ReplayError,
+    RestoreError,
+    SnapshotError,
+    TrajrecError,
+)
+from trajrec.version import __version__
+
+GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
+    ("Record", (demo, record)),
+    ("Query", (ask, show, diff)),
+    ("Replay and fork", (replay, fork, check_determinism, recheck)),
+    ("Credit", (credit, bisect, export)),
+    ("Maintain logs", (maintain,)),
+)
+"""Title of each group of commands, and the modules of its commands in the order of the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit status."""
+    arguments = build_parser().parse_args(argv)
+    if getattr(arguments, "allow", None):
+        # A module that --allow names may lie in the working folder, like other named modules.
+        sys.path.insert(0, "")
+    try:
+        return int(arguments.run(arguments))
+    except BrokenPipeError:
+        # The reader of a pipe has enough (`| head`). Nothing can be printed on a closed pipe, and
+        # Python's own flush at the end would fail, so stdout is replaced.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitStatus.OK
+    except KeyboardInterrupt:
+        return _fail("interrupted", ExitStatus.INTERRUPTED)
+    except (TrajrecError, ValueError, IndexError, OSError) as exc:
+        return _fail(_message(exc), status_of(exc))
+
+
+def status_of(exc: Exception) -> ExitStatus:
+    """Return the exit status of an error."""
+    if isinstance(exc, LogError):
+        return ExitStatus.LOG
+    if isinstance(exc, (ReplayError, RestoreError, SnapshotError)):
+        return ExitStatus.REFUSED
+    return ExitStatus.USAGE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="trajrec",
+        usage="%(prog)s [-h] [--version] COMMAND ...",
+        description="Record agents' episodes, replay them exactly, and query them with SQL.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"trajrec {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    sections = []
+    for title, modules in GROUPS:
+        commands = Commands(subparsers)
+        for module in modules:
+            module.add_parser(commands)
+        sections.append(commands.help_text(title))
+    statuses = "\n".join(f"  {int(status):<17}{text}" for status, text in MEANINGS.items())
+    parser.epilog = "\n\n".join(
+        [
+            *sections,
+            f"Exit status:\n{statuses}",
+            "`trajrec demo` shows the whole tool in a minute; `trajrec COMMAND -h` has an example.",
+        ]
+    )
+    return parser
+
+
+def _message(exc: Exception) -> str:
+    if isinstance(exc, OSError) and not isinstance(exc, TrajrecError):
+        # Logs have errors of their own: this is the file that a result should go to.
+        return f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": ")
+    return "; ".join([str(exc), *getattr(exc, "__notes__", ())])
+
+
+def _fail(message: str, status: ExitStatus) -> ExitStatus:
+    print(f"trajrec: {message}", file=sys.stderr)
+    return status

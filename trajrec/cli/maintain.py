@@ -1,0 +1,117 @@
+"""The commands `trajrec index`, `trajrec recover` and `trajrec compact`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from trajrec.cli.arguments import Commands, add_folder, add_json
+from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.folder import open_corpus, report_problems
+from trajrec.cli.output import Progress, print_json, say
+from trajrec.errors import CorpusError, LogError
+from trajrec.types import JsonObject
+
+COUNTED = ("logs", "all_episodes", "steps")
+
+
+class Repair(Protocol):
+    """The result of repairing one log."""
+
+    def as_dict(self) -> JsonObject:
+        """Return the result as plain data."""
+        ...
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the commands."""
+    parser = commands.add(
+        "index", index, "bring the index of a folder up to date", "trajrec index runs --rebuild"
+    )
+    add_folder(parser)
+    parser.add_argument("--rebuild", action="store_true", help="build the index from nothing")
+    add_json(parser)
+
+    parser = commands.add(
+        "recover",
+        recover,
+        "seal logs whose writer was killed, and report the loss",
+        "trajrec recover runs",
+    )
+    _add_path(parser)
+    parser = commands.add(
+        "compact", compact, "merge small chunks of sealed logs", "trajrec compact runs"
+    )
+    _add_path(parser)
+
+
+def _add_path(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path, metavar="PATH", help="a log or a folder of logs")
+    add_json(parser)
+
+
+def index(arguments: argparse.Namespace) -> ExitStatus:
+    """Bring the index up to date and print the number of rows."""
+    from trajrec.corpus.index.file import update_index
+
+    # A folder that is missing or holds no logs is an error before an index is written into it.
+    open_corpus(arguments.dir).close()
+    with Progress("indexing", " bytes") as progress:
+        is_written = update_index(arguments.dir, rebuild=arguments.rebuild, progress=progress)
+    if not is_written:
+        say(
+            f"trajrec: {arguments.dir}: the index is in use or cannot be written; "
+            "queries read the missing rows from the logs"
+        )
+    with open_corpus(arguments.dir) as corpus:
+        counts = {
+            name: corpus.sql(f"SELECT count(*) FROM {name}").fetchall()[0][0] for name in COUNTED
+        }
+        if arguments.json:
+            print_json({"is_written": is_written, **counts})
+        else:
+            for name, n in counts.items():
+                print(f"{name:<13}{n}")
+        return report_problems(corpus)
+
+
+def recover(arguments: argparse.Namespace) -> ExitStatus:
+    """Seal every log whose writer was killed."""
+    from trajrec.log.repair import recover as recover_log
+
+    return _each_log(arguments, recover_log)
+
+
+def compact(arguments: argparse.Namespace) -> ExitStatus:
+    """Merge the small chunks of every sealed log."""
+    from trajrec.log.compaction import compact as compact_log
+
+    return _each_log(arguments, compact_log)
+
+
+def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -> ExitStatus:
+    path: Path = arguments.path
+    if not path.exists():
+        raise CorpusError(f"{path}: no such file or folder")
+    logs = sorted(path.rglob("*.trj")) if path.is_dir() else [path]
+    if not logs:
+        raise CorpusError(f"{path}: no logs (*.trj) in this folder")
+    status = ExitStatus.OK
+    with Progress("working", " logs") as progress:
+        for n_done, log in enumerate(logs, 1):
+            try:
+                result = repair(log)
+            except LogError as exc:
+                # One damaged log does not stop the others.
+                say(f"trajrec: {exc}")
+                status = ExitStatus.LOG
+                continue
+            finally:
+                progress(n_done, len(logs))
+            if arguments.json:
+                print_json({"log": str(log), **result.as_dict()})
+            else:
+                print(result)
+    return status

@@ -1,0 +1,84 @@
+"""The command `trajrec recheck`."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from trajrec.cli.arguments import Commands, add_folder, add_json, add_where
+from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.folder import open_corpus, report_problems
+from trajrec.cli.load import load_function
+from trajrec.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from trajrec.corpus.recheck import Recheck
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add(
+        "recheck",
+        run,
+        "run a verifier on final states and append its verdicts",
+        "trajrec recheck runs --verifier my_checks:stock_adds_up",
+        finding="the verifier raised",
+    )
+    add_folder(parser)
+    parser.add_argument(
+        "--verifier",
+        required=True,
+        metavar="MODULE:FUNCTION",
+        help="a function of the state as plain data",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="append nothing, to try a verifier out"
+    )
+    add_where(parser, default="ending <> 'running'")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Run a verifier and count its verdicts; a verifier that raises is a finding."""
+    from trajrec.corpus.recheck import recheck
+
+    verifier = load_function(arguments.verifier, "--verifier")
+    counts: Counter[str] = Counter()
+    with open_corpus(arguments.dir) as corpus:
+        for result in recheck(
+            corpus, verifier, where=arguments.where, append=not arguments.dry_run
+        ):
+            counts[_verdict(result)] += 1
+            if arguments.json:
+                print_json(
+                    {
+                        "episode_id": result.episode_id,
+                        "status": result.status,
+                        "verdict": result.verdict.passed,
+                        "score": result.verdict.score,
+                        "message": result.message or None,
+                    }
+                )
+            elif result.message:
+                print(f"{result.episode_id} {_verdict(result)}: {result.message}")
+        if not arguments.json:
+            listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+            appended = "appended to the table checks as post-hoc"
+            print(
+                f"{counts.total()} episodes: {listed or 'none to check'}; "
+                f"{'nothing was appended' if arguments.dry_run else appended}"
+            )
+        if counts["error"]:
+            say(
+                "trajrec: recheck calls a verifier with the recorded state as plain data, "
+                "not with the environment or world"
+            )
+            return ExitStatus.FINDING
+        return report_problems(corpus)
+
+
+def _verdict(result: Recheck) -> str:
+    if result.status != "ok" or result.verdict.passed is None:
+        return result.status
+    return "passed" if result.verdict.passed else "failed"

@@ -1,0 +1,177 @@
+"""The command `trajrec replay`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajrec.cli.arguments import (
+    Commands,
+    add_execution,
+    add_folder,
+    add_forks,
+    add_json,
+    read_distance,
+)
+from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.folder import kind_condition, open_corpus, report_problems
+from trajrec.cli.load import load_env
+from trajrec.cli.output import Progress, print_json, say
+from trajrec.types import Value
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
+    from trajrec.corpus.episode import Episode
+    from trajrec.log.schema import EnvRecord
+    from trajrec.replay.execute.report import ReplayReport
+    from trajrec.replay.regressions import EpisodeResult
+
+# So many reports fit on a screen; of more episodes only those that are not exact are printed.
+ALL_PRINTED = 20
+
+ENDED = "ending <> 'running'"
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add(
+        "replay",
+        run,
+        "re-execute recorded episodes and compare every step",
+        "trajrec replay runs 3f2a",
+        finding="an episode diverged",
+    )
+    add_folder(parser)
+    parser.add_argument(
+        "episodes",
+        nargs="*",
+        metavar="EPISODE",
+        help="ids or unique prefixes (default: all rollouts that ended)",
+    )
+    parser.add_argument("--where", metavar="SQL", help="only episodes that satisfy this condition")
+    add_forks(parser)
+    parser.add_argument(
+        "--ulps",
+        type=read_distance,
+        default=0,
+        metavar="N",
+        help="accept floats that are N units in the last place apart (default: 0)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="first",
+        type=int,
+        default=0,
+        metavar="STEP",
+        help="first step to compare (default: 0)",
+    )
+    parser.add_argument(
+        "--resync",
+        action="store_true",
+        help="restore the recorded state after each step that differs",
+    )
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
+    add_execution(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> ExitStatus:
+    """Replay episodes, print the reports and a summary."""
+    from trajrec.replay import ReplaySummary, replay_episodes
+    from trajrec.replay.html import write_html
+    from trajrec.replay.regressions import find_regression, write_junit
+
+    factory = None if arguments.env is None else load_env(arguments.env)
+    summary = ReplaySummary()
+    reports: list[ReplayReport] = []
+    with open_corpus(arguments.dir) as corpus:
+        chosen, total = _choose(corpus, arguments)
+        recorded: dict[str, EpisodeResult] = {}
+        if factory is not None:
+            chosen = _note_recorded(chosen, factory, recorded)
+        with Progress("replaying", " episodes") as progress:
+            for report in replay_episodes(
+                chosen,
+                env=factory,
+                world=factory,
+                allow=arguments.allow,
+                ulps=arguments.ulps,
+                resync=arguments.resync,
+                first=arguments.first,
+                jobs=arguments.jobs,
+                backend=arguments.backend,
+            ):
+                summary.add(report)
+                progress(summary.n_episodes, total)
+                if arguments.junit is not None or arguments.html is not None:
+                    reports.append(report)
+                if arguments.json:
+                    print_json(report.as_dict())
+                elif report.grade != "exact" or total <= ALL_PRINTED:
+                    change = None
+                    if factory is not None:
+                        change = find_regression(report, recorded[report.episode_id])
+                    print(report if change is None else change)
+        if arguments.junit is not None:
+            write_junit(arguments.junit, reports, str(arguments.dir))
+        if arguments.html is not None:
+            write_html(arguments.html, reports, str(arguments.dir))
+        if not arguments.json:
+            print(summary)
+        status = report_problems(corpus)
+    if summary.grades["diverged"]:
+        return ExitStatus.FINDING
+    if not summary.n_episodes:
+        # A check in CI that replayed nothing must not pass.
+        return ExitStatus.USAGE
+    return ExitStatus.REFUSED if summary.grades["refused"] else status
+
+
+def _choose(corpus: Corpus, arguments: argparse.Namespace) -> tuple[Iterator[Episode], int]:
+    """Return the episodes to replay and their number."""
+    if arguments.episodes and arguments.where:
+        raise ValueError("give either episodes or --where, not both")
+    if arguments.episodes:
+        named = [corpus.episode(name) for name in arguments.episodes]
+        return iter(named), len(named)
+    where = f"{kind_condition(arguments.forks)} AND ({arguments.where or ENDED})"
+    is_long = f"end_step >= {arguments.first}"
+    counts = f"SELECT count(*) FILTER ({is_long}), count(*) FROM all_episodes WHERE {where}"
+    total, n_all = corpus.sql(counts).fetchall()[0]
+    if total < n_all:
+        n_short = n_all - total
+        subject = "1 episode" if n_short == 1 else f"{n_short} episodes"
+        say(f"trajrec: {subject} ended before step {arguments.first}: left out")
+    return corpus.episodes(f"{where} AND {is_long}", kind="all"), total
+
+
+def _note_recorded(
+    episodes: Iterator[Episode], factory: Callable[[], Value], recorded: dict[str, EpisodeResult]
+) -> Iterator[Episode]:
+    """Yield episodes, and note their recorded outcomes to compare the replays with."""
+    from trajrec.replay.regressions import recorded_result
+
+    seen: list[EnvRecord] = []
+    for episode in episodes:
+        recorded[episode.id] = recorded_result(episode)
+        if not episode.is_agent_episode and episode.header.env not in seen:
+            seen.append(episode.header.env)
+            _report_refused_arguments(factory, episode.header.env)
+        yield episode
+
+
+def _report_refused_arguments(factory: Callable[[], Value], record: EnvRecord) -> None:
+    """Say which recorded arguments the named environment does not take."""
+    from trajrec.replay.execute.factories import EnvById
+
+    if not isinstance(factory, EnvById):
+        return
+    kwargs = factory.rejected_kwargs(record)
+    if kwargs:
+        say(
+            f"trajrec: recorded with {kwargs}, which {factory.env_id} does not take: "
+            "replayed without these arguments"
+        )

@@ -1,0 +1,212 @@
+"""An agent's episode and its steps on a terminal."""
+
+from __future__ import annotations
+
+from trajrec.cli.output import print_facts, print_findings, print_json, print_table
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import Attempt, ModelCall
+from trajrec.log.events import TaskStart
+from trajrec.types import JsonObject, Value
+from trajrec.values.diff import MISSING
+from trajrec.values.json import to_json, to_json_value, to_pointer
+
+# Attempts and model calls of a long episode, half of them from each end: about a screen.
+SHOWN_ROWS = 40
+
+# Characters of a text in a table's cell, and of the goal, which has a line of its own.
+ANSWER_LENGTH = 100
+VALUE_LENGTH = 60
+GOAL_LENGTH = 400
+
+
+def print_episode(episode: Episode, *, as_json: bool) -> None:
+    """Print an agent's goal, its tool and model calls in order, its failures and checks."""
+    facts = _facts(episode)
+    if as_json:
+        print_json(facts)
+        for row in _rows(episode, None):
+            print_json(row)
+        return
+    print_facts(facts)
+    rows = [_line(item) for item in _in_order(episode)]
+    n_hidden = len(rows) - SHOWN_ROWS
+    if n_hidden > 0:
+        half = SHOWN_ROWS // 2
+        rows = [*rows[:half], ("…", f"{n_hidden} more", None, None, None), *rows[-half:]]
+    print_table(("step", "call", "arguments", "outcome", "result"), rows)
+    attempts = episode.transcript.attempts
+    if attempts and all(not attempt.changes for attempt in attempts):
+        print("\nno call changed any watched state")
+    print_findings(episode)
+
+
+def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
+    """Print one step whole: the model's answer, each attempt at each call, and its changes.
+
+    Raises:
+        ValueError: The episode has no such step.
+    """
+    if not 0 <= number < episode.end_step:
+        raise ValueError(
+            f"step must be in [0, {episode.end_step}) of episode {episode.id}, got {number}"
+        )
+    for row in _rows(episode, number):
+        if as_json:
+            print_json(row)
+            continue
+        for name, value in row.items():
+            if name == "changes":
+                for change in value:
+                    _print_change(change)
+            elif value not in (None, "", 0, []):
+                print(f"{name:<13}  {value if isinstance(value, str) else to_json(value)}")
+        print()
+
+
+def _print_change(change: JsonObject) -> None:
+    path = f"{change['part']}: {change['path']}" if change["part"] else change["path"]
+    before = to_json(change["before"]) if "before" in change else "(missing)"
+    after = to_json(change["after"]) if "after" in change else "(missing)"
+    print(f"changed        {path or '(all)'}: {before} -> {after}")
+
+
+def _facts(episode: Episode) -> JsonObject:
+    transcript = episode.transcript
+    task = transcript.task_start
+    start = episode.start
+    end = episode.end
+    has_seed = start is not None and start.seed is not None
+    return {
+        "episode_id": episode.id,
+        "parent_id": None if episode.fork is None else episode.fork.parent_id,
+        "fork_step": None if episode.fork is None else episode.fork.step,
+        "task": transcript.task,
+        "goal": _goal(episode, task),
+        "world": transcript.world,
+        "seed": f"{start.seed} ({start.seed_origin})" if start is not None and has_seed else None,
+        "n_steps": episode.n_steps,
+        "end_step": None if episode.fork is None else episode.end_step,
+        "ending": episode.ending,
+        "stop_reason": None if end is None else end.stop_reason,
+        "claimed_done": None if end is None else end.claimed_done,
+        "outcome": episode.outcome,
+        "watched": _watched(task),
+        "interface": _interface(episode, task),
+        "caller": _caller(task),
+        "log": str(episode.path),
+    }
+
+
+def _goal(episode: Episode, task: TaskStart | None) -> str | None:
+    if task is None or task.goal_data is None:
+        return None
+    return _short(episode.transcript.value(task.goal_data), GOAL_LENGTH)
+
+
+def _watched(task: TaskStart | None) -> list[str]:
+    parts = [] if task is None else task.parts
+    return [f"{part or 'the world'} ({adapter})" for part, adapter, _ in parts]
+
+
+def _interface(episode: Episode, task: TaskStart | None) -> Value:
+    if task is None or task.interface_data is None:
+        return None
+    return to_json_value(episode.transcript.value(task.interface_data))
+
+
+def _caller(task: TaskStart | None) -> str | None:
+    if task is None or task.caller_id is None:
+        return None
+    return f"{task.caller_id} at step {task.caller_step}"
+
+
+def _in_order(episode: Episode) -> list[Attempt | ModelCall]:
+    """Return model calls and attempts by step; within a step the model's decision comes first."""
+    items: list[Attempt | ModelCall] = [
+        *episode.transcript.model_calls,
+        *episode.transcript.attempts,
+    ]
+    return sorted(
+        items, key=lambda item: (item.start.step, isinstance(item, Attempt), item.start.time_ns)
+    )
+
+
+def _line(item: Attempt | ModelCall) -> tuple[Value, ...]:
+    """Return an item's row of the table."""
+    if isinstance(item, ModelCall):
+        answer = None
+        if item.end is not None and item.end.answer_data is not None:
+            answer = _short(item.answer, ANSWER_LENGTH)
+        call = f"model {item.request.get('model') or ''}".strip()
+        return item.start.step, call, f"{len(item.messages)} messages", item.outcome, answer
+    outcome = f"{item.outcome}, tried again by {item.retry_by}" if item.retry_by else item.outcome
+    message = item.end.message if item.end is not None and item.has_failed else None
+    result = message or _short(item.result, VALUE_LENGTH)
+    return item.start.step, item.tool, _short(item.arguments, VALUE_LENGTH), outcome, result
+
+
+def _rows(episode: Episode, step: int | None) -> list[JsonObject]:
+    items = [item for item in _in_order(episode) if step is None or item.start.step == step]
+    return [_model_row(item) if isinstance(item, ModelCall) else _call_row(item) for item in items]
+
+
+def _model_row(item: ModelCall) -> JsonObject:
+    has_answer = item.end is not None and item.end.answer_data is not None
+    # The tools are the same in each request and would fill the screen.
+    parameters = {key: value for key, value in item.request.items() if key != "tools"}
+    return {
+        "step": item.start.step,
+        "model_call": item.start.number,
+        "parameters": to_json_value(parameters),
+        "messages": to_json_value(item.messages),
+        "answer": to_json_value(item.answer) if has_answer else None,
+        "outcome": item.outcome,
+        "error": _error(item),
+    }
+
+
+def _call_row(item: Attempt) -> JsonObject:
+    has_result = item.end is not None and not item.end.is_raised
+    retry_of = None
+    if item.retry_of is not None:
+        retry_of = f"step {item.retry_of[0]}, by {item.retry_by}"
+    return {
+        "step": item.start.step,
+        "call": item.start.call,
+        "attempt": item.start.attempt,
+        "tool": item.tool,
+        "arguments": to_json_value(item.arguments),
+        "outcome": item.outcome,
+        "result": to_json_value(item.result) if has_result else None,
+        "error": _error(item),
+        "retry_of": retry_of,
+        "recovered_at": item.recovered_at,
+        "latency_ms": None if item.latency_ms is None else round(item.latency_ms, 3),
+        "finding": "; ".join(item.notes),
+        "changes": _changes(item),
+    }
+
+
+def _changes(item: Attempt) -> list[JsonObject]:
+    rows: list[JsonObject] = []
+    for part, changes in item.changes.items():
+        for change in changes:
+            row: JsonObject = {"part": part, "path": to_pointer(change.path)}
+            # A key that is absent says that there was no value; null is a value.
+            if change.before is not MISSING:
+                row["before"] = to_json_value(change.before)
+            if change.after is not MISSING:
+                row["after"] = to_json_value(change.after)
+            rows.append(row)
+    return rows
+
+
+def _error(item: Attempt | ModelCall) -> str | None:
+    if item.end is None or not item.end.error_type:
+        return None
+    return f"{item.end.error_type}: {item.end.message}"
+
+
+def _short(value: Value, length: int) -> str:
+    text = to_json(value)
+    return text if len(text) <= length else text[: length - 1] + "…"

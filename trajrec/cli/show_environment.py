@@ -1,0 +1,180 @@
+"""An environment's episode and its steps on a terminal."""
+
+from __future__ import annotations
+
+import math
+
+from trajrec.cli.output import print_facts, print_findings, print_json, print_table
+from trajrec.corpus.episode import Episode, Step
+from trajrec.errors import CorpusError
+from trajrec.log.schema import EpisodeStart
+from trajrec.types import JsonObject, Value
+from trajrec.values.codec import decode
+from trajrec.values.diff import diff
+from trajrec.values.json import to_json, to_json_value, to_pointer
+
+# Steps at each end of a long episode: with the facts above they fit on a screen.
+SHOWN_STEPS = 8
+
+
+class UnknownState:
+    """A state that the log does not tell, with the reason."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"({self.reason})"
+
+
+def print_episode(episode: Episode, *, as_json: bool) -> None:
+    """Print an episode's facts, its first and last steps, its failures and checks."""
+    steps = list(episode.steps())
+    facts = _facts(episode)
+    if as_json:
+        print_json(facts)
+        for step in steps:
+            print_json(_row(step))
+        return
+    print_facts(facts)
+    shown = steps
+    if len(steps) > 2 * SHOWN_STEPS:
+        shown = [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
+    rows: list[tuple[Value, ...]] = [
+        (
+            step.step,
+            to_json(step.action),
+            _reward(step),
+            _observation_text(step),
+            to_json(step.info) if step.info else None,
+        )
+        for step in shown
+    ]
+    if len(shown) < len(steps):
+        rows.insert(SHOWN_STEPS, ("…", f"{len(steps) - len(shown)} more", None, None, None))
+    print_table(("step", "action", "reward", "observation", "info"), rows)
+    print_findings(episode)
+
+
+def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
+    """Print one step with the states before and after it.
+
+    Raises:
+        ValueError: The episode has no such step.
+    """
+    if not episode.first_step <= number < episode.end_step:
+        raise ValueError(
+            f"step must be in [{episode.first_step}, {episode.end_step}) "
+            f"of episode {episode.id}, got {number}"
+        )
+    row = _row(episode.step_at(number))
+    before = _state(episode, number)
+    after = _state(episode, number + 1)
+    changes: list[JsonObject] = []
+    if not isinstance(before, UnknownState) and not isinstance(after, UnknownState):
+        changes = [
+            {
+                "path": to_pointer(change.path),
+                "before": to_json_value(change.before),
+                "after": to_json_value(change.after),
+            }
+            for change in diff(before, after)
+        ]
+    if as_json:
+        states = {"state_before": before, "state_after": after}
+        row |= {name: _known(state) for name, state in states.items()}
+        row["state_changes"] = changes
+        row["unknown"] = {
+            name: state.reason for name, state in states.items() if isinstance(state, UnknownState)
+        }
+        print_json(row)
+        return
+    for name, value in {**row, "state_before": before, "state_after": after}.items():
+        if value is not None:
+            text = str(value) if isinstance(value, UnknownState) else to_json(value)
+            print(f"{name:<13}  {text}")
+    for change in changes:
+        print(
+            f"state changed  {change['path'] or '(all)'}: "
+            f"{to_json(change['before'])} -> {to_json(change['after'])}"
+        )
+
+
+def _known(value: Value) -> Value:
+    return None if isinstance(value, UnknownState) else to_json_value(value)
+
+
+def _state(episode: Episode, step: int) -> Value:
+    try:
+        return episode.state(step)
+    except (CorpusError, IndexError) as exc:
+        # The error begins with the episode and step, which are shown already.
+        return UnknownState(str(exc).partition(": ")[2] or str(exc))
+
+
+def _facts(episode: Episode) -> JsonObject:
+    header = episode.header
+    state = None
+    if header.state.adapter:
+        state = f"{header.state.adapter} version {header.state.version}, {header.state.keep}"
+    kwargs = decode(header.env.kwargs_data) if header.env.kwargs_data else None
+    interface = None if header.interface_data is None else decode(header.interface_data)
+    return {
+        "episode_id": episode.id,
+        "parent_id": None if episode.fork is None else episode.fork.parent_id,
+        "fork_step": None if episode.fork is None else episode.fork.step,
+        "environment": episode.env_id or header.env.class_name,
+        "kwargs": to_json_value(kwargs),
+        "wrappers": [name for name, _ in header.env.wrappers],
+        "recreatable": header.env.recreatable or "yes",
+        "n_steps": episode.n_steps,
+        "end_step": None if episode.fork is None else episode.end_step,
+        "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,
+        "rewards_by_agent": episode.agent_rewards or None,
+        "ending": episode.ending,
+        "outcome": episode.outcome,
+        "seed": _seed(episode.start),
+        "missing_steps": episode.missing_steps,
+        "state": state,
+        "python": header.runtime.get("python"),
+        "platform": header.runtime.get("platform"),
+        "interface": to_json_value(interface),
+        "log": str(episode.path),
+    }
+
+
+def _seed(start: EpisodeStart | None) -> str | None:
+    if start is None:
+        return None
+    if start.seed is None:
+        return "the generator's state"
+    return f"{start.seed} ({start.seed_origin})"
+
+
+def _row(step: Step) -> JsonObject:
+    failure = None
+    if step.failure is not None:
+        failure = f"{step.failure.error_type}: {step.failure.message}"
+    return {
+        "step": step.step,
+        "action": to_json_value(step.action),
+        "reward": to_json_value(step.reward),
+        "observation": to_json_value(step.observation),
+        "info": to_json_value(step.info) if step.info else None,
+        "failure": failure,
+    }
+
+
+def _reward(step: Step) -> Value:
+    return to_json(step.reward) if isinstance(step.reward, dict) else step.reward
+
+
+def _observation_text(step: Step) -> str:
+    if step.failure is not None:
+        return f"raised {step.failure.error_type}"
+    text = to_json(step.observation)
+    shape = getattr(step.observation, "shape", None)
+    if text == "null" and shape is not None:
+        # An array too large for JSON is shown by its type and shape.
+        return f"{step.observation.dtype} {shape}"
+    return text
