@@ -353,7 +353,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     ("deadly", "why"),
     [
         (7, "its process was ended by SIGSEGV"),
-        pytest.param(8, "it took longer than it may and was ended", marks=pytest.mark.slow),
+        pytest.param(8, "it took longer than timeout_s and was ended", marks=pytest.mark.slow),
         pytest.param(9, "MemoryError", marks=pytest.mark.slow),
         pytest.param(10, "its process ended with status 3 and no result", marks=pytest.mark.slow),
     ],

@@ -42,7 +42,7 @@ def test_wrong_snapshots_are_not_granted() -> None:
     assert {name for name, restore in refused.restore.items() if restore.is_granted} == {
         "reexecute"
     }
-    assert "it went on otherwise" in refused.restore["env_snapshot"].why
+    assert "it continued differently" in refused.restore["env_snapshot"].why
 
 
 @pytest.mark.slow
