@@ -324,9 +324,10 @@ def test_log_with_a_nan_score_can_be_compacted(tmp_path: Path) -> None:
         return trajrec.Verdict(None, math.nan)
 
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path, checks=[score])
-    run(env, 3)
+    run(env, 12)
     env.close()
-    assert compact(env.path).chunks_after == 1
+    result = compact(env.path)
+    assert result.chunks_after < result.chunks_before
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Public names that are imported when they are first used."""
+"""Public names of a package that are imported when they are first used.
+
+A process that only records thus never imports DuckDB, and `import trajrec` is fast.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,22 @@ from typing import Any
 def lazy_exports(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Return `__getattr__`, `__dir__` and `__all__` for a package with lazy exports.
+    """Return `__getattr__`, `__dir__` and `__all__` for a package with lazy names.
 
     Args:
         package: The package's `__name__`.
-        homes: Public name -> its home: "module:attribute", or "module" for a module itself.
+        homes: Public name -> the place of its definition: "module:attribute", or "module" if the
+            name stands for a module.
+
+    Returns:
+        The three objects, to be assigned in the package's `__init__`.
     """
 
     def resolve(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, _, attribute = homes[name].partition(":")
-        value: Any = importlib.import_module(module)
+        value: object = importlib.import_module(module)
         if attribute:
             value = getattr(value, attribute)
         # The next look-up finds the value in the package itself and does not come here.

@@ -1,4 +1,4 @@
-"""Types that every room shares: values of the user's own, and arrays of any type."""
+"""Type aliases that every room shares: the user's own values, and arrays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import gymnasium
 
-# Values that a user's environment, agent or tool hands over. trajrec makes no claim about their type.
+# Values of the user's environment, agent or tool. trajrec makes no claim about their types.
 Value: TypeAlias = Any
 Action: TypeAlias = Any
 Observation: TypeAlias = Any
