@@ -233,15 +233,6 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert (tmp_path / "how-to" / "record-gymnasium.html").exists()
 
 
-@pytest.mark.sources
-def test_no_page_tells_the_names_of_before() -> None:
-    """Ask only for names that cannot be plain words."""
-    old = r"fork\.many|credit\.scan|credit\.substitute|said_done|state_forced|within_id"
-    for page, path in PAGES.items():
-        if page != "CHANGELOG.md":
-            assert not re.search(old, path.read_text()), page
-
-
 def test_the_pages_python_is_valid() -> None:
     for page in PAGES:
         for language, text in blocks(page):
