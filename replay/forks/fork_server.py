@@ -1,4 +1,4 @@
-"""The fork server: a process that walks an environment along an episode and forks a child at a step.
+"""The fork server: a process that walks an environment along an episode and forks children.
 
 `trajrec.replay.forks.dispatch` starts the server, sends it a job and reads results. The server has
 no threads, so a forked child is complete. A child that crashes, hangs or exceeds its memory limit

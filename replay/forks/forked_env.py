@@ -58,6 +58,6 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             ValueError: Always.
         """
         raise ValueError(
-            f"a fork continues from step {self.at} of episode {self.parent.id} and cannot be reset; "
+            f"the fork of episode {self.parent.id} at step {self.at} cannot be reset: "
             "make another fork"
         )

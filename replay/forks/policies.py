@@ -246,7 +246,8 @@ def as_policy(policy: AnyPolicy | str, action_space: Space | None = None) -> Pol
     if isinstance(policy, str):
         if policy == "random" and action_space is None:
             raise ValueError(
-                "policy must not be 'random' here: there is no action space to sample; give a function"
+                "policy must not be 'random' here: there is no action space to sample; "
+                "give a function"
             )
         if policy != "random":
             raise TypeError(f"policy must be 'random' or an object that acts, got {policy!r}")
@@ -268,7 +269,7 @@ def seed_policy(policy: AnyPolicy, seed: int) -> Callable[[Observation], Action]
     """Return a function of the observation that acts as a policy, seeded once.
 
     Args:
-        policy: See `as_policy`; not "random". Its method `seed(int)`, if it has one, is called here.
+        policy: See `as_policy`; not "random". If it has a method `seed(int)`, this is called here.
         seed: The seed of the generator that the policy draws from.
 
     Raises:

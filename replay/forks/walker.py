@@ -1,4 +1,4 @@
-"""The walker: brings one environment to steps of an episode, again and again, verified each time."""
+"""The walker: brings an environment to steps of an episode, and verifies its state each time."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class Walker:
             self.handle.env.close()
 
     def reset_to(self, step: int) -> tuple[Observation, Info]:
-        """Reset an environment and apply the recorded actions before a step; return the last result.
+        """Reset an environment, apply the recorded actions before a step, return the last result.
 
         The modes of `ResetMode` are tried in order. Once a mode was needed, it is the first to be
         tried from then on. Rewards are compared with the recording; if they differ in every mode,

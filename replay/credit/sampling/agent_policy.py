@@ -16,7 +16,10 @@ from trajrec.types import Action, Value
 Agent = Callable[..., Value]
 """A function of an episode: the loop of an agent."""
 
-_REPLACED = "another call was made instead of the one that it asked for, so the answer given with it is unknown"
+_REPLACED = (
+    "another call was made instead of the one that it asked for, so the answer given with it is "
+    "unknown"
+)
 
 
 class AgentPolicy:
@@ -27,9 +30,9 @@ class AgentPolicy:
     in the recording or, beyond the step at which rollouts start, in this rollout. A model is thus
     asked once for each answer that a rollout needs, and never for a recorded answer.
 
-    An action is one step, counted as in a recording: a model call begins a step, and all calls up to
-    the next model call belong to it. The function runs once more after each call of the step. The
-    steps of rollouts therefore have the numbers of recorded steps.
+    An action is one step, counted as in a recording: a model call begins a step, and all calls up
+    to the next model call belong to it. The function runs once more after each call of the step.
+    The steps of rollouts therefore have the numbers of recorded steps.
 
     The loop must do the same whenever it gets the same answers. It continues only from actions that
     it would have taken itself, so an alternative action that its model did not ask for raises an

@@ -80,8 +80,8 @@ def digest_request(encoded_request: bytes) -> bytes:
 
 
 Answers = dict[str, list[RecordedAnswer | str]]
-"""The answers of each kind (`MODEL`, `SIDE_EFFECT`), in the order of the requests. A text stands for
-an answer that is unknown, and says why."""
+"""The answers of each kind (`MODEL`, `SIDE_EFFECT`), in the order of the requests. A text stands
+for an unknown answer, and says why it is unknown."""
 
 
 def no_answers() -> Answers:

@@ -24,8 +24,8 @@ from trajrec.types import Value
 NoiseMode = Literal["shared", "fresh", "recorded"]
 
 _FIRST_ENV_GENERATOR = 1
-"""Number of an environment's first generator in its keys. The policy's number would be 0, but it has
-a key of its own."""
+"""Number of an environment's first generator in its keys. The policy's number would be 0, but the
+policy has a key of its own."""
 
 # The names decide the order, and so the numbers, of the generators that are found: another name
 # here would change the results of a seed. Tables and native simulators are large and hold none.

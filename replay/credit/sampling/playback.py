@@ -247,8 +247,8 @@ class PlaybackEpisode:
         """Diverge if the agent reads further in a stream than it did before its next call."""
         self._check_running()
         self._diverge(
-            f"{name}: its answer was streamed, and closed when the agent made a call; now the agent "
-            "reads further"
+            f"{name}: its answer was streamed, and closed when the agent made a call; now the "
+            "agent reads further"
         )
         yield  # makes this a generator, so that it runs only when a piece is read
 

@@ -26,7 +26,7 @@ from trajrec.types import Action, Observation
 from trajrec.values import codec
 
 ActionRequest = tuple[int, Observation, Policy | None]
-"""A rollout's request for an action: step, observation, and the policy if it is not the main one."""
+"""A rollout's request for an action: step, observation, and the policy if not the main one."""
 
 RolloutSteps = Generator[ActionRequest, Action, Rollout]
 
@@ -39,6 +39,28 @@ class _Tail(NamedTuple):
     length: int
     status: Status
     error: str = ""
+
+    def as_rollout(
+        self,
+        scenario: int,
+        *,
+        coalesced_at: int,
+        env_steps: int = 0,
+        policy_calls: int = 0,
+        visits: tuple[Visit, ...] = (),
+    ) -> Rollout:
+        return Rollout(
+            scenario=scenario,
+            episode_return=self.episode_return,
+            score=self.score,
+            length=self.length,
+            status=self.status,
+            coalesced_at=coalesced_at,
+            error=self.error,
+            env_steps=env_steps,
+            policy_calls=policy_calls,
+            visits=visits,
+        )
 
 
 class _RunningRollout:
@@ -234,29 +256,16 @@ class RolloutRunner:
         self, slot: int, scenario: int, forced: Mapping[int, Action], first_policy: Policy | None
     ) -> RolloutSteps:
         """Run one rollout: yield a request for each action, return the result."""
+        tail = self._known_tail(scenario, slot) if first_policy is None and not forced else None
+        if tail is not None:
+            # An earlier rollout passed here, so the environment need not even be restored.
+            return tail.as_rollout(scenario, coalesced_at=self._step)
+        merge_scope = self._begin(slot, scenario, first_policy)
+        # Attributes in local variables: the loop runs for each step of each rollout.
         simulator = self.simulators[slot]
         memory = self._memory
         tails = self._tails
         start = self._step
-        if first_policy is None and not forced and self._start_key is not None and tails:
-            memory.restore()
-            policy_key = memory.key(simulator.observation)
-            tail = tails.get((scenario, start, self._start_key, policy_key, ""))
-            if tail is not None:
-                # An earlier rollout passed here, so the environment need not even be restored.
-                return Rollout(scenario, *tail[:4], coalesced_at=start, error=tail.error)
-        if self._is_used[slot]:
-            simulator.rewind()
-        self._is_used[slot] = True
-        memory.restore()
-        if first_policy is not None and hasattr(first_policy, "reset"):
-            first_policy.reset()
-        merge_scope: Hashable = scenario
-        if self._resample_hidden is not None:
-            simulator.resample(self._resample_hidden, self._hidden_noise.seed(scenario, 0))
-            # Rollouts from another step may have other hidden facts, which a key need not show.
-            merge_scope = (scenario, start)
-        # Names of attributes in local variables: the loop runs for each step of each rollout.
         max_steps = self._max_steps
         needs_key = tails is not None or self._keeps_visits
         forced_digests = self._forced_digests
@@ -264,7 +273,6 @@ class RolloutRunner:
         nodes: list[Hashable | None] = []
         rewards: list[float] = []
         visits: list[tuple[int, Hashable | None, Action]] = []
-        tail = None
         coalesced_at = -1
         n_calls = 0
         step = start
@@ -277,11 +285,9 @@ class RolloutRunner:
             simulator.seed(scenario, step)
             state_key = simulator.state_key() if needs_key else None
             node: Hashable | None = None
-            if (
-                tails is not None
-                and state_key is not None
-                and (first_policy is None or step > start)
-            ):
+            # Before the first policy's action the rest of the rollout depends on that policy too.
+            is_shared = first_policy is None or step > start
+            if tails is not None and state_key is not None and is_shared:
                 while n_passed < len(forced_digests) and forced_digests[n_passed][0] < step:
                     n_passed += 1
                 ahead = forced_digests[n_passed][1] if n_passed < len(forced_digests) else ""
@@ -316,12 +322,9 @@ class RolloutRunner:
             step += 1
         if tail is None:
             tail = _Tail(0.0, simulator.score(), 0, "ended")
-        tail = self._extend(tail, nodes, rewards)
-        return Rollout(
+        return self._extend(tail, nodes, rewards).as_rollout(
             scenario,
-            *tail[:4],
             coalesced_at=coalesced_at,
-            error=tail.error,
             env_steps=len(rewards),
             policy_calls=n_calls,
             # A visit whose step raised has no reward and is left out.
@@ -329,6 +332,29 @@ class RolloutRunner:
                 Visit(*visit, reward) for visit, reward in zip(visits, rewards, strict=False)
             ),
         )
+
+    def _known_tail(self, scenario: int, slot: int) -> _Tail | None:
+        """Return the tail of an earlier rollout from the start; None if there is none."""
+        if self._start_key is None or not self._tails:
+            return None
+        self._memory.restore()
+        policy_key = self._memory.key(self.simulators[slot].observation)
+        return self._tails.get((scenario, self._step, self._start_key, policy_key, ""))
+
+    def _begin(self, slot: int, scenario: int, first_policy: Policy | None) -> Hashable:
+        """Bring everything to the start of a rollout; return the scope in which it may merge."""
+        simulator = self.simulators[slot]
+        if self._is_used[slot]:
+            simulator.rewind()
+        self._is_used[slot] = True
+        self._memory.restore()
+        if first_policy is not None and hasattr(first_policy, "reset"):
+            first_policy.reset()
+        if self._resample_hidden is None:
+            return scenario
+        simulator.resample(self._resample_hidden, self._hidden_noise.seed(scenario, 0))
+        # Rollouts from another step may have other hidden facts, which a state key need not show.
+        return scenario, self._step
 
     def _extend(self, tail: _Tail, nodes: list[Hashable | None], rewards: list[float]) -> _Tail:
         """Return the tail from the first node on; keep the tail of each node for later rollouts.

@@ -12,19 +12,13 @@ from dataclasses import replace
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.context import Recording
-from trajrec.replay.credit.sampling.env_simulator import (
-    EnvSimulator,
-    RecordedNoise,
-    recorded_noise,
-)
 from trajrec.replay.credit.sampling.fork_task import RolloutResult, RolloutTask, is_determined
 from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.runner import RolloutRunner
-from trajrec.replay.credit.sampling.simulator import Simulator
-from trajrec.replay.credit.sampling.tool_world import WorldSimulator
+from trajrec.replay.credit.sampling.setup import action_space_of, make_runner, noise_of_episode
 from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.dispatch import check_portable, run_job
 from trajrec.replay.forks.fork_job import BranchLost, ForkJob
@@ -34,9 +28,6 @@ from trajrec.replay.forks.walker import cheapest_method
 from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 from trajrec.types import Value
-
-MAX_SIMULATORS = 32
-"""Most environments that run at the same time for a policy that is asked in batches."""
 
 
 class Sampler:
@@ -168,7 +159,7 @@ class Sampler:
                 self._test_noise(runner, request.scenarios[0])
             first_policy = None
             if request.policy is not None:
-                first_policy = as_policy(request.policy, _action_space(runner.simulators[0]))
+                first_policy = as_policy(request.policy, action_space_of(runner.simulators[0]))
             rollouts[number] = runner.run(request.scenarios, request.forced_actions, first_policy)
             self._report_progress(len(rollouts[number]))
         self.restore_method = runner.simulators[0].restore_method
@@ -232,7 +223,7 @@ class Sampler:
             requests=list(requests),
             positions=positions,
             memories={step: self._memory_before(step, policy) for step in positions},
-            recorded=_recorded_noise(self.episode, config),
+            recorded=noise_of_episode(self.episode, config),
         )
         job = ForkJob(
             refs=refs_with_ancestors(self.episode),
@@ -291,62 +282,6 @@ class Sampler:
             self._progress(self._n_run, self._n_requested)
 
 
-def make_runner(
-    episode: Episode, config: RolloutConfig, *, restore: RestoreChoice, n_slots: int
-) -> RolloutRunner:
-    """Return a runner of rollouts for an episode.
-
-    Args:
-        episode: The episode.
-        config: The options of the rollouts.
-        restore: How steps are reached.
-        n_slots: Rollouts that a policy with `act_batch` is asked for in one call, at most
-            `MAX_SIMULATORS`.
-    """
-    recorded = _recorded_noise(episode, config)
-
-    def make_simulator() -> Simulator:
-        return _make_simulator(episode, config, restore, recorded)
-
-    simulators = [make_simulator()]
-    policy = as_policy(config.policy, _action_space(simulators[0]))
-    # A policy with memory is asked for one action at a time: it has one memory.
-    if hasattr(policy, "act_batch") and not hasattr(policy, "snapshot"):
-        simulators += [make_simulator() for _ in range(min(MAX_SIMULATORS, n_slots) - 1)]
-    return RolloutRunner(
-        simulators,
-        policy,
-        config.noise,
-        gamma=config.gamma,
-        max_steps=config.last_step(episode),
-        merge_rollouts=config.merge_rollouts,
-        keeps_visits=config.keeps_visits,
-        resample_hidden=config.resample_hidden,
-    )
-
-
-def _make_simulator(
-    episode: Episode, config: RolloutConfig, restore: RestoreChoice, recorded: RecordedNoise
-) -> Simulator:
-    if episode.is_agent_episode:
-        return WorldSimulator(
-            episode,
-            functools.partial(config.source.make_world, episode),
-            noise=config.noise,
-            success=config.success,
-            by_history=not hasattr(config.policy, "memory"),
-            reexecutes=restore == "reexecute",
-        )
-    return EnvSimulator(
-        episode,
-        functools.partial(config.source.make_handle, episode),
-        restore=restore,
-        noise=config.noise,
-        success=config.success,
-        recorded=recorded,
-    )
-
-
 def _check_agent_options(config: RolloutConfig) -> None:
     if config.noise.mode == "recorded":
         raise ValueError(
@@ -371,16 +306,6 @@ def _is_seeded(policy: Value, episode: Episode) -> bool:
         # Answers of models and of the outside are draws that no scenario fixes.
         return not (episode.is_agent_episode and Recording(episode).has_answers)
     return bool(is_seeded)
-
-
-def _recorded_noise(episode: Episode, config: RolloutConfig) -> RecordedNoise:
-    if config.noise.mode != "recorded" or episode.is_agent_episode:
-        return {}
-    return recorded_noise(episode, functools.partial(config.source.make_handle, episode))
-
-
-def _action_space(simulator: object) -> Value:
-    return getattr(simulator, "action_space", None)
 
 
 def _share(

@@ -61,8 +61,8 @@ class StateKey:
         if self._capture is None:
             return self._attributes_key(self._bare)
         attributes = self._bare.__dict__
-        # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts steps
-        # after the end: neither is part of the captured state.
+        # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts the
+        # steps after the end: neither is part of the captured state.
         return (
             _hashable(self._capture()),
             attributes.get("fickle_step"),

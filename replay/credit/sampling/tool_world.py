@@ -1,4 +1,4 @@
-"""The simulator of tool worlds: it executes tool calls and asks at the end whether they succeeded."""
+"""The simulator of tool worlds: it executes tool calls, and asks at the end for success."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ class WorldSimulator:
         expected = codec.encode(self._states[step], opaque=True, canonical=True)
         if _encoded_state(self._restorable) != expected:
             raise SnapshotError(
-                f"episode {self._episode.id}: set_state does not restore the state that the world's "
-                "get_state returned"
+                f"episode {self._episode.id}: the world's set_state does not restore the state "
+                "that its get_state returned"
             )
 
     def rewind(self) -> None:
