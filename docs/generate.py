@@ -19,6 +19,7 @@ import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from trajrec.cli.exit_status import MEANINGS
 from trajrec.cli.main import build_parser
 from trajrec.corpus.index.tables import TABLES
 from trajrec.corpus.index.views import EPISODES, VIEWS
@@ -29,11 +30,21 @@ NOTE = "<!-- Generated from the program by `python docs/generate.py`. Do not edi
 MODULES = ("trajrec", "trajrec.replay", "trajrec.replay.credit", "trajrec.envs")
 """Packages whose `__all__` is the public API."""
 
-RETURNED = {
+OTHERS = {
+    "trajrec.protocols": (
+        "HasState",
+        "RestorableState",
+        "SandboxedEnv",
+        "MultiAgentEnv",
+        "Verifier",
+    ),
+    "trajrec.values.projection": ("Projection",),
     "trajrec.corpus.episode": ("Episode", "Step"),
     "trajrec.corpus.transcript": ("Transcript", "Attempt", "ModelCall"),
+    "trajrec.replay.agents.rerun": ("Difference",),
+    "trajrec.replay.credit.sampling.context": ("Context", "ToolCall"),
 }
-"""Classes that are no public names, but that public functions hand out."""
+"""Module -> classes that are no public names, but that public functions take or hand out."""
 
 WIDTH = 96
 """A longer signature has one parameter a line: a page of the site shows about so many characters."""
@@ -66,16 +77,23 @@ def command_line() -> str:
     commands = next(
         action for action in parser._actions if isinstance(action, argparse._SubParsersAction)
     )
-    blocks = [
-        NOTE,
-        "# Command line",
-        _text(parser.description or ""),
-        f"```text\n{parser.epilog}\n```",
-    ]
+    *sections, last = (parser.epilog or "").split("\n\n")
+    groups = [_group(section) for section in sections if "exit status" not in section.lower()]
+    statuses = [f"| {int(status)} | {meaning} |" for status, meaning in MEANINGS.items()]
+    blocks = [NOTE, "# Command line", _text(parser.description or ""), _text(last), *groups]
+    blocks += ["## Exit statuses", "\n".join(["| status | meaning |", "|---|---|", *statuses])]
     blocks += [
         block for name, command in commands.choices.items() for block in _command(name, command)
     ]
     return _page(blocks)
+
+
+def _group(section: str) -> str:
+    """Return a group of commands of the help as a list of links."""
+    title, *lines = section.splitlines()
+    rows = [line.split(None, 1) for line in lines]
+    items = [f"- [`trajrec {name}`](#trajrec-{name}): {summary}" for name, summary in rows]
+    return "\n".join([f"{title.capitalize()}\n", *items])
 
 
 def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -171,7 +189,14 @@ def python_api() -> str:
     blocks = [
         NOTE,
         "# Python API",
-        "\n".join(f"- [`{name}`](#{_anchor(name)})" for name in MODULES),
+        "\n".join(
+            [
+                *(f"- [`{name}`](#{_anchor(name)})" for name in MODULES),
+                "- [Other objects](#other-objects)",
+                "- [Types in these signatures](#types-in-these-signatures)",
+            ]
+        ),
+        "`...` as the default of an option stands for the default that its description names.",
     ]
     for name in MODULES:
         module = importlib.import_module(name)
@@ -180,10 +205,11 @@ def python_api() -> str:
             value = getattr(module, public)
             if not inspect.ismodule(value) and not public.startswith("__"):
                 blocks += _object(f"{name}.{public}", public, value)
-    blocks += ["## Objects that these functions return"]
-    for home, classes in RETURNED.items():
+    blocks += ["## Other objects", "These are taken or returned by the functions above."]
+    for home, classes in OTHERS.items():
         for public in classes:
-            blocks += _object(public, public, getattr(importlib.import_module(home), public))
+            value = getattr(importlib.import_module(home), public)
+            blocks += _object(f"{home}.{public}", public, value)
     blocks += ["## Types in these signatures", "\n".join(["```python", *_aliases(), "```"])]
     return _page(blocks)
 
