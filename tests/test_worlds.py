@@ -88,7 +88,7 @@ def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
         2,
     )
     forced = replay_episode(episode, world=Counter(step=2), resync=True, explain=False)
-    assert "could not be put back" in forced.notes[0]
+    assert "could not be restored" in forced.notes[0]
 
 
 REPLAY = """

@@ -1,13 +1,14 @@
-"""Checks of episodes that were recorded before: a new version of a verifier on the states that they ended in.
+"""Run a verifier on the final states of recorded episodes.
 
-Verdicts are appended, in a log of their own; what was recorded is not touched, and the outcome of an episode stays its own.
+Verdicts are appended in a log of their own. The recording does not change, and the outcome of an
+episode stays the one of its own checks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trajrec.corpus.corpus import AnyKind, Corpus
 from trajrec.corpus.episode import Episode
@@ -15,16 +16,24 @@ from trajrec.errors import CorpusError
 from trajrec.log.events import PostHocCheck
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.event_log import open_event_log
+from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.verifiers import as_verdict, code_digest, identify
+from trajrec.verifiers import CheckStatus, as_verdict, code_digest, identify
 
 
 class Recheck(NamedTuple):
-    """What a verifier said of an episode. `status` is "error" where it raised and "not_evaluated" where it said nothing, or
-    where the state is not known; `message` says why."""
+    """The verdict on one episode.
+
+    Attributes:
+        episode_id: The episode.
+        status: "ok"; "error" if the verifier raised; "not_evaluated" if it gave no verdict, or if
+            the final state is unknown.
+        verdict: The verdict.
+        message: The reason for a status other than "ok"; "" otherwise.
+    """
 
     episode_id: str
-    status: str
+    status: CheckStatus
     verdict: Verdict
     message: str = ""
 
@@ -53,54 +62,62 @@ def recheck(
         QueryError: DuckDB rejects the condition.
         LogWriteError: The corpus cannot be written.
     """
-    check_id, version, family = identify(verifier)
+    identity = identify(verifier)
     if kind == "all":
         where = f"kind <> 'copy' AND ({where})"
     episodes = list(corpus.episodes(where, kind=kind))
     if not episodes:
+        # No log is made for no verdicts.
         return
-    sink = open_event_log(corpus.path, "raise", "process") if append else None
+    log = open_event_log(corpus.path, "raise", "process") if append else None
     for episode in episodes:
-        graded, digest = _grade(episode, verifier)
-        verdict = graded.verdict
-        evidence: Any = verdict.evidence if not graded.message else {"message": graded.message}
-        if sink is not None:
-            sink.add(
+        result, state_digest = _judge(episode, verifier)
+        verdict = result.verdict
+        evidence: Value = {"message": result.message} if result.message else verdict.evidence
+        if log is not None:
+            log.add(
                 PostHocCheck(
                     episode=-1,
                     target=episode.id,
                     step=episode.end_step,
                     time_ns=time.time_ns(),
-                    check_id=check_id,
-                    version=version,
-                    family=family,
-                    status=graded.status,  # type: ignore[arg-type]
+                    check_id=identity.id,
+                    version=identity.version,
+                    family=identity.family,
+                    status=result.status,
                     verdict=verdict.passed,
                     score=verdict.score,
                     evidence_data=None if evidence is None else codec.encode(evidence, opaque=True),
                     code_digest=code_digest(verifier),
-                    state_digest=digest,
+                    state_digest=state_digest,
                 )
             )
-        yield graded
-    if sink is not None:
-        sink.flush()
+        yield result
+    if log is not None:
+        log.flush()
 
 
-def _grade(episode: Episode, verifier: Verifier) -> tuple[Recheck, str | None]:
+def _judge(episode: Episode, verifier: Verifier) -> tuple[Recheck, str | None]:
+    """Return the verdict on an episode, and the digest of the state that it is about."""
     try:
         state = episode.state(episode.end_step)
     except (CorpusError, IndexError, KeyError) as exc:
-        return Recheck(
-            episode.id, "not_evaluated", Verdict(None), f"the state is not known: {exc}"
-        ), None
+        message = f"the state is not known: {exc}"
+        return Recheck(episode.id, "not_evaluated", Verdict(None), message), None
     if isinstance(state, dict) and list(state) == [""]:
+        # A world without named parts.
         state = state[""]
-    # The digest that the episode's own checks have: verdicts on one state can be joined by it.
-    digest = episode.transcript.state_digest if episode.is_agent_episode else codec.digest(state)
+    # The digest of the episode's own checks, so that verdicts on one state can be joined.
+    digest: str | None = codec.digest(state)
+    if episode.is_agent_episode:
+        digest = episode.transcript.state_digest
     try:
         verdict = as_verdict(verifier(state))
-    except Exception as exc:  # a verifier's fault is not the episode's
-        return Recheck(episode.id, "error", Verdict(None), f"{codec.type_name(exc)}: {exc}"), digest
-    said_nothing = verdict.passed is None and verdict.score is None
-    return Recheck(episode.id, "not_evaluated" if said_nothing else "ok", verdict), digest
+    except Exception as exc:
+        # A faulty verifier says nothing about the episode, and does not stop the others.
+        message = f"{codec.type_name(exc)}: {exc}"
+        return Recheck(episode.id, "error", Verdict(None), message), digest
+    status: CheckStatus = "ok"
+    if verdict.passed is None and verdict.score is None:
+        status = "not_evaluated"
+    return Recheck(episode.id, status, verdict), digest

@@ -15,7 +15,8 @@ from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
-from trajrec.replay.agents.world_replay import reaches_beyond, walk_world
+from trajrec.replay.agents.world_execution import is_outside_world
+from trajrec.replay.agents.world_replay import walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
@@ -187,7 +188,7 @@ class WorldSimulator:
         # A name that neither the world nor the recording has is an error of the agent, which the
         # world itself reports to it.
         is_known = tool in self._access or tool in self._recording.tools
-        is_external = is_known and reaches_beyond(tool, self._access.get(tool, ""), self._access)
+        is_external = is_known and is_outside_world(tool, self._access.get(tool, ""), self._access)
         if is_outside or is_external:
             recorded = self._recording.recorded_call(self._context.calls, (tool, arguments))
             if recorded is None:

@@ -1,0 +1,399 @@
+"""One re-execution of an agent's calls in a world, compared with the log call by call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from trajrec.agents.freeze import derive_seed, frozen
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import Attempt
+from trajrec.errors import RestoreError
+from trajrec.log.schema import Failure
+from trajrec.protocols import Verifier, World
+from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.execute.tolerance import Tolerance
+from trajrec.tracking.parts import Part, find_parts
+from trajrec.types import Value
+from trajrec.values import codec
+from trajrec.values.codec import Plain
+from trajrec.values.diff import MISSING, Change, diff
+from trajrec.values.recorded import resolve
+from trajrec.verifiers import as_verdict, identify
+
+UNORDERED = (
+    "unordered set: the same items in another order, as each process orders sets of texts; "
+    "PYTHONHASHSEED=0 when recording and when replaying gives one order"
+)
+
+Place = tuple[int, int, int]
+"""Step, call and attempt."""
+
+
+class ExecutionResult(NamedTuple):
+    """The result of one execution of an episode.
+
+    Attributes:
+        divergence: The first divergence; None if there is none.
+        n_steps: Number of executed steps.
+        notes: Facts that a reader of the report must know.
+        ignored: Names of ignored differences.
+        differing_steps: The steps that differ by themselves, if states were restored.
+    """
+
+    divergence: Divergence | None
+    n_steps: int
+    notes: tuple[str, ...]
+    ignored: frozenset[str]
+    differing_steps: tuple[int, ...]
+
+
+class WorldExecution:
+    """One re-execution of an episode.
+
+    Args:
+        episode: The recorded episode.
+        world: The world, which the execution resets.
+        checks: Verifiers to run at the end.
+        tolerance: The differences to ignore.
+        prepare_fork: Brings the world to the step at which a fork begins.
+        resync: Whether to restore the recorded state after each call that differs.
+    """
+
+    def __init__(
+        self,
+        episode: Episode,
+        world: World,
+        *,
+        checks: Sequence[Verifier] = (),
+        tolerance: Tolerance,
+        prepare_fork: Callable[[], None],
+        resync: bool = False,
+    ) -> None:
+        self._episode = episode
+        self._transcript = episode.transcript
+        self._world = world
+        self._checks = checks
+        self._tolerance = tolerance
+        self._prepare_fork = prepare_fork
+        self._resync = resync
+        self._differing: list[Divergence] = []
+        # Parts with an ignored difference: their digests differ from here on and prove nothing.
+        self._loose: set[str] = set()
+        self._parts: list[Part] = []
+        self._digests: dict[str, str] = {}
+        # A dict keeps the notes in order and each of them once.
+        self._notes: dict[str, None] = {}
+        self._ignored: set[str] = set()
+        self._n_steps = 0
+        self._has_redacted = False
+        task = self._transcript.task_start
+        self._recorded_tools = (
+            set() if task is None else {row[0] for row in self._transcript.value(task.tools_data)}
+        )
+        self._held_seed = None if task is None else task.held_seed
+
+    def run(self) -> ExecutionResult:
+        """Execute the episode from its reset to its checks."""
+        divergence = self._run()
+        if self._differing:
+            divergence = self._differing[0]
+        steps = tuple(dict.fromkeys(difference.step for difference in self._differing))
+        return ExecutionResult(
+            divergence=divergence,
+            n_steps=self._n_steps,
+            notes=tuple(self._notes),
+            ignored=frozenset(self._ignored),
+            differing_steps=steps,
+        )
+
+    def bring(self, places: Collection[Place]) -> Divergence | None:
+        """Reset the world and make some calls again; return the first divergence."""
+        divergence = self._reset()
+        for attempt in self._transcript.attempts:
+            if divergence is not None:
+                break
+            if attempt.place in places:
+                divergence = self.make(attempt)
+        return divergence
+
+    def make(self, attempt: Attempt) -> Divergence | None:
+        """Make a recorded call again; return the divergence, if any."""
+        start = attempt.start
+        end = attempt.end
+        if end is None or end.outcome == "cancelled":
+            self._note("a call that was open when the log ended, or cancelled, was not executed")
+            return None
+        world_tools = {tool.name for tool in self._world.tools()}
+        if is_outside_world(start.tool, start.access, world_tools):
+            return self._answer_from_log(attempt)
+        if start.is_redacted:
+            self._has_redacted = True
+            self._ignored.add("arguments that were redacted")
+        divergence = self._execute(attempt)
+        return self._compare_state(attempt) if divergence is None else divergence
+
+    def _note(self, text: str) -> None:
+        self._notes[text] = None
+
+    def _run(self) -> Divergence | None:
+        if self._episode.start is None:
+            self._note("the log has lost this episode's reset")
+            return None
+        divergence = self._reset()
+        if divergence is not None or self._reset_failure() is not None:
+            return divergence
+        for attempt in self._transcript.attempts:
+            step = attempt.start.step
+            self._n_steps = max(self._n_steps, step + 1)
+            divergence = self.make(attempt)
+            if divergence is None:
+                continue
+            if not self._resync:
+                return divergence
+            self._differing.append(divergence)
+            try:
+                self._restore(attempt)
+            except RestoreError as exc:
+                self._note(f"after step {step} the recorded state could not be restored: {exc}")
+                return divergence
+        return self._run_checks()
+
+    def _reset_failure(self) -> Failure | None:
+        """Return the recorded exception of the reset, if it raised one."""
+        failures = self._episode.failures
+        return next((failure for failure in failures if failure.phase == "reset"), None)
+
+    def _reset(self) -> Divergence | None:
+        """Reset the world as recorded, or bring it to a fork's step, and compare the state."""
+        start = self._episode.start
+        assert start is not None
+        if self._episode.fork is not None:
+            self._prepare_fork()
+            return self._compare_first_state()
+        failure = self._reset_failure()
+        options = None if start.options_data is None else codec.decode(start.options_data)
+        try:
+            with self._frozen(start.time_ns, -1, 0, 0):
+                self._world.reset(seed=start.seed, options=options)
+        except Exception as exc:
+            name = codec.type_name(exc)
+            if failure is not None and failure.error_type == name:
+                return None
+            return Divergence(
+                step=-1,
+                field="error",
+                expected="no exception" if failure is None else failure.error_type,
+                actual=f"{name}: {exc}",
+            )
+        if failure is not None:
+            return Divergence(
+                step=-1,
+                field="error",
+                expected=f"{failure.error_type}: {failure.message}",
+                actual="no exception",
+            )
+        return self._compare_first_state()
+
+    def _compare_first_state(self) -> Divergence | None:
+        """Compare the state after the reset, part by part."""
+        task = self._transcript.task_start
+        recorded = [] if task is None else task.parts
+        self._parts = find_parts(self._world, None)
+        live = [(part.name, part.tracker.name, part.tracker.version) for part in self._parts]
+        if live != recorded:
+            self._parts = []
+            self._note("state not compared: it was captured in another way")
+            return None
+        if not live:
+            self._note("state not compared: the world gives none")
+        for part in self._parts:
+            value, digest = part.tracker.begin()
+            if self._transcript.initial_digests.get(part.name) != digest:
+                self._loose.add(part.name)
+                for change in diff(self._transcript.initial_state[part.name], value):
+                    path = _path("state", part.name, change.path)
+                    divergence = self._judge(-1, path, change)
+                    if divergence is not None:
+                        return divergence
+            self._digests[part.name] = digest
+        return None
+
+    def _restore(self, attempt: Attempt) -> None:
+        """Restore the recorded state after an attempt.
+
+        Raises:
+            RestoreError: A part cannot be restored.
+        """
+        if not self._parts:
+            raise RestoreError("no state was recorded, or it was captured in another way")
+        state = self._transcript.state_after(attempt)
+        for part in self._parts:
+            part.tracker.restore(state[part.name])
+            _, digest = part.tracker.begin()
+            expected = attempt.digests.get(part.name, self._digests.get(part.name))
+            if digest != expected:
+                raise RestoreError(
+                    f"{part.name or 'the state'} has digest {digest} after it was restored, "
+                    f"recorded is {expected}"
+                )
+            self._digests[part.name] = digest
+
+    def _answer_from_log(self, attempt: Attempt) -> Divergence | None:
+        """Leave out a call that the world cannot make; return a divergence if it lost the tool."""
+        start = attempt.start
+        is_external = start.access == "external"
+        if start.invalid and not is_external:
+            # The recorded call named no tool either.
+            return None
+        if start.tool in self._recorded_tools and not is_external:
+            return Divergence(
+                step=start.step,
+                field="error",
+                expected=f"a call of {start.tool}",
+                actual="no such tool",
+            )
+        kind = "external tools" if is_external else "functions outside the world"
+        self._note(f"calls of {kind} were answered from the log")
+        return None
+
+    def _execute(self, attempt: Attempt) -> Divergence | None:
+        """Call the tool; compare its result or its exception."""
+        start = attempt.start
+        end = attempt.end
+        assert end is not None
+        expected = f"{end.error_type}: {end.message}" if end.is_raised else "no exception"
+        try:
+            with self._frozen(start.time_ns, *attempt.place):
+                # A copy, because a world may keep or change its arguments.
+                result = self._world.call(start.tool, copy.deepcopy(attempt.arguments))
+            if inspect.isawaitable(result):
+                with self._frozen(start.time_ns, *attempt.place):
+                    result = asyncio.run(resolve(result))
+        except Exception as exc:
+            name = codec.type_name(exc)
+            actual = f"{name}: {exc}"
+            is_redacted = end.error_type == name and "[redacted" in end.message
+            if end.is_raised and (actual == expected or is_redacted):
+                return None
+            return self._judge(start.step, "error", Change("", expected, actual))
+        if end.is_raised:
+            actual = f"returned {result!r}"
+            return self._judge(start.step, "error", Change("", expected, actual))
+        live = codec.decode(codec.encode(result, opaque=True))
+        for change in diff(attempt.result, live):
+            divergence = self._judge(start.step, _path("result", change.path), change)
+            if divergence is not None:
+                if is_reordered(attempt.result, live, change.path):
+                    return dataclasses.replace(divergence, cause=UNORDERED)
+                return divergence
+        return None
+
+    def _frozen(self, time_ns: int, *place: int) -> contextlib.AbstractContextManager[None]:
+        """Freeze the clock and entropy if they were frozen during the recording."""
+        if self._held_seed is None:
+            return contextlib.nullcontext()
+        return frozen(time_ns, derive_seed(self._held_seed, *place))
+
+    def _compare_state(self, attempt: Attempt) -> Divergence | None:
+        """Compare the changes that a call made, part by part."""
+        for part in self._parts:
+            live_changes, digest = part.tracker.update()
+            expected = attempt.digests.get(part.name, self._digests.get(part.name))
+            if expected == digest:
+                self._digests[part.name] = digest
+                continue
+            n_ignored = len(self._ignored)
+            recorded = {c.path: c.after for c in attempt.changes.get(part.name, [])}
+            live = {c.path: c.after for c in live_changes}
+            for path in [*recorded, *(path for path in live if path not in recorded)]:
+                for change in diff(recorded.get(path, MISSING), live.get(path, MISSING)):
+                    full_path = _path("state", part.name, path, change.path)
+                    divergence = self._judge(attempt.start.step, full_path, change)
+                    if divergence is not None:
+                        return divergence
+            if len(self._ignored) != n_ignored:
+                self._loose.add(part.name)
+            # Equal changes with another digest: the states before them were different.
+            is_strict = not self._has_redacted and part.name not in self._loose
+            if is_strict and recorded == live:
+                return Divergence(
+                    step=attempt.start.step,
+                    field=_path("state", part.name),
+                    expected=f"digest {expected}",
+                    actual=f"digest {digest}",
+                )
+            self._digests[part.name] = expected or digest
+        return None
+
+    def _run_checks(self) -> Divergence | None:
+        """Run the given verifiers and compare their verdicts with the recorded ones."""
+        recorded = {check.check_id: check for check in self._episode.checks if check.status == "ok"}
+        given = {identify(check).id: check for check in self._checks}
+        missing = sorted(recorded.keys() - given.keys())
+        if missing:
+            self._note(f"checks not run, because they were not given: {', '.join(missing)}")
+        for name in sorted(recorded.keys() & given.keys()):
+            verdict = as_verdict(given[name](self._world))
+            before = (recorded[name].verdict, recorded[name].score)
+            after = (verdict.passed, verdict.score)
+            if before == after:
+                continue
+            field = f"check/{name}"
+            if self._has_redacted:
+                # The world received other arguments than the recorded one.
+                self._ignored.add(field)
+                continue
+            divergence = self._judge(self._n_steps, field, Change("", before, after))
+            if divergence is not None:
+                return divergence
+        return None
+
+    def _judge(self, step: int, field: str, change: Change) -> Divergence | None:
+        """Return a difference as a divergence; None if it is ignored or redacted."""
+        label = self._tolerance.label(field, change)
+        if label is None and isinstance(change.before, str) and "[redacted " in change.before:
+            label = field
+        if label is not None:
+            self._ignored.add(label)
+            return None
+        return Divergence(
+            step=step,
+            field=field,
+            expected=change.before,
+            actual=change.after,
+            ulps=ulp_distance(change.before, change.after),
+        )
+
+
+def is_outside_world(tool: str, access: str, world_tools: Collection[str]) -> bool:
+    """Return whether a world cannot make a call again: the tool is external, or not the world's."""
+    return access == "external" or tool not in world_tools
+
+
+def is_reordered(recorded: Value, live: Value, path: str) -> bool:
+    """Return whether, along a path, two lists have the same items in another order."""
+    for key in path.split("/"):
+        if isinstance(recorded, list) and isinstance(live, list) and recorded != live:
+            if sorted(map(codec.encode, recorded)) == sorted(map(codec.encode, live)):
+                return True
+            recorded = recorded[int(key)]
+            live = live[int(key)]
+        elif isinstance(recorded, Plain) and isinstance(live, Plain):
+            recorded = recorded.fields.get(key)
+            live = live.fields.get(key)
+        elif isinstance(recorded, dict) and isinstance(live, dict):
+            recorded = recorded.get(key)
+            live = live.get(key)
+        else:
+            return False
+    return False
+
+
+def _path(*parts: str) -> str:
+    return "/".join(part for part in parts if part)
