@@ -229,7 +229,7 @@ def test_parallel_log_has_each_players_observations_actions_rewards(runs: Path) 
         assert len(episode.actions[0]) == 4 > len(episode.actions[-1])
         query = "SELECT agent, sum(reward), bool_or(terminated) FROM agent_rewards WHERE episode_id = ? GROUP BY 1 ORDER BY 1"
         rows = corpus.sql(query, params=[episode.id]).fetchall()
-        assert [row[:2] for row in rows] == sorted(episode.agent_rewards.items())
+        assert [row[:2] for row in rows] == sorted(episode.rewards_by_agent.items())
         assert [row[2] for row in rows] == [row[0] not in env.agents for row in rows]
     env.close()
 
@@ -254,7 +254,7 @@ def test_aec_log_has_the_result_of_last_for_each_turn(runs: Path) -> None:
             )
         assert not env.agents
         assert observations[-1] is None
-        assert sorted(episode.agent_rewards.values()) == [-1.0, 1.0]
+        assert sorted(episode.rewards_by_agent.values()) == [-1.0, 1.0]
         assert (episode.ending, str(episode.total_reward)) == ("terminated", "nan")
 
 
@@ -311,7 +311,7 @@ def test_random_policy_draws_the_same_legal_actions_for_each_restore(
             branches = fork_many(episode, at=[0, 2], policy="random", n_branches=3, restore=restore)  # type: ignore[arg-type]
             assert {branch.terminated for branch in branches} == {True}
             children = [corpus.episode(branch.episode_id or "") for branch in branches]
-            assert all(min(child.agent_rewards.values()) >= -1 for child in children)
+            assert all(min(child.rewards_by_agent.values()) >= -1 for child in children)
             actions_by_restore[restore] = [child.actions for child in children]
             for child in children:
                 boards = [
@@ -361,7 +361,7 @@ def test_illegal_moves_are_recorded_and_replay(
         assert corpus.sql("SELECT error_type, step FROM failures").fetchall() == [
             ("builtins.AssertionError", 1)
         ]
-        assert next(corpus.episodes()).agent_rewards == {"player_1": 0.0, "player_2": -1.0}
+        assert next(corpus.episodes()).rewards_by_agent == {"player_1": 0.0, "player_2": -1.0}
         assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
 
 
@@ -451,7 +451,7 @@ def test_players_that_appear_later_are_recorded_and_replayed(tmp_path: Path) -> 
         env.step(dict.fromkeys(env.agents, 1))
     env.close()
     episode = Episode(LogReader(env.path), 0)
-    assert episode.agent_rewards == {0: 4.0, (1, 2): 4.0, 7: 2.0}
+    assert episode.rewards_by_agent == {0: 4.0, (1, 2): 4.0, 7: 2.0}
     assert replay_episode(episode, allow=(__name__,)).grade == "exact"
     first, second = (
         fork_many(
@@ -743,7 +743,7 @@ def test_wrappers_with_arguments_are_made_again(tmp_path: Path) -> None:
     recording.step(0)
     recording.close()
     episode = Episode(LogReader(recording.path), 0)
-    assert episode.agent_rewards == {"player_1": 0.0, "player_2": -7.0}
+    assert episode.rewards_by_agent == {"player_1": 0.0, "player_2": -7.0}
     assert replay_episode(episode).grade == "exact"
 
 

@@ -457,7 +457,10 @@ def test_rewards_by_agent_are_compared_by_type(tmp_path: Path) -> None:
     record(by_agent(rewards), tmp_path)
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
-        assert (str(episode.total_reward), episode.agent_rewards) == ("nan", {"a": 2.0, "b": 2.5})
+        assert (str(episode.total_reward), episode.rewards_by_agent) == (
+            "nan",
+            {"a": 2.0, "b": 2.5},
+        )
         assert replay_episode(episode, env=by_agent(rewards)).grade == "exact"
         for step, agent, other in ((0, "a", True), (1, "b", 0.0), (2, "b", 2.0)):
             changed = [

@@ -130,7 +130,7 @@ def _facts(episode: Episode) -> JsonObject:
         "n_steps": episode.n_steps,
         "end_step": None if episode.fork is None else episode.end_step,
         "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,
-        "rewards_by_agent": episode.agent_rewards or None,
+        "rewards_by_agent": episode.rewards_by_agent or None,
         "ending": episode.ending,
         "outcome": episode.outcome,
         "seed": _seed(episode.start),

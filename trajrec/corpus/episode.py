@@ -149,14 +149,14 @@ class Episode:
 
     @property
     def total_reward(self) -> float:
-        """Sum of the rewards; NaN where they are not numbers (see `agent_rewards`)."""
+        """Sum of the rewards; NaN where they are not numbers (see `rewards_by_agent`)."""
         try:
             return float(np.sum(self.rewards)) if len(self.reward_values) else 0.0
         except (TypeError, ValueError):
             return float("nan")
 
     @property
-    def agent_rewards(self) -> dict[Any, float]:
+    def rewards_by_agent(self) -> dict[Any, float]:
         """Sum of the rewards of each agent, where there are several and each has its own; else empty."""
         by_agent = [reward for reward in self.reward_values if isinstance(reward, dict)]
         return {

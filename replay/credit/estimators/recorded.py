@@ -25,7 +25,7 @@ def recorded_actions(episode: Episode) -> dict[int, Action]:
 
 def recorded_rewards(episode: Episode) -> dict[int, float]:
     """Return the recorded rewards by step; none if each of several agents has its own rewards."""
-    if episode.agent_rewards:
+    if episode.rewards_by_agent:
         return {}
     rewards = zip(episode.step_numbers, episode.reward_values, strict=True)
     return {int(step): float(reward) for step, reward in rewards}

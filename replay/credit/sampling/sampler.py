@@ -57,7 +57,7 @@ class Sampler:
         self._n_requested = 0
         self.episode = episode
         self.config = replace(config, progress=None)
-        if not self.by_score and episode.agent_rewards:
+        if not self.by_score and episode.rewards_by_agent:
             raise ValueError(
                 f"success must be given for episode {episode.id}: each of its players has a reward "
                 "of its own"
