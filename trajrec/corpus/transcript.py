@@ -1,11 +1,10 @@
-"""What an agent did, from the events of its episode: attempts, retries and recoveries, model calls, what the state was."""
+"""An agent's episode from its events: attempts, retries, recoveries, model calls and states."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from trajrec.errors import CorpusError
 from trajrec.log.events import (
@@ -18,30 +17,39 @@ from trajrec.log.events import (
     StateChange,
     TaskStart,
 )
+from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.codec import Plain, Ref
 from trajrec.values.diff import MISSING, Change, apply, diff
 
-Place = tuple[int, int]
-"""Step and call."""
+Place = tuple[int, int, int]
+"""Step, call and attempt."""
 
 
 @dataclass
 class Attempt:
-    """One try at a tool call.
+    """One attempt at executing a tool call.
 
     Attributes:
-        outcome: ok, error, timeout, cancelled; open where the log ends before it did.
-        retry_of: The call that this one tries again, by who made it; None for the first attempt of a call that repeats nothing.
-        retry_by: agent, scaffold, transport or harness; "" where it repeats nothing.
-        changes: What it changed, by part of the state; `digests` has the digests of these parts afterwards.
+        start: The recorded begin.
+        end: The recorded end; None if the log ends before it.
+        arguments: The arguments, by name.
+        result: The returned value; None if the attempt raised.
+        retry_of: The failed attempt that this one repeats; None if it repeats none.
+        retry_by: Who retried: agent, scaffold, transport or harness; "" if it is no retry.
+        recovered_at: The step at which a retry of this failed attempt succeeded; None if none did.
+        recovered_by: Who made that retry.
+        changes: The changes that it made, by part of the state.
+        digests: The digests of the changed parts afterwards.
+        notes: Findings, e.g. a tool that was declared to read changed the state.
+        state_digest: Digest of the part that it changed last; None if it changed none.
     """
 
     start: CallStart
     end: CallEnd | None
-    arguments: Any
-    result: Any = None
-    retry_of: tuple[int, int, int] | None = None
+    arguments: JsonObject
+    result: Value = None
+    retry_of: Place | None = None
     retry_by: str = ""
     recovered_at: int | None = None
     recovered_by: str = ""
@@ -51,7 +59,7 @@ class Attempt:
     state_digest: str | None = None
 
     @property
-    def place(self) -> tuple[int, int, int]:
+    def place(self) -> Place:
         """Step, call and attempt."""
         return self.start.step, self.start.call, self.start.attempt
 
@@ -62,17 +70,17 @@ class Attempt:
 
     @property
     def outcome(self) -> str:
-        """What came of it."""
+        """One of ok, error, timeout and cancelled; open if the log ends before the attempt."""
         return "open" if self.end is None else self.end.outcome
 
     @property
     def has_failed(self) -> bool:
-        """Whether it came to an end that is no success."""
+        """Whether the attempt ended without success."""
         return self.end is not None and self.end.outcome != "ok"
 
     @property
     def latency_ms(self) -> float | None:
-        """How long it took; None where it was open."""
+        """Duration in milliseconds; None if the attempt is open."""
         return None if self.end is None else (self.end.time_ns - self.start.time_ns) / 1e6
 
 
@@ -81,33 +89,36 @@ class ModelCall:
     """One model call.
 
     Attributes:
-        messages: The messages of the request, whole.
+        start: The recorded begin.
+        end: The recorded end; None if the log ends before it.
+        messages: All messages of the request.
         request: The other arguments, by name; positional ones under "args".
-        answer: What came back; a list of pieces where it was streamed; None where nothing did.
+        answer: The answer; a list of pieces if it was streamed; None if there is none.
     """
 
     start: ModelStart
     end: ModelEnd | None
-    messages: list[Any]
-    request: dict[str, Any]
-    answer: Any
+    messages: list[Value]
+    request: JsonObject
+    answer: Value
 
     @property
     def outcome(self) -> str:
-        """What came of it; open where the log ends before it did."""
+        """One of ok, error and cancelled; open if the log ends before the call."""
         return "open" if self.end is None else self.end.outcome
 
 
 class Transcript:
-    """An agent's episode.
+    """An agent's episode, decoded when it is read.
 
     Args:
         events: The episode's events, in order.
-        blob: Finds values that are stored once a log, by their digest.
+        blob: Returns a value that the log stores once, by its digest.
     """
 
     def __init__(self, events: Sequence[AgentEvent], blob: Callable[[bytes], bytes]) -> None:
-        self._events, self._blob = events, blob
+        self._events = events
+        self._blob = blob
         self.task_start = next((event for event in events if isinstance(event, TaskStart)), None)
 
     @property
@@ -117,56 +128,76 @@ class Transcript:
 
     @property
     def world(self) -> str:
-        """The world's class, as "module:Class"; "" where there was none."""
+        """The world's class, as "module:Class"; "" if there was no world."""
         return "" if self.task_start is None else self.task_start.world
 
     @cached_property
     def attempts(self) -> list[Attempt]:
-        """Every attempt at a tool call, in the order in which they began."""
-        found: dict[tuple[int, int, int], Attempt] = {}
+        """All attempts at tool calls, in the order in which they began."""
+        by_place: dict[Place, Attempt] = {}
         for event in self._events:
             if isinstance(event, CallStart):
-                place = event.step, event.call, event.attempt
-                found[place] = Attempt(
-                    event, None, self.value(event.arguments_data), retry_by=event.retry_by
+                place = (event.step, event.call, event.attempt)
+                attempt = Attempt(
+                    start=event,
+                    end=None,
+                    arguments=self.value(event.arguments_data),
+                    retry_by=event.retry_by,
                 )
                 if event.attempt:
-                    found[place].retry_of = (event.step, event.call, event.attempt - 1)
+                    attempt.retry_of = (event.step, event.call, event.attempt - 1)
+                by_place[place] = attempt
             elif isinstance(event, CallEnd):
-                attempt = found.get((event.step, event.call, event.attempt))
-                if attempt is not None:
-                    attempt.end = event
-                    attempt.result = self.value(event.result_data)
+                self._add_end(by_place, event)
             elif isinstance(event, StateChange) and event.step >= 0:
-                attempt = found.get((event.step, event.call, event.attempt))
-                if attempt is not None:
-                    attempt.changes[event.part] = self._changes(event)
-                    attempt.digests[event.part] = attempt.state_digest = event.digest
-                    if event.note:
-                        attempt.notes.append(event.note)
-        attempts = list(found.values())
-        _link(attempts)
+                self._add_changes(by_place, event)
+        attempts = list(by_place.values())
+        _link_retries(attempts)
+        _mark_recoveries(attempts)
         return attempts
+
+    def _add_end(self, by_place: dict[Place, Attempt], event: CallEnd) -> None:
+        attempt = by_place.get((event.step, event.call, event.attempt))
+        # A damaged log may have lost the begin.
+        if attempt is not None:
+            attempt.end = event
+            attempt.result = self.value(event.result_data)
+
+    def _add_changes(self, by_place: dict[Place, Attempt], event: StateChange) -> None:
+        attempt = by_place.get((event.step, event.call, event.attempt))
+        if attempt is None:
+            return
+        attempt.changes[event.part] = self._changes(event)
+        attempt.digests[event.part] = event.digest
+        attempt.state_digest = event.digest
+        if event.note:
+            attempt.notes.append(event.note)
 
     @cached_property
     def model_calls(self) -> list[ModelCall]:
-        """Every model call, in order."""
-        found: dict[int, ModelCall] = {}
+        """All model calls, in order."""
+        calls: dict[int, ModelCall] = {}
         for event in self._events:
             if isinstance(event, ModelStart):
-                earlier = found.get(event.base)
-                kept = [] if earlier is None else earlier.messages[: event.kept]
+                # A request repeats the first messages of an earlier one, which are stored once.
+                base = calls.get(event.base)
+                repeated = [] if base is None else base.messages[: event.kept]
+                new = [self.value(message) for message in event.messages]
                 request = self.value(event.request_data)
-                fields = {
-                    **request["kwargs"],
-                    **({"args": request["args"]} if request["args"] else {}),
-                }
-                messages = [*kept, *(self.value(message) for message in event.messages)]
-                found[event.number] = ModelCall(event, None, messages, fields, None)
-            elif isinstance(event, ModelEnd) and event.number in found:
-                found[event.number].end = event
-                found[event.number].answer = self.value(event.answer_data)
-        return list(found.values())
+                fields = dict(request["kwargs"])
+                if request["args"]:
+                    fields["args"] = request["args"]
+                calls[event.number] = ModelCall(
+                    start=event,
+                    end=None,
+                    messages=[*repeated, *new],
+                    request=fields,
+                    answer=None,
+                )
+            elif isinstance(event, ModelEnd) and event.number in calls:
+                calls[event.number].end = event
+                calls[event.number].answer = self.value(event.answer_data)
+        return list(calls.values())
 
     @property
     def side_effects(self) -> list[EffectValue]:
@@ -175,131 +206,132 @@ class Transcript:
 
     @cached_property
     def side_effect_steps(self) -> list[int]:
-        """The step that each value from outside is of: that of the call or model call that comes next, which it may decide."""
+        """The step of each value from outside: that of the next call, which it may decide."""
         steps = [event.step for event in self._events if isinstance(event, (CallStart, ModelStart))]
-        found, following = [], max(steps, default=-1) + 1
+        next_step = max(steps, default=-1) + 1
+        backwards = []
         for event in reversed(self._events):
             if isinstance(event, (CallStart, ModelStart)):
-                following = event.step
+                next_step = event.step
             elif isinstance(event, EffectValue):
-                found.append(following)
-        return found[::-1]
+                backwards.append(next_step)
+        return backwards[::-1]
 
     @cached_property
-    def initial_state(self) -> dict[str, Any]:
+    def initial_state(self) -> dict[str, Value]:
         """The parts of the state after the reset."""
-        first = [
-            event for event in self._events if isinstance(event, StateChange) and event.step < 0
-        ]
-        return {event.part: self.value(event.data) for event in first}
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Return the parts of the state before a step, as plain data; `step` may be the number of steps, for the last state.
-
-        Raises:
-            CorpusError: A change was recorded without what changed, so that the state is not known from there on.
-        """
-        return self._state([attempt for attempt in self._ended if attempt.start.step < step])
-
-    def state_after(self, attempt: Attempt) -> dict[str, Any]:
-        """Return the parts of the state as they were when an attempt had ended.
-
-        Raises:
-            CorpusError: As of `state`.
-        """
-        place = next(k for k, ended in enumerate(self._ended) if ended is attempt)
-        return self._state(self._ended[: place + 1])
-
-    @cached_property
-    def _ended(self) -> list[Attempt]:
-        """The attempts in the order in which they ended, which is that of their changes."""
-        return sorted(self.attempts, key=lambda a: a.end.time_ns if a.end else 0)
-
-    def _state(self, attempts: Sequence[Attempt]) -> dict[str, Any]:
-        found = dict(self.initial_state)
-        for attempt in attempts:
-            for part, changes in attempt.changes.items():
-                if not changes:
-                    raise CorpusError(
-                        f"step {attempt.start.step}: what changed in {part or 'the state'} was not recorded"
-                    )
-                found[part] = apply(found[part], changes)
-        return found
+        return {event.part: self.value(event.data) for event in self._initial_events()}
 
     @property
     def initial_digests(self) -> dict[str, str]:
         """Digests of the parts of the state after the reset."""
-        return {
-            event.part: event.digest
-            for event in self._events
-            if isinstance(event, StateChange) and event.step < 0
-        }
+        return {event.part: event.digest for event in self._initial_events()}
+
+    def _initial_events(self) -> list[StateChange]:
+        return [
+            event for event in self._events if isinstance(event, StateChange) and event.step < 0
+        ]
+
+    def state(self, step: int) -> dict[str, Value]:
+        """Return the parts of the state before a step, as plain data.
+
+        Args:
+            step: The step; the number of steps for the last state.
+
+        Raises:
+            CorpusError: A change was recorded without its content, so that the state is unknown
+                from that step on.
+        """
+        return self._state([attempt for attempt in self._ended if attempt.start.step < step])
+
+    def state_after(self, attempt: Attempt) -> dict[str, Value]:
+        """Return the parts of the state at the end of an attempt.
+
+        Raises:
+            CorpusError: See `state`.
+        """
+        index = next(k for k, ended in enumerate(self._ended) if ended is attempt)
+        return self._state(self._ended[: index + 1])
+
+    @cached_property
+    def _ended(self) -> list[Attempt]:
+        """The attempts in the order of their ends, which is the order of their changes."""
+        return sorted(self.attempts, key=lambda a: a.end.time_ns if a.end else 0)
+
+    def _state(self, attempts: Sequence[Attempt]) -> dict[str, Value]:
+        state = dict(self.initial_state)
+        for attempt in attempts:
+            for part, changes in attempt.changes.items():
+                if not changes:
+                    raise CorpusError(
+                        f"step {attempt.start.step}: the changes in {part or 'the state'} were not "
+                        "recorded, so the state is unknown from here on"
+                    )
+                state[part] = apply(state[part], changes)
+        return state
 
     @property
     def state_digest(self) -> str | None:
-        """Digest of all parts of the last state, as checks have it; None where it is not known."""
-        digests = {
-            event.part: event.digest for event in self._events if isinstance(event, StateChange)
-        }
+        """Digest of all parts of the last state, as checks store it; None if a part is unknown."""
+        changes = [event for event in self._events if isinstance(event, StateChange)]
+        digests = {event.part: event.digest for event in changes}
         return codec.digest(sorted(digests.items())) if digests and all(digests.values()) else None
 
-    def value(self, data: bytes | None) -> Any:
-        """Return an encoded value, with what it refers to in its place."""
-        return None if data is None else self._resolved(codec.decode(data))
+    def value(self, data: bytes | None) -> Value:
+        """Return an encoded value, with references replaced by the values that the log stores once."""
+        return None if data is None else self._resolve(codec.decode(data))
 
-    def _resolved(self, value: Any) -> Any:
+    def _resolve(self, value: Value) -> Value:
         if isinstance(value, Ref):
-            return self._resolved(codec.decode(self._blob(value.digest)))
+            return self._resolve(codec.decode(self._blob(value.digest)))
         if isinstance(value, dict):
-            return {key: self._resolved(item) for key, item in value.items()}
+            return {key: self._resolve(item) for key, item in value.items()}
         if type(value) in (list, tuple):
-            return type(value)(self._resolved(item) for item in value)
+            return type(value)(self._resolve(item) for item in value)
         if isinstance(value, Plain):
-            return Plain(
-                value.type_name,
-                value.kind,
-                {key: self._resolved(item) for key, item in value.fields.items()},
-            )
+            fields = {key: self._resolve(item) for key, item in value.fields.items()}
+            return Plain(value.type_name, value.kind, fields)
         return value
 
     def _changes(self, event: StateChange) -> list[Change]:
-        found = []
+        changes = []
         for operation, path, *values in self.value(event.data) or ():
-            before, after = {"add": (MISSING, *values), "remove": (*values, MISSING)}.get(
-                operation
-            ) or values
-            found.append(Change(path, before, after))
-        return found
+            if operation == "add":
+                changes.append(Change(path, MISSING, values[0]))
+            elif operation == "remove":
+                changes.append(Change(path, values[0], MISSING))
+            else:
+                changes.append(Change(path, values[0], values[1]))
+        return changes
 
 
-def _link(attempts: list[Attempt]) -> None:
-    """Find who tried again what, and where a failure was overcome.
-
-    An agent tries again when it calls a tool whose last call failed. A failure is overcome where its line of tries succeeds.
-    """
+def _link_retries(attempts: Sequence[Attempt]) -> None:
+    """Mark the retries of the agent: a call of a tool whose last call failed."""
     last: dict[str, Attempt] = {}
-    by_place = {attempt.place: attempt for attempt in attempts}
     for attempt in attempts:
         before = last.get(attempt.tool)
-        if (
-            attempt.retry_of is None
-            and before is not None
-            and before.has_failed
-            and before.place[:2] != attempt.place[:2]
-        ):
-            attempt.retry_of, attempt.retry_by = before.place, "agent"
+        is_other_call = before is not None and before.place[:2] != attempt.place[:2]
+        if attempt.retry_of is None and before is not None and before.has_failed and is_other_call:
+            attempt.retry_of = before.place
+            attempt.retry_by = "agent"
         last[attempt.tool] = attempt
+
+
+def _mark_recoveries(attempts: Sequence[Attempt]) -> None:
+    """Mark the failed attempts in whose line of retries one succeeded."""
+    by_place = {attempt.place: attempt for attempt in attempts}
     for attempt in attempts:
         if attempt.outcome != "ok":
             continue
-        by, earlier = attempt.retry_by, by_place.get(attempt.retry_of) if attempt.retry_of else None
-        while earlier is not None and earlier.has_failed:
-            earlier.recovered_at, earlier.recovered_by = attempt.start.step, by
-            earlier = by_place.get(earlier.retry_of) if earlier.retry_of else None
+        failed = by_place.get(attempt.retry_of) if attempt.retry_of else None
+        while failed is not None and failed.has_failed:
+            failed.recovered_at = attempt.start.step
+            failed.recovered_by = attempt.retry_by
+            failed = by_place.get(failed.retry_of) if failed.retry_of else None
 
 
-def argument_changes(attempts: Sequence[Attempt]) -> dict[tuple[int, int, int], list[Change]]:
-    """Return how the arguments of each retry differ from those of what it tries again."""
+def argument_changes(attempts: Sequence[Attempt]) -> dict[Place, list[Change]]:
+    """Return the changes from the arguments of a failed attempt to those of its retry, by retry."""
     by_place = {attempt.place: attempt for attempt in attempts}
     return {
         attempt.place: diff(by_place[attempt.retry_of].arguments, attempt.arguments)
