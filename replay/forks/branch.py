@@ -172,6 +172,7 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
     trace = BranchTrace(
         step=point.step, index=point.index, observation=point.observation, restore=point.restore
     )
+    # Only from the seed, the step and the number: the same in every process and for every method.
     key = plan.noise_key(point.episode.id, point.step, point.index)
     if plan.noise == "fresh" and reseed(env, key):
         trace.noise = key
@@ -208,6 +209,7 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
             trace.terminated = bool(terminated)
             trace.truncated = bool(truncated)
             break
+    # A branch that was cut off has no final state to judge.
     if trace.terminated or trace.truncated:
         trace.results = [run_check(verifier, env) for verifier in plan.checks]
     return trace

@@ -44,6 +44,7 @@ class BranchLog:
                 self._player,
                 folder,
                 LogOrigin(parent=episode.header),
+                # The player has the states that the branch captured, and no adapter of its own.
                 state=(lambda player: player.state) if has_state else False,
                 checks=[self._player.as_check(check, k) for k, check in enumerate(plan.checks)],
                 interface=None if interface is None else codec.decode(interface),
@@ -124,6 +125,7 @@ class BranchLog:
     def _rejoined_at(self, trace: BranchTrace) -> int | None:
         if not self._parent_steps:
             return None
+        # Not the first state: the branch has it in common with the parent in any case.
         for state in trace.states[1:]:
             steps = self._parent_steps.get(state_digest(state), [])
             position = bisect.bisect_left(steps, trace.step)

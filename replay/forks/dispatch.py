@@ -66,6 +66,7 @@ def run_job(job: ForkJob, n_servers: int) -> Iterator[BranchResult | BranchLost]
     The order of a log thus does not depend on the number of servers.
     """
     order = list(job.branches)
+    # Results that came before the results of earlier branches.
     waiting: dict[tuple[int, int], BranchResult | BranchLost] = {}
     n_yielded = 0
     for result in _run_with_retry(job, n_servers):
@@ -96,6 +97,7 @@ def _run_with_retry(job: ForkJob, n_servers: int) -> Iterator[BranchResult | Bra
     """Yield the results of a job; branches of a server that died are run again."""
     unfinished = set(job.branches)
     for _ in range(TRIES):
+        # In each round only the branches that have no result yet.
         for result in _run_servers(_share(job, sorted(unfinished), n_servers)):
             if isinstance(result, BaseException):
                 raise _as_exception(result)
@@ -119,6 +121,7 @@ def _as_exception(exc: BaseException) -> Exception:
 def _share(job: ForkJob, branches: Sequence[tuple[int, int]], n_servers: int) -> list[ForkJob]:
     """Split a job by steps, so that each server reaches a step once."""
     steps = sorted({step for step, _ in branches})
+    # Every n-th step, not a stretch of steps: late steps take longer to reach than early ones.
     shares = [set(steps[k::n_servers]) for k in range(min(n_servers, len(steps)))]
     return [
         replace(job, branches=tuple(branch for branch in branches if branch[0] in share))

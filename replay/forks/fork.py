@@ -79,6 +79,7 @@ def fork(
         observation, info = walker.reset_to(at)
         handle = walker.handle
         branch_env = handle.env
+        # The key of the first branch that `fork_many` would run here, so that both draw the same.
         key = BranchPlan(seed=options.get("seed", 0)).noise_key(episode.id, at, 0)
         is_fresh = options.get("noise") == "fresh" and reseed(branch_env, key) > 0
         folder = _folder_of(episode, options)
@@ -164,6 +165,7 @@ def fork_many(
     if policy is not None and policy != "random":
         check_stateless(policy)
     check_restore(restore)
+    # Ascending, because a fork server can only advance.
     steps = sorted({at} if isinstance(at, (int, np.integer)) else set(at))
     for step in steps:
         _check_can_branch(episode, step)

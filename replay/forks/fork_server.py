@@ -137,6 +137,7 @@ def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
     if not process_id:
         _run_child(job, walker, index, write_end)
     os.close(write_end)
+    # Non-blocking, because a child may pause in the middle of a large result.
     os.set_blocking(read_end, False)
     return _ForkedChild(
         step=walker.step,
@@ -150,6 +151,7 @@ def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
 def _run_child(job: ForkJob, walker: Walker, index: int, pipe: int) -> NoReturn:
     status = 1
     try:
+        # First of all: from here on no child can outlive the server.
         die_with_parent()
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
@@ -218,6 +220,7 @@ def _reap(
 def _limit_memory(megabytes: int) -> None:
     import resource
 
+    # The first field of statm is the size of the address space, in pages.
     with open("/proc/self/statm") as file:
         used_bytes = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     limit = used_bytes + (megabytes << 20)

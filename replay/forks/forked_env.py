@@ -42,6 +42,7 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __enter__(self) -> ForkedEnv:
         return self
 
+    # Literal[False] tells type checkers that exceptions in the block are not swallowed.
     def __exit__(self, *exc: object) -> Literal[False]:
         self.close()
         return False

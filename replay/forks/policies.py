@@ -184,6 +184,7 @@ class StableBaselines3Policy:
     """
 
     def __init__(self, model: Value, deterministic: bool = False) -> None:
+        # Late: torch takes long to import, and only these models need it.
         try:
             import torch
         except ImportError as exc:
@@ -331,6 +332,7 @@ def _qualified_name(value: object) -> str:
 
 
 def _n_required_arguments(function: Callable[..., Action]) -> int:
+    # Builtin functions may have no signature; they get the observation alone.
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

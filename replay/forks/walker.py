@@ -215,6 +215,7 @@ class Walker:
         except DivergenceError as exc:
             if exc.field != "reward":
                 raise
+        # No mode gives the recorded rewards, although one may lead to the recorded states.
         self._compare_rewards = False
         return self._try_modes(step)
 
@@ -223,6 +224,7 @@ class Walker:
         for number, mode in enumerate(self._modes):
             if mode != ResetMode.SAME_ENV:
                 self._renew()
+            # Before the verification, which must see the state that these episodes leave behind.
             if mode == ResetMode.NEW_ENV_WITH_HISTORY:
                 replay_predecessors(self.episode, self.handle)
             try:

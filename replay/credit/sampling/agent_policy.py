@@ -195,6 +195,7 @@ class AgentStep(list[Call]):
                 self._error = _as_loop_error(exc)
         finally:
             current_episode.reset(outer)
+            # In place: the policy's own answers are this object and grow with the step.
             for kind, rows in episode.answers.items():
                 self.answers[kind][:] = rows
         if episode.divergence is not None:

@@ -106,12 +106,14 @@ class Recording:
         self._start_ns = 0 if episode.start is None else episode.start.time_ns
         self._models, attempts, self._side_effects = recorded_requests(episode)
         self.tools |= {attempt.tool for attempt in attempts if not attempt.start.invalid}
+        # A cancelled or open call has no result that could be given again.
         ended = [
             attempt
             for attempt in attempts
             if attempt.end is not None and attempt.end.outcome != "cancelled"
         ]
         self.calls = [_as_tool_call(attempt) for attempt in ended]
+        # Only a fork has calls that are not in its own transcript.
         own = {attempt.place for attempt in transcript.attempts}
         self.n_parent_calls = sum(attempt.place not in own for attempt in ended)
         self._times_ns: dict[int, int] = {}
@@ -198,6 +200,7 @@ class Recording:
     def _answers(self) -> dict[str, list[tuple[int, RecordedAnswer]]]:
         """The answers of each kind, each with its step; those of the parent precede all steps."""
         transcript = self._episode.transcript
+        # Before every step of the fork itself, so that `answers_before` always has these.
         parent_step = self._episode.first_step - 1
         n_parent_models = len(self._models) - len(transcript.model_calls)
         models = [
@@ -273,6 +276,7 @@ def as_calls(action: Action) -> list[Call]:
         TypeError: The action is neither a call nor a list of calls.
     """
     is_one = isinstance(action, tuple) and len(action) == 2 and isinstance(action[0], str)
+    # A single call and a list of two calls both have length 2: the first item tells them apart.
     calls = [action] if is_one else list(action)
     for call in calls:
         if not (

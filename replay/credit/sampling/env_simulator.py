@@ -205,6 +205,7 @@ def recorded_noise(episode: Episode, make_handle: Callable[[], EnvHandle]) -> Re
         noise = EnvNoise(env, 0)
         for step, (action, has_raised) in enumerate(path, first):
             states[step] = noise.get_states()
+            # A step that raised in the recording raises again, and the episode continues.
             try:
                 env.step(action)
             except Exception:

@@ -110,6 +110,7 @@ class PlaybackEpisode:
         """Return the recorded result of a tool call; stop the agent at a new one."""
         self._check_running()
         place = self._steps.place_call()
+        # A tool that the agent executes itself is not the world's: the world must not be asked.
         if run is not None:
             self.outside.add(tool)
         if self._n_called == len(self._calls):
@@ -141,7 +142,7 @@ class PlaybackEpisode:
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Return the earlier answer of a model; call it if the request is new."""
         self._check_running()
-        with self._steps.lock:
+        with self._steps.lock:  # an agent may call models from several threads
             self._steps.place_model()
         return self._ask(MODEL, request_of(args, kwargs), lambda: function(*args, **kwargs))
 
@@ -183,6 +184,7 @@ class PlaybackEpisode:
                 rows[position] = answer._replace(is_partial=True)
 
     def _compare_call(self, recorded: ToolCall, tool: str, arguments: JsonObject) -> None:
+        # The encoded values first: most calls are equal, and redaction takes longer.
         if codec.encode([recorded.tool, recorded.arguments], opaque=True) == codec.encode(
             [tool, arguments], opaque=True
         ):
@@ -258,6 +260,7 @@ class PlaybackEpisode:
         """Ask for an answer and append it; the row is filled when the answer has ended."""
         position = len(rows)
         is_async = False
+        # At once, not at the answer's end: the rows are in the order of the requests.
         rows.append(_OPEN)
 
         def keep(value: Value, exc: BaseException | None, is_streamed: bool) -> None:

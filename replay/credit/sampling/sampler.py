@@ -102,6 +102,7 @@ class Sampler:
         config = self.config
         for request in requests:
             check_step(self.episode, request.step)
+        # The share of a process may be empty; it must not make an environment for nothing.
         if not any(request.scenarios for request in requests):
             return [[] for _ in requests]
         self._n_requested = self._n_run + sum(len(request.scenarios) for request in requests)
@@ -183,6 +184,7 @@ class Sampler:
             jobs=1,
             backend="local",
             restore=self.restore_method,
+            # A worker tests only its own first rollout; an earlier result holds for all.
             merge_rollouts=config.merge_rollouts and self.is_determined,
         )
         work = functools.partial(

@@ -86,6 +86,7 @@ class WorldSimulator:
         self.observation = Context(self._recording.goal, self._start, ())
         self._context = self.observation
 
+    # After each reset: it may add tools and make new generators.
     def _inspect_world(self) -> None:
         self._access = {tool.name: tool.access for tool in self._world.tools()}
         self._noise = EnvNoise(self._world, self._seed)
