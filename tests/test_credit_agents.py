@@ -1,4 +1,4 @@
-"""Agents that ask models as policies: what was said is said again, and only what comes after it is asked anew."""
+"""Agents with models as policies: recorded answers are played back, and only later ones are asked for."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from trajrec.replay.credit.sampling.context import Recording
 
 
 class Model:
-    """Says one thing or another, each as often; counts how often it was asked."""
+    """Answers 50 or 150 with equal probability; counts its calls."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.drawn, self.n_asked = random.Random(seed), 0
+        self.drawn = random.Random(seed)
+        self.n_asked = 0
 
     def __call__(self, *, messages: list[dict[str, str]]) -> dict[str, str]:
         self.n_asked += 1
@@ -41,7 +42,7 @@ class Model:
 def agent_of(
     ask: Callable[..., Any], amount: Callable[[Any], int] | None = None
 ) -> Callable[[Any], None]:
-    """Return an agent that asks a model before each call, and keeps the conversation."""
+    """Return an agent that asks a model before each call, with the whole conversation."""
 
     def agent(ep: Any) -> None:
         messages = [{"role": "user", "content": ep.goal}]
@@ -71,7 +72,7 @@ def record(folder: Path, agent: Callable[[Any], None], world: Any = None) -> Epi
 def lost(
     folder: Path, ask: Callable[[Model], Callable[..., Any]] = lambda model: model
 ) -> tuple[Episode, Model]:
-    """Record an episode in which the model said 150."""
+    """Record an episode in which the model answers 150."""
     for seed in range(10):
         model = Model(seed)
         episode = record(folder, agent_of(ask(model)))
@@ -81,7 +82,7 @@ def lost(
 
 
 @pytest.mark.parametrize("how", ["answer", "stream"])
-def test_what_was_recorded_is_never_asked_again(tmp_path: Path, how: str) -> None:
+def test_a_recorded_answer_is_never_asked_for_again(tmp_path: Path, how: str) -> None:
     ask = (lambda model: model) if how == "answer" else (lambda model: model.stream)
     episode, model = lost(tmp_path, ask)  # type: ignore[arg-type]
     policy = credit.AgentPolicy(agent_of(ask(model)), is_seeded=False)  # type: ignore[no-untyped-call]
@@ -93,11 +94,11 @@ def test_what_was_recorded_is_never_asked_again(tmp_path: Path, how: str) -> Non
         assert row.value == 0 if step > 1 else 0 <= row.value <= 1
 
 
-def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -> None:
+def test_the_decisive_answer_is_named_with_its_probability(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
-    found = credit.decisive_step(episode, policy, n_rollouts=32)
-    assert found.step == 1
+    decision = credit.decisive_step(episode, policy, n_rollouts=32)
+    assert decision.step == 1
     table = credit.estimate(episode, policy, n_rollouts=64)
     by_step = {row.step: row for row in table.of("advantage")}
     assert by_step[1].ci_low < -0.5 < by_step[1].ci_high
@@ -105,7 +106,7 @@ def test_the_answer_that_lost_it_is_named_with_its_probability(tmp_path: Path) -
     assert by_step[2].value == 0
 
 
-def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -> None:
+def test_an_agent_with_a_model_counts_as_unseeded(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
     table = credit.estimate(
         episode, credit.AgentPolicy(agent_of(model)), estimator="value", steps=[0], n_rollouts=4
@@ -113,7 +114,7 @@ def test_an_agent_that_asked_a_model_is_not_taken_to_be_seeded(tmp_path: Path) -
     assert {row.noise for row in table} == {"fresh"}
 
 
-def test_a_model_that_only_seems_to_be_seeded_is_found_out(tmp_path: Path) -> None:
+def test_a_model_that_only_seems_seeded_is_noticed(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
     table = credit.estimate(
         episode,
@@ -125,7 +126,7 @@ def test_a_model_that_only_seems_to_be_seeded_is_found_out(tmp_path: Path) -> No
     assert {row.noise for row in table} == {"fresh"}
 
 
-def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path: Path) -> None:
+def test_a_model_with_fixed_answers_keeps_shared_noise(tmp_path: Path) -> None:
     def sure(*, messages: list[dict[str, str]]) -> dict[str, str]:
         return {
             "role": "assistant",
@@ -140,7 +141,7 @@ def test_a_model_that_always_says_the_same_is_asked_under_shared_noise(tmp_path:
     assert all(row.value == 0 for row in table.of("advantage"))
 
 
-def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_do(
+def test_only_calls_of_the_agent_itself_can_be_continued(
     tmp_path: Path,
 ) -> None:
     episode, model = lost(tmp_path)
@@ -156,7 +157,7 @@ def test_a_call_that_no_model_asked_for_leads_nowhere_and_its_own_alternatives_d
     assert other.ci_low < 0.5 < other.ci_high
 
 
-def test_an_agent_that_asks_otherwise_than_it_did_is_told_what_is_different(tmp_path: Path) -> None:
+def test_a_changed_request_is_reported_with_the_difference(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
 
     def polite(ep: Any) -> None:
@@ -171,7 +172,7 @@ def test_an_agent_that_asks_otherwise_than_it_did_is_told_what_is_different(tmp_
         )
 
 
-def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -> None:
+def test_model_errors_and_side_effects_are_played_back(tmp_path: Path) -> None:
     asked: list[str] = []
 
     def flaky(*, messages: list[Any]) -> dict[str, str]:
@@ -198,7 +199,7 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
     assert asked == ["clock", "model", "model"]
     table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n_rollouts=4)
     assert {row.value for row in table} == {1.0}
-    later = len(asked)
+    n_asked = len(asked)
     credit.estimate(
         episode,
         credit.AgentPolicy(agent),
@@ -206,10 +207,10 @@ def test_failures_of_models_and_values_from_outside_come_again(tmp_path: Path) -
         steps=[episode.n_steps - 1],
         n_rollouts=4,
     )
-    assert len(asked) == later
+    assert len(asked) == n_asked
 
 
-def test_clients_that_record_by_themselves_are_answered_too(tmp_path: Path) -> None:
+def test_recording_clients_get_their_recorded_answers(tmp_path: Path) -> None:
     class Completions:
         def __init__(self) -> None:
             self.n_asked = 0
@@ -245,7 +246,7 @@ def test_clients_that_record_by_themselves_are_answered_too(tmp_path: Path) -> N
     assert (row.value, Client.chat.completions.n_asked) == (1.0, 0)
 
 
-def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
+def test_a_fork_of_an_agent_has_its_parents_history(tmp_path: Path) -> None:
     def sure(*, messages: list[dict[str, str]]) -> dict[str, str]:
         return {
             "role": "assistant",
@@ -301,7 +302,7 @@ def test_a_fork_of_an_agent_knows_what_its_parent_did(tmp_path: Path) -> None:
     assert {row.value for row in table} == {1.0}
 
 
-def test_a_fork_in_the_midst_of_a_step_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_fork_inside_a_step_continues_that_step(tmp_path: Path) -> None:
     def model(*, messages: list[str]) -> str:
         return "go on"
 
@@ -327,9 +328,7 @@ def test_a_fork_in_the_midst_of_a_step_goes_on_from_there(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("has_model", [True, False])
-def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
-    tmp_path: Path, has_model: bool
-) -> None:
+def test_a_side_effect_belongs_to_the_call_after_it(tmp_path: Path, has_model: bool) -> None:
     drawn = random.Random(0)
 
     def model(*, messages: list[str]) -> str:
@@ -357,7 +356,7 @@ def test_a_value_from_outside_belongs_to_the_call_that_it_decides(
     assert after.value == 0.0
 
 
-def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_path: Path) -> None:
+def test_own_functions_are_answered_only_from_the_log(tmp_path: Path) -> None:
     called: list[str] = []
 
     def fee(order: str) -> int:
@@ -394,7 +393,7 @@ def test_a_function_beside_the_world_is_answered_from_the_log_or_not_at_all(tmp_
         ep.call("choose", amount=50)
         ep.call("withdraw")
 
-    # That it is a function, the agent says itself: the recording has none of it.
+    # Only the agent itself shows that the tool is a function: the recording has no such call.
     (row,) = credit.estimate(
         record(tmp_path, plain),
         credit.AgentPolicy(agent_for("A")),
@@ -428,7 +427,7 @@ def go_on(*, messages: list[Any]) -> str:
 
 
 @pytest.mark.parametrize("how", ["bare except", "finally", "another error", "goes on"])
-def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path, how: str) -> None:
+def test_an_agent_that_ignores_its_stop_keeps_its_first_call(tmp_path: Path, how: str) -> None:
     inner = agent_of_calls(*WON)
 
     def agent(ep: Any) -> None:
@@ -449,10 +448,11 @@ def test_an_agent_that_does_not_let_go_is_taken_at_its_first_call(tmp_path: Path
     )
     assert {row.value for row in table} == {1.0}
     assert not any(row.n_invalid for row in table)
-    assert table.env_steps == 2 * sum(range(2, episode.n_steps + 2))  # each, and to stop
+    # Two rollouts from each step take the remaining steps, and one to stop.
+    assert table.env_steps == 2 * sum(range(2, episode.n_steps + 2))
 
 
-def test_a_change_that_an_agent_catches_is_told_all_the_same(tmp_path: Path) -> None:
+def test_a_divergence_that_the_agent_catches_is_raised(tmp_path: Path) -> None:
     episode = record(tmp_path, agent_of_calls(*WON))
 
     def other(ep: Any) -> None:
@@ -462,14 +462,14 @@ def test_a_change_that_an_agent_catches_is_told_all_the_same(tmp_path: Path) -> 
             except Exception:
                 continue
 
-    what = rf"episode {episode.id}: call 0 of the agent is deposit\(\{{'amount': 1\}}\), and was"
-    with pytest.raises(AgentDivergedError, match=what):
+    message = rf"episode {episode.id}: call 0 of the agent is deposit\(\{{'amount': 1\}}\), and was"
+    with pytest.raises(AgentDivergedError, match=message):
         credit.estimate(
             episode, credit.AgentPolicy(other), estimator="value", steps=[1], n_rollouts=2
         )
 
 
-def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
+def test_a_step_with_several_calls_is_one_rollout_step(tmp_path: Path) -> None:
     n_asked = 0
 
     def model(*, messages: list[Any]) -> str:
@@ -495,17 +495,17 @@ def test_calls_of_one_step_are_one_step_of_a_rollout(tmp_path: Path) -> None:
     table = credit.estimate(episode, credit.AgentPolicy(agent, is_seeded=False), n_rollouts=2)
     assert {row.value for row in table.of("value")} == {1.0}
     assert not [note for note in table.notes if "cut" in note]
-    assert table.env_steps == 2 * 2 * (5 + 4 + 3 + 2)  # each, and to stop
-    assert n_asked == 2 * (3 + 2 + 1 + 1) + 2 * (
-        2 + 1 + 1
-    )  # those of values, and those after a recorded step
+    # Two rollouts of two arms from each of four steps, and one step to stop.
+    assert table.env_steps == 2 * 2 * (5 + 4 + 3 + 2)
+    # The rollouts of values, and those after a recorded step.
+    assert n_asked == 2 * (3 + 2 + 1 + 1) + 2 * (2 + 1 + 1)
     (row,) = credit.estimate(
         episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n_rollouts=2, max_steps=2
     )
-    assert row.value == 0.0  # cut before the step that pays
+    assert row.value == 0.0  # the rollouts were cut before the step that pays
 
 
-def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> None:
+def test_an_external_call_is_identified_by_its_order(tmp_path: Path) -> None:
     class Posted(Bank):
         sent = 0
 
@@ -534,7 +534,7 @@ def test_an_external_call_is_known_by_its_place_in_a_step(tmp_path: Path) -> Non
 
 
 class Loose(Bank):
-    """Takes anything."""
+    """A bank that accepts any arguments."""
 
     def tools(self) -> tuple[Tool, ...]:
         return tuple(Tool(tool.name, None, "write") for tool in super().tools())
@@ -553,24 +553,24 @@ SECRET = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
     [np.array([1.0, 2.0]), float("nan"), (1, 2), SECRET],
     ids=["array", "nan", "tuple", "secret"],
 )
-def test_arguments_are_compared_as_they_are_recorded(tmp_path: Path, extra: Any) -> None:
+def test_arguments_are_compared_in_their_recorded_form(tmp_path: Path, extra: Any) -> None:
     first = ("deposit", {"amount": np.array([60, 40]), "api_key": extra})
     agent = agent_of_calls(first, *WON[1:])
     episode = record(tmp_path, agent, Loose())
     table = credit.estimate(episode, credit.AgentPolicy(agent), n_rollouts=2, env=Loose)
     assert {row.value for row in table.of("value")} == {1.0}
     other = agent_of_calls(("deposit", {"amount": np.array([60, 41]), "api_key": extra}), *WON[1:])
-    with pytest.raises(AgentDivergedError, match="call 0 of the agent is deposit") as found:
+    with pytest.raises(AgentDivergedError, match="call 0 of the agent is deposit") as raised:
         credit.estimate(episode, credit.AgentPolicy(other), n_rollouts=2, env=Loose)
-    assert SECRET not in str(found.value)
+    assert SECRET not in str(raised.value)
 
 
-def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Path) -> None:
+def test_a_loop_that_raises_makes_its_rollout_invalid(tmp_path: Path) -> None:
     drawn = random.Random(0)
 
     def model(*, messages: list[Any]) -> str:
         if drawn.random() < 0.5:
-            raise ConnectionError("the model is away")
+            raise ConnectionError("the model is unavailable")
         return "go on"
 
     def agent(ep: Any) -> None:
@@ -588,11 +588,11 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
     table = credit.estimate(
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n_rollouts=32
     )
-    before, at = table
-    for row in (before, at):
+    assert len(table) == 2
+    for row in table:
         assert 0 < row.n_invalid < 32
         assert (row.n + row.n_invalid, row.value) == (32, 1.0)
-    assert "ConnectionError: the model is away" in "".join(table.notes)
+    assert "ConnectionError: the model is unavailable" in "".join(table.notes)
 
     def after_its_calls(ep: Any) -> None:
         agent_of_calls(*WON)(ep)
@@ -608,7 +608,7 @@ def test_a_loop_that_raises_ends_its_rollout_and_counts_for_nothing(tmp_path: Pa
     assert "gave up" in "".join(table.notes)
 
 
-def test_to_stop_is_an_alternative(tmp_path: Path) -> None:
+def test_stopping_is_an_alternative_action(tmp_path: Path) -> None:
     def agent(ep: Any) -> None:
         for tool, arguments in WON:
             ep.model(go_on, messages=[tool])
@@ -624,15 +624,16 @@ def test_to_stop_is_an_alternative(tmp_path: Path) -> None:
             episode, credit.AgentPolicy(agent), 0, n_rollouts=2, **alternative
         )  # type: ignore[arg-type]
         assert table.of("effect")[0].value == -1.0
-    found = credit.counterfactual(episode, credit.AgentPolicy(agent), 1, n_rollouts=2, action=None)
-    assert found.of("substituted")[0].value == 0.0
+    table = credit.counterfactual(episode, credit.AgentPolicy(agent), 1, n_rollouts=2, action=None)
+    assert table.of("substituted")[0].value == 0.0
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
-def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept: bool) -> None:
-    kept: list[Any] = []
+def test_a_stream_left_early_keeps_its_read_pieces(tmp_path: Path, is_kept: bool) -> None:
+    open_streams: list[Any] = []
     closed: list[bool] = []
-    drawn, is_rolling = random.Random(0), False
+    drawn = random.Random(0)
+    is_rolling = False
 
     def model(*, messages: list[Any]) -> Iterator[str]:
         try:
@@ -644,13 +645,14 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
 
     def agent(ep: Any) -> None:
         ep.call("deposit", amount=100)
-        text, stream = "", ep.model(model, messages=["amount?"])
+        text = ""
+        stream = ep.model(model, messages=["amount?"])
         for piece in stream:
             if piece == "\n":
                 break
             text += piece
         if is_kept and is_rolling:
-            kept.append(stream)
+            open_streams.append(stream)
         ep.call("choose", amount=int(text))
         ep.call("withdraw")
 
@@ -658,14 +660,14 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         continue
     closed.clear()
     is_rolling = True
-    before, at = credit.estimate(
+    first, second = credit.estimate(
         episode, credit.AgentPolicy(agent, is_seeded=False), estimator="value", n_rollouts=32
     )
     assert len(closed) == 64
-    assert before.ci_low <= 0.5 <= before.ci_high
-    assert at.ci_low <= 0.5 <= at.ci_high
+    assert first.ci_low <= 0.5 <= first.ci_high
+    assert second.ci_low <= 0.5 <= second.ci_high
 
-    def reading_on(ep: Any) -> None:
+    def read_further(ep: Any) -> None:
         ep.call("deposit", amount=100)
         stream = ep.model(model, messages=["amount?"])
         next(stream)
@@ -673,17 +675,17 @@ def test_a_stream_that_is_left_has_said_what_came_of_it(tmp_path: Path, is_kept:
         assert list(stream)
         ep.call("withdraw")
 
-    episode = record(tmp_path, reading_on)
+    episode = record(tmp_path, read_further)
     with pytest.raises(
         AgentDivergedError,
         match="model request 0 of the agent: its answer was streamed, and closed when",
     ):
         credit.estimate(
-            episode, credit.AgentPolicy(reading_on), estimator="value", steps=[0], n_rollouts=2
+            episode, credit.AgentPolicy(read_further), estimator="value", steps=[0], n_rollouts=2
         )
 
 
-def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
+def test_a_sync_agent_may_run_async_code(tmp_path: Path) -> None:
     class Slow(Bank):
         async def call(self, name: str, arguments: dict[str, Any], /) -> Any:  # type: ignore[override]
             if name == "withdraw" and not self.chosen:
@@ -735,7 +737,7 @@ def test_a_sync_agent_may_run_async_ones(tmp_path: Path) -> None:
         agent(ep)
 
 
-def test_a_tool_need_not_be_a_function(tmp_path: Path) -> None:
+def test_a_tool_may_be_any_callable(tmp_path: Path) -> None:
     class Ask:
         def __call__(self, x: int, *rest: int) -> int:
             return x
@@ -746,7 +748,7 @@ def test_a_tool_need_not_be_a_function(tmp_path: Path) -> None:
     assert {(row.value, row.n_invalid) for row in table} == {(1.0, 0)}
 
 
-def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Path) -> None:
+def test_another_agent_may_prompt_differently_at_its_step(tmp_path: Path) -> None:
     model = Model()
 
     def careful(ep: Any) -> None:
@@ -785,7 +787,7 @@ def test_another_agents_prompt_may_differ_at_the_step_that_it_takes(tmp_path: Pa
         )
 
 
-def test_what_is_remembered_of_requests_is_a_digest(tmp_path: Path) -> None:
+def test_the_policy_remembers_digests_of_requests(tmp_path: Path) -> None:
     large = "y" * 100_000
 
     def agent(ep: Any) -> None:

@@ -1,4 +1,4 @@
-"""Credit given what the agent had seen: what was hidden from it is drawn anew."""
+"""Credit given the agent's knowledge: facts that it has not seen are drawn again."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from trajrec.errors import ReplayError
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
 
-WAIT, LOOK = 0, 1
+WAIT = 0
+LOOK = 1
 
 
 class Cups(gym.Env[Any, Any]):
-    """A coin is under one of two cups since the reset. Wait, then look or not, then name the cup: being right pays 1."""
+    """The reset hides a coin under one of two cups. Wait, look or not, name the cup: right pays 1."""
 
     observation_space = gym.spaces.Discrete(3)
     action_space = gym.spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self.n, self.coin, self.is_seen = 0, int(self.np_random.integers(2)), False
+        self.n = 0
+        self.coin = int(self.np_random.integers(2))
+        self.is_seen = False
         return 2, {}
 
     def step(self, action: Any) -> Any:
@@ -45,7 +48,7 @@ class Cups(gym.Env[Any, Any]):
 
 
 class Sealed(Cups):
-    """The coin is no part of the state that it tells."""
+    """Cups that leave the coin out of their state."""
 
     def get_state(self) -> Any:
         return self.n, self.is_seen
@@ -55,25 +58,25 @@ class Sealed(Cups):
 
 
 def under_any(env: Any, rng: np.random.Generator) -> None:
-    """Put the coin anywhere, unless it was seen."""
-    rng.random(env.unwrapped.n)  # another draw at each step
+    """Move the coin at random, unless it was seen."""
+    rng.random(env.unwrapped.n)  # each step draws from another place of the stream
     coin = int(rng.integers(2))
     if not env.unwrapped.is_seen:
         env.unwrapped.coin = coin
 
 
 def careless(observation: Any, rng: np.random.Generator) -> int:
-    """Look at one time in four; name what was seen, and else the second cup."""
+    """Look with probability 1/4; name the seen cup, or else the second one with probability 1/4."""
     return int(observation) if observation < 2 else int(rng.random() < 0.25)
 
 
 def naming(observation: Any, rng: np.random.Generator) -> int:
-    """Never look; name what was seen, and else the second cup."""
+    """Never look; name the cup that was seen, or else the first one."""
     return int(observation) if observation < 2 else WAIT
 
 
 def record(folder: Path, make: Any, actions: list[int], coin: int) -> Episode:
-    """Record an episode in which the coin is where it is wanted."""
+    """Record an episode with the coin under the given cup."""
     seed = next(seed for seed in range(99) if int(np.random.default_rng(seed).integers(2)) == coin)
     env = trajrec.record(make(), folder)
     env.reset(seed=seed)
@@ -87,16 +90,16 @@ def numbers(table: credit.CreditTable) -> list[Any]:
     return [(e.step, e.estimator, e.value, e.ci_low, e.ci_high, e.n) for e in table]
 
 
-def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
+def test_estimates_are_given_the_agents_knowledge(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     knowing = credit.estimate(episode, naming, n_rollouts=64, env=Cups)
-    # It names the first cup, and the coin is there: looking is worth nothing to who knows.
+    # The agent names the first cup, which has the coin: given the full state, looking is worth 0.
     assert [row.value for row in knowing.of("value")] == [1.0, 1.0, 1.0]
     assert [row.value for row in knowing.of("advantage")] == [0.0, 0.0, -1.0]
     seen = credit.estimate(episode, naming, n_rollouts=64, env=Cups, resample_hidden=under_any)
     value, advantage, luck = (seen.of(name) for name in ("value", "advantage", "luck"))
     assert all(row.ci_low <= 0.5 <= row.ci_high for row in value[:2])
-    assert value[2].value == 1.0  # it was seen by then
+    assert value[2].value == 1.0  # the coin was seen by then
     assert advantage[1].ci_low <= 0.5 <= advantage[1].ci_high
     assert advantage[1].ci_low > 0
     assert luck[1].value == 0.0
@@ -105,9 +108,8 @@ def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
     assert seen.split.error == pytest.approx(0, abs=1e-9)
     assert all(row.estimand.endswith("; given what had been seen") for row in seen)
     assert "had not seen were redrawn" in "".join(seen.notes)
-    with trajrec.open(
-        tmp_path
-    ) as corpus:  # of another quantity, it does not take the place of the other
+    # The two estimates measure different quantities, so the later one does not hide the first.
+    with trajrec.open(tmp_path) as corpus:
         rows = corpus.sql(
             "SELECT value FROM latest_credit WHERE estimator = 'advantage' AND step = 1 ORDER BY 1"
         ).fetchall()
@@ -116,7 +118,7 @@ def test_values_are_of_what_had_been_seen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [Cups, Sealed])
-def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -> None:
+def test_the_numbers_depend_only_on_the_seed(make: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, make, [WAIT, WAIT, 1], coin=0)
 
     def scan(**how: Any) -> list[Any]:
@@ -144,7 +146,7 @@ def test_the_numbers_depend_on_nothing_but_the_root(make: Any, tmp_path: Path) -
     assert scan(seed=1) != whole
 
 
-def test_every_estimator_of_forks_takes_it(tmp_path: Path) -> None:
+def test_every_rollout_estimator_takes_resample_hidden(tmp_path: Path) -> None:
     how: Any = {"env": Cups, "resample_hidden": under_any, "folder": None}
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     assert credit.decisive_step(episode, naming, **how).step == 2
@@ -159,7 +161,7 @@ def test_every_estimator_of_forks_takes_it(tmp_path: Path) -> None:
     assert shares[0].value == 0.0
 
 
-def test_where_it_has_no_meaning_it_is_refused(tmp_path: Path) -> None:
+def test_resample_hidden_is_refused_if_it_has_no_meaning(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     with pytest.raises(TypeError, match="must be a function"):
         credit.estimate(episode, naming, env=Cups, resample_hidden=True)  # type: ignore[arg-type]
@@ -169,7 +171,7 @@ def test_where_it_has_no_meaning_it_is_refused(tmp_path: Path) -> None:
         credit.pooled_advantages([episode], naming, env=Cups, resample_hidden=under_any)
 
 
-def test_what_it_draws_elsewhere_is_noticed(tmp_path: Path) -> None:
+def test_unseeded_draws_of_resample_hidden_are_noticed(tmp_path: Path) -> None:
     elsewhere = itertools.cycle([0, 1])
 
     def draw(env: Any, rng: np.random.Generator) -> None:
@@ -181,7 +183,7 @@ def test_what_it_draws_elsewhere_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("restore", ["snapshot", "reexecute"])
-def test_an_agents_world_may_hide_something_too(restore: Any, tmp_path: Path) -> None:
+def test_a_tool_world_may_have_hidden_facts(restore: Any, tmp_path: Path) -> None:
     class Locked(Bank):
         """Pays out only in one of two towns."""
 
@@ -230,7 +232,7 @@ def test_an_agents_world_may_hide_something_too(restore: Any, tmp_path: Path) ->
 
 
 @pytest.mark.slow
-def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_processes(
+def test_constants_may_be_changed_only_in_forked_processes(
     tmp_path: Path,
 ) -> None:
     env = trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path)
@@ -244,12 +246,14 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
         row = env.unwrapped.P[14][2]
         env.unwrapped.P[14][2] = [(1.0, 14, float(rng.random() < 0.5), True) for _ in row]
 
-    go = lambda observation, rng: 2  # noqa: E731
+    def go_right(observation: Any, rng: np.random.Generator) -> int:
+        return 2
+
     for restore in ("snapshot", "reexecute"):
         with pytest.raises(ReplayError, match=r"tables or MuJoCo's model.*restore='os_fork'"):
             credit.estimate(
                 episode,
-                go,
+                go_right,
                 n_rollouts=4,
                 steps=[5],
                 estimator="value",
@@ -258,11 +262,11 @@ def test_what_is_not_put_back_between_rollouts_may_not_be_changed_but_in_process
                 folder=None,
             )  # type: ignore[arg-type]
     how: Any = {"resample_hidden": freeze, "restore": "os_fork", "folder": None}
-    (row,) = credit.estimate(episode, go, n_rollouts=32, steps=[5], estimator="value", **how)
+    (row,) = credit.estimate(episode, go_right, n_rollouts=32, steps=[5], estimator="value", **how)
     assert row.ci_low < 0.5 < row.ci_high
 
 
-def test_steps_that_the_log_has_lost_are_not_shifted(tmp_path: Path) -> None:
+def test_lost_steps_of_a_log_are_not_shifted(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("Taxi-v4"), tmp_path)
     env.reset(seed=0)
     for k in range(30):

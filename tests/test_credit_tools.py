@@ -1,4 +1,4 @@
-"""Credit in the worlds of agents that call tools: forks of their calls, the decisive step, substitution, shares."""
+"""Credit in tool worlds: rollouts of tool calls, the decisive step, counterfactuals, Shapley values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ assert trajrec.envs
 
 
 def record(folder: Path, world: Any, calls: list[Any], **kwargs: Any) -> Episode:
-    """Record an agent that makes some calls."""
+    """Record an agent that makes the given calls."""
     with trajrec.episode(folder, task="t", world=world, **kwargs) as ep:
         for name, arguments in calls:
             try:
@@ -37,7 +37,7 @@ def record(folder: Path, world: Any, calls: list[Any], **kwargs: Any) -> Episode
 
 
 def gambler(context: Any, rng: np.random.Generator) -> Any:
-    """Pay in 100, choose 50 or 150, take it out."""
+    """Deposit 100, choose 50 or 150 with equal probability, withdraw."""
     plan = [
         ("deposit", {"amount": 100}),
         ("choose", {"amount": 50 if rng.random() < 0.5 else 150}),
@@ -49,19 +49,19 @@ def gambler(context: Any, rng: np.random.Generator) -> Any:
 LOST = [("deposit", {"amount": 100}), ("choose", {"amount": 150}), ("withdraw", {})]
 
 
-def test_the_choice_is_blamed_and_not_the_innocent_deposit(tmp_path: Path) -> None:
-    found = credit.decisive_step(record(tmp_path, Bank(), LOST), gambler)
-    assert found.step == 1
-    assert found.confidence is not None
-    assert found.confidence > 0.99
-    assert found.redrawn is not None
-    assert found.redrawn.ci_low <= 0.5 <= found.redrawn.ci_high
-    assert found.kept is not None
-    assert found.kept.value == 0
-    assert str(found).startswith("step 1 decided it")
+def test_the_losing_choice_is_blamed_not_the_deposit(tmp_path: Path) -> None:
+    decision = credit.decisive_step(record(tmp_path, Bank(), LOST), gambler)
+    assert decision.step == 1
+    assert decision.confidence is not None
+    assert decision.confidence > 0.99
+    assert decision.redrawn is not None
+    assert decision.redrawn.ci_low <= 0.5 <= decision.redrawn.ci_high
+    assert decision.kept is not None
+    assert decision.kept.value == 0
+    assert str(decision).startswith("step 1 decided it")
 
 
-def test_where_the_prefix_diverges_nothing_is_blamed(tmp_path: Path) -> None:
+def test_a_diverged_world_gives_no_estimate(tmp_path: Path) -> None:
     class Taxed(Bank):
         def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
             if name == "deposit":
@@ -75,16 +75,16 @@ def test_where_the_prefix_diverges_nothing_is_blamed(tmp_path: Path) -> None:
         credit.estimate(episode, gambler, env=Taxed)
 
 
-def test_a_won_episode_is_won_by_its_choice(tmp_path: Path) -> None:
+def test_the_winning_choice_gets_the_credit(tmp_path: Path) -> None:
     won = record(tmp_path, Bank(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
-    found = credit.decisive_step(won, gambler)
-    assert found.step == 1
-    assert found.effect is not None
-    assert found.effect.value > 0.3
+    decision = credit.decisive_step(won, gambler)
+    assert decision.step == 1
+    assert decision.effect is not None
+    assert decision.effect.value > 0.3
 
 
 @pytest.mark.slow
-def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_processes(
+def test_world_estimates_depend_neither_on_restore_nor_on_jobs(
     tmp_path: Path,
 ) -> None:
     episode = record(tmp_path, Bank(), LOST)
@@ -103,7 +103,7 @@ def test_worlds_give_the_same_numbers_by_their_state_by_their_calls_and_in_two_p
     assert numbers(jobs=2) == whole
 
 
-def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: Path) -> None:
+def test_an_alternative_is_an_action_a_policy_or_an_observation(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
     by_action = credit.counterfactual(
         episode, gambler, 1, action=("choose", {"amount": 70}), n_rollouts=16
@@ -127,7 +127,7 @@ def test_alternatives_are_a_list_a_policy_or_what_the_policy_is_shown(tmp_path: 
         credit.counterfactual(episode, gambler, 1, action=3, observation=4)
 
 
-def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path: Path) -> None:
+def test_a_budget_ends_a_counterfactual_after_a_round(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
     whole = credit.counterfactual(episode, gambler, 1, n_rollouts=4)
 
@@ -149,18 +149,18 @@ def test_a_budget_ends_a_substitution_after_a_round_whatever_came_of_it(tmp_path
         )
 
 
-def test_an_observation_can_be_substituted(tmp_path: Path) -> None:
+def test_an_observation_can_be_replaced(tmp_path: Path) -> None:
     def careful(observation: Any, rng: np.random.Generator) -> int:
         return 2 if observation[1] else 0
 
     episode = chain(tmp_path, 4, 1)
     shown = credit.counterfactual(episode, careful, 2, observation=np.array([2, 0]), n_rollouts=4)
-    assert shown.of("substituted")[0].value == 1.0  # it repairs at the last step
+    assert shown.of("substituted")[0].value == 1.0  # the policy repairs the chain at the last step
     blind = credit.counterfactual(episode, careful, 3, observation=np.array([3, 0]), n_rollouts=4)
     assert blind.of("substituted")[0].value == 0.0
 
 
-def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at_all(
+def test_external_calls_are_answered_only_from_the_log(
     tmp_path: Path,
 ) -> None:
     class Posted(Bank):
@@ -188,7 +188,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     value = table.of("value")[0]
     assert value.n_invalid > 5
     assert value.n + value.n_invalid == 32
-    assert value.value == 1.0  # what cannot be done again is no failure
+    assert value.value == 1.0  # an unreplayable rollout is no failure
     assert "reaches beyond the world" in "".join(table.notes)
 
     nothing = credit.counterfactual(
@@ -201,7 +201,7 @@ def test_a_call_that_reaches_beyond_the_world_is_answered_from_the_log_or_not_at
     assert "8 rollouts have no result" in nothing.notes[0]
 
 
-def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Path) -> None:
+def test_a_world_without_task_solved_needs_success(tmp_path: Path) -> None:
     class Mute(Bank):
         task_solved = None  # type: ignore[assignment]
 
@@ -214,13 +214,13 @@ def test_a_world_that_does_not_say_whether_it_was_won_needs_a_check(tmp_path: Pa
     assert table.split is not None
 
 
-def test_worlds_are_not_pooled(tmp_path: Path) -> None:
+def test_pooling_refuses_tool_worlds(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
     with pytest.raises(ValueError, match=r"use estimate\(\)"):
         credit.pooled_advantages([episode], gambler)
 
 
-def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
+def test_the_spoiled_call_of_a_shop_task_is_decisive(tmp_path: Path) -> None:
     shop = Shop(seed=7)
     shop.reset(options={"task": 0})
     plan = shop.ground_truth_calls()
@@ -230,19 +230,19 @@ def test_a_task_of_the_shop_is_lost_by_its_spoiled_call(tmp_path: Path) -> None:
     def follow(context: Any, rng: np.random.Generator) -> Any:
         return plan[context.step] if context.step < len(plan) else None
 
-    found = credit.decisive_step(episode, follow, n_rollouts=8)
-    assert found.step == 1
+    decision = credit.decisive_step(episode, follow, n_rollouts=8)
+    assert decision.step == 1
 
 
 class Popper(Bank):
-    """Takes its arguments out of the dict that it is given."""
+    """Empties the dict of its arguments."""
 
     def call(self, name: str, arguments: dict[str, Any], /) -> dict[str, Any]:
         return super().call(name, {key: arguments.pop(key) for key in list(arguments)})
 
 
 @pytest.mark.parametrize("how", [{}, {"merge_rollouts": False}, {"restore": "reexecute"}])
-def test_a_world_that_changes_its_arguments_changes_nobody_elses(tmp_path: Path, how: Any) -> None:
+def test_a_world_gets_its_own_copy_of_arguments(tmp_path: Path, how: Any) -> None:
     episode = record(tmp_path, Popper(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
     plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
 
@@ -277,10 +277,10 @@ def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
         episode, credit.AgentPolicy(agent), estimator="value", steps=[0], n_rollouts=2
     )
     assert value.value == 1.0
-    found = credit.counterfactual(
+    table = credit.counterfactual(
         episode, credit.AgentPolicy(agent), 0, n_rollouts=2, by=credit.AgentPolicy(agent)
     )
-    assert found.of("substituted")[0].value == 1.0
+    assert table.of("substituted")[0].value == 1.0
     with pytest.raises(
         AgentDivergedError, match=r"call 1 of the agent is choose\(\{'amount': 50\}\), and was"
     ):
@@ -323,20 +323,20 @@ def test_bisection_misses_a_fault_that_is_often_repaired(tmp_path: Path) -> None
     assert bisect_success(episode, RepairingPolicy(0.05), n_rollouts=8).likeliest > 5
 
 
-def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
-    found = credit.decisive_step(
+def test_a_step_that_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
+    decision = credit.decisive_step(
         chain(tmp_path, 32, 2), RepairingPolicy(0.3), n_rollouts=8, max_rollouts=16
     )
-    assert found.step is None
-    assert "16 scenarios do not tell the steps apart" in found.reason
-    assert str(found).startswith("undecided")
-    assert found.likeliest == found.candidates[0]
-    named = ", ".join(str(step) for step in found.candidates[:8])
+    assert decision.step is None
+    assert "16 scenarios do not tell the steps apart" in decision.reason
+    assert str(decision).startswith("undecided")
+    assert decision.likeliest == decision.candidates[0]
+    named = ", ".join(str(step) for step in decision.candidates[:8])
     assert (
-        f"95 % of the probability is on steps {named} and {len(found.candidates) - 8} more"
-        in str(found)
+        f"95 % of the probability is on steps {named} and {len(decision.candidates) - 8} more"
+        in str(decision)
     )
-    assert found.table.notes[0].startswith(f"undecided among steps {named}")
+    assert decision.table.notes[0].startswith(f"undecided among steps {named}")
     spent = credit.decisive_step(
         chain(tmp_path / "b", 8, 2),
         RepairingPolicy(0.3),
@@ -351,7 +351,7 @@ def test_what_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_shares_of_two_steps_that_were_each_needed(tmp_path: Path) -> None:
+def test_two_needed_steps_share_the_outcome(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("trajrec/Switches-v0", rule="and"), tmp_path)
     env.reset(seed=0)
     for action in (0, 0, 1, 0, 0, 1, 0, 0):

@@ -1,4 +1,4 @@
-"""Forks: an environment back in a recorded state, and branches recorded as episodes of their own."""
+"""Forks: an environment in a recorded state, and branches that are recorded as episodes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def make(env_id: str) -> Any:
 
 
 def rows_of(episode: Any, first: int) -> list[Any]:
-    """Return what an episode holds from a step on."""
+    """Return the actions, observations, rewards and infos of an episode from a step on."""
     row = first - episode.first_step
     n = len(episode.actions)
     return [
@@ -95,7 +95,7 @@ def rows_of(episode: Any, first: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("env_id", spread("environments", ENVS, fixed=["CartPole-v1"], drawn=4))
-def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every_level(
+def test_recorded_actions_repeat_the_episode_with_every_restore_method(
     tmp_path: Path, env_id: str
 ) -> None:
     corpus = record(tmp_path, make(env_id), n=2)
@@ -119,7 +119,7 @@ def test_a_fork_that_takes_the_recorded_actions_is_the_recorded_episode_at_every
     assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 
-def test_a_fork_is_the_live_environment_and_is_recorded_as_a_child(tmp_path: Path) -> None:
+def test_a_fork_is_live_and_recorded_as_a_child(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     with fork(episode, at=7) as world:
@@ -174,7 +174,7 @@ def wins(env: Any) -> bool:
 
 
 class Sloppy:
-    """A policy that draws, and can be seeded."""
+    """A policy with a generator of its own, which can be seeded."""
 
     def seed(self, seed: int) -> None:
         self.draw = np.random.default_rng(seed)
@@ -185,12 +185,10 @@ class Sloppy:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", ["random", Sloppy()], ids=["random", "seeded"])
-def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
-    tmp_path: Path, policy: Any
-) -> None:
+def test_branches_depend_neither_on_restore_nor_on_jobs(tmp_path: Path, policy: Any) -> None:
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
-    found = []
+    all_branches = []
     for k, (restore, jobs) in enumerate(
         (("reexecute", 1), ("snapshot", 1), ("snapshot", 2), ("os_fork", 1), ("os_fork", 3))
     ):
@@ -208,7 +206,7 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
         assert [(b.step, b.index) for b in branches] == [
             (s, i) for s in (0, 4, 8) for i in range(3)
         ]
-        found.append(
+        all_branches.append(
             [(b.actions, b.n_steps, b.total_reward, b.outcome, b.rejoined_at) for b in branches]
         )
         with trajrec.open(tmp_path / str(k)) as children:
@@ -216,14 +214,14 @@ def test_branches_do_not_depend_on_the_level_nor_on_how_many_processes_run_them(
                 "SELECT fork_step, n_steps, total_reward, outcome FROM forks ORDER BY number"
             ).fetchall()
         assert recorded == [(b.step, b.n_steps, b.total_reward, b.outcome) for b in branches]
-    assert all(branches == found[0] for branches in found[1:])
-    assert len({actions for actions, *_ in found[0]}) > 6
+    assert all(branches == all_branches[0] for branches in all_branches[1:])
+    assert len({actions for actions, *_ in all_branches[0]}) > 6
     again = fork_many(episode, at=range(0, 12, 4), policy=policy, n_branches=3, seed=1, folder=None)
-    assert [b.actions for b in again] != [actions for actions, *_ in found[0]]
+    assert [b.actions for b in again] != [actions for actions, *_ in all_branches[0]]
     assert {b.episode_id for b in again} == {None}
 
 
-def test_fresh_noise_is_drawn_anew_by_each_branch_and_recorded_noise_is_not(tmp_path: Path) -> None:
+def test_each_branch_draws_fresh_noise_but_repeats_recorded_noise(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("FrozenLake-v1"))
     (episode,) = corpus.episodes()
     fixed = {"at": [0], "actions": [2, 2, 1, 1, 2, 2, 1, 0, 2, 3], "n_branches": 12}
@@ -236,7 +234,7 @@ def test_fresh_noise_is_drawn_anew_by_each_branch_and_recorded_noise_is_not(tmp_
 
 
 class Leaky(gym.Env[Any, Any]):
-    """Part of its state lies outside of it, where no snapshot sees it."""
+    """An environment with state outside of it, which no snapshot contains."""
 
     memory: list[int] = []  # noqa: RUF012
 
@@ -254,7 +252,7 @@ class Leaky(gym.Env[Any, Any]):
         return Leaky.memory[0], 0.0, Leaky.memory[0] >= 40, False, {}
 
 
-def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_path: Path) -> None:
+def test_a_wrong_snapshot_is_refused_and_auto_avoids_it(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, Leaky()).episodes()
     with pytest.raises(
         SnapshotError,
@@ -270,7 +268,7 @@ def test_a_snapshot_that_is_not_right_is_refused_and_another_level_taken(tmp_pat
     )
 
 
-def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> None:
+def test_a_changed_environment_is_refused_with_the_difference(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
 
     def heavier() -> Any:
@@ -289,7 +287,7 @@ def test_an_environment_that_changed_is_not_forked_but_named(tmp_path: Path) -> 
 
 
 class Trap(gym.Wrapper[Any, Any, Any, Any]):
-    """What an action does to the process it is taken in."""
+    """Ends, hangs or fills the process in which an action is taken."""
 
     def step(self, action: Any) -> Any:
         if action == 7:
@@ -305,10 +303,10 @@ class Trap(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Choice:
-    """Takes a deadly action in one of the branches."""
+    """Takes a deadly action in a third of the branches."""
 
     def __init__(self, deadly: int) -> None:
-        self.deadly, self.n = deadly, 0
+        self.deadly = deadly
 
     def seed(self, seed: int) -> None:
         self.is_deadly = seed % 3 == 0
@@ -322,9 +320,10 @@ def trapped() -> Any:
 
 
 def processes_of(folder: Path) -> list[str]:
-    """Return the processes that were started in a test with this folder, and zombies of this one.
+    """Return the processes that a test with this folder started, and zombies of this process.
 
-    The name of a module would not do: tests of other processes start servers of the same name.
+    They are found by an environment variable: tests in other processes start servers of the same
+    name.
     """
     mark = f"TRAJREC_TEST_FOLDER={folder}".encode()
     processes = []
@@ -358,7 +357,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
         pytest.param(10, "its process ended with status 3 and no result", marks=pytest.mark.slow),
     ],
 )
-def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
+def test_a_branch_that_kills_its_process_spares_the_others(
     tmp_path: Path, deadly: int, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TRAJREC_TEST_FOLDER", str(tmp_path))
@@ -385,7 +384,7 @@ def test_a_branch_that_kills_its_process_is_reported_and_the_others_finish(
 INTERRUPTED = """
 import signal, sys, time, trajrec
 from trajrec.replay import fork_many
-# A shell that starts the tests in the background has SIGINT ignored in all that they start.
+# A shell that runs the tests in the background makes all their children ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with trajrec.open(sys.argv[1]) as corpus:
     (episode,) = corpus.episodes()
@@ -397,9 +396,7 @@ with trajrec.open(sys.argv[1]) as corpus:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(
-    tmp_path: Path, number: int
-) -> None:
+def test_no_process_outlives_an_interrupted_or_killed_caller(tmp_path: Path, number: int) -> None:
     record(tmp_path, gym.make("CartPole-v1")).close()
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
@@ -416,7 +413,7 @@ def test_no_process_is_left_when_the_caller_is_interrupted_or_killed(
     assert wait_until(lambda: not processes_of(tmp_path)), processes_of(tmp_path)
 
 
-def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+def test_wrong_arguments_of_forks_are_refused(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
     with pytest.raises(IndexError, match=r"step must be in \[0, "):
@@ -442,14 +439,14 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:
         fork_many(episode, at=[0], policy="random", restore="foo")  # type: ignore[arg-type]
 
 
-def test_an_environment_or_what_makes_one_may_be_forked_in(tmp_path: Path) -> None:
+def test_fork_takes_an_environment_or_a_factory(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     action = episode.actions[5]
-    found = []
+    observations = []
     for env in (None, make("CartPole-v1"), lambda: make("CartPole-v1")):
         with fork(episode, at=5, env=env, folder=None) as world:
-            found.append(world.step(action)[0])
-    assert is_same(found, [episode.observation_values[6]] * 3)
+            observations.append(world.step(action)[0])
+    assert is_same(observations, [episode.observation_values[6]] * 3)
     with pytest.raises(TypeError, match="a function that makes one, got 3"):
         fork(episode, at=5, env=3, folder=None)  # type: ignore[arg-type]
 
@@ -459,28 +456,28 @@ def draw(observation: Any, rng: np.random.Generator) -> int:
 
 
 class Drawing:
-    """Acts as `draw` does."""
+    """A policy that acts as `draw` does."""
 
     def act(self, observation: Any, rng: np.random.Generator) -> int:
         return draw(observation, rng)
 
 
 class Remembering(Drawing):
-    """Says that it remembers."""
+    """A policy that claims to have a memory."""
 
     def snapshot(self) -> None: ...
 
     def observe(self, observation: Any, action: Any) -> None: ...
 
 
-def test_a_policy_may_draw_from_a_generator_of_the_branch(tmp_path: Path) -> None:
+def test_a_policy_draws_from_its_branchs_generator(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     policies: list[Any] = [draw, draw, Drawing()]
-    found = [
+    all_branches = [
         fork_many(episode, at=[2, 4], policy=policy, n_branches=2, seed=7, folder=None)
         for policy in policies
     ]
-    actions = [[branch.actions for branch in branches] for branches in found]
+    actions = [[branch.actions for branch in branches] for branches in all_branches]
     assert actions[0] == actions[1] == actions[2]
     assert len(set(actions[0])) == 4
     apart = fork_many(
@@ -501,13 +498,13 @@ def test_a_policy_may_draw_from_a_generator_of_the_branch(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("at", [5, np.int64(5)])
-def test_one_step_may_be_given_as_a_number(tmp_path: Path, at: int) -> None:
+def test_at_may_be_one_number(tmp_path: Path, at: int) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     (branch,) = fork_many(episode, at=at, actions=[0], folder=None)
     assert (branch.step, branch.n_steps) == (5, 1)
 
 
-def test_wrappers_their_generators_and_those_of_spaces_are_part_of_a_snapshot() -> None:
+def test_snapshots_include_wrappers_and_the_generators_of_spaces() -> None:
     env = gym.make("CartPole-v1", max_episode_steps=30)
     env = gym.wrappers.FrameStackObservation(
         gym.wrappers.NormalizeObservation(gym.wrappers.RecordEpisodeStatistics(env)), 3
@@ -519,25 +516,25 @@ def test_wrappers_their_generators_and_those_of_spaces_are_part_of_a_snapshot() 
     snapshots = Snapshots(env)
     snapshot = snapshots.take()
 
-    def go_on() -> list[Any]:
-        found: list[Any] = []
+    def continue_episode() -> list[Any]:
+        results: list[Any] = []
         for _ in range(40):
             observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
-            info.pop("episode", None)  # its time is measured
-            found.append([observation, reward, terminated, truncated, info])
+            info.pop("episode", None)  # it holds the measured duration
+            results.append([observation, reward, terminated, truncated, info])
             if terminated or truncated:
-                found.append(env.reset()[0])
-        return found
+                results.append(env.reset()[0])
+        return results
 
-    first = go_on()
+    first = continue_episode()
     for _ in range(3):
         snapshots.restore(snapshot)
-        assert is_same(go_on(), first)
+        assert is_same(continue_episode(), first)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("game", ["Breakout", "Pong", "MontezumaRevenge"])
-def test_a_restored_ale_repeats_the_sticky_action_that_it_would_have(game: str) -> None:
+def test_a_restored_ale_repeats_the_same_sticky_action(game: str) -> None:
     import ale_py  # noqa: F401
 
     env = gym.make(f"ALE/{game}-v5")
@@ -557,7 +554,7 @@ def test_a_restored_ale_repeats_the_sticky_action_that_it_would_have(game: str) 
         assert continued[0] == continued[1], trial
 
 
-def test_an_environment_goes_with_the_last_snapshot_of_it() -> None:
+def test_an_environment_lives_as_long_as_its_last_snapshot() -> None:
     env = make("MiniGrid-DoorKey-8x8-v0")
     env.reset(seed=0)
     snapshot = Snapshots(env).take()
@@ -572,7 +569,7 @@ def test_an_environment_goes_with_the_last_snapshot_of_it() -> None:
 
 
 @pytest.mark.slow
-def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly(
+def test_fresh_ale_branches_differ_and_replay_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ale_py  # noqa: F401
@@ -593,7 +590,7 @@ def test_fresh_branches_of_an_ale_do_not_repeat_actions_alike_and_replay_exactly
 
 
 class Carrying(gym.Wrapper[Any, Any, Any, Any]):
-    """Carries over from one episode to the next how many there were, out of sight of its attributes."""
+    """Counts episodes in a global dict, and adds the count to each observation."""
 
     def reset(self, **kwargs: Any) -> Any:
         counted[id(self)] = counted.get(id(self), 0) + 1
@@ -614,16 +611,18 @@ def carrying() -> Any:
 
 
 class Ripening(gym.Env[Any, Any]):
-    """Shows what it carries over from one episode to the next only three steps after it was there to be seen."""
+    """Counts episodes, and shows the count only from the eighth step on."""
 
-    observation_space, action_space = gym.spaces.Discrete(1000), gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(1000)
+    action_space = gym.spaces.Discrete(2)
 
     def __init__(self) -> None:
         self.n_episodes = self.n = 0
 
     def reset(self, *, seed: Any = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        self.n_episodes, self.n = self.n_episodes + 1, 0
+        self.n_episodes += 1
+        self.n = 0
         return 0, {}
 
     def step(self, action: Any) -> Any:
@@ -646,9 +645,7 @@ def test_logs_keep_the_first_words_for_restoring(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("restore", ["reexecute", pytest.param("os_fork", marks=pytest.mark.slow)])
-def test_what_is_carried_over_and_shows_later_is_not_overlooked(
-    tmp_path: Path, restore: Any
-) -> None:
+def test_carried_state_that_shows_late_is_noticed(tmp_path: Path, restore: Any) -> None:
     with record(tmp_path, Ripening(), n=3) as corpus:
         for episode in list(corpus.episodes(order_by="number"))[
             :: 1 if restore == "reexecute" else 2
@@ -666,7 +663,7 @@ def test_what_is_carried_over_and_shows_later_is_not_overlooked(
 
 @deep("environments")
 @pytest.mark.slow
-def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
+def test_objects_with_lossy_pickles_have_no_snapshot() -> None:
     pymunk = pytest.importorskip("pymunk", reason="pymunk is not installed")
     env = gym.make("CartPole-v1")
     env.unwrapped.world = [pymunk.Space()]  # type: ignore[attr-defined]
@@ -678,9 +675,7 @@ def test_what_pickles_itself_without_its_contacts_has_no_snapshot() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("restore", ["auto", "reexecute", "os_fork"])
-def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_before(
-    tmp_path: Path, restore: Any
-) -> None:
+def test_carried_state_is_restored_by_replaying_predecessors(tmp_path: Path, restore: Any) -> None:
     corpus = record(tmp_path, carrying(), n=3)
     for episode in list(corpus.episodes(order_by="number")):
         actions = episode.actions[4:]
@@ -690,7 +685,7 @@ def test_an_environment_that_carries_state_over_is_forked_after_the_episodes_bef
 
 
 @pytest.mark.slow
-def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(
+def test_a_bipedal_walker_replays_alone_and_says_why(
     tmp_path: Path,
 ) -> None:
     corpus = record(tmp_path, gym.make("BipedalWalker-v3"), n=4, seed=0, max_steps=400)
@@ -707,22 +702,22 @@ def test_a_walker_that_keeps_its_world_over_episodes_replays_alone_and_says_why(
 
 
 @pytest.mark.slow
-def test_branches_that_ray_runs_are_the_same(tmp_path: Path) -> None:
+def test_ray_runs_the_same_branches(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="ray is not installed")
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
-    found = [
+    all_branches = [
         fork_many(episode, at=range(0, 12, 4), policy="random", n_branches=3, folder=None, **how)
         for how in ({}, {"jobs": 2, "backend": "ray"})
     ]
-    assert [(b.step, b.index, b.actions, b.total_reward) for b in found[0]] == [
-        (b.step, b.index, b.actions, b.total_reward) for b in found[1]
+    assert [(b.step, b.index, b.actions, b.total_reward) for b in all_branches[0]] == [
+        (b.step, b.index, b.actions, b.total_reward) for b in all_branches[1]
     ]
     with pytest.raises(ValueError, match="take backend='local'"):
         fork_many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
 
 
-def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
+def test_near_steps_are_reexecuted_and_far_ones_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from trajrec.replay.forks import restore
@@ -737,7 +732,7 @@ def test_near_steps_are_gone_to_again_and_processes_forked_at_far_ones(
             "folder": None,
         }
         again = fork_many(episode, restore="reexecute", **ask)
-        # As if a fork cost what 25 steps do, and a server nothing.
+        # As if a fork cost as much as 25 steps, and a server nothing.
         real = restore.cheapest_plan
         monkeypatch.setattr(restore, "SERVER_S", 0.0)
         monkeypatch.setattr(restore, "FORK_S", 25.0)
