@@ -41,7 +41,8 @@ OTHERS = {
     "trajrec.values.projection": ("Projection",),
     "trajrec.corpus.episode": ("Episode", "Step"),
     "trajrec.corpus.transcript": ("Transcript", "Attempt", "ModelCall"),
-    "trajrec.replay.agents.rerun": ("Difference",),
+    "trajrec.agents.context": ("EpisodeSession",),
+    "trajrec.replay.agents.agent_difference": ("AgentDifference",),
     "trajrec.replay.credit.sampling.context": ("Context", "ToolCall"),
 }
 """Module -> classes that are no public names, but that public functions take or hand out."""

@@ -31,7 +31,7 @@ from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import UnknownToolError
 from trajrec.log.reader import LogReader
-from trajrec.recording.event_log import close_logs
+from trajrec.recording.event_log import close_logs, open_event_log
 
 
 def rows(folder: Path, query: str) -> list[Any]:
@@ -622,7 +622,7 @@ def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path
         for order in ("O1001", "nowhere", "O1002"):
             with contextlib.suppress(ToolError):
                 ep.call("get_order", order=order)
-            ep._journal.flush()
+            open_event_log(tmp_path, "raise", "process").flush()
             assert rows(tmp_path, "SELECT count(*) FROM attempts")[0][0] == ep.n_steps
         solve(tmp_path, 1)
     close_logs()
@@ -641,11 +641,11 @@ def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twi
     with trajrec.episode(tmp_path, watch={"n": [0]}) as ep:
         ep.tool(lambda x: x, name="echo")
         ep.call("echo", x=0)
-        ep._journal.flush()
+        open_event_log(tmp_path, "raise", "process").flush()
         with trajrec.open(tmp_path) as corpus:
             for x in range(1, 4):
                 ep.call("echo", x=x)
-                ep._journal.flush()
+                open_event_log(tmp_path, "raise", "process").flush()
                 found = corpus.sql(
                     "SELECT count(*), (SELECT count(*) FROM steps), any_value(tool) FROM attempts"
                 ).fetchall()

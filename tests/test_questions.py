@@ -56,10 +56,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
             ) as ep:
                 ep.side_effect("weather", lambda: "rain")
                 AGENTS[agent](ep, ep.world.ground_truth_calls())
-    with trajrec.episode(folder, task="stream", watch={"n": [0]}) as ep:
+    state = {"n": [0]}
+    with trajrec.episode(folder, task="stream", watch=state) as ep:
         ep.model(answer, messages=[{"role": "user", "content": "hello"}])
         list(ep.model(streamed, messages=[]))
-        ep.tool(lambda: ep._watch["n"].append(1), name="peek", access="read")
+        ep.tool(lambda: state["n"].append(1), name="peek", access="read")
         ep.call("peek")
     close_logs()
     env = trajrec.record(gym.make("CartPole-v1"), folder)

@@ -13,7 +13,7 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
 from trajrec.envs import Shop
-from trajrec.recording.event_log import close_logs
+from trajrec.recording.event_log import close_logs, open_event_log
 
 
 @trajrec.verifier(id="refunded", version="1")
@@ -85,11 +85,11 @@ def test_an_episode_that_goes_on_keeps_what_was_said_of_it(tmp_path: Path) -> No
     with trajrec.episode(tmp_path, watch={"n": 1}) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
-        ep._journal.flush()
+        open_event_log(tmp_path, "raise", "process").flush()
         with trajrec.open(tmp_path) as corpus:
             assert len(list(recheck(corpus, lambda state: True, where="true"))) == 1
             ep.call("one")
-            ep._journal.flush()
+            open_event_log(tmp_path, "raise", "process").flush()
             assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]
             assert corpus.sql("SELECT count(*) FROM attempts").fetchall() == [(2,)]
     with trajrec.open(tmp_path) as corpus:

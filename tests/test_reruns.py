@@ -166,7 +166,7 @@ def test_a_difference_can_be_reported_instead_of_raised(tmp_path: Path) -> None:
     episode = record(tmp_path)
     with trajrec.rerun(episode, on_difference="report") as ep:
         agent(ep, no_network, prompt="Be quick.")
-    assert (ep.difference.step, ep.difference.what) == (0, "model call")
+    assert (ep.difference.step, ep.difference.kind) == (0, "model call")
     assert [change.path for change in ep.difference.changes] == ["messages/0/content"]
 
 
@@ -189,22 +189,22 @@ def test_other_calls_more_calls_and_fewer_calls_are_told_apart(tmp_path: Path) -
 
     assert difference(("a", {"x": 1}), ("b", {"x": 2})) is None
     found = difference(("a", {"x": 1}), ("b", {"x": 3}))
-    assert (found.step, found.what, [tuple(change) for change in found.changes]) == (
+    assert (found.step, found.kind, [tuple(change) for change in found.changes]) == (
         1,
         "tool call",
         [("arguments/x", 2, 3)],
     )
     found = difference(("b", {"x": 2}), ("a", {"x": 1}))
-    assert (found.step, found.recorded["tool"], found.now["tool"]) == (0, "a", "b")
+    assert (found.step, found.recorded["tool"], found.actual["tool"]) == (0, "a", "b")
     found = difference(("a", {"x": 1}), ("b", {"x": 2}), ("a", {"x": 9}))
-    assert (found.step, found.recorded, found.now) == (
+    assert (found.step, found.recorded, found.actual) == (
         2,
         None,
         {"tool": "a", "arguments": {"x": 9}},
     )
     assert "no more of them" in str(found)
     found = difference(("a", {"x": 1}))
-    assert (found.step, found.what, found.recorded["tool"]) == (1, "end", "b")
+    assert (found.step, found.kind, found.recorded["tool"]) == (1, "end", "b")
     with pytest.raises(AgentDivergedError, match="ended before"), trajrec.rerun(episode) as ep:
         loop(ep, ("a", {"x": 1}))
 
@@ -315,7 +315,7 @@ def test_an_environments_episode_is_not_an_agents(tmp_path: Path) -> None:
 
     with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path) as env:
         env.reset(seed=0)
-    with pytest.raises(ValueError, match="not an agent's: replay it"):
+    with pytest.raises(ValueError, match="not an agent's; replay it"):
         trajrec.rerun(only(tmp_path))
 
 
@@ -377,7 +377,7 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
         ).fetchall()
         assert rows == [(None, None, "failure", True), (parent.id, 0, "success", True)]
         child = corpus.episode(again.id)
-        assert [(a.tool, a.place) for a in child.transcript.attempts] == [
+        assert [(a.tool, a.key) for a in child.transcript.attempts] == [
             ("refund_order", (0, 2, 0)),
             ("send_message", (0, 3, 0)),
             ("note", (0, 4, 0)),

@@ -1,83 +1,129 @@
-"""Goes on live where an agent that is run again does something else: from there it is an episode of its own, a fork."""
+"""Continues a rerun live, as a fork of the recorded episode with the real model, tools and world."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from trajrec.agents.counters import Origin, Steps
-from trajrec.agents.episode import AgentEpisode
+from trajrec.agents.counters import ForkOrigin, StepCounter
+from trajrec.agents.episode import AgentEpisode, fork_episode
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import ReplayError
 from trajrec.log.schema import Fork
-from trajrec.protocols import World
+from trajrec.protocols import Access, World
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.execute.environments import make_world
+from trajrec.types import JsonObject, Value
 from trajrec.values import codec
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionTool:
+    """A tool that is a function, with the arguments of `AgentEpisode.tool`."""
+
+    function: Callable[..., Value]
+    name: str
+    schema: JsonObject | None = None
+    access: Access = "unknown"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """The requests of an agent that its recording has answered.
+
+    Attributes:
+        attempts: Keys of the attempts at tool calls. The world is brought to where they lead.
+        n_models: Number of model calls.
+        n_side_effects: Number of side effects.
+    """
+
+    attempts: frozenset[AttemptKey]
+    n_models: int
+    n_side_effects: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveOptions:
+    """Options of a live continuation.
+
+    Attributes:
+        folder: The corpus in which it is recorded.
+        world: The world; None makes the one that the log names.
+        allow: Module prefixes that may be imported because the log names them.
+    """
+
+    folder: Path
+    world: World | None = None
+    allow: tuple[str, ...] = field(default=())
 
 
 def continue_live(
     episode: Episode,
-    at: int,
-    steps: Steps,
-    places: Collection[tuple[int, int, int]],
-    n_models: int,
-    n_effects: int,
-    functions: Iterable[tuple[Callable[..., Any], dict[str, Any]]],
+    step: int,
     *,
-    folder: Path,
-    world: World | None,
-    allow: tuple[str, ...],
-    goal: Any,
+    steps: StepCounter,
+    answered: Answered,
+    functions: Sequence[FunctionTool],
+    goal: Value,
+    options: LiveOptions,
 ) -> AgentEpisode:
-    """Return an episode that goes on from where another one stands, begun.
+    """Return an episode, already begun, that continues another one live.
 
     Args:
-        episode: The other one.
-        at: The step at which the agent does something else.
-        steps: Its count, which goes on.
-        places: (step, call, attempt) of its calls that were made again: the world is brought to where they lead.
-        n_models: Its model calls that were answered.
-        n_effects: Its side effects that were given back.
-        functions: Tools that are functions, with how they were given.
-        folder: Where it is recorded.
-        world: The world; by default the one that the log names is made.
-        allow: Module prefixes that may be imported because the log names them.
-        goal: What the agent was asked.
+        episode: The recorded episode.
+        step: The step at which the agent differs.
+        steps: The count of the rerun, which goes on.
+        answered: The requests that the recording has answered.
+        functions: The tools that are functions.
+        goal: The agent's goal.
+        options: The folder, the world and the allowed modules.
 
     Raises:
-        DivergenceError: The world cannot be brought there: what its calls do is not what they did.
+        DivergenceError: The world does not reach the recorded state: a call differs.
+        ReplayError: The log has lost the beginning of the episode.
     """
-    task, start = episode.transcript.task_start, episode.start
+    task = episode.transcript.task_start
+    start = episode.start
     if task is None or start is None:
         raise ReplayError(
-            "the log has lost how this episode began, and nothing goes on from there",
+            "the log has lost the beginning of this episode, so it cannot be continued; "
+            "use on_difference='stop'",
             episode_id=episode.id,
         )
+    world = options.world
     if world is None and task.world:
-        world = make_world(episode, allow)
+        world = make_world(episode, options.allow)
 
-    def prepare(there: Any) -> None:
-        if there is not None:
-            bring_world(episode, there, places)
+    def prepare(fork_world: World | None) -> None:
+        if fork_world is not None:
+            bring_world(episode, fork_world, answered.attempts)
 
-    metadata = codec.encode(
-        {"attempts": sorted(map(list, places)), "models": n_models, "effects": n_effects}
+    metadata = {
+        "attempts": sorted(map(list, answered.attempts)),
+        "models": answered.n_models,
+        "effects": answered.n_side_effects,
+    }
+    fork = Fork(
+        episode=0,
+        parent_id=episode.id,
+        step=step,
+        kind="agent",
+        metadata_data=codec.encode(metadata),
     )
-    fork = Fork(episode=0, parent_id=episode.id, step=at, kind="agent", metadata_data=metadata)
     value = episode.transcript.value
-    live = AgentEpisode(
-        folder,
+    live = fork_episode(
+        ForkOrigin(fork, start, steps, prepare),
+        options.folder,
         task=task.task,
         goal=goal,
         world=world,
         interface=value(task.interface_data),
         metadata=value(task.metadata_data),
         deterministic=task.held_seed is not None,
-        origin=Origin(fork, start, steps, prepare),
     )
     live.__enter__()
-    for function, options in functions:
-        live.tool(function, **options)
+    for tool in functions:
+        live.tool(tool.function, name=tool.name, schema=tool.schema, access=tool.access)
     return live

@@ -1,31 +1,34 @@
-"""`trajrec.rerun`: runs an agent's own loop against its recording. Models and tools answer from the log; the first thing that
-the agent asks and did not ask then is reported, with what is different in it."""
+"""`trajrec.rerun`: runs an agent's own loop against its recording.
+
+Models, tools and side effects answer from the log. The first request of the agent that it did not
+make when it was recorded is reported, with its differences.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from contextvars import Token
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Literal
 
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
-from trajrec.agents.context import current_episode
-from trajrec.agents.counters import Exceptions, Steps, Tries
+from trajrec.agents.context import EpisodeSession, enter_episode, leave_episode
+from trajrec.agents.counters import CounterMark, StepCounter
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.redaction import Redactor, differences
+from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.transcript import Attempt
 from trajrec.errors import AgentDivergedError
 from trajrec.log.reader import LogReader
-from trajrec.log.schema import Check, EpisodeStart
-from trajrec.protocols import Tool, Verdict, World
-from trajrec.replay.agents.live_fork import continue_live
-from trajrec.values.diff import Change
-from trajrec.values.json import to_json
+from trajrec.log.schema import EpisodeStart
+from trajrec.protocols import Access, Tool, Verdict, World
+from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
+from trajrec.replay.agents.live_fork import Answered, FunctionTool, LiveOptions, continue_live
+from trajrec.types import JsonObject, Value
 from trajrec.values.recorded import (
     RecordedStream,
     as_exception,
@@ -35,60 +38,37 @@ from trajrec.values.recorded import (
 )
 from trajrec.verifiers import identify
 
-SHOWN_CHANGES = 8
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What an agent did differently.
-
-    Attributes:
-        step: The step, from 0.
-        what: "model call", "tool call", "side effect" or "end".
-        recorded: What was asked then, as plain data; None where nothing more was.
-        now: What is asked now, as plain data; None where nothing more is.
-        changes: What is different between the two.
-    """
-
-    step: int
-    what: Literal["model call", "tool call", "side effect", "end"]
-    recorded: Any
-    now: Any
-    changes: tuple[Change, ...] = ()
-
-    def __str__(self) -> str:
-        head = f"step {self.step}, {self.what}: "
-        if self.recorded is None:
-            return f"{head}the recording has no more of them; now {_short(self.now)}"
-        if self.now is None:
-            return f"{head}the agent ended before {_short(self.recorded)}"
-        lines = [line for change in self.changes[:SHOWN_CHANGES] for line in _lines(change)]
-        if len(self.changes) > SHOWN_CHANGES:
-            lines.append(f"  and {len(self.changes) - SHOWN_CHANGES} more")
-        return "\n".join([f"{head}it is not the recorded one", *lines])
+_NO_CALL_END = "the recorded call was open when its log ended"
+_NO_MODEL_END = "the recorded model call was open when its log ended"
 
 
 class Rerun:
-    """An episode that answers from its recording: what `trajrec.episode` gives, without a model, a tool or a network.
+    """An episode that answers from its recording, without a model, a tool or a network.
 
         with trajrec.rerun(corpus.episode("3f2a")) as ep:
             my_agent(ep)
         assert ep.difference is None
 
     Args:
-        episode: An agent's episode, or the path of a log that holds only one.
-        on_difference: "stop" raises AgentDivergedError at the first request that was not made then. "report" raises as well,
-            and keeps it from leaving the `with` block: `difference` has it. "live" goes on from there with the real model,
-            tools and world, as an episode of its own that is recorded as a fork: `live` is it.
-        folder: For "live": where it is recorded; by default the folder of the recording.
-        world: For "live": the world; by default the one that the log names is made. It is brought to where the agent stands.
+        episode: An agent's episode, or the path of a log that holds only one episode.
+        on_difference: "stop" raises AgentDivergedError at the first request that differs. "report"
+            does the same, but catches the error at the end of the `with` block; `difference` has the
+            difference. "live" continues from there with the real model, tools and world, as an
+            episode of its own, `live`, which is recorded as a fork.
+        folder: For "live": the corpus that records the fork. Default: the recording's folder.
+        world: For "live": the world. Default: the world that the log names is made. It is brought to
+            the point that the agent has reached.
         allow: For "live": module prefixes that may be imported because the log names them.
 
     Attributes:
-        difference: The first difference; None where there was none, so far.
-        live: The episode that goes on; None before the first difference.
-        world: The world that goes on; None before, as its tools answer from the log.
-        goal: What the agent was asked.
+        episode: The recorded episode.
+        difference: The first difference; None if there was none so far.
+        live: The episode that continues live; None before the first difference.
+        world: The world of the live episode; None before, because the log answers.
+        goal: The agent's goal.
+
+    Raises:
+        ValueError: The episode is an environment's, or the log does not hold exactly one episode.
     """
 
     def __init__(
@@ -104,31 +84,31 @@ class Rerun:
             episode = _only_episode(Path(episode))
         if not episode.is_agent_episode:
             raise ValueError(
-                f"episode {episode.id} is an environment's, not an agent's: replay it with trajrec.replay"
+                f"episode {episode.id} is an environment's, not an agent's; "
+                "replay it with trajrec.replay"
             )
-        self.episode, self.difference = episode, None
+        self.episode = episode
+        self.difference: AgentDifference | None = None
         self.live: AgentEpisode | None = None
-        self.world: Any = None
-        self._folder = episode.path.parent if folder is None else Path(folder)
-        self._given_world, self._allow = world, tuple(allow)
-        self._functions: list[tuple[Callable[..., Any], dict[str, Any]]] = []
-        task = episode.transcript.task_start
-        self.goal = (
-            None
-            if task is None or task.goal_data is None
-            else rehydrate(episode.transcript.value(task.goal_data))
+        self.world: World | None = None
+        self.goal = _goal(episode)
+        self._on_difference = on_difference
+        self._live_options = LiveOptions(
+            folder=episode.path.parent if folder is None else Path(folder),
+            world=world,
+            allow=tuple(allow),
         )
-        self._on_difference, self._redactor = on_difference, Redactor()
-        self._steps = Steps()
-        self._models, self._calls, self._effects = recorded_requests(episode)
-        self._places = {attempt.place for attempt in self._calls}
-        self._n_effects = len(self._effects)
+        self._functions: list[FunctionTool] = []
+        self._redactor = Redactor()
+        self._steps = StepCounter()
+        self._token: Token[EpisodeSession | None] | None = None
+        self._requests = recorded_requests(episode)
+        self._open_attempts = list(self._requests.attempts)
         self._n_models = 0
-
-    difference: Difference | None
+        self._n_side_effects = 0
 
     def __enter__(self) -> Rerun:
-        self._outer = current_episode.set(self)
+        self._token = enter_episode(self)
         return self
 
     def __exit__(
@@ -136,11 +116,10 @@ class Rerun:
     ) -> bool:
         if self.live is not None:
             self.live.__exit__(kind, exc, tb)
-        with contextlib.suppress(ValueError):  # left in another context than it was entered in
-            current_episode.reset(self._outer)
-        if exc is None and self.live is None:
-            with self._suppressed():
-                self._check_end()
+        if self._token is not None:
+            leave_episode(self._token)
+        if exc is None and self.live is None and self.difference is None:
+            self._check_end()
         return isinstance(exc, AgentDivergedError) and self._on_difference == "report"
 
     async def __aenter__(self) -> Rerun:
@@ -153,76 +132,83 @@ class Rerun:
 
     @property
     def id(self) -> str:
-        """Id of the recorded episode; of the one that goes on, where one does."""
+        """Id of the recorded episode, or of the live one."""
         return self.episode.id if self.live is None else self.live.id
 
     @property
     def n_steps(self) -> int:
-        """Steps so far."""
+        """Number of steps so far."""
         return self._steps.step + 1
 
-    def tool(
-        self, function: Callable[..., Any], *, name: str = "", **options: Any
-    ) -> Callable[..., Any]:
-        """Return a stand-in for a tool, which answers from the log."""
-        name = name or tool_name(function)
-        self._functions.append((function, {"name": name, **options}))
-        if self.live is not None:
-            return self.live.tool(function, name=name, **options)
+    @property
+    def last_step(self) -> int:
+        """Number of the last step; -1 before the first."""
+        return self._steps.step
 
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            return self.execute(name, arguments_of(function, args, kwargs))
+    def tool(
+        self,
+        function: Callable[..., Value],
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> Callable[..., Value]:
+        """Return a function that stands for a tool and answers from the log."""
+        tool = FunctionTool(
+            function=function, name=name or tool_name(function), schema=schema, access=access
+        )
+        self._functions.append(tool)
+        if self.live is not None:
+            return self.live.tool(function, name=tool.name, schema=schema, access=access)
+
+        def recorded(*args: Value, **kwargs: Value) -> Value:
+            return self.execute(tool.name, arguments_of(function, args, kwargs))
 
         return recorded
 
-    def call(self, tool: str, /, **arguments: Any) -> Any:
-        """Return what the recorded call returned, or raise what it raised."""
+    def call(self, tool: str, /, **arguments: Value) -> Value:
+        """Return the recorded result of a call, or raise its recorded exception."""
         return self.execute(tool, arguments)
 
     def register_tool(self, tool: Tool) -> None:
-        """Take note of what a tool is, for when the agent goes on live."""
+        """Describe a tool to the live episode; the recording needs no description."""
         if self.live is not None:
             self.live.register_tool(tool)
 
     def execute(
         self,
         tool: str,
-        arguments: dict[str, Any],
+        arguments: JsonObject,
         *,
         call_id: str = "",
-        run: Callable[[], Any] | None = None,
-    ) -> Any:
-        """Return what the recorded call returned, or raise what it raised.
+        run: Callable[[], Value] | None = None,
+    ) -> Value:
+        """Return the recorded result of a call, or raise its recorded exception.
 
         Raises:
-            AgentDivergedError: No such call was made at this step.
+            AgentDivergedError: The recording has no such call at this step.
         """
         if self.live is not None:
             return self.live.execute(tool, arguments, call_id=call_id, run=run)
         mark = self._steps.mark()
-        place = self._steps.place_call()
-        now = {"tool": tool, "arguments": self._redactor.plain(arguments)}
-        of_step = [
-            a for a in self._calls if (a.start.step, a.start.attempt) == (place.step, place.attempt)
+        position = self._steps.next_call()
+        actual = {"tool": tool, "arguments": self._redactor.plain(arguments)}
+        # Calls of other steps are no candidates: an agent that skips a step has changed. Within a
+        # step, concurrent calls may come in any order.
+        candidates = [
+            attempt
+            for attempt in self._open_attempts
+            if attempt.start.step == position.step and attempt.start.attempt == position.attempt
         ]
-        found = next((a for a in of_step if not differences(_asked(a), now)), None)
-        if found is None:
-            # Calls of other steps cannot be meant: an agent that skips one has changed.
-            live = self._differ(
-                place.step, "tool call", _asked(of_step[0]) if of_step else None, now, mark
-            )
-            return live.execute(tool, arguments, call_id=call_id, run=run)
-        self._calls.remove(found)
-        end = found.end
-        if end is None:
-            raise as_exception(
-                "builtins.TimeoutError", "the recorded call was open when its log ended"
-            )
-        if end.is_raised:
-            return deliver_error(as_exception(end.error_type, end.message), end.is_async)
-        return deliver(rehydrate(found.result), end.is_async)
+        for attempt in candidates:
+            if not differences(_request(attempt), actual):
+                self._open_attempts.remove(attempt)
+                return _result(attempt)
+        recorded = _request(candidates[0]) if candidates else None
+        live = self._diverge(position.step, "tool call", recorded, actual, mark)
+        return live.execute(tool, arguments, call_id=call_id, run=run)
 
-    def model(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Return the recorded answer; `function` is not called.
 
         Raises:
@@ -232,127 +218,128 @@ class Rerun:
             return self.live.model(function, *args, **kwargs)
         mark = self._steps.mark()
         with self._steps.lock:
-            number, _, _ = self._steps.place_model()
-        now = self._redactor.plain(request_of(args, kwargs))
-        found = self._models[number] if number < len(self._models) else None
-        recorded = None if found is None else {"messages": found.messages, **found.request}
-        if found is None or differences(recorded, now):
-            return self._differ(self._steps.step, "model call", recorded, now, mark).model(
-                function, *args, **kwargs
-            )
+            number, _, _ = self._steps.next_model_call()
+        actual = self._redactor.plain(request_of(args, kwargs))
+        calls = self._requests.model_calls
+        call = calls[number] if number < len(calls) else None
+        recorded = None if call is None else {"messages": call.messages, **call.request}
+        if call is None or differences(recorded, actual):
+            live = self._diverge(self._steps.step, "model call", recorded, actual, mark)
+            return live.model(function, *args, **kwargs)
         self._n_models += 1
-        end = found.end
+        end = call.end
         if end is None:
-            raise as_exception(
-                "builtins.TimeoutError", "the recorded model call was open when its log ended"
-            )
+            raise as_exception("builtins.TimeoutError", _NO_MODEL_END)
+        error = as_exception(end.error_type, end.message) if end.error_type else None
         if end.answer_data is None:
             return deliver_error(as_exception(end.error_type, end.message), end.is_async)
-        answer = rehydrate(found.answer)
+        answer = rehydrate(call.answer)
         if end.is_streamed:
-            error = as_exception(end.error_type, end.message) if end.error_type else None
-            return deliver(RecordedStream(answer, error), end.is_async)
+            answer = RecordedStream(answer, error)
         return deliver(answer, end.is_async)
 
-    def side_effect(self, name: str, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Return the value that came from outside when the episode was recorded."""
+    def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
+        """Return the recorded value from outside; `function` is not called.
+
+        Raises:
+            AgentDivergedError: The request is not the recorded one.
+        """
         if self.live is not None:
             return self.live.side_effect(name, function, *args)
-        now = {"name": name, "arguments": self._redactor.plain(list(args))}
         mark = self._steps.mark()
-        if not self._effects:
-            return self._differ(self._steps.step, "side effect", None, now, mark).side_effect(
-                name, function, *args
-            )
-        event, transcript = self._effects[0]
-        recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
-        if differences(recorded, now):
-            return self._differ(self._steps.step, "side effect", recorded, now, mark).side_effect(
-                name, function, *args
-            )
-        self._effects.pop(0)
-        if event.value_data is None:
-            raise as_exception(event.error_type, event.message)
-        return rehydrate(transcript.value(event.value_data))
+        actual = {"name": name, "arguments": self._redactor.plain(list(args))}
+        recorded = None
+        if self._n_side_effects < len(self._requests.side_effects):
+            event, transcript = self._requests.side_effects[self._n_side_effects]
+            recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
+            if not differences(recorded, actual):
+                self._n_side_effects += 1
+                if event.value_data is None:
+                    raise as_exception(event.error_type, event.message)
+                return rehydrate(transcript.value(event.value_data))
+        live = self._diverge(self._steps.step, "side effect", recorded, actual, mark)
+        return live.side_effect(name, function, *args)
 
-    def check(self, verifier: Any, *args: Any) -> Verdict:
-        """Return the recorded verdict of this verifier; one without a verdict where none was recorded. Live: run it."""
+    def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
+        """Return the recorded verdict of a verifier, or an empty one; a live episode runs it."""
         if self.live is not None:
             return self.live.check(verifier, *args)
-        wanted = identify(verifier)[0]
-        found: Check | None = next(
-            (check for check in self.episode.checks if check.check_id == wanted), None
-        )
-        if found is None:
-            return Verdict(None)
-        evidence = (
-            None
-            if found.evidence_data is None
-            else self.episode.transcript.value(found.evidence_data)
-        )
-        return Verdict(found.verdict, found.score, evidence)
+        check_id = identify(verifier).id
+        for check in self.episode.checks:
+            if check.check_id == check_id:
+                evidence = self.episode.transcript.value(check.evidence_data)
+                return Verdict(check.verdict, check.score, evidence)
+        return Verdict(None)
 
-    def step(self) -> contextlib.AbstractContextManager[int]:
-        """Let the calls within be one step."""
+    def step(self) -> AbstractContextManager[int]:
+        """Make the calls of a block one step."""
         return self._steps.grouped()
 
-    def attempts(self, plan: Any = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
-        """Try again as the recorded loop did, without waiting."""
-        return Tries(plan, 0.0 if self.live is None else wait, on)
+    def attempts(
+        self, plan: RetryPlan = 3, *, wait: float = 0.0, on: Exceptions = Exception
+    ) -> AttemptLoop:
+        """Retry a block as the recorded loop did, without waiting between tries."""
+        return AttemptLoop(plan, 0.0 if self.live is None else wait, on)
 
-    def stop(self, reason: str, **said: Any) -> None:
-        """Say why the loop ends, where it goes on live; otherwise the recording has it."""
+    def stop(
+        self, reason: str, *, claimed_done: bool | None = None, truncated: bool = False
+    ) -> None:
+        """Record why a live episode ends; the recording has its own reason."""
         if self.live is not None:
-            self.live.stop(reason, **said)
+            self.live.stop(reason, claimed_done=claimed_done, truncated=truncated)
 
     def _check_end(self) -> None:
-        """Find what the agent did then and does no more, where nothing was found before."""
-        if self.difference is not None:
+        """Report the first recorded request that the agent did not make."""
+        recorded: JsonObject
+        model_calls = self._requests.model_calls[self._n_models :]
+        if model_calls:
+            call = model_calls[0]
+            step = call.start.step
+            recorded = {"messages": call.messages[-1:], **call.request}
+        elif self._open_attempts:
+            step = self._open_attempts[0].start.step
+            recorded = _request(self._open_attempts[0])
+        else:
             return
-        for call in self._models[self._n_models :]:
-            self._differ(
-                call.start.step, "end", {"messages": call.messages[-1:], **call.request}, None, None
-            )
-        for attempt in self._calls:
-            self._differ(attempt.start.step, "end", _asked(attempt), None, None)
+        self.difference = AgentDifference(step, "end", recorded, None)
+        if self._on_difference == "stop":
+            raise AgentDivergedError(self.difference, episode_id=self.episode.id)
 
-    @contextlib.contextmanager
-    def _suppressed(self) -> Iterator[None]:
-        try:
-            yield
-        except AgentDivergedError:
-            if self._on_difference == "stop":
-                raise
-
-    def _differ(self, step: int, what: Any, recorded: Any, now: Any, mark: Any) -> AgentEpisode:
-        """Note a difference: raise it, or go on live from the mark before it."""
-        changes = (
-            tuple(differences(recorded, now)) if recorded is not None and now is not None else ()
-        )
-        found = Difference(step, what, recorded, now, changes)
+    def _diverge(
+        self, step: int, kind: RequestKind, recorded: Value, actual: Value, mark: CounterMark
+    ) -> AgentEpisode:
+        """Raise a difference, or return the live episode that continues from before it."""
+        changes = () if recorded is None else tuple(differences(recorded, actual))
+        difference = AgentDifference(step, kind, recorded, actual, changes)
         if self.difference is None:
-            self.difference = found
-        if self._on_difference != "live" or mark is None:
-            raise AgentDivergedError(found, episode_id=self.episode.id)
-        self._steps.back_to(mark)
-        counts = (
-            self._places - {attempt.place for attempt in self._calls},
-            self._n_models,
-            self._n_effects - len(self._effects),
-        )
+            self.difference = difference
+        if self._on_difference != "live":
+            raise AgentDivergedError(difference, episode_id=self.episode.id)
+        self._steps.rewind(mark)
+        open_keys = {attempt.key for attempt in self._open_attempts}
+        keys = {attempt.key for attempt in self._requests.attempts}
         self.live = continue_live(
             self.episode,
             max(0, step),
-            self._steps,
-            *counts,
-            self._functions,
+            steps=self._steps,
+            answered=Answered(
+                attempts=frozenset(keys - open_keys),
+                n_models=self._n_models,
+                n_side_effects=self._n_side_effects,
+            ),
+            functions=self._functions,
             goal=self.goal,
-            folder=self._folder,
-            world=self._given_world,
-            allow=self._allow,
+            options=self._live_options,
         )
         self.world = self.live.world
         return self.live
+
+
+def _goal(episode: Episode) -> Value:
+    task = episode.transcript.task_start
+    if task is None or task.goal_data is None:
+        return None
+    return rehydrate(episode.transcript.value(task.goal_data))
 
 
 def _only_episode(path: Path) -> Episode:
@@ -365,28 +352,21 @@ def _only_episode(path: Path) -> Episode:
     }
     if len(numbers) != 1:
         raise ValueError(
-            f"{path} holds {len(numbers)} episodes: give one, as trajrec.open(folder).episode(id)"
+            f"{path} holds {len(numbers)} episodes, not one; "
+            "give an episode: trajrec.open(folder).episode(id)"
         )
     return Episode(reader, numbers.pop())
 
 
-def _asked(attempt: Attempt) -> dict[str, Any]:
+def _request(attempt: Attempt) -> JsonObject:
     return {"tool": attempt.tool, "arguments": attempt.arguments}
 
 
-def _lines(change: Change) -> list[str]:
-    """Return a change for people: texts of several lines as their differing lines."""
-    a, b = change.before, change.after
-    if isinstance(a, str) and isinstance(b, str) and ("\n" in a or "\n" in b):
-        found = list(
-            difflib.unified_diff(
-                a.splitlines(), b.splitlines(), "recorded", "now", lineterm="", n=1
-            )
-        )
-        return [f"  {change.path}:", *(f"    {line}" for line in found)]
-    return [f"  {change.path}: recorded {_short(a)}, now {_short(b)}"]
-
-
-def _short(value: Any) -> str:
-    text = to_json(value)
-    return text if len(text) <= 200 else text[:199] + "…"
+def _result(attempt: Attempt) -> Value:
+    """Return the recorded result of a call, or raise its recorded exception."""
+    end = attempt.end
+    if end is None:
+        raise as_exception("builtins.TimeoutError", _NO_CALL_END)
+    if end.is_raised:
+        return deliver_error(as_exception(end.error_type, end.message), end.is_async)
+    return deliver(rehydrate(attempt.result), end.is_async)

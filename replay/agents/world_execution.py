@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.transcript import Attempt
+from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import RestoreError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
@@ -30,9 +30,6 @@ UNORDERED = (
     "unordered set: the same items in another order, as each process orders sets of texts; "
     "PYTHONHASHSEED=0 when recording and when replaying gives one order"
 )
-
-Place = tuple[int, int, int]
-"""Step, call and attempt."""
 
 
 class ExecutionResult(NamedTuple):
@@ -112,13 +109,13 @@ class WorldExecution:
             differing_steps=steps,
         )
 
-    def bring(self, places: Collection[Place]) -> Divergence | None:
+    def bring(self, places: Collection[AttemptKey]) -> Divergence | None:
         """Reset the world and make some calls again; return the first divergence."""
         divergence = self._reset()
         for attempt in self._transcript.attempts:
             if divergence is not None:
                 break
-            if attempt.place in places:
+            if attempt.key in places:
                 divergence = self.make(attempt)
         return divergence
 
@@ -269,11 +266,11 @@ class WorldExecution:
         assert end is not None
         expected = f"{end.error_type}: {end.message}" if end.is_raised else "no exception"
         try:
-            with self._frozen(start.time_ns, *attempt.place):
+            with self._frozen(start.time_ns, *attempt.key):
                 # A copy, because a world may keep or change its arguments.
                 result = self._world.call(start.tool, copy.deepcopy(attempt.arguments))
             if inspect.isawaitable(result):
-                with self._frozen(start.time_ns, *attempt.place):
+                with self._frozen(start.time_ns, *attempt.key):
                     result = asyncio.run(resolve(result))
         except Exception as exc:
             name = codec.type_name(exc)

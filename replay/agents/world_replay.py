@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import DivergenceError, ReplayError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier, World
-from trajrec.replay.agents.world_execution import ExecutionResult, Place, WorldExecution
+from trajrec.replay.agents.world_execution import ExecutionResult, WorldExecution
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, Grade, ReplayReport
 from trajrec.replay.execute.tolerance import Tolerance
@@ -76,7 +77,7 @@ def replay_in_world(
     )
 
 
-def bring_world(episode: Episode, world: World, places: Collection[Place]) -> None:
+def bring_world(episode: Episode, world: World, places: Collection[AttemptKey]) -> None:
     """Reset a world as recorded and make some of the episode's calls again, verified.
 
     Args:
@@ -114,7 +115,7 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
     yield episode.end_step
 
 
-def fork_places(fork: Fork) -> set[Place]:
+def fork_places(fork: Fork) -> set[AttemptKey]:
     """Return the attempts of its parent that lead to an agent's fork."""
     data = {} if fork.metadata_data is None else codec.decode(fork.metadata_data)
     return {tuple(place) for place in data.get("attempts", [])}

@@ -1,28 +1,31 @@
-"""What calls and model calls are asked with, and whether a call's arguments fit what the tool says it takes."""
+"""Arguments of tool calls and model calls, and their check against the schemas of tools."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from trajrec.protocols import Tool
+from trajrec.types import JsonObject, Value
+
+Validate: TypeAlias = Callable[[Value], Value]
 
 
-def tool_name(function: Callable[..., Any]) -> str:
-    """Return what a function is called as a tool."""
+def tool_name(function: Callable[..., Value]) -> str:
+    """Return the name of a function as a tool."""
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def arguments_of(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the arguments of a call of a function by name."""
+    function: Callable[..., Value], args: Sequence[Value], kwargs: JsonObject
+) -> JsonObject:
+    """Return the arguments of a function's call, by name."""
     return {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
 
 
-def request_of(args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return a model call's request as transcripts have it: the messages, and the other arguments by name."""
+def request_of(args: Sequence[Value], kwargs: JsonObject) -> JsonObject:
+    """Return the request of a model call as transcripts have it: messages, and other arguments by name."""
     messages = kwargs.get("messages")
     is_list = isinstance(messages, (list, tuple))
     fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
@@ -37,31 +40,31 @@ class ArgumentCheck:
     """Checks arguments against the JSON schemas of tools, each compiled once."""
 
     def __init__(self) -> None:
-        self._validators: dict[str, tuple[Tool, Callable[[Any], Any] | None]] = {}
+        self._validators: dict[str, tuple[Tool, Validate | None]] = {}
 
-    def misfit(self, tool: Tool, arguments: dict[str, Any]) -> str:
-        """Say what does not fit, "" where all does or the tool has no schema that can be read."""
-        known = self._validators.get(tool.name)
-        if known is None or known[0] is not tool:
-            known = self._validators[tool.name] = tool, _compile(tool.schema)
-        validate = known[1]
+    def find_mismatch(self, tool: Tool, arguments: JsonObject) -> str:
+        """Return why the arguments do not fit a tool's schema; "" if they do, or without a schema."""
+        compiled = self._validators.get(tool.name)
+        if compiled is None or compiled[0] is not tool:
+            compiled = self._validators[tool.name] = (tool, _compile(tool.schema))
+        _, validate = compiled
         if validate is None:
             return ""
         try:
             validate(arguments)
-        except ValueError as exc:  # what fastjsonschema's errors are
+        except ValueError as exc:  # the base of fastjsonschema's errors
             return str(exc).replace("data.", "", 1)
         return ""
 
 
-def _compile(schema: dict[str, Any] | None) -> Callable[[Any], Any] | None:
+def _compile(schema: JsonObject | None) -> Validate | None:
     if not schema:
         return None
-    import fastjsonschema  # only where a tool has a schema: it is not needed to import the recorder
+    import fastjsonschema  # here, because the recorder does without it if no tool has a schema
 
     try:
-        # Defaults are not filled in: what the agent gave is what is recorded and executed.
-        found: Callable[[Any], Any] = fastjsonschema.compile(schema, use_default=False)
-    except Exception:  # a broken schema is the tool's affair: nothing can be said of its arguments
+        # Without defaults: the agent's own arguments are recorded and executed.
+        validate: Validate = fastjsonschema.compile(schema, use_default=False)
+    except Exception:  # a broken schema is the tool's fault, and checks no arguments
         return None
-    return found
+    return validate

@@ -1,12 +1,14 @@
-"""Clients that record by themselves: `trajrec.openai(client)` and `trajrec.mcp(session)`. Neither library is imported: what has
-the methods is wrapped, and what is not recorded goes through untouched."""
+"""Clients that record by themselves: `trajrec.openai(client)` and `trajrec.mcp(session)`.
+
+Neither library is imported. Any object with the methods can be wrapped, and calls that are not
+recorded go to it unchanged.
+"""
 
 from __future__ import annotations
 
-from typing import Any
-
 from trajrec.agents.context import current_episode
-from trajrec.protocols import Tool
+from trajrec.protocols import Access, Tool
+from trajrec.types import JsonObject, Value
 
 MODEL_METHODS = frozenset(
     {
@@ -26,44 +28,48 @@ _RESOURCES = frozenset(
 )
 
 
-def openai(client: Any) -> Any:
-    """Return an OpenAI-compatible client, sync or async, whose model calls are recorded by the episode that they happen in.
+def openai(client: Value) -> Value:
+    """Return an OpenAI-compatible client whose model calls the current episode records.
 
         client = trajrec.openai(OpenAI())
         with trajrec.episode("runs/") as ep:
             reply = client.chat.completions.create(model="...", messages=messages)
 
-    Outside of an episode it is the client as it is. Its own retries are within one recorded call.
+    Sync and async clients are supported. Outside of an episode the client works as before. Retries
+    that the client makes by itself are part of one recorded call.
     """
     return _Resource(client, "")
 
 
-def mcp(session: Any) -> Any:
-    """Return an MCP session whose tool calls are recorded by the episode that they happen in; `list_tools` tells it the tools.
+def mcp(session: Value) -> Value:
+    """Return an MCP session whose tool calls the current episode records.
 
-    A tool with the hint that it only reads is taken at its word, one with the hint of an open world is external.
+    `list_tools` describes the tools to the episode: the hint `readOnlyHint` makes a tool "read", and
+    `openWorldHint` makes it "external".
     """
     return _Session(session)
 
 
 class _Resource:
-    """A client or one of its resources; `path` is where in the client."""
+    """A client or one of its resources; `path` is the resource's name within the client."""
 
-    def __init__(self, target: Any, path: str) -> None:
-        self._target, self._path = target, path
+    def __init__(self, target: Value, path: str) -> None:
+        self._target = target
+        self._path = path
 
-    def __getattr__(self, name: str) -> Any:
-        value, path = getattr(self._target, name), f"{self._path}.{name}" if self._path else name
+    def __getattr__(self, name: str) -> Value:
+        value = getattr(self._target, name)
+        path = f"{self._path}.{name}" if self._path else name
         if path in _RESOURCES:
             return _Resource(value, path)
         if path not in MODEL_METHODS:
             return value
 
-        def recorded(*args: Any, **kwargs: Any) -> Any:
-            episode = current_episode.get()
-            return (
-                value(*args, **kwargs) if episode is None else episode.model(value, *args, **kwargs)
-            )
+        def recorded(*args: Value, **kwargs: Value) -> Value:
+            episode = current_episode()
+            if episode is None:
+                return value(*args, **kwargs)
+            return episode.model(value, *args, **kwargs)
 
         return recorded
 
@@ -71,39 +77,40 @@ class _Resource:
         self._target.__enter__()
         return self
 
-    def __exit__(self, *exc: Any) -> Any:
+    def __exit__(self, *exc: Value) -> Value:
         return self._target.__exit__(*exc)
 
     async def __aenter__(self) -> _Resource:
         await self._target.__aenter__()
         return self
 
-    async def __aexit__(self, *exc: Any) -> Any:
+    async def __aexit__(self, *exc: Value) -> Value:
         return await self._target.__aexit__(*exc)
 
 
 class _Session:
     """An MCP session."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Value) -> None:
         self._session = session
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Value:
         return getattr(self._session, name)
 
-    async def list_tools(self, *args: Any, **kwargs: Any) -> Any:
-        """List the tools, and tell the episode of them."""
-        found, episode = await self._session.list_tools(*args, **kwargs), current_episode.get()
+    async def list_tools(self, *args: Value, **kwargs: Value) -> Value:
+        """List the tools, and describe them to the episode."""
+        listed = await self._session.list_tools(*args, **kwargs)
+        episode = current_episode()
         if episode is not None:
-            for tool in found.tools:
+            for tool in listed.tools:
                 episode.register_tool(_tool(tool))
-        return found
+        return listed
 
     async def call_tool(
-        self, name: str, arguments: dict[str, Any] | None = None, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, name: str, arguments: JsonObject | None = None, *args: Value, **kwargs: Value
+    ) -> Value:
         """Call a tool, recorded."""
-        episode = current_episode.get()
+        episode = current_episode()
         if episode is None:
             return await self._session.call_tool(name, arguments, *args, **kwargs)
         return await episode.execute(
@@ -113,13 +120,21 @@ class _Session:
         )
 
 
-def _tool(tool: Any) -> Tool:
-    """Return a tool as MCP describes it; the names of its fields have changed over time."""
-    hints = tool.annotations
-    reads, is_open = (
-        next((found for name in names if (found := getattr(hints, name, None)) is not None), None)
-        for names in (("read_only_hint", "readOnlyHint"), ("open_world_hint", "openWorldHint"))
-    )
+def _tool(tool: Value) -> Tool:
+    """Return a tool from its description by MCP, whose field names differ by version."""
     schema = getattr(tool, "input_schema", None) or getattr(tool, "inputSchema", None)
-    access = "external" if is_open else "read" if reads else "unknown"
-    return Tool(tool.name, schema, access, tool.description or "")  # type: ignore[arg-type]
+    access: Access = "unknown"
+    if _hint(tool, "open_world_hint", "openWorldHint"):
+        access = "external"
+    elif _hint(tool, "read_only_hint", "readOnlyHint"):
+        access = "read"
+    return Tool(tool.name, schema, access, tool.description or "")
+
+
+def _hint(tool: Value, *names: str) -> bool:
+    """Return a hint of a tool by the first of its names that is set."""
+    for name in names:
+        hint = getattr(tool.annotations, name, None)
+        if hint is not None:
+            return bool(hint)
+    return False

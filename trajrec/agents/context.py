@@ -1,9 +1,125 @@
-"""The episode that a task or thread is in: what a wrapped client records into without being told."""
+"""The episode that the current task or thread is in, and the interface that all such episodes share."""
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from typing import Any
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from typing import Protocol
 
-current_episode: ContextVar[Any] = ContextVar("trajrec_episode", default=None)
-"""An AgentEpisode, or a Rerun, which stands in for one."""
+from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
+from trajrec.protocols import Access, Tool, Verdict
+from trajrec.types import JsonObject, Value
+
+
+class EpisodeSession(Protocol):
+    """An episode as an agent's own code sees it.
+
+    `trajrec.episode` records one, `trajrec.rerun` answers from a recording, and credit's rollouts do
+    both. An agent that uses only these names runs in each of them.
+    """
+
+    @property
+    def id(self) -> str:
+        """Id of the episode."""
+        ...
+
+    @property
+    def goal(self) -> Value:
+        """The agent's goal."""
+        ...
+
+    @property
+    def world(self) -> Value:
+        """The world in which the tools act; None without one."""
+        ...
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps so far."""
+        ...
+
+    @property
+    def last_step(self) -> int:
+        """Number of the last step; -1 before the first."""
+        ...
+
+    def call(self, tool: str, /, **arguments: Value) -> Value:
+        """Call a tool."""
+        ...
+
+    def execute(
+        self,
+        tool: str,
+        arguments: JsonObject,
+        *,
+        call_id: str = "",
+        run: Callable[[], Value] | None = None,
+    ) -> Value:
+        """Call a tool with its arguments as a dict."""
+        ...
+
+    def tool(
+        self,
+        function: Callable[..., Value],
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> Callable[..., Value]:
+        """Make a function a tool, and return it as a function whose calls are recorded."""
+        ...
+
+    def register_tool(self, tool: Tool) -> None:
+        """Describe a tool that neither the world nor `tool` knows."""
+        ...
+
+    def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
+        """Call a model."""
+        ...
+
+    def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
+        """Return a value that comes from outside the program."""
+        ...
+
+    def step(self) -> AbstractContextManager[int]:
+        """Make the calls of a block one step."""
+        ...
+
+    def attempts(
+        self, plan: RetryPlan = 3, *, wait: float = 0.0, on: Exceptions = Exception
+    ) -> AttemptLoop:
+        """Retry the calls of a block."""
+        ...
+
+    def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
+        """Run a verifier."""
+        ...
+
+    def stop(
+        self, reason: str, *, claimed_done: bool | None = None, truncated: bool = False
+    ) -> None:
+        """Give the reason for the end of the loop."""
+        ...
+
+
+_CURRENT: ContextVar[EpisodeSession | None] = ContextVar("trajrec_episode", default=None)
+
+
+def current_episode() -> EpisodeSession | None:
+    """Return the episode that this task or thread is in; None outside of episodes."""
+    return _CURRENT.get()
+
+
+def enter_episode(episode: EpisodeSession) -> Token[EpisodeSession | None]:
+    """Make an episode the current one; return the token that `leave_episode` takes."""
+    return _CURRENT.set(episode)
+
+
+def leave_episode(token: Token[EpisodeSession | None]) -> None:
+    """Make the episode current again that was so before `enter_episode`."""
+    # A generator or a task may leave an episode in another context than it entered it in, which has
+    # no such token.
+    with contextlib.suppress(ValueError):
+        _CURRENT.reset(token)

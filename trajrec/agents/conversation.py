@@ -1,25 +1,32 @@
-"""Message histories at the price of what is new in them: each request of a conversation repeats all that was said before."""
+"""Message histories without repetition: each request of a conversation repeats all messages before it."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
+from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.objects import declared_fields
 
 REMEMBERED = 4
-"""How many conversations may take turns and still be recognised."""
+"""Requests that a new one is compared with: so many conversations may take turns."""
 
-Encode = Callable[[Any], tuple[bytes, bool]]
+Encode: TypeAlias = Callable[[Value], tuple[bytes, bool]]
 
 
 class Request(NamedTuple):
-    """The messages of a request: their bytes one after the other, and where each ends."""
+    """The messages of a request.
+
+    Attributes:
+        number: Number of the model call.
+        body: Bytes of the messages, one after the other.
+        ends: End of each message in `body`.
+    """
 
     number: int
     body: bytes
@@ -33,46 +40,48 @@ class Conversation:
         self._last: list[Request] = []
 
     def add(
-        self, number: int, messages: Sequence[Any], encode: Encode
+        self, number: int, messages: Sequence[Value], encode: Encode
     ) -> tuple[int, int, list[bytes], bool]:
-        """Take in the messages of model call `number`.
+        """Add the messages of model call `number`.
 
         Returns:
-            The earlier call that has the most of them in common from the beginning (-1 where none has any), how many, the
-            others encoded, and whether any of these was redacted.
+            The earlier call that begins with the most of these messages (-1 if none does); how many
+            they have in common; the other messages, encoded; and whether any of those was redacted.
         """
         body = _body(messages)
-        best, kept = None, 0
+        best = None
+        n_common = 0
         for earlier in self._last:
             common = bisect_left(
                 earlier.ends,
                 True,
                 key=lambda end, e=earlier: not body.startswith(e.body[:end]),  # type: ignore[misc]
             )
-            if common > kept:
-                best, kept = earlier, common
-        # What goes on from a request takes its place.
-        is_longer = best is not None and kept == len(best.ends)
+            if common > n_common:
+                best = earlier
+                n_common = common
+        # A request that continues another one replaces it.
+        is_longer = best is not None and n_common == len(best.ends)
         self._last = [request for request in self._last if not (is_longer and request is best)][
             1 - REMEMBERED :
         ]
-        known = best.ends[:kept] if best is not None else []
+        ends = best.ends[:n_common] if best is not None else []
         new = accumulate(
-            (len(_body([message])) for message in messages[kept:]),
-            initial=known[-1] if known else 0,
+            (len(_body([message])) for message in messages[n_common:]),
+            initial=ends[-1] if ends else 0,
         )
-        self._last.append(Request(number, body, [*known, *list(new)[1:]]))
-        found = [encode(message) for message in messages[kept:]]
+        self._last.append(Request(number, body, [*ends, *list(new)[1:]]))
+        encoded = [encode(message) for message in messages[n_common:]]
         return (
             -1 if best is None else best.number,
-            kept,
-            [data for data, _ in found],
-            any(r for _, r in found),
+            n_common,
+            [data for data, _ in encoded],
+            any(is_redacted for _, is_redacted in encoded),
         )
 
 
-def _body(messages: Sequence[Any]) -> bytes:
-    """Return the messages' bytes, one after the other: to compare, not to keep."""
+def _body(messages: Sequence[Value]) -> bytes:
+    """Return the messages' bytes, one after the other, for comparisons only."""
     try:
         data = _encode(list(messages))
     except (TypeError, ValueError, OverflowError):
@@ -80,7 +89,7 @@ def _body(messages: Sequence[Any]) -> bytes:
     return data[1 if len(messages) < 16 else 3 if len(messages) < 1 << 16 else 5 :]
 
 
-def _hook(value: Any) -> Any:
+def _hook(value: Value) -> Value:
     fields = declared_fields(value)
     if fields is value:
         raise TypeError

@@ -1,23 +1,30 @@
-"""Numbers for steps, calls and attempts, from any thread or task; and retries, which make attempts of what would be calls."""
+"""Numbers for steps, calls and model calls, from any thread or task."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import contextvars
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
+from trajrec.agents.retries import current_retries
 from trajrec.log.events import RetryBy
 from trajrec.log.schema import EpisodeStart, Fork
+from trajrec.protocols import World
 
-Exceptions = type[BaseException] | tuple[type[BaseException], ...]
+CounterMark: TypeAlias = tuple[int, int, int, bool]
 
 
-class Place(NamedTuple):
-    """Where a call belongs, and who tries it again."""
+class CallPosition(NamedTuple):
+    """The position of an attempt in its episode, and who retries it.
+
+    Attributes:
+        step: Number of the step.
+        call: Number of the call in its step.
+        attempt: Number of the attempt at the call.
+        by: Who retries; "" for a first attempt.
+        backoff_ns: Wait before the attempt.
+    """
 
     step: int
     call: int
@@ -26,173 +33,98 @@ class Place(NamedTuple):
     backoff_ns: int = 0
 
 
-class Origin(NamedTuple):
-    """Where an episode goes on from: see `trajrec.rerun`.
+class StepCounter:
+    """Counts the steps, calls and model calls of an episode.
+
+    A model call begins a step, and the calls after it belong to that step. A call without a model
+    call is a step of its own.
 
     Attributes:
-        fork: Its parent and step.
-        start: The parent's reset.
-        steps: The count, which goes on.
-        prepare: Brings the world, which was just reset, there.
-    """
-
-    fork: Fork
-    start: EpisodeStart
-    steps: Steps
-    prepare: Callable[[Any], None]
-
-
-class Retries:
-    """What several tries have in common: the calls made in one are attempts of those made in the first, in order."""
-
-    def __init__(self, by: RetryBy) -> None:
-        self.by, self.attempt, self.backoff_ns = by, 0, 0
-        self.ended_ns = 0
-        self.calls: list[tuple[int, int]] = []
-        self.has_model = self.has_succeeded = False
-        self._next = 0
-
-    def begin(self, attempt: int) -> None:
-        """Begin a try."""
-        self.attempt, self._next = attempt, 0
-        self.backoff_ns = time.monotonic_ns() - self.ended_ns if attempt else 0
-
-    def next_call(self) -> tuple[int, int] | None:
-        """Return step and call of what the next call of this try repeats, None for a new one."""
-        index, self._next = self._next, self._next + 1
-        return self.calls[index] if self.attempt and index < len(self.calls) else None
-
-
-_RETRIES: contextvars.ContextVar[Retries | None] = contextvars.ContextVar(
-    "trajrec_retries", default=None
-)
-
-
-class Steps:
-    """Counts an episode's steps, calls and model calls.
-
-    A model call begins a step, to which the calls after it belong; a call without one is a step of its own.
+        lock: Held while a number is given and the event with it is added, so that events are in the
+            order of their numbers.
+        step: Number of the last step; -1 before the first.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.step = -1
-        self._calls = self._models = 0
+        self._n_calls = 0
+        self._n_models = 0
         self._is_decided = False
 
     @contextlib.contextmanager
     def grouped(self) -> Iterator[int]:
-        """Let all calls within be one step."""
+        """Make all calls of a block one step."""
         try:
             with self.lock:
-                self._decide()
+                self._begin_decision()
             yield self.step
         finally:
             self._is_decided = False
 
-    def mark(self) -> tuple[int, int, int, bool]:
-        """Return where the count stands, for `back_to`."""
-        return self.step, self._calls, self._models, self._is_decided
+    def mark(self) -> CounterMark:
+        """Return the count, for `rewind`."""
+        return self.step, self._n_calls, self._n_models, self._is_decided
 
-    def back_to(self, mark: tuple[int, int, int, bool]) -> None:
-        """Count on from where the count stood."""
-        self.step, self._calls, self._models, self._is_decided = mark
+    def rewind(self, mark: CounterMark) -> None:
+        """Set the count back to a mark."""
+        self.step, self._n_calls, self._n_models, self._is_decided = mark
 
-    def place_call(self) -> Place:
-        """Return where the next call belongs."""
+    def next_call(self) -> CallPosition:
+        """Return the position of the next call."""
         with self.lock:
-            retries = _RETRIES.get()
-            known = None if retries is None else retries.next_call()
-            if retries is not None and known is not None:
-                return Place(*known, retries.attempt, retries.by, retries.backoff_ns)
-            if not self._is_decided:
-                self._next()
-            place = Place(self.step, self._calls)
-            self._calls += 1
+            retries = current_retries()
             if retries is not None:
-                retries.calls.append(place[:2])
-            return place
+                repeated = retries.repeated_call()
+                if repeated is not None:
+                    step, call = repeated
+                    return CallPosition(
+                        step, call, retries.attempt, by=retries.by, backoff_ns=retries.backoff_ns
+                    )
+            if not self._is_decided:
+                self._begin_step()
+            position = CallPosition(self.step, self._n_calls)
+            self._n_calls += 1
+            if retries is not None:
+                retries.calls.append(position[:2])
+            return position
 
-    def place_model(self) -> tuple[int, int, RetryBy]:
-        """Begin a step for a model call; return the model call's number, its attempt, and who tries again."""
-        retries = _RETRIES.get()
-        attempt, by = 0, ""
+    def next_model_call(self) -> tuple[int, int, RetryBy]:
+        """Begin a step for a model call; return its number, its attempt, and who retries it."""
+        retries = current_retries()
+        attempt = 0
+        by: RetryBy = ""
         if retries is not None and retries.attempt and retries.has_model:
-            attempt, by = retries.attempt, retries.by
+            attempt = retries.attempt
+            by = retries.by
         else:
-            self._decide()
+            self._begin_decision()
         if retries is not None:
             retries.has_model = True
-        self._models += 1
-        return self._models - 1, attempt, by  # type: ignore[return-value]
+        self._n_models += 1
+        return self._n_models - 1, attempt, by
 
-    def _decide(self) -> None:
-        self._next()
+    def _begin_decision(self) -> None:
+        """Begin a step to which all calls belong until the next decision."""
+        self._begin_step()
         self._is_decided = True
 
-    def _next(self) -> None:
-        self.step, self._calls = self.step + 1, 0
+    def _begin_step(self) -> None:
+        self.step += 1
+        self._n_calls = 0
 
 
-class Tries:
-    """Tries of the scaffold, to iterate over, with `for` or `async for`: one more after each that failed.
+class ForkOrigin(NamedTuple):
+    """The point at which a forked episode of an agent begins; see `trajrec.rerun`.
 
-    Args:
-        plan: How many in all, or tenacity's Retrying or AsyncRetrying, which then decides.
-        wait: Seconds between them.
-        on: What is tried again; the last try raises it.
+    Attributes:
+        fork: The parent and the step.
+        start: The parent's reset.
+        steps: The parent's count, which the fork continues.
+        prepare: Brings the world, which was just reset, to the point.
     """
 
-    def __init__(self, plan: Any, wait: float, on: Exceptions) -> None:
-        self._plan, self._wait, self._on = plan, wait, on
-        self._retries = Retries("scaffold")
-
-    def __iter__(self) -> Iterator[contextlib.AbstractContextManager[None]]:
-        if not isinstance(self._plan, int):
-            for number, attempt in enumerate(self._plan):
-                yield self._begin(number, attempt)
-            return
-        for number in range(self._plan):
-            if number:
-                time.sleep(self._wait)
-            yield self._begin(number, self._suppressing(number))
-            if self._retries.has_succeeded:
-                return
-
-    async def __aiter__(self) -> AsyncIterator[contextlib.AbstractContextManager[None]]:
-        if not isinstance(self._plan, int):
-            number = 0
-            async for attempt in self._plan:
-                yield self._begin(number, attempt)
-                number += 1
-            return
-        for number in range(self._plan):
-            if number:
-                await asyncio.sleep(self._wait)
-            yield self._begin(number, self._suppressing(number))
-            if self._retries.has_succeeded:
-                return
-
-    def _begin(
-        self, number: int, attempt: contextlib.AbstractContextManager[Any]
-    ) -> contextlib.AbstractContextManager[None]:
-        self._retries.begin(number)
-        return _one_try(self._retries, attempt)
-
-    def _suppressing(self, number: int) -> contextlib.AbstractContextManager[None]:
-        is_last = number == self._plan - 1
-        return contextlib.suppress(
-            *(() if is_last else self._on if isinstance(self._on, tuple) else (self._on,))
-        )
-
-
-@contextlib.contextmanager
-def _one_try(retries: Retries, attempt: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
-    token = _RETRIES.set(retries)
-    try:
-        with attempt:
-            yield
-            retries.has_succeeded = True
-    finally:
-        _RETRIES.reset(token)
-        retries.ended_ns = time.monotonic_ns()
+    fork: Fork
+    start: EpisodeStart
+    steps: StepCounter
+    prepare: Callable[[World | None], None]

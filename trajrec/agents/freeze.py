@@ -172,22 +172,24 @@ def fixed_default_seeds(seed: int = 0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Hold the clock and what draws unseeded for a block of an agent's own code, so that `trajrec.rerun` can do the same.
+    """Freeze the clock and seed unseeded randomness for a block of an agent's own code.
 
         with trajrec.episode("runs/") as ep, trajrec.deterministic():
             prompt = f"Today is {datetime.date.today()}. Your id is {uuid.uuid4()}."
 
-    The episode that it is used in records the time and a seed, as a side effect named "deterministic"; when the agent is run
-    again these are given back. What is held is described at `frozen`.
+    The current episode records the time and a seed, as a side effect named "deterministic", and
+    `trajrec.rerun` uses them again. See `trajrec.agents.freeze.frozen` for the functions that are
+    frozen.
 
     Raises:
-        ValueError: There is no episode around it.
+        ValueError: The block is not inside an episode.
         MissingPackageError: time-machine is not installed.
     """
-    episode = current_episode.get()
+    episode = current_episode()
     if episode is None:
         raise ValueError(
-            "there is no episode here: use it within `with trajrec.episode(...):` or `with trajrec.rerun(...):`"
+            "deterministic() must be inside an episode: use it within "
+            "`with trajrec.episode(...):` or `with trajrec.rerun(...):`"
         )
     time_ns, seed = episode.side_effect(
         "deterministic", lambda: [time.time_ns(), secrets.randbits(31)]

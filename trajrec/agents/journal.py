@@ -1,4 +1,4 @@
-"""What an episode of an agent is written through: values without secrets, large ones once, exceptions as text."""
+"""Writes the records of an agent's episode: values without secrets, large values once, exceptions as text."""
 
 from __future__ import annotations
 
@@ -6,48 +6,59 @@ import contextlib
 import hashlib
 import time
 import traceback
-from typing import Any, Literal
+from typing import Literal
 
 from trajrec.agents.redaction import Redactor
 from trajrec.errors import LogWriteError
 from trajrec.log.schema import Event, Failure
 from trajrec.recording.event_log import REFERRED_BYTES, EventLog
+from trajrec.types import Value
 from trajrec.values import codec
+
+EVENT_BYTES = 200
+"""Estimate of the size of an event without large values. The log flushes by the sum of such sizes."""
+
+TRACEBACK_CHARS = 20_000
+"""Characters that are kept of a traceback, from its end, where the error is."""
 
 
 class Journal:
-    """One episode's way into its log.
+    """Writes the events of one episode into its log.
 
     Attributes:
-        number: Which episode of the log.
+        log: The log.
+        redactor: Removes secrets.
+        number: Number of the episode in its log.
     """
 
-    def __init__(self, sink: EventLog, redactor: Redactor) -> None:
-        self.sink, self.redactor, self.number = sink, redactor, sink.new_episode()
+    def __init__(self, log: EventLog, redactor: Redactor) -> None:
+        self.log = log
+        self.redactor = redactor
+        self.number = log.new_episode()
 
-    def add(self, event: Event, size: int = 200) -> None:
+    def add(self, event: Event, size: int = EVENT_BYTES) -> None:
         """Add an event of about `size` bytes."""
-        self.sink.add(event, size)
+        self.log.add(event, size)
 
-    def encode(self, value: Any) -> tuple[bytes, bool]:
-        """Return a value encoded, large ones as a reference, and whether secrets were taken out of it."""
+    def encode(self, value: Value) -> tuple[bytes, bool]:
+        """Return an encoded value, or a reference to a large one, and whether secrets were removed."""
         data, is_redacted = self.redactor.encode(value)
         return self.store(data), is_redacted
 
-    def data(self, value: Any) -> bytes:
-        """Return a value encoded."""
+    def data(self, value: Value) -> bytes:
+        """Return an encoded value, or a reference to a large one."""
         return self.encode(value)[0]
 
     def store(self, data: bytes) -> bytes:
-        """Return an encoded value, or a reference to it where it is large."""
+        """Return an encoded value, or a reference to it if it is large."""
         if len(data) <= REFERRED_BYTES:
             return data
         digest = hashlib.blake2b(data, digest_size=16).digest()
-        self.sink.refer(self.number, digest, data)
+        self.log.refer(self.number, digest, data)
         return codec.encode(codec.Ref(digest))
 
-    def refer(self, value: Any) -> Any:
-        """Return a value without secrets, or a reference to it where it is large."""
+    def refer(self, value: Value) -> Value:
+        """Return a value without secrets, or a reference to it if it is large."""
         if value is None or isinstance(value, (bool, int, float)):
             return value
         return codec.decode(self.data(value))
@@ -58,9 +69,8 @@ class Journal:
 
     def describe(self, exc: BaseException) -> tuple[str, str, str]:
         """Return an exception's type, message and traceback."""
-        text = "".join(traceback.format_exception(exc))[-20_000:]
-        message, text = (t.encode("utf-8", "backslashreplace").decode() for t in (str(exc), text))
-        return codec.type_name(exc), self.text(message), self.text(text)
+        text = "".join(traceback.format_exception(exc))[-TRACEBACK_CHARS:]
+        return codec.type_name(exc), self.text(_storable(str(exc))), self.text(_storable(text))
 
     def fail(
         self,
@@ -69,7 +79,7 @@ class Journal:
         origin: Literal["agent", "env", "verifier"],
         exc: BaseException,
     ) -> None:
-        """Add an exception that is not a tool's or a model's."""
+        """Add an exception that is neither a tool's nor a model's."""
         error_type, message, text = self.describe(exc)
         event = Failure(
             episode=self.number,
@@ -85,6 +95,11 @@ class Journal:
         self.add(event, len(text))
 
     def flush(self) -> None:
-        """Hand everything to the operating system; a log that cannot be written is raised at the episode's end."""
+        """Write everything. An error of the log is raised at the episode's end, not here."""
         with contextlib.suppress(LogWriteError):
-            self.sink.flush()
+            self.log.flush()
+
+
+def _storable(text: str) -> str:
+    """Return a text without lone surrogates, which UTF-8 cannot store."""
+    return text.encode("utf-8", "backslashreplace").decode()

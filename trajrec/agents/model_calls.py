@@ -1,43 +1,51 @@
-"""Model calls: request and answer whole, sync and async, streamed or not."""
+"""Model calls: each request and answer is recorded whole, sync and async, streamed or not."""
 
 from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from trajrec.agents.conversation import Conversation
-from trajrec.agents.counters import Steps
+from trajrec.agents.counters import StepCounter
 from trajrec.agents.journal import Journal
 from trajrec.agents.streams import record_stream
 from trajrec.log.events import ModelEnd, ModelStart
+from trajrec.types import JsonObject, Value
 
 
-class Models:
-    """Records the model calls of one episode."""
+class ModelCallRecorder:
+    """Records the model calls of one episode.
 
-    def __init__(self, journal: Journal, steps: Steps) -> None:
-        self._journal, self._steps = journal, steps
+    Args:
+        journal: The episode's journal.
+        steps: The episode's counter.
+    """
+
+    def __init__(self, journal: Journal, steps: StepCounter) -> None:
+        self._journal = journal
+        self._steps = steps
         self._conversation = Conversation()
 
     def execute(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Call a model as it would have been called; return or raise what it does."""
+        self, function: Callable[..., Value], args: tuple[Value, ...], kwargs: JsonObject
+    ) -> Value:
+        """Call a model, and return its answer or raise its exception."""
         number = self._begin(function, args, kwargs)
         try:
             answer = function(*args, **kwargs)
         except BaseException as exc:
-            self._raised(number, exc)
+            self._add_exception(number, exc)
             raise
         if inspect.isawaitable(answer):
-            return self._awaited(number, answer)
-        return self._answered(number, answer)
+            return self._await(number, answer)
+        return self._record_answer(number, answer)
 
     def _begin(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, function: Callable[..., Value], args: tuple[Value, ...], kwargs: JsonObject
     ) -> int:
+        """Record a request; return the number of the model call."""
         journal = self._journal
         messages = kwargs.get("messages")
         if not isinstance(messages, (list, tuple)):
@@ -47,9 +55,12 @@ class Models:
             for key, value in kwargs.items()
             if key != "messages" or value is not messages
         }
+        # Under the lock, because a request refers to the messages of the call before it.
         with self._steps.lock:
-            number, attempt, by = self._steps.place_model()
-            base, kept, new, is_redacted = self._conversation.add(number, messages, journal.encode)
+            number, attempt, by = self._steps.next_model_call()
+            base, n_common, new, is_redacted = self._conversation.add(
+                number, messages, journal.encode
+            )
             data, was_redacted = journal.encode({"args": list(args), "kwargs": request})
             journal.add(
                 ModelStart(
@@ -57,10 +68,10 @@ class Models:
                     step=self._steps.step,
                     number=number,
                     time_ns=time.time_ns(),
-                    function=_name(function),
+                    function=_full_name(function),
                     request_data=data,
                     base=base,
-                    kept=kept,
+                    kept=n_common,
                     messages=new,
                     attempt=attempt,
                     retry_by=by,
@@ -70,16 +81,18 @@ class Models:
             )
         return number
 
-    async def _awaited(self, number: int, answer: Any) -> Any:
+    async def _await(self, number: int, answer: Awaitable[Value]) -> Value:
         try:
-            found = await answer
+            value = await answer
         except BaseException as exc:
-            self._raised(number, exc, is_async=True)
+            self._add_exception(number, exc, is_async=True)
             raise
-        return self._answered(number, found, is_async=True)
+        return self._record_answer(number, value, is_async=True)
 
-    def _answered(self, number: int, answer: Any, *, is_async: bool = False) -> Any:
-        def ended(value: Any, exc: BaseException | None, is_streamed: bool) -> None:
+    def _record_answer(self, number: int, answer: Value, *, is_async: bool = False) -> Value:
+        """Return an answer, which is recorded at once or, if it is a stream, at its end."""
+
+        def add_answer(value: Value, exc: BaseException | None, is_streamed: bool) -> None:
             journal = self._journal
             data, is_redacted = journal.encode(value)
             error_type, message, text = ("", "", "") if exc is None else journal.describe(exc)
@@ -98,9 +111,9 @@ class Models:
             )
             journal.add(end, len(data))
 
-        return record_stream(answer, ended)
+        return record_stream(answer, add_answer)
 
-    def _raised(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
+    def _add_exception(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
         journal = self._journal
         error_type, message, text = journal.describe(exc)
         journal.add(
@@ -116,12 +129,15 @@ class Models:
                 is_async=is_async,
             )
         )
-        journal.flush()
+        journal.flush()  # the next thing may be the end of the process
 
 
-def _outcome(exc: BaseException | None) -> Any:
-    return "ok" if exc is None else "error" if isinstance(exc, Exception) else "cancelled"
+def _outcome(exc: BaseException | None) -> Literal["ok", "error", "cancelled"]:
+    if exc is None:
+        return "ok"
+    return "error" if isinstance(exc, Exception) else "cancelled"
 
 
-def _name(function: Any) -> str:
-    return f"{getattr(function, '__module__', '?')}:{getattr(function, '__qualname__', type(function).__qualname__)}"
+def _full_name(function: Callable[..., Value]) -> str:
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{getattr(function, '__module__', '?')}:{name}"

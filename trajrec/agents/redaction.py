@@ -1,7 +1,7 @@
-"""Keeps secrets out of logs: what looks like a key is replaced before any byte of it is written.
+"""Keeps secrets out of logs: a text that looks like a key is replaced before it is written.
 
-A secret is replaced by its kind and a keyed digest, so that equal secrets stay recognisable within a process (everywhere with
-one `TRAJREC_REDACTION_KEY`) and nothing can be computed back.
+The replacement has the kind of the secret and a keyed digest. Equal secrets stay recognisable within
+a process, or everywhere with one `TRAJREC_REDACTION_KEY`, and no secret can be computed from it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import Change, diff
@@ -32,7 +32,7 @@ PATTERNS = {
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     ),
 }
-"""What a secret looks like: bytes that must be there at all, then the pattern."""
+"""Kind of secret -> bytes that each one contains, which are searched first, and its pattern."""
 
 NAMES = frozenset(
     {
@@ -58,10 +58,13 @@ NAMES = frozenset(
     }
     | {"x_api_key"}
 )
-"""Keys whose values are secrets, whatever they look like; compared in lower case with "-" as "_"."""
+"""Keys whose values are always secrets; compared in lower case, with "-" as "_"."""
 
 SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 """Environment variables whose values are secrets wherever they appear."""
+
+MIN_SECRET_CHARS = 8
+"""Shorter values of variables are no secrets: they occur by chance in any text."""
 
 _KEY = os.environ.get("TRAJREC_REDACTION_KEY", "").encode()[:64] or secrets.token_bytes(32)
 
@@ -70,22 +73,26 @@ class Redactor:
     """Encodes values and texts without the secrets in them.
 
     Args:
-        environment: Where secrets are known from: values of variables that are named like keys, tokens or passwords.
-        also: Further secrets, as they are.
+        environment: Environment variables. The values of those that are named like keys, tokens or
+            passwords are secrets. Default: those of this process.
+        also: Further secrets.
     """
 
     def __init__(
-        self, environment: Mapping[str, str] = os.environ, also: Iterable[str] = ()
+        self, environment: Mapping[str, str] | None = None, also: Iterable[str] = ()
     ) -> None:
-        known = [
+        # No default argument: documentation that prints signatures would print the environment.
+        environment = os.environ if environment is None else environment
+        values = [
             value
             for name, value in environment.items()
-            if SECRET_VARIABLE.search(name) and len(value) >= 8
+            if SECRET_VARIABLE.search(name) and len(value) >= MIN_SECRET_CHARS
         ]
-        self._known = sorted({*known, *also}, key=len, reverse=True)
+        # The longest first, so that a secret within another one does not split it.
+        self._secrets = sorted({*values, *also}, key=len, reverse=True)
         names = {part for name in NAMES for part in (name, name.replace("_", "-"))}
         self._signs = [sign for sign, _ in PATTERNS.values() if len(sign) > 1] + [
-            text.encode() for text in self._known
+            text.encode() for text in self._secrets
         ]
         self._signs += [
             name[1:].encode() for name in sorted(names)
@@ -98,8 +105,8 @@ class Redactor:
         ]
         self._aws = re.compile(PATTERNS["aws key"][1].encode())
 
-    def encode(self, value: Any) -> tuple[bytes, bool]:
-        """Return a value encoded, and whether something was taken out of it."""
+    def encode(self, value: Value) -> tuple[bytes, bool]:
+        """Return an encoded value, and whether secrets were removed from it."""
         data = codec.encode(value, opaque=True)
         if not self._is_suspicious(data):
             return data, False
@@ -108,13 +115,13 @@ class Redactor:
         redacted = codec.encode(after, opaque=True)
         return redacted, redacted != codec.encode(before, opaque=True)
 
-    def plain(self, value: Any) -> Any:
-        """Return a value as it is read back from a log."""
+    def plain(self, value: Value) -> Value:
+        """Return a value as a log gives it back: plain, without secrets."""
         return codec.decode(self.encode(value)[0])
 
     def text(self, text: str) -> str:
         """Return a text without the secrets in it."""
-        for secret in self._known:
+        for secret in self._secrets:
             if secret in text:
                 text = text.replace(secret, _mark("environment", secret))
         for kind, pattern in self._patterns:
@@ -122,22 +129,20 @@ class Redactor:
         return text
 
     def change(self, change: Change) -> Change:
-        """Return a change without the secrets in it: the path alone may say that there is one."""
+        """Return a change without the secrets in it. A key in its path may name a secret."""
         for key in change.path.split("/"):
             if _is_secret(key):
-                return Change(
-                    change.path,
-                    *(self._value(key, value) for value in (change.before, change.after)),
-                )
+                before = self._value(key, change.before)
+                return Change(change.path, before, self._value(key, change.after))
         return change
 
     def _is_suspicious(self, data: bytes) -> bool:
-        """Say whether there may be a secret: searches for fixed bytes, which is fast, before anything else."""
+        """Return whether there may be a secret: a fast search for fixed bytes."""
         return any(sign in data for sign in self._signs) or bool(
             self._aws.search(data) or _has_capital_name(self, data)
         )
 
-    def _clean(self, value: Any) -> Any:
+    def _clean(self, value: Value) -> Value:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, (bytes, bytearray)):
@@ -155,14 +160,14 @@ class Redactor:
             return type(value)(self._clean(item) for item in value)
         return value
 
-    def _value(self, key: Any, item: Any) -> Any:
+    def _value(self, key: Value, item: Value) -> Value:
         if _is_secret(key) and isinstance(item, (str, bytes)) and item:
             text = item if isinstance(item, str) else item.decode("latin-1")
             return _mark(key.lower(), text.removeprefix("Bearer "))
         return self._clean(item)
 
 
-def _is_secret(key: Any) -> bool:
+def _is_secret(key: Value) -> bool:
     return isinstance(key, str) and key.lower().replace("-", "_") in NAMES
 
 
@@ -172,7 +177,7 @@ class _NoRedaction(Redactor):
     def __init__(self) -> None:
         super().__init__({})
 
-    def encode(self, value: Any) -> tuple[bytes, bool]:
+    def encode(self, value: Value) -> tuple[bytes, bool]:
         return codec.encode(value, opaque=True), False
 
     def change(self, change: Change) -> Change:
@@ -186,22 +191,24 @@ NO_REDACTION: Redactor = _NoRedaction()
 
 
 def _has_capital_name(redactor: Redactor, data: bytes) -> bool:
-    # Headers come as X-API-Key or AUTHORIZATION: only where a key is long enough in capitals is the slower search worth it.
+    # Headers come as X-API-Key or AUTHORIZATION. The slower search runs only if a part of them in
+    # capitals is in the data.
     return (
         b"KEY" in data or b"AUTH" in data or b"PASS" in data or b"TOKEN" in data or b"-K" in data
     ) and bool(redactor._capitals.search(data))
 
 
-def differences(recorded: Any, now: Any) -> list[Change]:
-    """Return where a recorded value and one of now differ, but for digests of redacted texts, which are of one process."""
-    return [change for change in diff(recorded, now) if not _is_same_mark(change)]
+def differences(recorded: Value, actual: Value) -> list[Change]:
+    """Return the differences of two values, except for digests of secrets, which one process has."""
+    return [change for change in diff(recorded, actual) if not _is_same_mark(change)]
 
 
 _MARK = re.compile(r"\[redacted ([^\]]*) [0-9a-f]{8}\]")
 
 
 def _is_same_mark(change: Change) -> bool:
-    a, b = change.before, change.after
+    a = change.before
+    b = change.after
     return (
         isinstance(a, str)
         and isinstance(b, str)

@@ -1,15 +1,17 @@
-"""Streamed answers: what is iterated is recorded when it ends, and passed on piece by piece meanwhile."""
+"""Streamed answers: the chunks are passed on one by one, and recorded together at the end."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import TypeAlias
 
-Ended = Callable[[Any, BaseException | None, bool], None]
+from trajrec.types import Value
+
+Ended: TypeAlias = Callable[[Value, BaseException | None, bool], None]
 
 
-def record_stream(answer: Any, ended: Ended) -> Any:
-    """Return the answer, wrapped where it is a stream; `ended(value, exception, is_streamed)` is called once, at its end."""
+def record_stream(answer: Value, ended: Ended) -> Value:
+    """Return an answer, wrapped if it is a stream; call `ended(value, exception, is_streamed)` at its end."""
     if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
         return Stream(answer, ended)
     ended(answer, None, False)
@@ -17,20 +19,21 @@ def record_stream(answer: Any, ended: Ended) -> Any:
 
 
 class Stream:
-    """A stream, sync or async, that remembers its pieces. Everything else of it is the original's."""
+    """A stream, sync or async, that remembers its chunks. All its other attributes are the original's."""
 
-    def __init__(self, stream: Any, ended: Ended) -> None:
-        self._stream, self._ended = stream, ended
-        self._pieces: list[Any] = []
+    def __init__(self, stream: Value, ended: Ended) -> None:
+        self._stream = stream
+        self._ended = ended
+        self._pieces: list[Value] = []
         self._is_over = False
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Value:
         return getattr(self._stream, name)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Value]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> Value:
         try:
             piece = next(self._stream)
         except BaseException as exc:
@@ -39,10 +42,10 @@ class Stream:
         self._pieces.append(piece)
         return piece
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> AsyncIterator[Value]:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> Value:
         try:
             piece = await self._stream.__anext__()
         except BaseException as exc:
@@ -56,7 +59,7 @@ class Stream:
             self._stream.__enter__()
         return self
 
-    def __exit__(self, *exc: Any) -> Any:
+    def __exit__(self, *exc: Value) -> Value:
         self._over(exc[1])
         return self._stream.__exit__(*exc) if hasattr(self._stream, "__exit__") else None
 
@@ -65,12 +68,12 @@ class Stream:
             await self._stream.__aenter__()
         return self
 
-    async def __aexit__(self, *exc: Any) -> Any:
+    async def __aexit__(self, *exc: Value) -> Value:
         self._over(exc[1])
         return await self._stream.__aexit__(*exc) if hasattr(self._stream, "__aexit__") else None
 
     def leave(self) -> bool:
-        """End it here; say whether that was before its end. An async one is closed by the loop that it runs in."""
+        """End the stream here; return whether it was open. Its event loop closes an async stream."""
         was_open = not self._is_over
         self._over(None)
         if was_open and hasattr(self._stream, "__next__") and hasattr(self._stream, "close"):

@@ -1,240 +1,251 @@
-"""Tool calls: each try recorded when it begins and when it ends, with what it changed."""
+"""Tool calls: each attempt is recorded when it begins and when it ends, with its changes of the state."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Literal, TypeAlias
 
 from trajrec.agents.arguments import ArgumentCheck
-from trajrec.agents.counters import Place, Steps
+from trajrec.agents.counters import CallPosition, StepCounter
 from trajrec.agents.freeze import derive_seed, frozen
-from trajrec.agents.journal import Journal
+from trajrec.agents.journal import EVENT_BYTES, Journal
 from trajrec.log.events import CallEnd, CallStart, StateChange
 from trajrec.protocols import Tool
 from trajrec.tracking.parts import Part
+from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, Change
 
-IsError = Callable[[Any], "str | None"]
+IsError: TypeAlias = Callable[[Value], str | None]
+
+_NOT_FROZEN = contextlib.nullcontext()
+"""One object for all calls, because a null context has no state."""
 
 
-class Calls:
+class ToolCallRecorder:
     """Records the tool calls of one episode.
 
     Args:
-        is_error: Says of a result why it is an error, None where it is none.
+        journal: The episode's journal.
+        steps: The episode's counter.
+        tools: The tools by name. Tools may be added later.
+        is_error: Returns why a result is an error, None if it is none.
 
     Attributes:
-        held_seed: Where it is set, each call runs with the clock held at its own time and all else that draws seeded from it.
+        frozen_seed: If set, each call runs with the clock frozen at its own time, and all other
+            randomness seeded from this seed.
         tools: The tools by name.
-        parts: What of the state is watched.
-        digests: Digest of each part, as of its last change.
+        parts: The watched parts of the state.
+        digests: Digest of each part after its last change; "" if it could not be captured.
     """
 
     def __init__(
-        self, journal: Journal, steps: Steps, tools: dict[str, Tool], is_error: IsError
+        self, journal: Journal, steps: StepCounter, tools: dict[str, Tool], is_error: IsError
     ) -> None:
-        self._journal, self._steps, self.tools, self._is_error = journal, steps, tools, is_error
-        self._arguments = ArgumentCheck()
-        self.held_seed: int | None = None
+        self.tools = tools
+        self.frozen_seed: int | None = None
         self.parts: list[Part] = []
         self.digests: dict[str, str] = {}
+        self._journal = journal
+        self._steps = steps
+        self._is_error = is_error
+        self._arguments = ArgumentCheck()
 
     def execute(
         self,
         name: str,
-        arguments: dict[str, Any],
-        run: Callable[[], Any],
-        call_id: str,
-        invalid: str,
-    ) -> Any:
-        """Run a call as it would have run; return or raise what it does."""
-        place, tool, journal = self._steps.place_call(), self.tools.get(name), self._journal
+        arguments: JsonObject,
+        run: Callable[[], Value],
+        *,
+        call_id: str = "",
+        invalid: str = "",
+    ) -> Value:
+        """Run a call, and return its result or raise its exception.
+
+        Args:
+            name: Name of the tool.
+            arguments: Its arguments.
+            run: Runs the call.
+            call_id: Id that the model gave the call.
+            invalid: Why the call is invalid, "" if it is not known to be so.
+        """
+        position = self._steps.next_call()
+        tool = self.tools.get(name)
+        journal = self._journal
         if tool is not None and not invalid:
-            invalid = self._arguments.misfit(tool, arguments)
+            invalid = self._arguments.find_mismatch(tool, arguments)
         data, is_redacted = journal.encode(arguments)
-        now = time.time_ns()
+        time_ns = time.time_ns()
+        # Before the tool runs: a call that ends the process has its start in the log.
         journal.add(
             CallStart(
                 episode=journal.number,
-                step=place.step,
-                call=place.call,
-                attempt=place.attempt,
-                time_ns=now,
+                step=position.step,
+                call=position.call,
+                attempt=position.attempt,
+                time_ns=time_ns,
                 tool=name,
                 call_id=call_id,
                 arguments_data=data,
                 access="unknown" if tool is None else tool.access,
                 invalid=journal.text(invalid),
-                retry_by=place.by,
-                backoff_ns=place.backoff_ns,
+                retry_by=position.by,
+                backoff_ns=position.backoff_ns,
                 is_redacted=is_redacted,
             ),
             len(data),
         )
         try:
-            with self._hold(now, place):
+            with self._freeze(time_ns, position):
                 result = run()
         except BaseException as exc:
-            self._raised(place, tool, exc, "agent" if invalid else "tool")
+            self._add_exception(position, tool, exc, origin="agent" if invalid else "tool")
             raise
         if inspect.isawaitable(result):
-            return self._awaited(place, tool, now, result)
-        self._returned(place, tool, result)
+            return self._await(position, tool, time_ns, result)
+        self._add_result(position, tool, result)
         return result
 
-    def _hold(self, time_ns: int, place: Place) -> contextlib.AbstractContextManager[None]:
-        return (
-            _NOT_HELD
-            if self.held_seed is None
-            else frozen(time_ns, derive_seed(self.held_seed, *place[:3]))
-        )
+    def _freeze(
+        self, time_ns: int, position: CallPosition
+    ) -> contextlib.AbstractContextManager[None]:
+        if self.frozen_seed is None:
+            return _NOT_FROZEN
+        return frozen(time_ns, derive_seed(self.frozen_seed, *position[:3]))
 
-    async def _awaited(self, place: Place, tool: Tool | None, time_ns: int, result: Any) -> Any:
+    async def _await(
+        self, position: CallPosition, tool: Tool | None, time_ns: int, result: Awaitable[Value]
+    ) -> Value:
         try:
-            with self._hold(time_ns, place):
+            with self._freeze(time_ns, position):
                 value = await result
         except BaseException as exc:
-            self._raised(place, tool, exc, "tool", is_async=True)
+            self._add_exception(position, tool, exc, origin="tool", is_async=True)
             raise
-        self._returned(place, tool, value, is_async=True)
+        self._add_result(position, tool, value, is_async=True)
         return value
 
-    def _returned(
-        self, place: Place, tool: Tool | None, result: Any, *, is_async: bool = False
+    def _add_result(
+        self, position: CallPosition, tool: Tool | None, result: Value, *, is_async: bool = False
     ) -> None:
-        now, why = time.time_ns(), self._is_error(result)
+        time_ns = time.time_ns()
+        error = self._is_error(result)
         data, is_redacted = self._journal.encode(result)
         end = CallEnd(
             episode=self._journal.number,
-            step=place.step,
-            call=place.call,
-            attempt=place.attempt,
-            time_ns=now,
-            outcome="ok" if why is None else "error",
+            step=position.step,
+            call=position.call,
+            attempt=position.attempt,
+            time_ns=time_ns,
+            outcome="ok" if error is None else "error",
             result_data=data,
-            origin="" if why is None else "tool",
-            message="" if why is None else self._journal.text(why),
+            origin="" if error is None else "tool",
+            message="" if error is None else self._journal.text(error),
             is_redacted=is_redacted,
             is_async=is_async,
         )
-        self._ended(place, tool, end, len(data))
+        self._add_end(position, tool, end, len(data))
 
-    def _raised(
+    def _add_exception(
         self,
-        place: Place,
+        position: CallPosition,
         tool: Tool | None,
         exc: BaseException,
-        origin: str,
         *,
+        origin: Literal["agent", "tool"],
         is_async: bool = False,
     ) -> None:
-        outcome: Any = (
-            "timeout"
-            if isinstance(exc, TimeoutError)
-            else "error"
-            if isinstance(exc, Exception)
-            else "cancelled"
-        )
-        if isinstance(exc, (ConnectionError, TimeoutError)):
-            origin = "infra"
-        error_type, message, text = self._journal.describe(exc)
+        error_type, message, traceback = self._journal.describe(exc)
         end = CallEnd(
             episode=self._journal.number,
-            step=place.step,
-            call=place.call,
-            attempt=place.attempt,
+            step=position.step,
+            call=position.call,
+            attempt=position.attempt,
             time_ns=time.time_ns(),
-            outcome=outcome,
+            outcome=_outcome(exc),
             result_data=None,
             is_raised=True,
-            origin=origin,
+            origin="infra" if isinstance(exc, (ConnectionError, TimeoutError)) else origin,
             error_type=error_type,
             message=message,
-            traceback=text,
+            traceback=traceback,
             is_async=is_async,
         )
-        self._ended(place, tool, end, len(text))
+        self._add_end(position, tool, end, len(traceback))
 
-    def _ended(self, place: Place, tool: Tool | None, end: CallEnd, size: int) -> None:
+    def _add_end(self, position: CallPosition, tool: Tool | None, end: CallEnd, size: int) -> None:
+        """Add the end of an attempt, and the changes since the last end of one."""
+        # Under the lock, so that no attempt gets the changes of another that ends meanwhile.
         with self._steps.lock:
             self._journal.add(end, size)
             for part in self.parts:
-                self._see(part, place, tool)
+                self._add_changes(part, position, tool)
         if end.outcome != "ok":
-            self._journal.flush()
+            self._journal.flush()  # the next thing may be the end of the process
 
-    def _see(self, part: Part, place: Place, tool: Tool | None) -> None:
-        """Record what a try changed in a part of the state."""
+    def _add_changes(self, part: Part, position: CallPosition, tool: Tool | None) -> None:
+        """Add the changes of a part of the state."""
         journal = self._journal
+        data = None
+        note = ""
         try:
             changes, digest = part.tracker.update()
-        except (
-            Exception
-        ) as exc:  # the world's own data may be anything; not seeing it is recorded, not hidden
-            self.digests[part.name] = ""
-            journal.fail(place.step, "state", "env", exc)
-            journal.add(
-                StateChange(
-                    episode=journal.number,
-                    step=place.step,
-                    call=place.call,
-                    attempt=place.attempt,
-                    part=part.name,
-                    digest="",
-                    data=None,
-                    note="the state could not be captured",
-                )
-            )
-            return
-        if not changes and digest == self.digests.get(part.name):
-            return
-        self.digests[part.name] = digest
-        note = (
-            f"{tool.name} is declared to read, and wrote"
-            if tool is not None and tool.access == "read"
-            else ""
+        except Exception as exc:  # a world may have any data; a failure to see it is recorded
+            journal.fail(position.step, "state", "env", exc)
+            self.digests[part.name] = digest = ""
+            note = "the state could not be captured"
+        else:
+            if not changes and digest == self.digests.get(part.name):
+                return
+            self.digests[part.name] = digest
+            if tool is not None and tool.access == "read":
+                note = f"{tool.name} is declared to read, and wrote"
+            if changes:
+                redact = journal.redactor.change
+                data = journal.data([_operation(redact(change)) for change in changes])
+        event = StateChange(
+            episode=journal.number,
+            step=position.step,
+            call=position.call,
+            attempt=position.attempt,
+            part=part.name,
+            digest=digest,
+            data=data,
+            note=note,
         )
-        data = (
-            journal.data([_operation(journal.redactor.change(change)) for change in changes])
-            if changes
-            else None
-        )
-        journal.add(
-            StateChange(
-                episode=journal.number,
-                step=place.step,
-                call=place.call,
-                attempt=place.attempt,
-                part=part.name,
-                digest=digest,
-                data=data,
-                note=note,
-            ),
-            200 if data is None else len(data),
-        )
+        journal.add(event, EVENT_BYTES if data is None else len(data))
 
 
-_NOT_HELD = contextlib.nullcontext()
+def find_error(result: Value) -> str | None:
+    """Return why a tool's result is an error, None if it is none.
 
+    Most tools report an error as {"error": ...} or, as MCP does, by a true isError or is_error.
 
-def error_of(result: Any) -> str | None:
-    """Say why a result is an error by what most tools do: {"error": ...}, or a true isError or is_error (MCP)."""
+    >>> find_error({"error": "no such order"})
+    'no such order'
+    """
     if isinstance(result, dict):
         error = result.get("error")
         if error:
             return error if isinstance(error, str) else codec.type_name(error)
         return "isError" if result.get("isError") is True else None
-    return next(
-        (name for name in ("isError", "is_error") if getattr(result, name, False) is True), None
-    )
+    for name in ("isError", "is_error"):
+        if getattr(result, name, False) is True:
+            return name
+    return None
 
 
-def _operation(change: Change) -> list[Any]:
-    """Return a change as ["add" | "remove" | "replace", path, before, after], without what there was not."""
+def _outcome(exc: BaseException) -> Literal["timeout", "error", "cancelled"]:
+    if isinstance(exc, TimeoutError):
+        return "timeout"
+    return "error" if isinstance(exc, Exception) else "cancelled"
+
+
+def _operation(change: Change) -> list[Value]:
+    """Return a change as JSON Patch (RFC 6902) names it, with the old value, without missing ones."""
     if change.before is MISSING:
         return ["add", change.path, change.after]
     if change.after is MISSING:

@@ -96,8 +96,8 @@ def recorded_requests(episode: Episode) -> RecordedRequests:
         return own
     before = recorded_requests(episode.parent)
     led = codec.decode(episode.fork.metadata_data)
-    places = {tuple(place) for place in led["attempts"]}
-    attempts = [attempt for attempt in before.attempts if attempt.place in places]
+    keys = {tuple(key) for key in led["attempts"]}
+    attempts = [attempt for attempt in before.attempts if attempt.key in keys]
     return RecordedRequests(
         model_calls=before.model_calls[: led["models"]] + own.model_calls,
         attempts=attempts + own.attempts,

@@ -22,7 +22,7 @@ from trajrec.values import codec
 from trajrec.values.codec import Plain, Ref
 from trajrec.values.diff import MISSING, Change, apply, diff
 
-Place = tuple[int, int, int]
+AttemptKey = tuple[int, int, int]
 """Step, call and attempt."""
 
 
@@ -49,7 +49,7 @@ class Attempt:
     end: CallEnd | None
     arguments: JsonObject
     result: Value = None
-    retry_of: Place | None = None
+    retry_of: AttemptKey | None = None
     retry_by: str = ""
     recovered_at: int | None = None
     recovered_by: str = ""
@@ -59,7 +59,7 @@ class Attempt:
     state_digest: str | None = None
 
     @property
-    def place(self) -> Place:
+    def key(self) -> AttemptKey:
         """Step, call and attempt."""
         return self.start.step, self.start.call, self.start.attempt
 
@@ -134,10 +134,10 @@ class Transcript:
     @cached_property
     def attempts(self) -> list[Attempt]:
         """All attempts at tool calls, in the order in which they began."""
-        by_place: dict[Place, Attempt] = {}
+        by_key: dict[AttemptKey, Attempt] = {}
         for event in self._events:
             if isinstance(event, CallStart):
-                place = (event.step, event.call, event.attempt)
+                key = (event.step, event.call, event.attempt)
                 attempt = Attempt(
                     start=event,
                     end=None,
@@ -146,25 +146,25 @@ class Transcript:
                 )
                 if event.attempt:
                     attempt.retry_of = (event.step, event.call, event.attempt - 1)
-                by_place[place] = attempt
+                by_key[key] = attempt
             elif isinstance(event, CallEnd):
-                self._add_end(by_place, event)
+                self._add_end(by_key, event)
             elif isinstance(event, StateChange) and event.step >= 0:
-                self._add_changes(by_place, event)
-        attempts = list(by_place.values())
+                self._add_changes(by_key, event)
+        attempts = list(by_key.values())
         _link_retries(attempts)
         _mark_recoveries(attempts)
         return attempts
 
-    def _add_end(self, by_place: dict[Place, Attempt], event: CallEnd) -> None:
-        attempt = by_place.get((event.step, event.call, event.attempt))
+    def _add_end(self, by_key: dict[AttemptKey, Attempt], event: CallEnd) -> None:
+        attempt = by_key.get((event.step, event.call, event.attempt))
         # A damaged log may have lost the begin.
         if attempt is not None:
             attempt.end = event
             attempt.result = self.value(event.result_data)
 
-    def _add_changes(self, by_place: dict[Place, Attempt], event: StateChange) -> None:
-        attempt = by_place.get((event.step, event.call, event.attempt))
+    def _add_changes(self, by_key: dict[AttemptKey, Attempt], event: StateChange) -> None:
+        attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None:
             return
         attempt.changes[event.part] = self._changes(event)
@@ -310,31 +310,31 @@ def _link_retries(attempts: Sequence[Attempt]) -> None:
     last: dict[str, Attempt] = {}
     for attempt in attempts:
         before = last.get(attempt.tool)
-        is_other_call = before is not None and before.place[:2] != attempt.place[:2]
+        is_other_call = before is not None and before.key[:2] != attempt.key[:2]
         if attempt.retry_of is None and before is not None and before.has_failed and is_other_call:
-            attempt.retry_of = before.place
+            attempt.retry_of = before.key
             attempt.retry_by = "agent"
         last[attempt.tool] = attempt
 
 
 def _mark_recoveries(attempts: Sequence[Attempt]) -> None:
     """Mark the failed attempts in whose line of retries one succeeded."""
-    by_place = {attempt.place: attempt for attempt in attempts}
+    by_key = {attempt.key: attempt for attempt in attempts}
     for attempt in attempts:
         if attempt.outcome != "ok":
             continue
-        failed = by_place.get(attempt.retry_of) if attempt.retry_of else None
+        failed = by_key.get(attempt.retry_of) if attempt.retry_of else None
         while failed is not None and failed.has_failed:
             failed.recovered_at = attempt.start.step
             failed.recovered_by = attempt.retry_by
-            failed = by_place.get(failed.retry_of) if failed.retry_of else None
+            failed = by_key.get(failed.retry_of) if failed.retry_of else None
 
 
-def argument_changes(attempts: Sequence[Attempt]) -> dict[Place, list[Change]]:
+def argument_changes(attempts: Sequence[Attempt]) -> dict[AttemptKey, list[Change]]:
     """Return the changes from the arguments of a failed attempt to those of its retry, by retry."""
-    by_place = {attempt.place: attempt for attempt in attempts}
+    by_key = {attempt.key: attempt for attempt in attempts}
     return {
-        attempt.place: diff(by_place[attempt.retry_of].arguments, attempt.arguments)
+        attempt.key: diff(by_key[attempt.retry_of].arguments, attempt.arguments)
         for attempt in attempts
-        if attempt.retry_of in by_place
+        if attempt.retry_of in by_key
     }

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trajrec.agents.context import current_episode
+from trajrec.agents.context import EpisodeSession, enter_episode, leave_episode
 from trajrec.replay.credit.sampling.answers import Answers, answers_key, copy_answers, no_answers
 from trajrec.replay.credit.sampling.context import Call, Context, as_calls
 from trajrec.replay.credit.sampling.playback import PlaybackEpisode
-from trajrec.types import Action, Value
+from trajrec.types import Action
 
-Agent = Callable[..., Value]
+Agent = Callable[[EpisodeSession], object]
 """A function of an episode: the loop of an agent."""
 
 _REPLACED = (
@@ -181,7 +181,7 @@ class AgentStep(list[Call]):
             # The requests before this step were compared when the step began.
             n_compared={} if self._number is None else self._n_before,
         )
-        outer = current_episode.set(episode)
+        token = enter_episode(episode)
         try:
             try:
                 self._agent(episode)
@@ -194,7 +194,7 @@ class AgentStep(list[Call]):
             if not episode.is_stopped:
                 self._error = _as_loop_error(exc)
         finally:
-            current_episode.reset(outer)
+            leave_episode(token)
             # In place: the policy's own answers are this object and grow with the step.
             for kind, rows in episode.answers.items():
                 self.answers[kind][:] = rows

@@ -114,8 +114,8 @@ class Recording:
         ]
         self.calls = [_as_tool_call(attempt) for attempt in ended]
         # Only a fork has calls that are not in its own transcript.
-        own = {attempt.place for attempt in transcript.attempts}
-        self.n_parent_calls = sum(attempt.place not in own for attempt in ended)
+        own = {attempt.key for attempt in transcript.attempts}
+        self.n_parent_calls = sum(attempt.key not in own for attempt in ended)
         self._times_ns: dict[int, int] = {}
         for attempt in ended:
             self._times_ns.setdefault(attempt.start.step, attempt.start.time_ns)

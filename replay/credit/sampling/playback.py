@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, NoReturn
 
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
-from trajrec.agents.counters import Exceptions, Steps, Tries
+from trajrec.agents.counters import StepCounter
 from trajrec.agents.redaction import Redactor, differences
+from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.streams import Stream, record_stream
 from trajrec.errors import AgentDivergedError
-from trajrec.protocols import Tool, Verdict
+from trajrec.protocols import Access, Tool, Verdict
 from trajrec.replay.credit.sampling.answers import (
     MODEL,
     SIDE_EFFECT,
@@ -86,14 +87,19 @@ class PlaybackEpisode:
         self._n_asked = dict.fromkeys(answers, 0)
         self._n_compared = n_compared
         self._redactor = Redactor() if recording is None else recording.redactor
-        self._steps = Steps()
+        self._steps = StepCounter()
         self._streams: list[tuple[list[RecordedAnswer | str], int, Stream]] = []
         self._coroutines: list[Coroutine[Any, Any, Any]] = []
 
     @property
     def n_steps(self) -> int:
-        """Steps so far."""
+        """Number of steps so far."""
         return self._steps.step + 1
+
+    @property
+    def last_step(self) -> int:
+        """Number of the last step; -1 before the first."""
+        return self._steps.step
 
     def call(self, tool: str, /, **arguments: Value) -> Value:
         """Return the recorded result of a tool call; see `AgentEpisode.call`."""
@@ -109,12 +115,12 @@ class PlaybackEpisode:
     ) -> Value:
         """Return the recorded result of a tool call; stop the agent at a new one."""
         self._check_running()
-        place = self._steps.place_call()
+        position = self._steps.next_call()
         # A tool that the agent executes itself is not the world's: the world must not be asked.
         if run is not None:
             self.outside.add(tool)
         if self._n_called == len(self._calls):
-            if self._is_in_step(place.step):
+            if self._is_in_step(position.step):
                 # A copy, since the agent may continue to use its arguments.
                 self.next_call = (tool, copy.deepcopy(arguments))
             self._stop()
@@ -128,7 +134,12 @@ class PlaybackEpisode:
         return self._track(deliver(rehydrate(recorded.result), recorded.is_async))
 
     def tool(
-        self, function: Callable[..., Value], *, name: str = "", **_: Value
+        self,
+        function: Callable[..., Value],
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
     ) -> Callable[..., Value]:
         """Return a function whose calls are tool calls; see `AgentEpisode.tool`."""
         tool = name or tool_name(function)
@@ -143,7 +154,7 @@ class PlaybackEpisode:
         """Return the earlier answer of a model; call it if the request is new."""
         self._check_running()
         with self._steps.lock:  # an agent may call models from several threads
-            self._steps.place_model()
+            self._steps.next_model_call()
         return self._ask(MODEL, request_of(args, kwargs), lambda: function(*args, **kwargs))
 
     def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
@@ -156,17 +167,21 @@ class PlaybackEpisode:
         """Make one step of all calls in a block; see `AgentEpisode.step`."""
         return self._steps.grouped()
 
-    def attempts(self, plan: Value = 3, *, wait: float = 0.0, on: Exceptions = Exception) -> Tries:
+    def attempts(
+        self, plan: RetryPlan = 3, *, wait: float = 0.0, on: Exceptions = Exception
+    ) -> AttemptLoop:
         """Yield attempts as the recorded agent had them, without waiting between them."""
-        return Tries(plan, 0.0, on)
+        return AttemptLoop(plan, 0.0, on)
 
     def register_tool(self, tool: Tool) -> None:
         """Ignore the description of a tool: the world has one."""
 
-    def stop(self, reason: str, **_: Value) -> None:
+    def stop(
+        self, reason: str, *, claimed_done: bool | None = None, truncated: bool = False
+    ) -> None:
         """Ignore the agent's own statement of why it stops."""
 
-    def check(self, *_: Value) -> Verdict:
+    def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
         """Return an empty verdict: the success function of the rollout decides."""
         return Verdict(None)
 

@@ -123,7 +123,7 @@ def _add_transcript(episode: EpisodeRow, transcript: Transcript, rows: Rows) -> 
     for attempt in transcript.attempts:
         if attempt.has_failed:
             rows.failures.append(_failed_attempt(episode, attempt))
-        rows.attempts.append(_attempt(episode, attempt, changes_of.get(attempt.place)))
+        rows.attempts.append(_attempt(episode, attempt, changes_of.get(attempt.key)))
         rows.changes += _state_changes(episode, attempt)
     for call in transcript.model_calls:
         if call.end is not None and call.end.outcome != "ok":

@@ -1,0 +1,165 @@
+"""Begins an agent's episode: resets its world, and records the task and the state before any call."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from trajrec.agents.context import EpisodeSession
+from trajrec.agents.counters import ForkOrigin
+from trajrec.agents.freeze import derive_seed, frozen
+from trajrec.agents.journal import Journal
+from trajrec.agents.tool_calls import ToolCallRecorder
+from trajrec.log.events import StateChange, TaskStart
+from trajrec.log.schema import EpisodeStart
+from trajrec.protocols import Verifier, World
+from trajrec.tracking.parts import find_parts
+from trajrec.types import JsonObject, Value
+from trajrec.values import codec
+
+SEED_BITS = 31
+"""Bits of the seeds that are drawn: NumPy and most simulators take no more than 32, some signed."""
+
+_NO_INFO = codec.encode({})
+"""The info of a reset, which a tool world does not return."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeSpec:
+    """The arguments of `trajrec.episode` that describe the episode itself; see there."""
+
+    task: str
+    goal: Value
+    world: World | None
+    watch: Value
+    seed: int | None
+    options: JsonObject | None
+    checks: Sequence[Verifier]
+    interface: Value
+    metadata: Mapping[str, Value] | None
+    deterministic: bool
+    is_error: Callable[[Value], str | None]
+
+
+def begin_episode(
+    spec: EpisodeSpec,
+    journal: Journal,
+    calls: ToolCallRecorder,
+    *,
+    origin: ForkOrigin | None,
+    caller: EpisodeSession | None,
+) -> Value:
+    """Reset the world, or bring it to the point of a fork, and record how the episode begins.
+
+    Args:
+        spec: The episode.
+        journal: The journal to record in.
+        calls: The recorder of tool calls, which gets the tools and the parts to watch.
+        origin: The point at which a fork begins; None for a fresh episode.
+        caller: The episode that this one is begun in.
+
+    Returns:
+        The goal: the given one, or else the first value of the world's reset.
+    """
+    time_ns = time.time_ns()
+    goal = spec.goal
+    calls.frozen_seed = secrets.randbits(SEED_BITS) if spec.deterministic else None
+    if origin is None:
+        first = _reset(spec, journal, time_ns=time_ns, frozen_seed=calls.frozen_seed)
+        goal = first if goal is None else goal
+    else:
+        replace = msgspec.structs.replace
+        journal.add(replace(origin.start, episode=journal.number, time_ns=time_ns))
+        journal.add(replace(origin.fork, episode=journal.number))
+        origin.prepare(spec.world)
+    if spec.world is not None:
+        # After the reset, because the tools of a world may depend on its task.
+        for tool in spec.world.tools():
+            calls.tools.setdefault(tool.name, tool)
+    calls.parts = find_parts(spec.world, spec.watch)
+    initial = [(part.name, *part.tracker.begin()) for part in calls.parts]
+    journal.add(_task_start(spec, journal, calls, goal=goal, caller=caller))
+    for name, value, digest in initial:
+        calls.digests[name] = digest
+        journal.add(
+            StateChange(
+                episode=journal.number,
+                step=-1,
+                call=0,
+                attempt=0,
+                part=name,
+                digest=digest,
+                data=journal.data(value),
+            )
+        )
+    return goal
+
+
+def _task_start(
+    spec: EpisodeSpec,
+    journal: Journal,
+    calls: ToolCallRecorder,
+    *,
+    goal: Value,
+    caller: EpisodeSession | None,
+) -> TaskStart:
+    world = spec.world
+    world_type = type(world)
+    kwargs = getattr(world, "kwargs", None)
+    metadata = spec.metadata
+    tools = [
+        [tool.name, tool.schema, tool.access, tool.description] for tool in calls.tools.values()
+    ]
+    return TaskStart(
+        episode=journal.number,
+        task=journal.text(spec.task),
+        goal_data=None if goal is None else journal.data(goal),
+        world="" if world is None else f"{world_type.__module__}:{world_type.__qualname__}",
+        world_data=None if kwargs is None else journal.data(dict(kwargs)),
+        tools_data=journal.data(tools),
+        parts=[(part.name, part.tracker.name, part.tracker.version) for part in calls.parts],
+        interface_data=None if spec.interface is None else journal.data(spec.interface),
+        metadata_data=None if metadata is None else journal.data(dict(metadata)),
+        caller_id=None if caller is None else caller.id,
+        caller_step=None if caller is None else caller.last_step,
+        held_seed=calls.frozen_seed,
+    )
+
+
+def _reset(spec: EpisodeSpec, journal: Journal, *, time_ns: int, frozen_seed: int | None) -> Value:
+    """Record and make the world's reset; return its observation."""
+    world = spec.world
+    seed = spec.seed
+    seed_origin: Literal["caller", "recorder", "none"] = "caller"
+    if seed is None and world is not None:
+        seed = getattr(world, "seed", None)
+        if seed is None:
+            seed = secrets.randbits(SEED_BITS)
+            seed_origin = "recorder"
+    journal.add(
+        EpisodeStart(
+            episode=journal.number,
+            time_ns=time_ns,
+            seed=seed,
+            seed_origin="none" if seed is None else seed_origin,
+            options_data=None if spec.options is None else journal.data(spec.options),
+            rng_data=None,
+            info_data=_NO_INFO,
+        )
+    )
+    if world is None:
+        return None
+    freezing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if frozen_seed is not None:
+        freezing = frozen(time_ns, derive_seed(frozen_seed, -1, 0, 0))
+    with freezing:
+        result = world.reset(seed=seed, options=spec.options)
+    # The reset of a Gymnasium environment returns its observation and an info.
+    is_pair = isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)
+    return result[0] if is_pair else result
