@@ -157,7 +157,7 @@ def credit(folder: Path, n: int) -> None:
                 episode,
                 follow,
                 n_rollouts=8,
-                check=utility,
+                success=utility,
                 env=lambda suite=suite, task=task: Dojo(suite, task),
             )
             print(json.dumps([f"{suite}/{task}", wrong, found.step, found.confidence]), flush=True)

@@ -216,7 +216,7 @@ def test_sticky_actions_of_an_emulator_have_the_noise_of_their_scenario(
         return make_by_id("ALE/Breakout-v5", max_episode_steps=20, obs_type="ram")
 
     episode = record(tmp_path / "runs", tired(), lambda observation, rng: int(rng.integers(4)))
-    how: dict[str, Any] = {"steps": [3, 9], "n": 8, "success": is_even, "folder": None}
+    how: dict[str, Any] = {"steps": [3, 9], "n_rollouts": 8, "success": is_even, "folder": None}
     wanted = credit.estimate(episode, serve, **how)
     assert {e.noise for e in wanted} == {"shared"}
     assert any(0 < e.value < 1 for e in wanted.of("value"))  # their futures are not one
