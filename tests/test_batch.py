@@ -82,7 +82,9 @@ def test_divergence_returns_from_another_process(runs: Path) -> None:
     ]
     assert long_enough
     assert reports(runs, env=heavier, jobs=2, explain=False) == alone
-    with pytest.raises(TypeError, match="env and world must be functions that make one if jobs > 1"):
+    with pytest.raises(
+        TypeError, match="env and world must be functions that make one if jobs > 1"
+    ):
         reports(runs, env=heavier(), jobs=2)
     with pytest.raises(ValueError, match="jobs must be at least 1"):
         reports(runs, jobs=0)
