@@ -24,7 +24,7 @@ from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change, diff
 from trajrec.values.recorded import resolve
-from trajrec.verifiers import as_verdict, identify
+from trajrec.verifiers import identify, run_check
 
 UNORDERED = (
     "unordered set: the same items in another order, as each process orders sets of texts; "
@@ -336,9 +336,10 @@ class WorldExecution:
         if missing:
             self._note(f"checks not run, because they were not given: {', '.join(missing)}")
         for name in sorted(recorded.keys() & given.keys()):
-            verdict = as_verdict(given[name](self._world))
+            # The caller's own verifier: its error is the caller's to see.
+            result = run_check(given[name], self._world).raise_if_error()
             before = (recorded[name].verdict, recorded[name].score)
-            after = (verdict.passed, verdict.score)
+            after = (result.passed, result.score)
             if before == after:
                 continue
             field = f"check/{name}"

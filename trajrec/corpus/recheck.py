@@ -18,7 +18,7 @@ from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.event_log import open_event_log
 from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.verifiers import CheckStatus, as_verdict, code_digest, identify
+from trajrec.verifiers import CheckStatus, code_digest, identify, run_check
 
 
 class Recheck(NamedTuple):
@@ -111,13 +111,7 @@ def _judge(episode: Episode, verifier: Verifier) -> tuple[Recheck, str | None]:
     digest: str | None = codec.digest(state)
     if episode.is_agent_episode:
         digest = episode.transcript.state_digest
-    try:
-        verdict = as_verdict(verifier(state))
-    except Exception as exc:
-        # A faulty verifier says nothing about the episode, and does not stop the others.
-        message = f"{codec.type_name(exc)}: {exc}"
-        return Recheck(episode.id, "error", Verdict(None), message), digest
-    status: CheckStatus = "ok"
-    if verdict.passed is None and verdict.score is None:
-        status = "not_evaluated"
-    return Recheck(episode.id, status, verdict), digest
+    result = run_check(verifier, state)
+    # A faulty verifier says nothing about the episode, and does not stop the others.
+    message = "" if result.error is None else f"{codec.type_name(result.error)}: {result.error}"
+    return Recheck(episode.id, result.status, result.verdict, message), digest
