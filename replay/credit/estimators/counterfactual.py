@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal, Unpack
 
 import numpy as np
@@ -20,7 +21,7 @@ from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.request import SampleRequest
-from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.credit.sampling.rollout import Rollout, Script
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.statistics import intervals
@@ -95,26 +96,17 @@ def counterfactual(
     elif by is not UNSET:
         first_policy = by
     forced = {} if action is UNSET else {step: action}
-    kept_script = tuple(sorted({step: actions[step], **later}.items()))
-    substituted_script = tuple(sorted({**forced, **later}.items()))
     meter = Meter(budget)
-    kept: list[Rollout] = []
-    substituted: list[Rollout] = []
     with Sampler(episode, config) as sampler:
-        for part in meter.rounds(n_rollouts):
-            scenarios = config.noise.scenarios
-            requests = [
-                SampleRequest(step, scenarios(len(part), f"{step}/kept", part.start), kept_script),
-                SampleRequest(
-                    step,
-                    scenarios(len(part), f"{step}/substituted", part.start),
-                    substituted_script,
-                    first_policy,
-                ),
-            ]
-            for arm, rollouts in zip((kept, substituted), sampler.run(requests), strict=True):
-                arm += rollouts
-                meter.add(rollouts)
+        kept, substituted = _sample_arms(
+            sampler,
+            step,
+            kept_script=tuple(sorted({step: actions[step], **later}.items())),
+            substituted_script=tuple(sorted({**forced, **later}.items())),
+            first_policy=first_policy,
+            parts=meter.rounds(n_rollouts),
+            meter=meter,
+        )
         kept_arm = Arm.of(kept, by_score=sampler.by_score)
         other_arm = Arm.of(substituted, by_score=sampler.by_score)
         change = "action redrawn"
@@ -131,6 +123,33 @@ def counterfactual(
         arms = [ArmRollouts(step, "kept", kept), ArmRollouts(step, "substituted", substituted)]
         notes = [*meter.notes, *invalid_note([kept_arm, other_arm])]
         return make_table(sampler, rows, arms, options, notes=notes)
+
+
+def _sample_arms(
+    sampler: Sampler,
+    step: int,
+    *,
+    kept_script: Script,
+    substituted_script: Script,
+    first_policy: Value,
+    parts: Iterable[range],
+    meter: Meter,
+) -> tuple[list[Rollout], list[Rollout]]:
+    """Run the rollouts of both arms, in the same scenarios; `first_policy` acts at the step only."""
+    kept: list[Rollout] = []
+    substituted: list[Rollout] = []
+    scenarios = sampler.config.noise.scenarios
+    for part in parts:
+        kept_scenarios = scenarios(len(part), f"{step}/kept", part.start)
+        other_scenarios = scenarios(len(part), f"{step}/substituted", part.start)
+        requests = [
+            SampleRequest(step, kept_scenarios, kept_script),
+            SampleRequest(step, other_scenarios, substituted_script, first_policy),
+        ]
+        for arm, rollouts in zip((kept, substituted), sampler.run(requests), strict=True):
+            arm += rollouts
+            meter.add(rollouts)
+    return kept, substituted
 
 
 def _rows(
