@@ -21,7 +21,7 @@ from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.request import SampleRequest
-from trajrec.replay.credit.sampling.rollout import Rollout, Script
+from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.statistics import intervals
@@ -129,8 +129,8 @@ def _sample_arms(
     sampler: Sampler,
     step: int,
     *,
-    kept_script: Script,
-    substituted_script: Script,
+    kept_script: ForcedActions,
+    substituted_script: ForcedActions,
     first_policy: Value,
     parts: Iterable[range],
     meter: Meter,
