@@ -55,17 +55,17 @@ def main() -> int:
     """Write every generated page."""
     FOLDER.mkdir(exist_ok=True)
     for name, page in pages().items():
-        (FOLDER / name).write_text(page, encoding="utf-8")
+        (FOLDER / name).write_text(page(), encoding="utf-8")
         print(f"docs/reference/{name}")
     return 0
 
 
-def pages() -> dict[str, str]:
-    """Return the text of each generated page, by its name."""
+def pages() -> dict[str, Callable[[], str]]:
+    """Return the function that writes each generated page, by the page's name."""
     return {
-        "command-line.md": command_line(),
-        "sql-tables.md": sql_tables(),
-        "python-api.md": python_api(),
+        "command-line.md": command_line,
+        "sql-tables.md": sql_tables,
+        "python-api.md": python_api,
     }
 
 
