@@ -1,6 +1,12 @@
-"""`python -m benchmarks.forks [PART ...]`: what forks cost: in place, by the fork server, by re-executing; medians, in one run.
+"""`python -m benchmarks.forks [PART ...]`: the cost of forks.
 
-Parts: snapshots, server, carracing, lunarlander, workers. All of them by default.
+Parts, all by default:
+    snapshots: take and restore a snapshot of six environments.
+    server: a branch of the fork server beyond its own steps.
+    carracing: the fork server, compared with re-executing the steps before each fork.
+    lunarlander: restore="auto", compared with the better of "reexecute" and "os_fork".
+    workers: a replay by two processes, compared with one.
+Prints medians of wall time, ratios and goals.
 """
 
 from __future__ import annotations
@@ -11,26 +17,30 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
 
 import trajrec
+from trajrec.corpus.episode import Episode
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.replay import fork_many, replay_episodes
 from trajrec.replay.execute.factories import make_by_id
+from trajrec.types import Action, AnyEnv, Observation, Value
 
-REPEATS = 5
+N_REPEATS = 5
+
+EnvPolicy = Callable[[AnyEnv, Observation], Action]
+Work = Callable[[], object]
 
 
-Policy = Callable[[Any, Any], Any]
-
-
-def random_action(env: Any, observation: Any) -> Any:
-    """Act at random."""
+def random_action(env: AnyEnv, observation: Observation) -> Action:
+    """Return a random action."""
     return env.action_space.sample()
 
 
-def hover(env: Any, observation: Any) -> Any:
-    """Keep a lunar lander in the air: land, by Gymnasium's own heuristic, on what is not there."""
+def hover(env: AnyEnv, observation: Observation) -> Action:
+    """Return an action that keeps a lunar lander in the air, so that its episode is long.
+
+    Gymnasium's own heuristic lands; here it is told that the ground is higher than it is.
+    """
     from gymnasium.envs.box2d.lunar_lander import heuristic
 
     observation = observation.copy()
@@ -42,14 +52,15 @@ def record(
     folder: str,
     env_id: str,
     n_steps: int,
-    episodes: int = 1,
-    policy: Policy = random_action,
-    **kwargs: Any,
-) -> Any:
-    """Record episodes; return the longest and its corpus."""
+    *,
+    n_episodes: int = 1,
+    policy: EnvPolicy = random_action,
+    **kwargs: Value,
+) -> tuple[Episode, trajrec.Corpus]:
+    """Record episodes; return the longest, and the corpus."""
     env = trajrec.record(make_by_id(env_id, **kwargs), folder)
     env.action_space.seed(0)
-    for k in range(episodes):
+    for k in range(n_episodes):
         observation, _ = env.reset(seed=k)
         for _ in range(n_steps):
             observation, _, terminated, truncated, _ = env.step(policy(env, observation))
@@ -60,145 +71,165 @@ def record(
     return next(corpus.episodes(order_by="n_steps DESC")), corpus
 
 
-def median_s(work: Callable[[], Any], repeats: int = REPEATS) -> float:
+def time_s(work: Work) -> float:
+    """Return the wall time of some work, in seconds."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def median_s(work: Work, n_repeats: int = N_REPEATS) -> float:
     """Return the median wall time of some work, in seconds."""
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+    return statistics.median(time_s(work) for _ in range(n_repeats))
 
 
-def medians_s(works: dict[str, Callable[[], Any]], repeats: int = 7) -> dict[str, float]:
-    """Return the median wall time of each of some works, done in turn, in seconds."""
+def medians_s(works: dict[str, Work], n_repeats: int = 7) -> dict[str, float]:
+    """Return the median wall time of each work, in seconds; the works are done in turn."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
+    for _ in range(n_repeats):
         for name, work in works.items():
-            times[name].append(median_s(work, 1))
-    return {name: statistics.median(found) for name, found in times.items()}
+            times[name].append(time_s(work))
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def snapshots() -> None:
-    """Taking a snapshot and restoring it."""
-    for env_id in (
+    """Print the time to take and to restore a snapshot."""
+    env_ids = (
         "CartPole-v1",
         "Taxi-v4",
         "Hopper-v5",
         "Humanoid-v5",
         "ALE/Breakout-v5",
         "MiniGrid-DoorKey-8x8-v0",
-    ):
+    )
+    for env_id in env_ids:
         env = make_by_id(env_id)
         env.reset(seed=0)
         for _ in range(5):
             env.step(env.action_space.sample())
         taker = Snapshots(env)
-        kept = taker.take()
-        take, restore = (
-            median_s(taker.take, 200) * 1e6,
-            median_s(lambda t=taker, k=kept: t.restore(k), 200) * 1e6,
-        )
+        snapshot = taker.take()
+        take_us = median_s(taker.take, 200) * 1e6
+        restore_us = median_s(functools.partial(taker.restore, snapshot), 200) * 1e6
         print(
-            f"{env_id}: {kept.restore_method}, take {take:.0f} us, restore {restore:.0f} us, together {take + restore:.0f} us"
+            f"{env_id}: {snapshot.restore_method}, take {take_us:.0f} us, restore "
+            f"{restore_us:.0f} us, together {take_us + restore_us:.0f} us"
         )
         env.close()
-    print("to reach: 150 us, MuJoCo 1500 us")
+    print("goal: 150 us together, MuJoCo 1500 us")
 
 
 def server() -> None:
-    """A branch of CartPole by the fork server, beyond its own steps and beyond the server's start."""
+    """Print the cost of a CartPole branch by the fork server, and of the server's start."""
     with tempfile.TemporaryDirectory() as folder:
         episode, _ = record(folder, "CartPole-v1", 200)
-        branch = functools.partial(
-            fork_many, episode, actions=[0], folder=None, restore="os_fork", noise="recorded"
+        fork_at_5 = functools.partial(
+            fork_many,
+            episode,
+            at=[5],
+            actions=[0],
+            folder=None,
+            restore="os_fork",
+            noise="recorded",
         )
-        few, many = (median_s(lambda n=n: branch(at=[5], n_branches=n)) for n in (1, 201))
-        each, start = (many - few) / 200 * 1e3, few * 1e3
+        # The difference of the two is 200 branches without the start.
+        one_s = median_s(functools.partial(fork_at_5, n_branches=1))
+        many_s = median_s(functools.partial(fork_at_5, n_branches=201))
+        branch_ms = (many_s - one_s) / 200 * 1e3
         print(
-            f"fork server, CartPole: {each:.2f} ms a branch, start {start:.0f} ms (to reach: 6 ms a branch)"
+            f"fork server, CartPole: {branch_ms:.2f} ms a branch (goal: 6), "
+            f"start {one_s * 1e3:.0f} ms"
         )
 
 
 def carracing() -> None:
-    """CarRacing, which cannot be copied: 4 branches at each of 50 steps, against re-executing each prefix."""
+    """Print the time of 4 branches at each of 50 steps, by the fork server and re-executed.
+
+    CarRacing has no snapshots: Box2D's world cannot be copied.
+    """
     with tempfile.TemporaryDirectory() as folder:
         episode, _ = record(folder, "CarRacing-v3", 500)
-        steps = range(0, episode.n_steps, episode.n_steps // 50)
-        ask = functools.partial(
+        fork_all = functools.partial(
             fork_many,
             episode,
-            at=steps,
+            at=range(0, episode.n_steps, episode.n_steps // 50),
             actions=[episode.actions[0]],
             noise="recorded",
             folder=None,
         )
-        begin = time.perf_counter()
-        ask(restore="os_fork", n_branches=4, jobs=2)
-        forked = time.perf_counter() - begin
-        begin = time.perf_counter()
-        ask(restore="reexecute", n_branches=1)
-        prefix = 4 * (time.perf_counter() - begin)  # each of the four takes the whole prefix
-        times = f"forked {forked:.1f} s, prefixes {prefix:.1f} s: {prefix / forked:.1f}x less"
-        print(f"CarRacing, {episode.n_steps} steps: {times} (to reach: 20x)")
+        forked_s = time_s(lambda: fork_all(restore="os_fork", n_branches=4, jobs=2))
+        # Each of four branches re-executes all steps before it, so one is measured, and counted
+        # four times.
+        reexecuted_s = 4 * time_s(lambda: fork_all(restore="reexecute", n_branches=1))
+        print(
+            f"CarRacing, {episode.n_steps} steps: forked {forked_s:.1f} s, re-executed "
+            f"{reexecuted_s:.1f} s: {reexecuted_s / forked_s:.1f}x less (goal: 20x)"
+        )
 
 
 def lunarlander() -> None:
-    """LunarLander: what auto takes, against the better of prefix and process."""
+    """Print the time of restore="auto", and its ratio to the better of its two choices."""
     for length in (50, 100, 200, 400):
         with tempfile.TemporaryDirectory() as folder:
             episode, _ = record(folder, "LunarLander-v3", length, policy=hover)
-            steps = range(0, min(length, episode.n_steps), 5)
-            ask = functools.partial(
+            fork_all = functools.partial(
                 fork_many,
                 episode,
-                at=steps,
+                at=range(0, min(length, episode.n_steps), 5),
                 actions=[0],
                 n_branches=4,
                 noise="recorded",
                 folder=None,
             )
-            found = medians_s(
-                {
-                    method: functools.partial(ask, restore=method)
-                    for method in ("reexecute", "os_fork", "auto")
-                }
+            methods = ("reexecute", "os_fork", "auto")
+            seconds = medians_s(
+                {method: functools.partial(fork_all, restore=method) for method in methods}
             )
-            best = min(found["reexecute"], found["os_fork"])
-            times = ", ".join(
-                f"{method} {seconds * 1e3:.0f} ms" for method, seconds in found.items()
-            )
+            best_s = min(seconds["reexecute"], seconds["os_fork"])
+            times = ", ".join(f"{method} {seconds[method] * 1e3:.0f} ms" for method in methods)
             print(
-                f"LunarLander, T={episode.n_steps}: {times}: auto is {found['auto'] / best:.2f}x the better (to reach: 1.15x)"
+                f"LunarLander, T={episode.n_steps}: {times}: auto is "
+                f"{seconds['auto'] / best_s:.2f}x the better (goal: 1.15x)"
             )
 
 
 def workers() -> None:
-    """2,000 MuJoCo episodes replayed by one process and by two, which take 0.35 s to begin: of some 23 steps, and of 100."""
-    for n_steps, repeats, kwargs in ((400, 7, {}), (100, 3, {"terminate_when_unhealthy": False})):
+    """Print the time of replaying 2,000 MuJoCo episodes with one process and with two.
+
+    The second process takes 0.35 s to start, so the episodes are some 23 steps long, and then 100.
+    """
+    cases = ((400, 7, {}), (100, 3, {"terminate_when_unhealthy": False}))
+    for n_steps, n_repeats, kwargs in cases:
         with tempfile.TemporaryDirectory() as folder:
-            _, corpus = record(folder, "Hopper-v5", n_steps, episodes=2000, **kwargs)
+            _, corpus = record(folder, "Hopper-v5", n_steps, n_episodes=2000, **kwargs)
             seconds: dict[int, list[float]] = {1: [], 2: []}
-            for _ in range(repeats):
-                for jobs, found in seconds.items():
+            for _ in range(n_repeats):
+                for jobs, times in seconds.items():
                     begin = time.perf_counter()
                     reports = list(replay_episodes(corpus.episodes(), jobs=jobs))
-                    found.append(time.perf_counter() - begin)
+                    times.append(time.perf_counter() - begin)
                     assert {report.grade for report in reports} == {"exact"}
-            one, two = (statistics.median(found) for found in seconds.values())
+            one_s = statistics.median(seconds[1])
+            two_s = statistics.median(seconds[2])
             mean = sum(report.n_steps for report in reports) / len(reports)
-            times = (
-                f"{one:.2f} s by one process, {two:.2f} s by two: {one / two:.2f}x (to reach: 1.8x)"
+            print(
+                f"2,000 Hopper episodes of {mean:.0f} steps: {one_s:.2f} s with one process, "
+                f"{two_s:.2f} s with two: {one_s / two_s:.2f}x (goal: 1.8x)"
             )
-            print(f"2,000 Hopper episodes of {mean:.0f} steps: {times}")
 
 
-PARTS = {part.__name__: part for part in (snapshots, server, carracing, lunarlander, workers)}
+PARTS: dict[str, Callable[[], None]] = {
+    part.__name__: part for part in (snapshots, server, carracing, lunarlander, workers)
+}
 
 
 def main() -> None:
-    """Run the parts that the command names."""
-    for name in sys.argv[1:] or PARTS:
+    """Run the parts that the command line names."""
+    names = sys.argv[1:] or list(PARTS)
+    unknown = [name for name in names if name not in PARTS]
+    if unknown:
+        raise SystemExit(f"no part {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    for name in names:
         PARTS[name]()
 
 

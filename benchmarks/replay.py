@@ -1,98 +1,126 @@
-"""`python -m benchmarks.replay`: what a batch replay costs, against stepping the bare environment with the same actions."""
+"""`python -m benchmarks.replay`: the cost of replaying, against stepping the bare environment.
+
+Both take the same actions. The replay also reads the log and compares every step. Prints the CPU
+time of each, and the median of the ratios.
+"""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import itertools
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import gymnasium as gym
 
 import trajrec
-from benchmarks.scenarios import SCENARIOS, loop
+from benchmarks.scenarios import SCENARIOS, Policy, loop, random_policy
 from trajrec.replay.execute.factories import make_by_id
 from trajrec.replay.replayer import Replayer
+from trajrec.types import Action, AnyEnv
 
-REPEATS = 7
+N_PASSES = 7
 
-TURN = 8
-"""Episodes that are stepped, and then replayed, before the next."""
+# Episodes that are stepped, and then replayed, before the next ones. A machine that others use is
+# slower for seconds at a time: whole passes one after the other gave ratios from 1.07 to 1.39
+# within an hour, while two blocks of a few milliseconds are slowed alike.
+BLOCK = 8
 
 
-def _random(env: Any) -> Callable[[Any], Any]:
-    env.action_space.seed(0)
-    return lambda _: env.action_space.sample()
+class Case(NamedTuple):
+    """An environment with a policy, a number of steps, and the goal of the ratio (or None)."""
+
+    name: str
+    make: Callable[[], AnyEnv]
+    policy: Callable[[AnyEnv], Policy]
+    n_steps: int
+    goal: float | None
+
+
+class Pass(NamedTuple):
+    """CPU times a step, in us."""
+
+    bare_us: float
+    replay_us: float
 
 
 LONG_HOPPER = functools.partial(gym.make, "Hopper-v5", terminate_when_unhealthy=False)
-CASES: tuple[tuple[str, Callable[[], Any], Callable[[Any], Any], int, float], ...] = (
-    (SCENARIOS[0].name, SCENARIOS[0].make, SCENARIOS[0].policy, 60_000, 1.2),
-    (SCENARIOS[1].name, SCENARIOS[1].make, SCENARIOS[1].policy, 20_000, float("nan")),
-    ("Hopper, 1000-step episodes", LONG_HOPPER, _random, 32_000, 1.1),
-    (
-        "Hopper, ~23-step episodes",
-        functools.partial(gym.make, "Hopper-v5"),
-        _random,
-        3_000,
-        float("nan"),
-    ),
-    ("ALE Breakout RGB", functools.partial(make_by_id, "ALE/Breakout-v5"), _random, 8_000, 1.2),
+SHORT_HOPPER = functools.partial(gym.make, "Hopper-v5")
+BREAKOUT = functools.partial(make_by_id, "ALE/Breakout-v5")
+LONG_POLE = SCENARIOS[0]
+SHORT_POLE = SCENARIOS[1]
+CASES = (
+    Case(LONG_POLE.name, LONG_POLE.make, LONG_POLE.policy, 60_000, 1.2),
+    Case(SHORT_POLE.name, SHORT_POLE.make, SHORT_POLE.policy, 20_000, None),
+    Case("Hopper, 1000-step episodes", LONG_HOPPER, random_policy, 32_000, 1.1),
+    Case("Hopper, ~23-step episodes", SHORT_HOPPER, random_policy, 3_000, None),
+    Case("ALE Breakout RGB", BREAKOUT, random_policy, 8_000, 1.2),
 )
-"""Name, environment, policy, steps, and the ratio to reach."""
 
 
 def main() -> None:
-    """Record; step bare and replay in turn, a few episodes at a time; print the medians of the passes, and of their ratios."""
-    for name, make, policy, n_steps, target in CASES:
-        with tempfile.TemporaryDirectory() as folder:
-            env = trajrec.record(make(), folder)
-            loop(env, policy(env), n_steps)
-            env.close()
-            with trajrec.open(folder) as corpus:
-                actions = [episode.actions for episode in corpus.episodes()]
-                passes = [_pass(make, corpus, actions) for _ in range(REPEATS)]
-        bare, ours = (statistics.median(times) * 1e6 for times in zip(*passes, strict=True))
-        ratio = statistics.median(ours / bare for bare, ours in passes)
-        goal = "" if target != target else f" (to reach: {target})"
-        print(
-            f"{name}: bare {bare:.2f}, replayed {ours:.2f} us/step: {ratio:.2f}x{goal}", flush=True
-        )
+    """Print the times and ratios of each case."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__)
+    parser.add_argument("--passes", type=int, default=N_PASSES)
+    parser.add_argument("--case", type=int, nargs="*", default=list(range(len(CASES))))
+    arguments = parser.parse_args()
+    for index in arguments.case:
+        _print_case(CASES[index], arguments.passes)
 
 
-def _pass(make: Callable[[], Any], corpus: Any, actions: list[list[object]]) -> tuple[float, float]:
-    """Return the CPU time a step, in seconds: of stepping the environment, and of replaying it with reading and comparing.
+def _print_case(case: Case, n_passes: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        env = trajrec.record(case.make(), folder)
+        loop(env, case.policy(env), case.n_steps)
+        env.close()
+        with trajrec.open(folder) as corpus:
+            actions = [episode.actions for episode in corpus.episodes()]
+            passes = [_measure_pass(case.make, corpus, actions) for _ in range(n_passes)]
+    bare_us = statistics.median(one.bare_us for one in passes)
+    replay_us = statistics.median(one.replay_us for one in passes)
+    ratio = statistics.median(one.replay_us / one.bare_us for one in passes)
+    goal = "" if case.goal is None else f" (goal: {case.goal})"
+    print(
+        f"{case.name}: bare {bare_us:.2f}, replayed {replay_us:.2f} us/step: {ratio:.2f}x{goal}",
+        flush=True,
+    )
 
-    A machine that others use is slower now and then: some episodes are stepped, then the same are replayed, so that what is
-    compared lies some milliseconds apart. The first of them are not counted: with them the corpus is opened and the environment
-    made.
+
+def _measure_pass(
+    make: Callable[[], AnyEnv], corpus: trajrec.Corpus, actions: list[list[Action]]
+) -> Pass:
+    """Step and replay all episodes once, block by block.
+
+    The first block is not counted: during it the corpus is opened and the environment is made.
     """
-    env, episodes = make(), corpus.episodes()
-    times, n_steps = [0.0, 0.0], 0
+    env = make()
+    episodes = corpus.episodes()
+    bare_s = 0.0
+    replay_s = 0.0
+    n_steps = 0
     with Replayer() as replayer:
-        for first in range(0, len(actions), TURN):
-            some = actions[first : first + TURN]
+        for first in range(0, len(actions), BLOCK):
+            block = actions[first : first + BLOCK]
             begin = time.process_time()
-            for taken in some:
-                env.reset(seed=0 if taken is actions[0] else None)
-                for action in taken:
+            for episode_actions in block:
+                env.reset(seed=0 if episode_actions is actions[0] else None)
+                for action in episode_actions:
                     env.step(action)
             middle = time.process_time()
-            grades = [
-                report.grade
-                for report in replayer.replay_all(itertools.islice(episodes, len(some)))
-            ]
+            recorded = itertools.islice(episodes, len(block))
+            grades = [report.grade for report in replayer.replay_all(recorded)]
             end = time.process_time()
-            assert grades == ["exact"] * len(some), grades
+            assert grades == ["exact"] * len(block), grades
             if first:
-                times[0] += middle - begin
-                times[1] += end - middle
-                n_steps += sum(map(len, some))
+                bare_s += middle - begin
+                replay_s += end - middle
+                n_steps += sum(map(len, block))
     env.close()
-    return times[0] / n_steps, times[1] / n_steps
+    return Pass(bare_s / n_steps * 1e6, replay_s / n_steps * 1e6)
 
 
 if __name__ == "__main__":

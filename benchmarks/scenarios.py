@@ -1,14 +1,17 @@
-"""The environments and policies that are recorded, and the arms that record them."""
+"""The environments and policies that are recorded, and the recorders that are compared (the arms)."""
 
 from __future__ import annotations
 
 import base64
+import inspect
 import json
+import os
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,68 +20,96 @@ import trajrec
 from benchmarks import scratch_folder
 from trajrec.corpus.episode import Episode
 from trajrec.log.reader import LogReader
+from trajrec.types import Action, AnyEnv, Array, Info, JsonObject, Observation, Value
 
-Policy = Callable[[Any], Any]
+Policy = Callable[[Observation], Action]
+StepResult = tuple[Observation, float, bool, bool, Info]
+
+# Smaller arrays are numbers in JSON, as a user without a recorder would write them.
+BASE64_BYTES = 1024
 
 
-class Sprites(gym.Env[Any, Any]):
-    """84x84x4 uint8 observations: the last four frames of six plain sprites that move over a still background.
+class Sprites(gym.Env[Array, np.int64]):
+    """The last four frames of six plain sprites on a still background, as (84, 84, 4) uint8.
 
-    Harder than the frames that the figures to reach were measured on: whole episodes as msgpack with zstd take 0.86 kB a step,
-    theirs 0.36.
+    These frames are harder than those on which the goals were measured: as msgpack with zstd, whole
+    episodes take 0.86 kB a step here and took 0.36 kB a step there.
     """
 
     observation_space = gym.spaces.Box(0, 255, (84, 84, 4), np.uint8)
     action_space = gym.spaces.Discrete(4)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+    N_SPRITES = 6
+    # Frames of 84 pixels less a sprite of 6.
+    N_POSITIONS = 78
+    MAX_STEPS = 250
+
+    def reset(
+        self, *, seed: int | None = None, options: JsonObject | None = None
+    ) -> tuple[Array, Info]:
         super().reset(seed=seed)
+        # Background and colours are the same in each episode, as in a game.
         rng = np.random.default_rng(0)
-        self.background = np.kron(
-            rng.integers(0, 80, (12, 12), np.uint8), np.ones((7, 7), np.uint8)
-        )
-        self.colours = rng.integers(100, 255, 6, np.uint8)
-        self.places = self.np_random.integers(0, 78, (6, 2))
-        self.speeds = self.np_random.integers(-2, 3, (6, 2))
-        self.k = 0
+        tiles = rng.integers(0, 80, (12, 12), np.uint8)
+        self.background = np.kron(tiles, np.ones((7, 7), np.uint8))
+        self.colours = rng.integers(100, 255, self.N_SPRITES, np.uint8)
+        self.positions = self.np_random.integers(0, self.N_POSITIONS, (self.N_SPRITES, 2))
+        self.speeds = self.np_random.integers(-2, 3, (self.N_SPRITES, 2))
+        self.n_steps = 0
         self.frames = [self._draw()] * 4
         return np.stack(self.frames, axis=-1), {}
 
-    def step(self, action: Any) -> Any:
-        self.k += 1
-        self.places = (self.places + self.speeds) % 78
+    def step(self, action: np.int64) -> StepResult:
+        self.n_steps += 1
+        self.positions = (self.positions + self.speeds) % self.N_POSITIONS
         self.frames = [*self.frames[1:], self._draw()]
-        return np.stack(self.frames, axis=-1), 0.0, False, self.k >= 250, {}
+        truncated = self.n_steps >= self.MAX_STEPS
+        return np.stack(self.frames, axis=-1), 0.0, False, truncated, {}
 
-    def _draw(self) -> Any:
-        frame = self.background.copy()
-        for colour, (x, y) in zip(self.colours, self.places, strict=True):
+    def _draw(self) -> Array:
+        frame: Array = self.background.copy()
+        for colour, (x, y) in zip(self.colours, self.positions, strict=True):
             frame[x : x + 6, y : y + 6] = colour
         return frame
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """An environment, a policy, how many steps, and the figures to reach."""
+    """An environment and a policy to record.
+
+    Attributes:
+        name: Its name in the table.
+        make: Returns the environment.
+        policy: Returns the policy for an environment.
+        n_steps: Number of steps to record.
+        goal_us: Goal of the CPU time a step beyond the bare environment.
+        goal_bytes: Goal of the bytes a step.
+    """
 
     name: str
-    make: Callable[[], gym.Env[Any, Any]]
-    policy: Callable[[gym.Env[Any, Any]], Policy]
+    make: Callable[[], AnyEnv]
+    policy: Callable[[AnyEnv], Policy]
     n_steps: int
-    target_us: float
-    target_bytes: float
+    goal_us: float
+    goal_bytes: float
 
 
-def _random(env: gym.Env[Any, Any]) -> Policy:
+def random_policy(env: AnyEnv) -> Policy:
+    """Return the policy that draws from the action space, seeded."""
     env.action_space.seed(0)
     return lambda _: env.action_space.sample()
 
 
-def _balance(env: gym.Env[Any, Any]) -> Policy:
-    return lambda o: int(3 * o[2] + o[3] > 0)
+def _balance(env: AnyEnv) -> Policy:
+    """Return a policy that balances the pole for all 500 steps."""
+    return lambda observation: int(3 * observation[2] + observation[3] > 0)
 
 
-def _breakout() -> gym.Env[Any, Any]:
+def _make_cartpole() -> AnyEnv:
+    return gym.make("CartPole-v1")
+
+
+def _make_breakout() -> AnyEnv:
     import ale_py
 
     gym.register_envs(ale_py)
@@ -87,51 +118,74 @@ def _breakout() -> gym.Env[Any, Any]:
 
 SCENARIOS = (
     Scenario(
-        "CartPole, 500-step episodes", lambda: gym.make("CartPole-v1"), _balance, 20_000, 2, 16
+        name="CartPole, 500-step episodes",
+        make=_make_cartpole,
+        policy=_balance,
+        n_steps=20_000,
+        goal_us=2,
+        goal_bytes=16,
     ),
     Scenario(
-        "CartPole, ~21-step episodes",
-        lambda: gym.make("CartPole-v1"),
-        _random,
-        10_000,
-        4,
-        float("nan"),
+        name="CartPole, ~21-step episodes",
+        make=_make_cartpole,
+        policy=random_policy,
+        n_steps=10_000,
+        goal_us=4,
+        goal_bytes=float("nan"),
     ),
-    Scenario("84x84x4 uint8", Sprites, _random, 3_000, 40, 210),
-    Scenario("ALE Breakout RGB", _breakout, _random, 1_500, 100, 250),
+    Scenario(
+        name="84x84x4 uint8",
+        make=Sprites,
+        policy=random_policy,
+        n_steps=3_000,
+        goal_us=40,
+        goal_bytes=210,
+    ),
+    Scenario(
+        name="ALE Breakout RGB",
+        make=_make_breakout,
+        policy=random_policy,
+        n_steps=1_500,
+        goal_us=100,
+        goal_bytes=250,
+    ),
 )
 
 
-def loop(env: gym.Env[Any, Any], policy: Policy, n_steps: int) -> int:
-    """Run whole episodes until so many steps are done; return how many were."""
-    done_steps, first = 0, True
-    while done_steps < n_steps:
-        observation, _ = env.reset(seed=0 if first else None)
-        first, over = False, False
-        while not over:
+def loop(env: AnyEnv, policy: Policy, n_steps: int) -> int:
+    """Run whole episodes until a number of steps is reached; return the number of steps."""
+    n_done = 0
+    while n_done < n_steps:
+        observation, _ = env.reset(seed=0 if n_done == 0 else None)
+        is_over = False
+        while not is_over:
             observation, _, terminated, truncated, _ = env.step(policy(observation))
-            over = terminated or truncated
-            done_steps += 1
-    return done_steps
+            is_over = terminated or truncated
+            n_done += 1
+    return n_done
 
 
 class Arm:
-    """One way of recording: wraps the environment, finishes, reads back. `folder` is its own and fresh."""
+    """A recorder under test; this one records nothing, so it is the baseline.
 
-    name = "bare"
+    Attributes:
+        folder: A new folder of its own.
+    """
+
+    name: ClassVar[str] = "bare"
 
     def __init__(self) -> None:
         self.folder = scratch_folder()
 
-    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        """Return the environment that is stepped."""
+    def wrap(self, env: AnyEnv) -> AnyEnv:
+        """Return the environment to step."""
         return env
 
-    def finish(self, env: gym.Env[Any, Any]) -> None:
-        """Write whatever is left."""
+    def finish(self, env: AnyEnv) -> None:
+        """Write the rest of the data."""
 
     def read_back(self) -> int:
-        """Read all observations, actions and rewards; return how many steps that were."""
+        """Read all observations, actions and rewards; return the number of steps."""
         return 0
 
     def size_bytes(self) -> int:
@@ -139,137 +193,128 @@ class Arm:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def clean(self) -> None:
-        """Delete the folder."""
+        """Delete the folder: a run of JSON lines with images takes 100 MB."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Trajrec(Arm):
-    """Ours, as it comes."""
+    """trajrec with its default options."""
 
     name = "trajrec"
 
-    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    def wrap(self, env: AnyEnv) -> AnyEnv:
         return trajrec.record(env, self.folder)
 
-    def finish(self, env: gym.Env[Any, Any]) -> None:
+    def finish(self, env: AnyEnv) -> None:
         env.close()
 
     def read_back(self) -> int:
-        n = 0
+        n_steps = 0
         for path in self.folder.glob("*.trj"):
             with LogReader(path) as reader:
-                for number in range(
-                    len({s.episode for c in reader.chunks() for s in c.record.segments})
-                ):
+                numbers = {
+                    segment.episode
+                    for chunk in reader.chunks()
+                    for segment in chunk.record.segments
+                }
+                for number in sorted(numbers):
                     episode = Episode(reader, number, reader.chunks_of(number))
-                    n += len(episode.rewards)
+                    n_steps += len(episode.rewards)
                     assert len(episode.observations) == len(episode.actions) + 1
-        return n
+        return n_steps
 
 
 class JsonLines(Arm):
-    """The naive way: a JSON line a step, images in base64."""
+    """A recorder without a library: a JSON line a step, images in base64."""
 
     name = "JSONL"
 
-    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        return _JsonLines(env, self.folder / "steps.jsonl")
+    def wrap(self, env: AnyEnv) -> AnyEnv:
+        return _JsonLinesWriter(env, self.folder / "steps.jsonl")
 
-    def finish(self, env: gym.Env[Any, Any]) -> None:
-        env.file.close()  # type: ignore[attr-defined]
+    def finish(self, env: AnyEnv) -> None:
+        assert isinstance(env, _JsonLinesWriter)
+        env.file.close()
 
     def read_back(self) -> int:
-        n = 0
+        n_steps = 0
         with open(self.folder / "steps.jsonl", encoding="ascii") as file:
             for line in file:
                 _from_json(json.loads(line)["o"])
-                n += 1
-        return n
+                n_steps += 1
+        return n_steps
 
 
-class _JsonLines(gym.Wrapper[Any, Any, Any, Any]):
-    def __init__(self, env: gym.Env[Any, Any], path: Path) -> None:
+class _JsonLinesWriter(gym.Wrapper[Observation, Action, Observation, Action]):
+    def __init__(self, env: AnyEnv, path: Path) -> None:
         super().__init__(env)
         self.file = path.open("w", encoding="ascii")
 
-    def step(self, action: Any) -> Any:
-        result = self.env.step(action)
+    def step(self, action: Action) -> StepResult:
+        observation, reward, terminated, truncated, info = self.env.step(action)
         row = {
             "a": np.asarray(action).tolist(),
-            "o": _to_json(result[0]),
-            "r": float(result[1]),
-            "t": result[2],
-            "u": result[3],
+            "o": _to_json(observation),
+            "r": float(reward),
+            "t": terminated,
+            "u": truncated,
         }
         self.file.write(json.dumps(row) + "\n")
-        return result
+        return observation, float(reward), terminated, truncated, info
 
 
-def _to_json(array: Any) -> Any:
-    return (
-        array.tolist() if array.nbytes < 1024 else base64.b64encode(array.tobytes()).decode("ascii")
-    )
+def _to_json(array: Array) -> Value:
+    if array.nbytes < BASE64_BYTES:
+        return array.tolist()
+    return base64.b64encode(array.tobytes()).decode("ascii")
 
 
-def _from_json(value: Any) -> Any:
-    return (
-        np.asarray(value)
-        if isinstance(value, list)
-        else np.frombuffer(base64.b64decode(value), np.uint8)
-    )
+def _from_json(value: Value) -> Array:
+    if isinstance(value, list):
+        return np.asarray(value)
+    return np.frombuffer(base64.b64decode(value), np.uint8)
 
 
 class Minari(Arm):
-    """Minari's DataCollector. Pixels without its lossy JPEG where it can be turned off."""
+    """Minari's DataCollector with HDF5, without the lossy compression of pixels if possible."""
 
-    data_format = "hdf5"
+    data_format: ClassVar[str] = "hdf5"
     name = "Minari HDF5"
 
-    def wrap(self, env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        import os
-
+    def wrap(self, env: AnyEnv) -> AnyEnv:
+        # An extra of the benchmarks.
         import minari
 
         os.environ["MINARI_DATASETS_PATH"] = str(self.folder)
-        return minari.DataCollector(
-            env, data_format=self.data_format, **_raw_pixels(minari.DataCollector)
-        )
+        options = {}
+        # Not every version of Minari compresses pixels as JPEG.
+        if "jpeg_encoding" in inspect.signature(minari.DataCollector.__init__).parameters:
+            options["jpeg_encoding"] = False
+        return minari.DataCollector(env, data_format=self.data_format, **options)
 
-    def finish(self, env: gym.Env[Any, Any]) -> None:
-        import warnings
-
+    def finish(self, env: AnyEnv) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            env.create_dataset(
+            env.create_dataset(  # type: ignore[attr-defined]
                 "bench/run-v0",
                 algorithm_name="x",
                 author="x",
                 author_email="x@x",
                 code_permalink="x",
-            )  # type: ignore[attr-defined]
+            )
 
     def read_back(self) -> int:
         import minari
 
-        n = 0
+        n_steps = 0
         for episode in minari.load_dataset("bench/run-v0").iterate_episodes():
-            n += len(episode.rewards)
+            n_steps += len(episode.rewards)
             np.asarray(episode.observations)
-        return n
-
-
-def _raw_pixels(collector: Any) -> dict[str, Any]:
-    import inspect
-
-    return (
-        {"jpeg_encoding": False}
-        if "jpeg_encoding" in inspect.signature(collector.__init__).parameters
-        else {}
-    )
+        return n_steps
 
 
 class MinariArrow(Minari):
-    """The same with Arrow files."""
+    """Minari's DataCollector with Arrow files."""
 
     data_format = "arrow"
     name = "Minari Arrow"

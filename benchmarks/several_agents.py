@@ -1,8 +1,14 @@
-"""`python -m benchmarks.several_agents [OUT.md]`: PettingZoo's environments, each recorded beside its bare loop, replayed in
-another process, and forked at each method that it grants; a table of what holds and what it costs."""
+"""`python -m benchmarks.several_agents [OUT.md] [--only TEXT]`: the environments of PettingZoo.
+
+Each is played bare and recorded, replayed in another process, and forked with each method of
+restoring. Prints a Markdown table: whether the recorded loop gets the same values as the bare loop,
+grades of the replay, forks that reproduce the recording out of all forks, the CPU time of the bare
+loop and of the recording beyond it, and bytes a step.
+"""
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -10,173 +16,202 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Literal, NamedTuple
 
+# Before pygame is imported: there is no display on a server.
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import numpy as np
 import pettingzoo
 
 import trajrec
+from trajrec.corpus.episode import Episode
 from trajrec.errors import SnapshotError
 from trajrec.replay import fork_many
+from trajrec.types import Action, JsonObject, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import is_same
 
-ENVIRONMENTS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
-    ("aec", "classic/tictactoe_v3", {}, 400),
-    ("aec", "classic/connect_four_v3", {}, 400),
-    ("aec", "classic/rps_v2", {}, 400),
-    ("parallel", "classic/rps_v2", {}, 400),
-    ("aec", "classic/chess_v6", {}, 300),
-    ("aec", "classic/go_v5", {"board_size": 5}, 300),
-    ("aec", "classic/leduc_holdem_v4", {}, 400),
-    ("aec", "classic/texas_holdem_v4", {}, 400),
-    ("aec", "classic/texas_holdem_no_limit_v6", {}, 400),
-    ("parallel", "butterfly/knights_archers_zombies_v11", {}, 700),
-    ("aec", "butterfly/knights_archers_zombies_v11", {}, 1500),
-    ("parallel", "butterfly/knights_archers_zombies_v11", {"obs_method": "image"}, 160),
-    ("parallel", "butterfly/cooperative_pong_v6", {}, 200),
-    ("aec", "butterfly/cooperative_pong_v6", {}, 200),
-    ("parallel", "butterfly/pistonball_v6", {}, 60),
-    ("aec", "butterfly/pistonball_v6", {"n_pistons": 5}, 200),
-    ("parallel", "sisl/multiwalker_v9", {}, 400),
-    ("aec", "sisl/multiwalker_v9", {"terminate_on_fall": False}, 600),
-    ("parallel", "sisl/pursuit_v5", {"max_cycles": 60}, 150),
-    ("aec", "sisl/pursuit_v5", {"max_cycles": 30}, 400),
+Kind = Literal["aec", "parallel"]
+
+
+class Case(NamedTuple):
+    """An environment, its arguments, and a number of steps: fewer where a step is slow."""
+
+    kind: Kind
+    name: str
+    kwargs: JsonObject
+    n_steps: int
+
+
+class Played(NamedTuple):
+    """The values that a loop got, encoded, and its CPU time a step."""
+
+    values: list[bytes]
+    us: float
+
+
+CASES = (
+    Case("aec", "classic/tictactoe_v3", {}, 400),
+    Case("aec", "classic/connect_four_v3", {}, 400),
+    Case("aec", "classic/rps_v2", {}, 400),
+    Case("parallel", "classic/rps_v2", {}, 400),
+    Case("aec", "classic/chess_v6", {}, 300),
+    Case("aec", "classic/go_v5", {"board_size": 5}, 300),
+    Case("aec", "classic/leduc_holdem_v4", {}, 400),
+    Case("aec", "classic/texas_holdem_v4", {}, 400),
+    Case("aec", "classic/texas_holdem_no_limit_v6", {}, 400),
+    Case("parallel", "butterfly/knights_archers_zombies_v11", {}, 700),
+    Case("aec", "butterfly/knights_archers_zombies_v11", {}, 1500),
+    Case("parallel", "butterfly/knights_archers_zombies_v11", {"obs_method": "image"}, 160),
+    Case("parallel", "butterfly/cooperative_pong_v6", {}, 200),
+    Case("aec", "butterfly/cooperative_pong_v6", {}, 200),
+    Case("parallel", "butterfly/pistonball_v6", {}, 60),
+    Case("aec", "butterfly/pistonball_v6", {"n_pistons": 5}, 200),
+    Case("parallel", "sisl/multiwalker_v9", {}, 400),
+    Case("aec", "sisl/multiwalker_v9", {"terminate_on_fall": False}, 600),
+    Case("parallel", "sisl/pursuit_v5", {"max_cycles": 60}, 150),
+    Case("aec", "sisl/pursuit_v5", {"max_cycles": 30}, 400),
 )
-FORKS, CONTINUED, SEED = 5, 30, 5
+
+N_FORKS = 5
+# A fork is compared with the recording for so many steps.
+COMPARED_STEPS = 30
+SEED = 5
 METHODS = ("reexecute", "snapshot", "pickle", "os_fork")
 
 
 def main() -> None:
-    """Print the table, and write it where the command says."""
-    warnings.simplefilter("ignore")
-    head = (
-        "environment",
-        "",
-        "loop",
-        "replayed",
-        *METHODS,
-        "loop, µs",
-        "recording, µs",
-        "bytes a step",
+    """Print the table, and write it to the file that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.several_agents", description=__doc__
     )
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--only", default="", help="only environments with this text in their name")
+    arguments = parser.parse_args()
+    # PettingZoo warns of its own deprecated parts at each step.
+    warnings.simplefilter("ignore")
+    costs = ("loop, µs", "recording, µs", "bytes a step")
+    head = ("environment", "", "loop", "replayed", *METHODS, *costs)
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     print(*lines, sep="\n", flush=True)
-    for kind, name, kwargs, n_steps in ENVIRONMENTS:
-        try:
-            pettingzoo.make(kind, name, **kwargs).close()
-        except Exception as exc:
-            print(f"{name} cannot be made here: {exc}", file=sys.stderr)
+    for case in CASES:
+        if arguments.only not in case.name:
             continue
-        lines.append(_line(kind, name, kwargs, n_steps))
+        try:
+            pettingzoo.make(case.kind, case.name, **case.kwargs).close()
+        except Exception as exc:
+            print(f"{case.name} cannot be made here: {exc}", file=sys.stderr)
+            continue
+        lines.append(_line(case))
         print(lines[-1], flush=True)
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text("\n".join(lines) + "\n")
+    if arguments.out is not None:
+        arguments.out.write_text("\n".join(lines) + "\n")
 
 
-def _line(kind: str, name: str, kwargs: dict[str, Any], n_steps: int) -> str:
+def _line(case: Case) -> str:
+    """Return an environment's line of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        bare, bare_us = _play(pettingzoo.make(kind, name, **kwargs), kind, n_steps)
-        recording = trajrec.record(pettingzoo.make(kind, name, **kwargs), folder)
-        seen, recorded_us = _play(recording, kind, n_steps)
-        size = recording.path.stat().st_size / n_steps
+        bare = _play(pettingzoo.make(case.kind, case.name, **case.kwargs), case)
+        recording = trajrec.record(pettingzoo.make(case.kind, case.name, **case.kwargs), folder)
+        recorded = _play(recording, case)
+        size = recording.path.stat().st_size / case.n_steps
         command = [sys.executable, "-W", "ignore", "-m", "trajrec", "replay", folder]
-        done = subprocess.run(
+        completed = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, "PYTHONHASHSEED": "7"}
         )
-        replayed = done.stdout.strip().splitlines()[-1].partition(" steps: ")[2]
+        replayed = completed.stdout.strip().splitlines()[-1].partition(" steps: ")[2]
         forks = _forks(Path(folder))
-    what = ", ".join([name, *(f"{key}={value}" for key, value in kwargs.items())])
-    cells = (what, kind, "same" if seen == bare else "other", replayed, *forks)
-    return (
-        "| " + " | ".join(cells) + f" | {bare_us:.0f} | {recorded_us - bare_us:.0f} | {size:.0f} |"
-    )
+    name = ", ".join([case.name, *(f"{key}={value}" for key, value in case.kwargs.items())])
+    is_unchanged = "same" if recorded.values == bare.values else "other"
+    costs = (f"{bare.us:.0f}", f"{recorded.us - bare.us:.0f}", f"{size:.0f}")
+    return "| " + " | ".join([name, case.kind, is_unchanged, replayed, *forks, *costs]) + " |"
 
 
-def _play(env: Any, kind: str, n_steps: int) -> tuple[list[bytes], float]:
-    """Run episodes of random legal actions, seeded once; return what the loop saw, and CPU time of all threads by step, µs."""
-    seen: list[bytes] = []
-    n, seed, start = 0, SEED, time.process_time()
-    while n < n_steps:
-        got = env.reset(seed=seed) if not n else env.reset()
-        if not n:
+def _play(env: Value, case: Case) -> Played:
+    """Play episodes of random legal actions, seeded once."""
+    values: list[bytes] = []
+    n_steps = 0
+    begin = time.process_time()
+    while n_steps < case.n_steps:
+        result = env.reset(seed=SEED) if n_steps == 0 else env.reset()
+        if n_steps == 0:
             for k, agent in enumerate(env.possible_agents):
                 env.action_space(agent).seed(k)
-        observations, infos = (None, None) if kind == "aec" else got
-        while env.agents and n < n_steps:
-            if kind == "aec":
-                observation, reward, terminated, truncated, info = env.last()
-                seen.append(
-                    codec.encode(
-                        [env.agent_selection, observation, reward, terminated, truncated, info],
-                        opaque=True,
-                    )
-                )
-                action = (
-                    None
-                    if terminated or truncated
-                    else _sample(env, env.agent_selection, observation, info)
-                )
-            else:
-                seen.append(codec.encode([observations, infos], opaque=True))
-                action = {
-                    agent: _sample(env, agent, observations[agent], infos[agent])
-                    for agent in env.agents
-                }
-            got = env.step(action)
-            n += 1
-            if kind == "aec":
-                seen.append(
-                    codec.encode([dict(env.rewards), dict(env.terminations), dict(env.truncations)])
-                )
-            else:
-                observations, *flags, infos = got
-                seen.append(codec.encode([dict(flag) for flag in flags]))
+        play_episode = _play_aec_episode if case.kind == "aec" else _play_parallel_episode
+        n_steps += play_episode(env, result, case.n_steps - n_steps, values)
     env.close()
-    return seen, (time.process_time() - start) / n * 1e6
+    return Played(values, (time.process_time() - begin) / n_steps * 1e6)
 
 
-def _sample(env: Any, agent: Any, observation: Any, info: Any) -> Any:
-    mask = (
-        observation.get("action_mask") if isinstance(observation, dict) else info.get("action_mask")
-    )
-    return env.action_space(agent).sample(mask)
+def _play_aec_episode(env: Value, _: None, n_steps: int, values: list[bytes]) -> int:
+    """Play an episode in which agents act in turn; return the number of steps."""
+    n_done = 0
+    while env.agents and n_done < n_steps:
+        agent = env.agent_selection
+        observation, reward, terminated, truncated, info = env.last()
+        last = [agent, observation, reward, terminated, truncated, info]
+        values.append(codec.encode(last, opaque=True))
+        is_over = terminated or truncated
+        env.step(None if is_over else _sample(env, agent, observation, info))
+        n_done += 1
+        after = [dict(env.rewards), dict(env.terminations), dict(env.truncations)]
+        values.append(codec.encode(after))
+    return n_done
+
+
+def _play_parallel_episode(
+    env: Value, reset_result: tuple[Value, Value], n_steps: int, values: list[bytes]
+) -> int:
+    """Play an episode in which all agents act at once; return the number of steps."""
+    observations, infos = reset_result
+    n_done = 0
+    while env.agents and n_done < n_steps:
+        values.append(codec.encode([observations, infos], opaque=True))
+        actions = {
+            agent: _sample(env, agent, observations[agent], infos[agent]) for agent in env.agents
+        }
+        observations, rewards, terminations, truncations, infos = env.step(actions)
+        n_done += 1
+        after = [dict(rewards), dict(terminations), dict(truncations)]
+        values.append(codec.encode(after))
+    return n_done
+
+
+def _sample(env: Value, agent: Value, observation: Observation, info: JsonObject) -> Action:
+    """Return a random legal action: the mask is in the observation, or else in the info."""
+    source = observation if isinstance(observation, dict) else info
+    return env.action_space(agent).sample(source.get("action_mask"))
 
 
 def _forks(folder: Path) -> list[str]:
-    """Return of each method at how many steps of the longest episode a branch went on as it did."""
-    found = []
+    """Return for each method how many forks of the longest episode are as recorded."""
+    results = []
     with trajrec.open(folder) as corpus:
         episode = next(corpus.episodes(order_by="n_steps DESC"))
-        steps = sorted(
-            {0, *np.random.default_rng(1).integers(0, episode.n_steps, FORKS - 1).tolist()}
-        )
+        rng = np.random.default_rng(1)
+        steps = sorted({0, *rng.integers(0, episode.n_steps, N_FORKS - 1).tolist()})
         for method in METHODS:
             try:
-                same = sum(_goes_on_alike(corpus, episode, step, method) for step in steps)
-                found.append(f"{same}/{len(steps)}")
+                n_same = sum(_is_fork_as_recorded(corpus, episode, step, method) for step in steps)
+                results.append(f"{n_same}/{len(steps)}")
             except SnapshotError:
-                found.append("no")
-    return found
+                results.append("no")
+    return results
 
 
-def _goes_on_alike(corpus: trajrec.Corpus, episode: Any, step: int, method: Any) -> bool:
-    n = min(CONTINUED, episode.n_steps - step)
-    (branch,) = fork_many(
-        episode, at=[step], actions=episode.actions[step : step + n], restore=method
-    )
-    if branch.restore != method:  # what is carried over is out of the sight of snapshots
+def _is_fork_as_recorded(corpus: trajrec.Corpus, episode: Episode, step: int, method: str) -> bool:
+    n = min(COMPARED_STEPS, episode.n_steps - step)
+    actions = episode.actions[step : step + n]
+    (branch,) = fork_many(episode, at=[step], actions=actions, restore=method)
+    if branch.restore != method:
+        # A state that an episode hands to the next is not in a snapshot, so the fork re-executed.
         raise SnapshotError(f"reached by {branch.restore}")
     child = corpus.episode(branch.episode_id or "")
-    return all(
-        is_same(a, b)
-        for a, b in (
-            (child.observation_values, episode.observation_values[step : step + n + 1]),
-            (child.reward_values, episode.reward_values[step : step + n]),
-            (child.infos, episode.infos[step : step + n]),
-        )
+    return (
+        is_same(child.observation_values, episode.observation_values[step : step + n + 1])
+        and is_same(child.reward_values, episode.reward_values[step : step + n])
+        and is_same(child.infos, episode.infos[step : step + n])
     )
 
 

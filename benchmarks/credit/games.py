@@ -1,89 +1,96 @@
-"""P5 and P7: a key under noise, and switches whose shares are known by enumeration."""
+"""P5 and P7: a key under noise, and switches whose Shapley values are known by enumeration.
+
+Shapley values are compared with leaving one step out and with differences of values: both blame two
+steps that were each necessary twice, and two steps that were each sufficient not at all.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Literal, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 
-import trajrec
-import trajrec.envs
-from benchmarks import scratch_folder
-from benchmarks.credit.truths import Criterion, at_least, at_most
+from benchmarks.credit.truths import Criterion, at_least, at_most, is_covered, record_actions
 from trajrec.corpus.episode import Episode
+from trajrec.envs.solved import Switches
 from trajrec.replay.credit import TabularPolicy, counterfactual, estimate, shapley_values
 
-assert trajrec.envs
+Rule = Literal["pivot", "and", "or"]
+
+# Probability with which the policy turns a switch on.
 ON = 0.3
-"""Probability with which the policy turns a switch on."""
+# Switches 2 and 5, which count, are on; the others are off.
+ACTIONS = [0, 0, 1, 0, 0, 1, 0, 0]
 
 
-def one_episode(env_id: str, actions: list[int], **kwargs: Any) -> Episode:
-    """Record an episode of given actions."""
-    env = trajrec.record(gym.make(env_id, **kwargs), scratch_folder())
-    env.reset(seed=0)
-    for action in actions:
-        env.step(action)
-    env.close()
-    return next(trajrec.open(env.path.parent).episodes())
+class Contrast(NamedTuple):
+    """The values that other estimators give the steps that count, and the winning chance without them.
+
+    Attributes:
+        none: v(none): the chance of winning if the policy redraws every action.
+        left_out: The effect of leaving each step out.
+        deltas: The difference of values at each step.
+    """
+
+    none: float
+    left_out: list[float]
+    deltas: list[float]
+
+
+CONTRASTS: dict[Rule, Contrast] = {
+    "pivot": Contrast(ON, [0.7], [0.7]),
+    "and": Contrast(ON * ON, [0.7, 0.7], [0.21, 0.7]),
+    "or": Contrast(1 - (1 - ON) ** 2, [0.0, 0.0], [0.49, 0.0]),
+}
 
 
 def p5(n: int = 20_000) -> list[Criterion]:
-    """The key: what it is worth, and what common noise saves."""
-    episode = one_episode("trajrec/NoisyKey-v0", [1] + [0] * 20)
+    """Compare taking the key with leaving it: the exact difference is 2.5.
+
+    The exact variance of a pair of rollouts is 49 with fresh noise and 6.25 in shared scenarios.
+    """
+    episode = record_actions("trajrec/NoisyKey-v0", [1] + [0] * 20)
     policy = TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
-    found = []
-    variances = {}
-    for noise in ("fresh", "shared"):
-        table = counterfactual(episode, policy, 0, action=0, n_rollouts=n, noise=noise)  # type: ignore[arg-type]
+    criteria = []
+    variances: dict[str, float] = {}
+    noises: tuple[Literal["fresh", "shared"], ...] = ("fresh", "shared")
+    for noise in noises:
+        table = counterfactual(episode, policy, 0, action=0, n_rollouts=n, noise=noise)
         kept, other = (
-            np.array([r.episode_return for r in rollouts]) for _, _, rollouts in table.arms
+            np.array([rollout.episode_return for rollout in arm.rollouts]) for arm in table.arms
         )
         difference = kept - other
         variances[noise] = float(difference.var(ddof=1))
-        se = float(difference.std(ddof=1)) / math.sqrt(n)
-        found.append(
+        error = float(difference.std(ddof=1)) / math.sqrt(n)
+        distance = abs(float(difference.mean()) - 2.5) / error
+        criteria.append(
+            at_most(f"P5 {noise}: |A(pick) - A(not) - 2.5| in standard errors", distance, 3.0)
+        )
+    ratio = variances["fresh"] / variances["shared"]
+    for name, measured, exact in (
+        ("variance of a fresh pair", variances["fresh"], 49.0),
+        ("variance of a shared pair", variances["shared"], 6.25),
+        ("ratio of the variances", ratio, 7.84),
+    ):
+        criteria.append(
             at_most(
-                f"P5 {noise}: |A(pick) - A(not) - 2.5| in SE",
-                abs(float(difference.mean()) - 2.5) / se,
-                3.0,
+                f"P5 {name} {measured:.3g}, error beside {exact:g}", abs(measured / exact - 1), 0.15
             )
         )
-    found.append(
-        at_most(
-            "P5 variance of a fresh pair, relative to 49", abs(variances["fresh"] / 49.0 - 1), 0.15
-        )
-    )
-    found.append(
-        at_most(
-            "P5 variance of a shared pair, relative to 6.25",
-            abs(variances["shared"] / 6.25 - 1),
-            0.15,
-        )
-    )
-    found.append(
-        at_most(
-            "P5 ratio, relative to 7.84",
-            abs(variances["fresh"] / variances["shared"] / 7.84 - 1),
-            0.15,
-        )
-    )
-    return found
+    return criteria
 
 
-def true_shapley(rule: str, actions: list[int]) -> list[float]:
-    """Return the Shapley values of the switches, by enumerating what is held."""
-    env = trajrec.envs.solved.Switches(rule=rule)  # type: ignore[attr-defined]
-    i, j = env.PIVOTS
+def true_shapley(rule: Rule, actions: list[int]) -> list[float]:
+    """Return the exact Shapley values of the switches, by enumerating all sets of kept actions."""
+    first, second = Switches.PIVOTS
 
-    def value(held: frozenset[int]) -> float:
-        on_i, on_j = ((float(actions[k]),) if k in held else (ON,) for k in (i, j))
-        p, q = on_i[0], on_j[0]
-        return p if rule == "pivot" else p * q if rule == "and" else p + q - p * q
+    def value(kept: frozenset[int]) -> float:
+        p = float(actions[first]) if first in kept else ON
+        q = float(actions[second]) if second in kept else ON
+        return {"pivot": p, "and": p * q, "or": p + q - p * q}[rule]
 
     n = len(actions)
     shares = [0.0] * n
@@ -91,69 +98,69 @@ def true_shapley(rule: str, actions: list[int]) -> list[float]:
         weight = math.factorial(size) * math.factorial(n - size - 1) / math.factorial(n)
         for step in range(n):
             others = [k for k in range(n) if k != step]
-            for held in itertools.combinations(others, size):
-                shares[step] += weight * (value(frozenset((*held, step))) - value(frozenset(held)))
+            for kept in itertools.combinations(others, size):
+                gain = value(frozenset((*kept, step))) - value(frozenset(kept))
+                shares[step] += weight * gain
     return shares
 
 
 def p7(
-    repeats: int = 150, m: int = 256, *, rules: Sequence[str] = ("pivot", "and", "or")
+    n_repeats: int = 150,
+    n_permutations: int = 256,
+    *,
+    rules: Sequence[Rule] = ("pivot", "and", "or"),
 ) -> list[Criterion]:
-    """Shapley values of switches; leaving one out and differences of values for contrast."""
-
+    """Compare Shapley values of switches with the exact ones, and with two other estimators."""
     policy = TabularPolicy([[1 - ON, ON]], state=lambda observation: 0)
-    found = []
+    criteria = []
     for rule in rules:
-        actions = [0, 0, 1, 0, 0, 1, 0, 0]
-        episode = one_episode("trajrec/Switches-v0", actions, rule=rule)
-        truth = true_shapley(rule, actions)
-        covered = np.zeros(len(actions))
-        for repeat in range(repeats):
-            rows = shapley_values(episode, policy, n_permutations=32, seed=repeat)
-            covered += [
-                row.ci_low - 1e-9 <= t <= row.ci_high + 1e-9
-                for row, t in zip(rows, truth, strict=True)
-            ]
-        large = shapley_values(episode, policy, n_permutations=m, seed=10_000)
-        none = {"pivot": ON, "and": ON * ON, "or": 1 - (1 - ON) ** 2}[rule]
-        at = [k for k, share in enumerate(truth) if share > 0.01]
-        worst = max(abs(large[k].value - truth[k]) for k in range(len(truth)))
-        left_out = [
-            -counterfactual(episode, policy, k, rest="recorded", n_rollouts=256)[2].value
-            for k in at
-        ]
-        deltas = [
-            row.value
-            for row in estimate(episode, policy, estimator="delta", n_rollouts=512, steps=at).of(
-                "delta"
-            )
-        ]
-        found += [
-            at_least(
-                f"P7 {rule}: intervals cover, least step of {repeats} repeats",
-                float(covered.min()) / repeats,
-                0.90,
-            ),
-            at_most(
-                f"P7 {rule}: |sum - (v(all) - v(none))| at m={m}",
-                abs(sum(r.value for r in large) - (1 - none)),
-                0.06,
-            ),
-            at_most(f"P7 {rule}: largest error at m={m}", worst, 0.06),
-        ]
-        expected = {
-            "pivot": ([0.7], [0.7]),
-            "and": ([0.7, 0.7], [0.21, 0.7]),
-            "or": ([0.0, 0.0], [0.49, 0.0]),
-        }[rule]
-        for name, values, wanted in (
-            ("leave-one-out", left_out, expected[0]),
-            ("V-difference", deltas, expected[1]),
-        ):
-            error = max(abs(a - b) for a, b in zip(values, wanted, strict=True))
-            found.append(
-                at_most(
-                    f"P7 {rule}: {name} gives {[round(v, 2) for v in values]}, off by", error, 0.1
-                )
-            )
-    return found
+        episode = record_actions("trajrec/Switches-v0", ACTIONS, rule=rule)
+        criteria += _shapley_criteria(rule, episode, policy, n_repeats, n_permutations)
+        criteria += _contrast_criteria(rule, episode, policy)
+    return criteria
+
+
+def _shapley_criteria(
+    rule: Rule, episode: Episode, policy: TabularPolicy, n_repeats: int, n_permutations: int
+) -> list[Criterion]:
+    truth = true_shapley(rule, ACTIONS)
+    n_covered = np.zeros(len(ACTIONS))
+    for seed in range(n_repeats):
+        rows = shapley_values(episode, policy, n_permutations=32, seed=seed)
+        n_covered += [is_covered(row, exact) for row, exact in zip(rows, truth, strict=True)]
+    # A seed that no repeat has.
+    rows = shapley_values(episode, policy, n_permutations=n_permutations, seed=10_000)
+    largest_error = max(abs(row.value - exact) for row, exact in zip(rows, truth, strict=True))
+    # v(all) is 1: the recorded actions win.
+    sum_error = abs(sum(row.value for row in rows) - (1 - CONTRASTS[rule].none))
+    least_covered = float(n_covered.min()) / n_repeats
+    size = f"with {n_permutations} permutations"
+    return [
+        at_least(f"P7 {rule}: coverage of {n_repeats} repeats, least step", least_covered, 0.90),
+        at_most(f"P7 {rule}: |sum - (v(all) - v(none))| {size}", sum_error, 0.06),
+        at_most(f"P7 {rule}: largest error {size}", largest_error, 0.06),
+    ]
+
+
+def _contrast_criteria(rule: Rule, episode: Episode, policy: TabularPolicy) -> list[Criterion]:
+    """Return whether the other estimators give the values that make them unfit."""
+    steps = [k for k, share in enumerate(true_shapley(rule, ACTIONS)) if share > 0.01]
+    left_out = [
+        -counterfactual(episode, policy, step, rest="recorded", n_rollouts=256)
+        .of("effect")[0]
+        .value
+        for step in steps
+    ]
+    table = estimate(episode, policy, estimator="delta", n_rollouts=512, steps=steps)
+    deltas = [row.value for row in table.of("delta")]
+    criteria = []
+    for name, values, expected in (
+        ("leave-one-out", left_out, CONTRASTS[rule].left_out),
+        ("V-difference", deltas, CONTRASTS[rule].deltas),
+    ):
+        error = max(abs(a - b) for a, b in zip(values, expected, strict=True))
+        shown = [round(value, 2) for value in values]
+        criteria.append(
+            at_most(f"P7 {rule}: {name} gives {shown}, error beside {expected}", error, 0.1)
+        )
+    return criteria

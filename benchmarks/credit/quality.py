@@ -1,155 +1,189 @@
-"""How good each estimator is over a corpus: correlation with the true advantage, and whether the worst step is named."""
+"""The quality of each estimator over a corpus, compared with exact advantages and with each other.
+
+Prints for each estimator the correlation with the exact advantages, the share of episodes whose
+worst step it names, and the environment's steps that it takes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import NamedTuple, Unpack
 
 import gymnasium as gym
 import numpy as np
 
 import trajrec
-import trajrec.envs
-from benchmarks.credit.truths import Criterion, at_least, record, states, toy
+from benchmarks.credit.truths import Criterion, at_least, record, toy, true_advantages
 from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import NoisyKey
 from trajrec.replay.credit import (
     CreditTable,
+    RolloutOptions,
     TabularPolicy,
     estimate,
     group_advantages,
+    hindsight_credit,
     pooled_advantages,
 )
-from trajrec.replay.credit.estimators import hindsight
+from trajrec.replay.credit.estimators.advantage import Estimator
+from trajrec.replay.credit.estimators.groups import Method as GroupMethod
+from trajrec.replay.credit.estimators.hindsight import Method as HindsightMethod
 
-assert trajrec.envs
-
+# Correlation and hits that another implementation reached on other episodes of the same kind.
 BARS = {
     "slippery": {"E2 shared, n=32": (0.288, 0.37), "E7 pooled": (0.995, 0.97)},
     "deterministic": {"E2 shared, n=32": (0.868, 0.77), "E7 pooled": (0.998, 0.94)},
     "key": {"E2 shared, n=32": (0.774, 0.75), "E7 pooled": (0.996, 1.0)},
 }
-"""Correlation and hits that were reached before, by another implementation on other episodes of the same kind."""
 
+# A step whose exact advantage is this near to the worst is an equally good answer: visits of one
+# state differ only by the steps left.
 AS_BAD = 0.01
-"""A step whose true advantage is this near to the worst is as good an answer: in one state steps differ by the time left."""
 
 
-def problems(n: int, seed: int) -> dict[str, tuple[list[Episode], Any, list[list[float]]]]:
-    """Return episodes of three problems with the policy and the true advantages of their steps."""
-    found: dict[str, tuple[list[Episode], Any, list[list[float]]]] = {}
+class Problem(NamedTuple):
+    """Episodes, their policy, and the exact advantage of each step."""
+
+    episodes: list[Episode]
+    policy: TabularPolicy
+    advantages: list[list[float]]
+
+
+class Estimated(NamedTuple):
+    """The values of each episode's steps, and the environment's steps that they took."""
+
+    values: list[list[float]]
+    env_steps: int
+
+
+class Score(NamedTuple):
+    """Pearson's correlation with the exact advantages, and the share of worst steps named."""
+
+    correlation: float
+    hit: float
+
+
+def make_problems(n: int, seed: int) -> dict[str, Problem]:
+    """Return three problems with n episodes each."""
+    problems = {}
     for name, kwargs in (("slippery", {}), ("deterministic", {"is_slippery": False})):
         make, truth = toy("FrozenLake-v1", 0.3, **kwargs)
         episodes = record(make, truth.policy, n, seed=seed)
-        true = [
-            [
-                truth.advantage(k, s, int(a))
-                for k, (s, a) in enumerate(zip(states(e), e.actions, strict=False))
-            ]
-            for e in episodes
-        ]
-        found[name] = episodes, truth.policy, true
+        advantages = [true_advantages(truth, episode) for episode in episodes]
+        problems[name] = Problem(episodes, truth.policy, advantages)
     policy = TabularPolicy(np.full((1, 2), 0.5), state=lambda observation: 0)
-    env = NoisyKey()
     episodes = record(lambda: gym.make("trajrec/NoisyKey-v0"), policy, n, seed=seed)
-    true = [
-        [
-            env.advantage(k, bool(o[1]), int(a))
-            for k, (o, a) in enumerate(zip(e.observation_values, e.actions, strict=False))
-        ]
-        for e in episodes
-    ]
-    found["key"] = episodes, policy, true
-    return found
+    advantages = [_key_advantages(episode) for episode in episodes]
+    problems["key"] = Problem(episodes, policy, advantages)
+    return problems
 
 
-def score(
-    tables: Sequence[Sequence[float]], true: Sequence[Sequence[float]]
-) -> tuple[float, float]:
-    """Return Pearson's correlation with the true advantages, and the share of episodes whose worst step is named."""
-    pairs = [
-        (v, t)
-        for row, truth in zip(tables, true, strict=True)
-        for v, t in zip(row, truth, strict=True)
-        if np.isfinite(v)
+def _key_advantages(episode: Episode) -> list[float]:
+    env = NoisyKey()
+    pairs = zip(episode.observation_values, episode.actions, strict=False)
+    return [
+        env.advantage(step, bool(observation[1]), int(action))
+        for step, (observation, action) in enumerate(pairs)
     ]
-    values, truths = np.array(pairs).T
+
+
+def score(values: Sequence[Sequence[float]], exact: Sequence[Sequence[float]]) -> Score:
+    """Compare the values of each episode's steps with the exact advantages."""
+    estimated = np.concatenate([np.array(row) for row in values])
+    truths = np.concatenate([np.array(row) for row in exact])
+    is_finite = np.isfinite(estimated)
+    estimated = estimated[is_finite]
+    # Equal values have no correlation, and so no use.
+    correlation = 0.0
+    if estimated.std() > 0:
+        correlation = float(np.corrcoef(estimated, truths[is_finite])[0, 1])
     hits = [
         truth[int(np.nanargmin(row))] <= min(truth) + AS_BAD
-        for row, truth in zip(tables, true, strict=True)
+        for row, truth in zip(values, exact, strict=True)
         if len(row)
     ]
-    r = float(np.corrcoef(values, truths)[0, 1]) if values.std() > 0 else 0.0
-    return r, float(np.mean(hits))
+    return Score(correlation, float(np.mean(hits)))
 
 
-def estimators(
-    episodes: list[Episode], policy: Any
-) -> dict[str, Callable[[], tuple[list[list[float]], int]]]:
-    """Return what computes each estimator: values by episode, and the environment's steps that it took."""
+def _by_group(problem: Problem, method: GroupMethod) -> Estimated:
+    with trajrec.open(problem.episodes[0].path.parent) as corpus:
+        tables = {table.episode_id: table for table in group_advantages(corpus, method)}
+    return Estimated([[row.value for row in tables[e.id]] for e in problem.episodes], 0)
 
-    def of_corpus(method: Any) -> Callable[[], tuple[list[list[float]], int]]:
-        def run() -> tuple[list[list[float]], int]:
-            with trajrec.open(episodes[0].path.parent) as corpus:
-                by_id = {table.episode_id: table for table in group_advantages(corpus, method)}
-            return [[row.value for row in by_id[e.id]] for e in episodes], 0
 
-        return run
+def _by_hindsight(problem: Problem, method: HindsightMethod) -> Estimated:
+    tables = hindsight_credit(problem.episodes, problem.policy, method)
+    return Estimated([[row.value for row in table] for table in tables], 0)
 
-    def by_hindsight(method: Any) -> Callable[[], tuple[list[list[float]], int]]:
-        return lambda: (
-            [[row.value for row in table] for table in hindsight(episodes, policy, method)],
-            0,
+
+def _by_rollouts(
+    problem: Problem,
+    estimator: Estimator,
+    n_rollouts: int,
+    **options: Unpack[RolloutOptions],
+) -> Estimated:
+    tables = [
+        estimate(
+            episode,
+            problem.policy,
+            estimator=estimator,
+            n_rollouts=n_rollouts,
+            seed=k,
+            folder=None,
+            **options,
         )
-
-    def by_scan(estimator: Any, n: int, **how: Any) -> Callable[[], tuple[list[list[float]], int]]:
-        def run() -> tuple[list[list[float]], int]:
-            tables = [
-                estimate(e, policy, estimator=estimator, n_rollouts=n, seed=k, folder=None, **how)
-                for k, e in enumerate(episodes)
-            ]
-            return _values(tables, estimator), sum(table.env_steps for table in tables)
-
-        return run
-
-    def by_pool() -> tuple[list[list[float]], int]:
-        tables = pooled_advantages(episodes, policy, n_rollouts=16, folder=None)
-        return _values(tables, "pooled"), sum(table.env_steps for table in tables)
-
-    return {
-        "GRPO": of_corpus("grpo"),
-        "GiGPO": of_corpus("gigpo"),
-        "RTMC": of_corpus("rtmc"),
-        "HCA": by_hindsight("hca"),
-        "COCOA": by_hindsight("cocoa"),
-        "RUDDER": by_hindsight("rudder"),
-        "VinePPO delta": by_scan("delta", 16, noise="fresh"),
-        "E2 fresh, n=8": by_scan("advantage", 8, noise="fresh"),
-        "E2 shared, n=8": by_scan("advantage", 8),
-        "E2 shared, n=32": by_scan("advantage", 32),
-        "E7 pooled": by_pool,
-    }
+        for k, episode in enumerate(problem.episodes)
+    ]
+    return _estimated(tables, estimator)
 
 
-def _values(tables: Sequence[CreditTable], estimator: str) -> list[list[float]]:
-    return [[row.value for row in table.of(estimator)] for table in tables]
+def _by_pooling(problem: Problem) -> Estimated:
+    tables = pooled_advantages(problem.episodes, problem.policy, n_rollouts=16, folder=None)
+    return _estimated(tables, "pooled")
+
+
+def _estimated(tables: Sequence[CreditTable], estimator: str) -> Estimated:
+    values = [[row.value for row in table.of(estimator)] for table in tables]
+    return Estimated(values, sum(table.env_steps for table in tables))
+
+
+ESTIMATORS: dict[str, Callable[[Problem], Estimated]] = {
+    "GRPO": partial(_by_group, method="grpo"),
+    "GiGPO": partial(_by_group, method="gigpo"),
+    "RTMC": partial(_by_group, method="rtmc"),
+    "HCA": partial(_by_hindsight, method="hca"),
+    "COCOA": partial(_by_hindsight, method="cocoa"),
+    "RUDDER": partial(_by_hindsight, method="rudder"),
+    "VinePPO delta": partial(_by_rollouts, estimator="delta", n_rollouts=16, noise="fresh"),
+    "E2 fresh, n=8": partial(_by_rollouts, estimator="advantage", n_rollouts=8, noise="fresh"),
+    "E2 shared, n=8": partial(_by_rollouts, estimator="advantage", n_rollouts=8),
+    "E2 shared, n=32": partial(_by_rollouts, estimator="advantage", n_rollouts=32),
+    "E7 pooled": _by_pooling,
+}
 
 
 def quality(n: int = 64, seed: int = 0) -> list[Criterion]:
-    """Print the table; return whether E2 and E7 reach their figures."""
-    found = []
-    for problem, (episodes, policy, true) in problems(n, seed).items():
+    """Print the table; return whether E2 and E7 reach their bars."""
+    criteria = []
+    for problem_name, problem in make_problems(n, seed).items():
+        n_steps = sum(map(len, problem.advantages))
         print(
-            f"{problem}: {len(episodes)} episodes, {sum(map(len, true))} steps; correlation, worst-step hit, env steps"
+            f"{problem_name}: {len(problem.episodes)} episodes, {n_steps} steps; "
+            "correlation, worst-step hit, env steps"
         )
-        for name, run in estimators(episodes, policy).items():
-            values, steps = run()
-            r, hit = score(values, true)
-            print(f"  {name:16} {r:6.3f} {hit:5.2f} {steps:9,}")
-            bars = BARS[problem].get(name)
-            if bars is not None:
-                found += [
-                    at_least(f"{problem}: {name}, correlation", r, bars[0]),
-                    at_least(f"{problem}: {name}, hit", hit, bars[1]),
+        for name, run in ESTIMATORS.items():
+            values, env_steps = run(problem)
+            result = score(values, problem.advantages)
+            print(f"  {name:16} {result.correlation:6.3f} {result.hit:5.2f} {env_steps:9,}")
+            if name in BARS[problem_name]:
+                least_correlation, least_hit = BARS[problem_name][name]
+                criteria += [
+                    at_least(
+                        f"{problem_name}: {name}, correlation",
+                        result.correlation,
+                        least_correlation,
+                    ),
+                    at_least(f"{problem_name}: {name}, hit", result.hit, least_hit),
                 ]
-    return found
+    return criteria

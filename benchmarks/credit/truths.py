@@ -1,10 +1,10 @@
-"""Episodes of environments whose values are known, and these values, by dynamic programming over the steps left."""
+"""Environments with known values, their episodes, and the criteria of a benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -13,46 +13,61 @@ import trajrec
 import trajrec.envs
 from benchmarks import scratch_folder
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit import TabularPolicy
+from trajrec.replay.credit import Estimate, TabularPolicy
+from trajrec.types import AnyEnv, FloatArray, Value
 
-Array = np.ndarray[Any, np.dtype[np.float64]]
+# An interval may end exactly at the truth, apart from rounding.
+ROUNDING = 1e-9
 
 
 class Criterion(NamedTuple):
-    """A figure, what it is to reach, and whether it does."""
+    """A measured figure, and whether it reaches its bar.
 
-    what: str
+    Attributes:
+        name: The figure, in words.
+        measured: Its value.
+        bar: The bar, as text.
+        holds: Whether the figure reaches the bar.
+    """
+
+    name: str
     measured: float
-    wanted: str
+    bar: str
     holds: bool
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.holds else 'MISS'} {self.what}: {self.measured:.4g} (to reach: {self.wanted})"
+        mark = "ok  " if self.holds else "MISS"
+        return f"{mark} {self.name}: {self.measured:.4g} (bar: {self.bar})"
 
 
-def at_least(what: str, measured: float, bar: float) -> Criterion:
-    """Return a criterion that holds from a bar on."""
-    return Criterion(what, float(measured), f">= {bar:g}", bool(measured >= bar))
+def at_least(name: str, measured: float, bar: float) -> Criterion:
+    """Return a criterion that holds if a figure is not below a bar."""
+    return Criterion(name, float(measured), f">= {bar:g}", bool(measured >= bar))
 
 
-def at_most(what: str, measured: float, bar: float) -> Criterion:
-    """Return a criterion that holds up to a bar."""
-    return Criterion(what, float(measured), f"<= {bar:g}", bool(measured <= bar))
+def at_most(name: str, measured: float, bar: float) -> Criterion:
+    """Return a criterion that holds if a figure is not above a bar."""
+    return Criterion(name, float(measured), f"<= {bar:g}", bool(measured <= bar))
+
+
+def is_covered(interval: Estimate, exact: float) -> bool:
+    """Return whether the interval of an estimate holds the exact value."""
+    return interval.ci_low - ROUNDING <= exact <= interval.ci_high + ROUNDING
 
 
 @dataclass
 class Truth:
-    """The values of a policy in a tabular environment.
+    """The exact values of a policy in a tabular environment.
 
     Attributes:
         policy: The policy.
-        values: (n_steps + 1, S) float64: V at a step of the episode, in a state.
-        actions: (n_steps, S, A) float64: Q likewise.
+        values: V of each step and state, (n_steps + 1, S) float64.
+        actions: Q of each step, state and action, (n_steps, S, A) float64.
     """
 
     policy: TabularPolicy
-    values: Array
-    actions: Array
+    values: FloatArray
+    actions: FloatArray
 
     def advantage(self, step: int, state: int, action: int) -> float:
         """Return Q - V."""
@@ -60,83 +75,121 @@ class Truth:
 
 
 class Model(NamedTuple):
-    """A tabular environment: (S, A, S') probabilities of going on, and the mean reward, (S, A)."""
+    """A tabular environment.
 
-    going_on: Array
-    rewards: Array
+    Attributes:
+        transitions: Probability that the episode continues in S', (S, A, S') float64.
+        rewards: Mean reward, (S, A) float64.
+    """
+
+    transitions: FloatArray
+    rewards: FloatArray
 
 
-def model_of(env: gym.Env[Any, Any]) -> Model:
+def model_of(env: AnyEnv) -> Model:
     """Return the model of a toy text environment."""
-    table: Any = env.unwrapped.P  # type: ignore[attr-defined]
-    n, n_actions = len(table), len(table[0])
-    going_on, rewards = np.zeros((n, n_actions, n)), np.zeros((n, n_actions))
-    for s in range(n):
-        for a in range(n_actions):
-            for p, after, reward, is_over in table[s][a]:
-                rewards[s, a] += p * reward
+    table: Value = env.unwrapped.P  # type: ignore[attr-defined]
+    n_states = len(table)
+    n_actions = len(table[0])
+    transitions = np.zeros((n_states, n_actions, n_states))
+    rewards = np.zeros((n_states, n_actions))
+    for state in range(n_states):
+        for action in range(n_actions):
+            for probability, next_state, reward, is_over in table[state][action]:
+                rewards[state, action] += probability * reward
                 if not is_over:
-                    going_on[s, a, after] += p
-    return Model(going_on, rewards)
+                    transitions[state, action, next_state] += probability
+    return Model(transitions, rewards)
 
 
-def best_q(model: Model, gamma: float = 0.999, n: int = 2000) -> Array:
-    """Return Q of the best policy, (S, A), by value iteration."""
+def best_q(model: Model, *, gamma: float = 0.999, n_iterations: int = 2000) -> FloatArray:
+    """Return Q of the best policy by value iteration, (S, A) float64.
+
+    A discount near 1 makes shorter ways better, so that the best policy does not wander.
+    """
     values = np.zeros(len(model.rewards))
-    for _ in range(n):
-        q: Array = model.rewards + gamma * model.going_on @ values
+    for _ in range(n_iterations):
+        q: FloatArray = model.rewards + gamma * model.transitions @ values
         values = q.max(axis=1)
     return q
 
 
 def truth_of(model: Model, policy: TabularPolicy, limit: int) -> Truth:
-    """Return the values of a policy where an episode ends after `limit` steps."""
-    table = np.array([policy.dist(s) for s in range(len(model.rewards))])
+    """Return the values of a policy in episodes of at most `limit` steps."""
+    probabilities = np.array([policy.dist(state) for state in range(len(model.rewards))])
     values = np.zeros((limit + 1, len(model.rewards)))
     actions = np.zeros((limit, *model.rewards.shape))
     for step in reversed(range(limit)):
-        actions[step] = model.rewards + model.going_on @ values[step + 1]
-        values[step] = (table * actions[step]).sum(axis=1)
+        actions[step] = model.rewards + model.transitions @ values[step + 1]
+        values[step] = (probabilities * actions[step]).sum(axis=1)
     return Truth(policy, values, actions)
 
 
 def record(
-    make: Callable[[], gym.Env[Any, Any]],
-    policy: Any,
+    make: Callable[[], AnyEnv],
+    policy: Value,
     n: int,
     *,
     seed: int = 0,
     max_steps: int | None = None,
 ) -> list[Episode]:
-    """Record n episodes of a policy; return them."""
+    """Record n episodes of a policy and return them."""
     folder = scratch_folder()
     env = trajrec.record(make(), folder)
     rng = np.random.default_rng(seed)
     for k in range(n):
+        # Far apart, so that two corpora have no episode in common.
         observation, _ = env.reset(seed=seed * 100_000 + k)
-        is_over, step = False, 0
-        while not is_over and (max_steps is None or step < max_steps):
+        n_steps = 0
+        is_over = False
+        while not is_over and (max_steps is None or n_steps < max_steps):
             observation, _, terminated, truncated, _ = env.step(policy.act(observation, rng))
-            is_over, step = terminated or truncated, step + 1
+            is_over = terminated or truncated
+            n_steps += 1
     env.close()
     corpus = trajrec.open(folder)
     return list(corpus.episodes(order_by="number"))
 
 
-def toy(
-    env_id: str, epsilon: float, limit: int | None = None, **kwargs: Any
-) -> tuple[Callable[[], Any], Truth]:
-    """Return what makes a toy text environment, and the values of its epsilon-greedy policy."""
+def record_actions(env_id: str, actions: list[int], **kwargs: Value) -> Episode:
+    """Record an episode with given actions and return it."""
+    env = trajrec.record(gym.make(env_id, **kwargs), scratch_folder())
+    env.reset(seed=0)
+    for action in actions:
+        env.step(action)
+    env.close()
+    return next(trajrec.open(env.path.parent).episodes())
 
-    def make() -> Any:
+
+def toy(
+    env_id: str, epsilon: float, limit: int | None = None, **kwargs: Value
+) -> tuple[Callable[[], AnyEnv], Truth]:
+    """Return a maker of a toy text environment, and the values of its epsilon-greedy policy."""
+
+    def make() -> AnyEnv:
         return gym.make(env_id, **kwargs)
 
     env = make()
     model = model_of(env)
-    steps = limit or env.spec.max_episode_steps
-    return make, truth_of(model, TabularPolicy.greedy(best_q(model), epsilon), steps)
+    if limit is None:
+        assert env.spec is not None
+        assert env.spec.max_episode_steps is not None
+        limit = env.spec.max_episode_steps
+    policy = TabularPolicy.greedy(best_q(model), epsilon)
+    return make, truth_of(model, policy, limit)
 
 
 def states(episode: Episode) -> list[int]:
-    """Return the states of a toy text episode before each step, and the last."""
+    """Return the state of a toy text episode before each step, and the last state."""
     return [int(observation) for observation in episode.observation_values]
+
+
+def true_values(truth: Truth, episode: Episode) -> list[float]:
+    """Return V of the state before each step, and of the last state."""
+    return [float(truth.values[step, state]) for step, state in enumerate(states(episode))]
+
+
+def true_advantages(truth: Truth, episode: Episode) -> list[float]:
+    """Return the exact advantage of each recorded action."""
+    pairs = zip(states(episode), episode.actions, strict=False)
+    return [truth.advantage(step, state, int(action)) for step, (state, action) in enumerate(pairs)]

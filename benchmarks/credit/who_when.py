@@ -1,63 +1,88 @@
-"""P11: the logs of Who&When as a corpus, and what guessing the step would be right in."""
+"""P11: the logs of Who&When as a corpus, and the accuracy of guessing the decisive step.
+
+No accuracy of trajrec is claimed: the logs have no environment in which an agent could continue.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import trajrec
 from benchmarks import scratch_folder
 from benchmarks.credit.truths import Criterion
-from trajrec.protocols import Verdict
-from trajrec.recording.event_log import close_logs
+from trajrec.protocols import Verdict, Verifier
+from trajrec.types import JsonObject, Value
 
-PARTS = {"Algorithm-Generated": (126, 0.120), "Hand-Crafted": (58, 0.042)}
-"""How many logs each part has, and what a uniform guess of the step is right in (measured on the published logs)."""
+
+class Part(NamedTuple):
+    """A part of the data: its number of logs, and the accuracy of guessing the step uniformly."""
+
+    n_logs: int
+    guess: float
+
+
+# Measured on the published logs.
+PARTS = {"Algorithm-Generated": Part(126, 0.120), "Hand-Crafted": Part(58, 0.042)}
+N_LOGS = sum(part.n_logs for part in PARTS.values())
+# Some labels name a step behind the end of their log.
+N_VALID_LABELS = 180
 
 BASELINE = """
-SELECT split_part(task, '/', 1) AS part, count(*) AS logs, avg(n_steps) AS mean_steps, avg(1 / n_steps) AS guessed
+SELECT split_part(task, '/', 1) AS part, count(*) AS logs, avg(n_steps) AS mean_steps,
+  avg(1 / n_steps) AS guess
 FROM episodes GROUP BY 1 ORDER BY 1
 """
+VALID_LABELS = "SELECT count(*) FROM checks JOIN episodes USING (episode_id) WHERE score < n_steps"
 
 
 def data_folder() -> Path | None:
-    """Return where the logs are: the folder `Who&When` of github.com/ag2ai/Agents_Failure_Attribution (MIT), which
-    TRAJREC_WHO_AND_WHEN names; None where it names none."""
-    named = os.environ.get("TRAJREC_WHO_AND_WHEN")
-    return None if named is None else Path(named)
+    """Return the folder of the logs, which TRAJREC_WHO_AND_WHEN names; None if it is not set.
+
+    Source:
+        The folder `Who&When` of github.com/ag2ai/Agents_Failure_Attribution (MIT).
+    """
+    folder = os.environ.get("TRAJREC_WHO_AND_WHEN")
+    return None if folder is None else Path(folder)
 
 
-def load(folder: Path, into: Path) -> int:
-    """Import the logs: an episode each, a step each message, the annotated step as a check; return how many there are."""
-    n = 0
+def load(folder: Path, corpus: Path) -> int:
+    """Import the logs; return their number.
+
+    A log is an episode, a message a step, and the annotated step a check.
+    """
+    n_logs = 0
     for part in PARTS:
         for path in sorted((folder / part).glob("*.json")):
             log = json.loads(path.read_text("utf-8"))
             with trajrec.episode(
-                into,
+                corpus,
                 task=f"{part}/{path.stem}",
                 goal=log["question"],
                 metadata={"source": path.name},
             ) as ep:
-                say = ep.tool(_said, name="say", access="read")
+                say = ep.tool(_say, name="say", access="read")
                 for message in log["history"]:
-                    say(speaker=message.get("name") or message["role"], content=message["content"])
+                    speaker = message.get("name") or message["role"]
+                    say(speaker=speaker, content=message["content"])
                 ep.check(_label(log))
                 ep.stop("imported", claimed_done=False)
-            n += 1
-    close_logs()
-    return n
+            n_logs += 1
+    trajrec.close_logs()
+    return n_logs
 
 
-def _said(speaker: str, content: str) -> None:
-    """A message is what was said; nothing comes of it here."""
+def _say(speaker: str, content: str) -> None:
+    """Do nothing: the arguments are the message."""
 
 
-def _label(log: dict[str, Any]) -> Any:
+def _label(log: JsonObject) -> Verifier:
+    """Return a check with the annotated step as its score."""
+
     @trajrec.verifier(id="who-and-when", version="1", family="annotation")
-    def label(_: Any) -> Verdict:
+    def label(_: Value) -> Verdict:
         evidence = {"agent": log["mistake_agent"], "reason": log.get("mistake_reason")}
         return Verdict(False, float(log["mistake_step"]), evidence)
 
@@ -65,37 +90,35 @@ def _label(log: dict[str, Any]) -> Any:
 
 
 def p11() -> list[Criterion]:
-    """All logs load; the baseline is printed. No accuracy is claimed: the logs have no environment to go on in."""
+    """Load all logs, and compare the accuracy of a uniform guess with the published logs'."""
     folder = data_folder()
     if folder is None:
         print(
-            "P11 needs the logs of github.com/ag2ai/Agents_Failure_Attribution: set TRAJREC_WHO_AND_WHEN to its Who&When"
+            "P11 needs the logs of github.com/ag2ai/Agents_Failure_Attribution: "
+            "set TRAJREC_WHO_AND_WHEN to its folder Who&When"
         )
         return []
-    into = scratch_folder()
-    n = load(folder, into)
-    found = [Criterion("P11: logs that load", n, "184", n == 184)]
-    with trajrec.open(into) as corpus:
-        for part, logs, mean, guessed in corpus.sql(BASELINE).fetchall():
-            wanted = PARTS[part]
-            what = f"P11 {part}: {logs} logs of {mean:.1f} steps, a uniform guess is right in"
-            found.append(
+    corpus_folder = scratch_folder()
+    n_logs = load(folder, corpus_folder)
+    criteria = [Criterion("P11: logs that load", n_logs, str(N_LOGS), n_logs == N_LOGS)]
+    with trajrec.open(corpus_folder) as corpus:
+        for name, n, mean_steps, guess in corpus.sql(BASELINE).fetchall():
+            part = PARTS[name]
+            criteria.append(
                 Criterion(
-                    what,
-                    guessed,
-                    f"{wanted[1]:.3f}",
-                    logs == wanted[0] and abs(guessed - wanted[1]) < 0.001,
+                    f"P11 {name}: {n} logs of {mean_steps:.1f} steps, accuracy of a uniform guess",
+                    guess,
+                    f"{part.guess:.3f}",
+                    n == part.n_logs and abs(guess - part.guess) < 0.001,
                 )
             )
-        labels = corpus.sql(
-            "SELECT count(*) FROM checks c JOIN episodes USING (episode_id) WHERE score < n_steps"
-        ).fetchall()
-        found.append(
+        ((n_labels,),) = corpus.sql(VALID_LABELS).fetchall()
+        criteria.append(
             Criterion(
                 "P11: labels that name a step of their log",
-                labels[0][0],
-                "184",
-                labels[0][0] >= 180,
+                n_labels,
+                f">= {N_VALID_LABELS}",
+                n_labels >= N_VALID_LABELS,
             )
         )
-    return found
+    return criteria
