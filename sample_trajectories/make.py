@@ -1,7 +1,7 @@
-"""Makes the sample logs again, byte for byte: `python sample_trajectories/make.py [FOLDER]`.
+"""Make the sample logs again, byte for byte: `python sample_trajectories/make.py [FOLDER]`.
 
-Ids, clock and what describes this process are held still, so that only a change of the format changes the bytes (or another
-version of zstd: they were made with 1.5.7).
+Ids, the clock and the description of this process are fixed. The bytes therefore change only with
+the format, or with another version of zstd than 1.5.7.
 """
 
 from __future__ import annotations
@@ -10,42 +10,54 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from unittest import mock
 
 import gymnasium as gym
 
 import trajrec
 from trajrec import envs
+from trajrec.envs.keydoor import LEFT, OPEN, PICK_UP, RIGHT
 from trajrec.log.writer import LogWriter
 from trajrec.recording import provenance, recorder
-from trajrec.recording.options import LogOrigin
+from trajrec.recording.options import LogOrigin, RecordOptions
+from trajrec.types import Action, AnyEnv, Observation
 
+# A round time in 2025: the samples do not depend on the day on which they are made.
 BEGIN_NS = 1_750_000_000_000_000_000
+STEP_NS = 1_000_000
 RUNTIME = {
     "python": "3.13.0",
     "platform": "sample",
     "packages": {"gymnasium": "1.4.0", "numpy": "2.4.0"},
 }
-WALK = [0, 0, 0, 0, 2, *[1] * 7, 3]
-CARELESS = [1, 1, 1, 3]
+
+# From the middle of eight cells: to the key, and back to the door.
+WITH_KEY = [*[LEFT] * 4, PICK_UP, *[RIGHT] * 7, OPEN]
+WITHOUT_KEY = [*[RIGHT] * 3, OPEN]
+
+# Bytes of the frame that the killed process was writing: a part of it.
+TORN_BYTES = 99
 
 
-class FlakyCartPole(gym.Wrapper[Any, Any, Any, Any]):
-    """A CartPole whose motor fails now and then."""
+class FlakyCartPole(gym.Wrapper[Observation, Action, Observation, Action]):
+    """A CartPole whose motor fails at every ninth step."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: AnyEnv) -> None:
         super().__init__(env)
-        self.n = 0
+        self.n_steps = 0
 
-    def step(self, action: Any) -> Any:
-        self.n += 1
-        if self.n % 9 == 0:
+    def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, object]]:
+        self.n_steps += 1
+        if self.n_steps % 9 == 0:
             raise TimeoutError("the motor did not answer within 50 ms")
-        return self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, float(reward), terminated, truncated, info
 
 
+# A log stores a digest of its verifiers' source: another character here, and the samples change.
 @trajrec.verifier(id="solved", version="1")
 def solved(env: Any) -> bool:
     """The environment's own state says that the task was solved."""
@@ -56,64 +68,79 @@ def solved(env: Any) -> bool:
 def play(
     folder: Path,
     name: str,
-    env: gym.Env[Any, Any],
-    policy: Callable[[int], Any],
-    n: int,
-    **options: Any,
-) -> Any:
-    """Record episodes into a log of a fixed name; return the recorder, still open."""
-    clock = itertools.count(BEGIN_NS, 1_000_000)
+    env: AnyEnv,
+    policy: Callable[[int], Action],
+    n_episodes: int,
+    **options: Unpack[RecordOptions],
+) -> recorder.Recorder:
+    """Record episodes into a log of a given name; return the recorder, still open."""
+    clock = itertools.count(BEGIN_NS, STEP_NS)
     origin = LogOrigin(log_id=name, clock_ns=lambda: next(clock))
     recording = recorder.open_recorder(env, folder, origin, **options)
-    for k in range(n):
+    for k in range(n_episodes):
         recording.reset(seed=k)
-        step, done = 0, False
-        while not done:
+        step = 0
+        is_over = False
+        while not is_over:
             try:
                 _, _, terminated, truncated, _ = recording.step(policy(step))
-                done = terminated or truncated
+                is_over = terminated or truncated
             except TimeoutError:
-                done = False  # the next action is the next try, as in a patient loop
+                # A patient agent: its next action is the next try.
+                is_over = False
             step += 1
     return recording
 
 
 def make(folder: Path) -> None:
     """Make all sample logs in a folder."""
-    writer = mock.patch.object(
-        recorder, "LogWriter", functools.partial(LogWriter, background=False)
-    )
-    process = mock.patch.multiple(
-        provenance, describe_runtime=lambda: RUNTIME, hostname=lambda: "sample"
-    )
-    process_id = mock.patch("os.getpid", return_value=1)
-    brief = mock.patch("traceback.format_exception", lambda exc: [f"{type(exc).__name__}: {exc}\n"])
-    with writer, process, process_id, brief:
-        keydoor, shop = gym.make("trajrec/KeyDoor-v0"), gym.make("trajrec/Shop-v0")
-        play(folder, "won-keydoor", keydoor, lambda k: WALK[k], 2, checks=[solved]).close()
-        play(folder, "lost-keydoor", keydoor, lambda k: CARELESS[k], 2, checks=[solved]).close()
-        play(
-            folder, "won-shop", shop, lambda k: shop.unwrapped.ground_truth()[k], 3, checks=[solved]
-        ).close()  # type: ignore[attr-defined]
-        play(
-            folder,
-            "crashed-cartpole",
-            FlakyCartPole(gym.make("CartPole-v1")),
-            lambda k: k // 2 % 2,
-            3,
-        ).close()
-        # A killed process: what it had handed over by then, and a torn write after that.
-        killed = play(folder, "killed-cartpole", gym.make("CartPole-v1"), lambda k: k // 2 % 2, 2)
-        killed.reset(seed=9)
-        for k in range(4):
-            killed.step(k % 2)
-        killed.flush()
-        whole = killed.path.stat().st_size
-        killed.step(0)
-        killed.flush()
-        data = killed.path.read_bytes()
-        killed.close()
-        killed.path.write_bytes(data[: whole + 99])
+    with ExitStack() as patches:
+        # In this thread: the samples must not depend on the scheduling of threads.
+        writer = functools.partial(LogWriter, background=False)
+        patches.enter_context(mock.patch.object(recorder, "LogWriter", writer))
+        patches.enter_context(
+            mock.patch.multiple(
+                provenance, describe_runtime=lambda: RUNTIME, hostname=lambda: "sample"
+            )
+        )
+        patches.enter_context(mock.patch("os.getpid", return_value=1))
+        # A traceback has paths and line numbers of this machine.
+        patches.enter_context(
+            mock.patch("traceback.format_exception", lambda exc: [f"{type(exc).__name__}: {exc}\n"])
+        )
+        _make_finished(folder)
+        _make_killed(folder)
+
+
+def _make_finished(folder: Path) -> None:
+    """Make the logs of processes that ended as they should."""
+    keydoor = gym.make("trajrec/KeyDoor-v0")
+    play(folder, "won-keydoor", keydoor, lambda k: WITH_KEY[k], 2, checks=[solved]).close()
+    play(folder, "lost-keydoor", keydoor, lambda k: WITHOUT_KEY[k], 2, checks=[solved]).close()
+    shop = gym.make("trajrec/Shop-v0")
+    bare_shop = shop.unwrapped
+    assert isinstance(bare_shop, envs.Shop)
+    play(
+        folder, "won-shop", shop, lambda k: bare_shop.ground_truth()[k], 3, checks=[solved]
+    ).close()
+    flaky = FlakyCartPole(gym.make("CartPole-v1"))
+    play(folder, "crashed-cartpole", flaky, lambda k: k // 2 % 2, 3).close()
+
+
+def _make_killed(folder: Path) -> None:
+    """Make the log of a killed process: all steps up to a flush, and a torn frame behind it."""
+    env = gym.make("CartPole-v1")
+    recording = play(folder, "killed-cartpole", env, lambda k: k // 2 % 2, 2)
+    recording.reset(seed=9)
+    for k in range(4):
+        recording.step(k % 2)
+    recording.flush()
+    whole_bytes = recording.path.stat().st_size
+    recording.step(0)
+    recording.flush()
+    data = recording.path.read_bytes()
+    recording.close()
+    recording.path.write_bytes(data[: whole_bytes + TORN_BYTES])
 
 
 if __name__ == "__main__":
