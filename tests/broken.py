@@ -1,4 +1,7 @@
-"""Environments that are broken in one way each; `python broken.py FOLDER CLASS` records one."""
+"""Environments that are not deterministic, each for one reason.
+
+`python broken.py FOLDER CLASS` records three episodes of one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import numpy as np
 
 
 class Sound(gym.Env[Any, Any]):
-    """Counts up to 12, and draws as it should."""
+    """Counts to 12 and draws from its own generator: the sound one, which the others break."""
 
     def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -50,14 +53,14 @@ class GlobalRandom(Sound):
 
 
 class Coin(Sound):
-    """What it shows is one of two: two runs often differ from a third in the same place, by chance."""
+    """Shows one of two values by chance, so two runs often differ from a third at the same step."""
 
     def see(self) -> Any:
         return np.array([self.n, random.random() < 0.5], np.float64)
 
 
 class GlobalReward(Sound):
-    """Pays by what no log and no scenario knows of."""
+    """Pays a random reward from a generator that no log and no scenario controls."""
 
     def step(self, action: Any) -> Any:
         observation, _, *ending = super().step(action)
@@ -72,47 +75,43 @@ class HashOrder(Sound):
 class UnseededGenerator(Sound):
     def __init__(self) -> None:
         super().__init__()
-        self.copy_for_record = np.random.default_rng()
+        self.generator = np.random.default_rng()
 
     def extra(self) -> float:
-        return float(self.copy_for_record.random())
+        return float(self.generator.random())
 
 
 class Address(Sound):
     def extra(self) -> float:
-        self.thing = object()
-        return float(id(type(self.thing)) ^ id(self))
+        return float(id(object) ^ id(self))
 
 
 class Threads(Sound):
-    """Sums in as many parts as it has threads, as numerical libraries do."""
+    """Sums in as many parts as there are threads, as numerical libraries do."""
 
     def extra(self) -> float:
         parts = int(os.environ.get("OMP_NUM_THREADS") or 1)
         values = (1.0 / np.arange(1, 100_001)).astype(np.float32)
-        return float(
-            sum(
-                float(np.cumsum(part, dtype=np.float32)[-1])
-                for part in np.array_split(values, parts)
-            )
-        )
+        # cumsum adds one by one; sum would add in pairs, and round less.
+        sums = [np.cumsum(part, dtype=np.float32)[-1] for part in np.array_split(values, parts)]
+        return float(sum(float(part_sum) for part_sum in sums))
 
 
 class StateLeak(Sound):
     def __init__(self) -> None:
         super().__init__()
-        self.episodes = 0
+        self.n_episodes = 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        self.episodes += 1
+        self.n_episodes += 1
         return super().reset(seed=seed)
 
     def extra(self) -> float:
-        return float(self.episodes)
+        return float(self.n_episodes)
 
 
 class Noisy(gym.ObservationWrapper[Any, Any, Any]):
-    """A wrapper that draws from a generator that nobody seeds."""
+    """A wrapper with a generator that nobody seeds."""
 
     def __init__(self, env: Any) -> None:
         super().__init__(env)
@@ -123,12 +122,11 @@ class Noisy(gym.ObservationWrapper[Any, Any, Any]):
 
 
 class Network(Sound):
-    """Asks a server what to show."""
+    """Shows the answer of a server."""
 
     def extra(self) -> float:
-        with socket.create_connection(
-            ("127.0.0.1", int(os.environ["TRAJREC_TEST_PORT"]))
-        ) as connection:
+        address = ("127.0.0.1", int(os.environ["TRAJREC_TEST_PORT"]))
+        with socket.create_connection(address) as connection:
             return float(connection.recv(64))
 
 
@@ -159,7 +157,7 @@ if __name__ == "__main__":
     env = trajrec.record(globals()[sys.argv[2]](), sys.argv[1])
     for _ in range(3):
         env.reset()
-        done = False
-        while not done:
-            _, _, done, _, _ = env.step(1)
+        is_over = False
+        while not is_over:
+            _, _, is_over, _, _ = env.step(1)
     env.close()

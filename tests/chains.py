@@ -1,4 +1,4 @@
-"""Recorded chains, of which it is known what lost them."""
+"""Recorded chains with a known fault."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ assert trajrec.envs
 
 
 def chain(folder: Path, size: int, fault: int) -> Episode:
-    """Record a chain of which one action is a fault."""
+    """Record a chain of `size` steps whose action at step `fault` spoils it."""
     env = trajrec.record(gym.make("trajrec/FaultChain-v0", size=size), folder)
     env.reset(seed=0)
     for step in range(size):

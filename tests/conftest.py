@@ -1,4 +1,4 @@
-"""What the tests share: environments that misbehave on purpose, and a witness of what an environment really returned."""
+"""Helpers of all tests: a scripted environment, a copy of all that an environment returned, loops."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def sealed() -> Iterator[None]:
-    """Leave no agents' log open from one test to the next."""
+    """Close the logs of agents after each test, so that the next one opens its own."""
     yield
     close_logs()
 
@@ -57,7 +57,7 @@ def only(folder: Path) -> Episode:
 
 
 class Witness(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps a deep copy of everything that went in and came out, episode by episode."""
+    """Keeps a deep copy of all actions and of all results, episode by episode."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -77,10 +77,11 @@ class Witness(gym.Wrapper[Any, Any, Any, Any]):
         return observation, info
 
     def step(self, action: Any) -> Any:
-        kept = copy.deepcopy(action)
+        # Before the step: an environment may change the action.
+        action_before = copy.deepcopy(action)
         result = self.env.step(action)
         episode = self.episodes[-1]
-        episode["actions"].append(kept)
+        episode["actions"].append(action_before)
         episode["observations"].append(copy.deepcopy(result[0]))
         episode["rewards"].append(copy.deepcopy(result[1]))
         episode["infos"].append(copy.deepcopy(result[4]))
@@ -88,23 +89,28 @@ class Witness(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class Scripted(gym.Env[Any, Any]):
-    """Returns what a function of the step says: (observation, reward, terminated, truncated, info)."""
+    """Returns the result that a function has for each step; step -1 is the reset.
+
+    The result is (observation, reward, terminated, truncated, info).
+    """
 
     action_space: gym.Space[Any] = gym.spaces.Discrete(1000)
     observation_space: gym.Space[Any] = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
-    def __init__(self, at: Callable[[int], tuple[Any, Any, bool, bool, dict[str, Any]]]) -> None:
-        self.at = at
+    def __init__(
+        self, result_of: Callable[[int], tuple[Any, Any, bool, bool, dict[str, Any]]]
+    ) -> None:
+        self.result_of = result_of
         self.k = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         self.k = 0
-        return self.at(-1)[0], {}
+        return self.result_of(-1)[0], {}
 
     def step(self, action: Any) -> Any:
         self.k += 1
-        return self.at(self.k - 1)
+        return self.result_of(self.k - 1)
 
 
 def run(
@@ -114,17 +120,17 @@ def run(
     seed: int | None = 0,
     policy: Callable[[Any], Any] | None = None,
 ) -> int:
-    """Run episodes, seeded once; return how many steps they took."""
+    """Run episodes, seeded once; return the number of steps."""
     if seed is not None:
         env.action_space.seed(seed)
     n_steps = 0
     for k in range(n_episodes):
         observation, _ = env.reset(seed=seed if k == 0 else None)
-        done = False
-        while not done:
+        is_over = False
+        while not is_over:
             action = env.action_space.sample() if policy is None else policy(observation)
             observation, _, terminated, truncated, _ = env.step(action)
-            done = terminated or truncated
+            is_over = terminated or truncated
             n_steps += 1
     return n_steps
 
@@ -137,7 +143,7 @@ def record(
     seed: int | None = 0,
     **options: Any,
 ) -> Path:
-    """Record episodes; return the log."""
+    """Record episodes; return the path of the log."""
     recorder = trajrec.record(env, folder, **options)
     try:
         run(recorder, n_episodes, seed=seed)

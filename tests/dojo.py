@@ -1,11 +1,12 @@
-"""agentdojo's tasks as worlds: an adapter of the kind that users write for their own.
+"""The tasks of agentdojo as worlds, through an adapter like those that users write.
 
 As a program:
 
-- `dojo.py record FOLDER [free] [cut]` records the ground truth of the tasks. The clock is held unless it is free; a cut
-  episode lacks its last call.
+- `dojo.py record FOLDER [free] [cut]` records the ground truth of the tasks. The clock is frozen
+  unless "free" is given. With "cut", an episode lacks its last call.
 - `dojo.py replay FOLDER` prints a report a line.
-- `dojo.py credit FOLDER N` records N tasks that one wrong call loses. It prints each wrong step and the decisive one.
+- `dojo.py credit FOLDER N` records N tasks that fail by one wrong call. It prints the step of the
+  wrong call and the decisive step of each.
 
 The variable TRAJREC_DOJO_TASKS chooses tasks by their numbers.
 """
@@ -31,7 +32,7 @@ VERSION = "v1.2.2"
 
 
 def tasks() -> list[tuple[str, str]]:
-    """Return (suite, task) of the user tasks that are chosen; of all of them by default."""
+    """Return (suite, task) of the chosen user tasks; all of them by default."""
     names = [
         (name, task) for name, suite in get_suites(VERSION).items() for task in suite.user_tasks
     ]
@@ -40,7 +41,7 @@ def tasks() -> list[tuple[str, str]]:
 
 
 class Dojo:
-    """One user task of agentdojo: its environment, its tools, its own check."""
+    """A user task of agentdojo: its environment, its tools and its own check."""
 
     def __init__(self, suite: str, task: str) -> None:
         self.kwargs = {"suite": suite, "task": task}
@@ -50,9 +51,8 @@ class Dojo:
         self.traces: list[FunctionCall] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
-        self.environment = self.task.init_environment(
-            self.suite.load_and_inject_default_environment({})
-        )
+        default = self.suite.load_and_inject_default_environment({})
+        self.environment = self.task.init_environment(default)
         self.before = self.environment.model_copy(deep=True)
         self.traces.clear()
         return str(self.task.PROMPT)
@@ -88,13 +88,14 @@ class Dojo:
 def utility(world: Dojo) -> bool:
     """Return agentdojo's own verdict."""
     output = world.task.GROUND_TRUTH_OUTPUT
-    found = world.task.utility_from_traces(output, world.before, world.environment, world.traces)
-    return bool(
-        world.task.utility(output, world.before, world.environment) if found is None else found
-    )
+    verdict = world.task.utility_from_traces(output, world.before, world.environment, world.traces)
+    # None: the task is judged by its environment alone.
+    if verdict is None:
+        verdict = world.task.utility(output, world.before, world.environment)
+    return bool(verdict)
 
 
-def record(folder: Path, how: list[str]) -> None:
+def record(folder: Path, options: list[str]) -> None:
     """Record the ground truth of every task."""
     for suite, task in tasks():
         world = Dojo(suite, task)
@@ -103,11 +104,11 @@ def record(folder: Path, how: list[str]) -> None:
             task=f"{suite}/{task}",
             world=world,
             checks=[utility],
-            deterministic="free" not in how,
+            deterministic="free" not in options,
             redact=False,
         ) as ep:
             calls = world.ground_truth()
-            for call in calls[: len(calls) - ("cut" in how)]:
+            for call in calls[: len(calls) - ("cut" in options)]:
                 ep.call(call.function, **call.args)
 
 
@@ -119,7 +120,10 @@ def replay(folder: Path) -> None:
 
 
 def credit(folder: Path, n: int) -> None:
-    """Print (task, wrong step, decisive step or None, confidence) of tasks that one wrong call loses."""
+    """Record tasks with one wrong call, and search for the call.
+
+    Prints (task, wrong step, decisive step or None, confidence) of n tasks that fail by it.
+    """
     for suite, task in tasks():
         world = Dojo(suite, task)
         world.reset()
@@ -128,11 +132,8 @@ def credit(folder: Path, n: int) -> None:
             texts = [key for key, value in arguments.items() if isinstance(value, str)]
             if not texts:
                 continue
-            calls = [
-                *plan[:wrong],
-                (name, {**arguments, texts[0]: "nothing such"}),
-                *plan[wrong + 1 :],
-            ]
+            wrong_call = (name, {**arguments, texts[0]: "nothing such"})
+            calls = [*plan[:wrong], wrong_call, *plan[wrong + 1 :]]
             with trajrec.episode(
                 folder,
                 task=f"{suite}/{task}",
@@ -141,9 +142,9 @@ def credit(folder: Path, n: int) -> None:
                 deterministic=True,
                 redact=False,
             ) as ep:
-                for tool, given in calls:
+                for tool, tool_arguments in calls:
                     with contextlib.suppress(Exception):
-                        ep.call(tool, **given)
+                        ep.call(tool, **tool_arguments)
                 ep.stop("done", claimed_done=True)
             corpus = trajrec.open(folder)
             episode = corpus.episode(ep.id)
@@ -153,14 +154,15 @@ def credit(folder: Path, n: int) -> None:
             def follow(context: Any, rng: Any, plan: Any = plan) -> Any:
                 return plan[context.step] if context.step < len(plan) else None
 
-            found = decisive_step(
+            decision = decisive_step(
                 episode,
                 follow,
                 n_rollouts=8,
                 success=utility,
                 env=lambda suite=suite, task=task: Dojo(suite, task),
             )
-            print(json.dumps([f"{suite}/{task}", wrong, found.step, found.confidence]), flush=True)
+            row = [f"{suite}/{task}", wrong, decision.step, decision.confidence]
+            print(json.dumps(row), flush=True)
             n -= 1
             break
         if n == 0:

@@ -1,7 +1,8 @@
-"""An OpenAI-compatible server that answers from a script: `model_server.py` prints its port and serves until it is killed.
+"""An OpenAI-compatible server with scripted answers.
 
-It answers with a call of `get_order` while the last message is the user's, else with a text; a message of "fail" is answered
-with status 400. Answers are streamed where that is asked for.
+`python model_server.py` prints its port and serves until it is killed. The server answers a message
+of the user with a call of `get_order`, another message with a text, and the message "fail" with
+status 400. An answer is streamed if the request asks for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the message that a request is answered with."""
+    """Return the message that answers a request."""
     last = request["messages"][-1]
     if last["role"] == "user":
         call = {"name": "get_order", "arguments": json.dumps({"order": "O1001"})}
@@ -32,23 +33,16 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if request["messages"][-1]["content"] == "fail":
-            self._send(
-                400, {"error": {"message": "the script says so", "type": "invalid_request_error"}}
-            )
+            error = {"message": "the script says so", "type": "invalid_request_error"}
+            self._send(400, {"error": error})
             return
         head = {"id": "c-1", "created": 1, "model": "scripted-1"}
-        usage = {
-            "prompt_tokens": 7 * len(request["messages"]),
-            "completion_tokens": 5,
-            "total_tokens": 12,
-        }
+        n_prompt = 7 * len(request["messages"])
+        usage = {"prompt_tokens": n_prompt, "completion_tokens": 5, "total_tokens": 12}
         message = answer(request)
         if not request.get("stream"):
-            choice = {
-                "index": 0,
-                "message": message,
-                "finish_reason": "tool_calls" if "tool_calls" in message else "stop",
-            }
+            reason = "tool_calls" if "tool_calls" in message else "stop"
+            choice = {"index": 0, "message": message, "finish_reason": reason}
             self._send(
                 200, {**head, "object": "chat.completion", "choices": [choice], "usage": usage}
             )
@@ -74,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Print nothing: the port is the only output."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""An environment whose state lies in another process; `python outside.py` is that process."""
+"""An environment whose state lies in another process; `python outside.py` is this process.
+
+A request is a tuple: a command and its values. The answer is a value, pickled.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import numpy as np
 
 
 class Outside(gym.Env[Any, Any]):
-    """A walk in a simulator of its own, which can keep its state and go back to it."""
+    """A random walk in a simulator, which can store its state and restore it."""
 
     def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
@@ -34,15 +37,15 @@ class Outside(gym.Env[Any, Any]):
         return np.array(self.ask("reset", int(self.np_random.integers(1 << 30)))), {}
 
     def step(self, action: Any) -> Any:
-        place, n = self.ask("step", int(action))
-        return np.array([place, n]), float(place), n >= 40, False, {}
+        position, n_steps = self.ask("step", int(action))
+        return np.array([position, n_steps]), float(position), n_steps >= 40, False, {}
 
     def take_snapshot(self) -> Any:
-        return self.ask("keep"), self.np_random.bit_generator.state
+        return self.ask("take"), self.np_random.bit_generator.state
 
     def restore_snapshot(self, name: Any) -> None:
         number, self.np_random.bit_generator.state = name
-        self.ask("go", number)
+        self.ask("restore", number)
 
     def close(self) -> None:
         assert self.simulator.stdin is not None
@@ -56,55 +59,53 @@ class Outside(gym.Env[Any, Any]):
 
 
 class Forgetful(Outside):
-    """Goes back to nothing."""
+    """Does not restore anything."""
 
     def restore_snapshot(self, name: Any) -> None:
-        self.ask("place")
+        self.ask("position")
 
 
 class Full(Outside):
-    """Can keep nothing any more after a while."""
+    """Can store one snapshot only."""
 
-    n_kept = 0
+    n_taken = 0
 
     def take_snapshot(self) -> Any:
-        self.n_kept += 1
-        if self.n_kept > 1:
+        self.n_taken += 1
+        if self.n_taken > 1:
             raise OSError("disk full")
         return super().take_snapshot()
 
 
 def main() -> None:
-    drawn = random.Random()
-    place = 0.0
-    n = 0.0
+    rng = random.Random()
+    position = 0.0
+    n_steps = 0.0
     snapshots: list[Any] = []
     while True:
         try:
-            what, *values = pickle.load(sys.stdin.buffer)
+            command, *values = pickle.load(sys.stdin.buffer)
         except EOFError:
             return
-        if what == "reset":
-            drawn = random.Random(values[0])
-            place = 0.0
-            n = 0.0
-        elif what == "step":
-            place = place + values[0] - 1 + drawn.random()
-            n = n + 1
-        elif what == "go":
-            state, place, n = snapshots[values[0]]
-            drawn.setstate(state)
-        elif what == "keep":
-            snapshots.append((drawn.getstate(), place, n))
-        elif what == "drop":
+        if command == "reset":
+            rng = random.Random(values[0])
+            position = 0.0
+            n_steps = 0.0
+        elif command == "step":
+            position = position + values[0] - 1 + rng.random()
+            n_steps += 1
+        elif command == "restore":
+            state, position, n_steps = snapshots[values[0]]
+            rng.setstate(state)
+        elif command == "take":
+            snapshots.append((rng.getstate(), position, n_steps))
+        elif command == "drop":
             snapshots[values[0]] = None
-        answer = (
-            len(snapshots) - 1
-            if what == "keep"
-            else sum(one is not None for one in snapshots)
-            if what == "kept"
-            else (place, n)
-        )
+        answer: Any = (position, n_steps)
+        if command == "take":
+            answer = len(snapshots) - 1
+        elif command == "count":
+            answer = sum(snapshot is not None for snapshot in snapshots)
         pickle.dump(answer, sys.stdout.buffer)
         sys.stdout.buffer.flush()
 

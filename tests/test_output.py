@@ -1,4 +1,4 @@
-"""Tables on a terminal: what is too wide is cut, left out or turned upright, by what it is."""
+"""Tables on a terminal: wide tables are printed upright, long texts are cut, columns left out."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ def runs(tmp_path: Path) -> Path:
 
 
 def on_terminal(columns: int, *command: str) -> list[str]:
-    """Run trajrec on a terminal of so many columns; return the lines that it printed there."""
-    ours, its = pty.openpty()
+    """Run trajrec on a terminal with a number of columns; return the printed lines."""
+    controller, terminal = pty.openpty()
     env = {**os.environ, "COLUMNS": str(columns), "LINES": "24"}
     with subprocess.Popen(
-        [sys.executable, "-m", "trajrec", *command], stdout=its, env=env
+        [sys.executable, "-m", "trajrec", *command], stdout=terminal, env=env
     ) as process:
-        os.close(its)
-        found = b""
+        os.close(terminal)
+        printed = b""
         while True:
             try:
-                data = os.read(ours, 65536)
-            except OSError:  # Linux says so where the other end is closed
+                data = os.read(controller, 65536)
+            except OSError:
+                # Linux raises it when the program has closed its end.
                 break
             if not data:
                 break
-            found += data
+            printed += data
         assert process.wait() == 0
-    os.close(ours)
-    return found.decode().splitlines()
+    os.close(controller)
+    return printed.decode().splitlines()
 
 
-def test_a_row_of_many_columns_is_printed_upright_and_whole(runs: Path) -> None:
+def test_a_wide_row_is_printed_upright_and_whole(runs: Path) -> None:
     lines = on_terminal(80, "sql", str(runs), "SELECT * FROM episodes ORDER BY number")
     records = "\n".join(lines).split("\n\n")
     assert len(records) == 2
@@ -50,10 +51,10 @@ def test_a_row_of_many_columns_is_printed_upright_and_whole(runs: Path) -> None:
     assert first["env_id"] == "CartPole-v1"
     assert first["number"] == "0"
     assert len(first["episode_id"]) == 16
-    assert "task" not in first, "what is not there takes no line"
+    assert "task" not in first, "an empty column takes no line"
 
 
-def test_a_long_text_is_cut_and_a_number_never(runs: Path) -> None:
+def test_a_long_text_is_cut_but_never_a_number(runs: Path) -> None:
     query = "SELECT repeat('x', 200) AS text, 12345678901234567 AS number FROM episodes"
     lines = on_terminal(60, "sql", str(runs), query)
     assert len(lines) == 3
@@ -61,7 +62,7 @@ def test_a_long_text_is_cut_and_a_number_never(runs: Path) -> None:
     assert lines[1].endswith("…  12345678901234567")
 
 
-def test_a_list_keeps_a_line_for_each_episode(runs: Path) -> None:
+def test_ls_prints_one_line_an_episode(runs: Path) -> None:
     lines = on_terminal(80, "ls", str(runs))
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80

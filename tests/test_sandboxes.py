@@ -118,7 +118,7 @@ def test_snapshots_that_nobody_needs_are_dropped(episode: Any) -> None:
             made.append(self)
 
         def close(self) -> None:
-            left.append(self.ask("kept"))
+            left.append(self.ask("count"))
             super().close()
 
     branches = fork_many(

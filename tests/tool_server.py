@@ -1,4 +1,4 @@
-"""An MCP server over stdio, with a tool that reads, one that writes, and one that fails."""
+"""An MCP server over stdio with three tools: one reads, one writes, one fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read() -> list[str]:
 
 @server.tool()
 def write(text: str) -> int:
-    """Add a note; return how many there are."""
+    """Add a note; return the number of notes."""
     NOTES.append(text)
     return len(NOTES)
 
