@@ -21,6 +21,7 @@ import pytest
 from tiers import deep, spread
 
 import trajrec
+from trajrec.cli import arguments
 from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
@@ -28,7 +29,7 @@ from trajrec.log.schema import RESTORE_WORDS
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
 from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
-from trajrec.replay.forks.options import RestoreMethod
+from trajrec.replay.forks.options import RESTORE_CHOICES, RestoreMethod
 from trajrec.values.diff import is_same
 
 ENVS = [
@@ -631,7 +632,8 @@ class Ripening(gym.Env[Any, Any]):
 
 
 def test_logs_keep_the_first_words_for_restoring(tmp_path: Path) -> None:
-    assert set(get_args(RestoreMethod)) == set(RESTORE_WORDS.values())
+    assert get_args(RestoreMethod) == tuple(RESTORE_WORDS.values())
+    assert arguments.RESTORE_CHOICES == RESTORE_CHOICES
     with record(tmp_path, gym.make("CartPole-v1"), n=1) as corpus:
         (episode,) = corpus.episodes()
         stored = {}

@@ -14,6 +14,19 @@ ForcedActions = tuple[tuple[int, Action], ...]
 """Actions that are taken instead of the policy's: (step, action), ascending by step."""
 
 
+def digests_from(forced_actions: ForcedActions) -> list[tuple[int, str]]:
+    """Return for each forced step a digest of the forced actions from there on.
+
+    Rollouts are merged only if these are equal.
+    """
+    digests: list[tuple[int, str]] = []
+    digest = ""
+    for step, action in reversed(forced_actions):
+        digest = codec.digest([step, action, digest])
+        digests.append((step, digest))
+    return digests[::-1]
+
+
 class Visit(NamedTuple):
     """One step of a rollout, for estimators that pool steps by their state.
 

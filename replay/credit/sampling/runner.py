@@ -18,6 +18,7 @@ from trajrec.replay.credit.sampling.rollout import (
     Rollout,
     Status,
     Visit,
+    digests_from,
     have_equal_results,
 )
 from trajrec.replay.credit.sampling.simulator import Resample, Simulator
@@ -158,7 +159,7 @@ class RolloutRunner:
             first_policy: A policy that chooses the first action instead.
         """
         order = list(scenarios)
-        self._forced_digests = _digests_from(forced_actions) if self._tails is not None else []
+        self._forced_digests = digests_from(forced_actions) if self._tails is not None else []
         results: list[Rollout | None] = [None] * len(order)
         n_slots = len(self.simulators)
         # By the scenario's number, not by its position: a scenario then has the same simulator in
@@ -392,16 +393,3 @@ class RolloutRunner:
     def stop_merging(self) -> None:
         """Run each rollout to its end from now on."""
         self._tails = None
-
-
-def _digests_from(forced_actions: ForcedActions) -> list[tuple[int, str]]:
-    """Return for each forced step a digest of the forced actions from there on.
-
-    Rollouts are merged only if these are equal.
-    """
-    digests: list[tuple[int, str]] = []
-    digest = ""
-    for step, action in reversed(forced_actions):
-        digest = codec.digest([step, action, digest])
-        digests.append((step, digest))
-    return digests[::-1]
