@@ -215,7 +215,7 @@ def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:
         for episode in episodes:
             group.append(episode)
             n_bytes += sum(
-                column.raw_bytes for chunk, _ in episode.parts for column in chunk.columns()
+                column.raw_bytes for chunk, _ in episode.rows.parts for column in chunk.columns()
             )
             is_full = len(group) == GROUP_EPISODES or n_bytes > DECODE_AHEAD_BYTES
             if is_full or episode.is_agent_episode:

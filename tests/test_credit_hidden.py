@@ -275,9 +275,7 @@ def test_lost_steps_of_a_log_are_not_shifted(tmp_path: Path) -> None:
             env.flush()
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
-    episode.parts = [
-        (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
-    ]
+    episode.rows.parts = [part for part in episode.rows.parts if part.segment.first_step != 10]
     with pytest.raises(ReplayError, match="the log has lost step 10"):
         credit.counterfactual(episode, "random", 2, action=0, rest="recorded", n_rollouts=2)
     with pytest.raises(ReplayError, match="the log has lost step 10"):

@@ -289,7 +289,7 @@ def test_replay_finds_one_changed_pixel_across_chunks(tmp_path):
             pass
     env.close()
     episodes = list(trajrec.open(tmp_path).episodes())
-    assert any(len(episode.parts) > 1 for episode in episodes)
+    assert any(len(episode.rows.parts) > 1 for episode in episodes)
     for episode in episodes:
         views = [view.tobytes() for view in episode.observation_views()]
         assert views == [row.tobytes() for row in episode.observations]

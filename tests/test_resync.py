@@ -192,8 +192,8 @@ def test_tail_of_an_episode_has_its_later_steps(tmp_path: Path) -> None:
             env.flush()  # spans of several chunks
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
-    assert len(episode.parts) > 2
-    ends = [span.segment.first_step for _, span in episode.parts]
+    assert len(episode.rows.parts) > 2
+    ends = [span.segment.first_step for _, span in episode.rows.parts]
     for step in sorted({0, 1, 149, 299, 300, *ends, *(end + 1 for end in ends)}):
         rest = EpisodeTail(episode, step)
         assert rest.step_numbers.tolist() == list(range(step, 300))
@@ -353,9 +353,7 @@ def test_steps_that_raised_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resync", [False, True])
 def test_nothing_behind_a_gap_is_compared(tmp_path: Path, resync: bool) -> None:
     episode = counted(tmp_path, {25: ValueError})
-    episode.parts = [
-        (chunk, span) for chunk, span in episode.parts if span.segment.first_step != 10
-    ]
+    episode.rows.parts = [part for part in episode.rows.parts if part.segment.first_step != 10]
     assert episode.missing_steps == [(10, 20)]
     report = replay_episode(episode, env=lambda: Counter({25: ValueError}), resync=resync)
     assert (report.grade, report.n_steps, report.divergence) == ("partial", 10, None), report

@@ -31,7 +31,7 @@ LARGE_BYTES = 4096
 def has_same_rewards(episode: Episode, execution: Execution, n_rows: int) -> bool:
     """Return whether all rewards are certainly the recorded ones."""
     row = 0
-    for chunk, span in episode.parts:
+    for chunk, span in episode.rows.parts:
         live = execution.rewards[row : row + span.segment.n_steps]
         row += len(live)
         column = (dense_columns(chunk, "reward") or {}).get(None)
@@ -45,10 +45,10 @@ def has_same_infos(episode: Episode, execution: Execution, n_rows: int) -> bool:
 
     They can be if each step has the same keys, and values that were kept as they are.
     """
-    if episode.irregular or len(execution.infos) != n_rows:
+    if episode.rows.irregular or len(execution.infos) != n_rows:
         return False
     rows = iter(execution.infos.values())
-    for chunk, span in episode.parts:
+    for chunk, span in episode.rows.parts:
         live: list[Value] = list(itertools.islice(rows, span.segment.n_steps))
         columns = dense_columns(chunk, "info") or {}
         names = list(columns)

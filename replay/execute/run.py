@@ -77,7 +77,7 @@ def decode_ahead(episode: Episode) -> None:
     executions. A damaged episode is reported when it is executed.
     """
     with contextlib.suppress(TrajrecError):
-        for chunk, _ in episode.parts:
+        for chunk, _ in episode.rows.parts:
             chunk.decode()
         # Cached properties: reading one decodes it.
         for name in ("actions", "missing_steps", "step_numbers", "states"):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import msgspec
 
 from trajrec.corpus.episode import Episode, failed_action
+from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
-from trajrec.log.chunk import LogChunk, Span
+from trajrec.log.chunk import Span
 from trajrec.log.events import EffectValue
 from trajrec.log.fields import field_values
 from trajrec.types import Action, Value
@@ -71,13 +72,13 @@ def _values_between(
     episode: Episode, field: str, first: int, last: int
 ) -> Iterator[tuple[int, Value]]:
     """Yield step and value of the episode's own steps in [first, last) that did not raise."""
-    for chunk, span in episode.parts:
-        segment = span.segment
+    for part in episode.rows.parts:
+        segment = part.segment
         start = max(first, segment.first_step)
         stop = min(last, segment.first_step + segment.n_steps)
         if start < stop:
-            shift = span.start - segment.first_step
-            values = field_values(chunk, chunk.layout(field), start + shift, stop + shift)
+            shift = part.span.start - segment.first_step
+            values = field_values(part.chunk, part.chunk.layout(field), start + shift, stop + shift)
             yield from zip(range(start, stop), values, strict=True)
 
 
@@ -136,9 +137,9 @@ class EpisodeTail(Episode):
         self.failures = [failure for failure in episode.failures if failure.step >= step]
         self.keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step >= step]
         self.checks = episode.checks
-        self.irregular = episode.irregular
         self._step = step
-        self.parts = list(_cut(episode.parts, step))
+        parts = list(_cut(episode.rows.parts, step))
+        self.rows = EpisodeRows(parts, episode.rows.irregular)
 
     @property
     def first_step(self) -> int:
@@ -146,29 +147,27 @@ class EpisodeTail(Episode):
         return self._step
 
 
-def _cut(parts: list[tuple[LogChunk, Span]], step: int) -> Iterator[tuple[LogChunk, Span]]:
+def _cut(parts: list[EpisodePart], step: int) -> Iterator[EpisodePart]:
     """Yield the parts from a step on, preceded by the last observation before the step."""
-    before: tuple[LogChunk, Span] | None = None
+    before: EpisodePart | None = None
     has_begun = False
     for chunk, span in parts:
         segment = span.segment
         skipped = max(0, min(step - segment.first_step, segment.n_steps))
         if skipped or (segment.has_reset and segment.first_step <= step):
             # The observation before the step lies in this span; it replaces the reset's.
-            begun = msgspec.structs.replace(
+            cut = msgspec.structs.replace(
                 segment,
                 first_step=segment.first_step + skipped,
                 n_steps=segment.n_steps - skipped,
                 has_reset=True,
             )
-            before = (
-                chunk,
-                Span(begun, span.start + skipped, span.obs_start + segment.has_reset + skipped - 1),
-            )
+            obs_start = span.obs_start + segment.has_reset + skipped - 1
+            before = EpisodePart(chunk, Span(cut, span.start + skipped, obs_start))
             continue
         if before is not None and not has_begun:
             yield before
         has_begun = True
-        yield chunk, span
+        yield EpisodePart(chunk, span)
     if before is not None and not has_begun:
         yield before
