@@ -1,4 +1,4 @@
-"""The environments that trajrec ships are deterministic, and their tasks can be solved."""
+"""The shipped environments are deterministic, and their tasks can be solved."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from trajrec.replay import check_determinism
 
 
 @pytest.mark.parametrize("env_id", ["trajrec/KeyDoor-v0", "trajrec/Shop-v0"])
-def test_our_environments_keep_the_contract_and_gymnasiums(env_id: str) -> None:
+def test_our_environments_pass_both_checks_of_contracts(env_id: str) -> None:
     report = check_determinism(env_id, n_steps=200)
     report.raise_if_failed()
     assert report.has_state
     gymnasium_check(gym.make(env_id).unwrapped, skip_render_check=True)
 
 
-def test_the_random_value_of_keydoor_is_the_share_of_wins() -> None:
+def test_the_random_value_of_keydoor_is_its_share_of_wins() -> None:
     env = KeyDoor(size=4, slip=0.2, max_steps=20)
     rng = np.random.default_rng(0)
-    wins, n = 0, 2000
+    n = 2000
+    n_won = 0
     for k in range(n):
         env.reset(seed=0 if k == 0 else None)
-        done = False
-        while not done:
+        is_over = False
+        while not is_over:
             _, reward, terminated, truncated, _ = env.step(rng.integers(4))
-            done = terminated or truncated
-        wins += reward > 0
+            is_over = terminated or truncated
+        n_won += reward > 0
     truth = env.random_value(2, False, 0)
     assert 0.02 < truth < 0.98
-    assert abs(wins / n - truth) < 4 * np.sqrt(truth * (1 - truth) / n)
+    # Four standard errors: chance exceeds them once in 16,000 seeds.
+    assert abs(n_won / n - truth) < 4 * np.sqrt(truth * (1 - truth) / n)
 
 
-def test_the_key_is_what_the_reward_is_owed_to() -> None:
+def test_the_key_earns_the_reward_of_keydoor() -> None:
     env = KeyDoor()
     assert env.random_value(6, True, 50) > 3 * env.random_value(6, False, 50)
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)))
-def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(
-    task: int,
-) -> None:
+def test_only_the_ground_truth_solves_a_task_of_the_shop(task: int) -> None:
     env = Shop()
     for seed in range(10):
         env.reset(seed=seed, options={"task": task})
@@ -59,7 +59,7 @@ def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doin
 
 
 @pytest.mark.parametrize(
-    ("action", "what"),
+    ("action", "error"),
     [
         ("not json", "must be JSON"),
         ("[1]", "must be JSON"),
@@ -71,37 +71,38 @@ def test_every_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doin
         ('{"tool": "refund_order", "arguments": {"order": "O1002", "cents": 1}}', "only delivered"),
     ],
 )
-def test_a_wrong_call_is_answered_with_an_error_and_changes_nothing(action: str, what: str) -> None:
+def test_a_wrong_call_gets_an_error_and_changes_nothing(action: str, error: str) -> None:
     env = Shop()
     env.reset(seed=0, options={"task": 0})
     before = env.get_state()["database"]
     observation, _, terminated, _, info = env.step(action)
-    assert what in json.loads(observation["result"])["error"]
+    assert error in json.loads(observation["result"])["error"]
     assert (terminated, info["ok"]) == (False, False)
     assert env.get_state()["database"] == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "what"),
+    ("arguments", "name"),
     [({"size": 2}, "size"), ({"slip": 1.0}, "slip"), ({"max_steps": 0}, "max_steps")],
 )
-def test_wrong_arguments_are_refused_by_name(arguments: Any, what: str) -> None:
-    with pytest.raises(ValueError, match=f"{what} must be"):
+def test_keydoor_names_the_argument_that_it_refuses(arguments: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be"):
         KeyDoor(**arguments)
 
 
-def test_an_environment_is_a_world_with_one_tool_and_replays_as_one(tmp_path: Path) -> None:
+def test_an_environment_as_a_world_replays_exactly(tmp_path: Path) -> None:
     world = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
     with trajrec.episode(tmp_path, world=world, seed=0) as ep:
         assert ep.call("act", action=2)["observation"] == 1
         with pytest.raises(ValueError, match=r"action must be in Discrete\(4\), got 7"):
             ep.call("act", action=7)
-        assert ep.call("act", action=1)["terminated"]  # into a hole
+        # Into a hole.
+        assert ep.call("act", action=1)["terminated"]
         with pytest.raises(ValueError, match="the episode is over"):
             ep.call("act", action=2)
     (episode,) = trajrec.open(tmp_path).episodes()
-    again = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
-    assert trajrec.replay.replay_episode(episode, world=again).grade == "exact"
+    equal = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
+    assert trajrec.replay.replay_episode(episode, world=equal).grade == "exact"
     slippery = GymWorld(gym.make("FrozenLake-v1", is_slippery=True))
     assert trajrec.replay.replay_episode(episode, world=slippery, explain=False).grade == "diverged"
 
@@ -110,7 +111,7 @@ def make_office() -> Any:
     return ToolTextEnv(Office(), lambda world: world.task_solved())
 
 
-def test_a_world_is_an_environment_of_text_and_replays_as_one(tmp_path: Path) -> None:
+def test_a_world_as_an_environment_of_text_replays_exactly(tmp_path: Path) -> None:
     report = check_determinism(lambda: ToolTextEnv(Office(), lambda world: False), n_steps=20)
     report.raise_if_failed()
     assert report.has_state

@@ -1,4 +1,4 @@
-"""Scripted agents in our worlds: what each does wrong comes back from SQL as it was scripted, and replays."""
+"""Scripted agents in our worlds: SQL returns their faults as scripted, and their episodes replay."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 import trajrec
-from trajrec.envs import Office, Shop, Workspace
-from trajrec.envs import office as offices
+from trajrec.envs import Office, Shop, Workspace, office
 from trajrec.envs.scripted import AGENTS, LOOPS
 from trajrec.envs.shop_tasks import TASKS as SHOP_TASKS
 from trajrec.envs.workspace import grade
@@ -25,11 +24,11 @@ def solved(world: Any) -> bool:
 
 
 def play(folder: Path, world: str, task: int, agent: str, **options: Any) -> None:
-    made = WORLDS[world](seed=3)
+    """Record an episode of a scripted agent."""
     with trajrec.episode(
         folder,
         task=f"{world}-{task}",
-        world=made,
+        world=WORLDS[world](seed=3),
         options={"task": task},
         checks=[solved],
         metadata={"agent": agent},
@@ -38,13 +37,15 @@ def play(folder: Path, world: str, task: int, agent: str, **options: Any) -> Non
         AGENTS[agent](ep, ep.world.ground_truth_calls())
 
 
-FOUND = """
-SELECT any_value(outcome), any_value(ending), any_value(stop_reason), any_value(claimed_done), count(tool),
-    count(*) FILTER (attempt_outcome <> 'ok'), count(*) FILTER (retry_by = 'agent'), (SELECT count(recovered_at) FROM failures)
+SUMMARY = """
+SELECT any_value(outcome), any_value(ending), any_value(stop_reason), any_value(claimed_done),
+  count(tool), count(*) FILTER (attempt_outcome <> 'ok'), count(*) FILTER (retry_by = 'agent'),
+  (SELECT count(recovered_at) FROM failures)
 FROM episodes JOIN (SELECT * RENAME (outcome AS attempt_outcome) FROM attempts) USING (episode_id)
 """
 
-# world, task, agent: outcome, ending, stop reason, said done; calls, failures, retries by the agent, failures overcome.
+# World, task, agent -> the columns of SUMMARY: outcome, ending, stop reason, claimed done, and the
+# numbers of calls, failures, retries by the agent, and failures that it recovered from.
 SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
     ("shop", 0, "solver"): ("success", "terminated", "done", True, 4, 0, 0, 0),
     ("shop", 0, "wrong_argument"): ("failure", "terminated", "done", True, 4, 1, 0, 0),
@@ -61,7 +62,7 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
         0,
     ),
     ("shop", 0, "recovers"): ("success", "terminated", "done", True, 5, 1, 1, 1),
-    # The payment provider does not answer twice: the ground truth itself tries again.
+    # The payment provider does not answer twice, so the ground truth has two retries.
     ("shop", 5, "solver"): ("success", "terminated", "done", True, 6, 2, 2, 2),
     ("shop", 5, "recovers"): ("success", "terminated", "done", True, 7, 3, 3, 3),
     ("shop", 21, "solver"): ("success", "terminated", "done", True, 13, 0, 0, 0),
@@ -88,12 +89,12 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SCRIPTED, ids=lambda case: "-".join(map(str, case)))
-def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(
+def test_sql_counts_failures_retries_and_recoveries_as_scripted(
     tmp_path: Path, case: tuple[str, int, str]
 ) -> None:
     play(tmp_path, *case)
     with trajrec.open(tmp_path) as corpus:
-        assert corpus.sql(FOUND).fetchall() == [SCRIPTED[case]]
+        assert corpus.sql(SUMMARY).fetchall() == [SCRIPTED[case]]
         (episode,) = corpus.episodes()
         report = replay_episode(episode, checks=[solved])
         assert (report.grade, report.divergence) == ("exact", None)
@@ -101,9 +102,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_scripted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", range(len(WORKSPACE_TASKS)))
-def test_every_task_of_the_workspace_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(
-    task: int,
-) -> None:
+def test_only_the_ground_truth_solves_a_task_of_the_workspace(task: int) -> None:
     world = Workspace()
     world.reset(options={"task": task})
     assert not world.task_solved()
@@ -112,7 +111,7 @@ def test_every_task_of_the_workspace_is_solved_by_its_ground_truth_and_failed_by
     assert world.task_solved()
 
 
-def test_a_workspaces_tests_cannot_be_mended_instead_of_its_module() -> None:
+def test_changed_tests_do_not_solve_a_task_of_the_workspace() -> None:
     world = Workspace()
     world.reset(options={"task": 1})
     world.call("write_file", {"path": "test_roman.py", "text": "import unittest\n"})
@@ -122,7 +121,7 @@ def test_a_workspaces_tests_cannot_be_mended_instead_of_its_module() -> None:
     assert not world.task_solved()
 
 
-def test_a_workspace_gives_its_state_and_takes_it_back() -> None:
+def test_a_workspace_returns_and_restores_its_state() -> None:
     world = Workspace(seed=2)
     world.reset()
     state = world.get_state()
@@ -134,11 +133,11 @@ def test_a_workspace_gives_its_state_and_takes_it_back() -> None:
     assert "chunks" not in grade(world).evidence["output"]
 
 
-def test_the_ground_truths_cover_every_tool_of_the_shop() -> None:
+def test_the_ground_truths_use_every_tool_of_the_shop() -> None:
     shop = Shop(seed=0)
     used = set()
     for task in range(len(SHOP_TASKS)):
         shop.reset(options={"task": task})
         used |= {name for name, _ in shop.ground_truth_calls()}
     assert used == {tool.name for tool in shop.tools()}
-    assert len(offices.TASKS) == 5
+    assert len(office.TASKS) == 5
