@@ -48,8 +48,8 @@ def agent_of(
         messages = [{"role": "user", "content": ep.goal}]
         for what in ("deposit", "what amount?", "withdraw"):
             messages.append({"role": "user", "content": what})
-            said = ep.model(ask, messages=list(messages))
-            text = said["content"] if isinstance(said, dict) else "".join(said)
+            answer = ep.model(ask, messages=list(messages))
+            text = answer["content"] if isinstance(answer, dict) else "".join(answer)
             messages.append({"role": "assistant", "content": text})
             if what == "deposit":
                 ep.call("deposit", amount=100)
@@ -189,8 +189,8 @@ def test_model_errors_and_side_effects_are_played_back(tmp_path: Path) -> None:
         assert ep.side_effect("clock", clock) == 12.5
         for attempt in ep.attempts(3, on=TimeoutError):
             with attempt:
-                said = ep.model(flaky, messages=[{"role": "user", "content": "how much?"}])
-        ep.call("deposit", amount=int(said["content"]))
+                answer = ep.model(flaky, messages=[{"role": "user", "content": "how much?"}])
+        ep.call("deposit", amount=int(answer["content"]))
         ep.call("choose", amount=50)
         with ep.step():
             ep.call("withdraw")
@@ -261,16 +261,16 @@ def test_a_fork_of_an_agent_has_its_parents_history(tmp_path: Path) -> None:
 
     def shouting(ep: Any) -> None:
         for what in ("deposit", "what AMOUNT?", "withdraw"):
-            said = ep.model(other, messages=[{"role": "user", "content": what}])
+            answer = ep.model(other, messages=[{"role": "user", "content": what}])
             ep.call(
                 {"d": "deposit", "w": "choose"}[what[0]] if what != "withdraw" else what,
-                **arguments[what](said),
+                **arguments[what](answer),
             )
 
     arguments: dict[str, Callable[[Any], dict[str, int]]] = {
-        "deposit": lambda said: {"amount": 100},
-        "what AMOUNT?": lambda said: {"amount": int(said["content"])},
-        "withdraw": lambda said: {},
+        "deposit": lambda answer: {"amount": 100},
+        "what AMOUNT?": lambda answer: {"amount": int(answer["content"])},
+        "withdraw": lambda answer: {},
     }
 
     def calm(ep: Any) -> None:

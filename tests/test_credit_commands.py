@@ -1,4 +1,4 @@
-"""The commands around credit, what they export and draw."""
+"""The commands of credit, their exports and their plots."""
 
 from __future__ import annotations
 
@@ -33,12 +33,16 @@ from trajrec.envs.solved import RepairingPolicy
 from trajrec.replay.credit import TabularPolicy
 
 def best(gamma=0.99):
-    table, values = gym.make("Taxi-v4").unwrapped.P, np.zeros(500)
+    table = gym.make("Taxi-v4").unwrapped.P
+    values = np.zeros(500)
     for _ in range(60):
-        q = np.array([[sum(p * (r + gamma * (not d) * values[s]) for p, s, r, d in table[k][a]) for a in range(6)]
-                      for k in range(500)])
+        q = np.array([[expected(table[state][action], values, gamma) for action in range(6)]
+                      for state in range(500)])
         values = q.max(axis=1)
     return q
+
+def expected(outcomes, values, gamma):
+    return sum(p * (r + gamma * (not is_over) * values[s]) for p, s, r, is_over in outcomes)
 
 driver = TabularPolicy.greedy(best(), 0.2)
 never = RepairingPolicy(0.0)
@@ -52,7 +56,7 @@ number = 3
 
 @pytest.fixture
 def lost_taxi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Episode:
-    """A drive that delivers nobody within the 200 steps that it has."""
+    """An episode of Taxi that is truncated after 200 steps without a delivery."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "drivers.py").write_text(DRIVER)
     env = trajrec.record(gym.make("Taxi-v4"), tmp_path / "runs")
@@ -64,7 +68,7 @@ def lost_taxi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Episode:
     return next(trajrec.open(tmp_path / "runs").episodes())
 
 
-def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
+def test_bisect_prints_a_sentence_with_evidence_and_draws(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -88,14 +92,14 @@ def test_bisect_ends_with_a_sentence_its_evidence_and_a_picture(
     assert Path("lost.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_bisect_says_so_where_an_episode_never_could_be_won(
+def test_bisect_tells_an_episode_that_could_never_succeed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "drivers.py").write_text(DRIVER)
     episode = chain(tmp_path / "runs", 8, 3)
-    found = credit.point_of_no_return(episode, lambda observation: SPOIL, n_rollouts=4)
-    assert found.step is None
-    assert str(found).startswith("The episode could not succeed from the start")
+    hopeless = credit.point_of_no_return(episode, lambda observation: SPOIL, n_rollouts=4)
+    assert hopeless.step is None
+    assert str(hopeless).startswith("The episode could not succeed from the start")
     abrupt = credit.point_of_no_return(episode, lambda observation: WORK, n_rollouts=8)
     assert abrupt.step == 4
     assert "The action lost it: with that action the policy succeeds 0 of 8 times" in str(abrupt)
@@ -107,27 +111,24 @@ def test_bisect_says_so_where_an_episode_never_could_be_won(
 
 def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
     class Toss(gym.Env[Any, Any]):
-        """Three steps; whatever is done, each loses for good with probability 1/4."""
+        """Three steps; with any action, each loses for good with probability 1/4."""
 
         observation_space = gym.spaces.Discrete(2)
         action_space = gym.spaces.Discrete(2)
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             super().reset(seed=seed)
-            self.step_, self.is_lost = 0, 0
+            self.n_steps = 0
+            self.is_lost = 0
             return 0, {}
 
         def step(self, action: Any) -> Any:
-            self.step_ += 1
+            self.n_steps += 1
             self.is_lost = self.is_lost or int(self.np_random.random() < 0.25)
-            return (
-                self.is_lost,
-                float(self.step_ == 3 and not self.is_lost),
-                self.step_ == 3,
-                False,
-                {},
-            )
+            is_over = self.n_steps == 3
+            return self.is_lost, float(is_over and not self.is_lost), is_over, False, {}
 
+    # The first seed whose second step loses.
     for seed in range(20):
         env = trajrec.record(Toss(), tmp_path / str(seed))
         env.reset(seed=seed)
@@ -136,19 +137,19 @@ def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
         if lost == [0, 1, 1]:
             break
     episode = next(trajrec.open(tmp_path / str(seed)).episodes())
-    found = credit.point_of_no_return(episode, lambda observation: 0, env=Toss)
-    assert found.step == 2
-    assert "The outcome of the action lost it, not the action" in str(found)
+    point = credit.point_of_no_return(episode, lambda observation: 0, env=Toss)
+    assert point.step == 2
+    assert "The outcome of the action lost it, not the action" in str(point)
 
 
-def test_what_winning_is_must_be_said_where_rewards_do_not(
+def test_success_must_be_given_if_rewards_do_not_tell_it(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["bisect", "runs", lost_taxi.id, "--policy", "drivers:driver"]) == 2
     assert "give success=" in capsys.readouterr().err
 
 
-def test_credit_prints_a_table_json_and_draws(
+def test_credit_prints_a_table_or_json_and_draws(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = [
@@ -176,7 +177,7 @@ def test_credit_prints_a_table_json_and_draws(
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["episode_id", "step", "value"]
 
 
-def test_what_was_hidden_is_drawn_anew_by_a_function_that_is_named(
+def test_a_named_function_resamples_the_hidden_facts(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = [
@@ -198,10 +199,10 @@ def test_what_was_hidden_is_drawn_anew_by_a_function_that_is_named(
     assert "repeats the hidden facts" in capsys.readouterr().err
 
 
-def test_wrong_usage_is_said_without_a_traceback(
+def test_wrong_usage_is_reported_without_a_traceback(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for command, said in (
+    for command, message in (
         (["credit", "runs"], "give an episode and --policy"),
         (
             ["credit", "runs", lost_taxi.id, "--policy", "drivers:number"],
@@ -237,10 +238,10 @@ def test_wrong_usage_is_said_without_a_traceback(
         ),
     ):
         assert main(command) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_what_is_missing_is_said_where_nothing_comes_out(
+def test_an_empty_result_names_the_missing_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def rows(k: int) -> Any:
@@ -254,12 +255,12 @@ def test_what_is_missing_is_said_where_nothing_comes_out(
     )
     for kind, need in (("prm", "trajrec credit"), ("dpo", "trajrec fork")):
         assert main(["export", str(tmp_path), kind, "-o", str(tmp_path / "labels.parquet")]) == 0
-        said = capsys.readouterr().err
-        assert "no rows" in said
-        assert need in said
+        err = capsys.readouterr().err
+        assert "no rows" in err
+        assert need in err
 
 
-def test_step_labels_are_those_of_the_rollouts(
+def test_step_labels_come_from_the_rollouts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     episode = chain(tmp_path, 6, 2)
@@ -277,17 +278,18 @@ def test_step_labels_are_those_of_the_rollouts(
 
 
 @pytest.mark.slow
-def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
+def test_a_remark_says_that_a_return_above_0_counts_as_won(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs, target = str(tmp_path / "runs"), str(tmp_path / "labels.jsonl")
+    runs = str(tmp_path / "runs")
+    target = str(tmp_path / "labels.jsonl")
     record(gym.make("CartPole-v1"), tmp_path / "runs", 1)
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes()
         credit.estimate(episode, "random", n_rollouts=2)
         assert main(["export", runs, "prm", "-o", target]) == 0
         assert (
-            "all labels are true where no check was given: won is taken to be a return above 0"
+            "all labels are true: without a check, a rollout counts as won if its return is above 0"
             in capsys.readouterr().err
         )
         credit.estimate(episode, "random", n_rollouts=2, success="truncated")
@@ -300,7 +302,7 @@ def test_it_is_said_that_won_is_a_return_above_0_where_no_check_says_otherwise(
     )
 
 
-def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
+def test_a_counterfactual_gives_a_preference_pair(tmp_path: Path) -> None:
     with trajrec.episode(
         tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]
     ) as ep:
@@ -326,7 +328,7 @@ def test_pairs_come_from_substitutions_and_from_forks(tmp_path: Path) -> None:
     assert row["margin"] == 1.0
 
 
-def test_pairs_of_forks_that_came_out_otherwise(tmp_path: Path) -> None:
+def test_a_fork_with_another_outcome_gives_a_preference_pair(tmp_path: Path) -> None:
     @trajrec.verifier(id="clean", version="1")
     def clean(env: Any) -> bool:
         return bool(env.unwrapped.get_state()[1] == 0)
@@ -351,7 +353,7 @@ def test_pairs_of_forks_that_came_out_otherwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
+def test_an_export_loads_one_chosen_episode_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     episodes = [chain(tmp_path / str(k), 4, 1) for k in range(8)]
@@ -359,40 +361,41 @@ def test_an_export_holds_one_episode_at_a_time_and_only_those_asked_for(
         credit.estimate(episode, lambda observation: WORK, n_rollouts=2)
         credit.counterfactual(episode, lambda observation: WORK, 1, action=WORK, n_rollouts=4)
     alive: weakref.WeakSet[Episode] = weakref.WeakSet()
-    most = [0]
+    counts = []
     load = trajrec.Corpus._load
 
-    def counted(*place: Any) -> Episode:
-        loaded = load(*place)
+    def counting_load(*arguments: Any) -> Episode:
+        loaded = load(*arguments)
         alive.add(loaded)
-        most[0] = max(most[0], len(alive))
+        counts.append(len(alive))
         return loaded
 
-    monkeypatch.setattr(trajrec.Corpus, "_load", counted)
+    monkeypatch.setattr(trajrec.Corpus, "_load", counting_load)
     with trajrec.open(tmp_path) as corpus:
         where = f"episode_id <> '{episodes[0].id}'"
         for kind in ("prm", "dpo", "grpo"):
             target = tmp_path / f"{kind}.jsonl"
             assert credit.export(corpus, kind, target, where=where) == 7  # type: ignore[arg-type]
-            of = [json.loads(line)["episode_id"] for line in target.read_text().splitlines()]
-            assert set(of) == {episode.id for episode in episodes[1:]}
-    assert most[0] <= 2
+            exported = [json.loads(line)["episode_id"] for line in target.read_text().splitlines()]
+            assert set(exported) == {episode.id for episode in episodes[1:]}
+    assert max(counts) <= 2
 
 
 @pytest.mark.slow
-def test_what_keeps_forks_and_groups_from_training_anything_is_said(
+def test_remarks_say_why_forks_and_groups_train_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs, target = str(tmp_path / "runs"), str(tmp_path / "rows.jsonl")
+    runs = str(tmp_path / "runs")
+    target = str(tmp_path / "rows.jsonl")
     episode = chain(tmp_path / "runs", 4, 1)
     fork_many(episode, at=[1], actions=[WORK, WORK, WORK])
     assert main(["export", runs, "dpo", "-o", target]) == 0
-    said = capsys.readouterr().err
+    err = capsys.readouterr().err
     assert (
-        "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, fork_many(checks=...)"
-        in said
+        "no rows: 1 of 1 forks make no pair: they and their episodes need an outcome, "
+        "fork_many(checks=...)" in err
     )
-    assert "run `trajrec fork`" not in said
+    assert "run `trajrec fork`" not in err
     for method in METHODS:
         assert main(["export", runs, "grpo", "-o", target, "--method", method]) == 0
         assert "1 of 1 episodes are alone in their group" in capsys.readouterr().err
@@ -402,7 +405,7 @@ def test_what_keeps_forks_and_groups_from_training_anything_is_said(
         assert "alone" not in capsys.readouterr().err
 
 
-def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
+def test_an_empty_export_has_all_columns(tmp_path: Path) -> None:
     chain(tmp_path, 3, 1)
     with trajrec.open(tmp_path) as corpus:
         assert credit.export(corpus, "prm", tmp_path / "none.parquet") == 0
@@ -413,7 +416,7 @@ def test_an_export_of_nothing_has_its_columns(tmp_path: Path) -> None:
 
 
 @pytest.mark.sources
-def test_the_logs_of_who_and_when_load_and_their_baseline_is_known() -> None:
+def test_the_logs_of_who_and_when_load_with_their_baseline() -> None:
     from benchmarks.credit import who_when
 
     if who_when.data_folder() is None:
@@ -427,7 +430,7 @@ def broken_policy(cell: int) -> int:
     return (0, 1)[cell + 2]
 
 
-def test_an_exception_of_a_policy_says_whose_it_is_and_at_which_observation(
+def test_an_exception_of_a_policy_names_policy_and_observation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(gym.make("FrozenLake-v1"), tmp_path, 1)
@@ -445,12 +448,12 @@ def test_an_exception_of_a_policy_says_whose_it_is_and_at_which_observation(
             jobs,
         ]
         assert main(command) == 2
-        said = capsys.readouterr().err
-        assert "tuple index out of range; raised by the policy" in said
-        assert "broken_policy for the observation" in said
+        err = capsys.readouterr().err
+        assert "tuple index out of range; raised by the policy" in err
+        assert "broken_policy for the observation" in err
 
 
-def test_an_agents_world_has_nothing_to_draw_random_actions_from(
+def test_random_actions_are_refused_for_an_agents_world(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with trajrec.episode(
@@ -461,9 +464,8 @@ def test_an_agents_world_has_nothing_to_draw_random_actions_from(
     close_logs()
     for command in ("credit", "bisect"):
         assert main([command, str(tmp_path), ep.id, "--policy", "random"]) == 2
-        said = capsys.readouterr().err
         assert (
-            said
+            capsys.readouterr().err
             == "trajrec: policy must be a function of a Context for a tool world, got 'random': "
             "a world has no action space to sample\n"
         )

@@ -1,4 +1,4 @@
-"""Credit from many episodes: pooled by state, by groups in SQL, in hindsight; and what is kept in the corpus."""
+"""Credit from many episodes: pooled, in groups and in hindsight; and its tables in the corpus."""
 
 from __future__ import annotations
 
@@ -37,13 +37,12 @@ def record(
     return list(trajrec.open(folder).episodes(order_by="number"))
 
 
-def truths(episodes: list[Episode], env: NoisyKey) -> list[list[float]]:
+def true_advantages(episode: Episode, env: NoisyKey) -> list[float]:
+    """Return the exact advantage of each step."""
+    pairs = zip(episode.observation_values, episode.actions, strict=False)
     return [
-        [
-            env.advantage(k, bool(o[1]), int(a))
-            for k, (o, a) in enumerate(zip(e.observation_values, e.actions, strict=False))
-        ]
-        for e in episodes
+        env.advantage(step, bool(observation[1]), int(action))
+        for step, (observation, action) in enumerate(pairs)
     ]
 
 
@@ -51,28 +50,28 @@ def flat(tables: list[credit.CreditTable], estimator: str) -> Any:
     return np.array([row.value for table in tables for row in table.of(estimator)])
 
 
-def test_pooled_visits_say_what_each_action_is_worth(tmp_path: Path) -> None:
+def test_pooled_advantages_correlate_with_the_exact_ones(tmp_path: Path) -> None:
     episodes = record(tmp_path, 12, size=6)
     tables = credit.pooled_advantages(episodes, COIN, n_rollouts=8)
-    true = np.concatenate(truths(episodes, NoisyKey(size=6)))
+    env = NoisyKey(size=6)
+    true = np.concatenate([true_advantages(episode, env) for episode in episodes])
     assert np.corrcoef(flat(tables, "pooled"), true)[0, 1] > 0.98
     rows = [row for table in tables for row in table.of("pooled")]
-    assert (
-        np.mean([row.ci_low <= t <= row.ci_high for row, t in zip(rows, true, strict=True)]) > 0.8
-    )
+    covered = [row.ci_low <= t <= row.ci_high for row, t in zip(rows, true, strict=True)]
+    assert np.mean(covered) > 0.8
     assert {row.ci_method for row in rows} == {"clustered-t"}
 
 
 @pytest.mark.slow
-def test_pooled_visits_are_the_same_in_two_processes(tmp_path: Path) -> None:
+def test_pooling_gives_the_same_numbers_in_two_processes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 4, size=4)
-    alone, apart = (
+    one, two = (
         credit.pooled_advantages(episodes, COIN, n_rollouts=4, jobs=jobs) for jobs in (1, 2)
     )
-    assert flat(alone, "pooled").tolist() == flat(apart, "pooled").tolist()
+    assert flat(one, "pooled").tolist() == flat(two, "pooled").tolist()
 
 
-def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
+def test_pooling_refuses_shared_noise_and_unreadable_states(tmp_path: Path) -> None:
     episodes = record(tmp_path, 2, size=3)
     with pytest.raises(ValueError, match="noise must be 'fresh' for pooled rollouts"):
         credit.pooled_advantages(episodes, COIN, noise="shared")
@@ -89,7 +88,7 @@ def test_what_cannot_be_pooled_is_refused(tmp_path: Path) -> None:
 
 
 class Jammed(gym.Wrapper[Any, Any, Any, Any]):
-    """A key and a door that raises for who has the key, or for all."""
+    """A NoisyKey whose door raises for an agent with the key, or for all."""
 
     def __init__(self, loses_all: bool = False) -> None:
         super().__init__(NoisyKey(size=3))
@@ -104,7 +103,7 @@ class Jammed(gym.Wrapper[Any, Any, Any, Any]):
 
 @pytest.mark.parametrize("restore", ["snapshot", pytest.param("os_fork", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loses_all", [False, True])
-def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
+def test_pooling_has_a_row_for_a_step_without_results(
     loses_all: bool, restore: Any, tmp_path: Path
 ) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
@@ -122,7 +121,7 @@ def test_a_step_from_which_nothing_comes_has_a_row_that_says_so(
     assert "OSError: jammed" in "".join(table.notes)
 
 
-def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
+def test_rollouts_without_results_give_no_estimate(tmp_path: Path) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
     table = credit.estimate(episode, COIN, n_rollouts=8, env=Jammed)
     assert [np.isnan(row.value) for row in table.of("value")] == [False, True, True, True]
@@ -134,13 +133,13 @@ def test_of_what_nothing_comes_nothing_is_known(tmp_path: Path) -> None:
     ):
         assert all(np.isnan(row.value) and row.ci_method == "none" for row in table)
         assert "have no result" in "".join(table.notes)
-    found = credit.decisive_step(
+    decision = credit.decisive_step(
         episode, COIN, n_rollouts=4, max_rollouts=4, env=functools.partial(Jammed, True)
     )
-    assert found.step is None
+    assert decision.step is None
 
 
-def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
+def test_a_budget_stops_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 3, size=3)
     whole = credit.pooled_advantages(episodes, COIN, n_rollouts=2)
     short = credit.pooled_advantages(
@@ -158,23 +157,25 @@ def test_a_budget_ends_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> 
     assert [table.notes for table in enough] == [()] * 3
 
 
-def test_the_visits_of_one_episode_are_let_go_before_those_of_the_next(tmp_path: Path) -> None:
-    alive: list[int] = [0, 0, 0]  # now, at most, in all
+def test_pooling_frees_the_visits_of_an_episode_early(tmp_path: Path) -> None:
+    # Number of actions alive after each action was made.
+    counts: list[int] = []
+    n_dead = 0
 
     class Action(int):
         def __del__(self) -> None:
-            alive[0] -= 1
+            nonlocal n_dead
+            n_dead += 1
 
     def take(observation: Any, rng: np.random.Generator) -> int:
-        alive[0] += 1
-        alive[1:] = max(alive[:2]), alive[2] + 1
+        counts.append(len(counts) + 1 - n_dead)
         return Action(rng.integers(2))
 
     credit.pooled_advantages(record(tmp_path, 8, size=3), take, n_rollouts=4)
-    assert alive[1] < alive[2] / 3
+    assert max(counts) < len(counts) / 3
 
 
-def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
+def test_group_advantages_follow_their_formulas(tmp_path: Path) -> None:
     episodes = record(tmp_path, 8, size=4)
     returns = np.array([episode.total_reward for episode in episodes])
     fork_many(episodes[0], at=[0], policy=lambda observation: 1, n_branches=4)
@@ -182,15 +183,14 @@ def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
         grpo, rloo, gigpo, rtmc = (
             credit.group_advantages(corpus, method) for method in ("grpo", "rloo", "gigpo", "rtmc")
         )
-    assert [table.episode_id for table in grpo] == [
-        episode.id for episode in episodes
-    ]  # no forks among them
+    # Forks are left out.
+    assert [table.episode_id for table in grpo] == [episode.id for episode in episodes]
     expected = (returns - returns.mean()) / (returns.std(ddof=1) + 1e-6)
     assert [table[2].value for table in grpo] == pytest.approx(expected.tolist())
     assert [table[0].value for table in rloo] == pytest.approx(
         (8 / 7 * (returns - returns.mean())).tolist()
     )
-    # At the first step all were in one state: GiGPO adds what came from there on against the mean of that.
+    # All episodes begin in one state, so GiGPO adds the return less the mean return.
     assert [table[0].value for table in gigpo] == pytest.approx(
         (expected + returns - returns.mean()).tolist()
     )
@@ -198,12 +198,12 @@ def test_groups_compare_episodes_as_their_formulas_say(tmp_path: Path) -> None:
     for action in (0, 1):
         chosen = returns[first == action]
         q = (chosen.sum() + returns.mean()) / (len(chosen) + 1)
-        found = [table[0].value for table, a in zip(rtmc, first, strict=True) if a == action]
-        assert found == pytest.approx([q - returns.mean()] * len(chosen))
+        values = [table[0].value for table, a in zip(rtmc, first, strict=True) if a == action]
+        assert values == pytest.approx([q - returns.mean()] * len(chosen))
     assert all(row.ci_low <= row.value <= row.ci_high for table in rtmc for row in table)
 
 
-def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -> None:
+def test_a_state_of_one_episode_alone_has_no_comparison(tmp_path: Path) -> None:
     episodes = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
         (table,) = credit.group_advantages(corpus, "gigpo")
@@ -216,12 +216,12 @@ def test_a_state_that_nobody_else_was_in_is_compared_with_none(tmp_path: Path) -
             credit.group_advantages(corpus, "other")  # type: ignore[arg-type]
 
 
-# Returns that an action never came to are out of sight for return-conditioned hindsight: it sees half of the difference.
+# HCA sees only half of the difference: it cannot count returns that never followed an action.
 @pytest.mark.parametrize(
     ("method", "expected"),
     [("hca", 1.25), pytest.param("cocoa", 2.5, marks=pytest.mark.slow), ("rudder", 2.5)],
 )
-def test_hindsight_finds_what_the_key_was_worth(
+def test_hindsight_credit_of_the_key_is_near_its_worth(
     method: Any, expected: float, tmp_path: Path
 ) -> None:
     episodes = record(tmp_path, 400, size=3, apple=0.5)
@@ -234,7 +234,7 @@ def test_hindsight_finds_what_the_key_was_worth(
     assert all(table[0].ci_low <= table[0].value <= table[0].ci_high for table in tables)
 
 
-def test_hindsight_needs_probabilities(tmp_path: Path) -> None:
+def test_hindsight_needs_probabilities_and_two_episodes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 2, size=3)
     with pytest.raises(ValueError, match="must have dist"):
         credit.hindsight_credit(episodes, lambda observation: 1)
@@ -242,7 +242,7 @@ def test_hindsight_needs_probabilities(tmp_path: Path) -> None:
         credit.hindsight_credit(episodes[:1], COIN)
 
 
-def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_path: Path) -> None:
+def test_sql_returns_each_run_of_credit_and_the_latest(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM credit").fetchall() == [(0,)]
@@ -252,8 +252,8 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
             "WHERE episode_id = ? AND estimator = 'advantage' ORDER BY value LIMIT 5"
         )
         worst = sorted(table.of("advantage"), key=lambda row: row.value)[:5]
-        found = corpus.sql(query, params=[episode.id]).fetchall()
-        assert [row[1:] for row in found] == [(row.value, row.ci_low, row.ci_high) for row in worst]
+        rows = corpus.sql(query, params=[episode.id]).fetchall()
+        assert [row[1:] for row in rows] == [(row.value, row.ci_low, row.ci_high) for row in worst]
         credit.estimate(episode, COIN, n_rollouts=16)
         assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
         latest = "SELECT DISTINCT n FROM latest_credit WHERE estimator = 'advantage'"
@@ -268,16 +268,16 @@ def test_what_was_found_is_asked_in_sql_and_later_runs_do_not_overwrite_it(tmp_p
         ]
         assert by_arm[1][3] == pytest.approx(table.of("value")[0].value)
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
-    with trajrec.open(tmp_path) as again:  # from the index file
-        assert again.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
-    nowhere = credit.estimate(episode, COIN, n_rollouts=4, folder=None)
-    with trajrec.open(tmp_path) as again:
-        assert again.sql(
-            "SELECT count(*) FROM credit WHERE run_id = ?", params=[nowhere.run_id]
-        ).fetchall() == [(0,)]
+    # Opened again, the corpus reads the index file.
+    with trajrec.open(tmp_path) as reopened:
+        assert reopened.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
+    unstored = credit.estimate(episode, COIN, n_rollouts=4, folder=None)
+    with trajrec.open(tmp_path) as reopened:
+        query = "SELECT count(*) FROM credit WHERE run_id = ?"
+        assert reopened.sql(query, params=[unstored.run_id]).fetchall() == [(0,)]
 
 
-def test_branches_are_a_tree(tmp_path: Path) -> None:
+def test_branches_name_their_parent_and_root(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=6)
     (branch,) = fork_many(episode, at=[2], policy=lambda observation: 1)
     with trajrec.open(tmp_path) as corpus:

@@ -1,6 +1,7 @@
-"""Estimators of credit against problems with known answers; `benchmarks.credit` states the criteria.
+"""Estimators of credit against problems with exact answers; `benchmarks.credit` has the criteria.
 
-The problems have seeds of their own, so a slow test is the same at each run; the coverage of intervals has drawn seeds.
+The problems have fixed seeds, so a slow test is the same at each run. The coverage of intervals has
+drawn seeds.
 """
 
 from __future__ import annotations
@@ -18,35 +19,35 @@ pytestmark = pytest.mark.sources
 
 
 def assert_all_hold(criteria: Iterable[Any]) -> None:
-    """Check that each criterion of a problem holds; print those that do not."""
+    """Check that each criterion of a problem holds; name those that do not."""
     checked = list(criteria)
     assert len(checked) >= 2
     assert [str(criterion) for criterion in checked if not criterion.holds] == []
 
 
 @suite("credit", fixed=100, drawn=400, whole=1000)
-def test_values_on_slippery_ice_are_those_of_dynamic_programming(share: Share) -> None:
+def test_values_on_slippery_ice_match_dynamic_programming(share: Share) -> None:
     from benchmarks.credit import tabular
 
     assert_all_hold(tabular.p1(share.size))
 
 
 @suite("credit", fixed=0, drawn=120, whole=400)
-def test_nothing_on_firm_ice_is_called_luck(share: Share) -> None:
+def test_nothing_on_firm_ice_is_luck(share: Share) -> None:
     from benchmarks.credit import tabular
 
     assert_all_hold(tabular.p2(share.size))
 
 
 @suite("credit", fixed=0, drawn=120, whole=600)
-def test_shared_noise_makes_advantages_in_taxi_vary_less(share: Share) -> None:
+def test_shared_noise_lowers_the_variance_in_taxi(share: Share) -> None:
     from benchmarks.credit import tabular
 
     assert_all_hold(tabular.p3(share.size))
 
 
 @suite("credit", fixed=0, drawn=240, whole=500)
-def test_values_of_cut_rollouts_are_those_of_the_cut(share: Share) -> None:
+def test_values_of_cut_rollouts_match_the_cut(share: Share) -> None:
     from benchmarks.credit import tabular
 
     assert_all_hold(tabular.p4(share.size))
@@ -74,27 +75,27 @@ def test_a_key_is_worth_two_and_a_half(share: Share) -> None:
 
 
 @suite("credit", fixed=0, drawn=24, whole=150)
-def test_the_fault_in_a_chain_is_found(share: Share) -> None:
+def test_the_searches_find_the_fault_in_a_chain(share: Share) -> None:
     from benchmarks.credit import faults
 
     assert_all_hold(faults.p6(share.size, longest=256 if share.is_whole else 64))
 
 
 @pytest.mark.parametrize("rule", spread("credit", ["pivot", "and", "or"], drawn=1))
-def test_shares_of_switches_are_those_of_enumeration(rule: str) -> None:
+def test_shapley_values_of_switches_match_enumeration(rule: str) -> None:
     from benchmarks.credit import games
 
     assert_all_hold(games.p7(150, rules=[rule]))
 
 
-def test_the_choice_of_the_bank_is_blamed_with_its_probability() -> None:
+def test_the_bank_blames_the_choice_with_its_probability() -> None:
     from benchmarks.credit import tools
 
     assert_all_hold(tools.bank())
 
 
 @suite("credit", fixed=0, drawn=12, whole=50)
-def test_one_fault_in_a_task_of_the_shop_is_found(share: Share) -> None:
+def test_one_fault_in_a_task_of_the_shop_is_named(share: Share) -> None:
     from benchmarks.credit import tools
 
     assert_all_hold(tools.shop(share.size))
@@ -125,6 +126,6 @@ def test_intervals_of_values_cover_the_truth(share: Share) -> None:
             for row, state in zip(values, states(episode), strict=False)
         ]
     assert len(rows) >= share.size
-    # The criterion of the benchmark, less five standard errors: the seed is drawn anew at each run.
+    # The bar of the benchmark, less five standard errors: the seed is another at each run.
     margin = 5 * math.sqrt(0.93 * 0.07 / len(rows))
     assert covers(rows, truths) >= 0.93 - margin

@@ -131,9 +131,9 @@ def test_a_budget_ends_a_counterfactual_after_a_round(tmp_path: Path) -> None:
     episode = record(tmp_path, Bank(), LOST)
     whole = credit.counterfactual(episode, gambler, 1, n_rollouts=4)
 
-    def within(env_steps: int, **how: Any) -> credit.CreditTable:
+    def within(env_steps: int, **options: Any) -> credit.CreditTable:
         return credit.counterfactual(
-            episode, gambler, 1, n_rollouts=64, budget=credit.Budget(env_steps=env_steps), **how
+            episode, gambler, 1, n_rollouts=64, budget=credit.Budget(env_steps=env_steps), **options
         )
 
     assert [row.n for row in within(1)] == [2] * 4
@@ -241,15 +241,15 @@ class Popper(Bank):
         return super().call(name, {key: arguments.pop(key) for key in list(arguments)})
 
 
-@pytest.mark.parametrize("how", [{}, {"merge_rollouts": False}, {"restore": "reexecute"}])
-def test_a_world_gets_its_own_copy_of_arguments(tmp_path: Path, how: Any) -> None:
+@pytest.mark.parametrize("options", [{}, {"merge_rollouts": False}, {"restore": "reexecute"}])
+def test_a_world_gets_its_own_copy_of_arguments(tmp_path: Path, options: Any) -> None:
     episode = record(tmp_path, Popper(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
     plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
 
     def follow(context: Any) -> Any:
         return plan[context.step] if context.step < len(plan) else None
 
-    table = credit.estimate(episode, follow, n_rollouts=4, env=Popper, **how)
+    table = credit.estimate(episode, follow, n_rollouts=4, env=Popper, **options)
     assert {row.value for row in table.of("value")} == {1.0}
     assert plan[1] == ("choose", {"amount": 50})
     assert (

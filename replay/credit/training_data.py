@@ -143,8 +143,8 @@ def step_labels(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[S
     if remark is not None and len(unchecked_labels) == 1:
         (label,) = unchecked_labels
         remark(
-            f"all labels are {str(label).lower()} where no check was given: won is taken to be a "
-            "return above 0: --success says otherwise"
+            f"all labels are {str(label).lower()}: without a check, a rollout counts as won if its "
+            "return is above 0; define it by success=, --success"
         )
 
 
