@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import dataclasses
@@ -271,7 +270,7 @@ class WorldExecution:
                 result = self._world.call(start.tool, copy.deepcopy(attempt.arguments))
             if inspect.isawaitable(result):
                 with self._frozen(start.time_ns, *attempt.key):
-                    result = asyncio.run(resolve(result))
+                    result = resolve(result)
         except Exception as exc:
             name = codec.type_name(exc)
             actual = f"{name}: {exc}"

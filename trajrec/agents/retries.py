@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import time
@@ -101,6 +100,9 @@ class AttemptLoop:
         if isinstance(plan, int):
             for number in range(plan):
                 if number:
+                    # Late: whoever awaits has loaded asyncio, and others need not wait 12 ms for it.
+                    import asyncio
+
                     await asyncio.sleep(self._wait)
                 yield self._begin(number, self._suppress(number, plan))
                 if self._state.has_succeeded:

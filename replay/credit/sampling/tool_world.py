@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import inspect
@@ -207,7 +206,7 @@ class WorldSimulator:
                 result = self._world.call(tool, given)
                 is_async = inspect.isawaitable(result)
                 if is_async:
-                    result = asyncio.run(resolve(result))
+                    result = resolve(result)
         except Exception as exc:
             return ToolCall(
                 step=step,
