@@ -216,10 +216,7 @@ def test_the_architecture_page_has_the_rooms_and_arrows_of_the_layer_test() -> N
         for name in filter(None, arrows.strip().split(", ")):
             allowed |= shown[name.removeprefix("all of ")] if name.startswith("all of ") else {name}
         shown[room or "base"] = allowed
-    assert shown == {
-        room: ({"every room"} if room == "cli" else allowed - {room})
-        for room, allowed in ROOMS.items()
-    }
+    assert shown == {room: allowed - {room} for room, allowed in ROOMS.items()}
 
 
 @pytest.mark.slow
