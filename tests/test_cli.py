@@ -1,11 +1,15 @@
-"""The command line: what it prints, its exit status, and one clear sentence for each thing that is wrong."""
+"""The command line: its output, its exit status, and one sentence for each error."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shlex
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +33,11 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+def run(line: str) -> int:
+    """Run a command line of trajrec; return its exit status."""
+    return main(shlex.split(line))
+
+
 def first_id(folder: Path) -> str:
     with trajrec.open(folder) as corpus:
         return str(corpus.sql("SELECT episode_id FROM episodes ORDER BY number").fetchall()[0][0])
@@ -40,24 +49,21 @@ def test_record_ls_show_sql_replay_and_index_work_together(
     folder = str(tmp_path / "runs")
     assert main(["record", "Taxi-v4", "-o", folder, "-n", "3", "--seed", "1"]) == 0
     assert main(["ls", folder, "--json"]) == 0
-    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [row["env_id"] for row in listed] == ["Taxi-v4"] * 3
-    name = listed[0]["episode_id"]
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["env_id"] for row in rows] == ["Taxi-v4"] * 3
+    name = rows[0]["episode_id"]
     assert main(["show", folder, name[:6]]) == 0
     assert name in capsys.readouterr().out
     assert main(["show", folder, name[:6], "--step", "3", "--json"]) == 0
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["step"] == 3
-    assert {"action", "reward", "observation", "state_before", "state_after"} <= shown.keys()
+    step = json.loads(capsys.readouterr().out)
+    assert step["step"] == 3
+    assert {"action", "reward", "observation", "state_before", "state_after"} <= step.keys()
     assert main(["sql", folder, "SELECT count(*) AS n FROM steps", "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"n": 600}
     assert main(["replay", folder, name[:6]]) == 0
     assert main(["replay", folder, "--where", "n_steps = 200", "--json"]) == 0
-    assert {
-        json.loads(line)["grade"]
-        for line in capsys.readouterr().out.splitlines()
-        if line.startswith("{")
-    } == {"exact"}
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert {json.loads(line)["grade"] for line in lines} == {"exact"}
     assert main(["index", folder, "--rebuild"]) == 0
     assert "all_episodes 3" in capsys.readouterr().out
     assert main(["recover", folder]) == 0
@@ -65,19 +71,10 @@ def test_record_ls_show_sql_replay_and_index_work_together(
     assert main(["replay", folder]) == 0
 
 
-def test_a_policy_of_the_users_is_found_in_the_current_folder(tmp_path: Path) -> None:
+def test_a_policy_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "policies.py").write_text("def left(observation):\n    return 0\n")
-    command = [
-        sys.executable,
-        "-m",
-        "trajrec",
-        "record",
-        "CartPole-v1",
-        "-o",
-        "runs",
-        "--policy",
-        "policies:left",
-    ]
+    options = ["-o", "runs", "--policy", "policies:left"]
+    command = [sys.executable, "-m", "trajrec", "record", "CartPole-v1", *options]
     subprocess.run(command, cwd=tmp_path, check=True)
     with trajrec.open(tmp_path / "runs") as corpus:
         assert set(next(corpus.episodes()).actions) == {0}
@@ -88,11 +85,12 @@ FAILING = (
     "from gymnasium.envs.classic_control import CartPoleEnv\n"
     "class Failing(CartPoleEnv):\n"
     "    n = n_resets = 0\n"
-    "    def reset(self, **how):\n"
-    "        self.n, self.n_resets = 0, self.n_resets + 1\n"
+    "    def reset(self, **options):\n"
+    "        self.n = 0\n"
+    "        self.n_resets += 1\n"
     "        if self.n_resets == 3:\n"
     "            raise OSError('no ground')\n"
-    "        return super().reset(**how)\n"
+    "        return super().reset(**options)\n"
     "    def step(self, action):\n"
     "        self.n += 1\n"
     "        if self.n == 5 and self.n_resets % 2:\n"
@@ -102,15 +100,13 @@ FAILING = (
 )
 
 
-def test_an_environment_that_raises_is_recorded_and_the_next_episode_begun(
+def test_record_goes_to_the_next_episode_after_an_exception(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "failing_env.py").write_text(FAILING)
     monkeypatch.syspath_prepend(str(tmp_path))
     folder = tmp_path / "runs"
-    assert (
-        main(["record", "failing_env:Failing-v0", "-o", str(folder), "-n", "4", "--seed", "1"]) == 1
-    )
+    assert run(f"record failing_env:Failing-v0 -o {folder} -n 4 --seed 1") == 1
     *failures, last = capsys.readouterr().err.splitlines()
     assert failures == [
         "episode 1: step 4 raised KeyError: 'boom at 4' (it is recorded)",
@@ -118,8 +114,8 @@ def test_an_environment_that_raises_is_recorded_and_the_next_episode_begun(
     ]
     assert last.startswith("4 episodes, 18 steps in ")
     with trajrec.open(folder) as corpus:
-        found = corpus.sql("SELECT ending, n_failures FROM episodes ORDER BY number").fetchall()
-    assert found == [("error", 1), ("truncated", 0), ("error", 1), ("truncated", 0)]
+        rows = corpus.sql("SELECT ending, n_failures FROM episodes ORDER BY number").fetchall()
+    assert rows == [("error", 1), ("truncated", 0), ("error", 1), ("truncated", 0)]
 
 
 ACTING = (
@@ -133,53 +129,25 @@ ACTING = (
 
 
 @pytest.mark.parametrize("name", ["drawing", "draw"])
-def test_what_acts_with_a_generator_records_and_forks(
+def test_a_policy_with_a_generator_records_and_forks(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "acting.py").write_text(ACTING)
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = []
-    for folder in ("a", "b"):
-        command = [
-            "record",
-            "CartPole-v1",
-            "-o",
-            str(tmp_path / folder),
-            "--seed",
-            "1",
-            "--policy",
-            f"acting:{name}",
-        ]
-        assert main(command) == 0
-        with trajrec.open(tmp_path / folder) as corpus:
-            found.append(list(next(corpus.episodes()).actions))
-    assert found[0] == found[1]
-    assert set(found[0]) == {0, 1}
-    folder = str(tmp_path / "a")
-    assert (
-        main(
-            [
-                "fork",
-                folder,
-                first_id(tmp_path / "a"),
-                "--at",
-                "1",
-                "--policy",
-                f"acting:{name}",
-                "-n",
-                "2",
-            ]
-        )
-        == 0
-    )
+    actions = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        assert run(f"record CartPole-v1 -o {folder} --seed 1 --policy acting:{name}") == 0
+        with trajrec.open(folder) as corpus:
+            actions.append(list(next(corpus.episodes()).actions))
+    assert actions[0] == actions[1]
+    assert set(actions[0]) == {0, 1}
+    folder = tmp_path / "a"
+    assert run(f"fork {folder} {first_id(folder)} --at 1 --policy acting:{name} -n 2") == 0
 
 
 def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
-    folder = str(tmp_path)
-    assert (
-        main(["record", "FrozenLake-v1", "-o", folder, "--env-kwargs", '{"is_slippery": false}'])
-        == 0
-    )
+    kwargs = '{"is_slippery": false}'
+    assert main(["record", "FrozenLake-v1", "-o", str(tmp_path), "--env-kwargs", kwargs]) == 0
     with trajrec.open(tmp_path) as corpus:
         header = corpus.sql("SELECT header->'kwargs'->>'is_slippery' FROM logs").fetchall()
     assert header == [("false",)]
@@ -189,23 +157,13 @@ def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
 def test_sql_writes_csv_and_parquet(kind: str, runs: Path, tmp_path: Path) -> None:
     import duckdb
 
-    command = [
-        sys.executable,
-        "-m",
-        "trajrec",
-        "sql",
-        str(runs),
-        "SELECT episode_id, step FROM steps",
-        "--format",
-        kind,
-    ]
+    query = "SELECT episode_id, step FROM steps"
+    command = [sys.executable, "-m", "trajrec", "sql", str(runs), query, "--format", kind]
     file = tmp_path / f"answer.{kind}"
     file.write_bytes(subprocess.run(command, check=True, capture_output=True).stdout)
     with trajrec.open(runs) as corpus:
-        assert (
-            duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall()
-            == corpus.sql("SELECT count(*) FROM steps").fetchall()
-        )
+        expected = corpus.sql("SELECT count(*) FROM steps").fetchall()
+    assert duckdb.sql(f"SELECT count(*) FROM '{file}'").fetchall() == expected
 
 
 def test_json_output_holds_each_value_as_json_once(
@@ -244,10 +202,10 @@ def test_schema_describes_every_table_and_column(
                 assert column in out
 
 
-def newer(folder: Path) -> None:
-    import struct
-    import zlib
+# Ways to damage a corpus.
 
+
+def newer(folder: Path) -> None:
     (path,) = folder.glob("*.trj")
     head = struct.pack("<8sI", frames.MAGIC, 7)
     path.write_bytes(head + struct.pack("<I", zlib.crc32(head)) + path.read_bytes()[16:])
@@ -269,19 +227,19 @@ WRONG = {
     "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "step must be in [0, "),
     "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 2, "no such environment"),
     "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 2, "no such environment"),
-    "a package that is not installed": (
+    "a missing package": (
         None,
         ["record", "not_there:X-v0", "-o", "{}"],
         2,
         "neither in this folder nor installed",
     ),
-    "arguments that it does not take": (
+    "unknown arguments of an environment": (
         None,
         ["record", "CartPole-v1", "-o", "{}", "--env-kwargs", '{"no": 1}'],
         2,
         "does not take these arguments",
     ),
-    "a policy that is not there": (
+    "a missing policy": (
         None,
         ["record", "CartPole-v1", "-o", "{}", "--policy", "no:where"],
         2,
@@ -298,16 +256,16 @@ WRONG = {
         3,
         "foreign.trj: at byte 0: not a trajrec log",
     ),
-    "a path that is not there": (None, ["recover", "{}/nowhere"], 2, "no such file"),
+    "a missing path": (None, ["recover", "{}/nowhere"], 2, "no such file"),
 }
 
 
-@pytest.mark.parametrize(("harm", "command", "status", "what"), WRONG.values(), ids=WRONG.keys())
-def test_what_is_wrong_is_said_in_one_sentence(
+@pytest.mark.parametrize(("harm", "command", "status", "text"), WRONG.values(), ids=WRONG.keys())
+def test_an_error_is_one_sentence_with_its_status(
     harm: object,
     command: list[str],
     status: int,
-    what: str,
+    text: str,
     runs: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -315,7 +273,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
         harm(runs)  # type: ignore[operator]
     (runs.parent / "empty").mkdir()
     name = first_id(runs) if "ID" in command else ""
-    folder = runs.parent / "empty" if "no logs" in what else runs
+    folder = runs.parent / "empty" if "no logs" in text else runs
     arguments = [
         name if part == "ID" else part.replace("{}/..", "{}").replace("{}", str(folder))
         for part in command
@@ -323,7 +281,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
     logs = {path: path.read_bytes() for path in runs.glob("*.trj")}
     assert main(arguments) == status
     error = capfd.readouterr().err
-    assert what in error
+    assert text in error
     assert "Traceback" not in error
     assert len([line for line in error.splitlines() if line.startswith("trajrec: ")]) == 1
     assert {path: path.read_bytes() for path in runs.glob("*.trj")} == logs
@@ -342,40 +300,25 @@ def test_a_diverged_episode_exits_with_1(
         "        return (o, time.time(), *rest)\n"
         "gym.register('Drifting-v0', entry_point='drifting:Drifting', max_episode_steps=500)\n"
     )
-    run = [sys.executable, "-m", "trajrec"]
-    subprocess.run(
-        [*run, "record", "drifting:Drifting-v0", "-o", "runs"],
-        cwd=tmp_path,
-        check=True,
-        env=path_env(tmp_path),
-    )
-    refused = subprocess.run(
-        [*run, "replay", "runs"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=path_env(tmp_path),
-    )
-    assert refused.returncode == 4
-    done = subprocess.run(
-        [*run, "replay", "runs", "--allow", "drifting"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        env=path_env(tmp_path),
-    )
-    assert done.returncode == 1, done.stderr
-    assert "step 0, reward" in done.stdout
-    assert "likely cause: clock" in done.stdout
+
+    def run_in_folder(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "trajrec", *shlex.split(line)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        )
+
+    assert run_in_folder("record drifting:Drifting-v0 -o runs").returncode == 0
+    assert run_in_folder("replay runs").returncode == 4
+    diverged = run_in_folder("replay runs --allow drifting")
+    assert diverged.returncode == 1, diverged.stderr
+    assert "step 0, reward" in diverged.stdout
+    assert "likely cause: clock" in diverged.stdout
 
 
-def path_env(folder: Path) -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(folder)}
-
-
-def test_every_command_has_a_help_with_an_example_and_its_exit_status(
+def test_the_help_of_each_command_has_an_example(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     commands = next(a for a in build_parser()._actions if a.dest == "COMMAND" or a.choices).choices
@@ -404,7 +347,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"trajrec {trajrec.__version__}\n"
 
 
-def test_the_demo_ends_with_a_failed_episode_replayed_exactly_and_an_answer(
+def test_the_demo_replays_exactly_and_answers_a_query(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["demo", str(tmp_path / "demo")]) == 0
@@ -414,37 +357,19 @@ def test_the_demo_ends_with_a_failed_episode_replayed_exactly_and_an_answer(
     assert main(["demo", str(tmp_path / "demo")]) == 0
 
 
-def test_a_reader_that_has_enough_is_no_error(runs: Path) -> None:
+def test_a_closed_pipe_is_no_error(runs: Path) -> None:
     command = f"{sys.executable} -m trajrec sql {runs} 'SELECT * FROM range(200000)' | head -1"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "Traceback" not in done.stderr
+    completed = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
+    assert completed.returncode == 0
+    assert "Traceback" not in completed.stderr
 
 
 @pytest.mark.slow
-def test_fork_diff_and_check_env_work_together(
+def test_fork_diff_and_check_determinism_work_together(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = first_id(runs)
-    assert (
-        main(
-            [
-                "fork",
-                str(runs),
-                name,
-                "--at",
-                "3",
-                "--action",
-                "1",
-                "--policy",
-                "random",
-                "-n",
-                "3",
-                "--json",
-            ]
-        )
-        == 0
-    )
+    assert run(f"fork {runs} {name} --at 3 --action 1 --policy random -n 3 --json") == 0
     branches = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row["index"], row["restore"], row["ending"]) for row in branches] == [
         (k, "snapshot", "terminated") for k in range(3)
@@ -457,40 +382,22 @@ def test_fork_diff_and_check_env_work_together(
         branches[0]["n_steps"],
         branches[0]["total_reward"],
     )
-    assert (
-        main(
-            [
-                "fork",
-                str(runs),
-                name,
-                "--at",
-                "3",
-                "--action",
-                "0",
-                "--max-steps",
-                "1",
-                "--restore",
-                "os_fork",
-            ]
-        )
-        == 0
-    )
+    assert run(f"fork {runs} {name} --at 3 --action 0 --max-steps 1 --restore os_fork") == 0
     assert "cut off" in capsys.readouterr().out
     assert main(["diff", str(runs), name, child]) == 1
     assert "action: np.int64(" in capsys.readouterr().out
     assert main(["diff", str(runs), name, name]) == 0
     assert "are the same" in capsys.readouterr().out
     assert main(["diff", str(runs), name, child, "--json"]) == 1
-    assert {
-        json.loads(line)["field"].partition("/")[0] for line in capsys.readouterr().out.splitlines()
-    } >= {"action", "end"}
+    fields = [json.loads(line)["field"] for line in capsys.readouterr().out.splitlines()]
+    assert {field.partition("/")[0] for field in fields} >= {"action", "end"}
     assert main(["replay", str(runs), "--forks"]) == 0
     assert "9 exact" in capsys.readouterr().out
     assert main(["check-determinism", "CartPole-v1", "--steps", "40", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["restore"]["snapshot"]["granted"]
 
 
-def test_episodes_that_differ_only_in_infos_or_flags_are_not_the_same(
+def test_diff_sees_a_change_in_infos_or_flags_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def recorded(name: str, info: dict[str, Any], truncated: bool = False) -> str:
@@ -498,20 +405,21 @@ def test_episodes_that_differ_only_in_infos_or_flags_are_not_the_same(
         return str(read_episode(record(env, tmp_path / name), 0).id)
 
     first = recorded("first", {"score": 1})
-    for other, said in (
+    for other, line in (
         (recorded("typed", {"score": 1.0}), "step 1, info/score: 1 | 1.0"),
         (recorded("cut", {"score": 1}, True), "step 3, end/truncated: False | True"),
     ):
         assert main(["diff", str(tmp_path), first, other]) == 1
-        assert capsys.readouterr().out.splitlines() == [said]
+        assert capsys.readouterr().out.splitlines() == [line]
     assert main(["diff", str(tmp_path), first, recorded("same", {"score": 1})]) == 0
 
 
-def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path) -> None:
+def test_a_fork_after_an_exception_is_compared_step_by_step(tmp_path: Path) -> None:
     class Fragile(gym.Env[Any, Any]):
-        """Counts what is done; refuses 7."""
+        """Adds up its actions; refuses 7."""
 
-        observation_space, action_space = gym.spaces.Discrete(1000), gym.spaces.Discrete(8)
+        observation_space = gym.spaces.Discrete(1000)
+        action_space = gym.spaces.Discrete(8)
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             super().reset(seed=seed)
@@ -532,25 +440,29 @@ def test_a_fork_after_a_step_that_raised_is_compared_step_by_step(tmp_path: Path
             env.step(action)
     env.close()
     with trajrec.open(tmp_path) as corpus:
-        (parent,), branches = corpus.episodes(), []
-        for taken in (actions[4:], [0, 1, 1, 0, 1]):
+        (parent,) = corpus.episodes()
+        branches = []
+        for branch_actions in (actions[4:], [0, 1, 1, 0, 1]):
             branches += fork_many(
-                parent, at=[4], actions=taken, env=Fragile, state=lambda env: env.unwrapped.n
+                parent,
+                at=[4],
+                actions=branch_actions,
+                env=Fragile,
+                state=lambda env: env.unwrapped.n,
             )
         same, other = (corpus.episode(str(branch.episode_id)) for branch in branches)
-        kinds = {d.field.partition("/")[0] for d in first_difference(parent, same)}
-        assert kinds <= {"end"}
-        found = {d.field.partition("/")[0]: d.step for d in first_difference(parent, other)}
-        assert {
-            name: found[name] for name in ("action", "observation", "reward", "info", "state")
-        } == dict.fromkeys(("action", "observation", "reward", "info", "state"), 6)
+        fields = {d.field.partition("/")[0] for d in first_difference(parent, same)}
+        assert fields <= {"end"}
+        steps = {d.field.partition("/")[0]: d.step for d in first_difference(parent, other)}
+        for field in ("action", "observation", "reward", "info", "state"):
+            assert steps[field] == 6, field
 
 
-def test_a_fork_that_cannot_be_is_one_clear_sentence(
+def test_an_impossible_fork_is_one_clear_sentence(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = first_id(runs)
-    for arguments, what in (
+    for arguments, text in (
         (["fork", str(runs), name, "--at", "999", "--policy", "random"], "step must be in [0, "),
         (["fork", str(runs), name, "--at", "1"], "needs actions, a policy, or both"),
         (["fork", str(runs), name, "--at", "1", "--policy", "nowhere:f"], "--policy nowhere:f"),
@@ -561,10 +473,10 @@ def test_a_fork_that_cannot_be_is_one_clear_sentence(
         (["check-determinism", "Nothing-v0"], "no such environment"),
     ):
         assert main(arguments) == 2, arguments
-        assert what in capsys.readouterr().err
+        assert text in capsys.readouterr().err
 
 
-def test_an_environment_that_raises_while_it_is_probed_is_named_with_the_place(
+def test_an_exception_of_a_probed_environment_has_file_and_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "falling.py").write_text(
@@ -575,16 +487,22 @@ def test_an_environment_that_raises_while_it_is_probed_is_named_with_the_place(
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["check-determinism", "falling:Falling"]) == 2
-    said = capsys.readouterr().err
-    assert "falling:Falling raised while it was probed: RuntimeError: no floor" in said
-    assert "falling.py, line 4" in said
+    err = capsys.readouterr().err
+    assert "falling:Falling raised while it was probed: RuntimeError: no floor" in err
+    assert "falling.py, line 4" in err
 
 
-FACTORIES = "from trajrec.envs import Bank\ndef nothing():\n    return None\ndef failing():\n    raise KeyError('no key')\n"
+FACTORIES = (
+    "from trajrec.envs import Bank\n"
+    "def nothing():\n"
+    "    return None\n"
+    "def failing():\n"
+    "    raise KeyError('no key')\n"
+)
 
 
 @pytest.mark.parametrize(
-    ("factory", "what"),
+    ("factory", "text"),
     [
         (
             "nothing",
@@ -594,9 +512,9 @@ FACTORIES = "from trajrec.envs import Bank\ndef nothing():\n    return None\ndef
         ("Bank", "a world; trajrec.envs.ToolTextEnv makes an environment of one"),
     ],
 )
-def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
+def test_a_factory_that_makes_no_environment_is_reported_in_a_line(
     factory: str,
-    what: str,
+    text: str,
     runs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -604,62 +522,33 @@ def test_what_a_factory_made_instead_of_an_environment_is_said_in_one_line(
 ) -> None:
     (tmp_path / "factories.py").write_text(FACTORIES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    name, given = first_id(runs), f"factories:{factory}"
+    episode = f"{runs} {first_id(runs)}"
+    env = f"factories:{factory}"
     for command in (
-        ["replay", str(runs), "--env", given],
-        ["check-determinism", given],
-        ["fork", str(runs), name, "--at", "1", "--policy", "random", "--env", given],
-        ["credit", str(runs), name, "--policy", "random", "-n", "2", "--env", given],
+        f"replay {runs} --env {env}",
+        f"check-determinism {env}",
+        f"fork {episode} --at 1 --policy random --env {env}",
+        f"credit {episode} --policy random -n 2 --env {env}",
     ):
-        assert main(command) == 2, command
+        assert run(command) == 2, command
         (line,) = capsys.readouterr().err.splitlines()
-        assert what in line, command
+        assert text in line, command
 
 
-def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
+def test_an_env_id_gets_the_recorded_arguments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path)
     kwargs = '{"is_slippery": false, "map_name": "8x8", "render_mode": "ansi"}'
-    assert (
-        main(
-            [
-                "record",
-                "FrozenLake-v1",
-                "-o",
-                folder,
-                "--env-kwargs",
-                kwargs,
-                "--seed",
-                "1",
-                "-n",
-                "2",
-            ]
-        )
-        == 0
-    )
+    assert run(f"record FrozenLake-v1 -o {folder} --env-kwargs '{kwargs}' --seed 1 -n 2") == 0
     capsys.readouterr()
     for jobs in ("1", "2"):
         assert main(["replay", folder, "--env", "FrozenLake-v1", "--jobs", jobs]) == 0
-        said = capsys.readouterr()
-        assert "2 exact" in said.out
-        assert said.err == ""
-    assert (
-        main(
-            [
-                "fork",
-                folder,
-                first_id(tmp_path),
-                "--at",
-                "2",
-                "--policy",
-                "random",
-                "--env",
-                "FrozenLake-v1",
-            ]
-        )
-        == 0
-    )
+        printed = capsys.readouterr()
+        assert "2 exact" in printed.out
+        assert printed.err == ""
+    episode = f"{folder} {first_id(tmp_path)}"
+    assert run(f"fork {episode} --at 2 --policy random --env FrozenLake-v1") == 0
     capsys.readouterr()
     assert main(["replay", folder, "--env", "Taxi-v4"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -669,18 +558,18 @@ def test_an_id_to_replay_against_is_made_as_the_recorded_environment_was(
     )
 
 
-def test_an_id_to_replay_against_keeps_what_is_its_own(
+def test_an_env_id_keeps_the_arguments_of_its_registration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path / "lake")
     assert main(["record", "FrozenLake-v1", "-o", folder, "--seed", "1"]) == 0
     capsys.readouterr()
-    # Its recorded map is that of its id, and not what somebody wanted of the other.
+    # The recorded map comes from the registration, so it is no wish for the other environment.
     assert main(["replay", folder, "--env", "FrozenLake8x8-v1"]) == 1
     assert capsys.readouterr().err == ""
 
 
-def test_an_environment_is_no_world_to_replay_an_agent_in(
+def test_an_agents_episode_needs_a_world_to_replay(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with trajrec.episode(tmp_path, task="t", world=Bank()) as ep:
@@ -695,31 +584,35 @@ def test_an_environment_is_no_world_to_replay_an_agent_in(
 
 
 @pytest.mark.slow
-def test_modules_that_the_user_names_are_found_in_the_working_folder(tmp_path: Path) -> None:
+def test_named_modules_are_imported_from_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "my_grid.py").write_text(
         "import gymnasium as gym\n"
         "from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv as Grid\n"
         "gym.register('my/Grid-v0', entry_point='my_grid:Grid', max_episode_steps=20)\n"
     )
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = "import sys; sys.path.pop(0); from trajrec.cli.main import main; sys.exit(main(sys.argv[1:]))"
-        return subprocess.run(
-            [sys.executable, "-c", command, *words], cwd=tmp_path, capture_output=True, text=True
+    def run_in_folder(line: str) -> subprocess.CompletedProcess[str]:
+        # As the installed program: without the working folder in the path.
+        script = (
+            "import sys; sys.path.pop(0); from trajrec.cli.main import main; "
+            "sys.exit(main(sys.argv[1:]))"
         )
+        command = [sys.executable, "-c", script, *shlex.split(line)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
-    assert run("record", "my_grid:my/Grid-v0", "-o", "runs", "--seed", "1").returncode == 0
-    assert run("replay", "runs").returncode == 4
-    allowed = run("replay", "runs", "--allow", "my_grid", "--jobs", "2")
+    assert run_in_folder("record my_grid:my/Grid-v0 -o runs --seed 1").returncode == 0
+    assert run_in_folder("replay runs").returncode == 4
+    allowed = run_in_folder("replay runs --allow my_grid --jobs 2")
     assert (allowed.returncode, "1 exact" in allowed.stdout) == (0, True), allowed
-    checked = run("check-determinism", "my_grid:Grid", "--steps", "40")
+    checked = run_in_folder("check-determinism my_grid:Grid --steps 40")
     assert checked.returncode == 0, checked.stdout
-    missing = run("check-determinism", "not_there:my/Grid-v0")
+    missing = run_in_folder("check-determinism not_there:my/Grid-v0")
     assert "neither in this folder nor installed" in missing.stderr
-    assert "is named module:my/Other-v0" in run("check-determinism", "my/Other-v0").stderr
+    unnamed = run_in_folder("check-determinism my/Other-v0")
+    assert "is given as module:my/Other-v0" in unnamed.stderr
 
 
-def test_a_gate_that_nothing_went_through_is_not_open(
+def test_replaying_no_episode_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["record", "CartPole-v1", "-o", str(tmp_path), "--seed", "1"]) == 0
@@ -727,10 +620,9 @@ def test_a_gate_that_nothing_went_through_is_not_open(
     assert "nothing to replay" in capsys.readouterr().out
 
 
-def test_an_environment_may_be_given_for_forks_and_credit(
+def test_fork_and_credit_take_an_environment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import gymnasium as gym
     from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
     env = trajrec.record(gym.wrappers.TimeLimit(CartPoleEnv(), 60), tmp_path)
@@ -739,29 +631,12 @@ def test_an_environment_may_be_given_for_forks_and_credit(
         pass
     env.close()
     episode = next(trajrec.open(tmp_path).episodes())
-    fork = ["fork", str(tmp_path), episode.id, "--at", "2", "--policy", "random"]
-    assert main(fork) == 4
+    fork = f"fork {tmp_path} {episode.id} --policy random"
+    assert run(f"{fork} --at 2") == 4
     assert "--env MODULE:FACTORY" in capsys.readouterr().err
-    assert main([*fork, "--env", "CartPole-v1"]) == 0
-    assert (
-        main(
-            [*fork[:3], "--at", str(episode.n_steps), "--policy", "random", "--env", "CartPole-v1"]
-        )
-        == 2
-    )
+    assert run(f"{fork} --at 2 --env CartPole-v1") == 0
+    assert run(f"{fork} --at {episode.n_steps} --env CartPole-v1") == 2
     assert "was over after step" in capsys.readouterr().err
-    credit = [
-        "credit",
-        str(tmp_path),
-        episode.id,
-        "--policy",
-        "random",
-        "-n",
-        "2",
-        "--env",
-        "CartPole-v1",
-        "--json",
-    ]
-    capsys.readouterr()
-    assert main([*credit, "--steps", "1:4", "--estimator", "value"]) == 0
+    credit = f"credit {tmp_path} {episode.id} --policy random -n 2 --env CartPole-v1 --json"
+    assert run(f"{credit} --steps 1:4 --estimator value") == 0
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 3]
