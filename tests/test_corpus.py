@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -124,6 +125,20 @@ def test_rewards_that_are_numbers_in_one_block_and_dicts_in_another_have_no_sum(
             (None,),
             (None,),
         ]
+
+
+@pytest.mark.parametrize(
+    "info", [{"a": 1, "A": 2}, {"": 1}, {"x": {"b": 1, "B": {"c": 2}}}, {"'": 1}]
+)
+def test_infos_with_keys_that_sql_confuses_are_indexed(
+    tmp_path: Path, info: dict[str, Any]
+) -> None:
+    env = trajrec.record(Scripted(lambda k: (0, 1.0, k == 1, False, info)), tmp_path)
+    run(env, 1)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        texts = corpus.sql("SELECT info FROM steps").fetchall()
+    assert [json.loads(text) for (text,) in texts] == [info, info]
 
 
 def test_failures_and_checks_have_rows(tmp_path: Path) -> None:

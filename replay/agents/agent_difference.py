@@ -10,11 +10,11 @@ from trajrec.types import Value
 from trajrec.values.diff import Change
 from trajrec.values.json import to_json
 
+# Changes that are printed: the first ones nearly always show the cause.
 SHOWN_CHANGES = 8
-"""Changes that are printed: the first ones nearly always show the cause."""
 
+# Characters that are printed of a value, about two lines of a terminal.
 SHOWN_CHARS = 200
-"""Characters that are printed of a value, about two lines of a terminal."""
 
 RequestKind: TypeAlias = Literal["model call", "tool call", "side effect", "end"]
 

@@ -1,4 +1,4 @@
-"""Continues a rerun live, as a fork of the recorded episode with the real model, tools and world."""
+"""Continues a rerun live: a fork of the recorded episode, with the real model, tools and world."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Answered:
     """The requests of an agent that its recording has answered.
 
     Attributes:
-        attempts: Keys of the attempts at tool calls. The world is brought to where they lead.
+        attempts: Keys of the attempts at tool calls. The world is brought to the state after them.
         n_models: Number of model calls.
         n_side_effects: Number of side effects.
     """
@@ -123,6 +123,7 @@ def continue_live(
         metadata=value(task.metadata_data),
         deterministic=task.held_seed is not None,
     )
+    # Begun here, and ended by the rerun: the agent holds the rerun, not this episode.
     live.__enter__()
     for tool in functions:
         live.tool(tool.function, name=tool.name, schema=tool.schema, access=tool.access)

@@ -52,12 +52,12 @@ class Rerun:
     Args:
         episode: An agent's episode, or the path of a log that holds only one episode.
         on_difference: "stop" raises AgentDivergedError at the first request that differs. "report"
-            does the same, but catches the error at the end of the `with` block; `difference` has the
-            difference. "live" continues from there with the real model, tools and world, as an
+            does the same, but catches the error at the end of the `with` block; see `difference`.
+            "live" continues from there with the real model, tools and world, as an
             episode of its own, `live`, which is recorded as a fork.
         folder: For "live": the corpus that records the fork. Default: the recording's folder.
-        world: For "live": the world. Default: the world that the log names is made. It is brought to
-            the point that the agent has reached.
+        world: For "live": the world. Default: the world that the log names is made. It is brought
+            to the point that the agent has reached.
         allow: For "live": module prefixes that may be imported because the log names them.
 
     Attributes:
@@ -114,6 +114,7 @@ class Rerun:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
+        # The live episode first: it was begun inside of this one.
         if self.live is not None:
             self.live.__exit__(kind, exc, tb)
         if self._token is not None:
@@ -190,6 +191,7 @@ class Rerun:
         """
         if self.live is not None:
             return self.live.execute(tool, arguments, call_id=call_id, run=run)
+        # The mark is from before the call: a live episode makes the call again, with its number.
         mark = self._steps.mark()
         position = self._steps.next_call()
         actual = {"tool": tool, "arguments": self._redactor.plain(arguments)}

@@ -21,12 +21,14 @@ def arguments_of(
     function: Callable[..., Value], args: Sequence[Value], kwargs: JsonObject
 ) -> JsonObject:
     """Return the arguments of a function's call, by name."""
+    # Without positional arguments nothing needs a name, and a signature is slow to read.
     return {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
 
 
 def request_of(args: Sequence[Value], kwargs: JsonObject) -> JsonObject:
-    """Return the request of a model call as transcripts have it: messages, and other arguments by name."""
+    """Return a model call's request as transcripts have it: messages, other arguments by name."""
     messages = kwargs.get("messages")
+    # "messages" of another type is an argument like any other: it is no conversation.
     is_list = isinstance(messages, (list, tuple))
     fields = {key: value for key, value in kwargs.items() if key != "messages" or not is_list}
     return {
@@ -40,10 +42,11 @@ class ArgumentCheck:
     """Checks arguments against the JSON schemas of tools, each compiled once."""
 
     def __init__(self) -> None:
+        # By name, with the tool itself: a tool that is described again has another schema.
         self._validators: dict[str, tuple[Tool, Validate | None]] = {}
 
     def find_mismatch(self, tool: Tool, arguments: JsonObject) -> str:
-        """Return why the arguments do not fit a tool's schema; "" if they do, or without a schema."""
+        """Return why arguments do not fit a tool's schema; "" if they do, or without a schema."""
         compiled = self._validators.get(tool.name)
         if compiled is None or compiled[0] is not tool:
             compiled = self._validators[tool.name] = (tool, _compile(tool.schema))
@@ -53,6 +56,7 @@ class ArgumentCheck:
         try:
             validate(arguments)
         except ValueError as exc:  # the base of fastjsonschema's errors
+            # fastjsonschema calls the arguments "data".
             return str(exc).replace("data.", "", 1)
         return ""
 

@@ -10,6 +10,7 @@ from trajrec.agents.context import current_episode
 from trajrec.protocols import Access, Tool
 from trajrec.types import JsonObject, Value
 
+# Methods of an OpenAI-compatible client that are model calls.
 MODEL_METHODS = frozenset(
     {
         "chat.completions.create",
@@ -21,8 +22,8 @@ MODEL_METHODS = frozenset(
         "responses.parse",
     }
 )
-"""Methods of an OpenAI-compatible client that are model calls."""
 
+# The resources that lead to these methods, such as "chat" and "chat.completions".
 _RESOURCES = frozenset(
     ".".join(name.split(".")[:k]) for name in MODEL_METHODS for k in range(1, name.count(".") + 1)
 )
@@ -44,8 +45,8 @@ def openai(client: Value) -> Value:
 def mcp(session: Value) -> Value:
     """Return an MCP session whose tool calls the current episode records.
 
-    `list_tools` describes the tools to the episode: the hint `readOnlyHint` makes a tool "read", and
-    `openWorldHint` makes it "external".
+    `list_tools` describes the tools to the episode: the hint `readOnlyHint` makes a tool "read",
+    and `openWorldHint` makes it "external".
     """
     return _Session(session)
 
@@ -67,6 +68,7 @@ class _Resource:
 
         def recorded(*args: Value, **kwargs: Value) -> Value:
             episode = current_episode()
+            # Asked at each call: one client may serve many episodes, and code outside of them.
             if episode is None:
                 return value(*args, **kwargs)
             return episode.model(value, *args, **kwargs)

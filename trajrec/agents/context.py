@@ -1,4 +1,4 @@
-"""The episode that the current task or thread is in, and the interface that all such episodes share."""
+"""The episode that a task or thread is in, and the interface that all such episodes share."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from trajrec.types import JsonObject, Value
 class EpisodeSession(Protocol):
     """An episode as an agent's own code sees it.
 
-    `trajrec.episode` records one, `trajrec.rerun` answers from a recording, and credit's rollouts do
-    both. An agent that uses only these names runs in each of them.
+    `trajrec.episode` records one, `trajrec.rerun` answers from a recording, and credit's rollouts
+    do both. An agent that uses only these names runs in each of them.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Message histories without repetition: each request of a conversation repeats all messages before it."""
+"""Message histories without repetition, though each request repeats all messages before it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.objects import declared_fields
 
+# Requests that a new one is compared with: so many conversations may take turns.
 REMEMBERED = 4
-"""Requests that a new one is compared with: so many conversations may take turns."""
 
 Encode: TypeAlias = Callable[[Value], tuple[bytes, bool]]
 
@@ -48,6 +48,8 @@ class Conversation:
             The earlier call that begins with the most of these messages (-1 if none does); how many
             they have in common; the other messages, encoded; and whether any of those was redacted.
         """
+        # Messages are compared as bytes: a prefix of messages is a prefix of their bytes, so
+        # bisection finds the number of common ones without comparing message by message.
         body = _body(messages)
         best = None
         n_common = 0
@@ -83,9 +85,12 @@ class Conversation:
 def _body(messages: Sequence[Value]) -> bytes:
     """Return the messages' bytes, one after the other, for comparisons only."""
     try:
+        # msgspec encodes a whole history much faster than the codec, which keeps exact types.
         data = _encode(list(messages))
     except (TypeError, ValueError, OverflowError):
         return b"".join(codec.encode(message, opaque=True) for message in messages)
+    # Without the header of msgpack's array, which has 1, 3 or 5 bytes with the number of messages:
+    # it would make histories of different length differ from the start.
     return data[1 if len(messages) < 16 else 3 if len(messages) < 1 << 16 else 5 :]
 
 

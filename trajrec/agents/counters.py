@@ -46,10 +46,12 @@ class StepCounter:
     """
 
     def __init__(self) -> None:
+        # Reentrant: trackers run code of the world under it, which may call tools itself.
         self.lock = threading.RLock()
         self.step = -1
         self._n_calls = 0
         self._n_models = 0
+        # Whether calls belong to the current step, and do not begin one of their own.
         self._is_decided = False
 
     @contextlib.contextmanager

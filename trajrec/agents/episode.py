@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Token
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 from trajrec.agents.arguments import arguments_of, tool_name
 from trajrec.agents.context import (
@@ -22,19 +20,18 @@ from trajrec.agents.context import (
 from trajrec.agents.counters import ForkOrigin, StepCounter
 from trajrec.agents.journal import Journal
 from trajrec.agents.model_calls import ModelCallRecorder
-from trajrec.agents.opening import EpisodeSpec, begin_episode
-from trajrec.agents.redaction import NO_REDACTION, Redactor
+from trajrec.agents.opening import EpisodeSpec, begin_episode, check_world
+from trajrec.agents.outcomes import AgentEnding, record_check, record_end, record_side_effect
+from trajrec.agents.redaction import Redactor, as_redactor
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.tool_calls import IsError, ToolCallRecorder, find_error
 from trajrec.errors import UnknownToolError
-from trajrec.log.events import EffectValue
-from trajrec.log.schema import Check, EpisodeEnd, episode_id
+from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
-from trajrec.verifiers import code_digest, identify, run_check
 
 
 class _Recording(NamedTuple):
@@ -60,7 +57,7 @@ class AgentEpisode:
         watch: The state to watch: an object, a function that returns one, a SQLite connection, the
             Path of a SQLite database or of a folder, or several of these by name. Default: the
             world's own; False watches nothing.
-        seed: Seed of the world's reset. Default: the world's attribute `seed`, or else a random one.
+        seed: Seed of the world's reset. Default: the world's attribute `seed`, else a random one.
         options: Options of the world's reset.
         checks: Verifiers to run on the world at the end of an episode that did not raise.
         interface: The conditions of the run (verifier, base, lineage, optimizer, scaffold, budget),
@@ -102,7 +99,7 @@ class AgentEpisode:
         on_error: OnError = "raise",
         durability: Durability = "process",
     ) -> None:
-        _check_world(world)
+        check_world(world)
         self.world = world
         self.goal = goal
         self._spec = EpisodeSpec(
@@ -118,11 +115,8 @@ class AgentEpisode:
             deterministic=deterministic,
             is_error=is_error,
         )
-        self._open_log = functools.partial(open_event_log, folder, on_error, durability)
-        if isinstance(redact, Redactor):
-            self._redactor = redact
-        else:
-            self._redactor = Redactor() if redact else NO_REDACTION
+        self._log_options = (folder, on_error, durability)
+        self._redactor = as_redactor(redact)
         self._tools = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Value]] = {}
         self._origin: ForkOrigin | None = None
@@ -139,7 +133,7 @@ class AgentEpisode:
             raise ValueError(
                 "an episode is recorded once; make another one with trajrec.episode(...)"
             )
-        log = self._open_log()
+        log = open_event_log(*self._log_options)
         log.writer.raise_error()
         journal = Journal(log, self._redactor)
         calls = ToolCallRecorder(journal, self._steps, self._tools, self._spec.is_error)
@@ -319,44 +313,13 @@ class AgentEpisode:
         """
         journal = self._running().journal
         step = self._steps.step
-        time_ns = time.time_ns()
-        arguments = journal.data(list(args))
-        try:
-            value = function(*args)
-        except Exception as exc:
-            error_type, message, _ = journal.describe(exc)
-            journal.add(
-                EffectValue(
-                    episode=journal.number,
-                    step=step,
-                    time_ns=time_ns,
-                    name=name,
-                    arguments_data=arguments,
-                    value_data=None,
-                    error_type=error_type,
-                    message=message,
-                )
-            )
-            raise
-        data, is_redacted = journal.encode(value)
-        event = EffectValue(
-            episode=journal.number,
-            step=step,
-            time_ns=time_ns,
-            name=name,
-            arguments_data=arguments,
-            value_data=data,
-            is_redacted=is_redacted,
-        )
-        journal.add(event, len(data))
-        return value
+        return record_side_effect(journal, step, name=name, function=function, args=args)
 
     def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
         """Run a verifier and record its verdict.
 
         Args:
-            verifier: The verifier. If it raises, the check has the status "error" and no verdict:
-                its fault is not the agent's.
+            verifier: If it raises, the check has the status "error": the agent has no fault.
             args: Its arguments. Default: the world, or without a world the watched object.
 
         Returns:
@@ -365,29 +328,13 @@ class AgentEpisode:
         journal = self._running().journal
         if not args:
             args = (self._spec.watch if self.world is None else self.world,)
-        result = run_check(verifier, *args)
-        if result.error is not None:
-            journal.fail(self._steps.step, "check", "verifier", result.error)
-        identity = identify(verifier)
-        journal.add(
-            Check(
-                episode=journal.number,
-                step=self._steps.step + 1,
-                time_ns=time.time_ns(),
-                check_id=identity.id,
-                version=identity.version,
-                family=identity.family,
-                phase="terminal",
-                status=result.status,
-                verdict=result.passed,
-                score=result.score,
-                evidence_data=None if result.evidence is None else journal.data(result.evidence),
-                code_digest=code_digest(verifier),
-                state_digest=self.state_digest,
-            )
+        return record_check(
+            journal,
+            self._steps.step,
+            verifier=verifier,
+            args=args,
+            state_digest=self.state_digest,
         )
-        journal.flush()
-        return result.verdict
 
     def stop(
         self, reason: str, *, claimed_done: bool | None = None, truncated: bool = False
@@ -403,27 +350,18 @@ class AgentEpisode:
         self._claimed_done = claimed_done
         self._is_truncated = truncated
 
-    def _end(self, ending: Literal["terminated", "truncated", "error"]) -> None:
+    def _end(self, ending: AgentEnding) -> None:
         journal = self._begun().journal
         self._has_ended = True
-        journal.add(
-            EpisodeEnd(
-                episode=journal.number,
-                time_ns=time.time_ns(),
-                n_steps=self._steps.step + 1,
-                ending=ending,
-                terminated=ending == "terminated",
-                truncated=ending == "truncated",
-                stop_reason=self._stop_reason,
-                claimed_done=self._claimed_done,
-            )
-        )
         if self._token is not None:
             leave_episode(self._token)
-        if ending == "error":
-            journal.flush()  # an error of the log must not replace the agent's own
-        else:
-            journal.log.flush()
+        record_end(
+            journal,
+            self._steps.step,
+            ending=ending,
+            stop_reason=self._stop_reason,
+            claimed_done=self._claimed_done,
+        )
 
     def _begun(self) -> _Recording:
         if self._recording is None:
@@ -432,34 +370,31 @@ class AgentEpisode:
 
     def _running(self) -> _Recording:
         if self._recording is None or self._has_ended:
-            recording = self._begun()
-            raise ValueError(
-                f"episode {episode_id(recording.journal.log.log_id, recording.journal.number)} "
-                "has ended: nothing more can be recorded in it"
-            )
+            raise ValueError(f"episode {self.id} has ended: nothing more can be recorded in it")
         return self._recording
 
 
-def fork_episode(origin: ForkOrigin, folder: Path, **options: Any) -> AgentEpisode:
-    """Return an episode that continues another one from a point of it.
-
-    Args:
-        origin: The point.
-        folder: See `AgentEpisode`.
-        options: See `AgentEpisode`.
-    """
-    episode = AgentEpisode(folder, **options)
+def fork_episode(
+    origin: ForkOrigin,
+    folder: Path,
+    *,
+    task: str,
+    goal: Value,
+    world: World | None,
+    interface: Value,
+    metadata: Mapping[str, Value] | None,
+    deterministic: bool,
+) -> AgentEpisode:
+    """Return an episode that continues another one from `origin`; see `AgentEpisode`."""
+    episode = AgentEpisode(
+        folder,
+        task=task,
+        goal=goal,
+        world=world,
+        interface=interface,
+        metadata=metadata,
+        deterministic=deterministic,
+    )
     episode._origin = origin
     episode._steps = origin.steps
     return episode
-
-
-def _check_world(world: World | None) -> None:
-    if world is None:
-        return
-    missing = [name for name in ("reset", "tools", "call") if not hasattr(world, name)]
-    if missing:
-        raise TypeError(
-            f"world must have reset, tools and call (trajrec.World), but {type(world).__name__} "
-            f"lacks {', '.join(missing)}"
-        )

@@ -1,4 +1,4 @@
-"""Writes the records of an agent's episode: values without secrets, large values once, exceptions as text."""
+"""Writes the records of an agent's episode: without secrets, and large values only once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trajrec.recording.event_log import REFERRED_BYTES, EventLog
 from trajrec.types import Value
 from trajrec.values import codec
 
+# Estimate of the size of an event without large values. The log flushes by the sum of such sizes.
 EVENT_BYTES = 200
-"""Estimate of the size of an event without large values. The log flushes by the sum of such sizes."""
 
+# Characters that are kept of a traceback, from its end, where the error is.
 TRACEBACK_CHARS = 20_000
-"""Characters that are kept of a traceback, from its end, where the error is."""
 
 
 class Journal:
@@ -41,7 +41,7 @@ class Journal:
         self.log.add(event, size)
 
     def encode(self, value: Value) -> tuple[bytes, bool]:
-        """Return an encoded value, or a reference to a large one, and whether secrets were removed."""
+        """Return an encoded value, or a reference to a large one; and whether it had secrets."""
         data, is_redacted = self.redactor.encode(value)
         return self.store(data), is_redacted
 
@@ -59,6 +59,7 @@ class Journal:
 
     def refer(self, value: Value) -> Value:
         """Return a value without secrets, or a reference to it if it is large."""
+        # Most arguments of a request are plain, and neither large nor secret.
         if value is None or isinstance(value, (bool, int, float)):
             return value
         return codec.decode(self.data(value))

@@ -50,6 +50,8 @@ class ModelCallRecorder:
         messages = kwargs.get("messages")
         if not isinstance(messages, (list, tuple)):
             messages = ()
+        # Argument by argument: the list of tools is large and the same in each call, so it is
+        # stored once.
         request = {
             key: journal.refer(value)
             for key, value in kwargs.items()

@@ -1,4 +1,4 @@
-"""Begins an agent's episode: resets its world, and records the task and the state before any call."""
+"""Begins an agent's episode: resets the world, and records the task and the initial state."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trajrec.tracking.parts import find_parts
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 
+# Bits of the seeds that are drawn: NumPy and most simulators take no more than 32, some signed.
 SEED_BITS = 31
-"""Bits of the seeds that are drawn: NumPy and most simulators take no more than 32, some signed."""
 
+# The info of a reset, which a tool world does not return.
 _NO_INFO = codec.encode({})
-"""The info of a reset, which a tool world does not return."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,16 @@ class EpisodeSpec:
     metadata: Mapping[str, Value] | None
     deterministic: bool
     is_error: Callable[[Value], str | None]
+
+
+def check_world(world: World | None) -> None:
+    """Raise a TypeError if a world lacks a method of `World`."""
+    missing = [name for name in ("reset", "tools", "call") if not hasattr(world, name)]
+    if world is not None and missing:
+        raise TypeError(
+            f"world must have reset, tools and call (trajrec.World), but {type(world).__name__} "
+            f"lacks {', '.join(missing)}"
+        )
 
 
 def begin_episode(
@@ -111,6 +121,7 @@ def _task_start(
 ) -> TaskStart:
     world = spec.world
     world_type = type(world)
+    # A world with `kwargs` can be made again by a replay.
     kwargs = getattr(world, "kwargs", None)
     metadata = spec.metadata
     tools = [
@@ -138,6 +149,7 @@ def _reset(spec: EpisodeSpec, journal: Journal, *, time_ns: int, frozen_seed: in
     seed = spec.seed
     seed_origin: Literal["caller", "recorder", "none"] = "caller"
     if seed is None and world is not None:
+        # Never without a seed: the world of a replay must be the same.
         seed = getattr(world, "seed", None)
         if seed is None:
             seed = secrets.randbits(SEED_BITS)

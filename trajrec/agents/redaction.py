@@ -1,7 +1,8 @@
 """Keeps secrets out of logs: a text that looks like a key is replaced before it is written.
 
-The replacement has the kind of the secret and a keyed digest. Equal secrets stay recognisable within
-a process, or everywhere with one `TRAJREC_REDACTION_KEY`, and no secret can be computed from it.
+The replacement has the kind of the secret and a keyed digest. Equal secrets stay recognisable
+within a process, or everywhere with one `TRAJREC_REDACTION_KEY`, and no secret can be computed from
+it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import Change, diff
 
+# Kind of secret -> bytes that each one contains, which are searched first, and its pattern.
 PATTERNS = {
     "api key": (rb"sk-", r"\bsk-[A-Za-z0-9_-]{16,}"),
     "github token": (rb"gh", r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}"),
@@ -32,8 +34,8 @@ PATTERNS = {
         r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     ),
 }
-"""Kind of secret -> bytes that each one contains, which are searched first, and its pattern."""
 
+# Keys whose values are always secrets; compared in lower case, with "-" as "_".
 NAMES = frozenset(
     {
         "access_key",
@@ -58,14 +60,14 @@ NAMES = frozenset(
     }
     | {"x_api_key"}
 )
-"""Keys whose values are always secrets; compared in lower case, with "-" as "_"."""
 
+# Environment variables whose values are secrets wherever they appear.
 SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-"""Environment variables whose values are secrets wherever they appear."""
 
+# Shorter values of variables are no secrets: they occur by chance in any text.
 MIN_SECRET_CHARS = 8
-"""Shorter values of variables are no secrets: they occur by chance in any text."""
 
+# Random unless the user sets one, so that no table of digests can be made for guessed secrets.
 _KEY = os.environ.get("TRAJREC_REDACTION_KEY", "").encode()[:64] or secrets.token_bytes(32)
 
 
@@ -94,9 +96,8 @@ class Redactor:
         self._signs = [sign for sign, _ in PATTERNS.values() if len(sign) > 1] + [
             text.encode() for text in self._secrets
         ]
-        self._signs += [
-            name[1:].encode() for name in sorted(names)
-        ]  # without the first letter, which may be a capital
+        # Without the first letter, which may be a capital.
+        self._signs += [name[1:].encode() for name in sorted(names)]
         self._capitals = re.compile(
             "|".join(re.escape(name) for name in sorted(names)).encode(), re.IGNORECASE
         )
@@ -108,6 +109,7 @@ class Redactor:
     def encode(self, value: Value) -> tuple[bytes, bool]:
         """Return an encoded value, and whether secrets were removed from it."""
         data = codec.encode(value, opaque=True)
+        # Nearly all values end here: patterns are matched only if one of their fixed parts occurs.
         if not self._is_suspicious(data):
             return data, False
         before = codec.decode(data)
@@ -125,7 +127,11 @@ class Redactor:
             if secret in text:
                 text = text.replace(secret, _mark("environment", secret))
         for kind, pattern in self._patterns:
-            text = pattern.sub(lambda match, kind=kind: _mark(kind, match.group()), text)  # type: ignore[misc]
+            # A default argument, because the function must keep the kind of this turn.
+            text = pattern.sub(
+                lambda match, kind=kind: _mark(kind, match.group()),  # type: ignore[misc]
+                text,
+            )
         return text
 
     def change(self, change: Change) -> Change:
@@ -171,6 +177,7 @@ def _is_secret(key: Value) -> bool:
     return isinstance(key, str) and key.lower().replace("-", "_") in NAMES
 
 
+# A subclass, so that the recorder need not ask in each call whether to redact.
 class _NoRedaction(Redactor):
     """Redacts nothing."""
 
@@ -190,6 +197,13 @@ class _NoRedaction(Redactor):
 NO_REDACTION: Redactor = _NoRedaction()
 
 
+def as_redactor(redact: bool | Redactor) -> Redactor:
+    """Return the given redactor; the default one for True, and one that does nothing for False."""
+    if isinstance(redact, Redactor):
+        return redact
+    return Redactor() if redact else NO_REDACTION
+
+
 def _has_capital_name(redactor: Redactor, data: bytes) -> bool:
     # Headers come as X-API-Key or AUTHORIZATION. The slower search runs only if a part of them in
     # capitals is in the data.
@@ -199,7 +213,7 @@ def _has_capital_name(redactor: Redactor, data: bytes) -> bool:
 
 
 def differences(recorded: Value, actual: Value) -> list[Change]:
-    """Return the differences of two values, except for digests of secrets, which one process has."""
+    """Return the differences of two values, without digests of secrets, which differ by process."""
     return [change for change in diff(recorded, actual) if not _is_same_mark(change)]
 
 

@@ -49,12 +49,13 @@ class RetryState:
         self.backoff_ns = time.monotonic_ns() - self.ended_ns if attempt else 0
 
     def repeated_call(self) -> tuple[int, int] | None:
-        """Return step and number of the call that the next call repeats; None if it repeats none."""
+        """Return step and number of the call that the next one repeats; None if it repeats none."""
         index = self._next
         self._next += 1
         return self.calls[index] if self.attempt and index < len(self.calls) else None
 
 
+# A context variable, so that each task and each thread has retries of its own.
 _STATE: contextvars.ContextVar[RetryState | None] = contextvars.ContextVar(
     "trajrec_retries", default=None
 )
@@ -122,6 +123,7 @@ class AttemptLoop:
         return _one_try(self._state, attempt)
 
     def _suppress(self, number: int, n_tries: int) -> AbstractContextManager[None]:
+        # The last try suppresses nothing, so its exception reaches the caller as it was.
         is_last = number == n_tries - 1
         return contextlib.suppress(*(() if is_last else self._on))
 
@@ -132,6 +134,7 @@ def _one_try(state: RetryState, attempt: AbstractContextManager[Any]) -> Iterato
     try:
         with attempt:
             yield
+            # Inside the block of the attempt, which ends without an exception only then.
             state.has_succeeded = True
     finally:
         _STATE.reset(token)

@@ -11,7 +11,12 @@ Ended: TypeAlias = Callable[[Value, BaseException | None, bool], None]
 
 
 def record_stream(answer: Value, ended: Ended) -> Value:
-    """Return an answer, wrapped if it is a stream; call `ended(value, exception, is_streamed)` at its end."""
+    """Return an answer, wrapped if it is a stream.
+
+    Args:
+        answer: The answer.
+        ended: Called with (value, exception, is streamed) when the answer is complete.
+    """
     if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
         return Stream(answer, ended)
     ended(answer, None, False)
@@ -19,7 +24,7 @@ def record_stream(answer: Value, ended: Ended) -> Value:
 
 
 class Stream:
-    """A stream, sync or async, that remembers its chunks. All its other attributes are the original's."""
+    """A stream, sync or async, that remembers its chunks. Other attributes are the original's."""
 
     def __init__(self, stream: Value, ended: Ended) -> None:
         self._stream = stream
@@ -73,19 +78,21 @@ class Stream:
         return await self._stream.__aexit__(*exc) if hasattr(self._stream, "__aexit__") else None
 
     def leave(self) -> bool:
-        """End the stream here; return whether it was open. Its event loop closes an async stream."""
+        """End the stream; return whether it was open. Its event loop closes an async stream."""
         was_open = not self._is_over
         self._over(None)
         if was_open and hasattr(self._stream, "__next__") and hasattr(self._stream, "close"):
             self._stream.close()
         return was_open
 
+    # A stream that is dropped before its end has answered too: its chunks so far are recorded.
     def __del__(self) -> None:
         self._over(None)
 
     def _over(self, exc: BaseException | None) -> None:
         if not self._is_over:
             self._is_over = True
+            # GeneratorExit: the reader closed the stream, which is no failure of the model.
             at_end = exc is None or isinstance(
                 exc, (StopIteration, StopAsyncIteration, GeneratorExit)
             )

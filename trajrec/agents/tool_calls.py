@@ -1,4 +1,4 @@
-"""Tool calls: each attempt is recorded when it begins and when it ends, with its changes of the state."""
+"""Tool calls: an attempt is recorded when it begins and when it ends, with its state changes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from trajrec.values.diff import MISSING, Change
 
 IsError: TypeAlias = Callable[[Value], str | None]
 
+# One object for all calls, because a null context has no state.
 _NOT_FROZEN = contextlib.nullcontext()
-"""One object for all calls, because a null context has no state."""
 
 
 class ToolCallRecorder:
@@ -245,7 +245,7 @@ def _outcome(exc: BaseException) -> Literal["timeout", "error", "cancelled"]:
 
 
 def _operation(change: Change) -> list[Value]:
-    """Return a change as JSON Patch (RFC 6902) names it, with the old value, without missing ones."""
+    """Return a change with the names of JSON Patch (RFC 6902), without missing values."""
     if change.before is MISSING:
         return ["add", change.path, change.after]
     if change.after is MISSING:

@@ -22,8 +22,8 @@ from trajrec.types import Value
 
 AnyKind: TypeAlias = EpisodeKind | Literal["all"]
 
+# Logs that stay open at once: a reader holds a file descriptor, and processes have few of those.
 MAX_READERS = 64
-"""Logs that stay open at once: a reader holds a file descriptor, and processes have few of those."""
 
 
 def open(path: str | Path, *, progress: Progress | None = None) -> Corpus:
@@ -51,12 +51,12 @@ class Problem(NamedTuple):
 
     Attributes:
         log: The log's path, relative to the corpus.
-        what: The damage, or why the whole file cannot be read.
+        reason: The damage, or why the whole file cannot be read.
         is_tail: Whether only the last write of its writer is incomplete.
     """
 
     log: str
-    what: str
+    reason: str
     is_tail: bool
 
 
@@ -110,6 +110,7 @@ class Corpus:
         Raises:
             QueryError: DuckDB rejects the query, or the query returns no rows.
         """
+        # Before each query, so that an answer has all episodes that were recorded before it.
         self.refresh()
         try:
             relation = self._index.con.sql(query, params=params)
@@ -126,7 +127,8 @@ class Corpus:
             CorpusError: No episode, or more than one, has an id that begins so.
         """
         self.refresh()
-        # A copy has the same episodes as its original.
+        # A copy has the same episodes as its original. Six rows show that an id is ambiguous, and
+        # name five candidates.
         rows = self._index.con.execute(
             "SELECT episode_id, log, number, first_frame, last_frame FROM all_episodes "
             "WHERE kind <> 'copy' AND starts_with(episode_id, ?) LIMIT 6",
@@ -139,7 +141,8 @@ class Corpus:
         if len(rows) > 1:
             names = ", ".join(row[0] for row in rows[:5])
             raise CorpusError(
-                f"{self.path}: several episodes begin with {episode_id!r}: {names}; give more digits"
+                f"{self.path}: several episodes begin with {episode_id!r}: {names}; "
+                "give more digits"
             )
         _, log, number, first_frame, last_frame = rows[0]
         reader = self._reader(log, last_frame)
@@ -219,7 +222,7 @@ class Corpus:
 
 
 def _first_lines(exc: duckdb.Error) -> str:
-    """Return DuckDB's message without its picture of the query: the error, and the nearest names."""
+    """Return DuckDB's message without its picture of the query: the error and the nearest names."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     texts = [line for line in lines if not re.match(r"LINE \d+:|\^", line)]
     return "; ".join(texts[:3])

@@ -106,7 +106,7 @@ class Episode:
 
     @property
     def env_id(self) -> str:
-        """The environment's Gymnasium id, or an agent's world as "module:Class"; "" if it has none."""
+        """Gymnasium id of the environment, or "module:Class" of an agent's world; else ""."""
         return self.header.env.env_id or (self.transcript.world if self.is_agent_episode else "")
 
     @property
@@ -140,7 +140,7 @@ class Episode:
 
     @property
     def ending(self) -> str:
-        """One of terminated, truncated, abandoned and error; running or interrupted without an end."""
+        """terminated, truncated, abandoned or error; without an end, running or interrupted."""
         if self.end is not None:
             return self.end.ending
         return "running" if self.reader.is_being_written() else "interrupted"
@@ -189,7 +189,7 @@ class Episode:
 
     @property
     def first_step(self) -> int:
-        """Number of its first step: 0, or the step of a fork, whose earlier steps are its parent's."""
+        """Number of its first step: 0, or for a fork the step at which it was forked."""
         return 0 if self.fork is None else self.fork.step
 
     @cached_property
@@ -215,7 +215,7 @@ class Episode:
 
     @cached_property
     def step_numbers(self) -> Array:
-        """The step of each row of `actions` and `rewards`, (T,) int64, without steps that raised."""
+        """Step of each row of `actions` and `rewards`, (T,) int64, without steps that raised."""
         return self.rows.step_numbers()
 
     @cached_property
@@ -253,7 +253,7 @@ class Episode:
         return self.rows.observation_values()
 
     def observation_views(self) -> Iterator[Array]:
-        """Yield the observations, each valid until the next one; stop before one that is no array."""
+        """Yield the observations, each valid until the next; stop before one that is no array."""
         return self.rows.observation_views()
 
     def observation_at(self, row: int) -> Observation:
@@ -281,12 +281,12 @@ class Episode:
 
     @cached_property
     def states(self) -> dict[int, Value]:
-        """States that are stored whole, by row: row 0 is the reset's, row k + 1 follows action k."""
+        """States that are stored whole, by row: 0 is the reset's, row k + 1 follows action k."""
         return self.rows.states()
 
     @cached_property
     def state_digests(self) -> Array | None:
-        """Digest of the state of each observation row, (T + 1,) uint32; None if none was captured."""
+        """Digest of the state of each observation, (T + 1,) uint32; None if none was captured."""
         return self.rows.state_digests()
 
     def state(self, step: int) -> Value:
@@ -328,7 +328,7 @@ class Episode:
             raise IndexError(f"step must be in [{self.first_step}, {self.end_step}), got {step}")
         for failure in self.failures:
             if failure.phase == "step" and failure.step == step:
-                return Step(step, failed_action(failure), None, None, {}, failure)
+                return _failed_step(failure)
         row = self.rows.step_at(step)
         if row is None:
             raise CorpusError(f"episode {self.id}: the log has lost step {step}")
@@ -347,10 +347,7 @@ class Episode:
         )
         steps = [Step(*row) for row in rows]
         failures = {failure.step: failure for failure in self.failures if failure.phase == "step"}
-        steps += [
-            Step(step, failed_action(failure), None, None, {}, failure)
-            for step, failure in failures.items()
-        ]
+        steps += map(_failed_step, failures.values())
         yield from sorted(steps, key=lambda step: step.step)
 
 
@@ -373,3 +370,14 @@ def _chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]:
 def failed_action(failure: Failure) -> Action:
     """Return the action of a step that raised."""
     return None if failure.action_data is None else codec.decode(failure.action_data)
+
+
+def _failed_step(failure: Failure) -> Step:
+    return Step(
+        step=failure.step,
+        action=failed_action(failure),
+        observation=None,
+        reward=None,
+        info={},
+        failure=failure,
+    )

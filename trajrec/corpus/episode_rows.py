@@ -93,7 +93,7 @@ class EpisodeRows:
         return concatenate(arrays)
 
     def observation_views(self) -> Iterator[Array]:
-        """Yield the observations, each valid until the next one; stop before one that is no array."""
+        """Yield the observations, each valid until the next; stop before one that is no array."""
         for part in self.parts:
             start, stop = part.observation_rows
             if stop <= start:

@@ -1,4 +1,4 @@
-"""The history of a step: the actions before it, those of the episodes that led to it, and its tail."""
+"""The history of a step: the actions and episodes that led to it, and the steps from it on."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ class Transcript:
         return codec.digest(sorted(digests.items())) if digests and all(digests.values()) else None
 
     def value(self, data: bytes | None) -> Value:
-        """Return an encoded value, with references replaced by the values that the log stores once."""
+        """Return an encoded value, with references replaced by the values that they refer to."""
         return None if data is None else self._resolve(codec.decode(data))
 
     def _resolve(self, value: Value) -> Value:

@@ -63,6 +63,7 @@ class AgentRows:
         for number in self._touched:
             chunks = self._reader.chunks_of(number)
             episode = Episode(self._reader, number, chunks)
+            # Its earlier rows are deleted, because new events can change any of them.
             if not self._is_first:
                 rows.replaced.add(episode.id)
             row = self._episode(episode, chunks)
@@ -248,6 +249,7 @@ def _decisions(episode: Episode, row: EpisodeRow) -> list[StepRow]:
     }
     digests: dict[int, str] = {}
     for attempt in episode.transcript.attempts:
+        # Further attempts repeat the decision of the first one.
         if attempt.start.attempt == 0:
             calls[attempt.start.step].append({"tool": attempt.tool, "arguments": attempt.arguments})
         if attempt.state_digest:
@@ -276,6 +278,7 @@ def _model_call(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
     end = call.end
     answer = _answer(call)
     usage = _usage(call)
+    # By the names of the OpenAI API first, then by those of the Anthropic API.
     choices = _get(answer, "choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     model = _get(answer, "model") or call.request.get("model")

@@ -1,4 +1,4 @@
-"""Brings tables up to date with the logs of a folder: new logs, appended frames, changed and deleted files."""
+"""Brings tables up to date with the logs of a folder: new, grown, changed and deleted files."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ from trajrec.log.reader import LogReader
 from trajrec.values import codec
 from trajrec.values.json import to_json
 
+# Rows gathered before they are inserted: enough to amortise the insert, few enough to bound
+# memory.
 BATCH_STEPS = 400_000
-"""Rows gathered before they are inserted: enough to amortise the insert, few enough to bound memory."""
 
+# Logs read before their rows are inserted, which bounds the memory of rows that are no steps.
 BATCH_LOGS = 2_000
-"""Logs read before their rows are inserted, which bounds the memory of rows that are no steps."""
 
 SUFFIX = ".trj"
 _OPEN_EPISODE_FIELDS = [name for name in EpisodeRow.__struct_fields__ if name != "is_copy"]
@@ -86,7 +87,7 @@ def find_logs(folder: Path) -> dict[str, os.stat_result]:
 
 
 def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
-    """Create the tables in a schema, where they are missing."""
+    """Create the tables that a schema lacks."""
     for table in TABLES:
         con.execute(f"CREATE TABLE IF NOT EXISTS {schema}.{table.name} ({table.ddl})")
     con.execute(
@@ -110,7 +111,7 @@ def is_current(stats: Mapping[str, os.stat_result], indexed: Mapping[str, Indexe
 
 
 def is_replaced(stat: os.stat_result, indexed: IndexedLog) -> bool:
-    """Return whether a file is not the indexed one, grown: a changed sealed log, or a shorter one."""
+    """Return whether a file is not the indexed one, grown: a sealed log changed, or it shrank."""
     if indexed.is_sealed:
         return (stat.st_size, stat.st_mtime_ns) != (indexed.size, indexed.mtime_ns)
     return stat.st_size < indexed.size
@@ -119,9 +120,10 @@ def is_replaced(stat: os.stat_result, indexed: IndexedLog) -> bool:
 class Builder:
     """Reads logs into the tables of one schema.
 
-    A log with the id of another log is a copy of it, e.g. a backup. One of them, the original, gives
-    its rows to all tables; the copies are only listed in `all_episodes`. The original is the log
-    without damage; of several the largest, because logs only grow; and of those the first by name.
+    A log with the id of another log is a copy of it, e.g. a backup. One of them, the original,
+    gives its rows to all tables; the copies are only listed in `all_episodes`. The original is the
+    log without damage; of several the largest, because logs only grow; and of those the first by
+    name.
 
     Args:
         con: The connection to write with.
@@ -153,8 +155,9 @@ class Builder:
     def update(
         self, stats: Mapping[str, os.stat_result], indexed: Mapping[str, IndexedLog]
     ) -> Update | None:
-        """Read new and changed logs, and drop those that are gone; return None if there are none."""
+        """Read new and changed logs, and drop logs that are gone; return None if there are none."""
         changed = [log for log, stat in stats.items() if _is_changed(stat, indexed.get(log))]
+        # A log that is gone takes its rows with it. A replaced one is read again from its start.
         stale = {log for log in indexed if log not in stats}
         stale |= {
             log for log in changed if log in indexed and is_replaced(stats[log], indexed[log])
@@ -172,6 +175,8 @@ class Builder:
     ) -> None:
         """Read the logs that differ from `kept`."""
         work = [log for log, stat in stats.items() if _is_changed(stat, kept.get(log))]
+        # Logs with the id of another one wait until all others are read: only then all copies are
+        # known, and which of them is the original.
         log_of = {before.log_id: log for log, before in kept.items()}
         with_copies: dict[str, set[str]] = {}
         total = sum(stats[log].st_size for log in work)
@@ -310,6 +315,7 @@ class Builder:
 
     def _insert(self) -> None:
         """Insert the rows gathered so far."""
+        # New containers first: if an insert fails, no row can be inserted twice.
         rows = self._rows
         logs = self._logs
         self._rows = Rows()
@@ -335,7 +341,7 @@ class Builder:
 
 
 def _copies_of(logs: Collection[str], indexed: Mapping[str, IndexedLog]) -> set[str]:
-    """Return the logs that share their id with one of some logs: another may be the original now."""
+    """Return the logs that have copies among all logs: another one may be the original now."""
     ids = {indexed[log].log_id for log in logs if log in indexed}
     members: dict[str, list[str]] = {}
     for log, before in indexed.items():

@@ -1,14 +1,14 @@
-"""Runs of credit to rows: columns by name in the record, a row an estimate and a rollout in the tables."""
+"""Runs of credit to rows: one for each estimate, and one for each rollout."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import Any
 
 from trajrec.corpus.index.rows import CreditRow, RolloutRow, Rows, to_timestamp
 from trajrec.log.events import CreditRun
 from trajrec.log.schema import RESTORE_WORDS
+from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.json import to_json
 
@@ -17,6 +17,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
     """Add the estimates and the rollouts of a run."""
     notes = json.dumps(event.notes)
     created_at = to_timestamp(event.time_ns)
+    # The log keeps the names that format 1 was defined with; the tables have the present ones.
     e = _lists(codec.decode(event.estimates_data))
     for k, value in enumerate(e["value"]):
         action = e["action"][k]
@@ -39,7 +40,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
                 action=None if action is None else to_json(action),
                 policy_id=event.policy,
                 noise=e["noise"][k] or event.noise,
-                root=event.root,
+                seed=event.root,
                 restore=RESTORE_WORDS.get(event.level, event.level),
                 notes=notes,
                 created_at=created_at,
@@ -67,7 +68,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
         )
 
 
-def _lists(columns: dict[str, Any]) -> dict[str, list[Any]]:
+def _lists(columns: JsonObject) -> dict[str, list[Value]]:
     return {
         name: column if isinstance(column, list) else column.tolist()
         for name, column in columns.items()

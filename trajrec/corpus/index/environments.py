@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from trajrec.corpus.index.rewards import agent_rewards
@@ -19,7 +17,7 @@ from trajrec.corpus.index.rows import (
     to_timestamp,
 )
 from trajrec.log.chunk import LogChunk
-from trajrec.log.fields import field_values, sparse_values
+from trajrec.log.fields import Layout, field_values, sparse_values
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
 from trajrec.types import Array, Value
@@ -28,8 +26,8 @@ from trajrec.values.diff import diff
 from trajrec.values.digest import state_digest, unpack_digests
 from trajrec.values.json import MAX_ELEMENTS, to_json, to_pointer
 
+# Changes of one step beyond this number are not in `state_changes`; the log has the states.
 MAX_CHANGES = 64
-"""Changes of one step beyond this number are not in `state_changes`; the log has the states."""
 
 
 class LogRows:
@@ -161,6 +159,7 @@ class LogRows:
             columns["state_digest"] = digests[_rows_after(chunk)]
         action = _expression(chunk, "action", n, columns)
         info = _infos(chunk, n, columns)
+        # Chunks with the same columns and expressions are inserted by one statement.
         signature = ",".join(f"{name}:{column.dtype}" for name, column in columns.items())
         group = rows.steps.setdefault((signature, action + info), StepGroup(action, info))
         group.columns.append(columns)
@@ -259,9 +258,13 @@ def _expression(chunk: LogChunk, field_name: str, n: int, columns: dict[str, Arr
     return f'"{field_name}"'
 
 
-def _sql(chunk: LogChunk, layout: Any, n: int, columns: dict[str, Array]) -> str | None:
+def _sql(chunk: LogChunk, layout: Layout, n: int, columns: dict[str, Array]) -> str | None:
     """Return SQL for a value made of finite numbers; None for any other value."""
     if layout[0] == "dict":
+        # DuckDB's structs take names that differ in case for one, and no empty name.
+        names = {key.lower() for key in layout[1]}
+        if len(names) < len(layout[1]) or "" in names:
+            return None
         parts = [
             (key, _sql(chunk, item, n, columns))
             for key, item in zip(layout[1], layout[2], strict=True)
@@ -306,13 +309,14 @@ def _nested(array: Array, name: str, columns: dict[str, Array]) -> str:
 
 
 def _infos(chunk: LogChunk, n: int, columns: dict[str, Array]) -> str:
-    """Add the infos. Python makes the JSON of infos that differ in form or are not in every step."""
+    """Add the infos. Python makes the JSON of infos that differ in form or are missing in steps."""
     layout = chunk.layout("info")
     if layout is None and not chunk.record.irregular:
         return "NULL"
     is_dense = layout is not None and not chunk.record.irregular
     if is_dense and (sql := _sql(chunk, layout, n, columns)) is not None:
         return f"to_json({sql})"
+    # Text by text in Python, which is slower: these infos have no common columns.
     texts = np.full(n, None, object)
     if layout is not None:
         indices, values = sparse_values(chunk, "info", 0, n)

@@ -17,15 +17,17 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 INDEX_NAME = "index.duckdb"
 
+# Longest wait for another process that updates the file. After it, the logs are read instead.
 LOCK_WAIT_S = 1.0
-"""Longest wait for another process that updates the file. After it, the logs are read instead."""
 
+# Pause between two tries to attach the file: 50 tries in the longest wait.
 ATTACH_RETRY_S = 0.02
-"""Pause between two tries to attach the file: 50 tries in the longest wait."""
 
+# Parts of DuckDB's messages for a file that another connection holds; it has no error class for
+# it.
 _BUSY_MESSAGES = ("Could not set lock", "handle conflict", "different configuration")
-"""Parts of DuckDB's messages for a file that another connection holds; it has no error class for it."""
 
+# Parts of DuckDB's messages for a file of another DuckDB, a damaged one, or no database at all.
 _UNUSABLE_MESSAGES = (
     "not a valid DuckDB",
     "version",
@@ -36,7 +38,6 @@ _UNUSABLE_MESSAGES = (
     "corrupt",
     "WAL",
 )
-"""Parts of DuckDB's messages for a file of another DuckDB, a damaged one, or no database at all."""
 
 
 def update_index(

@@ -83,7 +83,7 @@ class TableWriter:
         self._con.unregister("trajrec_columns")
 
     def replace(self, table: Table, key: str, rows: Sequence[Row], also: str = "") -> None:
-        """Insert rows after deleting those with the same key, to which the condition `also` applies."""
+        """Insert rows after deleting those with the same keys that the condition `also` selects."""
         self.delete(table, key, map(attrgetter(key), rows), also)
         self.append(table, rows)
 

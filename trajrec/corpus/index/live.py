@@ -42,12 +42,12 @@ class LiveIndex:
     """The tables of a corpus in DuckDB, brought up to date by `refresh`.
 
     The index file is updated in one short transaction and then only read. If it cannot be (another
-    process holds it, or the folder is read-only), the logs that it lacks are read into this process.
-    So an answer never depends on winning a lock.
+    process holds it, or the folder is read-only), the logs that it lacks are read into this
+    process. So an answer never depends on winning a lock.
 
     In DuckDB, the database "stored" has the tables of the file, the schema "delta" those in memory,
-    and "main" the views over both. "delta" also has the logs and episodes whose stored rows hold no more ("deleted" and
-    "superseded"), and the logs that are being written ("running").
+    and "main" the views over both. "delta" also has the logs and episodes whose stored rows hold no
+    more ("deleted" and "superseded"), and the logs that are being written ("running").
 
     Args:
         folder: The corpus.

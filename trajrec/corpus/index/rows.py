@@ -1,7 +1,7 @@
 """Rows of the index's tables, as Python gathers them before DuckDB takes them.
 
-A row is a struct whose fields are the columns of its table. An index has a row for each tool call, so
-rows are msgspec structs: one with 25 fields is made in two thirds of the time of a named tuple.
+A row is a struct whose fields are the columns of its table. An index has a row for each tool call,
+so rows are msgspec structs: one with 25 fields is made in two thirds of the time of a named tuple.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ class Row(msgspec.Struct, gc=False):
     """A row of a table. Rows hold no containers, so the garbage collector need not track them."""
 
 
+# The fields that are not set at first are those that later chunks of a log set.
 class EpisodeRow(Row, kw_only=True):
     """A row of `all_episodes`. It changes as more of its episode is read."""
 
@@ -232,7 +233,7 @@ class CreditRow(Row, kw_only=True):
     action: str | None
     policy_id: str
     noise: str
-    root: int
+    seed: int
     restore: str
     notes: str
     created_at: Time
@@ -374,6 +375,7 @@ def json_or_none(value: Value) -> str | None:
     return None if value is MISSING else to_json(value)
 
 
+# Microseconds, rounded down, are as much as DuckDB's TIMESTAMP holds.
 def to_timestamp(time_ns: int) -> Time:
     """Return a time in ns since 1970 as a naive UTC time, as DuckDB's TIMESTAMP has it."""
     seconds = time_ns // 1000 / 1e6

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-INDEX_VERSION = 10
-"""Raised whenever the tables change. An index of another version is rebuilt."""
+# Raised whenever the tables change. An index of another version is rebuilt.
+INDEX_VERSION = 11
 
+# Tables of earlier versions, which a rebuild removes from the file.
 FORMER_TABLES = ("episodes", "effects")
-"""Tables of earlier versions, which a rebuild removes from the file."""
 
 
 class Table(NamedTuple):
@@ -42,8 +42,8 @@ ALL_EPISODES = Table(
         (
             "kind",
             "VARCHAR",
-            "fork (of another episode), nested (begun inside another one), copy (its log is a second"
-            " file with the id of another log; no other table has its rows), or else rollout",
+            "fork (of another episode), nested (begun inside another one), copy (its log is a"
+            " second file with the id of another log; no other table has its rows), else rollout",
         ),
         (
             "env_id",
@@ -61,7 +61,7 @@ ALL_EPISODES = Table(
         (
             "ending",
             "VARCHAR",
-            "terminated, truncated, abandoned or error; running or interrupted if the log has no end",
+            "terminated, truncated, abandoned or error; without an end, running or interrupted",
         ),
         (
             "outcome",
@@ -228,7 +228,7 @@ ATTEMPTS = Table(
         (
             "argument_changes",
             "JSON",
-            "changes of the arguments since the attempt that it retries: [JSON Pointer, before, after]",
+            "changes of the arguments since the retried attempt: [JSON Pointer, before, after]",
         ),
         (
             "state_digest",
@@ -289,60 +289,60 @@ SIDE_EFFECTS = Table(
 )
 CREDIT = Table(
     "credit",
-    "an estimate of what a step earned or lost, by rollouts from forks; nothing is overwritten, see the view latest_credit",
+    "an estimate of a step's credit, from rollouts; no run replaces another (see latest_credit)",
     ("run_id", "episode_id", "step", "estimator"),
     (
-        ("run_id", "VARCHAR", "the run that it comes from"),
+        ("run_id", "VARCHAR", "run that computed it"),
         _EPISODE_ID,
         _KIND,
-        ("step", "INTEGER", "its step; of a value the state before it"),
+        ("step", "INTEGER", "its step; for a value, the state before the step"),
         ("estimator", "VARCHAR", "value, advantage, luck, delta, shapley, pooled, effect, ..."),
-        ("estimand", "VARCHAR", "what the number is of, in words"),
-        ("value", "DOUBLE", "the number; NULL where nothing is known"),
-        ("ci_low", "DOUBLE", "lower end of its 95 % interval"),
-        ("ci_high", "DOUBLE", "upper end of its 95 % interval"),
-        ("ci_method", "VARCHAR", "how the interval was computed"),
+        ("estimand", "VARCHAR", "the estimated quantity, in words"),
+        ("value", "DOUBLE", "the estimate; NULL if there is none"),
+        ("ci_low", "DOUBLE", "lower end of its 95 % confidence interval"),
+        ("ci_high", "DOUBLE", "upper end of its 95 % confidence interval"),
+        ("ci_method", "VARCHAR", "method of the interval"),
         ("n", "BIGINT", "rollouts, or pairs of rollouts, that it rests on"),
         ("n_discordant", "BIGINT", "pairs that differ; NULL for a single arm"),
-        ("n_invalid", "BIGINT", "rollouts that came to nothing, and count for nothing"),
-        ("env_steps", "BIGINT", "steps of the environment that were taken for it"),
-        ("policy_calls", "BIGINT", "actions that the policy was asked for"),
-        ("action", "JSON", "the action that it is of; NULL for a value"),
-        ("policy_id", "VARCHAR", "the policy that went on"),
+        ("n_invalid", "BIGINT", "rollouts without a result, which widen the interval"),
+        ("env_steps", "BIGINT", "steps of the environment taken for it"),
+        ("policy_calls", "BIGINT", "calls of the policy made for it"),
+        ("action", "JSON", "the action that it judges; NULL for a value"),
+        ("policy_id", "VARCHAR", "policy that continued the rollouts"),
         ("noise", "VARCHAR", "shared, fresh or recorded"),
-        ("root", "BIGINT", "what the noise was derived from"),
-        ("restore", "VARCHAR", "how steps were reached; each was verified against the recording"),
-        ("notes", "JSON", "what must be known to read it"),
-        ("created_at", "TIMESTAMP", "when, UTC"),
-        ("log", "VARCHAR", "log file that has it: another than the episode's"),
+        ("seed", "BIGINT", "seed of the noise"),
+        ("restore", "VARCHAR", "method that reached the steps; each was verified"),
+        ("notes", "JSON", "remarks that are needed to read it"),
+        ("created_at", "TIMESTAMP", "time of the run, UTC"),
+        ("log", "VARCHAR", "log file that holds it; not the episode's"),
     ),
 )
 ROLLOUTS = Table(
     "rollouts",
-    "a rollout from a fork, run for credit; none is ever counted as an episode",
+    "a rollout from a fork, run for credit; no rollout of credit counts as an episode",
     ("run_id", "fork_step", "arm", "scenario"),
     (
-        ("run_id", "VARCHAR", "the run that it belongs to"),
-        ("episode_id", "VARCHAR", "the episode that it was forked from"),
+        ("run_id", "VARCHAR", "run that it belongs to"),
+        ("episode_id", "VARCHAR", "episode that it was forked from"),
         _KIND,
-        ("fork_step", "INTEGER", "at which step"),
+        ("fork_step", "INTEGER", "step at which it was forked"),
         (
             "arm",
             "VARCHAR",
-            "value: the policy acts; action: the recorded action first; or what the run calls it",
+            "value: the policy acts; action: the recorded action first; or a name of the run",
         ),
-        ("scenario", "UBIGINT", "whose noise it was under"),
+        ("scenario", "UBIGINT", "scenario that its noise comes from (common random numbers)"),
         ("episode_return", "DOUBLE", "sum of its rewards"),
-        ("score", "DOUBLE", "what the check said at its end; NULL where there is none"),
+        ("score", "DOUBLE", "result of the check at its end; NULL without a check"),
         ("length", "BIGINT", "its steps"),
-        ("env_steps", "BIGINT", "steps that were taken for it: fewer where it met another"),
+        ("env_steps", "BIGINT", "steps taken for it; fewer if it merged with another rollout"),
         (
             "coalesced_at",
             "BIGINT",
-            "step at which it met another rollout and went on as that; NULL where it met none",
+            "step at which it reached the state of another rollout and merged; NULL if it did not",
         ),
         ("status", "VARCHAR", "ended, cut, unreplayable or error"),
-        ("log", "VARCHAR", "log file that has it"),
+        ("log", "VARCHAR", "log file that holds it"),
     ),
 )
 LOGS = Table(
@@ -365,6 +365,7 @@ LOGS = Table(
         ("header", "JSON", "versions, platform, environment, wrappers"),
     ),
 )
+# Tables whose rows belong to an episode.
 OF_EPISODES = (
     STEPS,
     AGENT_REWARDS,
@@ -377,9 +378,8 @@ OF_EPISODES = (
     CREDIT,
     ROLLOUTS,
 )
-"""Tables whose rows belong to an episode."""
 
 TABLES = (ALL_EPISODES, *OF_EPISODES, LOGS)
 
+# Tables whose rows are in other logs than their episodes; rows of CHECKS may be.
 ANNOTATIONS = (CREDIT, ROLLOUTS)
-"""Tables whose rows are in other logs than their episodes; rows of CHECKS may be."""

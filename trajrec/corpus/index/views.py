@@ -21,11 +21,12 @@ class View(NamedTuple):
 
 
 def _interface_columns() -> str:
-    """Return SQL for each field of an interface and for its digest; a missing field has no digest."""
+    """Return SQL for each field of an interface, and for its digest, which a missing one lacks."""
     columns = []
     for name in FIELDS:
         value = f"json_extract(interface, '$.{name}')"
         is_missing = f"{value} IS NULL OR json_exists({value}, '$.missing')"
+        # No digest without a value, so that unknown never equals unknown.
         digest = f"CASE WHEN {is_missing} THEN NULL ELSE md5({value}::VARCHAR) END"
         columns.append(f"any_value({value}) AS {name}")
         columns.append(f"any_value({digest}) AS {name}_digest")
@@ -79,6 +80,7 @@ CALLS = View(
     "arg_max(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
     "bool_or(attempt = 0 AND retry_by IS NOT NULL) AS is_retry FROM attempts GROUP BY ALL",
 )
+# Runs append and replace nothing, so an older estimate stays beside a newer one.
 LATEST_CREDIT = View(
     "latest_credit",
     "the latest estimate of a step, for each estimand, policy and noise",
@@ -86,6 +88,7 @@ LATEST_CREDIT = View(
     "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, "
     "estimand, policy_id, noise ORDER BY created_at DESC, run_id) = 1",
 )
+# Recursive, because the parent of a fork may be a fork itself.
 BRANCHES = View(
     "branches",
     "a fork, with the episode that all its ancestors go back to",
@@ -109,5 +112,5 @@ BRANCHES = View(
     "max(up.depth) AS depth, b.fork_step, b.n_steps, b.end_step, b.total_reward, b.ending, "
     "b.outcome FROM up JOIN forks b USING (episode_id) GROUP BY ALL",
 )
+# In an order in which each view stands behind the views that it reads.
 VIEWS = (EPISODES, FORKS, INTERFACES, CALLS, LATEST_CREDIT, BRANCHES)
-"""In an order in which each view stands behind the views that it reads."""
