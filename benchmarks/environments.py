@@ -1,4 +1,4 @@
-"""`python -m benchmarks.environments [OUT.md] [--only TEXT]`: 28 environments of Gymnasium and others.
+"""`python -m benchmarks.environments [OUT.md] [--only TEXT]`: 28 environments.
 
 Each is recorded, replayed in another process, and forked with each method of restoring that it
 supports. Prints a Markdown table: grades of the replays, forks that reproduce the recording out of

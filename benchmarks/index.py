@@ -56,7 +56,8 @@ def main() -> None:
         f"index from nothing: {statistics.median(rebuild_s):.2f} s CPU (goal: 2 s a million steps)"
     )
     print(
-        f"index when nothing is new: {update_s * 1e3:.0f} ms CPU; {size / n_indexed:.1f} bytes a step"
+        f"index when nothing is new: {update_s * 1e3:.0f} ms CPU; "
+        f"{size / n_indexed:.1f} bytes a step"
     )
     print(
         f"mean reward by environment: {statistics.median(query_ms):.1f} ms wall, "

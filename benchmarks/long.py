@@ -1,6 +1,7 @@
 """`python -m benchmarks.long`: an episode of a million steps.
 
-Prints the memory while recording, and the time to read and to fork step 900,000, beside their goals.
+Prints the memory while recording, and the time to read and to fork step 900,000, each beside its
+goal.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`python -m benchmarks.recorder`: the cost of recording, beside Minari and JSON lines.
 
-CPU time of all threads beyond the bare environment, for the loop and the end of the recording; bytes
-a step; steps a second of reading back; peak memory. All arms are interleaved, and the medians are
-printed with the ratio to trajrec.
+CPU time of all threads beyond the bare environment, for the loop and the end of the recording;
+bytes a step; steps a second of reading back; peak memory. All arms are interleaved, and the medians
+are printed with the ratio to trajrec.
 """
 
 from __future__ import annotations
@@ -117,7 +117,8 @@ def print_scenario(index: int, arms: list[type[Arm]], n_repetitions: int) -> Non
     trajrec_us = statistics.median(one.us for one in measurements["trajrec"]) - bare_us
     print(f"\n{scenario.name}: {scenario.n_steps} steps, bare {bare_us:.1f} us/step")
     print(
-        f"{'':14} {'us/step':>9} {'x ours':>7} {'bytes/step':>11} {'read steps/s':>13} {'peak MB':>8}"
+        f"{'':14} {'us/step':>9} {'x ours':>7} {'bytes/step':>11} "
+        f"{'read steps/s':>13} {'peak MB':>8}"
     )
     for arm in arms:
         if arm is Arm:
@@ -130,7 +131,8 @@ def print_scenario(index: int, arms: list[type[Arm]], n_repetitions: int) -> Non
         read = statistics.median(one.read_steps_s for one in measurements[arm.name])
         memory = measure_memory_mb(index, ARMS.index(arm)) - measure_memory_mb(index, 0)
         print(
-            f"{arm.name:14} {us:9.2f} {us / trajrec_us:7.1f} {size:11.1f} {read:13,.0f} {memory:8.1f}"
+            f"{arm.name:14} {us:9.2f} {us / trajrec_us:7.1f} {size:11.1f} "
+            f"{read:13,.0f} {memory:8.1f}"
         )
     print(
         f"{'goal':14} {scenario.goal_us:9.2f} {'':7} {scenario.goal_bytes:11.1f} "

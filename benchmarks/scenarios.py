@@ -1,4 +1,4 @@
-"""The environments and policies that are recorded, and the recorders that are compared (the arms)."""
+"""The environments and policies that are recorded, and the compared recorders (the arms)."""
 
 from __future__ import annotations
 

@@ -123,7 +123,10 @@ TASKS = (
         edit=_pay_ben,
     ),
     Task(
-        goal="Write into owed.txt how many cents Cleo's unpaid expenses are in all, the number alone.",
+        goal=(
+            "Write into owed.txt how many cents Cleo's unpaid expenses are in all, "
+            "the number alone."
+        ),
         calls=_sum_owed_calls,
         edit=_sum_owed,
     ),

@@ -180,7 +180,7 @@ def outcome(database: Database) -> JsonObject:
 
 
 def _make_order(index: int, rng: np.random.Generator) -> Order:
-    """Return an order that reached its status today, or 60 days ago if it is one of the last two."""
+    """Return an order that reached its status today; the last two reached it 60 days ago."""
     if index < len(FIRST_STATUSES):
         status = FIRST_STATUSES[index]
     else:

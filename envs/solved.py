@@ -1,4 +1,4 @@
-"""Environments so small that the exact credit of each step is known: the test cases of estimators."""
+"""Environments so small that the exact credit of each step is known, to test estimators with."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RepairingPolicy:
 
 
 class NoisyKey(_Chain):
-    """A key, `size` - 1 apples, a door. At each step the agent takes the object (1) or leaves it (0).
+    """A key, `size` - 1 apples, a door. At each step the agent takes (1) or leaves (0) the object.
 
     An apple is sweet or sour by chance: taking it pays `apple` or -`apple`. Opening the door pays 5
     if the agent took the key, so the key's reward comes late, under the noise of the apples.

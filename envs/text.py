@@ -75,8 +75,8 @@ class GymWorld:
 class ToolTextEnv(gymnasium.Env[str, str]):
     """A tool world as a Gymnasium environment: an action is a tool call as JSON text.
 
-    An action has the form `{"tool": ..., "arguments": {...}}`. The observation is the result as JSON
-    text; a refused or malformed call is answered with `{"error": ...}`. The tool `finish` ends the
+    An action has the form `{"tool": ..., "arguments": {...}}`. The observation is the result, as
+    JSON; a refused or malformed call is answered with `{"error": ...}`. The tool `finish` ends the
     episode, with reward 1 if the check passes and 0 otherwise. After a reset, `info["goal"]` has
     the goal and `info["tools"]` the tools.
 

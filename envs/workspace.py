@@ -1,4 +1,4 @@
-"""Workspace: a world with a small Python project that has a fault, and tests that show the fault."""
+"""Workspace: a world with a small Python project, a fault in it, and tests that show the fault."""
 
 from __future__ import annotations
 

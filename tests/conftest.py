@@ -1,4 +1,4 @@
-"""Helpers of all tests: a scripted environment, a copy of all that an environment returned, loops."""
+"""Helpers of all tests: a scripted environment, a witness of an environment's results, loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripted agents in our worlds: SQL returns their faults as scripted, and their episodes replay."""
+"""Scripted agents in our worlds: SQL returns their faults as scripted, and they replay."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class Coupled:
         self.second: FloatArray = second.reshape(limit + 1, n_all, n_all)
 
     def variances(self, step: int, state: int, action: int) -> Variances:
-        """Return the variances of Q(s, a) - V(s), from one rollout with the action and one without."""
+        """Return the variances of Q(s, a) - V(s), by one rollout with the action and one without."""
         mean = 0.0
         square = 0.0
         for other, probability in enumerate(self._action_probabilities[state]):

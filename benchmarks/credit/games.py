@@ -27,7 +27,7 @@ ACTIONS = [0, 0, 1, 0, 0, 1, 0, 0]
 
 
 class Contrast(NamedTuple):
-    """The values that other estimators give the steps that count, and the winning chance without them.
+    """The values that other estimators give the steps that count, and the chance without them.
 
     Attributes:
         none: v(none): the chance of winning if the policy redraws every action.

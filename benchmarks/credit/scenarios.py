@@ -42,7 +42,7 @@ class Case(NamedTuple):
         epsilon: Chance of a random action.
         kwargs: Arguments of the environment.
         fewer_steps: Environment steps with fresh noise, beside those in shared scenarios.
-        lower_variance: Variance of the advantages with fresh noise, beside that in shared scenarios.
+        lower_variance: Variance of the advantages, likewise.
         correlation: Correlation of the advantages in shared scenarios with the exact ones.
     """
 
@@ -269,7 +269,8 @@ def chains() -> list[Criterion]:
         criteria += [
             at_least(f"{name}: shared max-drop, N=8, finds the fault", share, least_share),
             at_least(
-                f"{name}: {without_merging:,.0f} steps without merging, {env_steps:,.0f} with, ratio",
+                f"{name}: {without_merging:,.0f} steps without merging, {env_steps:,.0f} with it, "
+                "ratio",
                 without_merging / env_steps,
                 fewer,
             ),

@@ -29,7 +29,9 @@ def bisect_success(
     def bar(search: Search) -> float:
         return 0.0
 
-    return _bisect("bisect", bar, episode, policy, n_rollouts, options)
+    return _bisect(
+        episode, policy, method="bisect", bar=bar, n_rollouts=n_rollouts, options=options
+    )
 
 
 def halve_value(
@@ -40,14 +42,17 @@ def halve_value(
     def bar(search: Search) -> float:
         return float(search.sample_value(search.steps[0], n_rollouts).mean()) / 2
 
-    return _bisect("halving", bar, episode, policy, n_rollouts, options)
+    return _bisect(
+        episode, policy, method="halving", bar=bar, n_rollouts=n_rollouts, options=options
+    )
 
 
 def _bisect(
-    method: str,
-    bar: Callable[[Search], float],
     episode: Episode,
     policy: Value,
+    *,
+    method: str,
+    bar: Callable[[Search], float],
     n_rollouts: int,
     options: RolloutOptions,
 ) -> Decision:
