@@ -1,4 +1,4 @@
-"""agentdojo's user tasks: recorded with their ground truth, judged by their own checks, replayed in another process."""
+"""User tasks of agentdojo, recorded with ground truth, pass their checks and replay."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def replay(folder: Path, share: Share, hash_seed: str = "0") -> list[dict[str, A
 
 
 @suite("agents", fixed=0, drawn=12, whole=N_TASKS)
-def test_tasks_pass_and_replay_exactly_if_the_clock_was_held(share: Share, tmp_path: Path) -> None:
+def test_tasks_with_a_frozen_clock_replay_exactly(share: Share, tmp_path: Path) -> None:
     dojo("record", tmp_path, share=share)
     with trajrec.open(tmp_path) as corpus:
         endings = corpus.sql(
@@ -61,9 +61,7 @@ def test_tasks_pass_and_replay_exactly_if_the_clock_was_held(share: Share, tmp_p
 
 
 @suite("agents", fixed=0, drawn=12, whole=N_TASKS)
-def test_with_a_free_clock_every_difference_is_a_clock_field_and_is_said_to_be(
-    share: Share, tmp_path: Path
-) -> None:
+def test_a_free_clock_is_named_as_the_cause(share: Share, tmp_path: Path) -> None:
     dojo("record", tmp_path, "free", share=share)
     reports = replay(tmp_path, share)
     grades = Counter(report["grade"] for report in reports)
@@ -77,9 +75,7 @@ def test_with_a_free_clock_every_difference_is_a_clock_field_and_is_said_to_be(
 
 
 @suite("agents", fixed=0, drawn=12, whole=N_TASKS)
-def test_a_dropped_last_call_fails_the_check_of_nearly_every_task_that_changes_state(
-    share: Share, tmp_path: Path
-) -> None:
+def test_a_dropped_last_call_fails_nearly_every_check(share: Share, tmp_path: Path) -> None:
     dojo("record", tmp_path / "whole", share=share)
     dojo("record", tmp_path / "cut", "cut", share=share)
     with trajrec.open(tmp_path / "whole") as corpus:
@@ -92,9 +88,7 @@ def test_a_dropped_last_call_fails_the_check_of_nearly_every_task_that_changes_s
 
 
 @suite("agents", fixed=0, drawn=12, whole=N_TASKS)
-def test_a_wrong_call_is_named_in_nearly_every_task_that_it_loses(
-    share: Share, tmp_path: Path
-) -> None:
+def test_nearly_every_wrong_call_is_named(share: Share, tmp_path: Path) -> None:
     lines = dojo("credit", tmp_path, str(N_TASKS), share=share).splitlines()
     decisions = [json.loads(line) for line in lines]
     n_missed = sum(step != wrong for _, wrong, step, _ in decisions)

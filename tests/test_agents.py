@@ -1,4 +1,4 @@
-"""Agents that call tools and models: everything they do is recorded, nothing they do is changed."""
+"""Agents that call tools and models: all their calls are recorded, and none is changed."""
 
 from __future__ import annotations
 
@@ -55,27 +55,25 @@ def solve(folder: Path, task: int, seed: int = 7) -> str:
     return ep.id
 
 
-# What a loop records
+# Records of a loop
 
 
 @pytest.mark.parametrize("task", range(len(TASKS)))
-def test_each_task_of_the_shop_is_solved_by_its_ground_truth_and_failed_by_doing_nothing(
-    tmp_path: Path, task: int
-) -> None:
+def test_ground_truth_solves_each_task_of_the_shop(tmp_path: Path, task: int) -> None:
     solve(tmp_path, task)
     with trajrec.episode(
         tmp_path, task=f"shop-{task}", world=Shop(seed=7), options={"task": task}, checks=[solved]
     ):
         pass
-    found = rows(
+    result = rows(
         tmp_path,
         "SELECT task, outcome, ending, stop_reason, claimed_done FROM episodes ORDER BY n_steps",
     )
-    assert found[0][:3] == (f"shop-{task}", "failure", "terminated")
-    assert found[1] == (f"shop-{task}", "success", "terminated", "done", True)
+    assert result[0][:3] == (f"shop-{task}", "failure", "terminated")
+    assert result[1] == (f"shop-{task}", "success", "terminated", "done", True)
 
 
-def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: Path) -> None:
+def test_failures_retries_and_recoveries_are_recorded(tmp_path: Path) -> None:
     class Flaky:
         n = 0
 
@@ -94,16 +92,16 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
         ep.call("refund_order", order="O1001", cents=100)  # step 2: recovered
         with pytest.raises(UnknownToolError, match="no tool 'refund'"):
             ep.call("refund", order="O1001")  # step 3: invalid
-        for attempt in ep.attempts(
-            3, wait=0.01, on=TimeoutError
-        ):  # step 4: two timeouts, then an answer
+        # Step 4: two timeouts and an answer.
+        for attempt in ep.attempts(3, wait=0.01, on=TimeoutError):
             with attempt:
                 assert ep.call("search", query="x") == ["x"]
         with pytest.raises(ToolError):
             ep.call("cancel_order", order="nowhere")  # step 5: never overcome
     attempts = rows(
         tmp_path,
-        "SELECT step, attempt, tool, outcome, invalid, retry_by, retry_of_step, argument_changes, backoff_ms > 9 "
+        "SELECT step, attempt, tool, outcome, invalid, retry_by, retry_of_step, "
+        "argument_changes, backoff_ms > 9 "
         "FROM attempts ORDER BY ALL",
     )
     assert attempts == [
@@ -118,7 +116,8 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
     ]
     failures = rows(
         tmp_path,
-        "SELECT step, attempt, failure_kind, origin, recovered_at, recovered_by FROM failures ORDER BY ALL",
+        "SELECT step, attempt, failure_kind, origin, recovered_at, recovered_by "
+        "FROM failures ORDER BY ALL",
     )
     assert failures == [
         (0, 0, "error", "tool", 2, "agent"),
@@ -131,7 +130,7 @@ def test_failures_retries_and_recoveries_come_back_as_they_were_made(tmp_path: P
     assert rows(tmp_path, "SELECT n_steps, n_failures FROM episodes") == [(6, 6)]
 
 
-def test_the_last_of_several_tries_is_raised_as_it_is(tmp_path: Path) -> None:
+def test_the_last_try_raises_its_own_exception(tmp_path: Path) -> None:
     def broken() -> None:
         raise ConnectionError("gone")
 
@@ -148,7 +147,7 @@ def test_the_last_of_several_tries_is_raised_as_it_is(tmp_path: Path) -> None:
     ]
 
 
-def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed_as_they_are(
+def test_arguments_against_the_schema_are_invalid_and_executed(
     tmp_path: Path,
 ) -> None:
     schema = {
@@ -169,8 +168,8 @@ def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed
         with pytest.raises(TypeError):
             ep.call("strict", amount=5)
         ep.call("broken")
-    found = rows(tmp_path, "SELECT tool, outcome, invalid FROM attempts ORDER BY step")
-    assert found == [
+    result = rows(tmp_path, "SELECT tool, outcome, invalid FROM attempts ORDER BY step")
+    assert result == [
         ("lenient", "ok", None),
         ("lenient", "ok", "cents must be integer"),
         ("strict", "error", "data must contain ['cents'] properties"),
@@ -179,7 +178,7 @@ def test_arguments_that_do_not_fit_a_schema_are_an_invalid_call_and_are_executed
     assert rows(tmp_path, "SELECT failure_kind, origin FROM failures") == [("invalid", "agent")]
 
 
-def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> None:
+def test_attempts_of_tenacity_are_the_scaffolds(tmp_path: Path) -> None:
     import tenacity
 
     tried: list[int] = []
@@ -220,23 +219,24 @@ def test_tenacity_decides_and_its_attempts_are_the_scaffolds(tmp_path: Path) -> 
                 ep.call("flaky")
         with pytest.raises(tenacity.RetryError):
             next(tries)
-    found = rows(
+    result = rows(
         tmp_path,
-        "SELECT step, attempt, outcome, retry_by, backoff_ms >= 10 FROM attempts ORDER BY step, attempt",
+        "SELECT step, attempt, outcome, retry_by, backoff_ms >= 10 FROM attempts "
+        "ORDER BY step, attempt",
     )
-    assert found[:3] == [
+    assert result[:3] == [
         (0, 0, "error", None, False),
         (0, 1, "error", "scaffold", True),
         (0, 2, "ok", "scaffold", True),
     ]
-    assert [row[:3] for row in found[3:]] == [
+    assert [row[:3] for row in result[3:]] == [
         *((1, k, "ok" if k == 2 else "error") for k in range(3)),
         *((2, k, "ok" if k == 2 else "error") for k in range(3)),
         *((3, k, "error") for k in range(2)),
     ]
 
 
-def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(
+def test_a_returned_error_is_a_failure(
     tmp_path: Path,
 ) -> None:
     answer = types.SimpleNamespace(isError=True)
@@ -247,15 +247,15 @@ def test_an_error_that_a_tool_returns_is_a_failure_and_comes_back_all_the_same(
         assert ep.call("a") == {"error": "no such order"}
         assert ep.call("b") is answer
         ep.call("c")
-    found = rows(tmp_path, "SELECT tool, outcome, is_raised, message FROM attempts ORDER BY step")
-    assert found == [
+    result = rows(tmp_path, "SELECT tool, outcome, is_raised, message FROM attempts ORDER BY step")
+    assert result == [
         ("a", "error", False, "no such order"),
         ("b", "error", False, "isError"),
         ("c", "ok", False, None),
     ]
 
 
-def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(
+def test_calls_after_a_model_call_share_its_step(
     tmp_path: Path,
 ) -> None:
     with trajrec.episode(tmp_path) as ep:
@@ -272,8 +272,8 @@ def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(
             ep.call("echo", x=3)
             ep.call("echo", x=4)
         ep.call("echo", x=5)
-    found = rows(tmp_path, "SELECT step, call, arguments->>'x' FROM attempts ORDER BY ALL")
-    assert found == [(0, 0, "0"), (1, 0, "1"), (1, 1, "2"), (3, 0, "3"), (3, 1, "4"), (4, 0, "5")]
+    result = rows(tmp_path, "SELECT step, call, arguments->>'x' FROM attempts ORDER BY ALL")
+    assert result == [(0, 0, "0"), (1, 0, "1"), (1, 1, "2"), (3, 0, "3"), (3, 1, "4"), (4, 0, "5")]
     assert rows(tmp_path, "SELECT step, n_messages FROM model_calls ORDER BY ALL") == [
         (1, 1),
         (2, 2),
@@ -281,8 +281,9 @@ def test_calls_after_a_model_belong_to_its_step_and_calls_without_one_are_steps(
     assert rows(tmp_path, "SELECT step, action IS NULL FROM steps ORDER BY step")[2] == (2, True)
 
 
-def test_state_is_followed_part_by_part_and_a_read_that_wrote_is_found(tmp_path: Path) -> None:
-    accounts, inbox = {"ada": 5}, ["hello"]
+def test_a_read_tool_that_writes_is_reported(tmp_path: Path) -> None:
+    accounts = {"ada": 5}
+    inbox = ["hello"]
     with trajrec.episode(tmp_path, watch={"accounts": accounts, "inbox": lambda: inbox}) as ep:
 
         def peek() -> int:
@@ -305,7 +306,7 @@ def test_state_is_followed_part_by_part_and_a_read_that_wrote_is_found(tmp_path:
     assert only(tmp_path).transcript.initial_state == {"accounts": {"ada": 5}, "inbox": ["hello"]}
 
 
-def test_what_the_loop_raises_is_recorded_and_raised(tmp_path: Path) -> None:
+def test_an_exception_of_the_loop_is_recorded(tmp_path: Path) -> None:
     def loop() -> None:
         with trajrec.episode(tmp_path, checks=[solved]) as ep:
             ep.tool(lambda: 1, name="one")
@@ -320,7 +321,7 @@ def test_what_the_loop_raises_is_recorded_and_raised(tmp_path: Path) -> None:
     ]
 
 
-def test_a_world_that_cannot_be_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
+def test_a_failed_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="options"),
         trajrec.episode(tmp_path, world=Shop(), options={"task": 99}),
@@ -332,7 +333,7 @@ def test_a_world_that_cannot_be_reset_is_an_episode_with_an_error(tmp_path: Path
     ]
 
 
-def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
+def test_a_raising_verifier_has_status_error(tmp_path: Path) -> None:
     def broken(_: Any) -> bool:
         raise KeyError("total")
 
@@ -346,10 +347,10 @@ def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
             1,
             2,
         )
-    found = rows(
+    result = rows(
         tmp_path, "SELECT status, verdict, score, evidence FROM checks ORDER BY checked_at"
     )
-    assert found == [
+    assert result == [
         ("error", None, None, None),
         ("ok", True, None, None),
         ("ok", True, 0.5, '{"expected":2,"actual":1}'),
@@ -357,7 +358,7 @@ def test_a_verifier_that_raises_is_its_own_fault(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("check", "verifier")]
 
 
-def test_nothing_is_recorded_before_the_beginning_or_after_the_end(tmp_path: Path) -> None:
+def test_calls_outside_of_an_episode_raise(tmp_path: Path) -> None:
     ep = trajrec.episode(tmp_path)
     with pytest.raises(ValueError, match="has not begun"):
         ep.call("x")
@@ -398,16 +399,17 @@ with trajrec.episode(sys.argv[1], task="parent") as ep:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_records_into_a_log_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_process_has_its_own_log(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)], check=True)
-    found = rows(
+    result = rows(
         tmp_path,
-        "SELECT task, ending, tool, count(*) FROM all_episodes JOIN attempts USING (episode_id) GROUP BY ALL ORDER BY 1",
+        "SELECT task, ending, tool, count(*) FROM all_episodes JOIN attempts USING "
+        "(episode_id) GROUP BY ALL ORDER BY 1",
     )
-    assert found == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
+    assert result == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
 
 
-def test_an_episode_within_an_episode_knows_it_and_is_no_fork(tmp_path: Path) -> None:
+def test_a_nested_episode_names_its_caller(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="outer") as outer:
         outer.tool(lambda: 1, name="one")
         outer.call("one")
@@ -415,11 +417,11 @@ def test_an_episode_within_an_episode_knows_it_and_is_no_fork(tmp_path: Path) ->
             pass
         with trajrec.episode(tmp_path, task="second"):
             pass
-    found = rows(
+    result = rows(
         tmp_path,
         "SELECT task, kind, caller_id, caller_step, parent_id FROM all_episodes ORDER BY number",
     )
-    assert found == [
+    assert result == [
         ("outer", "rollout", None, None, None),
         ("inner", "nested", outer.id, 0, None),
         ("second", "nested", outer.id, 0, None),
@@ -436,11 +438,9 @@ class Message(pydantic.BaseModel):
     content: str
 
 
-def test_a_conversation_costs_what_is_new_in_each_turn(tmp_path: Path) -> None:
-    draw, messages = (
-        random.Random(0),
-        [{"role": "system", "content": "You are a shop assistant. " * 100}],
-    )
+def test_a_conversation_stores_each_message_once(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    messages = [{"role": "system", "content": "You are a shop assistant. " * 100}]
     with trajrec.episode(tmp_path) as ep:
         for turn in range(1000):
             messages.append(
@@ -457,7 +457,7 @@ def test_a_conversation_costs_what_is_new_in_each_turn(tmp_path: Path) -> None:
     assert transcript.model_calls[7].request == {"model": "m", "temperature": 0.5}
 
 
-def test_conversations_that_take_turns_or_are_cut_come_back_whole(tmp_path: Path) -> None:
+def test_interleaved_conversations_come_back_whole(tmp_path: Path) -> None:
     def said(*texts: str) -> list[Any]:
         return [{"role": "user", "content": text} for text in texts]
 
@@ -475,12 +475,12 @@ def test_conversations_that_take_turns_or_are_cut_come_back_whole(tmp_path: Path
     with trajrec.episode(tmp_path) as ep:
         for messages in asked:
             ep.model(lambda **_: None, messages=messages)
-    found = [call.messages for call in only(tmp_path).transcript.model_calls]
-    assert found[:-1] == asked[:-1]
-    assert found[-1][0].fields == {"role": "user", "content": "an object"}
+    result = [call.messages for call in only(tmp_path).transcript.model_calls]
+    assert result[:-1] == asked[:-1]
+    assert result[-1][0].fields == {"role": "user", "content": "an object"}
 
 
-def test_streamed_answers_arrive_piece_by_piece_and_are_recorded_whole(tmp_path: Path) -> None:
+def test_streamed_answers_are_recorded_whole(tmp_path: Path) -> None:
     async def pieces() -> Any:
         for text in "xyz":
             yield {"delta": text}
@@ -501,8 +501,8 @@ def test_streamed_answers_arrive_piece_by_piece_and_are_recorded_whole(tmp_path:
             next(ep.model(lambda **_: iter([1, 2]), messages=[]))  # given up after the first piece
 
     asyncio.run(main())
-    found = only(tmp_path).transcript.model_calls
-    assert [call.answer for call in found] == [
+    result = only(tmp_path).transcript.model_calls
+    assert [call.answer for call in result] == [
         ["a", "b", "c"],
         [{"delta": "x"}, {"delta": "y"}, {"delta": "z"}],
         [1],
@@ -510,7 +510,7 @@ def test_streamed_answers_arrive_piece_by_piece_and_are_recorded_whole(tmp_path:
     assert rows(tmp_path, "SELECT DISTINCT outcome, is_streamed FROM model_calls") == [("ok", True)]
 
 
-def test_a_model_that_fails_and_is_asked_again_is_one_decision(tmp_path: Path) -> None:
+def test_a_retried_model_call_is_one_step(tmp_path: Path) -> None:
     answers = iter(
         [
             ConnectionError("reset"),
@@ -528,18 +528,19 @@ def test_a_model_that_fails_and_is_asked_again_is_one_decision(tmp_path: Path) -
         for attempt in ep.attempts(2):
             with attempt:
                 ep.model(ask, messages=[])
-    found = rows(
+    result = rows(
         tmp_path,
-        "SELECT step, outcome, retry_by, model, input_tokens, output_tokens FROM model_calls ORDER BY number",
+        "SELECT step, outcome, retry_by, model, input_tokens, output_tokens FROM "
+        "model_calls ORDER BY number",
     )
-    assert found == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
+    assert result == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("model", "infra")]
 
 
-# Many at once
+# Concurrency
 
 
-def test_two_hundred_concurrent_episodes_hold_each_its_own_calls(tmp_path: Path) -> None:
+def test_concurrent_episodes_keep_their_calls_apart(tmp_path: Path) -> None:
     async def double(x: int) -> int:
         await asyncio.sleep(random.random() * 0.01)
         return 2 * x
@@ -557,18 +558,20 @@ def test_two_hundred_concurrent_episodes_hold_each_its_own_calls(tmp_path: Path)
         return await asyncio.gather(*(one(number) for number in range(200)))
 
     ids = asyncio.run(main())
-    found = rows(
+    result = rows(
         tmp_path,
-        "SELECT episode_id, any_value(task), list((arguments->>'x')::INT ORDER BY step, call), count(DISTINCT step), "
-        "bool_and((result::INT) = 2 * (arguments->>'x')::INT) FROM attempts JOIN episodes USING (episode_id) GROUP BY 1",
+        "SELECT episode_id, any_value(task), list((arguments->>'x')::INT ORDER BY "
+        "step, call), count(DISTINCT step), "
+        "bool_and((result::INT) = 2 * (arguments->>'x')::INT) FROM attempts JOIN "
+        "episodes USING (episode_id) GROUP BY 1",
     )
-    assert {row[0] for row in found} == set(ids)
-    for _, task, arguments, n_steps, is_right in found:
+    assert {row[0] for row in result} == set(ids)
+    for _, task, arguments, n_steps, is_right in result:
         assert arguments == [1000 * int(task) + k for k in range(6)]
         assert (n_steps, is_right) == (4, True)
 
 
-def test_threads_call_tools_of_one_episode_side_by_side(tmp_path: Path) -> None:
+def test_threads_may_call_tools_of_one_episode(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda x: (time.sleep(0.001), x)[1], name="echo")
         threads = [
@@ -579,10 +582,10 @@ def test_threads_call_tools_of_one_episode_side_by_side(tmp_path: Path) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-    found = rows(
+    result = rows(
         tmp_path, "SELECT (arguments->>'x')::INT, result::INT, outcome FROM attempts ORDER BY ALL"
     )
-    assert found == [(x, x, "ok") for x in range(80)]
+    assert result == [(x, x, "ok") for x in range(80)]
 
 
 KILLED = """
@@ -598,7 +601,7 @@ with trajrec.episode(sys.argv[1], task="killed") as ep:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_kill_9_in_the_middle_of_a_call_leaves_the_call_open(tmp_path: Path) -> None:
+def test_a_killed_process_leaves_its_call_open(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as child:
@@ -617,7 +620,7 @@ def test_kill_9_in_the_middle_of_a_call_leaves_the_call_open(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path: Path) -> None:
+def test_an_index_built_meanwhile_equals_one_built_later(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, world=Shop(seed=1), options={"task": 4}) as ep:
         for order in ("O1001", "nowhere", "O1002"):
             with contextlib.suppress(ToolError):
@@ -635,7 +638,7 @@ def test_an_index_built_while_agents_record_equals_one_built_at_the_end(tmp_path
     assert len(before["attempts"]) == 6
 
 
-def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twice(
+def test_an_open_corpus_counts_a_growing_episode_once(
     tmp_path: Path,
 ) -> None:
     with trajrec.episode(tmp_path, watch={"n": [0]}) as ep:
@@ -646,10 +649,10 @@ def test_a_corpus_that_stays_open_follows_an_agent_without_counting_anything_twi
             for x in range(1, 4):
                 ep.call("echo", x=x)
                 open_event_log(tmp_path, "raise", "process").flush()
-                found = corpus.sql(
+                result = corpus.sql(
                     "SELECT count(*), (SELECT count(*) FROM steps), any_value(tool) FROM attempts"
                 ).fetchall()
-                assert found == [(x + 1, x + 1, "echo")]
+                assert result == [(x + 1, x + 1, "echo")]
                 assert corpus.sql("SELECT n_steps FROM episodes").fetchall() == [(x + 1,)]
 
 
@@ -667,9 +670,7 @@ PLANTED = {
 }
 
 
-def test_no_planted_secret_is_in_any_byte_of_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_byte_of_a_log_has_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_API_TOKEN", PLANTED["variable"])
     text = f"use {PLANTED['github']} and {PLANTED['aws']}, then {PLANTED['variable']}"
     headers = {
@@ -722,7 +723,8 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(
     # Equal secrets stay recognisable, and what was redacted says so.
     assert rows(
         tmp_path,
-        "SELECT count(DISTINCT regexp_extract(arguments::VARCHAR, 'api key [0-9a-f]{8}')) FROM attempts",
+        "SELECT count(DISTINCT regexp_extract(arguments::VARCHAR, 'api key "
+        "[0-9a-f]{8}')) FROM attempts",
     ) != [(0,)]
     assert rows(tmp_path, "SELECT is_redacted FROM attempts ORDER BY step") == [
         (True,),
@@ -731,7 +733,7 @@ def test_no_planted_secret_is_in_any_byte_of_the_log(
     ]
 
 
-def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is(
+def test_ordinary_text_is_not_redacted(
     tmp_path: Path,
 ) -> None:
     ordinary = "the task-list of sky-high disk-usage; token count 5; AKITA; eyJ; sk-ip; max_tokens"
@@ -746,10 +748,10 @@ def test_nothing_is_redacted_where_that_is_not_wanted_and_ordinary_text_never_is
     assert not only(tmp_path / "b").transcript.attempts[0].start.is_redacted
 
 
-# What comes from outside
+# Values from outside
 
 
-def test_what_is_held_repeats_itself_and_is_given_back() -> None:
+def test_frozen_clock_and_randomness_repeat_and_are_restored() -> None:
     from trajrec.agents.freeze import frozen
 
     def outside() -> list[Any]:
@@ -781,7 +783,7 @@ def test_what_is_held_repeats_itself_and_is_given_back() -> None:
     assert time.time_ns() > at
 
 
-def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
+def test_side_effects_and_their_exceptions_are_recorded(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         assert ep.side_effect("clock", lambda: 5) == 5
         with pytest.raises(OSError, match="offline"):
@@ -798,7 +800,7 @@ def test_effects_are_recorded_and_their_failures_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_loss(
+def test_an_agents_log_compacts_and_recovers_without_loss(
     tmp_path: Path,
 ) -> None:
     from trajrec.log.compaction import compact
@@ -816,7 +818,8 @@ def test_a_log_of_agents_is_compacted_and_one_that_was_cut_recovered_without_a_l
             for t in tables
         }
 
-    before, (path,) = content(), tmp_path.glob("*.trj")
+    before = content()
+    (path,) = tmp_path.glob("*.trj")
     states = [episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()]
     result = compact(path)
     assert result.size_after < result.size_before

@@ -31,7 +31,7 @@ def url() -> Iterator[str]:
 
 
 def agent(ep: Any, client: Any, prompt: str = "Look up order O1001.") -> str:
-    """Ask until there is nothing to call."""
+    """Ask a model and call its tools until it calls none."""
     messages: list[Any] = [{"role": "user", "content": prompt}]
     while True:
         reply = (
@@ -52,9 +52,7 @@ def agent(ep: Any, client: Any, prompt: str = "Look up order O1001.") -> str:
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(
-    tmp_path: Path, url: str
-) -> None:
+def test_an_openai_client_reruns_without_a_server(tmp_path: Path, url: str) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed")
     with openai.OpenAI(base_url=url, api_key="sk-" + "planted0" * 4) as raw:
         client = trajrec.openai(raw)
@@ -64,7 +62,10 @@ def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
         assert client.api_key == raw.api_key
         assert client.models is raw.models
-    query = "SELECT step, model, n_messages, finish_reason, input_tokens, output_tokens, outcome FROM model_calls ORDER BY 1"
+    query = (
+        "SELECT step, model, n_messages, finish_reason, input_tokens, output_tokens, "
+        "outcome FROM model_calls ORDER BY 1"
+    )
     corpus = trajrec.open(tmp_path)
     assert corpus.sql(query).fetchall() == [
         (0, "scripted-1", 1, "tool_calls", 7, 5, "ok"),
@@ -86,7 +87,7 @@ def test_an_openai_client_records_by_itself_and_runs_again_without_a_server(
 
 
 @pytest.mark.filterwarnings("default")
-def test_an_async_client_a_stream_and_an_error_are_recorded(tmp_path: Path, url: str) -> None:
+def test_async_calls_streams_and_errors_are_recorded(tmp_path: Path, url: str) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed")
     asked = {"model": "m", "messages": [{"role": "tool", "tool_call_id": "c", "content": "abc"}]}
 
@@ -120,7 +121,7 @@ def test_an_async_client_a_stream_and_an_error_are_recorded(tmp_path: Path, url:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_an_mcp_session_records_its_calls_and_knows_what_tools_do(tmp_path: Path) -> None:
+def test_an_mcp_session_records_calls_and_access(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")
     from mcp import ClientSession
     from mcp.client.stdio import StdioServerParameters, stdio_client
@@ -128,9 +129,9 @@ def test_an_mcp_session_records_its_calls_and_knows_what_tools_do(tmp_path: Path
     async def use(session: Any) -> list[Any]:
         await session.list_tools()
         await session.call_tool("write", {"text": "a note"})
-        found = await session.call_tool("read")
+        result = await session.call_tool("read")
         failed = await session.call_tool("fail", {})
-        return [found.content[0].text, failed.is_error]
+        return [result.content[0].text, failed.is_error]
 
     async def main() -> list[Any]:
         server = StdioServerParameters(command=sys.executable, args=[str(HERE / "tool_server.py")])

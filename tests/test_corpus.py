@@ -1,4 +1,4 @@
-"""The index says what the logs say, whoever records or asks meanwhile, and costs only its rebuild when it is gone."""
+"""The index equals the logs, whoever records or queries meanwhile, and a lost index is rebuilt."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ def dump(corpus: trajrec.Corpus) -> dict[str, list[Any]]:
     }
 
 
-def test_the_tables_say_what_happened(tmp_path: Path) -> None:
+def test_tables_hold_episodes_steps_and_digests(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path, interface={"policy": "random"})
     env.action_space.seed(0)
-    rewards, actions = [], []
+    rewards = []
+    actions = []
     for k in range(4):
         env.reset(seed=k)
         done = False
@@ -50,10 +51,11 @@ def test_the_tables_say_what_happened(tmp_path: Path) -> None:
         assert corpus.sql(
             "SELECT sum(n_steps), sum(total_reward), count(*) FROM episodes"
         ).fetchall() == [(len(actions), sum(rewards), 4)]
-        found = corpus.sql(
-            "SELECT CAST(action AS INT) FROM steps JOIN episodes USING (episode_id) ORDER BY number, step"
+        result = corpus.sql(
+            "SELECT CAST(action AS INT) FROM steps JOIN episodes USING (episode_id) "
+            "ORDER BY number, step"
         ).fetchall()
-        assert [row[0] for row in found] == actions
+        assert [row[0] for row in result] == actions
         assert corpus.sql(
             "SELECT DISTINCT ending, seed_origin, interface->>'policy' FROM episodes"
         ).fetchall() == [("terminated", "caller", "random")]
@@ -65,21 +67,22 @@ def test_the_tables_say_what_happened(tmp_path: Path) -> None:
         assert [row[0] for row in digests] == episode.state_digests[1:].tolist()
 
 
-def test_state_changes_say_what_each_step_changed(tmp_path: Path) -> None:
+def test_state_changes_hold_the_changes_of_each_step(tmp_path: Path) -> None:
     record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path, 5)
     with trajrec.open(tmp_path) as corpus:
         for episode in corpus.episodes():
-            found = corpus.sql(
-                "SELECT step, CAST(before AS INT), CAST(after AS INT) FROM state_changes WHERE episode_id = ? ORDER BY step",
+            result = corpus.sql(
+                "SELECT step, CAST(before AS INT), CAST(after AS INT) FROM state_changes "
+                "WHERE episode_id = ? ORDER BY step",
                 params=[episode.id],
             ).fetchall()
             states = [episode.states[k] for k in range(episode.n_steps + 1)]
-            assert found == [
+            assert result == [
                 (k, a, b) for k, (a, b) in enumerate(itertools.pairwise(states)) if a != b
             ]
 
 
-def test_rewards_by_agent_have_rows_of_their_own(tmp_path: Path) -> None:
+def test_rewards_by_agent_have_their_own_table(tmp_path: Path) -> None:
     ends = {"terminations": {"a": False, "b": True}, "truncations": {"a": False, "b": False}}
     steps = [
         ({"a": 1, "b": 0.5}, {}),
@@ -97,19 +100,22 @@ def test_rewards_by_agent_have_rows_of_their_own(tmp_path: Path) -> None:
             corpus.sql("SELECT total_reward, n_steps FROM episodes").fetchall() == [(None, 4)] * 2
         )
         assert corpus.sql("SELECT DISTINCT reward FROM steps").fetchall() == [(None,)]
-        query = "SELECT episode_id, step, agent, reward, terminated, truncated FROM agent_rewards ORDER BY 1, 2, 3"
-        found = corpus.sql(query).fetchall()
-        assert [row[1:] for row in found] == [
+        query = (
+            "SELECT episode_id, step, agent, reward, terminated, truncated FROM "
+            "agent_rewards ORDER BY 1, 2, 3"
+        )
+        result = corpus.sql(query).fetchall()
+        assert [row[1:] for row in result] == [
             (0, "a", 1.0, None, None),
             (0, "b", 0.5, None, None),
             (1, "a", 2.0, False, False),
             (1, "b", None, True, False),
             (2, "a", -1.0, True, True),
         ] * 2
-        assert len({row[0] for row in found}) == 2
+        assert len({row[0] for row in result}) == 2
 
 
-def test_rewards_that_are_numbers_in_one_block_and_dicts_in_another_have_no_sum(
+def test_rewards_of_mixed_kinds_have_no_sum(
     tmp_path: Path,
 ) -> None:
     record(Scripted(lambda k: (0, 1.0 if k < 2 else {"a": 1.0}, k == 3, False, {})), tmp_path)
@@ -172,7 +178,7 @@ def test_failures_and_checks_have_rows(tmp_path: Path) -> None:
         ]
 
 
-def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
+def test_an_open_corpus_sees_later_episodes(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env, 2)
     env.flush()
@@ -208,7 +214,7 @@ def test_an_open_corpus_sees_what_is_recorded_later(tmp_path: Path) -> None:
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("CartPole-v1", "Taxi-v4")),
     ],
 )
-def test_an_index_built_bit_by_bit_equals_one_built_at_once(env_id: str, tmp_path: Path) -> None:
+def test_an_index_built_in_steps_equals_one_built_at_once(env_id: str, tmp_path: Path) -> None:
     env = trajrec.record(gym.make(env_id), tmp_path)
     for k in range(6):
         run(env, 1, seed=0 if k == 0 else None)
@@ -224,7 +230,7 @@ def test_an_index_built_bit_by_bit_equals_one_built_at_once(env_id: str, tmp_pat
         assert dump(corpus) == incremental
 
 
-def test_a_deleted_log_and_a_replaced_one_leave_no_rows_behind(tmp_path: Path) -> None:
+def test_deleted_and_replaced_logs_leave_no_rows(tmp_path: Path) -> None:
     first = record(gym.make("CartPole-v1"), tmp_path, 2)
     second = record(gym.make("Taxi-v4"), tmp_path, 1)
     with trajrec.open(tmp_path) as corpus:
@@ -244,10 +250,13 @@ def test_a_deleted_log_and_a_replaced_one_leave_no_rows_behind(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_an_index_that_another_process_holds_does_not_matter(tmp_path: Path) -> None:
+def test_a_locked_index_file_changes_no_answer(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     update_index(tmp_path)
-    code = "import duckdb, sys; con = duckdb.connect(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    code = (
+        "import duckdb, sys; con = duckdb.connect(sys.argv[1]); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path / INDEX_NAME)],
         stdin=subprocess.PIPE,
@@ -264,9 +273,12 @@ def test_an_index_that_another_process_holds_does_not_matter(tmp_path: Path) -> 
         holder.communicate("")
 
 
-def test_a_reader_that_holds_the_index_does_not_matter(tmp_path: Path) -> None:
+def test_an_index_open_for_reading_changes_no_answer(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
-    code = "import trajrec, sys; c = trajrec.open(sys.argv[1]); print('held', flush=True); sys.stdin.read()"
+    code = (
+        "import trajrec, sys; c = trajrec.open(sys.argv[1]); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -287,9 +299,7 @@ def test_a_reader_that_holds_the_index_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 5000])
-def test_an_index_file_that_is_no_index_only_costs_its_rebuild(
-    content: bytes, tmp_path: Path
-) -> None:
+def test_an_invalid_index_file_is_rebuilt(content: bytes, tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     (tmp_path / INDEX_NAME).write_bytes(content)
     with trajrec.open(tmp_path) as corpus:
@@ -297,7 +307,7 @@ def test_an_index_file_that_is_no_index_only_costs_its_rebuild(
     duckdb.connect(str(tmp_path / INDEX_NAME), read_only=True).close()
 
 
-def test_an_index_of_a_newer_storage_version_only_costs_its_rebuild(tmp_path: Path) -> None:
+def test_an_index_of_a_newer_duckdb_is_rebuilt(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     update_index(tmp_path)
     file = tmp_path / INDEX_NAME
@@ -310,7 +320,7 @@ def test_an_index_of_a_newer_storage_version_only_costs_its_rebuild(tmp_path: Pa
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
 
 
-def test_an_index_of_another_table_version_is_rebuilt(tmp_path: Path) -> None:
+def test_an_index_of_another_version_is_rebuilt(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     update_index(tmp_path)
     con = duckdb.connect(str(tmp_path / INDEX_NAME))
@@ -320,7 +330,7 @@ def test_an_index_of_another_table_version_is_rebuilt(tmp_path: Path) -> None:
         assert corpus.sql("SELECT count(*) > 0 FROM steps").fetchall() == [(True,)]
 
 
-def test_a_folder_that_cannot_be_written_is_asked_all_the_same(tmp_path: Path) -> None:
+def test_a_read_only_folder_answers_queries(tmp_path: Path) -> None:
     folder = tmp_path / "runs"
     record(gym.make("CartPole-v1"), folder, 3)
     folder.chmod(0o555)
@@ -335,7 +345,7 @@ def test_a_folder_that_cannot_be_written_is_asked_all_the_same(tmp_path: Path) -
         folder.chmod(0o755)
 
 
-def test_foreign_and_damaged_files_among_good_ones_are_named_and_passed_over(
+def test_unreadable_files_are_reported_and_skipped(
     tmp_path: Path,
 ) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "deep" / "er", 2)
@@ -355,7 +365,7 @@ def test_an_episode_is_found_by_any_unique_prefix(cartpole: trajrec.Corpus) -> N
         cartpole.episode("")
 
 
-def test_an_ambiguous_prefix_is_refused_with_the_candidates(tmp_path: Path) -> None:
+def test_an_ambiguous_prefix_names_the_candidates(tmp_path: Path) -> None:
     record(gym.make("Blackjack-v1"), tmp_path, 40)
     with trajrec.open(tmp_path) as corpus:
         ids = [row[0] for row in corpus.sql("SELECT episode_id FROM episodes").fetchall()]
@@ -372,9 +382,7 @@ def test_wrong_sql_names_the_nearest_column(cartpole: trajrec.Corpus) -> None:
 @pytest.mark.parametrize(
     ("make", "what"), [(None, "no such folder"), ("folder", "no logs"), ("file", "not a folder")]
 )
-def test_what_is_no_corpus_is_refused_with_one_sentence(
-    make: str | None, what: str, tmp_path: Path
-) -> None:
+def test_a_folder_that_is_no_corpus_is_refused(make: str | None, what: str, tmp_path: Path) -> None:
     path = tmp_path / "x"
     if make == "folder":
         path.mkdir()
@@ -405,7 +413,7 @@ env.close()
 
 
 def ask_while_recording(folder: Path, n_writers: int, n_readers: int, seconds: float) -> None:
-    """Record in some processes while others ask; each answer must hold every episode that ended 200 ms before."""
+    """Record and query in several processes; an answer must have all episodes of 200 ms ago."""
     told = [folder / f"told{k}" for k in range(n_writers)]
     for file in told:
         file.touch()
@@ -449,26 +457,25 @@ while time.monotonic() < until or n < 3:
             if line.endswith("\\n") and float(parts[1]) < begin - 0.2:
                 ended.add(parts[0])
     with trajrec.open(sys.argv[1]) as corpus:
-        found = {row[0] for row in corpus.sql("SELECT episode_id FROM episodes WHERE ended_at IS NOT NULL").fetchall()}
-    assert ended <= found, (len(ended), len(ended - found))
+        ended = "SELECT episode_id FROM episodes WHERE ended_at IS NOT NULL"
+        result = {row[0] for row in corpus.sql(ended).fetchall()}
+    assert ended <= result, (len(ended), len(ended - result))
     n += 1
 print(n)
 """
 
 
 @pytest.mark.slow
-def test_two_processes_ask_while_three_record_and_miss_no_episode(tmp_path: Path) -> None:
+def test_two_readers_miss_no_episode_of_three_writers(tmp_path: Path) -> None:
     ask_while_recording(tmp_path, 3, 2, 5.0)
 
 
 @suite("index", fixed=0, drawn=8, whole=300)
-def test_two_processes_ask_while_eight_record_and_miss_no_episode(
-    share: Share, tmp_path: Path
-) -> None:
+def test_two_readers_miss_no_episode_of_eight_writers(share: Share, tmp_path: Path) -> None:
     ask_while_recording(tmp_path, 8, 2, float(share.size))
 
 
-def test_an_episode_reads_the_same_after_the_index_was_copied_elsewhere(tmp_path: Path) -> None:
+def test_a_copied_folder_answers_the_same(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "a", 3)
     with trajrec.open(tmp_path / "a") as corpus:
         before = dump(corpus)

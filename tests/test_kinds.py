@@ -244,11 +244,11 @@ def test_argument_changes_are_pointers_into_the_arguments(tmp_path: Path) -> Non
             with pytest.raises(ValueError, match="no"):
                 ep.execute("fail", {"x~y": value})
     with trajrec.open(tmp_path) as corpus:
-        found = corpus.sql(
+        result = corpus.sql(
             "SELECT argument_changes->>'$[0][0]' AS path, json_extract(arguments, path) "
             "FROM attempts WHERE argument_changes IS NOT NULL"
         ).fetchall()
-    assert found == [("/x~0y/a~1b/0", "2")]
+    assert result == [("/x~0y/a~1b/0", "2")]
 
 
 def test_columns_of_json_hold_values_and_no_texts_of_json(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The questions of docs/reference/sql-questions.md, asked of a corpus whose answers are known."""
+"""The queries of docs/reference/sql-questions.md on a corpus with known answers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("questions")
     for seed, name in ((1, "good"), (2, "bad")):
         for agent in AGENTS if name == "bad" else ("solver",):
-            world, interface = Shop(seed=seed), trajrec.interface(base={"model": name})
+            world = Shop(seed=seed)
+            interface = trajrec.interface(base={"model": name})
             with trajrec.episode(
                 folder,
                 task="refund",
@@ -71,25 +72,25 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
     env = trajrec.record(Scripted(lambda k: (0, rewards[k], k == 1, False, {})), folder)
     run(env, 2)
     env.close()
-    found = trajrec.open(folder)
+    opened = trajrec.open(folder)
     from trajrec.corpus.recheck import recheck
 
-    list(recheck(found, never, where="task = 'refund'"))
-    return found
+    list(recheck(opened, never, where="task = 'refund'"))
+    return opened
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_every_question_of_the_docs_has_an_answer(corpus: Any, question: str) -> None:
+def test_every_documented_query_returns_rows(corpus: Any, question: str) -> None:
     assert corpus.sql(QUESTIONS[question]).fetchall()
 
 
 def ask(corpus: Any, start: str) -> list[tuple[Any, ...]]:
     (query,) = [query for question, query in QUESTIONS.items() if question.startswith(start)]
-    found: list[tuple[Any, ...]] = corpus.sql(query).fetchall()
-    return found
+    answer: list[tuple[Any, ...]] = corpus.sql(query).fetchall()
+    return answer
 
 
-def test_the_answers_are_the_known_ones(corpus: Any) -> None:
+def test_documented_queries_return_the_known_answers(corpus: Any) -> None:
     assert len(QUESTIONS) == 11
     assert ask(corpus, "Which tool fails most")[0] == (
         "refund_order",
@@ -116,7 +117,7 @@ def test_the_answers_are_the_known_ones(corpus: Any) -> None:
     assert ask(corpus, "Which values came") == [("weather", 7, '"rain"')]
 
 
-def test_a_call_with_several_tries_is_one_row_of_calls(tmp_path: Path) -> None:
+def test_calls_has_one_row_for_several_attempts(tmp_path: Path) -> None:
     tries = iter([TimeoutError("no answer"), None])
 
     def flaky() -> str:
@@ -130,6 +131,6 @@ def test_a_call_with_several_tries_is_one_row_of_calls(tmp_path: Path) -> None:
         for attempt in ep.attempts(2):
             with attempt:
                 ep.call("flaky")
-    with trajrec.open(tmp_path) as found:
+    with trajrec.open(tmp_path) as opened:
         query = "SELECT step, call, tool, n_attempts, outcome, result, is_retry FROM calls"
-        assert found.sql(query).fetchall() == [(0, 0, "flaky", 2, "ok", '"ok"', False)]
+        assert opened.sql(query).fetchall() == [(0, 0, "flaky", 2, "ok", '"ok"', False)]

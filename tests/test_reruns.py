@@ -1,4 +1,4 @@
-"""An agent's loop run again against its recording: the same without a network, or the first thing it asks that is not."""
+"""An agent's loop runs against its recording, and its first other request is reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Model:
-    """Answers from a script."""
+    """Gives scripted answers."""
 
     def __init__(self, *script: list[tuple[str, dict[str, Any]]]) -> None:
         self.script = iter(script)
@@ -76,7 +76,7 @@ def agent(
     *,
     prompt: str = "You are a careful clerk.\nRefund what is asked.\nSay done.",
 ) -> int:
-    """The agent of the README: asks, calls, appends, until there is nothing more to call."""
+    """Ask a model, call its tools and append the results until it calls none."""
     messages: list[Any] = [
         {"role": "system", "content": prompt},
         {"role": "user", "content": ep.goal["goal"]},
@@ -104,7 +104,7 @@ def record(folder: Path) -> Any:
     return only(folder)
 
 
-def test_an_agent_that_did_not_change_runs_again_without_a_model_or_a_world(tmp_path: Path) -> None:
+def test_an_unchanged_agent_reruns_from_the_log_alone(tmp_path: Path) -> None:
     episode = record(tmp_path)
     with trajrec.rerun(episode) as ep:
         assert agent(ep, no_network) == 3
@@ -123,7 +123,7 @@ print(ep.difference)
 """
 
 
-def test_it_runs_again_in_another_process_and_a_changed_word_of_its_prompt_is_found_at_once(
+def test_a_changed_prompt_is_found_in_another_process(
     tmp_path: Path,
 ) -> None:
     record(tmp_path)
@@ -147,7 +147,7 @@ def test_it_runs_again_in_another_process_and_a_changed_word_of_its_prompt_is_fo
     assert "    -Refund what is asked.\n    +Refund what is due." in done.stderr
 
 
-def test_a_log_with_one_episode_is_enough(tmp_path: Path) -> None:
+def test_the_path_of_a_log_is_enough(tmp_path: Path) -> None:
     record(tmp_path)
     close_logs()
     (path,) = tmp_path.glob("*.trj")
@@ -162,7 +162,7 @@ def test_a_log_with_one_episode_is_enough(tmp_path: Path) -> None:
         trajrec.rerun(path)
 
 
-def test_a_difference_can_be_reported_instead_of_raised(tmp_path: Path) -> None:
+def test_a_difference_may_be_reported_and_not_raised(tmp_path: Path) -> None:
     episode = record(tmp_path)
     with trajrec.rerun(episode, on_difference="report") as ep:
         agent(ep, no_network, prompt="Be quick.")
@@ -175,7 +175,7 @@ def loop(ep: Any, *calls: tuple[str, dict[str, Any]]) -> None:
         ep.call(name, **arguments)
 
 
-def test_other_calls_more_calls_and_fewer_calls_are_told_apart(tmp_path: Path) -> None:
+def test_other_more_and_fewer_calls_are_told_apart(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda **a: {"got": a}, name="a")
         ep.tool(lambda **a: {"got": a}, name="b")
@@ -188,28 +188,28 @@ def test_other_calls_more_calls_and_fewer_calls_are_told_apart(tmp_path: Path) -
         return ep.difference
 
     assert difference(("a", {"x": 1}), ("b", {"x": 2})) is None
-    found = difference(("a", {"x": 1}), ("b", {"x": 3}))
-    assert (found.step, found.kind, [tuple(change) for change in found.changes]) == (
+    first = difference(("a", {"x": 1}), ("b", {"x": 3}))
+    assert (first.step, first.kind, [tuple(change) for change in first.changes]) == (
         1,
         "tool call",
         [("arguments/x", 2, 3)],
     )
-    found = difference(("b", {"x": 2}), ("a", {"x": 1}))
-    assert (found.step, found.recorded["tool"], found.actual["tool"]) == (0, "a", "b")
-    found = difference(("a", {"x": 1}), ("b", {"x": 2}), ("a", {"x": 9}))
-    assert (found.step, found.recorded, found.actual) == (
+    first = difference(("b", {"x": 2}), ("a", {"x": 1}))
+    assert (first.step, first.recorded["tool"], first.actual["tool"]) == (0, "a", "b")
+    first = difference(("a", {"x": 1}), ("b", {"x": 2}), ("a", {"x": 9}))
+    assert (first.step, first.recorded, first.actual) == (
         2,
         None,
         {"tool": "a", "arguments": {"x": 9}},
     )
-    assert "no more of them" in str(found)
-    found = difference(("a", {"x": 1}))
-    assert (found.step, found.kind, found.recorded["tool"]) == (1, "end", "b")
+    assert "no more of them" in str(first)
+    first = difference(("a", {"x": 1}))
+    assert (first.step, first.kind, first.recorded["tool"]) == (1, "end", "b")
     with pytest.raises(AgentDivergedError, match="ended before"), trajrec.rerun(episode) as ep:
         loop(ep, ("a", {"x": 1}))
 
 
-def test_errors_retries_streams_effects_and_checks_come_back_as_they_were(tmp_path: Path) -> None:
+def test_errors_streams_and_checks_come_back_unchanged(tmp_path: Path) -> None:
     class Unknown(Exception):
         pass
 
@@ -262,7 +262,7 @@ def test_errors_retries_streams_effects_and_checks_come_back_as_they_were(tmp_pa
     assert first[0] == "third"
 
 
-def test_values_of_classes_that_are_not_loaded_are_objects_all_the_same(tmp_path: Path) -> None:
+def test_values_of_unloaded_classes_are_objects(tmp_path: Path) -> None:
     code = """
 import dataclasses, sys, trajrec
 @dataclasses.dataclass
@@ -293,7 +293,7 @@ with trajrec.episode(sys.argv[1]) as ep:
     assert "somewhere" not in sys.modules
 
 
-def test_secrets_that_were_redacted_do_not_make_a_difference_in_another_process(
+def test_redacted_secrets_make_no_difference_elsewhere(
     tmp_path: Path,
 ) -> None:
     code = """
@@ -310,7 +310,7 @@ with trajrec.episode(sys.argv[1]) as ep:
     assert ep.difference is not None
 
 
-def test_an_environments_episode_is_not_an_agents(tmp_path: Path) -> None:
+def test_an_environments_episode_is_refused(tmp_path: Path) -> None:
     import gymnasium
 
     with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path) as env:
@@ -327,7 +327,7 @@ def only_root(corpus: Any) -> str:
 
 
 def queue_agent(ep: Any, cents: int, log: list[str] | None = None) -> None:
-    """Ask a model once, then refund and tell; note what was really called."""
+    """Ask a model once, refund and send a message; log the functions that are called."""
 
     def note(text: str) -> str:
         if log is not None:
@@ -356,7 +356,7 @@ def in_full(shop: Shop) -> bool:
     return bool(order["refunded"] == order["cents"])
 
 
-def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path) -> None:
+def test_a_changed_agent_continues_live_as_a_fork(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="refund", world=Shop(seed=7), options={"task": 0}) as ep:
         queue_agent(ep, 100)
     parent = only(tmp_path)
@@ -373,7 +373,8 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
     close_logs()
     with trajrec.open(tmp_path) as corpus:
         rows = corpus.sql(
-            "SELECT parent_id, fork_step, outcome, claimed_done FROM all_episodes ORDER BY parent_id NULLS FIRST"
+            "SELECT parent_id, fork_step, outcome, claimed_done FROM all_episodes ORDER "
+            "BY parent_id NULLS FIRST"
         ).fetchall()
         assert rows == [(None, None, "failure", True), (parent.id, 0, "success", True)]
         child = corpus.episode(again.id)
@@ -387,7 +388,7 @@ def test_an_agent_that_differs_goes_on_live_from_there_as_a_fork(tmp_path: Path)
         assert (report.grade, report.divergence) == ("exact", None)
 
 
-def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(
+def test_a_fork_of_a_live_fork_is_recorded(
     tmp_path: Path,
 ) -> None:
     def agent(ep: Any, *orders: str) -> None:
@@ -419,7 +420,7 @@ def test_a_difference_at_a_step_of_its_own_forks_there_and_a_fork_forks_again(
         ).fetchall() == [(2,), (3,)]
 
 
-def test_a_world_that_no_longer_does_what_it_did_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_changed_world_is_not_continued(tmp_path: Path) -> None:
     class Other(Shop):
         def _get_order(self, order: str) -> dict[str, Any]:
             return {**super()._get_order(order), "cents": 1}

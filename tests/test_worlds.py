@@ -1,4 +1,4 @@
-"""An agent's episode replayed in its world: the same, or the first call that is not."""
+"""An agent's episode replays in its world, or its first differing call is named."""
 
 from __future__ import annotations
 
@@ -49,10 +49,11 @@ def episodes(folder: Path) -> list[Any]:
 
 
 class Counter:
-    """A world that shows its state and takes none back."""
+    """A world with get_state and without set_state."""
 
     def __init__(self, step: int = 1) -> None:
-        self.n, self.by = 0, step
+        self.n = 0
+        self.by = step
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
         self.n = 0
@@ -69,7 +70,7 @@ class Counter:
         return {"n": self.n}
 
 
-def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
+def test_a_world_without_set_state_is_compared(
     tmp_path: Path,
 ) -> None:
     with trajrec.episode(tmp_path, task="count", world=Counter()) as ep:
@@ -94,11 +95,12 @@ def test_a_world_that_takes_no_state_back_is_watched_and_compared_all_the_same(
 REPLAY = """
 import json, sys, trajrec
 with trajrec.open(sys.argv[1]) as corpus:
-    print(json.dumps([[r.grade, r.n_steps] for r in trajrec.replay.replay_episodes(corpus.episodes())]))
+    reports = trajrec.replay.replay_episodes(corpus.episodes())
+    print(json.dumps([[report.grade, report.n_steps] for report in reports]))
 """
 
 
-def test_every_episode_of_the_shop_replays_exactly_in_another_process(tmp_path: Path) -> None:
+def test_the_shop_replays_exactly_in_another_process(tmp_path: Path) -> None:
     for task in range(len(TASKS)):
         record_shop(tmp_path, task)
         record_shop(tmp_path, task, seed=None)
@@ -106,12 +108,12 @@ def test_every_episode_of_the_shop_replays_exactly_in_another_process(tmp_path: 
     done = subprocess.run(
         [sys.executable, "-c", REPLAY, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    found = json.loads(done.stdout)
-    assert [grade for grade, _ in found] == ["exact"] * 2 * len(TASKS)
-    assert min(n_steps for _, n_steps in found) >= 5
+    divergence = json.loads(done.stdout)
+    assert [grade for grade, _ in divergence] == ["exact"] * 2 * len(TASKS)
+    assert min(n_steps for _, n_steps in divergence) >= 5
 
 
-def test_a_changed_tool_is_named_by_its_first_call_with_what_it_changed(tmp_path: Path) -> None:
+def test_the_first_call_of_a_changed_tool_diverges(tmp_path: Path) -> None:
     record_shop(tmp_path, 0)
     (episode,) = episodes(tmp_path)
 
@@ -128,18 +130,22 @@ def test_a_changed_tool_is_named_by_its_first_call_with_what_it_changed(tmp_path
             raise ToolError("closed")
 
     assert replay_episode(episode, world=Shop(), checks=[solved]).grade == "exact"
-    found = replay_episode(episode, world=Stingy()).divergence
-    assert (found.step, found.field, found.expected - found.actual) == (4, "result/refunded", 1)
-    assert "changed" in found.cause
-    found = replay_episode(episode, world=Silent()).divergence
-    assert (found.step, found.field, found.actual) == (
+    divergence = replay_episode(episode, world=Stingy()).divergence
+    assert (divergence.step, divergence.field, divergence.expected - divergence.actual) == (
+        4,
+        "result/refunded",
+        1,
+    )
+    assert "changed" in divergence.cause
+    divergence = replay_episode(episode, world=Silent()).divergence
+    assert (divergence.step, divergence.field, divergence.actual) == (
         5,
         "state/database/messages/0",
         trajrec.values.diff.MISSING,
     )
-    found = replay_episode(episode, world=Strict()).divergence
-    assert (found.step, found.field) == (1, "error")
-    assert found.actual == "trajrec.envs.shop.ToolError: closed"
+    divergence = replay_episode(episode, world=Strict()).divergence
+    assert (divergence.step, divergence.field) == (1, "error")
+    assert divergence.actual == "trajrec.envs.shop.ToolError: closed"
     report = replay_episode(
         episode,
         world=Shop(),
@@ -148,7 +154,7 @@ def test_a_changed_tool_is_named_by_its_first_call_with_what_it_changed(tmp_path
     assert (report.divergence.field, report.divergence.expected) == ("check/solved", (True, None))
 
 
-def test_another_initial_state_is_found_before_the_first_call(tmp_path: Path) -> None:
+def test_another_initial_state_diverges_before_any_call(tmp_path: Path) -> None:
     record_shop(tmp_path, 1)
     (episode,) = episodes(tmp_path)
 
@@ -158,8 +164,8 @@ def test_another_initial_state_is_found_before_the_first_call(tmp_path: Path) ->
             database["customers"]["C2"]["name"] = "Zoe"
             return database
 
-    found = replay_episode(episode, world=Renamed()).divergence
-    assert (found.step, found.field, found.actual) == (
+    divergence = replay_episode(episode, world=Renamed()).divergence
+    assert (divergence.step, divergence.field, divergence.actual) == (
         -1,
         "state/database/customers/C2/name",
         "Zoe",
@@ -167,7 +173,7 @@ def test_another_initial_state_is_found_before_the_first_call(tmp_path: Path) ->
 
 
 class Notes:
-    """A world that can be made to depend on the clock and on random."""
+    """A world that depends on the clock or on random, if it is told to."""
 
     def __init__(self, clock: bool = False, chance: bool = False) -> None:
         self.kwargs = {"clock": clock, "chance": chance}
@@ -219,7 +225,7 @@ def record_notes(folder: Path, **kwargs: bool) -> Any:
     ("kwargs", "field", "cause"),
     [({"clock": True}, "at", "clock"), ({"chance": True}, "id", "random")],
 )
-def test_a_world_that_reads_the_clock_or_draws_by_chance_is_reported_with_that_cause(
+def test_clock_and_chance_are_named_as_causes(
     tmp_path: Path, kwargs: dict[str, bool], field: str, cause: str
 ) -> None:
     report = replay_episode(record_notes(tmp_path, **kwargs), allow=[__name__])
@@ -230,7 +236,7 @@ def test_a_world_that_reads_the_clock_or_draws_by_chance_is_reported_with_that_c
     assert replay_episode(episodes(tmp_path)[-1], allow=[__name__], ignore=ignore).grade == "state"
 
 
-def test_external_tools_are_answered_from_the_log_and_async_ones_awaited(tmp_path: Path) -> None:
+def test_external_tools_are_answered_from_the_log(tmp_path: Path) -> None:
     import asyncio
 
     async def main() -> None:
@@ -248,7 +254,7 @@ def test_external_tools_are_answered_from_the_log_and_async_ones_awaited(tmp_pat
     assert "calls of external tools were answered from the log" in report.notes
 
 
-def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_must_be_given(
+def test_a_world_is_imported_only_if_allowed(
     tmp_path: Path,
 ) -> None:
     episode = record_notes(tmp_path)
@@ -269,7 +275,7 @@ def test_a_world_that_is_not_allowed_is_not_imported_and_one_without_arguments_m
     assert done.stdout.count("refused") >= 2
 
 
-def test_an_agents_episode_can_be_looked_at(
+def test_commands_show_an_agents_episode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from trajrec.cli.main import main
@@ -298,7 +304,7 @@ def test_an_agents_episode_can_be_looked_at(
     assert json.loads(capsys.readouterr().out.splitlines()[0])["task"] == "notes"
 
 
-def test_what_is_no_world_is_refused_before_anything_is_recorded(tmp_path: Path) -> None:
+def test_an_object_that_is_no_world_is_refused(tmp_path: Path) -> None:
     class Shelf:
         def tools(self) -> list[Any]:
             return []

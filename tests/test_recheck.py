@@ -1,4 +1,4 @@
-"""New versions of verifiers on old episodes: appended, never written over what was recorded."""
+"""New versions of verifiers on old episodes append verdicts, and overwrite none."""
 
 from __future__ import annotations
 
@@ -36,10 +36,13 @@ def record(folder: Path) -> None:
     close_logs()
 
 
-CHECKS = "SELECT task, version, phase, verdict, evidence FROM checks JOIN episodes USING (episode_id) ORDER BY ALL"
+CHECKS = (
+    "SELECT task, version, phase, verdict, evidence "
+    "FROM checks JOIN episodes USING (episode_id) ORDER BY ALL"
+)
 
 
-def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None:
+def test_a_recheck_is_appended_and_the_outcome_stays(tmp_path: Path) -> None:
     record(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.trj")}
     with trajrec.open(tmp_path) as corpus:
@@ -60,8 +63,11 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
         ]
         assert corpus.sql(CHECKS).fetchall() == expected
         assert corpus.sql("SELECT DISTINCT outcome FROM episodes").fetchall() == [("success",)]
-        # Two versions that disagree on the same state are found by its digest.
-        disagree = "FROM checks a JOIN checks b USING (episode_id, state_digest) WHERE a.version = '1' AND b.version = '2'"
+        # Two versions that disagree on the same state share its digest.
+        disagree = (
+            "FROM checks a JOIN checks b USING (episode_id, state_digest) "
+            "WHERE a.version = '1' AND b.version = '2'"
+        )
         assert corpus.sql(
             f"SELECT count(*), count(*) FILTER (a.verdict <> b.verdict) {disagree}"
         ).fetchall() == [(2, 1)]
@@ -81,7 +87,7 @@ def test_a_new_version_is_appended_and_the_outcome_stays(tmp_path: Path) -> None
         assert len(corpus.sql(CHECKS).fetchall()) == 2
 
 
-def test_an_episode_that_goes_on_keeps_what_was_said_of_it(tmp_path: Path) -> None:
+def test_a_running_episode_keeps_its_post_hoc_checks(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, watch={"n": 1}) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
@@ -96,7 +102,7 @@ def test_an_episode_that_goes_on_keeps_what_was_said_of_it(tmp_path: Path) -> No
         assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]
 
 
-def test_a_verifier_that_raises_and_a_state_that_is_not_known_are_said(
+def test_errors_and_unknown_states_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tmp_path)
