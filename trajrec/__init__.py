@@ -1,10 +1,10 @@
 """Record agents' episodes, replay them exactly, and query them with SQL.
 
     env = trajrec.record(gymnasium.make("CartPole-v1"), "runs/")     # a gymnasium.Wrapper
-    with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop: ep.call, ep.model, ep.check
+    with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop: ep.call, ep.model
     corpus = trajrec.open("runs/")                                   # SQL over the logs
-    report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # re-executes the episode, compares every step
-    with trajrec.rerun(corpus.episode("3f2a")) as ep: ...            # the agent's own loop, answered from the log
+    report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # compares every step
+    with trajrec.rerun(corpus.episode("3f2a")) as ep: ...            # answered from the log
 
 Each name is imported when it is first used, so a process that only records never imports DuckDB.
 """

@@ -76,7 +76,8 @@ def list_episodes(arguments: argparse.Namespace) -> ExitStatus:
     with open_corpus(arguments.dir) as corpus:
         rows = corpus.sql(
             f"SELECT {', '.join(columns)} FROM all_episodes "
-            f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}) ORDER BY started_at, log, number"
+            f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}) "
+            "ORDER BY started_at, log, number"
         ).fetchall()
         if arguments.json:
             for row in rows:

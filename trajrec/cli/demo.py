@@ -54,10 +54,11 @@ ENVIRONMENTS = (("CartPole-v1", balanced), ("FrozenLake-v1", at_goal), ("Taxi-v4
 PLAN = (0, 3, 3, 3, 0, 0, 0, 0, 3, 1, 0, 0, 0, 2, 1, 0)
 """The action in each cell of the lake: on ice, walk so that no slip leads into a hole."""
 
-BY_ENVIRONMENT = """SELECT env_id, count(*) AS episodes, count(*) FILTER (outcome = 'failure') AS failed,
-       avg(total_reward) AS mean_reward, avg(n_steps) AS mean_steps
+BY_ENVIRONMENT = """SELECT env_id, count(*) AS episodes,
+       count(*) FILTER (outcome = 'failure') AS failed, avg(total_reward) AS mean_reward, avg(n_steps) AS mean_steps
 FROM episodes GROUP BY env_id ORDER BY env_id"""
-CHANGES = """SELECT step, action, before, after FROM steps JOIN state_changes USING (episode_id, step)
+CHANGES = """SELECT step, action, before, after
+FROM steps JOIN state_changes USING (episode_id, step)
 WHERE episode_id = '{}' ORDER BY step LIMIT 5"""
 
 
@@ -140,7 +141,8 @@ def _replay(failed: Episode) -> str:
 def _fork(failed: Episode) -> None:
     steps = sorted({0, failed.n_steps // 3, 2 * failed.n_steps // 3, failed.n_steps - 1})
     print(
-        f"\n3. Forking it at {len(steps)} of its steps, {N_BRANCHES} random continuations from each\n"
+        f"\n3. Forking it at {len(steps)} of its steps, "
+        f"{N_BRANCHES} random continuations from each\n"
     )
     branches = trajrec.replay.fork_many(
         failed,

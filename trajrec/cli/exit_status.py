@@ -21,7 +21,7 @@ MEANINGS = {
     ExitStatus.FINDING: "the command has done its work and found a difference or a failure",
     ExitStatus.USAGE: "an argument is wrong, or no episode is selected",
     ExitStatus.LOG: "a log is damaged, cannot be read or cannot be written",
-    ExitStatus.REFUSED: "an environment, world or step cannot be made, is not allowed or not restored",
+    ExitStatus.REFUSED: "an environment, world or step is not allowed, cannot be made or not restored",
     ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
 }
 """Status -> its meaning, for the help of `trajrec` and the reference."""

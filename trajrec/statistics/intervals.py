@@ -190,7 +190,7 @@ def augmented_t(differences: FloatArray, scale: float, confidence: float = CONFI
 def paired(
     a: FloatArray, b: FloatArray, scale: float | None, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Return the mean of a - b over pairs: `bonett_price` of shares (scale None), or `augmented_t`."""
+    """Return the mean of a - b over pairs: `bonett_price` if scale is None, else `augmented_t`."""
     if scale is None:
         return bonett_price(a - b, confidence)
     return augmented_t(a - b, scale, confidence)
@@ -199,7 +199,7 @@ def paired(
 def independent(
     a: FloatArray, b: FloatArray, scale: float | None, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Return the difference of two independent arms: `newcombe` of shares (scale None), or `welch`."""
+    """Return the difference of two independent arms: `newcombe` if scale is None, else `welch`."""
     if scale is None:
         return newcombe(a, b, confidence)
     return welch(a, b, confidence)

@@ -1,4 +1,4 @@
-"""Values as JSON, for SQL and for people. JSON is readable but not lossless; the log is lossless."""
+"""Values as JSON, for SQL and for people: readable, but not lossless as the log is."""
 
 from __future__ import annotations
 

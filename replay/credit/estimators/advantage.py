@@ -275,7 +275,7 @@ class _Run:
         return [f"{n_cut} rollouts were cut at step {step}: {consequence}"]
 
     def _pairing_note(self) -> list[str]:
-        """Return a note on the effect of common random numbers, which raise the variance on some tasks."""
+        """Return a note on common random numbers, which raise the variance on some tasks."""
         if not self._sampler.is_paired or not self._forced:
             return []
         pairs = [(self._forced[step].values, self._values[step].values) for step in self._forced]

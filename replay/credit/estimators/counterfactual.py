@@ -135,7 +135,7 @@ def _sample_arms(
     parts: Iterable[range],
     meter: Meter,
 ) -> tuple[list[Rollout], list[Rollout]]:
-    """Run the rollouts of both arms, in the same scenarios; `first_policy` acts at the step only."""
+    """Run the rollouts of both arms in the same scenarios; `first_policy` acts once."""
     kept: list[Rollout] = []
     substituted: list[Rollout] = []
     scenarios = sampler.config.noise.scenarios

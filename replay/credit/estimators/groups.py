@@ -1,4 +1,4 @@
-"""Advantages from a corpus alone: each step is compared with the other episodes of its group, in SQL.
+"""Advantages from a corpus alone: SQL compares each step with the other episodes of its group.
 
 These are the estimates that train agents on groups of episodes. GRPO and RLOO give each step the
 return of its episode, compared with the group. GiGPO adds a comparison with the other visits of the

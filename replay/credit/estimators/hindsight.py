@@ -1,4 +1,4 @@
-"""Hindsight: credit from recorded episodes and the probabilities of their actions, without rollouts.
+"""Hindsight: credit from recorded episodes and action probabilities, without rollouts.
 
 The methods count visits in tables, so they need states that occur in several episodes. States are
 told apart by their digests, or by their observations if the log has no digests.

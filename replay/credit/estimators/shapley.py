@@ -1,4 +1,4 @@
-"""Shapley values: the fair share of each step, or segment of steps, in an outcome that several caused.
+"""Shapley values: the fair share of each step, or segment, in an outcome that several caused.
 
 In the game v(S), the steps in S keep their recorded action and the policy redraws the others.
 Leaving one step out blames both of two steps that were each necessary, and neither of two steps

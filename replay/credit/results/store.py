@@ -1,4 +1,4 @@
-"""Make the table of a run and append it to the corpus: in SQL, the tables `credit` and `rollouts`."""
+"""Make the table of a run, and append it to the corpus as rows of `credit` and `rollouts`."""
 
 from __future__ import annotations
 
