@@ -13,6 +13,7 @@ import pytest
 from conftest import record, run
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.tables import TABLES
 from trajrec.corpus.index.views import VIEWS
@@ -249,6 +250,19 @@ def test_argument_changes_are_pointers_into_the_arguments(tmp_path: Path) -> Non
             "FROM attempts WHERE argument_changes IS NOT NULL"
         ).fetchall()
     assert result == [("/x~0y/a~1b/0", "2")]
+
+
+def test_show_prints_a_goal_as_json_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trajrec.episode(tmp_path, goal={"cents": [1]}) as ep:
+        ep.tool(lambda x: {"y": x}, name="echo")
+        ep.call("echo", x={"z": [1]})
+    close_logs()
+    assert main(["show", str(tmp_path), ep.id, "--json"]) == 0
+    facts, call = map(json.loads, capsys.readouterr().out.splitlines())
+    assert facts["goal"] == {"cents": [1]}
+    assert (call["arguments"], call["result"]) == ({"x": {"z": [1]}}, {"y": {"z": [1]}})
 
 
 def test_columns_of_json_hold_values_and_no_texts_of_json(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
         for row in _rows(episode, None):
             print_json(row)
         return
-    print_facts(facts)
+    goal = facts["goal"]
+    print_facts(facts | {"goal": None if goal is None else _short(goal, GOAL_LENGTH)})
     rows = [_line(item) for item in _in_order(episode)]
     n_hidden = len(rows) - SHOWN_ROWS
     if n_hidden > 0:
@@ -97,10 +98,10 @@ def _facts(episode: Episode) -> JsonObject:
     }
 
 
-def _goal(episode: Episode, task: TaskStart | None) -> str | None:
+def _goal(episode: Episode, task: TaskStart | None) -> Value:
     if task is None or task.goal_data is None:
         return None
-    return _short(episode.transcript.value(task.goal_data), GOAL_LENGTH)
+    return to_json_value(episode.transcript.value(task.goal_data))
 
 
 def _watched(task: TaskStart | None) -> list[str]:
