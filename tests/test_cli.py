@@ -225,18 +225,18 @@ WRONG = {
     "a folder without logs": (None, ["ls", "{}/.."], 2, "no logs"),
     "an unknown episode": (None, ["show", "{}", "zzz"], 2, "no episode 'zzz'"),
     "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "step must be in [0, "),
-    "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 2, "no such environment"),
-    "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 2, "no such environment"),
+    "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 4, "no such environment"),
+    "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 4, "no such environment"),
     "a missing package": (
         None,
         ["record", "not_there:X-v0", "-o", "{}"],
-        2,
+        4,
         "neither in this folder nor installed",
     ),
     "unknown arguments of an environment": (
         None,
         ["record", "CartPole-v1", "-o", "{}", "--env-kwargs", '{"no": 1}'],
-        2,
+        4,
         "does not take these arguments",
     ),
     "a missing policy": (
@@ -470,10 +470,24 @@ def test_an_impossible_fork_is_one_clear_sentence(
             ["fork", str(runs), name, "--at", "1", "--policy", "random", "--env", "x:y"],
             "--env x:y: No module named 'x'",
         ),
-        (["check-determinism", "Nothing-v0"], "no such environment"),
     ):
         assert main(arguments) == 2, arguments
         assert text in capsys.readouterr().err
+    assert main(["check-determinism", "Nothing-v0"]) == 4
+    assert "no such environment" in capsys.readouterr().err
+
+
+def test_a_recheck_of_no_episode_is_wrong_usage(
+    runs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "my_checks.py").write_text("def fine(state):\n    return True\n")
+    monkeypatch.chdir(tmp_path)
+    command = ["recheck", str(runs), "--verifier", "my_checks:fine", "--where", "1 = 0"]
+    assert main(command) == 2
+    assert "--where selects no episode; nothing was appended" in capsys.readouterr().out
 
 
 def test_an_exception_of_a_probed_environment_has_file_and_line(

@@ -67,7 +67,7 @@ class Commands:
 def _epilog(finding: str) -> str:
     """Return the last line of a command's help: its exit statuses."""
     statuses = ["0 done", *([f"1 {finding}"] if finding else []), "2 wrong usage"]
-    return f"Exit status: {', '.join(statuses)}, 3 damaged log, 4 refused."
+    return f"Exit status: {', '.join(statuses)}, 3 faulty log, 4 environment refused or missing."
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +199,14 @@ def read_count(text: str) -> int:
     return value
 
 
+def read_seconds(text: str) -> float:
+    """Read a number of seconds above 0."""
+    value = float(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {value:g}")
+    return value
+
+
 def read_distance(text: str) -> int:
     """Read a whole number of at least 0."""
     value = int(text)
@@ -224,11 +232,14 @@ def read_json_object(text: str) -> dict[str, object]:
 
 
 def read_slice(text: str) -> slice:
-    """Read FIRST:LAST or FIRST:LAST:EVERY, as Python slices."""
+    """Read FIRST:STOP or FIRST:STOP:EVERY, as Python slices: STOP is excluded."""
     try:
-        first, last, *every = (int(part) if part else None for part in text.split(":"))
-        return slice(first, last, *every)
+        first, stop, *every = (int(part) if part else None for part in text.split(":"))
+        steps = slice(first, stop, *every)
+        # Any length shows whether Python accepts the slice, e.g. not a step of 0.
+        steps.indices(1)
+        return steps
     except (ValueError, TypeError) as exc:
         raise argparse.ArgumentTypeError(
-            f"must be FIRST:LAST or FIRST:LAST:EVERY, got {text!r}"
+            f"must be FIRST:STOP or FIRST:STOP:EVERY, got {text!r}"
         ) from exc

@@ -63,8 +63,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--steps",
         type=read_slice,
-        metavar="FIRST:LAST[:EVERY]",
-        help="only these steps (value, delta and advantage)",
+        metavar="FIRST:STOP[:EVERY]",
+        help="only these steps, without STOP (value, delta and advantage)",
     )
     parser.add_argument(
         "--budget",

@@ -16,6 +16,10 @@ class ExitStatus(IntEnum):
     INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 
+class CannotMakeError(ValueError):
+    """An environment that a command line names cannot be made."""
+
+
 MEANINGS = {
     ExitStatus.OK: "the command has done its work and found no difference and no failure",
     ExitStatus.FINDING: "the command has done its work and found a difference or a failure",

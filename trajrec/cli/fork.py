@@ -16,6 +16,7 @@ from trajrec.cli.arguments import (
     add_seed,
     read_count,
     read_json,
+    read_seconds,
 )
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import open_corpus
@@ -74,7 +75,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_seed(parser)
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="end a branch that takes longer"
+        "--timeout", type=read_seconds, metavar="SECONDS", help="end a branch that takes longer"
     )
     add_execution(parser)
     add_restore(parser)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trajrec.errors import EnvMissingError
+from trajrec.cli.exit_status import CannotMakeError
 from trajrec.types import Action, AnyEnv, JsonObject, Observation, Value
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
     """Make an environment by its id, importing the package that registers it.
 
     Raises:
-        ValueError: The id is unknown, its module is missing, or the arguments are wrong.
-        EnvMissingError: The environment needs a package that is not installed.
+        CannotMakeError: The id is unknown, a module or package is missing, or the arguments are
+            wrong.
     """
     import gymnasium
 
@@ -32,24 +32,24 @@ def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
     try:
         return make_by_id(env_id, **kwargs)
     except gymnasium.error.DependencyNotInstalled as exc:
-        raise EnvMissingError(
-            f"{env_id} needs a package that is not installed: {exc}", episode_id="-"
-        ) from exc
+        raise CannotMakeError(f"{env_id} needs a package that is not installed: {exc}") from exc
     except ModuleNotFoundError as exc:
         if module and exc.name in (None, module.partition(".")[0]):
-            raise ValueError(
+            raise CannotMakeError(
                 f"the module {module} of {env_id} is neither in this folder nor installed"
             ) from exc
         name = (exc.name or env_id).partition(".")[0].replace("_", "-")
-        raise ValueError(
+        raise CannotMakeError(
             f"the environment {env_id} needs the package {name}, which is not installed: "
             f"pip install {name}"
         ) from exc
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
         hint = "" if module else f"; an id that a module registers is given as module:{env_id}"
-        raise ValueError(f"no such environment: {exc}{hint}") from exc
+        raise CannotMakeError(f"no such environment: {exc}{hint}") from exc
     except TypeError as exc:
-        raise ValueError(f"the environment {env_id} does not take these arguments: {exc}") from exc
+        raise CannotMakeError(
+            f"the environment {env_id} does not take these arguments: {exc}"
+        ) from exc
 
 
 def load_env(name: str) -> Callable[[], Value]:

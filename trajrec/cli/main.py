@@ -24,7 +24,7 @@ from trajrec.cli import (
     show,
 )
 from trajrec.cli.arguments import Commands
-from trajrec.cli.exit_status import MEANINGS, ExitStatus
+from trajrec.cli.exit_status import MEANINGS, CannotMakeError, ExitStatus
 from trajrec.errors import (
     LogError,
     ReplayError,
@@ -67,7 +67,7 @@ def status_of(exc: Exception) -> ExitStatus:
     """Return the exit status of an error."""
     if isinstance(exc, LogError):
         return ExitStatus.LOG
-    if isinstance(exc, (ReplayError, RestoreError, SnapshotError)):
+    if isinstance(exc, (CannotMakeError, ReplayError, RestoreError, SnapshotError)):
         return ExitStatus.REFUSED
     return ExitStatus.USAGE
 

@@ -64,11 +64,15 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
                 print(f"{result.episode_id} {_verdict(result)}: {result.message}")
         if not arguments.json:
             listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+            is_appended = counts and not arguments.dry_run
             appended = "appended to the table checks as post-hoc"
             print(
-                f"{counts.total()} episodes: {listed or 'none to check'}; "
-                f"{'nothing was appended' if arguments.dry_run else appended}"
+                f"{counts.total()} episodes: {listed or '--where selects no episode'}; "
+                f"{appended if is_appended else 'nothing was appended'}"
             )
+        if not counts:
+            # A verifier that judged nothing must not pass for one that found nothing.
+            return ExitStatus.USAGE
         if counts["error"]:
             say(
                 "trajrec: recheck calls a verifier with the recorded state as plain data, "
