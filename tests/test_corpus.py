@@ -457,9 +457,9 @@ while time.monotonic() < until or n < 3:
             if line.endswith("\\n") and float(parts[1]) < begin - 0.2:
                 ended.add(parts[0])
     with trajrec.open(sys.argv[1]) as corpus:
-        ended = "SELECT episode_id FROM episodes WHERE ended_at IS NOT NULL"
-        result = {row[0] for row in corpus.sql(ended).fetchall()}
-    assert ended <= result, (len(ended), len(ended - result))
+        query = "SELECT episode_id FROM episodes WHERE ended_at IS NOT NULL"
+        seen = {row[0] for row in corpus.sql(query).fetchall()}
+    assert ended <= seen, (len(ended), len(ended - seen))
     n += 1
 print(n)
 """
