@@ -81,12 +81,12 @@ def test_results_are_delivered_at_once_or_when_awaited() -> None:
     assert deliver(3, is_async=False) == 3
     result = deliver(3, is_async=True)
     assert not isinstance(result, int)
-    assert asyncio.run(resolve(result)) == 3
+    assert resolve(result) == 3
     with pytest.raises(KeyError):
         deliver_error(KeyError("k"), is_async=False)
     later = deliver_error(KeyError("k"), is_async=True)
     with pytest.raises(KeyError):
-        asyncio.run(resolve(later))
+        resolve(later)
 
 
 @pytest.mark.parametrize("error", [None, TimeoutError("late")])
