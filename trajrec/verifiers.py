@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
 from trajrec.protocols import Verdict
@@ -71,8 +70,8 @@ def code_digest(verifier: object) -> str | None:
     return source_digest(type(verifier))
 
 
-@dataclass(frozen=True)
-class CheckResult:
+# A NamedTuple, which is made in half the time of a frozen dataclass: each rollout makes one.
+class CheckResult(NamedTuple):
     """The result of one run of a verifier.
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from trajrec.corpus.episode import Episode
@@ -160,7 +160,7 @@ class BranchPlan:
         if trace.failure is not None:
             trace.failure = portable_error(trace.failure)
         trace.results = [
-            result if result.error is None else replace(result, error=portable_error(result.error))
+            result if result.error is None else result._replace(error=portable_error(result.error))
             for result in trace.results
         ]
         return trace

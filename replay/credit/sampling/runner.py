@@ -41,28 +41,6 @@ class _Tail(NamedTuple):
     status: Status
     error: str = ""
 
-    def as_rollout(
-        self,
-        scenario: int,
-        *,
-        coalesced_at: int,
-        env_steps: int = 0,
-        policy_calls: int = 0,
-        visits: tuple[Visit, ...] = (),
-    ) -> Rollout:
-        return Rollout(
-            scenario=scenario,
-            episode_return=self.episode_return,
-            score=self.score,
-            length=self.length,
-            status=self.status,
-            coalesced_at=coalesced_at,
-            error=self.error,
-            env_steps=env_steps,
-            policy_calls=policy_calls,
-            visits=visits,
-        )
-
 
 class _RunningRollout:
     """A rollout that waits for an action, in `_run_batched`."""
@@ -257,15 +235,17 @@ class RolloutRunner:
         self, slot: int, scenario: int, forced: Mapping[int, Action], first_policy: Policy | None
     ) -> RolloutSteps:
         """Run one rollout: yield a request for each action, return the result."""
-        tail = self._known_tail(scenario, slot) if first_policy is None and not forced else None
-        if tail is not None:
-            # An earlier rollout passed here, so the environment need not even be restored.
-            return tail.as_rollout(scenario, coalesced_at=self._step)
+        tails = self._tails
+        tail: _Tail | None = None
+        if first_policy is None and not forced and tails and self._start_key is not None:
+            tail = self._known_tail(scenario, slot, tails)
+            if tail is not None:
+                # An earlier rollout passed here, so the environment need not even be restored.
+                return Rollout(scenario, *tail[:4], self._step, tail.error)
         merge_scope = self._begin(slot, scenario, first_policy)
         # Attributes in local variables: the loop runs for each step of each rollout.
         simulator = self.simulators[slot]
         memory = self._memory
-        tails = self._tails
         start = self._step
         max_steps = self._max_steps
         needs_key = tails is not None or self._keeps_visits
@@ -287,8 +267,11 @@ class RolloutRunner:
             state_key = simulator.state_key() if needs_key else None
             node: Hashable | None = None
             # Before the first policy's action the rest of the rollout depends on that policy too.
-            is_shared = first_policy is None or step > start
-            if tails is not None and state_key is not None and is_shared:
+            if (
+                tails is not None
+                and state_key is not None
+                and (first_policy is None or step > start)
+            ):
                 while n_passed < len(forced_digests) and forced_digests[n_passed][0] < step:
                     n_passed += 1
                 ahead = forced_digests[n_passed][1] if n_passed < len(forced_digests) else ""
@@ -323,9 +306,15 @@ class RolloutRunner:
             step += 1
         if tail is None:
             tail = _Tail(0.0, simulator.score(), 0, "ended")
-        return self._extend(tail, nodes, rewards).as_rollout(
-            scenario,
+        tail = self._extend(tail, nodes, rewards)
+        return Rollout(
+            scenario=scenario,
+            episode_return=tail.episode_return,
+            score=tail.score,
+            length=tail.length,
+            status=tail.status,
             coalesced_at=coalesced_at,
+            error=tail.error,
             env_steps=len(rewards),
             policy_calls=n_calls,
             # A visit whose step raised has no reward and is left out.
@@ -334,13 +323,11 @@ class RolloutRunner:
             ),
         )
 
-    def _known_tail(self, scenario: int, slot: int) -> _Tail | None:
+    def _known_tail(self, scenario: int, slot: int, tails: dict[Hashable, _Tail]) -> _Tail | None:
         """Return the tail of an earlier rollout from the start; None if there is none."""
-        if self._start_key is None or not self._tails:
-            return None
         self._memory.restore()
         policy_key = self._memory.key(self.simulators[slot].observation)
-        return self._tails.get((scenario, self._step, self._start_key, policy_key, ""))
+        return tails.get((scenario, self._step, self._start_key, policy_key, ""))
 
     def _begin(self, slot: int, scenario: int, first_policy: Policy | None) -> Hashable:
         """Bring everything to the start of a rollout; return the scope in which it may merge."""

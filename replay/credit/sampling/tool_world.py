@@ -209,17 +209,17 @@ class WorldSimulator:
                     result = resolve(result)
         except Exception as exc:
             return ToolCall(
-                step=step,
-                tool=tool,
-                arguments=arguments,
+                step,
+                tool,
+                arguments,
                 result=None,
                 error=f"{codec.type_name(exc)}: {exc}",
                 is_async=is_async,
             )
         return ToolCall(
-            step=step,
-            tool=tool,
-            arguments=arguments,
+            step,
+            tool,
+            arguments,
             # Through the codec, so that the result is as a log gives it back.
             result=codec.decode(codec.encode(result, opaque=True)),
             error="",
