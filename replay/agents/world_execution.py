@@ -290,11 +290,11 @@ class WorldExecution:
                 return divergence
         return None
 
-    def _frozen(self, time_ns: int, *place: int) -> contextlib.AbstractContextManager[None]:
+    def _frozen(self, time_ns: int, *position: int) -> contextlib.AbstractContextManager[None]:
         """Freeze the clock and entropy if they were frozen during the recording."""
         if self._held_seed is None:
             return contextlib.nullcontext()
-        return frozen(time_ns, derive_seed(self._held_seed, *place))
+        return frozen(time_ns, derive_seed(self._held_seed, *position))
 
     def _compare_state(self, attempt: Attempt) -> Divergence | None:
         """Compare the changes that a call made, part by part."""

@@ -115,10 +115,10 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
     yield episode.end_step
 
 
-def fork_places(fork: Fork) -> set[AttemptKey]:
+def fork_attempts(fork: Fork) -> set[AttemptKey]:
     """Return the attempts of its parent that lead to an agent's fork."""
     data = {} if fork.metadata_data is None else codec.decode(fork.metadata_data)
-    return {tuple(place) for place in data.get("attempts", [])}
+    return {tuple(key) for key in data.get("attempts", [])}
 
 
 def _check_start(episode: Episode) -> None:
@@ -139,7 +139,7 @@ def _execution(
         assert episode.parent is not None
         # The execution compares the state at the fork's step itself.
         with contextlib.suppress(DivergenceError):
-            bring_world(episode.parent, world, fork_places(episode.fork))
+            bring_world(episode.parent, world, fork_attempts(episode.fork))
 
     return WorldExecution(
         episode,

@@ -166,18 +166,18 @@ class Builder:
             return None
         for log in stale | _copies_of({*stale, *changed}, indexed):
             self._drop(log)
-        kept = {log: before for log, before in indexed.items() if log not in self._stale_logs}
-        self._read_logs(stats, kept)
+        current = {log: before for log, before in indexed.items() if log not in self._stale_logs}
+        self._read_logs(stats, current)
         return Update(self._stale_logs, self._stale_episodes)
 
     def _read_logs(
-        self, stats: Mapping[str, os.stat_result], kept: Mapping[str, IndexedLog]
+        self, stats: Mapping[str, os.stat_result], current: Mapping[str, IndexedLog]
     ) -> None:
-        """Read the logs that differ from `kept`."""
-        work = [log for log, stat in stats.items() if _is_changed(stat, kept.get(log))]
+        """Read the logs that differ from `current`."""
+        work = [log for log, stat in stats.items() if _is_changed(stat, current.get(log))]
         # Logs with the id of another one wait until all others are read: only then all copies are
         # known, and which of them is the original.
-        log_of = {before.log_id: log for log, before in kept.items()}
+        log_of = {before.log_id: log for log, before in current.items()}
         with_copies: dict[str, set[str]] = {}
         total = sum(stats[log].st_size for log in work)
         done = 0
@@ -188,7 +188,7 @@ class Builder:
                     log_id = reader.header.log_id
                     other = log_of.setdefault(log_id, log)
                     if other == log:
-                        self._read(log, reader, stats[log], kept.get(log))
+                        self._read(log, reader, stats[log], current.get(log))
                     else:
                         with_copies.setdefault(log_id, {other}).add(log)
             done += stats[log].st_size
@@ -199,7 +199,7 @@ class Builder:
                 self._insert()
         self._insert()
         for log_id, logs in with_copies.items():
-            logs |= {log for log, before in kept.items() if before.log_id == log_id}
+            logs |= {log for log, before in current.items() if before.log_id == log_id}
             self._read_copies(logs, stats)
 
     def _read_copies(self, logs: Collection[str], stats: Mapping[str, os.stat_result]) -> None:
