@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -287,6 +288,75 @@ def test_an_error_is_one_sentence_with_its_status(
     assert {path: path.read_bytes() for path in runs.glob("*.trj")} == logs
 
 
+# Each command that reads a folder -> arguments with which it does its work on a whole one.
+READING = {
+    "ls": "",
+    "sql": "'SELECT 1'",
+    "schema": "",
+    "show": "ID",
+    "diff": "ID ID",
+    "replay": "",
+    "fork": "ID --at 1 --policy random",
+    "recheck": "--verifier builtins:callable",
+    "credit": "--group",
+    "bisect": "ID --policy random -n 2 --success truncated",
+    "export": "grpo -o OUT/advantages.jsonl",
+    "index": "",
+}
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    choices = next(a for a in build_parser()._actions if a.dest == "COMMAND" or a.choices).choices
+    assert choices is not None
+    return dict(choices)  # type: ignore[call-overload, no-any-return]
+
+
+def test_every_command_that_reads_a_folder_is_tried() -> None:
+    reading = {
+        name
+        for name, parser in commands().items()
+        if any(action.dest == "dir" for action in parser._actions)
+    }
+    # The demo only writes its folder.
+    assert reading - {"demo"} == READING.keys()
+
+
+@pytest.mark.parametrize("command", READING)
+def test_every_command_reports_a_damaged_log(
+    command: str, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = READING[command].replace("ID", first_id(runs)).replace("OUT", str(tmp_path))
+    line = f"{command} {shlex.quote(str(runs))} {options}"
+    # A random policy cannot balance the pole, which is a finding of bisect and stays one.
+    expected = ExitStatus.FINDING if command == "bisect" else ExitStatus.OK
+    assert run(line) == expected
+    assert "foreign.trj" not in capfd.readouterr().err
+    foreign(runs)
+    assert run(line) == (expected or ExitStatus.LOG)
+    assert "foreign.trj: at byte 0: not a trajrec log" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["replay DIR", "recheck DIR --verifier builtins:callable"], ids=["replay", "recheck"]
+)
+def test_a_folder_of_damaged_logs_is_not_called_empty(
+    line: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    foreign(tmp_path)
+    assert run(line.replace("DIR", shlex.quote(str(tmp_path)))) == ExitStatus.LOG
+    assert "foreign.trj" in capfd.readouterr().err
+
+
+def test_an_episode_that_is_not_found_may_be_in_the_damaged_log(
+    runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    foreign(runs)
+    assert main(["show", str(runs), "zzz"]) == ExitStatus.USAGE
+    error = capfd.readouterr().err
+    assert "no episode 'zzz'" in error
+    assert "foreign.trj" in error
+
+
 @pytest.mark.slow
 def test_a_diverged_episode_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -321,9 +391,7 @@ def test_a_diverged_episode_exits_with_1(
 def test_the_help_of_each_command_has_an_example(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    commands = next(a for a in build_parser()._actions if a.dest == "COMMAND" or a.choices).choices
-    assert commands is not None
-    for name in commands:
+    for name in commands():
         with pytest.raises(SystemExit) as caught:
             main([name, "--help"])
         assert caught.value.code == 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_folder, add_forks, add_json, add_where
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import kind_condition, open_corpus, report_problems
+from trajrec.cli.folder import kind_condition, open_corpus, reads_folder, report_problems
 from trajrec.cli.output import print_json, print_table
 from trajrec.errors import QueryError
 
@@ -70,53 +70,52 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def list_episodes(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """List fresh rollouts; with --forks, forks and nested episodes as well."""
     columns = (*LISTED[:1], "kind", *LISTED[1:]) if arguments.forks else LISTED
-    with open_corpus(arguments.dir) as corpus:
-        rows = corpus.sql(
-            f"SELECT {', '.join(columns)} FROM all_episodes "
-            f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}) "
-            "ORDER BY started_at, log, number"
-        ).fetchall()
-        if arguments.json:
-            for row in rows:
-                print_json(dict(zip(columns, row, strict=True)))
-        else:
-            # Seconds are enough for a person; --json has the whole time.
-            shown = [
-                (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}")
-                for row in rows
-            ]
-            print_table(columns, shown, is_list=True)
-        return report_problems(corpus)
+    rows = corpus.sql(
+        f"SELECT {', '.join(columns)} FROM all_episodes "
+        f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}) "
+        "ORDER BY started_at, log, number"
+    ).fetchall()
+    if arguments.json:
+        for row in rows:
+            print_json(dict(zip(columns, row, strict=True)))
+    else:
+        # Seconds are enough for a person; --json has the whole time.
+        shown = [
+            (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows
+        ]
+        print_table(columns, shown, is_list=True)
+    return ExitStatus.OK
 
 
-def query(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def query(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Run a query and print its rows."""
-    with open_corpus(arguments.dir) as corpus:
-        relation = corpus.sql(arguments.query)
-        if arguments.format in ("csv", "parquet"):
-            _write(corpus, arguments.query, arguments.format)
-            return report_problems(corpus)
-        try:
-            names = relation.columns
-            is_json = [str(kind) == "JSON" for kind in relation.types]
-            rows = relation.fetchall()
-        except Exception as exc:
-            # DuckDB finds some errors, such as a failed cast, only while it runs.
-            raise QueryError(str(exc).splitlines()[0]) from exc
-        if arguments.format == "json":
-            for row in rows:
-                # DuckDB returns JSON as text; printed as it is, it would be JSON inside JSON.
-                values = [
-                    json.loads(value) if is_text and value is not None else value
-                    for value, is_text in zip(row, is_json, strict=True)
-                ]
-                print_json(dict(zip(names, values, strict=True)))
-        else:
-            print_table(names, rows)
-        return report_problems(corpus)
+    relation = corpus.sql(arguments.query)
+    if arguments.format in ("csv", "parquet"):
+        _write(corpus, arguments.query, arguments.format)
+        return ExitStatus.OK
+    try:
+        names = relation.columns
+        is_json = [str(kind) == "JSON" for kind in relation.types]
+        rows = relation.fetchall()
+    except Exception as exc:
+        # DuckDB finds some errors, such as a failed cast, only while it runs.
+        raise QueryError(str(exc).splitlines()[0]) from exc
+    if arguments.format == "json":
+        for row in rows:
+            # DuckDB returns JSON as text; printed as it is, it would be JSON inside JSON.
+            values = [
+                json.loads(value) if is_text and value is not None else value
+                for value, is_text in zip(row, is_json, strict=True)
+            ]
+            print_json(dict(zip(names, values, strict=True)))
+    else:
+        print_table(names, rows)
+    return ExitStatus.OK
 
 
 def describe(arguments: argparse.Namespace) -> ExitStatus:
@@ -125,19 +124,20 @@ def describe(arguments: argparse.Namespace) -> ExitStatus:
     from trajrec.corpus.index.views import EPISODES, VIEWS
 
     counts: dict[str, int] = {}
+    status = ExitStatus.OK
     if arguments.dir is not None:
         with open_corpus(arguments.dir) as corpus:
             for table in TABLES:
-                counts[table.name] = corpus.sql(f"SELECT count(*) FROM {table.name}").fetchall()[0][
-                    0
-                ]
+                rows = corpus.sql(f"SELECT count(*) FROM {table.name}").fetchall()
+                counts[table.name] = rows[0][0]
+            status = report_problems(corpus)
     for table in TABLES:
         if arguments.json:
             for name, kind, meaning in table.columns:
                 print_json({"table": table.name, "column": name, "type": kind, "meaning": meaning})
             continue
-        rows = f", {counts[table.name]} rows" if table.name in counts else ""
-        print(f"{table.name}: one row is {table.row}; key ({', '.join(table.key)}){rows}")
+        n_rows = f", {counts[table.name]} rows" if table.name in counts else ""
+        print(f"{table.name}: one row is {table.row}; key ({', '.join(table.key)}){n_rows}")
         for name, kind, meaning in table.columns:
             print(f"    {name:<14} {kind:<10} {meaning}")
         print()
@@ -154,7 +154,7 @@ def describe(arguments: argparse.Namespace) -> ExitStatus:
         for name, meaning in view.columns:
             print(f"    {name:<20} {meaning}")
         print()
-    return ExitStatus.OK
+    return status
 
 
 def _write(corpus: Corpus, sql: str, kind: str) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_episode, add_folder, add_rollouts
 from trajrec.cli.credit import print_estimates, read_policy, rollout_options
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus
+from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import Progress, print_table, say
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
 
 # Characters in a line of a plot's title: as wide as the plot itself.
 TITLE_WIDTH = 110
@@ -29,7 +33,8 @@ def add_parser(commands: Commands) -> None:
     add_rollouts(parser, needs_policy=True)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Print the evidence and the step. An episode that could never succeed is a finding."""
     from trajrec.replay.credit import plot, point_of_no_return
     from trajrec.replay.credit.results.plot import check_file
@@ -37,7 +42,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     if arguments.plot is not None:
         check_file(arguments.plot)
     policy = read_policy(arguments.policy)
-    with open_corpus(arguments.dir) as corpus, Progress("rolling out", " rollouts") as progress:
+    with Progress("rolling out", " rollouts") as progress:
         options = rollout_options(arguments, progress)
         episode = corpus.episode(arguments.episode)
         point = point_of_no_return(episode, policy, n_rollouts=arguments.n, **options)

@@ -15,7 +15,7 @@ from trajrec.cli.arguments import (
     read_slice,
 )
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus
+from trajrec.cli.folder import reads_folder
 from trajrec.cli.load import load_acting, load_env, load_object
 from trajrec.cli.output import Progress, print_json, print_table, say
 from trajrec.types import Value
@@ -83,19 +83,20 @@ def add_parser(commands: Commands) -> None:
     add_rollouts(parser, needs_policy=False)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Estimate the credit of an episode's steps, or of all episodes by their groups."""
     from trajrec.replay.credit import plot
     from trajrec.replay.credit.results.plot import check_file
 
     if arguments.group is not None:
-        return _run_groups(arguments)
+        return _run_groups(corpus, arguments)
     if arguments.episode is None or arguments.policy is None:
         raise ValueError("give an episode and --policy, or --group, which needs neither")
     if arguments.plot is not None:
         # A plot that cannot be written is an error before hours of rollouts, not after them.
         check_file(arguments.plot)
-    with open_corpus(arguments.dir) as corpus, Progress("rolling out", " rollouts") as progress:
+    with Progress("rolling out", " rollouts") as progress:
         table = _estimate(corpus, arguments, progress)
     if arguments.json:
         print_estimates(table)
@@ -132,11 +133,10 @@ def _estimate(corpus: Corpus, arguments: argparse.Namespace, progress: Progress)
     )
 
 
-def _run_groups(arguments: argparse.Namespace) -> ExitStatus:
+def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     from trajrec.replay.credit import group_advantages
 
-    with open_corpus(arguments.dir) as corpus:
-        tables = group_advantages(corpus, arguments.group, where=arguments.where)
+    tables = group_advantages(corpus, arguments.group, where=arguments.where)
     rows = [
         (table.episode_id, row.step, row.value, row.ci_low, row.ci_high, row.n, row.action)
         for table in tables

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_folder, add_json
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus
+from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import print_json
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,15 +29,15 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Print the first difference of each field; a difference is a finding."""
     from trajrec.replay import first_difference
 
-    with open_corpus(arguments.dir) as corpus:
-        a = corpus.episode(arguments.a)
-        b = corpus.episode(arguments.b)
-        differences = list(first_difference(a, b))
-        n_steps = a.end_step
+    a = corpus.episode(arguments.a)
+    b = corpus.episode(arguments.b)
+    differences = list(first_difference(a, b))
+    n_steps = a.end_step
     if arguments.json:
         for difference in differences:
             print_json(difference.as_dict())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_folder, add_json, add_where
 from trajrec.cli.credit import METHODS
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus
+from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import print_json, say
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
 
 NEEDS = {
     "prm": "step labels need rollouts: run `trajrec credit` or `trajrec bisect` on episodes first",
@@ -49,20 +53,20 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Write training data and print the number of rows."""
     from trajrec.replay.credit import export
 
     remarks: list[str] = []
-    with open_corpus(arguments.dir) as corpus:
-        n_rows = export(
-            corpus,
-            arguments.kind,
-            arguments.output,
-            where=arguments.where,
-            method=arguments.method,
-            tell=remarks.append,
-        )
+    n_rows = export(
+        corpus,
+        arguments.kind,
+        arguments.output,
+        where=arguments.where,
+        method=arguments.method,
+        tell=remarks.append,
+    )
     if arguments.json:
         print_json({"file": str(arguments.output), "rows": n_rows, "remarks": remarks})
     elif n_rows:

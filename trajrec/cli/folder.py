@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,30 @@ def open_corpus(folder: Path) -> Corpus:
 
     with Progress("indexing", " bytes") as progress:
         return open_folder(folder, progress=progress)
+
+
+def reads_folder(
+    run: Callable[[argparse.Namespace, Corpus], ExitStatus],
+) -> Callable[[argparse.Namespace], ExitStatus]:
+    """Decorate a command that reads the corpus DIR: open it, and report its damaged logs.
+
+    A result of a damaged folder is a result of a part of it. So the damage is printed even if
+    the command fails, and a command that would otherwise say "done" or "nothing is selected"
+    returns the status of damage instead.
+    """
+
+    @wraps(run)
+    def command(arguments: argparse.Namespace) -> ExitStatus:
+        with open_corpus(arguments.dir) as corpus:
+            try:
+                status = run(arguments, corpus)
+            finally:
+                damage = report_problems(corpus)
+        if damage and status in (ExitStatus.OK, ExitStatus.USAGE):
+            return damage
+        return status
+
+    return command
 
 
 def kind_condition(has_forks: bool) -> str:

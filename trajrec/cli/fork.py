@@ -19,12 +19,13 @@ from trajrec.cli.arguments import (
     read_seconds,
 )
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus
+from trajrec.cli.folder import reads_folder
 from trajrec.cli.load import load_acting, load_env
 from trajrec.cli.output import print_json, print_table
 from trajrec.types import Action, Value
 
 if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
     from trajrec.corpus.episode import Episode
     from trajrec.replay import Branch
 
@@ -82,30 +83,30 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Run branches from a step and print a row for each."""
     from trajrec.replay import fork_many
 
     policy: Value = arguments.policy
     if policy not in (None, "random"):
         policy = load_acting(policy)
-    with open_corpus(arguments.dir) as corpus:
-        episode = corpus.episode(arguments.episode)
-        branches = fork_many(
-            episode,
-            at=[arguments.at],
-            actions=[_to_action(action, episode) for action in arguments.action],
-            policy=policy,
-            n_branches=arguments.n,
-            seed=arguments.seed,
-            max_steps=arguments.max_steps,
-            jobs=arguments.jobs,
-            backend=arguments.backend,
-            restore=arguments.restore,
-            allow=arguments.allow,
-            env=None if arguments.env is None else load_env(arguments.env),
-            timeout_s=arguments.timeout,
-        )
+    episode = corpus.episode(arguments.episode)
+    branches = fork_many(
+        episode,
+        at=[arguments.at],
+        actions=[_to_action(action, episode) for action in arguments.action],
+        policy=policy,
+        n_branches=arguments.n,
+        seed=arguments.seed,
+        max_steps=arguments.max_steps,
+        jobs=arguments.jobs,
+        backend=arguments.backend,
+        restore=arguments.restore,
+        allow=arguments.allow,
+        env=None if arguments.env is None else load_env(arguments.env),
+        timeout_s=arguments.timeout,
+    )
     rows = [_row(branch) for branch in branches]
     if arguments.json:
         for row in rows:

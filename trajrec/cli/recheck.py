@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_folder, add_json, add_where
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus, report_problems
+from trajrec.cli.folder import reads_folder
 from trajrec.cli.load import load_function
 from trajrec.cli.output import print_json, say
 
 if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
     from trajrec.corpus.recheck import Recheck
 
 
@@ -39,47 +40,45 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Run a verifier and count its verdicts; a verifier that raises is a finding."""
     from trajrec.corpus.recheck import recheck
 
     verifier = load_function(arguments.verifier, "--verifier")
     counts: Counter[str] = Counter()
-    with open_corpus(arguments.dir) as corpus:
-        for result in recheck(
-            corpus, verifier, where=arguments.where, append=not arguments.dry_run
-        ):
-            counts[_verdict(result)] += 1
-            if arguments.json:
-                print_json(
-                    {
-                        "episode_id": result.episode_id,
-                        "status": result.status,
-                        "verdict": result.verdict.passed,
-                        "score": result.verdict.score,
-                        "message": result.message or None,
-                    }
-                )
-            elif result.message:
-                print(f"{result.episode_id} {_verdict(result)}: {result.message}")
-        if not arguments.json:
-            listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-            is_appended = counts and not arguments.dry_run
-            appended = "appended to the table checks as post-hoc"
-            print(
-                f"{counts.total()} episodes: {listed or '--where selects no episode'}; "
-                f"{appended if is_appended else 'nothing was appended'}"
+    for result in recheck(corpus, verifier, where=arguments.where, append=not arguments.dry_run):
+        counts[_verdict(result)] += 1
+        if arguments.json:
+            print_json(
+                {
+                    "episode_id": result.episode_id,
+                    "status": result.status,
+                    "verdict": result.verdict.passed,
+                    "score": result.verdict.score,
+                    "message": result.message or None,
+                }
             )
-        if not counts:
-            # A verifier that judged nothing must not pass for one that found nothing.
-            return ExitStatus.USAGE
-        if counts["error"]:
-            say(
-                "trajrec: recheck calls a verifier with the recorded state as plain data, "
-                "not with the environment or world"
-            )
-            return ExitStatus.FINDING
-        return report_problems(corpus)
+        elif result.message:
+            print(f"{result.episode_id} {_verdict(result)}: {result.message}")
+    if not arguments.json:
+        listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+        is_appended = counts and not arguments.dry_run
+        appended = "appended to the table checks as post-hoc"
+        print(
+            f"{counts.total()} episodes: {listed or '--where selects no episode'}; "
+            f"{appended if is_appended else 'nothing was appended'}"
+        )
+    if not counts:
+        # A verifier that judged nothing must not pass for one that found nothing.
+        return ExitStatus.USAGE
+    if counts["error"]:
+        say(
+            "trajrec: recheck calls a verifier with the recorded state as plain data, "
+            "not with the environment or world"
+        )
+        return ExitStatus.FINDING
+    return ExitStatus.OK
 
 
 def _verdict(result: Recheck) -> str:

@@ -16,7 +16,7 @@ from trajrec.cli.arguments import (
     read_distance,
 )
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import kind_condition, open_corpus, report_problems
+from trajrec.cli.folder import kind_condition, reads_folder
 from trajrec.cli.load import load_env
 from trajrec.cli.output import Progress, print_json, say
 from trajrec.types import Value
@@ -78,7 +78,8 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Replay episodes, print the reports and a summary."""
     from trajrec.replay import ReplaySummary, replay_episodes
     from trajrec.replay.html import write_html
@@ -87,47 +88,45 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     factory = None if arguments.env is None else load_env(arguments.env)
     summary = ReplaySummary()
     reports: list[ReplayReport] = []
-    with open_corpus(arguments.dir) as corpus:
-        chosen, total = _choose(corpus, arguments)
-        recorded: dict[str, EpisodeResult] = {}
-        if factory is not None:
-            chosen = _note_recorded(chosen, factory, recorded)
-        with Progress("replaying", " episodes") as progress:
-            for report in replay_episodes(
-                chosen,
-                env=factory,
-                world=factory,
-                allow=arguments.allow,
-                ulps=arguments.ulps,
-                resync=arguments.resync,
-                first=arguments.first,
-                jobs=arguments.jobs,
-                backend=arguments.backend,
-            ):
-                summary.add(report)
-                progress(summary.n_episodes, total)
-                if arguments.junit is not None or arguments.html is not None:
-                    reports.append(report)
-                if arguments.json:
-                    print_json(report.as_dict())
-                elif report.grade != "exact" or total <= ALL_PRINTED:
-                    change = None
-                    if factory is not None:
-                        change = find_regression(report, recorded[report.episode_id])
-                    print(report if change is None else change)
-        if arguments.junit is not None:
-            write_junit(arguments.junit, reports, str(arguments.dir))
-        if arguments.html is not None:
-            write_html(arguments.html, reports, str(arguments.dir))
-        if not arguments.json:
-            print(summary)
-        status = report_problems(corpus)
+    chosen, total = _choose(corpus, arguments)
+    recorded: dict[str, EpisodeResult] = {}
+    if factory is not None:
+        chosen = _note_recorded(chosen, factory, recorded)
+    with Progress("replaying", " episodes") as progress:
+        for report in replay_episodes(
+            chosen,
+            env=factory,
+            world=factory,
+            allow=arguments.allow,
+            ulps=arguments.ulps,
+            resync=arguments.resync,
+            first=arguments.first,
+            jobs=arguments.jobs,
+            backend=arguments.backend,
+        ):
+            summary.add(report)
+            progress(summary.n_episodes, total)
+            if arguments.junit is not None or arguments.html is not None:
+                reports.append(report)
+            if arguments.json:
+                print_json(report.as_dict())
+            elif report.grade != "exact" or total <= ALL_PRINTED:
+                change = None
+                if factory is not None:
+                    change = find_regression(report, recorded[report.episode_id])
+                print(report if change is None else change)
+    if arguments.junit is not None:
+        write_junit(arguments.junit, reports, str(arguments.dir))
+    if arguments.html is not None:
+        write_html(arguments.html, reports, str(arguments.dir))
+    if not arguments.json:
+        print(summary)
     if summary.grades["diverged"]:
         return ExitStatus.FINDING
     if not summary.n_episodes:
         # A check in CI that replayed nothing must not pass.
         return ExitStatus.USAGE
-    return ExitStatus.REFUSED if summary.grades["refused"] else status
+    return ExitStatus.REFUSED if summary.grades["refused"] else ExitStatus.OK
 
 
 def _choose(corpus: Corpus, arguments: argparse.Namespace) -> tuple[Iterator[Episode], int]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_episode, add_folder, add_json
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import open_corpus
+from trajrec.cli.folder import reads_folder
+
+if TYPE_CHECKING:
+    from trajrec.corpus.corpus import Corpus
 
 
 def add_parser(commands: Commands) -> None:
@@ -20,15 +24,15 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> ExitStatus:
+@reads_folder
+def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Show an episode or a step, of an environment or of an agent."""
     from trajrec.cli import show_agent, show_environment
 
-    with open_corpus(arguments.dir) as corpus:
-        episode = corpus.episode(arguments.episode)
-        page = show_agent if episode.is_agent_episode else show_environment
-        if arguments.step is None:
-            page.print_episode(episode, as_json=arguments.json)
-        else:
-            page.print_step(episode, arguments.step, as_json=arguments.json)
+    episode = corpus.episode(arguments.episode)
+    page = show_agent if episode.is_agent_episode else show_environment
+    if arguments.step is None:
+        page.print_episode(episode, as_json=arguments.json)
+    else:
+        page.print_step(episode, arguments.step, as_json=arguments.json)
     return ExitStatus.OK
