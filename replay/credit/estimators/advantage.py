@@ -285,9 +285,9 @@ class _Run:
         if paired > independent:
             ratio = paired / independent
             return [
-                f"common noise makes differences vary more ({ratio:.1f}-fold): take noise='fresh'"
+                f"shared noise makes differences vary more ({ratio:.1f}-fold): take noise='fresh'"
             ]
         if paired:
             ratio = independent / paired
-            return [f"common noise makes advantages vary less ({ratio:.1f}-fold)"]
+            return [f"shared noise makes advantages vary less ({ratio:.1f}-fold)"]
         return []
