@@ -85,6 +85,7 @@ class Jitter(broken.Sound):
 def test_each_fault_is_named_with_its_cause(factory: Any, cause: str) -> None:
     report = check_determinism(factory, n_steps=60)
     assert report.grade == "none"
+    assert not report.restore["reexecute"].is_granted
     assert any(part in str(finding) for finding in report.findings for part in cause.split("|")), (
         report.findings
     )
@@ -122,6 +123,7 @@ def test_difference_after_unseeded_resets_is_graded_seeded() -> None:
 
     report = check_determinism(OnlySeeded, n_steps=60)
     assert report.grade == "seeded"
+    assert report.restore["reexecute"].is_granted
     assert min(finding.step for finding in report.findings) == 17
 
 

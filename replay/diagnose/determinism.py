@@ -7,7 +7,12 @@ import statistics
 import time
 from collections.abc import Callable
 
-from trajrec.replay.diagnose.determinism_report import DeterminismReport, Finding, Grade
+from trajrec.replay.diagnose.determinism_report import (
+    DeterminismReport,
+    Finding,
+    Grade,
+    RestoreReport,
+)
 from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_state_methods
 from trajrec.replay.diagnose.probes import Factory, RolloutPlan, probe_determinism
 from trajrec.replay.diagnose.restore_probes import probe_restore
@@ -73,13 +78,17 @@ def check_determinism(
         findings = tuple(probe_determinism(first, first_env, second_env, plan))
         reset_s = _time_resets(first_env, seed)
         has_state, violations = check_state_methods(first_env, n_steps, seed)
-        restore = probe_restore(first_env, factory, seed, n_steps)
+        grade = _grade(first, findings)
+        restore = {
+            "reexecute": _reexecution(grade),
+            **probe_restore(first_env, factory, seed, n_steps),
+        }
     finally:
         first_env.close()
         second_env.close()
     return DeterminismReport(
         env=name,
-        grade=_grade(first, findings),
+        grade=grade,
         findings=findings,
         violations=(*checker.violations, *violations),
         restore=restore,
@@ -100,6 +109,13 @@ def _grade(first: list[Row], findings: tuple[Finding, ...]) -> Grade:
         (number for number, row in enumerate(first) if row.digests[FLAGS] != not_over), len(first)
     )
     return "seeded" if min(finding.step for finding in findings) >= n_seeded else "none"
+
+
+def _reexecution(grade: Grade) -> RestoreReport:
+    """Return whether the recorded actions lead to the recorded state, which the rollouts showed."""
+    if grade == "none":
+        return RestoreReport(False, "the same seed and actions led to different steps")
+    return RestoreReport(True)
 
 
 def _time_resets(env: AnyEnv, seed: int) -> float:

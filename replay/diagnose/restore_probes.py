@@ -41,7 +41,7 @@ TIMED_FORKS = 5
 def probe_restore(
     env: AnyEnv, factory: Callable[[], AnyEnv], seed: int, n_steps: int
 ) -> dict[str, RestoreReport]:
-    """Probe each way to restore a state of an environment.
+    """Probe each way to restore a state of an environment that takes a snapshot or forks.
 
     Args:
         env: The environment.
@@ -50,7 +50,7 @@ def probe_restore(
         n_steps: The number of steps to compare, at most `CONTINUED_STEPS`.
     """
     n_steps = min(n_steps, CONTINUED_STEPS)
-    reports = {"reexecute": RestoreReport(True)}
+    reports: dict[str, RestoreReport] = {}
     is_outside = sandbox_of(env) is not None
     try:
         reports |= _probe_snapshots(env, Snapshots(env), seed, n_steps)
