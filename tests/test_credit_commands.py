@@ -16,6 +16,7 @@ from conftest import Scripted, record
 
 import trajrec
 import trajrec.envs
+from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
@@ -451,6 +452,24 @@ def test_an_exception_of_a_policy_names_policy_and_observation(
         err = capsys.readouterr().err
         assert "tuple index out of range; raised by the policy" in err
         assert "broken_policy for the observation" in err
+
+
+def unlisted_policy(cell: int) -> int:
+    return {}[cell]
+
+
+def test_an_exception_of_a_policy_is_no_finding(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(gym.make("FrozenLake-v1"), tmp_path, 1)
+    (episode,) = trajrec.open(tmp_path).episodes()
+    policy = f"{__name__}:unlisted_policy"
+    command = ["bisect", str(tmp_path), episode.id, "--policy", policy, "-n", "2"]
+    # Python's own status of an exception is that of a finding.
+    assert main([*command, "--success", "truncated"]) == ExitStatus.EXCEPTION
+    err = capsys.readouterr().err
+    assert "unlisted_policy for the observation" in err
+    assert "return {}[cell]" in err, "the line that raised"
 
 
 def test_random_actions_are_refused_for_an_agents_world(

@@ -66,8 +66,15 @@ class Commands:
 
 def _epilog(finding: str) -> str:
     """Return the last line of a command's help: its exit statuses."""
-    statuses = ["0 done", *([f"1 {finding}"] if finding else []), "2 wrong usage"]
-    return f"Exit status: {', '.join(statuses)}, 3 faulty log, 4 environment refused or missing."
+    statuses = [
+        "0 done",
+        *([f"1 {finding}"] if finding else []),
+        "2 wrong usage",
+        "3 damaged log",
+        "4 environment refused or missing",
+        "5 exception in your code or in trajrec",
+    ]
+    return f"Exit status: {', '.join(statuses)}."
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ class ExitStatus(IntEnum):
     USAGE = 2
     LOG = 3
     REFUSED = 4
+    EXCEPTION = 5
     INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 
@@ -26,6 +27,7 @@ MEANINGS = {
     ExitStatus.USAGE: "an argument is wrong, or no episode is selected",
     ExitStatus.LOG: "a log is damaged, cannot be read or cannot be written",
     ExitStatus.REFUSED: "an environment, world or step is not allowed, cannot be made or not restored",
+    ExitStatus.EXCEPTION: "a policy, check or environment, or trajrec itself, raised an exception",
     ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
 }
 """Status -> its meaning, for the help of `trajrec` and the reference."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -61,6 +62,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", ExitStatus.INTERRUPTED)
     except (TrajrecError, ValueError, IndexError, OSError) as exc:
         return _fail(_message(exc), status_of(exc))
+    except Exception:
+        # Python's own status for an exception is 1, which would be taken for a finding.
+        traceback.print_exc()
+        return ExitStatus.EXCEPTION
 
 
 def status_of(exc: Exception) -> ExitStatus:
