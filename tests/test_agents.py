@@ -15,6 +15,7 @@ import threading
 import time
 import types
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ import zstandard
 from conftest import only
 
 import trajrec
+from trajrec.agents.redaction import NAMES, Redactor
 from trajrec.envs import Shop
 from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import UnknownToolError
 from trajrec.log.reader import LogReader
 from trajrec.recording.event_log import close_logs, open_event_log
+from trajrec.values import codec
 
 
 def rows(folder: Path, query: str) -> list[Any]:
@@ -731,6 +734,40 @@ def test_no_byte_of_a_log_has_a_secret(tmp_path: Path, monkeypatch: pytest.Monke
         (True,),
         (False,),
     ]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "apiKey",
+        "API_KEY",
+        "x-API-key",
+        "SECRET",
+        "Client-Secret",
+        "CLIENT_SECRET",
+        "COOKIE",
+        "sessionToken",
+        "PassWord",
+    ],
+)
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda text: text, lambda text: [text, text], lambda text: {"a": (text.encode(), None, 3)}],
+    ids=["text", "list", "dict"],
+)
+def test_a_key_names_a_secret_in_any_spelling(key: str, wrap: Callable[[str], Any]) -> None:
+    data, is_redacted = Redactor({}).encode({"request": {key: wrap("hunter2")}})
+    assert is_redacted
+    assert b"hunter2" not in data
+    assert f"[redacted {key.lower()} ".encode() in data
+
+
+def test_no_secret_passes_the_fast_search() -> None:
+    redactor = Redactor({})
+    for name in NAMES:
+        for key in (name, name.upper(), name.title(), "-".join(name), f"{name[:3]}_{name[3:]}"):
+            data = codec.encode({key: "hunter2"}, opaque=True)
+            assert redactor._is_suspicious(data), key
 
 
 def test_ordinary_text_is_not_redacted(

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import string
 from collections.abc import Iterable, Mapping
 
 from trajrec.types import Value
@@ -35,31 +36,40 @@ PATTERNS = {
     ),
 }
 
-# Keys whose values are always secrets; compared in lower case, with "-" as "_".
+# Keys whose texts are always secrets; compared in lower case, without "_" and "-", so that
+# api_key, X-API-Key and apiKey are one name each with apikey.
 NAMES = frozenset(
     {
-        "access_key",
-        "access_token",
-        "api_key",
+        "accesskey",
+        "accesstoken",
         "apikey",
-        "auth_token",
         "authorization",
-        "client_secret",
+        "authtoken",
+        "clientsecret",
         "cookie",
         "passwd",
-    }
-    | {
         "password",
-        "private_key",
-        "proxy_authorization",
-        "refresh_token",
+        "privatekey",
+        "proxyauthorization",
+        "refreshtoken",
         "secret",
-        "secret_key",
-        "session_token",
-        "set_cookie",
+        "secretkey",
+        "sessiontoken",
+        "setcookie",
+        "xapikey",
     }
-    | {"x_api_key"}
 )
+
+_LOWER = bytes.maketrans(string.ascii_uppercase.encode(), string.ascii_lowercase.encode())
+_SEPARATORS = b"_-"
+
+# Bytes that occur in lower case wherever one of the names does: a name that contains another one
+# need not be searched.
+_NAME_PARTS = [
+    name.encode()
+    for name in sorted(NAMES)
+    if not any(other != name and other in name for other in NAMES)
+]
 
 # Environment variables whose values are secrets wherever they appear.
 SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
@@ -92,15 +102,9 @@ class Redactor:
         ]
         # The longest first, so that a secret within another one does not split it.
         self._secrets = sorted({*values, *also}, key=len, reverse=True)
-        names = {part for name in NAMES for part in (name, name.replace("_", "-"))}
         self._signs = [sign for sign, _ in PATTERNS.values() if len(sign) > 1] + [
             text.encode() for text in self._secrets
         ]
-        # Without the first letter, which may be a capital.
-        self._signs += [name[1:].encode() for name in sorted(names)]
-        self._capitals = re.compile(
-            "|".join(re.escape(name) for name in sorted(names)).encode(), re.IGNORECASE
-        )
         self._patterns = [
             (kind, re.compile(pattern, re.DOTALL)) for kind, (_, pattern) in PATTERNS.items()
         ]
@@ -144,9 +148,10 @@ class Redactor:
 
     def _is_suspicious(self, data: bytes) -> bool:
         """Return whether there may be a secret: a fast search for fixed bytes."""
-        return any(sign in data for sign in self._signs) or bool(
-            self._aws.search(data) or _has_capital_name(self, data)
-        )
+        if any(sign in data for sign in self._signs) or self._aws.search(data):
+            return True
+        folded = data.translate(_LOWER, _SEPARATORS)
+        return any(part in folded for part in _NAME_PARTS)
 
     def _clean(self, value: Value) -> Value:
         if isinstance(value, str):
@@ -167,14 +172,25 @@ class Redactor:
         return value
 
     def _value(self, key: Value, item: Value) -> Value:
-        if _is_secret(key) and isinstance(item, (str, bytes)) and item:
-            text = item if isinstance(item, str) else item.decode("latin-1")
-            return _mark(key.lower(), text.removeprefix("Bearer "))
-        return self._clean(item)
+        return self._hide(item, key.lower()) if _is_secret(key) else self._clean(item)
+
+    def _hide(self, value: Value, kind: str) -> Value:
+        """Return a value with every text in it replaced."""
+        if isinstance(value, (str, bytes)):
+            text = value if isinstance(value, str) else value.decode("latin-1")
+            return _mark(kind, text.removeprefix("Bearer ")) if text else value
+        if isinstance(value, dict):
+            return {self._clean(key): self._hide(item, kind) for key, item in value.items()}
+        if isinstance(value, Plain):
+            fields = {key: self._hide(item, kind) for key, item in value.fields.items()}
+            return Plain(value.type_name, value.kind, fields)
+        if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
+            return type(value)(self._hide(item, kind) for item in value)
+        return value
 
 
 def _is_secret(key: Value) -> bool:
-    return isinstance(key, str) and key.lower().replace("-", "_") in NAMES
+    return isinstance(key, str) and key.lower().replace("-", "").replace("_", "") in NAMES
 
 
 # A subclass, so that the recorder need not ask in each call whether to redact.
@@ -202,14 +218,6 @@ def as_redactor(redact: bool | Redactor) -> Redactor:
     if isinstance(redact, Redactor):
         return redact
     return Redactor() if redact else NO_REDACTION
-
-
-def _has_capital_name(redactor: Redactor, data: bytes) -> bool:
-    # Headers come as X-API-Key or AUTHORIZATION. The slower search runs only if a part of them in
-    # capitals is in the data.
-    return (
-        b"KEY" in data or b"AUTH" in data or b"PASS" in data or b"TOKEN" in data or b"-K" in data
-    ) and bool(redactor._capitals.search(data))
 
 
 def differences(recorded: Value, actual: Value) -> list[Change]:
