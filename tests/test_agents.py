@@ -673,6 +673,18 @@ PLANTED = {
 }
 
 
+def test_a_function_in_place_of_a_tools_name_is_refused(tmp_path: Path) -> None:
+    def search(query: str) -> str:
+        return query
+
+    with trajrec.episode(tmp_path) as ep:
+        with pytest.raises(TypeError, match=r"called by its name.*ep\.tool\(function\)"):
+            ep.call(search, query="lamp")  # type: ignore[arg-type]
+        assert ep.tool(search)(query="lamp") == "lamp"
+    close_logs()
+    assert rows(tmp_path, "SELECT tool, outcome FROM attempts") == [("search", "ok")]
+
+
 def test_no_byte_of_a_log_has_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOP_API_TOKEN", PLANTED["variable"])
     text = f"use {PLANTED['github']} and {PLANTED['aws']}, then {PLANTED['variable']}"

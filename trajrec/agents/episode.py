@@ -258,7 +258,13 @@ class AgentEpisode:
 
         Raises:
             UnknownToolError: The tool does not exist; the call is recorded as invalid.
+            TypeError: `tool` is no text; nothing is recorded.
         """
+        if not isinstance(tool, str):
+            raise TypeError(
+                f"a tool is called by its name, got {tool!r}; "
+                "a function is called as `ep.tool(function)(...)`"
+            )
         execute = self._running().calls.execute
         if run is not None:
             return execute(tool, arguments, run, call_id=call_id)
