@@ -694,6 +694,27 @@ def test_named_modules_are_imported_from_the_working_folder(tmp_path: Path) -> N
     assert "is given as module:my/Other-v0" in unnamed.stderr
 
 
+@pytest.mark.parametrize("command", ["export DIR grpo -o DIR/rows.jsonl", "credit DIR --group"])
+def test_a_condition_that_selects_nothing_is_wrong_usage(
+    command: str, runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = command.replace("DIR", shlex.quote(str(runs)))
+    assert run(f"{line} --where 'n_steps > 10000'") == ExitStatus.USAGE
+    assert "--where selects no episode: n_steps > 10000" in capfd.readouterr().err
+    assert not (runs / "rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("report", ["--junit", "--html"])
+def test_a_report_without_a_folder_is_refused_before_the_replay(
+    report: str, runs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = runs / "nowhere" / "report"
+    assert main(["replay", str(runs), report, str(file)]) == ExitStatus.USAGE
+    output = capfd.readouterr()
+    assert f"{file}: No such file or directory" in output.err
+    assert output.out == ""
+
+
 def test_replaying_no_episode_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

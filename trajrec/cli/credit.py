@@ -15,7 +15,7 @@ from trajrec.cli.arguments import (
     read_slice,
 )
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import reads_folder
+from trajrec.cli.folder import reads_folder, require_selection
 from trajrec.cli.load import load_acting, load_env, load_object
 from trajrec.cli.output import Progress, print_json, print_table, say
 from trajrec.types import Value
@@ -136,6 +136,7 @@ def _estimate(corpus: Corpus, arguments: argparse.Namespace, progress: Progress)
 def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     from trajrec.replay.credit import group_advantages
 
+    require_selection(corpus, arguments.where)
     tables = group_advantages(corpus, arguments.group, where=arguments.where)
     rows = [
         (table.episode_id, row.step, row.value, row.ci_low, row.ci_high, row.n, row.action)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trajrec.cli.arguments import Commands, add_folder, add_json, add_where
 from trajrec.cli.credit import METHODS
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import reads_folder
+from trajrec.cli.folder import reads_folder, require_selection
 from trajrec.cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Write training data and print the number of rows."""
     from trajrec.replay.credit import export
 
+    require_selection(corpus, arguments.where)
     remarks: list[str] = []
     n_rows = export(
         corpus,

@@ -52,6 +52,16 @@ def kind_condition(has_forks: bool) -> str:
     return "kind <> 'copy'" if has_forks else "kind = 'rollout'"
 
 
+def require_selection(corpus: Corpus, where: str) -> None:
+    """Refuse a --where that selects no episode: its empty result would be taken for an answer.
+
+    Raises:
+        ValueError: The condition selects nothing.
+    """
+    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE {where} LIMIT 1").fetchall():
+        raise ValueError(f"--where selects no episode: {where}")
+
+
 def report_problems(corpus: Corpus) -> ExitStatus:
     """Print the logs that could not be read whole; return the exit status."""
     problems = corpus.problems()

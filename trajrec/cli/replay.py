@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,6 +87,10 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     from trajrec.replay.html import write_html
     from trajrec.replay.regressions import find_regression, write_junit
 
+    for file in (arguments.junit, arguments.html):
+        if file is not None and not file.parent.is_dir():
+            # An error now, and not after hours of replays whose reports would be lost.
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     factory = None if arguments.env is None else load_env(arguments.env)
     summary = ReplaySummary()
     reports: list[ReplayReport] = []
