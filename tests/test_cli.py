@@ -53,6 +53,9 @@ def test_record_ls_show_sql_replay_and_index_work_together(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["env_id"] for row in rows] == ["Taxi-v4"] * 3
     name = rows[0]["episode_id"]
+    assert main(["show", folder, name, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert facts["end_step"] == facts["n_steps"] == rows[0]["n_steps"]
     assert main(["show", folder, name[:6]]) == 0
     assert name in capsys.readouterr().out
     assert main(["show", folder, name[:6], "--step", "3", "--json"]) == 0

@@ -86,7 +86,7 @@ def _facts(episode: Episode) -> JsonObject:
         "world": transcript.world,
         "seed": f"{start.seed} ({start.seed_origin})" if start is not None and has_seed else None,
         "n_steps": episode.n_steps,
-        "end_step": None if episode.fork is None else episode.end_step,
+        "end_step": episode.end_step,
         "ending": episode.ending,
         "stop_reason": None if end is None else end.stop_reason,
         "claimed_done": None if end is None else end.claimed_done,

@@ -128,7 +128,7 @@ def _facts(episode: Episode) -> JsonObject:
         "wrappers": [name for name, _ in header.env.wrappers],
         "recreatable": header.env.recreatable or "yes",
         "n_steps": episode.n_steps,
-        "end_step": None if episode.fork is None else episode.end_step,
+        "end_step": episode.end_step,
         "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,
         "rewards_by_agent": episode.rewards_by_agent or None,
         "ending": episode.ending,
