@@ -13,7 +13,7 @@ from typing import Unpack
 
 import cloudpickle
 
-from trajrec.log.events import PostHocCheck
+from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import episode_id
 from trajrec.recording.event_log import open_event_log
 from trajrec.recording.options import RecordOptions

@@ -75,7 +75,7 @@ def play(
 ) -> recorder.Recorder:
     """Record episodes into a log of a given name; return the recorder, still open."""
     clock = itertools.count(BEGIN_NS, STEP_NS)
-    origin = LogOrigin(log_id=name, clock_ns=lambda: next(clock))
+    origin = LogOrigin(name=name, clock_ns=lambda: next(clock))
     recording = recorder.open_recorder(env, folder, origin, **options)
     for k in range(n_episodes):
         recording.reset(seed=k)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trajrec.log import events, schema
+from trajrec.log import annotations, events, schema
 
 pytestmark = pytest.mark.sources
 
@@ -24,12 +24,12 @@ LOG_FORMAT = (DOCS / "reference" / "log-format.md").read_text()
 SECTIONS = dict(re.findall(r"\n### (\w+)[^\n]*\n(.*?)(?=\n##|\Z)", LOG_FORMAT, re.DOTALL))
 STRUCTS = {
     name: cls
-    for module in (schema, events)
+    for module in (schema, events, annotations)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and cls is not events.Record
 }
-INLINE = frozenset({"FrameEntry"})
-"""Structs that the page describes within the struct that holds them."""
+DEFAULTS = {"nil": None, "false": False, "[]": (), '""': "", "0": 0, "-1": -1}
+"""Default, as the page writes it -> its value. Other defaults are texts."""
 
 
 def anchors(page: Path) -> set[str]:
@@ -38,15 +38,24 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def documented_fields(section: str) -> list[str]:
-    """Return the fields that a section lists, as a table or as a sentence."""
+def documented_fields(section: str) -> dict[str, str | None]:
+    """Return the fields that a section lists, in order, each with its default or None.
+
+    A section lists them as a table, with types, or as a sentence, with remarks in parentheses.
+    """
+    fields: dict[str, str | None] = {}
     sentence = re.search(r"^Fields: (.*)\.$", section, re.MULTILINE)
     if sentence is not None:
-        return re.sub(r"\s*\([^)]*\)", "", sentence[1]).split(", ")
+        for item in re.split(r", (?![^(]*\))", sentence[1]):
+            default = re.search(r"\[(.*)\]", item)
+            fields[re.split(r"[ (]", item)[0]] = default[1] if default else None
+        return fields
     table = section.partition("|---|")[2].partition("\n\n")[0]
-    return [
-        name for row in table.splitlines()[1:] for name in row.split("|")[1].strip().split(", ")
-    ]
+    for row in table.splitlines()[1:]:
+        names, kind = (cell.strip() for cell in row.split("|")[1:3])
+        default = re.search(r"\[(.*)\]$", kind)
+        fields |= dict.fromkeys(names.split(", "), default[1] if default else None)
+    return fields
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -57,9 +66,22 @@ def test_every_link_of_an_explanation_page_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), anchor
 
 
-@pytest.mark.parametrize("name", sorted(STRUCTS.keys() - INLINE))
+@pytest.mark.parametrize("name", sorted(STRUCTS))
 def test_the_log_format_lists_every_field_of_a_struct_in_order(name: str) -> None:
-    assert documented_fields(SECTIONS[name]) == list(STRUCTS[name].__struct_fields__)
+    assert list(documented_fields(SECTIONS[name])) == list(STRUCTS[name].__struct_fields__)
+
+
+@pytest.mark.parametrize("name", sorted(STRUCTS))
+def test_the_log_format_gives_every_default(name: str) -> None:
+    documented = documented_fields(SECTIONS[name])
+    for field in msgspec.structs.fields(STRUCTS[name]):
+        text = "agent" if field.name == "actor" else documented[field.name]
+        if text is None:
+            assert field.required, field.name
+            continue
+        default = DEFAULTS.get(text, text.strip('`"'))
+        actual = field.default if field.default_factory is msgspec.NODEFAULT else ()
+        assert (actual, type(actual)) == (default, type(default)), field.name
 
 
 @pytest.mark.parametrize(

@@ -358,7 +358,7 @@ def test_newer_format_is_refused_by_its_number(tmp_path: Path) -> None:
     head = struct.pack("<8sI", frames.MAGIC, 99)
     data[:16] = head + struct.pack("<I", zlib.crc32(head))
     path.write_bytes(data)
-    with pytest.raises(LogFormatError, match="format version 99 is newer than 1"):
+    with pytest.raises(LogFormatError, match="format version 99 is newer than 2"):
         LogReader(path)
 
 

@@ -18,7 +18,6 @@ import pytest
 import zstandard
 
 import trajrec
-from trajrec.log.reader import LogReader
 
 ROOT = Path(__file__).resolve().parent.parent
 sources = pytest.mark.sources
@@ -290,25 +289,6 @@ def test_the_samples_hold_a_won_a_lost_a_crashed_and_a_killed_episode(tmp_path: 
         ).fetchall() == [(1,)]
         for episode in corpus.episodes("env_id LIKE 'trajrec/%'"):
             assert trajrec.replay.replay_episode(episode).grade == "exact"
-
-
-GOLDEN = sorted((ROOT / "tests" / "golden").glob("*.trj"))
-
-
-@pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
-def test_logs_of_every_format_version_stay_readable(path: Path) -> None:
-    from trajrec.corpus.episode import Episode
-
-    with LogReader(path) as reader:
-        assert not reader.damage
-        episode = Episode(reader, 0)
-        assert (episode.n_steps, episode.ending, float(episode.total_reward)) == (
-            13,
-            "terminated",
-            1.0,
-        )
-        assert episode.actions == [0, 0, 0, 0, 2, 1, 1, 1, 1, 1, 1, 1, 3]
-        assert episode.observations[-1].tolist() == [7, 1, 0, 13]
 
 
 def test_importing_trajrec_costs_little() -> None:

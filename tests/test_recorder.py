@@ -6,7 +6,7 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +19,7 @@ from trajrec.errors import CorpusError, EncodeError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict
 from trajrec.recording.event_log import close_logs
-from trajrec.recording.options import HEADER_WORDS, RecordOptions
+from trajrec.recording.options import KeepStates, RecordOptions
 from trajrec.replay import replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -237,10 +237,10 @@ def test_allowed_modules_without_an_audit_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_header_stores_the_first_words_for_kept_states(tmp_path: Path) -> None:
-    for keep_states, word in HEADER_WORDS.items():
+def test_header_stores_the_option_keep_states(tmp_path: Path) -> None:
+    for keep_states in get_args(KeepStates):
         path = record(gym.make("Taxi-v4"), tmp_path / keep_states, keep_states=keep_states)
-        assert LogReader(path).header.record == word
+        assert LogReader(path).header.keep_states == keep_states
 
 
 def test_header_describes_how_to_make_the_environment(tmp_path: Path) -> None:

@@ -598,7 +598,7 @@ def test_command_line_imports_no_module_that_a_log_names(tmp_path: Path) -> None
 
 
 def forge(path: Path, **changes: str) -> None:
-    """Write a log again with another environment in its header."""
+    """Write a log again with another environment in its header, and without a footer."""
     from trajrec.log import frames
     from trajrec.log.columns import Packer
 
@@ -607,9 +607,11 @@ def forge(path: Path, **changes: str) -> None:
             reader.header, env=msgspec.structs.replace(reader.header.env, **changes)
         )
         raw = msgspec.msgpack.encode(header)
+        log_id = bytes.fromhex(header.log_id)
+        meta = Packer().compress(raw)
         parts = [
-            frames.signature(),
-            *frames.pack_frame(frames.HEADER, 0, meta=Packer().compress(raw), meta_raw=len(raw)),
+            frames.signature(log_id),
+            *frames.pack_frame(frames.HEADER, 0, log_id=log_id, meta=meta, meta_raw=len(raw)),
         ]
         parts += [reader.slice(f.offset, f.end) for f in reader.frames[1:]]
     path.write_bytes(b"".join(parts))

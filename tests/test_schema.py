@@ -1,17 +1,60 @@
-"""Log format 1 stores records as arrays: their bytes depend on the order of the fields alone."""
+"""Records are stored as arrays: their bytes depend on the order of the fields alone."""
 
 from __future__ import annotations
 
 import inspect
+from typing import Any, get_args
 
 import msgspec
 import pytest
+from stored_records import HEADER_1, STORED, STORED_1
 
-from trajrec.log import events, schema
+from trajrec.log import annotations, events, format1, records, schema
 from trajrec.log.events import Record
 
 # A reader cannot tell the positions of a longer call apart.
 MAX_POSITIONAL = 5
+
+HEADER = schema.Header(
+    log_id="c0ffee",
+    created_ns=11,
+    writer="trajrec 0.1.0",
+    env=schema.EnvRecord(
+        env_id="e",
+        entry_point="m:E",
+        kwargs_data=b"",
+        max_episode_steps=None,
+        spec_fields={},
+        wrappers=[],
+        class_name="E",
+    ),
+    state=schema.StateRecord(),
+    keep_states="auto",
+    runtime={"python": "3.11"},
+    process_id=42,
+    host="here",
+    interface_data=b"i",
+    extra_data=b"x",
+)
+
+FRAMES = schema.FrameTable([100, 2000], [1, 2])
+STEPS = schema.StepTable([1, 0], [0, 1], [0, 0], [20, 10])
+EPISODES = schema.EpisodeTable(
+    numbers=[0, 1],
+    kinds=["rollout", "fork"],
+    tasks=["", "buy a lamp"],
+    seeds=[3, None],
+    started_ns=[1000, 50],
+    durations_ns=[40, None],
+    first_steps=[0, 7],
+    end_steps=[20, 10],
+    endings=["terminated", ""],
+    total_rewards=[20, 0.5],
+    first_frames=[1, 0],
+    n_frames=[1, 1],
+    parent_ids=["", "99227362d0452b1a"],
+)
+BLOBS = schema.BlobTable(b"0123456789abcdef", [1])
 
 EXAMPLES: list[Record] = [
     schema.EnvRecord(
@@ -25,28 +68,10 @@ EXAMPLES: list[Record] = [
         recreatable="the spec is lost",
         observation_space="Box(4)",
         action_space="Discrete(2)",
+        extra_data=b"x",
     ),
     schema.StateRecord("attributes", 3, "digest"),
-    schema.Header(
-        log_id="c0ffee",
-        created_ns=11,
-        writer="trajrec 0.1.0",
-        env=schema.EnvRecord(
-            env_id="e",
-            entry_point="m:E",
-            kwargs_data=b"",
-            max_episode_steps=None,
-            spec_fields={},
-            wrappers=[],
-            class_name="E",
-        ),
-        state=schema.StateRecord(),
-        record="default",
-        runtime={"python": "3.11"},
-        process_id=42,
-        host="here",
-        interface_data=b"i",
-    ),
+    HEADER,
     schema.Segment(1, 2, 3, True),
     schema.Column(
         name="observation",
@@ -60,6 +85,8 @@ EXAMPLES: list[Record] = [
         size=8,
         raw_bytes=9,
         rows_data=b"r",
+        checksum=12,
+        const_data=b"c",
     ),
     schema.EpisodeStart(
         episode=1,
@@ -69,6 +96,7 @@ EXAMPLES: list[Record] = [
         options_data=b"o",
         rng_data=None,
         info_data=b"\x80",
+        extra_data=b"x",
     ),
     schema.Fork(
         episode=1,
@@ -76,8 +104,9 @@ EXAMPLES: list[Record] = [
         step=4,
         kind="policy",
         noise="17",
-        level="native",
+        restore="snapshot",
         metadata_data=b"m",
+        extra_data=b"x",
     ),
     schema.Keyframe(1, 1000, b"state"),
     schema.EpisodeEnd(
@@ -89,6 +118,9 @@ EXAMPLES: list[Record] = [
         truncated=True,
         stop_reason="budget",
         claimed_done=True,
+        fault="infra",
+        reported_data=b"r",
+        extra_data=b"x",
     ),
     schema.Failure(
         episode=1,
@@ -101,6 +133,7 @@ EXAMPLES: list[Record] = [
         message="no",
         traceback="Traceback",
         action_data=b"a",
+        extra_data=b"x",
     ),
     schema.Check(
         episode=1,
@@ -116,6 +149,8 @@ EXAMPLES: list[Record] = [
         evidence_data=b"e",
         code_digest="c",
         state_digest="s",
+        is_primary=True,
+        extra_data=b"x",
     ),
     schema.Chunk(
         time_ns=1,
@@ -124,31 +159,7 @@ EXAMPLES: list[Record] = [
         layouts={"reward": ["leaf", 0]},
         events=[schema.Keyframe(1, 1, b"k")],
         irregular=[(1, 0, b"i")],
-    ),
-    schema.FrameEntry(16, 100, 2, [0, 1]),
-    schema.Footer(
-        schema.Header(
-            log_id="c0ffee",
-            created_ns=11,
-            writer="trajrec 0.1.0",
-            env=schema.EnvRecord(
-                env_id="e",
-                entry_point="m:E",
-                kwargs_data=b"",
-                max_episode_steps=None,
-                spec_fields={},
-                wrappers=[],
-                class_name="E",
-            ),
-            state=schema.StateRecord(),
-            record="full",
-            runtime={},
-            process_id=42,
-            host="here",
-        ),
-        [schema.FrameEntry(16, 100, 1, [])],
-        2,
-        30,
+        journal=7,
     ),
     events.TaskStart(
         episode=1,
@@ -163,6 +174,11 @@ EXAMPLES: list[Record] = [
         caller_id="99227362d0452b1a",
         caller_step=6,
         held_seed=7,
+        task_revision="3",
+        goal_digest=b"G",
+        tools_digest=b"T",
+        system_digest=None,
+        extra_data=b"x",
     ),
     events.CallStart(
         episode=1,
@@ -178,6 +194,8 @@ EXAMPLES: list[Record] = [
         retry_by="scaffold",
         backoff_ns=6,
         is_redacted=True,
+        actor="user",
+        extra_data=b"x",
     ),
     events.CallEnd(
         episode=1,
@@ -194,6 +212,7 @@ EXAMPLES: list[Record] = [
         traceback="Traceback",
         is_redacted=True,
         is_async=True,
+        extra_data=b"x",
     ),
     events.StateChange(
         episode=1,
@@ -204,6 +223,9 @@ EXAMPLES: list[Record] = [
         digest="d",
         data=None,
         note="wrote",
+        actor="scaffold",
+        origin="reported",
+        extra_data=b"x",
     ),
     events.ModelStart(
         episode=1,
@@ -218,6 +240,9 @@ EXAMPLES: list[Record] = [
         attempt=7,
         retry_by="transport",
         is_redacted=True,
+        actor="user",
+        is_reconstructed=True,
+        extra_data=b"x",
     ),
     events.ModelEnd(
         episode=1,
@@ -231,8 +256,9 @@ EXAMPLES: list[Record] = [
         traceback="Traceback",
         is_redacted=True,
         is_async=True,
+        extra_data=b"x",
     ),
-    events.EffectValue(
+    events.SideEffect(
         episode=1,
         step=2,
         time_ns=3,
@@ -242,9 +268,11 @@ EXAMPLES: list[Record] = [
         error_type="builtins.OSError",
         message="m",
         is_redacted=True,
+        actor="env",
+        extra_data=b"x",
     ),
     events.Blob(1, b"0123456789abcdef", b"data"),
-    events.PostHocCheck(
+    annotations.PostHocCheck(
         episode=-1,
         target="99227362d0452b1a",
         step=2,
@@ -258,100 +286,128 @@ EXAMPLES: list[Record] = [
         evidence_data=b"e",
         code_digest="c",
         state_digest="s",
+        is_primary=True,
+        extra_data=b"x",
     ),
-    events.CreditRun(
+    annotations.CreditRun(
         episode=-1,
         target="99227362d0452b1a",
         run_id="r",
         time_ns=2,
         policy="uniform",
         noise="recorded",
-        root=3,
-        level="prefix",
+        seed=3,
+        restore="reexecute",
         notes=["n"],
         estimates_data=b"e",
         rollouts_data=b"r",
+        extra_data=b"x",
+    ),
+    schema.Footer(
+        header=HEADER,
+        generation=1,
+        content=b"c",
+        n_episodes=2,
+        n_steps=30,
+        frames=FRAMES,
+        steps=STEPS,
+        episodes=EPISODES,
+        blobs=BLOBS,
+    ),
+    FRAMES,
+    STEPS,
+    EPISODES,
+    BLOBS,
+    events.ExchangeStart(
+        episode=1,
+        step=2,
+        number=3,
+        time_ns=4,
+        method="POST",
+        url="https://host/v1/chat/completions",
+        headers=[("content-type", "application/json")],
+        body_data=b"b",
+        model_call=5,
+        attempt=6,
+        retry_by="transport",
+        is_redacted=True,
+        actor="user",
+        extra_data=b"x",
+    ),
+    events.ExchangePart(episode=1, number=2, time_ns=3, data=b"d"),
+    events.ExchangeEnd(
+        episode=1,
+        number=2,
+        time_ns=3,
+        status=429,
+        headers=[("retry-after", "1")],
+        body_data=None,
+        error_type="builtins.OSError",
+        message="m",
+        traceback="t",
+        is_redacted=True,
+        extra_data=b"x",
+    ),
+    events.StepValues(episode=1, step=2, values_data=b"v", extra_data=b"x"),
+    events.Redaction(1, 2, "obs", 3),
+    annotations.ReplayVerdict(
+        episode=-1,
+        target="99227362d0452b1a",
+        run_id="r",
+        time_ns=2,
+        against="CartPole-v1",
+        grade="diverged",
+        n_steps=3,
+        step=2,
+        field="obs",
+        expected_data=b"e",
+        actual_data=b"a",
+        cause="seed",
+        ulps=1,
+        compared=["obs"],
+        notes=["n"],
+        versions_data=b"v",
+        extra_data=b"x",
+    ),
+    annotations.Label(
+        episode=-1,
+        target="99227362d0452b1a",
+        step=2,
+        time_ns=3,
+        name="mistake",
+        value_data=b"v",
+        by="judge",
+        author="model",
+        rationale="r",
+        extra_data=b"x",
+    ),
+    annotations.ImportRecord(
+        episode=-1,
+        time_ns=2,
+        source="run.eval",
+        sha256="ab",
+        format="inspect",
+        format_version="2",
+        importer="trajrec 0.1.0",
+        targets=["99227362d0452b1a"],
+        report_data=b"r",
+        extra_data=b"x",
+    ),
+    annotations.Tombstone(
+        episode=-1,
+        time_ns=2,
+        log_id="c0ffee",
+        targets=["99227362d0452b1a"],
+        reason="privacy",
+        extra_data=b"x",
     ),
 ]
-
-# Made by the encoder before records were built by keyword: hex of each example above.
-STORED: dict[str, str] = {
-    "EnvRecord": (
-        "9aab43617274506f6c652d7631b767796d6e617369756d2e656e76733a43617274506f6c65c40180"
-        "cd01f481a56f72646572019292a4436c6970c4016b92a54f74686572c0ab43617274506f6c65456e"
-        "76b07468652073706563206973206c6f7374a6426f78283429ab4469736372657465283229"
-    ),
-    "StateRecord": ("93aa6174747269627574657303a6646967657374"),
-    "Header": (
-        "9aa66330666665650bad7472616a72656320302e312e309aa165a36d3a45c400c08090a145a0a0a0"
-        "93a000a46e6f6e65a764656661756c7481a6707974686f6ea4332e31312aa468657265c40169"
-    ),
-    "Segment": ("94010203c3"),
-    "Column": (
-        "9bab6f62736572766174696f6ea5617272617905a33c6634920203a5666c6f6174920201070809c40172"
-    ),
-    "EpisodeStart": ("98a57374617274010203a87265636f72646572c4016fc0c40180"),
-    "Fork": (
-        "98a4666f726b01b03939323237333632643034353262316104a6706f6c696379a23137a66e6174697665c4016d"
-    ),
-    "Keyframe": ("94a86b65796672616d6501cd03e8c4057374617465"),
-    "EpisodeEnd": ("99a3656e64010203a97472756e6361746564c2c3a6627564676574c3"),
-    "Failure": (
-        "9ba76661696c75726501020003a473746570a3656e76b36275696c74696e732e56616c7565457272"
-        "6f72a26e6fa954726163656261636bc40161"
-    ),
-    "Check": (
-        "9ea5636865636b010203a772656163686564a132ad656e7669726f6e6d656e74616ca87465726d69"
-        "6e616ca26f6bc2cb3fe0000000000000c40165a163a173"
-    ),
-    "Chunk": (
-        "96019194010002c2919ba6726577617264a5636f6e737402a090a090000000c081a6726577617264"
-        "92a46c656166009194a86b65796672616d650101c4016b91930100c40169"
-    ),
-    "FrameEntry": ("94106402920001"),
-    "Footer": (
-        "949aa66330666665650bad7472616a72656320302e312e309aa165a36d3a45c400c08090a145a0a0"
-        "a093a000a46e6f6e65a466756c6c802aa468657265c0919410640190021e"
-    ),
-    "TaskStart": (
-        "9da47461736b01aa6275792061206c616d70c40167a973686f703a53686f70c0c401749193a57374"
-        "6f636ba47472656501c40169c4016db0393932323733363264303435326231610607"
-    ),
-    "CallStart": (
-        "9ea463616c6c0102030405a6736561726368a663616c6c2d31c40161a472656164ac756e6b6e6f77"
-        "6e20746f6f6ca873636166666f6c6406c3"
-    ),
-    "CallEnd": (
-        "9fa6726573756c740102030405a774696d656f7574c40172c3a5696e667261b56275696c74696e73"
-        "2e54696d656f75744572726f72a46c617465a954726163656261636bc3c3"
-    ),
-    "StateChange": ("99a5737461746501020304a573746f636ba164c0a577726f7465"),
-    "ModelStart": (
-        "9da56d6f64656c01020304a86c6c6d3a63686174c40172050691c4016d07a97472616e73706f7274c3"
-    ),
-    "ModelEnd": (
-        "9ca6616e73776572010203a963616e63656c6c6564c0c3b66173796e63696f2e43616e63656c6c65"
-        "644572726f72a16da954726163656261636bc3c3"
-    ),
-    "EffectValue": (
-        "9aa6656666656374010203a5636c6f636bc40161c40176b06275696c74696e732e4f534572726f72a16dc3"
-    ),
-    "Blob": ("94a4626c6f6201c41030313233343536373839616263646566c40464617461"),
-    "PostHocCheck": (
-        "9ea772656772616465ffb0393932323733363264303435326231610203a772656163686564a132ad"
-        "656e7669726f6e6d656e74616ca56572726f72c0c0c40165a163a173"
-    ),
-    "CreditRun": (
-        "9ca6637265646974ffb039393232373336326430343532623161a17202a7756e69666f726da87265"
-        "636f7264656403a670726566697891a16ec40165c40172"
-    ),
-}
 
 
 def _record_types() -> set[type[Record]]:
     return {
         cls
-        for module in (schema, events)
+        for module in (schema, events, annotations)
         for cls in vars(module).values()
         if isinstance(cls, type) and issubclass(cls, Record) and cls is not Record
     }
@@ -363,7 +419,7 @@ def test_every_kind_of_record_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)
-def test_record_encodes_to_the_bytes_of_format_1(record: Record) -> None:
+def test_record_encodes_to_the_bytes_of_format_2(record: Record) -> None:
     data = msgspec.msgpack.encode(record)
     assert data.hex() == STORED[type(record).__name__]
     assert msgspec.msgpack.decode(data, type=type(record)) == record
@@ -374,3 +430,64 @@ def test_records_of_more_than_five_fields_take_keywords_only() -> None:
         parameters = inspect.signature(cls).parameters.values()
         takes_positions = any(p.kind is not p.KEYWORD_ONLY for p in parameters)
         assert takes_positions == (len(parameters) <= MAX_POSITIONAL), cls.__name__
+
+
+def test_every_event_ends_in_extra_facts() -> None:
+    without = {schema.Keyframe, events.Blob, events.ExchangePart, events.Redaction}
+    for cls in set(get_args(schema.Event)) - without:
+        assert cls.__struct_fields__[-1] == "extra_data", cls.__name__
+
+
+RENAMED = {
+    "native": "snapshot",
+    "prefix": "reexecute",
+    "default": "auto",
+    "full": "all",
+}
+
+
+def is_as_it_was(present: Any, old: Any) -> bool:
+    """Return whether a value is one of format 1 under present words; records only got longer."""
+    if isinstance(old, list):
+        return len(present) >= len(old) and all(map(is_as_it_was, present, old))
+    return bool(present == RENAMED.get(old, old) if isinstance(old, str) else present == old)
+
+
+def fields_of(record: Record) -> list[Any]:
+    """Return the fields of a record, without its tag, as plain lists."""
+    data = msgspec.msgpack.decode(msgspec.msgpack.encode(record))
+    return list(data[-len(record.__struct_fields__) :])
+
+
+@pytest.mark.parametrize("name", STORED_1)
+def test_event_of_format_1_becomes_a_present_one(name: str) -> None:
+    data = bytes.fromhex(STORED_1[name])
+    # A chunk with this one event.
+    chunk = format1.decode_chunk(b"\x96\x01\x90\x90\x80\x91" + data + b"\x90")
+    (event,) = chunk.events
+    assert type(event).__name__ == name.replace("EffectValue", "SideEffect")
+    assert is_as_it_was(fields_of(event), msgspec.msgpack.decode(data)[1:])
+
+
+def test_header_of_format_1_becomes_a_present_one() -> None:
+    data = bytes.fromhex(HEADER_1)
+    header = format1.decode_header(data)
+    assert header.keep_states == "auto"
+    assert is_as_it_was(fields_of(header), msgspec.msgpack.decode(data))
+
+
+def test_events_of_unknown_kinds_are_left_out_by_name() -> None:
+    known = msgspec.msgpack.encode(schema.Keyframe(1, 2, b"k"))
+    unknown = msgspec.msgpack.encode(["from the future", 1, {"a": 2}])
+    data = b"\x97\x01\x90\x90\x80\x93" + known + unknown + known + b"\x90\xff"
+    tags: set[str] = set()
+    chunk = records.decode_chunk(data, 2, tags)
+    assert chunk.events == [schema.Keyframe(1, 2, b"k")] * 2
+    assert tags == {"from the future"}
+
+
+def test_event_of_a_known_kind_must_have_its_fields() -> None:
+    bad = msgspec.msgpack.encode(["keyframe", "one", 2, b"k"])
+    data = b"\x97\x01\x90\x90\x80\x91" + bad + b"\x90\xff"
+    with pytest.raises(msgspec.ValidationError, match="Expected `int`"):
+        records.decode_chunk(data, 2, set())

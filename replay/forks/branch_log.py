@@ -12,7 +12,7 @@ from typing import Any, Literal
 import gymnasium
 
 from trajrec.corpus.episode import Episode
-from trajrec.log.schema import STORED_RESTORE_WORDS, Fork
+from trajrec.log.schema import Fork
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import Recorder, open_recorder
@@ -111,7 +111,7 @@ class BranchLog:
             step=trace.step,
             kind=self._kind,
             noise=trace.noise,
-            level=STORED_RESTORE_WORDS[trace.restore],
+            restore=trace.restore,
         )
         recorder.begin_fork(fork, self._episode.start, trace.observation)
         for action in trace.actions:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from trajrec.agents.journal import Journal
-from trajrec.log.events import EffectValue
+from trajrec.log.events import SideEffect
 from trajrec.log.schema import Check, EpisodeEnd
 from trajrec.protocols import Verdict
 from trajrec.types import Value
@@ -41,7 +41,7 @@ def record_side_effect(
     except Exception as exc:
         error_type, message, _ = journal.describe(exc)
         journal.add(
-            EffectValue(
+            SideEffect(
                 episode=journal.number,
                 step=step,
                 time_ns=time_ns,
@@ -54,7 +54,7 @@ def record_side_effect(
         )
         raise
     data, is_redacted = journal.encode(value)
-    event = EffectValue(
+    event = SideEffect(
         episode=journal.number,
         step=step,
         time_ns=time_ns,

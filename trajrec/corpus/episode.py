@@ -12,6 +12,7 @@ import numpy as np
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
 from trajrec.corpus.transcript import Transcript
 from trajrec.errors import CorpusError, LogCorruptError
+from trajrec.log.annotations import Annotation
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import AgentEvent, CallStart, ModelStart
 from trajrec.log.frames import CHUNK
@@ -94,7 +95,7 @@ class Episode:
                 self.failures.append(event)
             elif isinstance(event, Check):
                 self.checks.append(event)
-            else:
+            elif not isinstance(event, Annotation):
                 self.agent_events.append(event)
         self.rows.parts += [EpisodePart(chunk, span) for span in chunk.spans_of(self.number)]
         for number, step, data in chunk.record.irregular:

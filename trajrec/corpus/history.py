@@ -11,7 +11,7 @@ from trajrec.corpus.episode import Episode, failed_action
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
 from trajrec.log.chunk import Span
-from trajrec.log.events import EffectValue
+from trajrec.log.events import SideEffect
 from trajrec.log.fields import field_values
 from trajrec.types import Action, Value
 from trajrec.values import codec
@@ -28,7 +28,7 @@ class RecordedRequests(NamedTuple):
 
     model_calls: list[ModelCall]
     attempts: list[Attempt]
-    side_effects: list[tuple[EffectValue, Transcript]]
+    side_effects: list[tuple[SideEffect, Transcript]]
 
 
 def to_env_action(action: Value) -> Action:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from trajrec.corpus.corpus import AnyKind, Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.errors import CorpusError
-from trajrec.log.events import PostHocCheck
+from trajrec.log.annotations import PostHocCheck
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.event_log import open_event_log
 from trajrec.types import Value

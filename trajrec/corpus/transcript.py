@@ -11,9 +11,9 @@ from trajrec.log.events import (
     AgentEvent,
     CallEnd,
     CallStart,
-    EffectValue,
     ModelEnd,
     ModelStart,
+    SideEffect,
     StateChange,
     TaskStart,
 )
@@ -200,9 +200,9 @@ class Transcript:
         return list(calls.values())
 
     @property
-    def side_effects(self) -> list[EffectValue]:
+    def side_effects(self) -> list[SideEffect]:
         """Values that came from outside, in order."""
-        return [event for event in self._events if isinstance(event, EffectValue)]
+        return [event for event in self._events if isinstance(event, SideEffect)]
 
     @cached_property
     def side_effect_steps(self) -> list[int]:
@@ -213,7 +213,7 @@ class Transcript:
         for event in reversed(self._events):
             if isinstance(event, (CallStart, ModelStart)):
                 next_step = event.step
-            elif isinstance(event, EffectValue):
+            elif isinstance(event, SideEffect):
                 backwards.append(next_step)
         return backwards[::-1]
 

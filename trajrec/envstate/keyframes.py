@@ -27,10 +27,8 @@ from trajrec.values.plain import PLAIN_TYPES
 
 _PLAIN_BASES = (*PLAIN_TYPES, np.generic)
 
-_STORED_NAMES = {"acting_agents": "turns", "holds_returned": "keeps"}
-"""Attribute of `trajrec.envstate.pettingzoo` -> its name in keyframes of log format 1."""
-
-_LIVE_NAMES = {stored: name for name, stored in _STORED_NAMES.items()}
+_OLD_NAMES = {"turns": "acting_agents", "keeps": "holds_returned"}
+"""Name in keyframes of log format 1 -> attribute of `trajrec.envstate.pettingzoo`."""
 
 
 class Keyframes:
@@ -62,12 +60,7 @@ class Keyframes:
             for name in names:
                 shared_memory.check(layer.__dict__[name])
             entries = {name: self._to_entry(layer.__dict__[name], name) for name in names}
-            is_view = isinstance(layer, PettingZooEnv)
-            state = {
-                _STORED_NAMES.get(name, name) if is_view else name: entry
-                for name, entry in entries.items()
-                if entry is not None
-            }
+            state = {name: entry for name, entry in entries.items() if entry is not None}
             layers.append([type(layer).__name__, state])
         spaces = [_generator_state(space.__dict__.get("_np_random")) for space in snapshots.spaces]
         try:
@@ -96,7 +89,7 @@ class Keyframes:
         for layer, (_, entries) in zip(layers, recorded, strict=True):
             is_view = isinstance(layer, PettingZooEnv)
             for name, entry in entries.items():
-                self._put(layer.__dict__, _LIVE_NAMES.get(name, name) if is_view else name, entry)
+                self._put(layer.__dict__, _OLD_NAMES.get(name, name) if is_view else name, entry)
         for space, generator_state in zip(self._snapshots.spaces, state["spaces"], strict=True):
             if generator_state is not None:
                 # Gives the space a generator if it has none yet.

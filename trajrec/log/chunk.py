@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,9 +36,7 @@ class LogChunk:
         path: The log.
         index: The number of the frame in the log.
         offset: The position of the frame in the file.
-        data_start: The position of the frame's data in the file.
-        data_end: The end of the frame.
-        read: Returns bytes [start, end) of the file.
+        data: The frame's data: the bytes of the columns.
         decompressor: The reader's own.
 
     Attributes:
@@ -54,18 +52,14 @@ class LogChunk:
         path: Path,
         index: int,
         offset: int,
-        data_start: int,
-        data_end: int,
-        read: Callable[[int, int], bytes],
+        data: bytes,
         decompressor: zstandard.ZstdDecompressor,
     ) -> None:
         self.record = record
         self.path = path
         self.index = index
         self.offset = offset
-        self._data_start = data_start
-        self._data_end = data_end
-        self._read = read
+        self._data = data
         self._decompressor = decompressor
         self._rows: dict[int, ColumnRows] = {}
         self._spans_of: dict[int, list[Span]] | None = None
@@ -106,14 +100,26 @@ class LogChunk:
         return rows
 
     def _decode(self, column: Column) -> ColumnRows:
-        start = self._data_start + column.offset
-        end = start + column.size
-        if column.offset < 0 or end > self._data_end:
-            raise self._corrupt(column, "lies outside its frame")
+        data = self.column_bytes(column)
+        if column.checksum is not None and zlib.crc32(data) != column.checksum:
+            raise self._corrupt(column, "does not match its checksum")
         try:
-            return ColumnRows(column, self._read(start, end), self._decompressor)
+            return ColumnRows(column, data, self._decompressor)
         except (ValueError, TypeError, OverflowError) as exc:
             raise self._corrupt(column, str(exc)) from exc
+
+    def column_bytes(self, column: Column) -> bytes:
+        """Return the bytes of a column as they are stored.
+
+        Raises:
+            LogCorruptError: They lie outside the frame.
+        """
+        if column.const_data is not None:
+            return column.const_data
+        end = column.offset + column.size
+        if column.offset < 0 or column.size < 0 or end > len(self._data):
+            raise self._corrupt(column, "lies outside its frame")
+        return self._data[column.offset : end]
 
     def _corrupt(self, column: Column, reason: str) -> LogCorruptError:
         return LogCorruptError(

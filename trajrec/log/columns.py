@@ -7,9 +7,11 @@ large rows as changes (`trajrec.log.pixels`).
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import zstandard
 
@@ -187,6 +189,29 @@ class Packer:
             raws.append(candidates[best])
             orders.append(best)
         return b"".join(raws), (PLANES, *orders)
+
+
+def place_columns(
+    columns: Sequence[Column], data: Sequence[bytes]
+) -> tuple[list[Column], list[bytes]]:
+    """Return columns with the positions and checksums of their bytes in a frame, and its data.
+
+    A constant goes into the record of its column: there it is compressed together with the others.
+    """
+    placed = []
+    parts = []
+    offset = 0
+    for column, part in zip(columns, data, strict=True):
+        if column.kind == "const":
+            column = msgspec.structs.replace(column, const_data=part, offset=0, size=0)
+        else:
+            column = msgspec.structs.replace(
+                column, offset=offset, size=len(part), checksum=zlib.crc32(part)
+            )
+            parts.append(part)
+            offset += len(part)
+        placed.append(column)
+    return placed, parts
 
 
 def _are_equal(rows: Sequence[Value]) -> bool:

@@ -18,10 +18,18 @@ from trajrec.errors import LogError
 from trajrec.log import frames
 from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import PackedColumn, Packer
+from trajrec.log.directory import add_returns
 from trajrec.log.reader import LogReader
 from trajrec.log.rows import ColumnRows, row_bytes
 from trajrec.log.schema import Chunk, Column, Segment
-from trajrec.log.sealing import SealedFrame, encode, episodes_of, replace_log, write_sealed
+from trajrec.log.sealing import (
+    chunk_returns,
+    encode,
+    new_chunk_frame,
+    new_header_frame,
+    replace_log,
+    write_sealed,
+)
 from trajrec.types import Array, JsonObject
 from trajrec.values import codec
 
@@ -72,15 +80,24 @@ def compact(path: Path) -> Compaction:
                 "only an undamaged sealed log is compacted; run `trajrec recover` first", path=path
             )
         before = _read_chunks(reader)
-        new_frames = [
-            SealedFrame(frame.kind, [reader.slice(frame.offset, frame.end)], [])
-            for frame in reader.frames
-            if frame.kind == frames.HEADER
+        if reader.unknown_tags:
+            raise LogError(
+                f"it has events of kinds that this trajrec does not know "
+                f"({', '.join(sorted(reader.unknown_tags))}); upgrade trajrec to compact it",
+                path=path,
+            )
+        new_frames = [new_header_frame(reader)]
+        new_frames += [
+            reader.raw_frame(index)
+            for index, entry in enumerate(reader.frames)
+            if entry.kind not in (frames.HEADER, frames.HEADER_COPY, frames.CHUNK)
         ]
         # The highest of zstd's usual levels: compaction need not keep up with a loop.
         packer = Packer(level=19, search=True)
         for group in _groups(before):
-            new_frames.append(_pack_chunk(*_merge(group, packer), packer, len(new_frames)))
+            merged, data = _merge(group, packer)
+            returns = add_returns(chunk_returns(chunk) for chunk in group)
+            new_frames.append(new_chunk_frame(merged, data, returns, packer))
         new = write_sealed(reader, new_frames)
         try:
             with LogReader(new) as written:
@@ -112,13 +129,6 @@ def _read_chunks(reader: LogReader) -> list[LogChunk]:
         for index, frame in enumerate(reader.frames)
         if frame.kind == frames.CHUNK
     ]
-
-
-def _pack_chunk(chunk: Chunk, data: list[bytes], packer: Packer, sequence: int) -> SealedFrame:
-    raw = encode(chunk)
-    meta = packer.compress(raw)
-    parts = frames.pack_frame(frames.CHUNK, sequence, meta=meta, meta_raw=len(raw), data=data)
-    return SealedFrame(frames.CHUNK, parts, episodes_of(chunk))
 
 
 def _groups(chunks: list[LogChunk]) -> Iterator[list[LogChunk]]:
@@ -160,17 +170,12 @@ def _merge(group: list[LogChunk], packer: Packer) -> tuple[Chunk, list[bytes]]:
     """Return chunks of equal form as one, and the bytes of its columns."""
     columns: list[Column] = []
     data: list[bytes] = []
-    offset = 0
     for index, record in enumerate(group[0].columns()):
         rows = [chunk.rows(index) for chunk in group]
         column, raw = _merge_column(record.name, rows, packer)
-        columns.append(
-            msgspec.structs.replace(
-                column, rows_data=_merge_row_numbers(group, index), offset=offset, size=len(raw)
-            )
-        )
+        rows_data = _merge_row_numbers(group, index)
+        columns.append(msgspec.structs.replace(column, rows_data=rows_data))
         data.append(raw)
-        offset += len(raw)
     merged = Chunk(
         time_ns=group[0].record.time_ns,
         segments=_join([segment for chunk in group for segment in chunk.record.segments]),

@@ -1,4 +1,4 @@
-"""The base class of all records, the events of agents, and the records that are appended later.
+"""The base class of all records, and the events of agents.
 
 `trajrec.log.schema` has the other records and the rules for changing one.
 """
@@ -17,7 +17,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True):
 
 
 class TaskStart(Record, tag="task", frozen=True, kw_only=True):
-    """The task of an agent's episode. It follows the EpisodeStart.
+    """The task of an episode. It follows the EpisodeStart, and each episode of an agent has one.
 
     Attributes:
         world: The class of the world as "module:Class", "" if there is no world.
@@ -28,23 +28,36 @@ class TaskStart(Record, tag="task", frozen=True, kw_only=True):
         caller_step: The step of the caller at which this episode was begun.
         held_seed: If not None, the clock stood still during the reset and each call, and unseeded
             generators were seeded from this number and the position of the call.
+        task_revision: The version of the task, "" if unknown.
+        goal_digest: BLAKE2b-128 of `goal_data` after redaction, None if unknown.
+        tools_digest: The same of `tools_data`.
+        system_digest: The same of the system prompt.
     """
 
     episode: int
-    task: str
-    goal_data: bytes | None
-    world: str
-    world_data: bytes | None
-    tools_data: bytes
-    parts: list[tuple[str, str, int]]
-    interface_data: bytes | None
-    metadata_data: bytes | None
+    task: str = ""
+    goal_data: bytes | None = None
+    world: str = ""
+    world_data: bytes | None = None
+    tools_data: bytes | None = None
+    parts: list[tuple[str, str, int]] = msgspec.field(default_factory=list)
+    interface_data: bytes | None = None
+    metadata_data: bytes | None = None
     caller_id: str | None = None
     caller_step: int | None = None
     held_seed: int | None = None
+    task_revision: str = ""
+    goal_digest: bytes | None = None
+    tools_digest: bytes | None = None
+    system_digest: bytes | None = None
+    extra_data: bytes | None = None
 
 
 RetryBy = Literal["", "agent", "scaffold", "transport", "harness"]
+
+Actor = Literal["agent", "user", "env", "scaffold", "system"]
+"""Who acted: the agent, a user or a simulated one, the environment, the agent's program, or the
+system that runs it."""
 
 
 class CallStart(Record, tag="call", frozen=True, kw_only=True):
@@ -70,6 +83,8 @@ class CallStart(Record, tag="call", frozen=True, kw_only=True):
     retry_by: RetryBy = ""
     backoff_ns: int = 0
     is_redacted: bool = False
+    actor: Actor = "agent"
+    extra_data: bytes | None = None
 
 
 class CallEnd(Record, tag="result", frozen=True, kw_only=True):
@@ -94,6 +109,7 @@ class CallEnd(Record, tag="result", frozen=True, kw_only=True):
     traceback: str = ""
     is_redacted: bool = False
     is_async: bool = False
+    extra_data: bytes | None = None
 
 
 class StateChange(Record, tag="state", frozen=True, kw_only=True):
@@ -104,6 +120,9 @@ class StateChange(Record, tag="state", frozen=True, kw_only=True):
             the digest is known.
         note: A warning: a tool that is declared to read has written, or the state could not be
             captured.
+        actor: Who made the change.
+        origin: "observed" by the recorder, or "reported" by an imported record: a reported change
+            proves nothing in a replay.
     """
 
     episode: int
@@ -114,6 +133,9 @@ class StateChange(Record, tag="state", frozen=True, kw_only=True):
     digest: str
     data: bytes | None
     note: str = ""
+    actor: Actor = "agent"
+    origin: Literal["observed", "reported"] = "observed"
+    extra_data: bytes | None = None
 
 
 class ModelStart(Record, tag="model", frozen=True, kw_only=True):
@@ -124,6 +146,8 @@ class ModelStart(Record, tag="model", frozen=True, kw_only=True):
 
     Attributes:
         request_data: The other arguments of the call.
+        is_reconstructed: Whether the request was put together from a conversation, because the
+            imported record has none.
     """
 
     episode: int
@@ -138,6 +162,9 @@ class ModelStart(Record, tag="model", frozen=True, kw_only=True):
     attempt: int = 0
     retry_by: RetryBy = ""
     is_redacted: bool = False
+    actor: Actor = "agent"
+    is_reconstructed: bool = False
+    extra_data: bytes | None = None
 
 
 class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
@@ -154,9 +181,10 @@ class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
     traceback: str = ""
     is_redacted: bool = False
     is_async: bool = False
+    extra_data: bytes | None = None
 
 
-class EffectValue(Record, tag="effect", frozen=True, kw_only=True):
+class SideEffect(Record, tag="side_effect", frozen=True, kw_only=True):
     """A value from outside the program: of a clock, a generator, a network.
 
     A rerun of the agent gets the recorded value.
@@ -171,6 +199,8 @@ class EffectValue(Record, tag="effect", frozen=True, kw_only=True):
     error_type: str = ""
     message: str = ""
     is_redacted: bool = False
+    actor: Actor = "agent"
+    extra_data: bytes | None = None
 
 
 class Blob(Record, tag="blob", frozen=True):
@@ -181,52 +211,89 @@ class Blob(Record, tag="blob", frozen=True):
     data: bytes
 
 
-class PostHocCheck(Record, tag="regrade", frozen=True, kw_only=True):
-    """A later check of a recorded episode, whose own checks stay as they are.
-
-    The other fields are those of `trajrec.log.schema.Check`.
+class ExchangeStart(Record, tag="exchange", frozen=True, kw_only=True):
+    """An HTTP request: one attempt of a model call or of another exchange with a server.
 
     Attributes:
-        episode: -1, since the episode is not in this log.
-        target: The id of the episode.
+        number: The number of the exchange in its episode.
+        model_call: The number of the model call that it belongs to, -1 if none is known.
+        url: Without query and credentials.
+        headers: Names and values, as far as they are kept.
+        body_data: The decoded bytes of the body, or a reference.
     """
 
     episode: int
-    target: str
     step: int
+    number: int
     time_ns: int
-    check_id: str
-    version: str
-    family: str
-    status: Literal["ok", "error", "not_evaluated"]
-    verdict: bool | None
-    score: float | None
-    evidence_data: bytes | None
-    code_digest: str | None
-    state_digest: str | None
+    method: str
+    url: str
+    headers: list[tuple[str, str]]
+    body_data: bytes | None
+    model_call: int = -1
+    attempt: int = 0
+    retry_by: RetryBy = ""
+    is_redacted: bool = False
+    actor: Actor = "agent"
+    extra_data: bytes | None = None
 
 
-class CreditRun(Record, tag="credit", frozen=True, kw_only=True):
-    """Estimates for the steps of a recorded episode. A later run is another record.
+class ExchangePart(Record, tag="exchange_part", frozen=True):
+    """Some bytes of a streamed response, in the order in which they came."""
+
+    episode: int
+    number: int
+    time_ns: int
+    data: bytes
+
+
+class ExchangeEnd(Record, tag="response", frozen=True, kw_only=True):
+    """The response to a request. A request without one was open when the log ended.
 
     Attributes:
-        episode: -1, since the episode is not in this log.
-        target: The id of the episode.
-        estimates_data: Columns by name: docs/reference/log-format.md lists them.
-        rollouts_data: Columns by name, with one value for each rollout.
+        status: The HTTP status, None if no response came.
+        body_data: The bytes of the body, or a reference; None if its parts are stored.
     """
 
     episode: int
-    target: str
-    run_id: str
+    number: int
     time_ns: int
-    policy: str
-    noise: str
-    root: int
-    level: str
-    notes: list[str]
-    estimates_data: bytes
-    rollouts_data: bytes
+    status: int | None
+    headers: list[tuple[str, str]]
+    body_data: bytes | None
+    error_type: str = ""
+    message: str = ""
+    traceback: str = ""
+    is_redacted: bool = False
+    extra_data: bytes | None = None
+
+
+class StepValues(Record, tag="values", frozen=True):
+    """Named values of a step that nobody acts on: log-probabilities, value estimates, notes.
+
+    Attributes:
+        values_data: A map from names to values.
+    """
+
+    episode: int
+    step: int
+    values_data: bytes
+    extra_data: bytes | None = None
+
+
+class Redaction(Record, tag="redaction", frozen=True):
+    """Says that a field of a step does not hold the value that was there.
+
+    Attributes:
+        step: The step, -1 for the reset.
+        field: "action", "obs", "state", "info", "options" or another field of the step.
+        n: The number of the places that were replaced.
+    """
+
+    episode: int
+    step: int
+    field: str
+    n: int
 
 
 AgentEvent = (
@@ -236,9 +303,12 @@ AgentEvent = (
     | StateChange
     | ModelStart
     | ModelEnd
-    | EffectValue
+    | SideEffect
     | Blob
-    | PostHocCheck
-    | CreditRun
+    | ExchangeStart
+    | ExchangePart
+    | ExchangeEnd
+    | StepValues
+    | Redaction
 )
-"""Events that only logs of agents, and logs of later checks and estimates, hold."""
+"""Events of agents' episodes. Environments' episodes may have some of them too."""

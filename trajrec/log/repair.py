@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
-from trajrec.log.frames import Frame
+from trajrec.log.columns import Packer
 from trajrec.log.locks import is_being_written
-from trajrec.log.reader import LogReader
-from trajrec.log.sealing import SealedFrame, episodes_of, replace_log, write_sealed
+from trajrec.log.reader import LogReader, NewFrame
+from trajrec.log.schema import FORMAT_VERSION
+from trajrec.log.sealing import (
+    chunk_returns,
+    new_chunk_frame,
+    new_header_frame,
+    replace_log,
+    write_sealed,
+)
 from trajrec.types import JsonObject
 
 
@@ -22,7 +30,7 @@ class Recovery:
     Attributes:
         path: The log.
         was_sealed: Whether the log was sealed and whole, so that it was left alone.
-        frames_kept: Intact frames, which are all in the sealed log.
+        frames_kept: Intact frames, whose contents are all in the sealed log.
         bytes_lost: Bytes that could not be read.
         damaged_copy: A copy of the damaged file, if the damage was more than a torn tail.
     """
@@ -63,26 +71,16 @@ def recover(path: Path) -> Recovery:
         LogError: A living process writes the log, the file is not a log, or it cannot be written.
     """
     with LogReader(path) as reader:
+        intact = [index for index in range(len(reader.frames)) if reader.is_intact(index)]
         n_lost = sum(damage.size for damage in reader.damage)
-        if reader.is_sealed and not reader.damage:
-            # The footer lists frames without looking at their payloads.
-            broken = [frame for frame in reader.frames if not _is_intact(reader, frame)]
-            if not broken:
-                return Recovery(
-                    path=path, was_sealed=True, frames_kept=len(reader.frames), bytes_lost=0
-                )
-            n_lost += sum(frame.end - frame.offset for frame in broken)
+        if reader.is_sealed and not reader.damage and len(intact) == len(reader.frames):
+            return Recovery(
+                path=path, was_sealed=True, frames_kept=len(reader.frames), bytes_lost=0
+            )
         if reader.is_being_written() or is_being_written(path):
             raise LogError("a living process is writing this log; stop it first", path=path)
         is_torn_only = not reader.is_sealed and all(damage.is_tail for damage in reader.damage)
-        intact = [
-            SealedFrame(
-                frame.kind, [reader.slice(frame.offset, frame.end)], _episodes(reader, index)
-            )
-            for index, frame in enumerate(reader.frames)
-            if _is_intact(reader, frame)
-        ]
-        new = write_sealed(reader, intact)
+        new = write_sealed(reader, _kept_frames(reader))
     damaged_copy = None
     if not is_torn_only:
         damaged_copy = path.with_name(path.name + ".damaged")
@@ -97,15 +95,28 @@ def recover(path: Path) -> Recovery:
     )
 
 
-def _is_intact(reader: LogReader, frame: Frame) -> bool:
-    return frames.is_intact(reader.slice_all(), frame)
+def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
+    """Yield the frames of the sealed log.
 
-
-def _episodes(reader: LogReader, index: int) -> list[int]:
-    """Return the episodes of a frame; none if it is no chunk, or contradicts itself."""
-    if reader.frames[index].kind != frames.CHUNK:
-        return []
-    try:
-        return episodes_of(reader.chunk(index).record)
-    except LogCorruptError:
-        return []
+    A chunk stands as it was, byte for byte, unless its format is old or its columns are damaged: in
+    these cases its record is written anew, without the rows of damaged columns.
+    """
+    packer = Packer()
+    yield new_header_frame(reader)
+    for index, entry in enumerate(reader.frames):
+        if entry.kind in (frames.HEADER, frames.HEADER_COPY):
+            continue
+        try:
+            if entry.kind != frames.CHUNK:
+                yield reader.raw_frame(index)
+                continue
+            chunk = reader.chunk(index)
+        except LogCorruptError:
+            continue
+        returns = chunk_returns(chunk)
+        if reader.format_version == FORMAT_VERSION and reader.is_intact(index):
+            raw = reader.raw_frame(index)
+            yield raw._replace(chunk=chunk.record, returns=returns)
+        else:
+            data = [chunk.column_bytes(column) for column in chunk.columns()]
+            yield new_chunk_frame(chunk.record, data, returns, packer)

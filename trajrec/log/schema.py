@@ -1,7 +1,10 @@
 """The records of a log. docs/reference/log-format.md specifies them byte by byte.
 
 Records are stored as msgpack arrays, so a field may be appended with a default, but never removed
-or moved. A field whose name ends in `_data` holds bytes of `trajrec.values.codec.encode`.
+or moved. A field whose name ends in `_data` holds bytes of `trajrec.values.codec.encode`. A field
+`extra_data` holds a map of facts that have no field of their own. A time of 0 is unknown.
+
+`trajrec.log.format1` turns the records of format 1 into these.
 """
 
 from __future__ import annotations
@@ -11,10 +14,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from trajrec.log.annotations import Annotation
 from trajrec.log.events import AgentEvent, Record
 
 # Raise the version whenever an older reader would misread a log, and add a golden log.
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 Ending = Literal["terminated", "truncated", "abandoned", "error"]
 """How an episode ended: by the environment, by a limit, by a reset or close in its middle, or by an
@@ -44,6 +48,7 @@ class EnvRecord(Record, frozen=True, kw_only=True):
     recreatable: str = ""
     observation_space: str = ""
     action_space: str = ""
+    extra_data: bytes | None = None
 
 
 class StateRecord(Record, frozen=True):
@@ -64,7 +69,7 @@ class Header(Record, frozen=True, kw_only=True):
     """The first record of a log: the environment, the recorder, and the machine.
 
     Attributes:
-        record: How many states were kept: "default", "full" or "minimal".
+        keep_states: The option of that name: "auto", "all" or "digests".
         runtime: Versions (python, platform, cpu, packages) and settings that can change results
             (hash seed, threads).
         interface_data: The interface of the run as the caller gave it, or None.
@@ -75,11 +80,12 @@ class Header(Record, frozen=True, kw_only=True):
     writer: str
     env: EnvRecord
     state: StateRecord
-    record: str
+    keep_states: str
     runtime: dict[str, Any]
     process_id: int
     host: str
     interface_data: bytes | None = None
+    extra_data: bytes | None = None
 
 
 class Segment(Record, frozen=True):
@@ -107,6 +113,10 @@ class Column(Record, frozen=True, kw_only=True):
         size: Its bytes, compressed.
         raw_bytes: Its bytes, decompressed.
         rows_data: If only some steps have a value: the numbers of their rows, as differences.
+        checksum: CRC-32 of the column's bytes in the data part; None in a log of format 1, whose
+            frames have one checksum for all of their bytes.
+        const_data: The value of a "const" column. It stands here, and the column has no bytes in
+            the data part; in format 1 it is the other way round.
     """
 
     name: str
@@ -120,6 +130,8 @@ class Column(Record, frozen=True, kw_only=True):
     size: int = 0
     raw_bytes: int = 0
     rows_data: bytes | None = None
+    checksum: int | None = None
+    const_data: bytes | None = None
 
 
 class EpisodeStart(Record, tag="start", frozen=True, kw_only=True):
@@ -138,6 +150,7 @@ class EpisodeStart(Record, tag="start", frozen=True, kw_only=True):
     options_data: bytes | None
     rng_data: bytes | None
     info_data: bytes
+    extra_data: bytes | None = None
 
 
 class Fork(Record, tag="fork", frozen=True, kw_only=True):
@@ -150,7 +163,7 @@ class Fork(Record, tag="fork", frozen=True, kw_only=True):
         kind: The difference to the parent: given actions, another policy, or a live agent.
         noise: "recorded" if the generators continued from their state, else the text that they
             were seeded from.
-        level: How the step was reached: a stored word of `RESTORE_WORDS`.
+        restore: The way in which the step was reached: a word of `RESTORE_WORDS`.
     """
 
     episode: int
@@ -158,23 +171,13 @@ class Fork(Record, tag="fork", frozen=True, kw_only=True):
     step: int
     kind: Literal["actions", "policy", "agent"]
     noise: str = "recorded"
-    level: str = "prefix"
+    restore: str = "reexecute"
     metadata_data: bytes | None = None
+    extra_data: bytes | None = None
 
 
-RESTORE_WORDS = {
-    "prefix": "reexecute",
-    "native": "snapshot",
-    "pickle": "pickle",
-    "sandbox": "env_snapshot",
-    "process": "os_fork",
-}
-"""Stored word -> the word that users write and see, for the ways to restore a step.
-
-Format 1 keeps the first words, so that its logs stay readable; everything else uses the second.
-"""
-
-STORED_RESTORE_WORDS = {word: stored for stored, word in RESTORE_WORDS.items()}
+RESTORE_WORDS = ("reexecute", "snapshot", "pickle", "env_snapshot", "os_fork")
+"""The ways to restore a step."""
 
 
 class Keyframe(Record, tag="keyframe", frozen=True):
@@ -194,6 +197,9 @@ class EpisodeEnd(Record, tag="end", frozen=True, kw_only=True):
     Attributes:
         stop_reason: Why the agent's loop ended, "" if unknown.
         claimed_done: Whether the agent claimed to be done, None if unknown.
+        fault: The component whose fault ended the episode ("infra", "verifier", "env"), "" if none
+            is to blame or it is unknown.
+        reported_data: Totals that the source of an imported episode states (tokens, cost).
     """
 
     episode: int
@@ -204,6 +210,9 @@ class EpisodeEnd(Record, tag="end", frozen=True, kw_only=True):
     truncated: bool
     stop_reason: str = ""
     claimed_done: bool | None = None
+    fault: str = ""
+    reported_data: bytes | None = None
+    extra_data: bytes | None = None
 
 
 class Failure(Record, tag="failure", frozen=True, kw_only=True):
@@ -225,10 +234,15 @@ class Failure(Record, tag="failure", frozen=True, kw_only=True):
     message: str
     traceback: str
     action_data: bytes | None = None
+    extra_data: bytes | None = None
 
 
 class Check(Record, tag="check", frozen=True, kw_only=True):
-    """The verdict of one version of one verifier on one state, None if it gave no verdict."""
+    """The verdict of one version of one verifier on one state, None if it gave no verdict.
+
+    Attributes:
+        is_primary: Whether the outcome of the episode follows from this check.
+    """
 
     episode: int
     step: int
@@ -243,9 +257,11 @@ class Check(Record, tag="check", frozen=True, kw_only=True):
     evidence_data: bytes | None
     code_digest: str | None
     state_digest: str | None
+    is_primary: bool = False
+    extra_data: bytes | None = None
 
 
-Event = EpisodeStart | Fork | Keyframe | EpisodeEnd | Failure | Check | AgentEvent
+Event = EpisodeStart | Fork | Keyframe | EpisodeEnd | Failure | Check | AgentEvent | Annotation
 
 
 class Chunk(Record, frozen=True, kw_only=True):
@@ -255,6 +271,8 @@ class Chunk(Record, frozen=True, kw_only=True):
         layouts: How the columns of each field make up a value: ["leaf", index of the column],
             ["dict", keys, layouts] or ["tuple", layouts].
         irregular: Infos that did not fit the layout, as (episode, step, data).
+        journal: The number of the last record of the journal whose contents are in this chunk or
+            before it, -1 if the log has no journal.
     """
 
     time_ns: int
@@ -263,24 +281,86 @@ class Chunk(Record, frozen=True, kw_only=True):
     layouts: dict[str, Any]
     events: list[Event]
     irregular: list[tuple[int, int, bytes]] = msgspec.field(default_factory=list)
+    journal: int = -1
 
 
-class FrameEntry(Record, frozen=True):
-    """The position of a frame, and the episodes that have steps or events in it."""
+class FrameTable(Record, frozen=True):
+    """The frames before the footer. They lie back to back, and are numbered from 0."""
 
-    offset: int
-    size: int
-    kind: int
+    sizes: list[int]
+    kinds: list[int]
+
+
+class StepTable(Record, frozen=True):
+    """The steps of each frame: a row for each episode that has rows or events in it.
+
+    Attributes:
+        frames: The numbers of the frames, as differences.
+        episodes: The numbers of the episodes, as differences.
+        n_steps: The number of steps from the first on, 0 if there are events of no step alone.
+    """
+
+    frames: list[int]
     episodes: list[int]
+    first_steps: list[int]
+    n_steps: list[int]
 
 
-class Footer(Record, frozen=True):
-    """The last record of a sealed log: a copy of the header, and the directory of its frames."""
+class EpisodeTable(Record, frozen=True, kw_only=True):
+    """The episodes of the log: a row for each. `trajrec.log.directory` explains the fields.
+
+    Attributes:
+        numbers: As differences.
+        started_ns: As differences.
+        durations_ns: Time of the end minus time of the reset; None without an end.
+        first_frames: As differences.
+        n_frames: The number of frames from the first to the last that have a part of the episode.
+    """
+
+    numbers: list[int]
+    kinds: list[str]
+    tasks: list[str]
+    seeds: list[int | None]
+    started_ns: list[int]
+    durations_ns: list[int | None]
+    first_steps: list[int]
+    end_steps: list[int]
+    endings: list[str]
+    total_rewards: list[float]
+    first_frames: list[int]
+    n_frames: list[int]
+    parent_ids: list[str]
+
+
+class BlobTable(Record, frozen=True):
+    """The values that are stored once.
+
+    Attributes:
+        digests: The digests, 16 bytes each, back to back.
+        frames: The numbers of the frames that have them, as differences.
+    """
+
+    digests: bytes
+    frames: list[int]
+
+
+class Footer(Record, frozen=True, kw_only=True):
+    """The last record of a sealed log: a copy of the header, and the directory of its contents.
+
+    Attributes:
+        generation: 0 as the recorder wrote the log; each rewrite (`recover`, `compact`) adds one.
+        content: The seal: BLAKE2b-128 over the headers of all frames before the footer.
+    """
 
     header: Header
-    frames: list[FrameEntry]
+    generation: int
+    content: bytes
     n_episodes: int
     n_steps: int
+    frames: FrameTable
+    steps: StepTable
+    episodes: EpisodeTable
+    blobs: BlobTable
 
 
 def episode_id(log_id: str, episode: int) -> str:

@@ -3,37 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO
 
 import msgspec
 
-from trajrec.errors import LogCorruptError, LogError
+from trajrec.errors import LogError
 from trajrec.log import frames
-from trajrec.log.columns import Packer
-from trajrec.log.reader import LogReader
-from trajrec.log.schema import Chunk, Footer, FrameEntry
+from trajrec.log.chunk import LogChunk
+from trajrec.log.columns import Packer, place_columns
+from trajrec.log.directory import Directory, FrameEntry, Returns, segment_returns
+from trajrec.log.fields import field_values
+from trajrec.log.reader import LogReader, NewFrame
+from trajrec.log.schema import Chunk
 
 encode = msgspec.msgpack.Encoder().encode
 
 
-class SealedFrame(NamedTuple):
-    """A frame of a new log.
-
-    Attributes:
-        kind: The kind of the frame.
-        parts: Its bytes in the file.
-        episodes: The episodes that have steps or events in it.
-    """
-
-    kind: int
-    parts: Sequence[bytes]
-    episodes: list[int]
-
-
-def write_sealed(reader: LogReader, new_frames: Sequence[SealedFrame]) -> Path:
+def write_sealed(reader: LogReader, new_frames: Iterable[NewFrame]) -> Path:
     """Write frames and a footer to a temporary file beside a log, and return its path.
+
+    The new file is of the present format, whatever the old one's is.
 
     Args:
         reader: The old log, whose header goes into the footer.
@@ -44,24 +35,29 @@ def write_sealed(reader: LogReader, new_frames: Sequence[SealedFrame]) -> Path:
     """
     # The process id: two processes that repair one log must not write to one file.
     path = reader.path.with_name(f".{reader.path.name}.{os.getpid()}.tmp")
-    entries: list[FrameEntry] = []
-    episodes: set[int] = set()
+    log_id = frames.log_id_bytes(reader.header.log_id)
+    directory = Directory()
     try:
         with open(path, "xb") as file:
-            file.write(frames.signature())
+            file.write(frames.signature(log_id))
             for frame in new_frames:
+                parts = frames.pack_frame(
+                    frame.kind,
+                    len(directory.entries),
+                    log_id=log_id,
+                    meta=frame.meta,
+                    meta_raw=frame.meta_raw,
+                    data=frame.data,
+                )
                 offset = file.tell()
-                file.writelines(frame.parts)
+                file.writelines(parts)
                 size = file.tell() - offset
-                entries.append(FrameEntry(offset, size, frame.kind, frame.episodes))
-                episodes.update(frame.episodes)
-            offset = file.tell()
-            footer = encode(Footer(reader.header, entries, len(episodes), _count_steps(reader)))
-            meta = Packer().compress(footer)
-            file.writelines(
-                frames.pack_frame(frames.FOOTER, len(entries), meta=meta, meta_raw=len(footer))
-            )
-            file.write(frames.pack_trailer(offset))
+                entry = FrameEntry(offset, size, frame.kind, len(directory.entries))
+                if frame.chunk is None:
+                    directory.add_frame(parts[0], entry)
+                else:
+                    directory.add_chunk(parts[0], entry, frame.chunk, frame.returns)
+            _write_footer(file, directory, reader)
             # On the disk before the rename: a power cut must not leave an empty file.
             file.flush()
             os.fsync(file.fileno())
@@ -71,6 +67,58 @@ def write_sealed(reader: LogReader, new_frames: Sequence[SealedFrame]) -> Path:
             f"cannot be rewritten: {exc.strerror or exc}; it is unchanged", path=reader.path
         ) from exc
     return path
+
+
+def _write_footer(file: BinaryIO, directory: Directory, reader: LogReader) -> None:
+    log_id = frames.log_id_bytes(reader.header.log_id)
+    generation = 1 + (0 if reader.trailer is None else reader.trailer.generation)
+    offset = file.tell()
+    footer = directory.footer(reader.header, generation)
+    raw = encode(footer)
+    parts = frames.pack_frame(
+        frames.FOOTER,
+        len(directory.entries),
+        log_id=log_id,
+        meta=Packer().compress(raw),
+        meta_raw=len(raw),
+    )
+    file.writelines(parts)
+    file.write(frames.pack_trailer(frames.Trailer(offset, log_id, footer.content, generation)))
+
+
+def new_header_frame(reader: LogReader) -> NewFrame:
+    """Return the header of a log as a frame."""
+    raw = encode(reader.header)
+    return NewFrame(frames.HEADER, Packer().compress(raw), len(raw))
+
+
+def new_chunk_frame(
+    chunk: Chunk, data: Sequence[bytes], returns: Returns, packer: Packer
+) -> NewFrame:
+    """Return a chunk as a frame.
+
+    Args:
+        chunk: The record. Its columns get their positions and checksums here.
+        data: The bytes of each column.
+        returns: The returns of its rows.
+        packer: Compresses the record.
+    """
+    columns, parts = place_columns(chunk.columns, data)
+    placed = msgspec.structs.replace(chunk, columns=columns)
+    record = encode(placed)
+    return NewFrame(
+        frames.CHUNK, packer.compress(record), len(record), parts, chunk=placed, returns=returns
+    )
+
+
+def chunk_returns(chunk: LogChunk) -> Returns:
+    """Return the returns of the rows of a chunk."""
+    layout = chunk.layout("reward")
+    if layout is None or layout[0] != "leaf":
+        return segment_returns(chunk.record.segments, None)
+    return segment_returns(
+        chunk.record.segments, lambda start, stop: field_values(chunk, layout, start, stop)
+    )
 
 
 def replace_log(path: Path, new: Path) -> None:
@@ -83,21 +131,3 @@ def replace_log(path: Path, new: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def episodes_of(chunk: Chunk) -> list[int]:
-    """Return the episodes that have steps or events in a chunk."""
-    episodes = {segment.episode for segment in chunk.segments}
-    return sorted(episodes | {event.episode for event in chunk.events})
-
-
-def _count_steps(reader: LogReader) -> int:
-    n_steps = 0
-    for index, frame in enumerate(reader.frames):
-        if frame.kind == frames.CHUNK:
-            try:
-                segments = reader.chunk(index).record.segments
-            except LogCorruptError:
-                continue
-            n_steps += sum(segment.n_steps for segment in segments)
-    return n_steps

@@ -8,6 +8,7 @@ write. The flusher's thread calls it every 40 ms and whenever a block is full
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import threading
@@ -20,9 +21,10 @@ import msgspec
 
 from trajrec.errors import LogWriteError
 from trajrec.log import frames, locks
-from trajrec.log.columns import Packer
+from trajrec.log.columns import Packer, place_columns
+from trajrec.log.directory import Directory, FrameEntry, Returns
 from trajrec.log.flusher import process_flusher
-from trajrec.log.schema import Chunk, EpisodeEnd, Footer, FrameEntry, Header
+from trajrec.log.schema import Chunk, EpisodeEnd, Footer, Header
 
 # A block has 1 MiB: more waiting blocks would let memory grow while the disk is slow.
 MAX_WAITING = 2
@@ -34,11 +36,18 @@ Durability = Literal["process", "machine"]
 _encode = msgspec.msgpack.Encoder().encode
 
 
+# The header is needed to read an episode, and the first block of a file may be damaged: copies lie
+# where the log has grown to 64 KiB, 256 KiB, 1 MiB, ... They take less than 1 % of it.
+_FIRST_COPY_BYTES = 1 << 16
+_COPY_GROWTH = 4
+
+
 class Drained(NamedTuple):
-    """Pending data: a chunk, and the bytes of each of its columns."""
+    """Pending data: a chunk, the bytes of each of its columns, and the returns of its rows."""
 
     chunk: Chunk
     data: list[bytes]
+    returns: Returns
 
 
 class Source(Protocol):
@@ -93,16 +102,15 @@ class LogWriter:
         self._packer = Packer()
         # Re-entrant: a signal handler that closes the log must not wait for its own thread.
         self._lock = threading.RLock()
-        self._entries: list[FrameEntry] = []
-        self._episodes: set[int] = set()
-        self._sequence = 0
-        self._n_steps = 0
+        self._log_id = frames.log_id_bytes(header.log_id)
+        self._directory = Directory()
         self._size = 0
+        self._next_copy = _FIRST_COPY_BYTES
         self._background = background
         self._descriptor = self._create()
         locks.hold(self._descriptor)
         try:
-            self._write_frame(frames.HEADER, header, prefix=frames.signature())
+            self._write_header(frames.HEADER, prefix=frames.signature(self._log_id))
         except OSError as exc:
             os.close(self._descriptor)
             with contextlib.suppress(OSError):
@@ -209,40 +217,38 @@ class LogWriter:
 
     def _write_chunk(self, drained: Drained) -> bool:
         """Write one chunk, and return whether an episode ends in it."""
-        offset = 0
-        columns = []
-        for column, data in zip(drained.chunk.columns, drained.data, strict=True):
-            columns.append(msgspec.structs.replace(column, offset=offset, size=len(data)))
-            offset += len(data)
+        columns, data = place_columns(drained.chunk.columns, drained.data)
         chunk = msgspec.structs.replace(drained.chunk, columns=columns)
-        episodes = {segment.episode for segment in chunk.segments}
-        episodes |= {event.episode for event in chunk.events}
-        self._write_frame(frames.CHUNK, chunk, drained.data, episodes=sorted(episodes))
-        self._n_steps += sum(segment.n_steps for segment in chunk.segments)
+        parts = self._pack_frame(frames.CHUNK, chunk, data)
+        entry = self._append_frame(frames.CHUNK, parts)
+        self._directory.add_chunk(parts[0], entry, chunk, drained.returns)
+        if self._size >= self._next_copy:
+            self._write_header(frames.HEADER_COPY)
+            self._next_copy *= _COPY_GROWTH
         return any(isinstance(event, EpisodeEnd) for event in chunk.events)
 
-    def _write_frame(
-        self,
-        kind: int,
-        record: Header | Chunk,
-        data: Sequence[bytes] = (),
-        *,
-        episodes: Sequence[int] = (),
-        prefix: bytes = b"",
-    ) -> None:
-        parts = self._pack_frame(kind, record, data)
-        offset = self._size + len(prefix)
-        self._append([prefix, *parts])
-        self._sequence += 1
-        self._episodes.update(episodes)
-        self._entries.append(FrameEntry(offset, self._size - offset, kind, list(episodes)))
+    def _write_header(self, kind: int, prefix: bytes = b"") -> None:
+        parts = self._pack_frame(kind, self.header)
+        self._directory.add_frame(parts[0], self._append_frame(kind, parts, prefix))
 
     def _pack_frame(
         self, kind: int, record: Header | Chunk | Footer, data: Sequence[bytes] = ()
     ) -> list[bytes]:
         raw = _encode(record)
-        meta = self._packer.compress(raw)
-        return frames.pack_frame(kind, self._sequence, meta=meta, meta_raw=len(raw), data=data)
+        return frames.pack_frame(
+            kind,
+            len(self._directory.entries),
+            log_id=self._log_id,
+            meta=self._packer.compress(raw),
+            meta_raw=len(raw),
+            data=data,
+        )
+
+    def _append_frame(self, kind: int, parts: Sequence[bytes], prefix: bytes = b"") -> FrameEntry:
+        offset = self._size + len(prefix)
+        self._append([prefix, *parts])
+        sequence = len(self._directory.entries)
+        return FrameEntry(offset, self._size - offset, kind, sequence)
 
     def _append(self, parts: Sequence[bytes]) -> None:
         """Append some parts in one write, or leave the file as it was.
@@ -264,10 +270,10 @@ class LogWriter:
         self._size += len(data)
 
     def _seal(self) -> None:
-        offset = self._size
         try:
-            footer = Footer(self.header, self._entries, len(self._episodes), self._n_steps)
-            self._append([*self._pack_frame(frames.FOOTER, footer), frames.pack_trailer(offset)])
+            footer = self._directory.footer(self.header, generation=0)
+            trailer = frames.Trailer(self._size, self._log_id, footer.content, footer.generation)
+            self._append([*self._pack_frame(frames.FOOTER, footer), frames.pack_trailer(trailer)])
             if self.durability == "machine":
                 os.fsync(self._descriptor)
         except (OSError, ValueError) as exc:
@@ -293,6 +299,8 @@ def _reason(exc: Exception) -> str:
     return f"{type(exc).__name__}: {exc}"
 
 
-def new_log_id() -> str:
-    """Return a fresh random log id, 32 hex digits."""
-    return secrets.token_hex(16)
+def new_log_id(name: str | None = None) -> str:
+    """Return a log's id, 32 hex digits: derived from a name, or else random."""
+    if name is None:
+        return secrets.token_hex(frames.ID_BYTES)
+    return hashlib.blake2b(name.encode(), digest_size=frames.ID_BYTES).hexdigest()

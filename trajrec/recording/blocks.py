@@ -16,10 +16,11 @@ import msgspec
 import numpy as np
 
 from trajrec.log.columns import Packer
+from trajrec.log.directory import Returns, segment_returns
 from trajrec.log.schema import Chunk, Column, Event, Segment
 from trajrec.log.writer import Drained
 from trajrec.recording.options import StoredStates
-from trajrec.recording.step_fields import Field, Layout
+from trajrec.recording.step_fields import Field, Layout, ScalarLeaf
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.digest import pack_digests
@@ -112,6 +113,7 @@ class Block:
             return None
         n_obs = sum(segment.n_steps + segment.has_reset for segment in segments)
         columns = _ChunkColumns(packer)
+        returns = self._returns(segments)
         # A copy: the recording thread may add a field meanwhile.
         for name, field in list(self.fields.items()):
             if name == "info":
@@ -135,7 +137,17 @@ class Block:
             events=events,
             irregular=irregular,
         )
-        return Drained(chunk, columns.data)
+        return Drained(chunk, columns.data, returns)
+
+    def _returns(self, segments: list[Segment]) -> Returns:
+        """Return the returns of segments, the first of which is not drained yet."""
+        field = self.fields.get("reward")
+        leaf = field.leaves[0] if field is not None and field.layout[0] == "leaf" else None
+        if not isinstance(leaf, ScalarLeaf):
+            return segment_returns(segments, None)
+        rows = leaf.rows
+        first = self._n_drained
+        return segment_returns(segments, lambda start, stop: rows[first + start : first + stop])
 
     def _add_infos(self, field: Field, n: int, columns: _ChunkColumns) -> None:
         first = self._n_drained_infos

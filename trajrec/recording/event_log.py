@@ -16,7 +16,6 @@ from trajrec.log.columns import Packer
 from trajrec.log.events import Blob
 from trajrec.log.schema import Chunk, EnvRecord, Event, StateRecord
 from trajrec.log.writer import Drained, Durability, LogWriter, OnError, new_log_id
-from trajrec.recording.options import HEADER_WORDS
 from trajrec.recording.provenance import make_header
 
 HAND_OVER_BYTES = 1 << 18
@@ -53,7 +52,7 @@ class EventLog:
             created_ns=time.time_ns(),
             env=no_env,
             state=StateRecord(),
-            record=HEADER_WORDS["auto"],
+            keep_states="auto",
         )
         self.log_id = header.log_id
         self.path = folder / f"{header.log_id}.trj"
@@ -104,7 +103,7 @@ class EventLog:
             chunk = Chunk(
                 time_ns=time.time_ns(), segments=[], columns=[], layouts={}, events=events
             )
-            yield Drained(chunk, [])
+            yield Drained(chunk, [], {})
             # After the chunk was written: events of a failed write stay pending.
             del self._events[:n_events]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict, get_args
 
 from trajrec.log.schema import Header
 from trajrec.log.writer import Durability, OnError
@@ -15,13 +15,6 @@ KeepStates = Literal["auto", "all", "digests"]
 
 StoredStates = Literal["every", "digest", "none"]
 """The states that a log has: each one, the digests, or none; see `StateRecord.keep`."""
-
-HEADER_WORDS: dict[KeepStates, str] = {
-    "auto": "default",
-    "all": "full",
-    "digests": "minimal",
-}
-"""`keep_states` -> the word that log format 1 has for it in a header, in the field `record`."""
 
 
 class RecordOptions(TypedDict, total=False):
@@ -59,26 +52,26 @@ class LogOrigin(NamedTuple):
     """The parts of a new log that forks, tests and samples choose themselves.
 
     Attributes:
-        log_id: The log's id; None for a random one.
+        name: The file's name without its suffix; the log's id is then derived from it. None for a
+            random id, which is also the name.
         clock_ns: Returns the wall-clock time in ns; None for the system's clock.
         parent: The header of the log that a fork continues: the new log takes over its
             descriptions of the environment and of its state.
     """
 
-    log_id: str | None = None
+    name: str | None = None
     clock_ns: Callable[[], int] | None = None
     parent: Header | None = None
 
 
-def header_word(keep_states: KeepStates) -> str:
-    """Return the word for `keep_states` in a log's header.
+def check_keep_states(keep_states: KeepStates) -> None:
+    """Check the option `keep_states`.
 
     Raises:
-        ValueError: `keep_states` is none of the three words.
+        ValueError: It is none of its three words.
     """
-    if keep_states not in HEADER_WORDS:
+    if keep_states not in get_args(KeepStates):
         raise ValueError(f"keep_states must be 'auto', 'all' or 'digests', got {keep_states!r}")
-    return HEADER_WORDS[keep_states]
 
 
 def stored_states(adapter: StateAdapter | None, keep_states: KeepStates) -> StoredStates:

@@ -38,7 +38,7 @@ def make_header(
     created_ns: int,
     env: EnvRecord,
     state: StateRecord,
-    record: str,
+    keep_states: str,
     interface: Mapping[str, Value] | None = None,
 ) -> Header:
     """Return the header of a log that this process writes."""
@@ -49,7 +49,7 @@ def make_header(
         writer=f"trajrec {__version__}",
         env=env,
         state=state,
-        record=record,
+        keep_states=keep_states,
         runtime=describe_runtime(),
         process_id=os.getpid(),
         host=hostname(),

@@ -87,7 +87,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         )
         self._keep = header.state.keep
         self._log_id = header.log_id
-        self.path = Path(folder) / f"{header.log_id}.trj"
+        self.path = Path(folder) / f"{self._origin.name or header.log_id}.trj"
         # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
         # hook, and a step makes many.
         self._buffer = StepBuffer(self._keep, self._clock_ns)

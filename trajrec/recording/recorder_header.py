@@ -9,7 +9,7 @@ from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import new_log_id
 from trajrec.protocols import StateAdapter
 from trajrec.recording.env_record import describe_env
-from trajrec.recording.options import KeepStates, LogOrigin, header_word, stored_states
+from trajrec.recording.options import KeepStates, LogOrigin, check_keep_states, stored_states
 from trajrec.recording.provenance import make_header
 from trajrec.types import AnyEnv, Value
 
@@ -28,7 +28,8 @@ def recorder_header(
         ValueError: `keep_states` is none of its three words.
         EncodeError: The interface is no plain data.
     """
-    stored_word = header_word(keep_states)
+    check_keep_states(keep_states)
+    kept: str = keep_states
     clock_ns = origin.clock_ns or time.time_ns
     if origin.parent is None:
         env_record = describe_env(env)
@@ -42,12 +43,12 @@ def recorder_header(
         # of its parent describes the real one.
         env_record = origin.parent.env
         state_record = origin.parent.state
-        stored_word = origin.parent.record
+        kept = origin.parent.keep_states
     return make_header(
-        log_id=origin.log_id or new_log_id(),
+        log_id=new_log_id(origin.name),
         created_ns=clock_ns(),
         env=env_record,
         state=state_record,
-        record=stored_word,
+        keep_states=kept,
         interface=interface,
     )

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trajrec.log.events import CreditRun
-from trajrec.log.schema import STORED_RESTORE_WORDS
+from trajrec.log.annotations import CreditRun
 from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
@@ -111,8 +110,8 @@ def append_run(table: CreditTable, folder: Path) -> None:
             time_ns=time.time_ns(),
             policy=table.policy_id,
             noise=table.noise,
-            root=table.seed,
-            level=STORED_RESTORE_WORDS.get(table.restore, table.restore),
+            seed=table.seed,
+            restore=table.restore,
             notes=list(table.notes),
             estimates_data=codec.encode(_estimate_columns(rows), opaque=True),
             rollouts_data=codec.encode(_rollout_columns(table.arms), opaque=True),
@@ -123,10 +122,7 @@ def append_run(table: CreditTable, folder: Path) -> None:
 
 
 def _estimate_columns(rows: Sequence[Estimate]) -> dict[str, Array | list[Value]]:
-    """Return the estimates by column, under the names of format 1.
-
-    Format 1 says lo, hi and n_lost; the index gives these columns their names.
-    """
+    """Return the estimates by column."""
 
     def floats(get: Callable[[Estimate], float]) -> Array:
         return np.array([get(row) for row in rows], np.float64)
@@ -137,10 +133,10 @@ def _estimate_columns(rows: Sequence[Estimate]) -> dict[str, Array | list[Value]
     return {
         "step": counts(lambda row: row.step),
         "value": floats(lambda row: row.value),
-        "lo": floats(lambda row: row.ci_low),
-        "hi": floats(lambda row: row.ci_high),
+        "ci_low": floats(lambda row: row.ci_low),
+        "ci_high": floats(lambda row: row.ci_high),
         "n": counts(lambda row: row.n),
-        "n_lost": counts(lambda row: row.n_invalid),
+        "n_invalid": counts(lambda row: row.n_invalid),
         "env_steps": counts(lambda row: row.env_steps),
         "policy_calls": counts(lambda row: row.policy_calls),
         "n_discordant": [row.n_discordant for row in rows],
@@ -153,15 +149,15 @@ def _estimate_columns(rows: Sequence[Estimate]) -> dict[str, Array | list[Value]
 
 
 def _rollout_columns(arms: Sequence[ArmRollouts]) -> dict[str, Array | list[Value]]:
-    """Return the rollouts by column, under the names of format 1 (universe, returned)."""
+    """Return the rollouts by column."""
     rows = [(arm.step, arm.arm, rollout) for arm in arms for rollout in arm.rollouts]
     rollouts: list[Rollout] = [rollout for _, _, rollout in rows]
     scores = [math.nan if r.score is None else r.score for r in rollouts]
     return {
         "step": np.array([step for step, _, _ in rows], np.int64),
         "arm": [arm for _, arm, _ in rows],
-        "universe": np.array([r.scenario for r in rollouts], np.uint64),
-        "returned": np.array([r.episode_return for r in rollouts], np.float64),
+        "scenario": np.array([r.scenario for r in rollouts], np.uint64),
+        "episode_return": np.array([r.episode_return for r in rollouts], np.float64),
         "score": np.array(scores, np.float64),
         "length": np.array([r.length for r in rollouts], np.int64),
         "coalesced_at": np.array([r.coalesced_at for r in rollouts], np.int64),

@@ -12,7 +12,7 @@ from trajrec.agents.redaction import Redactor, differences
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
-from trajrec.log.events import EffectValue
+from trajrec.log.events import SideEffect
 from trajrec.replay.credit.sampling.answers import (
     MODEL,
     SIDE_EFFECT,
@@ -233,7 +233,7 @@ def _model_answer(call: ModelCall) -> RecordedAnswer:
     )
 
 
-def _side_effect_answer(event: EffectValue, values: Transcript) -> RecordedAnswer:
+def _side_effect_answer(event: SideEffect, values: Transcript) -> RecordedAnswer:
     request = {"name": event.name, "arguments": values.value(event.arguments_data)}
     return RecordedAnswer.from_request(
         codec.encode(request),

@@ -24,8 +24,9 @@ from trajrec.corpus.index.rows import (
     to_timestamp,
 )
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript, argument_changes
+from trajrec.log.annotations import CreditRun, PostHocCheck
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import CreditRun, EffectValue, PostHocCheck, StateChange
+from trajrec.log.events import SideEffect, StateChange
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
 from trajrec.values.codec import Plain
@@ -311,7 +312,7 @@ def _model_call(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
 
 
 def _side_effect(
-    episode: EpisodeRow, number: int, transcript: Transcript, event: EffectValue
+    episode: EpisodeRow, number: int, transcript: Transcript, event: SideEffect
 ) -> SideEffectRow:
     has_value = event.value_data is not None
     return SideEffectRow(

@@ -383,7 +383,7 @@ def _header_json(reader: LogReader) -> str:
             "writer": header.writer,
             "host": header.host,
             "process_id": header.process_id,
-            "record": header.record,
+            "keep_states": header.keep_states,
             "runtime": header.runtime,
             "env_id": env.env_id,
             "entry_point": env.entry_point,

@@ -6,8 +6,7 @@ import json
 import math
 
 from trajrec.corpus.index.rows import CreditRow, RolloutRow, Rows, to_timestamp
-from trajrec.log.events import CreditRun
-from trajrec.log.schema import RESTORE_WORDS
+from trajrec.log.annotations import CreditRun
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.json import to_json
@@ -17,7 +16,6 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
     """Add the estimates and the rollouts of a run."""
     notes = json.dumps(event.notes)
     created_at = to_timestamp(event.time_ns)
-    # The log keeps the names that format 1 was defined with; the tables have the present ones.
     e = _lists(codec.decode(event.estimates_data))
     for k, value in enumerate(e["value"]):
         action = e["action"][k]
@@ -29,26 +27,26 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
                 estimator=e["estimator"][k],
                 estimand=e["estimand"][k],
                 value=_known(value),
-                ci_low=e["lo"][k],
-                ci_high=e["hi"][k],
+                ci_low=e["ci_low"][k],
+                ci_high=e["ci_high"][k],
                 ci_method=e["ci_method"][k],
                 n=e["n"][k],
                 n_discordant=e["n_discordant"][k],
-                n_invalid=e["n_lost"][k],
+                n_invalid=e["n_invalid"][k],
                 env_steps=e["env_steps"][k],
                 policy_calls=e["policy_calls"][k],
                 action=None if action is None else to_json(action),
                 policy_id=event.policy,
                 noise=e["noise"][k] or event.noise,
-                seed=event.root,
-                restore=RESTORE_WORDS.get(event.level, event.level),
+                seed=event.seed,
+                restore=event.restore,
                 notes=notes,
                 created_at=created_at,
                 log=log,
             )
         )
     r = _lists(codec.decode(event.rollouts_data))
-    for k, scenario in enumerate(r["universe"]):
+    for k, scenario in enumerate(r["scenario"]):
         coalesced_at = r["coalesced_at"][k]
         rows.rollouts.append(
             RolloutRow(
@@ -57,7 +55,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
                 fork_step=r["step"][k],
                 arm=r["arm"][k],
                 scenario=scenario,
-                episode_return=r["returned"][k],
+                episode_return=r["episode_return"][k],
                 score=_known(r["score"][k]),
                 length=r["length"][k],
                 env_steps=r["env_steps"][k],

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import msgspec
 
 from trajrec.corpus.index.views import EpisodeKind
-from trajrec.log.events import PostHocCheck
+from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import Check, Failure
 from trajrec.types import Array, Value
 from trajrec.values import codec

@@ -1,0 +1,387 @@
+"""The directory of a sealed log: the tables in its footer.
+
+A reader lists the episodes of a log, and finds the frames of a step, from the footer alone. A
+writer gathers the tables while it writes, and a rewrite from the chunks that it keeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import msgspec
+
+from trajrec.log.events import Blob, TaskStart
+from trajrec.log.frames import ID_BYTES, Seal
+from trajrec.log.schema import (
+    BlobTable,
+    Chunk,
+    EpisodeEnd,
+    EpisodeStart,
+    EpisodeTable,
+    Event,
+    Failure,
+    Footer,
+    Fork,
+    FrameTable,
+    Header,
+    Segment,
+    StepTable,
+)
+from trajrec.types import Value
+
+Returns = dict[int, float]
+"""Episode -> the sum of the rewards of some of its steps, NaN if they are no numbers."""
+
+
+class EpisodeSummary(msgspec.Struct, kw_only=True):
+    """An episode, as the footer states it.
+
+    Attributes:
+        number: Its number in the log.
+        kind: "rollout", "fork" or "nested" (begun inside another episode).
+        task: Its task, "" if it has none.
+        seed: The seed of its reset, None if it had none.
+        started_ns: The time of its reset, ns since 1970 UTC; 0 if unknown.
+        ended_ns: The time of its end; 0 if it has none.
+        first_step: Its first step: of a fork, the step at which it was forked.
+        end_step: The number of its last step plus one.
+        ending: Its ending, "" if it has none.
+        total_reward: The sum of its rewards, up to rounding; NaN if they are no numbers.
+        first_frame: The first frame that has a part of it.
+        last_frame: The last one.
+        parent_id: The episode that it was forked from, or was begun in; "" if there is none.
+    """
+
+    number: int
+    kind: str = "rollout"
+    task: str = ""
+    seed: int | None = None
+    started_ns: int = 0
+    ended_ns: int = 0
+    first_step: int = 0
+    end_step: int = 0
+    ending: str = ""
+    total_reward: float = 0.0
+    first_frame: int = 0
+    last_frame: int = 0
+    parent_id: str = ""
+
+
+class FrameEntry(NamedTuple):
+    """The position of a frame in the file, and its kind."""
+
+    offset: int
+    size: int
+    kind: int
+    sequence: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind the frame."""
+        return self.offset + self.size
+
+
+class StepRange(NamedTuple):
+    """The steps of an episode of which a frame has rows or events; n_steps may be 0."""
+
+    frame: int
+    episode: int
+    first_step: int
+    n_steps: int
+
+
+class Directory:
+    """Gathers the tables of a log, frame by frame, in the order of the file.
+
+    Attributes:
+        entries: The frames.
+        n_steps: The rows of all chunks.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[FrameEntry] = []
+        self.n_steps = 0
+        self._seal = Seal()
+        self._ranges: list[StepRange] = []
+        self._episodes: dict[int, EpisodeSummary] = {}
+        self._blobs: list[tuple[bytes, int]] = []
+
+    def add_frame(self, header: bytes, entry: FrameEntry) -> None:
+        """Add a frame that is no chunk.
+
+        Args:
+            header: The bytes of the frame's header.
+            entry: Its position.
+        """
+        self._seal.add(header)
+        self.entries.append(entry)
+
+    def add_chunk(self, header: bytes, entry: FrameEntry, chunk: Chunk, returns: Returns) -> None:
+        """Add a frame that is a chunk.
+
+        Args:
+            header: The bytes of the frame's header.
+            entry: Its position.
+            chunk: Its record.
+            returns: The returns of its rows.
+        """
+        frame = len(self.entries)
+        self.add_frame(header, entry)
+        ranges: dict[int, tuple[int, int]] = {}
+        for segment in chunk.segments:
+            episode = self._episode(segment.episode, frame)
+            end = segment.first_step + segment.n_steps
+            episode.end_step = max(episode.end_step, end)
+            _widen(ranges, segment.episode, segment.first_step, end)
+            self.n_steps += segment.n_steps
+        for number, value in returns.items():
+            self._episode(number, frame).total_reward += value
+        for event in chunk.events:
+            if event.episode < 0:
+                continue
+            episode = self._episode(event.episode, frame)
+            _note(episode, event)
+            step = getattr(event, "step", -1)
+            if step is not None and step >= 0:
+                _widen(ranges, event.episode, step, step + 1)
+            else:
+                ranges.setdefault(event.episode, (episode.end_step, episode.end_step))
+            if isinstance(event, Blob):
+                self._blobs.append((event.digest, frame))
+        for number, (first, end) in ranges.items():
+            self._ranges.append(StepRange(frame, number, first, end - first))
+
+    def footer(self, header: Header, generation: int) -> Footer:
+        """Return the footer of the frames so far."""
+        return Footer(
+            header=header,
+            generation=generation,
+            content=self._seal.digest(),
+            n_episodes=len(self._episodes),
+            n_steps=self.n_steps,
+            frames=FrameTable(
+                sizes=[entry.size for entry in self.entries],
+                kinds=[entry.kind for entry in self.entries],
+            ),
+            steps=StepTable(
+                frames=_differences([part.frame for part in self._ranges]),
+                episodes=_differences([part.episode for part in self._ranges]),
+                first_steps=[part.first_step for part in self._ranges],
+                n_steps=[part.n_steps for part in self._ranges],
+            ),
+            episodes=_episode_table([self._episodes[number] for number in sorted(self._episodes)]),
+            blobs=BlobTable(
+                digests=b"".join(digest for digest, _ in self._blobs),
+                frames=_differences([frame for _, frame in self._blobs]),
+            ),
+        )
+
+    def _episode(self, number: int, frame: int) -> EpisodeSummary:
+        episode = self._episodes.get(number)
+        if episode is None:
+            episode = self._episodes[number] = EpisodeSummary(number=number, first_frame=frame)
+        episode.last_frame = frame
+        return episode
+
+
+def _note(episode: EpisodeSummary, event: Event) -> None:
+    """Take over the facts that an event states about its episode."""
+    if isinstance(event, EpisodeStart):
+        episode.seed = event.seed
+        episode.started_ns = event.time_ns
+    elif isinstance(event, Fork):
+        episode.kind = "fork"
+        episode.parent_id = event.parent_id
+        episode.first_step = event.step
+        episode.end_step = max(episode.end_step, event.step)
+    elif isinstance(event, TaskStart):
+        episode.task = event.task
+        if event.caller_id is not None:
+            episode.kind = "nested"
+            episode.parent_id = event.caller_id
+    elif isinstance(event, EpisodeEnd):
+        episode.ending = event.ending
+        episode.ended_ns = event.time_ns
+        episode.end_step = event.n_steps
+    elif isinstance(event, Failure):
+        episode.end_step = max(episode.end_step, event.step + 1)
+
+
+def _widen(ranges: dict[int, tuple[int, int]], episode: int, first: int, end: int) -> None:
+    low, high = ranges.get(episode, (first, end))
+    ranges[episode] = (min(low, first), max(high, end))
+
+
+def _episode_table(episodes: Sequence[EpisodeSummary]) -> EpisodeTable:
+    return EpisodeTable(
+        numbers=_differences([episode.number for episode in episodes]),
+        kinds=[episode.kind for episode in episodes],
+        tasks=[episode.task for episode in episodes],
+        seeds=[episode.seed for episode in episodes],
+        started_ns=_differences([episode.started_ns for episode in episodes]),
+        durations_ns=[
+            episode.ended_ns - episode.started_ns if episode.ending else None
+            for episode in episodes
+        ],
+        first_steps=[episode.first_step for episode in episodes],
+        end_steps=[episode.end_step for episode in episodes],
+        endings=[episode.ending for episode in episodes],
+        # Whole numbers are stored as such: most returns are, and take two bytes then.
+        total_rewards=[
+            int(value) if value.is_integer() and abs(value) < 2**53 else value
+            for value in (episode.total_reward for episode in episodes)
+        ],
+        first_frames=_differences([episode.first_frame for episode in episodes]),
+        n_frames=[episode.last_frame - episode.first_frame + 1 for episode in episodes],
+        parent_ids=[episode.parent_id for episode in episodes],
+    )
+
+
+def _differences(values: Sequence[int]) -> list[int]:
+    """Return each value minus the one before it; they are small, so they compress well."""
+    return [b - a for a, b in pairwise((0, *values))]
+
+
+def sum_rewards(rewards: Sequence[Value]) -> float:
+    """Return the sum of some rewards, NaN if they are no numbers."""
+    if set(map(type, rewards)) <= {float, int, bool}:
+        return float(sum(rewards))
+    try:
+        return float(sum(map(float, rewards)))
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def segment_returns(
+    segments: Iterable[Segment], rewards: Callable[[int, int], Sequence[Value]] | None
+) -> Returns:
+    """Return the returns of the rows of a chunk.
+
+    Args:
+        segments: The segments of the chunk.
+        rewards: Returns rows [start, stop) of the rewards; None if they are no numbers.
+    """
+    returns: Returns = {}
+    row = 0
+    for segment in segments:
+        end = row + segment.n_steps
+        if end > row:
+            value = math.nan if rewards is None else sum_rewards(rewards(row, end))
+            returns[segment.episode] = returns.get(segment.episode, 0.0) + value
+        row = end
+    return returns
+
+
+def add_returns(parts: Iterable[Returns]) -> Returns:
+    """Return the sums of the returns of several chunks."""
+    total: Returns = {}
+    for part in parts:
+        for episode, value in part.items():
+            total[episode] = total.get(episode, 0.0) + value
+    return total
+
+
+def read_entries(table: FrameTable, first_frame: int) -> list[FrameEntry]:
+    """Return the positions of the frames of a log whose first frame has this offset.
+
+    Raises:
+        ValueError: The table contradicts itself.
+    """
+    entries = []
+    offset = first_frame
+    for sequence, (size, kind) in enumerate(zip(table.sizes, table.kinds, strict=True)):
+        if size <= 0:
+            raise ValueError(f"a frame of {size} bytes")
+        entries.append(FrameEntry(offset, size, kind, sequence))
+        offset += size
+    return entries
+
+
+def read_ranges(table: StepTable) -> list[StepRange]:
+    """Return the steps of the frames, in the order of the file.
+
+    Raises:
+        ValueError: The table contradicts itself.
+    """
+    rows = zip(
+        accumulate(table.frames),
+        accumulate(table.episodes),
+        table.first_steps,
+        table.n_steps,
+        strict=True,
+    )
+    return [StepRange(*row) for row in rows]
+
+
+def read_episodes(table: EpisodeTable) -> list[EpisodeSummary]:
+    """Return the episodes, by number.
+
+    Raises:
+        ValueError: The table contradicts itself.
+    """
+    rows = zip(
+        accumulate(table.numbers),
+        table.kinds,
+        table.tasks,
+        table.seeds,
+        accumulate(table.started_ns),
+        table.durations_ns,
+        table.first_steps,
+        table.end_steps,
+        table.endings,
+        table.total_rewards,
+        accumulate(table.first_frames),
+        table.n_frames,
+        table.parent_ids,
+        strict=True,
+    )
+    episodes = []
+    for (
+        number,
+        kind,
+        task,
+        seed,
+        started_ns,
+        duration_ns,
+        first_step,
+        end_step,
+        ending,
+        total_reward,
+        first_frame,
+        n_frames,
+        parent_id,
+    ) in rows:
+        episodes.append(
+            EpisodeSummary(
+                number=number,
+                kind=kind,
+                task=task,
+                seed=seed,
+                started_ns=started_ns,
+                ended_ns=0 if duration_ns is None else started_ns + duration_ns,
+                first_step=first_step,
+                end_step=end_step,
+                ending=ending,
+                total_reward=float(total_reward),
+                first_frame=first_frame,
+                last_frame=first_frame + n_frames - 1,
+                parent_id=parent_id,
+            )
+        )
+    return episodes
+
+
+def read_blobs(table: BlobTable) -> dict[bytes, int]:
+    """Return digest -> number of its frame, of each value that is stored once.
+
+    Raises:
+        ValueError: The table contradicts itself.
+    """
+    starts = range(0, len(table.digests), ID_BYTES)
+    return {
+        table.digests[start : start + ID_BYTES]: frame
+        for start, frame in zip(starts, accumulate(table.frames), strict=True)
+    }

@@ -1,0 +1,192 @@
+"""The bytes of a log: a range reader.
+
+A reader asks for ranges, never for a map of the whole file: a map of a file that another program
+truncates ends its process, and ranges are the requests that an object storage answers.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from trajrec.errors import LogCorruptError, LogError
+
+
+class ByteSource(Protocol):
+    """Bytes that are read by ranges.
+
+    Attributes:
+        path: The name in messages.
+        size: The number of bytes, as it was when the source was opened or refreshed.
+    """
+
+    path: Path
+    size: int
+
+    def range(self, start: int, end: int) -> bytes:
+        """Return bytes [start, end), fewer if the source has no more.
+
+        Raises:
+            LogError: The bytes cannot be read.
+        """
+        ...
+
+    def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several ranges; an object storage answers them with few requests."""
+        ...
+
+    def refresh(self) -> bool:
+        """Look at the size again, and return whether the source is still the one it was."""
+        ...
+
+    def close(self) -> None:
+        """Close the source. Twice is harmless."""
+        ...
+
+
+class FileSource:
+    """A regular file, read by `pread`.
+
+    Raises:
+        LogError: The file cannot be opened, or it is no regular file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Without O_NONBLOCK, to open a FIFO waits for a writer. Windows has neither flag.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            self._descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
+        except OSError as exc:
+            raise _unreadable(path, exc) from exc
+        self._is_closed = False
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            raise LogError("not a regular file", path=path)
+        self.size = status.st_size
+        # Windows has no pread: there the position of the file is shared.
+        self._lock = threading.Lock()
+
+    def range(self, start: int, end: int) -> bytes:
+        """Return bytes [start, end), fewer if the file has no more."""
+        if self._is_closed:
+            raise LogError(
+                "the reader was closed; read episodes before you close their corpus", path=self.path
+            )
+        try:
+            return self._read(start, max(0, end - start))
+        except OSError as exc:
+            raise _unreadable(self.path, exc) from exc
+
+    def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several ranges."""
+        return [self.range(start, end) for start, end in spans]
+
+    def refresh(self) -> bool:
+        """Look at the size again, and return whether the path still names this file."""
+        try:
+            status = os.stat(self.path)
+        except OSError as exc:
+            raise _unreadable(self.path, exc) from exc
+        own = os.fstat(self._descriptor)
+        is_same = (status.st_dev, status.st_ino) == (own.st_dev, own.st_ino)
+        is_longer = own.st_size >= self.size
+        self.size = own.st_size
+        return is_same and is_longer
+
+    def close(self) -> None:
+        """Close the file. Twice is harmless."""
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self._descriptor)
+
+    def __del__(self) -> None:
+        # `_is_closed` is missing if the file could not be opened.
+        if not getattr(self, "_is_closed", True):
+            self.close()
+
+    def _read(self, start: int, size: int) -> bytes:
+        """Return up to `size` bytes; the system may return fewer at once than it has."""
+        data = self._read_once(start, size)
+        if len(data) in (0, size):
+            return data
+        parts = [data]
+        n_read = len(data)
+        while n_read < size:
+            data = self._read_once(start + n_read, size - n_read)
+            if not data:
+                break
+            parts.append(data)
+            n_read += len(data)
+        return b"".join(parts)
+
+    def _read_once(self, start: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, size, start)
+        with self._lock:
+            os.lseek(self._descriptor, start, os.SEEK_SET)
+            return os.read(self._descriptor, size)
+
+
+def read_whole(source: ByteSource, start: int, end: int) -> bytes:
+    """Return bytes [start, end).
+
+    Raises:
+        LogCorruptError: The source has fewer bytes now than when it was opened.
+        LogError: They cannot be read.
+    """
+    data = source.range(start, end)
+    if len(data) != end - start:
+        raise LogCorruptError(
+            f"the file became shorter while it was read: {len(data)} of {end - start} bytes are left",
+            path=source.path,
+            offset=start,
+        )
+    return data
+
+
+class Window:
+    """A source that is read from front to back: small ranges come from one large read.
+
+    Args:
+        source: The source.
+        size: The bytes of a read.
+    """
+
+    def __init__(self, source: ByteSource, size: int = 1 << 20) -> None:
+        self._source = source
+        self._size = size
+        self._start = 0
+        self._data = b""
+
+    def range(self, start: int, end: int) -> bytes:
+        """Return bytes [start, end), fewer if the source has no more."""
+        end = min(end, self._source.size)
+        if start < self._start or end > self._start + len(self._data):
+            if end - start > self._size:
+                return self._source.range(start, end)
+            self._start = start
+            self._data = self._source.range(start, min(start + self._size, self._source.size))
+        return self._data[start - self._start : end - self._start]
+
+    def find(self, pattern: bytes, start: int) -> int:
+        """Return the offset of the next occurrence of a pattern, -1 if there is none."""
+        while start < self._source.size:
+            data = self.range(start, start + self._size)
+            at = data.find(pattern)
+            if at >= 0:
+                return start + at
+            if len(data) < self._size:
+                return -1
+            # The pattern may lie across the border of two reads.
+            start += len(data) - len(pattern) + 1
+        return -1
+
+
+def _unreadable(path: Path, exc: OSError) -> LogError:
+    return LogError(f"cannot be read: {exc.strerror or exc}", path=path)
