@@ -10,8 +10,9 @@ from pathlib import Path
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
 from trajrec.log.columns import Packer
+from trajrec.log.frame_reader import NewFrame
 from trajrec.log.locks import is_being_written
-from trajrec.log.reader import LogReader, NewFrame
+from trajrec.log.reader import LogReader
 from trajrec.log.schema import FORMAT_VERSION
 from trajrec.log.sealing import (
     chunk_returns,

@@ -15,7 +15,8 @@ from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import Packer, place_columns
 from trajrec.log.directory import Directory, FrameEntry, Returns, segment_returns
 from trajrec.log.fields import field_values
-from trajrec.log.reader import LogReader, NewFrame
+from trajrec.log.frame_reader import NewFrame
+from trajrec.log.reader import LogReader
 from trajrec.log.schema import Chunk
 
 encode = msgspec.msgpack.Encoder().encode

@@ -1,0 +1,345 @@
+"""The frames of a log file: found by its footer if it is sealed, else by scanning it.
+
+`trajrec.log.reader` reads the contents of the frames.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+import msgspec
+import zstandard
+
+from trajrec.errors import LogCorruptError
+from trajrec.log import format1, frames, records
+from trajrec.log.directory import FrameEntry, Returns, read_entries
+from trajrec.log.format1 import FORMAT1, Footer1
+from trajrec.log.frames import FORMAT2, Damage, FileFormat, Frame, Trailer
+from trajrec.log.locks import is_being_written
+from trajrec.log.scan import Scanner, read_format, search_format
+from trajrec.log.schema import Chunk, Footer, Header
+from trajrec.log.source import ByteSource, FileSource, read_whole
+
+# One read of this many bytes from the end finds the footer of most logs: that of 5,000 episodes
+# takes about 60 kB.
+_TAIL_BYTES = 1 << 16
+
+_RECORD_NAMES = {
+    frames.HEADER: "header",
+    frames.CHUNK: "chunk",
+    frames.FOOTER: "footer",
+    frames.HEADER_COPY: "header",
+}
+
+T = TypeVar("T")
+
+
+class NewFrame(NamedTuple):
+    """A frame of a rewritten log.
+
+    Attributes:
+        kind: The kind of the frame.
+        meta: Its record, compressed.
+        meta_raw: The size of the record before compression.
+        data: The columns of a chunk.
+        chunk: The record, if it is a chunk.
+        returns: The returns of its rows.
+    """
+
+    kind: int
+    meta: bytes
+    meta_raw: int
+    data: Sequence[bytes] = ()
+    chunk: Chunk | None = None
+    returns: Returns = {}  # noqa: RUF012 - never changed
+
+
+class FrameReader:
+    """The frames of a log file. A context manager.
+
+    The reader sees the file as large as it was when it was opened; `refresh` reads the rest.
+
+    Args:
+        path: The file.
+        source: Its bytes; by default those of the file.
+
+    Attributes:
+        path: The file.
+        header: The log's first record. If none is left, it names the log and nothing else.
+        frames: Its frames, in order. In a sealed log they are those that the footer lists.
+        damage: Its unreadable bytes, as far as they were read. At most the last is a torn tail.
+        is_sealed: Whether the writer closed the log.
+        trailer: The last bytes of a sealed log, which name its contents; else None.
+        footer: The footer of a sealed log of the present format, else None.
+
+    Raises:
+        LogFormatError: The file is not a log, or its format is newer.
+        LogCorruptError: No intact frame is left.
+        LogError: The file cannot be read.
+    """
+
+    _footer_header: Header | None = None
+
+    def __init__(self, path: Path, source: ByteSource | None = None) -> None:
+        self.path = path
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._source = FileSource(path) if source is None else source
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self.frames: list[FrameEntry] = []
+        self.damage: list[Damage] = []
+        self.trailer: Trailer | None = None
+        self.footer: Footer | None = None
+        # The episodes of each frame, as the footer of format 1 lists them.
+        self._listed_episodes: list[list[int]] = []
+        size = self._source.size
+        # Together: an object storage answers both with one round trip.
+        head, tail = self._source.ranges(
+            [(0, FORMAT2.first_frame), (max(0, size - _TAIL_BYTES), size)]
+        )
+        file_format = read_format(head, self.path)
+        if file_format is None:
+            file_format = search_format(self._source)
+            self.damage.append(Damage(0, file_format.first_frame, "the signature is damaged"))
+        self._format: FileFormat = file_format
+        self._log_id = self._read_log_id(head)
+        self._position = file_format.first_frame
+        self.is_sealed = self._read_footer(tail) or self._scan()
+        self.header = self._read_header()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Twice is harmless."""
+        self._source.close()
+
+    @property
+    def size(self) -> int:
+        """Size of the file when it was opened or refreshed, in bytes."""
+        return self._source.size
+
+    @property
+    def position(self) -> int:
+        """Offset up to which all frames are known; `refresh` continues from here."""
+        return self._position
+
+    @property
+    def format_version(self) -> int:
+        """Version of the log's format."""
+        return self._format.version
+
+    def refresh(self) -> bool:
+        """Read the frames that were appended, and return whether there are any.
+
+        A file that was put in the place of this one, or was cut, is read from its beginning.
+        """
+        size = self._source.size
+        if not self._source.refresh():
+            self._source.close()
+            self._source = FileSource(self.path)
+            self._open()
+            return True
+        if self.is_sealed or self._source.size <= size:
+            return False
+        n_before = len(self.frames)
+        self.damage = [damage for damage in self.damage if not damage.is_tail]
+        self.is_sealed = self._scan()
+        return len(self.frames) > n_before
+
+    def slice(self, start: int, end: int) -> bytes:
+        """Return bytes [start, end) of the file."""
+        return read_whole(self._source, start, end)
+
+    def is_intact(self, index: int) -> bool:
+        """Return whether all bytes of frames[index] have the stored checksums."""
+        try:
+            frame, payload = self._read_frame(self.frames[index])
+        except LogCorruptError:
+            return False
+        return frames.is_intact(frame, payload)
+
+    def raw_frame(self, index: int) -> NewFrame:
+        """Return frames[index] as it is stored, to be written into another file.
+
+        Raises:
+            LogCorruptError: Its record does not match its checksum.
+        """
+        entry = self.frames[index]
+        frame, payload = self._read_frame(entry)
+        return NewFrame(
+            kind=entry.kind,
+            meta=payload[: frame.meta_size],
+            meta_raw=frame.meta_raw,
+            data=[payload[frame.meta_size :]],
+        )
+
+    def is_being_written(self) -> bool | None:
+        """Return whether a living writer holds the file, or None if it cannot be known."""
+        return False if self.is_sealed else is_being_written(self.path)
+
+    def _add_damage(self, damage: Damage) -> None:
+        if damage not in self.damage:
+            self.damage.append(damage)
+
+    def _read_log_id(self, head: bytes) -> bytes:
+        """Return the log's id, b"" if it is damaged or the log is of format 1."""
+        if self._format is FORMAT1:
+            return b""
+        log_id = frames.signature_log_id(head)
+        if log_id is None and not self.damage:
+            self.damage.append(Damage(0, self._format.first_frame, "the signature is damaged"))
+        return log_id or b""
+
+    def _read_footer(self, tail: bytes) -> bool:
+        """Take the directory from the footer, and return whether it is intact.
+
+        `tail` is the end of the file.
+        """
+        size = self._source.size
+        trailer = self._format.trailer(tail[-self._format.trailer_size :])
+        if trailer is None:
+            return False
+        self.trailer = trailer
+        self._log_id = self._log_id or trailer.log_id
+        end = size - self._format.trailer_size
+        if not self._format.first_frame <= trailer.footer_offset < end:
+            return False
+        start = trailer.footer_offset - (size - len(tail))
+        data = tail[start:] if start >= 0 else self._source.range(trailer.footer_offset, size)
+        frame = self._format.frame(data[: self._format.frame_size], trailer.footer_offset)
+        # Both ids: the trailer of another log may stand behind a log that was cut.
+        is_own = frame is not None and {frame.log_id, trailer.log_id} == {self._log_id}
+        if frame is None or frame.kind != frames.FOOTER or frame.end != end or not is_own:
+            return False
+        payload = data[frame.header_size : frame.end - frame.offset]
+        if not frames.is_intact(frame, payload):
+            return False
+        try:
+            if self._format is FORMAT1:
+                self._take_footer1(self._decode(frame, payload, format1.decode_footer))
+            else:
+                footer = self._decode(frame, payload, records.decode_footer)
+                self._take_footer(footer, frame.offset)
+        except (LogCorruptError, ValueError):
+            return False
+        self._position = frame.end
+        return True
+
+    def _take_footer(self, footer: Footer, offset: int) -> None:
+        entries = read_entries(footer.frames, self._format.first_frame)
+        if (entries[-1].end if entries else self._format.first_frame) != offset:
+            raise ValueError("the frames do not fill the file")
+        self.frames = entries
+        self.footer = footer
+        self._footer_header = footer.header
+
+    def _take_footer1(self, footer: Footer1) -> None:
+        # Format 1 lists no sequence numbers; they stand in the frames.
+        self.frames = [
+            FrameEntry(entry.offset, entry.size, entry.kind, index)
+            for index, entry in enumerate(footer.frames)
+        ]
+        self._listed_episodes = [entry.episodes for entry in footer.frames]
+        self._footer_header = footer.header
+
+    def _scan(self) -> bool:
+        """Scan for frames from `position` on, and return whether the log is sealed."""
+        last_sequence = self.frames[-1].sequence if self.frames else -1
+        scanner = Scanner(
+            self._source, self._format, log_id=self._log_id, last_sequence=last_sequence
+        )
+        for item in scanner.scan(self._position):
+            if isinstance(item, Damage):
+                self.damage.append(item)
+                continue
+            if item.kind == frames.FOOTER:
+                self._take_scanned_footer(item)
+            else:
+                self._add_gap(item)
+                entry = FrameEntry(item.offset, item.end - item.offset, item.kind, item.sequence)
+                self.frames.append(entry)
+            self._position = item.end
+        self._log_id = scanner.log_id
+        tail = self._source.range(
+            max(0, self._source.size - self._format.trailer_size), self._source.size
+        )
+        self.trailer = self._format.trailer(tail)
+        return self.trailer is not None
+
+    def _take_scanned_footer(self, frame: Frame) -> None:
+        """Keep the header of a footer that was found by scanning."""
+        payload = self.slice(frame.meta_offset, frame.end)
+        with contextlib.suppress(LogCorruptError):
+            if self._format is FORMAT1:
+                footer1 = self._decode(frame, payload, format1.decode_footer)
+                self._footer_header = footer1.header
+            else:
+                footer = self._decode(frame, payload, records.decode_footer)
+                self._footer_header = footer.header
+
+    def _add_gap(self, frame: Frame) -> None:
+        """Add missing frames before a frame to the damage, unless bytes before it are damaged."""
+        last = self.frames[-1].sequence if self.frames else -1
+        has_damage = bool(self.damage) and self.damage[-1].offset < frame.offset
+        if frame.sequence != last + 1 and not has_damage:
+            reason = f"frames {last + 1} to {frame.sequence - 1} are missing"
+            self.damage.append(Damage(frame.offset, 0, reason))
+
+    def _read_header(self) -> Header:
+        """Return the log's header: the first one, a copy of it, or one that names the log alone."""
+        if self._footer_header is not None:
+            return self._footer_header
+        for entry in self.frames:
+            if entry.kind in (frames.HEADER, frames.HEADER_COPY):
+                with contextlib.suppress(LogCorruptError):
+                    frame, payload = self._read_frame(entry)
+                    return self._decode(frame, payload, self._decode_header)
+        # Not an empty log: every log begins with a header.
+        if not self._log_id or not self.frames:
+            raise LogCorruptError("no intact frame is left", path=self.path, offset=0)
+        return records.unknown_header(self._log_id.hex())
+
+    def _read_frame(self, entry: FrameEntry) -> tuple[Frame, bytes]:
+        """Return the header and the payload of a frame, of which the record is intact."""
+        data = self._source.range(entry.offset, entry.end)
+        head = data[: self._format.frame_size]
+        frame = self._format.frame(head, entry.offset)
+        if frame is None or frame.end != entry.end or frame.kind != entry.kind:
+            raise self._corrupt(entry.offset, "there is no frame as the footer lists it")
+        if frame.log_id != self._log_id:
+            raise self._corrupt(entry.offset, f"a frame of another log ({frame.log_id.hex()})")
+        payload = data[frame.header_size :]
+        if not frames.is_meta_intact(frame, payload):
+            raise self._corrupt(entry.offset, "the payload does not match its checksum")
+        return frame, payload
+
+    def _decode(self, frame: Frame, payload: bytes, decode: Callable[[bytes], T]) -> T:
+        """Return the record of a frame."""
+        if frame.flags:
+            raise self._corrupt(frame.offset, f"flags {frame.flags} are unknown; upgrade trajrec")
+        meta = payload[: frame.meta_size]
+        try:
+            if zstandard.frame_content_size(meta) != frame.meta_raw:
+                raise ValueError("its size is not the stated one")
+            return decode(self._decompressor.decompress(meta))
+        except (ValueError, RecursionError, msgspec.MsgspecError, zstandard.ZstdError) as exc:
+            kind = _RECORD_NAMES.get(frame.kind, "record")
+            raise self._corrupt(frame.offset, f"not a {kind}: {exc}") from exc
+
+    def _decode_header(self, data: bytes) -> Header:
+        return records.decode_header(data, self._format.version)
+
+    def _corrupt(self, offset: int, reason: str) -> LogCorruptError:
+        return LogCorruptError(reason, path=self.path, offset=offset)
