@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,7 +22,6 @@ from trajrec.log.schema import (
     EpisodeStart,
     EpisodeTable,
     Event,
-    Failure,
     Footer,
     Fork,
     FrameTable,
@@ -130,29 +129,48 @@ class Directory:
         """
         frame = len(self.entries)
         self.add_frame(header, entry)
+        # Episode -> its first step in the frame, and its last plus one. One pass over many short
+        # episodes: a look-up more for each costs 2 % of a recorder's time.
         ranges: dict[int, tuple[int, int]] = {}
         for segment in chunk.segments:
-            episode = self._episode(segment.episode, frame)
+            number = segment.episode
             end = segment.first_step + segment.n_steps
-            episode.end_step = max(episode.end_step, end)
-            _widen(ranges, segment.episode, segment.first_step, end)
             self.n_steps += segment.n_steps
-        for number, value in returns.items():
-            self._episode(number, frame).total_reward += value
-        for event in chunk.events:
-            if event.episode < 0:
-                continue
-            episode = self._episode(event.episode, frame)
-            _note(episode, event)
-            step = getattr(event, "step", -1)
-            if step is not None and step >= 0:
-                _widen(ranges, event.episode, step, step + 1)
+            if number in ranges:
+                _widen(ranges, number, segment.first_step, end)
             else:
-                ranges.setdefault(event.episode, (episode.end_step, episode.end_step))
+                ranges[number] = (segment.first_step, end)
+        for event in chunk.events:
+            number = event.episode
+            if number < 0:
+                continue
+            kind = type(event)
+            if kind is EpisodeStart or kind is EpisodeEnd:
+                # Events of no step.
+                ranges.setdefault(number, (0, 0))
+                continue
+            step = getattr(event, "step", -1)
+            if step >= 0:
+                _widen(ranges, number, step, step + 1)
+            else:
+                ranges.setdefault(number, (0, 0))
             if isinstance(event, Blob):
                 self._blobs.append((event.digest, frame))
         for number, (first, end) in ranges.items():
+            episode = self._episodes.get(number)
+            if episode is None:
+                episode = EpisodeSummary(number=number, first_frame=frame)
+                self._episodes[number] = episode
+            episode.last_frame = frame
+            if end > episode.end_step:
+                episode.end_step = end
             self._ranges.append(StepRange(frame, number, first, end - first))
+        for number, value in returns.items():
+            self._episodes[number].total_reward += value
+        for event in chunk.events:
+            note = _NOTES.get(type(event))
+            if note is not None and event.episode >= 0:
+                note(self._episodes[event.episode], event)
 
     def footer(self, header: Header, generation: int) -> Footer:
         """Return the footer of the frames so far."""
@@ -179,40 +197,45 @@ class Directory:
             ),
         )
 
-    def _episode(self, number: int, frame: int) -> EpisodeSummary:
-        episode = self._episodes.get(number)
-        if episode is None:
-            episode = self._episodes[number] = EpisodeSummary(number=number, first_frame=frame)
-        episode.last_frame = frame
-        return episode
+
+def _note_start(episode: EpisodeSummary, event: EpisodeStart) -> None:
+    episode.seed = event.seed
+    episode.started_ns = event.time_ns
 
 
-def _note(episode: EpisodeSummary, event: Event) -> None:
-    """Take over the facts that an event states about its episode."""
-    if isinstance(event, EpisodeStart):
-        episode.seed = event.seed
-        episode.started_ns = event.time_ns
-    elif isinstance(event, Fork):
-        episode.kind = "fork"
-        episode.parent_id = event.parent_id
-        episode.first_step = event.step
-        episode.end_step = max(episode.end_step, event.step)
-    elif isinstance(event, TaskStart):
-        episode.task = event.task
-        if event.caller_id is not None:
-            episode.kind = "nested"
-            episode.parent_id = event.caller_id
-    elif isinstance(event, EpisodeEnd):
-        episode.ending = event.ending
-        episode.ended_ns = event.time_ns
-        episode.end_step = event.n_steps
-    elif isinstance(event, Failure):
-        episode.end_step = max(episode.end_step, event.step + 1)
+def _note_fork(episode: EpisodeSummary, event: Fork) -> None:
+    episode.kind = "fork"
+    episode.parent_id = event.parent_id
+    episode.first_step = event.step
+    episode.end_step = max(episode.end_step, event.step)
+
+
+def _note_task(episode: EpisodeSummary, event: TaskStart) -> None:
+    episode.task = event.task
+    if event.caller_id is not None:
+        episode.kind = "nested"
+        episode.parent_id = event.caller_id
+
+
+def _note_end(episode: EpisodeSummary, event: EpisodeEnd) -> None:
+    episode.ending = event.ending
+    episode.ended_ns = event.time_ns
+    episode.end_step = event.n_steps
+
+
+_NOTES: dict[type[Event], Callable[[EpisodeSummary, Any], None]] = {
+    EpisodeStart: _note_start,
+    Fork: _note_fork,
+    TaskStart: _note_task,
+    EpisodeEnd: _note_end,
+}
+"""Take over the facts that an event states about its episode."""
 
 
 def _widen(ranges: dict[int, tuple[int, int]], episode: int, first: int, end: int) -> None:
-    low, high = ranges.get(episode, (first, end))
-    ranges[episode] = (min(low, first), max(high, end))
+    low, high = ranges.get(episode, (0, 0))
+    # An empty range has no place: it stands for events of no step.
+    ranges[episode] = (first, end) if low == high else (min(low, first), max(high, end))
 
 
 def _episode_table(episodes: Sequence[EpisodeSummary]) -> EpisodeTable:
@@ -245,34 +268,33 @@ def _differences(values: Sequence[int]) -> list[int]:
     return [b - a for a, b in pairwise((0, *values))]
 
 
-def sum_rewards(rewards: Sequence[Value]) -> float:
-    """Return the sum of some rewards, NaN if they are no numbers."""
-    if set(map(type, rewards)) <= {float, int, bool}:
-        return float(sum(rewards))
-    try:
-        return float(sum(map(float, rewards)))
-    except (TypeError, ValueError):
-        return math.nan
-
-
-def segment_returns(
-    segments: Iterable[Segment], rewards: Callable[[int, int], Sequence[Value]] | None
-) -> Returns:
+def segment_returns(segments: Iterable[Segment], rewards: Sequence[Value] | None) -> Returns:
     """Return the returns of the rows of a chunk.
 
     Args:
         segments: The segments of the chunk.
-        rewards: Returns rows [start, stop) of the rewards; None if they are no numbers.
+        rewards: The reward of each row; None if they are of several parts.
     """
+    numbers = None if rewards is None else _as_numbers(rewards)
     returns: Returns = {}
     row = 0
     for segment in segments:
         end = row + segment.n_steps
         if end > row:
-            value = math.nan if rewards is None else sum_rewards(rewards(row, end))
+            value = math.nan if numbers is None else float(sum(numbers[row:end]))
             returns[segment.episode] = returns.get(segment.episode, 0.0) + value
         row = end
     return returns
+
+
+def _as_numbers(rewards: Sequence[Value]) -> Sequence[float] | None:
+    """Return rewards as Python's numbers, None if some are no numbers."""
+    if set(map(type, rewards)) <= {float, int, bool}:
+        return rewards
+    try:
+        return list(map(float, rewards))
+    except (TypeError, ValueError):
+        return None
 
 
 def add_returns(parts: Iterable[Returns]) -> Returns:

@@ -117,9 +117,7 @@ def chunk_returns(chunk: LogChunk) -> Returns:
     layout = chunk.layout("reward")
     if layout is None or layout[0] != "leaf":
         return segment_returns(chunk.record.segments, None)
-    return segment_returns(
-        chunk.record.segments, lambda start, stop: field_values(chunk, layout, start, stop)
-    )
+    return segment_returns(chunk.record.segments, field_values(chunk, layout, 0, chunk.n_steps))
 
 
 def replace_log(path: Path, new: Path) -> None:

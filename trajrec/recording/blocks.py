@@ -113,7 +113,7 @@ class Block:
             return None
         n_obs = sum(segment.n_steps + segment.has_reset for segment in segments)
         columns = _ChunkColumns(packer)
-        returns = self._returns(segments)
+        returns = self._returns(segments, n)
         # A copy: the recording thread may add a field meanwhile.
         for name, field in list(self.fields.items()):
             if name == "info":
@@ -139,15 +139,12 @@ class Block:
         )
         return Drained(chunk, columns.data, returns)
 
-    def _returns(self, segments: list[Segment]) -> Returns:
-        """Return the returns of segments, the first of which is not drained yet."""
+    def _returns(self, segments: list[Segment], n: int) -> Returns:
+        """Return the returns of the segments of the rows [drained, n)."""
         field = self.fields.get("reward")
         leaf = field.leaves[0] if field is not None and field.layout[0] == "leaf" else None
-        if not isinstance(leaf, ScalarLeaf):
-            return segment_returns(segments, None)
-        rows = leaf.rows
-        first = self._n_drained
-        return segment_returns(segments, lambda start, stop: rows[first + start : first + stop])
+        rewards = leaf.rows[self._n_drained : n] if isinstance(leaf, ScalarLeaf) else None
+        return segment_returns(segments, rewards)
 
     def _add_infos(self, field: Field, n: int, columns: _ChunkColumns) -> None:
         first = self._n_drained_infos
