@@ -28,7 +28,7 @@ STRUCTS = {
     for name, cls in vars(module).items()
     if isinstance(cls, type) and issubclass(cls, msgspec.Struct) and cls is not events.Record
 }
-DEFAULTS = {"nil": None, "false": False, "[]": (), '""': "", "0": 0, "-1": -1}
+DEFAULTS = {"nil": None, "empty": b"", "false": False, "[]": (), '""': "", "0": 0, "-1": -1}
 """Default, as the page writes it -> its value. Other defaults are texts."""
 
 

@@ -73,6 +73,7 @@ EXAMPLES: list[Record] = [
     schema.StateRecord("attributes", 3, "digest"),
     HEADER,
     schema.Segment(1, 2, 3, True),
+    schema.EventTable("keyframe", 1, [["const", 1], ["values", [2]]]),
     schema.Column(
         name="observation",
         kind="array",
@@ -160,6 +161,8 @@ EXAMPLES: list[Record] = [
         events=[schema.Keyframe(1, 1, b"k")],
         irregular=[(1, 0, b"i")],
         journal=7,
+        tables=[schema.EventTable("keyframe", 1, [["const", 1], ["values", [2]]])],
+        order=b"\0",
     ),
     events.TaskStart(
         episode=1,

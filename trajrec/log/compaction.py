@@ -97,7 +97,7 @@ def compact(path: Path) -> Compaction:
         for group in _groups(before):
             merged, data = _merge(group, packer)
             returns = add_returns(chunk_returns(chunk) for chunk in group)
-            new_frames.append(new_chunk_frame(merged, data, returns, packer))
+            new_frames.append(new_chunk_frame(merged, data, returns, packer, by_kind=True))
         new = write_sealed(reader, new_frames)
         try:
             with LogReader(new) as written:

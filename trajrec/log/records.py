@@ -7,12 +7,14 @@ from typing import Any, get_args
 import msgspec
 
 from trajrec.log import format1
+from trajrec.log.event_tables import unpack_events
 from trajrec.log.events import Record
 from trajrec.log.schema import (
     Chunk,
     Column,
     EnvRecord,
     Event,
+    EventTable,
     Footer,
     Header,
     Segment,
@@ -40,9 +42,13 @@ class _ChunkOfAnyEvents(Record, frozen=True, kw_only=True):
     events: list[msgspec.Raw]
     irregular: list[tuple[int, int, bytes]] = msgspec.field(default_factory=list)
     journal: int = -1
+    tables: list[EventTable] = msgspec.field(default_factory=list)
+    order: bytes = b""
 
 
+_encode = msgspec.msgpack.Encoder().encode
 _any_decoder = msgspec.msgpack.Decoder(_ChunkOfAnyEvents)
+_raw_decoder = msgspec.msgpack.Decoder(list[msgspec.Raw])
 
 
 def decode_header(data: bytes, version: int) -> Header:
@@ -64,26 +70,46 @@ def decode_chunk(data: bytes, version: int, unknown_tags: set[str]) -> Chunk:
     if version == 1:
         return format1.decode_chunk(data)
     try:
-        return _chunk_decoder.decode(data)
+        chunk = _chunk_decoder.decode(data)
+        raw_events = None
     except msgspec.ValidationError:
         # A later writer may add kinds of events. One by one: this is much slower.
-        chunk = _any_decoder.decode(data)
+        any_chunk = _any_decoder.decode(data)
+        chunk, raw_events = _without_events(any_chunk), any_chunk.events
+    if chunk.tables:
+        raw_events = _raw_decoder.decode(_encode(unpack_events(chunk.tables, chunk.order)))
+    if raw_events is None:
+        return chunk
+    events = _decode_events(raw_events, unknown_tags)
+    return msgspec.structs.replace(chunk, events=events, tables=[], order=b"")
+
+
+def _decode_events(raw_events: list[msgspec.Raw], unknown_tags: set[str]) -> list[Event]:
+    """Decode events one by one, and leave out those of unknown kinds."""
     events: list[Event] = []
-    for raw in chunk.events:
-        fields = msgspec.msgpack.decode(raw, strict=True)
-        tag = fields[0] if isinstance(fields, list) and fields else None
-        if isinstance(tag, str) and tag not in KNOWN_TAGS:
-            unknown_tags.add(tag)
-        else:
+    for raw in raw_events:
+        try:
             events.append(_event_decoder.decode(raw))
+        except msgspec.ValidationError:
+            fields = msgspec.msgpack.decode(raw)
+            tag = fields[0] if isinstance(fields, list) and fields else None
+            if not isinstance(tag, str) or tag in KNOWN_TAGS:
+                raise
+            unknown_tags.add(tag)
+    return events
+
+
+def _without_events(chunk: _ChunkOfAnyEvents) -> Chunk:
     return Chunk(
         time_ns=chunk.time_ns,
         segments=chunk.segments,
         columns=chunk.columns,
         layouts=chunk.layouts,
-        events=events,
+        events=[],
         irregular=chunk.irregular,
         journal=chunk.journal,
+        tables=chunk.tables,
+        order=chunk.order,
     )
 
 

@@ -264,6 +264,21 @@ class Check(Record, tag="check", frozen=True, kw_only=True):
 Event = EpisodeStart | Fork | Keyframe | EpisodeEnd | Failure | Check | AgentEvent | Annotation
 
 
+class EventTable(Record, frozen=True):
+    """The events of one kind in a chunk, by field. `trajrec.log.event_tables` packs them.
+
+    Attributes:
+        tag: The kind.
+        n: The number of events.
+        fields: The values of each field: ["const", value], ["differences", integers],
+            ["bytes", lengths, bytes] or ["values", values].
+    """
+
+    tag: str
+    n: int
+    fields: list[list[Any]]
+
+
 class Chunk(Record, frozen=True, kw_only=True):
     """The steps of some segments by column, and the events among them: the contents of one flush.
 
@@ -273,6 +288,9 @@ class Chunk(Record, frozen=True, kw_only=True):
         irregular: Infos that did not fit the layout, as (episode, step, data).
         journal: The number of the last record of the journal whose contents are in this chunk or
             before it, -1 if the log has no journal.
+        tables: The events by kind, in a chunk that was compacted; `events` is empty then. A reader
+            turns them into `events`.
+        order: The number of the table that each event comes from, a byte an event.
     """
 
     time_ns: int
@@ -282,6 +300,8 @@ class Chunk(Record, frozen=True, kw_only=True):
     events: list[Event]
     irregular: list[tuple[int, int, bytes]] = msgspec.field(default_factory=list)
     journal: int = -1
+    tables: list[EventTable] = msgspec.field(default_factory=list)
+    order: bytes = b""
 
 
 class FrameTable(Record, frozen=True):

@@ -14,6 +14,7 @@ from trajrec.log import frames
 from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import Packer, place_columns
 from trajrec.log.directory import Directory, FrameEntry, Returns, segment_returns
+from trajrec.log.event_tables import to_tables
 from trajrec.log.fields import field_values
 from trajrec.log.frame_reader import NewFrame
 from trajrec.log.reader import LogReader
@@ -94,7 +95,12 @@ def new_header_frame(reader: LogReader) -> NewFrame:
 
 
 def new_chunk_frame(
-    chunk: Chunk, data: Sequence[bytes], returns: Returns, packer: Packer
+    chunk: Chunk,
+    data: Sequence[bytes],
+    returns: Returns,
+    packer: Packer,
+    *,
+    by_kind: bool = False,
 ) -> NewFrame:
     """Return a chunk as a frame.
 
@@ -103,10 +109,11 @@ def new_chunk_frame(
         data: The bytes of each column.
         returns: The returns of its rows.
         packer: Compresses the record.
+        by_kind: Whether the events are stored by kind.
     """
     columns, parts = place_columns(chunk.columns, data)
     placed = msgspec.structs.replace(chunk, columns=columns)
-    record = encode(placed)
+    record = encode(to_tables(placed) if by_kind else placed)
     return NewFrame(
         frames.CHUNK, packer.compress(record), len(record), parts, chunk=placed, returns=returns
     )
