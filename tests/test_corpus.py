@@ -484,3 +484,28 @@ def test_a_copied_folder_answers_the_same(tmp_path: Path) -> None:
         after = dump(corpus)
     assert before["all_episodes"] == after["all_episodes"]
     assert before["steps"] == after["steps"]
+
+
+def test_unknown_times_are_null_and_double_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Records of others often have no times: they are stored as 0.
+    monkeypatch.setattr(time, "time_ns", lambda: 0)
+    times = (
+        "SELECT started_at, ended_at FROM all_episodes UNION ALL "
+        "SELECT started_at, latency_ms::VARCHAR::TIMESTAMP FROM attempts UNION ALL "
+        "SELECT failed_at, NULL FROM failures UNION ALL SELECT checked_at, NULL FROM checks"
+    )
+    ep = trajrec.episode(tmp_path, task="t")
+    with ep:
+        ep.tool(lambda: 1 / 0, name="bad")
+        with pytest.raises(ZeroDivisionError):
+            ep.call("bad")
+        ep.check(trajrec.verifier(id="ok", version="1")(lambda world: True))
+        with trajrec.open(tmp_path) as corpus:
+            assert corpus.sql("SELECT ending FROM episodes").fetchall() == [("running",)]
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*), min(n_steps) FROM episodes").fetchall() == [(1, 1)]
+        rows = corpus.sql(times).fetchall()
+    assert rows == [(None, None)] * 4

@@ -80,8 +80,15 @@ class Attempt:
 
     @property
     def latency_ms(self) -> float | None:
-        """Duration in milliseconds; None if the attempt is open."""
-        return None if self.end is None else (self.end.time_ns - self.start.time_ns) / 1e6
+        """Duration in milliseconds; None if the attempt is open, or a time is unknown."""
+        return (
+            None if self.end is None else milliseconds_between(self.start.time_ns, self.end.time_ns)
+        )
+
+
+def milliseconds_between(start_ns: int, end_ns: int) -> float | None:
+    """Return the milliseconds between two times, None if one of them is unknown (0)."""
+    return (end_ns - start_ns) / 1e6 if start_ns and end_ns else None
 
 
 @dataclass

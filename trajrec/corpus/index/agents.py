@@ -23,7 +23,13 @@ from trajrec.corpus.index.rows import (
     json_or_none,
     to_timestamp,
 )
-from trajrec.corpus.transcript import Attempt, ModelCall, Transcript, argument_changes
+from trajrec.corpus.transcript import (
+    Attempt,
+    ModelCall,
+    Transcript,
+    argument_changes,
+    milliseconds_between,
+)
 from trajrec.log.annotations import CreditRun, PostHocCheck
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import SideEffect, StateChange
@@ -305,7 +311,7 @@ def _model_call(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
         error_type=(end.error_type or None) if end else None,
         message=(end.message or None) if end else None,
         retry_by=start.retry_by or None,
-        latency_ms=None if end is None else (end.time_ns - start.time_ns) / 1e6,
+        latency_ms=None if end is None else milliseconds_between(start.time_ns, end.time_ns),
         is_streamed=None if end is None else end.is_streamed,
         started_at=to_timestamp(start.time_ns),
     )

@@ -305,7 +305,7 @@ class Builder:
         self._insert()
         values = self._con.execute(
             f"SELECT {', '.join(_OPEN_EPISODE_FIELDS)} FROM {self._source}.all_episodes "
-            "WHERE log = ? AND ended_at IS NULL",
+            "WHERE log = ? AND ending IN ('running', 'interrupted')",
             [log],
         ).fetchall()
         rows = [EpisodeRow(**dict(zip(_OPEN_EPISODE_FIELDS, row, strict=True))) for row in values]

@@ -106,7 +106,7 @@ class FailureRow(Row, kw_only=True):
     action: str | None = None
     recovered_at: int | None = None
     recovered_by: str | None = None
-    failed_at: Time
+    failed_at: Time | None
 
 
 class StateChangeRow(Row, kw_only=True):
@@ -139,7 +139,7 @@ class CheckRow(Row, kw_only=True):
     evidence: str | None
     code_digest: str | None
     state_digest: str | None
-    checked_at: Time
+    checked_at: Time | None
     log: str
 
 
@@ -170,7 +170,7 @@ class AttemptRow(Row, kw_only=True):
     state_digest: str | None
     finding: str | None
     is_redacted: bool
-    started_at: Time
+    started_at: Time | None
 
 
 class ModelCallRow(Row, kw_only=True):
@@ -194,7 +194,7 @@ class ModelCallRow(Row, kw_only=True):
     retry_by: str | None
     latency_ms: float | None
     is_streamed: bool | None
-    started_at: Time
+    started_at: Time | None
 
 
 class SideEffectRow(Row, kw_only=True):
@@ -209,7 +209,7 @@ class SideEffectRow(Row, kw_only=True):
     value: str | None
     error_type: str | None
     is_redacted: bool
-    entered_at: Time
+    entered_at: Time | None
 
 
 class CreditRow(Row, kw_only=True):
@@ -236,7 +236,7 @@ class CreditRow(Row, kw_only=True):
     seed: int
     restore: str
     notes: str
-    created_at: Time
+    created_at: Time | None
     log: str
 
 
@@ -376,7 +376,12 @@ def json_or_none(value: Value) -> str | None:
 
 
 # Microseconds, rounded down, are as much as DuckDB's TIMESTAMP holds.
-def to_timestamp(time_ns: int) -> Time:
-    """Return a time in ns since 1970 as a naive UTC time, as DuckDB's TIMESTAMP has it."""
+def to_timestamp(time_ns: int) -> Time | None:
+    """Return a time in ns since 1970 as a naive UTC time, as DuckDB's TIMESTAMP has it.
+
+    A time of 0 is unknown, and gives None.
+    """
+    if not time_ns:
+        return None
     seconds = time_ns // 1000 / 1e6
     return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)

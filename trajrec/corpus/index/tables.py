@@ -74,8 +74,8 @@ ALL_EPISODES = Table(
         ("truncated", "BOOLEAN", "flag of the last step"),
         ("n_failures", "BIGINT", "failures recorded in it"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
-        ("started_at", "TIMESTAMP", "time of its reset, UTC"),
-        ("ended_at", "TIMESTAMP", "time of its end, UTC"),
+        ("started_at", "TIMESTAMP", "time of its reset, UTC; NULL if unknown"),
+        ("ended_at", "TIMESTAMP", "time of its end, UTC; NULL if unknown"),
         ("seed", "BIGINT", "seed of the reset; NULL if it had none"),
         (
             "seed_origin",
@@ -155,7 +155,7 @@ FAILURES = Table(
         ("action", "JSON", "the action that was tried"),
         ("recovered_at", "INTEGER", "step at which a retry succeeded; NULL if none did"),
         ("recovered_by", "VARCHAR", "who retried: agent, scaffold, transport or harness"),
-        ("failed_at", "TIMESTAMP", "time of the failure, UTC"),
+        ("failed_at", "TIMESTAMP", "time of the failure, UTC; NULL if unknown"),
     ),
 )
 STATE_CHANGES = Table(
@@ -192,7 +192,7 @@ CHECKS = Table(
         ("evidence", "JSON", "values that the verdict rests on"),
         ("code_digest", "VARCHAR", "digest of its source; NULL if unknown"),
         ("state_digest", "VARCHAR", "digest of the state that it judged; NULL if unknown"),
-        ("checked_at", "TIMESTAMP", "time of the check, UTC"),
+        ("checked_at", "TIMESTAMP", "time of the check, UTC; NULL if unknown"),
         ("log", "VARCHAR", "log file that holds it; for a post-hoc check not the episode's"),
     ),
 )
@@ -216,7 +216,7 @@ ATTEMPTS = Table(
         ("is_raised", "BOOLEAN", "whether its error was raised and not returned"),
         ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
         ("message", "VARCHAR", "error message; NULL if there was no error"),
-        ("latency_ms", "DOUBLE", "its duration; NULL if it is open"),
+        ("latency_ms", "DOUBLE", "its duration; NULL if it is open or a time is unknown"),
         ("backoff_ms", "DOUBLE", "wait before it"),
         (
             "retry_by",
@@ -237,7 +237,7 @@ ATTEMPTS = Table(
         ),
         ("finding", "VARCHAR", "contradictions, e.g. a tool declared as read wrote; else NULL"),
         ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
-        ("started_at", "TIMESTAMP", "time of its start, UTC"),
+        ("started_at", "TIMESTAMP", "time of its start, UTC; NULL if unknown"),
     ),
 )
 MODEL_CALLS = Table(
@@ -265,9 +265,13 @@ MODEL_CALLS = Table(
         ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
         ("message", "VARCHAR", "its message"),
         ("retry_by", "VARCHAR", "who retried; NULL if it is no retry"),
-        ("latency_ms", "DOUBLE", "its duration, to the end of a stream; NULL if it is open"),
+        (
+            "latency_ms",
+            "DOUBLE",
+            "its duration, to the end of a stream; NULL if it is open or a time is unknown",
+        ),
         ("is_streamed", "BOOLEAN", "whether the answer was streamed"),
-        ("started_at", "TIMESTAMP", "time of its start, UTC"),
+        ("started_at", "TIMESTAMP", "time of its start, UTC; NULL if unknown"),
     ),
 )
 SIDE_EFFECTS = Table(
@@ -284,7 +288,7 @@ SIDE_EFFECTS = Table(
         ("value", "JSON", "the value; NULL if an exception was raised"),
         ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
         ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
-        ("entered_at", "TIMESTAMP", "time at which it entered, UTC"),
+        ("entered_at", "TIMESTAMP", "time at which it entered, UTC; NULL if unknown"),
     ),
 )
 CREDIT = Table(
@@ -313,7 +317,7 @@ CREDIT = Table(
         ("seed", "BIGINT", "seed of the noise"),
         ("restore", "VARCHAR", "method that reached the steps; each was verified"),
         ("notes", "JSON", "remarks that are needed to read it"),
-        ("created_at", "TIMESTAMP", "time of the run, UTC"),
+        ("created_at", "TIMESTAMP", "time of the run, UTC; NULL if unknown"),
         ("log", "VARCHAR", "log file that holds it; not the episode's"),
     ),
 )
