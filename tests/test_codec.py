@@ -115,6 +115,29 @@ def test_structured_and_object_arrays_come_back_whole() -> None:
     assert decode(encode(objects)).tolist() == objects.tolist()
 
 
+PADDED = np.dtype(
+    {
+        "names": ["n", "inner"],
+        "formats": ["i1", {"names": ["x"], "formats": ["<i2"], "offsets": [2], "itemsize": 6}],
+        "offsets": [1, 4],
+        "itemsize": 12,
+    }
+)
+
+
+def test_equal_records_have_equal_bytes_despite_their_padding() -> None:
+    arrays = [np.frombuffer(bytes([pad]) * 24, PADDED).copy() for pad in (1, 2)]
+    for array in arrays:
+        array["n"] = [7, -7]
+        array["inner"]["x"] = [300, -300]
+    assert encode(arrays[0]) == encode(arrays[1])
+    assert encode(arrays[0][1]) == encode(arrays[1][1])
+    decoded = decode(encode(arrays[0]))
+    assert (decoded["n"].tolist(), decoded["inner"]["x"].tolist()) == ([7, -7], [300, -300])
+    assert is_same(arrays[0], arrays[1])
+    assert is_same([arrays[0][0]], [arrays[1][0]])
+
+
 SPACES = {
     "Box": gym.spaces.Box(-1, 1, (2, 3), np.float32),
     "Discrete": gym.spaces.Discrete(5),

@@ -214,6 +214,25 @@ def test_infos_may_change_their_keys_each_step(tmp_path: Path) -> None:
     assert_recorded(record(witness, tmp_path, 2), witness)
 
 
+@pytest.mark.parametrize(
+    "info", [{"a": {}}, {"a": ()}, {"\ud800": 1, "b": {"\udfff": 2}}], ids=ascii
+)
+def test_infos_of_some_steps_stay_with_their_steps(info: dict[str, Any], tmp_path: Path) -> None:
+    witness = Witness(Scripted(lambda k: (np.zeros(2), 1, k == 20, False, info if k % 3 else {})))
+    assert_recorded(record(witness, tmp_path, 2), witness)
+
+
+def test_states_of_empty_parts_are_read_at_their_own_steps(tmp_path: Path) -> None:
+    def state(env: Any) -> Any:
+        return {"board": {}} if env.unwrapped.k < 3 else np.zeros(2)
+
+    env = Scripted(lambda k: (np.zeros(2), 1.0, k == 5, False, {}))
+    path = record(env, tmp_path, state=state, keep_states="digests")
+    with LogReader(path) as reader:
+        states = Episode(reader, 0).states
+    assert is_same(states, {0: {"board": {}}, 6: np.zeros(2)})
+
+
 def test_rewards_may_change_their_type_each_step(tmp_path: Path) -> None:
     rewards = [1, 1.0, np.float32(1), np.array([1.0, 2.0]), True, np.int64(3)]
     witness = Witness(Scripted(lambda k: (np.zeros(2), rewards[k % 6], k == 20, False, {})))

@@ -19,6 +19,7 @@ from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.types import Array, Info, Value
 from trajrec.values import codec
+from trajrec.values.arrays import array_bytes
 from trajrec.values.diff import Change, diff, first_change
 from trajrec.values.digest import MASK
 
@@ -276,7 +277,7 @@ def _is_same_state(recorded: Value, live: bytes | Array) -> bool:
     if type(recorded) is not np.ndarray:
         return False
     is_alike = (recorded.dtype, recorded.shape) == (live.dtype, live.shape)
-    return is_alike and recorded.tobytes() == live.tobytes()
+    return is_alike and array_bytes(recorded) == array_bytes(live)
 
 
 def _decoded(state: bytes | Array) -> Any:

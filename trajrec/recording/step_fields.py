@@ -137,6 +137,10 @@ class Field:
         self.put: Put
         self.layout: Layout
         self.put, self.layout = self._object(name) if whole else self._fit(name, value, 0)
+        if not self.leaves:
+            # Empty dicts and tuples alone have no columns, and a column says which rows have a
+            # value: an info {"a": {}} would be read of steps that had none.
+            self.put, self.layout = self._object(name)
         self.row_bytes = sum(leaf.row_bytes for leaf in self.leaves)
 
     def _fit(self, path: str, value: Value, depth: int) -> tuple[Put, Layout]:
@@ -147,7 +151,7 @@ class Field:
             # Only observations: rows of other fields may be taken back, and changes cannot be.
             is_large = self.name == "obs" and value.nbytes > LARGE_ROW_BYTES
             return self._pixels(path, value) if is_large else self._array(path, value)
-        if cls is dict and depth < MAX_DEPTH and all(type(key) is str for key in value):
+        if cls is dict and depth < MAX_DEPTH and all(map(_is_plain_key, value)):
             return self._dict(path, value, depth)
         if cls is tuple and depth < MAX_DEPTH:
             return self._tuple(path, value, depth)
@@ -255,6 +259,17 @@ class Field:
                 put_item(item)
 
         return put, ["tuple", [layout for _, layout in fitted]]
+
+
+def _is_plain_key(key: Value) -> bool:
+    """Return whether a key can stand in a layout: layouts hold texts, without lone surrogates."""
+    if type(key) is not str:
+        return False
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_fitting(put: Put, value: Value) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from trajrec.types import Array, Value
 from trajrec.values import codec
+from trajrec.values.arrays import array_bytes
 from trajrec.values.codec import Plain
 
 
@@ -159,7 +160,7 @@ def _walk(path: str, a: Value, b: Value) -> Iterator[Change]:
     elif isinstance(a, np.ndarray):
         yield from _arrays(path, a, b)
     elif isinstance(a, np.generic):
-        if a.dtype != b.dtype or a.tobytes() != b.tobytes():
+        if a.dtype != b.dtype or array_bytes(a) != array_bytes(b):
             yield Change(path, a, b)
     elif isinstance(a, tuple) and hasattr(cls, "_fields"):
         yield from _mappings(path, _named(a, cls._fields), _named(b, cls._fields))
@@ -218,7 +219,7 @@ def _arrays(path: str, a: Array, b: Array) -> Iterator[Change]:
         for index, (x, y) in zip(np.ndindex(a.shape), items, strict=True):
             yield from _walk(_join_index(path, index), x, y)
         return
-    if a.tobytes() == b.tobytes():
+    if array_bytes(a) == array_bytes(b):
         return
     if a.dtype.names is not None or a.itemsize == 0:
         yield Change(path, a, b)

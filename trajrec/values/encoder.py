@@ -14,6 +14,7 @@ import numpy as np
 from trajrec.errors import EncodeError
 from trajrec.types import Array, JsonObject, Value
 from trajrec.values import extensions as ext
+from trajrec.values.arrays import array_bytes
 from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref, type_name
 from trajrec.values.plain import STANDARD_VALUES
 
@@ -121,13 +122,13 @@ class Encoder:
         if value.dtype.kind in "OT":
             items = self._items(value.ravel().tolist(), depth)
             return _Ext(ext.OBJECT_ARRAY, pack([value.dtype.kind, list(value.shape), items]))
-        fields = [self._dtype(value.dtype), list(value.shape), value.tobytes()]
+        fields = [self._dtype(value.dtype), list(value.shape), array_bytes(value)]
         return _Ext(ext.ARRAY, pack(fields))
 
     def _scalar(self, value: np.generic, depth: int) -> object:
         if value.dtype.kind == "O":
             return self._unknown(value)
-        return _Ext(ext.SCALAR, pack([self._dtype(value.dtype), value.tobytes()]))
+        return _Ext(ext.SCALAR, pack([self._dtype(value.dtype), array_bytes(value)]))
 
     def _dtype(self, dtype: np.dtype[Any]) -> object:
         """Return a dtype as its text, or of a record [[name, dtype, offset], ..., item size]."""

@@ -100,7 +100,8 @@ def _hashable(value: Value) -> Hashable:
     if kind is tuple and all(type(item) in PLAIN_TYPES for item in value):
         items: Hashable = value
         return items
-    if kind is np.ndarray and value.dtype.kind != "O":
+    # Not of records, whose padding is anything, nor of texts of any length, which are addresses.
+    if kind is np.ndarray and value.dtype.kind in "biufcmMSU":
         return value.dtype.str, value.shape, value.tobytes()
     try:
         return codec.encode(value, canonical=True)
