@@ -260,6 +260,18 @@ WRONG = {
         3,
         "foreign.trj: at byte 0: not a trajrec log",
     ),
+    "an episode beside --group": (
+        None,
+        ["credit", "{}", "3f2a", "--group"],
+        2,
+        "give no EPISODE, or no --group",
+    ),
+    "a condition without --group": (
+        None,
+        ["credit", "{}", "3f2a", "--policy", "random", "--where", "n_steps > 3"],
+        2,
+        "--where chooses the episodes of --group",
+    ),
     "a missing path": (None, ["recover", "{}/nowhere"], 2, "no such file"),
 }
 

@@ -87,7 +87,9 @@ def add_episode(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("episode", metavar="EPISODE", help="id of an episode, or a unique prefix")
 
 
-def add_where(parser: argparse.ArgumentParser, *, note: str = "", default: str = "true") -> None:
+def add_where(
+    parser: argparse.ArgumentParser, *, note: str = "", default: str | None = "true"
+) -> None:
     """Add --where.
 
     Args:

@@ -79,7 +79,7 @@ def add_parser(commands: Commands) -> None:
         const="rtmc",
         help="compare all episodes of the folder with each other, without rollouts",
     )
-    add_where(parser, note="with --group: ")
+    add_where(parser, note="with --group: ", default=None)
     add_rollouts(parser, needs_policy=False)
 
 
@@ -90,7 +90,13 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     from trajrec.replay.credit.results.plot import check_file
 
     if arguments.group is not None:
+        if arguments.episode is not None:
+            raise ValueError(
+                "--group compares all episodes of the folder: give no EPISODE, or no --group"
+            )
         return _run_groups(corpus, arguments)
+    if arguments.where is not None:
+        raise ValueError("--where chooses the episodes of --group; an EPISODE is chosen by its id")
     if arguments.episode is None or arguments.policy is None:
         raise ValueError("give an episode and --policy, or --group, which needs neither")
     if arguments.plot is not None:
@@ -136,8 +142,9 @@ def _estimate(corpus: Corpus, arguments: argparse.Namespace, progress: Progress)
 def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     from trajrec.replay.credit import group_advantages
 
-    require_selection(corpus, arguments.where)
-    tables = group_advantages(corpus, arguments.group, where=arguments.where)
+    where = arguments.where or "true"
+    require_selection(corpus, where)
+    tables = group_advantages(corpus, arguments.group, where=where)
     rows = [
         (table.episode_id, row.step, row.value, row.ci_low, row.ci_high, row.n, row.action)
         for table in tables
