@@ -1,6 +1,7 @@
 """Write the reference pages that are derived from the program: `python docs/generate.py`.
 
-The command line comes from its parser, the SQL tables from their declarations, the Python API from signatures and docstrings.
+The command line comes from its parser, the SQL tables from their declarations, the Python API from signatures and docstrings,
+the rules for secrets from their table.
 `tests/test_docs.py` compares the committed pages with the program. The output is the same on every Python version: usage lines
 and signatures are formatted here, and not by argparse or `inspect`, whose layouts change.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from markdown_text import cell, from_docstring, page_of, paragraph
 from python_api import python_api
+from secret_rules import secret_rules
 
 from trajrec.cli.exit_status import MEANINGS
 from trajrec.cli.main import build_parser
@@ -38,6 +40,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "command-line.md": command_line,
         "sql-tables.md": sql_tables,
         "python-api.md": python_api,
+        "secret-rules.md": secret_rules,
     }
 
 

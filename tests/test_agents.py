@@ -27,14 +27,13 @@ import zstandard
 from conftest import only
 
 import trajrec
-from trajrec.agents.redaction import NAMES, Redactor
 from trajrec.envs import Shop
 from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.errors import UnknownToolError
 from trajrec.log.reader import LogReader
 from trajrec.recording.event_log import close_logs, open_event_log
-from trajrec.values import codec
+from trajrec.redaction.redactor import Redactor
 
 
 def rows(folder: Path, query: str) -> list[Any]:
@@ -772,14 +771,6 @@ def test_a_key_names_a_secret_in_any_spelling(key: str, wrap: Callable[[str], An
     assert is_redacted
     assert b"hunter2" not in data
     assert f"[redacted {key.lower()} ".encode() in data
-
-
-def test_no_secret_passes_the_fast_search() -> None:
-    redactor = Redactor({})
-    for name in NAMES:
-        for key in (name, name.upper(), name.title(), "-".join(name), f"{name[:3]}_{name[3:]}"):
-            data = codec.encode({key: "hunter2"}, opaque=True)
-            assert redactor._is_suspicious(data), key
 
 
 def test_ordinary_text_is_not_redacted(

@@ -24,10 +24,10 @@ sources = pytest.mark.sources
 
 VALUES = {"values"}
 LOG = VALUES | {"log"}
-RECORDING = LOG | {"envstate", "recording"}
+RECORDING = LOG | {"redaction", "envstate", "recording"}
 AGENTS = RECORDING | {"tracking", "agents"}
 READING = LOG | {"corpus"}
-EXECUTE = READING | {"envstate", "tracking", "replay.execute"}
+EXECUTE = READING | {"redaction", "envstate", "tracking", "replay.execute"}
 FORKS = EXECUTE | {"recording", "replay.processes", "replay.forks"}
 SAMPLING = FORKS | AGENTS | {"statistics", "replay.agents", "replay.credit.sampling"}
 ESTIMATORS = SAMPLING | {"replay.credit.results", "replay.credit.estimators"}
@@ -37,6 +37,7 @@ ROOMS = {
     "values": VALUES,
     "statistics": {"statistics"},
     "log": LOG,
+    "redaction": VALUES | {"redaction"},
     "envstate": VALUES | {"envstate"},
     "tracking": VALUES | {"tracking"},
     "recording": RECORDING,

@@ -17,7 +17,6 @@ from trajrec.agents.arguments import arguments_of, request_of, tool_name
 from trajrec.agents.context import EpisodeSession, enter_episode, leave_episode
 from trajrec.agents.counters import CounterMark, StepCounter
 from trajrec.agents.episode import AgentEpisode
-from trajrec.agents.redaction import Redactor, differences
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import recorded_requests
@@ -26,6 +25,8 @@ from trajrec.errors import AgentDivergedError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EpisodeStart
 from trajrec.protocols import Access, Tool, Verdict, World
+from trajrec.redaction.comparison import differences
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
 from trajrec.replay.agents.live_fork import Answered, FunctionTool, LiveOptions, continue_live
 from trajrec.types import JsonObject, Value

@@ -22,7 +22,6 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.model_calls import ModelCallRecorder
 from trajrec.agents.opening import EpisodeSpec, begin_episode, check_world
 from trajrec.agents.outcomes import AgentEnding, record_check, record_end, record_side_effect
-from trajrec.agents.redaction import Redactor, as_redactor
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.tool_calls import IsError, ToolCallRecorder, find_error
 from trajrec.errors import UnknownToolError
@@ -30,6 +29,7 @@ from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
+from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 

@@ -6,12 +6,12 @@ import contextlib
 import hashlib
 import time
 import traceback
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from trajrec.agents.redaction import Redactor
 from trajrec.errors import LogWriteError
 from trajrec.log.schema import Event, Failure
 from trajrec.recording.event_log import REFERRED_BYTES, EventLog
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
 from trajrec.values import codec
 
@@ -20,6 +20,28 @@ EVENT_BYTES = 200
 
 # Characters that are kept of a traceback, from its end, where the error is.
 TRACEBACK_CHARS = 20_000
+
+# Before these a secret may begin that the cut would leave the end of.
+_CUT_CHARS = 5_000
+
+
+class ErrorText(NamedTuple):
+    """An exception as texts without secrets.
+
+    Attributes:
+        error_type: Module and qualified name of its class.
+        message: Its message.
+        traceback: Its traceback.
+        is_redacted: Whether secrets were removed from the texts.
+    """
+
+    error_type: str
+    message: str
+    traceback: str
+    is_redacted: bool
+
+
+NO_ERROR = ErrorText("", "", "", False)
 
 
 class Journal:
@@ -68,10 +90,19 @@ class Journal:
         """Return a text without secrets."""
         return self.redactor.text(text)
 
-    def describe(self, exc: BaseException) -> tuple[str, str, str]:
+    def describe(self, exc: BaseException) -> ErrorText:
         """Return an exception's type, message and traceback."""
-        text = "".join(traceback.format_exception(exc))[-TRACEBACK_CHARS:]
-        return codec.type_name(exc), self.text(_storable(str(exc))), self.text(_storable(text))
+        whole = "".join(traceback.format_exception(exc))
+        text = _storable(whole[-TRACEBACK_CHARS - _CUT_CHARS :])
+        message = _storable(str(exc))
+        cleaned = self.text(text)
+        # The traceback ends with the message, so it need not be searched a second time.
+        is_redacted = cleaned != text
+        if is_redacted or message not in text:
+            cleaned_message = self.text(message)
+            is_redacted = is_redacted or cleaned_message != message
+            message = cleaned_message
+        return ErrorText(codec.type_name(exc), message, cleaned[-TRACEBACK_CHARS:], is_redacted)
 
     def fail(
         self,
@@ -81,7 +112,7 @@ class Journal:
         exc: BaseException,
     ) -> None:
         """Add an exception that is neither a tool's nor a model's."""
-        error_type, message, text = self.describe(exc)
+        error = self.describe(exc)
         event = Failure(
             episode=self.number,
             step=step,
@@ -89,11 +120,11 @@ class Journal:
             time_ns=time.time_ns(),
             phase=phase,
             origin=origin,
-            error_type=error_type,
-            message=message,
-            traceback=text,
+            error_type=error.error_type,
+            message=error.message,
+            traceback=error.traceback,
         )
-        self.add(event, len(text))
+        self.add(event, len(error.traceback))
 
     def flush(self) -> None:
         """Write everything. An error of the log is raised at the episode's end, not here."""

@@ -9,7 +9,7 @@ from typing import Literal
 
 from trajrec.agents.conversation import Conversation
 from trajrec.agents.counters import StepCounter
-from trajrec.agents.journal import Journal
+from trajrec.agents.journal import NO_ERROR, Journal
 from trajrec.agents.streams import record_stream
 from trajrec.log.events import ModelEnd, ModelStart
 from trajrec.types import JsonObject, Value
@@ -97,7 +97,7 @@ class ModelCallRecorder:
         def add_answer(value: Value, exc: BaseException | None, is_streamed: bool) -> None:
             journal = self._journal
             data, is_redacted = journal.encode(value)
-            error_type, message, text = ("", "", "") if exc is None else journal.describe(exc)
+            error = NO_ERROR if exc is None else journal.describe(exc)
             end = ModelEnd(
                 episode=journal.number,
                 number=number,
@@ -105,10 +105,10 @@ class ModelCallRecorder:
                 outcome=_outcome(exc),
                 answer_data=data,
                 is_streamed=is_streamed,
-                error_type=error_type,
-                message=message,
-                traceback=text,
-                is_redacted=is_redacted,
+                error_type=error.error_type,
+                message=error.message,
+                traceback=error.traceback,
+                is_redacted=is_redacted or error.is_redacted,
                 is_async=is_async,
             )
             journal.add(end, len(data))
@@ -117,7 +117,7 @@ class ModelCallRecorder:
 
     def _add_exception(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
         journal = self._journal
-        error_type, message, text = journal.describe(exc)
+        error = journal.describe(exc)
         journal.add(
             ModelEnd(
                 episode=journal.number,
@@ -125,9 +125,10 @@ class ModelCallRecorder:
                 time_ns=time.time_ns(),
                 outcome=_outcome(exc),
                 answer_data=None,
-                error_type=error_type,
-                message=message,
-                traceback=text,
+                error_type=error.error_type,
+                message=error.message,
+                traceback=error.traceback,
+                is_redacted=error.is_redacted,
                 is_async=is_async,
             )
         )

@@ -35,11 +35,11 @@ def record_side_effect(
     """
     # Both before the call, which may change its arguments and take long.
     time_ns = time.time_ns()
-    arguments = journal.data(list(args))
+    arguments, were_redacted = journal.encode(list(args))
     try:
         value = function(*args)
     except Exception as exc:
-        error_type, message, _ = journal.describe(exc)
+        error = journal.describe(exc)
         journal.add(
             SideEffect(
                 episode=journal.number,
@@ -48,8 +48,9 @@ def record_side_effect(
                 name=name,
                 arguments_data=arguments,
                 value_data=None,
-                error_type=error_type,
-                message=message,
+                error_type=error.error_type,
+                message=error.message,
+                is_redacted=were_redacted or error.is_redacted,
             )
         )
         raise
@@ -61,7 +62,7 @@ def record_side_effect(
         name=name,
         arguments_data=arguments,
         value_data=data,
-        is_redacted=is_redacted,
+        is_redacted=were_redacted or is_redacted,
     )
     journal.add(event, len(data))
     return value

@@ -78,6 +78,8 @@ class ToolCallRecorder:
         if tool is not None and not invalid:
             invalid = self._arguments.find_mismatch(tool, arguments)
         data, is_redacted = journal.encode(arguments)
+        # A model may call a tool that does not exist, by any text.
+        shown_name = name if tool is not None else journal.text(name)
         time_ns = time.time_ns()
         # Before the tool runs: a call that ends the process has its start in the log.
         journal.add(
@@ -87,7 +89,7 @@ class ToolCallRecorder:
                 call=position.call,
                 attempt=position.attempt,
                 time_ns=time_ns,
-                tool=name,
+                tool=shown_name,
                 call_id=call_id,
                 arguments_data=data,
                 access="unknown" if tool is None else tool.access,
@@ -158,7 +160,7 @@ class ToolCallRecorder:
         origin: Literal["agent", "tool"],
         is_async: bool = False,
     ) -> None:
-        error_type, message, traceback = self._journal.describe(exc)
+        error = self._journal.describe(exc)
         end = CallEnd(
             episode=self._journal.number,
             step=position.step,
@@ -169,12 +171,13 @@ class ToolCallRecorder:
             result_data=None,
             is_raised=True,
             origin="infra" if isinstance(exc, (ConnectionError, TimeoutError)) else origin,
-            error_type=error_type,
-            message=message,
-            traceback=traceback,
+            error_type=error.error_type,
+            message=error.message,
+            traceback=error.traceback,
+            is_redacted=error.is_redacted,
             is_async=is_async,
         )
-        self._add_end(position, tool, end, len(traceback))
+        self._add_end(position, tool, end, len(error.traceback))
 
     def _add_end(self, position: CallPosition, tool: Tool | None, end: CallEnd, size: int) -> None:
         """Add the end of an attempt, and the changes since the last end of one."""

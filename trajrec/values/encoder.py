@@ -18,8 +18,9 @@ from trajrec.values.arrays import array_bytes
 from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref, type_name
 from trajrec.values.plain import STANDARD_VALUES
 
-# The start of a repr shows which value is lost; a repr of an image can have megabytes.
-_MAX_REPR = 1000
+MAX_REPR = 1000
+"""Characters that are stored of a repr: its start shows which value is lost, and the repr of an
+image can have megabytes."""
 
 pack = msgspec.msgpack.Encoder().encode
 _Ext = msgspec.msgpack.Ext
@@ -170,7 +171,7 @@ class Encoder:
         except Exception as exc:
             # A repr of foreign code may do anything; its failure is worth recording too.
             text = f"<repr failed: {type(exc).__name__}>"
-        text = text[:_MAX_REPR].encode("utf-8", "replace").decode()
+        text = text[:MAX_REPR].encode("utf-8", "replace").decode()
         return _Ext(ext.OPAQUE, pack([type_name(value), text]))
 
 

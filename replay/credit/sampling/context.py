@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from trajrec.agents.redaction import Redactor, differences
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
 from trajrec.log.events import SideEffect
+from trajrec.redaction.comparison import differences
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay.credit.sampling.answers import (
     MODEL,
     SIDE_EFFECT,

@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
 from trajrec.agents.counters import StepCounter
-from trajrec.agents.redaction import Redactor, differences
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.streams import Stream, record_stream
 from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Access, Tool, Verdict
+from trajrec.redaction.comparison import differences
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay.credit.sampling.answers import (
     MODEL,
     SIDE_EFFECT,

@@ -1,0 +1,351 @@
+"""Secrets: those of all documented kinds are found in all places, and nothing else is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from planted import KINDS, Planted, plant
+
+from trajrec.redaction.comparison import differences
+from trajrec.redaction.digests import mark
+from trajrec.redaction.names import KEYS, PASSWORD_ENDS, PASSWORDS, WEAK, strength_of
+from trajrec.redaction.redactor import NO_REDACTION, Redactor, as_redactor
+from trajrec.redaction.shapes import LONG_SHAPES, TEXT_SHAPES
+from trajrec.redaction.survey import Survey
+from trajrec.redaction.tokens import TOKENS
+from trajrec.values import codec
+from trajrec.values.diff import Change
+from trajrec.values.encoder import MAX_REPR
+
+REDACTOR = Redactor({})
+KEY = "sk-proj-" + "Ab3dEfGh" * 4
+
+
+class Client:
+    """An object that only its repr shows."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return f"Client(text={self.text!r}, n=3)"
+
+
+@dataclasses.dataclass
+class Settings:
+    note: str
+    n: int = 3
+
+
+PLACES: dict[str, Callable[[str], Any]] = {
+    "a text": lambda text: text,
+    "a sentence": lambda text: f"Please use this one: {text} and tell me when it is done.",
+    "the end of a sentence": lambda text: f"I stored it as {text}.",
+    "a file of settings": lambda text: f"# settings\nDEBUG=1\n{text}\nPORT=80\n",
+    "a nested dict": lambda text: {"orders": [{"note": text, "n": 1}]},
+    "JSON": lambda text: json.dumps({"orders": [{"note": text}]}),
+    "JSON in JSON": lambda text: json.dumps({"body": json.dumps({"note": text})}),
+    "the repr of an object": Client,
+    "the repr of a dict": lambda text: repr({"note": [text]}),
+    "a dataclass": Settings,
+    "bytes": str.encode,
+    "a tuple": lambda text: ("x", text, 1.5),
+    "a key": lambda text: {text: 1},
+    "Markdown": lambda text: f"Run `{text}` now.",
+    "HTML": lambda text: f"<td>{text}</td>",
+    "an array of texts": lambda text: np.array(["a", text]),
+}
+
+
+def is_in(planted: Planted, data: bytes) -> bool:
+    """Return whether a secret is in bytes, as it is or as JSON writes it."""
+    forms = (planted.secret, json.dumps(planted.secret)[1:-1])
+    # Arrays of texts are stored as UTF-32.
+    return any(form.encode(coding) in data for form in forms for coding in ("utf-8", "utf-32-le"))
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_each_kind_of_secret_is_found_in_each_place(place: str) -> None:
+    missed = []
+    for kind in KINDS:
+        planted = plant(kind, place)
+        data, is_redacted = REDACTOR.encode(PLACES[place](planted.text))
+        if is_in(planted, data) or not is_redacted:
+            missed.append(planted)
+    assert not missed
+
+
+@pytest.mark.slow
+def test_secrets_that_are_drawn_anew_are_found() -> None:
+    n_missed = 0
+    n = 0
+    for kind in KINDS:
+        for seed in range(20):
+            planted = plant(kind, f"{random.random()} {seed}")
+            for place in PLACES.values():
+                n += 1
+                n_missed += is_in(planted, REDACTOR.encode(place(planted.text))[0])
+    print(f"{n - n_missed} of {n} secrets found")
+    assert n_missed < 0.005 * n
+
+
+@pytest.mark.parametrize("rule", TOKENS, ids=lambda rule: f"{rule.kind} {rule.starts[0]}")
+def test_each_rule_has_a_source_and_begins_as_its_search_expects(rule: Any) -> None:
+    assert rule.source.startswith("https://")
+    assert all(start.strip() == start and start for start in rule.starts)
+
+
+def test_each_shape_has_a_source_and_text_shapes_have_small_signs() -> None:
+    for shape in (*TEXT_SHAPES, *LONG_SHAPES):
+        assert shape.source.startswith("https://")
+        assert shape.sign
+    assert all(shape.sign == shape.sign.lower() for shape in TEXT_SHAPES)
+
+
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "small": str.lower,
+    "capitals": str.upper,
+    "title": str.title,
+    "hyphens": lambda name: "-".join(name),
+    "prefix": lambda name: f"db_{name}",
+    "camel case": lambda name: f"my{name.capitalize()}",
+}
+
+
+@pytest.mark.parametrize("spell", SPELLINGS.values(), ids=SPELLINGS)
+def test_a_name_of_a_secret_is_known_in_any_spelling(spell: Callable[[str], str]) -> None:
+    for name in (*PASSWORDS, *PASSWORD_ENDS, *KEYS):
+        if spell is SPELLINGS["hyphens"] and name in PASSWORD_ENDS:
+            continue
+        key = spell(name)
+        data, is_redacted = REDACTOR.encode({key: "any words at all"})
+        assert is_redacted, key
+        assert b"any words" not in data
+        assert f"[redacted {key.lower()} ".encode() in data
+
+
+@pytest.mark.parametrize("name", [*PASSWORDS, *PASSWORD_ENDS, *KEYS, *WEAK])
+def test_a_name_of_a_secret_is_known_in_a_text(name: str) -> None:
+    if name in ("mnemonic", "seedphrase", "bearer", "sessid", "sessionid", "sid", "sig"):
+        pytest.skip("is looked for in values only")
+    assert "hu9n7t3er2" not in REDACTOR.text(f"{name}=sid=hu9n7t3er2; x=1, n=2")
+
+
+@pytest.mark.parametrize(
+    "name",
+    """max_tokens token_count n_tokens pad_token next_token page_token tokenizer password_length
+    password_hash_algorithm token_type secret_name key keys primary_key monkey author authority
+    keyboard hotkey is_password show_password api_key_header token_url passenger compass bypass
+    cookie_path secretary credentials_file auth_method public_key completion_tokens""".split(),  # noqa: SIM905
+)
+def test_a_name_about_a_secret_names_none(name: str) -> None:
+    assert strength_of(name) == ""
+    assert REDACTOR.encode({name: "a9b8c7d6e5f4"}) == (codec.encode({name: "a9b8c7d6e5f4"}), False)
+
+
+HARMLESS = [
+    {"token": "understanding", "logprob": -0.25},
+    [{"token": "sha256sum", "bytes": [1], "logprob": -0.1}],
+    {"type": "object", "properties": {"password": {"type": "string", "description": "Your own."}}},
+    {"password": {"anyOf": [{"type": "string"}, {"type": "null"}], "title": "Password"}},
+    '{"components": {"api_key": {"type": "apiKey", "in": "header", "name": "key"}}}',
+    {"sqlite_schema": {"secrets": "CREATE TABLE secrets (a)"}},
+    {"password": "${DB_PASSWORD}", "api_key": "{{ secrets.KEY }}", "token": "<your token>"},
+    "the task-list of sky-high disk-usage; token count 5; AKITA; eyJ; sk-ip; max_tokens",
+    "Bearer authentication is used; the password is required, and the token is optional.",
+    "def login(password: str, token: Token | None = None, *, key=secret_key) -> None: ...",
+    'parser.add_argument("--password", help="the password")',
+    "if line.startswith('-----BEGIN PRIVATE KEY-----'): load(line)",
+    "postgresql://user:password@localhost/db and https://${USER}:${PASS}@host",
+    "commit 9fceb02d0ae598e95dc970b74767f19372d61af8 of 2024-01-02",
+    "sha512-" + "Ab3dEfGh" * 10 + "==",
+    'client = Client(api_key=os.environ["API_KEY"], token=get_token(), password=None)',
+    "sk-estimator-doc-link-label sk-toggleable__label-arrow",
+    '<input type="password" name="password" placeholder="Enter your password">',
+]
+
+
+@pytest.mark.parametrize("value", HARMLESS, ids=lambda value: str(value)[:40])
+def test_ordinary_values_are_left_as_they_are(value: Any) -> None:
+    assert REDACTOR.encode(value) == (codec.encode(value, opaque=True), False)
+    if isinstance(value, str):
+        assert REDACTOR.text(value) == value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_redaction_of_a_redacted_text_changes_nothing(kind: str) -> None:
+    once = REDACTOR.text(f"with {plant(kind).text} in it")
+    assert REDACTOR.text(once) == once
+    assert REDACTOR.encode({"password": once, "n": [once]})[0]
+    nested = REDACTOR.plain({"password": plant(kind).secret, "note": [plant(kind).text]})
+    assert REDACTOR.plain(nested) == nested
+
+
+def test_equal_secrets_have_equal_marks_and_keep_the_rest_of_a_text() -> None:
+    assert (
+        REDACTOR.text(f"a {KEY} b {KEY}.") == f"a {mark('api key', KEY)} b {mark('api key', KEY)}."
+    )
+    assert mark("x", "one") != mark("x", "two")
+    document = f'{{"n": 1.50, "password": "none", "list": [1,  2], "note": "{KEY}"}}'
+    redacted = REDACTOR.text(document)
+    assert redacted.startswith('{"n": 1.50, "password": "[redacted password ')
+    assert '"list": [1,  2]' in redacted
+    assert json.loads(redacted)["note"] == mark("api key", KEY)
+
+
+def test_a_key_that_stands_twice_in_json_hides_nothing() -> None:
+    document = f'{{"a": "{KEY}", "a": "b", "password": "lamp"}}'
+    assert KEY not in REDACTOR.text(document)
+    assert "lamp" not in REDACTOR.text(document)
+
+
+@pytest.mark.parametrize("n_before", [0, 1, 950, 970, 985, 990, 999, 1100])
+def test_a_secret_that_the_end_of_a_repr_cuts_is_found(n_before: int) -> None:
+    class Long:
+        def __repr__(self) -> str:
+            return "." * n_before + " " + KEY
+
+    data, is_redacted = REDACTOR.encode({"client": Long()})
+    # A start of four characters says no more than the kind.
+    assert KEY[:8].encode() not in data
+    assert is_redacted == (n_before + 4 < MAX_REPR)
+
+
+def test_each_type_of_text_keeps_its_type() -> None:
+    values = [KEY.encode(), bytearray(KEY.encode()), np.str_(KEY), {KEY}, frozenset([KEY]), (KEY,)]
+    for value in values:
+        data, is_redacted = REDACTOR.encode(value)
+        assert is_redacted
+        assert KEY.encode() not in data
+        assert type(codec.decode(data)) is type(codec.decode(codec.encode(value)))
+    for array in (np.array([["a", KEY]]), np.array([[1, KEY]], object)):
+        redacted = REDACTOR.plain({"array": array})["array"]
+        assert redacted.shape == (1, 2)
+        assert redacted[0, 1] == mark("api key", KEY)
+        assert redacted[0, 0] == array[0, 0]
+    assert REDACTOR.plain({"password": b"lamp"}) == {"password": mark("password", "lamp").encode()}
+
+
+def test_numbers_are_not_looked_at() -> None:
+    value = {"pin": 1234, "password": 5, "frame": np.zeros(1_000_000), "n": list(range(99))}
+    survey = Survey(strength_of)
+    survey.add(value)
+    assert (survey.texts, survey.has_name, survey.has_object) == ([], False, False)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [("cookie", "lamp-post"), (b"authorization", b"lamp-post")],
+        {"headers": [{"name": "X-Api-Key", "value": "lamp-post"}]},
+        ["psql", "--password", "lamp-post"],
+        {"kty": "RSA", "n": "modulus", "d": "lamp-post"},
+        {"secrets": {"db": {"main": ["lamp-post"]}}},
+        json.dumps({"credentials": {"db": ["lamp-post"]}}),
+        {"token": "an-opaque-lamp-post"},
+        {"token": {"mode": "644", "text": "an-opaque-lamp-post\n"}},
+    ],
+    ids=str,
+)
+def test_names_reach_their_values(value: Any) -> None:
+    data, is_redacted = REDACTOR.encode(value)
+    assert is_redacted
+    assert b"lamp" not in data
+    assert b"644" in data or "644" not in str(value)
+
+
+def test_values_of_secret_variables_are_found_in_any_text() -> None:
+    redactor = Redactor(
+        {
+            "SHOP_API_TOKEN": "correct-horse-battery",
+            "DATABASE_URL": "postgres://app:lamp-post-17@db/shop",
+            "PWD": "/home/bob/trajrec",
+            "MYSQL_PWD": 'with "quotes"',
+            "SHORT_KEY": "short",
+        }
+    )
+    text = "correct-horse-battery lamp-post-17 /home/bob/trajrec short"
+    assert redactor.text(text).endswith("/home/bob/trajrec short")
+    assert "horse" not in redactor.text(text)
+    assert "lamp" not in redactor.text(text)
+    assert "quotes" not in redactor.text(json.dumps({"a": 'with "quotes"'}))
+
+
+def test_users_add_rules_names_and_secrets() -> None:
+    redactor = Redactor(
+        {},
+        also=["Project Lamp"],
+        rules={"order code": r"\bORD-[0-9]{6}\b", "door": r"door (?P<secret>\d+)"},
+        names=["pin_code"],
+    )
+    assert redactor.text("ORD-123456 at door 17") == (
+        f"{mark('order code', 'ORD-123456')} at door {mark('door', '17')}"
+    )
+    assert "Lamp" not in redactor.text("the Project Lamp")
+    assert redactor.plain({"pinCode": "ab"})["pinCode"].startswith("[redacted pincode ")
+    assert "a1b2" not in redactor.text("pin_code=a1b2")
+    assert redactor.text("pincer=ab") == "pincer=ab"
+
+
+def test_changes_are_redacted_by_the_names_in_their_paths() -> None:
+    change = REDACTOR.change(Change("config/db_password/0", "lamp", "post"))
+    assert change.before == mark("db_password", "lamp")
+    assert change.after == mark("db_password", "post")
+    same = Change("config/port", 1, 2)
+    assert REDACTOR.change(same) is same
+
+
+def test_differences_leave_out_the_digests_of_marks() -> None:
+    here = {"a": f"x {mark('api key', 'one')}", "b": 1}
+    elsewhere = {"a": f"x {mark('api key', 'two')}", "b": 2}
+    assert differences(here, elsewhere) == [Change("b", 1, 2)]
+
+
+def test_without_redaction_nothing_is_removed() -> None:
+    assert as_redactor(False) is NO_REDACTION
+    assert as_redactor(REDACTOR) is REDACTOR
+    assert NO_REDACTION.encode({"password": KEY}) == (codec.encode({"password": KEY}), False)
+    assert NO_REDACTION.text(KEY) == KEY
+    change = Change("password", KEY, KEY)
+    assert NO_REDACTION.change(change) is change
+
+
+def package_texts(size: int) -> Iterator[tuple[Path, str]]:
+    """Yield sources, docs and sample data of installed packages, in an order of chance."""
+    suffixes = {".py", ".md", ".rst", ".txt", ".json", ".yaml", ".toml", ".html", ".js", ".csv"}
+    root = Path(np.__file__).parent.parent
+    files = sorted(path for path in root.rglob("*") if path.suffix in suffixes)
+    random.shuffle(files)
+    for path in files:
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        size -= len(text)
+        yield path.relative_to(root), text
+        if size < 0:
+            return
+
+
+JUDGED = ("url credential", "token", "bearer token", "password", "jwt", "private key")
+"""Kinds that examples in documentation have, and are secrets as far as a program can see."""
+
+
+@pytest.mark.slow
+def test_ten_megabytes_of_installed_packages_stay_as_they_are() -> None:
+    changed = [
+        f"{path}: {text[span.start : span.end]!r} ({span.kind})"
+        for path, text in package_texts(10_000_000)
+        if REDACTOR.text(text) != text
+        for span in [*REDACTOR._scanner.search(text.encode()).spans]
+        if not span.kind.endswith(JUDGED)
+    ]
+    print(*changed, sep="\n")
+    assert len(changed) <= 3

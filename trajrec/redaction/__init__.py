@@ -1,0 +1,1 @@
+"""Redaction: secrets in recorded values are replaced before a byte is written."""

@@ -1,0 +1,202 @@
+"""Secrets beside their names in a text: `password=...`, `"token": "..."`, `--api-key ...`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from trajrec.redaction.names import Strength
+from trajrec.redaction.plausibility import MAX_SECRET_BYTES, is_placeholder, is_secret_value
+
+MAX_NAME_BYTES = 64
+MIN_COOKIE_BYTES = 8
+
+_NAME_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
+
+# A quote, at any depth of JSON within JSON, or as URLs and HTML write it.
+_QUOTE = rb"""(?:\\{0,15}["'`]|&quot;|&#34;|%22|%27)"""
+
+_SIGN = re.compile(
+    rb"(?P<close>" + _QUOTE + rb"?)\]?\*{0,2}(?P<gap>[ \t]*)"
+    rb"(?P<sign>:=|=>|===?|[=:]|%3[AaDd])"
+    # The type in a declaration: `password: str | None = "..."`.
+    rb"(?:(?<=:)[ \t]*[A-Za-z][\w.\[\]]{0,40}(?: \| \w+)?[ \t]*=[ \t]*(?=[bru]?[\"']))?"
+    # The scheme in a header: `Authorization: Bearer ...`.
+    rb"[ \t]*(?P<scheme>[\"']?(?:[Bb]asic|[Bb]earer|[Tt]oken|[Bb]ot|[Aa]pi[Kk]ey|SSWS)[ ]+(?=[^\s\"']))?"
+)
+_QUOTED = re.compile(
+    rb"[bBrRuU]?(?P<quote>"
+    + _QUOTE
+    + rb")(?P<value>[^\r\n]{1,%d}?)(?<!\\)(?P=quote)" % MAX_SECRET_BYTES
+)
+_BARE = re.compile(rb"""[^\s"'`<>,;&|\\(){}\[\]]+""")
+_LINE = re.compile(rb"""[^\s"'`<>\\]+""")
+_LINE_START = re.compile(rb"(?:^|[\n\r;])[ \t]*(?:export |set |ENV |ARG |\$env:|-e )?[ \t]*\Z")
+_FLAG = re.compile(rb"--([\w.-]+)[ \t]+(?=[^\s|<>&-])")
+_TAG_GAP = re.compile(rb"(?:\s[^<>]{0,80})?>\s*")
+_TAG_VALUE = re.compile(rb"[^<>\s]+(?=\s*</)")
+_ATTRIBUTE_GAP = re.compile(
+    rb"[\"'][ \t]+(?:[\w-]+=[\"'][^\"']*[\"'][ \t]+){0,3}[vV]alue=(?=[\"'])"
+)
+_PAIR_GAP = re.compile(rb"\\{0,15}[\"'],[ \t]*(?=[bru]?\\{0,15}[\"'])")
+_PAIR_START = re.compile(rb"[(\[][ \t]*[bru]?\\{0,15}[\"']\Z")
+_PAIR_END = re.compile(rb"[ \t]*,?[ \t]*[)\]]")
+_SAID_GAP = re.compile(rb"[ \t]+(?:is|was)[ \t]*:?[ \t]+|[ \t]+(?=[\"'`])")
+
+
+NAME_REST = (
+    rb"[\w.\-]*+()(?=" + _QUOTE + rb"?\]?\*{0,2}[ \t]*(?:[=:]|%3[ad])"
+    rb"|[\"'][ \t,]|>|[ \t]+(?:[\"'`]|is\b|was\b))"
+)
+"""The rest of a name, if a value may come behind it: most names are words of a sentence or of a
+program. It has an empty group, so that a match tells which branch of a pattern it was."""
+
+
+_COOKIES = re.compile(
+    rb"\\{0,15}[\"']?(?P<all>[\w.\-$%]+=(?P<first>[^\s\"'<>\\;,]+)"
+    rb"(?:; ?[\w.\-$%]+=[^\s\"'<>\\;]*)*)"
+)
+
+
+class Assigned(NamedTuple):
+    """A secret beside its name.
+
+    Attributes:
+        start: Its first byte.
+        end: The byte after its last one.
+        name: The name.
+    """
+
+    start: int
+    end: int
+    name: str
+
+
+StrengthOf: TypeAlias = Callable[[str], Strength]
+
+
+def find_assigned(
+    data: bytes, position: int, end: int, strength_of: StrengthOf
+) -> tuple[Assigned | None, bool]:
+    """Return the secret that stands beside a name in a text, and whether the name names one.
+
+    Args:
+        data: The text as UTF-8.
+        position: A byte in the name.
+        end: The end of the name.
+        strength_of: Returns how surely a name names a secret.
+    """
+    before = data[max(0, position - MAX_NAME_BYTES) : position]
+    start = position - len(before) + len(before.rstrip(_NAME_BYTES))
+    name = data[start:end].decode("ascii")
+    strength = strength_of(name)
+    if not strength:
+        return None, False
+    if name.lower().endswith("cookie"):
+        span = _find_cookie(data, end, "first" if "set" in name.lower() else "all")
+    else:
+        span = _find_value(data, start, end, strength)
+    return None if span is None else Assigned(*span, name.strip("-._").lower()), True
+
+
+def find_option(data: bytes, position: int, strength_of: StrengthOf) -> Assigned | None:
+    """Return the secret behind an option of a command line, as in `--password hunter2`."""
+    option = _FLAG.match(data, position)
+    if option is None:
+        return None
+    name = option[1].decode("ascii")
+    strength = strength_of(name)
+    end = option.end()
+    span = strength and (_quoted(data, end, strength) or _bare(data, end, _BARE, strength))
+    return Assigned(*span, name.lower()) if span else None
+
+
+def _find_value(data: bytes, start: int, end: int, strength: Strength) -> tuple[int, int] | None:
+    """Return start and end of the secret beside a name."""
+    sign = _SIGN.match(data, end)
+    if sign is not None:
+        return _after_sign(data, start, sign, strength)
+    before = data[max(0, start - 24) : start]
+    if before.endswith(b"<"):
+        gap = _TAG_GAP.match(data, end)
+        value = None if gap is None else _TAG_VALUE.match(data, gap.end())
+        return None if value is None else _checked(data, *value.span(), strength, is_quoted=True)
+    gap = _ATTRIBUTE_GAP.match(data, end)
+    if gap is not None:
+        return _quoted(data, gap.end(), strength)
+    gap = _PAIR_GAP.match(data, end)
+    if gap is not None:
+        span = _quoted(data, gap.end(), strength)
+        is_pair = span is not None and _PAIR_START.search(before) is not None
+        return span if is_pair and _PAIR_END.match(data, _after_quote(data, gap.end())) else None
+    gap = _SAID_GAP.match(data, end)
+    # "Pass" is a verb, too.
+    if gap is not None and strength != "weak" and data[start:end].lower() != b"pass":
+        return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _BARE, strength)
+    return None
+
+
+def _find_cookie(data: bytes, end: int, group: str) -> tuple[int, int] | None:
+    """Return start and end of the cookies in a header."""
+    sign = _SIGN.match(data, end)
+    match = None if sign is None else _COOKIES.match(data, sign.end())
+    if match is None or is_placeholder(match["first"].decode("utf-8", "replace")):
+        return None
+    return match.span(group) if len(match[group]) >= MIN_COOKIE_BYTES else None
+
+
+def _after_sign(
+    data: bytes, start: int, sign: re.Match[bytes], strength: Strength
+) -> tuple[int, int] | None:
+    """Return the secret behind a sign such as "=" or ":"."""
+    position = sign.end()
+    if sign["scheme"] is None:
+        span = _quoted(data, position, strength)
+        if span is not None or _QUOTED.match(data, position) is not None:
+            return span
+    if sign["sign"].startswith(b"=="):
+        # A comparison; the other side is mostly another variable.
+        return None
+    if sign["sign"] == b"=" and not sign["gap"] and _is_line_start(data, start):
+        line = _LINE.match(data, position)
+        # A line of a program ends in a comma, that of a file of settings in the value.
+        if line is not None and not line[0].endswith((b",", b")")):
+            return _bare(data, position, _LINE, strength)
+    return _bare(data, position, _BARE, strength)
+
+
+def _is_line_start(data: bytes, start: int) -> bool:
+    return _LINE_START.search(data, max(0, start - 40), start) is not None or start == 0
+
+
+def _quoted(data: bytes, position: int, strength: Strength) -> tuple[int, int] | None:
+    match = _QUOTED.match(data, position)
+    if match is None:
+        return None
+    return _checked(data, *match.span("value"), strength, is_quoted=True)
+
+
+def _after_quote(data: bytes, position: int) -> int:
+    match = _QUOTED.match(data, position)
+    return position if match is None else match.end()
+
+
+def _bare(
+    data: bytes, position: int, pattern: re.Pattern[bytes], strength: Strength
+) -> tuple[int, int] | None:
+    match = pattern.match(data, position)
+    if match is None:
+        return None
+    # The full stop of a sentence, not of the secret.
+    value = match.group().rstrip(b".:!?")
+    end = position + len(value)
+    is_call = data[end : end + 1] in (b"(", b"[", b"{")
+    return None if is_call else _checked(data, position, end, strength, is_quoted=False)
+
+
+def _checked(
+    data: bytes, start: int, end: int, strength: Strength, *, is_quoted: bool
+) -> tuple[int, int] | None:
+    value = data[start:end].decode("utf-8", "replace")
+    return (start, end) if is_secret_value(value, strength, is_quoted=is_quoted) else None

@@ -1,0 +1,238 @@
+"""Keeps secrets out of logs: values and texts are searched before they are written."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Iterable, Mapping
+
+from trajrec.redaction.digests import mark
+from trajrec.redaction.names import Strength, strength_of
+from trajrec.redaction.nested import apply_edits, edit_json, may_be_json
+from trajrec.redaction.rules import Shape
+from trajrec.redaction.scanner import Scanner, Span
+from trajrec.redaction.structure import Cleaner
+from trajrec.redaction.survey import Survey
+from trajrec.types import Value
+from trajrec.values import codec
+from trajrec.values.diff import MISSING, Change
+from trajrec.values.encoder import MAX_REPR
+
+SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+"""Environment variables whose values are secrets wherever they appear."""
+
+MIN_SECRET_CHARS = 8
+"""Shorter values of variables are no secrets: they occur by chance in any text."""
+
+# The working folder, not a password.
+_HARMLESS_VARIABLES = frozenset({"PWD", "OLDPWD"})
+
+_LAST_WORD = re.compile(r"[^\s\"'<>()\[\]{},;]*\Z")
+
+# Between two texts that are searched as one. No pattern goes over it: they end at a line or at NUL.
+_BORDER = "\n\0\n"
+
+
+class Redactor:
+    """Encodes values and texts without the secrets in them.
+
+    Args:
+        environment: Environment variables. The values of those that are named like keys, tokens or
+            passwords are secrets, and so are the passwords in those that are URLs. Default: those
+            of this process.
+        also: Further secrets.
+        rules: Further kinds of secrets: name of the kind -> regular expression. The secret is its
+            group "secret", or all of it without one.
+        names: Further names that name secrets: of keys, fields, options and variables.
+    """
+
+    def __init__(
+        self,
+        environment: Mapping[str, str] | None = None,
+        also: Iterable[str] = (),
+        *,
+        rules: Mapping[str, str] | None = None,
+        names: Iterable[str] = (),
+    ) -> None:
+        # No default argument: documentation that prints signatures would print the environment.
+        variables = os.environ if environment is None else environment
+        self._names = tuple(_folded(name) for name in names)
+        self._strength_of = self._own_strength if self._names else strength_of
+        self._scanner = Scanner(
+            rules=[Shape(kind, "", pattern, "") for kind, pattern in (rules or {}).items()],
+            secrets={*_secrets_of(frozenset(variables.items())), *also},
+            names=[name.lower() for name in names],
+            strength_of=self._strength_of,
+        )
+
+    def encode(
+        self, value: Value, *, where: str = "value", opaque: bool = True
+    ) -> tuple[bytes, bool]:
+        """Return an encoded value, and whether secrets were removed from it.
+
+        Args:
+            value: The value.
+            where: Its name in error messages; see `trajrec.values.codec.encode`.
+            opaque: Whether to store `Opaque` instead of raising if a value cannot be stored.
+
+        Raises:
+            EncodeError: A part of the value cannot be stored, and `opaque` is false.
+        """
+        data = codec.encode(value, where=where, opaque=opaque)
+        # Nearly all values end here, without being decoded.
+        if not self._may_have_secret(value, data):
+            return data, False
+        cleaned, n = self.clean(codec.decode(data))
+        return (codec.encode(cleaned, opaque=True), True) if n else (data, False)
+
+    def clean(self, value: Value) -> tuple[Value, int]:
+        """Return decoded plain data without secrets, and the number of secrets that it had."""
+        cleaner = self._cleaner()
+        return cleaner.clean(value), cleaner.n
+
+    def plain(self, value: Value) -> Value:
+        """Return a value as a log gives it back: plain, without secrets."""
+        return codec.decode(self.encode(value)[0])
+
+    def text(self, text: str) -> str:
+        """Return a text without the secrets in it."""
+        return self._text(text)[0]
+
+    def change(self, change: Change) -> Change:
+        """Return a change without the secrets in it. A key in its path may name a secret."""
+        for key in change.path.split("/"):
+            strength = self._strength_of(key)
+            if strength:
+                cleaner = self._cleaner()
+                before, after = (
+                    cleaner.hide(codec.decode(codec.encode(value, opaque=True)), key, strength)
+                    if value is not MISSING
+                    else value
+                    for value in (change.before, change.after)
+                )
+                return Change(change.path, before, after)
+        return change
+
+    def _own_strength(self, name: str) -> Strength:
+        """Return how surely a name names a secret, with the names that the user gave."""
+        return "password" if _folded(name).endswith(self._names) else strength_of(name)
+
+    def _cleaner(self) -> Cleaner:
+        return Cleaner(
+            text=self._text,
+            cut_text=self._cut_text,
+            data=self._data,
+            strength_of=self._strength_of,
+        )
+
+    def _may_have_secret(self, value: Value, data: bytes) -> bool:
+        """Return whether a value may have a secret, of which `data` is the encoding."""
+        survey = Survey(self._strength_of)
+        survey.add(value)
+        if survey.has_object and not survey.has_name:
+            survey = Survey(self._strength_of)
+            survey.add(codec.decode(data))
+        if survey.has_name:
+            return True
+        if not survey.texts:
+            return False
+        joined = _BORDER.join(survey.texts).encode("utf-8", "surrogatepass")
+        findings = self._scanner.search(joined)
+        return bool(findings.spans) or (findings.has_name and survey.has_json)
+
+    def _text(self, text: str) -> tuple[str, int]:
+        """Return a text without secrets, and their number."""
+        data = text.encode("utf-8", "surrogatepass")
+        findings = self._scanner.search(data)
+        if (findings.spans or findings.has_name) and may_be_json(text):
+            cleaner = self._cleaner()
+            edits = edit_json(text, cleaner.clean)
+            if edits is not None:
+                return apply_edits(text, edits), cleaner.n
+        if not findings.spans:
+            return text, 0
+        cleaned = _replaced(data, findings.spans)
+        return cleaned.decode("utf-8", "surrogatepass"), len(findings.spans)
+
+    def _data(self, data: bytes) -> tuple[bytes, int]:
+        """Return bytes without secrets, and their number."""
+        spans = self._scanner.search(data).spans
+        return (_replaced(data, spans), len(spans)) if spans else (data, 0)
+
+    def _cut_text(self, text: str) -> tuple[str, int]:
+        """Return the start of a longer text without secrets, and their number."""
+        cleaned, n = self._text(text)
+        if len(text) < MAX_REPR:
+            return cleaned, n
+        # The rest of a secret may have been cut off, and its start is enough to guess it.
+        last = _LAST_WORD.search(cleaned)
+        if last is None or not self._scanner.may_begin_secret(last[0].encode()):
+            return cleaned, n
+        return f"{cleaned[: last.start()]}{mark('cut off', last[0])}", n + 1
+
+
+class _NoRedaction(Redactor):
+    """Redacts nothing: a subclass, so that a recorder need not ask in each call."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def encode(
+        self, value: Value, *, where: str = "value", opaque: bool = True
+    ) -> tuple[bytes, bool]:
+        return codec.encode(value, where=where, opaque=opaque), False
+
+    def clean(self, value: Value) -> tuple[Value, int]:
+        return value, 0
+
+    def change(self, change: Change) -> Change:
+        return change
+
+    def text(self, text: str) -> str:
+        return text
+
+
+def as_redactor(redact: bool | Redactor) -> Redactor:
+    """Return the given redactor; the default one for True, and one that does nothing for False."""
+    if isinstance(redact, Redactor):
+        return redact
+    return Redactor() if redact else NO_REDACTION
+
+
+def _replaced(data: bytes, spans: Iterable[Span]) -> bytes:
+    """Return the bytes of a text with marks in place of secrets."""
+    parts = []
+    position = 0
+    for start, end, kind in spans:
+        parts += [data[position:start], mark(kind, data[start:end]).encode()]
+        position = end
+    return b"".join([*parts, data[position:]])
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
+
+
+# The environment is the same for most episodes of a process, and takes a while to search.
+@functools.lru_cache(maxsize=8)
+def _secrets_of(variables: frozenset[tuple[str, str]]) -> frozenset[str]:
+    """Return the secrets among environment variables, given as (name, value)."""
+    secrets = set()
+    scanner = Scanner()
+    for name, value in variables:
+        if len(value) < MIN_SECRET_CHARS or name in _HARMLESS_VARIABLES:
+            continue
+        if SECRET_VARIABLE.search(name) or strength_of(name) in ("key", "password"):
+            secrets.add(value)
+        elif "://" in value:
+            data = value.encode("utf-8", "surrogateescape")
+            for span in scanner.search(data).spans:
+                secret = data[span.start : span.end].decode("utf-8", "replace")
+                if len(secret) >= MIN_SECRET_CHARS:
+                    secrets.add(secret)
+    return frozenset(secrets)
+
+
+NO_REDACTION: Redactor = _NoRedaction()
+"""Redacts nothing."""

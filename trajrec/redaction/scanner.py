@@ -1,0 +1,277 @@
+"""The search for secrets in a text."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import urllib.parse
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
+
+from trajrec.redaction.assignments import NAME_REST, StrengthOf, find_assigned, find_option
+from trajrec.redaction.digests import mark_spans
+from trajrec.redaction.names import PARTS, strength_of
+from trajrec.redaction.plausibility import is_aws_secret
+from trajrec.redaction.rules import Rule, Shape, TokenSearch, trie
+from trajrec.redaction.shapes import LONG_SHAPES, TEXT_SHAPES
+from trajrec.redaction.tokens import TOKENS
+
+RUN_BYTES = 16
+"""No secret that its form gives away has fewer characters without a space."""
+
+LONG_RUN_BYTES = 4096
+"""Of a longer run without a space (an image in Base64) only the first bytes are searched: a secret
+in its middle cannot be told from the rest."""
+
+_CONTEXT_BYTES = 160
+"""Bytes before a secret access key of AWS that may have the access key or the name."""
+
+_SHAPE_BYTES = 32
+"""No secret of `LONG_SHAPES` is shorter."""
+
+_AWS_SECRET_BYTES = 40
+
+_RUN = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.+/=~%:|$"
+_CLASSES = bytes(0x78 if byte in _RUN else 0x20 for byte in range(256))
+_LONG = b"x" * RUN_BYTES
+_FORTY = re.compile(rb"(?<![A-Za-z0-9+/=_.~%-])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=_~%-])")
+
+
+_NEAR_BYTES = 400
+"""Bytes behind the sign of a shape in which the secret begins."""
+
+_SPACES = (b" ", b"\t", b"\n")
+
+_OPTION = b"--"
+"""The sign of a command line's option."""
+
+_CompiledShape: TypeAlias = tuple[Shape, re.Pattern[bytes]]
+
+
+class Span(NamedTuple):
+    """A secret in the bytes of a text.
+
+    Attributes:
+        start: Its first byte.
+        end: The byte after its last one.
+        kind: The kind of secret.
+    """
+
+    start: int
+    end: int
+    kind: str
+
+
+class Findings(NamedTuple):
+    """The result of a search.
+
+    Attributes:
+        spans: The secrets, in order and without overlaps.
+        has_name: Whether the name of a secret is in the text, with or without a secret.
+    """
+
+    spans: list[Span]
+    has_name: bool
+
+
+NOTHING = Findings([], False)
+NAME_ONLY = Findings([], True)
+
+
+class Scanner:
+    """Finds secrets in texts.
+
+    Args:
+        rules: Rules beside those of trajrec. A `Rule` is for secrets of at least 16 characters.
+        secrets: Texts that are secrets wherever they occur.
+        names: Names that name secrets, beside those of trajrec, in lower case.
+        strength_of: Returns how surely a name names a secret.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Iterable[Rule | Shape] = (),
+        secrets: Iterable[str] = (),
+        names: Iterable[str] = (),
+        strength_of: StrengthOf = strength_of,
+    ) -> None:
+        own = list(rules)
+        own_rules = [rule for rule in own if isinstance(rule, Rule)]
+        own_shapes = [rule for rule in own if isinstance(rule, Shape)]
+        self._tokens = TokenSearch([*TOKENS, *own_rules]) if own_rules else _TOKENS
+        self._shapes = [*TEXT_SHAPES, *(shape for shape in own_shapes if shape.sign)]
+        self._unsigned = [
+            (shape, re.compile(shape.pattern.encode())) for shape in own_shapes if not shape.sign
+        ]
+        self._parts = [*PARTS, *(name.encode() for name in names)]
+        self._strength_of = strength_of
+        # The longest first, so that a secret within another one does not split it.
+        variants = {variant for secret in secrets for variant in _variants(secret)}
+        self._secrets = sorted(variants, key=len, reverse=True)
+
+    @functools.cached_property
+    def _shapes_by_sign(self) -> dict[bytes, list[_CompiledShape]]:
+        return _by_sign(self._shapes)
+
+    @functools.cached_property
+    def _signs(self) -> re.Pattern[bytes]:
+        parts = [
+            trie([part for part in self._parts if part[0] == first]) + NAME_REST
+            for first in sorted({part[0] for part in self._parts})
+        ]
+        return re.compile(b"|".join([*parts, rb"--(?=[a-z])", trie(self._shapes_by_sign)]))
+
+    def search(self, data: bytes) -> Findings:
+        """Search a text, given as UTF-8."""
+        hits = list(self._signs.finditer(data.lower()))
+        classes = data.translate(_CLASSES)
+        start = classes.find(_LONG)
+        # Nearly all texts end here.
+        if not hits and start < 0 and not self._has_own(data):
+            return NOTHING
+        spans: list[Span] = []
+        has_name = self._look_at(data, hits, spans)
+        if start >= 0:
+            self._find_tokens(data, classes, start, spans)
+        if self._has_own(data):
+            self._find_own(data, spans)
+        if not spans:
+            return NAME_ONLY if has_name else NOTHING
+        return Findings(_merged(data, spans), has_name)
+
+    def _has_own(self, data: bytes) -> bool:
+        """Return whether there may be a secret of the user's own."""
+        if self._unsigned:
+            return True
+        # No generator: to make one costs more than the search for a few secrets.
+        for secret in self._secrets:  # noqa: SIM110
+            if secret in data:
+                return True
+        return False
+
+    def _find_own(self, data: bytes, spans: list[Span]) -> None:
+        """Add secret variables, and the secrets of the user's own rules."""
+        for secret in self._secrets:
+            if secret in data:
+                spans += [
+                    Span(*match.span(), "environment")
+                    for match in re.finditer(re.escape(secret), data)
+                ]
+        for shape, pattern in self._unsigned:
+            group = _group(pattern)
+            spans += [Span(*match.span(group), shape.kind) for match in pattern.finditer(data)]
+
+    def may_begin_secret(self, word: bytes) -> bool:
+        """Return whether a word, of which the end is missing, may be the start of a secret."""
+        return self._tokens.may_begin(word)
+
+    def _look_at(self, data: bytes, hits: list[re.Match[bytes]], spans: list[Span]) -> bool:
+        """Add the secrets at signs of shapes and beside names; return whether there is a name."""
+        has_name = False
+        for hit in hits:
+            start, end = hit.span()
+            if hit.lastindex:
+                secret, is_name = find_assigned(data, start, end, self._strength_of)
+                has_name = has_name or is_name
+            elif hit[0] == _OPTION:
+                secret = find_option(data, start, self._strength_of)
+            else:
+                _match_shapes(data, start, self._shapes_by_sign[hit[0]], spans)
+                continue
+            if secret is not None:
+                spans.append(Span(*secret))
+        return has_name
+
+    def _find_tokens(self, data: bytes, classes: bytes, start: int, spans: list[Span]) -> None:
+        """Add the secrets in runs without a space."""
+        while start >= 0:
+            stop = classes.find(b" ", start + RUN_BYTES)
+            if stop < 0:
+                stop = len(data)
+            near = min(stop, start + LONG_RUN_BYTES)
+            spans += [Span(*secret) for secret in self._tokens.find(data, start, near)]
+            if stop - start >= _SHAPE_BYTES:
+                for sign in {hit[0] for hit in _LONG_SIGNS.finditer(data, start, near)}:
+                    for shape, pattern in _LONG_SHAPES[sign]:
+                        for match in pattern.finditer(data, start, near):
+                            spans.append(Span(*match.span(), shape.kind))
+            if stop - start >= _AWS_SECRET_BYTES:
+                for match in _FORTY.finditer(data, start, near):
+                    if _is_aws_secret(data, match):
+                        spans.append(Span(*match.span(), "aws secret key"))
+            start = classes.find(_LONG, stop)
+
+
+def _is_aws_secret(data: bytes, match: re.Match[bytes]) -> bool:
+    """Return whether 40 characters of Base64 are a secret access key of AWS.
+
+    Other programs have random identifiers of 40 letters and digits, too.
+    """
+    before = data[max(0, match.start() - _CONTEXT_BYTES) : match.start()].lower()
+    has_sign = b"+" in match[0] or b"/" in match[0]
+    is_near_name = b"aws" in before or b"akia" in before or b"asia" in before or b"cret" in before
+    return (has_sign or is_near_name) and is_aws_secret(match[0].decode("ascii"))
+
+
+def _match_shapes(
+    data: bytes, position: int, shapes: list[_CompiledShape], spans: list[Span]
+) -> None:
+    """Add the secrets of shapes whose sign is at a position."""
+    for shape, pattern in shapes:
+        if shape.before:
+            # A hyphen in a word is no option: "site-packages" has "-p".
+            if shape.sign[0] == "-" and data[position - 1 : position] not in _SPACES:
+                continue
+            match = pattern.search(data, max(0, position - shape.before), position + _NEAR_BYTES)
+        else:
+            match = pattern.match(data, position)
+        if match is not None:
+            group = _group(pattern)
+            check = shape.check
+            if check is None or check(match[group].decode("utf-8", "replace")):
+                spans.append(Span(*match.span(group), shape.kind))
+
+
+def _group(pattern: re.Pattern[bytes]) -> str | int:
+    """Return the group of a pattern that is the secret."""
+    return "secret" if "secret" in pattern.groupindex else 0
+
+
+def _by_sign(shapes: Iterable[Shape]) -> dict[bytes, list[_CompiledShape]]:
+    """Return shapes by the shortest sign that begins theirs, as `trie` finds it."""
+    compiled = [(shape, re.compile(shape.pattern.encode())) for shape in shapes]
+    return {
+        sign: [pair for pair in compiled if pair[0].sign.encode().startswith(sign)]
+        for sign in {shape.sign.encode() for shape, _ in compiled}
+    }
+
+
+def _merged(data: bytes, spans: list[Span]) -> list[Span]:
+    """Return spans in order, overlapping ones as one, and without those that touch a mark."""
+    marks = mark_spans(data)
+    merged: list[Span] = []
+    for span in sorted(spans, key=lambda span: (span[0], -span[1])):
+        start, end, kind = span
+        if any(start < mark_end and mark_start < end for mark_start, mark_end in marks):
+            continue
+        if merged and start < merged[-1].end:
+            last = merged[-1]
+            merged[-1] = Span(last.start, max(last.end, end), last.kind)
+        else:
+            merged.append(Span(start, end, kind))
+    return merged
+
+
+def _variants(secret: str) -> set[bytes]:
+    """Return a secret as texts have it: as it is, inside of JSON, and inside of a URL."""
+    plain = secret.encode("utf-8", "surrogatepass")
+    escaped = json.dumps(secret, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
+    quoted = urllib.parse.quote(plain, safe="").encode()
+    return {plain, escaped, quoted}
+
+
+_TOKENS = TokenSearch(TOKENS)
+_LONG_SHAPES = _by_sign(LONG_SHAPES)
+_LONG_SIGNS = re.compile(trie(_LONG_SHAPES))

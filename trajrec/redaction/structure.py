@@ -1,0 +1,219 @@
+"""Redaction of values: dicts, lists and objects, by the names in them and by their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from trajrec.redaction.assignments import StrengthOf
+from trajrec.redaction.digests import is_mark, mark
+from trajrec.redaction.names import Strength
+from trajrec.redaction.plausibility import is_template, is_weak_secret
+from trajrec.types import Array, Value
+from trajrec.values.codec import Opaque, Plain
+
+# A dict with one of these describes a value, in the words of JSON Schema and OpenAPI.
+_SCHEMA_WORDS = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
+_SCHEMA_TYPES = frozenset(
+    (
+        "string",
+        "number",
+        "integer",
+        "boolean",
+        "array",
+        "object",
+        "null",
+        "apiKey",
+        "http",
+        "oauth2",
+        "openIdConnect",
+    )
+)
+
+# Beside one of these a "token" is a piece of a text.
+_TEXT_TOKEN_WORDS = frozenset(
+    {"logprob", "top_logprobs", "bytes", "token_id", "score", "prob", "probability", "offset"}
+)
+
+# RFC 7517: the private parts of a key in JSON.
+_PRIVATE_PARTS = frozenset({"d", "p", "q", "dp", "dq", "qi", "k"})
+
+# A dict with one of these and a "value" is a pair, such as a header in a HAR file.
+_PAIR_NAMES = ("name", "key", "header", "variable", "field")
+
+# The SQL that defines tables, by their names; see `trajrec.tracking.sqlite`.
+_SQLITE_SCHEMA = "sqlite_schema"
+
+
+class Cleaner:
+    """Takes the secrets out of one decoded value.
+
+    Args:
+        text: Returns a text without secrets, and their number.
+        cut_text: The same for a text that may end in the middle of a secret.
+        data: The same for bytes.
+        strength_of: Returns how surely a name names a secret.
+
+    Attributes:
+        n: Number of secrets that were replaced so far.
+    """
+
+    def __init__(
+        self,
+        *,
+        text: Callable[[str], tuple[str, int]],
+        cut_text: Callable[[str], tuple[str, int]],
+        data: Callable[[bytes], tuple[bytes, int]],
+        strength_of: StrengthOf,
+    ) -> None:
+        self.n = 0
+        self._text = text
+        self._cut_text = cut_text
+        self._data = data
+        self._strength_of = strength_of
+
+    def clean(self, value: Value) -> Value:
+        """Return a value without its secrets."""
+        if isinstance(value, str):
+            text, n = self._text(value)
+            self.n += n
+            return _like(value, text)
+        if isinstance(value, (bytes, bytearray)):
+            data, n = self._data(bytes(value))
+            self.n += n
+            return _like(value, data)
+        if isinstance(value, dict):
+            return self._clean_dict(value)
+        if isinstance(value, Plain):
+            # The name of an enum's member is a word of a program.
+            fields = value.fields if value.kind == "enum" else self._clean_dict(value.fields)
+            return Plain(value.type_name, value.kind, fields)
+        if isinstance(value, Opaque):
+            text, n = self._cut_text(value.text)
+            self.n += n
+            return Opaque(value.type_name, text)
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)(self._clean_items(value))
+        if isinstance(value, (set, frozenset)):
+            return type(value)(map(self.clean, value))
+        if isinstance(value, np.ndarray) and value.dtype.kind in "USTO":
+            return self._clean_array(value)
+        return value
+
+    def hide(self, value: Value, kind: str, strength: Strength) -> Value:
+        """Return a value that has the name of a secret, with every text in it replaced."""
+        if isinstance(value, str):
+            return _like(value, self._hide_text(value, kind, strength))
+        if isinstance(value, (bytes, bytearray)):
+            text = bytes(value).decode("latin-1")
+            return _like(value, self._hide_text(text, kind, strength).encode("latin-1"))
+        if isinstance(value, dict):
+            if _is_schema(value):
+                return self._clean_dict(value)
+            is_file = _is_file(value)
+            return {
+                self.clean(key): item
+                if is_file and key == "mode"
+                else self.hide(item, kind, strength)
+                for key, item in value.items()
+            }
+        if isinstance(value, Plain) and value.kind != "enum":
+            fields = {key: self.hide(item, kind, strength) for key, item in value.fields.items()}
+            return Plain(value.type_name, value.kind, fields)
+        if isinstance(value, Opaque):
+            self.n += 1
+            return Opaque(value.type_name, mark(kind, value.text))
+        if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
+            return type(value)(self.hide(item, kind, strength) for item in value)
+        return self.clean(value)
+
+    def _hide_text(self, text: str, kind: str, strength: Strength) -> str:
+        if not text or is_mark(text) or is_template(text):
+            return text
+        if strength == "weak" and not is_weak_secret(text):
+            return str(self.clean(text))
+        self.n += 1
+        return mark(kind, text.removeprefix("Bearer "))
+
+    def _clean_dict(self, value: Mapping[Value, Value]) -> dict[Value, Value]:
+        paired = pair_name(value) if "value" in value else None
+        is_key = "kty" in value
+        has_pieces = not _TEXT_TOKEN_WORDS.isdisjoint(value)
+        cleaned = {}
+        for key, item in value.items():
+            name = key if isinstance(key, str) else ""
+            if name == "value" and paired is not None:
+                name = paired
+            strength: Strength = "key" if is_key and name in _PRIVATE_PARTS else ""
+            strength = strength or self._strength_of(name)
+            if name == _SQLITE_SCHEMA and isinstance(item, dict):
+                # Its keys are names of tables, not of secrets.
+                cleaned[key] = {self.clean(k): self.clean(sql) for k, sql in item.items()}
+            elif not strength or (strength == "weak" and has_pieces):
+                cleaned[self.clean(key)] = self.clean(item)
+            else:
+                cleaned[self.clean(key)] = self.hide(item, name.lower(), strength)
+        return cleaned
+
+    def _clean_items(self, items: Sequence[Value]) -> Iterator[Value]:
+        """Yield items without secrets; ("password", ...) and ["--password", ...] name them."""
+        name = ""
+        is_pair = len(items) == 2
+        for item in items:
+            strength = self._strength_of(name) if name else ""
+            # Two weak names in a list are more likely two words.
+            if strength == "weak" and isinstance(items, list) and not name.startswith("-"):
+                strength = ""
+            if strength and isinstance(item, (str, bytes)):
+                yield self.hide(item, name.lstrip("-").lower(), strength)
+            else:
+                yield self.clean(item)
+            name = ""
+            if isinstance(item, bytes) and is_pair and item.isascii():
+                name = item.decode()
+            elif isinstance(item, str) and (is_pair or item.startswith("--")):
+                name = item
+
+    def _clean_array(self, value: Array) -> Array:
+        """Return an array of texts or objects without secrets."""
+        items = value.ravel().tolist()
+        n_before = self.n
+        cleaned = [self.clean(item) for item in items]
+        if self.n == n_before:
+            return value
+        dtype = value.dtype if value.dtype.kind in "TO" else None
+        array = np.empty(len(cleaned), dtype) if dtype is not None else np.array(cleaned)
+        # One by one: assigning a list of lists would make a second dimension of them.
+        for index, item in enumerate(cleaned):
+            array[index] = item
+        return array.reshape(value.shape)
+
+
+def _like(value: Value, new: Value) -> Value:
+    """Return a text or bytes of the type of another value."""
+    return new if type(value) is type(new) else type(value)(new)
+
+
+def _is_schema(value: Mapping[Value, Value]) -> bool:
+    """Return whether a dict describes a value, as a tool's schema does, and holds none."""
+    if not _SCHEMA_WORDS.isdisjoint(value):
+        return True
+    kind = value.get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    return bool(kinds) and all(isinstance(k, str) and k in _SCHEMA_TYPES for k in kinds)
+
+
+def _is_file(value: Mapping[Value, Value]) -> bool:
+    """Return whether a dict is a file of a watched folder; see `trajrec.tracking.folder`."""
+    mode = value.get("mode")
+    return isinstance(mode, str) and mode.isdigit() and not {"text", "bytes"}.isdisjoint(value)
+
+
+def pair_name(value: Mapping[Value, Value]) -> str | None:
+    """Return the name that a dict gives to its item "value"."""
+    for key in _PAIR_NAMES:
+        name = value.get(key)
+        if isinstance(name, str):
+            return name
+    return None

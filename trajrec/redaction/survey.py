@@ -1,0 +1,128 @@
+"""A look at a value that tells whether it may have a secret: fast, since nearly all have none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trajrec.redaction.assignments import StrengthOf
+from trajrec.redaction.structure import pair_name
+from trajrec.types import Value
+from trajrec.values.codec import Opaque, Plain, Ref
+from trajrec.values.encoder import MAX_REPR
+from trajrec.values.plain import IMMUTABLE_TYPES
+
+NUMBERS = IMMUTABLE_TYPES - {str, bytes, np.str_, np.bytes_}
+"""Types of values that have no text."""
+
+TEXT_KINDS = "USTO"
+"""Kinds of NumPy's dtypes that have texts or objects."""
+
+# Short keys cannot be secrets themselves.
+_KEY_CHARS = 16
+
+_JSON_STARTS = frozenset('{[ \n\t"')
+_FEW_ITEMS = 8
+
+
+class Survey:
+    """The texts of a value, without a look at numbers and arrays of numbers.
+
+    Args:
+        strength_of: Returns how surely a name names a secret.
+
+    Attributes:
+        texts: The texts.
+        has_name: Whether a name in the value names a secret, or texts alone do not decide.
+        has_json: Whether a text may be a JSON document.
+        has_object: Whether there is an object that only its encoding shows.
+    """
+
+    __slots__ = ("_strength_of", "has_json", "has_name", "has_object", "texts")
+
+    def __init__(self, strength_of: StrengthOf) -> None:
+        self.texts: list[str] = []
+        self.has_name = False
+        self.has_json = False
+        self.has_object = False
+        self._strength_of = strength_of
+
+    def add(self, value: Value) -> None:
+        """Add a value."""
+        cls = type(value)
+        if cls is str:
+            self.texts.append(value)
+            if value[:1] in _JSON_STARTS:
+                self.has_json = True
+        elif cls in NUMBERS:
+            return
+        elif cls is dict:
+            self._add_dict(value)
+        elif cls is list or cls is tuple:
+            self._add_items(value)
+        elif cls is bytes:
+            self.texts.append(value.decode("latin-1"))
+        elif cls is np.ndarray:
+            if value.dtype.kind in TEXT_KINDS:
+                self.has_name = True
+        elif cls is set or cls is frozenset:
+            for item in value:
+                self.add(item)
+        else:
+            self._add_other(value)
+
+    def _add_dict(self, value: dict[Value, Value]) -> None:
+        texts = self.texts
+        strength_of = self._strength_of
+        for key, item in value.items():
+            cls = type(item)
+            if type(key) is not str:
+                self.add(key)
+            elif len(key) >= _KEY_CHARS:
+                texts.append(key)
+            if cls in NUMBERS:
+                continue
+            if type(key) is str and strength_of(key):
+                self.has_name = True
+            if cls is str:
+                texts.append(item)
+                if item[:1] in _JSON_STARTS:
+                    self.has_json = True
+            elif cls is dict:
+                self._add_dict(item)
+            else:
+                self.add(item)
+        if "value" in value and strength_of(pair_name(value) or ""):
+            self.has_name = True
+        if "kty" in value:
+            self.has_name = True
+
+    def _add_items(self, value: list[Value] | tuple[Value, ...]) -> None:
+        if len(value) > _FEW_ITEMS and NUMBERS.issuperset(map(type, value)):
+            return
+        strength_of = self._strength_of
+        is_pair = len(value) == 2
+        for item in value:
+            self.add(item)
+            if (
+                type(item) is str
+                and (is_pair or item[:2] == "--")
+                and strength_of(item.lstrip("-"))
+            ):
+                self.has_name = True
+        if is_pair and type(value[0]) is bytes and strength_of(value[0].decode("latin-1")):
+            self.has_name = True
+
+    def _add_other(self, value: Value) -> None:
+        cls = type(value)
+        if cls is Plain:
+            self._add_dict(value.fields)
+        elif cls is Opaque:
+            self.texts.append(value.text)
+            # The rest of a secret at its end may have been cut off.
+            self.has_name = self.has_name or len(value.text) >= MAX_REPR
+        elif cls is bytearray or cls is np.bytes_:
+            self.texts.append(value.decode("latin-1"))
+        elif cls is np.str_:
+            self.texts.append(str(value))
+        elif cls is not Ref:
+            self.has_object = True
