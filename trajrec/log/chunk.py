@@ -36,6 +36,7 @@ class LogChunk:
         path: The log.
         index: The number of the frame in the log.
         offset: The position of the frame in the file.
+        record_size: The bytes of the record, decompressed.
         data: The frame's data: the bytes of the columns.
         decompressor: The reader's own.
 
@@ -52,6 +53,7 @@ class LogChunk:
         path: Path,
         index: int,
         offset: int,
+        record_size: int,
         data: bytes,
         decompressor: zstandard.ZstdDecompressor,
     ) -> None:
@@ -59,6 +61,7 @@ class LogChunk:
         self.path = path
         self.index = index
         self.offset = offset
+        self.record_size = record_size
         self._data = data
         self._decompressor = decompressor
         self._rows: dict[int, ColumnRows] = {}

@@ -19,7 +19,9 @@ from trajrec.log import frames
 from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import PackedColumn, Packer
 from trajrec.log.directory import add_returns
+from trajrec.log.frame_reader import NewFrame
 from trajrec.log.reader import LogReader
+from trajrec.log.rewriting import rewriting
 from trajrec.log.rows import ColumnRows, row_bytes
 from trajrec.log.schema import Chunk, Column, Segment
 from trajrec.log.sealing import (
@@ -27,7 +29,6 @@ from trajrec.log.sealing import (
     encode,
     new_chunk_frame,
     new_header_frame,
-    replace_log,
     write_sealed,
 )
 from trajrec.types import Array, JsonObject
@@ -69,51 +70,36 @@ class Compaction:
 def compact(path: Path) -> Compaction:
     """Merge the small chunks of a sealed log.
 
-    If the merged log is not smaller, the old one stays. A second call does nothing.
+    If the merged log is not smaller, the old one stays. A second call does nothing. A call that was
+    killed, and one that runs at the same time, lose nothing.
 
     Raises:
         LogError: The log is not sealed, is damaged (recover it first), or cannot be written.
     """
-    with LogReader(path) as reader:
+    with rewriting(path) as rewrite, LogReader(rewrite.path) as reader:
+        before = _read_chunks(reader) if reader.is_sealed else []
+        # Asked after all of it was read: a chunk with damaged columns comes without its rows.
         if not reader.is_sealed or reader.damage:
             raise LogError(
                 "only an undamaged sealed log is compacted; run `trajrec recover` first", path=path
             )
-        before = _read_chunks(reader)
         if reader.unknown_tags:
             raise LogError(
                 f"it has events of kinds that this trajrec does not know "
                 f"({', '.join(sorted(reader.unknown_tags))}); upgrade trajrec to compact it",
                 path=path,
             )
-        new_frames = [new_header_frame(reader)]
-        new_frames += [
-            reader.raw_frame(index)
-            for index, entry in enumerate(reader.frames)
-            if entry.kind not in (frames.HEADER, frames.HEADER_COPY, frames.CHUNK)
-        ]
-        # The highest of zstd's usual levels: compaction need not keep up with a loop.
-        packer = Packer(level=19, search=True)
-        for group in _groups(before):
-            merged, data = _merge(group, packer)
-            returns = add_returns(chunk_returns(chunk) for chunk in group)
-            new_frames.append(new_chunk_frame(merged, data, returns, packer, by_kind=True))
-        new = write_sealed(reader, new_frames)
-        try:
-            with LogReader(new) as written:
-                after = _read_chunks(written)
-                _verify(before, after, path)
-            size_before = path.stat().st_size
-            size_after = new.stat().st_size
-        except BaseException:
-            new.unlink(missing_ok=True)
-            raise
-    if size_after >= size_before:
-        new.unlink()
-        after = before
-        size_after = size_before
-    else:
-        replace_log(path, new)
+        write_sealed(rewrite.file, reader, _merged_frames(reader, before))
+        with LogReader(rewrite.temporary) as written:
+            after = _read_chunks(written)
+            _verify(before, after, path)
+            size_after = written.size
+        size_before = reader.size
+        if size_after < size_before:
+            rewrite.commit()
+        else:
+            after = before
+            size_after = size_before
     return Compaction(
         path=path,
         size_before=size_before,
@@ -121,6 +107,20 @@ def compact(path: Path) -> Compaction:
         chunks_before=len(before),
         chunks_after=len(after),
     )
+
+
+def _merged_frames(reader: LogReader, chunks: list[LogChunk]) -> Iterator[NewFrame]:
+    """Yield the frames of the compacted log."""
+    yield new_header_frame(reader)
+    for index, entry in enumerate(reader.frames):
+        if entry.kind not in (frames.HEADER, frames.HEADER_COPY, frames.CHUNK):
+            yield reader.raw_frame(index)
+    # The highest of zstd's usual levels: compaction need not keep up with a loop.
+    packer = Packer(level=19, search=True)
+    for group in _groups(chunks):
+        merged, data = _merge(group, packer)
+        returns = add_returns(chunk_returns(chunk) for chunk in group)
+        yield new_chunk_frame(merged, data, returns, packer, by_kind=True)
 
 
 def _read_chunks(reader: LogReader) -> list[LogChunk]:
@@ -138,7 +138,7 @@ def _groups(chunks: list[LogChunk]) -> Iterator[list[LogChunk]]:
     n_rows = 0
     for chunk in chunks:
         # Rows that are stored as changes take less memory before or after they are decoded.
-        size = sum(
+        size = chunk.record_size + sum(
             max(column.raw_bytes, column.n * row_bytes(column)) for column in chunk.columns()
         )
         fits = n_bytes + size <= MERGED_BYTES and n_rows + chunk.n_obs <= MERGED_ROWS
@@ -183,6 +183,7 @@ def _merge(group: list[LogChunk], packer: Packer) -> tuple[Chunk, list[bytes]]:
         layouts=group[0].record.layouts,
         events=[event for chunk in group for event in chunk.record.events],
         irregular=[item for chunk in group for item in chunk.record.irregular],
+        journal=max(chunk.record.journal for chunk in group),
     )
     return merged, data
 

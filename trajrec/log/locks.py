@@ -21,6 +21,23 @@ def hold(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def try_hold(descriptor: int) -> bool | None:
+    """Lock an open file if no other process holds it.
+
+    Returns:
+        Whether it is locked now; None if the system, or the file system, has no locks.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
 def is_being_written(path: Path) -> bool | None:
     """Return whether a living writer holds a log, or None if it cannot be known.
 
@@ -29,7 +46,8 @@ def is_being_written(path: Path) -> bool | None:
     if fcntl is None:
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        # Without O_NONBLOCK, to open a FIFO would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:

@@ -34,6 +34,7 @@ class LogReader(FrameReader):
         self._blobs_read = 0
         self._blob_frames: dict[bytes, int] | None = None
         self._cache: dict[int, LogChunk] = {}
+        self._lost_rows: set[int] = set()
         self._chunks_of: dict[int, list[int]] | None = None
 
     def refresh(self) -> bool:
@@ -118,6 +119,8 @@ class LogReader(FrameReader):
             raise
         if not frames.is_intact(frame, payload):
             self._add_damage(frames.damaged_columns(frame))
+            self._lost_rows.add(index)
+        if index in self._lost_rows:
             record = msgspec.structs.replace(
                 record, segments=[], columns=[], layouts={}, irregular=[]
             )
@@ -126,9 +129,33 @@ class LogReader(FrameReader):
             path=self.path,
             index=index,
             offset=entry.offset,
+            record_size=frame.meta_raw,
             data=payload[frame.meta_size :],
             decompressor=self._decompressor,
         )
+
+    def check(self, index: int) -> bool:
+        """Read all of frames[index]; return whether it is whole, and add its damage if it is not."""
+        entry = self.frames[index]
+        if entry.kind != frames.CHUNK:
+            if not self.is_intact(index):
+                reason = "a frame does not match its checksum"
+                self._add_damage(Damage(entry.offset, entry.size, reason))
+                return False
+            return True
+        try:
+            chunk = self.chunk(index)
+        except LogCorruptError:
+            return False
+        try:
+            chunk.decode()
+        except LogCorruptError as exc:
+            self.add_damage(chunk, str(exc))
+        return not self.has_lost_rows(index)
+
+    def has_lost_rows(self, index: int) -> bool:
+        """Return whether the columns of frames[index] are damaged, as far as it was read."""
+        return index in self._lost_rows
 
     def cached_chunk(self, index: int) -> LogChunk:
         """Return the chunk of frames[index] from a small cache, or read it."""
@@ -173,8 +200,13 @@ class LogReader(FrameReader):
         self._blobs.update((e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob))
 
     def add_damage(self, chunk: LogChunk, reason: str) -> None:
-        """Add a chunk that contradicts itself to the damage."""
+        """Add a chunk whose columns contradict themselves to the damage.
+
+        From now on it is read without its rows.
+        """
         entry = self.frames[chunk.index]
+        self._lost_rows.add(chunk.index)
+        self._cache.pop(chunk.index, None)
         self._add_damage(Damage(entry.offset, entry.size, reason))
 
     def _decode_chunk(self, data: bytes) -> Chunk:

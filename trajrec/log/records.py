@@ -113,6 +113,14 @@ def _without_events(chunk: _ChunkOfAnyEvents) -> Chunk:
     )
 
 
+def drop_rows(data: bytes) -> bytes:
+    """Return the record of a chunk without its rows; events of unknown kinds stay."""
+    chunk = _any_decoder.decode(data)
+    return _encode(
+        msgspec.structs.replace(chunk, segments=[], columns=[], layouts={}, irregular=[])
+    )
+
+
 def decode_footer(data: bytes) -> Footer:
     """Decode a footer of format 2."""
     return _footer_decoder.decode(data)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import zstandard
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
@@ -13,12 +14,13 @@ from trajrec.log.columns import Packer
 from trajrec.log.frame_reader import NewFrame
 from trajrec.log.locks import is_being_written
 from trajrec.log.reader import LogReader
+from trajrec.log.records import drop_rows
+from trajrec.log.rewriting import rewriting
 from trajrec.log.schema import FORMAT_VERSION
 from trajrec.log.sealing import (
     chunk_returns,
     new_chunk_frame,
     new_header_frame,
-    replace_log,
     write_sealed,
 )
 from trajrec.types import JsonObject
@@ -65,35 +67,53 @@ class Recovery:
 def recover(path: Path) -> Recovery:
     """Seal a log whose writer was killed: keep all intact frames and add the footer.
 
-    A frame with a wrong checksum is left out, and the damaged file is kept beside the log. A second
-    call does nothing.
+    A frame that is damaged, or contradicts itself, is left out, and the damaged file is kept beside
+    the log. A second call does nothing. A call that was killed, and one that runs at the same time,
+    lose nothing: the log is replaced by one rename.
 
     Raises:
         LogError: A living process writes the log, the file is not a log, or it cannot be written.
     """
     with LogReader(path) as reader:
-        intact = [index for index in range(len(reader.frames)) if reader.is_intact(index)]
-        n_lost = sum(damage.size for damage in reader.damage)
-        if reader.is_sealed and not reader.damage and len(intact) == len(reader.frames):
-            return Recovery(
-                path=path, was_sealed=True, frames_kept=len(reader.frames), bytes_lost=0
-            )
+        # Without the lock, which needs a folder that can be written.
+        if reader.is_sealed and (state := _State(reader)).is_whole:
+            return state.recovery(path)
+    with rewriting(path) as rewrite, LogReader(rewrite.path) as reader:
+        state = _State(reader)
+        if state.is_whole:
+            # Another process has sealed it meanwhile.
+            return state.recovery(path)
         if reader.is_being_written() or is_being_written(path):
             raise LogError("a living process is writing this log; stop it first", path=path)
-        is_torn_only = not reader.is_sealed and all(damage.is_tail for damage in reader.damage)
-        new = write_sealed(reader, _kept_frames(reader))
-    damaged_copy = None
-    if not is_torn_only:
-        damaged_copy = path.with_name(path.name + ".damaged")
-        os.replace(path, damaged_copy)
-    replace_log(path, new)
-    return Recovery(
-        path=path,
-        was_sealed=False,
-        frames_kept=len(intact),
-        bytes_lost=n_lost,
-        damaged_copy=damaged_copy,
-    )
+        write_sealed(rewrite.file, reader, _kept_frames(reader))
+        damaged_copy = None if state.is_only_torn else rewrite.keep_old()
+        rewrite.commit()
+    return state.recovery(path, damaged_copy)
+
+
+class _State:
+    """The damage of a log, found by reading all of it.
+
+    Attributes:
+        is_whole: Whether it is sealed and undamaged.
+        is_only_torn: Whether it only stops before its end: nothing but the last write is lost.
+    """
+
+    def __init__(self, reader: LogReader) -> None:
+        self._n_kept = sum(reader.check(index) for index in range(len(reader.frames)))
+        self._n_lost = sum(damage.size for damage in reader.damage)
+        self.is_whole = reader.is_sealed and not reader.damage
+        self.is_only_torn = not reader.is_sealed and all(d.is_tail for d in reader.damage)
+
+    def recovery(self, path: Path, damaged_copy: Path | None = None) -> Recovery:
+        """Return the result."""
+        return Recovery(
+            path=path,
+            was_sealed=self.is_whole,
+            frames_kept=self._n_kept,
+            bytes_lost=self._n_lost,
+            damaged_copy=damaged_copy,
+        )
 
 
 def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
@@ -103,6 +123,7 @@ def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
     these cases its record is written anew, without the rows of damaged columns.
     """
     packer = Packer()
+    decompress = zstandard.ZstdDecompressor().decompress
     yield new_header_frame(reader)
     for index, entry in enumerate(reader.frames):
         if entry.kind in (frames.HEADER, frames.HEADER_COPY):
@@ -114,10 +135,12 @@ def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
             chunk = reader.chunk(index)
         except LogCorruptError:
             continue
-        returns = chunk_returns(chunk)
-        if reader.format_version == FORMAT_VERSION and reader.is_intact(index):
-            raw = reader.raw_frame(index)
-            yield raw._replace(chunk=chunk.record, returns=returns)
-        else:
+        if reader.format_version != FORMAT_VERSION:
             data = [chunk.column_bytes(column) for column in chunk.columns()]
-            yield new_chunk_frame(chunk.record, data, returns, packer)
+            yield new_chunk_frame(chunk.record, data, chunk_returns(chunk), packer)
+            continue
+        frame = reader.raw_frame(index)._replace(chunk=chunk.record, returns=chunk_returns(chunk))
+        if reader.has_lost_rows(index):
+            record = drop_rows(decompress(frame.meta))
+            frame = frame._replace(meta=packer.compress(record), meta_raw=len(record), data=())
+        yield frame

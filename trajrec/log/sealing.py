@@ -1,10 +1,8 @@
-"""Writes a sealed log beside an old one, and puts it into the old one's place."""
+"""Writes the frames of a log into a new, sealed one. `trajrec.log.rewriting` replaces the old one."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
@@ -23,52 +21,43 @@ from trajrec.log.schema import Chunk
 encode = msgspec.msgpack.Encoder().encode
 
 
-def write_sealed(reader: LogReader, new_frames: Iterable[NewFrame]) -> Path:
-    """Write frames and a footer to a temporary file beside a log, and return its path.
-
-    The new file is of the present format, whatever the old one's is.
+def write_sealed(file: BinaryIO, reader: LogReader, new_frames: Iterable[NewFrame]) -> None:
+    """Write a log of the present format, sealed.
 
     Args:
+        file: Takes the log; it is empty.
         reader: The old log, whose header goes into the footer.
         new_frames: The frames of the new log, the header's first.
 
     Raises:
         LogError: The file cannot be written.
     """
-    # The process id: two processes that repair one log must not write to one file.
-    path = reader.path.with_name(f".{reader.path.name}.{os.getpid()}.tmp")
     log_id = frames.log_id_bytes(reader.header.log_id)
     directory = Directory()
     try:
-        with open(path, "xb") as file:
-            file.write(frames.signature(log_id))
-            for frame in new_frames:
-                parts = frames.pack_frame(
-                    frame.kind,
-                    len(directory.entries),
-                    log_id=log_id,
-                    meta=frame.meta,
-                    meta_raw=frame.meta_raw,
-                    data=frame.data,
-                )
-                offset = file.tell()
-                file.writelines(parts)
-                size = file.tell() - offset
-                entry = FrameEntry(offset, size, frame.kind, len(directory.entries))
-                if frame.chunk is None:
-                    directory.add_frame(parts[0], entry)
-                else:
-                    directory.add_chunk(parts[0], entry, frame.chunk, frame.returns)
-            _write_footer(file, directory, reader)
-            # On the disk before the rename: a power cut must not leave an empty file.
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as exc:
-        path.unlink(missing_ok=True)
-        raise LogError(
-            f"cannot be rewritten: {exc.strerror or exc}; it is unchanged", path=reader.path
-        ) from exc
-    return path
+        file.write(frames.signature(log_id))
+        for frame in new_frames:
+            parts = frames.pack_frame(
+                frame.kind,
+                len(directory.entries),
+                log_id=log_id,
+                meta=frame.meta,
+                meta_raw=frame.meta_raw,
+                data=frame.data,
+            )
+            offset = file.tell()
+            file.writelines(parts)
+            size = file.tell() - offset
+            entry = FrameEntry(offset, size, frame.kind, len(directory.entries))
+            if frame.chunk is None:
+                directory.add_frame(parts[0], entry)
+            else:
+                directory.add_chunk(parts[0], entry, frame.chunk, frame.returns)
+        _write_footer(file, directory, reader)
+        file.flush()
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        raise LogError(f"cannot be rewritten: {reason}; it is unchanged", path=reader.path) from exc
 
 
 def _write_footer(file: BinaryIO, directory: Directory, reader: LogReader) -> None:
@@ -125,15 +114,3 @@ def chunk_returns(chunk: LogChunk) -> Returns:
     if layout is None or layout[0] != "leaf":
         return segment_returns(chunk.record.segments, None)
     return segment_returns(chunk.record.segments, field_values(chunk, layout, 0, chunk.n_steps))
-
-
-def replace_log(path: Path, new: Path) -> None:
-    """Put a new file into the place of a log, durably."""
-    os.replace(new, path)
-    # The rename is on the disk once the folder is; Windows cannot open folders.
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
