@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import struct
 import sys
+import time
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from equal_pairs import EQUAL_PAIRS
 
 import trajrec
 from trajrec.corpus.episode import Episode
-from trajrec.errors import EncodeError, LogFormatError, LogWriteError
+from trajrec.errors import EncodeError, LogFormatError, LogWriteError, UnknownToolError
 from trajrec.log import columns, flusher, frames
 from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
@@ -231,6 +233,42 @@ def test_states_of_empty_parts_are_read_at_their_own_steps(tmp_path: Path) -> No
     with LogReader(path) as reader:
         states = Episode(reader, 0).states
     assert is_same(states, {0: {"board": {}}, 6: np.zeros(2)})
+
+
+ODD = "a\ud800"
+
+
+def name_tool(folder: Path) -> None:
+    with trajrec.episode(folder, task="t") as ep, pytest.raises(UnknownToolError):
+        ep.call(ODD)
+
+
+def name_everything(folder: Path) -> None:
+    verifier = trajrec.verifier(id=ODD, version=ODD)(lambda world: True)
+    with trajrec.episode(folder, task=ODD, watch={ODD: {"n": 1}}) as ep:
+        ep.side_effect(ODD, time.time)
+        ep.check(verifier)
+        ep.stop(ODD)
+
+
+def name_space(folder: Path) -> None:
+    env = Scripted(lambda k: (ODD, 1.0, k == 3, False, {ODD: k}))
+    env.observation_space = gym.spaces.Text(3, charset="ab\ud800")
+    record(env, folder, interface={ODD: ODD})
+
+
+@pytest.mark.parametrize("name", [name_tool, name_everything, name_space])
+def test_names_with_lone_surrogates_cost_no_record(
+    name: Callable[[Path], None], tmp_path: Path
+) -> None:
+    name(tmp_path)
+    trajrec.close_logs()
+    (path,) = tmp_path.glob("*.trj")
+    for _ in range(2):
+        with LogReader(path) as reader:
+            assert (reader.is_sealed, reader.damage) == (True, [])
+            assert Episode(reader, 0).ending == "terminated"
+        compact(path)
 
 
 def test_rewards_may_change_their_type_each_step(tmp_path: Path) -> None:

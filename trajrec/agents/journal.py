@@ -9,6 +9,7 @@ import traceback
 from typing import Literal, NamedTuple
 
 from trajrec.errors import LogWriteError
+from trajrec.log.record_encoder import storable
 from trajrec.log.schema import Event, Failure
 from trajrec.recording.event_log import REFERRED_BYTES, EventLog
 from trajrec.redaction.redactor import Redactor
@@ -93,8 +94,8 @@ class Journal:
     def describe(self, exc: BaseException) -> ErrorText:
         """Return an exception's type, message and traceback."""
         whole = "".join(traceback.format_exception(exc))
-        text = _storable(whole[-TRACEBACK_CHARS - _CUT_CHARS :])
-        message = _storable(str(exc))
+        text = storable(whole[-TRACEBACK_CHARS - _CUT_CHARS :])
+        message = storable(str(exc))
         cleaned = self.text(text)
         # The traceback ends with the message, so it need not be searched a second time.
         is_redacted = cleaned != text
@@ -130,8 +131,3 @@ class Journal:
         """Write everything. An error of the log is raised at the episode's end, not here."""
         with contextlib.suppress(LogWriteError):
             self.log.flush()
-
-
-def _storable(text: str) -> str:
-    """Return a text without lone surrogates, which UTF-8 cannot store."""
-    return text.encode("utf-8", "backslashreplace").decode()

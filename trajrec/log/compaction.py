@@ -21,12 +21,12 @@ from trajrec.log.columns import PackedColumn, Packer
 from trajrec.log.directory import add_returns
 from trajrec.log.frame_reader import NewFrame
 from trajrec.log.reader import LogReader
+from trajrec.log.record_encoder import encode_record
 from trajrec.log.rewriting import rewriting
 from trajrec.log.rows import ColumnRows, row_bytes
 from trajrec.log.schema import Chunk, Column, Segment
 from trajrec.log.sealing import (
     chunk_returns,
-    encode,
     new_chunk_frame,
     new_header_frame,
     write_sealed,
@@ -285,7 +285,7 @@ def _contents(chunks: list[LogChunk]) -> dict[str, object]:
     # Events as bytes: a score that is NaN would not be equal to itself.
     records = [chunk.record for chunk in chunks]
     return {
-        "events": [encode(event) for record in records for event in record.events],
+        "events": [encode_record(event) for record in records for event in record.events],
         "irregular infos": [item for record in records for item in record.irregular],
         "segments": _join([segment for record in records for segment in record.segments]),
         "rows": _digests(chunks),

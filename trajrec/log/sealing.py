@@ -16,9 +16,8 @@ from trajrec.log.event_tables import to_tables
 from trajrec.log.fields import field_values
 from trajrec.log.frame_reader import NewFrame
 from trajrec.log.reader import LogReader
+from trajrec.log.record_encoder import encode_record
 from trajrec.log.schema import Chunk
-
-encode = msgspec.msgpack.Encoder().encode
 
 
 def write_sealed(file: BinaryIO, reader: LogReader, new_frames: Iterable[NewFrame]) -> None:
@@ -65,7 +64,7 @@ def _write_footer(file: BinaryIO, directory: Directory, reader: LogReader) -> No
     generation = 1 + (0 if reader.trailer is None else reader.trailer.generation)
     offset = file.tell()
     footer = directory.footer(reader.header, generation)
-    raw = encode(footer)
+    raw = encode_record(footer)
     parts = frames.pack_frame(
         frames.FOOTER,
         len(directory.entries),
@@ -79,7 +78,7 @@ def _write_footer(file: BinaryIO, directory: Directory, reader: LogReader) -> No
 
 def new_header_frame(reader: LogReader) -> NewFrame:
     """Return the header of a log as a frame."""
-    raw = encode(reader.header)
+    raw = encode_record(reader.header)
     return NewFrame(frames.HEADER, Packer().compress(raw), len(raw))
 
 
@@ -102,7 +101,7 @@ def new_chunk_frame(
     """
     columns, parts = place_columns(chunk.columns, data)
     placed = msgspec.structs.replace(chunk, columns=columns)
-    record = encode(to_tables(placed) if by_kind else placed)
+    record = encode_record(to_tables(placed) if by_kind else placed)
     return NewFrame(
         frames.CHUNK, packer.compress(record), len(record), parts, chunk=placed, returns=returns
     )

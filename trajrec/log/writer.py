@@ -24,6 +24,7 @@ from trajrec.log import frames, locks
 from trajrec.log.columns import Packer, place_columns
 from trajrec.log.directory import Directory, FrameEntry, Returns
 from trajrec.log.flusher import process_flusher
+from trajrec.log.record_encoder import encode_record
 from trajrec.log.schema import Chunk, EpisodeEnd, Footer, Header
 
 # A block has 1 MiB: more waiting blocks would let memory grow while the disk is slow.
@@ -32,8 +33,6 @@ MAX_WAITING = 2
 
 OnError = Literal["raise", "warn"]
 Durability = Literal["process", "machine"]
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
 # The header is needed to read an episode, and the first block of a file may be damaged: copies lie
@@ -234,7 +233,7 @@ class LogWriter:
     def _pack_frame(
         self, kind: int, record: Header | Chunk | Footer, data: Sequence[bytes] = ()
     ) -> list[bytes]:
-        raw = _encode(record)
+        raw = encode_record(record)
         return frames.pack_frame(
             kind,
             len(self._directory.entries),

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
+from trajrec.log.record_encoder import storable
 from trajrec.log.schema import Check, Event, Failure
 from trajrec.protocols import Verifier
 from trajrec.types import AnyEnv, Value
@@ -37,8 +38,8 @@ def failure_event(
         phase=phase,
         origin=origin,
         error_type=codec.type_name(exc),
-        message=_storable(str(exc)),
-        traceback=_storable(text),
+        message=storable(str(exc)),
+        traceback=storable(text),
         action_data=action_data,
     )
 
@@ -90,8 +91,3 @@ def check_events(
             code_digest=code_digest(verifier),
             state_digest=None if capture is None else codec.digest(capture()),
         )
-
-
-def _storable(text: str) -> str:
-    """Return a text without lone surrogates, which a log cannot store."""
-    return text.encode("utf-8", "backslashreplace").decode()
