@@ -449,3 +449,31 @@ def test_source_reads_ranges_like_a_slice(tmp_path: Path) -> None:
     source.close()
     with pytest.raises(LogError, match="the reader was closed"):
         source.range(0, 1)
+
+
+ODD_REWARDS: list[tuple[list[Any], float]] = [
+    ([1, 2.5, True], 4.5),
+    ([np.int8(1), 1, np.float32(0.5)], 2.5),
+    ([np.array(2.0), np.array(3.0), np.array(4.0)], 9.0),
+    (["1", "2", "3"], np.nan),
+    ([1.0, np.array([1.0]), 1.0], np.nan),
+    ([1.0, None, 1.0], np.nan),
+    ([2**2000, 1, 1], np.nan),
+]
+
+
+@pytest.mark.parametrize(("odd", "expected"), ODD_REWARDS)
+def test_footer_sums_the_rewards_of_each_episode_alone(
+    odd: list[Any], expected: float, tmp_path: Path
+) -> None:
+    rewards = iter([*odd, 1.0, 1.0, 1.0, *odd])
+
+    def step(k: int) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        return k, next(rewards) if k >= 0 else None, k == 2, False, {}
+
+    path = record(Scripted(step), tmp_path, 3)
+    for _ in range(2):
+        with LogReader(path) as reader:
+            totals = [summary.total_reward for summary in reader.episodes()]
+        assert np.array_equal(totals, [expected, 3.0, expected], equal_nan=True)
+        compact(path)

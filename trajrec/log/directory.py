@@ -12,6 +12,7 @@ from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
 from trajrec.log.events import Blob, TaskStart
 from trajrec.log.frames import ID_BYTES, Seal
@@ -33,6 +34,9 @@ from trajrec.types import Value
 
 Returns = dict[int, float]
 """Episode -> the sum of the rewards of some of its steps, NaN if they are no numbers."""
+
+
+_PLAIN_NUMBERS = {float, int, bool}
 
 
 class EpisodeSummary(msgspec.Struct, kw_only=True):
@@ -275,26 +279,41 @@ def segment_returns(segments: Iterable[Segment], rewards: Sequence[Value] | None
         segments: The segments of the chunk.
         rewards: The reward of each row; None if they are of several parts.
     """
-    numbers = None if rewards is None else _as_numbers(rewards)
+    are_plain = rewards is not None and set(map(type, rewards)) <= _PLAIN_NUMBERS
     returns: Returns = {}
     row = 0
     for segment in segments:
         end = row + segment.n_steps
         if end > row:
-            value = math.nan if numbers is None else float(sum(numbers[row:end]))
+            part = None if rewards is None else rewards[row:end]
+            value = _sum_rewards(part, are_plain)
             returns[segment.episode] = returns.get(segment.episode, 0.0) + value
         row = end
     return returns
 
 
-def _as_numbers(rewards: Sequence[Value]) -> Sequence[float] | None:
-    """Return rewards as Python's numbers, None if some are no numbers."""
-    if set(map(type, rewards)) <= {float, int, bool}:
-        return rewards
+def _sum_rewards(rewards: Sequence[Value] | None, are_plain: bool) -> float:
+    """Return the sum of some rewards, NaN if one of them is no number."""
+    if rewards is None:
+        return math.nan
     try:
-        return list(map(float, rewards))
-    except (TypeError, ValueError):
-        return None
+        # Most rewards are Python's numbers, which are summed as they are.
+        return float(sum(rewards if are_plain else map(_to_number, rewards)))
+    except (TypeError, OverflowError):
+        return math.nan
+
+
+def _to_number(reward: Value) -> float:
+    """Return a reward as a float.
+
+    Raises:
+        TypeError: It is no number: Python takes "1", and arrays of one item, for one.
+    """
+    if type(reward) not in _PLAIN_NUMBERS:
+        array = np.asarray(reward)
+        if array.ndim or array.dtype.kind not in "biuf":
+            raise TypeError("the reward is no number")
+    return float(reward)
 
 
 def add_returns(parts: Iterable[Returns]) -> Returns:

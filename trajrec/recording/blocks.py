@@ -20,7 +20,7 @@ from trajrec.log.directory import Returns, segment_returns
 from trajrec.log.schema import Chunk, Column, Event, Segment
 from trajrec.log.writer import Drained
 from trajrec.recording.options import StoredStates
-from trajrec.recording.step_fields import Field, Layout, ScalarLeaf
+from trajrec.recording.step_fields import ArrayLeaf, Field, Layout, ScalarLeaf
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.digest import pack_digests
@@ -143,7 +143,13 @@ class Block:
         """Return the returns of the segments of the rows [drained, n)."""
         field = self.fields.get("reward")
         leaf = field.leaves[0] if field is not None and field.layout[0] == "leaf" else None
-        rewards = leaf.rows[self._n_drained : n] if isinstance(leaf, ScalarLeaf) else None
+        if leaf is None:
+            return segment_returns(segments, None)
+        rows = leaf.rows[self._n_drained : n]
+        if isinstance(leaf, ArrayLeaf):
+            rewards = [np.frombuffer(row, leaf.dtype).reshape(leaf.shape) for row in rows]
+        else:
+            rewards = rows if isinstance(leaf, ScalarLeaf) else list(map(codec.decode, rows))
         return segment_returns(segments, rewards)
 
     def _add_infos(self, field: Field, n: int, columns: _ChunkColumns) -> None:
