@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
 import os
 import random
 import secrets
@@ -25,6 +26,7 @@ import pydantic
 import pytest
 import zstandard
 from conftest import only
+from planted import KINDS, plant
 
 import trajrec
 from trajrec.envs import Shop
@@ -34,6 +36,8 @@ from trajrec.errors import UnknownToolError
 from trajrec.log.reader import LogReader
 from trajrec.recording.event_log import close_logs, open_event_log
 from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.streams import STEP_CHARS
+from trajrec.redaction.tracks import WINDOW_CHARS
 
 
 def rows(folder: Path, query: str) -> list[Any]:
@@ -771,6 +775,116 @@ def test_a_key_names_a_secret_in_any_spelling(key: str, wrap: Callable[[str], An
     assert is_redacted
     assert b"hunter2" not in data
     assert f"[redacted {key.lower()} ".encode() in data
+
+
+def chunk(text: str) -> dict[str, Any]:
+    """Return a piece of a streamed answer, as the OpenAI API has it."""
+    delta = {"role": "assistant", "content": text}
+    choice = {"index": 0, "delta": delta, "finish_reason": None}
+    return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [choice]}
+
+
+def anthropic_chunk(text: str) -> dict[str, Any]:
+    """Return a piece of a streamed answer, as the Anthropic API has it."""
+    return {
+        "type": "content_block_delta",
+        "index": 0,
+        "delta": {"type": "text_delta", "text": text},
+    }
+
+
+PIECES: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
+    "texts": (str, str),
+    "chunks": (chunk, lambda piece: piece["choices"][0]["delta"]["content"]),
+    "events": (anthropic_chunk, lambda piece: piece["delta"]["text"]),
+    "bytes": (str.encode, bytes.decode),
+}
+PROSE = "The agent found that the customer had paid twice for the lamp, and wrote to her. "
+
+
+@pytest.mark.parametrize("size", [3, 11])
+@pytest.mark.parametrize("form", PIECES)
+def test_no_piece_of_a_stream_has_a_secret(tmp_path: Path, form: str, size: int) -> None:
+    wrap, text_of = PIECES[form]
+    planted = [plant(kind, form) for kind in KINDS]
+    # Some secrets come after the first search, some before, and some in the middle of it.
+    texts = [f"{PROSE * (k % 9)}Take {p.text} for it." for k, p in enumerate(planted)]
+    with trajrec.episode(tmp_path) as ep:
+        for text in texts:
+            pieces = [wrap(text[k : k + size]) for k in range(0, len(text), size)]
+            assert list(ep.model(lambda pieces=pieces: iter(pieces))) == pieces
+    close_logs()
+    redactor = Redactor()
+    calls = only(tmp_path).transcript.model_calls
+    for call, secret, text in zip(calls, planted, texts, strict=True):
+        answer = "".join(map(text_of, call.answer))
+        assert secret.secret not in answer, secret
+        assert answer == redactor.text(text)
+        assert call.end is not None
+        assert call.end.is_redacted
+        assert len(call.answer) == -(-len(text) // size)
+
+
+def test_pieces_without_secrets_are_recorded_as_they_were(tmp_path: Path) -> None:
+    pieces = [chunk(PROSE[k % 7 : k % 7 + 4]) for k in range(700)]
+    with trajrec.episode(tmp_path) as ep:
+        assert list(ep.model(lambda: iter(pieces))) == pieces
+        ep.model(lambda: iter([1, None, (2, "x"), {"usage": {"total_tokens": 3}}])).__next__()
+    close_logs()
+    first, second = only(tmp_path).transcript.model_calls
+    assert first.answer == pieces
+    assert second.answer == [1]
+    assert first.end is not None
+    assert not first.end.is_redacted
+    assert rows(tmp_path, "SELECT is_streamed, outcome FROM model_calls ORDER BY number") == [
+        (True, "ok"),
+        (True, "ok"),
+    ]
+
+
+def test_json_in_a_stream_is_redacted_by_its_names(tmp_path: Path) -> None:
+    document = json.dumps({"to": "bob", "note": PROSE * 20, "secrets": {"db": ["swordfish"]}})
+    pieces = [document[k : k + 5] for k in range(0, len(document), 5)]
+    with trajrec.episode(tmp_path) as ep:
+        assert list(ep.model(lambda: iter(pieces))) == pieces
+    close_logs()
+    answer = "".join(only(tmp_path).transcript.model_calls[0].answer)
+    assert "sword" not in answer
+    assert json.loads(answer)["note"] == PROSE * 20
+    assert json.loads(answer)["secrets"]["db"][0].startswith("[redacted secrets ")
+
+
+STREAMING = """
+import os, sys, time, trajrec
+from trajrec.recording.event_log import open_event_log
+with trajrec.episode(sys.argv[1]) as ep:
+    stream = ep.model(lambda: iter(["The lamp is sold. "] * 500))
+    for k in range(400):
+        next(stream)
+    open_event_log(sys.argv[1], "raise", "process").flush()
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_killed_stream_keeps_its_pieces_up_to_the_window(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", STREAMING, str(tmp_path)], check=False)
+    (call,) = only(tmp_path).transcript.model_calls
+    assert call.outcome == "open"
+    n_missing = 400 - len(call.answer)
+    assert n_missing * len("The lamp is sold. ") <= WINDOW_CHARS + STEP_CHARS + 20
+    assert set(call.answer) == {"The lamp is sold. "}
+    assert rows(tmp_path, "SELECT outcome, is_streamed, answer IS NULL FROM model_calls") == [
+        ("open", True, False)
+    ]
+    with trajrec.rerun(only(tmp_path)) as ep:
+        stream = ep.model(no_model)
+        assert [next(stream) for _ in call.answer] == call.answer
+        with pytest.raises(TimeoutError):
+            next(stream)
+
+
+def no_model() -> None:
+    raise AssertionError("a rerun must not call the model")
 
 
 def test_ordinary_text_is_not_redacted(

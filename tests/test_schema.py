@@ -338,6 +338,7 @@ EXAMPLES: list[Record] = [
         extra_data=b"x",
     ),
     events.ExchangePart(episode=1, number=2, time_ns=3, data=b"d"),
+    events.AnswerPart(episode=1, number=2, time_ns=3, data=b"d"),
     events.ExchangeEnd(
         episode=1,
         number=2,
@@ -436,7 +437,13 @@ def test_records_of_more_than_five_fields_take_keywords_only() -> None:
 
 
 def test_every_event_ends_in_extra_facts() -> None:
-    without = {schema.Keyframe, events.Blob, events.ExchangePart, events.Redaction}
+    without = {
+        schema.Keyframe,
+        events.AnswerPart,
+        events.Blob,
+        events.ExchangePart,
+        events.Redaction,
+    }
     for cls in set(get_args(schema.Event)) - without:
         assert cls.__struct_fields__[-1] == "extra_data", cls.__name__
 

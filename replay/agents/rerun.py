@@ -232,7 +232,10 @@ class Rerun:
         self._n_models += 1
         end = call.end
         if end is None:
-            raise as_exception("builtins.TimeoutError", _NO_MODEL_END)
+            cut_off = as_exception("builtins.TimeoutError", _NO_MODEL_END)
+            if call.answer is None:
+                raise cut_off
+            return RecordedStream(rehydrate(call.answer), cut_off)
         error = as_exception(end.error_type, end.message) if end.error_type else None
         if end.answer_data is None:
             return deliver_error(as_exception(end.error_type, end.message), end.is_async)

@@ -10,8 +10,9 @@ from typing import Literal
 from trajrec.agents.conversation import Conversation
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.journal import NO_ERROR, Journal
-from trajrec.agents.streams import record_stream
-from trajrec.log.events import ModelEnd, ModelStart
+from trajrec.agents.streams import Stream, is_stream
+from trajrec.log.events import AnswerPart, ModelEnd, ModelStart
+from trajrec.redaction.streams import StreamRedactor, join_pieces
 from trajrec.types import JsonObject, Value
 
 
@@ -92,47 +93,64 @@ class ModelCallRecorder:
         return self._record_answer(number, value, is_async=True)
 
     def _record_answer(self, number: int, answer: Value, *, is_async: bool = False) -> Value:
-        """Return an answer, which is recorded at once or, if it is a stream, at its end."""
+        """Return an answer, which is recorded at once or, if it is a stream, while it is read."""
+        if is_stream(answer):
+            return self._record_stream(number, answer, is_async=is_async)
+        data, is_redacted = self._journal.encode(answer)
+        self._add_end(number, data, is_redacted=is_redacted, is_async=is_async)
+        return answer
 
-        def add_answer(value: Value, exc: BaseException | None, is_streamed: bool) -> None:
-            journal = self._journal
-            data, is_redacted = journal.encode(value)
-            error = NO_ERROR if exc is None else journal.describe(exc)
-            end = ModelEnd(
-                episode=journal.number,
-                number=number,
-                time_ns=time.time_ns(),
-                outcome=_outcome(exc),
-                answer_data=data,
-                is_streamed=is_streamed,
-                error_type=error.error_type,
-                message=error.message,
-                traceback=error.traceback,
-                is_redacted=is_redacted or error.is_redacted,
-                is_async=is_async,
+    def _record_stream(self, number: int, answer: Value, *, is_async: bool) -> Stream:
+        """Return a stream whose pieces are recorded as far as no secret can begin in them."""
+        journal = self._journal
+        redactor = StreamRedactor(journal.redactor)
+
+        def add_piece(piece: Value) -> None:
+            pieces = redactor.add(piece)
+            if pieces:
+                data = join_pieces(pieces)
+                part = AnswerPart(journal.number, number, time.time_ns(), data)
+                journal.add(part, len(data))
+
+        def add_end(exc: BaseException | None) -> None:
+            data = journal.store(join_pieces(redactor.finish()))
+            is_redacted = redactor.n_secrets > 0
+            self._add_end(
+                number, data, exc, is_redacted=is_redacted, is_streamed=True, is_async=is_async
             )
-            journal.add(end, len(data))
 
-        return record_stream(answer, add_answer)
+        return Stream(answer, add_piece, add_end)
+
+    def _add_end(
+        self,
+        number: int,
+        data: bytes | None,
+        exc: BaseException | None = None,
+        *,
+        is_redacted: bool = False,
+        is_streamed: bool = False,
+        is_async: bool,
+    ) -> None:
+        """Add the end of a model call: the encoded answer, or an exception, or both of a stream."""
+        error = NO_ERROR if exc is None else self._journal.describe(exc)
+        end = ModelEnd(
+            episode=self._journal.number,
+            number=number,
+            time_ns=time.time_ns(),
+            outcome=_outcome(exc),
+            answer_data=data,
+            is_streamed=is_streamed,
+            error_type=error.error_type,
+            message=error.message,
+            traceback=error.traceback,
+            is_redacted=is_redacted or error.is_redacted,
+            is_async=is_async,
+        )
+        self._journal.add(end, len(error.traceback) + (0 if data is None else len(data)))
 
     def _add_exception(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
-        journal = self._journal
-        error = journal.describe(exc)
-        journal.add(
-            ModelEnd(
-                episode=journal.number,
-                number=number,
-                time_ns=time.time_ns(),
-                outcome=_outcome(exc),
-                answer_data=None,
-                error_type=error.error_type,
-                message=error.message,
-                traceback=error.traceback,
-                is_redacted=error.is_redacted,
-                is_async=is_async,
-            )
-        )
-        journal.flush()  # the next thing may be the end of the process
+        self._add_end(number, None, exc, is_async=is_async)
+        self._journal.flush()  # the next thing may be the end of the process
 
 
 def _outcome(exc: BaseException | None) -> Literal["ok", "error", "cancelled"]:

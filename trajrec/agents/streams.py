@@ -1,4 +1,4 @@
-"""Streamed answers: the chunks are passed on one by one, and recorded together at the end."""
+"""Streamed answers: the pieces are passed on one by one, and recorded while they come."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from typing import TypeAlias
 
 from trajrec.types import Value
 
-Ended: TypeAlias = Callable[[Value, BaseException | None, bool], None]
+OnPiece: TypeAlias = Callable[[Value], None]
+OnEnd: TypeAlias = Callable[[BaseException | None], None]
 
 
-def record_stream(answer: Value, ended: Ended) -> Value:
-    """Return an answer, wrapped if it is a stream.
-
-    Args:
-        answer: The answer.
-        ended: Called with (value, exception, is streamed) when the answer is complete.
-    """
-    if hasattr(answer, "__anext__") or hasattr(answer, "__next__"):
-        return Stream(answer, ended)
-    ended(answer, None, False)
-    return answer
+def is_stream(answer: Value) -> bool:
+    """Return whether an answer is a stream, sync or async."""
+    return hasattr(answer, "__anext__") or hasattr(answer, "__next__")
 
 
 class Stream:
-    """A stream, sync or async, that remembers its chunks. Other attributes are the original's."""
+    """A stream, sync or async, that reports its pieces. Other attributes are the original's.
 
-    def __init__(self, stream: Value, ended: Ended) -> None:
+    Args:
+        stream: The stream.
+        on_piece: Called with each piece.
+        on_end: Called once when the stream is over, with the exception that ended it or None.
+    """
+
+    def __init__(self, stream: Value, on_piece: OnPiece, on_end: OnEnd) -> None:
         self._stream = stream
-        self._ended = ended
-        self._pieces: list[Value] = []
+        self._on_piece = on_piece
+        self._on_end = on_end
         self._is_over = False
 
     def __getattr__(self, name: str) -> Value:
@@ -44,7 +43,7 @@ class Stream:
         except BaseException as exc:
             self._over(exc)
             raise
-        self._pieces.append(piece)
+        self._on_piece(piece)
         return piece
 
     def __aiter__(self) -> AsyncIterator[Value]:
@@ -56,7 +55,7 @@ class Stream:
         except BaseException as exc:
             self._over(exc)
             raise
-        self._pieces.append(piece)
+        self._on_piece(piece)
         return piece
 
     def __enter__(self) -> Stream:
@@ -85,7 +84,7 @@ class Stream:
             self._stream.close()
         return was_open
 
-    # A stream that is dropped before its end has answered too: its chunks so far are recorded.
+    # A stream that is dropped before its end has answered too: its pieces so far are recorded.
     def __del__(self) -> None:
         self._over(None)
 
@@ -96,4 +95,4 @@ class Stream:
             at_end = exc is None or isinstance(
                 exc, (StopIteration, StopAsyncIteration, GeneratorExit)
             )
-            self._ended(self._pieces, None if at_end else exc, True)
+            self._on_end(None if at_end else exc)

@@ -136,7 +136,7 @@ def _line(item: Attempt | ModelCall) -> tuple[Value, ...]:
     """Return an item's row of the table."""
     if isinstance(item, ModelCall):
         answer = None
-        if item.end is not None and item.end.answer_data is not None:
+        if item.has_answer:
             answer = _short(item.answer, ANSWER_LENGTH)
         call = f"model {item.request.get('model') or ''}".strip()
         return item.start.step, call, f"{len(item.messages)} messages", item.outcome, answer
@@ -152,7 +152,6 @@ def _rows(episode: Episode, step: int | None) -> list[JsonObject]:
 
 
 def _model_row(item: ModelCall) -> JsonObject:
-    has_answer = item.end is not None and item.end.answer_data is not None
     # The tools are the same in each request and would fill the screen.
     parameters = {key: value for key, value in item.request.items() if key != "tools"}
     return {
@@ -160,7 +159,7 @@ def _model_row(item: ModelCall) -> JsonObject:
         "model_call": item.start.number,
         "parameters": to_json_value(parameters),
         "messages": to_json_value(item.messages),
-        "answer": to_json_value(item.answer) if has_answer else None,
+        "answer": to_json_value(item.answer) if item.has_answer else None,
         "outcome": item.outcome,
         "error": _error(item),
     }

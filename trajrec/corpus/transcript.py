@@ -9,6 +9,7 @@ from functools import cached_property
 from trajrec.errors import CorpusError
 from trajrec.log.events import (
     AgentEvent,
+    AnswerPart,
     CallEnd,
     CallStart,
     ModelEnd,
@@ -100,7 +101,8 @@ class ModelCall:
         end: The recorded end; None if the log ends before it.
         messages: All messages of the request.
         request: The other arguments, by name; positional ones under "args".
-        answer: The answer; a list of pieces if it was streamed; None if there is none.
+        answer: The answer; a list of pieces if it was streamed, without the last ones if the log
+            ends before the stream; None if there is none.
     """
 
     start: ModelStart
@@ -113,6 +115,18 @@ class ModelCall:
     def outcome(self) -> str:
         """One of ok, error and cancelled; open if the log ends before the call."""
         return "open" if self.end is None else self.end.outcome
+
+    @property
+    def is_streamed(self) -> bool | None:
+        """Whether the answer was streamed; None if the log ends before that shows."""
+        if self.end is None:
+            return None if self.answer is None else True
+        return self.end.is_streamed
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether there is an answer, or the first pieces of one."""
+        return self.answer is not None if self.end is None else self.end.answer_data is not None
 
 
 class Transcript:
@@ -201,9 +215,16 @@ class Transcript:
                     request=fields,
                     answer=None,
                 )
+            elif isinstance(event, AnswerPart) and event.number in calls:
+                call = calls[event.number]
+                call.answer = [*(call.answer or ()), *self.value(event.data)]
             elif isinstance(event, ModelEnd) and event.number in calls:
-                calls[event.number].end = event
-                calls[event.number].answer = self.value(event.answer_data)
+                call = calls[event.number]
+                call.end = event
+                answer = self.value(event.answer_data)
+                # Of a long stream, the parts come before.
+                has_parts = event.is_streamed and call.answer is not None
+                call.answer = [*call.answer, *answer] if has_parts else answer
         return list(calls.values())
 
     @property

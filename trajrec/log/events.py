@@ -168,7 +168,10 @@ class ModelStart(Record, tag="model", frozen=True, kw_only=True):
 
 
 class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
-    """The answer to a model call. A streamed answer is the list of its pieces."""
+    """The answer to a model call.
+
+    A streamed answer is the list of its pieces; the first ones may be in AnswerParts.
+    """
 
     episode: int
     number: int
@@ -182,6 +185,19 @@ class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
     is_redacted: bool = False
     is_async: bool = False
     extra_data: bytes | None = None
+
+
+class AnswerPart(Record, tag="answer_part", frozen=True):
+    """Some pieces of a streamed answer, in order. The ModelEnd has those after the last part.
+
+    Attributes:
+        data: The list of the pieces.
+    """
+
+    episode: int
+    number: int
+    time_ns: int
+    data: bytes
 
 
 class SideEffect(Record, tag="side_effect", frozen=True, kw_only=True):
@@ -303,6 +319,7 @@ AgentEvent = (
     | StateChange
     | ModelStart
     | ModelEnd
+    | AnswerPart
     | SideEffect
     | Blob
     | ExchangeStart

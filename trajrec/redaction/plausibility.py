@@ -65,8 +65,8 @@ def looks_random(value: str) -> bool:
     if len(value) < 8 or _VERSION.fullmatch(value):
         return False
     n_borders = len(_DIGIT_BORDER.findall(value))
-    if n_borders >= 3:
-        return n_borders * 12 >= len(value) or n_borders >= 6
+    if n_borders >= 6 or (n_borders >= 3 and n_borders * 12 >= len(value)):
+        return True
     return len(value) >= 16 and _has_mixed_case(value)
 
 

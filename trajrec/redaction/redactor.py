@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from trajrec.redaction.digests import mark
 from trajrec.redaction.names import Strength, strength_of
-from trajrec.redaction.nested import apply_edits, edit_json, may_be_json
+from trajrec.redaction.nested import Edit, apply_edits, edit_json, may_be_json
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Scanner, Span
 from trajrec.redaction.structure import Cleaner
@@ -45,7 +45,12 @@ class Redactor:
         rules: Further kinds of secrets: name of the kind -> regular expression. The secret is its
             group "secret", or all of it without one.
         names: Further names that name secrets: of keys, fields, options and variables.
+
+    Attributes:
+        is_on: Whether it redacts anything.
     """
+
+    is_on = True
 
     def __init__(
         self,
@@ -141,24 +146,50 @@ class Redactor:
         findings = self._scanner.search(joined)
         return bool(findings.spans) or (findings.has_name and survey.has_json)
 
-    def _text(self, text: str) -> tuple[str, int]:
-        """Return a text without secrets, and their number."""
+    def edits(self, text: str) -> list[Edit]:
+        """Return the changes that take the secrets out of a text, in order."""
         data = text.encode("utf-8", "surrogatepass")
         findings = self._scanner.search(data)
         if (findings.spans or findings.has_name) and may_be_json(text):
-            cleaner = self._cleaner()
-            edits = edit_json(text, cleaner.clean)
+            edits = edit_json(text, self._cleaner().clean)
             if edits is not None:
-                return apply_edits(text, edits), cleaner.n
-        if not findings.spans:
-            return text, 0
-        cleaned = _replaced(data, findings.spans)
-        return cleaned.decode("utf-8", "surrogatepass"), len(findings.spans)
+                return edits
+        return _as_edits(data, findings.spans)
+
+    def plain_edits(self, text: str) -> tuple[list[Edit], bool]:
+        """Return the same for a text that is no document, and whether it has a secret's name."""
+        data = text.encode("utf-8", "surrogatepass")
+        findings = self._scanner.search(data)
+        return _as_edits(data, findings.spans), findings.has_name
+
+    def hide_named(self, value: Value) -> tuple[Value, int]:
+        """Return decoded plain data without the values under names of secrets, and their number.
+
+        The texts in it are not searched.
+        """
+        survey = Survey(self._strength_of)
+        survey.add(value)
+        if not survey.has_name:
+            return value, 0
+        cleaner = Cleaner(
+            text=lambda text: (text, 0),
+            cut_text=lambda text: (text, 0),
+            data=lambda data: (data, 0),
+            strength_of=self._strength_of,
+        )
+        return cleaner.clean(value), cleaner.n
+
+    def _text(self, text: str) -> tuple[str, int]:
+        """Return a text without secrets, and their number."""
+        edits = self.edits(text)
+        return (apply_edits(text, edits), len(edits)) if edits else (text, 0)
 
     def _data(self, data: bytes) -> tuple[bytes, int]:
         """Return bytes without secrets, and their number."""
-        spans = self._scanner.search(data).spans
-        return (_replaced(data, spans), len(spans)) if spans else (data, 0)
+        edits = _as_edits(data, self._scanner.search(data).spans, "latin-1")
+        if not edits:
+            return data, 0
+        return apply_edits(data.decode("latin-1"), edits).encode("latin-1", "replace"), len(edits)
 
     def _cut_text(self, text: str) -> tuple[str, int]:
         """Return the start of a longer text without secrets, and their number."""
@@ -175,6 +206,8 @@ class Redactor:
 class _NoRedaction(Redactor):
     """Redacts nothing: a subclass, so that a recorder need not ask in each call."""
 
+    is_on = False
+
     def __init__(self) -> None:
         super().__init__({})
 
@@ -189,8 +222,14 @@ class _NoRedaction(Redactor):
     def change(self, change: Change) -> Change:
         return change
 
-    def text(self, text: str) -> str:
-        return text
+    def edits(self, text: str) -> list[Edit]:
+        return []
+
+    def plain_edits(self, text: str) -> tuple[list[Edit], bool]:
+        return [], False
+
+    def hide_named(self, value: Value) -> tuple[Value, int]:
+        return value, 0
 
 
 def as_redactor(redact: bool | Redactor) -> Redactor:
@@ -200,14 +239,18 @@ def as_redactor(redact: bool | Redactor) -> Redactor:
     return Redactor() if redact else NO_REDACTION
 
 
-def _replaced(data: bytes, spans: Iterable[Span]) -> bytes:
-    """Return the bytes of a text with marks in place of secrets."""
-    parts = []
-    position = 0
+def _as_edits(data: bytes, spans: Iterable[Span], encoding: str = "utf-8") -> list[Edit]:
+    """Return the replacement of secrets by marks, in characters of the decoded text."""
+    edits = []
+    n_bytes = 0
+    n_chars = 0
     for start, end, kind in spans:
-        parts += [data[position:start], mark(kind, data[start:end]).encode()]
-        position = end
-    return b"".join([*parts, data[position:]])
+        n_chars += len(data[n_bytes:start].decode(encoding, "surrogatepass"))
+        secret = data[start:end].decode(encoding, "surrogatepass")
+        edits.append(Edit(n_chars, n_chars + len(secret), mark(kind, data[start:end])))
+        n_bytes = end
+        n_chars += len(secret)
+    return edits
 
 
 def _folded(name: str) -> str:

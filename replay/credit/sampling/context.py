@@ -223,7 +223,13 @@ def _model_answer(call: ModelCall) -> RecordedAnswer:
     end = call.end
     if end is None:
         error = ("builtins.TimeoutError", "the recorded model call was open when its log ended")
-        return RecordedAnswer.from_request(encoded, None, error, request=request)
+        return RecordedAnswer.from_request(
+            encoded,
+            codec.encode(call.answer) if call.has_answer else None,
+            error,
+            is_streamed=call.has_answer,
+            request=request,
+        )
     return RecordedAnswer.from_request(
         encoded,
         None if end.answer_data is None else codec.encode(call.answer),

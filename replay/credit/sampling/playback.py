@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
-from trajrec.agents.streams import Stream, record_stream
+from trajrec.agents.streams import Stream, is_stream
 from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Access, Tool, Verdict
 from trajrec.redaction.comparison import differences
@@ -290,10 +290,13 @@ class PlaybackEpisode:
             )
 
         def watch(value: Value) -> Value:
-            watched = record_stream(value, keep)
-            if isinstance(watched, Stream):
-                self._streams.append((rows, position, watched))
-            return watched
+            if not is_stream(value):
+                keep(value, None, False)
+                return value
+            pieces: list[Value] = []
+            stream = Stream(value, pieces.append, lambda exc: keep(pieces, exc, True))
+            self._streams.append((rows, position, stream))
+            return stream
 
         async def watch_async(awaitable: Awaitable[Value]) -> Value:
             try:

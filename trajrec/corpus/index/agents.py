@@ -302,7 +302,7 @@ def _model_call(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
         model=model if isinstance(model, str) else None,
         n_messages=len(call.messages),
         parameters=to_json(parameters),
-        answer=None if end is None or end.answer_data is None else to_json(call.answer),
+        answer=to_json(call.answer) if call.has_answer else None,
         finish_reason=_text(_get(first, "finish_reason") or _get(answer, "stop_reason")),
         input_tokens=_count(_get(usage, "prompt_tokens"), _get(usage, "input_tokens")),
         output_tokens=_count(_get(usage, "completion_tokens"), _get(usage, "output_tokens")),
@@ -312,7 +312,7 @@ def _model_call(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
         message=(end.message or None) if end else None,
         retry_by=start.retry_by or None,
         latency_ms=None if end is None else milliseconds_between(start.time_ns, end.time_ns),
-        is_streamed=None if end is None else end.is_streamed,
+        is_streamed=call.is_streamed,
         started_at=to_timestamp(start.time_ns),
     )
 
@@ -337,11 +337,7 @@ def _side_effect(
 
 def _usage(call: ModelCall) -> Value:
     """Return the token counts and cost of an answer; in a stream, the last chunk that has any."""
-    pieces = (
-        call.answer
-        if call.end is not None and call.end.is_streamed and isinstance(call.answer, list)
-        else [call.answer]
-    )
+    pieces = call.answer if call.is_streamed and isinstance(call.answer, list) else [call.answer]
     return next(
         (usage for piece in reversed(pieces) if (usage := _get(piece, "usage")) is not None), None
     )
@@ -353,7 +349,7 @@ def _cost(value: Value) -> float | None:
 
 def _answer(call: ModelCall) -> Value:
     """Return the answer; of a stream the last chunk with choices, which says how it ended."""
-    if call.end is not None and call.end.is_streamed and isinstance(call.answer, list):
+    if call.is_streamed and isinstance(call.answer, list):
         return next((piece for piece in reversed(call.answer) if _get(piece, "choices")), None)
     return call.answer
 
