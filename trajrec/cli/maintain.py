@@ -93,12 +93,11 @@ def compact(arguments: argparse.Namespace) -> ExitStatus:
 
 def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -> ExitStatus:
     path: Path = arguments.path
-    if not path.exists():
-        raise CorpusError(f"{path}: no such file or folder")
-    logs = sorted(path.rglob("*.trj")) if path.is_dir() else [path]
-    if not logs:
-        raise CorpusError(f"{path}: no logs (*.trj) in this folder")
+    logs, problems = _logs(path)
     status = ExitStatus.OK
+    for log, problem in problems.items():
+        say(f"trajrec: {log}: {problem}")
+        status = ExitStatus.LOG
     with Progress("working", " logs") as progress:
         for n_done, log in enumerate(logs, 1):
             try:
@@ -115,3 +114,26 @@ def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -
             else:
                 print(result)
     return status
+
+
+def _logs(path: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Return the logs that a path names, and those that cannot be opened, with their problems.
+
+    Raises:
+        CorpusError: There are none.
+    """
+    from trajrec.log.folder import find_logs
+
+    if not path.is_dir():
+        # A link that leads nowhere is a log that cannot be read.
+        if not path.exists() and not path.is_symlink():
+            raise CorpusError(f"{path}: no such file or folder")
+        return [path], {}
+    try:
+        files = find_logs(path)
+    except OSError as exc:
+        raise CorpusError(f"{path}: cannot be searched: {exc.strerror or exc}") from exc
+    if not files:
+        raise CorpusError(f"{path}: no logs (*.trj) in this folder")
+    problems = {path / name: file.problem for name, file in files.items() if file.problem}
+    return [path / name for name, file in files.items() if not file.problem], problems

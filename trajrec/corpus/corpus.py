@@ -214,11 +214,19 @@ class Corpus:
         """Return a reader of a log that has a frame."""
         path = self.path / log
         reader = self._readers.get(log)
-        if reader is None or len(reader.frames) <= last_frame or reader.size != path.stat().st_size:
+        if reader is None or len(reader.frames) <= last_frame or reader.size != _size(path):
             reader = self._readers[log] = LogReader(path)
             if len(self._readers) > MAX_READERS:
                 self._readers.pop(next(iter(self._readers)))
         return reader
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, None if it is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 def _first_lines(exc: duckdb.Error) -> str:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self, TypeVar
 import msgspec
 import zstandard
 
-from trajrec.errors import LogCorruptError
+from trajrec.errors import LogCorruptError, LogFormatError
 from trajrec.log import format1, frames, records
 from trajrec.log.directory import FrameEntry, Returns, read_entries
 from trajrec.log.format1 import FORMAT1, Footer1
@@ -101,6 +101,11 @@ class FrameReader:
         # The episodes of each frame, as the footer of format 1 lists them.
         self._listed_episodes: list[list[int]] = []
         size = self._source.size
+        if not size:
+            raise LogFormatError(
+                "not a trajrec log: an empty file, whose writer was killed before it wrote anything",
+                path=self.path,
+            )
         # Together: an object storage answers both with one round trip.
         head, tail = self._source.ranges(
             [(0, FORMAT2.first_frame), (max(0, size - _TAIL_BYTES), size)]

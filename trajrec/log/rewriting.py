@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -129,6 +130,9 @@ def rewriting(path: Path) -> Iterator[Rewrite]:
         if os.path.islink(path):
             # A link must stay one: the file that it names is replaced.
             real = Path(os.path.realpath(path, strict=True))
+        # Before anything is written beside it: a link may lead to /dev.
+        if not stat.S_ISREG(os.stat(real).st_mode):
+            raise LogError("not a regular file", path=path)
     except OSError as exc:
         raise LogError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
     temporary = temporary_name(real)

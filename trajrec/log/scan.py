@@ -11,12 +11,16 @@ from trajrec.log import frames
 from trajrec.log.format1 import FORMAT1
 from trajrec.log.frames import FORMAT2, MAGIC, SIGNATURE, Damage, FileFormat, Frame, Trailer
 from trajrec.log.schema import FORMAT_VERSION
-from trajrec.log.source import ByteSource, Window
+from trajrec.log.source import ByteSource, Head, Window
 
 # A file may be made of false frames that each promise much: to check all of their bytes would take
 # hours. Honest damage needs a small part of this.
 _MAX_CHECKED = 64
 """The bytes of false frames that are checked, in sizes of the file."""
+
+# A large file that is no log must not be searched for hours. Writers fill less with one frame.
+_MAX_SEARCHED = 1 << 28
+"""The first bytes of a file with a damaged signature in which a frame has to begin and end."""
 
 _NOT_A_LOG = "not a trajrec log (its first bytes are not the signature of one)"
 
@@ -51,8 +55,9 @@ def search_format(source: ByteSource) -> FileFormat:
     Raises:
         LogFormatError: It has no frames, so it is not a log.
     """
+    head = Head(source, _MAX_SEARCHED)
     for file_format in (FORMAT2, FORMAT1):
-        if any(isinstance(item, Frame) for item in Scanner(source, file_format).scan(0)):
+        if any(isinstance(item, Frame) for item in Scanner(head, file_format).scan(0)):
             return file_format
     raise LogFormatError(_NOT_A_LOG, path=source.path, offset=0)
 

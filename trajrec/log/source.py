@@ -6,6 +6,7 @@ truncates ends its process, and ranges are the requests that an object storage a
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -14,6 +15,9 @@ from pathlib import Path
 from typing import Protocol
 
 from trajrec.errors import LogCorruptError, LogError
+
+UNREADABLE = "cannot be read"
+"""The beginning of the message if the system refuses to open or to read a file."""
 
 
 class ByteSource(Protocol):
@@ -39,6 +43,10 @@ class ByteSource(Protocol):
         """Return several ranges; an object storage answers them with few requests."""
         ...
 
+    def next_data(self, start: int) -> int:
+        """Return the first offset from `start` on at which there may be bytes other than 0."""
+        ...
+
     def refresh(self) -> bool:
         """Look at the size again, and return whether the source is still the one it was."""
         ...
@@ -60,6 +68,9 @@ class FileSource:
         # Without O_NONBLOCK, to open a FIFO waits for a writer. Windows has neither flag.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
+            # Before it is opened too: to open a device may change it, and a socket says less.
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise LogError("not a regular file", path=path)
             self._descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
         except OSError as exc:
             raise _unreadable(path, exc) from exc
@@ -86,6 +97,19 @@ class FileSource:
     def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return several ranges."""
         return [self.range(start, end) for start, end in spans]
+
+    def next_data(self, start: int) -> int:
+        """Return the first offset from `start` on that does not lie in a hole of the file.
+
+        A file of a few bytes may state a size of many terabytes: to read them would take days.
+        """
+        if not hasattr(os, "SEEK_DATA"):
+            return start
+        try:
+            return os.lseek(self._descriptor, start, os.SEEK_DATA)
+        except OSError as exc:
+            # ENXIO: there is a hole up to the end. Others: the file system knows no holes.
+            return self.size if exc.errno == errno.ENXIO else start
 
     def refresh(self) -> bool:
         """Look at the size again, and return whether the path still names this file."""
@@ -133,6 +157,34 @@ class FileSource:
             return os.read(self._descriptor, size)
 
 
+class Head:
+    """The first bytes of a source, as a source."""
+
+    def __init__(self, source: ByteSource, size: int) -> None:
+        self.path = source.path
+        self.size = min(size, source.size)
+        self._source = source
+
+    def range(self, start: int, end: int) -> bytes:
+        """Return bytes [start, end), fewer if the source has no more."""
+        return self._source.range(start, min(end, self.size))
+
+    def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return several ranges."""
+        return [self.range(start, end) for start, end in spans]
+
+    def next_data(self, start: int) -> int:
+        """Return the first offset from `start` on at which there may be bytes other than 0."""
+        return self._source.next_data(start)
+
+    def refresh(self) -> bool:
+        """Return whether the source is still the one it was."""
+        return self._source.refresh()
+
+    def close(self) -> None:
+        """Leave the source open."""
+
+
 def read_whole(source: ByteSource, start: int, end: int) -> bytes:
     """Return bytes [start, end).
 
@@ -176,7 +228,7 @@ class Window:
 
     def find(self, pattern: bytes, start: int) -> int:
         """Return the offset of the next occurrence of a pattern, -1 if there is none."""
-        while start < self._source.size:
+        while (start := self._source.next_data(start)) < self._source.size:
             data = self.range(start, start + self._size)
             at = data.find(pattern)
             if at >= 0:
@@ -189,4 +241,4 @@ class Window:
 
 
 def _unreadable(path: Path, exc: OSError) -> LogError:
-    return LogError(f"cannot be read: {exc.strerror or exc}", path=path)
+    return LogError(f"{UNREADABLE}: {exc.strerror or exc}", path=path)

@@ -30,7 +30,9 @@ from trajrec.corpus.index.tables import (
     TABLES,
 )
 from trajrec.errors import LogError
+from trajrec.log.folder import LogFile
 from trajrec.log.reader import LogReader
+from trajrec.log.source import UNREADABLE
 from trajrec.values import codec
 from trajrec.values.json import to_json
 
@@ -41,18 +43,22 @@ BATCH_STEPS = 400_000
 # Logs read before their rows are inserted, which bounds the memory of rows that are no steps.
 BATCH_LOGS = 2_000
 
-SUFFIX = ".trj"
 _OPEN_EPISODE_FIELDS = [name for name in EpisodeRow.__struct_fields__ if name != "is_copy"]
 
 
 class IndexedLog(NamedTuple):
-    """A log as the index has it."""
+    """A log as the index has it.
+
+    Attributes:
+        is_unreadable: Whether the system refused to open or to read it.
+    """
 
     log_id: str | None
     size: int
     mtime_ns: int
     n_frames: int
     is_sealed: bool
+    is_unreadable: bool = False
 
 
 class Update(NamedTuple):
@@ -67,25 +73,6 @@ class Update(NamedTuple):
     episodes: set[str]
 
 
-def find_logs(folder: Path) -> dict[str, os.stat_result]:
-    """Return the logs of a folder at any depth, by their relative path with forward slashes."""
-    stats: dict[str, os.stat_result] = {}
-    pending = [""]
-    while pending:
-        relative = pending.pop()
-        with os.scandir(folder / relative) as entries:
-            for entry in entries:
-                name = f"{relative}/{entry.name}" if relative else entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(name)
-                elif entry.name.endswith(SUFFIX):
-                    try:
-                        stats[name] = os.stat(folder / name)
-                    except FileNotFoundError:
-                        continue
-    return dict(sorted(stats.items()))
-
-
 def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
     """Create the tables that a schema lacks."""
     for table in TABLES:
@@ -98,23 +85,26 @@ def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
 def read_indexed_logs(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, IndexedLog]:
     """Return the logs that a schema's tables have read."""
     rows = con.execute(
-        f"SELECT log, log_id, size_bytes, mtime_ns, n_frames, is_sealed FROM {schema}.logs"
+        "SELECT log, log_id, size_bytes, mtime_ns, n_frames, is_sealed, "
+        f"coalesce(contains(problem, '{UNREADABLE}'), false) FROM {schema}.logs"
     ).fetchall()
     return {row[0]: IndexedLog(*row[1:]) for row in rows}
 
 
-def is_current(stats: Mapping[str, os.stat_result], indexed: Mapping[str, IndexedLog]) -> bool:
-    """Return whether the tables have read exactly these files, as they are."""
+def is_current(
+    folder: Path, stats: Mapping[str, LogFile], indexed: Mapping[str, IndexedLog]
+) -> bool:
+    """Return whether the tables have read exactly these files of a folder, as they are."""
     return stats.keys() == indexed.keys() and not any(
-        _is_changed(stat, indexed[log]) for log, stat in stats.items()
+        _is_changed(folder / log, stat, indexed[log]) for log, stat in stats.items()
     )
 
 
-def is_replaced(stat: os.stat_result, indexed: IndexedLog) -> bool:
+def is_replaced(stat: LogFile, indexed: IndexedLog) -> bool:
     """Return whether a file is not the indexed one, grown: a sealed log changed, or it shrank."""
     if indexed.is_sealed:
-        return (stat.st_size, stat.st_mtime_ns) != (indexed.size, indexed.mtime_ns)
-    return stat.st_size < indexed.size
+        return (stat.size, stat.mtime_ns) != (indexed.size, indexed.mtime_ns)
+    return stat.size < indexed.size
 
 
 class Builder:
@@ -153,10 +143,14 @@ class Builder:
         self._stale_episodes: set[str] = set()
 
     def update(
-        self, stats: Mapping[str, os.stat_result], indexed: Mapping[str, IndexedLog]
+        self, stats: Mapping[str, LogFile], indexed: Mapping[str, IndexedLog]
     ) -> Update | None:
         """Read new and changed logs, and drop logs that are gone; return None if there are none."""
-        changed = [log for log, stat in stats.items() if _is_changed(stat, indexed.get(log))]
+        changed = [
+            log
+            for log, stat in stats.items()
+            if _is_changed(self._folder / log, stat, indexed.get(log))
+        ]
         # A log that is gone takes its rows with it. A replaced one is read again from its start.
         stale = {log for log in indexed if log not in stats}
         stale |= {
@@ -170,16 +164,18 @@ class Builder:
         self._read_logs(stats, current)
         return Update(self._stale_logs, self._stale_episodes)
 
-    def _read_logs(
-        self, stats: Mapping[str, os.stat_result], current: Mapping[str, IndexedLog]
-    ) -> None:
+    def _read_logs(self, stats: Mapping[str, LogFile], current: Mapping[str, IndexedLog]) -> None:
         """Read the logs that differ from `current`."""
-        work = [log for log, stat in stats.items() if _is_changed(stat, current.get(log))]
+        work = [
+            log
+            for log, stat in stats.items()
+            if _is_changed(self._folder / log, stat, current.get(log))
+        ]
         # Logs with the id of another one wait until all others are read: only then all copies are
         # known, and which of them is the original.
         log_of = {before.log_id: log for log, before in current.items()}
         with_copies: dict[str, set[str]] = {}
-        total = sum(stats[log].st_size for log in work)
+        total = sum(stats[log].size for log in work)
         done = 0
         for log in work:
             reader = self._open(log, stats[log])
@@ -191,7 +187,7 @@ class Builder:
                         self._read(log, reader, stats[log], current.get(log))
                     else:
                         with_copies.setdefault(log_id, {other}).add(log)
-            done += stats[log].st_size
+            done += stats[log].size
             if self._progress is not None:
                 self._progress(done, total)
             n_rows = self._rows.n_steps + len(self._rows.changes)
@@ -202,7 +198,7 @@ class Builder:
             logs |= {log for log, before in current.items() if before.log_id == log_id}
             self._read_copies(logs, stats)
 
-    def _read_copies(self, logs: Collection[str], stats: Mapping[str, os.stat_result]) -> None:
+    def _read_copies(self, logs: Collection[str], stats: Mapping[str, LogFile]) -> None:
         """Read several logs of one id: the original whole, of the others only their episodes."""
         for log in logs:
             self._drop(log)
@@ -219,7 +215,7 @@ class Builder:
                     self._read_copy(log, reader, stats[log])
         self._insert()
 
-    def _rank(self, log: str, stat: os.stat_result) -> tuple[bool, int, str]:
+    def _rank(self, log: str, stat: LogFile) -> tuple[bool, int, str]:
         """Return the order of a log among its copies, the original first."""
         try:
             with LogReader(self._folder / log) as reader:
@@ -228,27 +224,27 @@ class Builder:
                 is_damaged = any(not damage.is_tail for damage in reader.damage)
         except LogError:
             is_damaged = True
-        return is_damaged, -stat.st_size, log
+        return is_damaged, -stat.size, log
 
     def _drop(self, log: str) -> None:
         """Drop a log's rows here, and note that they hold no more in other schemas."""
         self._writer.drop_log(log)
         self._stale_logs.add(log)
 
-    def _open(self, log: str, stat: os.stat_result) -> LogReader | None:
+    def _open(self, log: str, stat: LogFile) -> LogReader | None:
         """Open a log; note why it cannot be read."""
-        try:
-            return LogReader(self._folder / log)
-        except LogError as exc:
-            problem = LogRow(
-                log=log, size_bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, problem=str(exc)
-            )
-            self._logs.append(problem)
-            return None
+        problem = stat.problem
+        if not problem:
+            try:
+                return LogReader(self._folder / log)
+            except LogError as exc:
+                problem = str(exc)
+        self._logs.append(
+            LogRow(log=log, size_bytes=stat.size, mtime_ns=stat.mtime_ns, problem=problem)
+        )
+        return None
 
-    def _read(
-        self, log: str, reader: LogReader, stat: os.stat_result, before: IndexedLog | None
-    ) -> None:
+    def _read(self, log: str, reader: LogReader, stat: LogFile, before: IndexedLog | None) -> None:
         """Read a log from its first new frame on."""
         start = 0
         if before is not None:
@@ -275,7 +271,7 @@ class Builder:
             log_rows.finish(self._rows)
         self._logs.append(_log_row(log, reader, stat))
 
-    def _read_copy(self, log: str, reader: LogReader, stat: os.stat_result) -> None:
+    def _read_copy(self, log: str, reader: LogReader, stat: LogFile) -> None:
         """Read the episodes of a copy, and nothing else."""
         is_agents = not reader.header.env.class_name
         log_rows = (
@@ -350,13 +346,13 @@ def _copies_of(logs: Collection[str], indexed: Mapping[str, IndexedLog]) -> set[
     return {log for group in members.values() if len(group) > 1 for log in group}
 
 
-def _log_row(log: str, reader: LogReader, stat: os.stat_result) -> LogRow:
+def _log_row(log: str, reader: LogReader, stat: LogFile) -> LogRow:
     damage = [[d.offset, d.size, d.reason, d.is_tail] for d in reader.damage]
     return LogRow(
         log=log,
         log_id=reader.header.log_id,
         size_bytes=reader.size,
-        mtime_ns=stat.st_mtime_ns,
+        mtime_ns=stat.mtime_ns,
         n_frames=len(reader.frames),
         is_sealed=reader.is_sealed,
         damage=json.dumps(damage) if damage else None,
@@ -364,15 +360,18 @@ def _log_row(log: str, reader: LogReader, stat: os.stat_result) -> LogRow:
     )
 
 
-def _is_changed(stat: os.stat_result, before: IndexedLog | None) -> bool:
-    return before is None or (stat.st_size, stat.st_mtime_ns) != (before.size, before.mtime_ns)
+def _is_changed(path: Path, stat: LogFile, before: IndexedLog | None) -> bool:
+    if before is None or (stat.size, stat.mtime_ns) != (before.size, before.mtime_ns):
+        return True
+    # A permission changes neither size nor time.
+    return before.is_unreadable and not stat.problem and os.access(path, os.R_OK)
 
 
-def _is_appended(reader: LogReader, stat: os.stat_result, before: IndexedLog) -> bool:
+def _is_appended(reader: LogReader, stat: LogFile, before: IndexedLog) -> bool:
     """Return whether a log only grew: then its first frames are those read before."""
     if before.is_sealed or before.n_frames == 0 or len(reader.frames) < before.n_frames:
         return False
-    return reader.frames[before.n_frames - 1].end <= before.size <= stat.st_size
+    return reader.frames[before.n_frames - 1].end <= before.size <= stat.size
 
 
 def _header_json(reader: LogReader) -> str:

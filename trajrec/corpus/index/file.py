@@ -10,8 +10,9 @@ from typing import TypeAlias
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, create_tables, find_logs, read_indexed_logs
+from trajrec.corpus.index.build import Builder, create_tables, read_indexed_logs
 from trajrec.corpus.index.tables import FORMER_TABLES, INDEX_VERSION, TABLES
+from trajrec.log.folder import find_logs
 
 Progress: TypeAlias = Callable[[int, int], None]
 

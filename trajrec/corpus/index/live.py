@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from os import stat_result
 from pathlib import Path
 
 import duckdb
@@ -12,7 +11,6 @@ from trajrec.corpus.index.build import (
     Builder,
     IndexedLog,
     create_tables,
-    find_logs,
     is_current,
     read_indexed_logs,
 )
@@ -35,6 +33,7 @@ from trajrec.corpus.index.tables import (
 )
 from trajrec.corpus.index.views import VIEWS
 from trajrec.errors import CorpusError
+from trajrec.log.folder import LogFile, find_logs
 from trajrec.log.locks import is_being_written
 
 
@@ -60,7 +59,7 @@ class LiveIndex:
     """
 
     def __init__(
-        self, folder: Path, stats: Mapping[str, stat_result], *, progress: Progress | None
+        self, folder: Path, stats: Mapping[str, LogFile], *, progress: Progress | None
     ) -> None:
         self._folder = folder
         self._progress = progress
@@ -89,7 +88,7 @@ class LiveIndex:
         """Read new logs and new frames; return the logs whose earlier rows hold no more."""
         stats = find_corpus_logs(self._folder)
         stale: set[str] = set()
-        if not is_current(stats, self._logs):
+        if not is_current(self._folder, stats, self._logs):
             if not self._has_delta:
                 create_tables(self.con, "delta")
                 self._has_delta = True
@@ -116,14 +115,14 @@ class LiveIndex:
         self._fill("superseded", self._superseded)
         self._create_views()
 
-    def _attach(self, stats: Mapping[str, stat_result]) -> bool:
+    def _attach(self, stats: Mapping[str, LogFile]) -> bool:
         """Attach the index file, brought up to date; return whether that was possible."""
         file = self._folder / INDEX_NAME
         # The file is opened for writing only if something is new: a connection that can write takes
         # longer than all the rest of opening a corpus.
         if attach_index(self.con, file, wait_s=0.0):
             self._logs = read_indexed_logs(self.con, "stored")
-            if is_current(stats, self._logs):
+            if is_current(self._folder, stats, self._logs):
                 return True
             detach_index(self.con)
             self._logs = {}
@@ -138,7 +137,7 @@ class LiveIndex:
         running = {
             log: bool(is_being_written(self._folder / log))
             for log, indexed in self._logs.items()
-            if not indexed.is_sealed
+            if not indexed.is_sealed and indexed.log_id is not None
         }
         if running != self.running:
             self.running = running
@@ -196,7 +195,7 @@ class LiveIndex:
         return " AND ".join(conditions) or "true"
 
 
-def find_corpus_logs(folder: Path) -> dict[str, stat_result]:
+def find_corpus_logs(folder: Path) -> dict[str, LogFile]:
     """Return the logs of a corpus, by path relative to it.
 
     Raises:
