@@ -15,7 +15,9 @@ from trajrec.corpus.transcript import Attempt
 from trajrec.log.schema import Failure
 from trajrec.replay.execute.report import short
 from trajrec.types import Value
-from trajrec.values.diff import first_change
+from trajrec.values.diff import Change, first_change
+from trajrec.values.json import describe_field, to_field, typed_keys
+from trajrec.values.paths import Path
 
 
 @dataclass(frozen=True)
@@ -25,23 +27,33 @@ class EpisodeDifference:
     Attributes:
         step: The step, from 0; -1 is the reset.
         field: The kind, "action", "call", "failure", "observation", "result", "reward", "info",
-            "state" or "end", with the path to the value below: "observation/2".
+            "state" or "end", then the JSON Pointer of the value below: "observation/2".
         a: The value of the first episode.
         b: The value of the second episode.
+        path: The path of the value with the types of its keys, its kind in front; it tells the
+            keys 7 and "7" apart, which look alike in `field`.
     """
 
     step: int
     field: str
     a: Value
     b: Value
+    path: Path = ()
 
     def __str__(self) -> str:
         step = "before step 0" if self.step < 0 else f"step {self.step}"
-        return f"{step}, {self.field}: {short(self.a)} | {short(self.b)}"
+        field = describe_field(self.path) or self.field
+        return f"{step}, {field}: {short(self.a)} | {short(self.b)}"
 
     def as_dict(self) -> dict[str, Value]:
         """Return the difference as plain data."""
-        return {"step": self.step, "field": self.field, "a": short(self.a), "b": short(self.b)}
+        return {
+            "step": self.step,
+            "field": self.field,
+            "path": typed_keys(self.path),
+            "a": short(self.a),
+            "b": short(self.b),
+        }
 
 
 def first_difference(a: Episode, b: Episode) -> list[EpisodeDifference]:
@@ -175,8 +187,7 @@ def _state_difference(a: Episode, b: Episode, observed: _SharedRows) -> Iterator
             digest_a = f"digest {difference.a}"
             yield EpisodeDifference(difference.step, "state", digest_a, f"digest {difference.b}")
         else:
-            field = _joined("state", change.path)
-            yield EpisodeDifference(difference.step, field, change.before, change.after)
+            yield _difference(difference.step, "state", change)
 
 
 def _agent_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
@@ -191,9 +202,7 @@ def _agent_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
         for attempt_a, attempt_b in zip(attempts_a, attempts_b, strict=False):
             change = first_change(value_of(attempt_a), value_of(attempt_b))
             if change is not None:
-                field = _joined(kind, change.path)
-                step = attempt_a.start.step
-                yield EpisodeDifference(step, field, change.before, change.after)
+                yield _difference(attempt_a.start.step, kind, change)
                 break
     n_shared = min(len(attempts_a), len(attempts_b))
     more_a = attempts_a[n_shared:]
@@ -252,9 +261,10 @@ def _first(
     for step, value_a, value_b in zip(steps, a, b, strict=False):
         change = first_change(value_a, value_b)
         if change is not None:
-            yield EpisodeDifference(step, _joined(field, change.path), change.before, change.after)
+            yield _difference(step, field, change)
             return
 
 
-def _joined(field: str, path: str) -> str:
-    return f"{field}/{path}" if path else field
+def _difference(step: int, field: str, change: Change) -> EpisodeDifference:
+    path = (field, *change.path)
+    return EpisodeDifference(step, to_field(path), change.before, change.after, path)

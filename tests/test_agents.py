@@ -113,7 +113,7 @@ def test_failures_retries_and_recoveries_are_recorded(tmp_path: Path) -> None:
     assert attempts == [
         (0, 0, "refund_order", "error", None, None, None, None, False),
         (1, 0, "refund_order", "error", None, "agent", 0, "[]", False),
-        (2, 0, "refund_order", "ok", None, "agent", 1, '[["/cents",1000000,100]]', False),
+        (2, 0, "refund_order", "ok", None, "agent", 1, '[["/cents",1000000,100,["cents"]]]', False),
         (3, 0, "refund", "error", "unknown tool", None, None, None, False),
         (4, 0, "search", "timeout", None, None, None, None, False),
         (4, 1, "search", "timeout", None, "scaffold", 4, "[]", True),

@@ -182,7 +182,9 @@ def test_json_output_holds_each_value_as_json_once(
     call = json.loads(capsys.readouterr().out)
     assert call["arguments"] == {"amount": 100}
     assert call["result"] == {"balance": 100}
-    assert call["changes"] == [{"part": "", "path": "/balance", "before": 0, "after": 100}]
+    assert call["changes"] == [
+        {"part": "", "path": "/balance", "keys": ["balance"], "before": 0, "after": 100}
+    ]
     assert main(["sql", folder, "SELECT arguments, result FROM attempts", "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row == {"arguments": {"amount": 100}, "result": {"balance": 100}}

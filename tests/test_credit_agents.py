@@ -165,7 +165,7 @@ def test_a_changed_request_is_reported_with_the_difference(tmp_path: Path) -> No
 
     with pytest.raises(
         AgentDivergedError,
-        match=r"model request 0 of the agent is not the recorded one: messages/0/content",
+        match=r"model request 0 of the agent is not the recorded one: /messages/0/content",
     ):
         credit.estimate(
             episode, credit.AgentPolicy(polite), estimator="value", steps=[1], n_rollouts=2

@@ -9,7 +9,9 @@ import pytest
 from equal_pairs import EQUAL_PAIRS
 
 from trajrec.types import Value
-from trajrec.values.diff import MISSING, Change, apply, diff, first_change, is_same, join
+from trajrec.values.diff import MISSING, Change, diff, first_change, is_same
+from trajrec.values.json import to_pointer
+from trajrec.values.patch import apply
 
 
 @pytest.mark.parametrize(("one", "other"), EQUAL_PAIRS, ids=repr)
@@ -42,10 +44,11 @@ def test_applied_changes_give_the_other_value(before: Value, after: Value) -> No
     assert is_same(before, original)
 
 
-def test_path_escapes_slashes_tildes_and_empty_keys() -> None:
-    assert [join("p", key) for key in ("a/b", "~", "", 3)] == ["p/a~1b", "p/~0", "p/~2", "p/3"]
+def test_pointer_escapes_slashes_tildes_and_empty_keys() -> None:
+    keys = ("a/b", "~", "", 3)
+    assert [to_pointer(("p", key)) for key in keys] == ["/p/a~1b", "/p/~0", "/p/", "/p/3"]
 
 
 def test_change_at_a_missing_key_names_its_path() -> None:
-    with pytest.raises(KeyError, match="the change of 'a/b' does not fit"):
-        apply({}, [Change("a/b", 1, 2)])
+    with pytest.raises(KeyError, match="the change of '/a/b' does not fit"):
+        apply({}, [Change(("a", "b"), 1, 2)])

@@ -295,17 +295,17 @@ def test_users_add_rules_names_and_secrets() -> None:
 
 
 def test_changes_are_redacted_by_the_names_in_their_paths() -> None:
-    change = REDACTOR.change(Change("config/db_password/0", "lamp", "post"))
+    change = REDACTOR.change(Change(("config", "db_password", 0), "lamp", "post"))
     assert change.before == mark("db_password", "lamp")
     assert change.after == mark("db_password", "post")
-    same = Change("config/port", 1, 2)
+    same = Change(("config", "port"), 1, 2)
     assert REDACTOR.change(same) is same
 
 
 def test_differences_leave_out_the_digests_of_marks() -> None:
     here = {"a": f"x {mark('api key', 'one')}", "b": 1}
     elsewhere = {"a": f"x {mark('api key', 'two')}", "b": 2}
-    assert differences(here, elsewhere) == [Change("b", 1, 2)]
+    assert differences(here, elsewhere) == [Change(("b",), 1, 2)]
 
 
 def test_without_redaction_nothing_is_removed() -> None:
@@ -313,7 +313,7 @@ def test_without_redaction_nothing_is_removed() -> None:
     assert as_redactor(REDACTOR) is REDACTOR
     assert NO_REDACTION.encode({"password": KEY}) == (codec.encode({"password": KEY}), False)
     assert NO_REDACTION.text(KEY) == KEY
-    change = Change("password", KEY, KEY)
+    change = Change(("password",), KEY, KEY)
     assert NO_REDACTION.change(change) is change
 
 

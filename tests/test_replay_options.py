@@ -109,7 +109,7 @@ def test_unknown_option_is_refused_by_name(tmp_path: Path) -> None:
 def test_tolerance_labels_each_difference_that_it_ignores(
     tolerance: Tolerance, label: str | None
 ) -> None:
-    assert tolerance.label("info/x", Change("x", 1.0, 1.0 + 2**-52)) == label
+    assert tolerance.label(Change(("info", "x"), 1.0, 1.0 + 2**-52)) == label
 
 
 @pytest.mark.parametrize("resync", [False, True])

@@ -167,7 +167,7 @@ def test_a_difference_may_be_reported_and_not_raised(tmp_path: Path) -> None:
     with trajrec.rerun(episode, on_difference="report") as ep:
         agent(ep, no_network, prompt="Be quick.")
     assert (ep.difference.step, ep.difference.kind) == (0, "model call")
-    assert [change.path for change in ep.difference.changes] == ["messages/0/content"]
+    assert [change.path for change in ep.difference.changes] == [("messages", 0, "content")]
 
 
 def loop(ep: Any, *calls: tuple[str, dict[str, Any]]) -> None:
@@ -192,7 +192,7 @@ def test_other_more_and_fewer_calls_are_told_apart(tmp_path: Path) -> None:
     assert (first.step, first.kind, [tuple(change) for change in first.changes]) == (
         1,
         "tool call",
-        [("arguments/x", 2, 3)],
+        [(("arguments", "x"), 2, 3)],
     )
     first = difference(("b", {"x": 2}), ("a", {"x": 1}))
     assert (first.step, first.recorded["tool"], first.actual["tool"]) == (0, "a", "b")

@@ -24,6 +24,7 @@ from trajrec.tracking.folder import WHOLE_BYTES, Folder
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import MISSING
+from trajrec.values.json import to_pointer
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def connect() -> Iterator[Callable[..., sqlite3.Connection]]:
 
 
 def changes(tracker: Any) -> list[tuple[Any, ...]]:
-    return [tuple(change) for change in tracker.update()[0]]
+    """Return the changes since the last look, with their pointers for paths."""
+    return [(to_pointer(path), before, after) for path, before, after in tracker.update()[0]]
 
 
 def test_every_change_of_a_folder_is_reported_by_path(tmp_path: Path) -> None:
@@ -54,19 +56,19 @@ def test_every_change_of_a_folder_is_reported_by_path(tmp_path: Path) -> None:
     assert changes(folder) == []
     # As long as before, and within one tick of the clock.
     (tmp_path / "src" / "a.py").write_text("x = 2\n")
-    assert changes(folder) == [("src/a.py/text", "x = 1\n", "x = 2\n")]
+    assert changes(folder) == [("/src/a.py/text", "x = 1\n", "x = 2\n")]
     (tmp_path / "src" / "a.py").write_text("x = 3\n")
-    assert changes(folder) == [("src/a.py/text", "x = 2\n", "x = 3\n")]
+    assert changes(folder) == [("/src/a.py/text", "x = 2\n", "x = 3\n")]
     os.chmod(tmp_path / "data.bin", 0o700)
-    assert changes(folder) == [("data.bin/mode", mode, "700")]
+    assert changes(folder) == [("/data.bin/mode", mode, "700")]
     (tmp_path / "link").symlink_to("data.bin")
     (tmp_path / "empty").mkdir()
     (tmp_path / ".git" / "HEAD").write_text("ignored")
     (tmp_path / "src" / "__pycache__").mkdir()
-    assert changes(folder) == [("empty", MISSING, {}), ("link", MISSING, {"link": "data.bin"})]
+    assert changes(folder) == [("/empty", MISSING, {}), ("/link", MISSING, {"link": "data.bin"})]
     (tmp_path / "src" / "a.py").rename(tmp_path / "src" / "b.py")
     entry = {"mode": mode, "text": "x = 3\n"}
-    assert changes(folder) == [("src/a.py", entry, MISSING), ("src/b.py", MISSING, entry)]
+    assert changes(folder) == [("/src/a.py", entry, MISSING), ("/src/b.py", MISSING, entry)]
     for name in ("link", "src/b.py"):
         (tmp_path / name).unlink()
     (tmp_path / "empty").rmdir()
@@ -84,7 +86,7 @@ def test_large_file_is_watched_by_its_digest(tmp_path: Path) -> None:
         file.seek(WHOLE_BYTES)
         file.write(b"x")
     ((path, _, _),) = changes(folder)
-    assert path == "big/digest"
+    assert path == "/big/digest"
 
 
 @pytest.mark.parametrize("by", ["connection", "path"])
@@ -102,19 +104,19 @@ def test_changed_rows_and_tables_are_reported_by_key(
     )
     tracker = Database(connection if by == "connection" else path)
     whole, first = tracker.begin()
-    assert whole["orders"]["7"] == {"id": 7, "item": "item 7", "cents": 10.5}
+    assert whole["orders"][7] == {"id": 7, "item": "item 7", "cents": 10.5}
     assert changes(tracker) == []
     connection.execute("UPDATE orders SET cents = 1 WHERE id IN (5, 200)")
-    assert changes(tracker) == [("orders/5/cents", 7.5, 1.0), ("orders/200/cents", 300.0, 1.0)]
+    assert changes(tracker) == [("/orders/5/cents", 7.5, 1.0), ("/orders/200/cents", 300.0, 1.0)]
     connection.execute('INSERT INTO "odd ""name" VALUES (1, ?)', [b"\xff"])
     connection.execute("INSERT INTO plain VALUES (NULL)")
-    assert [change[0] for change in changes(tracker)] == ["odd \"name/b'\\xff' 1", "plain/1"]
+    assert [change[0] for change in changes(tracker)] == ["/odd \"name/['ff', 1]", "/plain/1"]
     connection.execute("DELETE FROM orders WHERE id = 5")
     connection.execute("DROP TABLE plain")
     assert {change[0] for change in changes(tracker)} == {
-        "orders/5",
-        "plain",
-        "sqlite_schema/plain",
+        "/orders/5",
+        "/plain",
+        "/sqlite_schema/plain",
     }
     connection.execute("CREATE TABLE plain (x)")
     connection.execute("INSERT INTO orders VALUES (5, 'item 5', 7.5)")

@@ -13,6 +13,7 @@ TrajrecError
 ├── RecordedError           .type_name: a recorded exception whose class is not loaded
 ├── MissingPackageError     an optional package is not installed
 ├── CorpusError             no such folder, no logs in it, or no single episode with this id
+│   └── StateUnknownError   .episode_id .step .part: a state cannot be rebuilt from its log
 ├── QueryError              the SQL is wrong
 └── ReplayError             .what .episode_id: an episode cannot be replayed or forked
     ├── EnvRefusedError     the log names a module that may not be imported
@@ -128,6 +129,25 @@ class MissingPackageError(TrajrecError):
 
 class CorpusError(TrajrecError):
     """The corpus, or a single episode in it, could not be found."""
+
+
+class StateUnknownError(CorpusError):
+    """A recorded state is unknown: it was not stored, or it does not match its recorded digest.
+
+    Attributes:
+        what: The reason.
+        episode_id: The episode.
+        step: The step before which the state was asked for; -1 for the reset.
+        part: The part of an agent's world; "" if there is only one.
+    """
+
+    def __init__(self, what: str, *, episode_id: str, step: int, part: str = "") -> None:
+        self.what = what
+        self.episode_id = episode_id
+        self.step = step
+        self.part = part
+        place = f"part {part!r} of the state" if part else "the state"
+        super().__init__(f"episode {episode_id} step {step}: {place} is unknown: {what}")
 
 
 class QueryError(TrajrecError):

@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 
 from trajrec.types import Value
 from trajrec.values.diff import Change
-from trajrec.values.json import to_json
+from trajrec.values.json import describe_path, to_json
 
 # Changes that are printed: the first ones nearly always show the cause.
 SHOWN_CHANGES = 8
@@ -51,11 +51,12 @@ class AgentDifference:
 
 def _lines(change: Change) -> list[str]:
     """Return a change as lines; of texts with several lines, only those that differ."""
+    path = describe_path(change.path)
     before = change.before
     after = change.after
     is_text = isinstance(before, str) and isinstance(after, str)
     if not is_text or not ("\n" in before or "\n" in after):
-        return [f"  {change.path}: recorded {_shorten(before)}, now {_shorten(after)}"]
+        return [f"  {path}: recorded {_shorten(before)}, now {_shorten(after)}"]
     lines = difflib.unified_diff(
         before.splitlines(),
         after.splitlines(),
@@ -64,7 +65,7 @@ def _lines(change: Change) -> list[str]:
         lineterm="",
         n=1,
     )
-    return [f"  {change.path}:", *(f"    {line}" for line in lines)]
+    return [f"  {path}:", *(f"    {line}" for line in lines)]
 
 
 def _shorten(value: Value) -> str:

@@ -6,22 +6,24 @@ import contextlib
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, AttemptKey
-from trajrec.errors import RestoreError
+from trajrec.errors import RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
-from trajrec.tracking.parts import Part, find_parts
+from trajrec.tracking.parts import Part, find_parts, has_same_values
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change, diff
+from trajrec.values.json import to_field
+from trajrec.values.paths import Path, path_id
 from trajrec.values.recorded import resolve
 from trajrec.verifiers import identify, run_check
 
@@ -79,7 +81,8 @@ class WorldExecution:
         self._prepare_fork = prepare_fork
         self._resync = resync
         self._differing: list[Divergence] = []
-        # Parts with an ignored difference: their digests differ from here on and prove nothing.
+        # Parts whose digests prove nothing: an ignored difference changed them from there on, or
+        # an older tracker made those in the log.
         self._loose: set[str] = set()
         self._parts: list[Part] = []
         self._digests: dict[str, str] = {}
@@ -201,20 +204,25 @@ class WorldExecution:
         task = self._transcript.task_start
         recorded = [] if task is None else task.parts
         self._parts = find_parts(self._world, None)
-        live = [(part.name, part.tracker.name, part.tracker.version) for part in self._parts]
-        if live != recorded:
+        has_same_parts = [part.name for part in self._parts] == [name for name, _, _ in recorded]
+        for part, (_, name, version) in zip(self._parts, recorded, strict=False):
+            if has_same_values(part.tracker, name, version):
+                # The changes are compared in any case.
+                self._loose.add(part.name)
+            elif (part.tracker.name, part.tracker.version) != (name, version):
+                has_same_parts = False
+        if not has_same_parts:
             self._parts = []
             self._note("state not compared: it was captured in another way")
             return None
-        if not live:
+        if not self._parts:
             self._note("state not compared: the world gives none")
         for part in self._parts:
             value, digest = part.tracker.begin()
             if self._transcript.initial_digests.get(part.name) != digest:
                 self._loose.add(part.name)
                 for change in diff(self._transcript.initial_state[part.name], value):
-                    path = _path("state", part.name, change.path)
-                    divergence = self._judge(-1, path, change)
+                    divergence = self._judge(-1, _in_part(part, change))
                     if divergence is not None:
                         return divergence
             self._digests[part.name] = digest
@@ -228,7 +236,10 @@ class WorldExecution:
         """
         if not self._parts:
             raise RestoreError("no state was recorded, or it was captured in another way")
-        state = self._transcript.state_after(attempt)
+        try:
+            state = self._transcript.state_after(attempt)
+        except StateUnknownError as exc:
+            raise RestoreError(exc.what) from exc
         for part in self._parts:
             part.tracker.restore(state[part.name])
             _, digest = part.tracker.begin()
@@ -277,13 +288,14 @@ class WorldExecution:
             is_redacted = end.error_type == name and "[redacted" in end.message
             if end.is_raised and (actual == expected or is_redacted):
                 return None
-            return self._judge(start.step, "error", Change("", expected, actual))
+            return self._judge(start.step, Change(("error",), expected, actual))
         if end.is_raised:
             actual = f"returned {result!r}"
-            return self._judge(start.step, "error", Change("", expected, actual))
+            return self._judge(start.step, Change(("error",), expected, actual))
         live = codec.decode(codec.encode(result, opaque=True))
         for change in diff(attempt.result, live):
-            divergence = self._judge(start.step, _path("result", change.path), change)
+            below = change._replace(path=("result", *change.path))
+            divergence = self._judge(start.step, below)
             if divergence is not None:
                 if is_reordered(attempt.result, live, change.path):
                     return dataclasses.replace(divergence, cause=UNORDERED)
@@ -305,25 +317,18 @@ class WorldExecution:
                 self._digests[part.name] = digest
                 continue
             n_ignored = len(self._ignored)
-            recorded = {c.path: c.after for c in attempt.changes.get(part.name, [])}
-            live = {c.path: c.after for c in live_changes}
-            for path in [*recorded, *(path for path in live if path not in recorded)]:
-                for change in diff(recorded.get(path, MISSING), live.get(path, MISSING)):
-                    full_path = _path("state", part.name, path, change.path)
-                    divergence = self._judge(attempt.start.step, full_path, change)
-                    if divergence is not None:
-                        return divergence
+            differences = list(_differences(attempt.changes.get(part.name, []), live_changes))
+            for change in differences:
+                divergence = self._judge(attempt.start.step, _in_part(part, change))
+                if divergence is not None:
+                    return divergence
             if len(self._ignored) != n_ignored:
                 self._loose.add(part.name)
             # Equal changes with another digest: the states before them were different.
             is_strict = not self._has_redacted and part.name not in self._loose
-            if is_strict and recorded == live:
-                return Divergence(
-                    step=attempt.start.step,
-                    field=_path("state", part.name),
-                    expected=f"digest {expected}",
-                    actual=f"digest {digest}",
-                )
+            if is_strict and not differences:
+                digests = Change((), f"digest {expected}", f"digest {digest}")
+                return self._divergence(attempt.start.step, _in_part(part, digests))
             self._digests[part.name] = expected or digest
         return None
 
@@ -346,22 +351,26 @@ class WorldExecution:
                 # The world received other arguments than the recorded one.
                 self._ignored.add(field)
                 continue
-            divergence = self._judge(self._n_steps, field, Change("", before, after))
+            divergence = self._judge(self._n_steps, Change(("check", name), before, after))
             if divergence is not None:
                 return divergence
         return None
 
-    def _judge(self, step: int, field: str, change: Change) -> Divergence | None:
+    def _judge(self, step: int, change: Change) -> Divergence | None:
         """Return a difference as a divergence; None if it is ignored or redacted."""
-        label = self._tolerance.label(field, change)
+        label = self._tolerance.label(change)
         if label is None and isinstance(change.before, str) and "[redacted " in change.before:
-            label = field
+            label = to_field(change.path)
         if label is not None:
             self._ignored.add(label)
             return None
+        return self._divergence(step, change)
+
+    def _divergence(self, step: int, change: Change) -> Divergence:
         return Divergence(
             step=step,
-            field=field,
+            field=to_field(change.path),
+            path=change.path,
             expected=change.before,
             actual=change.after,
             ulps=ulp_distance(change.before, change.after),
@@ -373,14 +382,14 @@ def is_outside_world(tool: str, access: str, world_tools: Collection[str]) -> bo
     return access == "external" or tool not in world_tools
 
 
-def is_reordered(recorded: Value, live: Value, path: str) -> bool:
+def is_reordered(recorded: Value, live: Value, path: Path) -> bool:
     """Return whether, along a path, two lists have the same items in another order."""
-    for key in path.split("/"):
+    for key in path:
         if isinstance(recorded, list) and isinstance(live, list) and recorded != live:
             if sorted(map(codec.encode, recorded)) == sorted(map(codec.encode, live)):
                 return True
-            recorded = recorded[int(key)]
-            live = live[int(key)]
+            recorded = recorded[key]
+            live = live[key]
         elif isinstance(recorded, Plain) and isinstance(live, Plain):
             recorded = recorded.fields.get(key)
             live = live.fields.get(key)
@@ -392,5 +401,18 @@ def is_reordered(recorded: Value, live: Value, path: str) -> bool:
     return False
 
 
-def _path(*parts: str) -> str:
-    return "/".join(part for part in parts if part)
+def _in_part(part: Part, change: Change) -> Change:
+    """Return a change of a part of the state with the path that reports give it."""
+    prefix = ("state", part.name) if part.name else ("state",)
+    return change._replace(path=(*prefix, *change.path))
+
+
+def _differences(recorded: Sequence[Change], live: Sequence[Change]) -> Iterator[Change]:
+    """Yield the differences of the values that two lists of changes lead to."""
+    recorded_by_id = {path_id(change.path): change for change in recorded}
+    live_by_id = {path_id(change.path): change for change in live}
+    for own_id, either in (recorded_by_id | live_by_id).items():
+        expected = recorded_by_id[own_id].after if own_id in recorded_by_id else MISSING
+        actual = live_by_id[own_id].after if own_id in live_by_id else MISSING
+        for change in diff(expected, actual):
+            yield change._replace(path=(*either.path, *change.path))

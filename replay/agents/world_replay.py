@@ -64,6 +64,11 @@ def replay_in_world(
     if result.ignored:
         notes.append(tolerance.note(result.ignored))
         grade = "state"
+    unknown = episode.transcript.history.first_unknown()
+    if unknown is not None:
+        # The world may be in the recorded state, by its digest; the recorded values do not show it.
+        notes.append(f"a recorded state could not be compared by its values: {unknown}")
+        grade = "state"
     if divergence is not None:
         grade = "diverged"
     return ReplayReport(

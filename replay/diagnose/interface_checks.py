@@ -17,6 +17,7 @@ from trajrec.replay.execute.report import short
 from trajrec.types import AnyEnv, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import Change, first_change
+from trajrec.values.json import describe_field
 
 # Steps to the state that is captured, and steps from there on that must be the same again. A few
 # of each suffice: a forgotten attribute shows in the first step that reads it.
@@ -219,7 +220,7 @@ def _observed(
 
 
 def _differs(field: str, change: Change) -> str:
-    path = f"{field}/{change.path}" if change.path else field
+    path = describe_field((field, *change.path))
     return f"{path} is {short(change.after)} instead of {short(change.before)}"
 
 

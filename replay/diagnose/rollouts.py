@@ -11,6 +11,7 @@ from trajrec.replay.execute.report import short
 from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change
+from trajrec.values.json import describe_field
 
 FIELDS = ("observation", "reward", "terminated", "truncated", "info")
 
@@ -140,7 +141,7 @@ def _difference(step: int, field: str, first: bytes | None, second: bytes | None
     if change is None:
         # Different bytes for equal values, as two dicts with another order of keys have.
         return RowDifference(step, field, short(a), short(b))
-    path = f"{field}/{change.path}" if change.path else field
+    path = describe_field((field, *change.path))
     return RowDifference(step, path, short(change.before), short(change.after))
 
 

@@ -22,6 +22,7 @@ from trajrec.values import codec
 from trajrec.values.arrays import array_bytes
 from trajrec.values.diff import Change, diff, first_change
 from trajrec.values.digest import MASK
+from trajrec.values.json import to_field
 
 # Within a step, visible fields come before the state, which explains them.
 FIELD_ORDER = ("observation", "reward", "terminated", "truncated", "info", "state", "failure")
@@ -80,7 +81,8 @@ def _divergence(episode: Episode, found: FieldChange) -> Divergence:
     row, field, change = found
     return Divergence(
         step=int(episode.step_numbers[row - 1]) if row > 0 else episode.first_step - 1,
-        field=f"{field}/{change.path}" if change.path else field,
+        field=to_field((field, *change.path)),
+        path=(field, *change.path),
         expected=change.before,
         actual=change.after,
         ulps=ulp_distance(change.before, change.after),
@@ -98,8 +100,7 @@ def first_counting_change(
     if tolerance.is_exact:
         return first_change(recorded, live)
     for change in diff(recorded, live):
-        path = f"{field}/{change.path}" if change.path else field
-        label = tolerance.label(path, change)
+        label = tolerance.label(change._replace(path=(field, *change.path)))
         if label is None:
             return change
         execution.ignored.add(label)
@@ -180,8 +181,8 @@ def _compare_flags(episode: Episode, execution: Execution) -> FieldChange | None
     if recorded is not None and recorded[0] == row:
         _, was_terminated, was_truncated = recorded
     if terminated != was_terminated:
-        return FieldChange(row + 1, "terminated", Change("", was_terminated, terminated))
-    return FieldChange(row + 1, "truncated", Change("", was_truncated, truncated))
+        return FieldChange(row + 1, "terminated", Change((), was_terminated, terminated))
+    return FieldChange(row + 1, "truncated", Change((), was_truncated, truncated))
 
 
 def _compare_infos(
@@ -250,7 +251,7 @@ def _compare_states(
     return FieldChange(
         first_differing,
         "state",
-        Change("", f"digest {int(expected[position]):06x}", f"digest {int(live[position]):06x}"),
+        Change((), f"digest {int(expected[position]):06x}", f"digest {int(live[position]):06x}"),
     )
 
 

@@ -20,6 +20,7 @@ from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change, is_same
 from trajrec.values.digest import state_digest
+from trajrec.values.json import to_field
 from trajrec.values.plain import PLAIN_TYPES
 
 # Values that a log gives back unchanged; all others are encoded and decoded before a comparison.
@@ -306,7 +307,7 @@ def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation
         raise _diverged(
             episode,
             step=step - 1,
-            field=f"observation/{change.path}" if change.path else "observation",
+            field=to_field(("observation", *change.path)),
             expected=change.before,
             actual=change.after,
         )

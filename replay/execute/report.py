@@ -10,14 +10,17 @@ import numpy as np
 
 from trajrec.errors import DivergenceError
 from trajrec.types import Value
+from trajrec.values.json import describe_field, typed_keys
+from trajrec.values.paths import Path
 
 Grade = Literal["exact", "state", "partial", "diverged", "refused"]
 """The grade of a replay.
 
 exact: every compared value is the recorded one. state: every value except those that the options
-ignore. partial: every compared value, but the log has lost steps, or only later steps were asked
-for. diverged: a value differs. refused: nothing was executed, because the environment is missing,
-may not be imported, or cannot be made again.
+ignore, and those of states that the log does not tell (a note says so; the digest is the recorded
+one). partial: every compared value, but the log has lost steps, or only later steps were asked for.
+diverged: a value differs. refused: nothing was executed, because the environment is missing, may
+not be imported, or cannot be made again.
 """
 
 # A larger distance is not shown: 0.0 and 1.0 are 4607182418800017408 ulps apart, a number that
@@ -35,10 +38,13 @@ class Divergence:
     Attributes:
         step: The step, from 0; -1 is the reset.
         field: "observation", "reward", "terminated", "truncated", "info", "state" or "failure",
-            and in agents' episodes "result", "error", "state" or "check", with the path to the
-            value below: "observation/2".
+            and in agents' episodes "result", "error", "state" or "check", then the JSON Pointer
+            of the value below: "observation/2".
         expected: The recorded value.
         actual: The value of the replay.
+        path: The path of the differing value with the types of its keys, the first name of `field`
+            in front: ("observation", 2). It tells the keys 7 and "7" apart, which look alike in
+            `field`.
         cause: The likely cause, as far as experiments could show it; "" if none was looked for.
         ulps: The number of floating-point numbers between the two values, if both have the same
             float type; else None.
@@ -48,6 +54,7 @@ class Divergence:
     field: str
     expected: Value
     actual: Value
+    path: Path = ()
     cause: str = ""
     ulps: int | None = None
 
@@ -57,7 +64,7 @@ class Divergence:
         distance = f" ({self.ulps} ulp apart)" if is_close else ""
         cause = f"; likely cause: {self.cause}" if self.cause else ""
         return (
-            f"{step}, {self.field}: recorded {short(self.expected)}, "
+            f"{step}, {describe_field(self.path) or self.field}: recorded {short(self.expected)}, "
             f"replayed {short(self.actual)}{distance}{cause}"
         )
 
@@ -66,6 +73,7 @@ class Divergence:
         return {
             "step": self.step,
             "field": self.field,
+            "path": typed_keys(self.path),
             "expected": short(self.expected),
             "actual": short(self.actual),
             "cause": self.cause,

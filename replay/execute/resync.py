@@ -23,6 +23,7 @@ from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import state_digest
+from trajrec.values.json import to_field
 
 FieldAndChange: TypeAlias = tuple[str, Change]
 
@@ -118,7 +119,8 @@ class _ResyncRun:
         if self._divergence is None:
             self._divergence = Divergence(
                 step=step,
-                field=f"{field}/{change.path}" if change.path else field,
+                field=to_field((field, *change.path)),
+                path=(field, *change.path),
                 expected=change.before,
                 actual=change.after,
                 ulps=ulp_distance(change.before, change.after),
@@ -134,7 +136,7 @@ class _ResyncRun:
             )
         except (Exception, SystemExit) as exc:
             if not is_recorded(step.failure, exc, execution):
-                yield "failure", Change("", describe(step.failure), describe(exc))
+                yield "failure", Change((), describe(step.failure), describe(exc))
             return
         execution.rewards.append(copy_for_record(reward))
         execution.end = None
@@ -144,7 +146,7 @@ class _ResyncRun:
         if step.failure is not None:
             # After a failure of the scaffold, the recorder, there are no values to compare with.
             if step.failure.origin != "scaffold":
-                yield "failure", Change("", describe(step.failure), describe(None))
+                yield "failure", Change((), describe(step.failure), describe(None))
             return
         yield from self._compare("observation", step.observation, obs)
         yield from self._compare("reward", step.reward, reward)
@@ -153,7 +155,7 @@ class _ResyncRun:
         for name, live in (("terminated", terminated), ("truncated", truncated)):
             recorded = bool(getattr(end, name)) if is_last else False
             if recorded != bool(live):
-                yield name, Change("", recorded, bool(live))
+                yield name, Change((), recorded, bool(live))
         yield from self._compare("info", step.info, info)
         if row is not None:
             yield from self._compare_state(row)
@@ -181,7 +183,7 @@ class _ResyncRun:
             self._execution.ignored.add(DIGESTS_ONLY)
         else:
             expected = f"digest {int(digests[row]):06x}"
-            yield "state", Change("", expected, f"digest {digest:06x}")
+            yield "state", Change((), expected, f"digest {digest:06x}")
 
     def _compare(self, field: str, recorded: Value, live: Value) -> Iterator[FieldAndChange]:
         change = first_counting_change(

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trajrec.replay.execute.report import ulp_distance
 from trajrec.values.diff import Change
+from trajrec.values.json import to_field
 from trajrec.values.projection import Projection
 
 # `gymnasium.wrappers.RecordEpisodeStatistics` measures the seconds that an episode took. No replay
@@ -38,17 +39,17 @@ class Tolerance(NamedTuple):
         """Whether states may differ although their digests do: a digest has no distance."""
         return self.ulps > 0 or self.projection is not None
 
-    def label(self, path: str, change: Change) -> str | None:
+    def label(self, change: Change) -> str | None:
         """Return the label of a difference that is ignored, or None if the difference counts.
 
         Args:
-            path: The path of the changed value, with its field in front: "observation/2".
-            change: The two values.
+            change: The two values, and their path with the field in front: ("observation", 2).
         """
-        if path in self.paths:
-            return path
-        if self.projection is not None and not self.projection.counts(change._replace(path=path)):
-            return path
+        field = to_field(change.path)
+        if field in self.paths:
+            return field
+        if self.projection is not None and not self.projection.counts(change):
+            return field
         if self.ulps:
             distance = ulp_distance(change.before, change.after)
             if distance is not None and distance <= self.ulps:

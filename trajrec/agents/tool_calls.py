@@ -249,8 +249,9 @@ def _outcome(exc: BaseException) -> Literal["timeout", "error", "cancelled"]:
 
 def _operation(change: Change) -> list[Value]:
     """Return a change with the names of JSON Patch (RFC 6902), without missing values."""
+    path = list(change.path)
     if change.before is MISSING:
-        return ["add", change.path, change.after]
+        return ["add", path, change.after]
     if change.after is MISSING:
-        return ["remove", change.path, change.before]
-    return ["replace", change.path, change.before, change.after]
+        return ["remove", path, change.before]
+    return ["replace", path, change.before, change.after]

@@ -8,7 +8,7 @@ from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.log.events import TaskStart
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING
-from trajrec.values.json import to_json, to_json_value, to_pointer
+from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, with_keys
 
 # Attempts and model calls of a long episode, half of them from each end: about a screen.
 SHOWN_ROWS = 40
@@ -65,7 +65,8 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
 
 
 def _print_change(change: JsonObject) -> None:
-    path = f"{change['part']}: {change['path']}" if change["part"] else change["path"]
+    pointer = with_keys(change["path"], change["keys"])
+    path = f"{change['part']}: {pointer}" if change["part"] else pointer
     before = to_json(change["before"]) if "before" in change else "(missing)"
     after = to_json(change["after"]) if "after" in change else "(missing)"
     print(f"changed        {path or '(all)'}: {before} -> {after}")
@@ -191,7 +192,11 @@ def _changes(item: Attempt) -> list[JsonObject]:
     rows: list[JsonObject] = []
     for part, changes in item.changes.items():
         for change in changes:
-            row: JsonObject = {"part": part, "path": to_pointer(change.path)}
+            row: JsonObject = {
+                "part": part,
+                "path": to_pointer(change.path),
+                "keys": typed_keys(change.path),
+            }
             # A key that is absent says that there was no value; null is a value.
             if change.before is not MISSING:
                 row["before"] = to_json_value(change.before)

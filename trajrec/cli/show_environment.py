@@ -11,7 +11,7 @@ from trajrec.log.schema import EpisodeStart
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import decode
 from trajrec.values.diff import diff
-from trajrec.values.json import to_json, to_json_value, to_pointer
+from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, with_keys
 
 # Steps at each end of a long episode: with the facts above they fit on a screen.
 SHOWN_STEPS = 8
@@ -75,6 +75,7 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
         changes = [
             {
                 "path": to_pointer(change.path),
+                "keys": typed_keys(change.path),
                 "before": to_json_value(change.before),
                 "after": to_json_value(change.after),
             }
@@ -95,7 +96,7 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
             print(f"{name:<13}  {text}")
     for change in changes:
         print(
-            f"state changed  {change['path'] or '(all)'}: "
+            f"state changed  {with_keys(change['path'], change['keys']) or '(all)'}: "
             f"{to_json(change['before'])} -> {to_json(change['after'])}"
         )
 

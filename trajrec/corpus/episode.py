@@ -118,7 +118,7 @@ class Episode:
     @cached_property
     def transcript(self) -> Transcript:
         """An agent's calls with their attempts and changes, and its model calls."""
-        return Transcript(self.agent_events, self.reader.blob)
+        return Transcript(self.agent_events, self.reader.blob, self.id)
 
     @property
     def n_steps(self) -> int:

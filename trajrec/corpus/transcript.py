@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from trajrec.errors import CorpusError
+from trajrec.corpus.state_history import StateHistory
 from trajrec.log.events import (
     AgentEvent,
     AnswerPart,
@@ -21,7 +21,7 @@ from trajrec.log.events import (
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.codec import Plain, Ref
-from trajrec.values.diff import MISSING, Change, apply, diff
+from trajrec.values.diff import Change, diff
 
 AttemptKey = tuple[int, int, int]
 """Step, call and attempt."""
@@ -42,6 +42,8 @@ class Attempt:
         recovered_by: Who made that retry.
         changes: The changes that it made, by part of the state.
         digests: The digests of the changed parts afterwards.
+        open_paths: Parts of the state in whose changes the types of keys are unknown: the paths
+            hold them as texts. Only logs of format 1 have such paths.
         notes: Findings, e.g. a tool that was declared to read changed the state.
         state_digest: Digest of the part that it changed last; None if it changed none.
     """
@@ -56,6 +58,7 @@ class Attempt:
     recovered_by: str = ""
     changes: dict[str, list[Change]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    open_paths: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
     state_digest: str | None = None
 
@@ -135,11 +138,15 @@ class Transcript:
     Args:
         events: The episode's events, in order.
         blob: Returns a value that the log stores once, by its digest.
+        episode_id: The episode, for errors.
     """
 
-    def __init__(self, events: Sequence[AgentEvent], blob: Callable[[bytes], bytes]) -> None:
+    def __init__(
+        self, events: Sequence[AgentEvent], blob: Callable[[bytes], bytes], episode_id: str = ""
+    ) -> None:
         self._events = events
         self._blob = blob
+        self._episode_id = episode_id
         self.task_start = next((event for event in events if isinstance(event, TaskStart)), None)
 
     @property
@@ -156,6 +163,7 @@ class Transcript:
     def attempts(self) -> list[Attempt]:
         """All attempts at tool calls, in the order in which they began."""
         by_key: dict[AttemptKey, Attempt] = {}
+        n_changes = 0
         for event in self._events:
             if isinstance(event, CallStart):
                 key = (event.step, event.call, event.attempt)
@@ -170,8 +178,10 @@ class Transcript:
                 by_key[key] = attempt
             elif isinstance(event, CallEnd):
                 self._add_end(by_key, event)
-            elif isinstance(event, StateChange) and event.step >= 0:
-                self._add_changes(by_key, event)
+            elif isinstance(event, StateChange):
+                if event.step >= 0:
+                    self._add_changes(by_key, event, n_changes)
+                n_changes += 1
         attempts = list(by_key.values())
         _link_retries(attempts)
         _mark_recoveries(attempts)
@@ -184,11 +194,15 @@ class Transcript:
             attempt.end = event
             attempt.result = self.value(event.result_data)
 
-    def _add_changes(self, by_key: dict[AttemptKey, Attempt], event: StateChange) -> None:
+    def _add_changes(
+        self, by_key: dict[AttemptKey, Attempt], event: StateChange, index: int
+    ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None:
             return
-        attempt.changes[event.part] = self._changes(event)
+        attempt.changes[event.part] = self.history.changes(index)
+        if not self.history.has_typed_paths(index):
+            attempt.open_paths.add(event.part)
         attempt.digests[event.part] = event.digest
         attempt.state_digest = event.digest
         if event.note:
@@ -246,6 +260,12 @@ class Transcript:
         return backwards[::-1]
 
     @cached_property
+    def history(self) -> StateHistory:
+        """The states of the world, rebuilt from its changes."""
+        events = [event for event in self._events if isinstance(event, StateChange)]
+        return StateHistory(events, self.value, self._episode_id)
+
+    @cached_property
     def initial_state(self) -> dict[str, Value]:
         """The parts of the state after the reset."""
         return {event.part: self.value(event.data) for event in self._initial_events()}
@@ -261,42 +281,40 @@ class Transcript:
         ]
 
     def state(self, step: int) -> dict[str, Value]:
-        """Return the parts of the state before a step, as plain data.
+        """Return the parts of the state when a step began, as plain data of its own.
 
         Args:
             step: The step; the number of steps for the last state.
 
         Raises:
-            CorpusError: A change was recorded without its content, so that the state is unknown
-                from that step on.
+            StateUnknownError: A part was not captured, or the recorded changes do not lead to its
+                recorded digest.
         """
-        return self._state([attempt for attempt in self._ended if attempt.start.step < step])
+        n_changes = 0
+        for event in self._events:
+            if isinstance(event, (CallStart, ModelStart)) and event.step >= step:
+                break
+            n_changes += isinstance(event, StateChange)
+        return self.history.state(n_changes, step)
 
     def state_after(self, attempt: Attempt) -> dict[str, Value]:
         """Return the parts of the state at the end of an attempt.
 
         Raises:
-            CorpusError: See `state`.
+            StateUnknownError: See `state`.
         """
-        index = next(k for k, ended in enumerate(self._ended) if ended is attempt)
-        return self._state(self._ended[: index + 1])
-
-    @cached_property
-    def _ended(self) -> list[Attempt]:
-        """The attempts in the order of their ends, which is the order of their changes."""
-        return sorted(self.attempts, key=lambda a: a.end.time_ns if a.end else 0)
-
-    def _state(self, attempts: Sequence[Attempt]) -> dict[str, Value]:
-        state = dict(self.initial_state)
-        for attempt in attempts:
-            for part, changes in attempt.changes.items():
-                if not changes:
-                    raise CorpusError(
-                        f"step {attempt.start.step}: the changes in {part or 'the state'} were not "
-                        "recorded, so the state is unknown from here on"
-                    )
-                state[part] = apply(state[part], changes)
-        return state
+        n_changes = 0
+        is_over = False
+        for event in self._events:
+            if isinstance(event, StateChange):
+                if is_over and (event.step, event.call, event.attempt) != attempt.key:
+                    break
+                n_changes += 1
+            elif is_over:
+                break
+            # The changes of an attempt stand behind its end.
+            is_over = is_over or event is attempt.end
+        return self.history.state(n_changes, attempt.start.step)
 
     @property
     def state_digest(self) -> str | None:
@@ -320,17 +338,6 @@ class Transcript:
             fields = {key: self._resolve(item) for key, item in value.fields.items()}
             return Plain(value.type_name, value.kind, fields)
         return value
-
-    def _changes(self, event: StateChange) -> list[Change]:
-        changes = []
-        for operation, path, *values in self.value(event.data) or ():
-            if operation == "add":
-                changes.append(Change(path, MISSING, values[0]))
-            elif operation == "remove":
-                changes.append(Change(path, values[0], MISSING))
-            else:
-                changes.append(Change(path, values[0], values[1]))
-        return changes
 
 
 def _link_retries(attempts: Sequence[Attempt]) -> None:

@@ -106,8 +106,8 @@ class Redactor:
 
     def change(self, change: Change) -> Change:
         """Return a change without the secrets in it. A key in its path may name a secret."""
-        for key in change.path.split("/"):
-            strength = self._strength_of(key)
+        for key in change.path:
+            strength = self._strength_of(key) if isinstance(key, str) else ""
             if strength:
                 cleaner = self._cleaner()
                 before, after = (

@@ -29,9 +29,9 @@ HASHED_BYTES = 1 << 20
 
 IGNORED = (".git", "__pycache__", "*.pyc", ".DS_Store")
 
-Entry = dict[str, Any]
+Entry = dict[Any, Any]
 """A file ({"mode", "text"}, {"mode", "bytes"} or {"mode", "size", "digest"}), a link ({"link"}), or
-a folder (name -> entry)."""
+a folder (name -> entry). Names that are not UTF-8 are bytes."""
 
 
 class ReadFile(NamedTuple):
@@ -45,7 +45,7 @@ class ReadFile(NamedTuple):
 class Folder:
     """Watches a folder.
 
-    The path of a change is the file's path, then `text`, `bytes`, `digest`, `mode` or `link`.
+    The path of a change is the file's names, then "text", "bytes", "digest", "mode" or "link".
 
     Args:
         path: The folder.
@@ -53,7 +53,7 @@ class Folder:
     """
 
     name = "folder"
-    version = 1
+    version = 2
 
     def __init__(self, path: Path, ignore: Sequence[str] = IGNORED) -> None:
         self.path = path
@@ -89,13 +89,13 @@ class Folder:
             if wanted.get(name) == entry:
                 continue
             if name not in wanted or is_file(entry) or is_file(wanted[name]):
-                path = folder / name
+                path = folder / os.fsdecode(name)
                 if is_file(entry):
                     path.unlink()
                 else:
                     shutil.rmtree(path)
         for name, entry in wanted.items():
-            path = folder / name
+            path = folder / os.fsdecode(name)
             before = live.get(name)
             if before == entry:
                 continue
@@ -103,7 +103,7 @@ class Folder:
                 path.mkdir(exist_ok=True)
                 self._write(path, entry, _as_folder(before))
             elif "link" in entry:
-                path.symlink_to(entry["link"])
+                path.symlink_to(os.fsdecode(entry["link"]))
             else:
                 path.write_bytes(entry["text"].encode() if "text" in entry else entry["bytes"])
                 path.chmod(int(entry["mode"], 8))
@@ -121,11 +121,10 @@ class Folder:
             for item in sorted(scanned, key=lambda item: item.name):
                 if any(fnmatch(item.name, pattern) for pattern in self.ignore):
                     continue
-                # A name need not be UTF-8, and a log stores only texts that are.
-                name = os.fsencode(item.name).decode("utf-8", "backslashreplace")
+                name = _name(item.name)
                 # Links are not followed: they may lead out of the folder, or in a circle.
                 if item.is_symlink():
-                    entries[name] = {"link": os.readlink(item.path)}
+                    entries[name] = {"link": _name(os.readlink(item.path))}
                 elif item.is_dir(follow_symlinks=False):
                     entries[name] = self._scan(item.path, files)
                 elif item.is_file(follow_symlinks=False):
@@ -151,10 +150,19 @@ class Folder:
         return file.entry
 
 
+def _name(name: str) -> str | bytes:
+    """Return a name as plain data: as bytes if it is not UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(name)
+    return name
+
+
 def is_file(entry: Entry) -> bool:
     """Return whether an entry is a file or a link, not a folder."""
     # The values of a folder are entries, so a file called "mode" in it has a dict there.
-    return isinstance(entry.get("link", entry.get("mode")), str)
+    return isinstance(entry.get("link", entry.get("mode")), (str, bytes))
 
 
 def _as_folder(entry: Entry | None) -> Entry:
@@ -166,10 +174,10 @@ def _check_large_files(wanted: Entry, live: Entry, path: str) -> None:
     for name, entry in wanted.items():
         before = live.get(name)
         if not is_file(entry):
-            _check_large_files(entry, _as_folder(before), f"{path}{name}/")
+            _check_large_files(entry, _as_folder(before), f"{path}{os.fsdecode(name)}/")
         elif "digest" in entry and entry != before:
             raise RestoreError(
-                f"{path}{name}: the file is not the recorded one, and only its digest is stored, "
+                f"{path}{os.fsdecode(name)}: the file is not the recorded one, and only its digest is stored, "
                 f"because it has more than {WHOLE_BYTES} bytes; replay without resync"
             )
 

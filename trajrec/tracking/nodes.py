@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable
+from typing import TypeAlias
 
 import msgspec
 
+from trajrec.tracking.plain_data import (
+    ENCODER,
+    ContainerKind,
+    KeyKind,
+    check_plain,
+    decode,
+    encode,
+    encode_sorted,
+    key_kind,
+    kind_of,
+    opened,
+    plain_copy,
+)
 from trajrec.types import Value
-from trajrec.values import codec
-from trajrec.values.diff import MISSING, Change, diff, join
-from trajrec.values.objects import all_fields
+from trajrec.values.diff import MISSING, Change, diff
+from trajrec.values.paths import Path, key_id
 
 PAGE_ITEMS = 64
 PAGE_BYTES = 1 << 12
@@ -25,56 +38,58 @@ record. The digest is stored in logs, so these numbers belong to the tracker's v
 
 _MODULUS = 1 << 256
 
-Path = tuple[Hashable, ...]
-"""Keys and indices from the root to a value."""
-
 
 class Node:
     """One container, or the root, cut into pages of items; its large items are nodes of their own.
+
+    Args:
+        value: Plain data, as `plain_copy` returns it.
+        path: Path of the value.
+        depth: Number of containers around it.
 
     Attributes:
         kind: "dict", "list", or None if the value is no container.
         path: Path of the value.
         depth: Number of containers around it.
         keys: Keys or indices of the items.
+        key_kind: See `KeyKind`.
         subs: Nodes of the large items, by key.
         pages: The encoded pages; None stands for an item with a node of its own.
         total: The sum of the hashes of the records in it, modulo 2^256.
     """
 
-    __slots__ = ("depth", "keys", "kind", "pages", "path", "subs", "total")
+    __slots__ = ("depth", "key_kind", "keys", "kind", "pages", "path", "subs", "total")
 
     def __init__(self, value: Value, path: Path, depth: int) -> None:
-        value = all_fields(value)
-        self.kind = _kind(value)
+        self.kind = kind_of(value)
         self.path = path
         self.depth = depth
         self.keys: list[Hashable] = _keys(value)
+        self.key_kind = key_kind(value)
         self.subs: dict[Hashable, Node] = {}
         self.pages: list[bytes] = []
         items = _items(value, self.kind)
         if self.kind is not None:
             for start in range(0, len(items), PAGE_ITEMS):
                 page = items[start : start + PAGE_ITEMS]
-                if len(_encode(page)) > PAGE_BYTES:
+                if len(encode(page)) > PAGE_BYTES:
                     for key, item in zip(self.keys[start:], page, strict=False):
-                        if _kind(all_fields(item)) is not None and len(_encode(item)) > NODE_BYTES:
+                        if kind_of(item) is not None and len(encode(item)) > NODE_BYTES:
                             self.subs[key] = Node(item, (*path, key), depth + 1)
         self.pages = self._encode_pages(items, self.keys)
         self.total = self._sum(value)
 
     def digest(self) -> str:
         """Return the BLAKE2b-128 digest of the value, in hex."""
-        total_bytes = (self.total % _MODULUS).to_bytes(32, "little")
-        return hashlib.blake2b(total_bytes, digest_size=16).hexdigest()
+        return _digest(self.total)
 
     def is_same_kind(self, value: Value) -> bool:
         """Return whether a value is a container of the same kind."""
-        return self.kind is not None and _kind(all_fields(value)) == self.kind
+        return self.kind is not None and kind_of(opened(value)) == self.kind
 
     def value(self) -> Value:
         """Return the value at the last look, decoded from the pages."""
-        items = [item for page in self.pages for item in _decode(page)]
+        items = [item for page in self.pages for item in decode(page)]
         if self.kind is None:
             return items[0]
         values = [
@@ -83,32 +98,77 @@ class Node:
         ]
         return dict(zip(self.keys, values, strict=True)) if self.kind == "dict" else values
 
-    def update(self, value: Value, changes: list[Change]) -> None:
-        """Take in the present value; add the changes to `changes`."""
-        value = all_fields(value)
+    def update(self, value: Value, changes: list[Change], undo: list[Undo]) -> None:
+        """Take in the present value, and add the changes to `changes`.
+
+        Args:
+            value: The value, not as plain data yet.
+            changes: Receives the changes.
+            undo: Receives the state of each node before it changes, for `restore`: a value that is
+                no plain data is noticed when it is encoded, after other nodes have changed.
+        """
+        undo.append((self, self._state()))
+        value = opened(value)
         keys = _keys(value)
+        has_same_keys = keys == self.keys
+        kind = self.key_kind
+        if not (has_same_keys and kind == "text"):
+            kind = key_kind(value)
+            if "mixed" in (kind, self.key_kind) and not _are_same(keys, self.keys):
+                self._replace(value, changes)
+                return
         items = _items(value, self.kind)
         was_branch = self._is_branch(len(self.keys))
         is_branch = self._is_branch(len(keys))
         n_changes = len(changes)
-        has_same_keys = keys == self.keys
+        done: set[Hashable] = set()
+        difference = 0
         if not has_same_keys:
             present = set(keys)
             for key in [key for key in self.subs if key not in present]:
-                self._add_removed(key, self.subs.pop(key).value(), changes)
-        difference = self._update_subs(keys, items, changes)
-        difference += self._update_pages(keys, items, changes)
+                sub = self.subs.pop(key)
+                changes.append(Change(sub.path, sub.value(), MISSING))
+                difference -= sub.total
+                done.add(key)
+        difference += self._update_subs(keys, items, changes, undo, done)
+        difference += self._update_pages(keys, items, changes, done)
         if len(changes) == n_changes and has_same_keys:
             return
         self.keys = keys
+        self.key_kind = kind
         if was_branch and is_branch:
             self.total = (self.total + difference) % _MODULUS
         else:
             # A container that is one record, or was, has a hash that no difference leads to.
-            self.total = self._sum(value)
+            self.total = self._sum(self.value())
 
-    def _update_subs(self, keys: list[Hashable], items: list[Value], changes: list[Change]) -> int:
-        """Update the large items; return the difference of their totals."""
+    def restore(self, state: NodeState) -> None:
+        """Take back the changes since a state that `update` put into its list."""
+        self.kind, self.keys, self.key_kind, self.subs, self.pages, self.total = state
+
+    def _state(self) -> NodeState:
+        # Only `subs` is changed in place.
+        return self.kind, self.keys, self.key_kind, dict(self.subs), self.pages, self.total
+
+    def _replace(self, value: Value, changes: list[Change]) -> None:
+        """Take in a value whose keys Python cannot tell from the old ones: 1 and True."""
+        check_plain([value])
+        after = plain_copy(value)
+        changes += _below(self.path, diff(self.value(), after))
+        self.restore(Node(after, self.path, self.depth)._state())
+
+    def _update_subs(
+        self,
+        keys: list[Hashable],
+        items: list[Value],
+        changes: list[Change],
+        undo: list[Undo],
+        done: set[Hashable],
+    ) -> int:
+        """Update the large items; return the difference of their totals.
+
+        `done` receives the keys of those that are no nodes any more.
+        """
         difference = 0
         # A list's keys are its indices.
         index_of = None
@@ -120,17 +180,28 @@ class Node:
             item = items[key if index_of is None else index_of[key]]
             old_total = sub.total
             if sub.is_same_kind(item):
-                sub.update(item, changes)
+                sub.update(item, changes, undo)
                 difference += sub.total - old_total
             else:
                 del self.subs[key]
+                done.add(key)
+                check_plain([item])
                 after = plain_copy(item)
                 changes += _below(sub.path, diff(sub.value(), after))
-                difference += _record_sum(sub.path, after, self.depth + 1) - old_total
+                difference += record_sum(after, sub.path, self.depth + 1) - old_total
         return difference
 
-    def _update_pages(self, keys: list[Hashable], items: list[Value], changes: list[Change]) -> int:
-        """Update the other items; return the difference of their hashes."""
+    def _update_pages(
+        self,
+        keys: list[Hashable],
+        items: list[Value],
+        changes: list[Change],
+        done: set[Hashable],
+    ) -> int:
+        """Update the items without nodes; return the difference of their hashes.
+
+        `done` are keys whose changes are known already: the old pages have no items for them.
+        """
         pages = self._encode_pages(items, keys)
         if pages == self.pages and keys == self.keys:
             return 0
@@ -138,19 +209,19 @@ class Node:
         self.pages = pages
         difference = 0
         for key in [*old, *(key for key in new if key not in old)]:
-            if key in self.subs:
+            if key in self.subs or key in done:
                 continue
             path = (*self.path, key)
             before = old.get(key, MISSING)
             after = new.get(key, MISSING)
             is_one_sided = before is MISSING or after is MISSING
-            item_changes = [Change("", before, after)] if is_one_sided else diff(before, after)
+            item_changes = [Change((), before, after)] if is_one_sided else diff(before, after)
             if item_changes:
                 changes += _below(path, item_changes)
                 if before is not MISSING:
-                    difference -= _record_sum(path, before, self.depth + 1)
+                    difference -= record_sum(before, path, self.depth + 1)
                 if after is not MISSING:
-                    difference += _record_sum(path, after, self.depth + 1)
+                    difference += record_sum(after, path, self.depth + 1)
         return difference
 
     def _changed_items(
@@ -167,25 +238,21 @@ class Node:
             new_keys = keys[span]
             if before == after and old_keys == new_keys:
                 continue
+            present = [
+                None if key in self.subs else item
+                for key, item in zip(new_keys, items[span], strict=True)
+            ]
             if old_keys == new_keys:
-                encoded_items = [
-                    None if key in self.subs else item
-                    for key, item in zip(new_keys, items[span], strict=True)
-                ]
-                first, last, old_items, new_items = _differing(before, after, encoded_items)
+                first, last, old_items, new_items = _differing(before, after, present)
                 old_keys = new_keys = new_keys[first:last]
+                present = present[first:last]
             else:
-                old_items = _decode(before) if before else []
-                new_items = _decode(after) if after else []
+                old_items = decode(before) if before else []
+                new_items = decode(after) if after else []
+            check_plain(present)
             old.update(zip(old_keys, old_items, strict=True))
             new.update(zip(new_keys, new_items, strict=True))
         return old, new
-
-    def _add_removed(self, key: Hashable, value: Value, changes: list[Change]) -> None:
-        path = (*self.path, key)
-        changes += _below(path, [Change("", value, MISSING)])
-        if self._is_branch(len(self.keys)):
-            self.total -= _record_sum(path, value, self.depth + 1)
 
     def _encode_pages(self, items: list[Value], keys: list[Hashable]) -> list[bytes]:
         if self.subs:
@@ -197,7 +264,7 @@ class Node:
         pages = []
         buffer = bytearray()
         for index, start in enumerate(range(0, len(items), PAGE_ITEMS)):
-            _ENCODER.encode_into(items[start : start + PAGE_ITEMS], buffer)
+            ENCODER.encode_into(items[start : start + PAGE_ITEMS], buffer)
             # A page that is the same stays the same object, so no bytes are allocated for it.
             page = old_pages[index] if index < n_old else b""
             pages.append(page if buffer == page else bytes(buffer))
@@ -207,16 +274,25 @@ class Node:
         return self.depth < BRANCH_DEPTH or n_items > BRANCH_ITEMS
 
     def _sum(self, value: Value) -> int:
+        """Return the sum for the value as plain data."""
         if self.kind is None or not self._is_branch(len(self.keys)):
-            return _hash(self.path, _encode_sorted(value))
+            return _hash(self.path, encode_sorted(value))
         total = _hash(self.path, self.kind.encode())
         for key, item in zip(self.keys, _items(value, self.kind), strict=True):
             sub = self.subs.get(key)
             if sub is None:
-                total += _record_sum((*self.path, key), item, self.depth + 1)
+                total += record_sum(item, (*self.path, key), self.depth + 1)
             else:
                 total += sub.total
         return total % _MODULUS
+
+
+NodeState: TypeAlias = tuple[
+    ContainerKind | None, list[Hashable], KeyKind, dict[Hashable, Node], list[bytes], int
+]
+"""The attributes of a node that an update changes."""
+
+Undo: TypeAlias = tuple[Node, NodeState]
 
 
 def _differing(
@@ -227,7 +303,7 @@ def _differing(
     `items` are those of `after`. Equal bytes at either end are skipped item by item, so that only
     the range is decoded.
     """
-    parts = [_encode(item) for item in items]
+    parts = [encode(item) for item in items]
     n_items = len(parts)
     header_bytes = len(after) - sum(map(len, parts))
     first = 0
@@ -247,52 +323,58 @@ def _differing(
     # msgpack's "array 16": a list of up to 65,535 items.
     header = b"\xdc" + (last - first).to_bytes(2, "big")
     try:
-        old = _decode(header + before[start:stop])
-        new = _decode(header + b"".join(parts[first:last]))
+        old = decode(header + before[start:stop])
+        new = decode(header + b"".join(parts[first:last]))
     except msgspec.DecodeError:
         # The bytes at the end were equal, but belong to other items.
-        return 0, n_items, _decode(before), _decode(after)
+        return 0, n_items, decode(before), decode(after)
     return first, last, old, new
 
 
-def _record_sum(path: Path, value: Value, depth: int) -> int:
-    """Return the part of the digest that a value adds: the sum of its records' hashes.
+def plain_digest(value: Value) -> str:
+    """Return the digest of plain data that a tree of it has: BLAKE2b-128, in hex.
+
+    Raises:
+        TypeError: The data has a dict, below the first levels, with keys that are no texts.
+    """
+    return _digest(record_sum(value, (), 0))
+
+
+def record_sum(value: Value, path: Path, depth: int) -> int:
+    """Return the part of the digest that plain data adds: the sum of its records' hashes.
 
     A sum, because it does not depend on the order of the records, and one can be replaced.
     """
-    value = all_fields(value)
-    kind = _kind(value)
+    kind = kind_of(value)
     if kind is None or (depth >= BRANCH_DEPTH and len(value) <= BRANCH_ITEMS):
-        return _hash(path, _encode_sorted(value))
+        return _hash(path, encode_sorted(value))
     total = _hash(path, kind.encode())
     for key, item in zip(_keys(value), _items(value, kind), strict=True):
-        total += _record_sum((*path, key), item, depth + 1)
+        total += record_sum(item, (*path, key), depth + 1)
     return total
+
+
+def _digest(total: int) -> str:
+    total_bytes = (total % _MODULUS).to_bytes(32, "little")
+    return hashlib.blake2b(total_bytes, digest_size=16).hexdigest()
 
 
 def _hash(path: Path, data: bytes) -> int:
     """Return the hash of a record and its path."""
-    encoded_path = _encode(path)
+    encoded_path = encode(path)
     # With the path's length, so that no bytes can move between path and data.
     prefix = len(encoded_path).to_bytes(4, "little") + encoded_path
     return int.from_bytes(hashlib.blake2b(prefix + data, digest_size=32).digest(), "little")
 
 
+def _are_same(keys: list[Hashable], others: list[Hashable]) -> bool:
+    """Return whether two lists have keys of the same type and bits, in the same order."""
+    return keys == others and list(map(key_id, keys)) == list(map(key_id, others))
+
+
 def _below(path: Path, changes: list[Change]) -> list[Change]:
     """Return changes of a value as changes of the root that it lies in."""
-    base = ""
-    for key in path:
-        base = join(base, key)
-    return [
-        Change(f"{base}/{change.path}" if change.path else base, change.before, change.after)
-        for change in changes
-    ]
-
-
-def _kind(value: Value) -> str | None:
-    if isinstance(value, dict):
-        return "dict"
-    return "list" if isinstance(value, (list, tuple)) else None
+    return [change._replace(path=(*path, *change.path)) for change in changes]
 
 
 def _keys(value: Value) -> list[Hashable]:
@@ -305,23 +387,3 @@ def _items(value: Value, kind: str | None) -> list[Value]:
     if kind == "dict":
         return list(value.values())
     return list(value) if kind == "list" else [value]
-
-
-def _to_msgpack(value: Value) -> Value:
-    """Return the fields of an object that msgpack does not know."""
-    fields = all_fields(value)
-    if fields is value:
-        raise TypeError(f"{codec.type_name(value)} is no plain data")
-    return fields
-
-
-def plain_copy(value: Value) -> Value:
-    """Return a value as plain data of its own."""
-    return _decode(_encode(value))
-
-
-# Made once: an encoder costs more than the encoding of a small value.
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_to_msgpack)
-_encode = _ENCODER.encode
-_encode_sorted = msgspec.msgpack.Encoder(enc_hook=_to_msgpack, order="deterministic").encode
-_decode = msgspec.msgpack.Decoder(strict=False).decode

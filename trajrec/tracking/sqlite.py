@@ -14,15 +14,15 @@ from trajrec.values.diff import Change
 SCHEMA = "sqlite_schema"
 """SQLite's table of its tables. Its name is also the key of the schema in a database's value."""
 
-TableRows = dict[str, dict[str, Any]]
-"""Key of a row -> column -> value."""
+TableRows = dict[Any, dict[str, Any]]
+"""Key of a row -> column -> value. SQLite's types stay apart: a column may hold 7 and "7"."""
 
 
 class Database:
     """Watches a database.
 
-    The key of a row is its primary key, or its rowid if its table has none. The path of a change is
-    `table/key/column`.
+    The key of a row is its primary key, or its rowid if its table has none; a key of several
+    columns is a tuple. The path of a change is (table, key, column).
 
     Args:
         source: The path of the database, whose committed rows are watched; or a connection, whose
@@ -30,7 +30,7 @@ class Database:
     """
 
     name = "sqlite"
-    version = 1
+    version = 2
 
     def __init__(self, source: sqlite3.Connection | Path) -> None:
         self._path = source if isinstance(source, Path) else None
@@ -124,7 +124,7 @@ class Database:
         connection.execute(f"DELETE FROM {_quoted(table)}")
         has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(table)})"))
         for key, row in rows.items():
-            columns = dict(row) if has_key else {"rowid": int(key), **row}
+            columns = dict(row) if has_key else {"rowid": key, **row}
             names = ", ".join(map(_quoted, columns))
             marks = ", ".join("?" * len(columns))
             connection.execute(
@@ -156,12 +156,17 @@ class Database:
         names = [column[1] for column in columns]
         keys = [column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5]]
         key = ", ".join(map(_quoted, keys)) or "rowid"
-        n_keys = max(1, len(keys))
         rows = self._run(f"SELECT {key}, * FROM {quoted} ORDER BY {key}")
-        return {
-            " ".join(map(str, row[:n_keys])): dict(zip(names, row[n_keys:], strict=True))
-            for row in rows
-        }
+        if len(keys) <= 1:
+            by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+        else:
+            n_keys = len(keys)
+            by_key = {row[:n_keys]: dict(zip(names, row[n_keys:], strict=True)) for row in rows}
+        if len(by_key) < len(rows):
+            # A primary key may be NULL in several rows, unless the table says otherwise.
+            rows = self._run(f"SELECT rowid, * FROM {quoted} ORDER BY rowid")
+            by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
+        return by_key
 
     def _run(self, query: str) -> list[Any]:
         # A cursor without the connection's row factory: rows must be tuples.

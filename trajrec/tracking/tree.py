@@ -7,18 +7,19 @@ changed record take 8 ms, of which 6 ms are spent on encoding the data once.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 
 from trajrec.errors import RestoreError
-from trajrec.tracking.nodes import Node, plain_copy
+from trajrec.tracking.nodes import Node, Undo, plain_digest
+from trajrec.tracking.plain_data import NOT_PLAIN, check_plain, plain_copy
 from trajrec.tracking.restore import assign
 from trajrec.types import Value
 from trajrec.values import codec
+from trajrec.values.codec import Plain
 from trajrec.values.diff import Change, diff, first_change
+from trajrec.values.json import describe_path
 from trajrec.values.objects import to_plain
-
-_NOT_MSGPACK = (OverflowError, UnicodeEncodeError, TypeError, ValueError, RecursionError)
-"""Exceptions of plain msgpack for a value that it cannot hold; the last for objects in a cycle."""
 
 
 class Tree:
@@ -31,7 +32,7 @@ class Tree:
     """
 
     name = "tree"
-    version = 1
+    version = 2
 
     def __init__(self, read: Callable[[], Value]) -> None:
         self._read = read
@@ -41,39 +42,45 @@ class Tree:
 
     def begin(self) -> tuple[Value, str]:
         """Return the value as plain data of its own, and its digest."""
-        value = self._read()
-        try:
-            self._root = Node(value, (), 0)
-            return plain_copy(value), self._root.digest()
-        except _NOT_MSGPACK:
-            # The codec is slower and holds everything, as losslessly as an action.
-            self._root = None
-            self._encoded = codec.encode(to_plain(value), canonical=True, opaque=True)
-            return codec.decode(self._encoded), codec.digest_bytes(self._encoded)
+        return self._begin(self._read())
 
     def update(self) -> tuple[list[Change], str]:
         """Return the changes since the last call, and the digest of the value."""
         value = self._read()
-        if self._root is None:
-            encoded = codec.encode(to_plain(value), canonical=True, opaque=True)
-            changes = []
-            if encoded != self._encoded:
-                changes = diff(codec.decode(self._encoded), codec.decode(encoded))
-            self._encoded = encoded
-            return changes, codec.digest_bytes(encoded)
-        changes = []
-        try:
-            if self._root.is_same_kind(value):
-                self._root.update(value, changes)
-            else:
-                before = self._root.value()
-                self._root = Node(value, (), 0)
-                changes = diff(before, plain_copy(value))
-        except _NOT_MSGPACK:
-            before = self._root.value()
-            after, digest = self.begin()
+        root = self._root
+        if root is None:
+            encoded = _encode(value)
+            if encoded == self._encoded:
+                return [], codec.digest_bytes(encoded)
+            # From the beginning: the value may have become plain data.
+            before = codec.decode(self._encoded)
+            after, digest = self._begin(value, encoded)
             return diff(before, after), digest
-        return changes, self._root.digest()
+        changes: list[Change] = []
+        undo: list[Undo] = []
+        try:
+            if root.is_same_kind(value):
+                root.update(value, changes, undo)
+                return changes, root.digest()
+        except NOT_PLAIN:
+            for node, state in reversed(undo):
+                node.restore(state)
+        before = root.value()
+        after, digest = self._begin(value)
+        return diff(before, after), digest
+
+    def _begin(self, value: Value, encoded: bytes = b"") -> tuple[Value, str]:
+        """Begin with a value; `encoded` are its bytes by the codec, if they are known."""
+        try:
+            plain = plain_copy(value)
+            check_plain([value])
+            self._root = Node(plain, (), 0)
+            return plain, self._root.digest()
+        except NOT_PLAIN:
+            # The codec is slower and holds everything, as losslessly as an action.
+            self._root = None
+            self._encoded = encoded or _encode(value)
+            return codec.decode(self._encoded), codec.digest_bytes(self._encoded)
 
     def restore(self, value: Value) -> None:
         """Change the watched value in place, so that it equals plain data of an earlier time.
@@ -86,7 +93,38 @@ class Tree:
         change = first_change(value, after)
         if change is not None:
             raise RestoreError(
-                f"{change.path or 'the state'}: still differs after it was set, so the watched "
+                f"{describe_path(change.path) or 'the state'}: still differs after it was set, so the watched "
                 "value is a copy of the state; watch the state's own objects, or replay without "
                 "resync"
             )
+
+
+def is_digest_of(digest: str, value: Value) -> bool:
+    """Return whether a tracker's digest is that of some plain data, as a log gives it back.
+
+    True for the digest of a tree, and for `codec.digest` of the data: a tracker of your own that
+    uses the latter has states that are verified, too.
+    """
+    if codec.digest(value) == digest:
+        return True
+    try:
+        return plain_digest(_with_times(value)) == digest
+    except NOT_PLAIN:
+        return False
+
+
+def _with_times(value: Value) -> Value:
+    """Return plain data with the times in it as msgpack has them.
+
+    A time with a time zone is the one kind of object in plain data. Logs hold it as its text.
+    """
+    if isinstance(value, Plain):
+        is_time = value.type_name == "datetime.datetime" and value.kind == "value"
+        return datetime.datetime.fromisoformat(value.fields["value"]) if is_time else value
+    if type(value) is dict:
+        return {key: _with_times(item) for key, item in value.items()}
+    return list(map(_with_times, value)) if type(value) is list else value
+
+
+def _encode(value: Value) -> bytes:
+    return codec.encode(to_plain(value), canonical=True, opaque=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from trajrec.errors import EncodeError
 from trajrec.types import Array, JsonObject, Value
 from trajrec.values import extensions as ext
 from trajrec.values.arrays import array_bytes
+from trajrec.values.decoder import Decoder
 from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref, type_name
 from trajrec.values.plain import STANDARD_VALUES
 
@@ -104,13 +105,20 @@ class Encoder:
         path.pop()
         if self._canonical:
             pairs.sort(key=lambda pair: pack(pair[0]))
-        return dict(pairs) if has_plain_keys else _Ext(ext.MAP, pack(pairs))
+        if has_plain_keys:
+            return dict(pairs)
+        encoded = _Ext(ext.MAP, pack(pairs))
+        keys = [key for key, _ in pairs if type(key) is _Ext]
+        return encoded if _stay_apart(keys, encoded, len(pairs)) else self._unknown(value)
 
     def _set(self, value: set[Value] | frozenset[Value], depth: int) -> object:
         # The order of a set is an accident of hashing; sorted bytes make equal sets equal.
-        items = sorted(map(pack, self._items(value, depth)))
+        lowered = self._items(value, depth)
+        items = sorted(map(pack, lowered))
         code = ext.SET if type(value) is set else ext.FROZENSET
-        return _Ext(code, pack(list(map(msgspec.Raw, items))))
+        encoded = _Ext(code, pack(list(map(msgspec.Raw, items))))
+        objects = [item for item in lowered if type(item) is _Ext]
+        return encoded if _stay_apart(objects, encoded, len(items)) else self._unknown(value)
 
     def _complex(self, value: complex, depth: int) -> object:
         return _Ext(ext.COMPLEX, pack([value.real, value.imag]))
@@ -173,6 +181,23 @@ class Encoder:
             text = f"<repr failed: {type(exc).__name__}>"
         text = text[:MAX_REPR].encode("utf-8", "replace").decode()
         return _Ext(ext.OPAQUE, pack([type_name(value), text]))
+
+
+def _stay_apart(items: Sequence[object], encoded: msgspec.msgpack.Ext, n: int) -> bool:
+    """Return whether a dict or set still has n items when it is decoded.
+
+    Two objects that compare by identity may have the same fields. They are one item when they are
+    plain data, so one of them would be lost.
+
+    Args:
+        items: The lowered keys or items that may be objects.
+        encoded: The whole dict or set.
+        n: The number of its keys or items.
+    """
+    if len(set(map(pack, items))) == len(items):
+        return True
+    # Two NaN have the same bytes too, and stay two items.
+    return len(Decoder().decode(pack(encoded))) == n
 
 
 _LOWER: dict[type, Callable[[Encoder, Value, int], object]] = {

@@ -48,6 +48,12 @@ class Plain:
     kind: str
     fields: JsonObject
 
+    # An enum's member or a date may be the key of a dict, so what stands for it must have a hash.
+    def __hash__(self) -> int:
+        # The order of fields does not count, as in the comparison of dicts.
+        fields = frozenset((name, _hash(value)) for name, value in self.fields.items())
+        return hash((self.type_name, self.kind, fields))
+
 
 @dataclasses.dataclass(frozen=True)
 class Opaque:
@@ -71,6 +77,13 @@ class Ref:
     """
 
     digest: bytes
+
+
+def _hash(value: object) -> int:
+    try:
+        return hash(value)
+    except TypeError:
+        return 0
 
 
 def type_name(value: object) -> str:

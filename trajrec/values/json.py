@@ -7,8 +7,10 @@ import math
 import msgspec
 import numpy as np
 
-from trajrec.types import Value
+from trajrec.types import JsonObject, Value
+from trajrec.values import codec
 from trajrec.values.codec import Opaque, Plain
+from trajrec.values.paths import Path
 
 # An observation of a camera would make every index row megabytes long.
 MAX_ELEMENTS = 64
@@ -38,16 +40,98 @@ def to_canonical_json(value: Value) -> str:
     return _encode_sorted(to_json_value(value)).decode()
 
 
-def to_pointer(path: str) -> str:
-    """Return the path of a change as a JSON Pointer (RFC 6901), which JSON tools take as it is.
+def to_pointer(path: Path) -> str:
+    """Return a path as a JSON Pointer (RFC 6901), which JSON tools take as it is.
 
-    A path of a change has no first slash, and writes an empty key as "~2".
+    Keys that are no texts are shown by the text that `to_json` shows them by, so the keys 7 and "7"
+    look alike. `to_keys` tells them apart.
 
-    >>> to_pointer("stock/1"), to_pointer("a~1b/~2"), to_pointer("")
+    >>> to_pointer(("stock", 1)), to_pointer(("a/b", "")), to_pointer(())
     ('/stock/1', '/a~1b/', '')
     """
-    # Every "~" of a key is escaped as "~0", so "~2" can only be an empty key.
-    return "/" + path.replace("~2", "") if path else ""
+    return "".join(f"/{key_text(key).replace('~', '~0').replace('/', '~1')}" for key in path)
+
+
+def to_keys(path: Path) -> str:
+    """Return a path as a JSON array of its keys with their types: two paths have different texts.
+
+    Texts, integers, finite floats, booleans and None are JSON values. Any other key is an object
+    with its type, its readable value, and its encoding in hex.
+
+    >>> to_keys(("stock", 7, "7", True, None))
+    '["stock",7,"7",true,null]'
+    >>> to_keys(((1, 2),))
+    '[{"type":"builtins.tuple","value":[1,2],"data":"c70301920102"}]'
+    """
+    return _encode(typed_keys(path)).decode()
+
+
+def typed_keys(path: Path) -> list[Value]:
+    """Return the keys of a path as Python's JSON types, as `to_keys` writes them."""
+    return [_typed_key(key) for key in path]
+
+
+def to_field(path: Path) -> str:
+    """Return a path that begins with the name of a field, e.g. of a step: the name, then a pointer.
+
+    >>> to_field(("observation", "image", 3)), to_field(("reward",))
+    ('observation/image/3', 'reward')
+    """
+    return to_pointer(path)[1:]
+
+
+def describe_field(path: Path) -> str:
+    """Return `to_field` for people, with the typed keys if it alone may mislead."""
+    return describe_path(path)[1:]
+
+
+def describe_path(path: Path) -> str:
+    """Return a path for people: the JSON Pointer, and the typed keys if it alone may mislead.
+
+    In a pointer alone, a number is an integer key or an index, and anything else is a text.
+
+    >>> describe_path(("stock", 1)), describe_path(("stock", "1"))
+    ('/stock/1', '/stock/1 ["stock","1"]')
+    """
+    return with_keys(to_pointer(path), typed_keys(path))
+
+
+def with_keys(pointer: str, keys: list[Value]) -> str:
+    """Return a pointer as `describe_path` does, from the typed keys of its path."""
+    return pointer if all(map(_is_clear, keys)) else f"{pointer} {_encode(keys).decode()}"
+
+
+def key_text(key: Value) -> str:
+    """Return the text by which JSON and pointers show a key of a dict, or an index.
+
+    >>> key_text("a"), key_text(7), key_text(b"\\xff"), key_text((1, "x"))
+    ('a', '7', 'ff', "[1, 'x']")
+    """
+    if isinstance(key, Plain) and key.kind in ("enum", "value"):
+        # The name of an enum's member, or the text of a date or path.
+        return key_text(key.fields.get("name", key.fields.get("value")))
+    return str(to_json_value(key))
+
+
+def _is_clear(key: Value) -> bool:
+    return type(key) is int or (type(key) is str and not key.lstrip("-").isdigit())
+
+
+def _typed_key(key: Value) -> Value:
+    if key is None or type(key) is bool or (type(key) is int and abs(key) < 2**63):
+        return key
+    if type(key) is float and math.isfinite(key):
+        return key
+    value = to_json_value(key)
+    # A lone surrogate is shown as an escape, which another text may hold as it stands.
+    if type(key) is str and value == key:
+        return key
+    data = codec.encode(key, opaque=True, canonical=True).hex()
+    return {"type": _type_name(key), "value": value, "data": data}
+
+
+def _type_name(value: Value) -> str:
+    return value.type_name if isinstance(value, Plain) else codec.type_name(value)
 
 
 def to_json_value(value: Value) -> Value:
@@ -68,7 +152,7 @@ def to_json_value(value: Value) -> Value:
     if isinstance(value, (bytes, bytearray)):
         return bytes(value).hex()
     if isinstance(value, dict):
-        return {str(to_json_value(key)): to_json_value(item) for key, item in value.items()}
+        return _object(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return to_json_value(value._asdict())
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -85,3 +169,18 @@ def to_json_value(value: Value) -> Value:
     if isinstance(value, Opaque):
         return {"type": value.type_name, "repr": value.text}
     return str(value)
+
+
+def _object(value: dict[Value, Value]) -> JsonObject:
+    """Return a dict with texts as keys; of two keys with one text, one gets its type added."""
+    shown = {key_text(key): to_json_value(item) for key, item in value.items()}
+    if len(shown) == len(value):
+        return shown
+    shown = {}
+    # Texts that are shown as they are keep their names.
+    for key, item in sorted(value.items(), key=lambda pair: key_text(pair[0]) != pair[0]):
+        name = key_text(key)
+        while name in shown:
+            name = f"{name} ({_type_name(key)})"
+        shown[name] = to_json_value(item)
+    return shown

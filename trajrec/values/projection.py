@@ -8,7 +8,9 @@ from fnmatch import fnmatchcase
 
 from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.values.diff import MISSING, Change, diff, is_same, join
+from trajrec.values.diff import MISSING, Change, diff, is_same
+from trajrec.values.json import to_field
+from trajrec.values.paths import Path
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,9 @@ class Projection:
     Attributes:
         name: Its name.
         version: Raise it whenever the rule changes.
-        leave_out: Patterns of paths that do not count, including all paths below them. The sign
-            "*" stands for any text, slashes included.
+        leave_out: Patterns of paths that do not count, including all paths below them. A path is
+            written as a JSON Pointer without its first slash; in a replay the name of the field
+            stands in front, e.g. "state". The sign "*" stands for any text, slashes included.
         decimals: Patterns of paths of floats, and the number of decimals that count.
 
     >>> prices = Projection("prices", "1", leave_out=("*/modified",), decimals={"*/price": 2})
@@ -43,7 +46,7 @@ class Projection:
 
     def apply(self, value: Value) -> Value:
         """Return plain data without the parts that do not count, and rounded."""
-        return self._walk(value, "")
+        return self._walk(value, ())
 
     def digest(self, value: Value) -> str:
         """Return the BLAKE2b-128 digest of the counting parts of plain data, as 32 hex digits."""
@@ -63,13 +66,14 @@ class Projection:
         """Return the changes between two values of plain data that count."""
         return [change for change in diff(before, after) if self.counts(change)]
 
-    def _is_left_out(self, path: str) -> bool:
+    def _is_left_out(self, path: Path) -> bool:
+        text = to_field(path)
         return any(
-            fnmatchcase(path, pattern) or fnmatchcase(path, f"{pattern}/*")
+            fnmatchcase(text, pattern) or fnmatchcase(text, f"{pattern}/*")
             for pattern in self.leave_out
         )
 
-    def _walk(self, value: Value, path: str) -> Value:
+    def _walk(self, value: Value, path: Path) -> Value:
         if isinstance(value, dict):
             return dict(self._counting_items(value.items(), path))
         if type(value) in (list, tuple):
@@ -80,15 +84,16 @@ class Projection:
         return value
 
     def _counting_items(
-        self, items: Iterable[tuple[Value, Value]], path: str
+        self, items: Iterable[tuple[Value, Value]], path: Path
     ) -> Iterator[tuple[Value, Value]]:
         for key, item in items:
-            item_path = join(path, key)
+            item_path = (*path, key)
             if not self._is_left_out(item_path):
                 yield key, self._walk(item, item_path)
 
-    def _decimals_at(self, path: str) -> int | None:
+    def _decimals_at(self, path: Path) -> int | None:
+        text = to_field(path)
         for pattern, n_decimals in self.decimals.items():
-            if fnmatchcase(path, pattern):
+            if fnmatchcase(text, pattern):
                 return n_decimals
         return None

@@ -88,10 +88,20 @@ def rehydrate(value: Value) -> Value:
     if isinstance(value, Plain):
         return _to_object(value)
     if isinstance(value, dict):
-        return {key: rehydrate(item) for key, item in value.items()}
+        return {_key(key): rehydrate(item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(rehydrate(item) for item in value)
     return value
+
+
+def _key(key: Value) -> Value:
+    """Return the key of a dict: an enum's member itself, any other object as plain data.
+
+    No other object: its class may compute a hash by code of its own.
+    """
+    if type(key) is tuple:
+        return tuple(map(_key, key))
+    return _to_object(key) if isinstance(key, Plain) and key.kind == "enum" else key
 
 
 def as_exception(type_name: str, message: str) -> BaseException:

@@ -28,6 +28,7 @@ from trajrec.replay.credit.sampling.answers import (
 from trajrec.replay.credit.sampling.context import Call, Context, ToolCall
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
+from trajrec.values.json import describe_path
 from trajrec.values.recorded import (
     RecordedStream,
     as_exception,
@@ -257,8 +258,8 @@ class PlaybackEpisode:
         if changes:
             change = changes[0]
             self._diverge(
-                f"{name} is not the recorded one: {change.path}: recorded {change.before!r}, "
-                f"now {change.after!r}"
+                f"{name} is not the recorded one: {describe_path(change.path)}: recorded "
+                f"{change.before!r}, now {change.after!r}"
             )
 
     def _unknown_pieces(self, name: str) -> Iterator[Value]:

@@ -37,7 +37,7 @@ from trajrec.log.reader import LogReader
 from trajrec.types import Value
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change
-from trajrec.values.json import to_json, to_pointer
+from trajrec.values.json import to_json, to_keys, to_pointer, typed_keys
 
 
 class AgentRows:
@@ -177,13 +177,14 @@ def _attempt(
 
 
 def _changes_json(changes: list[Change]) -> str:
-    """Return changes as [JSON Pointer, before, after]; null stands for a missing value."""
+    """Return changes as [JSON Pointer, before, after, keys]; null stands for a missing value."""
     return to_json(
         [
             [
                 to_pointer(change.path),
                 None if change.before is MISSING else change.before,
                 None if change.after is MISSING else change.after,
+                typed_keys(change.path),
             ]
             for change in changes
         ]
@@ -200,6 +201,7 @@ def _state_changes(episode: EpisodeRow, attempt: Attempt) -> list[StateChangeRow
             attempt=attempt.start.attempt,
             part=part,
             path=to_pointer(change.path),
+            keys=None if part in attempt.open_paths else to_keys(change.path),
             before=json_or_none(change.before),
             after=json_or_none(change.after),
         )

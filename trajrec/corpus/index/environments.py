@@ -24,7 +24,7 @@ from trajrec.types import Array, Value
 from trajrec.values import codec
 from trajrec.values.diff import diff
 from trajrec.values.digest import state_digest, unpack_digests
-from trajrec.values.json import MAX_ELEMENTS, to_json, to_pointer
+from trajrec.values.json import MAX_ELEMENTS, to_json, to_keys, to_pointer
 
 # Changes of one step beyond this number are not in `state_changes`; the log has the states.
 MAX_CHANGES = 64
@@ -186,6 +186,7 @@ class LogRows:
                                 kind=kind,
                                 step=segment.first_step + k,
                                 path=to_pointer(change.path),
+                                keys=to_keys(change.path),
                                 before=json_or_none(change.before),
                                 after=json_or_none(change.after),
                             )

@@ -119,6 +119,7 @@ class StateChangeRow(Row, kw_only=True):
     attempt: int | None = None
     part: str = ""
     path: str
+    keys: str | None
     before: str | None
     after: str | None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 11
+INDEX_VERSION = 12
 
 # Tables of earlier versions, which a rebuild removes from the file.
 FORMER_TABLES = ("episodes", "effects")
@@ -161,7 +161,7 @@ FAILURES = Table(
 STATE_CHANGES = Table(
     "state_changes",
     "one value of the state that a step changed (if states are stored whole)",
-    ("episode_id", "step", "call", "attempt", "part", "path"),
+    ("episode_id", "step", "call", "attempt", "part", "path", "keys"),
     (
         _EPISODE_ID,
         _KIND,
@@ -170,6 +170,12 @@ STATE_CHANGES = Table(
         ("attempt", "INTEGER", "attempt of the call"),
         ("part", "VARCHAR", "part of an agent's world; empty if the world has only one"),
         ("path", "VARCHAR", "JSON Pointer (RFC 6901) into the state; empty for the whole state"),
+        (
+            "keys",
+            "JSON",
+            'the path as an array of typed keys, which tells the keys 7 and "7" of one path apart;'
+            " NULL if a log of format 1 leaves them open",
+        ),
         ("before", "JSON", "value before; NULL if there was none"),
         ("after", "JSON", "value after; NULL if there is none"),
     ),
@@ -228,7 +234,8 @@ ATTEMPTS = Table(
         (
             "argument_changes",
             "JSON",
-            "changes of the arguments since the retried attempt: [JSON Pointer, before, after]",
+            "changes of the arguments since the retried attempt: [JSON Pointer, before, after,"
+            " typed keys]",
         ),
         (
             "state_digest",
