@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 import zlib
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from trajrec.log import frames
 from trajrec.log.columns import Packer
 from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
+from trajrec.log.repair import recover
 from trajrec.log.source import ByteSource, FileSource
+from trajrec.recording.event_log import open_event_log
 
 
 def flushed(folder: Path, n_episodes: int, env: gym.Env[Any, Any] | None = None) -> Path:
@@ -74,6 +77,7 @@ def test_log_in_a_torn_value_gives_no_episodes(tmp_path: Path) -> None:
     with LogReader(path) as reader:
         assert not list(reader.chunks())
         assert [damage.is_tail for damage in reader.damage] == [True]
+        assert not reader.is_sealed
     with trajrec.open(path.parent) as corpus:
         assert corpus.sql("SELECT count(*) FROM all_episodes").fetchall() == [(0,)]
 
@@ -477,3 +481,34 @@ def test_footer_sums_the_rewards_of_each_episode_alone(
             totals = [summary.total_reward for summary in reader.episodes()]
         assert np.array_equal(totals, [expected, 3.0, expected], equal_nan=True)
         compact(path)
+
+
+def test_checks_behind_the_last_step_add_no_step(tmp_path: Path) -> None:
+    @trajrec.verifier(id="slow", version="1")
+    def slow(world: Any) -> bool:
+        # The end is written before the verdict.
+        recording.flush()
+        return True
+
+    env = Scripted(lambda k: (np.zeros(2), 1.0, k == 2, False, {}))
+    recording = trajrec.record(env, tmp_path, checks=[slow])
+    run(recording, 2)
+    recording.close()
+    with LogReader(recording.path) as reader:
+        assert [summary.end_step for summary in reader.episodes()] == [3, 3]
+
+
+def test_footer_counts_the_steps_of_an_interrupted_agent(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="t", watch={"n": 1}) as ep:
+        ep.tool(time.time)
+        ep.call("time")
+        ep.side_effect("clock", time.time)
+        ep.check(trajrec.verifier(id="any", version="1")(lambda world: True))
+        open_event_log(tmp_path, "raise", "process").flush()
+        path = Path(shutil.copy(ep.path, tmp_path / "killed.trj"))
+    trajrec.close_logs()
+    recover(path)
+    with LogReader(path) as reader:
+        (summary,) = reader.episodes()
+        assert (summary.end_step, summary.ending) == (Episode(reader, 0).end_step, "")
+        assert summary.end_step == 1

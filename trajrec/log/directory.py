@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from trajrec.log.events import Blob, TaskStart
+from trajrec.log.events import Blob, CallStart, ModelStart, TaskStart
 from trajrec.log.frames import ID_BYTES, Seal
 from trajrec.log.schema import (
     BlobTable,
@@ -23,6 +23,7 @@ from trajrec.log.schema import (
     EpisodeStart,
     EpisodeTable,
     Event,
+    Failure,
     Footer,
     Fork,
     FrameTable,
@@ -34,6 +35,9 @@ from trajrec.types import Value
 
 Returns = dict[int, float]
 """Episode -> the sum of the rewards of some of its steps, NaN if they are no numbers."""
+
+Ranges = dict[int, tuple[int, int]]
+"""Episode -> its first step in a frame, and its last plus one; an empty range has no place."""
 
 
 _PLAIN_NUMBERS = {float, int, bool}
@@ -133,33 +137,8 @@ class Directory:
         """
         frame = len(self.entries)
         self.add_frame(header, entry)
-        # Episode -> its first step in the frame, and its last plus one. One pass over many short
-        # episodes: a look-up more for each costs 2 % of a recorder's time.
-        ranges: dict[int, tuple[int, int]] = {}
-        for segment in chunk.segments:
-            number = segment.episode
-            end = segment.first_step + segment.n_steps
-            self.n_steps += segment.n_steps
-            if number in ranges:
-                _widen(ranges, number, segment.first_step, end)
-            else:
-                ranges[number] = (segment.first_step, end)
-        for event in chunk.events:
-            number = event.episode
-            if number < 0:
-                continue
-            kind = type(event)
-            if kind is EpisodeStart or kind is EpisodeEnd:
-                # Events of no step.
-                ranges.setdefault(number, (0, 0))
-                continue
-            step = getattr(event, "step", -1)
-            if step >= 0:
-                _widen(ranges, number, step, step + 1)
-            else:
-                ranges.setdefault(number, (0, 0))
-            if isinstance(event, Blob):
-                self._blobs.append((event.digest, frame))
+        ranges = self._add_segments(chunk.segments)
+        of_events = self._add_events(chunk.events, ranges, frame)
         for number, (first, end) in ranges.items():
             episode = self._episodes.get(number)
             if episode is None:
@@ -168,6 +147,8 @@ class Directory:
             episode.last_frame = frame
             if end > episode.end_step:
                 episode.end_step = end
+            if of_events and number in of_events:
+                first, end = _union((first, end), of_events[number])
             self._ranges.append(StepRange(frame, number, first, end - first))
         for number, value in returns.items():
             self._episodes[number].total_reward += value
@@ -175,6 +156,41 @@ class Directory:
             note = _NOTES.get(type(event))
             if note is not None and event.episode >= 0:
                 note(self._episodes[event.episode], event)
+
+    def _add_segments(self, segments: Sequence[Segment]) -> Ranges:
+        """Count the rows of a chunk; return their steps.
+
+        One pass over many short episodes: a look-up more for each costs 2 % of a recorder's time.
+        """
+        ranges: Ranges = {}
+        for segment in segments:
+            number = segment.episode
+            first = segment.first_step
+            end = first + segment.n_steps
+            self.n_steps += segment.n_steps
+            ranges[number] = (
+                _union(ranges[number], (first, end)) if number in ranges else (first, end)
+            )
+        return ranges
+
+    def _add_events(self, events: Sequence[Event], ranges: Ranges, frame: int) -> Ranges:
+        """Return the steps of events; episodes that have events alone are added to `ranges`."""
+        of_events: Ranges = {}
+        for event in events:
+            number = event.episode
+            if number < 0:
+                continue
+            ranges.setdefault(number, (0, 0))
+            kind = type(event)
+            if kind is EpisodeStart or kind is EpisodeEnd:
+                # Events of no step.
+                continue
+            step = getattr(event, "step", -1)
+            if step >= 0:
+                of_events[number] = _union(of_events.get(number, (0, 0)), (step, step + 1))
+            if isinstance(event, Blob):
+                self._blobs.append((event.digest, frame))
+        return of_events
 
     def footer(self, header: Header, generation: int) -> Footer:
         """Return the footer of the frames so far."""
@@ -227,7 +243,16 @@ def _note_end(episode: EpisodeSummary, event: EpisodeEnd) -> None:
     episode.end_step = event.n_steps
 
 
+def _note_step(episode: EpisodeSummary, event: CallStart | ModelStart | Failure) -> None:
+    # Of an episode that was interrupted. A check has the step behind the last one.
+    if not episode.ending:
+        episode.end_step = max(episode.end_step, event.step + 1)
+
+
 _NOTES: dict[type[Event], Callable[[EpisodeSummary, Any], None]] = {
+    CallStart: _note_step,
+    ModelStart: _note_step,
+    Failure: _note_step,
     EpisodeStart: _note_start,
     Fork: _note_fork,
     TaskStart: _note_task,
@@ -236,10 +261,11 @@ _NOTES: dict[type[Event], Callable[[EpisodeSummary, Any], None]] = {
 """Take over the facts that an event states about its episode."""
 
 
-def _widen(ranges: dict[int, tuple[int, int]], episode: int, first: int, end: int) -> None:
-    low, high = ranges.get(episode, (0, 0))
-    # An empty range has no place: it stands for events of no step.
-    ranges[episode] = (first, end) if low == high else (min(low, first), max(high, end))
+def _union(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
+    """Return the smallest range that holds two; an empty one has no place."""
+    if one[0] == one[1]:
+        return other
+    return one if other[0] == other[1] else (min(one[0], other[0]), max(one[1], other[1]))
 
 
 def _episode_table(episodes: Sequence[EpisodeSummary]) -> EpisodeTable:

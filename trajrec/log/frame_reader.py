@@ -280,7 +280,9 @@ class FrameReader:
         tail = self._source.range(
             max(0, self._source.size - self._format.trailer_size), self._source.size
         )
-        self.trailer = self._format.trailer(tail)
+        trailer = self._format.trailer(tail)
+        # That of another log lies in a value: this log was cut there.
+        self.trailer = trailer if trailer and trailer.log_id == self._log_id else None
         return self.trailer is not None
 
     def _take_scanned_footer(self, frame: Frame) -> None:

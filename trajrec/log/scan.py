@@ -106,7 +106,11 @@ class Scanner:
         it was copied to its place.
         """
         offset = start
-        while offset < self._source.size:
+        # A trailer is no part of the damage before it. That of another log is part of a value.
+        trailer = read_trailer(self._source, self._format)
+        has_trailer = trailer is not None and trailer.log_id in (self.log_id, b"")
+        end = self._source.size - (self._format.trailer_size if has_trailer else 0)
+        while offset < end:
             frame = self._frame_at(offset)
             if frame is not None and self._has_record(frame):
                 refusal = self._refusal(frame)
@@ -120,11 +124,9 @@ class Scanner:
                     yield Damage(offset, frame.end - offset, refusal)
                 offset = frame.end
                 continue
-            if self._is_trailer(offset):
-                return
             following = self._find_frame(offset + 1)
             if following is None:
-                yield self._tail(offset, frame)
+                yield self._tail(offset, frame, end, has_trailer)
                 return
             reason = "no intact frame header" if frame is None else "a frame's payload is damaged"
             yield Damage(offset, following - offset, reason)
@@ -157,11 +159,6 @@ class Scanner:
     def _payload(self, frame: Frame) -> bytes:
         return self._window.range(frame.meta_offset, frame.end)
 
-    def _is_trailer(self, offset: int) -> bool:
-        if offset != self._source.size - self._format.trailer_size:
-            return False
-        return read_trailer(self._source, self._format) is not None
-
     def _find_frame(self, offset: int) -> int | None:
         """Return the offset of the next intact frame of this log, or None."""
         while (offset := self._window.find(self._format.frame_magic, offset)) >= 0:
@@ -175,10 +172,12 @@ class Scanner:
             offset += 1
         return None
 
-    def _tail(self, offset: int, frame: Frame | None) -> Damage:
-        """Return the damage of a file that has no intact frame from an offset on."""
-        size = self._source.size - offset
-        is_tail = (frame.end - offset if frame else self._format.frame_size) > size
+    def _tail(self, offset: int, frame: Frame | None, end: int, has_trailer: bool) -> Damage:
+        """Return the damage of a file that has no intact frame from an offset to its end."""
+        size = end - offset
+        is_short = (frame.end - offset if frame else self._format.frame_size) > size
+        # A log with a trailer was written to its end.
+        is_tail = is_short and not has_trailer
         reason = "no intact frame header" if frame is None else "a frame's payload is damaged"
         if is_tail:
             reason = "the file stops in the middle of a frame"
