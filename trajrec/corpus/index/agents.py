@@ -98,6 +98,7 @@ class AgentRows:
             total_reward=None,
             outcome=episode.outcome,
             n_failures=len(episode.failures) + n_failed,
+            redacted_step=episode.redacted_step,
         )
         if start is not None:
             row.started_at = to_timestamp(start.time_ns)
