@@ -16,6 +16,7 @@ from trajrec.log.schema import Failure
 from trajrec.replay.execute.report import short
 from trajrec.types import Value
 from trajrec.values.diff import Change, first_change
+from trajrec.values.digest import show_digest
 from trajrec.values.json import describe_field, to_field, typed_keys
 from trajrec.values.paths import Path
 
@@ -171,11 +172,15 @@ def _shared_observations(a: Episode, b: Episode, start: int, shared: _SharedRows
 
 def _state_difference(a: Episode, b: Episode, observed: _SharedRows) -> Iterator[EpisodeDifference]:
     """Yield the first difference of states: by value if both are stored whole, else by digest."""
-    if a.state_digests is None or b.state_digests is None:
+    digests_a = a.state_digests
+    digests_b = b.state_digests
+    if a.digest_bytes != b.digest_bytes:
+        # The one log has checks and the other keys; if states are stored whole, they have keys.
+        digests_a = a.state_keys
+        digests_b = b.state_keys
+    if digests_a is None or digests_b is None:
         return
-    differences = observed.first_difference(
-        "state", a.state_digests.tolist(), b.state_digests.tolist()
-    )
+    differences = observed.first_difference("state", digests_a.tolist(), digests_b.tolist())
     for difference in differences:
         position = observed.steps.index(difference.step)
         row_a = observed.a[position]
@@ -184,8 +189,13 @@ def _state_difference(a: Episode, b: Episode, observed: _SharedRows) -> Iterator
         if row_a in a.states and row_b in b.states:
             change = first_change(a.states[row_a], b.states[row_b])
         if change is None:
-            digest_a = f"digest {difference.a}"
-            yield EpisodeDifference(difference.step, "state", digest_a, f"digest {difference.b}")
+            n_bytes = max(a.digest_bytes, b.digest_bytes)
+            yield EpisodeDifference(
+                step=difference.step,
+                field="state",
+                a=show_digest(difference.a, n_bytes),
+                b=show_digest(difference.b, n_bytes),
+            )
         else:
             yield _difference(difference.step, "state", change)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
-from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.tolerance import WALL_CLOCK, Tolerance
 from trajrec.types import AnyEnv, Value
 from trajrec.values.projection import Projection
@@ -38,8 +37,6 @@ class ReplayOptions(TypedDict, total=False):
             Default: 0.
         explain: Run a diverged episode again under changed conditions to find the likely cause.
             Default: True.
-        redact: The `Redactor` that the episode was recorded with, if it was not the default one:
-            recorded and live values must pass the same rules.
     """
 
     allow: Iterable[str]
@@ -50,7 +47,6 @@ class ReplayOptions(TypedDict, total=False):
     resync: bool
     first: int
     explain: bool
-    redact: Redactor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +75,6 @@ class ReplayConfig:
             "resync": self.resync,
             "first": self.first,
             "explain": self.explain,
-            "redact": self.tolerance.redactor,
         }
 
 
@@ -93,7 +88,6 @@ def replay_config(
     resync: bool = False,
     first: int = 0,
     explain: bool = True,
-    redact: Redactor | None = None,
 ) -> ReplayConfig:
     """Check `ReplayOptions` and fill in the defaults.
 
@@ -106,7 +100,7 @@ def replay_config(
     return ReplayConfig(
         allow=tuple(allow),
         state=state,
-        tolerance=Tolerance(frozenset(ignore), ulps, projection, redact),
+        tolerance=Tolerance(frozenset(ignore), ulps, projection),
         resync=resync,
         first=first,
         explain=explain,

@@ -315,7 +315,7 @@ READING = {
     "replay": "",
     "fork": "ID --at 1 --policy random",
     "recheck": "--verifier builtins:callable",
-    "credit": "--group",
+    "credit": "--group grpo",
     "bisect": "ID --policy random -n 2 --success truncated",
     "export": "grpo -o OUT/advantages.jsonl",
     "index": "",

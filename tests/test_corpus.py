@@ -61,10 +61,11 @@ def test_tables_hold_episodes_steps_and_digests(tmp_path: Path) -> None:
         ).fetchall() == [("terminated", "caller", "random")]
         episode = next(corpus.episodes("seed = 2"))
         digests = corpus.sql(
-            "SELECT state_digest FROM steps WHERE episode_id = ? ORDER BY step", params=[episode.id]
+            "SELECT state_check, state_key FROM steps WHERE episode_id = ? ORDER BY step",
+            params=[episode.id],
         ).fetchall()
         assert episode.state_digests is not None
-        assert [row[0] for row in digests] == episode.state_digests[1:].tolist()
+        assert digests == [(check, None) for check in episode.state_digests[1:].tolist()]
 
 
 def test_state_changes_hold_the_changes_of_each_step(tmp_path: Path) -> None:

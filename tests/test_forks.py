@@ -115,8 +115,8 @@ def test_recorded_actions_repeat_the_episode_with_every_restore_method(
                     episode.end.truncated,
                 )
                 assert branch.restore != "reexecute" or restore != "auto" or env_id in UNCOPYABLE
-                if child.state_digests is not None:
-                    assert branch.rejoined_at == step
+                # A check of 24 bits does not tell whether two states are the same.
+                assert branch.rejoined_at == (None if child.state_keys is None else step)
     assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 

@@ -23,7 +23,7 @@ from trajrec.recording.options import KeepStates, RecordOptions
 from trajrec.replay import replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
-from trajrec.values.digest import state_digest
+from trajrec.values.digest import state_check
 
 
 def episodes(path: Path, n: int) -> list[Episode]:
@@ -111,7 +111,7 @@ def test_each_step_has_its_state_or_its_digest(env_id: str, keep: Any, tmp_path:
     for row, state in enumerate(truth):
         if env_id == "Hopper-v5":
             continue
-        assert digests[row] == state_digest(state)
+        assert digests[row] == state_check(state)
         if row in episode.states:
             assert is_same(episode.states[row], state)
     assert {0, len(truth) - 1} <= set(episode.states)
@@ -216,7 +216,7 @@ def test_unclosed_recorder_warns_and_its_steps_are_readable(tmp_path: Path) -> N
 
 def test_wrong_arguments_are_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(
-        ValueError, match="keep_states must be 'auto', 'all' or 'digests', got 'full'"
+        ValueError, match="keep_states must be one of 'auto', 'keys', 'all', 'digests', got 'full'"
     ):
         trajrec.record(gym.make("CartPole-v1"), tmp_path, keep_states="full")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"env must be a gymnasium\.Env, got int"):

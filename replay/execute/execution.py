@@ -13,6 +13,7 @@ from trajrec.log.schema import Failure
 from trajrec.replay.execute.report import Divergence
 from trajrec.types import Array, Info, Observation, Value
 from trajrec.values import codec
+from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, MASK, DigestBytes, Digests
 
 
 class EncodedObs(NamedTuple):
@@ -66,7 +67,7 @@ class Execution:
         infos: The infos that are not empty, by row: encoded, or as they are if nothing can change
             them.
         reset_info: The info of the reset, encoded; b"" if it was not compared.
-        states: The digests of the states; only the low 24 bits count.
+        states: The digests of the states; of checks only the low 24 bits count.
         state_dtype: The dtype of the reset's state if that is an array of numbers, else None.
         whole_states: The states of the rows that the log stores whole: encoded, or as arrays.
         end: The end of the episode; None if no step ended it.
@@ -76,7 +77,7 @@ class Execution:
         ignored: Labels of the differences that the tolerance ignores.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, digest_bytes: DigestBytes = CHECK_BYTES) -> None:
         self.template: Array | None = None
         self.collect: Callable[[Array], bytes | None] = np.ndarray.tobytes
         self.skip: Callable[[], object] = lambda: None
@@ -84,8 +85,8 @@ class Execution:
         self.rewards: list[Value] = []
         self.infos: dict[int, bytes | Info] = {}
         self.reset_info = b""
-        # 4 bytes a step: an episode of a million steps must not cost a list of a million ints.
-        self.states = array.array("I")
+        # 4 or 8 bytes a step: an episode of a million steps must not cost a list of a million ints.
+        self.states = array.array("Q" if digest_bytes == KEY_BYTES else "I")
         self.state_dtype: np.dtype[np.generic] | None = None
         self.whole_states: dict[int, bytes | Array] = {}
         self.end: LiveEnd | None = None
@@ -102,6 +103,12 @@ class Execution:
         assert item is not None
         assert self.template is not None
         return np.frombuffer(item, self.template.dtype).reshape(self.template.shape)
+
+    def state_digests(self) -> Digests:
+        """Return the digests of the states as the log holds them: uint32 checks, or uint64 keys."""
+        if self.states.typecode == "Q":
+            return np.frombuffer(self.states, np.uint64)
+        return np.frombuffer(self.states, np.uint32) & np.uint32(MASK)
 
     def digest(self) -> bytes:
         """Return a digest of observations, rewards, states and ending.

@@ -22,7 +22,7 @@ from trajrec.types import Observation, Value
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.diff import Change, first_change
-from trajrec.values.digest import state_digest
+from trajrec.values.digest import show_digest, state_key
 from trajrec.values.json import to_field
 
 FieldAndChange: TypeAlias = tuple[str, Change]
@@ -176,14 +176,15 @@ class _ResyncRun:
             if change is not None:
                 yield "state", change
             return
-        digest = state_digest(live)
+        digest = self._episode.digest_state(live)
         if digest == digests[row]:
             return
         if self._tolerance.ignores_digests:
             self._execution.ignored.add(DIGESTS_ONLY)
         else:
-            expected = f"digest {int(digests[row]):06x}"
-            yield "state", Change((), expected, f"digest {digest:06x}")
+            n_bytes = self._episode.digest_bytes
+            expected = show_digest(int(digests[row]), n_bytes)
+            yield "state", Change((), expected, show_digest(digest, n_bytes))
 
     def _compare(self, field: str, recorded: Value, live: Value) -> Iterator[FieldAndChange]:
         change = first_counting_change(
@@ -209,11 +210,11 @@ class _ResyncRun:
                 "every state)"
             )
         state = self._episode.states[row]
-        digest = state_digest(state)
-        if state_digest(adapter.capture()) == digest:
+        key = state_key(state)
+        if state_key(adapter.capture()) == key:
             # Another field differed. Values that derive from the state stay as the step left them.
             return ""
         adapter.restore(state)
-        if state_digest(adapter.capture()) != digest:
+        if state_key(adapter.capture()) != key:
             return f"{stopped}: the environment is not in the recorded state after restoring it"
         return ""

@@ -31,7 +31,7 @@ from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.types import Action, Observation
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
-from trajrec.values.digest import state_digest
+from trajrec.values.digest import KEY_BYTES, state_key
 from trajrec.values.plain import IMMUTABLE_TYPES
 
 
@@ -50,7 +50,7 @@ def execute(episode: Episode, handle: EnvHandle, first: int = 0) -> tuple[Episod
         The episode to compare with (its tail from step `first` on, if that is not 0), and the
         execution.
     """
-    execution = Execution()
+    execution = Execution(episode.digest_bytes)
     beginning = begin(episode, handle, execution, first)
     if beginning is None:
         return episode, execution
@@ -58,12 +58,9 @@ def execute(episode: Episode, handle: EnvHandle, first: int = 0) -> tuple[Episod
     _keep_start(execution, handle, obs, part, is_verified=part is not episode)
     actions = part.actions
     failures = {failure.step: failure for failure in part.failures if failure.phase == "step"}
-    gaps = [first for first, _ in part.missing_steps[:1]]
-    if part.redacted_action_step is not None:
-        gaps.append(part.redacted_action_step)
-    if gaps:
-        # Nothing behind a step that is missing, or has an unknown action, can be reached.
-        gap = min(gaps)
+    if part.missing_steps:
+        # Nothing behind a gap can be reached.
+        gap, _ = part.missing_steps[0]
         actions = actions[: int(np.searchsorted(part.step_numbers, gap))]
         failures = {step: failure for step, failure in failures.items() if step < gap}
     if failures:
@@ -175,7 +172,10 @@ def _apply(
     add_digest = execution.states.append
     whole = episode.states
     ndarray = np.ndarray
-    digest = state_digest
+    digest = episode.digest_state
+    # An array like the reset's: the CRC of `state_check` without its type checks. Comparing looks
+    # at the low 24 bits only.
+    digest_array = state_key if episode.digest_bytes == KEY_BYTES else crc32
     encode = codec.encode
     immutable = IMMUTABLE_TYPES
     template = execution.template
@@ -207,10 +207,8 @@ def _apply(
         if capture is not None:
             state = capture()
             try:
-                # An array like the reset's: the CRC of `state_digest` without its type checks.
-                # Comparing looks at the low 24 bits only.
                 is_plain = type(state) is ndarray and state.dtype is state_dtype
-                add_digest(crc32(state) if is_plain else digest(state))
+                add_digest(digest_array(state) if is_plain else digest(state))
             except ValueError:
                 # The array is not contiguous.
                 add_digest(digest(state))
@@ -289,7 +287,7 @@ def _keep_start(
         digests = episode.state_digests
         execution.states.append(0 if digests is None else int(digests[0]))
         return
-    execution.states.append(state_digest(state))
+    execution.states.append(episode.digest_state(state))
     if 0 in episode.states:
         is_array = execution.state_dtype is not None
         execution.whole_states[0] = state.copy() if is_array else codec.encode(state)

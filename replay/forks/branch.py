@@ -39,7 +39,8 @@ class Branch:
         outcome: "success" or "failure" by the last verifier that gave a verdict; None without one.
         rejoined_at: The step of the parent, at or after `step`, whose resulting state the branch
             also reaches; the first such state of the branch counts. None if there is none, or if
-            states are not recorded.
+            the parent's log has no keys of states: they need `keep_states="keys"` or "all" if
+            states are not small.
         restore: How the step was reached.
         error: The reason why the branch has no end: the exception of the environment, the signal
             or the time limit that ended its process. "" if there is none.

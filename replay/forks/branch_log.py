@@ -20,7 +20,7 @@ from trajrec.replay.forks.branch import Branch, BranchPlan, BranchTrace
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, Info, Observation, Value
 from trajrec.values import codec
-from trajrec.values.digest import state_digest
+from trajrec.values.digest import state_key
 
 
 class BranchLog:
@@ -127,7 +127,7 @@ class BranchLog:
             return None
         # Not the first state: the branch has it in common with the parent in any case.
         for state in trace.states[1:]:
-            steps = self._parent_steps.get(state_digest(state), [])
+            steps = self._parent_steps.get(state_key(state), [])
             position = bisect.bisect_left(steps, trace.step)
             if position < len(steps):
                 return steps[position]
@@ -189,13 +189,15 @@ class _TracePlayer(gymnasium.Env[Any, Any]):
 
 
 def _steps_by_state(episode: Episode) -> dict[int, list[int]]:
-    """Return the steps that lead to each state of an episode, ascending, by the state's digest."""
-    digests = episode.state_digests
-    if digests is None or not episode.has_reset or len(digests) != len(episode.step_numbers) + 1:
+    """Return the steps that lead to each state of an episode, ascending, by the state's key."""
+    # Not by checks of 24 bits: of 500 states of a branch and 500 of its parent, two have the same
+    # check in one of 70 branches.
+    keys = episode.state_keys
+    if keys is None or not episode.has_reset or len(keys) != len(episode.step_numbers) + 1:
         return {}
     steps: dict[int, list[int]] = {}
-    for digest, step in zip(digests[1:].tolist(), episode.step_numbers.tolist(), strict=True):
-        steps.setdefault(digest, []).append(step)
+    for key, step in zip(keys[1:].tolist(), episode.step_numbers.tolist(), strict=True):
+        steps.setdefault(key, []).append(step)
     return steps
 
 

@@ -30,8 +30,8 @@ from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
 from trajrec.redaction.redactor import Redactor, as_redactor
+from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import JsonObject, Value
-from trajrec.values import codec
 
 
 class _Recording(NamedTuple):
@@ -195,7 +195,7 @@ class AgentEpisode:
     def state_digest(self) -> str | None:
         """Digest of all watched parts; None if nothing is watched, or a part was not captured."""
         digests = {} if self._recording is None else self._recording.calls.digests
-        return codec.digest(sorted(digests.items())) if digests and all(digests.values()) else None
+        return digest_of_parts(digests)
 
     def tool(
         self,

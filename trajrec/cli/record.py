@@ -61,9 +61,9 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--keep-states",
-        choices=("auto", "all", "digests"),
+        choices=("auto", "keys", "all", "digests"),
         default="auto",
-        help="the states to store whole (default: auto)",
+        help="what to store of each state: the state, a check, or a key (default: auto)",
     )
     add_json(parser)
 

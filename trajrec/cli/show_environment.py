@@ -6,7 +6,7 @@ import math
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
 from trajrec.corpus.episode import Episode, Step
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, StateUnknownError
 from trajrec.log.schema import EpisodeStart
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import decode
@@ -108,9 +108,11 @@ def _known(value: Value) -> Value:
 def _state(episode: Episode, step: int) -> Value:
     try:
         return episode.state(step)
+    except StateUnknownError as exc:
+        # Without the episode and step, which are shown already.
+        return UnknownState(exc.what)
     except (CorpusError, IndexError) as exc:
-        # The error begins with the episode and step, which are shown already.
-        return UnknownState(str(exc).partition(": ")[2] or str(exc))
+        return UnknownState(str(exc))
 
 
 def _facts(episode: Episode) -> JsonObject:

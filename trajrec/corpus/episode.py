@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -11,15 +11,16 @@ import numpy as np
 
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
 from trajrec.corpus.transcript import Transcript
-from trajrec.errors import CorpusError, LogCorruptError
+from trajrec.errors import CorpusError, LogCorruptError, StateUnknownError
 from trajrec.log.annotations import Annotation
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import AgentEvent, CallStart, ModelStart, Redaction
+from trajrec.log.events import AgentEvent, CallStart, ModelStart
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, episode_id
 from trajrec.types import Action, Array, Info, Observation, Value
 from trajrec.values import codec
+from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, DigestBytes, digest_function
 
 
 class Step(NamedTuple):
@@ -145,22 +146,6 @@ class Episode:
         if self.end is not None:
             return self.end.ending
         return "running" if self.reader.is_being_written() else "interrupted"
-
-    @cached_property
-    def redacted_step(self) -> int | None:
-        """First step of which the action or state had a secret; -1 for the reset, None for no step.
-
-        The log does not have the secret, so a replay proves nothing from this step on.
-        """
-        return first_redacted_step(self.agent_events, LOST_FIELDS)
-
-    @cached_property
-    def redacted_action_step(self) -> int | None:
-        """First step that cannot be executed again, because its action had a secret.
-
-        -1 stands for the reset, of which the options had one.
-        """
-        return first_redacted_step(self.agent_events, _ACTION_FIELDS)
 
     @property
     def outcome(self) -> str | None:
@@ -303,8 +288,30 @@ class Episode:
 
     @cached_property
     def state_digests(self) -> Array | None:
-        """Digest of the state of each observation, (T + 1,) uint32; None if none was captured."""
+        """Digest of the state of each observation, (T + 1,); None if none was captured.
+
+        It verifies a replay: states with different digests are different. Checks of 24 bits
+        (uint32) are no identity; `state_keys` are. With `keep_states="keys"` the two are the same.
+        """
         return self.rows.state_digests()
+
+    @cached_property
+    def state_keys(self) -> Array | None:
+        """Key of the state of each observation, (T + 1,) uint64: equal for equal states alone.
+
+        None if no states were captured, or if the log has checks of 24 bits: `keep_states="keys"`
+        and "all" give keys.
+        """
+        return self.rows.state_keys()
+
+    @property
+    def digest_bytes(self) -> DigestBytes:
+        """Bytes of a digest in `state_digests`: 3 of a check, 8 of a key."""
+        return KEY_BYTES if self.header.state.keep == "key" else CHECK_BYTES
+
+    def digest_state(self, state: Value) -> int:
+        """Return the digest of a live state as `state_digests` holds those of the log."""
+        return digest_function(self.digest_bytes)(state)
 
     def state(self, step: int) -> Value:
         """Return the state before a step; of an agent's world, its parts by name.
@@ -314,25 +321,35 @@ class Episode:
 
         Raises:
             IndexError: There is no such step.
-            CorpusError: The state is not stored there: it was digested only, or never captured.
+            StateUnknownError: The state is not stored there: it was digested only, or never
+                captured; or it does not match its digest.
         """
         if not self.first_step <= step <= self.end_step:
             raise IndexError(f"step must be in [{self.first_step}, {self.end_step}], got {step}")
         if self.is_agent_episode:
             return self.transcript.state(step)
         row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
-        if row in self.states:
-            return self.states[row]
-        if self.header.state.keep == "none":
-            raise CorpusError(
-                f"episode {self.id}: no state was captured "
-                f"(no adapter fits {self.header.env.class_name})"
+        if row not in self.states:
+            raise self._unknown(step)
+        state = self.states[row]
+        digests = self.state_digests
+        if digests is not None and self.digest_state(state) != digests[row]:
+            raise StateUnknownError(
+                "the state that is stored there has another digest than the recorded one",
+                episode_id=self.id,
+                step=step,
             )
-        raise CorpusError(
-            f"episode {self.id} step {step}: only the digest of this state is stored; states are "
-            f"stored at rows {sorted(self.states)[:6]}; replay the episode up to it, or record "
-            "with keep_states='all'"
+        return state
+
+    def _unknown(self, step: int) -> StateUnknownError:
+        what = (
+            f"only the digest of this state is stored; states are stored at rows "
+            f"{sorted(self.states)[:6]}; replay the episode up to it, or record with "
+            "keep_states='all'"
         )
+        if self.header.state.keep == "none":
+            what = f"no state was captured (no adapter fits {self.header.env.class_name})"
+        return StateUnknownError(what, episode_id=self.id, step=step)
 
     def step_at(self, step: int) -> Step:
         """Return one step, and read only its chunk.
@@ -366,23 +383,6 @@ class Episode:
         failures = {failure.step: failure for failure in self.failures if failure.phase == "step"}
         steps += map(_failed_step, failures.values())
         yield from sorted(steps, key=lambda step: step.step)
-
-
-_ACTION_FIELDS = ("action", "options")
-
-LOST_FIELDS = (*_ACTION_FIELDS, "state")
-"""Fields without which a step cannot be executed again, or cannot be verified."""
-
-
-def first_redacted_step(events: Iterable[AgentEvent], fields: Collection[str]) -> int | None:
-    """Return the first step of which one of some fields had a secret; None if none had."""
-    steps = [
-        event.step
-        for event in events
-        if (isinstance(event, Redaction) and event.field in fields)
-        or (isinstance(event, CallStart) and event.is_redacted and "action" in fields)
-    ]
-    return min(steps, default=None)
 
 
 def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -> Episode:

@@ -12,7 +12,7 @@ from trajrec.log.fields import concatenate, field_array, field_values, sparse_va
 from trajrec.log.schema import Segment
 from trajrec.types import Array, Info, Value
 from trajrec.values import codec
-from trajrec.values.digest import state_digest, unpack_digests
+from trajrec.values.digest import state_check, state_key, unpack_digests
 
 
 class EpisodePart(NamedTuple):
@@ -158,7 +158,10 @@ class EpisodeRows:
         return states
 
     def state_digests(self) -> Array | None:
-        """Return the digest of each row's state, (T + 1,) uint32; None if a row has no state."""
+        """Return the digest of each row's state, (T + 1,); None if a row has no state.
+
+        Checks are uint32, and keys uint64. States that are stored whole have checks.
+        """
         digests = []
         for part in self.parts:
             start, stop = part.observation_rows
@@ -171,8 +174,26 @@ class EpisodeRows:
             rows, values = sparse_values(part.chunk, "state", start, stop)
             if len(rows) != stop - start:
                 return None
-            digests.append(np.array([state_digest(value) for value in values], np.uint32))
+            digests.append(np.array([state_check(value) for value in values], np.uint32))
         return np.concatenate(digests) if digests else None
+
+    def state_keys(self) -> Array | None:
+        """Return the key of each row's state, (T + 1,) uint64; None if the key of one is unknown."""
+        keys = []
+        for part in self.parts:
+            start, stop = part.observation_rows
+            column = part.chunk.column("state_digest")
+            packed = None if column is None else column.array(start, stop)
+            if packed is not None:
+                keys.append(unpack_digests(packed))
+                if keys[-1].dtype != np.uint64:
+                    return None
+                continue
+            rows, values = sparse_values(part.chunk, "state", start, stop)
+            if len(rows) != stop - start:
+                return None
+            keys.append(np.array([state_key(value) for value in values], np.uint64))
+        return np.concatenate(keys) if keys else None
 
     def step_at(self, step: int) -> tuple[Value, Value, Value, Info] | None:
         """Return action, observation, reward and info of a step, and read only its chunk.

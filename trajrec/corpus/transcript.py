@@ -18,6 +18,7 @@ from trajrec.log.events import (
     StateChange,
     TaskStart,
 )
+from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.codec import Plain, Ref
@@ -45,7 +46,8 @@ class Attempt:
         open_paths: Parts of the state in whose changes the types of keys are unknown: the paths
             hold them as texts. Only logs of format 1 have such paths.
         notes: Findings, e.g. a tool that was declared to read changed the state.
-        state_digest: Digest of the part that it changed last; None if it changed none.
+        state_digest: Digest of all watched parts after it, as checks store it; None if it has not
+            ended, if nothing was watched, or if a part is unknown.
     """
 
     start: CallStart
@@ -164,6 +166,8 @@ class Transcript:
         """All attempts at tool calls, in the order in which they began."""
         by_key: dict[AttemptKey, Attempt] = {}
         n_changes = 0
+        part_digests: dict[str, str] = {}
+        state_digest: str | None = None
         for event in self._events:
             if isinstance(event, CallStart):
                 key = (event.step, event.call, event.attempt)
@@ -177,25 +181,34 @@ class Transcript:
                     attempt.retry_of = (event.step, event.call, event.attempt - 1)
                 by_key[key] = attempt
             elif isinstance(event, CallEnd):
-                self._add_end(by_key, event)
+                self._add_end(by_key, event, state_digest)
             elif isinstance(event, StateChange):
+                part_digests[event.part] = event.digest
+                state_digest = digest_of_parts(part_digests)
                 if event.step >= 0:
-                    self._add_changes(by_key, event, n_changes)
+                    self._add_changes(by_key, event, n_changes, state_digest)
                 n_changes += 1
         attempts = list(by_key.values())
         _link_retries(attempts)
         _mark_recoveries(attempts)
         return attempts
 
-    def _add_end(self, by_key: dict[AttemptKey, Attempt], event: CallEnd) -> None:
+    def _add_end(
+        self, by_key: dict[AttemptKey, Attempt], event: CallEnd, state_digest: str | None
+    ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         # A damaged log may have lost the begin.
         if attempt is not None:
             attempt.end = event
             attempt.result = self.value(event.result_data)
+            attempt.state_digest = state_digest
 
     def _add_changes(
-        self, by_key: dict[AttemptKey, Attempt], event: StateChange, index: int
+        self,
+        by_key: dict[AttemptKey, Attempt],
+        event: StateChange,
+        index: int,
+        state_digest: str | None,
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None:
@@ -204,7 +217,7 @@ class Transcript:
         if not self.history.has_typed_paths(index):
             attempt.open_paths.add(event.part)
         attempt.digests[event.part] = event.digest
-        attempt.state_digest = event.digest
+        attempt.state_digest = state_digest
         if event.note:
             attempt.notes.append(event.note)
 
@@ -320,8 +333,7 @@ class Transcript:
     def state_digest(self) -> str | None:
         """Digest of all parts of the last state, as checks store it; None if a part is unknown."""
         changes = [event for event in self._events if isinstance(event, StateChange)]
-        digests = {event.part: event.digest for event in changes}
-        return codec.digest(sorted(digests.items())) if digests and all(digests.values()) else None
+        return digest_of_parts({event.part: event.digest for event in changes})
 
     def value(self, data: bytes | None) -> Value:
         """Return an encoded value, with references replaced by the values that they refer to."""

@@ -57,19 +57,20 @@ class StateRecord(Record, frozen=True):
     Attributes:
         adapter: The name of the state adapter, "" if none fits the environment.
         version: The version of the adapter.
-        keep: Whether every state is stored whole, or its digest, or nothing.
+        keep: What is stored of every state: "every" the state itself, "digest" its check of 24
+            bits, "key" its key of 64 bits, "none" nothing; see `trajrec.values.digest`.
     """
 
     adapter: str = ""
     version: int = 0
-    keep: Literal["every", "digest", "none"] = "none"
+    keep: Literal["every", "digest", "key", "none"] = "none"
 
 
 class Header(Record, frozen=True, kw_only=True):
     """The first record of a log: the environment, the recorder, and the machine.
 
     Attributes:
-        keep_states: The option of that name: "auto", "all" or "digests".
+        keep_states: The option of that name: "auto", "keys", "all" or "digests".
         runtime: Versions (python, platform, cpu, packages) and settings that can change results
             (hash seed, threads).
         interface_data: The interface of the run as the caller gave it, or None.

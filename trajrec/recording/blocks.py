@@ -19,11 +19,11 @@ from trajrec.log.columns import Packer
 from trajrec.log.directory import Returns, segment_returns
 from trajrec.log.schema import Chunk, Column, Event, Segment
 from trajrec.log.writer import Drained
-from trajrec.recording.options import StoredStates
+from trajrec.recording.options import DIGESTED, StoredStates
 from trajrec.recording.step_fields import ArrayLeaf, Field, Layout, ScalarLeaf
 from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.values.digest import pack_digests
+from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, Bytes, pack_digests
 
 BLOCK_BYTES = 1 << 20
 BLOCK_ROWS = 1536
@@ -119,13 +119,13 @@ class Block:
             if name == "info":
                 self._add_infos(field, n, columns)
             elif name in ("obs", "state"):
-                if name == "state" and self._stored_states == "digest":
+                if name == "state" and self._stored_states in DIGESTED:
                     continue
                 if n_obs:
                     columns.add_field(field, self._n_drained_obs, self._n_drained_obs + n_obs)
             elif n > self._n_drained:
                 columns.add_field(field, self._n_drained, n)
-        if self._stored_states == "digest" and n_obs:
+        if self._stored_states in DIGESTED and n_obs:
             self._add_digests(n_obs, columns)
         self._n_drained = n
         self._n_drained_obs += n_obs
@@ -204,7 +204,8 @@ class Block:
     def _add_digests(self, n_obs: int, columns: _ChunkColumns) -> None:
         """Add every state's digest, and the states that are kept whole."""
         first = self._n_drained_obs
-        columns.add_digests(self.digests[first : first + n_obs])
+        n_bytes = KEY_BYTES if self._stored_states == "key" else CHECK_BYTES
+        columns.add_digests(pack_digests(self.digests[first : first + n_obs], n_bytes))
         start = self._n_drained_states
         stop = bisect_left(self.state_rows, first + n_obs)
         if stop > start and "state" in self.fields:
@@ -234,9 +235,9 @@ class _ChunkColumns:
                 column = msgspec.structs.replace(column, rows_data=_encode_rows(rows))
             self._add(column, data)
 
-    def add_digests(self, digests: list[int]) -> None:
-        """Add the digests of states."""
-        self._add(*self._packer.pack_unfiltered("state_digest", pack_digests(digests)))
+    def add_digests(self, digests: Bytes) -> None:
+        """Add the packed digests of states."""
+        self._add(*self._packer.pack_unfiltered("state_digest", digests))
 
     def _add(self, column: Column, data: bytes) -> None:
         self.columns.append(column)

@@ -11,11 +11,11 @@ from trajrec.log.columns import Packer
 from trajrec.log.schema import Event
 from trajrec.log.writer import Drained
 from trajrec.recording.blocks import Block, Mark
-from trajrec.recording.options import StoredStates
+from trajrec.recording.options import DIGESTED, StoredStates
 from trajrec.recording.step_fields import MisfitError, Put, is_fitting
 from trajrec.types import Info, Value
 from trajrec.values import codec
-from trajrec.values.digest import state_digest
+from trajrec.values.digest import state_check, state_key
 
 # A few infos of another kind than the first are exceptions. If there are more, and they are a
 # quarter of all, keys come and go: then each info is encoded at once, without an attempt that
@@ -182,7 +182,7 @@ class StepBuffer:
         self.put_action = self._fitting("action")
         self.put_obs = self._fitting("obs")
         self.put_reward = self._fitting("reward")
-        is_digested = self._stored_states == "digest"
+        is_digested = self._stored_states in DIGESTED
         self.put_state = self._put_first_digest if is_digested else self._fitting("state")
 
     def _fitting(self, name: str) -> Put:
@@ -198,23 +198,25 @@ class StepBuffer:
 
     def _put_first_digest(self, value: Value) -> None:
         append = self.block.digests.append
+        has_keys = self._stored_states == "key"
+        digest = state_key if has_keys else state_check
 
         def put_digest(value: Value) -> None:
-            append(state_digest(value))
+            append(digest(value))
 
         ndarray = np.ndarray
         dtype = getattr(value, "dtype", None)
 
         def put_array_digest(value: Value) -> None:
-            # Most states are contiguous arrays of one dtype. For these, `state_digest` comes down
+            # Most states are contiguous arrays of one dtype. For these, `state_check` comes down
             # to the CRC-32, whose low bits packing keeps.
             try:
                 is_like_first = type(value) is ndarray and value.dtype is dtype
-                append(crc32(value) if is_like_first else state_digest(value))
+                append(crc32(value) if is_like_first else state_check(value))
             except (TypeError, ValueError):
-                append(state_digest(value))
+                append(state_check(value))
 
         is_array = type(value) is ndarray and value.dtype.kind in "iuf"
-        self.put_state = put_array_digest if is_array else put_digest
+        self.put_state = put_array_digest if is_array and not has_keys else put_digest
         put_digest(value)
         self.keep_state(value)

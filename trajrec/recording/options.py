@@ -10,11 +10,14 @@ from trajrec.log.writer import Durability, OnError
 from trajrec.protocols import StateAdapter, Verifier
 from trajrec.types import Value
 
-KeepStates = Literal["auto", "all", "digests"]
+KeepStates = Literal["auto", "keys", "all", "digests"]
 """The option `keep_states`."""
 
-StoredStates = Literal["every", "digest", "none"]
-"""The states that a log has: each one, the digests, or none; see `StateRecord.keep`."""
+StoredStates = Literal["every", "digest", "key", "none"]
+"""The states that a log has: each one, the checks or keys, or none; see `StateRecord.keep`."""
+
+DIGESTED: frozenset[StoredStates] = frozenset(("digest", "key"))
+"""The words for logs that store each state as a digest, and a few whole."""
 
 
 class RecordOptions(TypedDict, total=False):
@@ -27,9 +30,11 @@ class RecordOptions(TypedDict, total=False):
             default an adapter for the environment's class is used, if there is one. False records
             no state.
         keep_states: Which states are stored. "auto" (the default) stores each state if states are
-            small, else the digest of each and a few states whole. "all" stores each state.
-            "digests" stores the digest of each, and whole only the first and the last state of
-            an episode and the first of a block. Each way, a replay can verify every step.
+            small, else a check of 24 bits of each and a few states whole. "keys" does the same with
+            a key of 64 bits, by which SQL and credit tell states apart; it takes 5 bytes a step
+            more. "all" stores each state. "digests" stores the check of each, and whole only the
+            first and the last state of an episode and the first of a block. Each way, a replay can
+            verify every step.
         interface: The interface of the run (verifier, base model, lineage, optimizer, scaffold,
             budget, ...) as plain data; see `trajrec.interface`.
         on_error: The effect of a log that cannot be written: "raise" (the default) raises
@@ -68,16 +73,19 @@ def check_keep_states(keep_states: KeepStates) -> None:
     """Check the option `keep_states`.
 
     Raises:
-        ValueError: It is none of its three words.
+        ValueError: It is none of its words.
     """
     if keep_states not in get_args(KeepStates):
-        raise ValueError(f"keep_states must be 'auto', 'all' or 'digests', got {keep_states!r}")
+        words = ", ".join(map(repr, get_args(KeepStates)))
+        raise ValueError(f"keep_states must be one of {words}, got {keep_states!r}")
 
 
 def stored_states(adapter: StateAdapter | None, keep_states: KeepStates) -> StoredStates:
-    """Return the states that a log has: each one, the digests, or none if no adapter fits."""
+    """Return the states that a log has; none if no adapter fits."""
     if adapter is None:
         return "none"
-    if keep_states == "auto":
-        return adapter.keep
-    return "every" if keep_states == "all" else "digest"
+    if keep_states == "all":
+        return "every"
+    if keep_states == "digests":
+        return "digest"
+    return "key" if keep_states == "keys" and adapter.keep == "digest" else adapter.keep

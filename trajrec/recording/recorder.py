@@ -22,7 +22,7 @@ from trajrec.protocols import Verifier
 from trajrec.recording.buffer import StepBuffer
 from trajrec.recording.episode_events import check_events, failure_event
 from trajrec.recording.keyframe_schedule import KeyframeSchedule
-from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions
+from trajrec.recording.options import DIGESTED, KeepStates, LogOrigin, RecordOptions
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
@@ -39,7 +39,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             truncated.
         state: A function of the environment that returns its state as plain data or an array; by
             default an adapter is looked for. False records no state.
-        keep_states: "auto", "all" or "digests".
+        keep_states: "auto", "keys", "all" or "digests".
         interface: The interface of the run, as plain data.
         on_error: "raise" or "warn", if the log cannot be written.
         durability: "process" or "machine".
@@ -85,12 +85,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         header = recorder_header(
             env, self._adapter, self._origin, keep_states=keep_states, interface=interface
         )
-        self._keep = header.state.keep
+        keep = header.state.keep
+        self._is_digested = keep in DIGESTED
         self._log_id = header.log_id
         self.path = Path(folder) / f"{self._origin.name or header.log_id}.trj"
         # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
         # hook, and a step makes many.
-        self._buffer = StepBuffer(self._keep, self._clock_ns)
+        self._buffer = StepBuffer(keep, self._clock_ns)
         self._writer = LogWriter(
             self.path, header, self._buffer, on_error=on_error, durability=durability
         )
@@ -139,7 +140,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             # An empty info, which most environments return, takes no row.
             if info:
                 buffer.put_info(info)
-            if (terminated or truncated) and self._keep == "digest" and self._capture is not None:
+            if (terminated or truncated) and self._is_digested and self._capture is not None:
                 # Before the step is counted: the flusher may take the rows of a counted step.
                 buffer.keep_state(self._capture())
         except BaseException as exc:
@@ -267,7 +268,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             if self._capture is not None:
                 rows.append(("state", state))
             buffer.refit(rows)
-        if self._keep == "digest":
+        if self._is_digested:
             buffer.keep_state(state)
         # The event before the rows count: a reader that sees an episode's rows has seen its start.
         buffer.add_event(start)

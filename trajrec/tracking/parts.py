@@ -12,6 +12,7 @@ from trajrec.tracking.folder import Folder
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
 from trajrec.types import Value
+from trajrec.values import codec
 from trajrec.values.diff import Change
 from trajrec.values.plain import is_immutable
 
@@ -55,6 +56,15 @@ _SAME_VALUES = frozenset((("tree", 1, 2), ("folder", 1, 2)))
 def has_same_values(tracker: Tracker, name: str, version: int) -> bool:
     """Return whether a tracker gives the values that a log has by another version of it."""
     return (name, version, tracker.version) in _SAME_VALUES and name == tracker.name
+
+
+def digest_of_parts(digests: Mapping[str, str]) -> str | None:
+    """Return the digest of a whole state, as checks store it, from those of its parts by name.
+
+    Returns:
+        None if nothing is watched, or if a part is unknown: its digest is "".
+    """
+    return codec.digest(sorted(digests.items())) if digests and all(digests.values()) else None
 
 
 class Part(NamedTuple):

@@ -27,6 +27,11 @@ METHODS: tuple[Method, ...] = ("grpo", "rloo", "gigpo", "rtmc")
 # advantages are then 0, and not NaN.
 EPSILON = 1e-6
 
+_STATE_METHODS = ("gigpo", "rtmc")
+
+# A task begins in a state of its own, or in one that its world draws.
+_SAME_START = "env_id, task, CASE WHEN task IS NULL THEN reset_key END"
+
 MEASURES = {
     "return": "total_reward",
     "outcome": "CASE outcome WHEN 'success' THEN 1.0 WHEN 'failure' THEN 0.0 END",
@@ -37,8 +42,9 @@ class GroupOptions(TypedDict, total=False):
     """Keywords of `group_advantages`.
 
     Attributes:
-        by: Columns of the table `episodes`, as SQL: episodes with equal values are one group.
-            "env_id, task, reset_digest" by default.
+        by: Columns of the table `episodes`, as SQL: episodes with equal values are one group. By
+            default those with the same env_id and task, and without a task the same state after
+            the reset.
         measure: "return", the default; or "outcome": 1 for success and 0 for failure, and episodes
             without an outcome are left out.
         gamma: Discount per step, dimensionless, in (0, 1]; 1 by default.
@@ -58,7 +64,7 @@ class GroupOptions(TypedDict, total=False):
 # it and the return from it on.
 _COMMON = """
 WITH returns AS (
-  SELECT episode_id, log, number, md5(CAST(row({by}) AS VARCHAR)) AS group_id, reset_digest,
+  SELECT episode_id, log, number, md5(CAST(row({by}) AS VARCHAR)) AS group_id, reset_key,
     CAST({measure} AS DOUBLE) AS total
   FROM episodes
   WHERE ending NOT IN ('running', 'interrupted')
@@ -68,11 +74,18 @@ WITH returns AS (
   FROM returns GROUP BY group_id
 ), visits AS (
   SELECT r.*, t.step, t.action, CAST(t.action AS VARCHAR) AS action_text,
-    coalesce(lag(t.state_digest) OVER w, r.reset_digest) AS state,
+    CASE WHEN t.step = 0 THEN r.reset_key
+      WHEN lag(t.step) OVER w = t.step - 1 THEN lag(t.state_key) OVER w END AS state,
     {to_go} AS to_go
   FROM returns r JOIN steps t USING (episode_id)
   WINDOW w AS (PARTITION BY t.episode_id ORDER BY t.step)
 )
+"""
+
+_CHECKED = """
+SELECT count(DISTINCT episode_id), any_value(episode_id)
+FROM episodes JOIN steps USING (episode_id)
+WHERE state_check IS NOT NULL AND ending NOT IN ('running', 'interrupted') AND ({where})
 """
 
 _RETURN_TO_GO = (
@@ -182,7 +195,7 @@ def group_advantages(
 ) -> list[CreditTable]:
     """Estimate advantages by comparing the episodes of a group with each other.
 
-    States are told apart by their digests of 24 bits, so groups may have some thousand states.
+    "gigpo" and "rtmc" tell states apart by their keys of 64 bits (`state_key` of the table `steps`).
 
     Args:
         corpus: The corpus; see `trajrec.open`.
@@ -204,7 +217,8 @@ def group_advantages(
     Raises:
         QueryError: `by` or `where` is not valid SQL.
         TypeError: An option is unknown.
-        ValueError: The method, the measure or gamma is not allowed.
+        ValueError: The method, the measure or gamma is not allowed; or the method compares the
+            visits of states, and a log has checks of states and no keys.
 
     Source:
         GRPO: Shao et al., arXiv 2402.03300. RLOO: Ahmadian et al., arXiv 2402.14740. GiGPO: Feng et
@@ -216,6 +230,8 @@ def group_advantages(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if measure not in MEASURES:
         raise ValueError(f"measure must be 'return' or 'outcome', got {measure!r}")
+    if method in _STATE_METHODS:
+        _check_keys(corpus, where, method)
     query = _visits(where, options) + _comparison(method, options)
     rows: dict[str, list[Estimate]] = {}
     for values in corpus.sql(query).fetchall():
@@ -241,8 +257,24 @@ def _visits(where: str, options: GroupOptions) -> str:
     measure = options.get("measure", "return")
     # An outcome is known at the end only, so it is the same from every step on.
     to_go = _RETURN_TO_GO.format(gamma=float(gamma)) if measure == "return" else "r.total"
-    by = options.get("by", "env_id, task, reset_digest")
+    by = options.get("by", _SAME_START)
     return _COMMON.format(by=by, where=where, measure=MEASURES[measure], to_go=to_go)
+
+
+def _check_keys(corpus: Corpus, where: str, method: Method) -> None:
+    """Refuse a comparison of states whose logs tell them apart by checks of 24 bits alone.
+
+    Raises:
+        ValueError: An episode has such a log.
+    """
+    query = _CHECKED.format(where=where)
+    n_episodes, example = corpus.sql(query).fetchall()[0]
+    if n_episodes:
+        raise ValueError(
+            f"method must not be {method!r} here: it compares the visits of a state, and the logs "
+            f"of {n_episodes} episodes ({example}, ...) have checks of 24 bits, which two states "
+            "may share. Record with keep_states='keys' (or 'all'), or use 'grpo' or 'rloo'"
+        )
 
 
 def _comparison(method: Method, options: GroupOptions) -> str:

@@ -1,7 +1,8 @@
 """Hindsight: credit from recorded episodes and action probabilities, without rollouts.
 
 The methods count visits in tables, so they need states that occur in several episodes. States are
-told apart by their digests, or by their observations if the log has no digests.
+told apart by their keys of 64 bits, or by their observations if a log has no keys (see
+`keep_states`).
 """
 
 from __future__ import annotations

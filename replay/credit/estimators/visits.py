@@ -260,13 +260,26 @@ def action_key(action: Action) -> Hashable:
 
 
 def recorded_keys(episodes: Sequence[Episode]) -> list[list[Hashable]]:
-    """Return the key of the state before each step: its digest, or else the observation."""
-    keys: list[list[Hashable]] = []
-    for episode in episodes:
-        digests = episode.state_digests
-        if digests is not None and len(digests) == len(episode.step_numbers) + 1:
-            keys.append([int(digest) for digest in digests[:-1]])
-        else:
-            observations = episode.observation_values[: len(episode.actions)]
-            keys.append([codec.encode(obs, canonical=True) for obs in observations])
-    return keys
+    """Return the key of the state before each step: the state's, or else the observation.
+
+    Observations stand for states if any of the episodes has no keys of states: a log with checks of
+    24 bits has none, since two states may have the same check.
+    """
+    all_keys = [_state_keys(episode) for episode in episodes]
+    if None not in all_keys:
+        return [keys for keys in all_keys if keys is not None]
+    return [
+        [
+            codec.encode(observation, canonical=True)
+            for observation in episode.observation_values[: len(episode.actions)]
+        ]
+        for episode in episodes
+    ]
+
+
+def _state_keys(episode: Episode) -> list[Hashable] | None:
+    keys = episode.state_keys
+    if keys is None or len(keys) != len(episode.step_numbers) + 1:
+        return None
+    before: list[Hashable] = keys[:-1].tolist()
+    return before

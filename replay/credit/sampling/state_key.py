@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,6 +19,9 @@ _COMPLETE_ADAPTERS = frozenset(
     ("toy_text", "blackjack", "classic_control", "minigrid", "get_state")
 )
 """Adapters that capture everything on which the next step depends, except the generators."""
+
+_DISTINCT_TYPES = frozenset((int, str, bytes, type(None)))
+"""Plain types whose values equal no values of other types; bools and floats may equal integers."""
 
 _CONSTANT_ATTRIBUTES = CONSTRUCTION_ATTRIBUTES | {"env"}
 """Attributes of layers that never change; `env` is the next layer, which has its own key."""
@@ -74,7 +78,7 @@ class StateKey:
         for name, value in layer.__dict__.items():
             kind = type(value)
             if kind in PLAIN_TYPES:
-                values.append(value)
+                values.append(value if kind in _DISTINCT_TYPES else _distinct(value))
             elif name not in _CONSTANT_ATTRIBUTES and id(value) not in self._left_out:
                 is_left_out = self._is_function_or_space.get(kind)
                 if is_left_out is None:
@@ -86,6 +90,18 @@ class StateKey:
         return tuple(values)
 
 
+def _distinct(value: Value) -> Hashable:
+    """Return a plain value, or what stands for it if Python takes it for another one."""
+    kind = type(value)
+    if kind in _DISTINCT_TYPES:
+        plain: Hashable = value
+        return plain
+    if kind is float and (value == 0.0 or value != value):
+        # 0.0 and -0.0 are equal, and NaN is not equal to itself.
+        return kind, struct.pack("<d", value)
+    return kind, value
+
+
 def _hashable(value: Value) -> Hashable:
     """Return a hashable value that equals another one only if the original values are the same.
 
@@ -95,11 +111,9 @@ def _hashable(value: Value) -> Hashable:
     kind = type(value)
     # The short ways first: most values are plain or arrays, and need no encoder.
     if kind in PLAIN_TYPES:
-        plain: Hashable = value
-        return plain
+        return _distinct(value)
     if kind is tuple and all(type(item) in PLAIN_TYPES for item in value):
-        items: Hashable = value
-        return items
+        return tuple(map(_distinct, value))
     # Not of records, whose padding is anything, nor of texts of any length, which are addresses.
     if kind is np.ndarray and value.dtype.kind in "biufcmMSU":
         return value.dtype.str, value.shape, value.tobytes()

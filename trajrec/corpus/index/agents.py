@@ -30,10 +30,11 @@ from trajrec.corpus.transcript import (
     argument_changes,
     milliseconds_between,
 )
-from trajrec.log.annotations import Annotation, CreditRun, PostHocCheck
+from trajrec.log.annotations import CreditRun, PostHocCheck
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import SideEffect, StateChange
+from trajrec.log.events import SideEffect
 from trajrec.log.reader import LogReader
+from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import Value
 from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change
@@ -62,7 +63,7 @@ class AgentRows:
                 rows.checks.append(check_row(event.target, None, event, self.log))
             elif isinstance(event, CreditRun):
                 add_credit(event, self.log, rows)
-            elif not isinstance(event, Annotation):
+            else:
                 self._touched[event.episode] = None
 
     def finish(self, rows: Rows) -> None:
@@ -96,9 +97,9 @@ class AgentRows:
             last_frame=chunks[-1],
             end_step=episode.end_step,
             total_reward=None,
+            reset_key=_key(digest_of_parts(transcript.initial_digests)),
             outcome=episode.outcome,
             n_failures=len(episode.failures) + n_failed,
-            redacted_step=episode.redacted_step,
         )
         if start is not None:
             row.started_at = to_timestamp(start.time_ns)
@@ -252,20 +253,24 @@ def _failed_model_call(episode: EpisodeRow, call: ModelCall) -> FailureRow:
     )
 
 
+def _key(digest: str | None) -> int | None:
+    """Return the first 64 bits of a state's digest, as the keys of environments' states are."""
+    return None if digest is None else int(digest[:16], 16)
+
+
 def _decisions(episode: Episode, row: EpisodeRow) -> list[StepRow]:
     """Return a row for each step: its calls, each as its first attempt decided it."""
     calls: dict[int, list[Value]] = {
         step: [] for step in range(episode.first_step, episode.end_step)
     }
-    digests: dict[int, str] = {}
+    digests: dict[int, str | None] = {}
     for attempt in episode.transcript.attempts:
         # Further attempts repeat the decision of the first one.
         if attempt.start.attempt == 0:
             calls[attempt.start.step].append({"tool": attempt.tool, "arguments": attempt.arguments})
-        if attempt.state_digest:
+        if attempt.end is not None:
             digests[attempt.start.step] = attempt.state_digest
-    initial = (event.digest for event in episode.agent_events if isinstance(event, StateChange))
-    digest = next(initial, None)
+    digest = digest_of_parts(episode.transcript.initial_digests)
     decisions = []
     for step, made in calls.items():
         digest = digests.get(step, digest)
@@ -276,8 +281,7 @@ def _decisions(episode: Episode, row: EpisodeRow) -> list[StepRow]:
                 kind=row.kind,
                 step=step,
                 action=to_json(action) if made else None,
-                # The first 24 of the digest's bits, which fit the column of environments' digests.
-                state_digest=None if digest is None else int(digest[:6], 16),
+                state_key=_key(digest),
             )
         )
     return decisions

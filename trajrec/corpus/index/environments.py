@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from trajrec.corpus.episode import LOST_FIELDS, first_redacted_step
 from trajrec.corpus.index.rewards import agent_rewards
 from trajrec.corpus.index.rows import (
     EpisodeRow,
@@ -18,14 +17,13 @@ from trajrec.corpus.index.rows import (
     to_timestamp,
 )
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import Redaction
 from trajrec.log.fields import Layout, field_values, sparse_values
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
 from trajrec.types import Array, Value
 from trajrec.values import codec
 from trajrec.values.diff import diff
-from trajrec.values.digest import state_digest, unpack_digests
+from trajrec.values.digest import state_key, unpack_digests
 from trajrec.values.json import MAX_ELEMENTS, to_json, to_keys, to_pointer
 
 # Changes of one step beyond this number are not in `state_changes`; the log has the states.
@@ -71,14 +69,6 @@ class LogRows:
                 row.parent_id = event.parent_id
                 row.fork_step = event.step
                 row.end_step = event.step
-            elif isinstance(event, Redaction):
-                step = first_redacted_step([event], LOST_FIELDS)
-                if step is not None:
-                    row = self._row(event.episode, chunk.index)
-                    rows.episodes[row.episode_id] = row
-                    row.redacted_step = (
-                        step if row.redacted_step is None else min(step, row.redacted_step)
-                    )
         # Steps come before failures and ends, which are counted against the steps that are known.
         self._add_steps(chunk, rows)
         for event in chunk.record.events:
@@ -131,7 +121,9 @@ class LogRows:
         rewards = _numbers(chunk, "reward", n)
         index = np.empty(n, np.uint32)
         steps = np.empty(n, np.int32)
-        digests = _digests(chunk)
+        keys = _keys(chunk)
+        checks = _checks(chunk) if keys is None else None
+        reset_keys = _reset_keys(chunk) if keys is None else keys
         failed = {
             (event.episode, event.step)
             for event in chunk.record.events
@@ -142,8 +134,9 @@ class LogRows:
             stop = span.start + segment.n_steps
             row = self._row(segment.episode, chunk.index)
             rows.episodes[row.episode_id] = row
-            if segment.has_reset and digests is not None:
-                row.reset_digest = int(digests[span.obs_start])
+            if segment.has_reset and reset_keys is not None:
+                key = reset_keys[span.obs_start]
+                row.reset_key = None if key is None else int(key)
             index[span.start : stop] = len(rows.episode_ids)
             rows.episode_ids.append(row.episode_id)
             steps[span.start : stop] = np.arange(
@@ -165,8 +158,10 @@ class LogRows:
             columns["reward"] = rewards
         elif (by_agent := agent_rewards(chunk, index, steps)) is not None:
             rows.agent_rewards.append(by_agent)
-        if digests is not None:
-            columns["state_digest"] = digests[_rows_after(chunk)]
+        if keys is not None:
+            columns["state_key"] = keys[_rows_after(chunk)]
+        elif checks is not None:
+            columns["state_check"] = checks[_rows_after(chunk)]
         action = _expression(chunk, "action", n, columns)
         info = _infos(chunk, n, columns)
         # Chunks with the same columns and expressions are inserted by one statement.
@@ -233,18 +228,43 @@ def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
         return None
 
 
-def _digests(chunk: LogChunk) -> Array | None:
-    """Return the digest of the state of each observation, with those of resets."""
-    packed = chunk.column("state_digest")
-    if packed is not None:
-        array = packed.array()
-        return None if array is None else unpack_digests(array)
+def _keys(chunk: LogChunk) -> Array | None:
+    """Return the key of the state of each observation, uint64; None if one is unknown."""
+    digests = _digests(chunk)
+    if digests is not None:
+        return digests if digests.dtype == np.uint64 else None
     layout = chunk.layout("state")
     if layout is None or not chunk.n_obs:
         return None
-    return np.array(
-        [state_digest(state) for state in field_values(chunk, layout, 0, chunk.n_obs)], np.uint32
-    )
+    states = field_values(chunk, layout, 0, chunk.n_obs)
+    return np.array([state_key(state) for state in states], np.uint64)
+
+
+def _checks(chunk: LogChunk) -> Array | None:
+    """Return the check of the state of each observation, uint32; None if the log has none."""
+    digests = _digests(chunk)
+    return digests if digests is not None and digests.dtype == np.uint32 else None
+
+
+def _reset_keys(chunk: LogChunk) -> list[int | None] | None:
+    """Return the key of the state of each observation that is a reset's; None for the others.
+
+    A log with checks stores the states of resets whole.
+    """
+    resets = {span.obs_start for span in chunk.spans if span.segment.has_reset}
+    if not resets or chunk.layout("state") is None:
+        return None
+    keys: list[int | None] = [None] * chunk.n_obs
+    for row, state in zip(*sparse_values(chunk, "state", 0, chunk.n_obs), strict=True):
+        if row in resets:
+            keys[row] = state_key(state)
+    return keys
+
+
+def _digests(chunk: LogChunk) -> Array | None:
+    packed = chunk.column("state_digest")
+    array = None if packed is None else packed.array()
+    return None if array is None else unpack_digests(array)
 
 
 def _rows_after(chunk: LogChunk) -> Array:

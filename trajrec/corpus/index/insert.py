@@ -65,8 +65,9 @@ class TableWriter:
         for group in rows.steps.values():
             columns = _concatenated(group.columns)
             reward = "reward" if "reward" in columns else "NULL"
-            digest = "state_digest" if "state_digest" in columns else "NULL"
-            values = f"{group.action}, {reward}, {group.info}, {digest}"
+            key = "state_key" if "state_key" in columns else "NULL"
+            check = "state_check" if "state_check" in columns else "NULL"
+            values = f"{group.action}, {reward}, {group.info}, {key}, {check}"
             self._append_columns("steps", columns, f"id, {kind}, step, {values}")
         if rows.agent_rewards:
             columns = _concatenated(rows.agent_rewards)

@@ -48,7 +48,6 @@ class EpisodeRow(Row, kw_only=True):
     truncated: bool | None = None
     n_failures: int = 0
     missing_steps: int = 0
-    redacted_step: int | None = None
     started_at: Time | None = None
     ended_at: Time | None = None
     seed: int | None = None
@@ -58,7 +57,7 @@ class EpisodeRow(Row, kw_only=True):
     caller_id: str | None = None
     caller_step: int | None = None
     state_adapter: str | None = None
-    reset_digest: int | None = None
+    reset_key: int | None = None
     interface: str | None = None
     interface_id: str | None = None
     is_copy: bool = False
@@ -87,7 +86,8 @@ class StepRow(Row, kw_only=True):
     action: str | None
     reward: float | None = None
     info: str | None = None
-    state_digest: int | None = None
+    state_key: int | None = None
+    state_check: int | None = None
 
 
 class FailureRow(Row, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 12
+INDEX_VERSION = 14
 
 # Tables of earlier versions, which a rebuild removes from the file.
 FORMER_TABLES = ("episodes", "effects")
@@ -74,12 +74,6 @@ ALL_EPISODES = Table(
         ("truncated", "BOOLEAN", "flag of the last step"),
         ("n_failures", "BIGINT", "failures recorded in it"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
-        (
-            "redacted_step",
-            "BIGINT",
-            "first step of which the action or state had a secret, from which on a replay proves "
-            "nothing; -1 for the reset, NULL if no step had one",
-        ),
         ("started_at", "TIMESTAMP", "time of its reset, UTC; NULL if unknown"),
         ("ended_at", "TIMESTAMP", "time of its end, UTC; NULL if unknown"),
         ("seed", "BIGINT", "seed of the reset; NULL if it had none"),
@@ -93,7 +87,12 @@ ALL_EPISODES = Table(
         ("caller_id", "VARCHAR", "episode inside which it was begun; NULL if there was none"),
         ("caller_step", "BIGINT", "step of that episode"),
         ("state_adapter", "VARCHAR", "adapter that captured its state; NULL if none was captured"),
-        ("reset_digest", "UINTEGER", "digest of the state after the reset; NULL if not captured"),
+        (
+            "reset_key",
+            "UBIGINT",
+            "key of the state after the reset, 64 bits: equal for equal states alone; NULL if not"
+            " captured",
+        ),
         (
             "interface",
             "JSON",
@@ -121,7 +120,18 @@ STEPS = Table(
         ),
         ("reward", "DOUBLE", "the reward; NULL if it is no number"),
         ("info", "JSON", "the info without large arrays; NULL if it was empty"),
-        ("state_digest", "UINTEGER", "digest of the state after the step; NULL if not captured"),
+        (
+            "state_key",
+            "UBIGINT",
+            "key of the state after the step, 64 bits: equal for equal states alone; NULL if not"
+            " captured, or if the log has only checks (see keep_states)",
+        ),
+        (
+            "state_check",
+            "UINTEGER",
+            "check of the state after the step, 24 bits, if the log has no keys: two checks that"
+            " differ are of two states; it is no key, so do not group or join by it",
+        ),
     ),
 )
 AGENT_REWARDS = Table(
@@ -246,7 +256,8 @@ ATTEMPTS = Table(
         (
             "state_digest",
             "VARCHAR",
-            "digest of the part of the state that it changed last; NULL if it changed nothing",
+            "digest of the watched state after it, as in checks; NULL if unknown, or if nothing was"
+            " watched",
         ),
         ("finding", "VARCHAR", "contradictions, e.g. a tool declared as read wrote; else NULL"),
         ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
