@@ -140,6 +140,8 @@ class AuditedRecorder(Recorder):
             return
         self.audits.append(report)
         is_same = report.grade in ("exact", "state")
+        # A secret was redacted: the replay says nothing about the rest.
+        is_judged = report.grade != "observed-only"
         log = open_event_log(self.path.parent, "raise", "process")
         log.add(
             PostHocCheck(
@@ -150,15 +152,15 @@ class AuditedRecorder(Recorder):
                 check_id=CHECK_ID,
                 version=__version__,
                 family="environmental",
-                status="ok",
-                verdict=is_same,
+                status="ok" if is_judged else "not_evaluated",
+                verdict=is_same if is_judged else None,
                 score=None,
                 evidence_data=codec.encode({"grade": report.grade, "report": str(report)}),
                 code_digest=None,
                 state_digest=None,
             )
         )
-        if not is_same:
+        if is_judged and not is_same:
             warnings.warn(f"this episode does not replay: {report}", stacklevel=4)
 
 

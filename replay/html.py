@@ -18,7 +18,7 @@ _STYLE = (
 )
 
 # The grades of a page's rows, the ones to act on first.
-_ORDER = ("diverged", "refused", "partial", "state", "exact")
+_ORDER = ("diverged", "refused", "observed-only", "partial", "state", "exact")
 
 _COLUMNS = (
     "episode",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TypedDict
 
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.tolerance import WALL_CLOCK, Tolerance
 from trajrec.types import AnyEnv, Value
 from trajrec.values.projection import Projection
@@ -37,6 +38,8 @@ class ReplayOptions(TypedDict, total=False):
             Default: 0.
         explain: Run a diverged episode again under changed conditions to find the likely cause.
             Default: True.
+        redact: The `Redactor` that the episode was recorded with, if it was not the default one:
+            recorded and live values must pass the same rules.
     """
 
     allow: Iterable[str]
@@ -47,6 +50,7 @@ class ReplayOptions(TypedDict, total=False):
     resync: bool
     first: int
     explain: bool
+    redact: Redactor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +79,7 @@ class ReplayConfig:
             "resync": self.resync,
             "first": self.first,
             "explain": self.explain,
+            "redact": self.tolerance.redactor,
         }
 
 
@@ -88,6 +93,7 @@ def replay_config(
     resync: bool = False,
     first: int = 0,
     explain: bool = True,
+    redact: Redactor | None = None,
 ) -> ReplayConfig:
     """Check `ReplayOptions` and fill in the defaults.
 
@@ -100,7 +106,7 @@ def replay_config(
     return ReplayConfig(
         allow=tuple(allow),
         state=state,
-        tolerance=Tolerance(frozenset(ignore), ulps, projection),
+        tolerance=Tolerance(frozenset(ignore), ulps, projection, redact),
         resync=resync,
         first=first,
         explain=explain,

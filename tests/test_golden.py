@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from slow_reader import contents
 
 import trajrec
 from trajrec.corpus.episode import Episode
+from trajrec.errors import LogError
 from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
@@ -64,7 +66,22 @@ def test_recovered_golden_log_has_the_same_episodes(path: Path, tmp_path: Path) 
             assert not after.damage
             assert after.header == before.header
             assert events(after) == events(before)
-        compact(copied)
+            has_unknown = bool(after.unknown_tags)
+        if has_unknown:
+            with pytest.raises(LogError, match="upgrade trajrec to compact it"):
+                compact(copied)
+        else:
+            compact(copied)
+
+
+def test_recover_keeps_records_of_later_programs(tmp_path: Path) -> None:
+    path = Path(shutil.copy(GOLDEN / "format-2" / "unknown.trj", tmp_path))
+    before = contents(path)
+    recover(path)
+    after = contents(path)
+    assert (before["unknown_events"], after["unknown_events"]) == (1, 1)
+    assert [frame[2] for frame in before["frames"]] == [1, 9, 2]
+    assert [frame[2] for frame in after["frames"]] == [1, 9, 2, 3]
 
 
 def events(reader: LogReader) -> list[object]:

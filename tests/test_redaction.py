@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from planted import KINDS, Planted, plant
+from planted import HEX, KINDS, LOWER, URL, Draw, Planted, plant
 
 from trajrec.redaction.comparison import differences
 from trajrec.redaction.digests import mark
@@ -148,6 +148,60 @@ def test_a_name_of_a_secret_is_known_in_a_text(name: str) -> None:
 def test_a_name_about_a_secret_names_none(name: str) -> None:
     assert strength_of(name) == ""
     assert REDACTOR.encode({name: "a9b8c7d6e5f4"}) == (codec.encode({name: "a9b8c7d6e5f4"}), False)
+
+
+SYNTAXES = {
+    "environment": "{name}={value}",
+    "shell": "export {name}={value}\n",
+    "quoted": '{name}="{value}"',
+    "YAML": "a: 1\n{name}: {value}\nb: 2",
+    "YAML with quotes": "{name}: '{value}'",
+    "JSON": '{{"{name}": "{value}"}}',
+    "JSON in a sentence": 'the reply was {{"{name}": "{value}", "x": 1}}, as asked',
+    "JSON in JSON": '"{{\\\\"{name}\\\\": \\\\"{value}\\\\"}}", "x": 1',
+    "an argument": "Client({name}='{value}', x=1)",
+    "a dict": "{{'{name}': '{value}'}}",
+    "TOML": '{name} = "{value}"',
+    "INI": "{name} = {value}",
+    "a URL": "https://x.io/a?{name}={value}&b=1",
+    "an option": "tool --{name} {value} run",
+    "an option with a sign": "tool --{name}={value} run",
+    "XML": "<{name}>{value}</{name}>",
+    "a header": "{name}: {value}\r\nHost: x",
+    "a pair": "('{name}', '{value}')",
+    "PHP": "'{name}' => '{value}',",
+    "JavaScript": "const {name} = '{value}';",
+    "a form": '<input name="{name}" value="{value}">',
+}
+
+NAMED = {
+    "DD_API_KEY": lambda draw: draw(32, HEX),
+    "TWILIO_AUTH_TOKEN": lambda draw: draw(32, HEX),
+    "HEROKU_API_KEY": lambda draw: draw.uuid(),
+    "algolia_admin_key": lambda draw: draw(32, LOWER),
+    "facebook_app_secret": lambda draw: draw(32, HEX),
+    "clientSecret": lambda draw: draw(40),
+    "accessToken": lambda draw: draw(60, URL),
+    "spring.datasource.password": lambda draw: f"Summer{draw(4, '23456789')}!",
+    "MYSQL_PWD": lambda draw: f"lamp{draw(2, '23456789')}",
+    "db_password": lambda draw: draw.words(),
+    "x-api-key": lambda draw: draw(32),
+    "encryption_key": lambda draw: draw.base64(32),
+    "jwt_secret": lambda draw: "correct-horse-battery",
+}
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+def test_a_value_beside_a_name_is_found_in_each_syntax(syntax: str) -> None:
+    missed = []
+    for name, make in NAMED.items():
+        value = make(Draw(f"{syntax} {name}"))
+        text = SYNTAXES[syntax].format(name=name, value=value)
+        redacted = REDACTOR.text(text)
+        # An ampersand ends a value in a URL, and all of it must be gone elsewhere.
+        if value.partition("&")[0] in redacted:
+            missed.append(text)
+    assert not missed
 
 
 HARMLESS = [

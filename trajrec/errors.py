@@ -19,6 +19,7 @@ TrajrecError
     ├── EnvRefusedError     the log names a module that may not be imported
     ├── EnvMissingError     the environment, or its package, is not installed
     ├── DivergenceError     .step .field .expected .actual: a replay differs from the recording
+    ├── RedactedError       .step: an action or state had a secret, which the log does not have
     ├── UnreplayableError   a rollout came to a tool call that cannot be executed again
     └── AgentDivergedError  .difference: an agent that is run again makes another request
 
@@ -200,6 +201,18 @@ class DivergenceError(ReplayError):
         self.field = field
         self.expected = expected
         self.actual = actual
+        super().__init__(message, episode_id=episode_id)
+
+
+class RedactedError(ReplayError):
+    """A step cannot be executed again or verified: a secret in its action or state is not known.
+
+    Attributes:
+        step: The first such step, -1 for the reset.
+    """
+
+    def __init__(self, message: str, *, episode_id: str, step: int) -> None:
+        self.step = step
         super().__init__(message, episode_id=episode_id)
 
 

@@ -15,6 +15,7 @@ from trajrec.log.schema import Fork
 from trajrec.protocols import Access, World
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.execute.environments import make_world
+from trajrec.replay.execute.secrets import redacted_error
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 
@@ -82,6 +83,7 @@ def continue_live(
 
     Raises:
         DivergenceError: The world does not reach the recorded state: a call differs.
+        RedactedError: A secret was redacted in an action or state before the step.
         ReplayError: The log has lost the beginning of the episode.
     """
     task = episode.transcript.task_start
@@ -92,6 +94,8 @@ def continue_live(
             "use on_difference='stop'",
             episode_id=episode.id,
         )
+    if episode.redacted_step is not None and episode.redacted_step < step:
+        raise redacted_error(episode, f"the episode cannot be continued at step {step}")
     world = options.world
     if world is None and task.world:
         world = make_world(episode, options.allow)

@@ -12,10 +12,14 @@ from typing import NamedTuple
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, AttemptKey
-from trajrec.errors import RestoreError, StateUnknownError
+from trajrec.errors import RedactedError, RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
+from trajrec.redaction.comparison import default_redactor, is_same_mark, redacted_like
+from trajrec.redaction.digests import has_mark, is_mark
+from trajrec.redaction.names import strength_of
 from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.tracking.parts import Part, find_parts, has_same_values
 from trajrec.types import Value
@@ -90,7 +94,6 @@ class WorldExecution:
         self._notes: dict[str, None] = {}
         self._ignored: set[str] = set()
         self._n_steps = 0
-        self._has_redacted = False
         task = self._transcript.task_start
         self._recorded_tools = (
             set() if task is None else {row[0] for row in self._transcript.value(task.tools_data)}
@@ -132,8 +135,7 @@ class WorldExecution:
         if is_outside_world(start.tool, start.access, world_tools):
             return self._answer_from_log(attempt)
         if start.is_redacted:
-            self._has_redacted = True
-            self._ignored.add("arguments that were redacted")
+            raise redacted_error(self._episode, f"a call of step {start.step} cannot be made")
         divergence = self._execute(attempt)
         return self._compare_state(attempt) if divergence is None else divergence
 
@@ -149,8 +151,12 @@ class WorldExecution:
             return divergence
         for attempt in self._transcript.attempts:
             step = attempt.start.step
+            try:
+                divergence = self.make(attempt)
+            except RedactedError:
+                # The report has a note about it.
+                return None
             self._n_steps = max(self._n_steps, step + 1)
-            divergence = self.make(attempt)
             if divergence is None:
                 continue
             if not self._resync:
@@ -285,14 +291,15 @@ class WorldExecution:
         except Exception as exc:
             name = codec.type_name(exc)
             actual = f"{name}: {exc}"
-            is_redacted = end.error_type == name and "[redacted" in end.message
-            if end.is_raised and (actual == expected or is_redacted):
+            if end.is_raised and actual == expected:
                 return None
             return self._judge(start.step, Change(("error",), expected, actual))
         if end.is_raised:
             actual = f"returned {result!r}"
             return self._judge(start.step, Change(("error",), expected, actual))
         live = codec.decode(codec.encode(result, opaque=True))
+        if end.is_redacted:
+            live = redacted_like(attempt.result, live, self._tolerance.redactor)
         for change in diff(attempt.result, live):
             below = change._replace(path=("result", *change.path))
             divergence = self._judge(start.step, below)
@@ -325,7 +332,7 @@ class WorldExecution:
             if len(self._ignored) != n_ignored:
                 self._loose.add(part.name)
             # Equal changes with another digest: the states before them were different.
-            is_strict = not self._has_redacted and part.name not in self._loose
+            is_strict = part.name not in self._loose
             if is_strict and not differences:
                 digests = Change((), f"digest {expected}", f"digest {digest}")
                 return self._divergence(attempt.start.step, _in_part(part, digests))
@@ -346,21 +353,16 @@ class WorldExecution:
             after = (result.passed, result.score)
             if before == after:
                 continue
-            field = f"check/{name}"
-            if self._has_redacted:
-                # The world received other arguments than the recorded one.
-                self._ignored.add(field)
-                continue
             divergence = self._judge(self._n_steps, Change(("check", name), before, after))
             if divergence is not None:
                 return divergence
         return None
 
     def _judge(self, step: int, change: Change) -> Divergence | None:
-        """Return a difference as a divergence; None if it is ignored or redacted."""
+        """Return a difference as a divergence; None if it is ignored, or of secrets alone."""
         label = self._tolerance.label(change)
-        if label is None and isinstance(change.before, str) and "[redacted " in change.before:
-            label = to_field(change.path)
+        if label is None and self._is_redacted(change):
+            label = f"secrets in {to_field(change.path)}"
         if label is not None:
             self._ignored.add(label)
             return None
@@ -375,6 +377,17 @@ class WorldExecution:
             actual=change.after,
             ulps=ulp_distance(change.before, change.after),
         )
+
+    def _is_redacted(self, change: Change) -> bool:
+        """Return whether a live value would have been recorded as the recorded one."""
+        if not isinstance(change.before, str) or not has_mark(change.before):
+            return False
+        # Under the name of a secret, a mark stands for any text.
+        is_named = any(isinstance(key, str) and strength_of(key) for key in change.path)
+        if is_named and is_mark(change.before) and isinstance(change.after, str):
+            return True
+        redactor = self._tolerance.redactor or default_redactor()
+        return is_same_mark(change._replace(after=redactor.plain(change.after)))
 
 
 def is_outside_world(tool: str, access: str, world_tools: Collection[str]) -> bool:

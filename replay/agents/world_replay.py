@@ -18,6 +18,7 @@ from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_execution import ExecutionResult, WorldExecution
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, Grade, ReplayReport
+from trajrec.replay.execute.secrets import redacted_error, redaction_notes
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.values import codec
 
@@ -69,6 +70,9 @@ def replay_in_world(
         # The world may be in the recorded state, by its digest; the recorded values do not show it.
         notes.append(f"a recorded state could not be compared by its values: {unknown}")
         grade = "state"
+    if episode.redacted_step is not None:
+        notes += redaction_notes(episode)
+        grade = "observed-only"
     if divergence is not None:
         grade = "diverged"
     return ReplayReport(
@@ -113,6 +117,8 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
     _raise_if_diverged(execution.bring(()), episode)
     attempts = episode.transcript.attempts
     for step in range(episode.first_step, episode.end_step):
+        if episode.redacted_step is not None and episode.redacted_step < step:
+            raise redacted_error(episode, f"step {step} cannot be reached and verified")
         yield step
         for attempt in attempts:
             if attempt.start.step == step:

@@ -13,6 +13,12 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.log.schema import Failure
+from trajrec.redaction.comparison import (
+    differences,
+    has_marks,
+    is_same_mark,
+    redacted_like,
+)
 from trajrec.replay.execute.column_compare import has_same_infos, has_same_rewards
 from trajrec.replay.execute.execution import Execution
 from trajrec.replay.execute.report import Divergence, ulp_distance
@@ -26,6 +32,9 @@ from trajrec.values.json import to_field
 
 # Within a step, visible fields come before the state, which explains them.
 FIELD_ORDER = ("observation", "reward", "terminated", "truncated", "info", "state", "failure")
+
+# The label of secrets of another process, whose marks have other digests.
+SECRETS = "secrets, which were compared by their kind"
 
 # The label of states that differ although a tolerance applies: a digest does not tell by how much.
 DIGESTS_ONLY = "states of which only digests are stored"
@@ -97,9 +106,19 @@ def first_counting_change(
     field: str, recorded: Value, live: Value, execution: Execution, tolerance: Tolerance
 ) -> Change | None:
     """Return the first difference of two values that counts; note those that are ignored."""
-    if tolerance.is_exact:
-        return first_change(recorded, live)
-    for change in diff(recorded, live):
+    change = first_change(recorded, live)
+    if change is None:
+        return None
+    if has_marks(recorded):
+        live = redacted_like(recorded, live, tolerance.redactor)
+        if any(map(is_same_mark, diff(recorded, live))):
+            execution.ignored.add(SECRETS)
+        changes = differences(recorded, live)
+    elif tolerance.is_exact:
+        return change
+    else:
+        changes = diff(recorded, live)
+    for change in changes:
         label = tolerance.label(change._replace(path=(field, *change.path)))
         if label is None:
             return change
@@ -230,6 +249,8 @@ def _compare_states(
     live = execution.state_digests()[first_row:]
     expected = digests[: len(live)]
     differs = expected != live[: len(expected)]
+    if episode.redacted_step is not None:
+        _compare_redacted_states(episode, execution, tolerance, differs)
     if tolerance.ignores_digests:
         return _compare_tolerated_states(
             episode, execution, tolerance, has_other_digests=bool(differs.any())
@@ -243,6 +264,8 @@ def _compare_states(
         if _is_same_state(recorded, state):
             continue
         change = first_change(recorded, _decoded(state))
+        if change is not None and has_marks(recorded):
+            change = first_counting_change("state", recorded, _decoded(state), execution, tolerance)
         if change is not None:
             return FieldChange(row, "state", change)
     if first_differing is None:
@@ -257,6 +280,21 @@ def _compare_states(
             show_digest(int(live[position]), episode.digest_bytes),
         ),
     )
+
+
+def _compare_redacted_states(
+    episode: Episode, execution: Execution, tolerance: Tolerance, differs: Array
+) -> None:
+    """Clear the flags of states that differ by secrets alone: a secret changes the digest."""
+    first_row = _first_row(episode)
+    for position in np.flatnonzero(differs):
+        row = int(position) + first_row
+        recorded = episode.states.get(int(position))
+        live = execution.whole_states.get(row)
+        if recorded is None or live is None or not has_marks(recorded):
+            continue
+        change = first_counting_change("state", recorded, _decoded(live), execution, tolerance)
+        differs[position] = change is not None
 
 
 def _compare_tolerated_states(

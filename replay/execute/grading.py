@@ -11,6 +11,7 @@ from trajrec.replay.execute.reach import EnvHandle
 from trajrec.replay.execute.report import Grade, ReplayReport, refusal
 from trajrec.replay.execute.resync import ResyncResult, execute_with_resync
 from trajrec.replay.execute.run import execute
+from trajrec.replay.execute.secrets import redaction_notes
 from trajrec.replay.execute.tolerance import Tolerance
 
 COMPARED = ("observation", "reward", "terminated", "truncated", "info")
@@ -67,12 +68,21 @@ def grade_execution(executed: ExecutedEpisode, tolerance: Tolerance) -> ReplayRe
     part = executed.part
     execution = executed.execution
     resync = executed.resync
+    if episode.redacted_action_step == -1:
+        return ReplayReport(
+            episode_id=episode.id,
+            grade="observed-only",
+            n_steps=0,
+            notes=redaction_notes(episode),
+        )
     if execution.problem is not None:
         return refusal(episode.id, execution.problem)
     divergence = compare(part, execution, tolerance) if resync is None else resync.divergence
     grade: Grade = "exact"
     if divergence is not None:
         grade = "diverged"
+    elif part.redacted_step is not None:
+        grade = "observed-only"
     elif part.missing_steps or part is not episode:
         grade = "partial"
     elif execution.ignored:
@@ -94,12 +104,13 @@ def grade_execution(executed: ExecutedEpisode, tolerance: Tolerance) -> ReplayRe
 def _notes(executed: ExecutedEpisode, tolerance: Tolerance) -> tuple[str, ...]:
     episode = executed.episode
     part = executed.part
-    notes = []
+    notes: list[str] = []
     if not executed.has_states:
         notes.append(f"state not compared: {_why_no_state(episode.header.state.adapter)}")
     if part.missing_steps:
         first, end = part.missing_steps[0]
         notes.append(f"the log has lost steps {first} to {end - 1}; compared up to there")
+    notes += redaction_notes(part)
     if part is not episode:
         notes.append(f"compared from step {part.first_step} on")
     if executed.resync is not None and executed.resync.why_stopped:

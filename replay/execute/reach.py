@@ -16,6 +16,8 @@ from trajrec.envstate.keyframes import Keyframes
 from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.protocols import StateAdapter
+from trajrec.redaction.comparison import first_change_of_marked, has_marks
+from trajrec.replay.execute.secrets import redacted_error
 from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change, is_same
@@ -75,6 +77,8 @@ def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
     start = episode.start
     if start is None:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
+    if episode.redacted_action_step == -1:
+        raise redacted_error(episode, "the reset cannot be made again")
     try:
         if start.seed is None and start.rng_data is not None:
             try:
@@ -278,6 +282,7 @@ def check_step(episode: Episode, step: int) -> None:
 
     Raises:
         IndexError: The episode has no such step.
+        RedactedError: A secret was redacted in an action or state before this step.
         ReplayError: The log has lost a step before this one.
     """
     if not episode.first_step <= step <= episode.end_step:
@@ -285,6 +290,9 @@ def check_step(episode: Episode, step: int) -> None:
             f"step must be in [{episode.first_step}, {episode.end_step}] for episode {episode.id}, "
             f"got {step}"
         )
+    redacted = episode.redacted_step
+    if redacted is not None and redacted < step:
+        raise redacted_error(episode, f"step {step} cannot be reached and verified")
     lost = next((first for first, _ in episode.missing_steps if first < step), None)
     if lost is not None:
         raise ReplayError(
@@ -302,7 +310,10 @@ def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation
     if not episode.has_reset or any(failure.step == step - 1 for failure in episode.failures):
         return
     row = int(np.searchsorted(episode.step_numbers, step))
-    change = first_change(episode.observation_at(row), as_recorded(obs))
+    recorded = episode.observation_at(row)
+    change = first_change(recorded, as_recorded(obs))
+    if change is not None and has_marks(recorded):
+        change = first_change_of_marked(recorded, obs)
     if change is not None:
         raise _diverged(
             episode,

@@ -13,14 +13,15 @@ from trajrec.types import Value
 from trajrec.values.json import describe_field, typed_keys
 from trajrec.values.paths import Path
 
-Grade = Literal["exact", "state", "partial", "diverged", "refused"]
+Grade = Literal["exact", "state", "partial", "observed-only", "diverged", "refused"]
 """The grade of a replay.
 
 exact: every compared value is the recorded one. state: every value except those that the options
 ignore, and those of states that the log does not tell (a note says so; the digest is the recorded
 one). partial: every compared value, but the log has lost steps, or only later steps were asked for.
-diverged: a value differs. refused: nothing was executed, because the environment is missing, may
-not be imported, or cannot be made again.
+observed-only: every compared value, but nothing is proved from some step on: its action or state
+had a secret, which was redacted. diverged: a value differs. refused: nothing was executed, because
+the environment is missing, may not be imported, or cannot be made again.
 """
 
 # A larger distance is not shown: 0.0 and 1.0 are 4607182418800017408 ulps apart, a number that
@@ -87,7 +88,7 @@ class ReplayReport:
 
     Attributes:
         episode_id: The episode.
-        grade: exact, state, partial, diverged or refused; see `Grade`.
+        grade: exact, state, partial, observed-only, diverged or refused; see `Grade`.
         n_steps: The number of steps that were executed.
         divergence: The first difference; None unless the grade is "diverged".
         compared: The fields that were compared in every step.

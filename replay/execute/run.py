@@ -58,9 +58,12 @@ def execute(episode: Episode, handle: EnvHandle, first: int = 0) -> tuple[Episod
     _keep_start(execution, handle, obs, part, is_verified=part is not episode)
     actions = part.actions
     failures = {failure.step: failure for failure in part.failures if failure.phase == "step"}
-    if part.missing_steps:
-        # Nothing behind a gap can be reached.
-        gap, _ = part.missing_steps[0]
+    gaps = [first for first, _ in part.missing_steps[:1]]
+    if part.redacted_action_step is not None:
+        gaps.append(part.redacted_action_step)
+    if gaps:
+        # Nothing behind a step that is missing, or has an unknown action, can be reached.
+        gap = min(gaps)
         actions = actions[: int(np.searchsorted(part.step_numbers, gap))]
         failures = {step: failure for step, failure in failures.items() if step < gap}
     if failures:

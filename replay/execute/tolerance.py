@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.report import ulp_distance
 from trajrec.values.diff import Change
 from trajrec.values.json import to_field
@@ -23,11 +24,14 @@ class Tolerance(NamedTuple):
         ulps: The largest distance between two floats that counts as equal, in units in the last
             place.
         projection: The rule for the values that count; None if all of them count.
+        redactor: The redactor of the recording, if it was not the default one. It decides nothing
+            about values without redacted secrets.
     """
 
     paths: frozenset[str] = frozenset()
     ulps: int = 0
     projection: Projection | None = None
+    redactor: Redactor | None = None
 
     @property
     def is_exact(self) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-import traceback
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from trajrec.errors import LogWriteError
-from trajrec.log.record_encoder import storable
+from trajrec.log.events import Redaction
 from trajrec.log.schema import Event, Failure
+from trajrec.recording.error_text import ErrorText, describe_error
 from trajrec.recording.event_log import REFERRED_BYTES, EventLog
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
@@ -18,31 +18,6 @@ from trajrec.values import codec
 
 # Estimate of the size of an event without large values. The log flushes by the sum of such sizes.
 EVENT_BYTES = 200
-
-# Characters that are kept of a traceback, from its end, where the error is.
-TRACEBACK_CHARS = 20_000
-
-# Before these a secret may begin that the cut would leave the end of.
-_CUT_CHARS = 5_000
-
-
-class ErrorText(NamedTuple):
-    """An exception as texts without secrets.
-
-    Attributes:
-        error_type: Module and qualified name of its class.
-        message: Its message.
-        traceback: Its traceback.
-        is_redacted: Whether secrets were removed from the texts.
-    """
-
-    error_type: str
-    message: str
-    traceback: str
-    is_redacted: bool
-
-
-NO_ERROR = ErrorText("", "", "", False)
 
 
 class Journal:
@@ -72,6 +47,17 @@ class Journal:
         """Return an encoded value, or a reference to a large one."""
         return self.encode(value)[0]
 
+    def noted(self, value: Value, field: str, step: int = -1) -> bytes:
+        """Return an encoded value as `data` does, and add an event if secrets were removed."""
+        cleaned, n = self.redactor.redacted(value)
+        self.note(field, step, n)
+        return self.store(codec.encode(cleaned, opaque=True))
+
+    def note(self, field: str, step: int, n: int) -> None:
+        """Add an event about secrets that were removed from a field of a step, if there are any."""
+        if n:
+            self.add(Redaction(self.number, step, field, n))
+
     def store(self, data: bytes) -> bytes:
         """Return an encoded value, or a reference to it if it is large."""
         if len(data) <= REFERRED_BYTES:
@@ -93,17 +79,7 @@ class Journal:
 
     def describe(self, exc: BaseException) -> ErrorText:
         """Return an exception's type, message and traceback."""
-        whole = "".join(traceback.format_exception(exc))
-        text = storable(whole[-TRACEBACK_CHARS - _CUT_CHARS :])
-        message = storable(str(exc))
-        cleaned = self.text(text)
-        # The traceback ends with the message, so it need not be searched a second time.
-        is_redacted = cleaned != text
-        if is_redacted or message not in text:
-            cleaned_message = self.text(message)
-            is_redacted = is_redacted or cleaned_message != message
-            message = cleaned_message
-        return ErrorText(codec.type_name(exc), message, cleaned[-TRACEBACK_CHARS:], is_redacted)
+        return describe_error(exc, self.redactor)
 
     def fail(
         self,

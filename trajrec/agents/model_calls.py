@@ -9,9 +9,10 @@ from typing import Literal
 
 from trajrec.agents.conversation import Conversation
 from trajrec.agents.counters import StepCounter
-from trajrec.agents.journal import NO_ERROR, Journal
+from trajrec.agents.journal import Journal
 from trajrec.agents.streams import Stream, is_stream
 from trajrec.log.events import AnswerPart, ModelEnd, ModelStart
+from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.streams import StreamRedactor, join_pieces
 from trajrec.types import JsonObject, Value
 

@@ -105,7 +105,7 @@ def begin_episode(
                 attempt=0,
                 part=name,
                 digest=digest,
-                data=journal.data(value),
+                data=journal.noted(value, "state"),
             )
         )
     return goal
@@ -130,10 +130,10 @@ def _task_start(
     return TaskStart(
         episode=journal.number,
         task=journal.text(spec.task),
-        goal_data=None if goal is None else journal.data(goal),
+        goal_data=None if goal is None else journal.noted(goal, "goal"),
         world="" if world is None else f"{world_type.__module__}:{world_type.__qualname__}",
-        world_data=None if kwargs is None else journal.data(dict(kwargs)),
-        tools_data=journal.data(tools),
+        world_data=None if kwargs is None else journal.noted(dict(kwargs), "world"),
+        tools_data=journal.noted(tools, "tools"),
         parts=[(part.name, part.tracker.name, part.tracker.version) for part in calls.parts],
         interface_data=None if spec.interface is None else journal.data(spec.interface),
         metadata_data=None if metadata is None else journal.data(dict(metadata)),
@@ -154,17 +154,20 @@ def _reset(spec: EpisodeSpec, journal: Journal, *, time_ns: int, frozen_seed: in
         if seed is None:
             seed = secrets.randbits(SEED_BITS)
             seed_origin = "recorder"
+    options, n_secrets = journal.redactor.redacted(spec.options)
+    options_data = None if options is None else journal.store(codec.encode(options, opaque=True))
     journal.add(
         EpisodeStart(
             episode=journal.number,
             time_ns=time_ns,
             seed=seed,
             seed_origin="none" if seed is None else seed_origin,
-            options_data=None if spec.options is None else journal.data(spec.options),
+            options_data=options_data,
             rng_data=None,
             info_data=_NO_INFO,
         )
     )
+    journal.note("options", -1, n_secrets)
     if world is None:
         return None
     freezing: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

@@ -207,8 +207,10 @@ class ToolCallRecorder:
             if tool is not None and tool.access == "read":
                 note = f"{tool.name} is declared to read, and wrote"
             if changes:
-                redact = journal.redactor.change
-                data = journal.data([_operation(redact(change)) for change in changes])
+                redacted = list(map(journal.redactor.change, changes))
+                n_hidden = sum(a is not b for a, b in zip(changes, redacted, strict=True))
+                journal.note("state", position.step, n_hidden)
+                data = journal.noted(list(map(_operation, redacted)), "state", position.step)
         event = StateChange(
             episode=journal.number,
             step=position.step,

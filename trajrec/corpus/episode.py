@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from trajrec.corpus.transcript import Transcript
 from trajrec.errors import CorpusError, LogCorruptError, StateUnknownError
 from trajrec.log.annotations import Annotation
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import AgentEvent, CallStart, ModelStart
+from trajrec.log.events import AgentEvent, CallStart, ModelStart, Redaction
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, episode_id
@@ -146,6 +146,22 @@ class Episode:
         if self.end is not None:
             return self.end.ending
         return "running" if self.reader.is_being_written() else "interrupted"
+
+    @cached_property
+    def redacted_step(self) -> int | None:
+        """First step of which the action or state had a secret; -1 for the reset, None for no step.
+
+        The log does not have the secret, so a replay proves nothing from this step on.
+        """
+        return first_redacted_step(self.agent_events, LOST_FIELDS)
+
+    @cached_property
+    def redacted_action_step(self) -> int | None:
+        """First step that cannot be executed again, because its action had a secret.
+
+        -1 stands for the reset, of which the options had one.
+        """
+        return first_redacted_step(self.agent_events, _ACTION_FIELDS)
 
     @property
     def outcome(self) -> str | None:
@@ -383,6 +399,23 @@ class Episode:
         failures = {failure.step: failure for failure in self.failures if failure.phase == "step"}
         steps += map(_failed_step, failures.values())
         yield from sorted(steps, key=lambda step: step.step)
+
+
+_ACTION_FIELDS = ("action", "options")
+
+LOST_FIELDS = (*_ACTION_FIELDS, "state")
+"""Fields without which a step cannot be executed again, or cannot be verified."""
+
+
+def first_redacted_step(events: Iterable[AgentEvent], fields: Collection[str]) -> int | None:
+    """Return the first step of which one of some fields had a secret; None if none had."""
+    steps = [
+        event.step
+        for event in events
+        if (isinstance(event, Redaction) and event.field in fields)
+        or (isinstance(event, CallStart) and event.is_redacted and "action" in fields)
+    ]
+    return min(steps, default=None)
 
 
 def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -> Episode:

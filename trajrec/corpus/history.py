@@ -137,6 +137,7 @@ class EpisodeTail(Episode):
         self.failures = [failure for failure in episode.failures if failure.step >= step]
         self.keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step >= step]
         self.checks = episode.checks
+        self.agent_events = episode.agent_events
         self._step = step
         parts = list(_cut(episode.rows.parts, step))
         self.rows = EpisodeRows(parts, episode.rows.irregular)

@@ -15,7 +15,8 @@ import zstandard
 
 from trajrec.errors import LogCorruptError, LogFormatError
 from trajrec.log import format1, frames, records
-from trajrec.log.directory import FrameEntry, Returns, read_entries
+from trajrec.log.directory import FrameEntry, Returns
+from trajrec.log.directory_tables import read_entries
 from trajrec.log.format1 import FORMAT1, Footer1
 from trajrec.log.frames import FORMAT2, Damage, FileFormat, Frame, Trailer
 from trajrec.log.locks import is_being_written

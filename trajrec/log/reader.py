@@ -10,7 +10,8 @@ import msgspec
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames, records
 from trajrec.log.chunk import LogChunk
-from trajrec.log.directory import EpisodeSummary, read_blobs, read_episodes, read_ranges
+from trajrec.log.directory import EpisodeSummary
+from trajrec.log.directory_tables import read_blobs, read_episodes, read_ranges
 from trajrec.log.events import Blob
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.frames import Damage

@@ -9,11 +9,13 @@ from itertools import takewhile
 from typing import Any
 
 import gymnasium
+import msgspec
 
 from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
 from trajrec.log.schema import EnvRecord
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 
@@ -66,6 +68,34 @@ def describe_env(env: AnyEnv) -> EnvRecord:
         observation_space=str(env.observation_space)[:SPACE_CHARACTERS],
         action_space=str(env.action_space)[:SPACE_CHARACTERS],
     )
+
+
+def redacted_env(record: EnvRecord, redactor: Redactor) -> EnvRecord:
+    """Return the description of an environment without the secrets in its arguments.
+
+    The environment cannot be made again from a description that had secrets.
+    """
+    kwargs_data, n_secrets = _redacted_data(record.kwargs_data, redactor)
+    wrappers: list[StoredWrapper] = []
+    for name, data in record.wrappers:
+        cleaned, n = (None, 0) if data is None else _redacted_data(data, redactor)
+        wrappers.append((name, cleaned))
+        n_secrets += n
+    problems = redactor.text(record.recreatable)
+    if n_secrets:
+        secret = "the arguments that it was made with have secrets, which the log does not have"
+        problems = f"{problems}; {secret}" if problems else secret
+    return msgspec.structs.replace(
+        record, kwargs_data=kwargs_data, wrappers=wrappers, recreatable=problems
+    )
+
+
+def _redacted_data(data: bytes, redactor: Redactor) -> tuple[bytes, int]:
+    """Return an encoded value without secrets, and their number."""
+    if not data:
+        return data, 0
+    cleaned, n = redactor.redacted(codec.decode(data))
+    return (codec.encode(cleaned, opaque=True) if n else data), n
 
 
 def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
-from trajrec.log.record_encoder import storable
 from trajrec.log.schema import Check, Event, Failure
 from trajrec.protocols import Verifier
+from trajrec.recording.error_text import describe_error
+from trajrec.redaction.redactor import NO_REDACTION, Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.verifiers import code_digest, identify, run_check
-
-TRACEBACK_CHARACTERS = 20_000
-"""Of a longer traceback the end is stored: the error stands there, and a recursion fills the
-rest."""
 
 
 def failure_event(
@@ -26,10 +22,11 @@ def failure_event(
     time_ns: int,
     phase: Literal["reset", "step", "state", "check"],
     origin: Literal["env", "scaffold", "verifier"],
+    redactor: Redactor = NO_REDACTION,
     action_data: bytes | None = None,
 ) -> Failure:
-    """Return an exception as a record."""
-    text = "".join(traceback.format_exception(exc))[-TRACEBACK_CHARACTERS:]
+    """Return an exception as a record without secrets."""
+    error = describe_error(exc, redactor)
     return Failure(
         episode=episode,
         step=step,
@@ -37,9 +34,9 @@ def failure_event(
         time_ns=time_ns,
         phase=phase,
         origin=origin,
-        error_type=codec.type_name(exc),
-        message=storable(str(exc)),
-        traceback=storable(text),
+        error_type=error.error_type,
+        message=error.message,
+        traceback=error.traceback,
         action_data=action_data,
     )
 
@@ -52,6 +49,7 @@ def check_events(
     step: int,
     clock_ns: Callable[[], int],
     capture: Callable[[], Value] | None,
+    redactor: Redactor = NO_REDACTION,
 ) -> Iterator[Event]:
     """Run verifiers on the last state of an episode; yield their results as records.
 
@@ -62,6 +60,7 @@ def check_events(
         step: Number of its steps.
         clock_ns: Returns the wall-clock time in ns.
         capture: Returns the state; None if no state is recorded.
+        redactor: Takes the secrets out of evidence and exceptions.
     """
     for verifier in verifiers:
         result = run_check(verifier, env)
@@ -73,6 +72,7 @@ def check_events(
                 time_ns=clock_ns(),
                 phase="check",
                 origin="verifier",
+                redactor=redactor,
             )
         identity = identify(verifier)
         has_evidence = result.evidence is not None
@@ -87,7 +87,7 @@ def check_events(
             status=result.status,
             verdict=result.passed,
             score=result.score,
-            evidence_data=codec.encode(result.evidence, opaque=True) if has_evidence else None,
+            evidence_data=redactor.encode(result.evidence)[0] if has_evidence else None,
             code_digest=code_digest(verifier),
             state_digest=None if capture is None else codec.digest(capture()),
         )

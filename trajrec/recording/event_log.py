@@ -17,6 +17,7 @@ from trajrec.log.events import Blob
 from trajrec.log.schema import Chunk, EnvRecord, Event, StateRecord
 from trajrec.log.writer import Drained, Durability, LogWriter, OnError, new_log_id
 from trajrec.recording.provenance import make_header
+from trajrec.redaction.redactor import Redactor
 
 HAND_OVER_BYTES = 1 << 18
 """Pending events above this size are handed to the flusher before its next tick."""
@@ -53,6 +54,8 @@ class EventLog:
             env=no_env,
             state=StateRecord(),
             keep_states="auto",
+            # The log is shared by episodes, which may have other ones.
+            redactor=Redactor(),
         )
         self.log_id = header.log_id
         self.path = folder / f"{header.log_id}.trj"

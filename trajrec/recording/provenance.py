@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trajrec.log.schema import EnvRecord, Header, StateRecord
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
-from trajrec.values import codec
 from trajrec.version import __version__
 
 _RESULT_SETTINGS = (
@@ -40,9 +40,13 @@ def make_header(
     state: StateRecord,
     keep_states: str,
     interface: Mapping[str, Value] | None = None,
+    redactor: Redactor,
 ) -> Header:
-    """Return the header of a log that this process writes."""
-    has_interface = interface is not None
+    """Return the header of a log that this process writes, without secrets."""
+    interface_data = None
+    if interface is not None:
+        interface_data, _ = redactor.encode(interface, where="interface", opaque=False)
+    runtime, _ = redactor.redacted(describe_runtime())
     return Header(
         log_id=log_id,
         created_ns=created_ns,
@@ -50,10 +54,10 @@ def make_header(
         env=env,
         state=state,
         keep_states=keep_states,
-        runtime=describe_runtime(),
+        runtime=runtime,
         process_id=os.getpid(),
         host=hostname(),
-        interface_data=codec.encode(interface, where="interface") if has_interface else None,
+        interface_data=interface_data,
     )
 
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import new_log_id
 from trajrec.protocols import StateAdapter
-from trajrec.recording.env_record import describe_env
+from trajrec.recording.env_record import describe_env, redacted_env
 from trajrec.recording.options import KeepStates, LogOrigin, check_keep_states, stored_states
 from trajrec.recording.provenance import make_header
+from trajrec.redaction.redactor import NO_REDACTION, Redactor
 from trajrec.types import AnyEnv, Value
 
 
@@ -21,6 +22,7 @@ def recorder_header(
     *,
     keep_states: KeepStates,
     interface: Mapping[str, Value] | None,
+    redactor: Redactor = NO_REDACTION,
 ) -> Header:
     """Return the header of a recorder's log.
 
@@ -32,7 +34,7 @@ def recorder_header(
     kept: str = keep_states
     clock_ns = origin.clock_ns or time.time_ns
     if origin.parent is None:
-        env_record = describe_env(env)
+        env_record = redacted_env(describe_env(env), redactor)
         state_record = StateRecord(
             adapter="" if adapter is None else adapter.name,
             version=0 if adapter is None else adapter.version,
@@ -51,4 +53,5 @@ def recorder_header(
         state=state_record,
         keep_states=kept,
         interface=interface,
+        redactor=redactor,
     )

@@ -7,7 +7,13 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 from trajrec.redaction.names import Strength
-from trajrec.redaction.plausibility import MAX_SECRET_BYTES, is_placeholder, is_secret_value
+from trajrec.redaction.plausibility import (
+    MAX_SECRET_BYTES,
+    is_bearer_token,
+    is_placeholder,
+    is_secret_value,
+    looks_random,
+)
 
 MAX_NAME_BYTES = 64
 MIN_COOKIE_BYTES = 8
@@ -58,6 +64,12 @@ _COOKIES = re.compile(
     rb"(?:; ?[\w.\-$%]+=[^\s\"'<>\\;]*)*)"
 )
 
+# `Authorization: Scheme abc` or `Authorization: Scheme a=b, c=d`
+_CREDENTIALS = re.compile(
+    rb"\\{0,15}[\"']?(?P<scheme>[A-Za-z][\w.\-]{1,40} +)?"
+    rb"(?P<value>[^\s\"'<>\\,;]{8,4096}(?:, *[\w\-]+=[^\s\"'<>\\,;]+)*)"
+)
+
 
 class Assigned(NamedTuple):
     """A secret beside its name.
@@ -93,11 +105,14 @@ def find_assigned(
     strength = strength_of(name)
     if not strength:
         return None, False
-    if name.lower().endswith("cookie"):
-        span = _find_cookie(data, end, "first" if "set" in name.lower() else "all")
+    lowered = name.lower()
+    if lowered.endswith("authorization"):
+        span = _find_authorization(data, end)
+    elif lowered.endswith("cookie"):
+        span = _find_cookie(data, end, "first" if "set" in lowered else "all")
     else:
         span = _find_value(data, start, end, strength)
-    return None if span is None else Assigned(*span, name.strip("-._").lower()), True
+    return None if span is None else Assigned(*span, lowered.strip("-._")), True
 
 
 def find_option(data: bytes, position: int, strength_of: StrengthOf) -> Assigned | None:
@@ -135,6 +150,20 @@ def _find_value(data: bytes, start: int, end: int, strength: Strength) -> tuple[
     if gap is not None and strength != "weak" and data[start:end].lower() != b"pass":
         return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _BARE, strength)
     return None
+
+
+def _find_authorization(data: bytes, end: int) -> tuple[int, int] | None:
+    """Return start and end of the credentials in a header, without their scheme."""
+    sign = _SIGN.match(data, end)
+    if sign is None or sign["sign"].startswith(b"=="):
+        return None
+    match = _CREDENTIALS.match(data, sign.end())
+    if match is None:
+        return None
+    value = match["value"].decode("utf-8", "replace")
+    has_scheme = match["scheme"] is not None or sign["scheme"] is not None
+    is_secret = is_bearer_token(value) if has_scheme else looks_random(value)
+    return match.span("value") if is_secret else None
 
 
 def _find_cookie(data: bytes, end: int, group: str) -> tuple[int, int] | None:

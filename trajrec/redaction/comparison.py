@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from trajrec.redaction.digests import without_digests
+import functools
+
+from trajrec.redaction.digests import has_mark, without_digests
+from trajrec.redaction.names import strength_of
+from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.survey import Survey
 from trajrec.types import Value
 from trajrec.values.diff import Change, diff
 
@@ -21,3 +26,32 @@ def is_same_mark(change: Change) -> bool:
         and isinstance(after, str)
         and without_digests(before) == without_digests(after)
     )
+
+
+def has_marks(value: Value) -> bool:
+    """Return whether there is a mark in a decoded value."""
+    survey = Survey(strength_of)
+    survey.add(value)
+    return any(map(has_mark, survey.texts))
+
+
+def redacted_like(recorded: Value, live: Value, redactor: Redactor | None = None) -> Value:
+    """Return a live value as the recorder of another one would have stored it.
+
+    Args:
+        recorded: The recorded value. Without a mark, nothing was redacted in it.
+        live: The live value.
+        redactor: The redactor of the recording. Default: that of `trajrec.record`.
+    """
+    return (redactor or default_redactor()).plain(live) if has_marks(recorded) else live
+
+
+def first_change_of_marked(recorded: Value, live: Value) -> Change | None:
+    """Return the first difference of a redacted value and a live one, redacted like it."""
+    return next(iter(differences(recorded, default_redactor().plain(live))), None)
+
+
+@functools.cache
+def default_redactor() -> Redactor:
+    """Return a redactor with the default rules and this process's environment."""
+    return Redactor()

@@ -83,7 +83,7 @@ KEYS = (
 """A name is of strength "key" if it ends in one of these, without regard to case and separators."""
 
 WEAK = ("token", "tokens", "apikeys", "auth", "oauth", "sessid", "sessionid", "sid", "sig")
-"""A name is of strength "weak" if it ends in one of these words."""
+"""A name is of strength "weak" if its last word is one of these, or "key" with a word before it."""
 
 # A last word of these says that the value is about the secret, and not the secret.
 _HARMLESS_ENDS_TEXT = """
@@ -106,7 +106,9 @@ _HARMLESS_ENDS = frozenset(_HARMLESS_ENDS_TEXT.split())
 
 # A first word of these says the same of the name of a token or password.
 _HARMLESS_STARTS_TEXT = """
-    added allow ask avg bos byte can change check cls completion continuation control
+    added allow ask avg bucket cache composite dedup dict foreign group hash hot
+    i18n idempotency join lookup map natural object partition primary range routing row shard sort
+    translation unique bos byte can change check cls completion continuation control
     count current cursor decoded disable do draft enable end eos extra first forgot
     generated get has hide image input is last mask max min missing n need needs next no num
     number of output pad padding page pagination per prev previous prompt public publishable
@@ -151,4 +153,7 @@ def strength_of(name: str) -> Strength:
         return "password"
     if is_key:
         return "key"
-    return "weak" if words[-1] in WEAK or joined.endswith("token") else ""
+    if words[-1] in WEAK or joined.endswith("token"):
+        return "weak"
+    # STRIPE_KEY, but no "key" alone.
+    return "weak" if words[-1] == "key" and len(words) > 1 else ""

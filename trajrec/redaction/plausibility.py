@@ -16,16 +16,21 @@ MIN_WEAK_CHARS = 7
 
 _PLACEHOLDER_TEXT = """
     access access_token admin any api api_key api-key apikey auth auto basic bearer bool boolean
-    bytes changeit changeme client_secret config credential credentials custom default digest
+    bytes changeit changeme client client_secret config credential credentials custom default digest
     disabled dummy empty enabled env environment example external fake false file foo foobar guest
     header hidden http https id input int integer internal invalid jwt key keyring keyword list
-    local manual missing mock mypass mypassword mysecret n/a na name new nil no none null number
+    local manual missing mock my mypass mypassword mysecret n/a na name new nil no none null number
     oauth oauth2 object off old on optional pass passphrase password passwd pat private private_key
     prompt public pwd query redacted repo required root sample secret secret_key secretkey self service
     session static str string system tbd test testing text todo token token_value true type
     undefined unknown unset user username value yes you your
     """
 _PLACEHOLDERS = frozenset(_PLACEHOLDER_TEXT.split())
+
+_NOUN_TEXT = """
+    auth cred credential credentials creds key password pwd secret secrets token tokens
+"""
+_NOUNS = frozenset(_NOUN_TEXT.split())
 
 _STAND_IN = re.compile(
     r"your|example|placeholder|change.?me|replace|insert|dummy|sample|redacted|hidden|masked|"
@@ -50,7 +55,11 @@ def is_placeholder(value: str) -> bool:
     """
     lowered = value.lower()
     # "password1" is one as well.
-    if lowered.rstrip("0123456789") in _PLACEHOLDERS or _STAND_IN.search(value) is not None:
+    if (
+        lowered in _PLACEHOLDERS
+        or lowered[:-1] in _PLACEHOLDERS
+        or _STAND_IN.search(value) is not None
+    ):
         return True
     # "********", "xxxxxxxx", "--------"
     return len(set(lowered)) <= 2
@@ -112,15 +121,22 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
     if any(sign in value for sign in "([/:"):
         return strength == "password" and is_quoted and n_digits > 0
     if value.count("-") >= 2:
-        return _has_own_words(value) and (is_quoted or strength == "password")
+        return _has_own_words(value)
     if strength == "password":
         return n_digits > 0 or not value.replace("-", "").replace(".", "").isalpha()
     return n_digits > 0 and len(value) >= 12
 
 
 def _has_own_words(value: str) -> bool:
-    """Return whether a value of words has none that stands for a secret: "test-api-key" has."""
-    return not any(is_placeholder(word) for word in re.split(r"[-_.]", value) if word)
+    """Return whether a value of several words is more than a name for a secret.
+
+    >>> _has_own_words("correct-horse-battery-staple"), _has_own_words("my-service-api-key")
+    (True, False)
+    """
+    words = [word.lower() for word in re.split(r"[-_.]", value) if word]
+    if words[-1] in _NOUNS:
+        return False
+    return 2 * sum(word in _PLACEHOLDERS for word in words) <= len(words)
 
 
 def is_no_placeholder(value: str) -> bool:

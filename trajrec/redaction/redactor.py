@@ -12,12 +12,13 @@ from trajrec.redaction.names import Strength, strength_of
 from trajrec.redaction.nested import Edit, apply_edits, edit_json, may_be_json
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Scanner, Span
-from trajrec.redaction.structure import Cleaner
-from trajrec.redaction.survey import Survey
+from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner
+from trajrec.redaction.survey import Survey, has_none
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, Change
 from trajrec.values.encoder import MAX_REPR
+from trajrec.values.plain import NUMBER_TYPES
 
 SECRET_VARIABLE = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 """Environment variables whose values are secrets wherever they appear."""
@@ -91,6 +92,25 @@ class Redactor:
         cleaned, n = self.clean(codec.decode(data))
         return (codec.encode(cleaned, opaque=True), True) if n else (data, False)
 
+    def redacted(
+        self, value: Value, *, where: str = "value", opaque: bool = True
+    ) -> tuple[Value, int]:
+        """Return a value without secrets, and their number; the value itself if it has none.
+
+        The arguments and errors are those of `encode`.
+        """
+        if not self._may_have_secret(value, None):
+            return value, 0
+        cleaned, n = self.clean(codec.decode(codec.encode(value, where=where, opaque=opaque)))
+        return (cleaned, n) if n else (value, 0)
+
+    def may_have_text(self, value: Value) -> bool:
+        """Return whether values like this one may have texts: it has one, or None, or an object."""
+        if type(value) is list and NUMBER_TYPES.issuperset(map(type, value)):
+            return False
+        survey = self._survey(value)
+        return survey.has_object or survey.has_name or bool(survey.texts) or has_none(value)
+
     def clean(self, value: Value) -> tuple[Value, int]:
         """Return decoded plain data without secrets, and the number of secrets that it had."""
         cleaner = self._cleaner()
@@ -106,12 +126,17 @@ class Redactor:
 
     def change(self, change: Change) -> Change:
         """Return a change without the secrets in it. A key in its path may name a secret."""
+        # Names of tables, and modes of files, are no secrets.
+        if change.path[:1] == (SQLITE_SCHEMA,) or change.path[-1:] == ("mode",):
+            return change
         for key in change.path:
             strength = self._strength_of(key) if isinstance(key, str) else ""
             if strength:
                 cleaner = self._cleaner()
                 before, after = (
-                    cleaner.hide(codec.decode(codec.encode(value, opaque=True)), key, strength)
+                    cleaner.hide(
+                        codec.decode(codec.encode(value, opaque=True)), key.lower(), strength
+                    )
                     if value is not MISSING
                     else value
                     for value in (change.before, change.after)
@@ -131,13 +156,22 @@ class Redactor:
             strength_of=self._strength_of,
         )
 
-    def _may_have_secret(self, value: Value, data: bytes) -> bool:
-        """Return whether a value may have a secret, of which `data` is the encoding."""
+    def _survey(self, value: Value) -> Survey:
+        """Return the texts of a value."""
         survey = Survey(self._strength_of)
-        survey.add(value)
+        try:
+            survey.add(value)
+        except RecursionError:
+            # A cycle. Encoding the value says so.
+            survey.has_object = True
+        return survey
+
+    def _may_have_secret(self, value: Value, data: bytes | None) -> bool:
+        """Return whether a value may have a secret, of which `data` is the encoding if known."""
+        survey = self._survey(value)
         if survey.has_object and not survey.has_name:
-            survey = Survey(self._strength_of)
-            survey.add(codec.decode(data))
+            encoded = codec.encode(value, opaque=True) if data is None else data
+            survey = self._survey(codec.decode(encoded))
         if survey.has_name:
             return True
         if not survey.texts:
@@ -167,9 +201,7 @@ class Redactor:
 
         The texts in it are not searched.
         """
-        survey = Survey(self._strength_of)
-        survey.add(value)
-        if not survey.has_name:
+        if not self._survey(value).has_name:
             return value, 0
         cleaner = Cleaner(
             text=lambda text: (text, 0),
@@ -218,6 +250,14 @@ class _NoRedaction(Redactor):
 
     def clean(self, value: Value) -> tuple[Value, int]:
         return value, 0
+
+    def redacted(
+        self, value: Value, *, where: str = "value", opaque: bool = True
+    ) -> tuple[Value, int]:
+        return value, 0
+
+    def may_have_text(self, value: Value) -> bool:
+        return False
 
     def change(self, change: Change) -> Change:
         return change

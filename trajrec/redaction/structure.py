@@ -43,7 +43,7 @@ _PRIVATE_PARTS = frozenset({"d", "p", "q", "dp", "dq", "qi", "k"})
 _PAIR_NAMES = ("name", "key", "header", "variable", "field")
 
 # The SQL that defines tables, by their names; see `trajrec.tracking.sqlite`.
-_SQLITE_SCHEMA = "sqlite_schema"
+SQLITE_SCHEMA = "sqlite_schema"
 
 
 class Cleaner:
@@ -147,7 +147,7 @@ class Cleaner:
                 name = paired
             strength: Strength = "key" if is_key and name in _PRIVATE_PARTS else ""
             strength = strength or self._strength_of(name)
-            if name == _SQLITE_SCHEMA and isinstance(item, dict):
+            if name == SQLITE_SCHEMA and isinstance(item, dict):
                 # Its keys are names of tables, not of secrets.
                 cleaned[key] = {self.clean(k): self.clean(sql) for k, sql in item.items()}
             elif not strength or (strength == "weak" and has_pieces):

@@ -126,3 +126,10 @@ class Survey:
             self.texts.append(str(value))
         elif cls is not Ref:
             self.has_object = True
+
+
+def has_none(value: Value) -> bool:
+    """Return whether a value is None or has one in it, in the place of which a text may come."""
+    if type(value) is dict:
+        return any(map(has_none, value.values()))
+    return value is None or (type(value) in (list, tuple) and any(map(has_none, value)))

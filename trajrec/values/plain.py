@@ -27,6 +27,9 @@ _NUMPY_SCALARS = frozenset(np.sctypeDict.values()) - {np.object_, np.void}
 SCALAR_TYPES: frozenset[type] = PLAIN_TYPES | (_NUMPY_SCALARS - {np.datetime64})
 """Types that a log stores as a column of scalars."""
 
+NUMBER_TYPES: frozenset[type] = SCALAR_TYPES - {str, bytes, np.str_, np.bytes_, type(None)}
+"""Those of them that have no texts, nor None, in the place of which a text may come."""
+
 # NumPy has two classes for one kind of integer, for instance int64 and longlong on Linux.
 # The name of a dtype leads to the first alone, so a log gives back the first.
 IMMUTABLE_TYPES: frozenset[type] = PLAIN_TYPES | {

@@ -30,7 +30,7 @@ from trajrec.corpus.transcript import (
     argument_changes,
     milliseconds_between,
 )
-from trajrec.log.annotations import CreditRun, PostHocCheck
+from trajrec.log.annotations import Annotation, CreditRun, PostHocCheck
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import SideEffect
 from trajrec.log.reader import LogReader
@@ -63,7 +63,7 @@ class AgentRows:
                 rows.checks.append(check_row(event.target, None, event, self.log))
             elif isinstance(event, CreditRun):
                 add_credit(event, self.log, rows)
-            else:
+            elif not isinstance(event, Annotation):
                 self._touched[event.episode] = None
 
     def finish(self, rows: Rows) -> None:
@@ -100,6 +100,7 @@ class AgentRows:
             reset_key=_key(digest_of_parts(transcript.initial_digests)),
             outcome=episode.outcome,
             n_failures=len(episode.failures) + n_failed,
+            redacted_step=episode.redacted_step,
         )
         if start is not None:
             row.started_at = to_timestamp(start.time_ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from trajrec.corpus.episode import LOST_FIELDS, first_redacted_step
 from trajrec.corpus.index.rewards import agent_rewards
 from trajrec.corpus.index.rows import (
     EpisodeRow,
@@ -17,6 +18,7 @@ from trajrec.corpus.index.rows import (
     to_timestamp,
 )
 from trajrec.log.chunk import LogChunk
+from trajrec.log.events import Redaction
 from trajrec.log.fields import Layout, field_values, sparse_values
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
@@ -69,6 +71,14 @@ class LogRows:
                 row.parent_id = event.parent_id
                 row.fork_step = event.step
                 row.end_step = event.step
+            elif isinstance(event, Redaction):
+                step = first_redacted_step([event], LOST_FIELDS)
+                if step is not None:
+                    row = self._row(event.episode, chunk.index)
+                    rows.episodes[row.episode_id] = row
+                    row.redacted_step = (
+                        step if row.redacted_step is None else min(step, row.redacted_step)
+                    )
         # Steps come before failures and ends, which are counted against the steps that are known.
         self._add_steps(chunk, rows)
         for event in chunk.record.events:

@@ -48,6 +48,7 @@ class EpisodeRow(Row, kw_only=True):
     truncated: bool | None = None
     n_failures: int = 0
     missing_steps: int = 0
+    redacted_step: int | None = None
     started_at: Time | None = None
     ended_at: Time | None = None
     seed: int | None = None

@@ -74,6 +74,12 @@ ALL_EPISODES = Table(
         ("truncated", "BOOLEAN", "flag of the last step"),
         ("n_failures", "BIGINT", "failures recorded in it"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
+        (
+            "redacted_step",
+            "BIGINT",
+            "first step of which the action or state had a secret, from which on a replay proves "
+            "nothing; -1 for the reset, NULL if no step had one",
+        ),
         ("started_at", "TIMESTAMP", "time of its reset, UTC; NULL if unknown"),
         ("ended_at", "TIMESTAMP", "time of its end, UTC; NULL if unknown"),
         ("seed", "BIGINT", "seed of the reset; NULL if it had none"),
