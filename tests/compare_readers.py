@@ -166,7 +166,8 @@ def _compare_episode(comparison: Comparison, ours: Episode, slow: Struct) -> Non
     comparison.same(f"{place} states", {k: typed(v) for k, v in ours.states.items()}, states)
     digests = _column(rows, "digest")
     if digests:
-        packed = pack_digests(list(map(int, ours.state_digests)))  # type: ignore[arg-type]
+        numbers = list(map(int, ours.state_digests))  # type: ignore[arg-type]
+        packed = pack_digests(numbers, ours.digest_bytes)
         comparison.same(f"{place} digests", [bytes(row) for row in packed], digests)
 
 

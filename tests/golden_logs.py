@@ -133,11 +133,18 @@ def make_environments(folder: Path) -> None:
         keep_states="digests",
         interface={"policy": "sine", "version": 3},
     ).close()
+    make_car(folder)
     samples.play(folder, "odd", Odd(), lambda k: k % 3, 1).close()
     pixels = gym.wrappers.TimeLimit(Pixels(), 12)
     samples.play(folder, "pixels", pixels, lambda k: 0, 1).close()
     keydoor = gym.make("trajrec/KeyDoor-v0")
     samples.play(folder, "keydoor", keydoor, lambda k: samples.WITH_KEY[k], 1).close()
+
+
+def make_car(folder: Path) -> None:
+    """Make a log with keys of states."""
+    car = gym.make("MountainCar-v0", max_episode_steps=15)
+    samples.play(folder, "car", car, lambda k: k % 3, 2, keep_states="keys").close()
 
 
 def make_game(folder: Path) -> None:

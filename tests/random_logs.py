@@ -139,7 +139,7 @@ def record_env(folder: Path, rng: Rng) -> None:
     """Record some episodes of a random environment."""
     is_large = rng.random() < 0.3
     env = Pixels(rng) if is_large else RandomEnv(rng)
-    options: dict[str, Any] = {"keep_states": pick(rng, ["auto", "all", "digests"])}
+    options: dict[str, Any] = {"keep_states": pick(rng, ["auto", "keys", "all", "digests"])}
     if not is_large and rng.random() < 0.7:
         options["state"] = lambda env: env.unwrapped.state
     if rng.random() < 0.3:
