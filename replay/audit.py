@@ -142,7 +142,7 @@ class AuditedRecorder(Recorder):
         is_same = report.grade in ("exact", "state")
         # A secret was redacted: the replay says nothing about the rest.
         is_judged = report.grade != "observed-only"
-        log = open_event_log(self.path.parent, "raise", "process")
+        log = open_event_log(self.path.parent, self._writer.on_full, "process")
         log.add(
             PostHocCheck(
                 episode=-1,

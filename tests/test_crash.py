@@ -10,7 +10,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def test_zeroed_block_loses_only_its_own_steps(tmp_path: Path) -> None:
 
 
 KILLED = """
-import json, os, signal, sys, time
+import json, os, signal, sys
 import gymnasium as gym
 import trajrec
 
@@ -143,7 +144,7 @@ def record(folder, reports):
         done = False
         while not done:
             result = env_step(step % 2)
-            os.write(file, b"%d %d %d %.9g\\n" % (episode, step, time.monotonic_ns(), result[0][2]))
+            os.write(file, b"%d %d %.9g\\n" % (episode, step, result[0][2]))
             step += 1
             done = result[2] or result[3]
 
@@ -181,7 +182,6 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
         time.sleep(0.005)
         os.kill(pid, 0)
     time.sleep(after_s)
-    killed_ns = time.monotonic_ns()
     os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         while True:
@@ -189,18 +189,17 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
             time.sleep(0.001)
     lines = reports.read_bytes().splitlines(keepends=True)
     reported = [line.split() for line in lines if line.endswith(b"\n")]
-    steps = {(int(e), int(s)): (int(t), float(x)) for e, s, t, x in reported}
+    steps = {(int(e), int(s)): float(x) for e, s, x in reported}
     (path,) = folder.glob("*.trj")
     readable = read(path)
-    for (episode, step), (reported_ns, _) in steps.items():
-        if reported_ns < killed_ns - 200_000_000:
-            assert step in readable[episode], (episode, step, "lost")
+    for episode, step in steps:
+        assert step in readable[episode], (episode, step, "lost")
     last_reported = max(steps)
     for episode, rows in readable.items():
         for step, row in rows.items():
             # A step that was killed between its recording and its report is in the log alone.
             if (episode, step) <= last_reported:
-                assert row[1][2] == np.float32(steps[episode, step][1])
+                assert row[1][2] == np.float32(steps[episode, step])
     with trajrec.open(folder) as corpus:
         endings = corpus.sql("SELECT ending, count(*) FROM episodes GROUP BY 1").fetchall()
         assert dict(endings).get("interrupted", 0) <= 1
@@ -211,7 +210,7 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_kill_9_loses_nothing_older_than_200_ms(
+def test_kill_9_loses_no_step_that_returned(
     tmp_path: Path, recorders: subprocess.Popen[str]
 ) -> None:
     for k, after_s in enumerate(np.random.default_rng(0).uniform(0.0, 0.5, 6)):
@@ -220,7 +219,7 @@ def test_kill_9_loses_nothing_older_than_200_ms(
 
 @suite("log", fixed=0, drawn=20, whole=500)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_kill_9_at_random_moments_loses_nothing_older_than_200_ms(
+def test_kill_9_at_random_moments_loses_no_step(
     share: Share, tmp_path: Path, recorders: subprocess.Popen[str]
 ) -> None:
     for k, after_s in enumerate(share.rng().uniform(0.0, 0.6, share.size)):
@@ -326,7 +325,9 @@ def test_log_with_a_nan_score_can_be_compacted(tmp_path: Path) -> None:
         return trajrec.Verdict(None, math.nan)
 
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path, checks=[score])
-    run(env, 12)
+    for k in range(12):
+        run(env, 1, seed=0 if k == 0 else None)
+        env.flush()
     env.close()
     result = compact(env.path)
     assert result.chunks_after < result.chunks_before
@@ -352,7 +353,7 @@ def noise(k: int) -> Any:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 def test_full_disk_stops_the_loop_and_keeps_earlier_steps(tiny_disk: Path) -> None:
-    env = trajrec.record(Scripted(noise), tiny_disk)
+    env = trajrec.record(Scripted(noise), tiny_disk, on_full="raise")
     with pytest.raises(LogWriteError, match="No space left on device"):
         run(env, 3)
     with pytest.raises(LogWriteError):
@@ -365,14 +366,29 @@ def test_full_disk_stops_the_loop_and_keeps_earlier_steps(tiny_disk: Path) -> No
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-@pytest.mark.filterwarnings("ignore:.*No space left on device:RuntimeWarning")
-def test_full_disk_only_warns_if_the_user_chose_so(tiny_disk: Path) -> None:
-    env = trajrec.record(Scripted(noise), tiny_disk, on_error="warn")
-    assert run(env, 2) == 2000
+def test_full_disk_does_not_end_training(tiny_disk: Path) -> None:
+    env = trajrec.record(Scripted(noise), tiny_disk)
+    with pytest.warns(RuntimeWarning, match="No space left on device") as warned:
+        assert run(env, 2) == 2000
     env.close()
+    assert len(warned) == 1
     rows = read(env.path)[0]
     assert 20 < len(rows) < 1000
     assert all(is_same(row[1], noise(step)[0]) for step, row in rows.items())
+
+
+def run_in_child(function: Callable[[], None]) -> None:
+    """Call a function in a forked process, and check that it did not raise."""
+    child = os.fork()
+    if child == 0:
+        # Without a finally the child would go on as a second test run.
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -381,13 +397,18 @@ def test_forked_child_cannot_write_its_parents_log(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
     env.step(0)
-    child = os.fork()
-    if child == 0:
+
+    def step_in_child() -> None:
+        env.step(1)
+        env.flush()
+        env.reset()
         env.step(1)
         env.close()
-        os._exit(0)
-    os.waitpid(child, 0)
+
+    run_in_child(step_in_child)
     env.step(0)
+    with LogReader(env.path) as reader:
+        assert Episode(reader, 0).actions == [0, 0]
     env.close()
     with LogReader(env.path) as reader:
         assert not reader.damage

@@ -22,8 +22,8 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import EncodeError, LogFormatError, LogWriteError, UnknownToolError
 from trajrec.log import columns, flusher, frames
 from trajrec.log.compaction import compact
+from trajrec.log.journal import MAX_HALF_BYTES
 from trajrec.log.reader import LogReader
-from trajrec.recording.blocks import BLOCK_BYTES
 from trajrec.values.diff import diff, is_same
 
 
@@ -31,7 +31,9 @@ from trajrec.values.diff import diff, is_same
 def test_value_too_large_to_be_read_is_not_written(
     value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = trajrec.record(Scripted(lambda k: (value, 0.0, k == 5, False, {})), tmp_path)
+    env = trajrec.record(
+        Scripted(lambda k: (value, 0.0, k == 5, False, {})), tmp_path, on_full="raise"
+    )
     for module in (frames, columns):
         monkeypatch.setattr(module, "MAX_PART", 10_000)
     env.reset(seed=0)
@@ -191,10 +193,9 @@ def test_block_of_large_values_is_written_before_memory_fills(
     env.reset()
     for _ in range(100):
         env.step(0)
-        leaves = env._buffer.block.fields["obs"].leaves if "obs" in env._buffer.block.fields else []
-        sizes.append(sum(len(row) for leaf in leaves for row in leaf.rows))
+        sizes.append(sum(len(item) for item in env._buffer.block.rows if type(item) is bytes))
     env.close()
-    assert max(sizes) < BLOCK_BYTES + 200_000
+    assert max(sizes) < MAX_HALF_BYTES
     with LogReader(env.path) as reader:
         assert Episode(reader, 0).observation_values == [
             [k] if k < 5 else ["x" * 100_000] for k in range(-1, 100)

@@ -13,8 +13,24 @@ from hypothesis import strategies as st
 from tiers import examples, suite
 
 import trajrec
-from trajrec.log.pixels import FRAMES, STACKS, PixelFrames, PixelRows, unpack
+from trajrec.log.pixel_changes import PixelDiff, PixelPacker
+from trajrec.log.pixels import FRAMES, STACKS, PixelFrames, unpack
 from trajrec.replay import replay_episodes
+
+
+class PixelRows:
+    """A column of large rows."""
+
+    def __init__(self, dtype, shape):
+        self.diff = PixelDiff(dtype, shape)
+        self.packer = PixelPacker(dtype, shape)
+        self.items = []
+
+    def add(self, row):
+        self.items.append(self.diff.take(row))
+
+    def pack(self, start, stop):
+        return self.packer.pack(self.items[start:stop], start, lambda: self.items[:start])
 
 
 def round_trip(rows, cuts=()):

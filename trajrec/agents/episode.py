@@ -26,7 +26,7 @@ from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.tool_calls import IsError, ToolCallRecorder, find_error
 from trajrec.errors import UnknownToolError
 from trajrec.log.schema import episode_id
-from trajrec.log.writer import Durability, OnError
+from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
 from trajrec.redaction.redactor import Redactor, as_redactor
@@ -68,7 +68,7 @@ class AgentEpisode:
         redact: Whether to keep secrets out of the log, or the `Redactor` that does so.
         is_error: Returns why a tool's result is an error, None if it is none. By default
             `{"error": ...}` and objects with a true `isError` are errors.
-        on_error: "raise" or "warn" if the log cannot be written.
+        on_full: "stop-recording" or "raise", if the log cannot be written.
         durability: See `trajrec.record`.
 
     Attributes:
@@ -96,7 +96,7 @@ class AgentEpisode:
         deterministic: bool = False,
         redact: bool | Redactor = True,
         is_error: IsError = find_error,
-        on_error: OnError = "raise",
+        on_full: OnFull = "stop-recording",
         durability: Durability = "process",
     ) -> None:
         check_world(world)
@@ -115,7 +115,7 @@ class AgentEpisode:
             deterministic=deterministic,
             is_error=is_error,
         )
-        self._log_options = (folder, on_error, durability)
+        self._log_options = (folder, on_full, durability)
         self._redactor = as_redactor(redact)
         self._tools = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Value]] = {}

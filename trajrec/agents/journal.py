@@ -35,8 +35,8 @@ class Journal:
         self.number = log.new_episode()
 
     def add(self, event: Event, size: int = EVENT_BYTES) -> None:
-        """Add an event of about `size` bytes."""
-        self.log.add(event, size)
+        """Add an event."""
+        self.log.add(event)
 
     def encode(self, value: Value) -> tuple[bytes, bool]:
         """Return an encoded value, or a reference to a large one; and whether it had secrets."""

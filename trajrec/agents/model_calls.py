@@ -151,7 +151,6 @@ class ModelCallRecorder:
 
     def _add_exception(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
         self._add_end(number, None, exc, is_async=is_async)
-        self._journal.flush()  # the next thing may be the end of the process
 
 
 def _outcome(exc: BaseException | None) -> Literal["ok", "error", "cancelled"]:

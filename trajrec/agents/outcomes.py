@@ -106,8 +106,6 @@ def record_check(
             state_digest=state_digest,
         )
     )
-    # Written at once, so that the verdict survives the end of the process.
-    journal.flush()
     return result.verdict
 
 
@@ -119,7 +117,7 @@ def record_end(
     stop_reason: str,
     claimed_done: bool | None,
 ) -> None:
-    """Record the end of an episode, and write all of it.
+    """Record the end of an episode.
 
     Args:
         journal: The episode's journal.
@@ -143,8 +141,8 @@ def record_end(
             claimed_done=claimed_done,
         )
     )
-    if ending == "error":
-        # The agent's exception is on its way: an error of the log must not replace it.
+    if journal.log.writer.durability == "machine":
         journal.flush()
-    else:
-        journal.log.flush()
+    if ending != "error":
+        # Else the agent's exception is on its way: an error of the log must not replace it.
+        journal.log.writer.raise_error()

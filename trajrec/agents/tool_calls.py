@@ -186,8 +186,6 @@ class ToolCallRecorder:
             self._journal.add(end, size)
             for part in self.parts:
                 self._add_changes(part, position, tool)
-        if end.outcome != "ok":
-            self._journal.flush()  # the next thing may be the end of the process
 
     def _add_changes(self, part: Part, position: CallPosition, tool: Tool | None) -> None:
         """Add the changes of a part of the state."""

@@ -212,6 +212,9 @@ class Corpus:
 
     def _reader(self, log: str, last_frame: int) -> LogReader:
         """Return a reader of a log that has a frame."""
+        live = self._index.reader(log)
+        if live is not None:
+            return live
         path = self.path / log
         reader = self._readers.get(log)
         if reader is None or len(reader.frames) <= last_frame or reader.size != _size(path):

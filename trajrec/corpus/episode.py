@@ -79,7 +79,7 @@ class Episode:
         self.agent_events: list[AgentEvent] = []
         self.reader = reader
         self.rows = EpisodeRows([], {})
-        for chunk in _chunks(reader, range(len(reader.frames)) if chunks is None else chunks):
+        for chunk in _chunks(reader, range(reader.n_chunks) if chunks is None else chunks):
             self._add_chunk(chunk)
 
     def _add_chunk(self, chunk: LogChunk) -> None:
@@ -426,7 +426,8 @@ def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -
 def _chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]:
     frames = reader.frames
     for index in wanted:
-        if 0 <= index < len(frames) and frames[index].kind == CHUNK:
+        is_chunk = index >= len(frames) or frames[index].kind == CHUNK
+        if 0 <= index < reader.n_chunks and is_chunk:
             try:
                 yield reader.cached_chunk(index)
             except LogCorruptError:

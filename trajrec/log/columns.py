@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +16,7 @@ import numpy as np
 import zstandard
 
 from trajrec.log.frames import MAX_PART
-from trajrec.log.pixels import PixelRows
+from trajrec.log.pixel_changes import PixelDiff, PixelItem, PixelPacker
 from trajrec.log.planes import PLANES, pack_planes, to_columns, to_units
 from trajrec.log.schema import Column
 from trajrec.types import Array, Value
@@ -73,26 +73,44 @@ class Packer:
             raw = b"".join(rows)
             return self._pack(name, "array", raw, n=len(rows), dtype=dtype, shape=shape)
         if row_bytes > LARGE_ROW_BYTES:
-            pixels = PixelRows(dtype, shape)
-            for row in rows:
-                pixels.add(np.frombuffer(row, dtype).reshape(shape))
-            return self.pack_pixels(name, pixels, 0, len(rows))
-        units = to_units(b"".join(rows), dtype, len(rows))
-        raw, filter_ = self._planes(units, order=1)
-        return self._pack(
-            name, "array", raw, n=len(rows), dtype=dtype, shape=shape, filter_=filter_
-        )
+            pixels = PixelDiff(dtype, shape)
+            items = [pixels.take(np.frombuffer(row, dtype).reshape(shape)) for row in rows]
+            return self.pack_pixels(name, PixelPacker(dtype, shape), items)
+        table = np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), row_bytes)
+        return self.pack_table(name, table, dtype=dtype, shape=shape)
 
-    def pack_pixels(self, name: str, rows: PixelRows, start: int, stop: int) -> PackedColumn:
-        """Pack rows [start, stop) of large rows that were kept as changes."""
-        raw, filter_ = rows.pack(start, stop)
+    def pack_table(
+        self, name: str, table: Array, *, dtype: np.dtype[Any], shape: tuple[int, ...]
+    ) -> PackedColumn:
+        """Pack rows of one dtype and shape, given as a table of their bytes, uint8 (n, size)."""
+        n, size = table.shape
+        if dtype.kind not in NUMBER_KINDS or size > LARGE_ROW_BYTES or size == 0:
+            rows = [row.tobytes() for row in table]
+            return self.pack_arrays(name, rows, dtype=dtype, shape=shape)
+        raw = table.tobytes()
+        if n > 1 and raw == raw[:size] * n:
+            value = np.frombuffer(raw[:size], dtype).reshape(shape)
+            return Column(name=name, kind="const", n=n, type_name="array"), codec.encode(value)
+        planes, filter_ = self._planes(to_units(raw, dtype, n), order=1)
+        return self._pack(name, "array", planes, n=n, dtype=dtype, shape=shape, filter_=filter_)
+
+    def pack_pixels(
+        self,
+        name: str,
+        pixels: PixelPacker,
+        items: Sequence[PixelItem],
+        n_before: int = 0,
+        items_before: Callable[[], Sequence[PixelItem]] = tuple,
+    ) -> PackedColumn:
+        """Pack large rows that are kept as changes; see `PixelPacker.pack`."""
+        raw, filter_ = pixels.pack(items, n_before, items_before)
         return self._pack(
             name,
             "array",
             raw,
-            n=stop - start,
-            dtype=rows.dtype,
-            shape=rows.shape,
+            n=len(items),
+            dtype=pixels.dtype,
+            shape=pixels.shape,
             filter_=filter_,
         )
 
@@ -102,26 +120,33 @@ class Packer:
         kind = kinds.pop() if len(kinds) == 1 else None
         numbers = _numbers(rows, kind)
         if kind is not None and numbers is not None:
-            return self._pack_numbers(name, rows, kind, numbers)
+            return self.pack_numbers(name, numbers, kind)
         # Of other types == is not enough: it takes 0j for -0j, and 1 s for 1000 ms.
         if kind in PLAIN_TYPES and _are_equal(rows):
             return Column(name=name, kind="const", n=len(rows)), codec.encode(rows[0])
         return self.pack_values(name, [codec.encode(row, where=name) for row in rows])
 
-    def _pack_numbers(
-        self, name: str, rows: Sequence[Value], kind: type, numbers: Array
-    ) -> PackedColumn:
-        bits = numbers.view(np.uint8).reshape(len(rows), -1)
-        if len(rows) > 1 and (bits == bits[0]).all():
-            return Column(name=name, kind="const", n=len(rows)), codec.encode(rows[0])
+    def pack_numbers(self, name: str, numbers: Array, kind: type | None = None) -> PackedColumn:
+        """Pack scalars of one numeric type.
+
+        Args:
+            name: The column's name.
+            numbers: The scalars, an array (n,).
+            kind: Their type: int, float or bool, or by default NumPy's type for the dtype.
+        """
+        n = len(numbers)
+        bits = numbers.view(np.uint8).reshape(n, -1)
+        if n > 1 and (bits == bits[0]).all():
+            value = numbers[0] if kind is None else kind(numbers[0])
+            return Column(name=name, kind="const", n=n), codec.encode(value)
         stored = _narrow(numbers)
         # Order 0: single numbers, such as rewards, mostly jump between few values.
-        raw, filter_ = self._planes(to_units(stored.tobytes(), stored.dtype, len(rows)), order=0)
+        raw, filter_ = self._planes(to_units(stored.tobytes(), stored.dtype, n), order=0)
         return self._pack(
             name,
             "scalar",
             raw,
-            n=len(rows),
+            n=n,
             dtype=stored.dtype,
             shape=(),
             filter_=filter_,
@@ -252,5 +277,5 @@ def _narrow(numbers: Array) -> Array:
     return numbers
 
 
-def _scalar_name(kind: type, numbers: Array) -> str:
-    return kind.__name__ if kind in (int, float, bool) else numbers.dtype.str
+def _scalar_name(kind: type | None, numbers: Array) -> str:
+    return kind.__name__ if kind in (int, float, bool) and kind is not None else numbers.dtype.str

@@ -4,31 +4,52 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames, records
 from trajrec.log.chunk import LogChunk
+from trajrec.log.columns import place_columns
 from trajrec.log.directory import EpisodeSummary
 from trajrec.log.directory_tables import read_blobs, read_episodes, read_ranges
 from trajrec.log.events import Blob
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.frames import Damage
+from trajrec.log.journal_reader import Half, journal_chunks, read_journal
 from trajrec.log.schema import Chunk
+from trajrec.log.source import ByteSource
 
 # Neighbouring episodes share chunks; more than a few decoded chunks would fill the memory.
 _CACHED_CHUNKS = 8
 
 
 class LogReader(FrameReader):
-    """A log file, open for reading: see `FrameReader` for its arguments and errors.
+    """A log file, open for reading: see `FrameReader` for its errors.
+
+    The chunks of a log that is not sealed are those of its frames, and behind them those of its
+    journal, which the writer has not written as frames yet.
+
+    Args:
+        path: The file.
+        source: Its bytes; by default those of the file.
+        with_journal: Whether to read the journal too.
 
     Attributes:
         unknown_tags: The kinds of events that were left out, since this program does not know them.
+        journal: The chunks of the journal. Their numbers follow those of the frames.
     """
 
+    def __init__(
+        self, path: Path, source: ByteSource | None = None, *, with_journal: bool = True
+    ) -> None:
+        self._has_journal = with_journal and source is None
+        super().__init__(path, source)
+
     def _open(self) -> None:
+        # Before the log: the log then has all that is older.
+        halves = self._read_journal()
         super()._open()
         self.unknown_tags: set[str] = set()
         self._blobs: dict[bytes, bytes] = {}
@@ -37,13 +58,66 @@ class LogReader(FrameReader):
         self._cache: dict[int, LogChunk] = {}
         self._lost_rows: set[int] = set()
         self._chunks_of: dict[int, list[int]] | None = None
+        self.journal: list[LogChunk] = []
+        self._take_journal(halves)
 
     def refresh(self) -> bool:
-        """Read the frames that were appended, and return whether there are any."""
+        """Read the data that were appended, and return whether there are any."""
+        halves = [] if self.is_sealed else self._read_journal()
+        before = self.last_item
         has_more = super().refresh()
+        self._take_journal(halves)
+        if self.last_item != before:
+            has_more = True
         if has_more:
             self._chunks_of = None
         return has_more
+
+    @property
+    def n_chunks(self) -> int:
+        """The end of the numbers of chunks: those of the frames, and those of the journal."""
+        return len(self.frames) + len(self.journal)
+
+    def _read_journal(self) -> list[Half]:
+        return read_journal(self.path) if self._has_journal else []
+
+    @property
+    def last_item(self) -> int:
+        """The number of the last item of the journal that was read, -1 if there is none."""
+        return self.journal[-1].record.journal if self.journal else -1
+
+    def _take_journal(self, halves: list[Half]) -> None:
+        """Take the items of the journal that the frames do not have."""
+        self.journal = []
+        if not halves or self.is_sealed:
+            return
+        try:
+            parts = journal_chunks(
+                halves, self._last_written(), log_id=self.header.log_id, log=self.path
+            )
+        except LogCorruptError as exc:
+            self._add_damage(Damage(self.size, 0, str(exc)))
+            return
+        for index, part in enumerate(parts, len(self.frames)):
+            columns, data = place_columns(part.chunk.columns, part.data)
+            chunk = LogChunk(
+                msgspec.structs.replace(part.chunk, columns=columns),
+                path=self.path,
+                index=index,
+                offset=self.size,
+                record_size=0,
+                data=b"".join(data),
+                decompressor=self._decompressor,
+            )
+            self.journal.append(chunk)
+
+    def _last_written(self) -> int:
+        """Return the number of the last item of the journal that the frames have."""
+        for index in range(len(self.frames) - 1, 0, -1):
+            if self.frames[index].kind == frames.CHUNK:
+                with contextlib.suppress(LogCorruptError):
+                    return self.chunk(index).record.journal
+        return -1
 
     def episodes(self) -> list[EpisodeSummary]:
         """Return the episodes as the footer states them, without reading any frame.
@@ -64,7 +138,7 @@ class LogReader(FrameReader):
             raise LogCorruptError(f"the footer's episodes: {exc}", path=self.path) from exc
 
     def chunks(self, start: int = 0) -> Iterator[LogChunk]:
-        """Yield the chunks of frames[start:].
+        """Yield the chunks of frames[start:], and those of the journal.
 
         A chunk whose frame is intact but whose record contradicts itself is added to `damage` and
         left out.
@@ -73,6 +147,7 @@ class LogReader(FrameReader):
             if self.frames[index].kind == frames.CHUNK:
                 with contextlib.suppress(LogCorruptError):
                     yield self.chunk(index)
+        yield from self.journal[max(0, start - len(self.frames)) :]
 
     def chunks_of(self, episode: int) -> list[int]:
         """Return the numbers of the frames that have steps or events of an episode.
@@ -102,15 +177,21 @@ class LogReader(FrameReader):
                     numbers = {s.episode for s in record.segments}
                     numbers |= {e.episode for e in record.events}
                     yield from ((index, number) for number in sorted(numbers))
+        for chunk in self.journal:
+            numbers = {s.episode for s in chunk.record.segments}
+            numbers |= {e.episode for e in chunk.record.events}
+            yield from ((chunk.index, number) for number in sorted(numbers))
 
     def chunk(self, index: int) -> LogChunk:
-        """Return the chunk of frames[index].
+        """Return the chunk of frames[index], or of the journal.
 
         If its record is intact and its columns are not, the chunk has its events and no rows.
 
         Raises:
             LogCorruptError: It does not match its checksum, or is not a chunk.
         """
+        if index >= len(self.frames):
+            return self.journal[index - len(self.frames)]
         entry = self.frames[index]
         try:
             frame, payload = self._read_frame(entry)
@@ -160,6 +241,8 @@ class LogReader(FrameReader):
 
     def cached_chunk(self, index: int) -> LogChunk:
         """Return the chunk of frames[index] from a small cache, or read it."""
+        if index >= len(self.frames):
+            return self.journal[index - len(self.frames)]
         chunk = self._cache.pop(index, None) or self.chunk(index)
         # Added last: the first entry is the one that was not used for longest.
         self._cache[index] = chunk
@@ -205,6 +288,9 @@ class LogReader(FrameReader):
 
         From now on it is read without its rows.
         """
+        if chunk.index >= len(self.frames):
+            self._add_damage(Damage(chunk.offset, 0, reason))
+            return
         entry = self.frames[chunk.index]
         self._lost_rows.add(chunk.index)
         self._cache.pop(chunk.index, None)

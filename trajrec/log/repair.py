@@ -12,6 +12,7 @@ from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
 from trajrec.log.columns import Packer
 from trajrec.log.frame_reader import NewFrame
+from trajrec.log.journal import delete_journal
 from trajrec.log.locks import is_being_written
 from trajrec.log.reader import LogReader
 from trajrec.log.records import drop_rows
@@ -65,7 +66,7 @@ class Recovery:
 
 
 def recover(path: Path) -> Recovery:
-    """Seal a log whose writer was killed: keep all intact frames and add the footer.
+    """Seal a log whose writer was killed: keep all intact frames and the items of the journal.
 
     A frame that is damaged, or contradicts itself, is left out, and the damaged file is kept beside
     the log. A second call does nothing. A call that was killed, and one that runs at the same time,
@@ -77,17 +78,21 @@ def recover(path: Path) -> Recovery:
     with LogReader(path) as reader:
         # Without the lock, which needs a folder that can be written.
         if reader.is_sealed and (state := _State(reader)).is_whole:
+            delete_journal(path)
             return state.recovery(path)
     with rewriting(path) as rewrite, LogReader(rewrite.path) as reader:
         state = _State(reader)
         if state.is_whole:
             # Another process has sealed it meanwhile.
+            delete_journal(path)
             return state.recovery(path)
         if reader.is_being_written() or is_being_written(path):
             raise LogError("a living process is writing this log; stop it first", path=path)
         write_sealed(rewrite.file, reader, _kept_frames(reader))
         damaged_copy = None if state.is_only_torn else rewrite.keep_old()
         rewrite.commit()
+    # Not before the sealed log, which has its items, is in its place.
+    delete_journal(path)
     return state.recovery(path, damaged_copy)
 
 
@@ -144,3 +149,6 @@ def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
             record = drop_rows(decompress(frame.meta))
             frame = frame._replace(meta=packer.compress(record), meta_raw=len(record), data=())
         yield frame
+    for chunk in reader.journal:
+        data = [chunk.column_bytes(column) for column in chunk.columns()]
+        yield new_chunk_frame(chunk.record, data, chunk_returns(chunk), packer)

@@ -4,40 +4,76 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import os
 import threading
 import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trajrec.errors import LogWriteError
 from trajrec.log.columns import Packer
 from trajrec.log.events import Blob
+from trajrec.log.items import Entry
+from trajrec.log.journal import EVENT, EVENT_HALF_BYTES
+from trajrec.log.packing import Drained
+from trajrec.log.record_encoder import encode_record
 from trajrec.log.schema import Chunk, EnvRecord, Event, StateRecord
-from trajrec.log.writer import Drained, Durability, LogWriter, OnError, new_log_id
+from trajrec.log.writer import Durability, LogWriter, OnFull, new_log_id
 from trajrec.recording.provenance import make_header
 from trajrec.redaction.redactor import Redactor
-
-HAND_OVER_BYTES = 1 << 18
-"""Pending events above this size are handed to the flusher before its next tick."""
-
-BLOCKING_BYTES = 1 << 22
-"""Pending events above this size are written in the caller's thread: the flusher cannot keep up,
-and memory must stay bounded."""
 
 REFERRED_BYTES = 256
 """Values larger than this are stored once per log, and referred to by their digest. A reference
 takes 20 bytes or so, so for smaller values it would save little."""
 
-EVENT_BYTES = 200
-"""The size of an event whose size is not given; most are smaller. It only decides when to flush."""
+
+class Pending:
+    """The items of a log that may not be in it yet.
+
+    Each change is one operation on one list, so that no exception can leave half of it: the list
+    begins with the number of its first item, and `items[:n] = [number]` drops n - 1 items.
+    """
+
+    def __init__(self) -> None:
+        self._items: list[Any] = [0]
+
+    def append(self, entry: Entry) -> None:
+        """Append an item."""
+        self._items.append(entry)
+
+    def get(self, number: int) -> Entry | None:
+        """Return an item, None if it was dropped or does not exist yet."""
+        first = self._items[0]
+        try:
+            entry = self._items[1 + number - first] if number >= first else None
+        except IndexError:
+            return None
+        # Another thread may have dropped items meanwhile.
+        return entry if self._items[0] == first else self.get(number)
+
+    def after(self, number: int) -> list[Entry]:
+        """Return the items after an item."""
+        items = list(self._items)
+        return items[max(1, 2 + number - items[0]) :]
+
+    def clear(self) -> None:
+        """Drop all items."""
+        self.drop(self._items[0] + len(self._items) - 2)
+
+    def drop(self, number: int) -> None:
+        """Drop the items up to and with an item."""
+        n_dropped = number + 1 - self._items[0]
+        if n_dropped > 0:
+            self._items[: n_dropped + 1] = [number + 1]
 
 
 class EventLog:
     """A log of agents' episodes. It takes events from any thread, in the order of the calls."""
 
-    def __init__(self, folder: Path, on_error: OnError, durability: Durability) -> None:
+    def __init__(self, folder: Path, on_full: OnFull, durability: Durability) -> None:
         no_env = EnvRecord(
             env_id="",
             entry_point="",
@@ -59,60 +95,111 @@ class EventLog:
         )
         self.log_id = header.log_id
         self.path = folder / f"{header.log_id}.trj"
-        self._lock = threading.Lock()
-        self._events: list[Event] = []
-        self._bytes = 0
+        # Re-entrant: a stream that is collected while an event is added adds its own event.
+        self._lock = threading.RLock()
+        self._pending = Pending()
         self._blobs: set[bytes] = set()
-        self._n_episodes = 0
+        self._n_episodes = itertools.count()
         self._has_warned = False
         self._process_id = os.getpid()
-        self.writer = LogWriter(self.path, header, self, on_error=on_error, durability=durability)
+        self.writer = LogWriter(
+            self.path,
+            header,
+            self,
+            on_full=on_full,
+            durability=durability,
+            half_bytes=EVENT_HALF_BYTES,
+        )
+        # The number of the next event in the journal, and its offset: one object, which changes at
+        # once.
+        self._at = (0, self.writer.journal.start)
 
     def new_episode(self) -> int:
         """Return the number of a new episode."""
-        with self._lock:
-            self._n_episodes += 1
-            return self._n_episodes - 1
+        return next(self._n_episodes)
 
-    def add(self, event: Event, size: int = EVENT_BYTES) -> None:
-        """Add an event of about `size` bytes."""
+    def add(self, event: Event) -> None:
+        """Add an event. It is in the journal when this returns.
+
+        Raises:
+            LogWriteError: There was no room in the journal, the log cannot be written, and
+                `on_full` is "raise".
+        """
         if self.writer.is_closed:
             self._warn_not_recorded()
             return
-        # No lock: `append` is atomic, and only `drain` removes events, from the front.
-        self._events.append(event)
-        self._bytes += size
-        if self._bytes > HAND_OVER_BYTES:
-            self._hand_over()
+        if self.writer.error is not None:
+            self.writer.raise_error()
+            return
+        self._pending.append(Entry(event, encode_record(event)))
+        with self._lock:
+            self._write_journal()
 
     def refer(self, episode: int, digest: bytes, data: bytes) -> None:
         """Store a value once; events that are added later may refer to it by its digest."""
-        with self._lock:
-            if digest in self._blobs:
-                return
-            self.add(Blob(episode, digest, data), len(data))
+        if digest not in self._blobs:
+            self.add(Blob(episode, digest, data))
             self._blobs.add(digest)
 
     def flush(self) -> None:
         """Hand everything to the operating system now."""
         self.writer.flush()
 
-    def drain(self, packer: Packer) -> Iterator[Drained]:
+    def drain(self, packer: Packer, last_written: int, *, only_full: bool) -> Iterator[Drained]:
         """Yield the pending events as one chunk."""
-        n_events = len(self._events)
-        if n_events:
-            events = self._events[:n_events]
-            self._bytes = 0
+        self._pending.drop(last_written)
+        entries = self._pending.after(last_written)
+        if entries:
+            last_item = last_written + len(entries)
             chunk = Chunk(
-                time_ns=time.time_ns(), segments=[], columns=[], layouts={}, events=events
+                time_ns=time.time_ns(),
+                segments=[],
+                columns=[],
+                layouts={},
+                events=[entry.event for entry in entries],
+                journal=last_item,
             )
-            yield Drained(chunk, [], {})
+            yield Drained(chunk, [], {}, [entry.raw for entry in entries])
             # After the chunk was written: events of a failed write stay pending.
-            del self._events[:n_events]
+            self._pending.drop(last_item)
 
     def discard(self) -> None:
         """Drop the pending events, because the log cannot be written any more."""
-        self._events.clear()
+        self._pending.clear()
+
+    def _write_journal(self) -> None:
+        """Write all events that the journal does not have.
+
+        Each round begins anew from `_at`, and a record that is written twice is the same. So this
+        may be interrupted, or called again by a finalizer that runs inside of it.
+        """
+        writer = self.writer
+        journal = writer.journal
+        while True:
+            at = self._at
+            number, position = at
+            entry = self._pending.get(number)
+            if entry is None and number > writer.last_written:
+                return
+            if entry is not None:
+                end = journal.put(position, number, EVENT, entry.raw)
+                if end:
+                    following = (number + 1, end)
+                    # Not if a finalizer has come further meanwhile.
+                    if self._at is at:
+                        self._at = following
+                    continue
+                if position > journal.start and journal.can_switch(writer.last_written):
+                    self._at = (number, journal.switch(number))
+                    writer.hand_over(0)
+                    continue
+                # The flusher cannot keep up, or the event is larger than a half.
+                writer.flush()
+                if writer.error is not None or writer.is_closed:
+                    return
+            # The log has all events.
+            number = writer.last_written + 1
+            self._at = (number, writer.restart_journal(number, EVENT_HALF_BYTES))
 
     def _warn_not_recorded(self) -> None:
         """Warn once that an event is not recorded."""
@@ -130,12 +217,6 @@ class EventLog:
             stacklevel=4,
         )
 
-    def _hand_over(self) -> None:
-        if self._bytes > BLOCKING_BYTES:
-            self.writer.flush()
-        else:
-            self.writer.hand_over(0)
-
 
 _open_logs: dict[tuple[int, str], EventLog] = {}
 """Process id and folder -> the log that is written there."""
@@ -143,13 +224,13 @@ _open_logs: dict[tuple[int, str], EventLog] = {}
 _open_logs_lock = threading.Lock()
 
 
-def open_event_log(folder: str | Path, on_error: OnError, durability: Durability) -> EventLog:
+def open_event_log(folder: str | Path, on_full: OnFull, durability: Durability) -> EventLog:
     """Return this process's log in a folder; a new one if the last was closed or failed."""
     key = (os.getpid(), str(Path(folder).resolve()))
     with _open_logs_lock:
         log = _open_logs.get(key)
         if log is None or log.writer.is_closed or log.writer.error is not None:
-            log = _open_logs[key] = EventLog(Path(folder), on_error, durability)
+            log = _open_logs[key] = EventLog(Path(folder), on_full, durability)
         return log
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple, TypedDict, get_args
 
 from trajrec.log.schema import Header
-from trajrec.log.writer import Durability, OnError
+from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import StateAdapter, Verifier
 from trajrec.types import Value
 
@@ -37,19 +37,19 @@ class RecordOptions(TypedDict, total=False):
             verify every step.
         interface: The interface of the run (verifier, base model, lineage, optimizer, scaffold,
             budget, ...) as plain data; see `trajrec.interface`.
-        on_error: The effect of a log that cannot be written: "raise" (the default) raises
-            LogWriteError from a later `step`, `reset` or `close`; "warn" warns once and stops
-            recording.
-        durability: "process" (the default): if the process is killed, at most the steps of the last
-            100 ms are lost. "machine": an ended episode also survives a power failure, because the
-            log is forced to the disk at each end of an episode.
+        on_full: The effect of a log that cannot be written, for instance because the disk is full.
+            "stop-recording" (the default) warns once and goes on without recording. "raise" raises
+            LogWriteError from a later `step`, `reset` or `close`.
+        durability: "process" (the default): every step that returned survives the end of the
+            process by any signal. "machine": an ended episode also survives a power failure,
+            because the log is forced to the disk at each end of an episode.
     """
 
     checks: Sequence[Verifier]
     state: Callable[[Value], Value] | bool
     keep_states: KeepStates
     interface: Mapping[str, Value] | None
-    on_error: OnError
+    on_full: OnFull
     durability: Durability
 
 

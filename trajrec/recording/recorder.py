@@ -16,13 +16,20 @@ import msgspec
 from trajrec.envstate.adapters import choose_adapter
 from trajrec.envstate.generators import generator_state
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
+from trajrec.log.items import encode_row
 from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
-from trajrec.log.writer import Durability, LogWriter, OnError
+from trajrec.log.writer import Durability, LogWriter, OnFull
 from trajrec.protocols import Verifier
-from trajrec.recording.buffer import StepBuffer
+from trajrec.recording.buffer import (
+    NO_EPISODE,
+    NOT_RECORDED,
+    RESETTING,
+    UNFINISHED,
+    StepBuffer,
+)
 from trajrec.recording.episode_events import check_events, failure_event
 from trajrec.recording.keyframe_schedule import KeyframeSchedule
-from trajrec.recording.options import DIGESTED, KeepStates, LogOrigin, RecordOptions
+from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
@@ -41,7 +48,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             default an adapter is looked for. False records no state.
         keep_states: "auto", "keys", "all" or "digests".
         interface: The interface of the run, as plain data.
-        on_error: "raise" or "warn", if the log cannot be written.
+        on_full: "stop-recording" or "raise", if the log cannot be written.
         durability: "process" or "machine".
 
     `RecordOptions` explains the options from `checks` on.
@@ -68,7 +75,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         state: Callable[[Value], Value] | bool = True,
         keep_states: KeepStates = "auto",
         interface: Mapping[str, Value] | None = None,
-        on_error: OnError = "raise",
+        on_full: OnFull = "stop-recording",
         durability: Durability = "process",
     ) -> None:
         if not isinstance(env, gymnasium.Env):
@@ -79,23 +86,22 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._capture = None if self._adapter is None else self._adapter.capture
         self._clock_ns = self._origin.clock_ns or time.time_ns
         self._episode = -1
-        self._is_open = False
         self._has_failed = False
+        # The end of an episode whose last step is recorded: (ending, terminated, truncated).
+        self._due_end: tuple[Ending, bool, bool] | None = None
         self._keyframes = KeyframeSchedule(env)
         header = recorder_header(
             env, self._adapter, self._origin, keep_states=keep_states, interface=interface
         )
-        keep = header.state.keep
-        self._is_digested = keep in DIGESTED
         self._log_id = header.log_id
         self.path = Path(folder) / f"{self._origin.name or header.log_id}.trj"
         # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
         # hook, and a step makes many.
-        self._buffer = StepBuffer(keep, self._clock_ns)
+        self._buffer = StepBuffer(header.state.keep, self._capture, self._clock_ns)
         self._writer = LogWriter(
-            self.path, header, self._buffer, on_error=on_error, durability=durability
+            self.path, header, self._buffer, on_full=on_full, durability=durability
         )
-        self._buffer.hand_over = self._writer.hand_over
+        self._buffer.attach(self._writer)
 
     @property
     def episode_id(self) -> str | None:
@@ -105,25 +111,24 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     @property
     def is_open(self) -> bool:
         """Whether an episode is being recorded: a reset has begun it, and no step has ended it."""
-        return self._is_open
+        return self._buffer.position.is_open and self._due_end is None
 
     def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
         """Step the environment and record the step; an exception is recorded, then raised again."""
-        if not self._is_open:
-            raise self._not_open()
         buffer = self._buffer
+        if buffer.begun is not None:
+            return self._step_otherwise(action)
         try:
-            try:
-                # Before the environment gets it: some clip or scale actions in place.
-                buffer.put_action(action)
-            except MisfitError:
-                buffer.refit([("action", action)])
-        except BaseException as exc:
-            # The block may hold half of the action's row.
-            buffer.next_block()
-            if isinstance(exc, EncodeError):
-                raise self._located(exc) from None
-            raise
+            # Before the environment gets it: some clip or scale actions in place.
+            action_part = buffer.take_action(action)
+        except MisfitError:
+            buffer.refit(action=action)
+            action_part = buffer.take_action(action)
+        except EncodeError as exc:
+            raise self._located(exc) from None
+        number = buffer.number
+        buffer.action = action
+        buffer.begun = number
         try:
             obs, reward, terminated, truncated, info = result = self.env.step(action)
         except BaseException as exc:
@@ -131,37 +136,79 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise
         try:
             try:
-                buffer.put_obs(obs)
-                buffer.put_reward(reward)
-                if self._capture is not None:
-                    buffer.put_state(self._capture())
+                # Most steps have an empty info, and need no whole state beside its digest.
+                if info or terminated or truncated or number == buffer.block.first_number:
+                    self._add_special_step(action_part, result)
+                else:
+                    buffer.add_step(action_part, obs, reward, number)
             except MisfitError:
-                self._refit_step(action, obs, reward)
-            # An empty info, which most environments return, takes no row.
-            if info:
-                buffer.put_info(info)
-            if (terminated or truncated) and self._is_digested and self._capture is not None:
-                # Before the step is counted: the flusher may take the rows of a counted step.
-                buffer.keep_state(self._capture())
+                buffer.refit_step(obs, reward)
+                self._add_special_step(action_part, result)
         except BaseException as exc:
-            # An interrupt too: half a row would shift all rows that come after it.
+            if buffer.next_number > number:
+                # The step is recorded, and then something else was interrupted.
+                raise
+            # An interrupt too: the environment has made the step, so the log must count it.
             self._step_failed(action, exc, "scaffold")
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
             raise
-        block = buffer.block
-        if terminated or truncated:
-            block.n += 1
-            ending: Ending = "terminated" if terminated else "truncated"
-            self._end(ending, bool(terminated), bool(truncated))
-            return result
-        # The step counts from here on. One write of an attribute, so no thread sees half a step.
-        block.n = n = block.n + 1
-        if n >= block.limit:
-            if buffer.n_steps >= self._keyframes.due_step:
-                self._add_keyframe()
-            buffer.next_block()
+        if number >= buffer.limit:
+            self._end_block()
         return result
+
+    def _add_special_step(
+        self, action_part: Any, result: tuple[Observation, Any, bool, bool, Info]
+    ) -> None:
+        """Record a step with an info, the first one of a block, or the last of an episode."""
+        buffer = self._buffer
+        obs, reward, terminated, truncated, info = result
+        is_over = bool(terminated or truncated)
+        is_first = buffer.next_number == buffer.block.first_number
+        row = (
+            action_part,
+            buffer.take_obs(obs),
+            buffer.take_reward(reward),
+            buffer.take_state(),
+            *buffer.take_extras(info, with_state=is_over or is_first),
+        )
+        if is_over:
+            # Before the row: if an exception comes in between, the next call ends the episode.
+            ending: Ending = "terminated" if terminated else "truncated"
+            self._due_end = (ending, bool(terminated), bool(truncated))
+            buffer.add_last_row(row)
+            self._end_due()
+        else:
+            buffer.add_encoded(encode_row(row), buffer.next_number)
+
+    def _step_otherwise(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
+        """Step outside of a recorded episode, or after a call that was interrupted."""
+        self._mend()
+        if self._buffer.begun == NOT_RECORDED:
+            return self.env.step(action)
+        if self._buffer.begun is not None:
+            raise self._not_open()
+        return self.step(action)
+
+    def _mend(self) -> None:
+        """Complete the record of a call that an exception has broken off.
+
+        An exception may come at any point, for instance by Ctrl-C, also while another one is being
+        recorded. The call that it has interrupted may have left a step unrecorded.
+        """
+        buffer = self._buffer
+        begun = buffer.begun
+        if begun is None or begun in (NO_EPISODE, NOT_RECORDED):
+            return
+        buffer.resume()
+        if begun >= buffer.next_number:
+            self._due_end = None
+            self._add_failure(_BrokenOffError(), buffer.action, "scaffold")
+        if self._due_end is not None:
+            self._end_due()
+        else:
+            is_running = buffer.position.is_open and begun != RESETTING
+            buffer.end_call(None if is_running else NO_EPISODE)
 
     def reset(
         self, *, seed: int | None = None, options: JsonObject | None = None
@@ -171,9 +218,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         Without a seed, and without a generator whose state can be read, nothing could repeat the
         reset: then the recorder gives a seed, and the log names the recorder as its origin.
         """
-        self._writer.raise_error()
-        if self._is_open:
-            self._end_unfinished()
+        if not self._begin_call():
+            return self.env.reset(seed=seed, options=options)
         rng_data = None
         origin: Literal["caller", "recorder", "none"] = "caller"
         if seed is None:
@@ -219,18 +265,32 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             start: The reset of the other episode.
             obs: The last observation before that step.
         """
-        self._writer.raise_error()
-        if self._is_open:
-            self._end_unfinished()
+        if not self._begin_call():
+            return
         self._episode += 1
         self._has_failed = False
         own_start = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
         self._begin(own_start, obs, msgspec.structs.replace(fork, episode=self._episode))
 
+    def _begin_call(self) -> bool:
+        """End the episode before, and return whether the next one is recorded.
+
+        Raises:
+            LogWriteError: The log cannot be written, and `on_full` is "raise".
+        """
+        self._writer.raise_error()
+        self._mend()
+        if not self._buffer.check_writer():
+            return False
+        if self._buffer.begun != NO_EPISODE and self._buffer.position.is_open:
+            self._end_unfinished()
+        return True
+
     def close(self) -> None:
         """Seal the log, then close the environment; a second call does nothing."""
         try:
-            if self._is_open:
+            self._mend()
+            if self._buffer.position.is_open:
                 self._end_unfinished()
         finally:
             try:
@@ -253,55 +313,53 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 source=self,
             )
             with suppress(LogWriteError):
-                writer.flush()
+                writer.leave_unsealed()
 
     def _begin(self, start: EpisodeStart, obs: Observation, fork: Fork | None = None) -> None:
-        """Record the rows and the event of a reset, or of a fork's first state."""
+        """Record the events of a reset or of a fork, and the first observation and state."""
         buffer = self._buffer
-        state = None if self._capture is None else self._capture()
-        try:
-            buffer.put_obs(obs)
-            if self._capture is not None:
-                buffer.put_state(state)
-        except MisfitError:
-            rows = [("obs", obs)]
-            if self._capture is not None:
-                rows.append(("state", state))
-            buffer.refit(rows)
-        if self._is_digested:
-            buffer.keep_state(state)
-        # The event before the rows count: a reader that sees an episode's rows has seen its start.
+        buffer.begun = RESETTING
+        # The event before the observation: a reader that sees an episode's rows has seen its start.
         buffer.add_event(start)
         if fork is not None:
             buffer.add_event(fork)
-        buffer.begin_episode(self._episode, 0 if fork is None else fork.step)
-        self._keyframes.begin_episode(buffer.n_steps)
-        self._is_open = True
+        first_step = 0 if fork is None else fork.step
+        buffer.add_reset(obs, self._episode, first_step)
+        self._keyframes.begin_episode(first_step)
+        buffer.end_call()
 
     def _end_unfinished(self) -> None:
         """End the episode that a reset, a fork or `close` cuts off."""
-        self._end("error" if self._has_failed else "abandoned", False, False)
+        self._due_end = ("error" if self._has_failed else "abandoned", False, False)
+        self._buffer.begun = UNFINISHED
+        self._end_due()
 
-    def _end(self, ending: Ending, terminated: bool, truncated: bool) -> None:
+    def _end_due(self) -> None:
+        """Record the end of the episode, which `_due_end` describes, and judge its last state."""
+        assert self._due_end is not None
         buffer = self._buffer
-        n_steps = buffer.n_steps
-        self._is_open = False
-        self._add_end(n_steps, ending, terminated, truncated)
-        buffer.end_episode()
+        ending, terminated, truncated = self._due_end
+        position = buffer.position
+        if position.is_open:
+            self._add_end(position.step, ending, terminated, truncated)
+        # Not before: if an exception comes earlier, the next call ends the episode.
+        self._due_end = None
         # An episode that was cut off has no last state to judge.
         if self._checks and ending in ("terminated", "truncated"):
             for event in check_events(
                 self._checks,
                 self.env,
                 episode=self._episode,
-                step=n_steps,
+                step=position.step,
                 clock_ns=self._clock_ns,
                 capture=self._capture,
             ):
                 buffer.add_event(event)
-            self._flush_quietly()
-        if buffer.block.n >= buffer.block.limit:
+        if self._writer.durability == "machine":
+            self._writer.flush()
+        if buffer.next_number > buffer.limit:
             buffer.next_block()
+        buffer.end_call(NO_EPISODE)
 
     def _add_end(self, n_steps: int, ending: Ending, terminated: bool, truncated: bool) -> None:
         self._buffer.add_event(
@@ -315,44 +373,56 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         )
 
-    def _add_keyframe(self) -> None:
-        n_steps = self._buffer.n_steps
-        data = self._keyframes.take(n_steps)
-        if data is not None:
-            self._buffer.add_event(Keyframe(self._episode, n_steps, data))
-
-    def _refit_step(self, action: Action, obs: Observation, reward: Value) -> None:
-        rows = [("action", action), ("obs", obs), ("reward", reward)]
-        if self._capture is not None:
-            rows.append(("state", self._capture()))
-        self._buffer.refit(rows)
+    def _end_block(self) -> None:
+        """End a full block in the middle of an episode, perhaps with a keyframe."""
+        buffer = self._buffer
+        n_steps = buffer.position.step
+        if n_steps >= self._keyframes.due_step:
+            data = self._keyframes.take(n_steps)
+            if data is not None:
+                buffer.begun = UNFINISHED
+                buffer.add_event(Keyframe(self._episode, n_steps, data))
+                buffer.end_call()
+        buffer.next_block()
 
     def _step_failed(
         self, action: Action, exc: BaseException, origin: Literal["env", "scaffold"]
     ) -> None:
         """Record a step without an observation: the environment raised, or the recorder did."""
+        buffer = self._buffer
+        self._add_failure(exc, action, origin)
+        if origin == "scaffold" and buffer.has_pixels:
+            # A change of pixels was perhaps taken that no row has.
+            buffer.begin_block()
+        buffer.end_call()
+
+    def _add_failure(
+        self, exc: BaseException, action: Action, origin: Literal["env", "scaffold"]
+    ) -> None:
+        """Record a step that failed. It counts as a step, because the environment may have moved."""
         self._has_failed = True
         self._buffer.add_event(
             failure_event(
                 exc,
                 episode=self._episode,
-                step=self._buffer.n_steps,
+                step=self._buffer.position.step,
                 time_ns=self._clock_ns(),
                 phase="step",
                 origin=origin,
                 action_data=codec.encode(action, opaque=True),
             )
         )
-        self._buffer.skip_step()
-        self._flush_quietly()
 
     def _reset_failed(
         self, start: EpisodeStart, phase: Literal["reset", "state"], exc: BaseException
     ) -> None:
         """Record an episode that never began."""
         buffer = self._buffer
-        buffer.next_block()
-        buffer.add_event(start)
+        buffer.begun = RESETTING
+        if buffer.has_pixels:
+            buffer.begin_block()
+        if not buffer.position.is_open:
+            buffer.add_event(start)
         buffer.add_event(
             failure_event(
                 exc,
@@ -364,15 +434,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         )
         self._add_end(0, "error", False, False)
-        self._flush_quietly()
-
-    def _flush_quietly(self) -> None:
-        """Flush; leave an error of the log to the next reset, as it would hide another one here."""
-        with suppress(LogWriteError):
-            self._writer.flush()
+        buffer.end_call(NO_EPISODE)
 
     def _located(self, exc: EncodeError) -> EncodeError:
-        where = f"episode {self.episode_id} step {self._buffer.n_steps}: {exc.where}"
+        where = f"episode {self.episode_id} step {self._buffer.position.step}: {exc.where}"
         return EncodeError(exc.what, where=where)
 
     def _not_open(self) -> EnvContractError:
@@ -397,3 +462,10 @@ def open_recorder(
 
 
 _EMPTY_INFO = codec.encode({})
+
+
+class _BrokenOffError(Exception):
+    """An exception has broken off the record of a step, so that its values are missing."""
+
+    def __str__(self) -> str:
+        return str(self.__doc__)

@@ -1,156 +1,95 @@
-"""The fields of steps (action, obs, reward, state, info), and how each value becomes rows.
+"""The fields of steps (action, obs, reward, state, info), and how a value becomes part of a row.
 
-The first value of a field decides how its rows are kept: numbers and arrays in columns of their
-own, dicts and tuples item by item, all other values encoded. `put` then adds one value per step. It
-is the innermost loop of recording, so each kind of value has a `put` of its own, a closure over
-everything that it needs: an attribute read or a test of the kind in each call would cost more than
-the append.
+The first value of a field decides how its values are kept: numbers and arrays in columns of their
+own, dicts and tuples item by item, all other values encoded. `take` then returns a value's part of
+the row. It is the innermost loop of recording, so each kind of value has a `take` of its own, a
+closure over everything that it needs: an attribute read or a test of the kind in each call would
+cost more than the rest.
+
+`take` changes nothing that a later value depends on, so an exception after it leaves no trace. The
+changes of pixels are the exception: after one that no row has taken, `begin_block` must be called.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from trajrec.log.columns import LARGE_ROW_BYTES, Packer
-from trajrec.log.pixels import PixelRows
-from trajrec.log.schema import Column
+from trajrec.log.columns import LARGE_ROW_BYTES
+from trajrec.log.items import ODD, FieldLayout, Leaf
+from trajrec.log.pixel_changes import PixelDiff
 from trajrec.types import Array, Value
 from trajrec.values import codec
-from trajrec.values.plain import SCALAR_TYPES
-
-VALUES_BYTES = 1 << 20
-CHANGES_BYTES = 1 << 19
-"""A block is full when the encoded values of one field, or the changes of its frames, take this
-much memory. `Block.limit` does not see to it, because their sizes are not known beforehand."""
+from trajrec.values.plain import PLAIN_TYPES, SCALAR_TYPES
 
 MAX_DEPTH = 8
 """Dicts and tuples below this depth are encoded whole, which bounds the number of columns."""
 
-OBJECT_ROW_BYTES = 64
-"""Memory of a row with one small Python object, about: its header and content, 24 bytes for a float
-and 33 and more for bytes, and the reference to it."""
-
-Put = Callable[[Value], None]
+Take = Callable[[Value], Any]
 
 Layout = list[Any]
 """How columns make up a value: ["leaf", column], ["dict", keys, layouts] or ["tuple", layouts]."""
+
+_PYTHON_TYPES: dict[str, Callable[[Value], bool | int | float]] = {
+    "b": bool,
+    "i": int,
+    "u": int,
+    "f": float,
+}
+"""Kind of NumPy's numbers -> the type of Python that holds them exactly."""
+
+_NUMBER_BYTES = 8
+"""Larger numbers, those of longdouble, have no exact value in Python."""
 
 
 class MisfitError(Exception):
     """A value is not of the kind that its field's rows have."""
 
 
-class Leaf:
-    """The rows of one leaf of a field's values: encoded values.
-
-    Attributes:
-        name: Path of the leaf in the step, e.g. "obs/position".
-        rows: One item per row.
-        row_bytes: Memory of a row, about.
-    """
-
-    __slots__ = ("name", "row_bytes", "rows")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.rows: list[Any] = []
-        self.row_bytes = OBJECT_ROW_BYTES
-
-    def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        """Pack rows [start, stop) into a column."""
-        return packer.pack_values(self.name, self.rows[start:stop])
-
-
-class ScalarLeaf(Leaf):
-    """Rows that are single numbers or texts."""
-
-    __slots__ = ()
-
-    def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        return packer.pack_scalars(self.name, self.rows[start:stop])
-
-
-class ArrayLeaf(Leaf):
-    """Rows that are the bytes of arrays of one dtype and shape."""
-
-    __slots__ = ("dtype", "shape")
-
-    def __init__(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        super().__init__(name)
-        self.dtype = dtype
-        self.shape = shape
-        self.row_bytes = max(OBJECT_ROW_BYTES, math.prod(shape) * dtype.itemsize)
-
-    def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        return packer.pack_arrays(
-            self.name, self.rows[start:stop], dtype=self.dtype, shape=self.shape
-        )
-
-
-class PixelLeaf(ArrayLeaf):
-    """Rows that are large arrays, kept as changes of the row before."""
-
-    __slots__ = ("pixels",)
-
-    def __init__(self, name: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        super().__init__(name, dtype, shape)
-        self.pixels = PixelRows(dtype, shape)
-        # The least that a change takes; `PixelRows.n_bytes` says when they take much.
-        self.row_bytes = OBJECT_ROW_BYTES
-
-    def pack(self, packer: Packer, start: int, stop: int) -> tuple[Column, bytes]:
-        return packer.pack_pixels(self.name, self.pixels, start, stop)
-
-
 class Field:
-    """One field of the steps in a block, as leaves.
+    """One field of the steps, as leaves.
 
     Args:
         name: The field's name.
-        value: Its first value, which is not put yet.
+        value: Its first value, which is not taken yet.
         whole: Whether each value is encoded as a whole, without looking at its kind.
-        on_full: Called when the rows take so much memory that the block must end.
 
     Attributes:
-        leaves: The leaves, in the order of the layout.
-        layout: How the leaves make up a value.
-        put: Adds a row. Raises MisfitError if the value is of another kind than the first one; the
-            rows of this step are then incomplete.
-        row_bytes: Memory of a row, about.
+        layout: The field's columns.
+        take: Returns a value's part of a row: the value of the only leaf, or a tuple of the values
+            of all leaves. Raises MisfitError if the value is of another kind than the first one.
+        has_pixels: Whether a leaf keeps changes from row to row.
     """
 
-    def __init__(
-        self,
-        name: str,
-        value: Value,
-        *,
-        whole: bool = False,
-        on_full: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.name = name
-        self._on_full = on_full
-        self.leaves: list[Leaf] = []
-        self.put: Put
-        self.layout: Layout
-        self.put, self.layout = self._object(name) if whole else self._fit(name, value, 0)
-        if not self.leaves:
+    def __init__(self, name: str, value: Value, *, whole: bool = False) -> None:
+        self._name = name
+        self._leaves: list[Leaf] = []
+        self._pixels: list[Callable[[], None]] = []
+        self.take: Take
+        self.take, layout = self._object(name) if whole else self._fit(name, value, 0)
+        if not self._leaves:
             # Empty dicts and tuples alone have no columns, and a column says which rows have a
             # value: an info {"a": {}} would be read of steps that had none.
-            self.put, self.layout = self._object(name)
-        self.row_bytes = sum(leaf.row_bytes for leaf in self.leaves)
+            self.take, layout = self._object(name)
+        self.layout = FieldLayout(layout, self._leaves)
+        self.has_pixels = bool(self._pixels)
 
-    def _fit(self, path: str, value: Value, depth: int) -> tuple[Put, Layout]:
+    def begin_block(self) -> None:
+        """Begin a block: its first row of pixels is whole."""
+        for begin in self._pixels:
+            begin()
+
+    def _fit(self, path: str, value: Value, depth: int) -> tuple[Take, Layout]:
         cls = type(value)
         if cls in SCALAR_TYPES:
-            return self._scalar(path)
+            return self._scalar(path, cls)
         if cls is np.ndarray and value.dtype.kind in "biufcmM" and value.size:
             # Only observations: rows of other fields may be taken back, and changes cannot be.
-            is_large = self.name == "obs" and value.nbytes > LARGE_ROW_BYTES
-            return self._pixels(path, value) if is_large else self._array(path, value)
+            is_large = self._name == "obs" and value.nbytes > LARGE_ROW_BYTES
+            return self._array_of_pixels(path, value) if is_large else self._array(path, value)
         if cls is dict and depth < MAX_DEPTH and all(map(_is_plain_key, value)):
             return self._dict(path, value, depth)
         if cls is tuple and depth < MAX_DEPTH:
@@ -158,29 +97,40 @@ class Field:
         return self._object(path)
 
     def _add_leaf(self, leaf: Leaf) -> Layout:
-        self.leaves.append(leaf)
-        return ["leaf", len(self.leaves) - 1]
+        self._leaves.append(leaf)
+        return ["leaf", len(self._leaves) - 1]
 
-    def _scalar(self, path: str) -> tuple[Put, Layout]:
-        leaf = ScalarLeaf(path)
-        append = leaf.rows.append
-        scalar_types = SCALAR_TYPES
+    def _scalar(self, path: str, scalar_type: type) -> tuple[Take, Layout]:
+        if issubclass(scalar_type, np.generic):
+            dtype = np.dtype(scalar_type)
+            if dtype.kind in _PYTHON_TYPES and dtype.itemsize <= _NUMBER_BYTES:
+                return self._numpy_scalar(path, scalar_type)
 
-        def put(value: Value) -> None:
-            if type(value) not in scalar_types:
-                raise MisfitError
-            append(value)
+        def take(value: Value) -> Any:
+            # The type of the first value first: a look into a set takes longer.
+            if type(value) is scalar_type or type(value) in PLAIN_TYPES:
+                return value
+            return _odd(value)
 
-        return put, self._add_leaf(leaf)
+        if scalar_type not in PLAIN_TYPES:
+            return _odd, self._add_leaf(Leaf(path, "scalar"))
+        return take, self._add_leaf(Leaf(path, "scalar"))
 
-    def _array(self, path: str, first: Array) -> tuple[Put, Layout]:
+    def _numpy_scalar(self, path: str, scalar_type: type[np.generic]) -> tuple[Take, Layout]:
+        dtype = np.dtype(scalar_type)
+        convert = _PYTHON_TYPES[dtype.kind]
+
+        def take(value: Value) -> Any:
+            return convert(value) if type(value) is scalar_type else _odd(value)
+
+        return take, self._add_leaf(Leaf(path, "scalar", dtype.str))
+
+    def _array(self, path: str, first: Array) -> tuple[Take, Layout]:
         dtype = first.dtype
         shape = first.shape
         ndarray = np.ndarray
-        leaf = ArrayLeaf(path, dtype, shape)
-        append = leaf.rows.append
 
-        def put(value: Value) -> None:
+        def take(value: Value) -> bytes:
             # `is` before `!=`: NumPy's comparison of dtypes is slow, and most are one object.
             if (
                 type(value) is not ndarray
@@ -189,76 +139,84 @@ class Field:
             ):
                 raise MisfitError
             # Bytes, not the array: environments write their next observation into the same array.
-            append(value.tobytes())
+            return value.tobytes()
 
-        return put, self._add_leaf(leaf)
+        return take, self._add_leaf(Leaf(path, "array", dtype.str, shape))
 
-    def _pixels(self, path: str, first: Array) -> tuple[Put, Layout]:
+    def _array_of_pixels(self, path: str, first: Array) -> tuple[Take, Layout]:
         dtype = first.dtype
         shape = first.shape
         ndarray = np.ndarray
-        on_full = self._on_full
-        leaf = PixelLeaf(path, dtype, shape)
-        pixels = leaf.pixels
+        diff = PixelDiff(dtype, shape)
 
-        def put(value: Value) -> None:
+        def take(value: Value) -> Any:
             if (
                 type(value) is not ndarray
                 or value.shape != shape
                 or (value.dtype is not dtype and value.dtype != dtype)
             ):
                 raise MisfitError
-            pixels.add(value)
-            if pixels.n_bytes > CHANGES_BYTES:
-                on_full()
+            return diff.take(value)
 
-        return put, self._add_leaf(leaf)
+        def begin() -> None:
+            nonlocal diff
+            diff = PixelDiff(dtype, shape)
 
-    def _object(self, path: str) -> tuple[Put, Layout]:
-        leaf = Leaf(path)
-        append = leaf.rows.append
+        self._pixels.append(begin)
+        return take, self._add_leaf(Leaf(path, "pixels", dtype.str, shape))
+
+    def _object(self, path: str) -> tuple[Take, Layout]:
         encode = codec.encode
         # An info may hold anything; a part that cannot be stored is named in its place.
-        opaque = self.name == "info"
-        on_full = self._on_full
-        n_bytes = 0
+        opaque = self._name == "info"
 
-        def put(value: Value) -> None:
-            nonlocal n_bytes
-            data = encode(value, where=path, opaque=opaque)
-            append(data)
-            # Counted at each row, because later values may be much larger than the first.
-            n_bytes += len(data)
-            if n_bytes > VALUES_BYTES:
-                on_full()
+        def take(value: Value) -> bytes:
+            return encode(value, where=path, opaque=opaque)
 
-        return put, self._add_leaf(leaf)
+        return take, self._add_leaf(Leaf(path, "value"))
 
-    def _dict(self, path: str, first: dict[str, Value], depth: int) -> tuple[Put, Layout]:
+    def _dict(self, path: str, first: dict[str, Value], depth: int) -> tuple[Take, Layout]:
         keys = tuple(first)
         fitted = [self._fit(f"{path}/{key}", item, depth + 1) for key, item in first.items()]
-        puts = [put for put, _ in fitted]
+        take_items = _join([take for take, _ in fitted], [layout for _, layout in fitted])
 
-        def put(value: Value) -> None:
+        def take(value: Value) -> tuple[Any, ...]:
             if type(value) is not dict or tuple(value) != keys:
                 raise MisfitError
-            for put_item, item in zip(puts, value.values(), strict=True):
-                put_item(item)
+            return take_items(value.values())
 
-        return put, ["dict", list(keys), [layout for _, layout in fitted]]
+        return take, ["dict", list(keys), [layout for _, layout in fitted]]
 
-    def _tuple(self, path: str, first: tuple[Value, ...], depth: int) -> tuple[Put, Layout]:
+    def _tuple(self, path: str, first: tuple[Value, ...], depth: int) -> tuple[Take, Layout]:
         fitted = [self._fit(f"{path}/{index}", item, depth + 1) for index, item in enumerate(first)]
-        puts = [put for put, _ in fitted]
+        take_items = _join([take for take, _ in fitted], [layout for _, layout in fitted])
         n_items = len(first)
 
-        def put(value: Value) -> None:
+        def take(value: Value) -> tuple[Any, ...]:
             if type(value) is not tuple or len(value) != n_items:
                 raise MisfitError
-            for put_item, item in zip(puts, value, strict=True):
-                put_item(item)
+            return take_items(value)
 
-        return put, ["tuple", [layout for _, layout in fitted]]
+        return take, ["tuple", [layout for _, layout in fitted]]
+
+
+def _join(takes: list[Take], layouts: list[Layout]) -> Callable[[Iterable[Value]], tuple[Any, ...]]:
+    """Return a function that takes several values and returns the values of all their leaves."""
+    are_leaves = [layout[0] == "leaf" for layout in layouts]
+
+    def take_leaves(values: Iterable[Value]) -> tuple[Any, ...]:
+        return tuple([take(value) for take, value in zip(takes, values, strict=True)])
+
+    def take_nested(values: Iterable[Value]) -> tuple[Any, ...]:
+        leaves: list[Any] = []
+        for take, is_leaf, value in zip(takes, are_leaves, values, strict=True):
+            if is_leaf:
+                leaves.append(take(value))
+            else:
+                leaves += take(value)
+        return tuple(leaves)
+
+    return take_leaves if all(are_leaves) else take_nested
 
 
 def _is_plain_key(key: Value) -> bool:
@@ -272,13 +230,8 @@ def _is_plain_key(key: Value) -> bool:
     return True
 
 
-def is_fitting(put: Put, value: Value) -> bool:
-    """Return whether a field's `put` takes a value.
-
-    It is tried on a block that is done: rows beyond the block's last step are never read.
-    """
-    try:
-        put(value)
-    except MisfitError:
-        return False
-    return True
+def _odd(value: Value) -> msgspec.msgpack.Ext:
+    """Return a scalar of another type than the leaf's as an extension."""
+    if type(value) not in SCALAR_TYPES:
+        raise MisfitError
+    return msgspec.msgpack.Ext(ODD, codec.encode(value))

@@ -99,11 +99,15 @@ def show_digest(digest: int, n_bytes: DigestBytes) -> str:
     return f"digest {digest:0{2 * n_bytes}x}"
 
 
-def pack_digests(digests: list[int], n_bytes: DigestBytes = CHECK_BYTES) -> Bytes:
-    """Return digests as bytes: checks uint8 (n, 3), little end first; keys (n, 8), big end first."""
+def pack_digests(digests: list[int] | Array, n_bytes: DigestBytes = CHECK_BYTES) -> Bytes:
+    """Return digests as bytes: checks uint8 (n, 3), little end first; keys (n, 8), big end first.
+
+    Of checks only the low 24 bits count.
+    """
     if n_bytes == KEY_BYTES:
-        return np.array(digests, ">u8").view(np.uint8).reshape(-1, KEY_BYTES)
-    return np.array(digests, "<u4").view(np.uint8).reshape(-1, 4)[:, :CHECK_BYTES].copy()
+        return np.array(digests, np.uint64).astype(">u8").view(np.uint8).reshape(-1, KEY_BYTES)
+    checks = np.array(digests, np.int64).astype("<u4")
+    return checks.view(np.uint8).reshape(-1, 4)[:, :CHECK_BYTES].copy()
 
 
 def unpack_digests(rows: Array) -> Digests:

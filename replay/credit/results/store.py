@@ -22,10 +22,6 @@ from trajrec.replay.forks.policies import policy_id
 from trajrec.types import Array, Value
 from trajrec.values import codec
 
-# Approximate size of a row in memory, by which the log decides when to write.
-ESTIMATE_BYTES = 200
-ROLLOUT_BYTES = 60
-
 
 def make_table(
     sampler: Sampler,
@@ -100,7 +96,6 @@ def with_estimand_note(row: Estimate, sampler: Sampler) -> Estimate:
 def append_run(table: CreditTable, folder: Path) -> None:
     """Append a run to the logs of a folder."""
     rows = table.estimates
-    n_rollouts = sum(len(arm.rollouts) for arm in table.arms)
     log = open_event_log(folder, "raise", "process")
     log.add(
         CreditRun(
@@ -115,8 +110,7 @@ def append_run(table: CreditTable, folder: Path) -> None:
             notes=list(table.notes),
             estimates_data=codec.encode(_estimate_columns(rows), opaque=True),
             rollouts_data=codec.encode(_rollout_columns(table.arms), opaque=True),
-        ),
-        ESTIMATE_BYTES * len(rows) + ROLLOUT_BYTES * n_rollouts,
+        )
     )
     log.flush()
 

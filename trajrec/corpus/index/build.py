@@ -121,6 +121,9 @@ class Builder:
         folder: The corpus.
         source: The schema, or views, that hold the rows of logs read before.
         progress: Called with (bytes read, bytes to read) after each log.
+
+    Attributes:
+        stale_episodes: Episodes whose earlier rows hold no more, in whichever schema they are.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class Builder:
         self._rows = Rows()
         self._logs: list[LogRow] = []
         self._stale_logs: set[str] = set()
-        self._stale_episodes: set[str] = set()
+        self.stale_episodes: set[str] = set()
 
     def update(
         self, stats: Mapping[str, LogFile], indexed: Mapping[str, IndexedLog]
@@ -162,7 +165,7 @@ class Builder:
             self._drop(log)
         current = {log: before for log, before in indexed.items() if log not in self._stale_logs}
         self._read_logs(stats, current)
-        return Update(self._stale_logs, self._stale_episodes)
+        return Update(self._stale_logs, self.stale_episodes)
 
     def _read_logs(self, stats: Mapping[str, LogFile], current: Mapping[str, IndexedLog]) -> None:
         """Read the logs that differ from `current`."""
@@ -218,7 +221,7 @@ class Builder:
     def _rank(self, log: str, stat: LogFile) -> tuple[bool, int, str]:
         """Return the order of a log among its copies, the original first."""
         try:
-            with LogReader(self._folder / log) as reader:
+            with LogReader(self._folder / log, with_journal=False) as reader:
                 for _ in reader.chunks(0):
                     pass  # a damaged chunk is noted in `reader.damage`
                 is_damaged = any(not damage.is_tail for damage in reader.damage)
@@ -236,7 +239,8 @@ class Builder:
         problem = stat.problem
         if not problem:
             try:
-                return LogReader(self._folder / log)
+                # The items of a journal are in frames later: their rows are not stored.
+                return LogReader(self._folder / log, with_journal=False)
             except LogError as exc:
                 problem = str(exc)
         self._logs.append(
@@ -253,6 +257,19 @@ class Builder:
             else:
                 self._insert()
                 self._drop(log)
+        self._add_chunks(log, reader, start)
+        self._logs.append(_log_row(log, reader, stat))
+
+    def read_tail(self, log: str, reader: LogReader, n_frames: int) -> None:
+        """Read the frames of a log from `n_frames` on, and its journal.
+
+        The rows replace those of an earlier call: the tables of this schema must be empty.
+        """
+        self._add_chunks(log, reader, n_frames)
+        self._insert()
+
+    def _add_chunks(self, log: str, reader: LogReader, start: int) -> None:
+        """Gather the rows of the chunks from a frame on."""
         log_rows: LogRows | AgentRows
         if reader.header.env.class_name:
             log_rows = LogRows(log, reader.header, self._open_rows(log) if start else {})
@@ -269,7 +286,6 @@ class Builder:
                 self._insert()
         if isinstance(log_rows, AgentRows):
             log_rows.finish(self._rows)
-        self._logs.append(_log_row(log, reader, stat))
 
     def _read_copy(self, log: str, reader: LogReader, stat: LogFile) -> None:
         """Read the episodes of a copy, and nothing else."""
@@ -317,7 +333,7 @@ class Builder:
         self._rows = Rows()
         self._logs = []
         writer = self._writer
-        self._stale_episodes |= rows.replaced
+        self.stale_episodes |= rows.replaced
         writer.delete_contents(rows.replaced)
         if rows.episodes:
             writer.replace_episodes(rows.episodes.values())

@@ -31,10 +31,12 @@ from trajrec.corpus.index.tables import (
     TABLES,
     Table,
 )
+from trajrec.corpus.index.tails import Tails
 from trajrec.corpus.index.views import VIEWS
 from trajrec.errors import CorpusError
 from trajrec.log.folder import LogFile, find_logs
 from trajrec.log.locks import is_being_written
+from trajrec.log.reader import LogReader
 
 
 class LiveIndex:
@@ -45,8 +47,9 @@ class LiveIndex:
     process. So an answer never depends on winning a lock.
 
     In DuckDB, the database "stored" has the tables of the file, the schema "delta" those in memory,
-    and "main" the views over both. "delta" also has the logs and episodes whose stored rows hold no
-    more ("deleted" and "superseded"), and the logs that are being written ("running").
+    "tail" those of journals, and "main" the views over all three. "delta" also has the logs and
+    episodes whose stored rows hold no more ("deleted" and "superseded"), and the logs that are
+    being written ("running").
 
     Args:
         folder: The corpus.
@@ -69,6 +72,7 @@ class LiveIndex:
             self.con.execute(f"CREATE TABLE delta.{name} ({column} VARCHAR)")
         self.running: dict[str, bool] = {}
         self._logs: dict[str, IndexedLog] = {}
+        self._tails = Tails(self.con, folder)
         self._delta_logs: set[str] = set()
         self._deleted: set[str] = set()
         self._superseded: set[str] = set()
@@ -81,7 +85,8 @@ class LiveIndex:
         self.refresh()
 
     def close(self) -> None:
-        """Close the connection, and with it the index file."""
+        """Close the connection, and with it the index file and the logs that are written."""
+        self._tails.close()
         self.con.close()
 
     def refresh(self) -> set[str]:
@@ -92,6 +97,8 @@ class LiveIndex:
             if not self._has_delta:
                 create_tables(self.con, "delta")
                 self._has_delta = True
+            # Rows of episodes that go on are continued: without the rows that come from frames now.
+            self._tails.clear()
             builder = Builder(
                 self.con, "delta", self._folder, source="main", progress=self._progress
             )
@@ -100,7 +107,16 @@ class LiveIndex:
                 stale = update.logs
                 self._apply(stale, update.episodes)
         self._note_running()
+        if self._tails.refresh(self._logs):
+            self._create_views()
         return stale
+
+    def reader(self, log: str) -> LogReader | None:
+        """Return the reader of a log of which a part is in its journal alone, else None.
+
+        The tables have the rows that this reader has.
+        """
+        return self._tails.readers.get(log)
 
     def _apply(self, stale: set[str], superseded: set[str]) -> None:
         """Show the rows of an update."""
@@ -162,6 +178,8 @@ class LiveIndex:
                         f"SELECT s.* FROM ({stored}) s ANTI JOIN delta.{table.name} USING ({key})"
                     )
                 select = f"{stored} UNION ALL {select}" if self._delta_logs else stored
+            if not self._tails.is_empty:
+                select = _with_tail(table, select)
             if table is ALL_EPISODES:
                 select = _with_ending(select)
             elif table in (CHECKS, *ANNOTATIONS) and self._lacks_kinds(select):
@@ -206,6 +224,20 @@ def find_corpus_logs(folder: Path) -> dict[str, LogFile]:
     except OSError as exc:
         name = exc.filename or folder
         raise CorpusError(f"{name}: cannot be read ({exc.strerror}); check permissions") from exc
+
+
+def _with_tail(table: Table, rows: str) -> str:
+    """Return a query of rows that adds those of journals, and leaves out those they replace."""
+    tail = f"SELECT * FROM tail.{table.name}"
+    if table is ALL_EPISODES:
+        key = ", ".join(table.key)
+        rows = f"SELECT s.* FROM ({rows}) s ANTI JOIN tail.{table.name} USING ({key})"
+    elif table in OF_EPISODES and table not in ANNOTATIONS:
+        is_latest = "episode_id NOT IN (FROM tail.superseded)"
+        if table is CHECKS:
+            is_latest = f"({is_latest} OR phase = 'post-hoc')"
+        rows = f"SELECT * FROM ({rows}) WHERE {is_latest}"
+    return f"{rows} UNION ALL {tail}"
 
 
 def _with_ending(episodes: str) -> str:

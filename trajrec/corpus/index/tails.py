@@ -1,0 +1,121 @@
+"""The rows of journals: what the logs that are not sealed have not written as frames yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+
+from trajrec.corpus.index.build import Builder, IndexedLog, create_tables
+from trajrec.corpus.index.tables import TABLES
+from trajrec.errors import LogError
+from trajrec.log.journal import journal_path
+from trajrec.log.reader import LogReader
+
+SCHEMA = "tail"
+
+
+class Tails:
+    """The tables of the schema "tail", which are filled anew whenever a journal has grown.
+
+    Frames that a log has got since its rows were stored are read with its journal: both are of one
+    moment then. The table "superseded" has the episodes of which all rows are here.
+
+    Args:
+        con: The connection.
+        folder: The corpus.
+
+    Attributes:
+        is_empty: Whether no journal has any rows.
+        readers: The readers of the logs that have rows here, by path relative to the corpus.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        self.is_empty = True
+        self.readers: dict[str, LogReader] = {}
+        self._con = con
+        self._folder = folder
+        self._has_tables = False
+        # The state of the journals that the tables have; None if they were emptied.
+        self._read: dict[str, tuple[int, int, int]] | None = {}
+        # Episodes may still refer to the readers of logs that were sealed.
+        self._retired: list[LogReader] = []
+
+    def close(self) -> None:
+        """Close the readers."""
+        for reader in (*self.readers.values(), *self._retired):
+            reader.close()
+        self.readers.clear()
+        self._retired.clear()
+
+    def refresh(self, logs: Mapping[str, IndexedLog]) -> bool:
+        """Read the journals, and return whether `is_empty` has changed.
+
+        Args:
+            logs: The logs whose rows are stored, by path relative to the corpus.
+        """
+        self._open_readers(logs)
+        state = {
+            log: (logs[log].n_frames, len(reader.frames), reader.last_item)
+            for log, reader in self.readers.items()
+            if reader.n_chunks > logs[log].n_frames
+        }
+        if state == self._read:
+            return False
+        was_empty = self.is_empty
+        self._prepare()
+        builder = Builder(self._con, SCHEMA, self._folder, source="main")
+        for log in state:
+            builder.read_tail(log, self.readers[log], logs[log].n_frames)
+        rows = [(episode,) for episode in sorted(builder.stale_episodes)]
+        if rows:
+            self._con.executemany(f"INSERT INTO {SCHEMA}.superseded VALUES (?)", rows)
+        self._read = state
+        self.is_empty = not state
+        return self.is_empty != was_empty
+
+    def _open_readers(self, logs: Mapping[str, IndexedLog]) -> None:
+        """Have a reader of each log that has a journal, as it is now."""
+        wanted = set()
+        copies = Counter(indexed.log_id for indexed in logs.values())
+        for log, indexed in logs.items():
+            # The rows of a copy are those of its original; both have a journal if the whole folder
+            # was copied.
+            is_single = copies[indexed.log_id] == 1
+            if indexed.is_sealed or indexed.log_id is None or not is_single:
+                continue
+            if journal_path(self._folder / log).exists() and self._refresh_reader(log):
+                wanted.add(log)
+        for log in self.readers.keys() - wanted:
+            self._retired.append(self.readers.pop(log))
+
+    def _refresh_reader(self, log: str) -> bool:
+        """Bring the reader of a log up to date, and return whether the log can be read."""
+        try:
+            reader = self.readers.get(log)
+            if reader is None:
+                self.readers[log] = LogReader(self._folder / log)
+            else:
+                reader.refresh()
+        except LogError:
+            # The table `logs` names the problem.
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Empty the tables, so that other rows are read without them."""
+        if self._has_tables:
+            self._read = None
+            for name in [*(table.name for table in TABLES), "superseded"]:
+                self._con.execute(f"DELETE FROM {SCHEMA}.{name}")
+
+    def _prepare(self) -> None:
+        """Have empty tables."""
+        self.clear()
+        if not self._has_tables:
+            self._con.execute(f"CREATE SCHEMA {SCHEMA}")
+            create_tables(self._con, SCHEMA)
+            self._con.execute(f"CREATE TABLE {SCHEMA}.superseded (episode_id VARCHAR)")
+            self._has_tables = True

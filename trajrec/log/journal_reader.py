@@ -1,0 +1,220 @@
+"""Reads the journal of a log: the items that are not in the log yet, as chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import msgspec
+
+from trajrec.errors import LogCorruptError, LogError
+from trajrec.log.columns import Packer
+from trajrec.log.items import BlockStart, Entry, Items, Position, Reset, RowLayout, decode_item
+from trajrec.log.journal import (
+    EVENT,
+    FILE_HEADER,
+    FIRST_HALF,
+    HALF_HEADER,
+    HALF_MAGIC,
+    LAYOUT,
+    MAGIC,
+    MAX_CONTENT,
+    RECORD_HEADER,
+    ROW,
+    VERSION,
+    journal_path,
+    record_checksum,
+)
+from trajrec.log.packing import Drained, ItemPacker
+from trajrec.log.schema import Event
+
+# A half that a writer begins while it is read is read once more.
+_TRIES = 8
+
+
+class Record(NamedTuple):
+    """A record of a journal.
+
+    Attributes:
+        number: The number of the item, or of the item after a record that is none.
+        kind: LAYOUT, ROW or EVENT.
+        content: Its bytes.
+    """
+
+    number: int
+    kind: int
+    content: bytes
+
+
+class Half(NamedTuple):
+    """The intact records of a half.
+
+    Attributes:
+        log_id: The id of its log.
+        first_number: The number of its first item.
+        records: Its records.
+    """
+
+    log_id: str
+    first_number: int
+    records: list[Record]
+
+
+class _Block(NamedTuple):
+    """The items of one block."""
+
+    first_number: int
+    position: Position
+    items: Items
+
+
+def read_journal(log: Path) -> list[Half]:
+    """Return the contents of a log's journal at this moment.
+
+    Read it before the log: the log then has all items that are older.
+
+    Args:
+        log: The path of the log.
+
+    Returns:
+        The halves, the older one first; none if there is no journal.
+
+    Raises:
+        LogError: The file cannot be read.
+    """
+    path = journal_path(log)
+    halves: list[Half] = []
+    try:
+        for _ in range(_TRIES):
+            data = path.read_bytes()
+            heads = _heads(data)
+            halves = [_read_half(data, head) for head in heads]
+            halves.sort(key=lambda half: half.first_number)
+            if _heads(path.read_bytes()) == heads:
+                return halves
+    except FileNotFoundError:
+        return []
+    except OSError as exc:
+        raise LogError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+    # The writer begins halves faster than they can be read: the older one was read as it was.
+    return halves[:1]
+
+
+def journal_chunks(
+    halves: list[Half], last_written: int, *, log_id: str, log: Path
+) -> list[Drained]:
+    """Return the items of a journal that its log does not have, as chunks.
+
+    Args:
+        halves: The result of `read_journal`.
+        last_written: The number of the last item in the log, -1 if it has none.
+        log_id: The id of the log. The journal of another log has nothing for it.
+        log: The path of the log.
+
+    Raises:
+        LogCorruptError: A record with the right checksum is no item.
+    """
+    own = [half for half in halves if half.log_id == log_id]
+    try:
+        return list(_pack(own, last_written))
+    except (ValueError, TypeError, LookupError, AttributeError, msgspec.MsgspecError) as exc:
+        raise LogCorruptError(
+            f"a record of the journal contradicts itself: {exc}", path=journal_path(log), offset=0
+        ) from exc
+
+
+def _pack(halves: list[Half], last_written: int) -> Iterator[Drained]:
+    packer = Packer()
+    for half in halves:
+        for block, layout in _blocks(half):
+            start = max(0, last_written + 1 - block.first_number)
+            if start < len(block.items.all):
+                yield ItemPacker(block.first_number, block.position).pack(
+                    block.items,
+                    layout,
+                    start=start,
+                    stop=len(block.items.all),
+                    packer=packer,
+                    time_ns=0,
+                )
+
+
+def _blocks(half: Half) -> Iterator[tuple[_Block, RowLayout]]:
+    """Yield the blocks of a half, and the last layout of each."""
+    decode_start = msgspec.msgpack.Decoder(BlockStart).decode
+    decode_event = msgspec.msgpack.Decoder(Event).decode
+    block = _Block(half.first_number, Position(), Items())
+    layout = RowLayout({})
+    for record in half.records:
+        if record.kind == LAYOUT:
+            start = decode_start(record.content)
+            if start.position is not None:
+                if block.items.all:
+                    yield block, layout
+                block = _Block(record.number, start.position, Items())
+            layout = start.layout
+        elif record.kind == ROW:
+            _append_row(block.items, record.content)
+        elif record.kind == EVENT:
+            block.items.append_other(Entry(decode_event(record.content), record.content))
+    if block.items.all:
+        yield block, layout
+
+
+def _append_row(items: Items, content: bytes) -> None:
+    item = decode_item(content)
+    if isinstance(item, Reset):
+        items.append_other(item)
+    else:
+        items.all.append(item)
+
+
+class _HalfHead(NamedTuple):
+    log_id: bytes
+    first_number: int
+    start: int
+    end: int
+
+
+def _heads(data: bytes) -> list[_HalfHead]:
+    """Return the heads of the halves that are intact."""
+    if len(data) < FIRST_HALF:
+        return []
+    head = data[: FILE_HEADER.size]
+    magic, version, half_bytes, log_id, check = FILE_HEADER.unpack(head)
+    is_intact = magic == MAGIC and version == VERSION and crc32(head[:-4]) == check
+    if not is_intact or len(data) != FIRST_HALF + 2 * half_bytes:
+        return []
+    heads = []
+    for offset in (FIRST_HALF, FIRST_HALF + half_bytes):
+        head = data[offset : offset + HALF_HEADER.size]
+        if len(head) < HALF_HEADER.size:
+            continue
+        magic, half_log_id, number, check = HALF_HEADER.unpack(head)
+        if magic == HALF_MAGIC and crc32(head[:-4]) == check and half_log_id == log_id:
+            heads.append(_HalfHead(log_id, number, offset + HALF_HEADER.size, offset + half_bytes))
+    return heads
+
+
+def _read_half(data: bytes, head: _HalfHead) -> Half:
+    """Return the records of a half up to the first one that is not intact."""
+    view = memoryview(data)
+    records = []
+    number = head.first_number
+    position = head.start
+    while position + RECORD_HEADER.size <= head.end:
+        word, check = RECORD_HEADER.unpack_from(data, position)
+        start = position + RECORD_HEADER.size
+        position = start + (word & MAX_CONTENT)
+        content = view[start:position]
+        if position > head.end or record_checksum(content, word & ~MAX_CONTENT, number) != check:
+            break
+        kind = word & ~MAX_CONTENT
+        records.append(Record(number, kind, bytes(content)))
+        if kind in (ROW, EVENT):
+            number += 1
+        elif kind != LAYOUT:
+            break
+    return Half(head.log_id.hex(), head.first_number, records)
