@@ -113,7 +113,7 @@ _HARMLESS_STARTS_TEXT = """
     generated get has hide image input is last mask max min missing n need needs next no num
     number of output pad padding page pagination per prev previous prompt public publishable
     remaining require required requires reserved reset sep show skip special start stop sub sync
-    total unk unknown use used uses valid verify video want word
+    total unk unknown use used uses valid verify video want word ws
     """
 _HARMLESS_STARTS = frozenset(_HARMLESS_STARTS_TEXT.split())
 

@@ -40,6 +40,8 @@ _STAND_IN = re.compile(
 
 _IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|::|->)[A-Za-z_$][\w$]*)*")
 _VERSION = re.compile(r"[vV]?[0-9]+(?:[.:/-][0-9]+)*[a-z]{0,3}[0-9]*")
+# The name of a class, such as PKCS7PrivateKeyTypes.
+_CAMEL_CASE = re.compile(r"[A-Z]{0,6}[0-9]{0,4}(?:[A-Z][a-z]{2,}[0-9]{0,5})+")
 _DIGIT_BORDER = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 _DIGIT = re.compile(r"[0-9]")
 _OPAQUE = re.compile(r"[\w.+/=~%-]+")
@@ -71,7 +73,7 @@ def looks_random(value: str) -> bool:
     >>> looks_random("9f86d081884c7d65"), looks_random("sha256_of_the_file")
     (True, False)
     """
-    if len(value) < 8 or _VERSION.fullmatch(value):
+    if len(value) < 8 or _VERSION.fullmatch(value) or _CAMEL_CASE.fullmatch(value):
         return False
     n_borders = len(_DIGIT_BORDER.findall(value))
     if n_borders >= 6 or (n_borders >= 3 and n_borders * 12 >= len(value)):
@@ -108,10 +110,11 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
     # The name of another secret, as in `password=db_password2` and `"api_key": "X-API-Key"`.
     if (n_digits == 0 or (is_identifier and not is_quoted)) and strength_of(value):
         return False
+    if strength == "weak":
+        # Not the parts of a dotted name together.
+        return looks_random(max(re.split(r"[./]", value), key=len))
     if looks_random(value):
         return True
-    if strength == "weak":
-        return False
     if is_identifier and strength == "key":
         # Many digits, and not the "2" of a second variable.
         return "_" not in value and n_digits >= 4 and len(value) >= 12
