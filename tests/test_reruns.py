@@ -19,6 +19,7 @@ from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
 from trajrec.errors import AgentDivergedError, DivergenceError, RecordedError
 from trajrec.recording.event_log import close_logs
+from trajrec.redaction.redactor import Redactor
 
 
 class ToolCall(pydantic.BaseModel):
@@ -308,6 +309,24 @@ with trajrec.episode(sys.argv[1]) as ep:
     with trajrec.rerun(only(tmp_path), on_difference="report") as ep:
         ep.call("login", key="none")
     assert ep.difference is not None
+
+
+def test_reruns_of_recordings_without_redaction_compare_what_was_recorded(tmp_path: Path) -> None:
+    secret = "sk-" + "a1b2c3d4" * 4
+    redactor = Redactor({}, rules={"door code": r"door \d+"})
+    for folder, redact in (("plain", False), ("own", redactor)):
+        with trajrec.episode(tmp_path / folder, redact=redact) as ep:
+            ep.tool(lambda **a: 1, name="open")
+            ep.call("open", key=secret, way="door 17")
+    with trajrec.rerun(only(tmp_path / "plain")) as ep:
+        assert ep.call("open", key=secret, way="door 17") == 1
+    with trajrec.rerun(only(tmp_path / "own"), redact=redactor) as ep:
+        assert ep.call("open", key=secret, way="door 17") == 1
+    for folder in ("plain", "own"):
+        with trajrec.rerun(only(tmp_path / folder), on_difference="report") as ep:
+            ep.call("open", key=f"{secret}x", way="through the window")
+        assert ep.difference is not None
+        assert f"{secret}x" not in str(ep.difference)
 
 
 def test_an_environments_episode_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import ReplayError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Access, World
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.execute.environments import make_world
 from trajrec.replay.execute.secrets import redacted_error
@@ -53,11 +54,13 @@ class LiveOptions:
         folder: The corpus in which it is recorded.
         world: The world; None makes the one that the log names.
         allow: Module prefixes that may be imported because the log names them.
+        redact: Whether to keep secrets out of the new log, or the `Redactor` that does so.
     """
 
     folder: Path
     world: World | None = None
     allow: tuple[str, ...] = field(default=())
+    redact: bool | Redactor = True
 
 
 def continue_live(
@@ -126,6 +129,7 @@ def continue_live(
         interface=value(task.interface_data),
         metadata=value(task.metadata_data),
         deterministic=task.held_seed is not None,
+        redact=options.redact,
     )
     # Begun here, and ended by the rerun: the agent holds the rerun, not this episode.
     live.__enter__()

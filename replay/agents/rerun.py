@@ -25,11 +25,12 @@ from trajrec.errors import AgentDivergedError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EpisodeStart
 from trajrec.protocols import Access, Tool, Verdict, World
-from trajrec.redaction.comparison import differences
-from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.comparison import differences, redacted_like
+from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
 from trajrec.replay.agents.live_fork import Answered, FunctionTool, LiveOptions, continue_live
 from trajrec.types import JsonObject, Value
+from trajrec.values import codec
 from trajrec.values.recorded import (
     RecordedStream,
     as_exception,
@@ -60,6 +61,7 @@ class Rerun:
         world: For "live": the world. Default: the world that the log names is made. It is brought
             to the point that the agent has reached.
         allow: For "live": module prefixes that may be imported because the log names them.
+        redact: The `Redactor` that the episode was recorded with, if it was not the default one.
 
     Attributes:
         episode: The recorded episode.
@@ -80,6 +82,7 @@ class Rerun:
         folder: str | Path | None = None,
         world: World | None = None,
         allow: Iterable[str] = (),
+        redact: bool | Redactor = True,
     ) -> None:
         if not isinstance(episode, Episode):
             episode = _only_episode(Path(episode))
@@ -98,9 +101,10 @@ class Rerun:
             folder=episode.path.parent if folder is None else Path(folder),
             world=world,
             allow=tuple(allow),
+            redact=redact,
         )
         self._functions: list[FunctionTool] = []
-        self._redactor = Redactor()
+        self._redactor = as_redactor(redact)
         self._steps = StepCounter()
         self._token: Token[EpisodeSession | None] | None = None
         self._requests = recorded_requests(episode)
@@ -195,7 +199,7 @@ class Rerun:
         # The mark is from before the call: a live episode makes the call again, with its number.
         mark = self._steps.mark()
         position = self._steps.next_call()
-        actual = {"tool": tool, "arguments": self._redactor.plain(arguments)}
+        actual = _plain({"tool": tool, "arguments": arguments})
         # Calls of other steps are no candidates: an agent that skips a step has changed. Within a
         # step, concurrent calls may come in any order.
         candidates = [
@@ -204,7 +208,7 @@ class Rerun:
             if attempt.start.step == position.step and attempt.start.attempt == position.attempt
         ]
         for attempt in candidates:
-            if not differences(_request(attempt), actual):
+            if self._is_recorded(_request(attempt), actual):
                 self._open_attempts.remove(attempt)
                 return _result(attempt)
         recorded = _request(candidates[0]) if candidates else None
@@ -222,11 +226,11 @@ class Rerun:
         mark = self._steps.mark()
         with self._steps.lock:
             number, _, _ = self._steps.next_model_call()
-        actual = self._redactor.plain(request_of(args, kwargs))
+        actual = _plain(request_of(args, kwargs))
         calls = self._requests.model_calls
         call = calls[number] if number < len(calls) else None
         recorded = None if call is None else {"messages": call.messages, **call.request}
-        if call is None or differences(recorded, actual):
+        if call is None or not self._is_recorded(recorded, actual):
             live = self._diverge(self._steps.step, "model call", recorded, actual, mark)
             return live.model(function, *args, **kwargs)
         self._n_models += 1
@@ -253,12 +257,12 @@ class Rerun:
         if self.live is not None:
             return self.live.side_effect(name, function, *args)
         mark = self._steps.mark()
-        actual = {"name": name, "arguments": self._redactor.plain(list(args))}
+        actual = _plain({"name": name, "arguments": list(args)})
         recorded = None
         if self._n_side_effects < len(self._requests.side_effects):
             event, transcript = self._requests.side_effects[self._n_side_effects]
             recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
-            if not differences(recorded, actual):
+            if self._is_recorded(recorded, actual):
                 self._n_side_effects += 1
                 if event.value_data is None:
                     raise as_exception(event.error_type, event.message)
@@ -311,10 +315,16 @@ class Rerun:
         if self._on_difference == "stop":
             raise AgentDivergedError(self.difference, episode_id=self.episode.id)
 
+    def _is_recorded(self, recorded: Value, actual: Value) -> bool:
+        """Return whether a request is the recorded one, both without their secrets."""
+        return not differences(recorded, redacted_like(recorded, actual, self._redactor))
+
     def _diverge(
         self, step: int, kind: RequestKind, recorded: Value, actual: Value, mark: CounterMark
     ) -> AgentEpisode:
         """Raise a difference, or return the live episode that continues from before it."""
+        # Without its secrets: a difference is printed, and sent to other processes.
+        actual = self._redactor.plain(actual)
         changes = () if recorded is None else tuple(differences(recorded, actual))
         difference = AgentDifference(step, kind, recorded, actual, changes)
         if self.difference is None:
@@ -339,6 +349,11 @@ class Rerun:
         )
         self.world = self.live.world
         return self.live
+
+
+def _plain(value: Value) -> Value:
+    """Return a value as a log gives it back."""
+    return codec.decode(codec.encode(value, opaque=True))
 
 
 def _goal(episode: Episode) -> Value:

@@ -390,6 +390,7 @@ def fork_episode(
     interface: Value,
     metadata: Mapping[str, Value] | None,
     deterministic: bool,
+    redact: bool | Redactor = True,
 ) -> AgentEpisode:
     """Return an episode that continues another one from `origin`; see `AgentEpisode`."""
     episode = AgentEpisode(
@@ -400,6 +401,7 @@ def fork_episode(
         interface=interface,
         metadata=metadata,
         deterministic=deterministic,
+        redact=redact,
     )
     episode._origin = origin
     episode._steps = origin.steps
