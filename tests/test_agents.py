@@ -784,6 +784,13 @@ def chunk(text: str) -> dict[str, Any]:
     return {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [choice]}
 
 
+def openai_chunk(text: str) -> Any:
+    """Return the same as the client of OpenAI makes it of a response."""
+    types = pytest.importorskip("openai.types.chat")
+
+    return types.ChatCompletionChunk.model_validate({**chunk(text), "created": 1, "model": "m"})
+
+
 def anthropic_chunk(text: str) -> dict[str, Any]:
     """Return a piece of a streamed answer, as the Anthropic API has it."""
     return {
@@ -796,6 +803,10 @@ def anthropic_chunk(text: str) -> dict[str, Any]:
 PIECES: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
     "texts": (str, str),
     "chunks": (chunk, lambda piece: piece["choices"][0]["delta"]["content"]),
+    "objects": (
+        openai_chunk,
+        lambda piece: piece.fields["choices"][0].fields["delta"].fields["content"],
+    ),
     "events": (anthropic_chunk, lambda piece: piece["delta"]["text"]),
     "bytes": (str.encode, bytes.decode),
 }

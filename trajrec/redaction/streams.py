@@ -129,7 +129,8 @@ class StreamRedactor:
         elif cls is list or cls is tuple:
             for index, item in enumerate(value):
                 # A dict with a number of its own may come at any place.
-                is_numbered = type(item) is dict and "index" in item
+                fields = item.fields if type(item) is Plain else item
+                is_numbered = type(fields) is dict and "index" in fields
                 own_key = key if is_numbered else (*key, index)
                 self._add_texts(item, (*path, index), own_key, leaves)
 
