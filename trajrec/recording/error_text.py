@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
+import functools
 from typing import NamedTuple
 
 from trajrec.log.record_encoder import storable
+from trajrec.recording.traceback_text import format_traceback
 from trajrec.redaction.redactor import Redactor
 from trajrec.values import codec
 
@@ -38,14 +39,29 @@ NO_ERROR = ErrorText("", "", "", False)
 
 def describe_error(exc: BaseException, redactor: Redactor) -> ErrorText:
     """Return an exception's type, message and traceback, without secrets."""
-    whole = "".join(traceback.format_exception(exc))
-    text = storable(whole[-TRACEBACK_CHARS - _CUT_CHARS :])
+    frames, error = format_traceback(exc)
+    if len(frames) + len(error) > TRACEBACK_CHARS:
+        frames, error = "", (frames + error)[-TRACEBACK_CHARS - _CUT_CHARS :]
+    frames = storable(frames)
+    error = storable(error)
     message = storable(str(exc))
-    cleaned = redactor.text(text)
+    cleaned_frames = _clean_frames(redactor, frames)
+    cleaned_error = redactor.text(error)
     # The traceback ends with the message, so it need not be searched a second time.
-    is_redacted = cleaned != text
-    if is_redacted or message not in text:
+    has_secret = cleaned_error != error
+    if has_secret or message not in error:
         cleaned_message = redactor.text(message)
-        is_redacted = is_redacted or cleaned_message != message
+        has_secret = has_secret or cleaned_message != message
         message = cleaned_message
-    return ErrorText(codec.type_name(exc), message, cleaned[-TRACEBACK_CHARS:], is_redacted)
+    return ErrorText(
+        error_type=codec.type_name(exc),
+        message=message,
+        traceback=(cleaned_frames + cleaned_error)[-TRACEBACK_CHARS:],
+        is_redacted=has_secret or cleaned_frames != frames,
+    )
+
+
+# An error that comes again has the same frames.
+@functools.lru_cache(maxsize=64)
+def _clean_frames(redactor: Redactor, frames: str) -> str:
+    return redactor.text(frames)
