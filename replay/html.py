@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trajrec.replay.execute.report import ReplayReport, ReplaySummary, short
 from trajrec.types import Value
+from trajrec.values.json import describe_field
 
 _STYLE = (
     "body{font:14px system-ui,sans-serif;margin:2em auto;max-width:72em;padding:0 1em;"
@@ -83,7 +84,7 @@ def _row(report: ReplayReport) -> tuple[Value, ...]:
         divergence = report.divergence
         first = (
             divergence.step,
-            divergence.field,
+            describe_field(divergence.path) or divergence.field,
             short(divergence.expected),
             short(divergence.actual),
             divergence.cause,

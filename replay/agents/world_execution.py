@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from trajrec.agents.freeze import derive_seed, frozen
@@ -18,23 +18,23 @@ from trajrec.protocols import Verifier, World
 from trajrec.redaction.comparison import default_redactor, is_same_mark, redacted_like
 from trajrec.redaction.digests import has_mark, is_mark
 from trajrec.redaction.names import strength_of
+from trajrec.replay.agents.world_changes import (
+    UNORDERED,
+    differences,
+    has_changes,
+    in_part,
+    is_outside_world,
+    is_reordered,
+)
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.tracking.parts import Part, find_parts, has_same_values
-from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.values.codec import Plain
-from trajrec.values.diff import MISSING, Change, diff
+from trajrec.values.diff import Change, diff, is_same
 from trajrec.values.json import to_field
-from trajrec.values.paths import Path, path_id
 from trajrec.values.recorded import resolve
 from trajrec.verifiers import identify, run_check
-
-UNORDERED = (
-    "unordered set: the same items in another order, as each process orders sets of texts; "
-    "PYTHONHASHSEED=0 when recording and when replaying gives one order"
-)
 
 
 class ExecutionResult(NamedTuple):
@@ -46,6 +46,8 @@ class ExecutionResult(NamedTuple):
         notes: Facts that a reader of the report must know.
         ignored: Names of ignored differences.
         differing_steps: The steps that differ by themselves, if states were restored.
+        has_same_changes: Whether the first state and all changes are the recorded ones by their
+            values, so that the recorded changes lead to the recorded digests as the live ones do.
     """
 
     divergence: Divergence | None
@@ -53,6 +55,7 @@ class ExecutionResult(NamedTuple):
     notes: tuple[str, ...]
     ignored: frozenset[str]
     differing_steps: tuple[int, ...]
+    has_same_changes: bool
 
 
 class WorldExecution:
@@ -94,6 +97,7 @@ class WorldExecution:
         self._notes: dict[str, None] = {}
         self._ignored: set[str] = set()
         self._n_steps = 0
+        self._has_same_changes = True
         task = self._transcript.task_start
         self._recorded_tools = (
             set() if task is None else {row[0] for row in self._transcript.value(task.tools_data)}
@@ -112,6 +116,7 @@ class WorldExecution:
             notes=tuple(self._notes),
             ignored=frozenset(self._ignored),
             differing_steps=steps,
+            has_same_changes=self._has_same_changes,
         )
 
     def bring(self, places: Collection[AttemptKey]) -> Divergence | None:
@@ -225,10 +230,12 @@ class WorldExecution:
             self._note("state not compared: the world gives none")
         for part in self._parts:
             value, digest = part.tracker.begin()
+            if not is_same(self._transcript.initial_state.get(part.name), value):
+                self._has_same_changes = False
             if self._transcript.initial_digests.get(part.name) != digest:
                 self._loose.add(part.name)
                 for change in diff(self._transcript.initial_state[part.name], value):
-                    divergence = self._judge(-1, _in_part(part, change))
+                    divergence = self._judge(-1, in_part(part.name, change))
                     if divergence is not None:
                         return divergence
             self._digests[part.name] = digest
@@ -320,22 +327,24 @@ class WorldExecution:
         for part in self._parts:
             live_changes, digest = part.tracker.update()
             expected = attempt.digests.get(part.name, self._digests.get(part.name))
+            if not has_changes(attempt, part.name, live_changes):
+                self._has_same_changes = False
             if expected == digest:
                 self._digests[part.name] = digest
                 continue
             n_ignored = len(self._ignored)
-            differences = list(_differences(attempt.changes.get(part.name, []), live_changes))
-            for change in differences:
-                divergence = self._judge(attempt.start.step, _in_part(part, change))
+            changed = list(differences(attempt.changes.get(part.name, []), live_changes))
+            for change in changed:
+                divergence = self._judge(attempt.start.step, in_part(part.name, change))
                 if divergence is not None:
                     return divergence
             if len(self._ignored) != n_ignored:
                 self._loose.add(part.name)
             # Equal changes with another digest: the states before them were different.
             is_strict = part.name not in self._loose
-            if is_strict and not differences:
+            if is_strict and not changed:
                 digests = Change((), f"digest {expected}", f"digest {digest}")
-                return self._divergence(attempt.start.step, _in_part(part, digests))
+                return self._divergence(attempt.start.step, in_part(part.name, digests))
             self._digests[part.name] = expected or digest
         return None
 
@@ -388,44 +397,3 @@ class WorldExecution:
             return True
         redactor = self._tolerance.redactor or default_redactor()
         return is_same_mark(change._replace(after=redactor.plain(change.after)))
-
-
-def is_outside_world(tool: str, access: str, world_tools: Collection[str]) -> bool:
-    """Return whether a world cannot make a call again: the tool is external, or not the world's."""
-    return access == "external" or tool not in world_tools
-
-
-def is_reordered(recorded: Value, live: Value, path: Path) -> bool:
-    """Return whether, along a path, two lists have the same items in another order."""
-    for key in path:
-        if isinstance(recorded, list) and isinstance(live, list) and recorded != live:
-            if sorted(map(codec.encode, recorded)) == sorted(map(codec.encode, live)):
-                return True
-            recorded = recorded[key]
-            live = live[key]
-        elif isinstance(recorded, Plain) and isinstance(live, Plain):
-            recorded = recorded.fields.get(key)
-            live = live.fields.get(key)
-        elif isinstance(recorded, dict) and isinstance(live, dict):
-            recorded = recorded.get(key)
-            live = live.get(key)
-        else:
-            return False
-    return False
-
-
-def _in_part(part: Part, change: Change) -> Change:
-    """Return a change of a part of the state with the path that reports give it."""
-    prefix = ("state", part.name) if part.name else ("state",)
-    return change._replace(path=(*prefix, *change.path))
-
-
-def _differences(recorded: Sequence[Change], live: Sequence[Change]) -> Iterator[Change]:
-    """Yield the differences of the values that two lists of changes lead to."""
-    recorded_by_id = {path_id(change.path): change for change in recorded}
-    live_by_id = {path_id(change.path): change for change in live}
-    for own_id, either in (recorded_by_id | live_by_id).items():
-        expected = recorded_by_id[own_id].after if own_id in recorded_by_id else MISSING
-        actual = live_by_id[own_id].after if own_id in live_by_id else MISSING
-        for change in diff(expected, actual):
-            yield change._replace(path=(*either.path, *change.path))

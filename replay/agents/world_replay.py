@@ -65,14 +65,16 @@ def replay_in_world(
     if result.ignored:
         notes.append(tolerance.note(result.ignored))
         grade = "state"
-    unknown = episode.transcript.history.first_unknown()
-    if unknown is not None:
-        # The world may be in the recorded state, by its digest; the recorded values do not show it.
-        notes.append(f"a recorded state could not be compared by its values: {unknown}")
-        grade = "state"
     if episode.redacted_step is not None:
         notes += redaction_notes(episode)
         grade = "observed-only"
+    elif divergence is None:
+        history = episode.transcript.history
+        # If the changes are the live ones, an error in them stays until the last state.
+        unknown = history.last_unknown() if result.has_same_changes else history.first_unknown()
+        if unknown is not None:
+            notes.append(f"a recorded state could not be compared by its values: {unknown}")
+            grade = "state"
     if divergence is not None:
         grade = "diverged"
     return ReplayReport(

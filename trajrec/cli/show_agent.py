@@ -195,7 +195,7 @@ def _changes(item: Attempt) -> list[JsonObject]:
             row: JsonObject = {
                 "part": part,
                 "path": to_pointer(change.path),
-                "keys": typed_keys(change.path),
+                "keys": None if part in item.open_paths else typed_keys(change.path),
             }
             # A key that is absent says that there was no value; null is a value.
             if change.before is not MISSING:

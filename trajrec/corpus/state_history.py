@@ -89,6 +89,14 @@ class StateHistory:
             self._verify(index, step)
         return copy.deepcopy(self._states[n_events - 1]) if n_events else {}
 
+    def last_unknown(self) -> StateUnknownError | None:
+        """Return why the last state is unknown; None if it is known, or if there is none."""
+        try:
+            self.state(len(self._events), self._events[-1].step if self._events else -1)
+        except StateUnknownError as error:
+            return error
+        return None
+
     def first_unknown(self) -> StateUnknownError | None:
         """Return why the first unknown state is unknown; None if all are known."""
         self._read(len(self._events))

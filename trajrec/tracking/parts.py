@@ -32,7 +32,12 @@ class Tracker(Protocol):
     version: int
 
     def begin(self) -> tuple[Value, str]:
-        """Return the whole part, as plain data of its own, and its digest."""
+        """Return the whole part, as plain data of its own, and its digest.
+
+        The digest must follow from the data. Readers of the log know the states of a tracker of
+        your own if it is `trajrec.values.codec.digest` of the data; of another one, they cannot
+        verify a state, and do not use it.
+        """
         ...
 
     def update(self) -> tuple[list[Change], str]:

@@ -96,9 +96,13 @@ def describe_path(path: Path) -> str:
     return with_keys(to_pointer(path), typed_keys(path))
 
 
-def with_keys(pointer: str, keys: list[Value]) -> str:
-    """Return a pointer as `describe_path` does, from the typed keys of its path."""
-    return pointer if all(map(_is_clear, keys)) else f"{pointer} {_encode(keys).decode()}"
+def with_keys(pointer: str, keys: list[Value] | None) -> str:
+    """Return a pointer as `describe_path` does, from the typed keys of its path.
+
+    The pointer stands alone if the types of the keys are unknown: `keys` is None.
+    """
+    is_clear = keys is None or all(map(_is_clear, keys))
+    return pointer if is_clear else f"{pointer} {_encode(keys).decode()}"
 
 
 def key_text(key: Value) -> str:

@@ -14,7 +14,7 @@ from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
-from trajrec.replay.agents.world_execution import is_outside_world
+from trajrec.replay.agents.world_changes import is_outside_world
 from trajrec.replay.agents.world_replay import walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
