@@ -26,7 +26,9 @@ from trajrec.values.objects import to_plain
 class Tree:
     """Watches a value of dicts, lists, numbers and texts.
 
-    Objects are watched through their fields (dataclasses, pydantic, attrs) or their attributes.
+    Objects are watched through their fields (dataclasses, pydantic, attrs) or their attributes. A
+    value that becomes another one with the same plain data (a list that becomes a set of the same
+    items) is not seen as a change.
 
     Args:
         read: Returns the value. It is borrowed: nothing in it is changed or kept.
