@@ -21,8 +21,9 @@ import trajrec
 from trajrec import envs
 from trajrec.envs.keydoor import LEFT, OPEN, PICK_UP, RIGHT
 from trajrec.log.writer import LogWriter
-from trajrec.recording import provenance, recorder
+from trajrec.recording import error_text, provenance, recorder
 from trajrec.recording.options import LogOrigin, RecordOptions
+from trajrec.recording.traceback_text import TracebackText
 from trajrec.types import Action, AnyEnv, Observation
 
 # A round time in 2025: the samples do not depend on the day on which they are made.
@@ -92,6 +93,10 @@ def play(
     return recording
 
 
+def _error_without_frames(exc: BaseException) -> TracebackText:
+    return TracebackText("", f"{type(exc).__name__}: {exc}\n")
+
+
 def make(folder: Path) -> None:
     """Make all sample logs in a folder."""
     with ExitStack() as patches:
@@ -106,7 +111,7 @@ def make(folder: Path) -> None:
         patches.enter_context(mock.patch("os.getpid", return_value=1))
         # A traceback has paths and line numbers of this machine.
         patches.enter_context(
-            mock.patch("traceback.format_exception", lambda exc: [f"{type(exc).__name__}: {exc}\n"])
+            mock.patch.object(error_text, "format_traceback", _error_without_frames)
         )
         _make_finished(folder)
         _make_killed(folder)

@@ -277,6 +277,13 @@ def test_the_samples_are_made_again(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
+def test_the_samples_hold_no_paths_of_a_machine() -> None:
+    corpus = trajrec.open(ROOT / "sample_trajectories")
+    failures = [failure for episode in corpus.episodes() for failure in episode.failures]
+    assert failures
+    assert [failure for failure in failures if "File " in failure.traceback] == []
+
+
 def test_the_samples_hold_a_won_a_lost_a_crashed_and_a_killed_episode(tmp_path: Path) -> None:
     import shutil
 
