@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from trajrec.log.columns import Packer
+from trajrec.log.events import Redaction
 from trajrec.log.items import (
     IRREGULAR,
     Entry,
@@ -31,6 +32,8 @@ from trajrec.recording.fast_steps import AddStep, make_add_step
 from trajrec.recording.item_journal import ItemJournal
 from trajrec.recording.options import DIGESTED, StoredStates
 from trajrec.recording.step_fields import Field, MisfitError, Take
+from trajrec.recording.step_redaction import StepRedaction
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import Action, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, state_check, state_key
@@ -63,6 +66,7 @@ class StepBuffer:
         stored_states: Which states the log has.
         capture: Returns the state, None if none is recorded.
         clock_ns: Returns the wall-clock time in ns.
+        redactor: Takes the secrets out of values.
 
     Attributes:
         block: The block that is being filled.
@@ -90,6 +94,7 @@ class StepBuffer:
         stored_states: StoredStates,
         capture: Callable[[], Value] | None,
         clock_ns: Callable[[], int],
+        redactor: Redactor,
     ) -> None:
         self.begun: int | None = NO_EPISODE
         self.action: Action = None
@@ -104,6 +109,7 @@ class StepBuffer:
         self._stored_states = stored_states
         self._capture = capture
         self._clock_ns = clock_ns
+        self._redaction = StepRedaction(redactor)
         self._writer: LogWriter
         self._journal: ItemJournal
         self._waiting: list[Block] = []
@@ -152,6 +158,8 @@ class StepBuffer:
         self.rows.append(row)
         self._journal.write_items(number)
         self.end_call()
+        if self._redaction.counts:
+            self.add_redactions()
 
     def add_last_row(self, row: Row) -> None:
         """Add a step that ends its episode; the end must be added next."""
@@ -161,6 +169,30 @@ class StepBuffer:
         self.begun = UNFINISHED
         if not self._journal.put(number, ROW, content):
             self._journal.write_items(number)
+        if self._redaction.counts:
+            self.add_redactions()
+
+    def add_redactions(self, *, is_before: bool = False) -> None:
+        """Add the secrets that were replaced in the last step, or in the next one, as events."""
+        begun = self.begun
+        if begun is None:
+            self.begun = UNFINISHED
+        episode, step, _ = self.position
+        for name, n in self._redaction.take_counts().items():
+            self.add_event(Redaction(episode, step if is_before else step - 1, name, n))
+        if begun is None:
+            self.end_call()
+
+    def _clean_action(self, name: str, action: Action) -> Action:
+        """Return an action without secrets. Its step is not begun yet."""
+        action = self._redaction.clean(name, action)
+        if self._redaction.counts:
+            self.add_redactions(is_before=True)
+        return action
+
+    def drop_redactions(self) -> None:
+        """Forget the secrets of a step whose values are not recorded."""
+        self._redaction.take_counts()
 
     def add_event(self, event: Event) -> None:
         """Add an event after the steps so far. `begun` must not be None."""
@@ -190,6 +222,8 @@ class StepBuffer:
         row = (None, obs_part, None, state_part, None, self._whole_state())
         reset = make_reset(row, episode, first_step)
         self._add_other(reset, ROW, reset.row)
+        if self._redaction.counts:
+            self.add_redactions()
 
     def take_extras(self, info: Info, *, with_state: bool) -> tuple[Any, ...]:
         """Return the fields that most rows do not have: the info and the whole state, or none."""
@@ -321,13 +355,23 @@ class StepBuffer:
 
     def _add_field(self, name: str, value: Value) -> Field:
         """Add a field fitted to its first value, which is not taken yet."""
-        field = self._fields[name] = Field(name, value, whole=name in self._whole)
+        redaction = self._redaction
+        text = redaction.rule(name, value, self._clean_action if name == "action" else None)
+        if text.clean is not None:
+            value = redaction.example(name, value)
+        field = self._fields[name] = Field(name, value, whole=name in self._whole, text=text)
         self.has_pixels = self.has_pixels or field.has_pixels
         layout = self.block.layout
         fields = {**layout.fields, name: field.layout}
         self._journal.layout_changed()
         self.block.layout = RowLayout(fields, layout.digest_bytes)
-        self.add_step = make_add_step(self, self._journal, fields.get("obs"), fields.get("reward"))
+        # The fast way knows nothing of secrets.
+        has_secrets = any(field.take is not field.fit for field in self._fields.values())
+        self.add_step = (
+            self.add_values
+            if has_secrets
+            else make_add_step(self, self._journal, fields.get("obs"), fields.get("reward"))
+        )
         return field
 
     def _state_taker(self) -> Callable[[], Any]:
@@ -394,6 +438,7 @@ class StepBuffer:
                 and _MISFIT_SHARE * self._n_misfit_infos > self._n_infos
             ):
                 self._whole.add("info")
+            info = self._redaction.clean("info", info)
             return msgspec.msgpack.Ext(IRREGULAR, codec.encode(info, opaque=True))
 
 
@@ -417,7 +462,7 @@ def _array_check_taker(capture: Callable[[], Value], first: Value) -> Callable[[
 def _is_fitting(field: Field, value: Value) -> bool:
     """Return whether a field takes a value. It is tried in a block that ends here."""
     try:
-        field.take(value)
+        field.fit(value)
     except MisfitError:
         return False
     return True

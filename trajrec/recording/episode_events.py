@@ -8,7 +8,7 @@ from typing import Literal
 from trajrec.log.schema import Check, Event, Failure
 from trajrec.protocols import Verifier
 from trajrec.recording.error_text import describe_error
-from trajrec.redaction.redactor import NO_REDACTION, Redactor
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.verifiers import code_digest, identify, run_check
@@ -22,7 +22,7 @@ def failure_event(
     time_ns: int,
     phase: Literal["reset", "step", "state", "check"],
     origin: Literal["env", "scaffold", "verifier"],
-    redactor: Redactor = NO_REDACTION,
+    redactor: Redactor,
     action_data: bytes | None = None,
 ) -> Failure:
     """Return an exception as a record without secrets."""
@@ -49,7 +49,7 @@ def check_events(
     step: int,
     clock_ns: Callable[[], int],
     capture: Callable[[], Value] | None,
-    redactor: Redactor = NO_REDACTION,
+    redactor: Redactor,
 ) -> Iterator[Event]:
     """Run verifiers on the last state of an episode; yield their results as records.
 

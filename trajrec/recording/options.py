@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypedDict, get_args
 from trajrec.log.schema import Header
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import StateAdapter, Verifier
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
 
 KeepStates = Literal["auto", "keys", "all", "digests"]
@@ -43,6 +44,9 @@ class RecordOptions(TypedDict, total=False):
         durability: "process" (the default): every step that returned survives the end of the
             process by any signal. "machine": an ended episode also survives a power failure,
             because the log is forced to the disk at each end of an episode.
+        redact: Whether to keep secrets out of the log (the default), or the `Redactor` that does
+            so. Numbers and arrays of numbers are never searched. False suits environments that
+            hold no secrets, and whose texts must be stored as they are.
     """
 
     checks: Sequence[Verifier]
@@ -51,6 +55,7 @@ class RecordOptions(TypedDict, total=False):
     interface: Mapping[str, Value] | None
     on_full: OnFull
     durability: Durability
+    redact: bool | Redactor
 
 
 class LogOrigin(NamedTuple):

@@ -16,6 +16,7 @@ import msgspec
 from trajrec.envstate.adapters import choose_adapter
 from trajrec.envstate.generators import generator_state
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
+from trajrec.log.events import Redaction
 from trajrec.log.items import encode_row
 from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
 from trajrec.log.writer import Durability, LogWriter, OnFull
@@ -32,6 +33,7 @@ from trajrec.recording.keyframe_schedule import KeyframeSchedule
 from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
+from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
 from trajrec.values import codec
 
@@ -50,6 +52,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         interface: The interface of the run, as plain data.
         on_full: "stop-recording" or "raise", if the log cannot be written.
         durability: "process" or "machine".
+        redact: Whether to keep secrets out of the log, or the `Redactor` that does so.
 
     `RecordOptions` explains the options from `checks` on.
 
@@ -77,6 +80,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         interface: Mapping[str, Value] | None = None,
         on_full: OnFull = "stop-recording",
         durability: Durability = "process",
+        redact: bool | Redactor = True,
     ) -> None:
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
@@ -90,14 +94,22 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         # The end of an episode whose last step is recorded: (ending, terminated, truncated).
         self._due_end: tuple[Ending, bool, bool] | None = None
         self._keyframes = KeyframeSchedule(env)
+        self._redactor = as_redactor(redact)
+        # Number of secrets in the options and the info of the last reset.
+        self._reset_secrets: dict[str, int] = {}
         header = recorder_header(
-            env, self._adapter, self._origin, keep_states=keep_states, interface=interface
+            env,
+            self._adapter,
+            self._origin,
+            keep_states=keep_states,
+            interface=interface,
+            redactor=self._redactor,
         )
         self._log_id = header.log_id
         self.path = Path(folder) / f"{self._origin.name or header.log_id}.trj"
         # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
         # hook, and a step makes many.
-        self._buffer = StepBuffer(header.state.keep, self._capture, self._clock_ns)
+        self._buffer = StepBuffer(header.state.keep, self._capture, self._clock_ns, self._redactor)
         self._writer = LogWriter(
             self.path, header, self._buffer, on_full=on_full, durability=durability
         )
@@ -231,14 +243,17 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 origin = "recorder"
         self._episode += 1
         self._has_failed = False
+        options_data = None
+        self._reset_secrets = {}
+        if options is not None:
+            cleaned, self._reset_secrets["options"] = self._redactor.redacted(options)
+            options_data = codec.encode(cleaned, where="reset options", opaque=True)
         start = EpisodeStart(
             episode=self._episode,
             time_ns=self._clock_ns(),
             seed=seed,
             seed_origin=origin,
-            options_data=None
-            if options is None
-            else codec.encode(options, where="reset options", opaque=True),
+            options_data=options_data,
             rng_data=rng_data,
             info_data=_EMPTY_INFO,
         )
@@ -248,7 +263,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._reset_failed(start, "reset", exc)
             raise
         try:
-            info_data = codec.encode(info, opaque=True)
+            cleaned, self._reset_secrets["info"] = self._redactor.redacted(info)
+            info_data = codec.encode(cleaned, opaque=True)
             self._begin(msgspec.structs.replace(start, info_data=info_data), obs)
         except BaseException as exc:
             self._reset_failed(start, "state", exc)
@@ -270,6 +286,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._episode += 1
         self._has_failed = False
         own_start = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
+        self._reset_secrets = {}
         self._begin(own_start, obs, msgspec.structs.replace(fork, episode=self._episode))
 
     def _begin_call(self) -> bool:
@@ -282,6 +299,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._mend()
         if not self._buffer.check_writer():
             return False
+        self._buffer.drop_redactions()
         if self._buffer.begun != NO_EPISODE and self._buffer.position.is_open:
             self._end_unfinished()
         return True
@@ -320,13 +338,20 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer = self._buffer
         buffer.begun = RESETTING
         # The event before the observation: a reader that sees an episode's rows has seen its start.
-        buffer.add_event(start)
+        self._add_start(start)
         if fork is not None:
             buffer.add_event(fork)
         first_step = 0 if fork is None else fork.step
         buffer.add_reset(obs, self._episode, first_step)
         self._keyframes.begin_episode(first_step)
         buffer.end_call()
+
+    def _add_start(self, start: EpisodeStart) -> None:
+        """Record the event of a reset, and the secrets that its options and info had."""
+        self._buffer.add_event(start)
+        for name, n in self._reset_secrets.items():
+            if n:
+                self._buffer.add_event(Redaction(self._episode, -1, name, n))
 
     def _end_unfinished(self) -> None:
         """End the episode that a reset, a fork or `close` cuts off."""
@@ -353,6 +378,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 step=position.step,
                 clock_ns=self._clock_ns,
                 capture=self._capture,
+                redactor=self._redactor,
             ):
                 buffer.add_event(event)
         if self._writer.durability == "machine":
@@ -379,7 +405,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         n_steps = buffer.position.step
         if n_steps >= self._keyframes.due_step:
             data = self._keyframes.take(n_steps)
-            if data is not None:
+            # A state without its secrets leads nowhere.
+            if data is not None and not self._redactor.redacted(codec.decode(data))[1]:
                 buffer.begun = UNFINISHED
                 buffer.add_event(Keyframe(self._episode, n_steps, data))
                 buffer.end_call()
@@ -401,6 +428,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     ) -> None:
         """Record a step that failed. It counts as a step, because the environment may have moved."""
         self._has_failed = True
+        self._buffer.drop_redactions()
         self._buffer.add_event(
             failure_event(
                 exc,
@@ -409,7 +437,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 time_ns=self._clock_ns(),
                 phase="step",
                 origin=origin,
-                action_data=codec.encode(action, opaque=True),
+                redactor=self._redactor,
+                action_data=self._redactor.encode(action)[0],
             )
         )
 
@@ -422,7 +451,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         if buffer.has_pixels:
             buffer.begin_block()
         if not buffer.position.is_open:
-            buffer.add_event(start)
+            self._add_start(start)
         buffer.add_event(
             failure_event(
                 exc,
@@ -431,6 +460,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 time_ns=self._clock_ns(),
                 phase=phase,
                 origin="env",
+                redactor=self._redactor,
             )
         )
         self._add_end(0, "error", False, False)

@@ -11,7 +11,7 @@ from trajrec.protocols import StateAdapter
 from trajrec.recording.env_record import describe_env, redacted_env
 from trajrec.recording.options import KeepStates, LogOrigin, check_keep_states, stored_states
 from trajrec.recording.provenance import make_header
-from trajrec.redaction.redactor import NO_REDACTION, Redactor
+from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 
 
@@ -22,7 +22,7 @@ def recorder_header(
     *,
     keep_states: KeepStates,
     interface: Mapping[str, Value] | None,
-    redactor: Redactor = NO_REDACTION,
+    redactor: Redactor,
 ) -> Header:
     """Return the header of a recorder's log.
 

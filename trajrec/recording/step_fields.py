@@ -13,7 +13,7 @@ changes of pixels are the exception: after one that no row has taken, `begin_blo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,7 +23,7 @@ from trajrec.log.items import ODD, FieldLayout, Leaf
 from trajrec.log.pixel_changes import PixelDiff
 from trajrec.types import Array, Value
 from trajrec.values import codec
-from trajrec.values.plain import PLAIN_TYPES, SCALAR_TYPES
+from trajrec.values.plain import NUMBER_TYPES, PLAIN_NUMBERS, PLAIN_TYPES, SCALAR_TYPES
 
 MAX_DEPTH = 8
 """Dicts and tuples below this depth are encoded whole, which bounds the number of columns."""
@@ -49,6 +49,23 @@ class MisfitError(Exception):
     """A value is not of the kind that its field's rows have."""
 
 
+class TextRule(NamedTuple):
+    """The texts that the values of a field may have.
+
+    Attributes:
+        refused: Returns whether a value may have texts, if the field must have none: their secrets
+            would not be found. None if it may have texts.
+        clean: Returns a value without secrets, None if all is stored as it is.
+    """
+
+    refused: Callable[[Value], bool] | None = None
+    clean: Callable[[Value], Value] | None = None
+
+
+ANY_TEXT = TextRule()
+"""Texts are stored as they are."""
+
+
 class Field:
     """One field of the steps, as leaves.
 
@@ -56,24 +73,32 @@ class Field:
         name: The field's name.
         value: Its first value, which is not taken yet.
         whole: Whether each value is encoded as a whole, without looking at its kind.
+        text: The texts that values may have, and their redaction.
 
     Attributes:
         layout: The field's columns.
         take: Returns a value's part of a row: the value of the only leaf, or a tuple of the values
             of all leaves. Raises MisfitError if the value is of another kind than the first one.
+        fit: Does the same, but leaves secrets in the value.
         has_pixels: Whether a leaf keeps changes from row to row.
     """
 
-    def __init__(self, name: str, value: Value, *, whole: bool = False) -> None:
+    def __init__(
+        self, name: str, value: Value, *, whole: bool = False, text: TextRule = ANY_TEXT
+    ) -> None:
         self._name = name
+        self._has_text = text.refused
+        self._plain_types = PLAIN_TYPES if text.refused is None else PLAIN_NUMBERS
+        self._odd = _odd if text.refused is None else _odd_number
         self._leaves: list[Leaf] = []
         self._pixels: list[Callable[[], None]] = []
-        self.take: Take
-        self.take, layout = self._object(name) if whole else self._fit(name, value, 0)
+        self.fit: Take
+        self.fit, layout = self._object(name) if whole else self._fit(name, value, 0)
         if not self._leaves:
             # Empty dicts and tuples alone have no columns, and a column says which rows have a
             # value: an info {"a": {}} would be read of steps that had none.
-            self.take, layout = self._object(name)
+            self.fit, layout = self._object(name)
+        self.take = self.fit if text.clean is None else _cleaned(self.fit, text.clean)
         self.layout = FieldLayout(layout, self._leaves)
         self.has_pixels = bool(self._pixels)
 
@@ -105,23 +130,26 @@ class Field:
             dtype = np.dtype(scalar_type)
             if dtype.kind in _PYTHON_TYPES and dtype.itemsize <= _NUMBER_BYTES:
                 return self._numpy_scalar(path, scalar_type)
+        plain_types = self._plain_types
+        odd = self._odd
 
         def take(value: Value) -> Any:
             # The type of the first value first: a look into a set takes longer.
-            if type(value) is scalar_type or type(value) in PLAIN_TYPES:
+            if type(value) is scalar_type or type(value) in plain_types:
                 return value
-            return _odd(value)
+            return odd(value)
 
         if scalar_type not in PLAIN_TYPES:
-            return _odd, self._add_leaf(Leaf(path, "scalar"))
+            return odd, self._add_leaf(Leaf(path, "scalar"))
         return take, self._add_leaf(Leaf(path, "scalar"))
 
     def _numpy_scalar(self, path: str, scalar_type: type[np.generic]) -> tuple[Take, Layout]:
         dtype = np.dtype(scalar_type)
         convert = _PYTHON_TYPES[dtype.kind]
+        odd = self._odd
 
         def take(value: Value) -> Any:
-            return convert(value) if type(value) is scalar_type else _odd(value)
+            return convert(value) if type(value) is scalar_type else odd(value)
 
         return take, self._add_leaf(Leaf(path, "scalar", dtype.str))
 
@@ -169,11 +197,17 @@ class Field:
         encode = codec.encode
         # An info may hold anything; a part that cannot be stored is named in its place.
         opaque = self._name == "info"
+        has_text = self._has_text
 
         def take(value: Value) -> bytes:
             return encode(value, where=path, opaque=opaque)
 
-        return take, self._add_leaf(Leaf(path, "value"))
+        def take_numbers(value: Value) -> bytes:
+            if has_text is not None and has_text(value):
+                raise MisfitError
+            return encode(value, where=path, opaque=opaque)
+
+        return take if has_text is None else take_numbers, self._add_leaf(Leaf(path, "value"))
 
     def _dict(self, path: str, first: dict[str, Value], depth: int) -> tuple[Take, Layout]:
         keys = tuple(first)
@@ -228,6 +262,22 @@ def _is_plain_key(key: Value) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _cleaned(take: Take, clean: Callable[[Value], Value]) -> Take:
+    """Return a function that takes values without their secrets."""
+
+    def take_clean(value: Value) -> Any:
+        return take(clean(value))
+
+    return take_clean
+
+
+def _odd_number(value: Value) -> msgspec.msgpack.Ext:
+    """Return the same as `_odd`, but of numbers only."""
+    if type(value) not in NUMBER_TYPES:
+        raise MisfitError
+    return _odd(value)
 
 
 def _odd(value: Value) -> msgspec.msgpack.Ext:

@@ -117,6 +117,12 @@ _HARMLESS_STARTS_TEXT = """
     """
 _HARMLESS_STARTS = frozenset(_HARMLESS_STARTS_TEXT.split())
 
+# Random letters may end in "pW" or "jWT" too.
+_SHORT_NAMES = ("pw", "jwt")
+_SHORT_NAME = re.compile(
+    r"(?:[a-z0-9._-]+[_.-])?(?:pw|jwt)|(?:[A-Z0-9._-]+[_.-])?(?:PW|JWT)"
+    r"|(?:(?:[A-Za-z0-9]+[_.-])*[A-Z]?[a-z]{0,12})?(?:Pw|Jwt|JWT)"
+)
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 PARTS = (b"ken", b"key", b"uth", b"pass", b"pw", b"cret", b"cred", b"cook", b"jwt")
@@ -139,6 +145,8 @@ def strength_of(name: str) -> Strength:
     while words and words[-1].isdigit():
         words.pop()
     if not words or len(name) > 100:
+        return ""
+    if words[-1] in _SHORT_NAMES and not _SHORT_NAME.fullmatch(name):
         return ""
     joined = "".join(words)
     # "access_key_id" is a key, and ends in a word that is harmless elsewhere.

@@ -126,7 +126,8 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
     if value.count("-") >= 2:
         return _has_own_words(value)
     if strength == "password":
-        return n_digits > 0 or not value.replace("-", "").replace(".", "").isalpha()
+        is_word = value.replace("-", "").replace(".", "").isalpha()
+        return n_digits > 0 or (len(value) >= 6 and not is_word)
     return n_digits > 0 and len(value) >= 12
 
 

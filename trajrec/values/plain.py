@@ -30,6 +30,9 @@ SCALAR_TYPES: frozenset[type] = PLAIN_TYPES | (_NUMPY_SCALARS - {np.datetime64})
 NUMBER_TYPES: frozenset[type] = SCALAR_TYPES - {str, bytes, np.str_, np.bytes_, type(None)}
 """Those of them that have no texts, nor None, in the place of which a text may come."""
 
+PLAIN_NUMBERS: frozenset[type] = PLAIN_TYPES & NUMBER_TYPES
+"""Python's own among them."""
+
 # NumPy has two classes for one kind of integer, for instance int64 and longlong on Linux.
 # The name of a dtype leads to the first alone, so a log gives back the first.
 IMMUTABLE_TYPES: frozenset[type] = PLAIN_TYPES | {
