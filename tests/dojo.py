@@ -68,7 +68,9 @@ class Dojo:
 
     def call(self, name: str, arguments: dict[str, Any], /) -> Any:
         self.traces.append(FunctionCall(function=name, args=arguments))
-        result, _ = self.runtime.run_function(self.environment, name, arguments, raise_on_full=True)
+        result, _ = self.runtime.run_function(
+            self.environment, name, arguments, raise_on_error=True
+        )
         return result
 
     def get_state(self) -> Any:
