@@ -38,6 +38,9 @@ from trajrec.values import codec
 MERGED_BYTES = 4 << 20
 MERGED_ROWS = 1 << 16
 
+# A log is replaced if it shrinks by more than this part of its size.
+_LEAST_GAIN = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compaction:
@@ -95,7 +98,8 @@ def compact(path: Path) -> Compaction:
             _verify(before, after, path)
             size_after = written.size
         size_before = reader.size
-        if size_after < size_before:
+        # A few bytes are not worth a new generation, which others take for new contents.
+        if size_before - size_after > size_before // _LEAST_GAIN:
             rewrite.commit()
         else:
             after = before

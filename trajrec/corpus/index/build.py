@@ -317,7 +317,7 @@ class Builder:
         self._insert()
         values = self._con.execute(
             f"SELECT {', '.join(_OPEN_EPISODE_FIELDS)} FROM {self._source}.all_episodes "
-            "WHERE log = ? AND ending IN ('running', 'interrupted')",
+            "WHERE log = ? AND coalesce(ending, 'running') IN ('running', 'interrupted')",
             [log],
         ).fetchall()
         rows = [EpisodeRow(**dict(zip(_OPEN_EPISODE_FIELDS, row, strict=True))) for row in values]
