@@ -970,9 +970,12 @@ def test_an_agents_log_compacts_and_recovers_without_loss(
 ) -> None:
     from trajrec.log.compaction import compact
     from trajrec.log.repair import recover
+    from trajrec.recording.event_log import open_event_log
 
     for task in range(3):
         solve(tmp_path, task)
+        # A chunk for each task, so that there is something to compact.
+        open_event_log(tmp_path, "raise", "process").flush()
     close_logs()
     tables = ("episodes", "steps", "attempts", "failures", "state_changes", "checks")
     skipped = "* EXCLUDE (first_frame, last_frame)"
@@ -987,6 +990,7 @@ def test_an_agents_log_compacts_and_recovers_without_loss(
     (path,) = tmp_path.glob("*.trj")
     states = [episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()]
     result = compact(path)
+    assert (result.chunks_before, result.chunks_after) == (3, 1)
     assert result.size_after < result.size_before
     assert content() == before
     path.write_bytes(path.read_bytes()[:-100])  # the footer is torn
