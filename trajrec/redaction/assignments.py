@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
-from trajrec.redaction.names import Strength
+from trajrec.redaction.names import Strength, kind_of
 from trajrec.redaction.plausibility import (
     MAX_SECRET_BYTES,
     is_bearer_token,
@@ -112,7 +112,7 @@ def find_assigned(
         span = _find_cookie(data, end, "first" if "set" in lowered else "all")
     else:
         span = _find_value(data, start, end, strength)
-    return None if span is None else Assigned(*span, lowered.strip("-._")), True
+    return None if span is None else Assigned(*span, kind_of(name)), True
 
 
 def find_option(data: bytes, position: int, strength_of: StrengthOf) -> Assigned | None:
@@ -124,7 +124,7 @@ def find_option(data: bytes, position: int, strength_of: StrengthOf) -> Assigned
     strength = strength_of(name)
     end = option.end()
     span = strength and (_quoted(data, end, strength) or _bare(data, end, _BARE, strength))
-    return Assigned(*span, name.lower()) if span else None
+    return Assigned(*span, kind_of(name)) if span else None
 
 
 def _find_value(data: bytes, start: int, end: int, strength: Strength) -> tuple[int, int] | None:

@@ -31,7 +31,7 @@ def mark(kind: str, secret: str | bytes) -> str:
     data = secret if isinstance(secret, bytes) else secret.encode("utf-8", "surrogatepass")
     digest = hashlib.blake2b(data, digest_size=4, key=_KEY).hexdigest()
     # A key of a dict can be a kind, and may have any characters.
-    name = re.sub(r"[\]\n]", " ", kind)[:80]
+    name = re.sub(r"[\]\n\ud800-\udfff]", " ", kind)[:80]
     return f"{SIGN}{name} {digest}]"
 
 

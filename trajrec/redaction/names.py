@@ -123,11 +123,32 @@ _SHORT_NAME = re.compile(
     r"(?:[a-z0-9._-]+[_.-])?(?:pw|jwt)|(?:[A-Z0-9._-]+[_.-])?(?:PW|JWT)"
     r"|(?:(?:[A-Za-z0-9]+[_.-])*[A-Z]?[a-z]{0,12})?(?:Pw|Jwt|JWT)"
 )
+# A document, a sentence or a mark is no name, whatever it ends with.
+_NO_NAME = re.compile(r"[{}<>;,\n]|\[redacted ")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 PARTS = (b"ken", b"key", b"uth", b"pass", b"pw", b"cret", b"cred", b"cook", b"jwt")
 """Letters of which some are in each name that is looked for in texts: those that are rare, so that
 the search for them is fast. "ken" is in "token", "uth" in "auth"."""
+
+
+MAX_NAME_CHARS = 100
+"""A longer text is no name."""
+
+MAX_KIND_CHARS = 40
+MAX_KIND_DIGITS = 3
+"""A name with more than these may have a part of another secret in it."""
+
+
+def kind_of(name: str) -> str:
+    """Return the kind of the secret that a name names, for its mark.
+
+    >>> kind_of("DB_PASSWORD"), kind_of("AKIA0123456789_password")
+    ('db_password', 'secret')
+    """
+    kind = name.lower().strip("-._")
+    n_digits = sum(map(str.isdigit, kind))
+    return "secret" if len(kind) > MAX_KIND_CHARS or n_digits > MAX_KIND_DIGITS else kind
 
 
 # Programs use few names, and a look-up takes a tenth of the time.
@@ -144,7 +165,7 @@ def strength_of(name: str) -> Strength:
     words = [word.lower() for word in _WORD.findall(name)]
     while words and words[-1].isdigit():
         words.pop()
-    if not words or len(name) > 100:
+    if not words or len(name) > MAX_NAME_CHARS or _NO_NAME.search(name):
         return ""
     if words[-1] in _SHORT_NAMES and not _SHORT_NAME.fullmatch(name):
         return ""

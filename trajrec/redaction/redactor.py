@@ -8,11 +8,11 @@ import re
 from collections.abc import Iterable, Mapping
 
 from trajrec.redaction.digests import mark
-from trajrec.redaction.names import Strength, strength_of
+from trajrec.redaction.names import Strength, kind_of, strength_of
 from trajrec.redaction.nested import Edit, apply_edits, edit_json, may_be_json
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Scanner, Span
-from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner
+from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner, as_bytes
 from trajrec.redaction.survey import Survey, has_none
 from trajrec.types import Value
 from trajrec.values import codec
@@ -135,7 +135,7 @@ class Redactor:
                 cleaner = self._cleaner()
                 before, after = (
                     cleaner.hide(
-                        codec.decode(codec.encode(value, opaque=True)), key.lower(), strength
+                        codec.decode(codec.encode(value, opaque=True)), kind_of(key), strength
                     )
                     if value is not MISSING
                     else value
@@ -221,7 +221,7 @@ class Redactor:
         edits = _as_edits(data, self._scanner.search(data).spans, "latin-1")
         if not edits:
             return data, 0
-        return apply_edits(data.decode("latin-1"), edits).encode("latin-1", "replace"), len(edits)
+        return as_bytes(apply_edits(data.decode("latin-1"), edits)), len(edits)
 
     def _cut_text(self, text: str) -> tuple[str, int]:
         """Return the start of a longer text without secrets, and their number."""

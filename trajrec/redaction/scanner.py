@@ -224,14 +224,19 @@ def _match_shapes(
             # A hyphen in a word is no option: "site-packages" has "-p".
             if shape.sign[0] == "-" and data[position - 1 : position] not in _SPACES:
                 continue
-            match = pattern.search(data, max(0, position - shape.before), position + _NEAR_BYTES)
+            start = max(0, position - shape.before)
+            # All of them: the first one may be of an earlier sign.
+            matches = list(pattern.finditer(data, start, position + _NEAR_BYTES))
         else:
             match = pattern.match(data, position)
-        if match is not None:
-            group = _group(pattern)
-            check = shape.check
-            if check is None or check(match[group].decode("utf-8", "replace")):
-                spans.append(Span(*match.span(group), shape.kind))
+            matches = [] if match is None else [match]
+        group = _group(pattern)
+        check = shape.check
+        spans += [
+            Span(*match.span(group), shape.kind)
+            for match in matches
+            if check is None or check(match[group].decode("utf-8", "replace"))
+        ]
 
 
 def _group(pattern: re.Pattern[bytes]) -> str | int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
 from trajrec.redaction.digests import is_mark, mark
-from trajrec.redaction.names import Strength
-from trajrec.redaction.plausibility import is_template, is_weak_secret
+from trajrec.redaction.names import Strength, kind_of
+from trajrec.redaction.plausibility import is_secret_value, is_template, is_weak_secret
 from trajrec.types import Array, Value
 from trajrec.values.codec import Opaque, Plain
+
+# A character that names and words do not have.
+_NO_NAME = re.compile(r"[0-9]|[^\w\s.,-]")
 
 # A dict with one of these describes a value, in the words of JSON Schema and OpenAPI.
 _SCHEMA_WORDS = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
@@ -107,7 +111,7 @@ class Cleaner:
             return _like(value, self._hide_text(value, kind, strength))
         if isinstance(value, (bytes, bytearray)):
             text = bytes(value).decode("latin-1")
-            return _like(value, self._hide_text(text, kind, strength).encode("latin-1"))
+            return _like(value, as_bytes(self._hide_text(text, kind, strength)))
         if isinstance(value, dict):
             if _is_schema(value):
                 return self._clean_dict(value)
@@ -122,6 +126,8 @@ class Cleaner:
             fields = {key: self.hide(item, kind, strength) for key, item in value.fields.items()}
             return Plain(value.type_name, value.kind, fields)
         if isinstance(value, Opaque):
+            if is_mark(value.text):
+                return value
             self.n += 1
             return Opaque(value.type_name, mark(kind, value.text))
         if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
@@ -153,7 +159,7 @@ class Cleaner:
             elif not strength or (strength == "weak" and has_pieces):
                 cleaned[self.clean(key)] = self.clean(item)
             else:
-                cleaned[self.clean(key)] = self.hide(item, name.lower(), strength)
+                cleaned[self.clean(key)] = self.hide(item, kind_of(name), strength)
         return cleaned
 
     def _clean_items(self, items: Sequence[Value]) -> Iterator[Value]:
@@ -162,11 +168,10 @@ class Cleaner:
         is_pair = len(items) == 2
         for item in items:
             strength = self._strength_of(name) if name else ""
-            # Two weak names in a list are more likely two words.
-            if strength == "weak" and isinstance(items, list) and not name.startswith("-"):
-                strength = ""
+            if isinstance(items, list) and not name.startswith("-"):
+                strength = _strength_in_list(item, strength)
             if strength and isinstance(item, (str, bytes)):
-                yield self.hide(item, name.lstrip("-").lower(), strength)
+                yield self.hide(item, kind_of(name), strength)
             else:
                 yield self.clean(item)
             name = ""
@@ -188,6 +193,26 @@ class Cleaner:
         for index, item in enumerate(cleaned):
             array[index] = item
         return array.reshape(value.shape)
+
+
+def _strength_in_list(value: Value, strength: Strength) -> Strength:
+    """Return how surely the item before a value names it: ["password", "email"] are two names."""
+    if strength == "weak" or not isinstance(value, (str, bytes)):
+        return ""
+    text = value if isinstance(value, str) else value.decode("latin-1")
+    is_secret = _NO_NAME.search(text) and is_secret_value(text, strength, is_quoted=True)
+    return strength if is_secret else ""
+
+
+def as_bytes(text: str) -> bytes:
+    """Return the bytes of a text that was decoded as Latin-1. Marks may have other characters.
+
+    >>> as_bytes("\xe9\u20ac")
+    b'\xe9\xe2\x82\xac'
+    """
+    return b"".join(
+        char.encode("latin-1" if char <= "\xff" else "utf-8", "replace") for char in text
+    )
 
 
 def _like(value: Value, new: Value) -> Value:
