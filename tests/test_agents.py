@@ -809,6 +809,14 @@ PIECES: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
     ),
     "events": (anthropic_chunk, lambda piece: piece["delta"]["text"]),
     "bytes": (str.encode, bytes.decode),
+    "lines of events": (
+        lambda text: f"data: {json.dumps(chunk(text))}",
+        lambda line: json.loads(line[6:])["choices"][0]["delta"]["content"],
+    ),
+    "lines of JSON": (
+        lambda text: json.dumps({"message": {"content": text}}).encode() + b"\n",
+        lambda line: json.loads(line)["message"]["content"],
+    ),
 }
 PROSE = "The agent found that the customer had paid twice for the lamp, and wrote to her. "
 
@@ -853,6 +861,22 @@ def test_pieces_without_secrets_are_recorded_as_they_were(tmp_path: Path) -> Non
     ]
 
 
+def test_events_that_the_pieces_of_a_stream_cut_are_redacted(tmp_path: Path) -> None:
+    # Pieces of a secret may be equal.
+    secret = "sk-proj-" + "Ab3dEfGh" * 6
+    text = f"{PROSE * 9}Take {secret} € for it. {PROSE * 9}"
+    events = [f"data: {json.dumps(chunk(text[k : k + 8]))}\n\n" for k in range(0, len(text), 8)]
+    raw = "".join([*events, "data: [DONE]\n\n"]).encode()
+    pieces = [raw[k : k + 100] for k in range(0, len(raw), 100)]
+    with trajrec.episode(tmp_path) as ep:
+        assert list(ep.model(lambda: iter(pieces))) == pieces
+    close_logs()
+    lines = b"".join(only(tmp_path).transcript.model_calls[0].answer).decode().split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    deltas = [json.loads(line[6:])["choices"][0]["delta"] for line in lines[:-2]]
+    assert "".join(delta["content"] for delta in deltas) == Redactor().text(text)
+
+
 def test_json_in_a_stream_is_redacted_by_its_names(tmp_path: Path) -> None:
     document = json.dumps({"to": "bob", "note": PROSE * 20, "secrets": {"db": ["swordfish"]}})
     pieces = [document[k : k + 5] for k in range(0, len(document), 5)]
@@ -866,13 +890,11 @@ def test_json_in_a_stream_is_redacted_by_its_names(tmp_path: Path) -> None:
 
 
 STREAMING = """
-import os, sys, time, trajrec
-from trajrec.recording.event_log import open_event_log
+import os, sys, trajrec
 with trajrec.episode(sys.argv[1]) as ep:
     stream = ep.model(lambda: iter(["The lamp is sold. "] * 500))
     for k in range(400):
         next(stream)
-    open_event_log(sys.argv[1], "raise", "process").flush()
     os.kill(os.getpid(), 9)
 """
 

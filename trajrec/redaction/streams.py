@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Hashable
 from typing import NamedTuple, TypeAlias
 
+from trajrec.redaction.events import EventTrack, may_be_event
 from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.structure import as_bytes
 from trajrec.redaction.tracks import Track
 from trajrec.types import Value
 from trajrec.values import codec
@@ -25,7 +27,7 @@ STEP_PIECES = 256
 """New pieces after which the texts are searched again."""
 
 MIN_REPEATED_CHARS = 8
-"""A text of this length that is the same as in the piece before is no text that goes on."""
+"""A text of this length that is the same in each piece is no text that goes on."""
 
 # Fields of a piece that tell which text it continues.
 _NUMBERS = ("index", "output_index", "content_index", "summary_index", "item_id", "type")
@@ -71,13 +73,15 @@ class StreamRedactor:
 
     Args:
         redactor: Finds the secrets.
+        has_events: Whether a piece that is a text may be a part of server-sent events.
 
     Attributes:
         n_secrets: Number of secrets that were replaced so far.
     """
 
-    def __init__(self, redactor: Redactor) -> None:
+    def __init__(self, redactor: Redactor, *, has_events: bool = True) -> None:
         self.n_secrets = 0
+        self._has_events = has_events
         self._redactor = redactor
         self._held: deque[_Piece] = deque()
         self._tracks: dict[Path, Track] = {}
@@ -137,7 +141,13 @@ class StreamRedactor:
     def _add_leaf(self, path: Path, key: Path, text: str, leaves: list[_Leaf]) -> None:
         """Add a text in a piece to the longer text that it is a part of."""
         self._n_chars += len(text)
-        is_repeated = len(text) >= MIN_REPEATED_CHARS and self._last.get(key) == text
+        found = self._tracks.get(key)
+        is_repeated = (
+            bool(path)
+            and len(text) >= MIN_REPEATED_CHARS
+            and self._last.get(key) == text
+            and (found is None or found.is_only(text))
+        )
         self._last[key] = text
         if is_repeated or (path and path[-1] in _WHOLE):
             # Most pieces repeat such a text, so it is searched once.
@@ -152,10 +162,15 @@ class StreamRedactor:
             self.n_secrets += n
             leaves.append(_Leaf(path, track, 0, len(text)))
             return
-        found = self._tracks.get(key)
         if found is None:
-            found = self._tracks[key] = Track(self._redactor)
+            found = self._tracks[key] = self._new_track(path, text)
         leaves.append(_Leaf(path, found, found.add(text), len(text)))
+
+    def _new_track(self, path: Path, text: str) -> Track:
+        """Return a track for texts of which this is the first."""
+        if path or not self._has_events or not may_be_event(text):
+            return Track(self._redactor)
+        return EventTrack(self._redactor, StreamRedactor(self._redactor, has_events=False))
 
     def _search(self, *, is_over: bool) -> list[bytes]:
         """Search the texts; return the encoded pieces in which all secrets are found."""
@@ -203,7 +218,7 @@ def _finished(piece: _Piece) -> bytes:
 def _with_text(value: Value, path: Path, text: str) -> Value:
     """Return a copy of a value with another text at a path."""
     if not path:
-        return text.encode("latin-1") if isinstance(value, bytes) else text
+        return as_bytes(text) if isinstance(value, bytes) else text
     key = path[0]
     if isinstance(value, Plain):
         fields = value.fields | {str(key): _with_text(value.fields[str(key)], path[1:], text)}

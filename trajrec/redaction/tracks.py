@@ -46,6 +46,10 @@ class Track:
         self.has_grown = True
         return start
 
+    def is_only(self, text: str) -> bool:
+        """Return whether nothing else than this was added, and that once."""
+        return self._text == text
+
     def search(self, *, is_over: bool) -> int:
         """Look for secrets that are complete; return their number.
 
