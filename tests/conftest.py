@@ -16,6 +16,7 @@ from tiers import SEED
 
 import trajrec
 from trajrec.corpus.episode import Episode
+from trajrec.log import flusher
 from trajrec.recording.event_log import close_logs
 
 
@@ -50,6 +51,18 @@ def sealed() -> Iterator[None]:
     """Close the logs of agents after each test, so that the next one opens its own."""
     yield
     close_logs()
+
+
+@pytest.fixture
+def no_flusher(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have nothing written in the background: the journal keeps all as long as it has room."""
+    # One of its own: the thread of the other one may still wait for its next turn.
+    own = flusher.Flusher()
+    monkeypatch.setattr(flusher, "FLUSH_S", 1e6)
+    monkeypatch.setattr(flusher, "_the_flusher", own)
+    yield
+    # The thread ends as soon as it has no writers.
+    own.wake_up()
 
 
 @pytest.fixture(autouse=True)

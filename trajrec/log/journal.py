@@ -207,16 +207,21 @@ class Journal:
         descriptor = os.open(self.path, flags, 0o666)
         try:
             _allocate(descriptor, size)
-            self._take_file(descriptor, size)
+            self._map_file(descriptor, size)
         except BaseException:
             os.close(descriptor)
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
             raise
+        self._keep_file(descriptor)
         head = FILE_HEADER.pack(MAGIC, VERSION, self.half_bytes, self._log_id, 0)[:-4]
         self._write(0, head + struct.pack("<I", crc32(head)))
 
-    def _take_file(self, descriptor: int, size: int) -> None:
+    def _map_file(self, descriptor: int, size: int) -> None:
+        """Map the file into memory, if it is written so."""
+
+    def _keep_file(self, descriptor: int) -> None:
+        """Keep the descriptor of the file, if it is needed."""
         self._descriptor = descriptor
 
     def _write(self, offset: int, data: bytes) -> None:
@@ -262,11 +267,13 @@ class MappedJournal(Journal):
             RECORD_HEADER.pack_into(self.target, position, kind | size, check)
         return end
 
-    def _take_file(self, descriptor: int, size: int) -> None:
+    def _map_file(self, descriptor: int, size: int) -> None:
         self.target = mmap.mmap(descriptor, size)
+
+    def _keep_file(self, descriptor: int) -> None:
+        self._descriptor = 0
         # The map has a descriptor of its own.
         os.close(descriptor)
-        self._descriptor = 0
 
     def _write(self, offset: int, data: bytes) -> None:
         self.target[offset : offset + len(data)] = data
