@@ -51,7 +51,7 @@ class AuditedRecorder(Recorder):
         audits: The reports of the replays up to now.
 
     Raises:
-        ValueError: `audit` is outside (0, 1].
+        ValueError: `audit` is outside (0, 1], or `keep_last` is given too.
     """
 
     def __init__(
@@ -65,11 +65,13 @@ class AuditedRecorder(Recorder):
     ) -> None:
         if not 0.0 < audit <= 1.0:
             raise ValueError(f"audit must be in (0, 1], got {audit!r}")
+        if options.get("keep_last") is not None:
+            raise ValueError("keep_last deletes logs that an audit may still read: leave one out")
         super().__init__(env, folder, **options)
         self.audits: list[ReplayReport] = []
         self._share = audit
         # Seeded by the log's id: each recorder of a run draws other episodes.
-        self._draw = random.Random(self._log_id)
+        self._draw = random.Random(self._writer.header.log_id)
         self._auditor = _Auditor(tuple(allow))
         self._worker: Worker | None = None
         self._has_warned = False
@@ -78,9 +80,10 @@ class AuditedRecorder(Recorder):
         self, *, seed: int | None = None, options: dict[str, Value] | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment, and perhaps have the episode before replayed."""
+        number = self._episodes.number
         returned = super().reset(seed=seed, options=options)
-        if self._episode:
-            self._sample(self._episode - 1)
+        if number >= 0 and self._episodes.number > number:
+            self._sample(number)
         self._collect(0.0)
         return returned
 
@@ -88,8 +91,8 @@ class AuditedRecorder(Recorder):
         """Close the recorder and the environment; wait for the open replays."""
         was_open = not self._writer.is_closed
         super().close()
-        if was_open and self._episode >= 0:
-            self._sample(self._episode)
+        if was_open and self._episodes.number >= 0:
+            self._sample(self._episodes.number)
         deadline = time.monotonic() + WAIT_S
         while self._worker is not None and self._worker.numbers and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
@@ -101,11 +104,10 @@ class AuditedRecorder(Recorder):
         """Draw whether an ended episode is replayed, and have it replayed."""
         if self._draw.random() >= self._share:
             return
-        if not self._writer.is_closed:
-            self.flush()
         if self._worker is None:
             self._worker = Worker(cloudpickle.dumps(self._auditor))
-        ref = EpisodeRef(episode_id(self._log_id, number), self.path.absolute(), number)
+        log_id = self._writer.header.log_id
+        ref = EpisodeRef(episode_id(log_id, number), self.path.absolute(), number)
         self._worker.give(number, (ref,))
 
     def _collect(self, wait_s: float) -> None:

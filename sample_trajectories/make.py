@@ -21,7 +21,7 @@ import trajrec
 from trajrec import envs
 from trajrec.envs.keydoor import LEFT, OPEN, PICK_UP, RIGHT
 from trajrec.log.writer import LogWriter
-from trajrec.recording import error_text, provenance, recorder
+from trajrec.recording import error_text, log_series, provenance, recorder
 from trajrec.recording.options import LogOrigin, RecordOptions
 from trajrec.recording.traceback_text import TracebackText
 from trajrec.types import Action, AnyEnv, Observation
@@ -102,7 +102,7 @@ def make(folder: Path) -> None:
     with ExitStack() as patches:
         # In this thread: the samples must not depend on the scheduling of threads.
         writer = functools.partial(LogWriter, background=False)
-        patches.enter_context(mock.patch.object(recorder, "LogWriter", writer))
+        patches.enter_context(mock.patch.object(log_series, "LogWriter", writer))
         patches.enter_context(
             mock.patch.multiple(
                 provenance, describe_runtime=lambda: RUNTIME, hostname=lambda: "sample"

@@ -401,7 +401,8 @@ def test_forked_child_cannot_write_its_parents_log(tmp_path: Path) -> None:
     def step_in_child() -> None:
         env.step(1)
         env.flush()
-        env.reset()
+        with pytest.warns(RuntimeWarning, match="its process was forked"):
+            env.reset()
         env.step(1)
         env.close()
 

@@ -139,7 +139,7 @@ def recorded(
     recording = trajrec.record(env, folder, **options)
     play(recording, n_steps, seed=seed)
     reader = LogReader(recording.path)
-    return [Episode(reader, number) for number in range(recording.recorder._episode + 1)]
+    return [Episode(reader, number) for number in range(recording.recorder._episodes.number + 1)]
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
-from zlib import crc32
-
-import msgspec
-import numpy as np
 
 from trajrec.log.columns import Packer
 from trajrec.log.events import Redaction
 from trajrec.log.items import (
-    IRREGULAR,
     Entry,
     Item,
     Position,
@@ -30,19 +25,13 @@ from trajrec.log.writer import LogWriter
 from trajrec.recording.blocks import BLOCK_ROWS, Block
 from trajrec.recording.fast_steps import AddStep, make_add_step
 from trajrec.recording.item_journal import ItemJournal
-from trajrec.recording.options import DIGESTED, StoredStates
-from trajrec.recording.step_fields import Field, MisfitError, Take
+from trajrec.recording.options import StoredStates
+from trajrec.recording.step_fields import MisfitError
 from trajrec.recording.step_redaction import StepRedaction
+from trajrec.recording.step_takes import StepTakes
 from trajrec.redaction.redactor import Redactor
-from trajrec.types import Action, Info, Observation, Value
-from trajrec.values import codec
-from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, state_check, state_key
-
-# A few infos of another kind than the first are exceptions. If there are more, and they are a
-# quarter of all, keys come and go: then each info is encoded at once, without an attempt that
-# mostly fails.
-_FEW_INFOS = 8
-_MISFIT_SHARE = 4
+from trajrec.types import Action, Observation, Value
+from trajrec.values.digest import CHECK_BYTES, KEY_BYTES
 
 _DIGEST_BYTES: dict[StoredStates, Literal[3, 8]] = {"digest": CHECK_BYTES, "key": KEY_BYTES}
 
@@ -50,17 +39,20 @@ NO_EPISODE = -1
 RESETTING = -2
 UNFINISHED = -3
 NOT_RECORDED = -4
+SKIPPED = -5
 """Values of `StepBuffer.begun` outside of a step: no episode is open, a reset has begun and not
-ended, so has another call, and nothing is recorded any more."""
+ended, so has another call, nothing is recorded any more, and this episode is not recorded."""
+
+BETWEEN_CALLS = (NO_EPISODE, NOT_RECORDED, SKIPPED)
+"""Values of `StepBuffer.begun` outside of an episode, if each call that has begun has ended."""
 
 
 class StepBuffer:
     """Takes the values of steps, appends them as items, and is drained by the log's writer.
 
     A step is one item. If an exception interrupts it earlier, it leaves no trace here but `begun`,
-    by which the next call of the recorder notices. The first value of a field decides how the field
-    is kept. If a later one does not fit (MisfitError), `refit` begins a new block in which that
-    field is kept as encoded values.
+    by which the next call of the recorder notices. If a value does not fit its field (MisfitError),
+    `refit` begins a new block, in which that field is kept as encoded values.
 
     Args:
         stored_states: Which states the log has.
@@ -77,17 +69,8 @@ class StepBuffer:
         begun: None between two steps of an episode, inside of a step the number of its item, else
             one of the constants above.
         action: The action of the step that has begun last.
-        has_pixels: Whether rows are changes of the rows before.
-        take_action: Returns an action's part of a row.
-        take_obs: Returns an observation's part of a row.
-        take_reward: Returns a reward's part of a row.
-        take_state: Reads the state, and returns its part of a row.
+        takes: Takes the values of a step.
     """
-
-    take_action: Take
-    take_obs: Take
-    take_reward: Take
-    take_state: Callable[[], Any]
 
     def __init__(
         self,
@@ -104,24 +87,13 @@ class StepBuffer:
         self.rows: list[Item] = self.block.rows
         self.number = 0
         self.limit = self.block.first_number + BLOCK_ROWS - 1
-        self.has_pixels = False
         self.add_step: AddStep = self.add_values
-        self._stored_states = stored_states
-        self._capture = capture
         self._clock_ns = clock_ns
         self._redaction = StepRedaction(redactor)
         self._writer: LogWriter
         self._journal: ItemJournal
         self._waiting: list[Block] = []
-        self._fields: dict[str, Field] = {}
-        self._n_infos = 0
-        self._n_misfit_infos = 0
-        # Of infos and of states that are kept whole now and then: those that are encoded whole.
-        self._whole: set[str] = set()
-        self.take_action = self._first_take("action")
-        self.take_obs = self._first_take("obs")
-        self.take_reward = self._first_take("reward")
-        self.take_state = self._state_taker()
+        self.takes = StepTakes(self, stored_states, capture, self._redaction)
 
     def attach(self, writer: LogWriter) -> None:
         """Let a writer write the items from now on."""
@@ -138,6 +110,11 @@ class StepBuffer:
         """The number of the next item."""
         return self.block.next_number
 
+    @property
+    def has_pixels(self) -> bool:
+        """Whether rows are changes of the rows before."""
+        return self.takes.has_pixels
+
     def add_values(self, action_part: Any, obs: Observation, reward: Value, number: int) -> None:
         """Add a step that goes on, of values that fit their fields.
 
@@ -145,7 +122,8 @@ class StepBuffer:
             MisfitError: A value does not fit its field. Nothing was added.
             LogWriteError: As for `add_encoded`.
         """
-        row = (action_part, self.take_obs(obs), self.take_reward(reward), self.take_state())
+        takes = self.takes
+        row = (action_part, takes.obs(obs), takes.reward(reward), takes.state())
         self.add_encoded(encode_row(row), number)
 
     def add_encoded(self, row: bytes, number: int) -> None:
@@ -183,7 +161,7 @@ class StepBuffer:
         if begun is None:
             self.end_call()
 
-    def _clean_action(self, name: str, action: Action) -> Action:
+    def clean_action(self, name: str, action: Action) -> Action:
         """Return an action without secrets. Its step is not begun yet."""
         action = self._redaction.clean(name, action)
         if self._redaction.counts:
@@ -209,53 +187,27 @@ class StepBuffer:
 
     def add_reset(self, obs: Value, episode: int, first_step: int) -> None:
         """Add the first observation of an episode, or of a fork's steps, and the state."""
+        takes = self.takes
         try:
-            obs_part = self.take_obs(obs)
-            state_part = self.take_state()
+            obs_part = takes.obs(obs)
+            state_part = takes.state()
         except MisfitError:
-            values = {"obs": obs}
-            if self._stored_states == "every" and self._capture is not None:
-                values["state"] = self._capture()
-            self.refit(**values)
-            obs_part = self.take_obs(obs)
-            state_part = self.take_state()
-        row = (None, obs_part, None, state_part, None, self._whole_state())
+            self.refit(obs=obs)
+            obs_part = takes.obs(obs)
+            state_part = takes.state()
+        row = (None, obs_part, None, state_part, None, takes.whole_state())
         reset = make_reset(row, episode, first_step)
         self._add_other(reset, ROW, reset.row)
         if self._redaction.counts:
             self.add_redactions()
 
-    def take_extras(self, info: Info, *, with_state: bool) -> tuple[Any, ...]:
-        """Return the fields that most rows do not have: the info and the whole state, or none."""
-        info_part = self._take_info(info) if info else None
-        state_part = self._whole_state() if with_state else None
-        if info_part is None and state_part is None:
-            return ()
-        return (info_part, state_part)
-
     def refit(self, **values: Value) -> None:
-        """Begin a block that these values of the current step fit.
+        """Begin a block that the state and these values of the current step fit.
 
         Fields whose value does not fit are kept as encoded values from now on.
         """
-        for name, value in values.items():
-            field = self._fields.get(name)
-            if field is not None and not _is_fitting(field, value):
-                self._whole.add(name)
-                del self._fields[name]
-                self.add_step = self.add_values
-                if name == "state":
-                    self.take_state = self._state_taker()
-                else:
-                    setattr(self, f"take_{name}", self._first_take(name))
+        self.takes.find_misfits(values)
         self.next_block()
-
-    def refit_step(self, obs: Value, reward: Value) -> None:
-        """Begin a block that the values of a step fit, which it is the first of."""
-        values = {"obs": obs, "reward": reward}
-        if self._stored_states == "every" and self._capture is not None:
-            values["state"] = self._capture()
-        self.refit(**values)
 
     def next_block(self) -> None:
         """Hand the block over to the writer and begin the next one.
@@ -275,22 +227,18 @@ class StepBuffer:
             # If the switch is interrupted, the next call does it again.
             self.begun = UNFINISHED
         old = self.block
-        # Infos, and states that are kept whole now and then, are fitted to their first value in each
-        # block.
-        fitted_anew = {"info", "state"} if old.layout.digest_bytes else {"info"}
-        self._fields = {
-            name: field for name, field in self._fields.items() if name not in fitted_anew
-        }
-        layouts = {name: field.layout for name, field in self._fields.items()}
-        block = Block(old.next_number, old.position(), RowLayout(layouts, old.layout.digest_bytes))
+        takes = self.takes
+        takes.drop_outdated()
+        layout = RowLayout(takes.layouts, old.layout.digest_bytes)
+        block = Block(old.next_number, old.position(), layout)
         self._journal.layout_changed()
         # Before `block` is replaced: the flusher must not see the new block before the old one.
         self._waiting.append(old)
         self.block = block
         self.rows = block.rows
         self.limit = block.first_number + BLOCK_ROWS - 1
-        for field in self._fields.values():
-            field.begin_block()
+        takes.begin_block()
+        self._choose_add_step()
         if begun is None:
             self.end_call()
 
@@ -343,126 +291,17 @@ class StepBuffer:
         self._waiting.clear()
         self.limit = 0
 
-    def _first_take(self, name: str) -> Take:
-        """Return a `take` for the first value of a field, which replaces itself."""
-
-        def take_first(value: Value) -> Any:
-            take = self._add_field(name, value).take
-            setattr(self, f"take_{name}", take)
-            return take(value)
-
-        return take_first
-
-    def _add_field(self, name: str, value: Value) -> Field:
-        """Add a field fitted to its first value, which is not taken yet."""
-        redaction = self._redaction
-        text = redaction.rule(name, value, self._clean_action if name == "action" else None)
-        if text.clean is not None:
-            value = redaction.example(name, value)
-        field = self._fields[name] = Field(name, value, whole=name in self._whole, text=text)
-        self.has_pixels = self.has_pixels or field.has_pixels
-        layout = self.block.layout
-        fields = {**layout.fields, name: field.layout}
+    def field_added(self) -> None:
+        """Note that `takes` has one more field."""
         self._journal.layout_changed()
-        self.block.layout = RowLayout(fields, layout.digest_bytes)
+        self.block.layout = RowLayout(self.takes.layouts, self.block.layout.digest_bytes)
+        self._choose_add_step()
+
+    def _choose_add_step(self) -> None:
+        layouts = self.takes.layouts
         # The fast way knows nothing of secrets.
-        has_secrets = any(field.take is not field.fit for field in self._fields.values())
         self.add_step = (
             self.add_values
-            if has_secrets
-            else make_add_step(self, self._journal, fields.get("obs"), fields.get("reward"))
+            if self.takes.may_have_secrets
+            else make_add_step(self, self._journal, layouts.get("obs"), layouts.get("reward"))
         )
-        return field
-
-    def _state_taker(self) -> Callable[[], Any]:
-        capture = self._capture
-        if capture is None:
-            return lambda: None
-        if self._stored_states in DIGESTED:
-            return self._digest_taker(capture)
-        field = self._fields.get("state")
-        if field is not None:
-            take = field.take
-            return lambda: take(capture())
-
-        def take_first() -> Any:
-            value = capture()
-            self._add_field("state", value)
-            self.take_state = self._state_taker()
-            return self._fields["state"].take(value)
-
-        return take_first
-
-    def _digest_taker(self, capture: Callable[[], Value]) -> Callable[[], int]:
-        """Return a function that digests the state."""
-        has_keys = self._stored_states == "key"
-        digest = state_key if has_keys else state_check
-
-        def take_digest() -> int:
-            return digest(capture())
-
-        def take_first() -> int:
-            value = capture()
-            is_array = type(value) is np.ndarray and value.dtype.kind in "iuf"
-            is_fast = is_array and not has_keys
-            self.take_state = _array_check_taker(capture, value) if is_fast else take_digest
-            return digest(value)
-
-        return take_first
-
-    def _whole_state(self) -> Any:
-        """Return the whole state's part of a row if states are digested, else None."""
-        if self._stored_states not in DIGESTED or self._capture is None:
-            return None
-        state = self._capture()
-        field = self._fields.get("state") or self._add_field("state", state)
-        try:
-            return field.take(state)
-        except MisfitError:
-            # This state is not kept whole. Its digest is stored in any case.
-            self._whole.add("state")
-            return None
-
-    def _take_info(self, info: Info) -> Any:
-        """Return an info's part of a row: in columns if it is of the first one's kind."""
-        self._n_infos += 1
-        field = self._fields.get("info")
-        if field is None:
-            field = self._add_field("info", info)
-        try:
-            return field.take(info)
-        except MisfitError:
-            self._n_misfit_infos += 1
-            if (
-                self._n_misfit_infos > _FEW_INFOS
-                and _MISFIT_SHARE * self._n_misfit_infos > self._n_infos
-            ):
-                self._whole.add("info")
-            info = self._redaction.clean("info", info)
-            return msgspec.msgpack.Ext(IRREGULAR, codec.encode(info, opaque=True))
-
-
-def _array_check_taker(capture: Callable[[], Value], first: Value) -> Callable[[], int]:
-    """Return a function that checks states which are contiguous arrays of one dtype."""
-    ndarray = np.ndarray
-    dtype = first.dtype
-
-    def take_check() -> int:
-        value = capture()
-        # For such states `state_check` comes down to the CRC-32, whose low bits packing keeps.
-        try:
-            is_like_first = type(value) is ndarray and value.dtype is dtype
-            return crc32(value) if is_like_first else state_check(value)
-        except (TypeError, ValueError):
-            return state_check(value)
-
-    return take_check
-
-
-def _is_fitting(field: Field, value: Value) -> bool:
-    """Return whether a field takes a value. It is tried in a block that ends here."""
-    try:
-        field.fit(value)
-    except MisfitError:
-        return False
-    return True

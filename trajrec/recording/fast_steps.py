@@ -15,7 +15,8 @@ import numpy as np
 from trajrec.log.items import FieldLayout, Item, encode
 from trajrec.log.journal import PACK_INTO, SMALL
 from trajrec.recording.item_journal import ItemJournal
-from trajrec.recording.step_fields import MisfitError, Take
+from trajrec.recording.step_fields import MisfitError
+from trajrec.recording.step_takes import StepTakes
 from trajrec.types import Observation, Value
 
 AddStep: TypeAlias = Callable[[Any, Observation, Value, int], None]
@@ -29,15 +30,16 @@ class StepTarget(Protocol):
         rows: The items of the present block.
         number: The number of the next item.
         begun: See `StepBuffer.begun`.
-        take_reward: Returns a reward's part of a row.
-        take_state: Reads the state, and returns its part of a row.
     """
 
     rows: list[Item]
     number: int
     begun: int | None
-    take_reward: Take
-    take_state: Callable[[], Any]
+
+    @property
+    def takes(self) -> StepTakes:
+        """Takes the values of a step."""
+        ...
 
     def add_values(self, action_part: Any, obs: Observation, reward: Value, number: int) -> None:
         """Add a step of any values that fit their fields."""
@@ -67,6 +69,7 @@ def make_add_step(
     leaf = obs_layout.leaves[0]
     if leaf.kind != "array":
         return target.add_values
+    takes = target.takes
     ndarray = np.ndarray
     dtype = np.dtype(leaf.dtype)
     shape = leaf.shape
@@ -82,9 +85,9 @@ def make_add_step(
             or (obs.dtype is not dtype and obs.dtype != dtype)
         ):
             raise MisfitError
-        reward_part = reward if type(reward) is plain_type else target.take_reward(reward)
+        reward_part = reward if type(reward) is plain_type else takes.reward(reward)
         try:
-            content = encode((action_part, obs.tobytes(), reward_part, target.take_state()))
+            content = encode((action_part, obs.tobytes(), reward_part, takes.state()))
         except (OverflowError, UnicodeEncodeError):
             target.add_values(action_part, obs, reward, number)
             return

@@ -26,12 +26,15 @@ class BlockSource(Protocol):
     Attributes:
         block: The block that is being filled.
         limit: The block ends with the item that has this number.
-        has_pixels: Whether rows are changes of the rows before. Such a row cannot begin a half.
     """
 
     block: Block
     limit: int
-    has_pixels: bool
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether rows are changes of the rows before. Such a row cannot begin a half."""
+        ...
 
     def begin_block(self) -> None:
         """Begin the next block."""

@@ -44,6 +44,11 @@ class RecordOptions(TypedDict, total=False):
         durability: "process" (the default): every step that returned survives the end of the
             process by any signal. "machine": an ended episode also survives a power failure,
             because the log is forced to the disk at each end of an episode.
+        every: Record the first of so many episodes, and no other. The others cost nothing.
+        max_bytes: The most bytes that the recorder's log may take, with `keep_last` all of its logs
+            together. Before it would take more, it is sealed, and `on_full` decides what follows.
+        keep_last: Keep at least the last so many episodes. The recorder begins a new log after a
+            quarter of so many, and deletes its own logs of which all episodes are older.
         redact: Whether to keep secrets out of the log (the default), or the `Redactor` that does
             so. Numbers and arrays of numbers are never searched. False suits environments that
             hold no secrets, and whose texts must be stored as they are.
@@ -55,6 +60,9 @@ class RecordOptions(TypedDict, total=False):
     interface: Mapping[str, Value] | None
     on_full: OnFull
     durability: Durability
+    every: int
+    max_bytes: int | None
+    keep_last: int | None
     redact: bool | Redactor
 
 
@@ -72,6 +80,18 @@ class LogOrigin(NamedTuple):
     name: str | None = None
     clock_ns: Callable[[], int] | None = None
     parent: Header | None = None
+
+
+def check_volume(*, every: int, max_bytes: int | None, keep_last: int | None) -> None:
+    """Check the options that limit the volume of a recording.
+
+    Raises:
+        ValueError: One of them is below 1.
+    """
+    limits = {"every": every, "max_bytes": max_bytes, "keep_last": keep_last}
+    for name, value in limits.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value!r}")
 
 
 def check_keep_states(keep_states: KeepStates) -> None:

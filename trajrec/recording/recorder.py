@@ -16,26 +16,20 @@ import msgspec
 from trajrec.envstate.adapters import choose_adapter
 from trajrec.envstate.generators import generator_state
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
-from trajrec.log.events import Redaction
-from trajrec.log.items import encode_row
-from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
-from trajrec.log.writer import Durability, LogWriter, OnFull
+from trajrec.log.schema import EpisodeStart, Fork
+from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Verifier
-from trajrec.recording.buffer import (
-    NO_EPISODE,
-    NOT_RECORDED,
-    RESETTING,
-    UNFINISHED,
-    StepBuffer,
-)
-from trajrec.recording.episode_events import check_events, failure_event
-from trajrec.recording.keyframe_schedule import KeyframeSchedule
-from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions
+from trajrec.recording.buffer import NOT_RECORDED, SKIPPED, StepBuffer
+from trajrec.recording.episode_writer import EpisodeWriter, StepResult
+from trajrec.recording.log_series import LogSeries
+from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions, check_volume
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
 from trajrec.values import codec
+
+_EMPTY_INFO = codec.encode({})
 
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -52,12 +46,15 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         interface: The interface of the run, as plain data.
         on_full: "stop-recording" or "raise", if the log cannot be written.
         durability: "process" or "machine".
+        every: Record the first of so many episodes, and no other.
+        max_bytes: The most bytes that the log may take.
+        keep_last: Keep the last so many episodes, and delete older ones.
         redact: Whether to keep secrets out of the log, or the `Redactor` that does so.
 
     `RecordOptions` explains the options from `checks` on.
 
     Attributes:
-        path: The log file.
+        path: The log file; with `keep_last` the one that is written.
         episode_id: The id of the current or last episode, None before the first reset.
 
     Raises:
@@ -80,23 +77,23 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         interface: Mapping[str, Value] | None = None,
         on_full: OnFull = "stop-recording",
         durability: Durability = "process",
+        every: int = 1,
+        max_bytes: int | None = None,
+        keep_last: int | None = None,
         redact: bool | Redactor = True,
     ) -> None:
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
+        check_volume(every=every, max_bytes=max_bytes, keep_last=keep_last)
         super().__init__(env)
         self._checks = tuple(checks)
         self._adapter = choose_adapter(env, state)
-        self._capture = None if self._adapter is None else self._adapter.capture
         self._clock_ns = self._origin.clock_ns or time.time_ns
-        self._episode = -1
-        self._has_failed = False
-        # The end of an episode whose last step is recorded: (ending, terminated, truncated).
-        self._due_end: tuple[Ending, bool, bool] | None = None
-        self._keyframes = KeyframeSchedule(env)
+        self._every = every
+        self._n_resets = 0
+        self._is_closed = False
+        self._has_warned_of_end = False
         self._redactor = as_redactor(redact)
-        # Number of secrets in the options and the info of the last reset.
-        self._reset_secrets: dict[str, int] = {}
         header = recorder_header(
             env,
             self._adapter,
@@ -105,37 +102,64 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             interface=interface,
             redactor=self._redactor,
         )
-        self._log_id = header.log_id
-        self.path = Path(folder) / f"{self._origin.name or header.log_id}.trj"
+        self._stored_states = header.state.keep
+        self._logs = LogSeries(
+            Path(folder),
+            header,
+            name=self._origin.name,
+            on_full=on_full,
+            durability=durability,
+            max_bytes=max_bytes,
+            keep_last=keep_last,
+        )
+        self._open_log()
+
+    def _open_log(self) -> None:
+        """Open the first log, or the next one."""
+        capture = None if self._adapter is None else self._adapter.capture
         # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
         # hook, and a step makes many.
-        self._buffer = StepBuffer(header.state.keep, self._capture, self._clock_ns, self._redactor)
-        self._writer = LogWriter(
-            self.path, header, self._buffer, on_full=on_full, durability=durability
+        buffer = StepBuffer(self._stored_states, capture, self._clock_ns, self._redactor)
+        writer = self._logs.open(buffer)
+        buffer.attach(writer)
+        self._episodes = EpisodeWriter(
+            self.env,
+            buffer,
+            writer,
+            checks=self._checks,
+            capture=capture,
+            clock_ns=self._clock_ns,
+            redactor=self._redactor,
         )
-        self._buffer.attach(self._writer)
+        self._writer = writer
+        self._buffer = buffer
+
+    @property
+    def path(self) -> Path:
+        """The log file; with `keep_last` the one that is written."""
+        return self._writer.path
 
     @property
     def episode_id(self) -> str | None:
-        """Id of the current or last episode; None before the first reset."""
-        return None if self._episode < 0 else episode_id(self._log_id, self._episode)
+        """Id of the current or last recorded episode; None before the first."""
+        return self._episodes.id
 
     @property
     def is_open(self) -> bool:
         """Whether an episode is being recorded: a reset has begun it, and no step has ended it."""
-        return self._buffer.position.is_open and self._due_end is None
+        return self._episodes.is_open
 
-    def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
+    def step(self, action: Action) -> StepResult:
         """Step the environment and record the step; an exception is recorded, then raised again."""
         buffer = self._buffer
         if buffer.begun is not None:
             return self._step_otherwise(action)
         try:
             # Before the environment gets it: some clip or scale actions in place.
-            action_part = buffer.take_action(action)
+            action_part = buffer.takes.action(action)
         except MisfitError:
             buffer.refit(action=action)
-            action_part = buffer.take_action(action)
+            action_part = buffer.takes.action(action)
         except EncodeError as exc:
             raise self._located(exc) from None
         number = buffer.number
@@ -144,83 +168,40 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         try:
             obs, reward, terminated, truncated, info = result = self.env.step(action)
         except BaseException as exc:
-            self._step_failed(action, exc, "env")
+            self._episodes.fail_step(action, exc, "env")
             raise
         try:
             try:
                 # Most steps have an empty info, and need no whole state beside its digest.
                 if info or terminated or truncated or number == buffer.block.first_number:
-                    self._add_special_step(action_part, result)
+                    self._episodes.add_special_step(action_part, result)
                 else:
                     buffer.add_step(action_part, obs, reward, number)
             except MisfitError:
-                buffer.refit_step(obs, reward)
-                self._add_special_step(action_part, result)
+                buffer.refit(obs=obs, reward=reward)
+                self._episodes.add_special_step(action_part, result)
         except BaseException as exc:
             if buffer.next_number > number:
                 # The step is recorded, and then something else was interrupted.
                 raise
             # An interrupt too: the environment has made the step, so the log must count it.
-            self._step_failed(action, exc, "scaffold")
+            self._episodes.fail_step(action, exc, "scaffold")
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
             raise
         if number >= buffer.limit:
-            self._end_block()
+            self._episodes.end_block()
         return result
 
-    def _add_special_step(
-        self, action_part: Any, result: tuple[Observation, Any, bool, bool, Info]
-    ) -> None:
-        """Record a step with an info, the first one of a block, or the last of an episode."""
-        buffer = self._buffer
-        obs, reward, terminated, truncated, info = result
-        is_over = bool(terminated or truncated)
-        is_first = buffer.next_number == buffer.block.first_number
-        row = (
-            action_part,
-            buffer.take_obs(obs),
-            buffer.take_reward(reward),
-            buffer.take_state(),
-            *buffer.take_extras(info, with_state=is_over or is_first),
-        )
-        if is_over:
-            # Before the row: if an exception comes in between, the next call ends the episode.
-            ending: Ending = "terminated" if terminated else "truncated"
-            self._due_end = (ending, bool(terminated), bool(truncated))
-            buffer.add_last_row(row)
-            self._end_due()
-        else:
-            buffer.add_encoded(encode_row(row), buffer.next_number)
-
-    def _step_otherwise(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
+    def _step_otherwise(self, action: Action) -> StepResult:
         """Step outside of a recorded episode, or after a call that was interrupted."""
-        self._mend()
-        if self._buffer.begun == NOT_RECORDED:
+        self._episodes.mend()
+        begun = self._buffer.begun
+        if begun is None:
+            return self.step(action)
+        if begun in (NOT_RECORDED, SKIPPED):
             return self.env.step(action)
-        if self._buffer.begun is not None:
-            raise self._not_open()
-        return self.step(action)
-
-    def _mend(self) -> None:
-        """Complete the record of a call that an exception has broken off.
-
-        An exception may come at any point, for instance by Ctrl-C, also while another one is being
-        recorded. The call that it has interrupted may have left a step unrecorded.
-        """
-        buffer = self._buffer
-        begun = buffer.begun
-        if begun is None or begun in (NO_EPISODE, NOT_RECORDED):
-            return
-        buffer.resume()
-        if begun >= buffer.next_number:
-            self._due_end = None
-            self._add_failure(_BrokenOffError(), buffer.action, "scaffold")
-        if self._due_end is not None:
-            self._end_due()
-        else:
-            is_running = buffer.position.is_open and begun != RESETTING
-            buffer.end_call(None if is_running else NO_EPISODE)
+        raise self._not_open()
 
     def reset(
         self, *, seed: int | None = None, options: JsonObject | None = None
@@ -232,6 +213,11 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         if not self._begin_call():
             return self.env.reset(seed=seed, options=options)
+        n_resets = self._n_resets
+        self._n_resets += 1
+        if n_resets % self._every:
+            self._buffer.begun = SKIPPED
+            return self.env.reset(seed=seed, options=options)
         rng_data = None
         origin: Literal["caller", "recorder", "none"] = "caller"
         if seed is None:
@@ -241,33 +227,35 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 # 31 bits, so that the seed fits into a signed 32-bit integer of a simulator in C.
                 seed = secrets.randbits(31)
                 origin = "recorder"
-        self._episode += 1
-        self._has_failed = False
         options_data = None
-        self._reset_secrets = {}
+        n_secrets: dict[str, int] = {}
         if options is not None:
-            cleaned, self._reset_secrets["options"] = self._redactor.redacted(options)
+            cleaned, n_secrets["options"] = self._redactor.redacted(options)
             options_data = codec.encode(cleaned, where="reset options", opaque=True)
+        episodes = self._episodes
         start = EpisodeStart(
-            episode=self._episode,
+            episode=episodes.new_episode(),
             time_ns=self._clock_ns(),
             seed=seed,
             seed_origin=origin,
             options_data=options_data,
             rng_data=rng_data,
             info_data=_EMPTY_INFO,
+            extra_data=None if self._every == 1 else codec.encode({"reset": n_resets}),
         )
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except BaseException as exc:
-            self._reset_failed(start, "reset", exc)
+            episodes.fail_reset(start, "reset", exc, n_secrets=n_secrets)
             raise
         try:
-            cleaned, self._reset_secrets["info"] = self._redactor.redacted(info)
+            cleaned, n_secrets["info"] = self._redactor.redacted(info)
             info_data = codec.encode(cleaned, opaque=True)
-            self._begin(msgspec.structs.replace(start, info_data=info_data), obs)
+            episodes.begin(
+                msgspec.structs.replace(start, info_data=info_data), obs, n_secrets=n_secrets
+            )
         except BaseException as exc:
-            self._reset_failed(start, "state", exc)
+            episodes.fail_reset(start, "state", exc, n_secrets=n_secrets)
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
             raise
@@ -283,11 +271,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         if not self._begin_call():
             return
-        self._episode += 1
-        self._has_failed = False
-        own_start = msgspec.structs.replace(start, episode=self._episode, time_ns=self._clock_ns())
-        self._reset_secrets = {}
-        self._begin(own_start, obs, msgspec.structs.replace(fork, episode=self._episode))
+        number = self._episodes.new_episode()
+        own_start = msgspec.structs.replace(start, episode=number, time_ns=self._clock_ns())
+        own_fork = msgspec.structs.replace(fork, episode=number)
+        self._episodes.begin(own_start, obs, n_secrets={}, fork=own_fork)
 
     def _begin_call(self) -> bool:
         """End the episode before, and return whether the next one is recorded.
@@ -296,20 +283,43 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             LogWriteError: The log cannot be written, and `on_full` is "raise".
         """
         self._writer.raise_error()
-        self._mend()
-        if not self._buffer.check_writer():
-            return False
-        self._buffer.drop_redactions()
-        if self._buffer.begun != NO_EPISODE and self._buffer.position.is_open:
-            self._end_unfinished()
-        return True
+        self._episodes.mend()
+        self._episodes.end_unfinished()
+        n_episodes = self._episodes.number + 1
+        if not self._is_closed and self._logs.is_done(self._writer, n_episodes):
+            self._begin_log(n_episodes)
+        if self._buffer.check_writer():
+            self._buffer.drop_redactions()
+            return True
+        if self._writer.error is None and not self._has_warned_of_end:
+            self._has_warned_of_end = True
+            warnings.warn(
+                f"{self.path}: the recorder was closed, or its process was forked; "
+                "this episode and later ones are not recorded",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return False
+
+    def _begin_log(self, n_episodes: int) -> None:
+        """Seal the log, and begin the next one.
+
+        Raises:
+            LogWriteError: The next one cannot be created, and `on_full` is "raise".
+        """
+        self._logs.finish(self._writer, n_episodes, self._clock_ns())
+        try:
+            self._open_log()
+        except LogWriteError as exc:
+            self._writer.error = exc
+            self._writer.raise_error()
 
     def close(self) -> None:
         """Seal the log, then close the environment; a second call does nothing."""
+        self._is_closed = True
         try:
-            self._mend()
-            if self._buffer.position.is_open:
-                self._end_unfinished()
+            self._episodes.mend()
+            self._episodes.end_unfinished()
         finally:
             try:
                 self._writer.close()
@@ -333,145 +343,12 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             with suppress(LogWriteError):
                 writer.leave_unsealed()
 
-    def _begin(self, start: EpisodeStart, obs: Observation, fork: Fork | None = None) -> None:
-        """Record the events of a reset or of a fork, and the first observation and state."""
-        buffer = self._buffer
-        buffer.begun = RESETTING
-        # The event before the observation: a reader that sees an episode's rows has seen its start.
-        self._add_start(start)
-        if fork is not None:
-            buffer.add_event(fork)
-        first_step = 0 if fork is None else fork.step
-        buffer.add_reset(obs, self._episode, first_step)
-        self._keyframes.begin_episode(first_step)
-        buffer.end_call()
-
-    def _add_start(self, start: EpisodeStart) -> None:
-        """Record the event of a reset, and the secrets that its options and info had."""
-        self._buffer.add_event(start)
-        for name, n in self._reset_secrets.items():
-            if n:
-                self._buffer.add_event(Redaction(self._episode, -1, name, n))
-
-    def _end_unfinished(self) -> None:
-        """End the episode that a reset, a fork or `close` cuts off."""
-        self._due_end = ("error" if self._has_failed else "abandoned", False, False)
-        self._buffer.begun = UNFINISHED
-        self._end_due()
-
-    def _end_due(self) -> None:
-        """Record the end of the episode, which `_due_end` describes, and judge its last state."""
-        assert self._due_end is not None
-        buffer = self._buffer
-        ending, terminated, truncated = self._due_end
-        position = buffer.position
-        if position.is_open:
-            self._add_end(position.step, ending, terminated, truncated)
-        # Not before: if an exception comes earlier, the next call ends the episode.
-        self._due_end = None
-        # An episode that was cut off has no last state to judge.
-        if self._checks and ending in ("terminated", "truncated"):
-            for event in check_events(
-                self._checks,
-                self.env,
-                episode=self._episode,
-                step=position.step,
-                clock_ns=self._clock_ns,
-                capture=self._capture,
-                redactor=self._redactor,
-            ):
-                buffer.add_event(event)
-        if self._writer.durability == "machine":
-            self._writer.flush()
-        if buffer.next_number > buffer.limit:
-            buffer.next_block()
-        buffer.end_call(NO_EPISODE)
-
-    def _add_end(self, n_steps: int, ending: Ending, terminated: bool, truncated: bool) -> None:
-        self._buffer.add_event(
-            EpisodeEnd(
-                episode=self._episode,
-                time_ns=self._clock_ns(),
-                n_steps=n_steps,
-                ending=ending,
-                terminated=terminated,
-                truncated=truncated,
-            )
-        )
-
-    def _end_block(self) -> None:
-        """End a full block in the middle of an episode, perhaps with a keyframe."""
-        buffer = self._buffer
-        n_steps = buffer.position.step
-        if n_steps >= self._keyframes.due_step:
-            data = self._keyframes.take(n_steps)
-            # A state without its secrets leads nowhere.
-            if data is not None and not self._redactor.redacted(codec.decode(data))[1]:
-                buffer.begun = UNFINISHED
-                buffer.add_event(Keyframe(self._episode, n_steps, data))
-                buffer.end_call()
-        buffer.next_block()
-
-    def _step_failed(
-        self, action: Action, exc: BaseException, origin: Literal["env", "scaffold"]
-    ) -> None:
-        """Record a step without an observation: the environment raised, or the recorder did."""
-        buffer = self._buffer
-        self._add_failure(exc, action, origin)
-        if origin == "scaffold" and buffer.has_pixels:
-            # A change of pixels was perhaps taken that no row has.
-            buffer.begin_block()
-        buffer.end_call()
-
-    def _add_failure(
-        self, exc: BaseException, action: Action, origin: Literal["env", "scaffold"]
-    ) -> None:
-        """Record a step that failed. It counts as a step, because the environment may have moved."""
-        self._has_failed = True
-        self._buffer.drop_redactions()
-        self._buffer.add_event(
-            failure_event(
-                exc,
-                episode=self._episode,
-                step=self._buffer.position.step,
-                time_ns=self._clock_ns(),
-                phase="step",
-                origin=origin,
-                redactor=self._redactor,
-                action_data=self._redactor.encode(action)[0],
-            )
-        )
-
-    def _reset_failed(
-        self, start: EpisodeStart, phase: Literal["reset", "state"], exc: BaseException
-    ) -> None:
-        """Record an episode that never began."""
-        buffer = self._buffer
-        buffer.begun = RESETTING
-        if buffer.has_pixels:
-            buffer.begin_block()
-        if not buffer.position.is_open:
-            self._add_start(start)
-        buffer.add_event(
-            failure_event(
-                exc,
-                episode=self._episode,
-                step=-1,
-                time_ns=self._clock_ns(),
-                phase=phase,
-                origin="env",
-                redactor=self._redactor,
-            )
-        )
-        self._add_end(0, "error", False, False)
-        buffer.end_call(NO_EPISODE)
-
     def _located(self, exc: EncodeError) -> EncodeError:
         where = f"episode {self.episode_id} step {self._buffer.position.step}: {exc.where}"
         return EncodeError(exc.what, where=where)
 
     def _not_open(self) -> EnvContractError:
-        if self._episode < 0:
+        if self._episodes.number < 0:
             return EnvContractError("step before the first reset; call reset first")
         return EnvContractError(
             f"step after the end of episode {self.episode_id}; call reset first"
@@ -489,13 +366,3 @@ def open_recorder(
     recorder._origin = origin
     Recorder.__init__(recorder, env, folder, **options)
     return recorder
-
-
-_EMPTY_INFO = codec.encode({})
-
-
-class _BrokenOffError(Exception):
-    """An exception has broken off the record of a step, so that its values are missing."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)

@@ -80,12 +80,14 @@ class Field:
         take: Returns a value's part of a row: the value of the only leaf, or a tuple of the values
             of all leaves. Raises MisfitError if the value is of another kind than the first one.
         fit: Does the same, but leaves secrets in the value.
+        is_outdated: Whether a value did not fit, so that the next block needs another field.
         has_pixels: Whether a leaf keeps changes from row to row.
     """
 
     def __init__(
         self, name: str, value: Value, *, whole: bool = False, text: TextRule = ANY_TEXT
     ) -> None:
+        self.is_outdated = False
         self._name = name
         self._has_text = text.refused
         self._plain_types = PLAIN_TYPES if text.refused is None else PLAIN_NUMBERS

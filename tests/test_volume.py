@@ -1,0 +1,138 @@
+"""Recordings that are limited: a share of the episodes, a size, the last episodes."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Scripted, run
+
+import trajrec
+from trajrec.corpus.episode import Episode
+from trajrec.errors import LogWriteError
+from trajrec.log.reader import LogReader
+from trajrec.replay import replay_episodes
+from trajrec.values import codec
+
+
+def episodes(folder: Path) -> list[Episode]:
+    with trajrec.open(folder) as corpus:
+        return list(corpus.episodes(order_by="started_at, number"))
+
+
+def test_every_third_episode_is_recorded_and_replays(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, every=3)
+    rewards = []
+    env.action_space.seed(0)
+    for k in range(7):
+        env.reset(seed=4 if k == 0 else None)
+        rewards.append(0.0)
+        is_over = False
+        while not is_over:
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            rewards[-1] += float(reward)
+            is_over = terminated or truncated
+    env.close()
+    recorded = episodes(tmp_path)
+    assert [episode.total_reward for episode in recorded] == rewards[::3]
+    numbers = [codec.decode(e.start.extra_data) for e in recorded if e.start]
+    assert numbers == [{"reset": 0}, {"reset": 3}, {"reset": 6}]
+    with trajrec.open(tmp_path) as corpus:
+        assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
+
+
+def test_skipped_episode_ends_the_one_before(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, every=2)
+    env.reset(seed=0)
+    env.step(0)
+    env.reset()
+    assert not env.is_open
+    env.step(0)
+    env.close()
+    (episode,) = episodes(tmp_path)
+    assert (episode.ending, episode.n_steps) == ("abandoned", 1)
+
+
+def noise(k: int) -> Any:
+    return np.random.default_rng(k + 1).random(50), 1.0, False, k == 99, {}
+
+
+def test_log_stays_below_its_limit_and_training_goes_on(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(noise), tmp_path, max_bytes=100_000)
+    with pytest.warns(RuntimeWarning, match="it has reached max_bytes=100000") as warned:
+        assert run(env, 40) == 4000
+    env.close()
+    assert len(warned) == 1
+    assert 50_000 < env.path.stat().st_size <= 100_000
+    with LogReader(env.path) as reader:
+        assert reader.is_sealed
+        assert not reader.damage
+    recorded = episodes(tmp_path)
+    assert len(recorded) > 1
+    assert all(episode.n_steps == 100 for episode in recorded[:-1])
+
+
+def test_log_at_its_limit_raises_if_the_user_chose_so(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(noise), tmp_path, max_bytes=100_000, on_full="raise")
+    with pytest.raises(LogWriteError, match="it has reached max_bytes=100000"):
+        run(env, 40)
+    with pytest.raises(LogWriteError):
+        env.close()
+    assert env.path.stat().st_size <= 100_000
+
+
+def test_last_episodes_are_kept_and_older_logs_deleted(tmp_path: Path) -> None:
+    other = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    run(other, 1)
+    other.close()
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, keep_last=8)
+    returns = []
+    n_logs = []
+    for k in range(30):
+        env.reset(seed=k)
+        n_steps = 0
+        is_over = False
+        while not is_over:
+            _, _, terminated, truncated, _ = env.step(n_steps // 2 % 2)
+            n_steps += 1
+            is_over = terminated or truncated
+        returns.append((k, n_steps))
+        n_logs.append(len(list(tmp_path.glob("*.trj"))))
+    env.close()
+    assert max(n_logs) <= 7
+    with LogReader(other.path) as reader:
+        assert reader.is_sealed
+    kept = [
+        (e.start.seed, e.n_steps) for e in episodes(tmp_path) if e.start and e.path != other.path
+    ]
+    assert kept == returns[-len(kept) :]
+    assert 8 <= len(kept) <= 10
+    assert not list(tmp_path.glob("*.journal"))
+
+
+@pytest.mark.parametrize("option", ["every", "max_bytes", "keep_last"])
+def test_limit_below_one_is_refused_by_name(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{option} must be at least 1, got 0"):
+        trajrec.record(gym.make("CartPole-v1"), tmp_path, **{option: 0})  # type: ignore[call-overload]
+
+
+def test_audit_and_deleted_logs_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="keep_last deletes logs"):
+        trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=0.5, keep_last=3)
+
+
+def test_episode_after_close_is_not_recorded_with_a_warning(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    run(env, 1)
+    env.close()
+    with pytest.warns(RuntimeWarning, match="the recorder was closed"):
+        env.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step(0)
+        env.reset()
+    assert len(episodes(tmp_path)) == 1

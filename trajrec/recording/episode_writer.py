@@ -1,0 +1,286 @@
+"""Records the episodes of an environment: their resets, special steps, failures and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from trajrec.log.events import Redaction
+from trajrec.log.items import encode_row
+from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
+from trajrec.log.writer import LogWriter
+from trajrec.protocols import Verifier
+from trajrec.recording.buffer import (
+    BETWEEN_CALLS,
+    NO_EPISODE,
+    RESETTING,
+    UNFINISHED,
+    StepBuffer,
+)
+from trajrec.recording.episode_events import check_events, failure_event
+from trajrec.recording.keyframe_schedule import KeyframeSchedule
+from trajrec.redaction.redactor import Redactor
+from trajrec.types import Action, AnyEnv, Info, Observation, Value
+from trajrec.values import codec
+
+StepResult: TypeAlias = tuple[Observation, Any, bool, bool, Info]
+
+
+class EpisodeWriter:
+    """Records the episodes of one environment into one log.
+
+    An exception may come at any point. So each method changes the record by one append at a time,
+    and `mend` completes the record of a call that was broken off.
+
+    Args:
+        env: The environment, with its wrappers.
+        buffer: The buffer of the log.
+        writer: The writer of the log.
+        checks: Verifiers, run at the end of each episode that was not cut off.
+        capture: Returns the state, None if none is recorded.
+        clock_ns: Returns the wall-clock time in ns.
+        redactor: Takes the secrets out of values.
+
+    Attributes:
+        number: The number of the current or last episode, -1 before the first.
+    """
+
+    def __init__(
+        self,
+        env: AnyEnv,
+        buffer: StepBuffer,
+        writer: LogWriter,
+        *,
+        checks: Sequence[Verifier],
+        capture: Callable[[], Value] | None,
+        clock_ns: Callable[[], int],
+        redactor: Redactor,
+    ) -> None:
+        self.number = -1
+        self._env = env
+        self._buffer = buffer
+        self._writer = writer
+        self._checks = tuple(checks)
+        self._capture = capture
+        self._clock_ns = clock_ns
+        self._redactor = redactor
+        self._has_failed = False
+        # The end of an episode whose last step is recorded: (ending, terminated, truncated).
+        self._due_end: tuple[Ending, bool, bool] | None = None
+        self._keyframes = KeyframeSchedule(env)
+
+    @property
+    def id(self) -> str | None:
+        """Id of the current or last episode; None before the first."""
+        return None if self.number < 0 else episode_id(self._writer.header.log_id, self.number)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether an episode has begun and not ended."""
+        return self._buffer.position.is_open and self._due_end is None
+
+    def new_episode(self) -> int:
+        """Return the number of the next episode."""
+        self.number += 1
+        self._has_failed = False
+        return self.number
+
+    def begin(
+        self,
+        start: EpisodeStart,
+        obs: Observation,
+        *,
+        n_secrets: Mapping[str, int],
+        fork: Fork | None = None,
+    ) -> None:
+        """Record the events of a reset or of a fork, and the first observation and state.
+
+        `n_secrets` has the number of secrets that the options and the info of the reset had.
+        """
+        buffer = self._buffer
+        buffer.begun = RESETTING
+        # The event before the observation: a reader that sees an episode's rows has seen its start.
+        self._add_start(start, n_secrets)
+        if fork is not None:
+            buffer.add_event(fork)
+        first_step = 0 if fork is None else fork.step
+        buffer.add_reset(obs, self.number, first_step)
+        self._keyframes.begin_episode(first_step)
+        buffer.end_call()
+
+    def fail_reset(
+        self,
+        start: EpisodeStart,
+        phase: Literal["reset", "state"],
+        exc: BaseException,
+        *,
+        n_secrets: Mapping[str, int],
+    ) -> None:
+        """Record an episode that never began; `n_secrets` is as for `begin`."""
+        buffer = self._buffer
+        buffer.begun = RESETTING
+        if buffer.has_pixels:
+            buffer.begin_block()
+        if not buffer.position.is_open:
+            self._add_start(start, n_secrets)
+        buffer.add_event(
+            failure_event(
+                exc,
+                episode=self.number,
+                step=-1,
+                time_ns=self._clock_ns(),
+                phase=phase,
+                origin="env",
+                redactor=self._redactor,
+            )
+        )
+        self._add_end(0, "error", False, False)
+        buffer.end_call(NO_EPISODE)
+
+    def add_special_step(self, action_part: Any, result: StepResult) -> None:
+        """Record a step with an info, the first one of a block, or the last of an episode."""
+        buffer = self._buffer
+        takes = buffer.takes
+        obs, reward, terminated, truncated, info = result
+        is_over = bool(terminated or truncated)
+        is_first = buffer.next_number == buffer.block.first_number
+        row = (
+            action_part,
+            takes.obs(obs),
+            takes.reward(reward),
+            takes.state(),
+            *takes.extras(info, with_state=is_over or is_first),
+        )
+        if not is_over:
+            buffer.add_encoded(encode_row(row), buffer.next_number)
+            return
+        # Before the row: if an exception comes in between, the next call ends the episode.
+        ending: Ending = "terminated" if terminated else "truncated"
+        self._due_end = (ending, bool(terminated), bool(truncated))
+        buffer.add_last_row(row)
+        self._end_due()
+
+    def fail_step(
+        self, action: Action, exc: BaseException, origin: Literal["env", "scaffold"]
+    ) -> None:
+        """Record a step without an observation: the environment raised, or the recorder did."""
+        buffer = self._buffer
+        self._add_failure(exc, action, origin)
+        if origin == "scaffold" and buffer.has_pixels:
+            # A change of pixels was perhaps taken that no row has.
+            buffer.begin_block()
+        buffer.end_call()
+
+    def end_block(self) -> None:
+        """End a full block in the middle of an episode, perhaps with a keyframe."""
+        buffer = self._buffer
+        n_steps = buffer.position.step
+        if n_steps >= self._keyframes.due_step:
+            data = self._keyframes.take(n_steps)
+            # A state without its secrets leads nowhere.
+            if data is not None and not self._redactor.redacted(codec.decode(data))[1]:
+                buffer.begun = UNFINISHED
+                buffer.add_event(Keyframe(self.number, n_steps, data))
+                buffer.end_call()
+        buffer.next_block()
+
+    def end_unfinished(self) -> None:
+        """End the episode that a reset, a fork or `close` cuts off, if there is one."""
+        if self._buffer.begun != NO_EPISODE and self._buffer.position.is_open:
+            self._due_end = ("error" if self._has_failed else "abandoned", False, False)
+            self._buffer.begun = UNFINISHED
+            self._end_due()
+
+    def mend(self) -> None:
+        """Complete the record of a call that an exception has broken off.
+
+        An exception may come at any point, for instance by Ctrl-C, also while another one is being
+        recorded. The call that it has interrupted may have left a step unrecorded.
+        """
+        buffer = self._buffer
+        begun = buffer.begun
+        if begun is None or begun in BETWEEN_CALLS:
+            return
+        buffer.resume()
+        if begun >= buffer.next_number:
+            self._due_end = None
+            self._add_failure(_BrokenOffError(), buffer.action, "scaffold")
+        if begun == RESETTING and buffer.position.is_open:
+            self._due_end = ("abandoned", False, False)
+        if self._due_end is not None:
+            self._end_due()
+        else:
+            buffer.end_call(None if buffer.position.is_open else NO_EPISODE)
+
+    def _add_start(self, start: EpisodeStart, n_secrets: Mapping[str, int]) -> None:
+        """Record the event of a reset, and the secrets that its options and info had."""
+        self._buffer.add_event(start)
+        for name, n in n_secrets.items():
+            if n:
+                self._buffer.add_event(Redaction(self.number, -1, name, n))
+
+    def _end_due(self) -> None:
+        """Record the end of the episode, which `_due_end` describes, and judge its last state."""
+        assert self._due_end is not None
+        buffer = self._buffer
+        ending, terminated, truncated = self._due_end
+        position = buffer.position
+        if position.is_open:
+            self._add_end(position.step, ending, terminated, truncated)
+        # Not before: if an exception comes earlier, the next call ends the episode.
+        self._due_end = None
+        # An episode that was cut off has no last state to judge.
+        if self._checks and ending in ("terminated", "truncated"):
+            for event in check_events(
+                self._checks,
+                self._env,
+                episode=self.number,
+                step=position.step,
+                clock_ns=self._clock_ns,
+                capture=self._capture,
+                redactor=self._redactor,
+            ):
+                buffer.add_event(event)
+        if self._writer.durability == "machine":
+            self._writer.flush()
+        if buffer.next_number > buffer.limit:
+            buffer.next_block()
+        buffer.end_call(NO_EPISODE)
+
+    def _add_end(self, n_steps: int, ending: Ending, terminated: bool, truncated: bool) -> None:
+        self._buffer.add_event(
+            EpisodeEnd(
+                episode=self.number,
+                time_ns=self._clock_ns(),
+                n_steps=n_steps,
+                ending=ending,
+                terminated=terminated,
+                truncated=truncated,
+            )
+        )
+
+    def _add_failure(
+        self, exc: BaseException, action: Action, origin: Literal["env", "scaffold"]
+    ) -> None:
+        """Record a step that failed. It counts as a step, because the environment may have moved."""
+        self._has_failed = True
+        self._buffer.drop_redactions()
+        self._buffer.add_event(
+            failure_event(
+                exc,
+                episode=self.number,
+                step=self._buffer.position.step,
+                time_ns=self._clock_ns(),
+                phase="step",
+                origin=origin,
+                redactor=self._redactor,
+                action_data=self._redactor.encode(action)[0],
+            )
+        )
+
+
+class _BrokenOffError(Exception):
+    """An exception has broken off the record of a step, so that its values are missing."""
+
+    def __str__(self) -> str:
+        return str(self.__doc__)
