@@ -33,21 +33,32 @@ class Request(NamedTuple):
     ends: list[int]
 
 
+class NewMessages(NamedTuple):
+    """The messages of a request that an earlier one does not have.
+
+    Attributes:
+        base: The earlier call that begins with the most of the messages, -1 if none does.
+        n_common: The number of messages that they have in common.
+        encoded: The other messages.
+        is_redacted: Whether any of those was redacted.
+        last: The requests that later ones are compared with.
+    """
+
+    base: int
+    n_common: int
+    encoded: list[bytes]
+    is_redacted: bool
+    last: list[Request]
+
+
 class Conversation:
     """The messages of an episode's last requests."""
 
     def __init__(self) -> None:
         self._last: list[Request] = []
 
-    def add(
-        self, number: int, messages: Sequence[Value], encode: Encode
-    ) -> tuple[int, int, list[bytes], bool]:
-        """Add the messages of model call `number`.
-
-        Returns:
-            The earlier call that begins with the most of these messages (-1 if none does); how many
-            they have in common; the other messages, encoded; and whether any of those was redacted.
-        """
+    def compare(self, number: int, messages: Sequence[Value], encode: Encode) -> NewMessages:
+        """Compare the messages of model call `number` with those of earlier ones."""
         # Messages are compared as bytes: a prefix of messages is a prefix of their bytes, so
         # bisection finds the number of common ones without comparing message by message.
         body = _body(messages)
@@ -64,22 +75,25 @@ class Conversation:
                 n_common = common
         # A request that continues another one replaces it.
         is_longer = best is not None and n_common == len(best.ends)
-        self._last = [request for request in self._last if not (is_longer and request is best)][
-            1 - REMEMBERED :
-        ]
+        kept = [request for request in self._last if not (is_longer and request is best)]
         ends = best.ends[:n_common] if best is not None else []
         new = accumulate(
             (len(_body([message])) for message in messages[n_common:]),
             initial=ends[-1] if ends else 0,
         )
-        self._last.append(Request(number, body, [*ends, *list(new)[1:]]))
+        request = Request(number, body, [*ends, *list(new)[1:]])
         encoded = [encode(message) for message in messages[n_common:]]
-        return (
-            -1 if best is None else best.number,
-            n_common,
-            [data for data, _ in encoded],
-            any(is_redacted for _, is_redacted in encoded),
+        return NewMessages(
+            base=-1 if best is None else best.number,
+            n_common=n_common,
+            encoded=[data for data, _ in encoded],
+            is_redacted=any(is_redacted for _, is_redacted in encoded),
+            last=[*kept[1 - REMEMBERED :], request],
         )
+
+    def add(self, messages: NewMessages) -> None:
+        """Compare later requests with this one, because it is in the log now."""
+        self._last = messages.last
 
 
 def _body(messages: Sequence[Value]) -> bytes:

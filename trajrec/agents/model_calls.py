@@ -62,9 +62,7 @@ class ModelCallRecorder:
         # Under the lock, because a request refers to the messages of the call before it.
         with self._steps.lock:
             number, attempt, by = self._steps.next_model_call()
-            base, n_common, new, is_redacted = self._conversation.add(
-                number, messages, journal.encode
-            )
+            new = self._conversation.compare(number, messages, journal.encode)
             data, was_redacted = journal.encode({"args": list(args), "kwargs": request})
             journal.add(
                 ModelStart(
@@ -74,15 +72,17 @@ class ModelCallRecorder:
                     time_ns=time.time_ns(),
                     function=_full_name(function),
                     request_data=data,
-                    base=base,
-                    kept=n_common,
-                    messages=new,
+                    base=new.base,
+                    kept=new.n_common,
+                    messages=new.encoded,
                     attempt=attempt,
                     retry_by=by,
-                    is_redacted=is_redacted or was_redacted,
+                    is_redacted=new.is_redacted or was_redacted,
                 ),
-                len(data) + sum(map(len, new)),
+                len(data) + sum(map(len, new.encoded)),
             )
+            # Not before: a later request must not refer to one that an exception has kept out.
+            self._conversation.add(new)
         return number
 
     async def _await(self, number: int, answer: Awaitable[Value]) -> Value:

@@ -53,6 +53,8 @@ class ToolCallRecorder:
         self._steps = steps
         self._is_error = is_error
         self._arguments = ArgumentCheck()
+        # Parts whose changes were read and perhaps not recorded, because an exception came between.
+        self._unfinished: set[str] = set()
 
     def execute(
         self,
@@ -193,13 +195,18 @@ class ToolCallRecorder:
         data = None
         note = ""
         try:
-            changes, digest = part.tracker.update()
+            try:
+                changes, digest = self._read_changes(part)
+            except Exception:
+                # Once more: it may be a signal handler's exception, for instance of a time limit.
+                changes, digest = self._read_changes(part)
         except Exception as exc:  # a world may have any data; a failure to see it is recorded
             journal.fail(position.step, "state", "env", exc)
             self.digests[part.name] = digest = ""
             note = "the state could not be captured"
         else:
             if not changes and digest == self.digests.get(part.name):
+                self._unfinished.discard(part.name)
                 return
             self.digests[part.name] = digest
             if tool is not None and tool.access == "read":
@@ -220,6 +227,16 @@ class ToolCallRecorder:
             note=note,
         )
         journal.add(event, EVENT_BYTES if data is None else len(data))
+        self._unfinished.discard(part.name)
+
+    def _read_changes(self, part: Part) -> tuple[list[Change], str]:
+        """Return the changes of a part since the last ones that were recorded, and the digest."""
+        if part.name not in self._unfinished:
+            self._unfinished.add(part.name)
+            return part.tracker.update()
+        # The tracker may have seen changes that were not recorded.
+        value, digest = part.tracker.begin()
+        return [Change((), MISSING, value)], digest
 
 
 def find_error(result: Value) -> str | None:

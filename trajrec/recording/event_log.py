@@ -221,7 +221,8 @@ class EventLog:
 _open_logs: dict[tuple[int, str], EventLog] = {}
 """Process id and folder -> the log that is written there."""
 
-_open_logs_lock = threading.Lock()
+# Re-entrant: an exception inside of it must not lock its own thread out.
+_open_logs_lock = threading.RLock()
 
 
 def open_event_log(folder: str | Path, on_full: OnFull, durability: Durability) -> EventLog:
@@ -240,7 +241,9 @@ def close_logs() -> None:
     with _open_logs_lock:
         for key in [key for key in _open_logs if key[0] == os.getpid()]:
             with contextlib.suppress(LogWriteError):
-                _open_logs.pop(key).writer.close()
+                _open_logs[key].writer.close()
+            # Not before: after an interrupt the log is closed by the next call.
+            del _open_logs[key]
 
 
 # A child process must not write to the logs that it inherits.

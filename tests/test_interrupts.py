@@ -1,0 +1,453 @@
+"""An exception at any point of recording: no row is lost or halved, and the loop may go on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Scripted
+from tiers import Share, suite
+
+import trajrec
+from trajrec.corpus.episode import Episode
+from trajrec.log.journal import journal_path
+from trajrec.log.reader import LogReader
+from trajrec.recording.event_log import close_logs
+from trajrec.values.diff import is_same
+
+# The recording thread does all work, so that each run has the same instructions.
+pytestmark = pytest.mark.usefixtures("no_flusher")
+
+ROOMS = ("log", "recording", "agents", "tracking")
+PACKAGE = os.path.dirname(trajrec.__file__)
+RECORDING = tuple(os.path.join(PACKAGE, room) + os.sep for room in ROOMS)
+
+
+Row = tuple[Any, Any, Any]
+
+
+class InterruptError(BaseException):
+    """Comes once, at any instruction, as KeyboardInterrupt does."""
+
+
+class TimeLimitError(Exception):
+    """Comes once, at any instruction, as the exception of a time limit does."""
+
+
+class Interrupter:
+    """Counts the instructions of the recorder, and raises at one of them.
+
+    Args:
+        exception: The exception to raise.
+        at: The instruction at which to raise, -1 for none.
+
+    Attributes:
+        n: The instructions so far.
+    """
+
+    def __init__(self, exception: type[BaseException], at: int) -> None:
+        self.exception = exception
+        self.at = at
+        self.n = 0
+        self.where = ""
+
+    def __enter__(self) -> Interrupter:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        # The exception of a finalizer is only reported.
+        code = frame.f_code
+        if not code.co_filename.startswith(RECORDING) or code.co_name == "__del__":
+            return None
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
+        return self._trace_instruction
+
+    def _trace_instruction(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "opcode":
+            self.n += 1
+            if self.n - 1 == self.at:
+                self.where = f"{frame.f_code.co_qualname}:{frame.f_lineno}"
+                raise self.exception
+        return self._trace_instruction
+
+
+class Counted(gym.Wrapper[Any, Any, Any, Any]):
+    """Notes the steps that the environment has made, by the seed of their episode."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.made: dict[int, list[Row]] = {}
+        self.has_ended = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        result = self.env.reset(seed=seed, options=options)
+        assert seed is not None
+        self.seed = seed
+        self.made[seed] = []
+        self.has_ended = False
+        return result
+
+    def step(self, action: Any) -> Any:
+        try:
+            result = self.env.step(action)
+        except RuntimeError:
+            self.made[self.seed].append((action, None, None))
+            raise
+        self.made[self.seed].append((action, np.copy(result[0]), result[1]))
+        self.has_ended = result[2]
+        return result
+
+
+def numbers(k: int) -> Any:
+    return np.array([k, 2 * k], np.float32), float(k), k == N_STEPS - 1, False, {}
+
+
+def infos(k: int) -> Any:
+    info = {"k": k} if k % 2 else {"name": "lamp"}
+    return np.array([k, 2 * k], np.float32), k, k == N_STEPS - 1, False, info
+
+
+def pixels(k: int) -> Any:
+    frame = np.zeros((24, 64), np.uint8)
+    frame[3, max(0, k) : max(0, k) + 4] = 7
+    return frame, 1.0, k == N_STEPS - 1, False, {}
+
+
+def failing(k: int) -> Any:
+    if k == 3:
+        raise RuntimeError("no such step")
+    return numbers(k)
+
+
+def changing(k: int) -> Any:
+    # Another shape after some steps: a new block begins in the middle of a step.
+    return np.zeros(2 + (k >= 4), np.float32), 1.0, k == N_STEPS - 1, False, {}
+
+
+KINDS: dict[str, Callable[[int], Any]] = {
+    "numbers": numbers,
+    "infos": infos,
+    "pixels": pixels,
+    "failing": failing,
+    "changing": changing,
+}
+
+N_STEPS = 8
+"""Steps of each scripted episode."""
+
+FULL_AT = 14
+"""The block ends with the item of this number, in the middle of the second episode."""
+
+
+class Script:
+    """Plays two episodes call by call, and notes the steps that returned.
+
+    Attributes:
+        returned: The steps that returned, by the seed of their episode, if its reset returned.
+    """
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.witness = Counted(Scripted(KINDS[kind]))
+        self.env = trajrec.record(
+            self.witness, folder, state=lambda env: {"k": env.unwrapped.k, "text": "lamp"}
+        )
+        self.env._buffer.limit = FULL_AT
+        self.returned: dict[int, list[Row]] = {}
+        # The seeds of the episodes whose last step returned.
+        self.ended: set[int] = set()
+        self.seed = -1
+        self.is_open = False
+
+    def calls(self) -> Iterator[Callable[[], None]]:
+        """Yield the calls, one of which may be interrupted."""
+        for episode in range(2):
+            yield self.reset
+            for k in range(N_STEPS):
+                yield partial(self.step, k)
+            if episode == 0:
+                yield self.env.flush
+        yield self.env.close
+
+    def reset(self) -> None:
+        self.seed += 1
+        self.is_open = False
+        self.env.reset(seed=self.seed)
+        self.returned[self.seed] = []
+        self.is_open = True
+
+    def step(self, k: int) -> None:
+        if not self.is_open:
+            return
+        try:
+            result = self.env.step(k)
+        except RuntimeError:
+            return
+        self.returned[self.seed].append((k, np.copy(result[0]), result[1]))
+        if result[2]:
+            self.is_open = False
+            self.ended.add(self.seed)
+
+
+def run_interrupted(
+    kind: str, folder: Path, call: int, exception: type[BaseException], at: int
+) -> Interrupter:
+    """Interrupt one call at one instruction, go on, and check the log."""
+    script = Script(kind, folder)
+    interrupter = Interrupter(exception, at)
+    for number, action in enumerate(script.calls()):
+        if number != call:
+            action()
+            continue
+        try:
+            with interrupter:
+                action()
+        except exception:
+            # The last step of an episode may have been interrupted: then no step is made after it.
+            script.is_open = script.is_open and not script.witness.has_ended
+            if not script.is_open and number < N_CALLS - 1:
+                script.reset()
+    script.env.close()
+    check(script)
+    return interrupter
+
+
+N_CALLS = 2 * (1 + N_STEPS) + 2
+
+
+def check(script: Script) -> None:
+    """Check that the log has all steps that returned, each once and whole."""
+    path = script.env.path
+    assert not journal_path(path).exists()
+    with LogReader(path) as reader:
+        assert reader.is_sealed
+        assert not reader.damage
+        numbers = {event.episode for chunk in reader.chunks() for event in chunk.record.events}
+        episodes = [Episode(reader, number) for number in sorted(numbers)]
+        by_seed = {episode.start.seed: episode for episode in episodes if episode.start}
+        assert len(by_seed) == len(episodes)
+        assert all(episode.end is not None for episode in episodes)
+        for seed, returned in script.returned.items():
+            check_episode(
+                by_seed[seed],
+                script.witness.made[seed],
+                returned,
+                has_ended=seed in script.ended,
+            )
+
+
+def check_episode(
+    episode: Episode, made: list[Row], returned: list[Row], *, has_ended: bool
+) -> None:
+    steps = list(episode.steps())
+    assert [step.step for step in steps] == list(range(len(steps)))
+    # Each step that the environment has made counts. One more may, if it was interrupted before.
+    assert 0 <= len(steps) - len(made) <= 1
+    rows = [
+        (step.step, (step.action, step.observation, step.reward))
+        for step in steps
+        if step.failure is None
+    ]
+    for number, row in rows:
+        assert is_same(row, made[min(number, len(made) - 1)]) or is_same(row, made[number - 1])
+    recorded = [row for _, row in rows]
+    assert 0 <= len(recorded) - len(returned) <= 1
+    for row in returned:
+        while not is_same(recorded.pop(0), row):
+            pass
+    if has_ended:
+        assert episode.ending == "terminated"
+    assert len(episode.states) == len(rows) + 1
+
+
+def cases(kind: str, folder: Path) -> list[tuple[int, int]]:
+    """Return all calls of a script, each with each of its instructions."""
+    return [
+        (call, at)
+        for call in range(N_CALLS)
+        for at in range(run_interrupted(kind, folder, call, InterruptError, -1).n)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@suite("log", fixed=60, drawn=400, whole=None)
+def test_exception_at_any_instruction_leaves_a_right_log(
+    share: Share, kind: str, tmp_path: Path
+) -> None:
+    for call, at in share.of(cases(kind, tmp_path)):
+        exception = InterruptError if at % 3 else TimeLimitError
+        try:
+            run_interrupted(kind, tmp_path, call, exception, at)
+        except BaseException as exc:
+            exc.add_note(f"call {call}, instruction {at}, {exception.__name__}")
+            raise
+
+
+class Shelf:
+    """A world with one shelf."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, int] = {}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> str:
+        self.items.clear()
+        self.items["lamp"] = 1
+        return "fill the shelf"
+
+    def tools(self) -> list[trajrec.Tool]:
+        return []
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        if name == "drop":
+            return self.items.pop(arguments["name"])
+        self.items[arguments["name"]] = arguments["n"]
+        return {"items": dict(self.items), "text": "x" * arguments["n"]}
+
+    def watch(self) -> dict[str, int]:
+        return self.items
+
+
+def answer(messages: list[dict[str, str]]) -> dict[str, str]:
+    return {"role": "assistant", "content": f"answer {len(messages)}"}
+
+
+class AgentScript:
+    """Plays one episode of an agent call by call, and notes the calls that returned."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shelf = Shelf()
+        self.ep = trajrec.episode(folder, world=self.shelf, tools=TOOLS, task="shelf")
+        self.messages: list[dict[str, str]] = []
+        self.results: list[Any] = []
+        self.answers: list[Any] = []
+        self.is_open = False
+        self.has_ended = False
+
+    def calls(self) -> Iterator[Callable[[], None]]:
+        """Yield the calls, one of which may be interrupted."""
+        yield self.enter
+        for k in range(3):
+            yield partial(self.ask, f"request {k}")
+            # The results of the last one are stored apart, because they are large.
+            yield partial(self.put, f"item {k}", 200 * k)
+            yield self.fail
+        yield self.leave
+        yield close_logs
+
+    def enter(self) -> None:
+        self.ep.__enter__()
+        self.is_open = True
+
+    def ask(self, text: str) -> None:
+        if self.is_open:
+            self.messages.append({"role": "user", "content": text})
+            reply = self.ep.model(answer, messages=list(self.messages))
+            self.answers.append((list(self.messages), reply))
+            self.messages.append(reply)
+
+    def put(self, name: str, n: int) -> None:
+        if self.is_open:
+            self.results.append(("put", self.ep.call("put", name=name, n=n)))
+
+    def fail(self) -> None:
+        if not self.is_open:
+            return
+        try:
+            self.ep.call("drop", name="nothing")
+        except KeyError:
+            self.results.append(("drop", None))
+
+    def leave(self) -> None:
+        if self.is_open:
+            self.ep.__exit__(None, None, None)
+            self.has_ended = True
+
+
+TOOLS = [trajrec.Tool("put", None, "write"), trajrec.Tool("drop", None, "write")]
+
+N_AGENT_CALLS = 12
+
+
+def run_agent_interrupted(
+    folder: Path, call: int, exception: type[BaseException], at: int
+) -> Interrupter:
+    """Interrupt one call of an agent's episode, go on, and check the log."""
+    script = AgentScript(folder)
+    interrupter = Interrupter(exception, at)
+    for number, action in enumerate(script.calls()):
+        if number != call:
+            action()
+            continue
+        try:
+            with interrupter:
+                action()
+        except exception:
+            continue
+    close_logs()
+    if script.is_open:
+        check_agent(script)
+    return interrupter
+
+
+def check_agent(script: AgentScript) -> None:
+    path = script.ep.path
+    assert not journal_path(path).exists()
+    with LogReader(path) as reader:
+        assert reader.is_sealed
+        assert not reader.damage
+        episode = Episode(reader, 0)
+        transcript = episode.transcript
+        results = []
+        for attempt in transcript.attempts:
+            # An attempt that was interrupted has no end, or one that is no result.
+            if attempt.end is not None and attempt.end.outcome != "cancelled":
+                results.append((attempt.tool, attempt.result))
+        for result in script.results:
+            while not is_same(results.pop(0), result):
+                pass
+        answers = [
+            (call.messages, call.answer) for call in transcript.model_calls if call.end is not None
+        ]
+        for reply in script.answers:
+            while not is_same(answers.pop(0), reply):
+                pass
+        unknown = transcript.history.first_unknown()
+        assert unknown is None, unknown
+        if episode.agent_events and script.results:
+            last = transcript.state(episode.end_step)
+            assert last == {"": script.shelf.items}
+        if script.has_ended:
+            assert episode.ending == "terminated"
+
+
+def agent_cases(folder: Path) -> list[tuple[int, int]]:
+    return [
+        (call, at)
+        for call in range(N_AGENT_CALLS)
+        for at in range(run_agent_interrupted(folder, call, InterruptError, -1).n)
+    ]
+
+
+@suite("log", fixed=100, drawn=1000, whole=None)
+def test_exception_at_any_instruction_of_an_agent_leaves_a_right_log(
+    share: Share, tmp_path: Path
+) -> None:
+    for call, at in share.of(agent_cases(tmp_path)):
+        exception = InterruptError if at % 3 else TimeLimitError
+        try:
+            run_agent_interrupted(tmp_path, call, exception, at)
+        except BaseException as exc:
+            exc.add_note(f"call {call}, instruction {at}, {exception.__name__}")
+            raise
