@@ -127,17 +127,14 @@ def print_tool_calls() -> None:
 def print_vector() -> None:
     """Print the bytes of a step of many environments side by side."""
     folder = scratch_folder()
-    envs = [trajrec.record(gym.make("CartPole-v1"), folder) for _ in range(N_ENVS)]
-    rng = random.Random(0)
-    for seed, env in enumerate(envs):
-        env.reset(seed=seed)
+    envs = gym.vector.SyncVectorEnv(
+        [lambda: trajrec.record(gym.make("CartPole-v1"), folder) for _ in range(N_ENVS)]
+    )
+    envs.reset(seed=0)
+    envs.action_space.seed(0)
     for _ in range(N_VECTOR_STEPS):
-        for env in envs:
-            *_, terminated, truncated, _ = env.step(rng.randrange(2))
-            if terminated or truncated:
-                env.reset()
-    for env in envs:
-        env.close()
+        envs.step(envs.action_space.sample())
+    envs.close()
     size = size_of(folder) / (N_ENVS * N_VECTOR_STEPS)
     print(
         f"{N_ENVS} environments, {N_VECTOR_STEPS} CartPole steps each: {size:.1f} B a step (goal: 24)"

@@ -1,6 +1,6 @@
 """The journal: a small file beside a log that holds each item as soon as it is recorded.
 
-Items reach the log itself in large frames, up to a second later. Until then the journal has them.
+Items reach the log itself in large frames, up to 30 s later. Until then the journal has them.
 It is mapped into memory, so that an item needs no system call: the bytes belong to the kernel as
 soon as they are copied. The end of the process by any signal leaves them there, also while other
 code holds the interpreter's lock.

@@ -1,7 +1,7 @@
 """Writes a log: one file, one writer, append only.
 
 A `LogWriter` takes the pending items of its source as chunks, and hands them to the operating
-system in large frames: the flusher's thread calls it once a second and whenever a block is full
+system in large frames: the flusher's thread calls it whenever a block is full and every 30 s
 (`trajrec.log.flusher`). Until then the journal has the items (`trajrec.log.journal`).
 
 An exception may come at any point. A chunk that was not written then is yielded again by the
