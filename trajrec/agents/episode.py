@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Token
@@ -10,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
-from trajrec.agents.arguments import arguments_of, tool_name
+from trajrec.agents.arguments import arguments_of
 from trajrec.agents.context import (
     EpisodeSession,
     current_episode,
@@ -24,7 +23,7 @@ from trajrec.agents.opening import EpisodeSpec, begin_episode, check_world
 from trajrec.agents.outcomes import AgentEnding, record_check, record_end, record_side_effect
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.tool_calls import IsError, ToolCallRecorder, find_error
-from trajrec.errors import UnknownToolError
+from trajrec.agents.toolbox import Toolbox
 from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
@@ -117,8 +116,7 @@ class AgentEpisode:
         )
         self._log_options = (folder, on_full, durability)
         self._redactor = as_redactor(redact)
-        self._tools = {tool.name: tool for tool in tools}
-        self._functions: dict[str, Callable[..., Value]] = {}
+        self._toolbox = Toolbox(tools)
         self._origin: ForkOrigin | None = None
         self._steps = StepCounter()
         self._recording: _Recording | None = None
@@ -136,7 +134,7 @@ class AgentEpisode:
         log = open_event_log(*self._log_options)
         log.writer.raise_error()
         journal = Journal(log, self._redactor)
-        calls = ToolCallRecorder(journal, self._steps, self._tools, self._spec.is_error)
+        calls = ToolCallRecorder(journal, self._steps, self._toolbox.tools, self._spec.is_error)
         self._recording = _Recording(journal, calls, ModelCallRecorder(journal, self._steps))
         caller = current_episode()
         self._token = enter_episode(self)
@@ -216,9 +214,7 @@ class AgentEpisode:
         Returns:
             A function that records each call of the tool. `call` finds the tool by its name.
         """
-        name = name or tool_name(function)
-        self._functions[name] = function
-        self._tools[name] = Tool(name, schema, access, inspect.getdoc(function) or "")
+        name = self._toolbox.add_function(function, name, schema, access)
 
         def recorded(*args: Value, **kwargs: Value) -> Value:
             arguments = arguments_of(function, args, kwargs)
@@ -235,7 +231,7 @@ class AgentEpisode:
 
     def register_tool(self, tool: Tool) -> None:
         """Describe a tool that is called in another way than by the world or by `tool`."""
-        self._tools[tool.name] = tool
+        self._toolbox.tools[tool.name] = tool
 
     def execute(
         self,
@@ -266,20 +262,16 @@ class AgentEpisode:
                 "a function is called as `ep.tool(function)(...)`"
             )
         execute = self._running().calls.execute
+        run = run or self._toolbox.find(tool, arguments, self.world)
         if run is not None:
             return execute(tool, arguments, run, call_id=call_id)
-        function = self._functions.get(tool)
-        if function is not None:
-            return execute(tool, arguments, lambda: function(**arguments), call_id=call_id)
-        world = self.world
-        if world is not None and tool in self._tools:
-            return execute(tool, arguments, lambda: world.call(tool, arguments), call_id=call_id)
-
-        def refuse() -> Value:
-            names = ", ".join(sorted(self._tools)) or "none"
-            raise UnknownToolError(f"no tool {tool!r}; there are {names}")
-
-        return execute(tool, arguments, refuse, call_id=call_id, invalid="unknown tool")
+        return execute(
+            tool,
+            arguments,
+            lambda: self._toolbox.refuse(tool),
+            call_id=call_id,
+            invalid="unknown tool",
+        )
 
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Call a model and record its request and answer whole.
