@@ -208,6 +208,19 @@ def test_schema_describes_every_table_and_column(
                 assert column in out
 
 
+def test_schema_as_json_counts_the_rows_of_a_folder(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["schema", "--json", str(runs)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    counted = {line["table"]: line["rows"] for line in lines if "table" in line}
+    with trajrec.open(runs) as corpus:
+        for table, n_rows in counted.items():
+            assert corpus.sql(f"SELECT count(*) FROM {table}").fetchall() == [(n_rows,)]
+    assert main(["schema", "--json"]) == 0
+    assert all("rows" not in json.loads(line) for line in capsys.readouterr().out.splitlines())
+
+
 # Ways to damage a corpus.
 
 

@@ -133,8 +133,10 @@ def describe(arguments: argparse.Namespace) -> ExitStatus:
             status = report_problems(corpus)
     for table in TABLES:
         if arguments.json:
+            counted = {"rows": counts[table.name]} if counts else {}
             for name, kind, meaning in table.columns:
-                print_json({"table": table.name, "column": name, "type": kind, "meaning": meaning})
+                line = {"table": table.name, "column": name, "type": kind, "meaning": meaning}
+                print_json(line | counted)
             continue
         n_rows = f", {counts[table.name]} rows" if table.name in counts else ""
         print(f"{table.name}: one row is {table.row}; key ({', '.join(table.key)}){n_rows}")

@@ -1,4 +1,4 @@
-"""The result of one rollout."""
+"""One rollout: its steps while it runs, and its result."""
 
 from __future__ import annotations
 
@@ -92,3 +92,24 @@ def have_equal_results(a: Rollout, b: Rollout) -> bool:
         for rollout in (a, b)
     )
     return encoded_a == encoded_b and a._replace(visits=()) == b._replace(visits=())
+
+
+class Path:
+    """The steps of a running rollout.
+
+    Attributes:
+        merge_scope: The scope in which the rollout may merge with others.
+        nodes: The key of each step's node, None if it is unknown.
+        rewards: The reward of each step.
+        visits: Step, state key and action of each step, if they are kept.
+        coalesced_at: The step at which another rollout's rest was taken over, -1 if none was.
+        n_calls: Number of the policy's actions.
+    """
+
+    def __init__(self, merge_scope: Hashable) -> None:
+        self.merge_scope = merge_scope
+        self.nodes: list[Hashable | None] = []
+        self.rewards: list[float] = []
+        self.visits: list[tuple[int, Hashable | None, Action]] = []
+        self.coalesced_at = -1
+        self.n_calls = 0

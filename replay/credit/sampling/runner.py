@@ -7,6 +7,7 @@ The results are equal, bit for bit, to those of rollouts that are not merged.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from trajrec.replay.credit.sampling.noise import Noise, PolicyNoise
 from trajrec.replay.credit.sampling.policy_memory import PolicyMemory
 from trajrec.replay.credit.sampling.rollout import (
     ForcedActions,
+    Path,
     Rollout,
     Status,
     Visit,
@@ -236,92 +238,92 @@ class RolloutRunner:
     ) -> RolloutSteps:
         """Run one rollout: yield a request for each action, return the result."""
         tails = self._tails
-        tail: _Tail | None = None
         if first_policy is None and not forced and tails and self._start_key is not None:
-            tail = self._known_tail(scenario, slot, tails)
-            if tail is not None:
+            known = self._known_tail(scenario, slot, tails)
+            if known is not None:
                 # An earlier rollout passed here, so the environment need not even be restored.
-                return Rollout(scenario, *tail[:4], self._step, tail.error)
-        merge_scope = self._begin(slot, scenario, first_policy)
-        # Attributes in local variables: the loop runs for each step of each rollout.
-        simulator = self.simulators[slot]
-        memory = self._memory
-        start = self._step
-        max_steps = self._max_steps
-        needs_key = tails is not None or self._keeps_visits
-        forced_digests = self._forced_digests
-        n_passed = 0
-        nodes: list[Hashable | None] = []
-        rewards: list[float] = []
-        visits: list[tuple[int, Hashable | None, Action]] = []
-        coalesced_at = -1
-        n_calls = 0
-        step = start
-        observation = simulator.observation
-        is_over = False
-        while not is_over:
-            if max_steps is not None and step >= max_steps:
-                tail = _Tail(0.0, simulator.score(), 0, "cut")
-                break
-            simulator.seed(scenario, step)
-            state_key = simulator.state_key() if needs_key else None
-            node: Hashable | None = None
-            # Before the first policy's action the rest of the rollout depends on that policy too.
-            if (
-                tails is not None
-                and state_key is not None
-                and (first_policy is None or step > start)
-            ):
-                while n_passed < len(forced_digests) and forced_digests[n_passed][0] < step:
-                    n_passed += 1
-                ahead = forced_digests[n_passed][1] if n_passed < len(forced_digests) else ""
-                node = (merge_scope, step, state_key, memory.key(observation), ahead)
-                tail = tails.get(node)
-                if tail is not None:
-                    coalesced_at = step
-                    break
-            if step in forced:
-                action = forced[step]
-                memory.observe(observation, action)
-            else:
-                is_first = first_policy is not None and step == start
-                action = yield step, observation, first_policy if is_first else None
-                n_calls += 1
-                if is_first:
-                    memory.observe(observation, action)
-            if self._keeps_visits:
-                visits.append((step, state_key, action))
-            try:
-                observation, reward, is_over = simulator.step(action)
-            except UnreplayableError as exc:
-                tail = _Tail(0.0, None, 0, "unreplayable", exc.what)
-                break
-            except AgentDivergedError:
-                raise  # the agent does not repeat its recorded part: there is nothing to estimate
-            except Exception as exc:
-                tail = _Tail(0.0, None, 0, "error", f"{codec.type_name(exc)}: {exc}")
-                break
-            nodes.append(node)
-            rewards.append(reward)
-            step += 1
-        if tail is None:
-            tail = _Tail(0.0, simulator.score(), 0, "ended")
-        tail = self._extend(tail, nodes, rewards)
+                return Rollout(scenario, *known[:4], self._step, known.error)
+        path = Path(self._begin(slot, scenario, first_policy))
+        last = yield from self._follow(path, slot, scenario, forced, first_policy=first_policy)
+        tail = self._extend(last, path.nodes, path.rewards)
         return Rollout(
             scenario=scenario,
             episode_return=tail.episode_return,
             score=tail.score,
             length=tail.length,
             status=tail.status,
-            coalesced_at=coalesced_at,
+            coalesced_at=path.coalesced_at,
             error=tail.error,
-            env_steps=len(rewards),
-            policy_calls=n_calls,
+            env_steps=len(path.rewards),
+            policy_calls=path.n_calls,
             # A visit whose step raised has no reward and is left out.
             visits=tuple(
-                Visit(*visit, reward) for visit, reward in zip(visits, rewards, strict=False)
+                Visit(*visit, reward)
+                for visit, reward in zip(path.visits, path.rewards, strict=False)
             ),
         )
+
+    def _follow(
+        self,
+        path: Path,
+        slot: int,
+        scenario: int,
+        forced: Mapping[int, Action],
+        *,
+        first_policy: Policy | None,
+    ) -> Generator[ActionRequest, Action, _Tail]:
+        """Take the steps of a rollout and note them in `path`; return the rest after the last."""
+        # Attributes in local variables: the loop runs for each step of each rollout.
+        simulator = self.simulators[slot]
+        memory = self._memory
+        tails = self._tails
+        needs_key = tails is not None or self._keeps_visits
+        start = step = self._step
+        observation = simulator.observation
+        is_over = False
+        while not is_over:
+            if self._max_steps is not None and step >= self._max_steps:
+                return _Tail(0.0, simulator.score(), 0, "cut")
+            simulator.seed(scenario, step)
+            state_key = simulator.state_key() if needs_key else None
+            node: Hashable | None = None
+            # Before the first policy's action the rest of the rollout depends on that policy too.
+            is_first = first_policy is not None and step == start
+            if tails is not None and state_key is not None and not is_first:
+                ahead = self._digest_ahead(step)
+                node = (path.merge_scope, step, state_key, memory.key(observation), ahead)
+                tail = tails.get(node)
+                if tail is not None:
+                    path.coalesced_at = step
+                    return tail
+            if step in forced:
+                action = forced[step]
+                memory.observe(observation, action)
+            else:
+                action = yield step, observation, first_policy if is_first else None
+                path.n_calls += 1
+                if is_first:
+                    memory.observe(observation, action)
+            if self._keeps_visits:
+                path.visits.append((step, state_key, action))
+            try:
+                observation, reward, is_over = simulator.step(action)
+            except UnreplayableError as exc:
+                return _Tail(0.0, None, 0, "unreplayable", exc.what)
+            except AgentDivergedError:
+                raise  # the agent does not repeat its recorded part: there is nothing to estimate
+            except Exception as exc:
+                return _Tail(0.0, None, 0, "error", f"{codec.type_name(exc)}: {exc}")
+            path.nodes.append(node)
+            path.rewards.append(reward)
+            step += 1
+        return _Tail(0.0, simulator.score(), 0, "ended")
+
+    def _digest_ahead(self, step: int) -> str:
+        """Return the digest of the forced actions from a step on, "" if there are none."""
+        digests = self._forced_digests
+        index = bisect_left(digests, (step, ""))
+        return digests[index][1] if index < len(digests) else ""
 
     def _known_tail(self, scenario: int, slot: int, tails: dict[Hashable, _Tail]) -> _Tail | None:
         """Return the tail of an earlier rollout from the start; None if there is none."""
