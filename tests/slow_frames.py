@@ -23,7 +23,7 @@ SEAL = {1: bytes.fromhex("74726A5345414C0A"), 2: bytes.fromhex("74726A5345414C32
 SIGNATURE_SIZE = {1: 16, 2: 36}
 HEADER_SIZE = {1: 32, 2: 52}
 TRAILER_SIZE = {1: 24, 2: 60}
-LARGEST = 1 << 30
+LARGEST = 1 << 28
 HEADER, CHUNK, FOOTER, COPY = 1, 2, 3, 4
 NAMES = {HEADER: "Header", CHUNK: "Chunk", FOOTER: "Footer", COPY: "Header"}
 

@@ -32,8 +32,10 @@ def changed(event: Any, rng: random.Random) -> Any:
         value = getattr(event, name)
         if rng.random() < 0.5:
             continue
-        if type(value) is int:
-            changes[name] = rng.choice([0, -1, value, 2**40, 1_750_000_000_000_000_000])
+        if name == "time_ns":
+            changes[name] = rng.choice([0, value, 1_750_000_000_000_000_000])
+        elif type(value) is int and name != "episode":
+            changes[name] = rng.choice([0, value, 2**31 - 1])
         elif name.endswith("_data") and type(value) is bytes:
             changes[name] = rng.randbytes(rng.randrange(5))
         elif type(value) is float:

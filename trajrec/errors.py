@@ -1,11 +1,12 @@
 """The errors of trajrec form one tree.
 
 TrajrecError
-├── LogError                .path .offset: a log could not be read or rewritten
+├── LogError                .what .path .offset: a log could not be read or rewritten
 │   ├── LogFormatError      not a log, or a log of a newer format
 │   ├── LogCorruptError     a checksum fails, or a record contradicts itself
 │   └── LogWriteError       the log could not be written (disk full, no permission)
 ├── EncodeError             .what .where: a value cannot be stored losslessly
+├── DecodeError             stored bytes are no encoded value, or one of another type
 ├── EnvContractError        a step before the reset or after the end
 ├── RestoreError            a recorded state cannot be put back
 ├── SnapshotError           a live environment cannot be copied
@@ -54,11 +55,13 @@ class LogError(TrajrecError):
     """A log file could not be read or rewritten.
 
     Attributes:
+        what: The message without the log and the offset.
         path: The log.
         offset: The byte of the file at which reading or writing failed, or None.
     """
 
     def __init__(self, message: str, *, path: str | Path, offset: int | None = None) -> None:
+        self.what = message
         self.path = Path(path)
         self.offset = offset
         position = "" if offset is None else f" at byte {offset}"
@@ -89,6 +92,10 @@ class EncodeError(TrajrecError):
         self.what = what
         self.where = where
         super().__init__(f"{where}: {what}")
+
+
+class DecodeError(TrajrecError, ValueError):
+    """Stored bytes are not an encoded value, or the value is of another type than it should be."""
 
 
 class EnvContractError(TrajrecError):

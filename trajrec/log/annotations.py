@@ -6,9 +6,15 @@ field `episode` is -1.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
+
+from trajrec.log.bounds import Count, CountOrNone, Time
 from trajrec.log.events import Record
+
+Elsewhere = Annotated[int, msgspec.Meta(ge=-1, le=-1)]
+"""The field `episode` of an annotation: -1, since its episode is in another log."""
 
 
 class PostHocCheck(Record, tag="post_hoc_check", frozen=True, kw_only=True):
@@ -21,10 +27,10 @@ class PostHocCheck(Record, tag="post_hoc_check", frozen=True, kw_only=True):
         target: The id of the episode.
     """
 
-    episode: int
+    episode: Elsewhere
     target: str
-    step: int
-    time_ns: int
+    step: CountOrNone
+    time_ns: Time
     check_id: str
     version: str
     family: str
@@ -48,10 +54,10 @@ class CreditRun(Record, tag="credit", frozen=True, kw_only=True):
         rollouts_data: Columns by name, with one value for each rollout.
     """
 
-    episode: int
+    episode: Elsewhere
     target: str
     run_id: str
-    time_ns: int
+    time_ns: Time
     policy: str
     noise: str
     seed: int
@@ -79,19 +85,19 @@ class ReplayVerdict(Record, tag="replay", frozen=True, kw_only=True):
         versions_data: The versions and settings of the replaying process, as in a header.
     """
 
-    episode: int
+    episode: Elsewhere
     target: str
     run_id: str
-    time_ns: int
+    time_ns: Time
     against: str
     grade: str
-    n_steps: int
-    step: int | None
+    n_steps: Count
+    step: CountOrNone | None
     field: str
     expected_data: bytes | None
     actual_data: bytes | None
     cause: str
-    ulps: int
+    ulps: Count
     compared: list[str]
     notes: list[str]
     versions_data: bytes | None
@@ -110,10 +116,10 @@ class Label(Record, tag="label", frozen=True, kw_only=True):
         author: The name of the person, model or program.
     """
 
-    episode: int
+    episode: Elsewhere
     target: str
-    step: int | None
-    time_ns: int
+    step: CountOrNone | None
+    time_ns: Time
     name: str
     value_data: bytes | None
     by: Literal["person", "judge", "program"]
@@ -135,8 +141,8 @@ class ImportRecord(Record, tag="import", frozen=True, kw_only=True):
         report_data: The account: the numbers found, placed, unknown, kept as extra, and dropped.
     """
 
-    episode: int
-    time_ns: int
+    episode: Elsewhere
+    time_ns: Time
     source: str
     sha256: str
     format: str
@@ -156,8 +162,8 @@ class Tombstone(Record, tag="removed", frozen=True, kw_only=True):
         reason: The reason that was given.
     """
 
-    episode: int
-    time_ns: int
+    episode: Elsewhere
+    time_ns: Time
     log_id: str
     targets: list[str]
     reason: str

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import zstandard
 
-from trajrec.errors import LogCorruptError
-from trajrec.log.rows import ColumnRows
+from trajrec.log.rows import ColumnRows, Origin
 from trajrec.log.schema import Chunk, Column, Event, Segment
+from trajrec.log.validation import DIGESTS, OBSERVATION_FIELDS
 
 
 class Span(NamedTuple):
@@ -39,11 +40,15 @@ class LogChunk:
         record_size: The bytes of the record, decompressed.
         data: The frame's data: the bytes of the columns.
         decompressor: The reader's own.
+        report: Called with the reason if a column contradicts itself.
 
     Attributes:
         spans: The rows of each segment.
         n_steps: Rows of the columns of steps.
         n_obs: Rows of the columns of observations and states.
+
+    Raises:
+        ValueError: The record contradicts itself.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class LogChunk:
         record_size: int,
         data: bytes,
         decompressor: zstandard.ZstdDecompressor,
+        report: Callable[[str], None],
     ) -> None:
         self.record = record
         self.path = path
@@ -64,16 +70,11 @@ class LogChunk:
         self.record_size = record_size
         self._data = data
         self._decompressor = decompressor
+        self._origin = Origin(path, offset, report)
         self._rows: dict[int, ColumnRows] = {}
         self._spans_of: dict[int, list[Span]] | None = None
         self._events_of: dict[int, list[Event]] | None = None
-        self.spans: list[Span] = []
-        self.n_steps = 0
-        self.n_obs = 0
-        for segment in record.segments:
-            self.spans.append(Span(segment, self.n_steps, self.n_obs))
-            self.n_steps += segment.n_steps
-            self.n_obs += segment.n_steps + segment.has_reset
+        self.spans, self.n_steps, self.n_obs = _place(record.segments)
 
     def spans_of(self, episode: int) -> list[Span]:
         """Return the spans of one episode."""
@@ -104,30 +105,31 @@ class LogChunk:
 
     def _decode(self, column: Column) -> ColumnRows:
         data = self.column_bytes(column)
-        if column.checksum is not None and zlib.crc32(data) != column.checksum:
-            raise self._corrupt(column, "does not match its checksum")
         try:
-            return ColumnRows(column, data, self._decompressor)
+            if column.checksum is not None and zlib.crc32(data) != column.checksum:
+                raise ValueError("does not match its checksum")
+            rows = ColumnRows(column, data, self._decompressor, origin=self._origin)
         except (ValueError, TypeError, OverflowError) as exc:
-            raise self._corrupt(column, str(exc)) from exc
+            raise self._origin.corrupt(column.name, str(exc)) from exc
+        numbers = rows.row_numbers
+        if numbers is not None and len(numbers) and numbers[-1] >= self._n_rows(column):
+            reason = f"names row {numbers[-1]} of {self._n_rows(column)}"
+            raise self._origin.corrupt(column.name, reason)
+        return rows
+
+    def _n_rows(self, column: Column) -> int:
+        """Return the number of rows among which a column counts its rows."""
+        is_of_observations = column.name.partition("/")[0] in (*OBSERVATION_FIELDS, DIGESTS)
+        return self.n_obs if is_of_observations else self.n_steps
 
     def column_bytes(self, column: Column) -> bytes:
         """Return the bytes of a column as they are stored.
 
-        Raises:
-            LogCorruptError: They lie outside the frame.
+        They lie in the frame: `trajrec.log.validation` has checked it.
         """
         if column.const_data is not None:
             return column.const_data
-        end = column.offset + column.size
-        if column.offset < 0 or column.size < 0 or end > len(self._data):
-            raise self._corrupt(column, "lies outside its frame")
-        return self._data[column.offset : end]
-
-    def _corrupt(self, column: Column, reason: str) -> LogCorruptError:
-        return LogCorruptError(
-            f"column {column.name!r}: {reason}", path=self.path, offset=self.offset
-        )
+        return self._data[column.offset : column.offset + column.size]
 
     def decode(self) -> None:
         """Decode all columns.
@@ -153,3 +155,37 @@ class LogChunk:
     def columns(self) -> list[Column]:
         """Return the records of the columns."""
         return self.record.columns
+
+
+def _place(segments: Sequence[Segment]) -> tuple[list[Span], int, int]:
+    """Return the rows of each segment of a chunk, and the numbers of all rows.
+
+    Raises:
+        ValueError: The segments are not in the order of episodes and steps.
+    """
+    # With short episodes a chunk has a segment for each twenty rows.
+    spans: list[Span] = []
+    last_episode = -1
+    n_steps = 0
+    n_obs = 0
+    for segment in segments:
+        episode = segment.episode
+        if episode <= last_episode:
+            _check_follows(segment, spans[-1].segment)
+        last_episode = episode
+        spans.append(Span(segment, n_steps, n_obs))
+        n = segment.n_steps
+        n_steps += n
+        n_obs += n + segment.has_reset
+    return spans, n_steps, n_obs
+
+
+def _check_follows(segment: Segment, before: Segment) -> None:
+    """Check that a segment follows one of the same episode.
+
+    Raises:
+        ValueError: It does not, or is of an earlier episode.
+    """
+    end = before.first_step + before.n_steps
+    if segment.episode < before.episode or segment.has_reset or segment.first_step < end:
+        raise ValueError(f"episode {segment.episode} step {segment.first_step} is not in order")

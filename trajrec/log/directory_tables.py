@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import accumulate
 
 from trajrec.log.directory import EpisodeSummary, FrameEntry, StepRange
+from trajrec.log.format1 import Footer1
 from trajrec.log.frames import ID_BYTES
 from trajrec.log.schema import BlobTable, EpisodeTable, FrameTable, StepTable
 
@@ -25,12 +26,37 @@ def read_entries(table: FrameTable, first_frame: int) -> list[FrameEntry]:
     return entries
 
 
-def read_ranges(table: StepTable) -> list[StepRange]:
+def read_entries_of_format1(footer: Footer1, first_frame: int) -> list[FrameEntry]:
+    """Return the positions of the frames that a footer of format 1 lists.
+
+    Raises:
+        ValueError: They do not follow each other.
+    """
+    position = first_frame
+    entries = []
+    for index, entry in enumerate(footer.frames):
+        # A log of format 1 may have been sealed around damage, which lies between two frames.
+        if entry.offset < position or entry.size <= 0:
+            raise ValueError(f"frame {index} does not follow the one before it")
+        position = entry.offset + entry.size
+        # Format 1 lists no sequence numbers; they stand in the frames.
+        entries.append(FrameEntry(entry.offset, entry.size, entry.kind, index))
+    return entries
+
+
+def read_ranges(table: StepTable, n_frames: int) -> list[StepRange]:
     """Return the steps of the frames, in the order of the file.
+
+    Args:
+        table: The table.
+        n_frames: The number of frames.
 
     Raises:
         ValueError: The table contradicts itself.
     """
+    # Before each number is looked at: the frames ascend, since their differences are counts.
+    if sum(table.frames) >= max(n_frames, 1):
+        raise ValueError(f"steps of frame {sum(table.frames)}, of {n_frames}")
     rows = zip(
         accumulate(table.frames),
         accumulate(table.episodes),
@@ -38,11 +64,18 @@ def read_ranges(table: StepTable) -> list[StepRange]:
         table.n_steps,
         strict=True,
     )
-    return [StepRange(*row) for row in rows]
+    ranges = [StepRange(*row) for row in rows]
+    if any(part.episode < 0 for part in ranges):
+        raise ValueError("an episode with a negative number")
+    return ranges
 
 
-def read_episodes(table: EpisodeTable) -> list[EpisodeSummary]:
+def read_episodes(table: EpisodeTable, n_frames: int) -> list[EpisodeSummary]:
     """Return the episodes, by number.
+
+    Args:
+        table: The table.
+        n_frames: The number of frames.
 
     Raises:
         ValueError: The table contradicts itself.
@@ -63,7 +96,7 @@ def read_episodes(table: EpisodeTable) -> list[EpisodeSummary]:
         table.parent_ids,
         strict=True,
     )
-    episodes = []
+    episodes: list[EpisodeSummary] = []
     for (
         number,
         kind,
@@ -76,9 +109,13 @@ def read_episodes(table: EpisodeTable) -> list[EpisodeSummary]:
         ending,
         total_reward,
         first_frame,
-        n_frames,
+        n_frames_of,
         parent_id,
     ) in rows:
+        if not 0 <= first_frame < first_frame + n_frames_of <= n_frames or started_ns < 0:
+            raise ValueError(f"episode {number} is in frames that do not exist")
+        if episodes and number <= episodes[-1].number:
+            raise ValueError(f"episode {number} comes twice")
         episodes.append(
             EpisodeSummary(
                 number=number,
@@ -92,19 +129,25 @@ def read_episodes(table: EpisodeTable) -> list[EpisodeSummary]:
                 ending=ending,
                 total_reward=float(total_reward),
                 first_frame=first_frame,
-                last_frame=first_frame + n_frames - 1,
+                last_frame=first_frame + n_frames_of - 1,
                 parent_id=parent_id,
             )
         )
     return episodes
 
 
-def read_blobs(table: BlobTable) -> dict[bytes, int]:
+def read_blobs(table: BlobTable, n_frames: int) -> dict[bytes, int]:
     """Return digest -> number of its frame, of each value that is stored once.
+
+    Args:
+        table: The table.
+        n_frames: The number of frames.
 
     Raises:
         ValueError: The table contradicts itself.
     """
+    if sum(table.frames) >= max(n_frames, 1):
+        raise ValueError(f"a value in frame {sum(table.frames)}, of {n_frames}")
     starts = range(0, len(table.digests), ID_BYTES)
     return {
         table.digests[start : start + ID_BYTES]: frame

@@ -74,6 +74,10 @@ def unpack_events(tables: Sequence[EventTable], order: bytes) -> list[Any]:
     Raises:
         ValueError: The tables contradict themselves.
     """
+    # Before they are unpacked: a constant may be stated to stand for any number of events.
+    n_events = sum(table.n for table in tables)
+    if len(order) < n_events:
+        raise ValueError("the order names fewer events than the tables have")
     rows = []
     for table in tables:
         fields = [_unpack_field(field, table.n) for field in table.fields]
@@ -84,8 +88,6 @@ def unpack_events(tables: Sequence[EventTable], order: bytes) -> list[Any]:
         events = [next(rows[number]) for number in order]
     except (IndexError, StopIteration):
         raise ValueError("the order names more events than the tables have") from None
-    if len(events) != sum(table.n for table in tables):
-        raise ValueError("the order names fewer events than the tables have")
     return events
 
 

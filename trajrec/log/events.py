@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from trajrec.log.bounds import Count, CountOrNone, Time
 from trajrec.protocols import Access
 
 
@@ -34,7 +35,7 @@ class TaskStart(Record, tag="task", frozen=True, kw_only=True):
         system_digest: The same of the system prompt.
     """
 
-    episode: int
+    episode: Count
     task: str = ""
     goal_data: bytes | None = None
     world: str = ""
@@ -44,7 +45,7 @@ class TaskStart(Record, tag="task", frozen=True, kw_only=True):
     interface_data: bytes | None = None
     metadata_data: bytes | None = None
     caller_id: str | None = None
-    caller_step: int | None = None
+    caller_step: Count | None = None
     held_seed: int | None = None
     task_revision: str = ""
     goal_digest: bytes | None = None
@@ -70,18 +71,18 @@ class CallStart(Record, tag="call", frozen=True, kw_only=True):
         retry_by: Who retried, for attempts after the first.
     """
 
-    episode: int
-    step: int
-    call: int
-    attempt: int
-    time_ns: int
+    episode: Count
+    step: Count
+    call: Count
+    attempt: Count
+    time_ns: Time
     tool: str
     call_id: str
     arguments_data: bytes
     access: Access
     invalid: str = ""
     retry_by: RetryBy = ""
-    backoff_ns: int = 0
+    backoff_ns: Time = 0
     is_redacted: bool = False
     actor: Actor = "agent"
     extra_data: bytes | None = None
@@ -95,11 +96,11 @@ class CallEnd(Record, tag="result", frozen=True, kw_only=True):
         is_raised: Whether the tool raised.
     """
 
-    episode: int
-    step: int
-    call: int
-    attempt: int
-    time_ns: int
+    episode: Count
+    step: Count
+    call: Count
+    attempt: Count
+    time_ns: Time
     outcome: Literal["ok", "error", "timeout", "cancelled"]
     result_data: bytes | None
     is_raised: bool = False
@@ -125,10 +126,10 @@ class StateChange(Record, tag="state", frozen=True, kw_only=True):
             proves nothing in a replay.
     """
 
-    episode: int
-    step: int
-    call: int
-    attempt: int
+    episode: Count
+    step: CountOrNone
+    call: Count
+    attempt: Count
     part: str
     digest: str
     data: bytes | None
@@ -150,16 +151,16 @@ class ModelStart(Record, tag="model", frozen=True, kw_only=True):
             imported record has none.
     """
 
-    episode: int
-    step: int
-    number: int
-    time_ns: int
+    episode: Count
+    step: Count
+    number: Count
+    time_ns: Time
     function: str
     request_data: bytes
-    base: int
-    kept: int
+    base: CountOrNone
+    kept: Count
     messages: list[bytes]
-    attempt: int = 0
+    attempt: Count = 0
     retry_by: RetryBy = ""
     is_redacted: bool = False
     actor: Actor = "agent"
@@ -173,9 +174,9 @@ class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
     A streamed answer is the list of its pieces; the first ones may be in AnswerParts.
     """
 
-    episode: int
-    number: int
-    time_ns: int
+    episode: Count
+    number: Count
+    time_ns: Time
     outcome: Literal["ok", "error", "cancelled"]
     answer_data: bytes | None
     is_streamed: bool = False
@@ -194,9 +195,9 @@ class AnswerPart(Record, tag="answer_part", frozen=True):
         data: The list of the pieces.
     """
 
-    episode: int
-    number: int
-    time_ns: int
+    episode: Count
+    number: Count
+    time_ns: Time
     data: bytes
 
 
@@ -206,9 +207,9 @@ class SideEffect(Record, tag="side_effect", frozen=True, kw_only=True):
     A rerun of the agent gets the recorded value.
     """
 
-    episode: int
-    step: int
-    time_ns: int
+    episode: Count
+    step: CountOrNone
+    time_ns: Time
     name: str
     arguments_data: bytes
     value_data: bytes | None
@@ -222,7 +223,7 @@ class SideEffect(Record, tag="side_effect", frozen=True, kw_only=True):
 class Blob(Record, tag="blob", frozen=True):
     """A value that is stored once in a log. References name the BLAKE2b-128 digest of `data`."""
 
-    episode: int
+    episode: Count
     digest: bytes
     data: bytes
 
@@ -238,16 +239,16 @@ class ExchangeStart(Record, tag="exchange", frozen=True, kw_only=True):
         body_data: The decoded bytes of the body, or a reference.
     """
 
-    episode: int
-    step: int
-    number: int
-    time_ns: int
+    episode: Count
+    step: CountOrNone
+    number: Count
+    time_ns: Time
     method: str
     url: str
     headers: list[tuple[str, str]]
     body_data: bytes | None
-    model_call: int = -1
-    attempt: int = 0
+    model_call: CountOrNone = -1
+    attempt: Count = 0
     retry_by: RetryBy = ""
     is_redacted: bool = False
     actor: Actor = "agent"
@@ -257,9 +258,9 @@ class ExchangeStart(Record, tag="exchange", frozen=True, kw_only=True):
 class ExchangePart(Record, tag="exchange_part", frozen=True):
     """Some bytes of a streamed response, in the order in which they came."""
 
-    episode: int
-    number: int
-    time_ns: int
+    episode: Count
+    number: Count
+    time_ns: Time
     data: bytes
 
 
@@ -271,10 +272,10 @@ class ExchangeEnd(Record, tag="response", frozen=True, kw_only=True):
         body_data: The bytes of the body, or a reference; None if its parts are stored.
     """
 
-    episode: int
-    number: int
-    time_ns: int
-    status: int | None
+    episode: Count
+    number: Count
+    time_ns: Time
+    status: CountOrNone | None
     headers: list[tuple[str, str]]
     body_data: bytes | None
     error_type: str = ""
@@ -291,8 +292,8 @@ class StepValues(Record, tag="values", frozen=True):
         values_data: A map from names to values.
     """
 
-    episode: int
-    step: int
+    episode: Count
+    step: CountOrNone
     values_data: bytes
     extra_data: bytes | None = None
 
@@ -306,10 +307,10 @@ class Redaction(Record, tag="redaction", frozen=True):
         n: The number of the places that were replaced.
     """
 
-    episode: int
-    step: int
+    episode: Count
+    step: CountOrNone
     field: str
-    n: int
+    n: Count
 
 
 AgentEvent = (

@@ -13,6 +13,7 @@ import msgspec
 
 from trajrec.log import schema
 from trajrec.log.annotations import CreditRun, PostHocCheck
+from trajrec.log.bounds import Count, CountOrNone, LargeCount, Time
 from trajrec.log.events import AgentEvent, Record, SideEffect
 from trajrec.log.frames import MAX_PART, SIGNATURE, Frame, Trailer
 from trajrec.log.schema import Chunk, Column, EnvRecord, Header, Segment, StateRecord
@@ -85,7 +86,7 @@ _ROLLOUTS = {"universe": "scenario", "returned": "episode_return"}
 
 class _Header(Record, frozen=True, kw_only=True):
     log_id: str
-    created_ns: int
+    created_ns: Time
     writer: str
     env: EnvRecord
     state: StateRecord
@@ -120,21 +121,21 @@ _Event = (
 
 
 class _Chunk(Record, frozen=True, kw_only=True):
-    time_ns: int
+    time_ns: Time
     segments: list[Segment]
     columns: list[Column]
     layouts: dict[str, Any]
     events: list[_Event]
-    irregular: list[tuple[int, int, bytes]] = msgspec.field(default_factory=list)
+    irregular: list[tuple[Count, Count, bytes]] = msgspec.field(default_factory=list)
 
 
 class FrameEntry(Record, frozen=True):
     """The position of a frame, and the episodes that have steps or events in it."""
 
-    offset: int
-    size: int
-    kind: int
-    episodes: list[int]
+    offset: LargeCount
+    size: Count
+    kind: Count
+    episodes: list[CountOrNone]
 
 
 class _Footer(Record, frozen=True):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
@@ -16,17 +15,25 @@ import zstandard
 from trajrec.errors import LogCorruptError, LogFormatError
 from trajrec.log import format1, frames, records
 from trajrec.log.directory import FrameEntry, Returns
-from trajrec.log.directory_tables import read_entries
-from trajrec.log.format1 import FORMAT1, Footer1
+from trajrec.log.directory_tables import read_entries, read_entries_of_format1
+from trajrec.log.format1 import FORMAT1
 from trajrec.log.frames import FORMAT2, Damage, FileFormat, Frame, Trailer
+from trajrec.log.header_checks import check_footer, check_header
 from trajrec.log.locks import is_being_written
 from trajrec.log.scan import Scanner, read_format, search_format
 from trajrec.log.schema import Chunk, Footer, Header
 from trajrec.log.source import ByteSource, FileSource, read_whole
+from trajrec.values.item_count import check_items
 
 # One read of this many bytes from the end finds the footer of most logs: that of 5,000 episodes
 # takes about 60 kB.
 _TAIL_BYTES = 1 << 16
+
+# As objects, its tables take ten times as much. That of a million episodes has about 50 MB.
+_MAX_FOOTER = 1 << 26
+"""The largest footer that is read, in bytes. A log with a larger one is scanned."""
+
+_NO_RECORD = (ValueError, RecursionError, MemoryError)
 
 _RECORD_NAMES = {
     frames.HEADER: "header",
@@ -168,6 +175,11 @@ class FrameReader:
         """Return bytes [start, end) of the file."""
         return read_whole(self._source, start, end)
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether bytes of the log are lost, as far as it was read; a torn tail does not count."""
+        return any(not damage.is_tail for damage in self.damage)
+
     def is_intact(self, index: int) -> bool:
         """Return whether all bytes of frames[index] have the stored checksums."""
         try:
@@ -196,7 +208,8 @@ class FrameReader:
         return False if self.is_sealed else is_being_written(self.path)
 
     def _add_damage(self, damage: Damage) -> None:
-        if damage not in self.damage:
+        # The first reason stands: a frame that is read again may show another one.
+        if all((damage.offset, damage.size) != (d.offset, d.size) for d in self.damage):
             self.damage.append(damage)
 
     def _read_log_id(self, head: bytes) -> bytes:
@@ -230,35 +243,44 @@ class FrameReader:
         if frame is None or frame.kind != frames.FOOTER or frame.end != end or not is_own:
             return False
         payload = data[frame.header_size : frame.end - frame.offset]
-        if not frames.is_intact(frame, payload):
+        if frame.meta_raw > _MAX_FOOTER or not frames.is_intact(frame, payload):
             return False
         try:
-            if self._format is FORMAT1:
-                self._take_footer1(self._decode(frame, payload, format1.decode_footer))
-            else:
-                footer = self._decode(frame, payload, records.decode_footer)
-                self._take_footer(footer, frame.offset)
-        except (LogCorruptError, ValueError):
+            self._take_footer(frame, payload)
+        except LogCorruptError as exc:
+            self._add_damage(Damage(frame.offset, frame.end - frame.offset, exc.what))
             return False
         self._position = frame.end
         return True
 
-    def _take_footer(self, footer: Footer, offset: int) -> None:
-        entries = read_entries(footer.frames, self._format.first_frame)
-        if (entries[-1].end if entries else self._format.first_frame) != offset:
-            raise ValueError("the frames do not fill the file")
-        self.frames = entries
-        self.footer = footer
-        self._footer_header = footer.header
+    def _take_footer(self, frame: Frame, payload: bytes) -> None:
+        """Take the directory and the header from an intact footer.
 
-    def _take_footer1(self, footer: Footer1) -> None:
-        # Format 1 lists no sequence numbers; they stand in the frames.
-        self.frames = [
-            FrameEntry(entry.offset, entry.size, entry.kind, index)
-            for index, entry in enumerate(footer.frames)
-        ]
-        self._listed_episodes = [entry.episodes for entry in footer.frames]
-        self._footer_header = footer.header
+        Raises:
+            LogCorruptError: The footer contradicts itself, or the file.
+        """
+        try:
+            if self._format is FORMAT1:
+                footer1 = self._decode(frame, payload, format1.decode_footer)
+                entries = read_entries_of_format1(footer1, self._format.first_frame)
+                check_header(footer1.header, self._log_id)
+                self._listed_episodes = [entry.episodes for entry in footer1.frames]
+                header = footer1.header
+            else:
+                footer = self._decode(frame, payload, records.decode_footer)
+                entries = read_entries(footer.frames, self._format.first_frame)
+                check_header(footer.header, self._log_id)
+                check_footer(footer, self.trailer)
+                self.footer = footer
+                header = footer.header
+            if (entries[-1].end if entries else self._format.first_frame) != frame.offset:
+                raise ValueError("the frames do not fill the file")
+        except ValueError as exc:
+            self.footer = None
+            self._listed_episodes = []
+            raise self._corrupt(frame.offset, f"the footer contradicts itself: {exc}") from exc
+        self.frames = entries
+        self._footer_header = header
 
     def _scan(self) -> bool:
         """Scan for frames from `position` on, and return whether the log is sealed."""
@@ -287,15 +309,22 @@ class FrameReader:
         return self.trailer is not None
 
     def _take_scanned_footer(self, frame: Frame) -> None:
-        """Keep the header of a footer that was found by scanning."""
+        """Keep the header of a footer that was found by scanning, and note its contradictions.
+
+        What it says of the frames is not believed: they were found.
+        """
         payload = self.slice(frame.meta_offset, frame.end)
-        with contextlib.suppress(LogCorruptError):
+        if frame.meta_raw > _MAX_FOOTER:
+            return
+        try:
             if self._format is FORMAT1:
-                footer1 = self._decode(frame, payload, format1.decode_footer)
-                self._footer_header = footer1.header
+                header = self._decode(frame, payload, format1.decode_footer).header
             else:
-                footer = self._decode(frame, payload, records.decode_footer)
-                self._footer_header = footer.header
+                header = self._decode(frame, payload, records.decode_footer).header
+            self._check_header(frame, header)
+            self._footer_header = header
+        except LogCorruptError as exc:
+            self._add_damage(Damage(frame.offset, frame.end - frame.offset, exc.what))
 
     def _add_gap(self, frame: Frame) -> None:
         """Add missing frames before a frame to the damage, unless bytes before it are damaged."""
@@ -311,9 +340,14 @@ class FrameReader:
             return self._footer_header
         for entry in self.frames:
             if entry.kind in (frames.HEADER, frames.HEADER_COPY):
-                with contextlib.suppress(LogCorruptError):
+                try:
                     frame, payload = self._read_frame(entry)
-                    return self._decode(frame, payload, self._decode_header)
+                    header = self._decode(frame, payload, self._decode_header)
+                    self._check_header(frame, header)
+                except LogCorruptError as exc:
+                    self._add_damage(Damage(entry.offset, entry.size, exc.what))
+                else:
+                    return header
         # Not an empty log: every log begins with a header.
         if not self._log_id or not self.frames:
             raise LogCorruptError("no intact frame is left", path=self.path, offset=0)
@@ -326,6 +360,9 @@ class FrameReader:
         frame = self._format.frame(head, entry.offset)
         if frame is None or frame.end != entry.end or frame.kind != entry.kind:
             raise self._corrupt(entry.offset, "there is no frame as the footer lists it")
+        # Format 1 lists no sequence numbers.
+        if frame.sequence != entry.sequence and self._format is not FORMAT1:
+            raise self._corrupt(entry.offset, f"frame {frame.sequence} in place of another one")
         if frame.log_id != self._log_id:
             raise self._corrupt(entry.offset, f"a frame of another log ({frame.log_id.hex()})")
         payload = data[frame.header_size :]
@@ -341,10 +378,19 @@ class FrameReader:
         try:
             if zstandard.frame_content_size(meta) != frame.meta_raw:
                 raise ValueError("its size is not the stated one")
-            return decode(self._decompressor.decompress(meta))
-        except (ValueError, RecursionError, msgspec.MsgspecError, zstandard.ZstdError) as exc:
+            record = self._decompressor.decompress(meta)
+            if frame.kind != frames.FOOTER:
+                check_items(record)
+            return decode(record)
+        except (*_NO_RECORD, msgspec.MsgspecError, zstandard.ZstdError) as exc:
             kind = _RECORD_NAMES.get(frame.kind, "record")
             raise self._corrupt(frame.offset, f"not a {kind}: {exc}") from exc
+
+    def _check_header(self, frame: Frame, header: Header) -> None:
+        try:
+            check_header(header, self._log_id)
+        except ValueError as exc:
+            raise self._corrupt(frame.offset, f"the header contradicts itself: {exc}") from exc
 
     def _decode_header(self, data: bytes) -> Header:
         return records.decode_header(data, self._format.version)

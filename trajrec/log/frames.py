@@ -34,9 +34,9 @@ CHUNK = 2
 FOOTER = 3
 HEADER_COPY = 4
 
-# Far above the 1 MiB of a block. A size beyond it is damage even if its checksum fits, so a reader
-# never claims more memory for a part.
-MAX_PART = 1 << 30
+# Far above the 1 MiB of a block. A size beyond it is damage even if its checksum fits. A reader
+# needs up to three times as much to decode a part, so a frame never claims 1 GB of memory.
+MAX_PART = 1 << 28
 
 ID_BYTES = 16
 """The size of a log's id, and of its seal."""
@@ -290,8 +290,11 @@ def is_meta_intact(frame: Frame, payload: bytes) -> bool:
 
 def is_intact(frame: Frame, payload: bytes) -> bool:
     """Return whether the whole payload of a frame is complete and has the stored checksums."""
-    if not is_meta_intact(frame, payload):
-        return False
+    return is_meta_intact(frame, payload) and is_data_intact(frame, payload)
+
+
+def is_data_intact(frame: Frame, payload: bytes) -> bool:
+    """Return whether the columns of a frame with an intact record have the stored checksum."""
     if frame.meta_checksum is None:
         return True
     return zlib.crc32(memoryview(payload)[frame.meta_size :]) == frame.data_checksum

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +31,9 @@ from trajrec.log.journal import (
 )
 from trajrec.log.packing import Drained, ItemPacker
 from trajrec.log.schema import Event
+
+MAX_JOURNAL = 1 << 26
+"""The largest journal that is read, in bytes."""
 
 # A half that a writer begins while it is read is read once more.
 _TRIES = 8
@@ -88,11 +93,11 @@ def read_journal(log: Path) -> list[Half]:
     halves: list[Half] = []
     try:
         for _ in range(_TRIES):
-            data = path.read_bytes()
+            data = _read_file(path)
             heads = _heads(data)
             halves = [_read_half(data, head) for head in heads]
             halves.sort(key=lambda half: half.first_number)
-            if _heads(path.read_bytes()) == heads:
+            if _heads(_read_file(path)) == heads:
                 return halves
     except FileNotFoundError:
         return []
@@ -100,6 +105,21 @@ def read_journal(log: Path) -> list[Half]:
         raise LogError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
     # The writer begins halves faster than they can be read: the older one was read as it was.
     return halves[:1]
+
+
+def _read_file(path: Path) -> bytes:
+    """Return the bytes of a journal.
+
+    Raises:
+        FileNotFoundError: There is none.
+        LogError: It is no regular file, or larger than any journal.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise LogError("not a regular file", path=path)
+    if status.st_size > MAX_JOURNAL:
+        raise LogError(f"{status.st_size} bytes are more than a journal has", path=path)
+    return path.read_bytes()
 
 
 def journal_chunks(

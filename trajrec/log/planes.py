@@ -16,6 +16,10 @@ from trajrec.types import Array
 # The number of the filter in the log.
 PLANES = 2
 
+# Each order is a pass over all rows. Writers try up to 2.
+MAX_ORDER = 8
+"""The highest order of differences that is read."""
+
 
 def to_units(raw: bytes, dtype: np.dtype[Any], n: int) -> Array:
     """Return the bytes of n rows as the integers in which differences are taken, (n, k)."""
@@ -48,7 +52,12 @@ def unpack_planes(
         dtype: The dtype of the rows.
         shape: The shape of a row.
         orders: The order of the differences: one for all numbers of a row, or one for each.
+
+    Raises:
+        ValueError: The orders do not fit the rows.
     """
+    if max(orders) > MAX_ORDER:
+        raise ValueError(f"differences of order {max(orders)}")
     unit = _unit_type(dtype)
     k = len(raw) // n // unit.itemsize
     planes = np.frombuffer(raw, np.uint8).reshape(k, unit.itemsize, n)

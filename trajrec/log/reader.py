@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,6 +23,7 @@ from trajrec.log.frames import Damage
 from trajrec.log.journal_reader import Half, journal_chunks, read_journal
 from trajrec.log.schema import Chunk
 from trajrec.log.source import ByteSource
+from trajrec.log.validation import check_chunk
 
 # Neighbouring episodes share chunks; more than a few decoded chunks would fill the memory.
 _CACHED_CHUNKS = 8
@@ -45,6 +49,7 @@ class LogReader(FrameReader):
         self, path: Path, source: ByteSource | None = None, *, with_journal: bool = True
     ) -> None:
         self._has_journal = with_journal and source is None
+        self._journal_problem = ""
         super().__init__(path, source)
 
     def _open(self) -> None:
@@ -53,10 +58,12 @@ class LogReader(FrameReader):
         super()._open()
         self.unknown_tags: set[str] = set()
         self._blobs: dict[bytes, bytes] = {}
+        self._verified_blobs: set[bytes] = set()
         self._blobs_read = 0
         self._blob_frames: dict[bytes, int] | None = None
         self._cache: dict[int, LogChunk] = {}
         self._lost_rows: set[int] = set()
+        self._refused: dict[int, LogCorruptError] = {}
         self._chunks_of: dict[int, list[int]] | None = None
         self.journal: list[LogChunk] = []
         self._take_journal(halves)
@@ -79,7 +86,14 @@ class LogReader(FrameReader):
         return len(self.frames) + len(self.journal)
 
     def _read_journal(self) -> list[Half]:
-        return read_journal(self.path) if self._has_journal else []
+        if not self._has_journal:
+            return []
+        try:
+            return read_journal(self.path)
+        except LogError as exc:
+            # Without its journal, the log itself is read all the same.
+            self._journal_problem = f"the journal is not read: {exc.what}"
+            return []
 
     @property
     def last_item(self) -> int:
@@ -89,27 +103,29 @@ class LogReader(FrameReader):
     def _take_journal(self, halves: list[Half]) -> None:
         """Take the items of the journal that the frames do not have."""
         self.journal = []
+        if self._journal_problem and not self.is_sealed:
+            self._add_damage(Damage(self.size, 0, self._journal_problem))
         if not halves or self.is_sealed:
             return
         try:
             parts = journal_chunks(
                 halves, self._last_written(), log_id=self.header.log_id, log=self.path
             )
+            for index, part in enumerate(parts, len(self.frames)):
+                columns, data = place_columns(part.chunk.columns, part.data)
+                record = msgspec.structs.replace(part.chunk, columns=columns)
+                self.journal.append(self._journal_chunk(index, record, b"".join(data)))
         except LogCorruptError as exc:
-            self._add_damage(Damage(self.size, 0, str(exc)))
-            return
-        for index, part in enumerate(parts, len(self.frames)):
-            columns, data = place_columns(part.chunk.columns, part.data)
-            chunk = LogChunk(
-                msgspec.structs.replace(part.chunk, columns=columns),
-                path=self.path,
-                index=index,
-                offset=self.size,
-                record_size=0,
-                data=b"".join(data),
-                decompressor=self._decompressor,
-            )
-            self.journal.append(chunk)
+            self._add_damage(Damage(self.size, 0, exc.what))
+
+    def _journal_chunk(self, index: int, record: Chunk, data: bytes) -> LogChunk:
+        """Return a chunk of the journal, checked like one of a frame."""
+        try:
+            # Encoded and decoded, since only the decoder checks the numbers of a record.
+            record = self._decode_chunk(msgspec.msgpack.encode(record))
+        except (ValueError, msgspec.MsgspecError) as exc:
+            raise self._corrupt(self.size, f"the journal contradicts itself: {exc}") from exc
+        return self._new_chunk(index, self.size, record, record_size=0, data=data)
 
     def _last_written(self) -> int:
         """Return the number of the last item of the journal that the frames have."""
@@ -133,9 +149,9 @@ class LogReader(FrameReader):
                 path=self.path,
             )
         try:
-            return read_episodes(self.footer.episodes)
+            return read_episodes(self.footer.episodes, len(self.frames))
         except ValueError as exc:
-            raise LogCorruptError(f"the footer's episodes: {exc}", path=self.path) from exc
+            raise self._drop_footer(exc) from exc
 
     def chunks(self, start: int = 0) -> Iterator[LogChunk]:
         """Yield the chunks of frames[start:], and those of the journal.
@@ -165,9 +181,13 @@ class LogReader(FrameReader):
     def _episodes_of_frames(self) -> Iterator[tuple[int, int]]:
         """Yield frame and episode of each part of an episode, in the order of the frames."""
         if self.footer is not None:
-            for part in read_ranges(self.footer.steps):
-                yield part.frame, part.episode
-            return
+            try:
+                ranges = read_ranges(self.footer.steps, len(self.frames))
+            except ValueError as exc:
+                self._drop_footer(exc)
+            else:
+                yield from ((part.frame, part.episode) for part in ranges)
+                return
         for index, episodes in enumerate(self._listed_episodes):
             yield from ((index, number) for number in episodes)
         for index in range(len(self._listed_episodes), len(self.frames)):
@@ -192,29 +212,56 @@ class LogReader(FrameReader):
         """
         if index >= len(self.frames):
             return self.journal[index - len(self.frames)]
+        if index in self._refused:
+            # Not read again: a frame may hold 200 MB of nothing.
+            raise self._refused[index]
         entry = self.frames[index]
         try:
             frame, payload = self._read_frame(entry)
             record = self._decode(frame, payload, self._decode_chunk)
+            if not frames.is_data_intact(frame, payload):
+                self._add_damage(frames.damaged_columns(frame))
+                self._lost_rows.add(index)
+            return self._new_chunk(
+                index,
+                frame.offset,
+                record,
+                record_size=frame.meta_raw,
+                data=payload[frame.meta_size :],
+            )
         except LogCorruptError as exc:
-            self._add_damage(Damage(entry.offset, entry.size, str(exc)))
+            self._add_damage(Damage(entry.offset, entry.size, exc.what))
+            self._refused[index] = exc.with_traceback(None)
             raise
-        if not frames.is_intact(frame, payload):
-            self._add_damage(frames.damaged_columns(frame))
-            self._lost_rows.add(index)
+
+    def _new_chunk(
+        self, index: int, offset: int, record: Chunk, *, record_size: int, data: bytes
+    ) -> LogChunk:
+        """Return a chunk, without its rows if they are lost.
+
+        Raises:
+            LogCorruptError: The record contradicts itself.
+        """
         if index in self._lost_rows:
             record = msgspec.structs.replace(
                 record, segments=[], columns=[], layouts={}, irregular=[]
             )
-        return LogChunk(
-            record,
-            path=self.path,
-            index=index,
-            offset=entry.offset,
-            record_size=frame.meta_raw,
-            data=payload[frame.meta_size :],
-            decompressor=self._decompressor,
-        )
+        try:
+            chunk = LogChunk(
+                record,
+                path=self.path,
+                index=index,
+                offset=offset,
+                record_size=record_size,
+                data=data,
+                decompressor=self._decompressor,
+                report=partial(_lose_rows, weakref.ref(self), index),
+            )
+            if record.columns or record.segments:
+                check_chunk(record, len(data), chunk.n_steps, chunk.n_obs)
+        except ValueError as exc:
+            raise self._corrupt(offset, f"the chunk contradicts itself: {exc}") from exc
+        return chunk
 
     def check(self, index: int) -> bool:
         """Read all of frames[index]; return whether it is whole, and add its damage if it is not."""
@@ -232,7 +279,7 @@ class LogReader(FrameReader):
         try:
             chunk.decode()
         except LogCorruptError as exc:
-            self.add_damage(chunk, str(exc))
+            self.add_damage(chunk, exc.what)
         return not self.has_lost_rows(index)
 
     def has_lost_rows(self, index: int) -> bool:
@@ -263,18 +310,26 @@ class LogReader(FrameReader):
             raise LogCorruptError(
                 f"the value {digest.hex()} that an event refers to is lost", path=self.path
             )
+        if digest not in self._verified_blobs:
+            if hashlib.blake2b(data, digest_size=frames.ID_BYTES).digest() != digest:
+                raise LogCorruptError(f"the value {digest.hex()} is another one", path=self.path)
+            self._verified_blobs.add(digest)
         return data
 
     def _read_blobs(self, digest: bytes) -> None:
         """Read the values of the frame that has one of them, or of all frames not yet read."""
         if self.footer is not None:
-            if self._blob_frames is None:
-                self._blob_frames = read_blobs(self.footer.blobs)
-            index = self._blob_frames.get(digest)
-            if index is not None and index < len(self.frames):
-                with contextlib.suppress(LogCorruptError):
-                    self._keep_blobs(self.chunk(index))
-            return
+            try:
+                if self._blob_frames is None:
+                    self._blob_frames = read_blobs(self.footer.blobs, len(self.frames))
+                index = self._blob_frames.get(digest)
+                if index is not None and self.frames[index].kind == frames.CHUNK:
+                    with contextlib.suppress(LogCorruptError):
+                        self._keep_blobs(self.chunk(index))
+            except ValueError as exc:
+                self._drop_footer(exc)
+            if digest in self._blobs:
+                return
         # One pass reads all values; frames appended later are read when a value is missing.
         for chunk in self.chunks(self._blobs_read):
             self._keep_blobs(chunk)
@@ -284,17 +339,49 @@ class LogReader(FrameReader):
         self._blobs.update((e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob))
 
     def add_damage(self, chunk: LogChunk, reason: str) -> None:
-        """Add a chunk whose columns contradict themselves to the damage.
+        """Add a chunk that contradicts others, or itself, to the damage.
 
         From now on it is read without its rows.
         """
-        if chunk.index >= len(self.frames):
-            self._add_damage(Damage(chunk.offset, 0, reason))
-            return
-        entry = self.frames[chunk.index]
-        self._lost_rows.add(chunk.index)
-        self._cache.pop(chunk.index, None)
-        self._add_damage(Damage(entry.offset, entry.size, reason))
+        self._lose_rows(chunk.index, reason)
+
+    def note_damage(self, index: int, reason: str) -> None:
+        """Add to the damage that the events of a chunk contradict others."""
+        offset, size = self._span(index)
+        self._add_damage(Damage(offset, size, reason))
+
+    def _span(self, index: int) -> tuple[int, int]:
+        """Return offset and size of a frame; chunks of the journal come behind the log."""
+        if index >= len(self.frames):
+            return self.size, 0
+        entry = self.frames[index]
+        return entry.offset, entry.size
+
+    def _drop_footer(self, exc: ValueError) -> LogCorruptError:
+        """Note that the footer contradicts itself, and do without it; return the error."""
+        self.footer = None
+        offset = self.frames[-1].end if self.frames else self._format.first_frame
+        size = self.size - self._format.trailer_size - offset
+        error = self._corrupt(offset, f"the footer contradicts itself: {exc}")
+        self._add_damage(Damage(offset, size, error.what))
+        return error
+
+    def _lose_rows(self, index: int, reason: str) -> None:
+        """Read a chunk without its rows from now on, since they are damaged."""
+        self._lost_rows.add(index)
+        self._cache.pop(index, None)
+        if index >= len(self.frames):
+            number = index - len(self.frames)
+            self.journal[number] = self._journal_chunk(index, self.journal[number].record, b"")
+        offset, size = self._span(index)
+        self._add_damage(Damage(offset, size, reason))
 
     def _decode_chunk(self, data: bytes) -> Chunk:
         return records.decode_chunk(data, self._format.version, self.unknown_tags)
+
+
+def _lose_rows(reader: weakref.ref[LogReader], index: int, reason: str) -> None:
+    """Have a reader, if it is still there, read a chunk without its rows from now on."""
+    # A weak reference: readers keep chunks, and a cycle would keep both.
+    if (alive := reader()) is not None:
+        alive._lose_rows(index, reason)

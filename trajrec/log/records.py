@@ -7,6 +7,7 @@ from typing import Any, get_args
 import msgspec
 
 from trajrec.log import format1
+from trajrec.log.bounds import Count, LargeCountOrNone, Time
 from trajrec.log.event_tables import unpack_events
 from trajrec.log.events import Record
 from trajrec.log.schema import (
@@ -35,13 +36,13 @@ KNOWN_TAGS = frozenset(
 class _ChunkOfAnyEvents(Record, frozen=True, kw_only=True):
     """A chunk whose events are not decoded. Its fields are those of `Chunk`."""
 
-    time_ns: int
+    time_ns: Time
     segments: list[Segment]
     columns: list[Column]
     layouts: dict[str, Any]
     events: list[msgspec.Raw]
-    irregular: list[tuple[int, int, bytes]] = msgspec.field(default_factory=list)
-    journal: int = -1
+    irregular: list[tuple[Count, Count, bytes]] = msgspec.field(default_factory=list)
+    journal: LargeCountOrNone = -1
     tables: list[EventTable] = msgspec.field(default_factory=list)
     order: bytes = b""
 
@@ -77,6 +78,8 @@ def decode_chunk(data: bytes, version: int, unknown_tags: set[str]) -> Chunk:
         any_chunk = _any_decoder.decode(data)
         chunk, raw_events = _without_events(any_chunk), any_chunk.events
     if chunk.tables:
+        if raw_events or chunk.events:
+            raise ValueError("its events stand in tables and in a list")
         raw_events = _raw_decoder.decode(_encode(unpack_events(chunk.tables, chunk.order)))
     if raw_events is None:
         return chunk

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import zstandard
 
+from trajrec.errors import LogCorruptError
 from trajrec.log import pixels
 from trajrec.log.columns import NUMBER_KINDS
 from trajrec.log.frames import MAX_PART
@@ -22,6 +25,31 @@ from trajrec.values.plain import IMMUTABLE_TYPES, is_immutable
 # zstd states the size of the content within the first 18 bytes of a frame.
 _ZSTD_HEADER = 18
 
+_COLUMN_KINDS = NUMBER_KINDS | {"S", "U"}
+
+
+class Origin(NamedTuple):
+    """The chunk that columns come from. It does not refer to it: a cycle would keep each chunk.
+
+    Attributes:
+        path: The log.
+        offset: The position of the frame.
+        report: Called with the reason if a column contradicts itself.
+    """
+
+    path: Path
+    offset: int
+    report: Callable[[str], None]
+
+    def corrupt(self, column: str, reason: str) -> LogCorruptError:
+        """Report that a column contradicts itself; return it as an error."""
+        text = f"column {column!r}: {reason}"
+        self.report(text)
+        return LogCorruptError(text, path=self.path, offset=self.offset)
+
+
+NOWHERE = Origin(Path(), 0, lambda reason: None)
+
 
 class ColumnRows:
     """The decoded rows of a column.
@@ -30,6 +58,7 @@ class ColumnRows:
         column: The column's record.
         data: Its bytes in the log.
         decompressor: Used here alone, not kept.
+        origin: For the error that is raised if a value that is read later contradicts itself.
 
     Attributes:
         n: The number of rows.
@@ -43,14 +72,21 @@ class ColumnRows:
     """
 
     def __init__(
-        self, column: Column, data: bytes | memoryview, decompressor: zstandard.ZstdDecompressor
+        self,
+        column: Column,
+        data: bytes | memoryview,
+        decompressor: zstandard.ZstdDecompressor,
+        *,
+        origin: Origin = NOWHERE,
     ) -> None:
+        self._origin = origin
+        self._name = column.name
         self.n = column.n
         self.kind = column.kind
         self.type_name = column.type_name
         self.row_numbers: IntArray | None = None
         if column.rows_data is not None:
-            self.row_numbers = np.cumsum(codec.decode(column.rows_data), dtype=np.int64)
+            self.row_numbers = _read_row_numbers(column.rows_data, column.n)
         self._const = b""
         self._shape = column.shape
         self._dense: Array | None = None
@@ -58,17 +94,22 @@ class ColumnRows:
         self._values: list[bytes] = []
         if column.kind == "const":
             self._const = bytes(data)
+            _check_size(column, len(data))
             return
         raw = _decompress(data, column.raw_bytes, decompressor)
         if column.kind == "value":
             self._values = _split_values(raw, column.n)
             return
-        _check_numbers(column)
-        self._dtype = np.dtype(column.dtype)
-        if column.filter and column.filter[0] == pixels.FRAMES:
-            self._frames = PixelFrames(raw, column.n, row_bytes(column))
+        is_scalar = column.kind == "scalar"
+        if is_scalar and column.shape:
+            raise ValueError(f"scalars of shape {column.shape}")
+        dtype = self._dtype = _check_type(column.dtype, column.type_name if is_scalar else "")
+        width = dtype.itemsize * math.prod(column.shape)
+        _check_size(column, width)
+        if column.filter == (pixels.FRAMES,):
+            self._frames = PixelFrames(raw, column.n, width)
         else:
-            self._dense = _unfilter(raw, column)
+            self._dense = _unfilter(raw, column, dtype, width)
 
     @property
     def _array(self) -> Array | None:
@@ -101,7 +142,7 @@ class ColumnRows:
             return self._array[start:stop]
         if self.kind != "const":
             return None
-        value = codec.decode(self._const)
+        value = self._decode(self._const)
         if not isinstance(value, (bool, int, float, np.ndarray, np.generic)):
             return None
         try:
@@ -116,13 +157,13 @@ class ColumnRows:
         """Return rows [start, stop) as values of the exact recorded types. Arrays are copies."""
         stop = self.n if stop is None else stop
         if self.kind == "const":
-            value = codec.decode(self._const)
+            value = self._decode(self._const)
             # Rows must not share a value that can be changed.
             if type(value) in IMMUTABLE_TYPES or is_immutable(value):
                 return [value] * (stop - start)
-            return [codec.decode(self._const) for _ in range(start, stop)]
+            return [self._decode(self._const) for _ in range(start, stop)]
         if self._array is None:
-            return [codec.decode(value) for value in self._values[start:stop]]
+            return [self._decode(value) for value in self._values[start:stop]]
         rows = self._array[start:stop]
         if self.kind == "array":
             rows = rows.copy()
@@ -143,7 +184,7 @@ class ColumnRows:
             Type and bytes, or None if the rows are not NumPy scalars of one type.
         """
         if self.kind == "const":
-            value = codec.decode(self._const)
+            value = self._decode(self._const)
             if not isinstance(value, (np.number, np.bool_)):
                 return None
             return type(value), value.tobytes() * (stop - start)
@@ -163,6 +204,12 @@ class ColumnRows:
             return self._values[start:stop]
         return [codec.encode(value) for value in self.values(start, stop)]
 
+    def _decode(self, data: bytes) -> Value:
+        try:
+            return codec.decode(data)
+        except ValueError as exc:
+            raise self._origin.corrupt(self._name, str(exc)) from exc
+
     def row_bytes(self, start: int = 0, stop: int | None = None) -> bytes | None:
         """Return the joined C-order bytes of rows [start, stop), or None if they are no arrays."""
         if self.kind == "array" or (self.kind == "const" and self.type_name == "array"):
@@ -176,16 +223,27 @@ def row_bytes(column: Column) -> int:
     return np.dtype(column.dtype).itemsize * math.prod(column.shape) if column.dtype else 0
 
 
+def _read_row_numbers(data: bytes, n: int) -> IntArray:
+    """Return the numbers of the n rows that have a value, in ascending order."""
+    distances = codec.decode(data)
+    if type(distances) is not np.ndarray or distances.dtype != np.uint32 or distances.shape != (n,):
+        raise ValueError(f"its row numbers are no {n} numbers")
+    if not distances[1:].all():
+        raise ValueError("its row numbers do not ascend")
+    return distances.cumsum(dtype=np.int64)
+
+
 def _decompress(
     data: bytes | memoryview, raw_bytes: int, decompressor: zstandard.ZstdDecompressor
 ) -> bytes:
     """Return bytes decompressed. The stated size is checked before memory is claimed for it."""
-    if zstandard.frame_content_size(bytes(data[:_ZSTD_HEADER])) != raw_bytes:
-        raise ValueError("a column's size is not the stated one")
     try:
+        size = zstandard.frame_content_size(bytes(data[:_ZSTD_HEADER]))
+        if size != raw_bytes or size > MAX_PART:
+            raise ValueError(f"it has {size} bytes, and {raw_bytes} are stated")
         return decompressor.decompress(data)
     except zstandard.ZstdError as exc:
-        raise ValueError(f"a column does not decompress: {exc}") from exc
+        raise ValueError(f"it does not decompress: {exc}") from exc
 
 
 def _split_values(raw: bytes, n: int) -> list[bytes]:
@@ -194,35 +252,61 @@ def _split_values(raw: bytes, n: int) -> list[bytes]:
     start = 4 * n
     ends = (start + np.cumsum(lengths, dtype=np.int64)).tolist()
     if (ends[-1] if ends else 0) != len(raw):
-        raise ValueError("the lengths of a column's values do not add up")
+        raise ValueError("the lengths of its values do not add up")
     return [raw[a:b] for a, b in zip([start, *ends[:-1]], ends, strict=True)]
 
 
-def _check_numbers(column: Column) -> None:
-    """Check the statements of a column of numbers before memory is claimed for its rows.
+def _check_size(column: Column, width: int) -> None:
+    """Check the memory of a column's rows before it is claimed.
 
     Raises:
         ValueError: No writer writes such a column.
     """
-    if np.dtype(column.dtype).kind not in NUMBER_KINDS | {"S", "U"}:
-        raise ValueError(f"dtype {column.dtype!r} is not stored in columns")
-    if not all(size >= 0 for size in column.shape) or column.n * row_bytes(column) > MAX_PART:
-        raise ValueError(
-            f"a column of {column.n} rows of shape {column.shape} is larger than writers write"
-        )
+    if column.n * width > MAX_PART:
+        raise ValueError(f"{column.n} rows of {width} bytes; at most {MAX_PART} bytes are read")
 
 
-def _unfilter(raw: bytes, column: Column) -> Array:
+# Columns have few types: the cache is faster than NumPy's look at a text.
+@lru_cache(maxsize=256)
+def _check_type(text: str, scalar_type: str) -> np.dtype[Any]:
+    """Return the dtype of a column of numbers.
+
+    Args:
+        text: The dtype as the record states it.
+        scalar_type: The type that the numbers are widened to; "" if they are arrays.
+
+    Raises:
+        ValueError: No writer stores such numbers.
+    """
+    dtype = np.dtype(text)
+    if dtype.kind not in _COLUMN_KINDS:
+        raise ValueError(f"dtype {text!r} is not stored in columns")
+    if not scalar_type:
+        return dtype
+    if scalar_type in ("bool", "|b1"):
+        is_fitting = dtype.str == "|u1"
+    elif scalar_type == "int":
+        is_fitting = dtype.kind in "iu"
+    elif scalar_type == "float":
+        is_fitting = dtype.str == "<f8"
+    else:
+        wide = np.dtype(scalar_type)
+        is_fitting = dtype.str == wide.str or (wide.kind in "iu" and dtype.kind in "iu")
+    if not is_fitting:
+        raise ValueError(f"scalars of type {scalar_type!r} are not stored as {text!r}")
+    return dtype
+
+
+def _unfilter(raw: bytes, column: Column, dtype: np.dtype[Any], width: int) -> Array:
     """Return the rows of a column of numbers that are not stored as frames."""
-    dtype: np.dtype[Any] = np.dtype(column.dtype)
     if column.filter and column.filter[0] == pixels.STACKS:
         return pixels.unpack(
             raw, n=column.n, dtype=dtype, shape=column.shape, filter_=column.filter
         )
-    if column.n * row_bytes(column) != len(raw):
-        raise ValueError("a column's rows do not fill its bytes")
+    if column.n * width != len(raw):
+        raise ValueError("its rows do not fill its bytes")
+    if column.filter and (column.filter[0] != PLANES or len(column.filter) < 2):
+        raise ValueError(f"filter {column.filter} is unknown")
     if not column.filter or not raw:
         return np.frombuffer(raw, dtype).reshape(column.n, *column.shape)
-    if column.filter[0] != PLANES or len(column.filter) < 2:
-        raise ValueError(f"filter {column.filter} is unknown")
     return unpack_planes(raw, n=column.n, dtype=dtype, shape=column.shape, orders=column.filter[1:])

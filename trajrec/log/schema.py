@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from trajrec.log.annotations import Annotation
+from trajrec.log.bounds import Count, CountOrNone, FirstStep, LargeCount, LargeCountOrNone, Time
 from trajrec.log.events import AgentEvent, Record
 
 # Raise the version whenever an older reader would misread a log, and add a golden log.
@@ -77,7 +78,7 @@ class Header(Record, frozen=True, kw_only=True):
     """
 
     log_id: str
-    created_ns: int
+    created_ns: Time
     writer: str
     env: EnvRecord
     state: StateRecord
@@ -96,9 +97,9 @@ class Segment(Record, frozen=True):
         has_reset: Whether the observations and states have one more row in front: the reset's.
     """
 
-    episode: int
-    first_step: int
-    n_steps: int
+    episode: Count
+    first_step: FirstStep
+    n_steps: Count
     has_reset: bool
 
 
@@ -122,14 +123,14 @@ class Column(Record, frozen=True, kw_only=True):
 
     name: str
     kind: Literal["array", "scalar", "value", "const"]
-    n: int
+    n: Count
     dtype: str = ""
-    shape: tuple[int, ...] = ()
+    shape: tuple[Count, ...] = ()
     type_name: str = ""
-    filter: tuple[int, ...] = ()
-    offset: int = 0
-    size: int = 0
-    raw_bytes: int = 0
+    filter: tuple[Count, ...] = ()
+    offset: Count = 0
+    size: Count = 0
+    raw_bytes: Count = 0
     rows_data: bytes | None = None
     checksum: int | None = None
     const_data: bytes | None = None
@@ -144,8 +145,8 @@ class EpisodeStart(Record, tag="start", frozen=True, kw_only=True):
         rng_data: If the reset was not seeded: the state of the environment's generators before it.
     """
 
-    episode: int
-    time_ns: int
+    episode: Count
+    time_ns: Time
     seed: int | None
     seed_origin: SeedOrigin
     options_data: bytes | None
@@ -167,9 +168,9 @@ class Fork(Record, tag="fork", frozen=True, kw_only=True):
         restore: The way in which the step was reached: a word of `RESTORE_WORDS`.
     """
 
-    episode: int
+    episode: Count
     parent_id: str
-    step: int
+    step: Count
     kind: Literal["actions", "policy", "agent"]
     noise: str = "recorded"
     restore: str = "reexecute"
@@ -187,8 +188,8 @@ class Keyframe(Record, tag="keyframe", frozen=True):
     `trajrec.envstate.keyframes` writes and restores it.
     """
 
-    episode: int
-    step: int
+    episode: Count
+    step: Count
     data: bytes
 
 
@@ -203,9 +204,9 @@ class EpisodeEnd(Record, tag="end", frozen=True, kw_only=True):
         reported_data: Totals that the source of an imported episode states (tokens, cost).
     """
 
-    episode: int
-    time_ns: int
-    n_steps: int
+    episode: Count
+    time_ns: Time
+    n_steps: Count
     ending: Ending
     terminated: bool
     truncated: bool
@@ -225,10 +226,10 @@ class Failure(Record, tag="failure", frozen=True, kw_only=True):
         action_data: The action of the failed step.
     """
 
-    episode: int
-    step: int
-    attempt: int
-    time_ns: int
+    episode: Count
+    step: CountOrNone
+    attempt: Count
+    time_ns: Time
     phase: Literal["reset", "step", "state", "check", "loop"]
     origin: Literal["agent", "env", "tool", "scaffold", "infra", "verifier"]
     error_type: str
@@ -245,9 +246,9 @@ class Check(Record, tag="check", frozen=True, kw_only=True):
         is_primary: Whether the outcome of the episode follows from this check.
     """
 
-    episode: int
-    step: int
-    time_ns: int
+    episode: Count
+    step: CountOrNone
+    time_ns: Time
     check_id: str
     version: str
     family: str
@@ -276,7 +277,7 @@ class EventTable(Record, frozen=True):
     """
 
     tag: str
-    n: int
+    n: Count
     fields: list[list[Any]]
 
 
@@ -294,13 +295,13 @@ class Chunk(Record, frozen=True, kw_only=True):
         order: The number of the table that each event comes from, a byte an event.
     """
 
-    time_ns: int
+    time_ns: Time
     segments: list[Segment]
     columns: list[Column]
     layouts: dict[str, Any]
     events: list[Event]
-    irregular: list[tuple[int, int, bytes]] = msgspec.field(default_factory=list)
-    journal: int = -1
+    irregular: list[tuple[Count, Count, bytes]] = msgspec.field(default_factory=list)
+    journal: LargeCountOrNone = -1
     tables: list[EventTable] = msgspec.field(default_factory=list)
     order: bytes = b""
 
@@ -308,8 +309,8 @@ class Chunk(Record, frozen=True, kw_only=True):
 class FrameTable(Record, frozen=True):
     """The frames before the footer. They lie back to back, and are numbered from 0."""
 
-    sizes: list[int]
-    kinds: list[int]
+    sizes: list[Count]
+    kinds: list[Count]
 
 
 class StepTable(Record, frozen=True):
@@ -321,10 +322,10 @@ class StepTable(Record, frozen=True):
         n_steps: The number of steps from the first on, 0 if there are events of no step alone.
     """
 
-    frames: list[int]
+    frames: list[Count]
     episodes: list[int]
-    first_steps: list[int]
-    n_steps: list[int]
+    first_steps: list[LargeCount]
+    n_steps: list[LargeCount]
 
 
 class EpisodeTable(Record, frozen=True, kw_only=True):
@@ -338,18 +339,18 @@ class EpisodeTable(Record, frozen=True, kw_only=True):
         n_frames: The number of frames from the first to the last that have a part of the episode.
     """
 
-    numbers: list[int]
+    numbers: list[Count]
     kinds: list[str]
     tasks: list[str]
     seeds: list[int | None]
     started_ns: list[int]
     durations_ns: list[int | None]
-    first_steps: list[int]
-    end_steps: list[int]
+    first_steps: list[LargeCount]
+    end_steps: list[LargeCount]
     endings: list[str]
     total_rewards: list[float]
     first_frames: list[int]
-    n_frames: list[int]
+    n_frames: list[Count]
     parent_ids: list[str]
 
 
@@ -362,7 +363,7 @@ class BlobTable(Record, frozen=True):
     """
 
     digests: bytes
-    frames: list[int]
+    frames: list[Count]
 
 
 class Footer(Record, frozen=True, kw_only=True):
@@ -374,10 +375,10 @@ class Footer(Record, frozen=True, kw_only=True):
     """
 
     header: Header
-    generation: int
+    generation: Count
     content: bytes
-    n_episodes: int
-    n_steps: int
+    n_episodes: Count
+    n_steps: LargeCount
     frames: FrameTable
     steps: StepTable
     episodes: EpisodeTable

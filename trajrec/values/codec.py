@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import threading
 
+from trajrec.errors import DecodeError, EncodeError
 from trajrec.types import Value
 from trajrec.values.decoder import Decoder
 from trajrec.values.encoder import Encoder, pack
@@ -19,6 +20,7 @@ from trajrec.values.extensions import Opaque as Opaque
 from trajrec.values.extensions import Plain as Plain
 from trajrec.values.extensions import Ref as Ref
 from trajrec.values.extensions import type_name as type_name
+from trajrec.values.item_count import check_items
 
 # A decoder counts its depth, so each thread needs its own.
 _local = threading.local()
@@ -47,14 +49,21 @@ def encode(
     {'x': (1, 2.5), 'big': 1180591620717411303424}
     """
     # Positional: keywords cost a tenth of encoding a small dict.
-    return pack(Encoder(where, opaque, canonical).lower(value, 0))
+    data = pack(Encoder(where, opaque, canonical).lower(value, 0))
+    try:
+        check_items(data)
+    except ValueError as exc:
+        if opaque:
+            return encode(Opaque(type_name(value), f"left out: {exc}"))
+        raise EncodeError(f"{exc}, which no reader takes", where=where) from exc
+    return data
 
 
 def decode(data: bytes | memoryview) -> Value:
     """Return the value that `encode` was given.
 
     Raises:
-        ValueError: The bytes are not an encoded value.
+        DecodeError: The bytes are not an encoded value.
 
     >>> decode(encode([1, (2,)]))
     [1, (2,)]
@@ -63,6 +72,21 @@ def decode(data: bytes | memoryview) -> Value:
     if decoder is None:
         decoder = _local.decoder = Decoder()
     return decoder.decode(data)
+
+
+def decode_map(data: bytes | memoryview | None) -> dict[str, Value]:
+    """Return the map of names and values that `encode` was given, {} for None or no bytes.
+
+    Raises:
+        DecodeError: The bytes are no such map.
+
+    >>> decode_map(encode({"a": 1})), decode_map(None)
+    ({'a': 1}, {})
+    """
+    value = decode(data) if data else {}
+    if type(value) is not dict or not all(type(key) is str for key in value):
+        raise DecodeError(f"a map of names should stand where {str(value)[:40]!r} stands")
+    return value
 
 
 def digest(value: Value, *, where: str = "value") -> str:

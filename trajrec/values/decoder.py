@@ -1,4 +1,4 @@
-"""Turns encoded values back into values. Damaged bytes raise ValueError and nothing else."""
+"""Turns encoded values back into values. Damaged bytes raise DecodeError and nothing else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from trajrec.errors import DecodeError
 from trajrec.types import Array, Value
 from trajrec.values import extensions as ext
 from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref
+from trajrec.values.item_count import check_items
 
 # An object takes up to two extensions for a level: itself and the map of its fields.
 _MAX_EXTENSIONS = 2 * MAX_DEPTH + 2
@@ -35,13 +37,15 @@ class Decoder:
         """Return the value of some bytes.
 
         Raises:
-            ValueError: The bytes are not an encoded value.
+            DecodeError: The bytes are not an encoded value.
         """
         self._n_open = 0
         try:
+            check_items(data)
             return self._msgpack.decode(data)
         except (
             msgspec.MsgspecError,
+            ValueError,
             TypeError,
             KeyError,
             IndexError,
@@ -49,7 +53,7 @@ class Decoder:
             OverflowError,
             MemoryError,
         ) as exc:
-            raise ValueError(f"not an encoded value: {exc}") from exc
+            raise DecodeError(f"not an encoded value: {exc}") from exc
 
     def _extension(self, code: int, data: memoryview) -> Value:
         decode = _DECODE.get(code)
