@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Unpack
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import ReplayError
+from trajrec.errors import LogCorruptError, ReplayError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
 from trajrec.replay.execute.environments import make_world
@@ -157,7 +157,7 @@ class Replayer:
                 start = start if group else time.perf_counter()
                 try:
                     group.append(self._executor.execute(episode))
-                except ReplayError as exc:
+                except (ReplayError, LogCorruptError) as exc:
                     yield from self._report_group(group)
                     yield refusal(episode.id, exc.what)
                 if time.perf_counter() - start > GROUP_S or len(group) == GROUP_EPISODES:
@@ -184,14 +184,14 @@ class Replayer:
             group.clear()
             try:
                 yield self._explainer.look_again(executed, report)
-            except ReplayError as exc:
+            except (ReplayError, LogCorruptError) as exc:
                 yield refusal(executed.episode.id, exc.what)
             yield from map(self._replay_or_refuse, later)
 
     def _replay_or_refuse(self, episode: Episode) -> ReplayReport:
         try:
             return self.replay(episode)
-        except ReplayError as exc:
+        except (ReplayError, LogCorruptError) as exc:
             return refusal(episode.id, exc.what)
 
     def _report(self, executed: ExecutedEpisode) -> ReplayReport:

@@ -69,6 +69,8 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
         )
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
+    except Exception as exc:
+        raise _not_taken(record.env_id, exc, episode_id) from exc
     n_applied = len(env.spec.additional_wrappers) if env.spec is not None else 0
     for name, data in record.wrappers[n_applied:]:
         env = _wrap(env, name, data, allow=allowed, episode_id=episode_id)
@@ -77,7 +79,7 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
 
 def _kwargs(record: EnvRecord) -> dict[str, Value]:
     """Return the recorded arguments, without a window."""
-    kwargs = dict(codec.decode(record.kwargs_data)) if record.kwargs_data else {}
+    kwargs = codec.decode_map(record.kwargs_data)
     if kwargs.get("render_mode") == "human":
         kwargs["render_mode"] = None
     return kwargs
@@ -147,8 +149,19 @@ def _wrap(
         raise EnvMissingError(
             f"the wrapper {name} is not installed here ({exc})", episode_id=episode_id
         ) from exc
-    wrapped: AnyEnv = wrapper(env, **(codec.decode(data) if data else {}))
+    try:
+        wrapped: AnyEnv = wrapper(env, **codec.decode_map(data))
+    except Exception as exc:
+        raise _not_taken(name, exc, episode_id) from exc
     return wrapped
+
+
+def _not_taken(name: str, exc: Exception, episode_id: str) -> EnvMissingError:
+    """Return the error of a class that does not take the arguments in the log."""
+    return EnvMissingError(
+        f"{name} does not take the recorded arguments in the version that is installed here: {exc}",
+        episode_id=episode_id,
+    )
 
 
 def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> AnyEnv:
@@ -160,18 +173,14 @@ def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str)
         made = cls(**_kwargs(record))
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
-    except TypeError as exc:
-        raise EnvMissingError(
-            f"{record.entry_point} does not take the recorded arguments in the version that is "
-            f"installed here: {exc}",
-            episode_id=episode_id,
-        ) from exc
+    except Exception as exc:
+        raise _not_taken(record.entry_point, exc, episode_id) from exc
     for name, data in record.wrappers:
         module, _, cls_name = name.rpartition(".")
         wrapper = _pettingzoo_class(
             f"{module}:{cls_name}", kind="wrapper", allow=allow, episode_id=episode_id
         )
-        arguments = codec.decode(data) if data else {}
+        arguments = codec.decode_map(data)
         known = WRAPPER_ARGUMENTS.get(cls_name, {}).keys()
         # Some wrappers write to a file that an argument names.
         if not is_allowed(module, allow) and not arguments.keys() <= known:

@@ -87,7 +87,7 @@ def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
                 # The environment makes the object that holds its generators in its first reset.
                 handle.env.reset(seed=0)
                 restore_generator(handle.env.unwrapped, handle.native, start.rng_data)
-    except (ValueError, LookupError, TypeError) as exc:
+    except (ValueError, LookupError, TypeError, AttributeError) as exc:
         raise ReplayError(
             f"the generator's state could not be restored: {exc}", episode_id=episode.id
         ) from exc

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from trajrec.corpus.episode import Episode, Step
+from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import to_env_action
+from trajrec.corpus.step import Step
 from trajrec.replay.execute.compare import DIGESTS_ONLY, describe, first_counting_change
 from trajrec.replay.execute.execution import Execution, LiveEnd
 from trajrec.replay.execute.reach import EnvHandle, as_recorded

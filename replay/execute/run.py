@@ -13,8 +13,9 @@ from zlib import crc32
 
 import numpy as np
 
-from trajrec.corpus.episode import Episode, failed_action
+from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import EpisodeTail, to_env_action
+from trajrec.corpus.step import failed_action
 from trajrec.errors import DivergenceError, ReplayError, TrajrecError
 from trajrec.log.schema import Failure
 from trajrec.replay.execute.column_compare import obs_collector

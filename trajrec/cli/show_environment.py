@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
-from trajrec.corpus.episode import Episode, Step
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.step import Step
 from trajrec.errors import CorpusError, StateUnknownError
 from trajrec.log.schema import EpisodeStart
 from trajrec.types import JsonObject, Value

@@ -201,9 +201,15 @@ class Corpus:
             for offset, size, cause, is_tail in json.loads(damage):
                 # A log that is being written may end within a frame.
                 if not (is_tail and self._index.running.get(log)):
-                    text = f"byte {offset}, {size} bytes: {cause}"
-                    problems.append(Problem(log, text, is_tail))
-        return problems
+                    problems.append(_problem(log, offset, size, cause, is_tail))
+        # The index does not decode observations and states; who reads an episode does.
+        for log, reader in self._readers.items():
+            problems += [
+                problem
+                for problem in (_problem(log, *damage) for damage in reader.damage)
+                if not problem.is_tail and problem not in problems
+            ]
+        return sorted(problems)
 
     def _load(self, reader: LogReader, number: int, frames: range) -> Episode:
         episode = Episode(reader, number, frames)
@@ -222,6 +228,10 @@ class Corpus:
             if len(self._readers) > MAX_READERS:
                 self._readers.pop(next(iter(self._readers)))
         return reader
+
+
+def _problem(log: str, offset: int, size: int, reason: str, is_tail: bool) -> Problem:
+    return Problem(log, f"byte {offset}, {size} bytes: {reason}", is_tail)
 
 
 def _size(path: Path) -> int | None:

@@ -2,52 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
+from trajrec.corpus.episode_parts import EpisodeParts
+from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
+from trajrec.corpus.step import Step, failed_step
+from trajrec.corpus.stored_values import StoredValues
 from trajrec.corpus.transcript import Transcript
-from trajrec.errors import CorpusError, LogCorruptError, StateUnknownError
-from trajrec.log.annotations import Annotation
-from trajrec.log.chunk import LogChunk
-from trajrec.log.events import AgentEvent, CallStart, ModelStart, Redaction
-from trajrec.log.frames import CHUNK
+from trajrec.errors import CorpusError, StateUnknownError
+from trajrec.log.events import CallStart, ModelStart
 from trajrec.log.reader import LogReader
-from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, episode_id
+from trajrec.log.schema import episode_id
 from trajrec.types import Action, Array, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, DigestBytes, digest_function
-
-
-class Step(NamedTuple):
-    """One decision of the agent and its consequences.
-
-    Attributes:
-        step: Number of the step.
-        action: The action.
-        observation: The observation after the action; None if the step raised.
-        reward: The reward; None if the step raised.
-        info: The info.
-        failure: The exception of the step; None if it raised none.
-    """
-
-    step: int
-    action: Action
-    observation: Observation
-    reward: Value
-    info: Info
-    failure: Failure | None = None
 
 
 class Episode:
     """One recorded episode.
 
     Attributes:
-        id: 16 hex digits.
         number: Number of the episode in its log, from 0.
         path: The log file.
         header: The recorder, the environment and the conditions of the log.
@@ -68,40 +46,23 @@ class Episode:
         self.number = number
         self.path = reader.path
         self.header = reader.header
-        self.id = episode_id(reader.header.log_id, number)
-        self.start: EpisodeStart | None = None
-        self.end: EpisodeEnd | None = None
-        self.fork: Fork | None = None
-        self.find_parent: Callable[[str], Episode] | None = None
-        self.failures: list[Failure] = []
-        self.keyframes: list[Keyframe] = []
-        self.checks: list[Check] = []
-        self.agent_events: list[AgentEvent] = []
         self.reader = reader
-        self.rows = EpisodeRows([], {})
-        for chunk in _chunks(reader, range(reader.n_chunks) if chunks is None else chunks):
-            self._add_chunk(chunk)
+        self.find_parent: Callable[[str], Episode] | None = None
+        parts = EpisodeParts(reader, number, chunks)
+        self.start = parts.start
+        self.end = parts.end
+        self.fork = parts.fork
+        self.failures = parts.failures
+        self.keyframes = parts.keyframes
+        self.checks = parts.checks
+        self.agent_events = parts.agent_events
+        self.rows = parts.rows
+        self._report = parts.report
 
-    def _add_chunk(self, chunk: LogChunk) -> None:
-        for event in chunk.events_of(self.number):
-            if isinstance(event, EpisodeStart):
-                self.start = event
-            elif isinstance(event, EpisodeEnd):
-                self.end = event
-            elif isinstance(event, Fork):
-                self.fork = event
-            elif isinstance(event, Keyframe):
-                self.keyframes.append(event)
-            elif isinstance(event, Failure):
-                self.failures.append(event)
-            elif isinstance(event, Check):
-                self.checks.append(event)
-            elif not isinstance(event, Annotation):
-                self.agent_events.append(event)
-        self.rows.parts += [EpisodePart(chunk, span) for span in chunk.spans_of(self.number)]
-        for number, step, data in chunk.record.irregular:
-            if number == self.number:
-                self.rows.irregular[step] = data
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits."""
+        return episode_id(self.header.log_id, self.number)
 
     def __repr__(self) -> str:
         return f"<Episode {self.id} {self.env_id} {self.n_steps} steps, {self.ending}>"
@@ -119,7 +80,24 @@ class Episode:
     @cached_property
     def transcript(self) -> Transcript:
         """An agent's calls with their attempts and changes, and its model calls."""
-        return Transcript(self.agent_events, self.reader.blob, self.id)
+        return self.transcribe()
+
+    def transcribe(self, *, is_tolerant: bool = False) -> Transcript:
+        """Return the transcript, read anew.
+
+        Args:
+            is_tolerant: Whether an `Opaque` stands for each value that cannot be read; if not,
+                reading it raises a LogCorruptError.
+        """
+        values = StoredValues(
+            self.agent_events,
+            self.reader.blob,
+            episode_id=self.id,
+            path=self.path,
+            report=self._report,
+            is_tolerant=is_tolerant,
+        )
+        return Transcript(self.agent_events, values, self.id)
 
     @property
     def n_steps(self) -> int:
@@ -161,7 +139,7 @@ class Episode:
 
         -1 stands for the reset, of which the options had one.
         """
-        return first_redacted_step(self.agent_events, _ACTION_FIELDS)
+        return first_redacted_step(self.agent_events, ACTION_FIELDS)
 
     @property
     def outcome(self) -> str | None:
@@ -295,7 +273,7 @@ class Episode:
     @property
     def reset_info(self) -> Info:
         """Info of the reset."""
-        return {} if self.start is None else dict(codec.decode(self.start.info_data))
+        return {} if self.start is None else codec.decode_map(self.start.info_data)
 
     @cached_property
     def states(self) -> dict[int, Value]:
@@ -382,7 +360,7 @@ class Episode:
             raise IndexError(f"step must be in [{self.first_step}, {self.end_step}), got {step}")
         for failure in self.failures:
             if failure.phase == "step" and failure.step == step:
-                return _failed_step(failure)
+                return failed_step(failure)
         row = self.rows.step_at(step)
         if row is None:
             raise CorpusError(f"episode {self.id}: the log has lost step {step}")
@@ -401,55 +379,10 @@ class Episode:
         )
         steps = [Step(*row) for row in rows]
         failures = {failure.step: failure for failure in self.failures if failure.phase == "step"}
-        steps += map(_failed_step, failures.values())
+        steps += map(failed_step, failures.values())
         yield from sorted(steps, key=lambda step: step.step)
-
-
-_ACTION_FIELDS = ("action", "options")
-
-LOST_FIELDS = (*_ACTION_FIELDS, "state")
-"""Fields without which a step cannot be executed again, or cannot be verified."""
-
-
-def first_redacted_step(events: Iterable[AgentEvent], fields: Collection[str]) -> int | None:
-    """Return the first step of which one of some fields had a secret; None if none had."""
-    steps = [
-        event.step
-        for event in events
-        if (isinstance(event, Redaction) and event.field in fields)
-        or (isinstance(event, CallStart) and event.is_redacted and "action" in fields)
-    ]
-    return min(steps, default=None)
 
 
 def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -> Episode:
     """Read one episode of a log file."""
     return Episode(LogReader(path), number, chunks)
-
-
-def _chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]:
-    frames = reader.frames
-    for index in wanted:
-        is_chunk = index >= len(frames) or frames[index].kind == CHUNK
-        if 0 <= index < reader.n_chunks and is_chunk:
-            try:
-                yield reader.cached_chunk(index)
-            except LogCorruptError:
-                # `reader.damage` lists the chunk, and `missing_steps` shows the loss.
-                continue
-
-
-def failed_action(failure: Failure) -> Action:
-    """Return the action of a step that raised."""
-    return None if failure.action_data is None else codec.decode(failure.action_data)
-
-
-def _failed_step(failure: Failure) -> Step:
-    return Step(
-        step=failure.step,
-        action=failed_action(failure),
-        observation=None,
-        reward=None,
-        info={},
-        failure=failure,
-    )

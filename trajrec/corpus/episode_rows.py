@@ -32,6 +32,11 @@ class EpisodePart(NamedTuple):
         return self.span.segment
 
     @property
+    def end_step(self) -> int:
+        """The number behind its last step."""
+        return self.span.segment.first_step + self.span.segment.n_steps
+
+    @property
     def step_rows(self) -> tuple[int, int]:
         """The rows [start, stop) of actions, rewards and infos."""
         return self.span.start, self.span.start + self.segment.n_steps

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from trajrec.corpus.episode import Episode, failed_action
+from trajrec.corpus.episode import Episode
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
+from trajrec.corpus.step import failed_action
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
 from trajrec.log.chunk import Span
 from trajrec.log.events import SideEffect

@@ -165,9 +165,11 @@ class _PartTree:
 
 
 def _read_changes(
-    operations: list[Value], before: Value, event: StateChange
+    operations: Value, before: Value, event: StateChange
 ) -> tuple[list[Change], bool, Value]:
     """Return recorded changes, whether their paths are certain, and the value that they lead to."""
+    if not _are_operations(operations):
+        return [], True, UNKNOWN
     if all(not isinstance(path, str) for _, path, *_ in operations):
         changes = [_change(operation, tuple(operation[1])) for operation in operations]
         return changes, True, _applied(before, changes)
@@ -191,6 +193,20 @@ def _read_changes(
                 return changes, True, after
     changes = [_change(operation, text_keys(operation[1])) for operation in operations]
     return changes, False, UNKNOWN
+
+
+def _are_operations(operations: Value) -> bool:
+    """Return whether a value is a list of changes."""
+    return isinstance(operations, list) and all(map(_is_operation, operations))
+
+
+def _is_operation(item: Value) -> bool:
+    match item:
+        case ["add" | "remove", str() | list() | tuple(), _]:
+            return True
+        case ["replace", str() | list() | tuple(), _, _]:
+            return True
+    return False
 
 
 def _applied(before: Value, changes: list[Change]) -> Value:

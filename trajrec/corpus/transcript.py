@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
+from trajrec.corpus.attempts import Attempt as Attempt
+from trajrec.corpus.attempts import AttemptKey as AttemptKey
+from trajrec.corpus.attempts import link_retries, mark_recoveries
 from trajrec.corpus.state_history import StateHistory
+from trajrec.corpus.stored_values import LOST, StoredValues
 from trajrec.log.events import (
     AgentEvent,
     AnswerPart,
@@ -20,81 +24,7 @@ from trajrec.log.events import (
 )
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import JsonObject, Value
-from trajrec.values import codec
-from trajrec.values.codec import Plain, Ref
-from trajrec.values.diff import Change, diff
-
-AttemptKey = tuple[int, int, int]
-"""Step, call and attempt."""
-
-
-@dataclass
-class Attempt:
-    """One attempt at executing a tool call.
-
-    Attributes:
-        start: The recorded begin.
-        end: The recorded end; None if the log ends before it.
-        arguments: The arguments, by name.
-        result: The returned value; None if the attempt raised.
-        retry_of: The failed attempt that this one repeats; None if it repeats none.
-        retry_by: Who retried: agent, scaffold, transport or harness; "" if it is no retry.
-        recovered_at: The step at which a retry of this failed attempt succeeded; None if none did.
-        recovered_by: Who made that retry.
-        changes: The changes that it made, by part of the state.
-        digests: The digests of the changed parts afterwards.
-        open_paths: Parts of the state in whose changes the types of keys are unknown: the paths
-            hold them as texts. Only logs of format 1 have such paths.
-        notes: Findings, e.g. a tool that was declared to read changed the state.
-        state_digest: Digest of all watched parts after it, as checks store it; None if it has not
-            ended, if nothing was watched, or if a part is unknown.
-    """
-
-    start: CallStart
-    end: CallEnd | None
-    arguments: JsonObject
-    result: Value = None
-    retry_of: AttemptKey | None = None
-    retry_by: str = ""
-    recovered_at: int | None = None
-    recovered_by: str = ""
-    changes: dict[str, list[Change]] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
-    open_paths: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
-    state_digest: str | None = None
-
-    @property
-    def key(self) -> AttemptKey:
-        """Step, call and attempt."""
-        return self.start.step, self.start.call, self.start.attempt
-
-    @property
-    def tool(self) -> str:
-        """The tool's name."""
-        return self.start.tool
-
-    @property
-    def outcome(self) -> str:
-        """One of ok, error, timeout and cancelled; open if the log ends before the attempt."""
-        return "open" if self.end is None else self.end.outcome
-
-    @property
-    def has_failed(self) -> bool:
-        """Whether the attempt ended without success."""
-        return self.end is not None and self.end.outcome != "ok"
-
-    @property
-    def latency_ms(self) -> float | None:
-        """Duration in milliseconds; None if the attempt is open, or a time is unknown."""
-        return (
-            None if self.end is None else milliseconds_between(self.start.time_ns, self.end.time_ns)
-        )
-
-
-def milliseconds_between(start_ns: int, end_ns: int) -> float | None:
-    """Return the milliseconds between two times, None if one of them is unknown (0)."""
-    return (end_ns - start_ns) / 1e6 if start_ns and end_ns else None
+from trajrec.values.codec import Opaque
 
 
 @dataclass
@@ -139,15 +69,15 @@ class Transcript:
 
     Args:
         events: The episode's events, in order.
-        blob: Returns a value that the log stores once, by its digest.
+        values: Decodes their values.
         episode_id: The episode, for errors.
     """
 
     def __init__(
-        self, events: Sequence[AgentEvent], blob: Callable[[bytes], bytes], episode_id: str = ""
+        self, events: Sequence[AgentEvent], values: StoredValues, episode_id: str = ""
     ) -> None:
         self._events = events
-        self._blob = blob
+        self._values = values
         self._episode_id = episode_id
         self.task_start = next((event for event in events if isinstance(event, TaskStart)), None)
 
@@ -174,11 +104,14 @@ class Transcript:
                 attempt = Attempt(
                     start=event,
                     end=None,
-                    arguments=self.value(event.arguments_data),
+                    arguments=self._values.decode_as(dict, event.arguments_data, {}),
                     retry_by=event.retry_by,
                 )
                 if event.attempt:
                     attempt.retry_of = (event.step, event.call, event.attempt - 1)
+                if key in by_key:
+                    self._values.report(event, f"a second start of attempt {key}")
+                    continue
                 by_key[key] = attempt
             elif isinstance(event, CallEnd):
                 self._add_end(by_key, event, state_digest)
@@ -189,19 +122,21 @@ class Transcript:
                     self._add_changes(by_key, event, n_changes, state_digest)
                 n_changes += 1
         attempts = list(by_key.values())
-        _link_retries(attempts)
-        _mark_recoveries(attempts)
+        link_retries(attempts)
+        mark_recoveries(attempts)
         return attempts
 
     def _add_end(
         self, by_key: dict[AttemptKey, Attempt], event: CallEnd, state_digest: str | None
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
-        # A damaged log may have lost the begin.
-        if attempt is not None:
-            attempt.end = event
-            attempt.result = self.value(event.result_data)
-            attempt.state_digest = state_digest
+        if attempt is None or attempt.end is not None:
+            # A damaged log may have lost the begin.
+            self._values.report(event, "an end of an attempt that is not open")
+            return
+        attempt.end = event
+        attempt.result = self.value(event.result_data)
+        attempt.state_digest = state_digest
 
     def _add_changes(
         self,
@@ -212,6 +147,7 @@ class Transcript:
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None:
+            self._values.report(event, "a change by an attempt that has no start")
             return
         attempt.changes[event.part] = self.history.changes(index)
         if not self.history.has_typed_paths(index):
@@ -227,32 +163,59 @@ class Transcript:
         calls: dict[int, ModelCall] = {}
         for event in self._events:
             if isinstance(event, ModelStart):
-                # A request repeats the first messages of an earlier one, which are stored once.
-                base = calls.get(event.base)
-                repeated = [] if base is None else base.messages[: event.kept]
-                new = [self.value(message) for message in event.messages]
-                request = self.value(event.request_data)
-                fields = dict(request["kwargs"])
-                if request["args"]:
-                    fields["args"] = request["args"]
+                if event.number in calls:
+                    self._values.report(event, f"a second start of model call {event.number}")
+                    continue
                 calls[event.number] = ModelCall(
                     start=event,
                     end=None,
-                    messages=[*repeated, *new],
-                    request=fields,
+                    messages=self._messages(event, calls),
+                    request=self._request(event),
                     answer=None,
                 )
-            elif isinstance(event, AnswerPart) and event.number in calls:
-                call = calls[event.number]
-                call.answer = [*(call.answer or ()), *self.value(event.data)]
-            elif isinstance(event, ModelEnd) and event.number in calls:
-                call = calls[event.number]
-                call.end = event
-                answer = self.value(event.answer_data)
-                # Of a long stream, the parts come before.
-                has_parts = event.is_streamed and call.answer is not None
-                call.answer = [*call.answer, *answer] if has_parts else answer
+            elif isinstance(event, (AnswerPart, ModelEnd)):
+                call = calls.get(event.number)
+                if call is None or call.end is not None:
+                    self._values.report(event, "an answer to a model call that is not open")
+                elif isinstance(event, AnswerPart):
+                    call.answer = [*(call.answer or ()), *self._pieces(event.data)]
+                else:
+                    call.end = event
+                    # Of a long stream, the parts come before.
+                    has_parts = event.is_streamed and call.answer is not None
+                    call.answer = (
+                        [*call.answer, *self._pieces(event.answer_data)]
+                        if has_parts
+                        else self.value(event.answer_data)
+                    )
         return list(calls.values())
+
+    def _messages(self, event: ModelStart, calls: Mapping[int, ModelCall]) -> list[Value]:
+        """Return the messages of a request, of which an earlier one has the first."""
+        base = calls.get(event.base)
+        repeated = [] if base is None else base.messages[: event.kept]
+        if len(repeated) != event.kept:
+            self._values.report(
+                event, f"a request that repeats {event.kept} messages of model call {event.base}"
+            )
+            missing = Opaque(LOST, "the messages that the request repeats")
+            repeated = [*repeated, missing]
+        return [*repeated, *(self.value(message) for message in event.messages)]
+
+    def _request(self, event: ModelStart) -> JsonObject:
+        """Return the other arguments of a request."""
+        request = self._values.decode_as(dict, event.request_data, {})
+        fields = request.get("kwargs")
+        if not isinstance(fields, dict):
+            self._values.report(event, "the request has no arguments")
+            fields = {}
+        if request.get("args"):
+            fields = {**fields, "args": request["args"]}
+        return fields
+
+    def _pieces(self, data: bytes | None) -> list[Value]:
+        """Return some pieces of a streamed answer."""
+        return self._values.decode_as(list, data, [])
 
     @property
     def side_effects(self) -> list[SideEffect]:
@@ -336,52 +299,9 @@ class Transcript:
         return digest_of_parts({event.part: event.digest for event in changes})
 
     def value(self, data: bytes | None) -> Value:
-        """Return an encoded value, with references replaced by the values that they refer to."""
-        return None if data is None else self._resolve(codec.decode(data))
+        """Return an encoded value, with references replaced by the values that they refer to.
 
-    def _resolve(self, value: Value) -> Value:
-        if isinstance(value, Ref):
-            return self._resolve(codec.decode(self._blob(value.digest)))
-        if isinstance(value, dict):
-            return {key: self._resolve(item) for key, item in value.items()}
-        if type(value) in (list, tuple):
-            return type(value)(self._resolve(item) for item in value)
-        if isinstance(value, Plain):
-            fields = {key: self._resolve(item) for key, item in value.fields.items()}
-            return Plain(value.type_name, value.kind, fields)
-        return value
-
-
-def _link_retries(attempts: Sequence[Attempt]) -> None:
-    """Mark the retries of the agent: a call of a tool whose last call failed."""
-    last: dict[str, Attempt] = {}
-    for attempt in attempts:
-        before = last.get(attempt.tool)
-        is_other_call = before is not None and before.key[:2] != attempt.key[:2]
-        if attempt.retry_of is None and before is not None and before.has_failed and is_other_call:
-            attempt.retry_of = before.key
-            attempt.retry_by = "agent"
-        last[attempt.tool] = attempt
-
-
-def _mark_recoveries(attempts: Sequence[Attempt]) -> None:
-    """Mark the failed attempts in whose line of retries one succeeded."""
-    by_key = {attempt.key: attempt for attempt in attempts}
-    for attempt in attempts:
-        if attempt.outcome != "ok":
-            continue
-        failed = by_key.get(attempt.retry_of) if attempt.retry_of else None
-        while failed is not None and failed.has_failed:
-            failed.recovered_at = attempt.start.step
-            failed.recovered_by = attempt.retry_by
-            failed = by_key.get(failed.retry_of) if failed.retry_of else None
-
-
-def argument_changes(attempts: Sequence[Attempt]) -> dict[AttemptKey, list[Change]]:
-    """Return the changes from the arguments of a failed attempt to those of its retry, by retry."""
-    by_key = {attempt.key: attempt for attempt in attempts}
-    return {
-        attempt.key: diff(by_key[attempt.retry_of].arguments, attempt.arguments)
-        for attempt in attempts
-        if attempt.retry_of in by_key
-    }
+        Raises:
+            LogCorruptError: The log has lost the value, or holds none there.
+        """
+        return self._values.decode(data)

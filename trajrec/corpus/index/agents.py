@@ -6,37 +6,34 @@ which one, and at which step a failure was overcome.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
+from trajrec.corpus.attempts import Attempt, argument_changes
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.index.cells import interface_columns, json_or_none, to_timestamp
 from trajrec.corpus.index.credit import add_credit
+from trajrec.corpus.index.model_calls import failed_model_call_row, model_call_row
 from trajrec.corpus.index.rows import (
     AttemptRow,
     EpisodeRow,
     FailureRow,
-    ModelCallRow,
     Rows,
     SideEffectRow,
     StateChangeRow,
     StepRow,
     check_row,
     failure_row,
-    interface_columns,
-    json_or_none,
-    to_timestamp,
 )
-from trajrec.corpus.transcript import (
-    Attempt,
-    ModelCall,
-    Transcript,
-    argument_changes,
-    milliseconds_between,
-)
-from trajrec.log.annotations import Annotation, CreditRun, PostHocCheck
+from trajrec.corpus.transcript import Transcript
+from trajrec.errors import DecodeError, LogError
+from trajrec.log.annotations import CreditRun, PostHocCheck
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import SideEffect
+from trajrec.log.events import CallStart, ModelStart, SideEffect
 from trajrec.log.reader import LogReader
+from trajrec.log.schema import Check, Failure
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import Value
-from trajrec.values.codec import Plain
 from trajrec.values.diff import MISSING, Change
 from trajrec.values.json import to_json, to_keys, to_pointer, typed_keys
 
@@ -54,36 +51,65 @@ class AgentRows:
         self.log = log
         self._reader = reader
         self._is_first = is_first
-        self._touched: dict[int, None] = {}
+        # Episode -> its frames that were read.
+        self._touched: dict[int, dict[int, None]] = {}
 
     def add(self, chunk: LogChunk, rows: Rows) -> None:
         """Note the episodes of a chunk; add its annotations of episodes of other logs."""
         for event in chunk.record.events:
-            if isinstance(event, PostHocCheck):
-                rows.checks.append(check_row(event.target, None, event, self.log))
-            elif isinstance(event, CreditRun):
-                add_credit(event, self.log, rows)
-            elif not isinstance(event, Annotation):
-                self._touched[event.episode] = None
+            try:
+                if event.episode >= 0:
+                    self._touched.setdefault(event.episode, {})[chunk.index] = None
+                elif isinstance(event, PostHocCheck):
+                    rows.checks.append(check_row(event.target, None, event, self.log))
+                elif isinstance(event, CreditRun):
+                    add_credit(event, self.log, rows)
+            except DecodeError as exc:
+                self._reader.note_damage(chunk.index, f"an annotation: {exc}")
 
     def finish(self, rows: Rows) -> None:
         """Add the rows of the noted episodes."""
-        for number in self._touched:
-            chunks = self._reader.chunks_of(number)
+        for number, seen in self._touched.items():
+            chunks = sorted({*self._reader.chunks_of(number), *seen})
             episode = Episode(self._reader, number, chunks)
             # Its earlier rows are deleted, because new events can change any of them.
             if not self._is_first:
                 rows.replaced.add(episode.id)
-            row = self._episode(episode, chunks)
-            kind = row.kind
-            rows.episodes[episode.id] = row
-            rows.failures += [failure_row(row, failure) for failure in episode.failures]
-            rows.checks += [check_row(row.episode_id, kind, c, self.log) for c in episode.checks]
-            rows.decisions += _decisions(episode, row)
-            _add_transcript(row, episode.transcript, rows)
+            try:
+                of_episode = self._rows(episode, episode.transcript, chunks)
+            except (LogError, DecodeError):
+                # Noted in the damage. Each value that can be read is shown.
+                transcript = episode.transcribe(is_tolerant=True)
+                of_episode = self._rows(episode, transcript, chunks)
+            rows.extend(of_episode)
 
-    def _episode(self, episode: Episode, chunks: list[int]) -> EpisodeRow:
-        transcript = episode.transcript
+    @contextlib.contextmanager
+    def _noting(self, event: Failure | Check, chunks: list[int]) -> Iterator[None]:
+        """Add the frame of an event to the damage if a value of it cannot be decoded."""
+        try:
+            yield
+        except DecodeError as exc:
+            for index in chunks:
+                with contextlib.suppress(LogError):
+                    if event in self._reader.cached_chunk(index).record.events:
+                        self._reader.note_damage(index, f"episode {event.episode}: {exc}")
+
+    def _rows(self, episode: Episode, transcript: Transcript, chunks: list[int]) -> Rows:
+        """Return the rows of an episode."""
+        rows = Rows()
+        row = self._episode(episode, transcript, chunks)
+        rows.episodes[episode.id] = row
+        for failure in episode.failures:
+            with self._noting(failure, chunks):
+                rows.failures.append(failure_row(row, failure))
+        for check in episode.checks:
+            with self._noting(check, chunks):
+                rows.checks.append(check_row(row.episode_id, row.kind, check, self.log))
+        rows.decisions += _decisions(episode, transcript, row)
+        _add_transcript(row, transcript, rows)
+        return rows
+
+    def _episode(self, episode: Episode, transcript: Transcript, chunks: list[int]) -> EpisodeRow:
         start = episode.start
         end = episode.end
         task = transcript.task_start
@@ -138,8 +164,8 @@ def _add_transcript(episode: EpisodeRow, transcript: Transcript, rows: Rows) -> 
         rows.changes += _state_changes(episode, attempt)
     for call in transcript.model_calls:
         if call.end is not None and call.end.outcome != "ok":
-            rows.failures.append(_failed_model_call(episode, call))
-        rows.model_calls.append(_model_call(episode, call))
+            rows.failures.append(failed_model_call_row(episode, call))
+        rows.model_calls.append(model_call_row(episode, call))
     for number, event in enumerate(transcript.side_effects):
         rows.side_effects.append(_side_effect(episode, number, transcript, event))
 
@@ -236,36 +262,22 @@ def _failed_attempt(episode: EpisodeRow, attempt: Attempt) -> FailureRow:
     )
 
 
-def _failed_model_call(episode: EpisodeRow, call: ModelCall) -> FailureRow:
-    end = call.end
-    assert end is not None
-    return FailureRow(
-        episode_id=episode.episode_id,
-        kind=episode.kind,
-        step=call.start.step,
-        attempt=call.start.attempt,
-        phase="model",
-        failure_kind=end.outcome,
-        origin="infra",
-        error_type=end.error_type,
-        message=end.message,
-        traceback=end.traceback,
-        failed_at=to_timestamp(end.time_ns),
-    )
-
-
 def _key(digest: str | None) -> int | None:
     """Return the first 64 bits of a state's digest, as the keys of environments' states are."""
-    return None if digest is None else int(digest[:16], 16)
+    return int(digest[:16], 16) if digest else None
 
 
-def _decisions(episode: Episode, row: EpisodeRow) -> list[StepRow]:
+def _decisions(episode: Episode, transcript: Transcript, row: EpisodeRow) -> list[StepRow]:
     """Return a row for each step: its calls, each as its first attempt decided it."""
-    calls: dict[int, list[Value]] = {
-        step: [] for step in range(episode.first_step, episode.end_step)
+    # Not the steps up to the last one: a log may state any number, and claim all memory so.
+    known = {
+        event.step
+        for event in (*episode.agent_events, *episode.failures)
+        if isinstance(event, (CallStart, ModelStart, Failure)) and event.step >= 0
     }
+    calls: dict[int, list[Value]] = {step: [] for step in sorted(known)}
     digests: dict[int, str | None] = {}
-    for attempt in episode.transcript.attempts:
+    for attempt in transcript.attempts:
         # Further attempts repeat the decision of the first one.
         if attempt.start.attempt == 0:
             calls[attempt.start.step].append({"tool": attempt.tool, "arguments": attempt.arguments})
@@ -288,43 +300,6 @@ def _decisions(episode: Episode, row: EpisodeRow) -> list[StepRow]:
     return decisions
 
 
-def _model_call(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
-    start = call.start
-    end = call.end
-    answer = _answer(call)
-    usage = _usage(call)
-    # By the names of the OpenAI API first, then by those of the Anthropic API.
-    choices = _get(answer, "choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    model = _get(answer, "model") or call.request.get("model")
-    parameters = {
-        key: value
-        for key, value in call.request.items()
-        if isinstance(value, (str, int, float, bool))
-    }
-    return ModelCallRow(
-        episode_id=episode.episode_id,
-        kind=episode.kind,
-        number=start.number,
-        step=start.step,
-        model=model if isinstance(model, str) else None,
-        n_messages=len(call.messages),
-        parameters=to_json(parameters),
-        answer=to_json(call.answer) if call.has_answer else None,
-        finish_reason=_text(_get(first, "finish_reason") or _get(answer, "stop_reason")),
-        input_tokens=_count(_get(usage, "prompt_tokens"), _get(usage, "input_tokens")),
-        output_tokens=_count(_get(usage, "completion_tokens"), _get(usage, "output_tokens")),
-        cost=_cost(_get(usage, "cost")),
-        outcome=call.outcome,
-        error_type=(end.error_type or None) if end else None,
-        message=(end.message or None) if end else None,
-        retry_by=start.retry_by or None,
-        latency_ms=None if end is None else milliseconds_between(start.time_ns, end.time_ns),
-        is_streamed=call.is_streamed,
-        started_at=to_timestamp(start.time_ns),
-    )
-
-
 def _side_effect(
     episode: EpisodeRow, number: int, transcript: Transcript, event: SideEffect
 ) -> SideEffectRow:
@@ -341,36 +316,3 @@ def _side_effect(
         is_redacted=event.is_redacted,
         entered_at=to_timestamp(event.time_ns),
     )
-
-
-def _usage(call: ModelCall) -> Value:
-    """Return the token counts and cost of an answer; in a stream, the last chunk that has any."""
-    pieces = call.answer if call.is_streamed and isinstance(call.answer, list) else [call.answer]
-    return next(
-        (usage for piece in reversed(pieces) if (usage := _get(piece, "usage")) is not None), None
-    )
-
-
-def _cost(value: Value) -> float | None:
-    return float(value) if type(value) in (int, float) else None
-
-
-def _answer(call: ModelCall) -> Value:
-    """Return the answer; of a stream the last chunk with choices, which says how it ended."""
-    if call.is_streamed and isinstance(call.answer, list):
-        return next((piece for piece in reversed(call.answer) if _get(piece, "choices")), None)
-    return call.answer
-
-
-def _get(value: Value, name: str) -> Value:
-    if isinstance(value, Plain):
-        return value.fields.get(name)
-    return value.get(name) if isinstance(value, dict) else None
-
-
-def _count(*values: Value) -> int | None:
-    return next((value for value in values if type(value) is int), None)
-
-
-def _text(value: Value) -> str | None:
-    return value if isinstance(value, str) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,19 +10,25 @@ from typing import NamedTuple
 import duckdb
 
 from trajrec.corpus.index.agents import AgentRows
+from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.environments import LogRows
+from trajrec.corpus.index.indexed_logs import (
+    IndexedLog,
+    copies_of,
+    is_appended,
+    is_changed,
+    is_replaced,
+)
 from trajrec.corpus.index.insert import TableWriter
 from trajrec.corpus.index.rows import EpisodeRow, LogRow, Rows
 from trajrec.corpus.index.tables import (
     ALL_EPISODES,
     ATTEMPTS,
     CHECKS,
-    CREDIT,
     FAILURES,
     INDEX_VERSION,
     LOGS,
     MODEL_CALLS,
-    ROLLOUTS,
     SIDE_EFFECTS,
     STATE_CHANGES,
     STEPS,
@@ -32,7 +37,6 @@ from trajrec.corpus.index.tables import (
 from trajrec.errors import LogError
 from trajrec.log.folder import LogFile
 from trajrec.log.reader import LogReader
-from trajrec.log.source import UNREADABLE
 from trajrec.values import codec
 from trajrec.values.json import to_json
 
@@ -44,21 +48,6 @@ BATCH_STEPS = 400_000
 BATCH_LOGS = 2_000
 
 _OPEN_EPISODE_FIELDS = [name for name in EpisodeRow.__struct_fields__ if name != "is_copy"]
-
-
-class IndexedLog(NamedTuple):
-    """A log as the index has it.
-
-    Attributes:
-        is_unreadable: Whether the system refused to open or to read it.
-    """
-
-    log_id: str | None
-    size: int
-    mtime_ns: int
-    n_frames: int
-    is_sealed: bool
-    is_unreadable: bool = False
 
 
 class Update(NamedTuple):
@@ -80,31 +69,6 @@ def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
     con.execute(
         f"CREATE TABLE IF NOT EXISTS {schema}.index_version AS SELECT {INDEX_VERSION} AS version"
     )
-
-
-def read_indexed_logs(con: duckdb.DuckDBPyConnection, schema: str) -> dict[str, IndexedLog]:
-    """Return the logs that a schema's tables have read."""
-    rows = con.execute(
-        "SELECT log, log_id, size_bytes, mtime_ns, n_frames, is_sealed, "
-        f"coalesce(contains(problem, '{UNREADABLE}'), false) FROM {schema}.logs"
-    ).fetchall()
-    return {row[0]: IndexedLog(*row[1:]) for row in rows}
-
-
-def is_current(
-    folder: Path, stats: Mapping[str, LogFile], indexed: Mapping[str, IndexedLog]
-) -> bool:
-    """Return whether the tables have read exactly these files of a folder, as they are."""
-    return stats.keys() == indexed.keys() and not any(
-        _is_changed(folder / log, stat, indexed[log]) for log, stat in stats.items()
-    )
-
-
-def is_replaced(stat: LogFile, indexed: IndexedLog) -> bool:
-    """Return whether a file is not the indexed one, grown: a sealed log changed, or it shrank."""
-    if indexed.is_sealed:
-        return (stat.size, stat.mtime_ns) != (indexed.size, indexed.mtime_ns)
-    return stat.size < indexed.size
 
 
 class Builder:
@@ -152,7 +116,7 @@ class Builder:
         changed = [
             log
             for log, stat in stats.items()
-            if _is_changed(self._folder / log, stat, indexed.get(log))
+            if is_changed(self._folder / log, stat, indexed.get(log))
         ]
         # A log that is gone takes its rows with it. A replaced one is read again from its start.
         stale = {log for log in indexed if log not in stats}
@@ -161,7 +125,7 @@ class Builder:
         }
         if not stale and not changed:
             return None
-        for log in stale | _copies_of({*stale, *changed}, indexed):
+        for log in stale | copies_of({*stale, *changed}, indexed):
             self._drop(log)
         current = {log: before for log, before in indexed.items() if log not in self._stale_logs}
         self._read_logs(stats, current)
@@ -172,7 +136,7 @@ class Builder:
         work = [
             log
             for log, stat in stats.items()
-            if _is_changed(self._folder / log, stat, current.get(log))
+            if is_changed(self._folder / log, stat, current.get(log))
         ]
         # Logs with the id of another one wait until all others are read: only then all copies are
         # known, and which of them is the original.
@@ -252,7 +216,7 @@ class Builder:
         """Read a log from its first new frame on."""
         start = 0
         if before is not None:
-            if _is_appended(reader, stat, before):
+            if is_appended(reader, stat, before):
                 start = before.n_frames
             else:
                 self._insert()
@@ -272,16 +236,13 @@ class Builder:
         """Gather the rows of the chunks from a frame on."""
         log_rows: LogRows | AgentRows
         if reader.header.env.class_name:
-            log_rows = LogRows(log, reader.header, self._open_rows(log) if start else {})
+            log_rows = LogRows(log, reader, self._open_rows(log) if start else {})
             if start:
-                log_rows.prime(reader, start)
+                log_rows.prime(start)
         else:
             log_rows = AgentRows(log, reader, is_first=not start)
         for chunk in reader.chunks(start):
-            try:
-                log_rows.add(chunk, self._rows)
-            except LogError as exc:
-                reader.add_damage(chunk, str(exc))
+            log_rows.add(chunk, self._rows)
             if self._rows.n_steps > BATCH_STEPS:
                 self._insert()
         if isinstance(log_rows, AgentRows):
@@ -293,15 +254,12 @@ class Builder:
         log_rows = (
             AgentRows(log, reader, is_first=True)
             if is_agents
-            else LogRows(log, reader.header, open_rows={})
+            else LogRows(log, reader, open_rows={})
         )
         episodes: dict[str, EpisodeRow] = {}
         for chunk in reader.chunks(0):
             rows = Rows()
-            try:
-                log_rows.add(chunk, rows)
-            except LogError as exc:
-                reader.add_damage(chunk, str(exc))
+            log_rows.add(chunk, rows)
             episodes |= rows.episodes
         if isinstance(log_rows, AgentRows):
             rows = Rows()
@@ -352,16 +310,6 @@ class Builder:
             writer.replace(LOGS, "log", logs)
 
 
-def _copies_of(logs: Collection[str], indexed: Mapping[str, IndexedLog]) -> set[str]:
-    """Return the logs that have copies among all logs: another one may be the original now."""
-    ids = {indexed[log].log_id for log in logs if log in indexed}
-    members: dict[str, list[str]] = {}
-    for log, before in indexed.items():
-        if before.log_id is not None and before.log_id in ids:
-            members.setdefault(before.log_id, []).append(log)
-    return {log for group in members.values() if len(group) > 1 for log in group}
-
-
 def _log_row(log: str, reader: LogReader, stat: LogFile) -> LogRow:
     damage = [[d.offset, d.size, d.reason, d.is_tail] for d in reader.damage]
     return LogRow(
@@ -374,20 +322,6 @@ def _log_row(log: str, reader: LogReader, stat: LogFile) -> LogRow:
         damage=json.dumps(damage) if damage else None,
         header=_header_json(reader),
     )
-
-
-def _is_changed(path: Path, stat: LogFile, before: IndexedLog | None) -> bool:
-    if before is None or (stat.size, stat.mtime_ns) != (before.size, before.mtime_ns):
-        return True
-    # A permission changes neither size nor time.
-    return before.is_unreadable and not stat.problem and os.access(path, os.R_OK)
-
-
-def _is_appended(reader: LogReader, stat: LogFile, before: IndexedLog) -> bool:
-    """Return whether a log only grew: then its first frames are those read before."""
-    if before.is_sealed or before.n_frames == 0 or len(reader.frames) < before.n_frames:
-        return False
-    return reader.frames[before.n_frames - 1].end <= before.size <= stat.size
 
 
 def _header_json(reader: LogReader) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 
-from trajrec.corpus.index.rows import CreditRow, RolloutRow, Rows, to_timestamp
+from trajrec.corpus.index.cells import to_timestamp
+from trajrec.corpus.index.rows import CreditRow, RolloutRow, Rows
+from trajrec.errors import DecodeError
 from trajrec.log.annotations import CreditRun
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
@@ -13,23 +15,38 @@ from trajrec.values.json import to_json
 
 
 def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
-    """Add the estimates and the rollouts of a run."""
+    """Add the estimates and the rollouts of a run.
+
+    Raises:
+        DecodeError: A column is missing, shorter than others, or of another type.
+    """
+    try:
+        estimates = _estimates(event, log)
+        rollouts = _rollouts(event, log)
+    except (LookupError, TypeError, AttributeError) as exc:
+        raise DecodeError(f"the columns of a credit run: {exc}") from exc
+    rows.credit += estimates
+    rows.rollouts += rollouts
+
+
+def _estimates(event: CreditRun, log: str) -> list[CreditRow]:
     notes = json.dumps(event.notes)
     created_at = to_timestamp(event.time_ns)
-    e = _lists(codec.decode(event.estimates_data))
+    e = _lists(codec.decode_map(event.estimates_data))
+    rows = []
     for k, value in enumerate(e["value"]):
         action = e["action"][k]
-        rows.credit.append(
+        rows.append(
             CreditRow(
                 run_id=event.run_id,
                 episode_id=event.target,
                 step=e["step"][k],
-                estimator=e["estimator"][k],
-                estimand=e["estimand"][k],
+                estimator=str(e["estimator"][k]),
+                estimand=str(e["estimand"][k]),
                 value=_known(value),
                 ci_low=e["ci_low"][k],
                 ci_high=e["ci_high"][k],
-                ci_method=e["ci_method"][k],
+                ci_method=str(e["ci_method"][k]),
                 n=e["n"][k],
                 n_discordant=e["n_discordant"][k],
                 n_invalid=e["n_invalid"][k],
@@ -37,7 +54,7 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
                 policy_calls=e["policy_calls"][k],
                 action=None if action is None else to_json(action),
                 policy_id=event.policy,
-                noise=e["noise"][k] or event.noise,
+                noise=str(e["noise"][k] or event.noise),
                 seed=event.seed,
                 restore=event.restore,
                 notes=notes,
@@ -45,25 +62,31 @@ def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
                 log=log,
             )
         )
-    r = _lists(codec.decode(event.rollouts_data))
+    return rows
+
+
+def _rollouts(event: CreditRun, log: str) -> list[RolloutRow]:
+    r = _lists(codec.decode_map(event.rollouts_data))
+    rows = []
     for k, scenario in enumerate(r["scenario"]):
         coalesced_at = r["coalesced_at"][k]
-        rows.rollouts.append(
+        rows.append(
             RolloutRow(
                 run_id=event.run_id,
                 episode_id=event.target,
                 fork_step=r["step"][k],
-                arm=r["arm"][k],
+                arm=str(r["arm"][k]),
                 scenario=scenario,
                 episode_return=r["episode_return"][k],
                 score=_known(r["score"][k]),
                 length=r["length"][k],
                 env_steps=r["env_steps"][k],
                 coalesced_at=None if coalesced_at < 0 else coalesced_at,
-                status=r["status"][k],
+                status=str(r["status"][k]),
                 log=log,
             )
         )
+    return rows
 
 
 def _lists(columns: JsonObject) -> dict[str, list[Value]]:

@@ -2,75 +2,77 @@
 
 from __future__ import annotations
 
-import numpy as np
+import contextlib
 
-from trajrec.corpus.episode import LOST_FIELDS, first_redacted_step
-from trajrec.corpus.index.rewards import agent_rewards
-from trajrec.corpus.index.rows import (
-    EpisodeRow,
-    Rows,
-    StateChangeRow,
-    StepGroup,
-    check_row,
-    failure_row,
-    interface_columns,
-    json_or_none,
-    to_timestamp,
-)
+from trajrec.corpus.episode_parts import why_misplaced
+from trajrec.corpus.index.cells import interface_columns, json_or_none, to_timestamp
+from trajrec.corpus.index.rows import EpisodeRow, Rows, StateChangeRow, check_row, failure_row
+from trajrec.corpus.index.step_columns import StepColumns, decode_steps
+from trajrec.corpus.redacted_steps import LOST_FIELDS, first_redacted_step
+from trajrec.errors import LogCorruptError
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import Redaction
-from trajrec.log.fields import Layout, field_values, sparse_values
+from trajrec.log.fields import field_values
+from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
-from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Header, episode_id
-from trajrec.types import Array, Value
+from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, episode_id
+from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import diff
-from trajrec.values.digest import state_key, unpack_digests
-from trajrec.values.json import MAX_ELEMENTS, to_json, to_keys, to_pointer
+from trajrec.values.json import to_keys, to_pointer
 
 # Changes of one step beyond this number are not in `state_changes`; the log has the states.
 MAX_CHANGES = 64
 
 
+# A record may hold values that are none, or of types that nobody expects.
+MALFORMED = (ValueError, TypeError, KeyError, IndexError, OverflowError, RecursionError)
+"""The exceptions that values of a record raise if they are not such as a writer writes."""
+
+
 class LogRows:
     """Turns the chunks of one log into rows, in order, and keeps the open episodes between them.
 
+    The rows of a chunk that contradicts itself, or the chunks before it, are left out, and the
+    chunk is added to the damage of the log.
+
     Args:
         log: The log's path relative to the corpus.
-        header: The log's header.
+        reader: The log.
         open_rows: Rows of the log's episodes without an end, from an earlier reading.
     """
 
-    def __init__(self, log: str, header: Header, open_rows: dict[int, EpisodeRow]) -> None:
+    def __init__(self, log: str, reader: LogReader, open_rows: dict[int, EpisodeRow]) -> None:
         self.log = log
-        self.header = header
+        self.header = reader.header
+        self._reader = reader
         self._open = dict(open_rows)
-        interface = None if header.interface_data is None else codec.decode(header.interface_data)
-        self._interface, self._interface_id = interface_columns(interface)
+        self._started = set(open_rows)
+        # Episodes that have rows in the chunks of this reading.
+        self._begun: set[int] = set()
+        self._interface: str | None = None
+        self._interface_id: str | None = None
+        data = self.header.interface_data
+        if data is not None:
+            with contextlib.suppress(*MALFORMED):
+                self._interface, self._interface_id = interface_columns(codec.decode(data))
         self._last_state: dict[int, Value] = {}
 
-    def prime(self, reader: LogReader, frame: int) -> None:
+    def prime(self, frame: int) -> None:
         """Read the last state before `frame`, which the next chunk is compared with."""
         for index in range(frame - 1, 0, -1):
-            if reader.frames[index].kind == 2:
-                chunk = reader.chunk(index)
-                self._last_states(chunk)
+            if self._reader.frames[index].kind == CHUNK:
+                with contextlib.suppress(LogCorruptError):
+                    self._last_states(self._reader.chunk(index))
                 return
 
     def add(self, chunk: LogChunk, rows: Rows) -> None:
         """Add the rows of a chunk."""
         for event in chunk.record.events:
             if isinstance(event, EpisodeStart):
-                row = self._row(event.episode, chunk.index)
-                row.started_at = to_timestamp(event.time_ns)
-                row.seed = event.seed
-                row.seed_origin = event.seed_origin
-                rows.episodes[row.episode_id] = row
+                self._add_start(event, chunk, rows)
             elif isinstance(event, Fork):
-                row = self._row(event.episode, chunk.index)
-                row.parent_id = event.parent_id
-                row.fork_step = event.step
-                row.end_step = event.step
+                self._add_fork(event, chunk)
             elif isinstance(event, Redaction):
                 step = first_redacted_step([event], LOST_FIELDS)
                 if step is not None:
@@ -80,11 +82,26 @@ class LogRows:
                         step if row.redacted_step is None else min(step, row.redacted_step)
                     )
         # Steps come before failures and ends, which are counted against the steps that are known.
-        self._add_steps(chunk, rows)
+        try:
+            self._check_order(chunk)
+            steps = decode_steps(chunk, len(rows.episode_ids))
+            changes = self._changes(chunk)
+        except LogCorruptError as exc:
+            self._reader.add_damage(chunk, exc.what)
+        except MALFORMED as exc:
+            self._reader.add_damage(chunk, f"a value is malformed: {type(exc).__name__}: {exc}")
+        else:
+            self._add_steps(chunk, steps, rows)
+            self._add_changes(chunk, changes, rows)
         for event in chunk.record.events:
             if isinstance(event, (EpisodeEnd, Failure, Check)):
-                self._add_event(event, chunk.index, rows)
-        self._add_changes(chunk, rows)
+                try:
+                    self._add_event(event, chunk.index, rows)
+                except MALFORMED as exc:
+                    self._note(chunk, event.episode, f"a value is malformed: {exc}")
+
+    def _note(self, chunk: LogChunk, episode: int, reason: str) -> None:
+        self._reader.note_damage(chunk.index, f"episode {episode}: {reason}")
 
     def _row(self, number: int, frame: int) -> EpisodeRow:
         row = self._open.get(number)
@@ -100,8 +117,51 @@ class LogRows:
                 interface=self._interface,
                 interface_id=self._interface_id,
             )
+            if number not in self._started and not self._reader.has_losses:
+                reason = f"episode {number}: its start is missing"
+                self._reader.note_damage(frame, reason)
         row.last_frame = max(row.last_frame, frame)
         return row
+
+    def _add_start(self, event: EpisodeStart, chunk: LogChunk, rows: Rows) -> None:
+        if event.episode in self._started:
+            self._note(chunk, event.episode, "it starts a second time")
+            return
+        self._started.add(event.episode)
+        row = self._row(event.episode, chunk.index)
+        row.started_at = to_timestamp(event.time_ns)
+        row.seed = event.seed
+        row.seed_origin = event.seed_origin
+        rows.episodes[row.episode_id] = row
+
+    def _add_fork(self, event: Fork, chunk: LogChunk) -> None:
+        row = self._row(event.episode, chunk.index)
+        if row.parent_id is not None:
+            self._note(chunk, event.episode, "it is forked a second time")
+            return
+        row.parent_id = event.parent_id
+        row.fork_step = event.step
+        row.end_step = max(row.end_step, event.step)
+
+    def _check_order(self, chunk: LogChunk) -> None:
+        """Check that the steps of a chunk follow those of the chunks before it.
+
+        Raises:
+            LogCorruptError: They do not.
+        """
+        for span in chunk.spans:
+            segment = span.segment
+            row = self._open.get(segment.episode)
+            if row is None:
+                reason = why_misplaced(segment, 0, 0, has_rows=False)
+            elif row.ending is not None:
+                reason = f"rows of step {segment.first_step} behind its end"
+            else:
+                is_begun = segment.episode in self._begun
+                reason = why_misplaced(segment, row.fork_step or 0, row.end_step, has_rows=is_begun)
+            if reason:
+                text = f"episode {segment.episode}: {reason}"
+                raise LogCorruptError(text, path=chunk.path, offset=chunk.offset)
 
     def _add_event(self, event: EpisodeEnd | Failure | Check, frame: int, rows: Rows) -> None:
         row = self._row(event.episode, frame)
@@ -117,7 +177,9 @@ class LogRows:
                 row.outcome = "success" if event.verdict else "failure"
             rows.checks.append(check_row(row.episode_id, row.kind, event, self.log))
         elif isinstance(event, EpisodeEnd):
-            row.missing_steps += max(0, event.n_steps - row.end_step)
+            if row.ending is not None or event.n_steps < row.end_step:
+                raise ValueError(f"it ends at step {event.n_steps}, of {row.end_step}")
+            row.missing_steps += event.n_steps - row.end_step
             row.end_step = event.n_steps
             row.ending = event.ending
             row.ended_at = to_timestamp(event.time_ns)
@@ -126,14 +188,8 @@ class LogRows:
             if row.started_at is None:
                 row.seed_origin = None
 
-    def _add_steps(self, chunk: LogChunk, rows: Rows) -> None:
-        n = chunk.n_steps
-        rewards = _numbers(chunk, "reward", n)
-        index = np.empty(n, np.uint32)
-        steps = np.empty(n, np.int32)
-        keys = _keys(chunk)
-        checks = _checks(chunk) if keys is None else None
-        reset_keys = _reset_keys(chunk) if keys is None else keys
+    def _add_steps(self, chunk: LogChunk, steps: StepColumns, rows: Rows) -> None:
+        rewards = steps.rewards
         failed = {
             (event.episode, event.step)
             for event in chunk.record.events
@@ -143,233 +199,76 @@ class LogRows:
             segment = span.segment
             stop = span.start + segment.n_steps
             row = self._row(segment.episode, chunk.index)
+            self._begun.add(segment.episode)
             rows.episodes[row.episode_id] = row
-            if segment.has_reset and reset_keys is not None:
-                key = reset_keys[span.obs_start]
+            if segment.has_reset and steps.reset_keys is not None:
+                key = steps.reset_keys[span.obs_start]
                 row.reset_key = None if key is None else int(key)
-            index[span.start : stop] = len(rows.episode_ids)
             rows.episode_ids.append(row.episode_id)
-            steps[span.start : stop] = np.arange(
-                segment.first_step, segment.first_step + segment.n_steps
-            )
-            gap = range(row.end_step, segment.first_step)
-            row.missing_steps += (
-                sum((segment.episode, step) not in failed for step in gap) if failed else len(gap)
-            )
-            row.end_step = max(row.end_step, segment.first_step + segment.n_steps)
+            row.missing_steps += segment.first_step - row.end_step
+            if failed:
+                row.missing_steps -= sum(
+                    episode == segment.episode and row.end_step <= step < segment.first_step
+                    for episode, step in failed
+                )
+            row.end_step = segment.first_step + segment.n_steps
             if rewards is None or row.total_reward is None:
                 row.total_reward = None if segment.n_steps else row.total_reward
             else:
                 row.total_reward += float(rewards[span.start : stop].sum())
-        if not n:
+        if not chunk.n_steps:
             return
-        columns = {"episode": index, "step": steps}
-        if rewards is not None:
-            columns["reward"] = rewards
-        elif (by_agent := agent_rewards(chunk, index, steps)) is not None:
-            rows.agent_rewards.append(by_agent)
-        if keys is not None:
-            columns["state_key"] = keys[_rows_after(chunk)]
-        elif checks is not None:
-            columns["state_check"] = checks[_rows_after(chunk)]
-        action = _expression(chunk, "action", n, columns)
-        info = _infos(chunk, n, columns)
+        if steps.agent_rewards is not None:
+            rows.agent_rewards.append(steps.agent_rewards)
         # Chunks with the same columns and expressions are inserted by one statement.
-        signature = ",".join(f"{name}:{column.dtype}" for name, column in columns.items())
-        group = rows.steps.setdefault((signature, action + info), StepGroup(action, info))
-        group.columns.append(columns)
-        rows.n_steps += n
+        signature = ",".join(f"{name}:{column.dtype}" for name, column in steps.columns.items())
+        key = (signature, steps.group.action + steps.group.info)
+        rows.steps.setdefault(key, steps.group).columns.append(steps.columns)
+        rows.n_steps += chunk.n_steps
 
-    def _add_changes(self, chunk: LogChunk, rows: Rows) -> None:
-        """Add the changes of each step, if states are stored whole."""
+    def _add_changes(self, chunk: LogChunk, changes: list[StateChangeRow], rows: Rows) -> None:
+        if changes:
+            changed = (self._open[span.segment.episode] for span in chunk.spans)
+            kinds = {row.episode_id: row.kind for row in changed}
+            for change in changes:
+                change.kind = kinds[change.episode_id]
+            rows.changes += changes
+        self._last_states(chunk)
+
+    def _changes(self, chunk: LogChunk) -> list[StateChangeRow]:
+        """Return the changes of each step, if states are stored whole."""
         if self.header.state.keep != "every" or chunk.layout("state") is None:
-            return
+            return []
+        changes = []
         states = field_values(chunk, chunk.layout("state"), 0, chunk.n_obs)
         for span in chunk.spans:
             segment = span.segment
-            row = self._row(segment.episode, chunk.index)
-            kind = row.kind
             first = span.obs_start
+            own_id = episode_id(self.header.log_id, segment.episode)
             before = states[first] if segment.has_reset else self._last_state.get(segment.episode)
             for k in range(segment.n_steps):
                 after = states[first + segment.has_reset + k]
                 if before is not None:
-                    for change in diff(before, after)[:MAX_CHANGES]:
-                        rows.changes.append(
-                            StateChangeRow(
-                                episode_id=row.episode_id,
-                                kind=kind,
-                                step=segment.first_step + k,
-                                path=to_pointer(change.path),
-                                keys=to_keys(change.path),
-                                before=json_or_none(change.before),
-                                after=json_or_none(change.after),
-                            )
+                    changes += [
+                        StateChangeRow(
+                            episode_id=own_id,
+                            kind="rollout",  # set when the episode is known
+                            step=segment.first_step + k,
+                            path=to_pointer(change.path),
+                            keys=to_keys(change.path),
+                            before=json_or_none(change.before),
+                            after=json_or_none(change.after),
                         )
+                        for change in diff(before, after)[:MAX_CHANGES]
+                    ]
                 before = after
-        self._last_states(chunk, states)
+        return changes
 
-    def _last_states(self, chunk: LogChunk, states: list[Value] | None = None) -> None:
+    def _last_states(self, chunk: LogChunk) -> None:
+        """Keep the last state of a chunk, which the next chunk is compared with."""
         if not chunk.spans or self.header.state.keep != "every" or chunk.layout("state") is None:
             return
         span = chunk.spans[-1]
         last = span.obs_start + span.segment.has_reset + span.segment.n_steps - 1
-        value = (
-            field_values(chunk, chunk.layout("state"), last, last + 1)[0]
-            if states is None
-            else states[last]
-        )
+        value = field_values(chunk, chunk.layout("state"), last, last + 1)[0]
         self._last_state = {span.segment.episode: value}
-
-
-def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
-    """Return a field of one number a row as float64; None for any other field."""
-    layout = chunk.layout(name)
-    array = (
-        chunk.rows(layout[1]).array(0, n) if layout is not None and layout[0] == "leaf" else None
-    )
-    if array is not None and array.dtype.kind in "biuf" and array.size == n:
-        return array.reshape(n).astype(np.float64)
-    if layout is None or n == 0:
-        return np.zeros(0)
-    try:
-        return np.array([float(value) for value in field_values(chunk, layout, 0, n)], np.float64)
-    except (TypeError, ValueError):
-        return None
-
-
-def _keys(chunk: LogChunk) -> Array | None:
-    """Return the key of the state of each observation, uint64; None if one is unknown."""
-    digests = _digests(chunk)
-    if digests is not None:
-        return digests if digests.dtype == np.uint64 else None
-    layout = chunk.layout("state")
-    if layout is None or not chunk.n_obs:
-        return None
-    states = field_values(chunk, layout, 0, chunk.n_obs)
-    return np.array([state_key(state) for state in states], np.uint64)
-
-
-def _checks(chunk: LogChunk) -> Array | None:
-    """Return the check of the state of each observation, uint32; None if the log has none."""
-    digests = _digests(chunk)
-    return digests if digests is not None and digests.dtype == np.uint32 else None
-
-
-def _reset_keys(chunk: LogChunk) -> list[int | None] | None:
-    """Return the key of the state of each observation that is a reset's; None for the others.
-
-    A log with checks stores the states of resets whole.
-    """
-    resets = {span.obs_start for span in chunk.spans if span.segment.has_reset}
-    if not resets or chunk.layout("state") is None:
-        return None
-    keys: list[int | None] = [None] * chunk.n_obs
-    for row, state in zip(*sparse_values(chunk, "state", 0, chunk.n_obs), strict=True):
-        if row in resets:
-            keys[row] = state_key(state)
-    return keys
-
-
-def _digests(chunk: LogChunk) -> Array | None:
-    packed = chunk.column("state_digest")
-    array = None if packed is None else packed.array()
-    return None if array is None else unpack_digests(array)
-
-
-def _rows_after(chunk: LogChunk) -> Array:
-    """Return which observations come after steps."""
-    firsts = [
-        (span.obs_start + span.segment.has_reset, span.segment.n_steps) for span in chunk.spans
-    ]
-    return np.concatenate([np.arange(first, first + n) for first, n in firsts])
-
-
-def _expression(chunk: LogChunk, field_name: str, n: int, columns: dict[str, Array]) -> str:
-    """Add a field's leaves to the columns; return the SQL that makes JSON of them."""
-    layout = chunk.layout(field_name)
-    if layout is None:
-        return "NULL"
-    sql = _sql(chunk, layout, n, columns)
-    if sql is not None:
-        return f"to_json({sql})"
-    columns[field_name] = np.array(
-        [to_json(value) for value in field_values(chunk, layout, 0, n)], object
-    )
-    return f'"{field_name}"'
-
-
-def _sql(chunk: LogChunk, layout: Layout, n: int, columns: dict[str, Array]) -> str | None:
-    """Return SQL for a value made of finite numbers; None for any other value."""
-    if layout[0] == "dict":
-        # DuckDB's structs take names that differ in case for one, and no empty name.
-        names = {key.lower() for key in layout[1]}
-        if len(names) < len(layout[1]) or "" in names:
-            return None
-        parts = [
-            (key, _sql(chunk, item, n, columns))
-            for key, item in zip(layout[1], layout[2], strict=True)
-        ]
-        if not parts or any(part is None for _, part in parts):
-            return None
-        return (
-            "{"
-            + ", ".join("'{}': {}".format(key.replace("'", "''"), part) for key, part in parts)
-            + "}"
-        )
-    if layout[0] == "tuple":
-        items = [_sql(chunk, item, n, columns) for item in layout[1]]
-        return (
-            None
-            if not items or any(item is None for item in items)
-            else f"[{', '.join(map(str, items))}]"
-        )
-    rows = chunk.rows(layout[1])
-    array = None if rows.row_numbers is not None else rows.array(0, n)
-    if array is None or array.dtype.kind not in "biuf" or array[0].size > MAX_ELEMENTS:
-        return None
-    if array.dtype.kind == "f" and (array.itemsize not in (4, 8) or not np.isfinite(array).all()):
-        return None
-    if rows.type_name in ("bool", "|b1"):
-        array = array.astype(np.bool_)
-    return _nested(np.ascontiguousarray(array), f"c{len(columns)}", columns)
-
-
-def _nested(array: Array, name: str, columns: dict[str, Array]) -> str:
-    if array.ndim == 1:
-        columns[name] = array.astype(array.dtype.newbyteorder("="))
-        return f'"{name}"'
-    return (
-        "["
-        + ", ".join(
-            _nested(np.ascontiguousarray(array[:, k]), f"{name}_{k}", columns)
-            for k in range(array.shape[1])
-        )
-        + "]"
-    )
-
-
-def _infos(chunk: LogChunk, n: int, columns: dict[str, Array]) -> str:
-    """Add the infos. Python makes the JSON of infos that differ in form or are missing in steps."""
-    layout = chunk.layout("info")
-    if layout is None and not chunk.record.irregular:
-        return "NULL"
-    is_dense = layout is not None and not chunk.record.irregular
-    if is_dense and (sql := _sql(chunk, layout, n, columns)) is not None:
-        return f"to_json({sql})"
-    # Text by text in Python, which is slower: these infos have no common columns.
-    texts = np.full(n, None, object)
-    if layout is not None:
-        indices, values = sparse_values(chunk, "info", 0, n)
-        for row, value in zip(indices, values, strict=True):
-            texts[row] = to_json(value)
-    row_of_step = {
-        (span.segment.episode, span.segment.first_step + k): span.start + k
-        for span in chunk.spans
-        for k in range(span.segment.n_steps)
-    }
-    for number, step, data in chunk.record.irregular:
-        if (number, step) in row_of_step:
-            texts[row_of_step[number, step]] = to_json(codec.decode(data))
-    columns["info"] = texts
-    return '"info"'

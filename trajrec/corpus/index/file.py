@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, create_tables, read_indexed_logs
+from trajrec.corpus.index.build import Builder, create_tables
+from trajrec.corpus.index.indexed_logs import read_indexed_logs
 from trajrec.corpus.index.tables import FORMER_TABLES, INDEX_VERSION, TABLES
 from trajrec.log.folder import find_logs
 

@@ -8,9 +8,11 @@ from operator import attrgetter
 import duckdb
 import numpy as np
 
+from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.rewards import COLUMNS as AGENT_COLUMNS
 from trajrec.corpus.index.rows import EpisodeRow, Row, Rows
-from trajrec.corpus.index.tables import ALL_EPISODES, ANNOTATIONS, CHECKS, OF_EPISODES, Table
+from trajrec.corpus.index.table import Table
+from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, OF_EPISODES
 from trajrec.types import Array, Value
 
 
@@ -157,8 +159,10 @@ def _column(sql_type: str, values: list[Value]) -> Array:
     if None not in values:
         try:
             return np.array(values, dtype)
-        except OverflowError:
-            pass  # a seed beyond 64 bits: as text, which DuckDB turns into NULL
+        except (OverflowError, ValueError, TypeError):
+            # A seed beyond 64 bits, or what a hostile log has in place of a number: as text, which
+            # DuckDB turns into NULL.
+            pass
     # NumPy's arrays of numbers have no NULL.
     return np.array([None if value is None else repr(value) for value in values], object)
 

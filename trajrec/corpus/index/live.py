@@ -7,13 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from trajrec.corpus.index.build import (
-    Builder,
-    IndexedLog,
-    create_tables,
-    is_current,
-    read_indexed_logs,
-)
+from trajrec.corpus.index.build import Builder, create_tables
+from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.file import (
     INDEX_NAME,
     LOCK_WAIT_S,
@@ -22,15 +17,9 @@ from trajrec.corpus.index.file import (
     detach_index,
     update_index,
 )
-from trajrec.corpus.index.tables import (
-    ALL_EPISODES,
-    ANNOTATIONS,
-    CHECKS,
-    LOGS,
-    OF_EPISODES,
-    TABLES,
-    Table,
-)
+from trajrec.corpus.index.indexed_logs import IndexedLog, is_current, read_indexed_logs
+from trajrec.corpus.index.table import Table
+from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, LOGS, OF_EPISODES, TABLES
 from trajrec.corpus.index.tails import Tails
 from trajrec.corpus.index.views import VIEWS
 from trajrec.errors import CorpusError

@@ -12,13 +12,11 @@ from typing import TypeAlias
 
 import msgspec
 
+from trajrec.corpus.index.cells import stored_json, to_timestamp
 from trajrec.corpus.index.views import EpisodeKind
 from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import Check, Failure
-from trajrec.types import Array, Value
-from trajrec.values import codec
-from trajrec.values.diff import MISSING
-from trajrec.values.json import to_canonical_json, to_json
+from trajrec.types import Array
 
 Time: TypeAlias = datetime.datetime
 
@@ -318,6 +316,17 @@ class Rows:
     decisions: list[StepRow] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
 
+    def extend(self, other: Rows) -> None:
+        """Add the rows of an agent's episode."""
+        self.episodes |= other.episodes
+        self.failures += other.failures
+        self.checks += other.checks
+        self.changes += other.changes
+        self.attempts += other.attempts
+        self.model_calls += other.model_calls
+        self.side_effects += other.side_effects
+        self.decisions += other.decisions
+
 
 def failure_row(episode: EpisodeRow, event: Failure) -> FailureRow:
     """Return the row of an exception."""
@@ -358,33 +367,3 @@ def check_row(
         checked_at=to_timestamp(event.time_ns),
         log=log,
     )
-
-
-def interface_columns(interface: Value) -> tuple[str | None, str | None]:
-    """Return an interface as canonical JSON, and its digest."""
-    if interface is None:
-        return None, None
-    text = to_canonical_json(interface)
-    return text, codec.digest_bytes(text.encode())[:16]
-
-
-def stored_json(data: bytes | None) -> str | None:
-    """Return an encoded value as JSON; None for no value."""
-    return None if data is None else to_json(codec.decode(data))
-
-
-def json_or_none(value: Value) -> str | None:
-    """Return a value of a change as JSON; None if it is missing."""
-    return None if value is MISSING else to_json(value)
-
-
-# Microseconds, rounded down, are as much as DuckDB's TIMESTAMP holds.
-def to_timestamp(time_ns: int) -> Time | None:
-    """Return a time in ns since 1970 as a naive UTC time, as DuckDB's TIMESTAMP has it.
-
-    A time of 0 is unknown, and gives None.
-    """
-    if not time_ns:
-        return None
-    seconds = time_ns // 1000 / 1e6
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)

@@ -1,8 +1,9 @@
-"""The tables of the index: their names, rows, keys and columns. `trajrec schema` prints them."""
+"""The tables of the index: their rows, keys and columns. `trajrec schema` prints them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
+from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
 INDEX_VERSION = 14
@@ -10,28 +11,6 @@ INDEX_VERSION = 14
 # Tables of earlier versions, which a rebuild removes from the file.
 FORMER_TABLES = ("episodes", "effects")
 
-
-class Table(NamedTuple):
-    """A table: the meaning of a row, its key, and its columns as (name, type, meaning)."""
-
-    name: str
-    row: str
-    key: tuple[str, ...]
-    columns: tuple[tuple[str, str, str], ...]
-
-    @property
-    def ddl(self) -> str:
-        """The columns as SQL."""
-        return ", ".join(f"{name} {sql_type}" for name, sql_type, _ in self.columns)
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns."""
-        return [name for name, _, _ in self.columns]
-
-
-_EPISODE_ID = ("episode_id", "VARCHAR", "its episode")
-_KIND = ("kind", "VARCHAR", "kind of its episode: rollout, fork or nested")
 
 ALL_EPISODES = Table(
     "all_episodes",
@@ -116,8 +95,8 @@ STEPS = Table(
     "a step that the environment took, or a decision of an agent",
     ("episode_id", "step"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("step", "INTEGER", "number of the step, from 0"),
         (
             "action",
@@ -145,8 +124,8 @@ AGENT_REWARDS = Table(
     "the reward of one of several players for a step (PettingZoo: rewards are a dict by agent)",
     ("episode_id", "step", "agent"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("step", "INTEGER", "number of the step, from 0"),
         ("agent", "VARCHAR", "the agent; an agent that has left has no rows"),
         ("reward", "DOUBLE", "its reward for the step; NULL if it is no number"),
@@ -159,8 +138,8 @@ FAILURES = Table(
     "an exception, or a tool call that failed",
     ("episode_id", "step", "call", "attempt", "phase"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("step", "INTEGER", "step that failed; -1 for the reset"),
         ("call", "INTEGER", "number of the call in its step, from 0; NULL if it was no call"),
         ("attempt", "INTEGER", "number of the attempt, from 0"),
@@ -185,8 +164,8 @@ STATE_CHANGES = Table(
     "one value of the state that a step changed (if states are stored whole)",
     ("episode_id", "step", "call", "attempt", "part", "path", "keys"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("step", "INTEGER", "step that changed it"),
         ("call", "INTEGER", "call that changed it; NULL if steps have no calls"),
         ("attempt", "INTEGER", "attempt of the call"),
@@ -207,8 +186,8 @@ CHECKS = Table(
     "one verdict of one version of one verifier on one state",
     ("episode_id", "check_id", "version", "checked_at"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("step", "INTEGER", "number of steps taken before it ran"),
         ("check_id", "VARCHAR", "the verifier"),
         ("version", "VARCHAR", "its version"),
@@ -229,8 +208,8 @@ ATTEMPTS = Table(
     "one attempt at a tool call",
     ("episode_id", "step", "call", "attempt"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("step", "INTEGER", "its step"),
         ("call", "INTEGER", "number of the call in its step, from 0"),
         ("attempt", "INTEGER", "number of the attempt, from 0"),
@@ -275,8 +254,8 @@ MODEL_CALLS = Table(
     "one call of a model",
     ("episode_id", "number"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("number", "INTEGER", "number of the model call in its episode, from 0"),
         ("step", "INTEGER", "step that it began"),
         ("model", "VARCHAR", "model that the answer names, or else the request"),
@@ -309,8 +288,8 @@ SIDE_EFFECTS = Table(
     "a value that entered from outside the program: clock, random, network",
     ("episode_id", "number"),
     (
-        _EPISODE_ID,
-        _KIND,
+        EPISODE_ID,
+        KIND,
         ("number", "INTEGER", "number of the side effect in its episode, from 0"),
         ("step", "INTEGER", "step at which it entered; -1 before the first"),
         ("name", "VARCHAR", "name that the program gave it"),
@@ -319,64 +298,6 @@ SIDE_EFFECTS = Table(
         ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
         ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
         ("entered_at", "TIMESTAMP", "time at which it entered, UTC; NULL if unknown"),
-    ),
-)
-CREDIT = Table(
-    "credit",
-    "an estimate of a step's credit, from rollouts; no run replaces another (see latest_credit)",
-    ("run_id", "episode_id", "step", "estimator"),
-    (
-        ("run_id", "VARCHAR", "run that computed it"),
-        _EPISODE_ID,
-        _KIND,
-        ("step", "INTEGER", "its step; for a value, the state before the step"),
-        ("estimator", "VARCHAR", "value, advantage, luck, delta, shapley, pooled, effect, ..."),
-        ("estimand", "VARCHAR", "the estimated quantity, in words"),
-        ("value", "DOUBLE", "the estimate; NULL if there is none"),
-        ("ci_low", "DOUBLE", "lower end of its 95 % confidence interval"),
-        ("ci_high", "DOUBLE", "upper end of its 95 % confidence interval"),
-        ("ci_method", "VARCHAR", "method of the interval"),
-        ("n", "BIGINT", "rollouts, or pairs of rollouts, that it rests on"),
-        ("n_discordant", "BIGINT", "pairs that differ; NULL for a single arm"),
-        ("n_invalid", "BIGINT", "rollouts without a result, which widen the interval"),
-        ("env_steps", "BIGINT", "steps of the environment taken for it"),
-        ("policy_calls", "BIGINT", "calls of the policy made for it"),
-        ("action", "JSON", "the action that it judges; NULL for a value"),
-        ("policy_id", "VARCHAR", "policy that continued the rollouts"),
-        ("noise", "VARCHAR", "shared, fresh or recorded"),
-        ("seed", "BIGINT", "seed of the noise"),
-        ("restore", "VARCHAR", "method that reached the steps; each was verified"),
-        ("notes", "JSON", "remarks that are needed to read it"),
-        ("created_at", "TIMESTAMP", "time of the run, UTC; NULL if unknown"),
-        ("log", "VARCHAR", "log file that holds it; not the episode's"),
-    ),
-)
-ROLLOUTS = Table(
-    "rollouts",
-    "a rollout from a fork, run for credit; no rollout of credit counts as an episode",
-    ("run_id", "fork_step", "arm", "scenario"),
-    (
-        ("run_id", "VARCHAR", "run that it belongs to"),
-        ("episode_id", "VARCHAR", "episode that it was forked from"),
-        _KIND,
-        ("fork_step", "INTEGER", "step at which it was forked"),
-        (
-            "arm",
-            "VARCHAR",
-            "value: the policy acts; action: the recorded action first; or a name of the run",
-        ),
-        ("scenario", "UBIGINT", "scenario that its noise comes from (common random numbers)"),
-        ("episode_return", "DOUBLE", "sum of its rewards"),
-        ("score", "DOUBLE", "result of the check at its end; NULL without a check"),
-        ("length", "BIGINT", "its steps"),
-        ("env_steps", "BIGINT", "steps taken for it; fewer if it merged with another rollout"),
-        (
-            "coalesced_at",
-            "BIGINT",
-            "step at which it reached the state of another rollout and merged; NULL if it did not",
-        ),
-        ("status", "VARCHAR", "ended, cut, unreplayable or error"),
-        ("log", "VARCHAR", "log file that holds it"),
     ),
 )
 LOGS = Table(
@@ -414,6 +335,3 @@ OF_EPISODES = (
 )
 
 TABLES = (ALL_EPISODES, *OF_EPISODES, LOGS)
-
-# Tables whose rows are in other logs than their episodes; rows of CHECKS may be.
-ANNOTATIONS = (CREDIT, ROLLOUTS)

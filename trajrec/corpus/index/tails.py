@@ -8,7 +8,8 @@ from pathlib import Path
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, IndexedLog, create_tables
+from trajrec.corpus.index.build import Builder, create_tables
+from trajrec.corpus.index.indexed_logs import IndexedLog
 from trajrec.corpus.index.tables import TABLES
 from trajrec.errors import LogError
 from trajrec.log.journal import journal_path

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
-from trajrec.corpus.index.tables import ALL_EPISODES, CREDIT
+from trajrec.corpus.index.credit_tables import CREDIT
+from trajrec.corpus.index.tables import ALL_EPISODES
 from trajrec.run_interface import FIELDS
 
 EpisodeKind: TypeAlias = Literal["rollout", "fork", "nested", "copy"]

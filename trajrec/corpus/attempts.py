@@ -1,0 +1,118 @@
+"""Attempts at tool calls: which one retries which, and which retry succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from trajrec.log.events import CallEnd, CallStart
+from trajrec.types import JsonObject, Value
+from trajrec.values.diff import Change, diff
+
+AttemptKey = tuple[int, int, int]
+"""Step, call and attempt."""
+
+
+@dataclass
+class Attempt:
+    """One attempt at executing a tool call.
+
+    Attributes:
+        start: The recorded begin.
+        end: The recorded end; None if the log ends before it.
+        arguments: The arguments, by name.
+        result: The returned value; None if the attempt raised.
+        retry_of: The failed attempt that this one repeats; None if it repeats none.
+        retry_by: Who retried: agent, scaffold, transport or harness; "" if it is no retry.
+        recovered_at: The step at which a retry of this failed attempt succeeded; None if none did.
+        recovered_by: Who made that retry.
+        changes: The changes that it made, by part of the state.
+        digests: The digests of the changed parts afterwards.
+        open_paths: Parts of the state in whose changes the types of keys are unknown: the paths
+            hold them as texts. Only logs of format 1 have such paths.
+        notes: Findings, e.g. a tool that was declared to read changed the state.
+        state_digest: Digest of all watched parts after it, as checks store it; None if it has not
+            ended, if nothing was watched, or if a part is unknown.
+    """
+
+    start: CallStart
+    end: CallEnd | None
+    arguments: JsonObject
+    result: Value = None
+    retry_of: AttemptKey | None = None
+    retry_by: str = ""
+    recovered_at: int | None = None
+    recovered_by: str = ""
+    changes: dict[str, list[Change]] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
+    open_paths: set[str] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+    state_digest: str | None = None
+
+    @property
+    def key(self) -> AttemptKey:
+        """Step, call and attempt."""
+        return self.start.step, self.start.call, self.start.attempt
+
+    @property
+    def tool(self) -> str:
+        """The tool's name."""
+        return self.start.tool
+
+    @property
+    def outcome(self) -> str:
+        """One of ok, error, timeout and cancelled; open if the log ends before the attempt."""
+        return "open" if self.end is None else self.end.outcome
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the attempt ended without success."""
+        return self.end is not None and self.end.outcome != "ok"
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Duration in milliseconds; None if the attempt is open, or a time is unknown."""
+        return (
+            None if self.end is None else milliseconds_between(self.start.time_ns, self.end.time_ns)
+        )
+
+
+def milliseconds_between(start_ns: int, end_ns: int) -> float | None:
+    """Return the milliseconds between two times, None if one of them is unknown (0)."""
+    return (end_ns - start_ns) / 1e6 if start_ns and end_ns else None
+
+
+def link_retries(attempts: Sequence[Attempt]) -> None:
+    """Mark the retries of the agent: a call of a tool whose last call failed."""
+    last: dict[str, Attempt] = {}
+    for attempt in attempts:
+        before = last.get(attempt.tool)
+        is_other_call = before is not None and before.key[:2] != attempt.key[:2]
+        if attempt.retry_of is None and before is not None and before.has_failed and is_other_call:
+            attempt.retry_of = before.key
+            attempt.retry_by = "agent"
+        last[attempt.tool] = attempt
+
+
+def mark_recoveries(attempts: Sequence[Attempt]) -> None:
+    """Mark the failed attempts in whose line of retries one succeeded."""
+    by_key = {attempt.key: attempt for attempt in attempts}
+    for attempt in attempts:
+        if attempt.outcome != "ok":
+            continue
+        failed = by_key.get(attempt.retry_of) if attempt.retry_of else None
+        # Marked attempts end the line: a log that contradicts itself may have a circle.
+        while failed is not None and failed.has_failed and failed.recovered_at is None:
+            failed.recovered_at = attempt.start.step
+            failed.recovered_by = attempt.retry_by
+            failed = by_key.get(failed.retry_of) if failed.retry_of else None
+
+
+def argument_changes(attempts: Sequence[Attempt]) -> dict[AttemptKey, list[Change]]:
+    """Return the changes from the arguments of a failed attempt to those of its retry, by retry."""
+    by_key = {attempt.key: attempt for attempt in attempts}
+    return {
+        attempt.key: diff(by_key[attempt.retry_of].arguments, attempt.arguments)
+        for attempt in attempts
+        if attempt.retry_of in by_key
+    }

@@ -1,0 +1,40 @@
+"""Values as the cells of the tables hold them."""
+
+from __future__ import annotations
+
+import datetime
+
+from trajrec.types import Value
+from trajrec.values import codec
+from trajrec.values.diff import MISSING
+from trajrec.values.json import to_canonical_json, to_json
+
+
+def interface_columns(interface: Value) -> tuple[str | None, str | None]:
+    """Return an interface as canonical JSON, and its digest."""
+    if interface is None:
+        return None, None
+    text = to_canonical_json(interface)
+    return text, codec.digest_bytes(text.encode())[:16]
+
+
+def stored_json(data: bytes | None) -> str | None:
+    """Return an encoded value as JSON; None for no value."""
+    return None if data is None else to_json(codec.decode(data))
+
+
+def json_or_none(value: Value) -> str | None:
+    """Return a value of a change as JSON; None if it is missing."""
+    return None if value is MISSING else to_json(value)
+
+
+# Microseconds, rounded down, are as much as DuckDB's TIMESTAMP holds.
+def to_timestamp(time_ns: int) -> datetime.datetime | None:
+    """Return a time in ns since 1970 as a naive UTC time, as DuckDB's TIMESTAMP has it.
+
+    A time of 0 is unknown, and gives None.
+    """
+    if not time_ns:
+        return None
+    seconds = time_ns // 1000 / 1e6
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).replace(tzinfo=None)
