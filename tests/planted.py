@@ -210,6 +210,25 @@ KINDS: dict[str, Make] = {
     "client secret": named("client_secret=SECRET", lambda d: d(40)),
     "npmrc": named("//registry.npmjs.org/:_authToken=SECRET", lambda d: d.uuid()),
     "netrc": named("machine git.example.com login bob password SECRET", lambda d: d(14)),
+    "signed request": named(
+        "AWS4-HMAC-SHA256 Credential=a/s3, SignedHeaders=host, Signature=SECRET",
+        lambda d: d(64, HEX),
+    ),
+    "mysql dsn": named("app:SECRET@tcp(10.0.0.4:3306)/shop", lambda d: d(14)),
+    "oracle": named("jdbc:oracle:thin:scott/SECRET@//db:1521/orcl", lambda d: d(14)),
+    "infura": named("https://mainnet.infura.io/v3/SECRET", lambda d: d(32, HEX)),
+    "alchemy": named("https://eth-mainnet.g.alchemy.com/v2/SECRET", lambda d: d(32, URL)),
+    "express session": named("connect.sid=s%3ASECRET", lambda d: f"{d(32, URL)}.{d(43)}"),
+    "django": bare(lambda d: f"django-insecure-{d(50, LOWER + '!@#^&*(-_=+)')}"),
+    "personal access token": named("AZURE_DEVOPS_EXT_PAT=SECRET", lambda d: d(52, LOWER)),
+    "adafruit": bare(lambda d: f"aio_{d(28)}"),
+    "frame.io": bare(lambda d: f"fio-u-{d(64, URL)}"),
+    "scalingo": bare(lambda d: f"tk-us-{d(48, URL)}"),
+    "jwk": named('{"kty":"OKP","crv":"Ed25519","d":"SECRET"}', lambda d: d(43, URL)),
+    "mnemonic": named(
+        "mnemonic: SECRET", lambda d: " ".join(d(5, "abcdeilmnorst") for _ in range(12))
+    ),
+    "option": named("tool --ok-access-passphrase=SECRET --verbose", lambda d: d(14)),
     "curl": named("curl -u bob:SECRET https://git.internal/api", lambda d: d(14)),
 }
 """Kind -> how a secret of it and the text around it are drawn."""

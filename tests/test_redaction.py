@@ -168,6 +168,7 @@ SYNTAXES = {
     "a URL": "https://x.io/a?{name}={value}&b=1",
     "an option": "tool --{name} {value} run",
     "an option with a sign": "tool --{name}={value} run",
+    "an option with hyphens": "tool --x-{name}={value} run",
     "XML": "<{name}>{value}</{name}>",
     "a header": "{name}: {value}\r\nHost: x",
     "a pair": "('{name}', '{value}')",
@@ -227,6 +228,14 @@ HARMLESS = [
     {"required": ["password", "email"], "columns": ["api_key", "model"]},
     ["Reset your password", "Click here"],
     '<input type="password" name="password" placeholder="Enter your password">',
+    {"api_key": "**********", "password": "\u2022\u2022\u2022\u2022\u2022\u2022"},
+    {"crew_key": "4d5b21867b638a1846a38dc4af8e29a4", "task_key": "5b92f5460a744cf1afb1d8a1"},
+    'key: typing.Union["rsa.RSAPrivateKey", "rsa.RSAPublicKey"]',
+    'token = r"[-!#$%&\'*+.^_`|~0-9a-zA-Z]+"',
+    ["authorization", "Required to call this endpoint."],
+    {"kind": "SecretList", "data": {"a": "b"}},
+    "A mnemonic is a list of words that a person can write down and read again later on.",
+    "kind: Secret\ndata:\n  password: {{ .Values.password }}\n",
 ]
 
 
@@ -249,6 +258,40 @@ def test_a_second_secret_of_one_form_is_found_beside_the_first(text: str) -> Non
     secrets = ("Xp49Qabcd", "Yq50Rbcde")
     cleaned = Redactor({}).text(text.format(*secrets))
     assert all(secret not in cleaned for secret in secrets)
+
+
+KUBERNETES = """apiVersion: v1
+kind: Secret
+metadata:
+  name: tls
+data:
+  ca.crt: aGVsbG8gd29ybGQ=
+  tls: Z29vZCBieWUgd29ybGQ=
+"""
+
+
+def test_the_data_of_a_kubernetes_secret_is_secret() -> None:
+    head, data = KUBERNETES.split("\ndata:\n")
+    documents = [
+        KUBERNETES,
+        f"data:\n{data}{head}\n",
+        {"kind": "Secret", "data": {"ca.crt": "aGVsbG8gd29ybGQ=", "tls": "Z29vZCBieWUgd29ybGQ="}},
+        json.dumps({"kind": "Secret", "stringData": {"a": "aGVsbG8gd29ybGQ="}}),
+    ]
+    for document in documents:
+        cleaned = repr(REDACTOR.redacted(document)[0])
+        assert "aGVsbG8" not in cleaned
+        assert "Z29vZCB" not in cleaned
+        assert "kind" in cleaned
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "Token", "SSWS"])
+def test_the_credentials_of_a_listed_header_are_secret(scheme: str) -> None:
+    headers = [["Accept", "*/*"], ["Authorization", f"{scheme} 4ae!3f-Xy77"]]
+    cleaned, n = REDACTOR.redacted(headers)
+    assert n == 1
+    assert cleaned[0] == headers[0]
+    assert "4ae" not in repr(cleaned)
 
 
 def test_a_mark_holds_no_part_of_a_name_with_a_secret() -> None:

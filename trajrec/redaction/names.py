@@ -83,7 +83,8 @@ KEYS = (
 """A name is of strength "key" if it ends in one of these, without regard to case and separators."""
 
 WEAK = ("token", "tokens", "apikeys", "auth", "oauth", "sessid", "sessionid", "sid", "sig")
-"""A name is of strength "weak" if its last word is one of these, or "key" with a word before it."""
+"""A name is of strength "weak" if its last word is one of these, or "key" or "pat" (a personal
+access token) with a word before it."""
 
 # A last word of these says that the value is about the secret, and not the secret.
 _HARMLESS_ENDS_TEXT = """
@@ -113,9 +114,12 @@ _HARMLESS_STARTS_TEXT = """
     generated get has hide image input is last mask max min missing n need needs next no num
     number of output pad padding page pagination per prev previous prompt public publishable
     remaining require required requires reserved reset sep show skip special start stop sub sync
-    total unk unknown use used uses valid verify video want word ws
+    total trial unk unknown use used uses valid verify video want word ws
     """
 _HARMLESS_STARTS = frozenset(_HARMLESS_STARTS_TEXT.split())
+
+# A key with one of these before it is no secret: it tells agents and tasks apart in a trace.
+_HARMLESS_KEYS = frozenset({"agent", "crew", "task"})
 
 # Random letters may end in "pW" or "jWT" too.
 _SHORT_NAMES = ("pw", "jwt")
@@ -130,6 +134,9 @@ _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 PARTS = (b"ken", b"key", b"uth", b"pass", b"pw", b"cret", b"cred", b"cook", b"jwt")
 """Letters of which some are in each name that is looked for in texts: those that are rare, so that
 the search for them is fast. "ken" is in "token", "uth" in "auth"."""
+
+LAST_PART = b"pat"
+"""The same, if no letter comes behind it: "path" and "pattern" are everywhere."""
 
 
 MAX_NAME_CHARS = 100
@@ -184,5 +191,7 @@ def strength_of(name: str) -> Strength:
         return "key"
     if words[-1] in WEAK or joined.endswith("token"):
         return "weak"
-    # STRIPE_KEY, but no "key" alone.
-    return "weak" if words[-1] == "key" and len(words) > 1 else ""
+    # STRIPE_KEY and GITHUB_PAT, but no "key" alone.
+    if words[-1] not in ("key", "pat") or len(words) == 1 or words[-2] in _HARMLESS_KEYS:
+        return ""
+    return "weak"

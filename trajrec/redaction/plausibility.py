@@ -42,8 +42,11 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|::|->)[A-Za-z_$][\w$]*)*")
 _VERSION = re.compile(r"[vV]?[0-9]+(?:[.:/-][0-9]+)*[a-z]{0,3}[0-9]*")
 # The name of a class, such as PKCS7PrivateKeyTypes.
 _CAMEL_CASE = re.compile(r"[A-Z]{0,6}[0-9]{0,4}(?:[A-Z][a-z]{2,}[0-9]{0,5})+")
+_CLASS_NAME = re.compile(r"(?:[a-z][a-z_]*\.)*" + _CAMEL_CASE.pattern)
 _DIGIT_BORDER = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 _DIGIT = re.compile(r"[0-9]")
+# Signs of programs and of regular expressions, which a token does not have.
+_EXPRESSION = re.compile(r"[\[\](){}^|]")
 _OPAQUE = re.compile(r"[\w.+/=~%-]+")
 _TEMPLATE = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\{\{.*\}\}|<[^<>]*>|%\w+%|\[\w+\(.*\)\]")
 _LETTER = re.compile(r"[A-Za-z]")
@@ -73,7 +76,7 @@ def looks_random(value: str) -> bool:
     >>> looks_random("9f86d081884c7d65"), looks_random("sha256_of_the_file")
     (True, False)
     """
-    if len(value) < 8 or _VERSION.fullmatch(value) or _CAMEL_CASE.fullmatch(value):
+    if len(value) < 8 or _VERSION.fullmatch(value) or _CLASS_NAME.fullmatch(value):
         return False
     n_borders = len(_DIGIT_BORDER.findall(value))
     if n_borders >= 6 or (n_borders >= 3 and n_borders * 12 >= len(value)):
@@ -112,7 +115,8 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
         return False
     if strength == "weak":
         # Not the parts of a dotted name together.
-        return looks_random(max(re.split(r"[./]", value), key=len))
+        longest = max(re.split(r"[./]", value), key=len)
+        return _EXPRESSION.search(value) is None and looks_random(longest)
     if looks_random(value):
         return True
     if is_identifier and strength == "key":
@@ -201,6 +205,15 @@ def is_weak_secret(text: str) -> bool:
     if len(value) < MIN_WEAK_CHARS or is_placeholder(value) or _OPAQUE.fullmatch(value) is None:
         return False
     return looks_random(value) or value.count("-") >= 2 or _DIGIT.search(value) is not None
+
+
+def is_mask(text: str) -> bool:
+    """Return whether another program has put signs in the place of a secret.
+
+    >>> is_mask("**********"), is_mask("hunter2")
+    (True, False)
+    """
+    return len(set(text)) == 1 and text[0] in "*\u2022xX.-_"
 
 
 def is_template(text: str) -> bool:

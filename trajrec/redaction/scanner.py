@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from trajrec.redaction.assignments import NAME_REST, StrengthOf, find_assigned, find_option
 from trajrec.redaction.digests import mark_spans
-from trajrec.redaction.names import PARTS, strength_of
+from trajrec.redaction.names import LAST_PART, PARTS, strength_of
 from trajrec.redaction.plausibility import is_aws_secret
 from trajrec.redaction.rules import Rule, Shape, TokenSearch, trie
 from trajrec.redaction.shapes import LONG_SHAPES, TEXT_SHAPES
@@ -41,10 +41,17 @@ _FORTY = re.compile(rb"(?<![A-Za-z0-9+/=_.~%-])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/=
 _NEAR_BYTES = 400
 """Bytes behind the sign of a shape in which the secret begins."""
 
-_SPACES = (b" ", b"\t", b"\n")
-
 _OPTION = b"--"
 """The sign of a command line's option."""
+
+_KEY_TYPE = b"kty"
+"""The sign of a key as a JSON document, whose private parts have short names (RFC 7517)."""
+
+_SHORT_OPTION = b"-"
+"""The sign of an option of one letter. The letter is not part of the sign: "-p" may begin the name
+of another option."""
+
+_OPTION_SIGN = re.compile(r"-[a-z] ?\Z")
 
 _CompiledShape: TypeAlias = tuple[Shape, re.Pattern[bytes]]
 
@@ -101,7 +108,9 @@ class Scanner:
         own_rules = [rule for rule in own if isinstance(rule, Rule)]
         own_shapes = [rule for rule in own if isinstance(rule, Shape)]
         self._tokens = TokenSearch([*TOKENS, *own_rules]) if own_rules else _TOKENS
-        self._shapes = [*TEXT_SHAPES, *(shape for shape in own_shapes if shape.sign)]
+        shapes = [*TEXT_SHAPES, *(shape for shape in own_shapes if shape.sign)]
+        self._options = [shape for shape in shapes if _OPTION_SIGN.match(shape.sign)]
+        self._shapes = [shape for shape in shapes if shape not in self._options]
         self._unsigned = [
             (shape, re.compile(shape.pattern.encode())) for shape in own_shapes if not shape.sign
         ]
@@ -113,7 +122,7 @@ class Scanner:
 
     @functools.cached_property
     def _shapes_by_sign(self) -> dict[bytes, list[_CompiledShape]]:
-        return _by_sign(self._shapes)
+        return _by_sign(self._shapes) | {_SHORT_OPTION: _compiled(self._options)}
 
     @functools.cached_property
     def _signs(self) -> re.Pattern[bytes]:
@@ -121,7 +130,11 @@ class Scanner:
             trie([part for part in self._parts if part[0] == first]) + NAME_REST
             for first in sorted({part[0] for part in self._parts})
         ]
-        return re.compile(b"|".join([*parts, rb"--(?=[a-z])", trie(self._shapes_by_sign)]))
+        letters = b"".join(sorted({shape.sign[1].encode() for shape in self._options}))
+        option = rb"-(?<=\s-)(?=[" + letters + b"])"
+        signs = trie(_by_sign(self._shapes))
+        last_part = LAST_PART + rb"(?![a-z])" + NAME_REST
+        return re.compile(b"|".join([*parts, last_part, rb"--(?=[a-z])", option, signs]))
 
     def search(self, data: bytes) -> Findings:
         """Search a text, given as UTF-8."""
@@ -179,6 +192,7 @@ class Scanner:
                 secret = find_option(data, start, self._strength_of)
             else:
                 _match_shapes(data, start, self._shapes_by_sign[hit[0]], spans)
+                has_name = has_name or hit[0] == _KEY_TYPE
                 continue
             if secret is not None:
                 spans.append(Span(*secret))
@@ -221,9 +235,6 @@ def _match_shapes(
     """Add the secrets of shapes whose sign is at a position."""
     for shape, pattern in shapes:
         if shape.before:
-            # A hyphen in a word is no option: "site-packages" has "-p".
-            if shape.sign[0] == "-" and data[position - 1 : position] not in _SPACES:
-                continue
             start = max(0, position - shape.before)
             # All of them: the first one may be of an earlier sign.
             matches = list(pattern.finditer(data, start, position + _NEAR_BYTES))
@@ -244,9 +255,13 @@ def _group(pattern: re.Pattern[bytes]) -> str | int:
     return "secret" if "secret" in pattern.groupindex else 0
 
 
+def _compiled(shapes: Iterable[Shape]) -> list[_CompiledShape]:
+    return [(shape, re.compile(shape.pattern.encode())) for shape in shapes]
+
+
 def _by_sign(shapes: Iterable[Shape]) -> dict[bytes, list[_CompiledShape]]:
     """Return shapes by the shortest sign that begins theirs, as `trie` finds it."""
-    compiled = [(shape, re.compile(shape.pattern.encode())) for shape in shapes]
+    compiled = _compiled(shapes)
     return {
         sign: [pair for pair in compiled if pair[0].sign.encode().startswith(sign)]
         for sign in {shape.sign.encode() for shape, _ in compiled}

@@ -9,6 +9,13 @@ from trajrec.redaction.plausibility import (
 )
 from trajrec.redaction.rules import Shape
 
+_RFC7517 = "https://www.rfc-editor.org/rfc/rfc7517"
+# The first private part, and all that comes behind it.
+_PRIVATE_PART = r"[\"'](?:d|p|q|k)\\*[\"']\s*:\s*\\*[\"'](?P<secret>[\w-]{20}[^{}]{0,4000}?)"
+
+_BIP39 = "https://github.com/bitcoin/bips/blob/master/bip-0039.mediawiki"
+_WORDS = r"(?: is\b)?[^a-zA-Z]{1,12}(?P<secret>[a-z]{3,8}(?:[ \t]+[a-z]{3,8}){11,23})"
+
 _AZURE = "https://learn.microsoft.com/en-us/purview/sit-defn-azure-"
 
 TEXT_SHAPES = (
@@ -103,6 +110,75 @@ TEXT_SHAPES = (
         "https://www.gnu.org/software/inetutils/manual/html_node/The-_002enetrc-file.html",
         before=100,
         check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        "@tcp(",
+        r"(?<![\w/:])[\w.-]{1,60}:(?P<secret>[^\s:@/\"'<>]{3,})@tcp\(",
+        "https://github.com/go-sql-driver/mysql#dsn-data-source-name",
+        before=200,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        ":thin:",
+        r":(?i:thin):[\w$#]{1,60}/(?P<secret>[^\s/@\"'<>]{3,})@",
+        "https://docs.oracle.com/en/database/oracle/oracle-database/23/jjdbc/",
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        ":5432:",
+        r"(?<![^\s\"'])[^\s:\"'#]+:5432:[^\s:\"']+:[^\s:\"']+:(?P<secret>[^\s\"'\\<>]{3,})",
+        "https://www.postgresql.org/docs/current/libpq-pgpass.html",
+        before=200,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "digest response",
+        "ponse=",
+        r"Digest [^\n]{0,400}?\Wresponse=[\\\"']*(?P<secret>[0-9a-f]{32,64})",
+        "https://www.rfc-editor.org/rfc/rfc7616",
+        before=400,
+    ),
+    Shape(
+        "kubernetes secret",
+        "kind: secret",
+        r"kind: Secret\b(?:(?!\n---)[^\x00]){0,2000}?\n(?:data|stringData):[ \t]*"
+        r"(?P<secret>(?:\r?\n[ \t]+[\w.-]+: [^\n]+)+)",
+        "https://kubernetes.io/docs/concepts/configuration/secret/",
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "kubernetes secret",
+        "kind: secret",
+        r"(?<![^\n])(?:data|stringData):(?P<secret>(?:\n[ \t]+[\w.-]+: [^\n]+)+)"
+        r"\n(?:(?!\n---)[^\x00]){0,2000}?kind: Secret\b",
+        "https://kubernetes.io/docs/concepts/configuration/secret/",
+        before=4000,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "private key",
+        "kty",
+        r"kty\\*[\"'][^{}]{0,4000}?" + _PRIVATE_PART + r"(?=\\*[\"']\s*\})",
+        _RFC7517,
+    ),
+    Shape(
+        "private key",
+        "kty",
+        _PRIVATE_PART + r"\\*[\"'],\s*\\*[\"']kty\b",
+        _RFC7517,
+        before=4000,
+    ),
+    Shape("mnemonic", "c: ", r"(?i:mnemonic)" + _WORDS, _BIP39, before=10),
+    Shape("mnemonic", "c=", r"(?i:mnemonic)" + _WORDS, _BIP39, before=10),
+    Shape(
+        "mnemonic",
+        "phrase",
+        r"(?i:(?:seed|recovery|secret)[ _-]?phrase)" + _WORDS,
+        _BIP39,
+        before=10,
     ),
 )
 """The rules for secrets that words beside them give away. Signs are in lower case here."""

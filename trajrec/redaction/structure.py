@@ -10,9 +10,19 @@ import numpy as np
 from trajrec.redaction.assignments import StrengthOf
 from trajrec.redaction.digests import is_mark, mark
 from trajrec.redaction.names import Strength, kind_of
-from trajrec.redaction.plausibility import is_secret_value, is_template, is_weak_secret
+from trajrec.redaction.plausibility import (
+    is_mask,
+    is_placeholder,
+    is_secret_value,
+    is_template,
+    is_weak_secret,
+    looks_random,
+)
 from trajrec.types import Array, Value
 from trajrec.values.codec import Opaque, Plain
+
+# A scheme and credentials, in a header.
+_CREDENTIALS = re.compile(r"[A-Za-z][\w.-]{1,40} +\S{8,}.*", re.DOTALL)
 
 # A character that names and words do not have.
 _NO_NAME = re.compile(r"[0-9]|[^\w\s.,-]")
@@ -42,6 +52,11 @@ _TEXT_TOKEN_WORDS = frozenset(
 
 # RFC 7517: the private parts of a key in JSON.
 _PRIVATE_PARTS = frozenset({"d", "p", "q", "dp", "dq", "qi", "k"})
+
+KUBERNETES_SECRET = "Secret"
+"""The kind of an object of Kubernetes whose data is secret, whatever its keys are."""
+
+_SECRET_DATA = frozenset({"data", "stringData"})
 
 # A dict with one of these and a "value" is a pair, such as a header in a HAR file.
 _PAIR_NAMES = ("name", "key", "header", "variable", "field")
@@ -135,7 +150,7 @@ class Cleaner:
         return self.clean(value)
 
     def _hide_text(self, text: str, kind: str, strength: Strength) -> str:
-        if not text or is_mark(text) or is_template(text):
+        if not text or is_mark(text) or is_template(text) or is_mask(text):
             return text
         if strength == "weak" and not is_weak_secret(text):
             return str(self.clean(text))
@@ -145,6 +160,7 @@ class Cleaner:
     def _clean_dict(self, value: Mapping[Value, Value]) -> dict[Value, Value]:
         paired = pair_name(value) if "value" in value else None
         is_key = "kty" in value
+        is_secret = value.get("kind") == KUBERNETES_SECRET
         has_pieces = not _TEXT_TOKEN_WORDS.isdisjoint(value)
         cleaned = {}
         for key, item in value.items():
@@ -153,7 +169,9 @@ class Cleaner:
                 name = paired
             strength: Strength = "key" if is_key and name in _PRIVATE_PARTS else ""
             strength = strength or self._strength_of(name)
-            if name == SQLITE_SCHEMA and isinstance(item, dict):
+            if is_secret and name in _SECRET_DATA:
+                cleaned[key] = self.hide(item, "kubernetes secret", "key")
+            elif name == SQLITE_SCHEMA and isinstance(item, dict):
                 # Its keys are names of tables, not of secrets.
                 cleaned[key] = {self.clean(k): self.clean(sql) for k, sql in item.items()}
             elif not strength or (strength == "weak" and has_pieces):
@@ -169,7 +187,7 @@ class Cleaner:
         for item in items:
             strength = self._strength_of(name) if name else ""
             if isinstance(items, list) and not name.startswith("-"):
-                strength = _strength_in_list(item, strength)
+                strength = _strength_in_list(name, item, strength)
             if strength and isinstance(item, (str, bytes)):
                 yield self.hide(item, kind_of(name), strength)
             else:
@@ -195,11 +213,15 @@ class Cleaner:
         return array.reshape(value.shape)
 
 
-def _strength_in_list(value: Value, strength: Strength) -> Strength:
+def _strength_in_list(name: str, value: Value, strength: Strength) -> Strength:
     """Return how surely the item before a value names it: ["password", "email"] are two names."""
-    if strength == "weak" or not isinstance(value, (str, bytes)):
+    if not strength or not isinstance(value, (str, bytes)):
         return ""
     text = value if isinstance(value, str) else value.decode("latin-1")
+    if strength == "weak":
+        return "weak" if looks_random(text) else ""
+    if name.lower().endswith("authorization"):
+        return strength if _CREDENTIALS.fullmatch(text) and not is_placeholder(text) else ""
     is_secret = _NO_NAME.search(text) and is_secret_value(text, strength, is_quoted=True)
     return strength if is_secret else ""
 

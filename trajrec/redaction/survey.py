@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
-from trajrec.redaction.structure import pair_name
+from trajrec.redaction.structure import KUBERNETES_SECRET, pair_name
 from trajrec.types import Value
 from trajrec.values.codec import Opaque, Plain, Ref
 from trajrec.values.encoder import MAX_REPR
@@ -93,7 +93,7 @@ class Survey:
                 self.add(item)
         if "value" in value and strength_of(pair_name(value) or ""):
             self.has_name = True
-        if "kty" in value:
+        if "kty" in value or ("kind" in value and value["kind"] == KUBERNETES_SECRET):
             self.has_name = True
 
     def _add_items(self, value: list[Value] | tuple[Value, ...]) -> None:

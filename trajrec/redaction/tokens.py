@@ -25,7 +25,7 @@ aws key | ABSK | [A-Za-z0-9+/]{60,}=*
 aws key | bedrock-api-key- | [A-Za-z0-9+/=]{20,}
 aws key | amzn.mws. amzn1.oa2-cs.v1. | [0-9a-f-]{32,}
 https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html
-signature | X-Amz-Signature= X-Goog-Signature= | (?P<secret>[0-9a-fA-F]{64,})
+signature | X-Amz-Signature= X-Goog-Signature= Signature= | (?P<secret>[0-9a-fA-F]{64,})
 https://learn.microsoft.com/en-us/rest/api/storageservices/create-service-sas
 signature | sig= | (?P<secret>[A-Za-z0-9%+/]{30,}={0,2})
 https://docs.cloud.google.com/docs/authentication/api-keys
@@ -271,6 +271,26 @@ https://clickhouse.com/docs/cloud/manage/openapi
 clickhouse key | 4b1d | [A-Za-z0-9]{38}(?![A-Za-z0-9])
 https://developers.pinterest.com/docs/getting-started/authentication/
 pinterest token | pina_ | [A-Za-z0-9]{40,}
+https://expressjs.com/en/resources/middleware/session.html
+session cookie | s%3A s: | (?P<secret>[\w-]{32}\.[A-Za-z0-9+/%]{43,})
+https://docs.gitlab.com/security/tokens/
+session cookie | _gitlab_session= | (?P<secret>[0-9a-z]{32})
+https://docs.djangoproject.com/en/stable/ref/settings/#secret-key
+django secret key | django-insecure- | (?P<secret>[^\s"'<>\\]{30,})
+https://docs.metamask.io/services/get-started/endpoints/
+rpc key | infura.io/v3/ infura.io/ws/v3/ | (?P<secret>[0-9a-f]{32})(?![0-9a-f])
+https://www.alchemy.com/docs/create-an-api-key
+rpc key | alchemy.com/v2/ alchemyapi.io/v2/ | (?P<secret>[\w-]{32})(?![\w-])
+https://io.adafruit.com/api/docs/
+adafruit key | aio_ | [A-Za-z0-9]{28}(?![A-Za-z0-9])
+https://developer.adobe.com/frameio/guides/
+frame.io token | fio-u- | [\w=-]{60,}
+https://developers.scalingo.com/
+scalingo token | tk-us- | [\w-]{48}
+https://console.settlemint.com/documentation/
+settlemint token | sm_aat_ sm_pat_ sm_sat_ | [A-Za-z0-9]{16}(?![A-Za-z0-9])
+https://api.intra.42.fr/apidoc
+42 client secret | s-s4t2ud- s-s4t2af- | [0-9a-f]{64}
 https://www.ory.sh/docs/concepts/personal-access-token
 ory token | ory_pat_ ory_at_ ory_st_ ory_rt_ ory_ac_ | [\w.-]{30,}
 """
