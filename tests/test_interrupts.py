@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,8 @@ from tiers import Share, suite
 
 import trajrec
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import ModelCall
+from trajrec.log import flusher
 from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 from trajrec.recording.event_log import close_logs
@@ -29,6 +32,8 @@ pytestmark = pytest.mark.usefixtures("no_flusher")
 ROOMS = ("log", "recording", "agents", "tracking")
 PACKAGE = os.path.dirname(trajrec.__file__)
 RECORDING = tuple(os.path.join(PACKAGE, room) + os.sep for room in ROOMS)
+# The rest of its room only returns values.
+WITH_A_STATE = tuple(os.path.join(PACKAGE, "redaction", name) for name in ("streams", "tracks"))
 
 
 Row = tuple[Any, Any, Any]
@@ -58,6 +63,7 @@ class Interrupter:
         self.at = at
         self.n = 0
         self.where = ""
+        self._is_in_finalizer = False
 
     def __enter__(self) -> Interrupter:
         sys.settrace(self._trace)
@@ -67,13 +73,20 @@ class Interrupter:
         sys.settrace(None)
 
     def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
-        # The exception of a finalizer is only reported.
         code = frame.f_code
-        if not code.co_filename.startswith(RECORDING) or code.co_name == "__del__":
+        if self._is_in_finalizer or not code.co_filename.startswith(RECORDING + WITH_A_STATE):
             return None
+        if code.co_name == "__del__":
+            self._is_in_finalizer = True
+            return self._trace_finalizer
         frame.f_trace_lines = False
         frame.f_trace_opcodes = True
         return self._trace_instruction
+
+    def _trace_finalizer(self, frame: FrameType, event: str, argument: Any) -> Any:
+        # The exception of a finalizer would only be reported.
+        self._is_in_finalizer = event != "return"
+        return self._trace_finalizer
 
     def _trace_instruction(self, frame: FrameType, event: str, argument: Any) -> Any:
         if event == "opcode":
@@ -295,6 +308,47 @@ def test_exception_at_any_instruction_leaves_a_right_log(
             raise
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+@suite("log", fixed=25, drawn=300, whole=3000)
+def test_loop_that_goes_on_after_ctrl_c_loses_no_row(
+    share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its thread works all the time, as in a long recording.
+    monkeypatch.setattr(flusher, "FLUSH_S", 0.001)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    n_interrupted = 0
+    try:
+        for k, after_s in enumerate(share.rng().uniform(1e-5, 0.01, share.size)):
+            script = Script(list(KINDS)[k % len(KINDS)], tmp_path)
+            n_interrupted += play_with_alarm(script, after_s)
+            script.env.close()
+            check(script)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert n_interrupted > (share.size or 0) / 10
+
+
+def play_with_alarm(script: Script, after_s: float) -> bool:
+    """Play a script, and go on after Ctrl-C at some time; return whether it came before the end."""
+    calls = list(script.calls())
+    was_interrupted = False
+    n_begun = 0
+    while n_begun < len(calls):
+        try:
+            if not was_interrupted:
+                signal.setitimer(signal.ITIMER_REAL, after_s)
+            while n_begun < len(calls):
+                n_begun += 1
+                calls[n_begun - 1]()
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        except KeyboardInterrupt:
+            was_interrupted = True
+            script.is_open = script.is_open and not script.witness.has_ended
+            if not script.is_open and n_begun < len(calls):
+                script.reset()
+    return was_interrupted
+
+
 class Shelf:
     """A world with one shelf."""
 
@@ -323,8 +377,18 @@ def answer(messages: list[dict[str, str]]) -> dict[str, str]:
     return {"role": "assistant", "content": f"answer {len(messages)}"}
 
 
+def stream(n: int) -> Iterator[str]:
+    """Answer in pieces, of which a few are held back until no secret can begin in them."""
+    for k in range(n):
+        yield f"{k} of {n}: " + "word " * 12
+
+
 class AgentScript:
-    """Plays one episode of an agent call by call, and notes the calls that returned."""
+    """Plays one episode of an agent call by call, and notes the calls that returned.
+
+    Attributes:
+        pieces: The pieces of each streamed answer that were read, by their number.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.shelf = Shelf()
@@ -332,6 +396,7 @@ class AgentScript:
         self.messages: list[dict[str, str]] = []
         self.results: list[Any] = []
         self.answers: list[Any] = []
+        self.pieces: dict[int, list[str]] = {}
         self.is_open = False
         self.has_ended = False
 
@@ -343,6 +408,7 @@ class AgentScript:
             # The results of the last one are stored apart, because they are large.
             yield partial(self.put, f"item {k}", 200 * k)
             yield self.fail
+        yield partial(self.read, 20)
         yield self.leave
         yield close_logs
 
@@ -369,6 +435,23 @@ class AgentScript:
         except KeyError:
             self.results.append(("drop", None))
 
+    def read(self, n: int) -> None:
+        """Read an answer, and go on if an exception comes in between."""
+        if not self.is_open:
+            return
+        answer = self.ep.model(stream, n)
+        self.pieces[n] = []
+        interrupt = None
+        while True:
+            try:
+                self.pieces[n].append(next(answer))
+            except StopIteration:
+                break
+            except (InterruptError, TimeLimitError) as exc:
+                interrupt = exc
+        if interrupt is not None:
+            raise interrupt
+
     def leave(self) -> None:
         if self.is_open:
             self.ep.__exit__(None, None, None)
@@ -377,7 +460,7 @@ class AgentScript:
 
 TOOLS = [trajrec.Tool("put", None, "write"), trajrec.Tool("drop", None, "write")]
 
-N_AGENT_CALLS = 12
+N_AGENT_CALLS = 13
 
 
 def run_agent_interrupted(
@@ -417,8 +500,11 @@ def check_agent(script: AgentScript) -> None:
         for result in script.results:
             while not is_same(results.pop(0), result):
                 pass
+        check_streams(script, transcript.model_calls)
         answers = [
-            (call.messages, call.answer) for call in transcript.model_calls if call.end is not None
+            (call.messages, call.answer)
+            for call in transcript.model_calls
+            if call.end is not None and not call.end.is_streamed
         ]
         for reply in script.answers:
             while not is_same(answers.pop(0), reply):
@@ -430,6 +516,21 @@ def check_agent(script: AgentScript) -> None:
             assert last == {"": script.shelf.items}
         if script.has_ended:
             assert episode.ending == "terminated"
+
+
+def check_streams(script: AgentScript, calls: list[ModelCall]) -> None:
+    """Check that a streamed answer is whole, or says that it is not; it has no gap either way."""
+    streamed = {call.request["args"][0]: call for call in calls if "args" in call.request}
+    for n, read in script.pieces.items():
+        pieces = list(stream(n))
+        end = streamed[n].end
+        recorded = streamed[n].answer or []
+        if end is not None and end.outcome == "ok":
+            # A piece that was not returned, because its `next` was interrupted, may be there.
+            assert recorded in (read, pieces)
+            assert len(pieces) - len(read) <= 1
+        else:
+            assert recorded == pieces[: len(recorded)]
 
 
 def agent_cases(folder: Path) -> list[tuple[int, int]]:

@@ -106,18 +106,33 @@ class ModelCallRecorder:
         journal = self._journal
         redactor = StreamRedactor(journal.redactor)
 
+        is_broken = False
+
         def add_piece(piece: Value) -> None:
-            pieces = redactor.add(piece)
-            if pieces:
-                data = join_pieces(pieces)
-                part = AnswerPart(journal.number, number, time.time_ns(), data)
-                journal.add(part, len(data))
+            nonlocal is_broken
+            if is_broken:
+                return
+            try:
+                pieces = redactor.add(piece)
+                if pieces:
+                    data = join_pieces(pieces)
+                    part = AnswerPart(journal.number, number, time.time_ns(), data)
+                    journal.add(part, len(data))
+            except BaseException:
+                # Pieces are perhaps lost here. An answer with a gap would pass for a whole one, so
+                # nothing follows those that are recorded, and the call counts as cancelled.
+                is_broken = True
+                raise
 
         def add_end(exc: BaseException | None) -> None:
-            data = journal.store(join_pieces(redactor.finish()))
-            is_redacted = redactor.n_secrets > 0
+            rest = [] if is_broken else redactor.finish()
             self._add_end(
-                number, data, exc, is_redacted=is_redacted, is_streamed=True, is_async=is_async
+                number,
+                journal.store(join_pieces(rest)),
+                _BrokenOffError() if is_broken else exc,
+                is_redacted=redactor.n_secrets > 0,
+                is_streamed=True,
+                is_async=is_async,
             )
 
         return Stream(answer, add_piece, add_end)
@@ -151,6 +166,13 @@ class ModelCallRecorder:
 
     def _add_exception(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
         self._add_end(number, None, exc, is_async=is_async)
+
+
+class _BrokenOffError(BaseException):
+    """An exception has broken off the record of an answer, so that its later pieces are missing."""
+
+    def __str__(self) -> str:
+        return str(self.__doc__)
 
 
 def _outcome(exc: BaseException | None) -> Literal["ok", "error", "cancelled"]:

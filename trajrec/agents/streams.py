@@ -25,6 +25,9 @@ class Stream:
         on_end: Called once when the stream is over, with the exception that ended it or None.
     """
 
+    # For the finalizer of a stream whose making was interrupted.
+    _is_over = True
+
     def __init__(self, stream: Value, on_piece: OnPiece, on_end: OnEnd) -> None:
         self._stream = stream
         self._on_piece = on_piece
@@ -43,7 +46,7 @@ class Stream:
         except BaseException as exc:
             self._over(exc)
             raise
-        self._on_piece(piece)
+        self._read(piece)
         return piece
 
     def __aiter__(self) -> AsyncIterator[Value]:
@@ -55,7 +58,7 @@ class Stream:
         except BaseException as exc:
             self._over(exc)
             raise
-        self._on_piece(piece)
+        self._read(piece)
         return piece
 
     def __enter__(self) -> Stream:
@@ -87,6 +90,11 @@ class Stream:
     # A stream that is dropped before its end has answered too: its pieces so far are recorded.
     def __del__(self) -> None:
         self._over(None)
+
+    def _read(self, piece: Value) -> None:
+        # A piece after an exception is not recorded: the answer has its end already.
+        if not self._is_over:
+            self._on_piece(piece)
 
     def _over(self, exc: BaseException | None) -> None:
         if not self._is_over:
