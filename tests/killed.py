@@ -2,6 +2,7 @@
 
 As a program it forks a child for each line of its standard input, so that no child imports anything:
 a JSON list of a kind, the folder to record into, and the file of reports. It prints the child's pid.
+A kind is one of `KINDS`, or a command line of trajrec.
 
 A report is a line: "<" and a call before it, ">", the call and its result after it.
 """
@@ -19,10 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb  # noqa: F401 - imported before the forks
 import gymnasium as gym
 import numpy as np
 
 import trajrec
+from trajrec.cli import main as cli
 from trajrec.recording.event_log import open_event_log
 
 Report = Callable[[str, Any], None]
@@ -79,6 +82,22 @@ def record_vectors(folder: str, report: Report) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
+def record_games(folder: str, report: Report) -> None:
+    # Late: it may be missing.
+    from pettingzoo.classic import tictactoe_v3
+
+    env = trajrec.record(tictactoe_v3.env(), folder)
+    for seed in itertools.count():
+        rng = np.random.default_rng(seed)
+        env.reset(seed=seed)
+        for player in env.agent_iter():
+            observation, _, is_over, _, _ = env.last()
+            move = None if is_over else int(rng.choice(np.flatnonzero(observation["action_mask"])))
+            report("<", [seed, player, move])
+            env.step(move)
+            report(">", [seed, player, move])
+
+
 class Shelf:
     """A world with one shelf, whose tools report that they run."""
 
@@ -120,11 +139,13 @@ def call_tools_in_threads(folder: str, report: Report) -> None:
     signal.pause()
 
 
-def call_models(folder: str, report: Report) -> None:
-    def pieces(n: int) -> Iterator[str]:
-        for k in range(n):
-            yield f"{n}:{k} "
+def pieces(n: int) -> Iterator[str]:
+    """Answer in pieces; a few of them are more than the redactor holds back."""
+    for k in range(n):
+        yield f"{n}:{k} " + "word " * 20
 
+
+def call_models(folder: str, report: Report) -> None:
     for number in itertools.count():
         with trajrec.episode(folder, task=str(number)) as ep:
             for n in range(30):
@@ -132,6 +153,19 @@ def call_models(folder: str, report: Report) -> None:
                 for piece in ep.model(pieces, n):
                     report("+", [str(number), n, piece])
                 report(">", [str(number), n])
+
+
+def always(state: Any) -> bool:
+    return True
+
+
+def run_command(command: str, report: Report) -> None:
+    """Run a command line of trajrec, and wait to be killed."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - it is never closed
+    report("<", command)
+    status = cli.main(json.loads(command))
+    report(">", status)
+    signal.pause()
 
 
 def hold_the_lock(folder: str, report: Report) -> None:
@@ -151,6 +185,7 @@ KINDS: dict[str, Callable[[str, Report], None]] = {
     "pixels": lambda folder, report: record_steps("pixels", folder, report),
     "dicts": lambda folder, report: record_steps("dicts", folder, report),
     "vectors": record_vectors,
+    "games": record_games,
     "tools": call_tools,
     "threads": call_tools_in_threads,
     "models": call_models,
@@ -165,7 +200,10 @@ def run_child(kind: str, folder: str, reports: str) -> None:
         os.write(descriptor, f"{mark}{json.dumps(call)}\n".encode())
 
     try:
-        KINDS[kind](folder, report)
+        if kind in KINDS:
+            KINDS[kind](folder, report)
+        else:
+            run_command(kind, report)
     finally:
         os._exit(1)
 

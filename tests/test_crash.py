@@ -416,6 +416,44 @@ def test_forked_child_cannot_write_its_parents_log(tmp_path: Path) -> None:
         assert Episode(reader, 0).actions == [0, 0]
 
 
+FORKING = """
+import os, signal, sys
+import gymnasium as gym
+import trajrec
+
+trajrec.episode(sys.argv[1], task="agent").__enter__().register_tool(trajrec.Tool("t", None, "read"))
+env = trajrec.record(gym.make("CartPole-v1"), sys.argv[1])
+env.reset(seed=0)
+env.step(0)
+child = os.fork()
+if child == 0:
+    signal.pause()
+print(child, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_forked_child_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", FORKING, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.wait()
+    try:
+        with trajrec.open(tmp_path) as corpus:
+            endings = corpus.sql("SELECT ending FROM episodes").fetchall()
+            assert endings == [("interrupted",)] * 2
+        for path in tmp_path.glob("*.trj"):
+            # It refuses a log that is being written.
+            assert not recover(path).was_sealed
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 def test_uncaught_exception_leaves_a_readable_log(tmp_path: Path) -> None:
     code = (
         "import gymnasium as gym, trajrec, sys\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +16,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import killed
 import pytest
+from conftest import run
 from tiers import Share, suite
 
 import trajrec
+from trajrec.cli import main as cli
 from trajrec.corpus.episode import Episode
 from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
+from trajrec.recording.event_log import close_logs
+from trajrec.redaction.streams import STEP_CHARS
+from trajrec.values.diff import is_same
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -62,13 +70,15 @@ def kill_child(zygote: Zygote, kind: str, folder: Path, after_s: float) -> Path:
 
 def read_episodes(folder: Path) -> list[Episode]:
     """Return the episodes of all logs of a folder, none of which may be damaged."""
-    episodes = []
-    for path in sorted(folder.glob("*.trj")):
-        reader = LogReader(path)
-        assert not [damage for damage in reader.damage if not damage.is_tail]
-        numbers = {event.episode for chunk in reader.chunks() for event in chunk.record.events}
-        episodes += [Episode(reader, number) for number in sorted(numbers)]
-    return episodes
+    return [episode for path in sorted(folder.glob("*.trj")) for episode in read_log(path)]
+
+
+def read_log(path: Path) -> list[Episode]:
+    """Return the episodes of a log, which may not be damaged."""
+    reader = LogReader(path)
+    assert not [damage for damage in reader.damage if not damage.is_tail]
+    numbers = {event.episode for chunk in reader.chunks() for event in chunk.record.events}
+    return [Episode(reader, number) for number in sorted(numbers) if number >= 0]
 
 
 def check_steps(episodes: list[Episode], reports: dict[str, list[Any]], kind: str) -> None:
@@ -81,7 +91,7 @@ def check_steps(episodes: list[Episode], reports: dict[str, list[Any]], kind: st
         env.reset(seed=seed)
         for step in episode.steps():
             truth = env.step(step.action)
-            assert trajrec_is_same(step.observation, truth[0])
+            assert is_same(step.observation, truth[0])
             assert (step.action, step.reward) == (step.step, truth[1])
             rows[seed, step.step] = step.reward
     assert ended.items() <= rows.items()
@@ -89,16 +99,21 @@ def check_steps(episodes: list[Episode], reports: dict[str, list[Any]], kind: st
     assert len(rows.keys() - ended.keys()) <= 1
 
 
-def trajrec_is_same(a: Any, b: Any) -> bool:
-    from trajrec.values.diff import is_same
-
-    return is_same(a, b)
-
-
 def check_vectors(episodes: list[Episode], reports: dict[str, list[Any]]) -> None:
     for episode in episodes:
         assert len(episode.actions) in (len(reports[">"]), len(reports["<"]))
         assert episode.actions == list(range(len(episode.actions)))
+
+
+def check_games(episodes: list[Episode], reports: dict[str, list[Any]]) -> None:
+    moves: dict[int, list[int]] = {}
+    for seed, _, move in reports[">"]:
+        moves.setdefault(seed, []).append(move)
+    by_seed = {episode.start.seed: episode for episode in episodes if episode.start}
+    for seed, made in moves.items():
+        recorded = by_seed[seed].actions
+        assert recorded[: len(made)] == made
+        assert len(recorded) <= len([call for call in reports["<"] if call[0] == seed])
 
 
 def check_tools(episodes: list[Episode], reports: dict[str, list[Any]]) -> None:
@@ -127,9 +142,17 @@ def check_models(episodes: list[Episode], reports: dict[str, list[Any]]) -> None
         for number, call in enumerate(transcript.model_calls):
             calls[task, number] = call
     for task, n in reports[">"]:
-        assert calls[task, n].answer == [f"{n}:{k} " for k in range(n)]
+        assert calls[task, n].answer == list(killed.pieces(n))
     for task, n in reports["<"][:-1]:
         assert (task, n) in calls
+    received: dict[tuple[str, int], list[str]] = {}
+    for task, n, piece in reports["+"]:
+        received.setdefault((task, n), []).append(piece)
+    for place, pieces in received.items():
+        # Only the redactor's window may be missing of an answer that was streaming.
+        recorded = calls[place].answer or []
+        assert recorded[: len(pieces)] == pieces[: len(recorded)]
+        assert sum(map(len, pieces[len(recorded) :])) <= 2 * STEP_CHARS
 
 
 def check_folder(folder: Path, kind: str, reports: dict[str, list[Any]]) -> None:
@@ -138,6 +161,8 @@ def check_folder(folder: Path, kind: str, reports: dict[str, list[Any]]) -> None
         check_steps(episodes, reports, kind)
     elif kind == "vectors":
         check_vectors(episodes, reports)
+    elif kind == "games":
+        check_games(episodes, reports)
     elif kind == "models":
         check_models(episodes, reports)
     elif kind == "lock":
@@ -164,10 +189,12 @@ def kill_and_check(zygote: Zygote, kind: str, folder: Path, after_s: float) -> N
     check_folder(folder, kind, reports)
 
 
-ALL = [kind for kind in killed.KINDS if kind != "lock"]
+HAS_GAMES = importlib.util.find_spec("pettingzoo") is not None
+
+ALL = [kind for kind in killed.KINDS if kind != "lock" and (HAS_GAMES or kind != "games")]
 
 
-@suite("log", fixed=7, drawn=70, whole=2000)
+@suite("log", fixed=8, drawn=80, whole=2000)
 def test_kill_at_any_moment_loses_nothing_that_was_reported(
     share: Share, zygote: Zygote, tmp_path: Path
 ) -> None:
@@ -185,3 +212,106 @@ def test_kill_at_any_moment_loses_nothing_that_was_reported(
 def test_steps_survive_while_c_code_keeps_the_lock(zygote: Zygote, tmp_path: Path) -> None:
     # The flusher cannot run from the moment of the report on.
     kill_and_check(zygote, "lock", tmp_path / "runs", 1.0)
+
+
+Contents = dict[str, list[Any]]
+
+
+def contents(folder: Path) -> Contents:
+    """Return the events and the steps of each log of a folder."""
+    found: Contents = {}
+    for path in sorted(folder.glob("*.trj")):
+        episodes = read_log(path)
+        events: list[Any] = []
+        rows = []
+        for episode in episodes:
+            events = [event for chunk in episode.reader.chunks() for event in chunk.record.events]
+            values = (episode.actions, episode.observation_values, episode.reward_values)
+            rows.append((episode.id, episode.ending, episode.n_steps, *values))
+        if episodes:
+            episodes[0].reader.close()
+        found[path.name] = [events, rows]
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders with logs of all kinds: as killed writers leave them, and sealed."""
+    folder = tmp_path_factory.mktemp("corpus") / "sealed"
+    lake = trajrec.record(gym.make("FrozenLake-v1"), folder)
+    for k in range(60):
+        run(lake, 1, seed=k)
+        lake.flush()
+    lake.close()
+    recorders = [trajrec.record(killed.Room(kind), folder) for kind in ("numbers", "pixels")]
+    for env in recorders:
+        env.reset(seed=7)
+        for k in range(200):
+            env.step(k)
+            if k == 100:
+                env.flush()
+    with trajrec.episode(folder, world=killed.Shelf(lambda *_: None), task="shelf") as ep:
+        for n in range(60):
+            ep.call("put", n=n, episode="")
+    shutil.copytree(folder, folder.parent / "killed")
+    for env in recorders:
+        env.close()
+    close_logs()
+    return {name: folder.parent / name for name in ("sealed", "killed")}
+
+
+COMMANDS = {
+    "recover": "killed",
+    "compact": "sealed",
+    "index": "killed",
+    "index --rebuild": "sealed",
+    "recheck --verifier killed:always": "sealed",
+    "fork --at 3 --policy random -n 4": "sealed",
+}
+"""Command lines without their folder, and the folder on which they are killed."""
+
+
+def check_contents(before: Contents, folder: Path) -> None:
+    """Check that the logs of a folder have what they had; a command may have added others."""
+    after = contents(folder)
+    for name, content in before.items():
+        assert is_same(after[name], content), name
+
+
+def kill_command(zygote: Zygote, command: str, base: Path, folder: Path, after_s: float) -> None:
+    """Kill a command; check that the logs have what they had, and that it can be run again."""
+    folder.mkdir()
+    runs = Path(shutil.copytree(base, folder / "runs"))
+    before = contents(runs)
+    words = command.split()
+    words.insert(1, str(runs))
+    if words[0] == "fork":
+        rows = [row for _, rows in before.values() for row in rows]
+        words.insert(2, next(row[0] for row in rows if row[2] == 200 and row[4][0].shape == (2,)))
+        words += ["--env", "killed:Room", "--allow", "killed"]
+    kill_child(zygote, json.dumps(words), folder / "child", after_s)
+    check_contents(before, runs)
+    assert cli.main(words) == 0
+    check_contents(before, runs)
+    if words[0] in ("recover", "compact"):
+        assert {path.name for path in runs.iterdir()} == set(before)
+    n_steps = sum(row[2] for _, rows in before.values() for row in rows)
+    with trajrec.open(runs) as corpus:
+        query = "SELECT count(*) FROM steps WHERE kind <> 'fork'"
+        assert corpus.sql(query).fetchall() == [(n_steps,)]
+        assert corpus.problems() == []
+
+
+@suite("log", fixed=3, drawn=30, whole=500)
+def test_killed_command_loses_nothing_and_can_be_repeated(
+    share: Share, zygote: Zygote, corpora: dict[str, Path], tmp_path: Path
+) -> None:
+    for k, after_s in enumerate(share.rng().uniform(0.0, 0.4, share.size)):
+        command = list(COMMANDS)[k % len(COMMANDS)]
+        try:
+            kill_command(
+                zygote, command, corpora[COMMANDS[command]], tmp_path / str(k), float(after_s)
+            )
+        except BaseException as exc:
+            exc.add_note(f"{command}, killed after {after_s:.3f} s, folder {k}")
+            raise
