@@ -415,6 +415,15 @@ def test_a_forked_child_process_has_its_own_log(tmp_path: Path) -> None:
     assert result == [("child", "terminated", "two", 1), ("parent", "terminated", "one", 2)]
 
 
+def test_a_nested_episode_may_begin_before_the_callers_first_step(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="outer"), trajrec.episode(tmp_path, task="inner"):
+        pass
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT task, caller_step FROM all_episodes ORDER BY number"
+        assert corpus.sql(query).fetchall() == [("outer", None), ("inner", -1)]
+        assert corpus.problems() == []
+
+
 def test_a_nested_episode_names_its_caller(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="outer") as outer:
         outer.tool(lambda: 1, name="one")

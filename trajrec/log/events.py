@@ -26,7 +26,7 @@ class TaskStart(Record, tag="task", frozen=True, kw_only=True):
         tools_data: A list of [name, JSON schema or None, access, description].
         parts: The watched parts of the state, as (part, adapter, version of the adapter).
         caller_id: The episode in which this one was begun.
-        caller_step: The step of the caller at which this episode was begun.
+        caller_step: The last step of the caller when this episode was begun, -1 before the first.
         held_seed: If not None, the clock stood still during the reset and each call, and unseeded
             generators were seeded from this number and the position of the call.
         task_revision: The version of the task, "" if unknown.
@@ -45,7 +45,7 @@ class TaskStart(Record, tag="task", frozen=True, kw_only=True):
     interface_data: bytes | None = None
     metadata_data: bytes | None = None
     caller_id: str | None = None
-    caller_step: Count | None = None
+    caller_step: CountOrNone | None = None
     held_seed: int | None = None
     task_revision: str = ""
     goal_digest: bytes | None = None

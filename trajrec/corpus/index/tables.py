@@ -70,7 +70,7 @@ ALL_EPISODES = Table(
         ("parent_id", "VARCHAR", "episode that it was forked from; NULL if it is no fork"),
         ("fork_step", "BIGINT", "step at which it was forked"),
         ("caller_id", "VARCHAR", "episode inside which it was begun; NULL if there was none"),
-        ("caller_step", "BIGINT", "step of that episode"),
+        ("caller_step", "BIGINT", "last step of that episode before it, -1 before the first"),
         ("state_adapter", "VARCHAR", "adapter that captured its state; NULL if none was captured"),
         (
             "reset_key",
