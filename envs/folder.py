@@ -43,6 +43,7 @@ class FolderWorld:
     def __init__(self, seed: int | None, path: Path) -> None:
         self.seed = seed
         self.path = path
+        self._is_laid_out = False
 
     @property
     def kwargs(self) -> JsonObject:
@@ -72,7 +73,16 @@ class FolderWorld:
         return getattr(self, f"_{name}")(**arguments)
 
     def _lay_out(self, files: Mapping[str, str]) -> None:
-        """Replace the folder by one with these files."""
+        """Replace the folder by one with these files.
+
+        Raises:
+            ValueError: The folder holds files of somebody else.
+        """
+        if not self._is_laid_out and self.path.exists() and any(self.path.iterdir()):
+            raise ValueError(
+                f"{self.path} has files, which the world would delete: give an empty root"
+            )
+        self._is_laid_out = True
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
         for path, text in files.items():

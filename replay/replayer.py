@@ -11,7 +11,6 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import LogCorruptError, ReplayError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
-from trajrec.replay.execute.environments import make_world
 from trajrec.replay.execute.factories import (
     EnvOrFactory,
     WorldOrFactory,
@@ -21,6 +20,7 @@ from trajrec.replay.execute.factories import (
 from trajrec.replay.execute.grading import ExecutedEpisode
 from trajrec.replay.execute.report import ReplayReport, refusal
 from trajrec.replay.execute.run import decode_ahead
+from trajrec.replay.execute.worlds import make_world
 from trajrec.replay.executor import EpisodeExecutor
 from trajrec.replay.explain import Explainer
 from trajrec.replay.options import ReplayOptions, replay_config

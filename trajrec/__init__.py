@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trajrec.replay.agents.rerun import Rerun as rerun
     from trajrec.run_interface import interface as interface
     from trajrec.verifiers import verifier as verifier
+    from trajrec.worlds import register_world as register_world
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
@@ -55,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "open": "trajrec.corpus.corpus:open",
         "openai": "trajrec.agents.clients:openai",
         "record": "trajrec.api:record",
+        "register_world": "trajrec.worlds:register_world",
         "replay": "trajrec.replay",
         "rerun": "trajrec.replay.agents.rerun:Rerun",
         "verifier": "trajrec.verifiers:verifier",

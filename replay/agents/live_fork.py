@@ -15,8 +15,8 @@ from trajrec.log.schema import Fork
 from trajrec.protocols import Access, World
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.world_replay import bring_world
-from trajrec.replay.execute.environments import make_world
 from trajrec.replay.execute.secrets import redacted_error
+from trajrec.replay.execute.worlds import make_world
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 

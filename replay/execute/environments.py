@@ -1,8 +1,8 @@
-"""Make the environment or world that a log names, from trusted code only.
+"""Make the environment that a log names, from trusted code only.
 
-A log is data, and data must not choose the code that runs. An environment is made from the registry
-of this process, after importing at most a package that is known for its environments. Any other
-module that a log names is imported only if the caller allows it.
+An environment is made from the registry of this process, after importing at most a package that is
+known for its environments. Any other module that a log names is imported only if the caller allows
+it (`trajrec.replay.execute.trust`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.errors import EnvMissingError, EnvRefusedError
 from trajrec.log.schema import EnvRecord
-from trajrec.protocols import World
-from trajrec.replay.execute.factories import KNOWN_PACKAGES, namespace_of
+from trajrec.replay.execute.factories import (
+    KNOWN_PACKAGES,
+    default_arguments,
+    module_of,
+    namespace_of,
+    own_arguments,
+)
+from trajrec.replay.execute.trust import check_arguments, how_to_allow, is_allowed, not_allowed
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 
 # The package whose environments and wrappers for several agents a log may name.
 AGENTS_PACKAGE = "pettingzoo"
-
-# Modules whose worlds a log may name.
-KNOWN_WORLDS = ("trajrec.envs",)
 
 # Wrappers of Gymnasium that show or film an episode. They are left out: no window opens and no file
 # is written because a log says so.
@@ -60,12 +62,21 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
         return _make_pettingzoo(record, allowed, episode_id)
     # Order enforcement is left out, as it only watches: a replay always resets before it steps.
     spec = dataclasses.replace(_spec(record, allowed, episode_id), order_enforce=False)
+    kwargs = _kwargs(record)
+    check_arguments(
+        kwargs,
+        record.env_id,
+        module_of(spec),
+        allow=allowed,
+        episode_id=episode_id,
+        defaults=lambda: own_arguments(spec),
+    )
     try:
         env: AnyEnv = gymnasium.make(
             spec,
             max_episode_steps=record.max_episode_steps,
             disable_env_checker=True,
-            **_kwargs(record),
+            **kwargs,
         )
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
@@ -110,7 +121,7 @@ def _spec(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> EnvSpec
     entry_module = record.entry_point.partition(":")[0]
     wanted = module or entry_module
     if not wanted or not is_allowed(wanted, allow):
-        raise _not_allowed(
+        raise not_allowed(
             f"the environment {record.env_id!r} is not registered here, and its log names the "
             f"module {wanted!r}, which",
             wanted,
@@ -126,7 +137,7 @@ def _spec(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> EnvSpec
     if bare_id in gymnasium.registry:
         return gymnasium.spec(bare_id)
     if not is_allowed(entry_module, allow):
-        raise _not_allowed(
+        raise not_allowed(
             f"the entry point {record.entry_point!r} of the environment {record.env_id!r}",
             entry_module,
             episode_id,
@@ -142,15 +153,28 @@ def _wrap(
     if module.startswith("gymnasium.wrappers") and cls in _DISPLAY_WRAPPERS:
         return env
     if not is_allowed(module, (*allow, "gymnasium.wrappers")):
-        raise _not_allowed(f"the wrapper {name}", module, episode_id)
+        raise not_allowed(f"the wrapper {name}", module, episode_id)
     try:
-        wrapper = getattr(importlib.import_module(module), cls)
+        wrapper: Any = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as exc:
         raise EnvMissingError(
             f"the wrapper {name} is not installed here ({exc})", episode_id=episode_id
         ) from exc
+    # The module has other names too: a log must not choose which of them is called.
+    is_wrapper = isinstance(wrapper, type) and issubclass(wrapper, gymnasium.Wrapper)
+    if not is_wrapper or not is_allowed(wrapper.__module__, (*allow, "gymnasium.wrappers")):
+        raise EnvRefusedError(f"{name} is no class of wrappers", episode_id=episode_id)
+    arguments = codec.decode_map(data)
+    check_arguments(
+        arguments,
+        name,
+        module,
+        allow=allow,
+        episode_id=episode_id,
+        defaults=lambda: default_arguments(wrapper),
+    )
     try:
-        wrapped: AnyEnv = wrapper(env, **codec.decode_map(data))
+        wrapped: AnyEnv = wrapper(env, **arguments)
     except Exception as exc:
         raise _not_taken(name, exc, episode_id) from exc
     return wrapped
@@ -169,8 +193,17 @@ def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str)
     cls = _pettingzoo_class(
         record.entry_point, kind="environment", allow=allow, episode_id=episode_id
     )
+    kwargs = _kwargs(record)
+    check_arguments(
+        kwargs,
+        record.entry_point,
+        record.entry_point.partition(":")[0],
+        allow=allow,
+        episode_id=episode_id,
+        defaults=lambda: default_arguments(cls),
+    )
     try:
-        made = cls(**_kwargs(record))
+        made = cls(**kwargs)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
     except Exception as exc:
@@ -186,7 +219,7 @@ def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str)
         if not is_allowed(module, allow) and not arguments.keys() <= known:
             raise EnvRefusedError(
                 f"the arguments of the wrapper {name} are not taken from a log unless you allow "
-                f"its module: pass {_how_to_allow(module)}",
+                f"its module: pass {how_to_allow(module)}",
                 episode_id=episode_id,
             )
         made = wrapper(made, **arguments)
@@ -198,7 +231,7 @@ def _pettingzoo_class(name: str, *, kind: str, allow: tuple[str, ...], episode_i
     """Return a class that a log names, of PettingZoo or of an allowed module."""
     module, _, path = name.partition(":")
     if not is_allowed(module, (AGENTS_PACKAGE, *allow)):
-        raise _not_allowed(f"the {kind} {name}", module, episode_id)
+        raise not_allowed(f"the {kind} {name}", module, episode_id)
     try:
         cls: Any = importlib.import_module(module)
         for part in path.split("."):
@@ -216,75 +249,6 @@ def _pettingzoo_class(name: str, *, kind: str, allow: tuple[str, ...], episode_i
             f"{name} is no class of PettingZoo's environments", episode_id=episode_id
         )
     return cls
-
-
-def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
-    """Make the world that an agent's episode names.
-
-    Args:
-        episode: The episode.
-        allow: Module prefixes that may be imported because the log names them.
-
-    Raises:
-        EnvRefusedError: The world needs a module that is not allowed.
-        EnvMissingError: The world is not installed, or the log does not say how to make it.
-    """
-    task = episode.transcript.task_start
-    if task is None or not task.world:
-        why = "it had no world that could be made again"
-        if task is None:
-            why = "the log has lost its beginning"
-        raise EnvMissingError(
-            f"cannot be replayed: {why}; {_give_world('MODULE:FACTORY')}; trajrec.rerun needs no "
-            "world: it runs the agent against its recording",
-            episode_id=episode.id,
-        )
-    module, _, name = task.world.partition(":")
-    if not is_allowed(module, (*KNOWN_WORLDS, *allow)):
-        raise _not_allowed(f"the world {task.world} of its log", module, episode.id)
-    if task.world_data is None:
-        raise EnvMissingError(
-            f"the log does not say how {task.world} was made (it has no `kwargs`); "
-            f"{_give_world('MODULE:FACTORY')}",
-            episode_id=episode.id,
-        )
-    try:
-        made: Any = importlib.import_module(module)
-        for part in name.split("."):
-            made = getattr(made, part)
-    except (ImportError, AttributeError) as exc:
-        why = f"is not installed here ({exc})"
-        if module == "__main__":
-            why = "was defined in a script that is not this one"
-        raise EnvMissingError(
-            f"the world {task.world} {why}; {_give_world(f'MODULE:{name}')}", episode_id=episode.id
-        ) from exc
-    world: World = made(**episode.transcript.value(task.world_data))
-    return world
-
-
-def is_allowed(module: str, allow: tuple[str, ...]) -> bool:
-    """Return whether a module is one of the allowed ones, or lies in one."""
-    return any(module == prefix or module.startswith(prefix + ".") for prefix in allow)
-
-
-def _not_allowed(subject: str, module: str, episode_id: str) -> EnvRefusedError:
-    return EnvRefusedError(
-        f"{subject} is not imported unless you allow it: pass {_how_to_allow(module)}",
-        episode_id=episode_id,
-    )
-
-
-def _how_to_allow(module: str) -> str:
-    package = module.partition(".")[0] or "MODULE"
-    return f"--allow {package}, or allow=({package!r},) in Python"
-
-
-def _give_world(factory: str) -> str:
-    return (
-        f"give a function that makes it: --env {factory}, or replay_episode(episode, world=...) "
-        "in Python"
-    )
 
 
 def _dependency_missing(env_id: str, exc: Exception, episode_id: str) -> EnvMissingError:

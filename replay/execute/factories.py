@@ -6,16 +6,19 @@ import contextlib
 import dataclasses
 import functools
 import importlib
+import inspect
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeAlias, TypeGuard
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 
 from trajrec.envstate.pettingzoo import API_FIELD, as_gymnasium
 from trajrec.errors import EnvContractError, TrajrecError
 from trajrec.log.schema import EnvRecord
 from trajrec.protocols import World
+from trajrec.replay.execute.trust import check_arguments
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -101,11 +104,49 @@ class EnvById:
                 register_package(env_id)
         spec = gymnasium.registry.get(record.env_id) or gymnasium.registry.get(self.env_id)
         own = {} if spec is None else spec.kwargs
-        return {
+        kwargs = {
             name: value
-            for name, value in codec.decode(record.kwargs_data).items()
+            for name, value in codec.decode_map(record.kwargs_data).items()
             if name != "render_mode" and not (name in own and is_same(own[name], value))
         }
+        check_arguments(
+            kwargs,
+            self.env_id,
+            "" if spec is None else module_of(spec),
+            allow=(),
+            episode_id="",
+            defaults=lambda: {} if spec is None else own_arguments(spec),
+        )
+        return kwargs
+
+
+def module_of(spec: EnvSpec) -> str:
+    """Return the module of a registered environment's constructor, "" if it is unknown."""
+    entry_point = spec.entry_point
+    if isinstance(entry_point, str):
+        return entry_point.partition(":")[0]
+    return getattr(entry_point, "__module__", "") or ""
+
+
+def own_arguments(spec: EnvSpec) -> dict[str, Value]:
+    """Return the arguments of a registered environment that its registration or its class gives."""
+    entry_point: Any = spec.entry_point
+    if isinstance(entry_point, str):
+        entry_point = gymnasium.envs.registration.load_env_creator(entry_point)
+    return {**default_arguments(entry_point), **spec.kwargs}
+
+
+def default_arguments(function: Any) -> dict[str, Value]:
+    """Return the default values of a function's or class's arguments."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if parameter.default is not inspect.Parameter.empty
+    }
 
 
 def env_from_factory(factory: Any, record: EnvRecord | None = None) -> AnyEnv:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from trajrec.corpus.episode import Episode
 from trajrec.protocols import World
-from trajrec.replay.execute.environments import make_env, make_world
+from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.factories import env_from_factory, world_from_factory
 from trajrec.replay.execute.reach import EnvHandle, env_handle
+from trajrec.replay.execute.worlds import make_world
 from trajrec.types import AnyEnv, Value
 
 
