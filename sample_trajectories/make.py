@@ -93,7 +93,8 @@ def play(
     return recording
 
 
-def _error_without_frames(exc: BaseException) -> TracebackText:
+def error_without_frames(exc: BaseException) -> TracebackText:
+    """Return the text of an exception without paths and line numbers of this machine."""
     return TracebackText("", f"{type(exc).__name__}: {exc}\n")
 
 
@@ -111,7 +112,7 @@ def make(folder: Path) -> None:
         patches.enter_context(mock.patch("os.getpid", return_value=1))
         # A traceback has paths and line numbers of this machine.
         patches.enter_context(
-            mock.patch.object(error_text, "format_traceback", _error_without_frames)
+            mock.patch.object(error_text, "format_traceback", error_without_frames)
         )
         _make_finished(folder)
         _make_killed(folder)

@@ -139,8 +139,14 @@ def _compare_events(comparison: Comparison, reader: LogReader, slow: Struct) -> 
                 for event in reader.chunk(index).record.events:
                     tag = str(event.__struct_config__.tag)
                     ours.append((index, {"tag": tag} | _opened(event, tag)))
+    for chunk in reader.journal:
+        for event in chunk.record.events:
+            tag = str(event.__struct_config__.tag)
+            ours.append((len(reader.frames), {"tag": tag} | _opened(event, tag)))
     # A reader that scans keeps no footer among its frames.
     kept = [number for number, frame in enumerate(slow["frames"]) if frame[2] != FOOTER]
+    # The events of the journal count to a frame behind the last one.
+    kept.append(len(slow["frames"]))
     events = [(kept.index(frame), event) for frame, event in slow["events"]]
     if slow["version"] == 1:
         events = [(frame, _upgraded_event(event)) for frame, event in events]

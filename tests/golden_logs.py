@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from unittest import mock
 
 import golden_records
@@ -23,10 +24,14 @@ import trajrec
 from trajrec import envs
 from trajrec.corpus.recheck import recheck
 from trajrec.log.compaction import compact
+from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
-from trajrec.recording import provenance
+from trajrec.log.writer import LogWriter
+from trajrec.recording import error_text, event_log, log_series, provenance
+from trajrec.recording.options import RecordOptions
 from trajrec.replay import credit, fork_many
+from trajrec.types import AnyEnv
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_trajectories" / "make.py"
 
@@ -114,7 +119,7 @@ def anonymous() -> Iterator[None]:
         runtime = {"describe_runtime": lambda: samples.RUNTIME, "hostname": lambda: "golden"}
         patches.enter_context(mock.patch.multiple(provenance, **runtime))
         patches.enter_context(
-            mock.patch("traceback.format_exception", lambda exc: [f"{type(exc).__name__}: {exc}\n"])
+            mock.patch.object(error_text, "format_traceback", samples.error_without_frames)
         )
         yield
 
@@ -319,8 +324,98 @@ def rows_of(corpus: trajrec.Corpus, table: str) -> dict[str, Any]:
     return {"columns": result.columns, "rows": sorted(rows, key=repr)}
 
 
+class Live:
+    """Makes logs as a killed writer leaves them, each with its journal.
+
+    Args:
+        folder: Gets the logs.
+        work: Gets the logs that are written on.
+    """
+
+    def __init__(self, folder: Path, work: Path) -> None:
+        self.folder = folder
+        self.work = work
+
+    def keep(self, log: Path, name: str) -> None:
+        """Copy a log and its journal."""
+        for path, suffix in ((log, ".trj"), (journal_path(log), ".trj.journal")):
+            shutil.copy(path, self.folder / f"{name}{suffix}")
+
+    def play(
+        self,
+        name: str,
+        env: AnyEnv,
+        n_steps: int,
+        policy: Callable[[int], Any] = lambda k: k % 2,
+        **options: Unpack[RecordOptions],
+    ) -> None:
+        """Record an environment; a part of its steps is in the log, the rest in the journal."""
+        recording = samples.play(self.work, name, env, policy, 1, **options)
+        recording.flush()
+        recording.reset(seed=1)
+        for k in range(n_steps):
+            with contextlib.suppress(TimeoutError):
+                recording.step(policy(k))
+        self.keep(recording.path, name)
+        recording.close()
+
+    def call(self, name: str) -> None:
+        """Record an agent that is killed while it reads an answer."""
+        world: dict[str, Any] = {"n": 0}
+
+        def add(n: int) -> dict[str, Any]:
+            world["n"] += n
+            return {"n": world["n"], "note": "x" * 20 * n}
+
+        def stream(messages: list[Any]) -> Iterator[str]:
+            return (f"piece {k} " + "word " * 20 for k in range(30))
+
+        with trajrec.episode(self.work, task="sum", watch=world) as ep:
+            ep.tool(add, access="write")
+            for n in range(40):
+                ep.call("add", n=n)
+            answer = ep.model(stream, messages=[{"role": "user", "content": "count"}])
+            for _ in range(20):
+                next(answer)
+            self.keep(ep.path, name)
+            list(answer)
+        trajrec.close_logs()
+
+
+def make_live(folder: Path) -> None:
+    """Make logs with journals, whose halves are small."""
+    folder.mkdir(parents=True)
+    writer = functools.partial(LogWriter, background=False, half_bytes=1 << 12)
+    with (
+        tempfile.TemporaryDirectory() as work,
+        anonymous(),
+        mock.patch.object(log_series, "LogWriter", writer),
+        mock.patch.object(event_log, "LogWriter", writer),
+        mock.patch.object(event_log, "EVENT_HALF_BYTES", 1 << 12),
+    ):
+        live = Live(folder, Path(work))
+        live.play("live-lake", gym.make("FrozenLake-v1", is_slippery=False), 3, keep_states="all")
+        pend = gym.make("Pendulum-v1", max_episode_steps=15)
+        live.play(
+            "live-pend",
+            pend,
+            12,
+            lambda k: np.array([np.sin(k)], np.float32),
+            keep_states="digests",
+        )
+        live.play(
+            "live-car", gym.make("MountainCar-v0", max_episode_steps=90), 80, keep_states="keys"
+        )
+        live.play("live-odd", Odd(), 5)
+        live.play("live-pixels", gym.wrappers.TimeLimit(Pixels(), 12), 12)
+        live.call("live-agent")
+    write_values(folder)
+    write_rows(folder)
+
+
 def make(folder: Path) -> None:
-    """Make all golden logs in a folder."""
+    """Make all golden logs in a folder, and those with a journal in one beside it."""
+    make_live(folder.with_name(f"{folder.name}-journal"))
     envs.__all__  # noqa: B018 - registers trajrec's own environments
     folder.mkdir(parents=True)
     with anonymous():

@@ -138,10 +138,18 @@ class Episodes:
     def check_states(self, chunk: Struct) -> None:
         """Compare the states that are stored whole with their digests."""
         for place in rows_of(chunk["segments"], has_reset=True):
-            row = self.row(*place)
-            if "state" in row and "digest" in row:
-                holds = state_digest(row["state"], len(row["digest"])) == row["digest"]
-                self.log.check("state digest", holds, what=f"episode {place[0]}, step {place[1]}")
+            self.check_state(place)
+
+    def check_state(self, place: tuple[int, int, bool]) -> None:
+        row = self.row(*place)
+        if "state" in row and "digest" in row:
+            holds = state_digest(row["state"], len(row["digest"])) == row["digest"]
+            self.log.check("state digest", holds, what=f"episode {place[0]}, step {place[1]}")
+
+    def add_row(self, place: tuple[int, int, bool], values: Struct) -> None:
+        """Take a row of the journal."""
+        self.row(*place).update(values)
+        self.check_state(place)
 
     def check_verdicts(self, events: list[Struct]) -> None:
         """Compare the digests of the states that were judged with the states that are stored."""

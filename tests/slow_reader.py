@@ -16,8 +16,9 @@ from typing import Any
 from slow_episodes import Episodes, Events
 from slow_footer import FooterTables
 from slow_frames import CHUNK, COPY, FOOTER, HEADER, SlowLog, Trailer, read_log
-from slow_schema import chunk_events, opened
-from slow_values import DamageError, compact, short_json, to_json
+from slow_journal import EVENT, LAYOUT, Rows, read_records
+from slow_schema import chunk_events, opened, read_event
+from slow_values import DamageError, compact, short_json, to_json, unpack
 
 
 def header_of(log: SlowLog) -> dict[str, Any] | None:
@@ -47,6 +48,9 @@ def contents(path: Path) -> dict[str, Any]:
                 if event and event["episode"] >= 0:
                     episodes.episode(event["episode"])
             episodes.add(frame.record, frame.data)
+    n_items = 0
+    if log.version == 2 and log.trailer is None:
+        n_items = add_journal(path, log, events, episodes)
     episodes.check_verdicts([event for _, event in events.records if event["episode"] >= 0])
     if log.version == 2 and log.trailer and log.footer:
         tables.check(log.footer.record, episodes.rewards())
@@ -69,7 +73,36 @@ def contents(path: Path) -> dict[str, Any]:
         "parts": events.parts,
         "checked": dict(sorted(log.checked.items())),
         "failed": log.failed,
-    }
+    } | ({"journal": n_items} if n_items else {})
+
+
+def add_journal(path: Path, log: SlowLog, events: Events, episodes: Episodes) -> int:
+    """Add the items of the journal that the log does not have; return their number.
+
+    Their events count to a frame behind the last one.
+    """
+    chunks = [frame.record for frame in log.frames if frame.kind == CHUNK and frame.record]
+    last = max((chunk["journal"] for chunk in chunks), default=-1)
+    rows = Rows()
+    n_items = 0
+    for record in read_records(path, log.salt):
+        is_new = record.number > last
+        if record.kind == LAYOUT:
+            rows.set_layout(record.content)
+            continue
+        n_items += is_new
+        if record.kind == EVENT:
+            items = unpack(record.content)
+            event = events.add(len(log.frames), items) if is_new else read_event(2, items)
+            if event and event["episode"] >= 0:
+                rows.see_event(event)
+                if is_new:
+                    episodes.episode(event["episode"])
+            continue
+        place, values = rows.take(record.content)
+        if is_new:
+            episodes.add_row(place, values)
+    return n_items
 
 
 def shorten_rows(record: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,7 @@ model episode step number time_ns function request_data base kept messages attem
   is_redacted=false actor="agent" is_reconstructed=false extra_data=null
 answer episode number time_ns outcome answer_data is_streamed=false error_type="" message=""
   traceback="" is_redacted=false is_async=false extra_data=null
+answer_part episode number time_ns data
 side_effect episode step time_ns name arguments_data value_data error_type="" message=""
   is_redacted=false actor="agent" extra_data=null
 exchange episode step number time_ns method url headers body_data model_call=-1 attempt=0
@@ -132,7 +133,7 @@ LISTS = {
     ("Chunk", "tables"): "EventTable",
 }
 TYPED = {"events", "fields", "runtime", "spec_fields"}
-ENCODED = {("blob", "data"), ("state", "data"), ("keyframe", "data")}
+ENCODED = {("blob", "data"), ("state", "data"), ("keyframe", "data"), ("answer_part", "data")}
 
 
 def parsed(text: str) -> dict[str, dict[str, Any]]:

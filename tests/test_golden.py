@@ -13,13 +13,15 @@ import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError
 from trajrec.log.compaction import compact
+from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
 
 pytestmark = pytest.mark.sources
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
-FORMATS = sorted(GOLDEN.glob("format-*"))
+FORMATS = sorted(GOLDEN.glob("format-?"))
+FOLDERS = sorted(GOLDEN.glob("format-*"))
 LOGS = sorted(GOLDEN.rglob("*.trj"))
 
 
@@ -38,7 +40,7 @@ def assert_rows(folder: Path, expected: Path) -> None:
             assert sorted(texts, key=repr) == content["rows"], table
 
 
-@pytest.mark.parametrize("folder", FORMATS, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_golden_logs_give_the_rows_of_their_own_program(folder: Path, tmp_path: Path) -> None:
     assert_rows(copy(folder, tmp_path), folder / "rows.json")
 
@@ -55,6 +57,8 @@ def test_golden_environments_replay_exactly(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recovered_golden_log_has_the_same_episodes(path: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copy(path, tmp_path))
+    if journal_path(path).exists():
+        shutil.copy(journal_path(path), tmp_path)
     # A log of a killed writer: the footer and the trailer are cut off.
     with LogReader(copied) as reader:
         whole = reader.slice(0, reader.frames[-1].end)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compare_readers import compare_log
@@ -15,12 +17,16 @@ from random_damage import damaged
 from random_logs import record_env, record_forks, record_players, record_vector
 from random_values import Rng, pick
 from slow_reader import contents, expected, lines
+from slow_schema import EVENTS
 from slow_values import TYPES, DamageError
 from tiers import Share, suite
 
+import trajrec
 from trajrec.errors import LogError
 from trajrec.log.compaction import compact
+from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
+from trajrec.log.writer import LogWriter
 
 pytestmark = pytest.mark.sources
 
@@ -89,6 +95,48 @@ def test_both_readers_agree_on_forks(share: Share, tmp_path: Path) -> None:
     compare_recordings(record_forks, share, tmp_path)
 
 
+RECORDS: list[Record] = [record_env, record_env, record_agents, record_vector, record_forks]
+
+
+@pytest.mark.usefixtures("no_flusher")
+@suite("log", fixed=10, drawn=150, whole=10_000)
+def test_both_readers_agree_on_logs_with_a_journal(
+    share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = share.rng()
+    live: list[Path] = []
+    make, close = LogWriter.__init__, LogWriter.close
+
+    def make_with_any_half(writer: LogWriter, *args: Any, **options: Any) -> None:
+        make(writer, *args, **options | {"half_bytes": int(pick(rng, [1 << 12, 1 << 17]))})
+
+    def copy_and_close(writer: LogWriter) -> None:
+        if not writer.is_closed:
+            live.append(copy_live(writer.path, tmp_path / str(len(live))))
+        close(writer)
+
+    monkeypatch.setattr(LogWriter, "__init__", make_with_any_half)
+    monkeypatch.setattr(LogWriter, "close", copy_and_close)
+    n_values = n_items = 0
+    for number in range(share.size or 0):
+        live.clear()
+        RECORDS[number % len(RECORDS)](tmp_path / f"run {number}", rng)
+        trajrec.close_logs()
+        for path in live:
+            n_values += assert_agree(path)
+            n_items += contents(path).get("journal", 0)
+            shutil.rmtree(path.parent)
+    print(f"{n_values} values compared, {n_items} items of journals")
+    assert n_items > 10 * (share.size or 0)
+
+
+def copy_live(log: Path, folder: Path) -> Path:
+    """Copy a log and its journal, as a killed writer would leave them."""
+    folder.mkdir()
+    shutil.copy(journal_path(log), folder)
+    return Path(shutil.copy(log, folder))
+
+
 @pytest.mark.skipif(importlib.util.find_spec("pettingzoo") is None, reason="needs PettingZoo")
 @suite("log", fixed=2, drawn=10, whole=200)
 def test_both_readers_agree_on_games(share: Share, tmp_path: Path) -> None:
@@ -139,3 +187,7 @@ def test_slow_reader_shares_no_code_with_trajrec(path: Path) -> None:
 def test_page_lists_the_types_of_expected_values() -> None:
     section = PAGE.read_text().partition("## Expected values")[2]
     assert re.findall(r'^\| `\{"(\w+)"', section, re.MULTILINE) == list(TYPES)
+
+
+def test_slow_reader_knows_each_tag_of_the_page() -> None:
+    assert set(re.findall(r"\(tag `(\w+)`\)", PAGE.read_text())) == set(EVENTS[2])
