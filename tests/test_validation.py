@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import zstandard
 from conftest import Scripted, run
-from fuzz_logs import Log, Part, put_together, take_apart
+from fuzz_parts import Log, Part, put_together, take_apart
 from test_crash import Rows, assert_within, read
 
 import trajrec
@@ -146,6 +146,7 @@ COLUMN_CONTRADICTIONS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "other shape": (lambda r: put(r, "obs/place", "shape", [3]), "do not fill"),
     "other size": (lambda r: put(r, "obs/place", "raw_bytes", 5), "and 5 are stated"),
     "unknown type": (lambda r: put(r, "reward", "type_name", "str"), "not stored as"),
+    "no type": (lambda r: put(r, "reward", "type_name", ""), "not understood"),
     "narrow float": (lambda r: put(r, "action", "type_name", "float"), "not stored as"),
     "rows that do not ascend": (
         lambda r: put(r, "info/n", "rows_data", codec.encode(np.zeros(6, np.uint32))),

@@ -69,7 +69,22 @@ class LogError(TrajrecError):
 
 
 class LogFormatError(LogError):
-    """The file is not a trajrec log, or its format is newer than this program."""
+    """The file is not a trajrec log, or its format is newer than this program.
+
+    Attributes:
+        version: The newer version; None if the file is not a log.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | Path,
+        offset: int | None = None,
+        version: int | None = None,
+    ) -> None:
+        self.version = version
+        super().__init__(message, path=path, offset=offset)
 
 
 class LogCorruptError(LogError):

@@ -16,6 +16,7 @@ from trajrec.cli import (
     credit,
     demo,
     diff,
+    doctor,
     export,
     fork,
     maintain,
@@ -40,7 +41,7 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Query", (ask, show, diff)),
     ("Replay and fork", (replay, fork, check_determinism, recheck)),
     ("Credit", (credit, bisect, export)),
-    ("Maintain logs", (maintain,)),
+    ("Maintain logs", (doctor, maintain)),
 )
 """Title of each group of commands, and the modules of its commands in the order of the help."""
 

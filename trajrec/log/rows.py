@@ -103,7 +103,7 @@ class ColumnRows:
         is_scalar = column.kind == "scalar"
         if is_scalar and column.shape:
             raise ValueError(f"scalars of shape {column.shape}")
-        dtype = self._dtype = _check_type(column.dtype, column.type_name if is_scalar else "")
+        dtype = self._dtype = _check_type(column.dtype, column.type_name if is_scalar else None)
         width = dtype.itemsize * math.prod(column.shape)
         _check_size(column, width)
         if column.filter == (pixels.FRAMES,):
@@ -268,12 +268,12 @@ def _check_size(column: Column, width: int) -> None:
 
 # Columns have few types: the cache is faster than NumPy's look at a text.
 @lru_cache(maxsize=256)
-def _check_type(text: str, scalar_type: str) -> np.dtype[Any]:
+def _check_type(text: str, scalar_type: str | None) -> np.dtype[Any]:
     """Return the dtype of a column of numbers.
 
     Args:
         text: The dtype as the record states it.
-        scalar_type: The type that the numbers are widened to; "" if they are arrays.
+        scalar_type: The type that the numbers are widened to; None if they are arrays.
 
     Raises:
         ValueError: No writer stores such numbers.
@@ -281,7 +281,7 @@ def _check_type(text: str, scalar_type: str) -> np.dtype[Any]:
     dtype = np.dtype(text)
     if dtype.kind not in _COLUMN_KINDS:
         raise ValueError(f"dtype {text!r} is not stored in columns")
-    if not scalar_type:
+    if scalar_type is None:
         return dtype
     if scalar_type in ("bool", "|b1"):
         is_fitting = dtype.str == "|u1"

@@ -42,6 +42,7 @@ def read_format(head: bytes, path: Path) -> FileFormat | None:
             "trajrec reads; upgrade trajrec",
             path=path,
             offset=8,
+            version=version,
         )
     formats: dict[int, FileFormat] = {1: FORMAT1, 2: FORMAT2}
     if version not in formats:
