@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,45 @@ def test_last_episodes_are_kept_and_older_logs_deleted(tmp_path: Path) -> None:
     assert kept == returns[-len(kept) :]
     assert 8 <= len(kept) <= 10
     assert not list(tmp_path.glob("*.journal"))
+
+
+def test_sql_knows_the_logs_that_are_left(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs", keep_last=4)
+    query = "SELECT episode_id, seed, n_steps, ending, total_reward FROM episodes ORDER BY seed"
+    steps = "SELECT episode_id, step, reward FROM steps ORDER BY ALL"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        for k in range(12):
+            env.reset(seed=k)
+            for n in range(5):
+                env.step(n % 2)
+            found = corpus.sql(query).fetchall()
+            assert [row[1] for row in found] == list(range(found[0][1], k + 1))
+            assert found[-1][2:] == (5, "running", 5.0)
+            if k % 3 == 2:
+                copy = tmp_path / f"copy {k}"
+                shutil.copytree(tmp_path / "runs", copy, ignore=shutil.ignore_patterns("*.duckdb"))
+                with trajrec.open(copy) as other:
+                    assert [row[:3] for row in other.sql(query).fetchall()] == [
+                        row[:3] for row in found
+                    ]
+                    assert other.sql(steps).fetchall() == corpus.sql(steps).fetchall()
+    env.close()
+
+
+def test_log_that_cannot_be_deleted_is_deleted_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "a reader holds it", str(path))
+
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, keep_last=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        run(env, 4)
+    assert len(list(tmp_path.glob("*.trj"))) == 4
+    run(env, 1)
+    env.close()
+    assert len(list(tmp_path.glob("*.trj"))) == 2
 
 
 @pytest.mark.parametrize("option", ["every", "max_bytes", "keep_last"])

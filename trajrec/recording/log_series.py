@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections import deque
 from pathlib import Path
@@ -107,8 +106,11 @@ class LogSeries:
         while sum(log.n_episodes for log in self._kept) - self._kept[0].n_episodes >= (
             self._keep_last
         ):
-            with contextlib.suppress(FileNotFoundError):
-                self._kept[0].path.unlink()
+            try:
+                self._kept[0].path.unlink(missing_ok=True)
+            except OSError:
+                # On Windows a reader may hold it: it is deleted with the next one.
+                return
             self._kept.popleft()
 
     def _rest_bytes(self) -> int | None:
