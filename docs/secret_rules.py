@@ -17,7 +17,8 @@ def secret_rules() -> str:
             "# Secret rules",
             "trajrec replaces secrets before a byte is written; see [Security](../explanation/security.md#secrets).\n"
             "This page lists the rules by which it finds them.\n"
-            "Nothing that has another form, stands under another name, or is encoded, is found.",
+            "Nothing that has another form, stands under another name, or is encoded, is found; "
+            "percent-encoding makes no difference.",
             "## Secrets known by their first characters",
             "No letter or digit comes before them.\n"
             "The column form is a regular expression for the rest.",
@@ -35,7 +36,10 @@ def secret_rules() -> str:
             "- A text that looks random, or is made of letters and digits or of three words, "
             f"under a name whose last word is {_words(WEAK)}.\n"
             '- Beside such a name in a text (`password=...`, `"token": "..."`, `--api-key ...`): a value that is no word, '
-            "variable, template or example.",
+            "variable, template or example.\n"
+            "- In a line of settings (`DB_PASSWORD=...`): each value of at least 6 characters that is no template or example.\n"
+            "- In a table with such a name at its head (CSV, Markdown, the output of a database), and in an `INSERT` "
+            "statement with such a column: a value as beside a name.",
             "Names such as `max_tokens`, `password_length` and `token_url` name no secret: their first or last word says so.",
         ]
     )

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import random
 import re
+import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +176,9 @@ SYNTAXES = {
     "a pair": "('{name}', '{value}')",
     "PHP": "'{name}' => '{value}',",
     "JavaScript": "const {name} = '{value}';",
+    "YAML block": "a:\n  {name}: |\n    {value}\n  b: 1\n",
+    "a container": "env:\n- name: {name}\n  value: {value}\n",
+    "a row of Markdown": "| name | value |\n|---|---|\n| `{name}` | {value} |\n",
     "a form": '<input name="{name}" value="{value}">',
 }
 
@@ -232,6 +237,14 @@ HARMLESS = [
     {"crew_key": "4d5b21867b638a1846a38dc4af8e29a4", "task_key": "5b92f5460a744cf1afb1d8a1"},
     'key: typing.Union["rsa.RSAPrivateKey", "rsa.RSAPublicKey"]',
     'token = r"[-!#$%&\'*+.^_`|~0-9a-zA-Z]+"',
+    "ec.EllipticCurvePrivateKey,\n    ed448.Ed448PrivateKey,\n    x448.X448PrivateKey,\n]\n",
+    "    | mlkem.MLKEM768PrivateKey\n    | mlkem.MLKEM1024PrivateKey\n    | str\n",
+    "| option | meaning |\n|---|---|\n| password | the password of the user |\n| api_key | string |\n",
+    "name,password,meaning\nuser,required,optional\n",
+    "INSERT INTO users (name, password) VALUES (?, ?), (:name, :password), ('a', NULL);",
+    "https://x.io/a%20b%2Fc?next=%2Fhome%3Fpage%3D2&token=abc",
+    "The token is optional, and the API key is required.",
+    "PASSWORD=$DB_PASSWORD\nAPI_TOKEN=${TOKEN}\nPASS=\n",
     ["authorization", "Required to call this endpoint."],
     {"kind": "SecretList", "data": {"a": "b"}},
     "A mnemonic is a list of words that a person can write down and read again later on.",
@@ -283,6 +296,84 @@ def test_the_data_of_a_kubernetes_secret_is_secret() -> None:
         assert "aGVsbG8" not in cleaned
         assert "Z29vZCB" not in cleaned
         assert "kind" in cleaned
+
+
+TABLES = {
+    "CSV": "id,host,{name}\n1,db,{value}\n2,db,{value}\n",
+    "CSV with quotes": '"{name}","id"\r\n"{value}",1\r\n"{value}",2\r\n',
+    "tabs": "id\t{name}\n1\t{value}\n2\t{value}",
+    "psql": " id | {name} \n----+----\n  1 | {value}\n  2 | {value}\n(2 rows)\n",
+    "Markdown": "| id | {name} |\n|---|---|\n| 1 | `{value}` |\n| 2 | {value} |\n",
+    "INSERT": "INSERT INTO t (id, {name}) VALUES (1, '{value}'), (now(), '{value}');",
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("name", ["db_password", "DD_API_KEY", "session_token"])
+def test_secrets_in_a_column_with_the_name_are_found(table: str, name: str) -> None:
+    value = Draw(f"{table} {name}")(24, HEX)
+    text = TABLES[table].format(name=name, value=value)
+    cleaned = REDACTOR.text(text)
+    assert value not in cleaned
+    assert cleaned.count("[redacted ") == 2
+    assert cleaned.count("\n") == text.count("\n")
+
+
+def test_percent_encoded_secrets_are_found() -> None:
+    secrets = {
+        "DATABASE_URL": "postgresql://svc:4Q6Hck!vJQaW@db.internal/app",
+        "config": json.dumps({"db_password": "4Q6Hck!vJQaW", "port": 5432}),
+        "key": "-----BEGIN PRIVATE KEY-----\n"
+        + "4Q6HckvJQaW8" * 40
+        + "\n-----END PRIVATE KEY-----",
+    }
+    for name, secret in secrets.items():
+        once = urllib.parse.urlencode({"a": "1", name: secret, "z": "2"})
+        twice = urllib.parse.urlencode({"next": f"https://x.io/?{once}"})
+        for text in (once, twice):
+            cleaned = REDACTOR.text(f"GET /cb?{text} HTTP/1.1")
+            assert "4Q6Hck" not in cleaned
+            assert cleaned.startswith("GET /cb?")
+            assert cleaned.endswith("2 HTTP/1.1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The stripe API key is {}, keep it.",
+        "I made an access token: `{}`",
+        "The vercel token is {}.",
+        "FTP_PASS={}\nPORT=21",
+        'PASSPHRASE="{} more words"',
+        "password: {}",
+        "Driver=x;Uid=sa;Pwd={{{}}};Encrypt=yes",
+        "a=1\ndb_password = {}&#DgvT\n",
+    ],
+)
+def test_secrets_in_sentences_and_lines_of_settings_are_found(text: str) -> None:
+    secret = "Xp49QabcdYq50Rbcde"
+    assert "Xp49" not in (cleaned := REDACTOR.text(text.format(secret)))
+    assert "DgvT" not in cleaned
+
+
+def test_passwords_of_letters_or_digits_are_found_where_nothing_else_stands() -> None:
+    cleaned = REDACTOR.text(
+        "FTP_PASS=ngbxzjhsbxeh\nDB_PASSWORD='falcon meadow'\npasswd: 740228067\n"
+    )
+    assert not any(word in cleaned for word in ("ngbx", "falcon", "7402"))
+
+
+def test_hostile_texts_are_searched_in_good_time() -> None:
+    parts = [
+        "%41", "%25", "password,x\n", "password,", "id,password\n1,Summer2024!\n", "values (1,2)",
+        '"kty","d":"aaaaaaaaaaaaaaaaaaaaaaaa",', "kind: Secret\ndata:\n a: b\n", "api key is ",
+        "mnemonic: abc abc ", "a:5432:b:c:d ", "Digest response= ", "x@tcp(", "| password ", "-p -u ",
+        "name: password\nvalue: ", "insert into a (password) values ('x') ",
+    ]  # fmt: skip
+    for part in parts:
+        start = time.process_time()
+        REDACTOR.text(part * (20_000 // len(part)))
+        assert time.process_time() - start < 3, part
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "Token", "SSWS"])

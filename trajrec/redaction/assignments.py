@@ -17,6 +17,10 @@ from trajrec.redaction.plausibility import (
 
 MAX_NAME_BYTES = 64
 MIN_COOKIE_BYTES = 8
+MIN_SETTING_CHARS = 6
+
+_LAST_WORDS = ("key", "token")
+"""Words that name a secret only with the word before them, as in "API key"."""
 
 _NAME_BYTES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-."
 
@@ -43,17 +47,26 @@ _FLAG = re.compile(rb"--([\w.-]+)[ \t]+(?=[^\s|<>&-])")
 _TAG_GAP = re.compile(rb"(?:\s[^<>]{0,80})?>\s*")
 _TAG_VALUE = re.compile(rb"[^<>\s]+(?=\s*</)")
 _ATTRIBUTE_GAP = re.compile(
-    rb"[\"'][ \t]+(?:[\w-]+=[\"'][^\"']*[\"'][ \t]+){0,3}[vV]alue=(?=[\"'])"
+    rb"\\{0,15}[\"'][ \t]+(?:[\w-]+=[\"'][^\"']*[\"'][ \t]+){0,3}[vV]alue=(?=\\{0,15}[\"'])"
 )
 _PAIR_GAP = re.compile(rb"\\{0,15}[\"'],[ \t]*(?=[bru]?\\{0,15}[\"'])")
 _PAIR_START = re.compile(rb"[(\[][ \t]*[bru]?\\{0,15}[\"']\Z")
 _PAIR_END = re.compile(rb"[ \t]*,?[ \t]*[)\]]")
+# A value of ODBC: `PWD={...};`.
+_BRACED = re.compile(rb"\{([^{}\s]{4,128})\};")
+_CELL_GAP = re.compile(rb"[`*\"']{0,3}[ \t]*\|[ \t]*")
+_BLOCK = re.compile(rb"[|>][-+]?[ \t]*\r?\n[ \t]+")
+_NAME_LINE = re.compile(rb"\b(?:name|key)[\"']?[ \t]*[:=][ \t]*[\"']?\Z")
+_VALUE_LINE = re.compile(rb"[\"']?,?[ \t]*\r?\n[ \t]*[\"']?value[\"']?[ \t]*[:=][ \t]*")
+_WORD_BEFORE = re.compile(rb"(?<![\w.-])([A-Za-z]{2,20}) \Z")
 _SAID_GAP = re.compile(rb"[ \t]+(?:is|was)[ \t]*:?[ \t]+|[ \t]+(?=[\"'`])")
 
 
 NAME_REST = (
     rb"[\w.\-]*+()(?=" + _QUOTE + rb"?\]?\*{0,2}[ \t]*(?:[=:]|%3[ad])"
-    rb"|[\"'][ \t,]|>|[ \t]+(?:[\"'`]|is\b|was\b))"
+    rb"|\\{0,15}[\"'][ \t,]|>|[ \t]+(?:[\"'`]|is\b|was\b)"
+    # The end of a cell or of a line.
+    rb"|[\"'`*]{0,3},?[ \t]*(?:[,|\t]|\r?\n))"
 )
 """The rest of a name, if a value may come behind it: most names are words of a sentence or of a
 program. It has an empty group, so that a match tells which branch of a pattern it was."""
@@ -69,6 +82,22 @@ _CREDENTIALS = re.compile(
     rb"\\{0,15}[\"']?(?P<scheme>[A-Za-z][\w.\-]{1,40} +)?"
     rb"(?P<value>[^\s\"'<>\\,;]{8,4096}(?:, *[\w\-]+=[^\s\"'<>\\,;]+)*)"
 )
+
+
+class Name(NamedTuple):
+    """The name of a secret in a text.
+
+    Attributes:
+        start: Its first byte.
+        end: The byte after its last one.
+        text: The name.
+        strength: How surely it names a secret.
+    """
+
+    start: int
+    end: int
+    text: str
+    strength: Strength
 
 
 class Assigned(NamedTuple):
@@ -88,10 +117,8 @@ class Assigned(NamedTuple):
 StrengthOf: TypeAlias = Callable[[str], Strength]
 
 
-def find_assigned(
-    data: bytes, position: int, end: int, strength_of: StrengthOf
-) -> tuple[Assigned | None, bool]:
-    """Return the secret that stands beside a name in a text, and whether the name names one.
+def name_at(data: bytes, position: int, end: int, strength_of: StrengthOf) -> Name | None:
+    """Return the name of a secret that stands in a text.
 
     Args:
         data: The text as UTF-8.
@@ -103,16 +130,26 @@ def find_assigned(
     start = position - len(before) + len(before.rstrip(_NAME_BYTES))
     name = data[start:end].decode("ascii")
     strength = strength_of(name)
-    if not strength:
-        return None, False
-    lowered = name.lower()
+    if strength in ("", "weak") and name.lower() in _LAST_WORDS:
+        # "API key" in a sentence.
+        word = _WORD_BEFORE.search(data, max(0, start - MAX_NAME_BYTES), start)
+        joined = "" if word is None else f"{word[1].decode('ascii')}_{name}"
+        if word is not None and strength_of(joined) == "key":
+            return Name(word.start(1), end, joined, "key")
+    return Name(start, end, name, strength) if strength else None
+
+
+def find_assigned(data: bytes, name: Name) -> Assigned | None:
+    """Return the secret that stands beside a name in a text."""
+    start, end, text, strength = name
+    lowered = text.lower()
     if lowered.endswith("authorization"):
         span = _find_authorization(data, end)
     elif lowered.endswith("cookie"):
         span = _find_cookie(data, end, "first" if "set" in lowered else "all")
     else:
         span = _find_value(data, start, end, strength)
-    return None if span is None else Assigned(*span, kind_of(name)), True
+    return None if span is None else Assigned(*span, kind_of(text))
 
 
 def find_option(data: bytes, position: int, strength_of: StrengthOf) -> Assigned | None:
@@ -145,9 +182,15 @@ def _find_value(data: bytes, start: int, end: int, strength: Strength) -> tuple[
         span = _quoted(data, gap.end(), strength)
         is_pair = span is not None and _PAIR_START.search(before) is not None
         return span if is_pair and _PAIR_END.match(data, _after_quote(data, gap.end())) else None
+    gap = _VALUE_LINE.match(data, end)
+    if gap is not None and _NAME_LINE.search(before):
+        return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _LINE, strength)
+    gap = _CELL_GAP.match(data, end)
+    if gap is not None and before.rstrip(b" \t`*\"'").endswith(b"|"):
+        return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _BARE, strength)
     gap = _SAID_GAP.match(data, end)
     # "Pass" is a verb, too.
-    if gap is not None and strength != "weak" and data[start:end].lower() != b"pass":
+    if gap is not None and data[start:end].lower() != b"pass":
         return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _BARE, strength)
     return None
 
@@ -180,6 +223,19 @@ def _after_sign(
 ) -> tuple[int, int] | None:
     """Return the secret behind a sign such as "=" or ":"."""
     position = sign.end()
+    block = _BLOCK.match(data, position)
+    if block is not None and sign["sign"] == b":":
+        line = _LINE.match(data, block.end())
+        return None if line is None else _checked(data, *line.span(), strength, is_quoted=True)
+    is_start = _is_line_start(data, start)
+    if strength == "password" and sign["sign"] == b"=" and not sign["gap"] and is_start:
+        span = _setting(data, start, sign)
+        if span is not None:
+            return span
+    if strength == "password":
+        braced = _BRACED.match(data, position)
+        if braced is not None:
+            return _checked(data, *braced.span(1), strength, is_quoted=False)
     if sign["scheme"] is None:
         span = _quoted(data, position, strength)
         if span is not None or _QUOTED.match(data, position) is not None:
@@ -187,12 +243,29 @@ def _after_sign(
     if sign["sign"].startswith(b"=="):
         # A comparison; the other side is mostly another variable.
         return None
-    if sign["sign"] == b"=" and not sign["gap"] and _is_line_start(data, start):
+    if is_start and sign["sign"] in (b"=", b":"):
         line = _LINE.match(data, position)
-        # A line of a program ends in a comma, that of a file of settings in the value.
-        if line is not None and not line[0].endswith((b",", b")")):
+        # A line of a program ends in a sign of its own, that of a file of settings in the value.
+        if line is not None and not line[0].endswith((b",", b")", b"]", b"}", b";", b"(", b"{")):
             return _bare(data, position, _LINE, strength)
     return _bare(data, position, _BARE, strength)
+
+
+def _setting(data: bytes, start: int, sign: re.Match[bytes]) -> tuple[int, int] | None:
+    """Return the value in a line of a file of settings: PASSWORD=any-word.
+
+    Programs have spaces around the sign, or small letters.
+    """
+    if not data[start : sign.start()].isupper():
+        return None
+    quoted = _QUOTED.match(data, sign.end())
+    value = quoted or _LINE.match(data, sign.end())
+    if value is None or data[value.end() : value.end() + 1] not in (b"", b"\n", b"\r"):
+        return None
+    span = value.span("value" if quoted else 0)
+    text = data[slice(*span)].decode("utf-8", "replace")
+    is_secret = len(text) >= MIN_SETTING_CHARS and not is_placeholder(text)
+    return span if is_secret and not text.startswith("$") else None
 
 
 def _is_line_start(data: bytes, start: int) -> bool:

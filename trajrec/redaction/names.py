@@ -191,7 +191,7 @@ def strength_of(name: str) -> Strength:
         return "key"
     if words[-1] in WEAK or joined.endswith("token"):
         return "weak"
-    # STRIPE_KEY and GITHUB_PAT, but no "key" alone.
-    if words[-1] not in ("key", "pat") or len(words) == 1 or words[-2] in _HARMLESS_KEYS:
+    # STRIPE_KEY and GITHUB_PAT, but no "key" alone, also behind the escape of a URL: "%26key".
+    if words[-1] not in ("key", "pat") or not any(map(str.isalpha, words[:-1])):
         return ""
-    return "weak"
+    return "" if words[-2] in _HARMLESS_KEYS else "weak"

@@ -34,7 +34,7 @@ _NOUNS = frozenset(_NOUN_TEXT.split())
 
 _STAND_IN = re.compile(
     r"your|example|placeholder|change.?me|replace|insert|dummy|sample|redacted|hidden|masked|"
-    r"\.\.\.|…|\*\*\*|xxxx|<|>|\$\{|\$\(|\{\{|%\(|%s|\{[a-z_]*\}",
+    r"\.\.\.|…|\*\*\*|xxxx|<|>|\$\{|\$\(|\{\{|%\(|%s(?!\w)|\{[a-z_]*\}",
     re.IGNORECASE,
 )
 
@@ -42,6 +42,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|::|->)[A-Za-z_$][\w$]*)*")
 _VERSION = re.compile(r"[vV]?[0-9]+(?:[.:/-][0-9]+)*[a-z]{0,3}[0-9]*")
 # The name of a class, such as PKCS7PrivateKeyTypes.
 _CAMEL_CASE = re.compile(r"[A-Z]{0,6}[0-9]{0,4}(?:[A-Z][a-z]{2,}[0-9]{0,5})+")
+# The words that stand for the seed of a wallet.
+_MNEMONIC = re.compile(r"[a-z]{3,8}(?: [a-z]{3,8}){11,23}")
 _CLASS_NAME = re.compile(r"(?:[a-z][a-z_]*\.)*" + _CAMEL_CASE.pattern)
 _DIGIT_BORDER = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 _DIGIT = re.compile(r"[0-9]")
@@ -104,10 +106,14 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
         strength: How surely the name names a secret.
         is_quoted: Whether the value stands in quotes, so that it is no expression of a program.
     """
-    if not 4 <= len(value) <= MAX_SECRET_BYTES or _LETTER.search(value) is None:
+    if not 4 <= len(value) <= MAX_SECRET_BYTES:
         return False
-    if is_placeholder(value) or any(sign.isspace() for sign in value):
+    if _LETTER.search(value) is None:
+        return strength == "password" and value.isdigit() and len(set(value)) > 3 and len(value) > 7
+    if is_placeholder(value):
         return False
+    if any(sign.isspace() for sign in value):
+        return strength != "weak" and _MNEMONIC.fullmatch(value) is not None
     is_identifier = _IDENTIFIER.fullmatch(value) is not None
     n_digits = len(_DIGIT.findall(value))
     # The name of another secret, as in `password=db_password2` and `"api_key": "X-API-Key"`.
@@ -119,6 +125,8 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
         return _EXPRESSION.search(value) is None and looks_random(longest)
     if looks_random(value):
         return True
+    if strength == "password" and len(value) >= 10 and _has_mixed_case(value):
+        return _CLASS_NAME.fullmatch(value) is None
     if is_identifier and strength == "key":
         # Many digits, and not the "2" of a second variable.
         return "_" not in value and n_digits >= 4 and len(value) >= 12

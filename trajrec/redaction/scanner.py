@@ -9,12 +9,20 @@ import urllib.parse
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
-from trajrec.redaction.assignments import NAME_REST, StrengthOf, find_assigned, find_option
+from trajrec.redaction.assignments import (
+    NAME_REST,
+    StrengthOf,
+    find_assigned,
+    find_option,
+    name_at,
+)
 from trajrec.redaction.digests import mark_spans
 from trajrec.redaction.names import LAST_PART, PARTS, strength_of
+from trajrec.redaction.percent import decoded_parts
 from trajrec.redaction.plausibility import is_aws_secret
 from trajrec.redaction.rules import Rule, Shape, TokenSearch, trie
 from trajrec.redaction.shapes import LONG_SHAPES, TEXT_SHAPES
+from trajrec.redaction.tables import find_in_column, find_inserted
 from trajrec.redaction.tokens import TOKENS
 
 RUN_BYTES = 16
@@ -23,6 +31,9 @@ RUN_BYTES = 16
 LONG_RUN_BYTES = 4096
 """Of a longer run without a space (an image in Base64) only the first bytes are searched: a secret
 in its middle cannot be told from the rest."""
+
+MAX_DECODED = 2
+"""How often a text is percent-decoded: a URL in a parameter of a URL is encoded twice."""
 
 _CONTEXT_BYTES = 160
 """Bytes before a secret access key of AWS that may have the access key or the name."""
@@ -46,6 +57,9 @@ _OPTION = b"--"
 
 _KEY_TYPE = b"kty"
 """The sign of a key as a JSON document, whose private parts have short names (RFC 7517)."""
+
+_INSERTED = b"values"
+"""The sign of the rows of an INSERT statement."""
 
 _SHORT_OPTION = b"-"
 """The sign of an option of one letter. The letter is not part of the sign: "-p" may begin the name
@@ -134,15 +148,22 @@ class Scanner:
         option = rb"-(?<=\s-)(?=[" + letters + b"])"
         signs = trie(_by_sign(self._shapes))
         last_part = LAST_PART + rb"(?![a-z])" + NAME_REST
-        return re.compile(b"|".join([*parts, last_part, rb"--(?=[a-z])", option, signs]))
+        return re.compile(
+            b"|".join([*parts, last_part, rb"--(?=[a-z])", option, rb"values(?=\s*\()", signs])
+        )
 
-    def search(self, data: bytes) -> Findings:
-        """Search a text, given as UTF-8."""
+    def search(self, data: bytes, *, n_decoded: int = 0) -> Findings:
+        """Search a text, given as UTF-8.
+
+        Args:
+            data: The text.
+            n_decoded: How often it was percent-decoded.
+        """
         hits = list(self._signs.finditer(data.lower()))
         classes = data.translate(_CLASSES)
         start = classes.find(_LONG)
         # Nearly all texts end here.
-        if not hits and start < 0 and not self._has_own(data):
+        if not hits and start < 0 and b"%" not in data and not self._has_own(data):
             return NOTHING
         spans: list[Span] = []
         has_name = self._look_at(data, hits, spans)
@@ -150,6 +171,8 @@ class Scanner:
             self._find_tokens(data, classes, start, spans)
         if self._has_own(data):
             self._find_own(data, spans)
+        if b"%" in data and n_decoded < MAX_DECODED:
+            self._find_encoded(data, spans, n_decoded + 1)
         if not spans:
             return NAME_ONLY if has_name else NOTHING
         return Findings(_merged(data, spans), has_name)
@@ -176,6 +199,12 @@ class Scanner:
             group = _group(pattern)
             spans += [Span(*match.span(group), shape.kind) for match in pattern.finditer(data)]
 
+    def _find_encoded(self, data: bytes, spans: list[Span], n_decoded: int) -> None:
+        """Add the secrets in percent-encoded parts."""
+        for part, positions in decoded_parts(data):
+            for start, end, kind in self.search(part, n_decoded=n_decoded).spans:
+                spans.append(Span(positions[start], positions[end], kind))
+
     def may_begin_secret(self, word: bytes) -> bool:
         """Return whether a word, of which the end is missing, may be the start of a secret."""
         return self._tokens.may_begin(word)
@@ -186,8 +215,16 @@ class Scanner:
         for hit in hits:
             start, end = hit.span()
             if hit.lastindex:
-                secret, is_name = find_assigned(data, start, end, self._strength_of)
-                has_name = has_name or is_name
+                name = name_at(data, start, end, self._strength_of)
+                if name is None:
+                    continue
+                has_name = True
+                secret = find_assigned(data, name)
+                if secret is None:
+                    spans += [Span(*found) for found in find_in_column(data, name)]
+            elif hit[0] == _INSERTED:
+                spans += [Span(*found) for found in find_inserted(data, start, self._strength_of)]
+                continue
             elif hit[0] == _OPTION:
                 secret = find_option(data, start, self._strength_of)
             else:
@@ -235,6 +272,9 @@ def _match_shapes(
     """Add the secrets of shapes whose sign is at a position."""
     for shape, pattern in shapes:
         if shape.before:
+            sign = data[position : position + len(shape.sign)]
+            if sign.lower() != shape.sign.encode():
+                continue
             start = max(0, position - shape.before)
             # All of them: the first one may be of an earlier sign.
             matches = list(pattern.finditer(data, start, position + _NEAR_BYTES))

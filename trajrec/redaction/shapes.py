@@ -10,8 +10,14 @@ from trajrec.redaction.plausibility import (
 from trajrec.redaction.rules import Shape
 
 _RFC7517 = "https://www.rfc-editor.org/rfc/rfc7517"
-# The first private part, and all that comes behind it.
-_PRIVATE_PART = r"[\"'](?:d|p|q|k)\\*[\"']\s*:\s*\\*[\"'](?P<secret>[\w-]{20}[^{}]{0,4000}?)"
+# The first private part. It and all that comes behind it is the secret.
+_PRIVATE_NAME = r"[\"'](?:d|p|q|k)\\*[\"']\s*:\s*\\*[\"']"
+
+# A line may end inside of JSON, too.
+_NEWLINE = r"(?:\r?\n|\\+n)"
+_SECRET_DATA = (
+    r"(?:data|stringData):[ \t]*(?P<secret>(?:" + _NEWLINE + r"[ \t]+[\w.-]+: [^\n\\]+)+)"
+)
 
 _BIP39 = "https://github.com/bitcoin/bips/blob/master/bip-0039.mediawiki"
 _WORDS = r"(?: is\b)?[^a-zA-Z]{1,12}(?P<secret>[a-z]{3,8}(?:[ \t]+[a-z]{3,8}){11,23})"
@@ -25,13 +31,14 @@ TEXT_SHAPES = (
         # The lines of a key, also with the quotes and escapes that programs and JSON add to them.
         r"-----BEGIN[A-Z0-9 ]{0,30} PRIVATE KEY(?: BLOCK)?-----(?P<secret>"
         r"[A-Za-z0-9+/=:,.\-()\s\"'\\@<>]{64,16000}?-----END[A-Z0-9 ]{0,30} KEY(?: BLOCK)?-----"
-        r"|(?:[\s\"',+\\]|\\?[nrt])*(?:[A-Za-z0-9+/=]{32,}[\s\"',+\\nr]*){2,})",
+        r"|(?:[\s\"',+\\]|\\?[nrt])*(?:[A-Za-z\-]{3,20}: [^\n\\]{1,100}(?:\s|\\+[nr])+){0,4}"
+        r"(?:[A-Za-z0-9+/=]{32,}[\s\"',+\\nr]*){2,})",
         "https://www.rfc-editor.org/rfc/rfc7468",
     ),
     Shape(
         "private key",
         "private-lines",
-        r"Private-Lines: [0-9]+(?P<secret>(?:\s|\\[rn])+[A-Za-z0-9+/=\s\\]{40,})",
+        r"Private-Lines: [0-9]+(?P<secret>(?:\s|\\+[rn])+[A-Za-z0-9+/=\s\\]{40,})",
         "https://the.earth.li/~sgtatham/putty/latest/htmldoc/AppendixC.html",
     ),
     Shape(
@@ -144,16 +151,14 @@ TEXT_SHAPES = (
     Shape(
         "kubernetes secret",
         "kind: secret",
-        r"kind: Secret\b(?:(?!\n---)[^\x00]){0,2000}?\n(?:data|stringData):[ \t]*"
-        r"(?P<secret>(?:\r?\n[ \t]+[\w.-]+: [^\n]+)+)",
+        r"kind: Secret\b(?:(?!\n---)[^\x00]){0,2000}?" + _NEWLINE + _SECRET_DATA,
         "https://kubernetes.io/docs/concepts/configuration/secret/",
         check=is_no_placeholder,
     ),
     Shape(
         "kubernetes secret",
         "kind: secret",
-        r"(?<![^\n])(?:data|stringData):(?P<secret>(?:\n[ \t]+[\w.-]+: [^\n]+)+)"
-        r"\n(?:(?!\n---)[^\x00]){0,2000}?kind: Secret\b",
+        r"(?<![\w-])" + _SECRET_DATA + _NEWLINE + r"(?:(?!\n---)[^\x00]){0,2000}?kind: Secret\b",
         "https://kubernetes.io/docs/concepts/configuration/secret/",
         before=4000,
         check=is_no_placeholder,
@@ -161,13 +166,15 @@ TEXT_SHAPES = (
     Shape(
         "private key",
         "kty",
-        r"kty\\*[\"'][^{}]{0,4000}?" + _PRIVATE_PART + r"(?=\\*[\"']\s*\})",
+        r"kty\\*[\"'](?:(?!kty)[^{}]){0,2000}?"
+        + _PRIVATE_NAME
+        + r"(?P<secret>[\w-]{20}[^{}]{0,4000}+)\}",
         _RFC7517,
     ),
     Shape(
         "private key",
         "kty",
-        _PRIVATE_PART + r"\\*[\"'],\s*\\*[\"']kty\b",
+        _PRIVATE_NAME + r"(?P<secret>[\w-]{20}[^{}]{0,4000}?)\\*[\"'],\s*\\*[\"']kty\b",
         _RFC7517,
         before=4000,
     ),

@@ -221,7 +221,8 @@ def _strength_in_list(name: str, value: Value, strength: Strength) -> Strength:
     if strength == "weak":
         return "weak" if looks_random(text) else ""
     if name.lower().endswith("authorization"):
-        return strength if _CREDENTIALS.fullmatch(text) and not is_placeholder(text) else ""
+        is_header = _CREDENTIALS.fullmatch(text) is not None or looks_random(text)
+        return strength if is_header and not is_placeholder(text) else ""
     is_secret = _NO_NAME.search(text) and is_secret_value(text, strength, is_quoted=True)
     return strength if is_secret else ""
 
