@@ -416,6 +416,49 @@ def test_forked_child_cannot_write_its_parents_log(tmp_path: Path) -> None:
         assert Episode(reader, 0).actions == [0, 0]
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The files and folders that are forced to the disk, with their sizes then."""
+    found: list[tuple[str, int]] = []
+
+    def note(descriptor: int) -> None:
+        found.append((os.readlink(f"/proc/self/fd/{descriptor}"), os.fstat(descriptor).st_size))
+
+    monkeypatch.setattr(os, "fdatasync", note)
+    monkeypatch.setattr(os, "fsync", note)
+    return found
+
+
+def on_disk(log: Path, synced: list[tuple[str, int]], folder: Path) -> Episode:
+    """Return the first episode of a log as it was when it was forced to the disk."""
+    sizes = [size for name, size in synced if name == str(log)]
+    copy = folder / "copy.trj"
+    copy.write_bytes(log.read_bytes()[: sizes[-1]])
+    return Episode(LogReader(copy), 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_ended_episode_is_on_the_disk_if_the_machine_may_fail(
+    tmp_path: Path, synced: list[tuple[str, int]]
+) -> None:
+    folder = tmp_path / "new" / "runs"
+    env = trajrec.record(gym.make("CartPole-v1"), folder, durability="machine")
+    env.reset(seed=0)
+    is_over = False
+    n_steps = 0
+    while not is_over:
+        assert not synced
+        is_over = env.step(n_steps % 2)[2]
+        n_steps += 1
+    assert {str(folder), str(folder.parent)} <= {name for name, _ in synced}
+    episode = on_disk(env.path, synced, tmp_path)
+    assert (episode.ending, episode.n_steps) == ("terminated", n_steps)
+    env.close()
+    with trajrec.episode(tmp_path / "agents", durability="machine") as ep:
+        ep.side_effect("clock", lambda: 1)
+    assert on_disk(ep.path, synced, tmp_path).ending == "terminated"
+
+
 FORKING = """
 import os, signal, sys
 import gymnasium as gym

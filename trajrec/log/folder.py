@@ -1,4 +1,4 @@
-"""Finds the logs of a folder, whatever else lies in it."""
+"""Folders of logs: finds the logs, whatever else lies in it, and puts names on the disk."""
 
 from __future__ import annotations
 
@@ -83,3 +83,13 @@ def _add(files: dict[str, LogFile], folder: Path, name: str) -> None:
 def _text(name: str) -> str:
     """Return a name as a text that can be stored: bytes that are not UTF-8 are written out."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names of a folder on the disk; Windows cannot open folders."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -18,6 +18,7 @@ from trajrec.log import frames, locks
 from trajrec.log.columns import Packer, place_columns
 from trajrec.log.directory import Directory, FrameEntry
 from trajrec.log.events import Blob
+from trajrec.log.folder import sync_folder
 from trajrec.log.packing import Drained
 from trajrec.log.record_encoder import encode_record
 from trajrec.log.relisting import read_directory
@@ -81,6 +82,7 @@ class FrameWriter:
         self._footer_bytes = _FOOTER_BYTES
         self._log_id = frames.log_id_bytes(header.log_id)
         self._next_copy = _FIRST_COPY_BYTES
+        self._has_name_on_disk = False
         self._directory = Directory()
         # The number of frames in the directory; -1 if the last one was perhaps added by half.
         self._n_listed = 0
@@ -119,13 +121,19 @@ class FrameWriter:
             self._write_header(frames.HEADER_COPY)
 
     def sync(self) -> None:
-        """Force the file to the disk.
+        """Force the file to the disk, and its name the first time.
 
         Raises:
             OSError: The system cannot do so.
         """
         # macOS has no fdatasync.
         getattr(os, "fdatasync", os.fsync)(self._descriptor)
+        if not self._has_name_on_disk:
+            # The folder may be new, too. Some systems cannot sync a folder, or may not read it.
+            for folder in (self._path.parent, self._path.parent.parent):
+                with contextlib.suppress(OSError):
+                    sync_folder(folder)
+            self._has_name_on_disk = True
 
     def seal(self) -> None:
         """Write the footer. A second call, after an exception, writes it again.

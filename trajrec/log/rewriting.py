@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from trajrec.errors import LogError
 from trajrec.log.exclusive import exclusive_file
+from trajrec.log.folder import sync_folder
 
 SUFFIX_OF_DAMAGED = ".damaged"
 """The end of the name of a damaged log that `recover` has replaced; the second is `.damaged.2`."""
@@ -51,7 +52,7 @@ class Rewrite:
             for number in range(1, 1 << 20):
                 name = damaged_name(self.path, number)
                 if _is_copy(name, self.path) or self._claim(name):
-                    _sync_folder(self.path.parent)
+                    sync_folder(self.path.parent)
                     return name
         except OSError as exc:
             raise self._failure(exc) from exc
@@ -77,7 +78,7 @@ class Rewrite:
                 # Windows renames no open file.
                 self.file.close()
             os.replace(self.temporary, self.path)
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as exc:
             raise self._failure(exc) from exc
 
@@ -198,13 +199,3 @@ def _copy_attributes(path: Path, status: os.stat_result, descriptor: int) -> Non
             for name in os.listxattr(path):
                 with contextlib.suppress(OSError):
                     os.setxattr(descriptor, name, os.getxattr(path, name))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names of a folder on the disk; Windows cannot open folders."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
