@@ -11,6 +11,8 @@ from fuzz_parts import EVENTS, Part, encode
 
 from trajrec.log import frames, schema
 
+MAX_DEPTH = 50
+
 
 @dataclasses.dataclass
 class Site:
@@ -63,15 +65,18 @@ def _struct_sites(cls: Any, values: list[Any]) -> Iterator[Site]:
         yield Site(f"{cls.__name__}.{field}", values, number)
 
 
-def _tree_sites(name: str, holder: Any, key: Any) -> Iterator[Site]:
+def _tree_sites(name: str, holder: Any, key: Any, depth: int = 0) -> Iterator[Site]:
     yield Site(name, holder, key)
+    # An earlier change may have put a value there that nests deeply.
+    if depth > MAX_DEPTH:
+        return
     value = holder[key]
     if isinstance(value, list):
         for number in range(len(value)):
-            yield from _tree_sites(name, value, number)
+            yield from _tree_sites(name, value, number, depth + 1)
     elif isinstance(value, dict):
         for inner in value:
-            yield from _tree_sites(name, value, inner)
+            yield from _tree_sites(name, value, inner, depth + 1)
 
 
 NUMBERS = [

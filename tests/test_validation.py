@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import zstandard
@@ -469,3 +470,31 @@ def test_recovered_log_lists_an_episode_with_the_largest_step(tmp_path: Path) ->
         assert reader.is_sealed
         assert not reader.damage
         assert reader.episodes()[0].end_step == 2**31
+
+
+def test_states_have_digests_of_3_or_8_bytes(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("FrozenLake-v1"), tmp_path, keep_states="digests")
+    run(env, 1, seed=0)
+    env.close()
+
+    def change(record: Any) -> None:
+        put(record, "state_digest", "dtype", "|i1")
+
+    path = changed(env.path, tmp_path / "runs", change, 0)
+    with LogReader(path) as reader, pytest.raises(LogCorruptError, match="digests of 3 or 8 bytes"):
+        _ = Episode(reader, 0).state_digests
+
+
+def test_recover_counts_generations_up_to_the_largest(log: Path, tmp_path: Path) -> None:
+    parts = take_apart(log.read_bytes())
+    footer = parts.footer()
+    assert footer is not None
+    footer.record[1] = 2**31 - 1
+    parts.trailer["generation"] = 2**32 - 1
+    path = tmp_path / "x.trj"
+    path.write_bytes(put_together(parts))
+    recover(path)
+    with LogReader(path) as reader:
+        assert not reader.damage
+        assert reader.trailer is not None
+        assert reader.trailer.generation == 2**31 - 1

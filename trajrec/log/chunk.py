@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import zstandard
 
 from trajrec.log.rows import ColumnRows, Origin
 from trajrec.log.schema import Chunk, Column, Event, Segment
 from trajrec.log.validation import DIGESTS, OBSERVATION_FIELDS
+from trajrec.values.digest import CHECK_BYTES, KEY_BYTES
+
+DIGEST_SHAPES = ((CHECK_BYTES,), (KEY_BYTES,))
 
 
 class Span(NamedTuple):
@@ -109,6 +113,8 @@ class LogChunk:
             if column.checksum is not None and zlib.crc32(data) != column.checksum:
                 raise ValueError("does not match its checksum")
             rows = ColumnRows(column, data, self._decompressor, origin=self._origin)
+            if column.name == DIGESTS and rows.n:
+                _check_digests(rows)
         except (ValueError, TypeError, OverflowError) as exc:
             raise self._origin.corrupt(column.name, str(exc)) from exc
         numbers = rows.row_numbers
@@ -155,6 +161,17 @@ class LogChunk:
     def columns(self) -> list[Column]:
         """Return the records of the columns."""
         return self.record.columns
+
+
+def _check_digests(rows: ColumnRows) -> None:
+    """Check that rows are digests of states.
+
+    Raises:
+        ValueError: They are not.
+    """
+    first = rows.array(0, 1)
+    if first is None or first.dtype != np.uint8 or first.shape[1:] not in DIGEST_SHAPES:
+        raise ValueError("its rows are no digests of 3 or 8 bytes")
 
 
 def _place(segments: Sequence[Segment]) -> tuple[list[Span], int, int]:

@@ -9,6 +9,7 @@ import msgspec
 
 from trajrec.errors import LogError
 from trajrec.log import frames
+from trajrec.log.bounds import MAX_COUNT
 from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import Packer, place_columns
 from trajrec.log.directory import Directory, FrameEntry, Returns, segment_returns
@@ -61,7 +62,8 @@ def write_sealed(file: BinaryIO, reader: LogReader, new_frames: Iterable[NewFram
 
 def _write_footer(file: BinaryIO, directory: Directory, reader: LogReader) -> None:
     log_id = frames.log_id_bytes(reader.header.log_id)
-    generation = 1 + (0 if reader.trailer is None else reader.trailer.generation)
+    before = 0 if reader.trailer is None else reader.trailer.generation
+    generation = min(before + 1, MAX_COUNT)
     offset = file.tell()
     footer = directory.footer(reader.header, generation)
     raw = encode_record(footer)
