@@ -172,10 +172,13 @@ class Script:
         returned: The steps that returned, by the seed of their episode, if its reset returned.
     """
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str, folder: Path, keep_last: int | None = None) -> None:
         self.witness = Counted(Scripted(KINDS[kind]))
         self.env = trajrec.record(
-            self.witness, folder, state=lambda env: {"k": env.unwrapped.k, "text": "lamp"}
+            self.witness,
+            folder,
+            state=lambda env: {"k": env.unwrapped.k, "text": "lamp"},
+            keep_last=keep_last,
         )
         self.env._buffer.limit = FULL_AT
         self.returned: dict[int, list[Row]] = {}
@@ -215,10 +218,16 @@ class Script:
 
 
 def run_interrupted(
-    kind: str, folder: Path, call: int, exception: type[BaseException], at: int
+    kind: str,
+    folder: Path,
+    call: int,
+    exception: type[BaseException],
+    at: int,
+    *,
+    keep_last: int | None = None,
 ) -> Interrupter:
-    """Interrupt one call at one instruction, go on, and check the log."""
-    script = Script(kind, folder)
+    """Interrupt one call at one instruction, go on, and check the log, or all logs of a series."""
+    script = Script(kind, folder, keep_last)
     interrupter = Interrupter(exception, at)
     for number, action in enumerate(script.calls()):
         if number != call:
@@ -233,32 +242,36 @@ def run_interrupted(
             if not script.is_open and number < N_CALLS - 1:
                 script.reset()
     script.env.close()
-    check(script)
+    check(script, [script.env.path] if keep_last is None else sorted(folder.iterdir()))
     return interrupter
 
 
 N_CALLS = 2 * (1 + N_STEPS) + 2
 
 
-def check(script: Script) -> None:
-    """Check that the log has all steps that returned, each once and whole."""
-    path = script.env.path
-    assert not journal_path(path).exists()
-    with LogReader(path) as reader:
-        assert reader.is_sealed
-        assert not reader.damage
-        numbers = {event.episode for chunk in reader.chunks() for event in chunk.record.events}
-        episodes = [Episode(reader, number) for number in sorted(numbers)]
-        by_seed = {episode.start.seed: episode for episode in episodes if episode.start}
-        assert len(by_seed) == len(episodes)
-        assert all(episode.end is not None for episode in episodes)
-        for seed, returned in script.returned.items():
-            check_episode(
-                by_seed[seed],
-                script.witness.made[seed],
-                returned,
-                has_ended=seed in script.ended,
-            )
+def check(script: Script, paths: list[Path]) -> None:
+    """Check that the logs have all steps that returned, each once and whole."""
+    unseen = set(script.returned)
+    for path in paths:
+        assert path.suffix == ".trj"
+        assert not journal_path(path).exists()
+        with LogReader(path) as reader:
+            assert reader.is_sealed
+            assert not reader.damage
+            numbers = {event.episode for chunk in reader.chunks() for event in chunk.record.events}
+            episodes = [Episode(reader, number) for number in sorted(numbers)]
+            assert all(episode.start and episode.end for episode in episodes)
+            by_seed = {episode.start.seed: episode for episode in episodes if episode.start}
+            assert len(by_seed) == len(episodes)
+            for seed in unseen & by_seed.keys():
+                check_episode(
+                    by_seed[seed],
+                    script.witness.made[seed],
+                    script.returned[seed],
+                    has_ended=seed in script.ended,
+                )
+            unseen -= by_seed.keys()
+    assert not unseen
 
 
 def check_episode(
@@ -308,6 +321,21 @@ def test_exception_at_any_instruction_leaves_a_right_log(
             raise
 
 
+@suite("log", fixed=40, drawn=300, whole=None)
+def test_exception_while_the_log_changes_leaves_right_logs(share: Share, tmp_path: Path) -> None:
+    # The second reset begins another log.
+    call = N_STEPS + 2
+    run = partial(run_interrupted, "numbers", call=call, keep_last=4)
+    n_instructions = run(tmp_path / "whole", exception=InterruptError, at=-1).n
+    for at in share.of(range(n_instructions)):
+        exception = InterruptError if at % 3 else TimeLimitError
+        try:
+            run(tmp_path / str(at), exception=exception, at=at)
+        except BaseException as exc:
+            exc.add_note(f"instruction {at}, {exception.__name__}")
+            raise
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
 @suite("log", fixed=25, drawn=300, whole=3000)
 def test_loop_that_goes_on_after_ctrl_c_loses_no_row(
@@ -322,7 +350,7 @@ def test_loop_that_goes_on_after_ctrl_c_loses_no_row(
             script = Script(list(KINDS)[k % len(KINDS)], tmp_path)
             n_interrupted += play_with_alarm(script, after_s)
             script.env.close()
-            check(script)
+            check(script, [script.env.path])
     finally:
         signal.signal(signal.SIGALRM, before)
     assert n_interrupted > (share.size or 0) / 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from trajrec.log.journal import journal_path
 from trajrec.log.schema import Header
 from trajrec.log.writer import Durability, LogWriter, OnFull, Source, new_log_id
 
@@ -57,6 +59,8 @@ class LogSeries:
         self._max_bytes = max_bytes
         self._keep_last = keep_last
         self._kept: deque[_Kept] = deque()
+        # The log that was opened last.
+        self._opened = Path()
         self._process_id = os.getpid()
 
     def open(self, source: Source) -> LogWriter:
@@ -66,8 +70,9 @@ class LogSeries:
             LogWriteError: It cannot be created.
         """
         header = self._header
+        self._opened = self._folder / f"{self._name or header.log_id}.trj"
         return LogWriter(
-            self._folder / f"{self._name or header.log_id}.trj",
+            self._opened,
             header,
             source,
             on_full=self._on_full,
@@ -91,6 +96,7 @@ class LogSeries:
             LogWriteError: The log cannot be written, and `on_full` is "raise".
         """
         writer.close()
+        self.delete_unused(writer)
         if not self._kept or self._kept[-1].path != writer.path:
             size = writer.path.stat().st_size
             self._kept.append(_Kept(writer.path, size, n_episodes))
@@ -99,6 +105,13 @@ class LogSeries:
         self._header = msgspec.structs.replace(
             self._header, log_id=new_log_id(), created_ns=created_ns
         )
+
+    def delete_unused(self, writer: LogWriter) -> None:
+        """Delete a log that was opened after this writer's, and whose use an exception prevented."""
+        if self._keep_last is not None and self._opened != writer.path:
+            for path in (self._opened, journal_path(self._opened)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _delete_old(self) -> None:
         """Delete the oldest logs as long as the others have enough episodes."""

@@ -122,6 +122,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         buffer = StepBuffer(self._stored_states, capture, self._clock_ns, self._redactor)
         writer = self._logs.open(buffer)
         buffer.attach(writer)
+        self._buffer = buffer
         self._episodes = EpisodeWriter(
             self.env,
             buffer,
@@ -131,8 +132,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             clock_ns=self._clock_ns,
             redactor=self._redactor,
         )
+        # Last: as long as the writer is a closed one, the next reset opens a log again.
         self._writer = writer
-        self._buffer = buffer
 
     @property
     def path(self) -> Path:
@@ -323,6 +324,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         finally:
             try:
                 self._writer.close()
+                self._logs.delete_unused(self._writer)
             finally:
                 super().close()
 
