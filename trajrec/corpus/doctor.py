@@ -66,6 +66,8 @@ class _Whole(NamedTuple):
     content: bytes
     is_damaged: bool
     size: int
+    is_link: bool
+    file_id: tuple[int, int]
 
 
 def examine(
@@ -123,6 +125,8 @@ class _Examination:
             self._add_format(exc)
         except LogError as exc:
             self._add("unreadable", exc.what, "look at the disk, or take the log from a backup")
+        except FileNotFoundError:
+            pass  # deleted meanwhile
         return None
 
     def _add(self, kind: Kind, problem: str, advice: str, command: str = "") -> None:
@@ -188,12 +192,15 @@ class _Examination:
         if reader.is_sealed and journal_path(self._path).exists():
             command = f"trajrec recover {_quoted(self._path)}"
             self._add("left-over", "a journal beside a sealed log", "delete it", command)
+        status = os.stat(self._path)
         return _Whole(
             file=self._name,
             log_id=reader.header.log_id,
             content=b"" if reader.trailer is None else reader.trailer.content,
             is_damaged=bool(damage),
             size=reader.size,
+            is_link=self._path.is_symlink(),
+            file_id=(status.st_dev, status.st_ino),
         )
 
     def _add_at(self, part: Damage, kind: Kind, advice: str, command: str = "") -> None:
@@ -243,7 +250,7 @@ def _copies(folder: Path, logs: list[_Whole]) -> Iterator[Finding]:
             continue
         path = folder / log.file
         command = f"rm {_quoted(path)}"
-        if path.is_symlink() or path.samefile(folder / original.file):
+        if log.is_link or log.file_id == original.file_id:
             yield Finding(log.file, "copy", f"a link to {original.file}", "delete it", command)
         elif log.content and log.content == original.content and not log.is_damaged:
             yield Finding(log.file, "copy", f"a copy of {original.file}", "delete it", command)
