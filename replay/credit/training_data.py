@@ -168,7 +168,7 @@ def _latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
     GROUP BY ALL
     """
     runs: dict[str, LabelledRun] = {}
-    for row in corpus.sql(query).fetchall():
+    for row in corpus.sql(query, sandbox=True).fetchall():
         episode_id, run_id, policy_id, step, arm, n, share, has_check = row
         run = runs.get(episode_id, LabelledRun(run_id, policy_id, False, {}))
         run.shares[step, arm] = Share(n, share)
@@ -202,7 +202,7 @@ def counterfactual_pairs(corpus: Corpus, where: str) -> Iterator[PreferencePair]
         f"FROM latest_credit c WHERE {certain} AND {_is_asked(where, 'c')} ORDER BY ALL"
     )
     effects: dict[str, list[tuple[int, str, float, float, float]]] = {}
-    for episode_id, *effect in corpus.sql(query).fetchall():
+    for episode_id, *effect in corpus.sql(query, sandbox=True).fetchall():
         effects.setdefault(episode_id, []).append(tuple(effect))
     with_effect = (
         f"({where}) AND kind <> 'copy' "
@@ -257,7 +257,7 @@ def fork_pairs(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[Pr
     )
     # Forks of one episode often follow each other, so the last parent is kept.
     load_parent = functools.lru_cache(maxsize=1)(corpus.episode)
-    for branch_id, parent_id, step in corpus.sql(query).fetchall():
+    for branch_id, parent_id, step in corpus.sql(query, sandbox=True).fetchall():
         parent = load_parent(parent_id)
         branch = corpus.episode(branch_id)
         recorded = step_texts(parent).get(step)

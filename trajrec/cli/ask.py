@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trajrec.cli.arguments import Commands, add_folder, add_forks, add_json, add_where
+from trajrec.cli.arguments import (
+    Commands,
+    add_folder,
+    add_forks,
+    add_json,
+    add_where,
+    read_seconds,
+)
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import kind_condition, open_corpus, reads_folder, report_problems
+from trajrec.cli.folder import (
+    QUERY_S,
+    kind_condition,
+    open_corpus,
+    reads_folder,
+    report_problems,
+)
 from trajrec.cli.output import print_json, print_table
+from trajrec.cli.row_files import write_rows
 from trajrec.errors import QueryError
 
 if TYPE_CHECKING:
@@ -63,6 +75,25 @@ def add_parser(commands: Commands) -> None:
         help="the same as --format json",
     )
 
+    parser.add_argument(
+        "--timeout",
+        type=read_seconds,
+        default=QUERY_S,
+        metavar="SECONDS",
+        help="end a query that takes longer (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--memory",
+        default="50%",
+        metavar="SIZE",
+        help="memory that the query may use, e.g. 8GB (default: 50%% of the machine's)",
+    )
+    parser.add_argument(
+        "--allow-files",
+        action="store_true",
+        help="let the query read and write files, as DuckDB does: only if it is your own",
+    )
+
     parser = commands.add("schema", describe, "describe the tables of SQL", "trajrec schema")
     parser.add_argument(
         "dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count its rows"
@@ -76,7 +107,7 @@ def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     columns = (*LISTED[:1], "kind", *LISTED[1:]) if arguments.forks else LISTED
     rows = corpus.sql(
         f"SELECT {', '.join(columns)} FROM all_episodes "
-        f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}) "
+        f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}\n) "
         "ORDER BY started_at, log, number"
     ).fetchall()
     if arguments.json:
@@ -94,16 +125,18 @@ def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
 @reads_folder
 def query(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Run a query and print its rows."""
+    import duckdb
+
     relation = corpus.sql(arguments.query)
-    if arguments.format in ("csv", "parquet"):
-        _write(corpus, arguments.query, arguments.format)
-        return ExitStatus.OK
     try:
+        if arguments.format in ("csv", "parquet"):
+            write_rows(relation, arguments.format)
+            return ExitStatus.OK
         names = relation.columns
         is_json = [str(kind) == "JSON" for kind in relation.types]
         rows = relation.fetchall()
-    except Exception as exc:
-        # DuckDB finds some errors, such as a failed cast, only while it runs.
+    except duckdb.Error as exc:
+        # With --allow-files a query runs only now, and a cast may fail.
         raise QueryError(str(exc).splitlines()[0]) from exc
     if arguments.format == "json":
         for row in rows:
@@ -157,19 +190,3 @@ def describe(arguments: argparse.Namespace) -> ExitStatus:
             print(f"    {name:<20} {meaning}")
         print()
     return status
-
-
-def _write(corpus: Corpus, sql: str, kind: str) -> None:
-    """Let DuckDB write CSV or Parquet, and copy the file to stdout."""
-    if kind == "parquet" and sys.stdout.isatty():
-        raise ValueError("--format parquet must go to a file, e.g. > steps.parquet")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"rows.{kind}"
-        relation = corpus.sql(sql)
-        if kind == "parquet":
-            relation.write_parquet(str(file))
-        else:
-            relation.write_csv(str(file))
-        sys.stdout.flush()
-        sys.stdout.buffer.write(file.read_bytes())
-        sys.stdout.buffer.flush()

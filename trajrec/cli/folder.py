@@ -15,12 +15,36 @@ if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
 
 
-def open_corpus(folder: Path) -> Corpus:
-    """Open a corpus, with a progress bar while its index is brought up to date."""
-    from trajrec.corpus.corpus import open as open_folder
+QUERY_S = 600.0
+"""Longest time of a query of the command line, unless it says otherwise."""
 
+
+def open_corpus(
+    folder: Path, *, allow_files: bool = False, seconds: float = QUERY_S, memory: str = "50%"
+) -> Corpus:
+    """Open a corpus, with a progress bar while its index is brought up to date.
+
+    A query or condition on a command line often comes from somebody else's page, so it runs in a
+    sandbox with these limits, unless `allow_files`.
+    """
+    from trajrec.corpus.corpus import open as open_folder
+    from trajrec.corpus.sandbox import Sandbox
+
+    sandbox = None if allow_files else Sandbox(seconds, memory)
     with Progress("indexing", " bytes") as progress:
-        return open_folder(folder, progress=progress)
+        return open_folder(folder, progress=progress, sandbox=sandbox)
+
+
+def _open(arguments: argparse.Namespace) -> Corpus:
+    """Open the corpus of a command, with the limits that `trajrec sql` was given."""
+    if not hasattr(arguments, "allow_files"):
+        return open_corpus(arguments.dir)
+    return open_corpus(
+        arguments.dir,
+        allow_files=arguments.allow_files,
+        seconds=arguments.timeout,
+        memory=arguments.memory,
+    )
 
 
 def reads_folder(
@@ -35,7 +59,7 @@ def reads_folder(
 
     @wraps(run)
     def command(arguments: argparse.Namespace) -> ExitStatus:
-        with open_corpus(arguments.dir) as corpus:
+        with _open(arguments) as corpus:
             try:
                 status = run(arguments, corpus)
             finally:
@@ -58,7 +82,7 @@ def require_selection(corpus: Corpus, where: str) -> None:
     Raises:
         ValueError: The condition selects nothing.
     """
-    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE {where} LIMIT 1").fetchall():
+    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE {where}\n LIMIT 1").fetchall():
         raise ValueError(f"--where selects no episode: {where}")
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TextIO, cast
 
 from trajrec.cli import (
     ask,
@@ -27,6 +29,7 @@ from trajrec.cli import (
 )
 from trajrec.cli.arguments import Commands
 from trajrec.cli.exit_status import MEANINGS, CannotMakeError, ExitStatus
+from trajrec.cli.safe_stream import SafeStream
 from trajrec.errors import (
     LogError,
     ReplayError,
@@ -48,6 +51,14 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status."""
+    # All output passes here, so no recorded text can steer the terminal.
+    out = cast("TextIO", SafeStream(sys.stdout))
+    errors = cast("TextIO", SafeStream(sys.stderr))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     arguments = build_parser().parse_args(argv)
     if getattr(arguments, "allow", None):
         # A module that --allow names may lie in the working folder, like other named modules.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trajrec.cli.safe_stream import escaped_json
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
 
@@ -87,7 +88,7 @@ def print_json(record: JsonObject) -> None:
 
     NaN and infinities are strings, as in the JSON columns of SQL: JSON has no such numbers.
     """
-    print(to_json(record))
+    print(escaped_json(to_json(record)))
 
 
 def print_facts(facts: JsonObject) -> None:
@@ -141,7 +142,7 @@ class Progress:
 
     def __exit__(self, *exc: object) -> None:
         if self._was_shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            _draw("\r\033[K")
 
     def __call__(self, done: int, total: int) -> None:
         time_s = time.monotonic()
@@ -154,7 +155,13 @@ class Progress:
         n_filled = BAR_WIDTH * done // total if total else 0
         bar = "#" * n_filled + "." * (BAR_WIDTH - n_filled)
         text = f"\r\033[K{self._task} [{bar}] {done}/{total}{self._unit} {left_s:.0f} s left"
-        print(text, end="", file=sys.stderr, flush=True)
+        _draw(text)
+
+
+def _draw(text: str) -> None:
+    """Write a text that moves the cursor."""
+    stream = getattr(sys.stderr, "stream", sys.stderr)
+    print(text, end="", file=stream, flush=True)
 
 
 def _fact(value: Value) -> Value:

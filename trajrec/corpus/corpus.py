@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -16,6 +16,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.file import Progress
 from trajrec.corpus.index.live import LiveIndex, find_corpus_logs
 from trajrec.corpus.index.views import EPISODE_KINDS, EpisodeKind
+from trajrec.corpus.sandbox import Sandbox
 from trajrec.errors import CorpusError, QueryError
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
@@ -26,12 +27,16 @@ AnyKind: TypeAlias = EpisodeKind | Literal["all"]
 MAX_READERS = 64
 
 
-def open(path: str | Path, *, progress: Progress | None = None) -> Corpus:
+def open(
+    path: str | Path, *, progress: Progress | None = None, sandbox: Sandbox | None = None
+) -> Corpus:
     """Open a folder of logs.
 
     Args:
         path: The folder; logs may be in it at any depth.
         progress: Called with (bytes read, bytes to read) while the index is brought up to date.
+        sandbox: Run all queries in a sandbox with these limits, because they are not your own:
+            they read the tables and nothing else.
 
     Returns:
         The corpus, a context manager.
@@ -43,7 +48,7 @@ def open(path: str | Path, *, progress: Progress | None = None) -> Corpus:
     >>> corpus.sql("SELECT count(*) FROM episodes").fetchone()
     (3,)
     """
-    return Corpus(path, progress=progress)
+    return Corpus(path, progress=progress, sandbox=sandbox)
 
 
 class Problem(NamedTuple):
@@ -67,7 +72,13 @@ class Corpus:
         path: The folder.
     """
 
-    def __init__(self, path: str | Path, *, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        progress: Progress | None = None,
+        sandbox: Sandbox | None = None,
+    ) -> None:
         self.path = Path(path)
         if not self.path.exists():
             raise CorpusError(f"{self.path}: no such folder; record into it first")
@@ -77,7 +88,12 @@ class Corpus:
         if not stats:
             raise CorpusError(f"{self.path}: no logs (*.trj) in this folder; record into it first")
         self._readers: dict[str, LogReader] = {}
-        self._index = LiveIndex(self.path, stats, progress=progress)
+        self._sandbox = sandbox
+        # The same folder in a sandbox, for the conditions of `episodes`.
+        self._closed_off: Corpus | None = None
+        # Threads share the index; each query has a connection of its own.
+        self._lock = threading.RLock()
+        self._index = LiveIndex(self.path, stats, progress=progress, sandbox=sandbox)
 
     def __enter__(self) -> Corpus:
         return self
@@ -90,35 +106,46 @@ class Corpus:
 
     def close(self) -> None:
         """Close the index and the logs. Twice is harmless."""
+        if self._closed_off is not None:
+            self._closed_off.close()
         self._index.close()
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
 
     def sql(
-        self, query: str, *, params: Sequence[Value] | Mapping[str, Value] | None = None
+        self,
+        query: str,
+        *,
+        params: Sequence[Value] | Mapping[str, Value] | None = None,
+        sandbox: bool = False,
     ) -> duckdb.DuckDBPyRelation:
         """Query the tables `episodes`, `steps`, `failures`, ... (`trajrec schema` describes them).
+
+        Your own query may read data frames and files too. It changes no table.
 
         Args:
             query: A DuckDB query.
             params: Values for its `?` or `$name` placeholders.
+            sandbox: Whether the query is somebody else's. It is run at once, reads the tables and
+                nothing else, and ends after 60 s or with half of the memory (see `Sandbox`).
 
         Returns:
             A DuckDB relation: iterate it, or `.fetchall()`, `.df()`, `.arrow()`, `.pl()`.
 
         Raises:
-            QueryError: DuckDB rejects the query, or the query returns no rows.
+            QueryError: DuckDB rejects the query, it is not one SELECT, or it reaches a limit.
+
+        >>> corpus.sql("SELECT count(*) FROM episodes WHERE env_id = ?", params=["Shop"]).fetchall()
+        [(0,)]
         """
+        if sandbox and self._sandbox is None:
+            return self._in_sandbox().sql(query, params=params)
         # Before each query, so that an answer has all episodes that were recorded before it.
         self.refresh()
-        try:
-            relation = self._index.con.sql(query, params=params)
-        except duckdb.Error as exc:
-            raise QueryError(_first_lines(exc)) from exc
-        if relation is None:
-            raise QueryError("the query returns no rows: give a SELECT")
-        return relation
+        if self._sandbox is None:
+            return self._index.sql(query, params)
+        return self._index.sql_closed(query, params, self._sandbox)
 
     def episode(self, episode_id: str) -> Episode:
         """Return an episode of any kind by its id, or by the first digits of its id.
@@ -129,11 +156,11 @@ class Corpus:
         self.refresh()
         # A copy has the same episodes as its original. Six rows show that an id is ambiguous, and
         # name five candidates.
-        rows = self._index.con.execute(
+        rows = self._index.rows(
             "SELECT episode_id, log, number, first_frame, last_frame FROM all_episodes "
             "WHERE kind <> 'copy' AND starts_with(episode_id, ?) LIMIT 6",
             [episode_id],
-        ).fetchall()
+        )
         if not rows or not episode_id:
             raise CorpusError(
                 f"{self.path}: no episode {episode_id!r}; `trajrec ls {self.path}` lists them"
@@ -166,11 +193,17 @@ class Corpus:
             names = ", ".join(map(repr, EPISODE_KINDS))
             raise ValueError(f"kind must be {names} or 'all', got {kind!r}")
         is_wanted = "true" if kind == "all" else f"kind = '{kind}'"
-        rows = self.sql(
+        query = (
             "SELECT log, number, first_frame, last_frame FROM all_episodes "
-            f"WHERE {is_wanted} AND ({where}) ORDER BY {order_by}"
-        ).fetchall()
+            f"WHERE {is_wanted} AND ({where}\n) ORDER BY {order_by}"
+        )
+        self.refresh()
+        # A condition may come from somebody else, with an experiment or a page.
+        is_ours = (where, order_by) == ("true", "log, number")
+        rows = self._index.rows(query) if is_ours else self.sql(query, sandbox=True).fetchall()
         for log, group in itertools.groupby(rows, itemgetter(0)):
+            if log not in self._index.logs:
+                raise QueryError(f"the condition selects {log!r}, which is no log of this corpus")
             places = [row[1:] for row in group]
             reader = self._reader(log, max(last for _, _, last in places))
             for number, first_frame, last_frame in places:
@@ -178,8 +211,9 @@ class Corpus:
 
     def refresh(self) -> None:
         """Read new logs and frames; `sql`, `episode` and `episodes` do so by themselves."""
-        for log in self._index.refresh():
-            self._readers.pop(log, None)
+        with self._lock:
+            for log in self._index.refresh():
+                self._readers.pop(log, None)
 
     def problems(self) -> list[Problem]:
         """Return the parts of logs that cannot be read.
@@ -188,10 +222,10 @@ class Corpus:
             Damaged bytes, unreadable files, and the incomplete ends that killed writers left.
         """
         self.refresh()
-        rows = self._index.con.execute(
+        rows = self._index.rows(
             "SELECT log, problem, damage FROM logs "
             "WHERE problem IS NOT NULL OR damage IS NOT NULL ORDER BY log"
-        ).fetchall()
+        )
         problems = []
         for log, problem, damage in rows:
             if problem is not None:
@@ -216,8 +250,19 @@ class Corpus:
         episode.find_parent = self.episode
         return episode
 
+    def _in_sandbox(self) -> Corpus:
+        """Return the same folder in a sandbox."""
+        with self._lock:
+            if self._closed_off is None:
+                self._closed_off = Corpus(self.path, sandbox=Sandbox())
+            return self._closed_off
+
     def _reader(self, log: str, last_frame: int) -> LogReader:
         """Return a reader of a log that has a frame."""
+        with self._lock:
+            return self._find_reader(log, last_frame)
+
+    def _find_reader(self, log: str, last_frame: int) -> LogReader:
         live = self._index.reader(log)
         if live is not None:
             return live
@@ -240,10 +285,3 @@ def _size(path: Path) -> int | None:
         return path.stat().st_size
     except OSError:
         return None
-
-
-def _first_lines(exc: duckdb.Error) -> str:
-    """Return DuckDB's message without its picture of the query: the error and the nearest names."""
-    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
-    texts = [line for line in lines if not re.match(r"LINE \d+:|\^", line)]
-    return "; ".join(texts[:3])

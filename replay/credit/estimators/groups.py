@@ -234,7 +234,7 @@ def group_advantages(
         _check_keys(corpus, where, method)
     query = _visits(where, options) + _comparison(method, options)
     rows: dict[str, list[Estimate]] = {}
-    for values in corpus.sql(query).fetchall():
+    for values in corpus.sql(query, sandbox=True).fetchall():
         row = StepRow(*values)
         rows.setdefault(row.episode_id, []).append(_estimate(row, method, measure))
     return [
@@ -268,7 +268,7 @@ def _check_keys(corpus: Corpus, where: str, method: Method) -> None:
         ValueError: An episode has such a log.
     """
     query = _CHECKED.format(where=where)
-    n_episodes, example = corpus.sql(query).fetchall()[0]
+    n_episodes, example = corpus.sql(query, sandbox=True).fetchall()[0]
     if n_episodes:
         raise ValueError(
             f"method must not be {method!r} here: it compares the visits of a state, and the logs "

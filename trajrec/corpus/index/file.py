@@ -12,7 +12,7 @@ import duckdb
 
 from trajrec.corpus.index.build import Builder, create_tables
 from trajrec.corpus.index.indexed_logs import read_indexed_logs
-from trajrec.corpus.index.tables import FORMER_TABLES, INDEX_VERSION, TABLES
+from trajrec.corpus.index.tables import INDEX_VERSION, TABLES
 from trajrec.log.folder import find_logs
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -58,18 +58,11 @@ def update_index(
     folder = Path(path)
     if rebuild:
         _delete_file(folder)
-    is_new = not (folder / INDEX_NAME).exists()
     con = _open_for_writing(folder)
     if con is None:
         return False
     try:
-        # DuckDB takes 10 ms to say that a table is missing, so a new file is not asked.
-        _update(
-            con,
-            folder,
-            is_current=is_new or _version(con, "main") == INDEX_VERSION,
-            progress=progress,
-        )
+        _update(con, folder, progress)
     except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
         return False  # e.g. a full disk: without the file, queries read the logs
     finally:
@@ -98,11 +91,37 @@ def attach_index(con: duckdb.DuckDBPyConnection, file: Path, *, wait_s: float) -
                 return False
             time.sleep(ATTACH_RETRY_S)
             continue
-        if _version(con, "stored") == INDEX_VERSION:
+        if _is_index(con, "stored", "stored"):
             return True
         detach_index(con)
         return False
     return False
+
+
+# The tables and views of a database. A view in an index that somebody else gave would run SQL of
+# theirs whenever we read it. Macros and types are not asked for, which takes 40 ms: none of our
+# queries reaches those of an attached file.
+_CONTENTS = """
+SELECT schema_name, table_name, column_count, replace(sql, '"', '') FROM duckdb_tables()
+WHERE database_name = $name
+UNION ALL SELECT schema_name, view_name, -1, sql FROM duckdb_views()
+WHERE database_name = $name AND NOT internal
+"""
+
+
+def _is_index(con: duckdb.DuckDBPyConnection, schema: str, database: str) -> bool:
+    """Return whether a database is an index of this version, and nothing else."""
+    return holds_our_tables(con, database) and _version(con, schema) == INDEX_VERSION
+
+
+def holds_our_tables(con: duckdb.DuckDBPyConnection, database: str) -> bool:
+    """Return whether a database has exactly the tables of an index."""
+    expected = {
+        ("main", table.name, len(table.columns), f"CREATE TABLE {table.name}({table.ddl});")
+        for table in TABLES
+    }
+    expected.add(("main", "index_version", 1, "CREATE TABLE index_version(version INTEGER);"))
+    return set(con.execute(_CONTENTS, {"name": database}).fetchall()) == expected
 
 
 def detach_index(con: duckdb.DuckDBPyConnection) -> None:
@@ -111,30 +130,34 @@ def detach_index(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def _open_for_writing(folder: Path) -> duckdb.DuckDBPyConnection | None:
-    """Open the index file; None if it is in use or cannot be written."""
+    """Open the index file; None if it is in use or cannot be written.
+
+    Everything in the file comes from the logs, so a file that is unusable, or that holds anything
+    else than our tables, is made again.
+    """
     file = folder / INDEX_NAME
     deadline = time.monotonic() + LOCK_WAIT_S
     while True:
+        is_new = not file.exists()
         try:
             con = duckdb.connect(str(file))
         except duckdb.Error as exc:
             is_unusable = file.exists() and _has_message(exc, _UNUSABLE_MESSAGES)
             if _has_message(exc, _BUSY_MESSAGES) or not is_unusable or time.monotonic() > deadline:
                 return None
-            # Everything in the file comes from the logs, so an unusable one is made again.
             _delete_file(folder)
         else:
-            return con
+            if is_new or _is_index(con, "main", file.stem):
+                return con
+            con.close()
+            if time.monotonic() > deadline:
+                return None
+            _delete_file(folder)
 
 
-def _update(
-    con: duckdb.DuckDBPyConnection, folder: Path, *, is_current: bool, progress: Progress | None
-) -> None:
-    """Bring the tables up to date in one transaction; make them anew unless they are current."""
+def _update(con: duckdb.DuckDBPyConnection, folder: Path, progress: Progress | None) -> None:
+    """Bring the tables up to date in one transaction."""
     con.execute("SET TimeZone = 'UTC'; BEGIN")
-    if not is_current:
-        for name in (*(table.name for table in TABLES), *FORMER_TABLES, "index_version"):
-            con.execute(f"DROP TABLE IF EXISTS {name}")
     create_tables(con, "main")
     indexed = read_indexed_logs(con, "main")
     update = Builder(con, "main", folder, progress=progress).update(find_logs(folder), indexed)
@@ -142,12 +165,9 @@ def _update(
     con.execute("ROLLBACK" if update is None and indexed else "COMMIT")
 
 
-def _version(con: duckdb.DuckDBPyConnection, database: str) -> int | None:
-    """Return the version of a database's tables; None if there are none."""
-    try:
-        row = con.execute(f"SELECT version FROM {database}.index_version").fetchone()
-    except duckdb.CatalogException:
-        return None
+def _version(con: duckdb.DuckDBPyConnection, schema: str) -> int | None:
+    """Return the version of an index, None if it says none."""
+    row = con.execute(f"SELECT version FROM {schema}.index_version").fetchone()
     return None if row is None else int(row[0])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import duckdb
@@ -22,10 +23,12 @@ from trajrec.corpus.index.table import Table
 from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, LOGS, OF_EPISODES, TABLES
 from trajrec.corpus.index.tails import Tails
 from trajrec.corpus.index.views import VIEWS
+from trajrec.corpus.sandbox import Params, Sandbox, close_off, run_closed, run_own
 from trajrec.errors import CorpusError
 from trajrec.log.folder import LogFile, find_logs
 from trajrec.log.locks import is_being_written
 from trajrec.log.reader import LogReader
+from trajrec.types import Value
 
 
 class LiveIndex:
@@ -44,19 +47,31 @@ class LiveIndex:
         folder: The corpus.
         stats: Its logs, by path relative to it.
         progress: Called with (bytes read, bytes to read) while logs are read.
+        sandbox: Closes the instance of DuckDB off, with these limits.
 
     Attributes:
-        con: The connection.
+        con: The connection that brings the tables up to date. Each query has one of its own.
         running: Unsealed logs, and whether a process writes them.
     """
 
     def __init__(
-        self, folder: Path, stats: Mapping[str, LogFile], *, progress: Progress | None
+        self,
+        folder: Path,
+        stats: Mapping[str, LogFile],
+        *,
+        progress: Progress | None,
+        sandbox: Sandbox | None = None,
     ) -> None:
         self._folder = folder
         self._progress = progress
         self.con = duckdb.connect(":memory:")
-        self.con.execute("SET TimeZone = 'UTC'; CREATE SCHEMA delta")
+        self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+        # Global settings hold for the connections of queries too. A query finds the data frames of
+        # its caller, who is some frames above.
+        self.con.execute(
+            "SET GLOBAL TimeZone = 'UTC'; SET GLOBAL python_scan_all_frames = true; "
+            "CREATE SCHEMA delta"
+        )
         for name, column in (("running", "log"), ("deleted", "log"), ("superseded", "episode_id")):
             self.con.execute(f"CREATE TABLE delta.{name} ({column} VARCHAR)")
         self.running: dict[str, bool] = {}
@@ -66,6 +81,9 @@ class LiveIndex:
         self._deleted: set[str] = set()
         self._superseded: set[str] = set()
         self._has_file = self._attach(stats)
+        if sandbox is not None:
+            # The index file is attached by now, and no other file is needed.
+            close_off(self.con, sandbox)
         # Without a file the views have nothing else to show; with one, most corpora need no delta.
         self._has_delta = not self._has_file
         if self._has_delta:
@@ -76,7 +94,33 @@ class LiveIndex:
     def close(self) -> None:
         """Close the connection, and with it the index file and the logs that are written."""
         self._tails.close()
+        for cursor in list(self._cursors):
+            cursor.close()
         self.con.close()
+
+    @property
+    def logs(self) -> Collection[str]:
+        """The logs that the tables have, by path relative to the corpus."""
+        return self._logs.keys()
+
+    def rows(self, query: str, params: Params = None) -> list[tuple[Value, ...]]:
+        """Return the rows of a query of ours."""
+        return self._new_cursor().execute(query, params).fetchall()
+
+    def sql(self, query: str, params: Params) -> duckdb.DuckDBPyRelation:
+        """Return the user's own query; see `run_own`."""
+        return run_own(self._new_cursor(), query, params)
+
+    def sql_closed(self, query: str, params: Params, sandbox: Sandbox) -> duckdb.DuckDBPyRelation:
+        """Return the rows of somebody else's query; see `run_closed`."""
+        return run_closed(self._new_cursor(), query, params, sandbox)
+
+    def _new_cursor(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection for one query: open results do not disturb each other."""
+        cursor = self.con.cursor()
+        # An open relation would hold the index file beyond `close`.
+        self._cursors.add(cursor)
+        return cursor
 
     def refresh(self) -> set[str]:
         """Read new logs and new frames; return the logs whose earlier rows hold no more."""

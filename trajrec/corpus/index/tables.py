@@ -8,9 +8,6 @@ from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 # Raised whenever the tables change. An index of another version is rebuilt.
 INDEX_VERSION = 14
 
-# Tables of earlier versions, which a rebuild removes from the file.
-FORMER_TABLES = ("episodes", "effects")
-
 
 ALL_EPISODES = Table(
     "all_episodes",

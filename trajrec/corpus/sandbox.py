@@ -1,0 +1,142 @@
+"""Runs queries: the user's own, and those of somebody else in a closed instance of DuckDB.
+
+No query changes the tables: each runs in a read-only transaction. A query of somebody else (a page,
+a `where` that came with an experiment) is one SELECT in an instance that reads no files, loads no
+extensions, sees no Python objects, and ends at limits of memory and time.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import duckdb
+
+from trajrec.errors import QueryError
+from trajrec.types import Value
+
+Params: TypeAlias = Sequence[Value] | Mapping[str, Value] | None
+
+_READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+# PIVOT is a statement of several parts.
+_OWN = {*_READING, duckdb.StatementType.MULTI}
+
+# The last setting forbids to change any.
+_CLOSED = (
+    "enable_external_access = false",
+    "python_enable_replacements = false",
+    "autoinstall_known_extensions = false",
+    "autoload_known_extensions = false",
+    "max_temp_directory_size = '0B'",
+    "lock_configuration = true",
+)
+
+
+class Sandbox(NamedTuple):
+    """The limits of queries that run in a closed instance of DuckDB.
+
+    Attributes:
+        seconds: Longest time that a query may take.
+        memory: Most memory of all its queries, as DuckDB writes it: "4GB" or "50%".
+    """
+
+    seconds: float = 60.0
+    memory: str = "50%"
+
+
+def close_off(con: duckdb.DuckDBPyConnection, sandbox: Sandbox) -> None:
+    """Close an instance of DuckDB off, for good: it keeps only the databases that it has."""
+    con.execute(f"SET memory_limit = '{_memory(sandbox.memory)}'")
+    for setting in _CLOSED:
+        con.execute(f"SET {setting}")
+
+
+def run_own(
+    cursor: duckdb.DuckDBPyConnection, query: str, params: Params
+) -> duckdb.DuckDBPyRelation:
+    """Return the user's own query, which reads data frames and files too; it runs when it is used.
+
+    The connection must be for this query alone.
+
+    Raises:
+        QueryError: DuckDB rejects the query, or it is no SELECT.
+    """
+    _check(query, _OWN)
+    try:
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        return _relation(cursor, query, params)
+    except duckdb.Error as exc:
+        raise QueryError(first_lines(exc)) from exc
+
+
+def run_closed(
+    cursor: duckdb.DuckDBPyConnection, query: str, params: Params, sandbox: Sandbox
+) -> duckdb.DuckDBPyRelation:
+    """Return the rows of a query that somebody else wrote.
+
+    The connection must be for this query alone, and its instance closed off.
+
+    Raises:
+        QueryError: DuckDB rejects the query, it is no SELECT, or it reaches a limit.
+    """
+    _check(query, _READING)
+    timer = threading.Timer(sandbox.seconds, cursor.interrupt)
+    timer.daemon = True
+    try:
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        timer.start()
+        return _relation(cursor, query, params).materialize()
+    except duckdb.InterruptException as exc:
+        raise QueryError(
+            f"the query took longer than {sandbox.seconds:g} s and was stopped; give it more time "
+            "(--timeout, or Sandbox(seconds=...))"
+        ) from exc
+    except duckdb.OutOfMemoryException as exc:
+        raise QueryError(
+            f"the query needs more memory than {sandbox.memory}; give it more "
+            "(--memory, or Sandbox(memory=...))"
+        ) from exc
+    except duckdb.PermissionException as exc:
+        raise QueryError(
+            f"{first_lines(exc)}; queries of --where and `trajrec sql` read the tables alone "
+            "(`trajrec sql --allow-files` reads files too)"
+        ) from exc
+    except duckdb.Error as exc:
+        raise QueryError(first_lines(exc)) from exc
+    finally:
+        timer.cancel()
+
+
+def _relation(
+    cursor: duckdb.DuckDBPyConnection, query: str, params: Params
+) -> duckdb.DuckDBPyRelation:
+    relation = cursor.sql(query, params=params)
+    if relation is None:
+        raise QueryError("the query returns no rows: give a SELECT")
+    return relation
+
+
+def _check(query: str, types: set[duckdb.StatementType]) -> None:
+    """Refuse a query that is not one statement that reads."""
+    try:
+        statements = duckdb.extract_statements(query)
+    except duckdb.Error as exc:
+        raise QueryError(first_lines(exc)) from exc
+    if len(statements) != 1 or statements[0].type not in types:
+        raise QueryError("a query is one SELECT, which returns rows and changes nothing")
+
+
+def _memory(text: str) -> str:
+    """Return a limit of memory, so that it cannot end the text that it stands in."""
+    if not re.fullmatch(r"[0-9.]+ ?[A-Za-z]{0,3}%?", text):
+        raise ValueError(f"memory must be a size such as '4GB' or '50%', got {text!r}")
+    return text
+
+
+def first_lines(exc: duckdb.Error) -> str:
+    """Return DuckDB's message without its picture of the query: the error and the nearest names."""
+    lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
+    texts = [line for line in lines if not re.match(r"LINE \d+:|\^", line)]
+    return "; ".join(texts[:3])
