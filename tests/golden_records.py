@@ -13,7 +13,7 @@ import zstandard
 from conftest import Scripted
 
 import trajrec
-from trajrec.log import frames, writer
+from trajrec.log import frame_writer, frames
 from trajrec.log.annotations import ImportRecord, Label, ReplayVerdict, Tombstone
 from trajrec.log.events import (
     ExchangeEnd,
@@ -169,7 +169,7 @@ def add_annotations(log: EventLog) -> None:
 
 def make_copies(folder: Path) -> None:
     """Make a log with copies of its header, the first of them early."""
-    with mock.patch.object(writer, "_FIRST_COPY_BYTES", 1 << 10):
+    with mock.patch.object(frame_writer, "_FIRST_COPY_BYTES", 1 << 10):
         clock = itertools.count(BEGIN_NS, STEP_NS)
         origin = LogOrigin(name="copies", clock_ns=lambda: next(clock))
         env = Scripted(lambda k: (np.full(2, k, np.float32), float(k), k == 8, False, {}))

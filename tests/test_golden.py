@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,14 @@ def test_golden_episode_has_its_values(path: Path) -> None:
         )
         assert episode.actions == [0, 0, 0, 0, 2, 1, 1, 1, 1, 1, 1, 1, 3]
         assert episode.observations[-1].tolist() == [7, 1, 0, 13]
+
+
+@pytest.mark.slow
+def test_program_that_makes_golden_logs_makes_each_of_them(tmp_path: Path) -> None:
+    folder = tmp_path / "format-2"
+    make = GOLDEN / "make.py"
+    environment = os.environ | {"PYTHONPATH": f"{GOLDEN.parent}{os.pathsep}{GOLDEN.parent.parent}"}
+    subprocess.run([sys.executable, make, folder], check=True, env=environment)
+    for made in (folder, folder.with_name("format-2-journal")):
+        stored = {path.name for path in (GOLDEN / made.name).iterdir()}
+        assert {path.name for path in made.iterdir()} == stored
