@@ -7,6 +7,7 @@ import json
 import random
 import re
 import time
+import types
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -376,6 +377,29 @@ def test_hostile_texts_are_searched_in_good_time() -> None:
         start = time.process_time()
         REDACTOR.text(part * (20_000 // len(part)))
         assert time.process_time() - start < 3, part
+
+
+@pytest.mark.parametrize("size", [1, 5, 60])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        lambda text: types.SimpleNamespace(id="c1", delta=types.SimpleNamespace(content=text)),
+        Client,
+        lambda text: {"index": 0, "chunk": Client(text)},
+    ],
+)
+def test_secrets_in_streamed_objects_are_found(piece: Callable[[str], Any], size: int) -> None:
+    stream = StreamRedactor(REDACTOR)
+    text = f"I made this one: {KEY} for you, and then some more words.\n" * 2
+    pieces = [piece(text[k : k + size]) for k in range(0, len(text), size)]
+    encoded = [data for p in pieces for data in stream.add(p)] + stream.finish()
+    assert len(encoded) == len(pieces)
+    reprs = [repr(codec.decode(data)) for data in encoded]
+    literals = [re.findall(r"(?:content|Client\(text)=\\?'([^']*?)\\?'", r) for r in reprs]
+    joined = "".join(part for parts in literals for part in parts)
+    assert "I made this" in joined
+    assert "Ab3dEfGh" not in joined
+    assert stream.n_secrets == 2
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "Token", "SSWS"])

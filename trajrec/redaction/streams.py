@@ -7,6 +7,7 @@ piece in which its secret begins. All other pieces keep their bytes.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import deque
 from collections.abc import Hashable
@@ -18,7 +19,7 @@ from trajrec.redaction.structure import as_bytes
 from trajrec.redaction.tracks import Track
 from trajrec.types import Value
 from trajrec.values import codec
-from trajrec.values.codec import Plain
+from trajrec.values.codec import Opaque, Plain
 
 STEP_CHARS = 512
 """New characters after which the texts are searched again."""
@@ -39,7 +40,10 @@ _WHOLE_TEXT = """
 """
 _WHOLE = frozenset(_WHOLE_TEXT.split())
 
-_WITH_TEXT = frozenset((str, bytes, dict, list, tuple, Plain))
+_WITH_TEXT = frozenset((str, bytes, dict, list, tuple, Plain, Opaque))
+
+# A text in the repr of an object.
+_LITERAL = re.compile(r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
 
 Path: TypeAlias = tuple[Hashable, ...]
 """Keys and indices that lead to a text in a piece."""
@@ -137,6 +141,21 @@ class StreamRedactor:
                 is_numbered = type(fields) is dict and "index" in fields
                 own_key = key if is_numbered else (*key, index)
                 self._add_texts(item, (*path, index), own_key, leaves)
+        elif cls is Opaque:
+            self._add_repr(value.text, path, key, leaves)
+
+    def _add_repr(self, text: str, path: Path, key: Path, leaves: list[_Leaf]) -> None:
+        """Add the repr of an object: it may have a secret, or parts of one in its literals."""
+        whole = Track(self._redactor)
+        whole.add(text)
+        n = whole.search(is_over=True)
+        if n:
+            self.n_secrets += n
+            leaves.append(_Leaf(path, whole, 0, len(text)))
+            return
+        for index, part in enumerate(_LITERAL.split(text)):
+            if index % 2:
+                self._add_leaf((*path, index), (*key, index), part[1:-1], leaves)
 
     def _add_leaf(self, path: Path, key: Path, text: str, leaves: list[_Leaf]) -> None:
         """Add a text in a piece to the longer text that it is a part of."""
@@ -218,8 +237,15 @@ def _finished(piece: _Piece) -> bytes:
 def _with_text(value: Value, path: Path, text: str) -> Value:
     """Return a copy of a value with another text at a path."""
     if not path:
+        if isinstance(value, Opaque):
+            return Opaque(value.type_name, text)
         return as_bytes(text) if isinstance(value, bytes) else text
     key = path[0]
+    if isinstance(value, Opaque):
+        assert isinstance(key, int)
+        parts = _LITERAL.split(value.text)
+        parts[key] = f"{parts[key][0]}{text}{parts[key][-1]}"
+        return Opaque(value.type_name, "".join(parts))
     if isinstance(value, Plain):
         fields = value.fields | {str(key): _with_text(value.fields[str(key)], path[1:], text)}
         return Plain(value.type_name, value.kind, fields)
