@@ -231,6 +231,9 @@ def change_journal(log: Log, rng: random.Random, other: Log) -> str:
             for _ in range(rng.choice([1, 1, 5])):
                 data[rng.randrange(used)] = rng.randrange(256)
             log.journal = bytes(data)
+            # As if the writer had been killed there: the change of a call may be lost with the
+            # rest, and the state after it is then that before it.
+            log.is_forged = True
             return "journal flipped"
         case 2:
             log.journal = change_half(log.journal, rng, keeps_number=False)

@@ -498,3 +498,13 @@ def test_recover_counts_generations_up_to_the_largest(log: Path, tmp_path: Path)
         assert not reader.damage
         assert reader.trailer is not None
         assert reader.trailer.generation == 2**31 - 1
+
+
+def test_rewards_of_different_lengths_are_objects(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(lambda k: (k, [1.0] * (k + 1), k == 2, False, {})), tmp_path)
+    run(env, 1, seed=0)
+    env.close()
+    with LogReader(env.path) as reader:
+        episode = Episode(reader, 0)
+        assert episode.rewards.tolist() == [[1.0] * (k + 1) for k in range(len(episode.actions))]
+        assert np.isnan(episode.total_reward)

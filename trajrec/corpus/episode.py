@@ -221,10 +221,16 @@ class Episode:
 
     @cached_property
     def rewards(self) -> Array:
-        """Rewards, (T,) or (T, k), of the recorded dtype; float64 for Python numbers."""
+        """Rewards, (T,) or (T, k), of the recorded dtype; float64 for Python numbers.
+
+        Objects (T,) if they differ in length, or nest too deeply for an array.
+        """
         if not self.reward_values:
             return np.zeros(0, np.float64)
-        return np.asarray(self.reward_values)
+        try:
+            return np.asarray(self.reward_values)
+        except ValueError:
+            return np.fromiter(self.reward_values, object, len(self.reward_values))
 
     @cached_property
     def reward_values(self) -> list[Value]:
