@@ -24,8 +24,10 @@ from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.errors import DecodeError, EncodeError, LogCorruptError, LogError
 from trajrec.log import frames, schema
+from trajrec.log.chunk import _check_digests
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
+from trajrec.log.rows import ColumnRows
 from trajrec.values import codec, item_count
 
 N_CHUNKS = 4
@@ -481,8 +483,15 @@ def test_states_have_digests_of_3_or_8_bytes(tmp_path: Path) -> None:
         put(record, "state_digest", "dtype", "|i1")
 
     path = changed(env.path, tmp_path / "runs", change, 0)
-    with LogReader(path) as reader, pytest.raises(LogCorruptError, match="digests of 3 or 8 bytes"):
-        _ = Episode(reader, 0).state_digests
+    assert any("neither 3 nor 8 bytes" in damage.reason for damage in read_all(path))
+
+
+@pytest.mark.parametrize("value", [5, np.zeros(5, np.uint8), np.zeros(3, np.int8)])
+def test_constant_that_is_no_digest_is_refused(value: Any) -> None:
+    constant = schema.Column(name="state_digest", kind="const", n=3)
+    rows = ColumnRows(constant, codec.encode(value), zstandard.ZstdDecompressor())
+    with pytest.raises(ValueError, match="no digests of 3 or 8 bytes"):
+        _check_digests(rows)
 
 
 def test_recover_counts_generations_up_to_the_largest(log: Path, tmp_path: Path) -> None:

@@ -12,10 +12,7 @@ import zstandard
 
 from trajrec.log.rows import ColumnRows, Origin
 from trajrec.log.schema import Chunk, Column, Event, Segment
-from trajrec.log.validation import DIGESTS, OBSERVATION_FIELDS
-from trajrec.values.digest import CHECK_BYTES, KEY_BYTES
-
-DIGEST_SHAPES = ((CHECK_BYTES,), (KEY_BYTES,))
+from trajrec.log.validation import DIGEST_SHAPES, DIGESTS, OBSERVATION_FIELDS
 
 
 class Span(NamedTuple):
@@ -113,7 +110,7 @@ class LogChunk:
             if column.checksum is not None and zlib.crc32(data) != column.checksum:
                 raise ValueError("does not match its checksum")
             rows = ColumnRows(column, data, self._decompressor, origin=self._origin)
-            if column.name == DIGESTS and rows.n:
+            if column.kind == "const" and column.name == DIGESTS:
                 _check_digests(rows)
         except (ValueError, TypeError, OverflowError) as exc:
             raise self._origin.corrupt(column.name, str(exc)) from exc
@@ -164,7 +161,7 @@ class LogChunk:
 
 
 def _check_digests(rows: ColumnRows) -> None:
-    """Check that rows are digests of states.
+    """Check that a constant is a digest of a state; `check_chunk` has checked other columns.
 
     Raises:
         ValueError: They are not.

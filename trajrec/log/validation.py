@@ -12,6 +12,7 @@ from typing import Any
 
 from trajrec.log.bounds import MAX_ROWS
 from trajrec.log.schema import Chunk, Column, Segment
+from trajrec.values.digest import CHECK_BYTES, KEY_BYTES
 
 MAX_LAYOUT_DEPTH = 100
 
@@ -26,6 +27,8 @@ _SPARSE_FIELDS = frozenset(("state", "info"))
 
 DIGESTS = "state_digest"
 """The column without a layout: it has a row for each observation."""
+
+DIGEST_SHAPES = ((CHECK_BYTES,), (KEY_BYTES,))
 
 
 def check_chunk(chunk: Chunk, data_size: int, n_steps: int, n_obs: int) -> None:
@@ -60,6 +63,9 @@ def check_chunk(chunk: Chunk, data_size: int, n_steps: int, n_obs: int) -> None:
             n_used += 1
             if column.n != n_obs or column.rows_data is not None:
                 raise ValueError(f"{column.n} digests of states for {n_obs} observations")
+            is_packed = column.dtype == "|u1" and column.shape in DIGEST_SHAPES
+            if not is_packed and column.kind != "const":
+                raise ValueError("the digests of states have neither 3 nor 8 bytes")
     if n_used != len(columns) and not has_unknown:
         raise ValueError(f"the layouts name {n_used} columns of {len(columns)}")
     layouts = chunk.layouts
