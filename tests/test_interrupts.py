@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -334,6 +335,53 @@ def test_exception_while_the_log_changes_leaves_right_logs(share: Share, tmp_pat
         except BaseException as exc:
             exc.add_note(f"instruction {at}, {exception.__name__}")
             raise
+
+
+def noise(k: int) -> Any:
+    return np.random.default_rng(k + 1).random(30), 1.0, False, False, {}
+
+
+@pytest.mark.filterwarnings("ignore:.*it has reached max_bytes:RuntimeWarning")
+@suite("log", fixed=40, drawn=300, whole=None)
+def test_exception_while_a_log_reaches_its_limit_leaves_it_sealed(
+    share: Share, tmp_path: Path
+) -> None:
+    n_instructions = reach_limit(tmp_path, InterruptError, -1)
+    for at in share.of(range(n_instructions)):
+        exception = InterruptError if at % 3 else TimeLimitError
+        try:
+            reach_limit(tmp_path, exception, at)
+        except BaseException as exc:
+            exc.add_note(f"instruction {at}, {exception.__name__}")
+            raise
+
+
+def reach_limit(folder: Path, exception: type[BaseException], at: int) -> int:
+    """Interrupt the call in which a log reaches its limit; return the call's instructions."""
+    env = trajrec.record(Scripted(noise), folder, max_bytes=14_000)
+    env.reset(seed=0)
+    for k in range(20):
+        env.step(k)
+    env.flush()
+    for k in range(20, 40):
+        env.step(k)
+    interrupter = Interrupter(exception, at)
+    with contextlib.suppress(InterruptError, TimeLimitError), interrupter:
+        env.flush()
+    with contextlib.suppress(InterruptError, TimeLimitError):
+        env.step(40)
+    env.close()
+    assert env.path.stat().st_size <= 14_000
+    assert not journal_path(env.path).exists()
+    with LogReader(env.path) as reader:
+        assert reader.is_sealed
+        assert not reader.damage
+        steps = list(Episode(reader, 0).steps())
+        assert [step.action for step in steps] == list(range(len(steps)))
+        assert len(steps) >= 20
+        for step in steps:
+            assert is_same(step.observation, noise(step.step)[0])
+    return interrupter.n
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")

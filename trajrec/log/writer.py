@@ -207,7 +207,9 @@ class LogWriter:
         with self._lock:
             if not self._closed:
                 self._flush()
-                if self.error is None:
+                # A log at its limit is sealed at once, unless an exception has prevented that.
+                is_whole = self.error is None or isinstance(self.error.__cause__, SizeLimitError)
+                if is_whole and not self._file.is_sealed:
                     self._seal()
                 self._closed = True
             self._release()
