@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTS = {
-    "log": "values of any kind, damaged and cut logs, writers that are killed",
+    "log": "values of any kind, damaged, cut and changed logs, writers that are killed",
     "index": "processes that ask for minutes while others record",
     "replay": "a hundred episodes of each environment, and an episode of a million steps",
     "credit": "estimators against problems with known answers, coverage of their intervals",

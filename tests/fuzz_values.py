@@ -13,6 +13,8 @@ from trajrec.log import frames, schema
 
 MAX_DEPTH = 50
 
+LONGEST_LIST = 20_000
+
 
 @dataclasses.dataclass
 class Site:
@@ -197,5 +199,6 @@ def change_list(value: list[Any], rng: random.Random) -> list[Any]:
         case 3:
             changed = changed[:k]
         case _:
-            changed *= rng.choice([2, 3, 1000])
+            # A hundred thousand events take seconds to read, and may.
+            changed *= min(rng.choice([2, 3, 1000]), max(2, LONGEST_LIST // len(changed)))
     return changed
