@@ -517,3 +517,16 @@ def test_rewards_of_different_lengths_are_objects(tmp_path: Path) -> None:
         episode = Episode(reader, 0)
         assert episode.rewards.tolist() == [[1.0] * (k + 1) for k in range(len(episode.actions))]
         assert np.isnan(episode.total_reward)
+
+
+@pytest.mark.parametrize("opening", [b"\x91", b"\x81\xa1a", b"\xdc\x00\x01"])
+def test_value_nests_as_deeply_as_it_is_written_and_no_deeper(opening: bytes) -> None:
+    for n in (90, 100):
+        value = codec.decode(opening * n + b"\xc0")
+        assert codec.decode(codec.encode(value)) == value
+    for n in (103, 200, 900):
+        with pytest.raises(DecodeError, match="nested too deeply"):
+            codec.decode(opening * n + b"\xc0")
+    # In a long value too, beside others.
+    with pytest.raises(DecodeError, match="nested too deeply"):
+        codec.decode(b"\x92" + codec.encode([{"a": [1]}] * 500) + opening * 150 + b"\xc0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -26,6 +26,44 @@ _MAX_EMPTY_ITEMS = 1 << 24
 _GRAPH = "gymnasium.spaces.graph.GraphInstance"
 
 
+# The bytes of msgpack that no list or map begins with.
+_NO_OPENING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or byte >= 0xDC))
+
+
+def _n_openings(data: bytes | memoryview) -> int:
+    """Return the number of bytes that lists and maps begin with, and others that are equal."""
+    return len(bytes(data).translate(None, _NO_OPENING))
+
+
+def _check_depth(value: Value) -> None:
+    """Check that a value nests no deeper than values that are encoded.
+
+    A deeper one would end whoever goes through it with a RecursionError.
+
+    Raises:
+        ValueError: It nests deeper.
+    """
+    level = [value]
+    # The encoder's last level holds plain values.
+    for _ in range(MAX_DEPTH + 2):
+        level = [item for container in level for item in _items(container)]
+        if not level:
+            return
+    raise ValueError("nested too deeply")
+
+
+def _items(value: Value) -> Iterable[Value]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return value
+    if isinstance(value, Plain):
+        return value.fields.values()
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return value.ravel().tolist()
+    return ()
+
+
 class Decoder:
     """Decodes encoded values, one at a time. Not for use by two threads at once."""
 
@@ -42,7 +80,11 @@ class Decoder:
         self._n_open = 0
         try:
             check_items(data)
-            return self._msgpack.decode(data)
+            value = self._msgpack.decode(data)
+            # Most values are too short, or have too few lists, to nest that deeply.
+            if len(data) > MAX_DEPTH and _n_openings(data) > MAX_DEPTH:
+                _check_depth(value)
+            return value
         except (
             msgspec.MsgspecError,
             ValueError,
