@@ -133,7 +133,7 @@ class RandomAgent:
             "task": pick(rng, ["", "fruit"]),
             "goal": pick(rng, [None, "buy", rv.value(rng)]),
             "interface": pick(rng, [None, {"model": "m"}]),
-            "metadata": pick(rng, [None, {"run": rv.value(rng)}]),
+            "metadata": pick(rng, [None, {"about": rv.value(rng)}]),
         }
         episode = trajrec.episode(self.folder, watch=self.watch(), **options)
         with contextlib.suppress(BusyError, TimeoutError, ValueError), episode as ep:

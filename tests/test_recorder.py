@@ -190,7 +190,8 @@ def test_checks_record_verdict_score_evidence_and_errors(
         ("check", "verifier", "the judge is out")
     ]
     assert all(c.code_digest and c.state_digest for c in episode.checks)
-    assert episode.outcome == "success"
+    # The first check decides.
+    assert episode.outcome == "failure"
 
 
 def test_step_before_a_reset_or_after_the_end_is_refused(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trajrec.agents.counters import ForkOrigin, StepCounter
-from trajrec.agents.episode import AgentEpisode, fork_episode
+from trajrec.agents.episode import AgentEpisode
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import ReplayError
@@ -120,10 +120,10 @@ def continue_live(
         metadata_data=codec.encode(metadata),
     )
     value = episode.transcript.value
-    live = fork_episode(
-        ForkOrigin(fork, start, steps, prepare),
+    live = AgentEpisode(
         options.folder,
         task=task.task,
+        task_revision=task.task_revision,
         goal=goal,
         world=world,
         interface=value(task.interface_data),
@@ -131,6 +131,7 @@ def continue_live(
         deterministic=task.held_seed is not None,
         redact=options.redact,
     )
+    live.continue_from(ForkOrigin(fork, start, steps, prepare))
     # Begun here, and ended by the rerun: the agent holds the rerun, not this episode.
     live.__enter__()
     for tool in functions:

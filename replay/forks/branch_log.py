@@ -113,7 +113,8 @@ class BranchLog:
             noise=trace.noise,
             restore=trace.restore,
         )
-        recorder.begin_fork(fork, self._episode.start, trace.observation)
+        task = self._episode.task_start
+        recorder.begin_fork(fork, self._episode.start, trace.observation, task=task)
         for action in trace.actions:
             recorder.step(action)
         if trace.failure is not None:

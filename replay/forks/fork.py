@@ -99,7 +99,7 @@ def fork(
                 kind="actions",
                 noise=key if is_fresh else "recorded",
             )
-            recorder.begin_fork(record, episode.start, observation)
+            recorder.begin_fork(record, episode.start, observation, task=episode.task_start)
             branch_env = recorder
     except BaseException:
         walker.close()

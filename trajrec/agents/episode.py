@@ -28,9 +28,12 @@ from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
 from trajrec.recording.event_log import open_event_log
+from trajrec.recording.faults import Fault, causes_of, fault_of
 from trajrec.redaction.redactor import Redactor, as_redactor
+from trajrec.task_options import check_metadata, primary_check
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import JsonObject, Value
+from trajrec.verifiers import identify
 
 
 class _Recording(NamedTuple):
@@ -59,9 +62,12 @@ class AgentEpisode:
         seed: Seed of the world's reset. Default: the world's attribute `seed`, else a random one.
         options: Options of the world's reset.
         checks: Verifiers to run on the world at the end of an episode that did not raise.
+        primary: The check, or its id, whose verdict is the outcome. By default the first one.
         interface: The conditions of the run (verifier, base, lineage, optimizer, scaffold, budget),
             as plain data.
-        metadata: Any further data to store.
+        task_revision: Version of the task.
+        metadata: Any further plain data. The keys run, group, trial, family, split and privacy have
+            a meaning of their own; see `trajrec.task_options`.
         deterministic: Whether to freeze the clock at the time of each call and to seed unseeded
             randomness, so that a replay can do the same; see `trajrec.agents.freeze.frozen`.
         redact: Whether to keep secrets out of the log, or the `Redactor` that does so.
@@ -90,6 +96,8 @@ class AgentEpisode:
         seed: int | None = None,
         options: JsonObject | None = None,
         checks: Sequence[Verifier] = (),
+        primary: Verifier | str | None = None,
+        task_revision: str = "",
         interface: Value = None,
         metadata: Mapping[str, Value] | None = None,
         deterministic: bool = False,
@@ -99,10 +107,12 @@ class AgentEpisode:
         durability: Durability = "process",
     ) -> None:
         check_world(world)
+        check_metadata(metadata)
         self.world = world
         self.goal = goal
         self._spec = EpisodeSpec(
             task=task,
+            task_revision=task_revision,
             goal=goal,
             world=world,
             watch=watch,
@@ -117,6 +127,7 @@ class AgentEpisode:
         self._log_options = (folder, on_full, durability)
         self._redactor = as_redactor(redact)
         self._toolbox = Toolbox(tools)
+        self._primary = primary_check(checks, primary)
         self._origin: ForkOrigin | None = None
         self._steps = StepCounter()
         self._recording: _Recording | None = None
@@ -144,7 +155,7 @@ class AgentEpisode:
             )
         except BaseException as exc:
             journal.fail(-1, "reset", "env", exc)
-            self._end("error")
+            self._end("error", fault_of(exc, is_of_env=True))
             raise
         return self
 
@@ -152,8 +163,11 @@ class AgentEpisode:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         if exc is not None:
-            self._begun().journal.fail(self._steps.step, "loop", "agent", exc)
-            self._end("error")
+            recording = self._begun()
+            recording.journal.fail(self._steps.step, "loop", "agent", exc)
+            raised = recording.calls.last_raised
+            is_of_env = any(cause is raised for cause in causes_of(exc))
+            self._end("error", fault_of(exc, is_of_env=is_of_env))
             return
         for verifier in self._spec.checks:
             self.check(verifier)
@@ -314,7 +328,7 @@ class AgentEpisode:
         return record_side_effect(journal, step, name=name, function=function, args=args)
 
     def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
-        """Run a verifier and record its verdict.
+        """Run a verifier and record its verdict. The first one decides the outcome by default.
 
         Args:
             verifier: If it raises, the check has the status "error": the agent has no fault.
@@ -326,12 +340,14 @@ class AgentEpisode:
         journal = self._running().journal
         if not args:
             args = (self._spec.watch if self.world is None else self.world,)
+        self._primary = self._primary or identify(verifier).id
         return record_check(
             journal,
             self._steps.step,
             verifier=verifier,
             args=args,
             state_digest=self.state_digest,
+            primary=self._primary,
         )
 
     def stop(
@@ -348,7 +364,12 @@ class AgentEpisode:
         self._claimed_done = claimed_done
         self._is_truncated = truncated
 
-    def _end(self, ending: AgentEnding) -> None:
+    def continue_from(self, origin: ForkOrigin) -> None:
+        """Continue another episode, before this one begins; `trajrec.rerun` calls it."""
+        self._origin = origin
+        self._steps = origin.steps
+
+    def _end(self, ending: AgentEnding, fault: Fault = "") -> None:
         journal = self._begun().journal
         self._has_ended = True
         if self._token is not None:
@@ -359,6 +380,7 @@ class AgentEpisode:
             ending=ending,
             stop_reason=self._stop_reason,
             claimed_done=self._claimed_done,
+            fault=fault,
         )
 
     def _begun(self) -> _Recording:
@@ -370,31 +392,3 @@ class AgentEpisode:
         if self._recording is None or self._has_ended:
             raise ValueError(f"episode {self.id} has ended: nothing more can be recorded in it")
         return self._recording
-
-
-def fork_episode(
-    origin: ForkOrigin,
-    folder: Path,
-    *,
-    task: str,
-    goal: Value,
-    world: World | None,
-    interface: Value,
-    metadata: Mapping[str, Value] | None,
-    deterministic: bool,
-    redact: bool | Redactor = True,
-) -> AgentEpisode:
-    """Return an episode that continues another one from `origin`; see `AgentEpisode`."""
-    episode = AgentEpisode(
-        folder,
-        task=task,
-        goal=goal,
-        world=world,
-        interface=interface,
-        metadata=metadata,
-        deterministic=deterministic,
-        redact=redact,
-    )
-    episode._origin = origin
-    episode._steps = origin.steps
-    return episode

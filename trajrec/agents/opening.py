@@ -35,6 +35,7 @@ class EpisodeSpec:
     """The arguments of `trajrec.episode` that describe the episode itself; see there."""
 
     task: str
+    task_revision: str
     goal: Value
     world: World | None
     watch: Value
@@ -130,6 +131,7 @@ def _task_start(
     return TaskStart(
         episode=journal.number,
         task=journal.text(spec.task),
+        task_revision=journal.text(spec.task_revision),
         goal_data=None if goal is None else journal.noted(goal, "goal"),
         world="" if world is None else f"{world_type.__module__}:{world_type.__qualname__}",
         world_data=None if kwargs is None else journal.noted(dict(kwargs), "world"),

@@ -10,6 +10,7 @@ from trajrec.agents.journal import Journal
 from trajrec.log.events import SideEffect
 from trajrec.log.schema import Check, EpisodeEnd
 from trajrec.protocols import Verdict
+from trajrec.recording.faults import Fault
 from trajrec.types import Value
 from trajrec.verifiers import code_digest, identify, run_check
 
@@ -75,6 +76,7 @@ def record_check(
     verifier: Callable[..., Value],
     args: tuple[Value, ...],
     state_digest: str | None,
+    primary: str,
 ) -> Verdict:
     """Run a verifier and record its verdict; an exception is recorded as the verifier's failure.
 
@@ -84,6 +86,7 @@ def record_check(
         verifier: The verifier.
         args: Arguments of the verifier.
         state_digest: Digest of the state that it judges, None if unknown.
+        primary: Id of the check that decides the outcome.
     """
     result = run_check(verifier, *args)
     if result.error is not None:
@@ -104,6 +107,7 @@ def record_check(
             evidence_data=None if result.evidence is None else journal.data(result.evidence),
             code_digest=code_digest(verifier),
             state_digest=state_digest,
+            is_primary=identity.id == primary,
         )
     )
     return result.verdict
@@ -116,6 +120,7 @@ def record_end(
     ending: AgentEnding,
     stop_reason: str,
     claimed_done: bool | None,
+    fault: Fault,
 ) -> None:
     """Record the end of an episode.
 
@@ -125,6 +130,7 @@ def record_end(
         ending: How the episode ended.
         stop_reason: The agent's own reason, "" if it gave none.
         claimed_done: Whether the agent claims to be done, None if it did not say.
+        fault: The component whose fault ended it, "" if none is known.
 
     Raises:
         LogWriteError: The log cannot be written, and the episode did not end by an error.
@@ -139,6 +145,7 @@ def record_end(
             truncated=ending == "truncated",
             stop_reason=stop_reason,
             claimed_done=claimed_done,
+            fault=fault,
         )
     )
     if journal.log.writer.durability == "machine":

@@ -14,6 +14,7 @@ from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.agents.journal import EVENT_BYTES, Journal
 from trajrec.log.events import CallEnd, CallStart, StateChange
 from trajrec.protocols import Tool
+from trajrec.recording.faults import is_infra
 from trajrec.tracking.parts import Part
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
@@ -55,6 +56,8 @@ class ToolCallRecorder:
         self._arguments = ArgumentCheck()
         # Parts whose changes were read and perhaps not recorded, because an exception came between.
         self._unfinished: set[str] = set()
+        # If it ends the episode, the world is to blame and not the agent.
+        self.last_raised: BaseException | None = None
 
     def execute(
         self,
@@ -75,6 +78,7 @@ class ToolCallRecorder:
             invalid: Why the call is invalid, "" if it is not known to be so.
         """
         position = self._steps.next_call()
+        self.last_raised = None
         tool = self.tools.get(name)
         journal = self._journal
         if tool is not None and not invalid:
@@ -162,6 +166,8 @@ class ToolCallRecorder:
         origin: Literal["agent", "tool"],
         is_async: bool = False,
     ) -> None:
+        if origin == "tool":
+            self.last_raised = exc
         error = self._journal.describe(exc)
         end = CallEnd(
             episode=self._journal.number,
@@ -172,7 +178,7 @@ class ToolCallRecorder:
             outcome=_outcome(exc),
             result_data=None,
             is_raised=True,
-            origin="infra" if isinstance(exc, (ConnectionError, TimeoutError)) else origin,
+            origin="infra" if is_infra(exc) else origin,
             error_type=error.error_type,
             message=error.message,
             traceback=error.traceback,

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from trajrec.corpus.episode_parts import EpisodeParts
+from trajrec.corpus.outcomes import find_fault, outcome_of
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.step import Step, failed_step
 from trajrec.corpus.stored_values import StoredValues
 from trajrec.corpus.transcript import Transcript
 from trajrec.errors import CorpusError, StateUnknownError
-from trajrec.log.events import CallStart, ModelStart
+from trajrec.log.events import CallStart, ModelStart, TaskStart
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id
 from trajrec.types import Action, Array, Info, Observation, Value
@@ -143,11 +144,22 @@ class Episode:
 
     @property
     def outcome(self) -> str | None:
-        """The last verdict of its checks: "success" or "failure"; None if no check gave one."""
-        verdicts = [check.verdict for check in self.checks if check.verdict is not None]
-        if not verdicts:
-            return None
-        return "success" if verdicts[-1] else "failure"
+        """The verdict of its primary check: "success" or "failure"; None if it gave none."""
+        return outcome_of(self.checks)
+
+    @property
+    def fault(self) -> str | None:
+        """The component whose fault ended it or left it without a verdict; None if none is known.
+
+        "infra" (network, services), "env" (environment, world, tools) or "verifier".
+        """
+        return find_fault(self.end, self.checks)
+
+    @cached_property
+    def task_start(self) -> TaskStart | None:
+        """The record of its task; None if it has none."""
+        tasks = (event for event in self.agent_events if isinstance(event, TaskStart))
+        return next(tasks, None)
 
     @property
     def total_reward(self) -> float:

@@ -45,6 +45,7 @@ def recheck(
     where: str = "ending <> 'running'",
     kind: AnyKind = "rollout",
     append: bool = True,
+    with_faulted: bool = False,
 ) -> Iterator[Recheck]:
     """Run a verifier on the recorded last state of episodes and append its verdicts to the corpus.
 
@@ -54,6 +55,8 @@ def recheck(
         where: A SQL condition on the columns of `all_episodes`.
         kind: Kind of the episodes, as `Corpus.episodes` takes it. Copies are left out of "all".
         append: Whether to append the verdicts; False tries a verifier.
+        with_faulted: Whether to judge episodes that a fault of the infrastructure or of the
+            environment ended, too. Their last state says nothing about the agent.
 
     Yields:
         The verdict of each episode.
@@ -65,6 +68,8 @@ def recheck(
     identity = identify(verifier)
     if kind == "all":
         where = f"kind <> 'copy' AND ({where})"
+    if not with_faulted:
+        where = f"({where}\n) AND (fault IS NULL OR fault = 'verifier')"
     episodes = list(corpus.episodes(where, kind=kind))
     if not episodes:
         # No log is made for no verdicts.

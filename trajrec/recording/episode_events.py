@@ -50,6 +50,7 @@ def check_events(
     clock_ns: Callable[[], int],
     capture: Callable[[], Value] | None,
     redactor: Redactor,
+    primary: str,
 ) -> Iterator[Event]:
     """Run verifiers on the last state of an episode; yield their results as records.
 
@@ -61,6 +62,7 @@ def check_events(
         clock_ns: Returns the wall-clock time in ns.
         capture: Returns the state; None if no state is recorded.
         redactor: Takes the secrets out of evidence and exceptions.
+        primary: Id of the check that decides the outcome.
     """
     for verifier in verifiers:
         result = run_check(verifier, env)
@@ -90,4 +92,5 @@ def check_events(
             evidence_data=redactor.encode(result.evidence)[0] if has_evidence else None,
             code_digest=code_digest(verifier),
             state_digest=None if capture is None else codec.digest(capture()),
+            is_primary=identity.id == primary,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from trajrec.log.events import Redaction
+from trajrec.log.events import Redaction, TaskStart
 from trajrec.log.items import encode_row
 from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
 from trajrec.log.writer import LogWriter
@@ -18,6 +18,7 @@ from trajrec.recording.buffer import (
     StepBuffer,
 )
 from trajrec.recording.episode_events import check_events, failure_event
+from trajrec.recording.faults import Fault, fault_of
 from trajrec.recording.keyframe_schedule import KeyframeSchedule
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import Action, AnyEnv, Info, Observation, Value
@@ -40,6 +41,7 @@ class EpisodeWriter:
         capture: Returns the state, None if none is recorded.
         clock_ns: Returns the wall-clock time in ns.
         redactor: Takes the secrets out of values.
+        primary: Id of the check that decides the outcome.
 
     Attributes:
         number: The number of the current or last episode, -1 before the first.
@@ -55,6 +57,7 @@ class EpisodeWriter:
         capture: Callable[[], Value] | None,
         clock_ns: Callable[[], int],
         redactor: Redactor,
+        primary: str = "",
     ) -> None:
         self.number = -1
         self._env = env
@@ -64,7 +67,10 @@ class EpisodeWriter:
         self._capture = capture
         self._clock_ns = clock_ns
         self._redactor = redactor
+        self._primary = primary
         self._has_failed = False
+        # The component to blame if the episode ends by an error.
+        self._fault: Fault = ""
         # The end of an episode whose last step is recorded: (ending, terminated, truncated).
         self._due_end: tuple[Ending, bool, bool] | None = None
         self._keyframes = KeyframeSchedule(env)
@@ -83,6 +89,7 @@ class EpisodeWriter:
         """Return the number of the next episode."""
         self.number += 1
         self._has_failed = False
+        self._fault = ""
         return self.number
 
     def begin(
@@ -91,6 +98,7 @@ class EpisodeWriter:
         obs: Observation,
         *,
         n_secrets: Mapping[str, int],
+        task: TaskStart | None = None,
         fork: Fork | None = None,
     ) -> None:
         """Record the events of a reset or of a fork, and the first observation and state.
@@ -100,7 +108,7 @@ class EpisodeWriter:
         buffer = self._buffer
         buffer.begun = RESETTING
         # The event before the observation: a reader that sees an episode's rows has seen its start.
-        self._add_start(start, n_secrets)
+        self._add_start(start, n_secrets, task)
         if fork is not None:
             buffer.add_event(fork)
         first_step = 0 if fork is None else fork.step
@@ -115,6 +123,7 @@ class EpisodeWriter:
         exc: BaseException,
         *,
         n_secrets: Mapping[str, int],
+        task: TaskStart | None = None,
     ) -> None:
         """Record an episode that never began; `n_secrets` is as for `begin`."""
         buffer = self._buffer
@@ -122,7 +131,8 @@ class EpisodeWriter:
         if buffer.has_pixels:
             buffer.begin_block()
         if not buffer.position.is_open:
-            self._add_start(start, n_secrets)
+            self._add_start(start, n_secrets, task)
+        self._fault = fault_of(exc, is_of_env=phase == "reset")
         buffer.add_event(
             failure_event(
                 exc,
@@ -165,6 +175,7 @@ class EpisodeWriter:
     ) -> None:
         """Record a step without an observation: the environment raised, or the recorder did."""
         buffer = self._buffer
+        self._fault = fault_of(exc, is_of_env=origin == "env")
         self._add_failure(exc, action, origin)
         if origin == "scaffold" and buffer.has_pixels:
             # A change of pixels was perhaps taken that no row has.
@@ -212,9 +223,13 @@ class EpisodeWriter:
         else:
             buffer.end_call(None if buffer.position.is_open else NO_EPISODE)
 
-    def _add_start(self, start: EpisodeStart, n_secrets: Mapping[str, int]) -> None:
-        """Record the event of a reset, and the secrets that its options and info had."""
+    def _add_start(
+        self, start: EpisodeStart, n_secrets: Mapping[str, int], task: TaskStart | None
+    ) -> None:
+        """Record the event of a reset, its task, and the secrets that options and info had."""
         self._buffer.add_event(start)
+        if task is not None:
+            self._buffer.add_event(task)
         for name, n in n_secrets.items():
             if n:
                 self._buffer.add_event(Redaction(self.number, -1, name, n))
@@ -239,6 +254,7 @@ class EpisodeWriter:
                 clock_ns=self._clock_ns,
                 capture=self._capture,
                 redactor=self._redactor,
+                primary=self._primary,
             ):
                 buffer.add_event(event)
         if self._writer.durability == "machine":
@@ -256,6 +272,7 @@ class EpisodeWriter:
                 ending=ending,
                 terminated=terminated,
                 truncated=truncated,
+                fault=self._fault if ending == "error" else "",
             )
         )
 

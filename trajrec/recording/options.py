@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypedDict, get_args
+from typing import Literal, NamedTuple, TypeAlias, TypedDict, get_args
 
 from trajrec.log.schema import Header
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import StateAdapter, Verifier
 from trajrec.redaction.redactor import Redactor
-from trajrec.types import Value
+from trajrec.types import JsonObject, Value
+
+TaskOfReset: TypeAlias = str | Callable[[int | None, JsonObject | None], str]
+"""A task's id, or a function of the seed and the options of a reset that returns it."""
 
 KeepStates = Literal["auto", "keys", "all", "digests"]
 """The option `keep_states`."""
@@ -27,6 +30,13 @@ class RecordOptions(TypedDict, total=False):
     Attributes:
         checks: Verifiers. Each runs on the environment at the end of every episode that terminated
             or was truncated, and its verdict is recorded.
+        primary: The check, or its id, whose verdict is the outcome of an episode. By default the
+            first one.
+        task: Id of the task of each episode, or a function of the seed and the options of its reset
+            that returns the id.
+        task_revision: Version of the task.
+        metadata: Further plain data of each episode. The keys run, group, trial, family, split and
+            privacy have a meaning of their own; see `trajrec.task_options`.
         state: A function of the environment that returns its state as plain data or an array. By
             default an adapter for the environment's class is used, if there is one. False records
             no state.
@@ -55,6 +65,10 @@ class RecordOptions(TypedDict, total=False):
     """
 
     checks: Sequence[Verifier]
+    primary: Verifier | str | None
+    task: TaskOfReset
+    task_revision: str
+    metadata: Mapping[str, Value] | None
     state: Callable[[Value], Value] | bool
     keep_states: KeepStates
     interface: Mapping[str, Value] | None

@@ -16,18 +16,28 @@ import msgspec
 from trajrec.envstate.adapters import choose_adapter
 from trajrec.envstate.generators import generator_state
 from trajrec.errors import EncodeError, EnvContractError, LogWriteError
+from trajrec.log.events import TaskStart
 from trajrec.log.schema import EpisodeStart, Fork
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Verifier
 from trajrec.recording.buffer import NOT_RECORDED, SKIPPED, StepBuffer
 from trajrec.recording.episode_writer import EpisodeWriter, StepResult
 from trajrec.recording.log_series import LogSeries
-from trajrec.recording.options import KeepStates, LogOrigin, RecordOptions, check_volume
+from trajrec.recording.options import (
+    KeepStates,
+    LogOrigin,
+    RecordOptions,
+    TaskOfReset,
+    check_volume,
+)
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
+from trajrec.recording.task_event import TaskDescription
 from trajrec.redaction.redactor import Redactor, as_redactor
+from trajrec.task_options import primary_check
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
 from trajrec.values import codec
+from trajrec.verifiers import identify
 
 _EMPTY_INFO = codec.encode({})
 
@@ -40,6 +50,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         folder: The corpus: a folder, made if it is missing. The file is named by the log's id.
         checks: Verifiers, run on the environment at the end of each episode that terminated or was
             truncated.
+        primary: The check, or its id, that decides the outcome; by default the first one.
+        task: Id of the task, or a function of the seed and the options of a reset.
+        task_revision: Version of the task.
+        metadata: Further plain data of each episode.
         state: A function of the environment that returns its state as plain data or an array; by
             default an adapter is looked for. False records no state.
         keep_states: "auto", "keys", "all" or "digests".
@@ -72,6 +86,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         folder: str | Path,
         *,
         checks: Sequence[Verifier] = (),
+        primary: Verifier | str | None = None,
+        task: TaskOfReset = "",
+        task_revision: str = "",
+        metadata: Mapping[str, Value] | None = None,
         state: Callable[[Value], Value] | bool = True,
         keep_states: KeepStates = "auto",
         interface: Mapping[str, Value] | None = None,
@@ -87,6 +105,9 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         check_volume(every=every, max_bytes=max_bytes, keep_last=keep_last)
         super().__init__(env)
         self._checks = tuple(checks)
+        self._primary = primary_check(self._checks, primary)
+        if self._primary and self._primary not in {identify(check).id for check in checks}:
+            raise ValueError(f"primary must be one of the checks, got {primary!r}")
         self._adapter = choose_adapter(env, state)
         self._clock_ns = self._origin.clock_ns or time.time_ns
         self._every = every
@@ -94,6 +115,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._is_closed = False
         self._has_warned_of_end = False
         self._redactor = as_redactor(redact)
+        self._task = TaskDescription(task, task_revision, metadata, self._redactor)
         header = recorder_header(
             env,
             self._adapter,
@@ -131,6 +153,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             capture=capture,
             clock_ns=self._clock_ns,
             redactor=self._redactor,
+            primary=self._primary,
         )
         # Last: as long as the writer is a closed one, the next reset opens a log again.
         self._writer = writer
@@ -244,38 +267,43 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             info_data=_EMPTY_INFO,
             extra_data=None if self._every == 1 else codec.encode({"reset": n_resets}),
         )
+        task = self._task.event(episodes.number, seed, options)
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except BaseException as exc:
-            episodes.fail_reset(start, "reset", exc, n_secrets=n_secrets)
+            episodes.fail_reset(start, "reset", exc, n_secrets=n_secrets, task=task)
             raise
         try:
             cleaned, n_secrets["info"] = self._redactor.redacted(info)
             info_data = codec.encode(cleaned, opaque=True)
-            episodes.begin(
-                msgspec.structs.replace(start, info_data=info_data), obs, n_secrets=n_secrets
-            )
+            own_start = msgspec.structs.replace(start, info_data=info_data)
+            episodes.begin(own_start, obs, n_secrets=n_secrets, task=task)
         except BaseException as exc:
-            episodes.fail_reset(start, "state", exc, n_secrets=n_secrets)
+            episodes.fail_reset(start, "state", exc, n_secrets=n_secrets, task=task)
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
             raise
         return obs, info
 
-    def begin_fork(self, fork: Fork, start: EpisodeStart, obs: Observation) -> None:
+    def begin_fork(
+        self, fork: Fork, start: EpisodeStart, obs: Observation, *, task: TaskStart | None
+    ) -> None:
         """Begin an episode that continues another one; `trajrec.replay.fork` calls it.
 
         Args:
             fork: The step that the episode continues; its field `episode` is set here.
             start: The reset of the other episode.
             obs: The last observation before that step.
+            task: The task of the other episode.
         """
         if not self._begin_call():
             return
         number = self._episodes.new_episode()
         own_start = msgspec.structs.replace(start, episode=number, time_ns=self._clock_ns())
         own_fork = msgspec.structs.replace(fork, episode=number)
-        self._episodes.begin(own_start, obs, n_secrets={}, fork=own_fork)
+        if task is not None:
+            task = msgspec.structs.replace(task, episode=number)
+        self._episodes.begin(own_start, obs, n_secrets={}, task=task, fork=own_fork)
 
     def _begin_call(self) -> bool:
         """End the episode before, and return whether the next one is recorded.

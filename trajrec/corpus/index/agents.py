@@ -11,9 +11,19 @@ from collections.abc import Iterator
 
 from trajrec.corpus.attempts import Attempt, argument_changes
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.index.cells import interface_columns, json_or_none, to_timestamp
+from trajrec.corpus.index.cells import (
+    digest_or_none,
+    interface_columns,
+    json_or_none,
+    json_or_null,
+    to_timestamp,
+)
 from trajrec.corpus.index.credit import add_credit
-from trajrec.corpus.index.model_calls import failed_model_call_row, model_call_row
+from trajrec.corpus.index.model_calls import (
+    failed_model_call_row,
+    model_call_row,
+    system_prompt,
+)
 from trajrec.corpus.index.rows import (
     AttemptRow,
     EpisodeRow,
@@ -25,6 +35,7 @@ from trajrec.corpus.index.rows import (
     check_row,
     failure_row,
 )
+from trajrec.corpus.outcomes import primary_id
 from trajrec.corpus.transcript import Transcript
 from trajrec.errors import DecodeError, LogError
 from trajrec.log.annotations import CreditRun, PostHocCheck
@@ -102,9 +113,13 @@ class AgentRows:
         for failure in episode.failures:
             with self._noting(failure, chunks):
                 rows.failures.append(failure_row(row, failure))
+        primary = primary_id(episode.checks)
         for check in episode.checks:
+            is_primary = check.check_id == primary
             with self._noting(check, chunks):
-                rows.checks.append(check_row(row.episode_id, row.kind, check, self.log))
+                rows.checks.append(
+                    check_row(row.episode_id, row.kind, check, self.log, is_primary=is_primary)
+                )
         rows.decisions += _decisions(episode, transcript, row)
         _add_transcript(row, transcript, rows)
         return rows
@@ -125,6 +140,7 @@ class AgentRows:
             total_reward=None,
             reset_key=_key(digest_of_parts(transcript.initial_digests)),
             outcome=episode.outcome,
+            fault=episode.fault,
             n_failures=len(episode.failures) + n_failed,
             redacted_step=episode.redacted_step,
         )
@@ -151,6 +167,11 @@ class AgentRows:
             row.interface, row.interface_id = interface_columns(
                 transcript.value(task.interface_data)
             )
+            row.task_revision = task.task_revision or None
+            row.metadata = json_or_null(transcript.value(task.metadata_data))
+            row.goal_digest = digest_or_none(transcript.value(task.goal_data))
+            row.tools_digest = digest_or_none(transcript.value(task.tools_data) or None)
+            row.system_digest = digest_or_none(system_prompt(transcript))
         return row
 
 

@@ -23,6 +23,18 @@ def stored_json(data: bytes | None) -> str | None:
     return None if data is None else to_json(codec.decode(data))
 
 
+def json_or_null(value: Value) -> str | None:
+    """Return a value as JSON; None for None."""
+    return None if value is None else to_json(value)
+
+
+def digest_or_none(value: Value) -> str | None:
+    """Return the digest of a value, 32 hex digits: equal for values that are equal as JSON."""
+    if value is None:
+        return None
+    return codec.digest_bytes(to_canonical_json(value).encode())
+
+
 def json_or_none(value: Value) -> str | None:
     """Return a value of a change as JSON; None if it is missing."""
     return None if value is MISSING else to_json(value)

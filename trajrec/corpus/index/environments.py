@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 
 from trajrec.corpus.episode_parts import why_misplaced
-from trajrec.corpus.index.cells import interface_columns, json_or_none, to_timestamp
+from trajrec.corpus.index.cells import (
+    digest_or_none,
+    interface_columns,
+    json_or_none,
+    stored_json,
+    to_timestamp,
+)
 from trajrec.corpus.index.rows import EpisodeRow, Rows, StateChangeRow, check_row, failure_row
 from trajrec.corpus.index.step_columns import StepColumns, decode_steps
+from trajrec.corpus.outcomes import find_fault, outcome_of, primary_id
 from trajrec.corpus.redacted_steps import LOST_FIELDS, first_redacted_step
 from trajrec.errors import LogCorruptError
 from trajrec.log.chunk import LogChunk
-from trajrec.log.events import Redaction
+from trajrec.log.events import Redaction, TaskStart
 from trajrec.log.fields import field_values
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
@@ -73,6 +80,8 @@ class LogRows:
                 self._add_start(event, chunk, rows)
             elif isinstance(event, Fork):
                 self._add_fork(event, chunk)
+            elif isinstance(event, TaskStart):
+                self._add_task(event, chunk)
             elif isinstance(event, Redaction):
                 step = first_redacted_step([event], LOST_FIELDS)
                 if step is not None:
@@ -93,12 +102,17 @@ class LogRows:
         else:
             self._add_steps(chunk, steps, rows)
             self._add_changes(chunk, changes, rows)
+        judged: dict[int, list[Check]] = {}
         for event in chunk.record.events:
-            if isinstance(event, (EpisodeEnd, Failure, Check)):
+            if isinstance(event, Check):
+                judged.setdefault(event.episode, []).append(event)
+            elif isinstance(event, (EpisodeEnd, Failure)):
                 try:
                     self._add_event(event, chunk.index, rows)
                 except MALFORMED as exc:
                     self._note(chunk, event.episode, f"a value is malformed: {exc}")
+        for number, checks in judged.items():
+            self._add_checks(number, checks, chunk, rows)
 
     def _note(self, chunk: LogChunk, episode: int, reason: str) -> None:
         self._reader.note_damage(chunk.index, f"episode {episode}: {reason}")
@@ -143,6 +157,18 @@ class LogRows:
         row.fork_step = event.step
         row.end_step = max(row.end_step, event.step)
 
+    def _add_task(self, event: TaskStart, chunk: LogChunk) -> None:
+        row = self._row(event.episode, chunk.index)
+        row.task = event.task or None
+        row.task_revision = event.task_revision or None
+        try:
+            if event.metadata_data is not None:
+                row.metadata = stored_json(event.metadata_data)
+            if event.goal_data is not None:
+                row.goal_digest = digest_or_none(codec.decode(event.goal_data))
+        except MALFORMED as exc:
+            self._note(chunk, event.episode, f"a value is malformed: {exc}")
+
     def _check_order(self, chunk: LogChunk) -> None:
         """Check that the steps of a chunk follow those of the chunks before it.
 
@@ -163,7 +189,23 @@ class LogRows:
                 text = f"episode {segment.episode}: {reason}"
                 raise LogCorruptError(text, path=chunk.path, offset=chunk.offset)
 
-    def _add_event(self, event: EpisodeEnd | Failure | Check, frame: int, rows: Rows) -> None:
+    def _add_checks(self, number: int, checks: list[Check], chunk: LogChunk, rows: Rows) -> None:
+        """Add the checks of an episode, which stand in one chunk."""
+        row = self._row(number, chunk.index)
+        rows.episodes[row.episode_id] = row
+        row.outcome = outcome_of(checks) or row.outcome
+        row.fault = row.fault or find_fault(None, checks)
+        primary = primary_id(checks)
+        for check in checks:
+            is_primary = check.check_id == primary
+            try:
+                rows.checks.append(
+                    check_row(row.episode_id, row.kind, check, self.log, is_primary=is_primary)
+                )
+            except MALFORMED as exc:
+                self._note(chunk, number, f"a value is malformed: {exc}")
+
+    def _add_event(self, event: EpisodeEnd | Failure, frame: int, rows: Rows) -> None:
         row = self._row(event.episode, frame)
         rows.episodes[row.episode_id] = row
         if isinstance(event, Failure):
@@ -172,11 +214,7 @@ class LogRows:
                 row.missing_steps += max(0, event.step - row.end_step)
                 row.end_step = max(row.end_step, event.step + 1)
             rows.failures.append(failure_row(row, event))
-        elif isinstance(event, Check):
-            if event.verdict is not None:
-                row.outcome = "success" if event.verdict else "failure"
-            rows.checks.append(check_row(row.episode_id, row.kind, event, self.log))
-        elif isinstance(event, EpisodeEnd):
+        else:
             if row.ending is not None or event.n_steps < row.end_step:
                 raise ValueError(f"it ends at step {event.n_steps}, of {row.end_step}")
             row.missing_steps += event.n_steps - row.end_step
@@ -185,6 +223,7 @@ class LogRows:
             row.ended_at = to_timestamp(event.time_ns)
             row.terminated = event.terminated
             row.truncated = event.truncated
+            row.fault = find_fault(event, ())
             if row.started_at is None:
                 row.seed_origin = None
 

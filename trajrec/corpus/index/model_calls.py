@@ -5,7 +5,7 @@ from __future__ import annotations
 from trajrec.corpus.attempts import milliseconds_between
 from trajrec.corpus.index.cells import to_timestamp
 from trajrec.corpus.index.rows import EpisodeRow, FailureRow, ModelCallRow
-from trajrec.corpus.transcript import ModelCall
+from trajrec.corpus.transcript import ModelCall, Transcript
 from trajrec.types import Value
 from trajrec.values.codec import Plain
 from trajrec.values.json import to_json
@@ -47,6 +47,23 @@ def model_call_row(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
         is_streamed=call.is_streamed,
         started_at=to_timestamp(start.time_ns),
     )
+
+
+# Roles of messages with instructions, and arguments that hold them in other APIs.
+_INSTRUCTING_ROLES = ("system", "developer")
+_INSTRUCTING_FIELDS = ("system", "instructions", "system_instruction")
+
+
+def system_prompt(transcript: Transcript) -> Value:
+    """Return the system prompt of the first model call, None if it has none."""
+    for call in transcript.model_calls[:1]:
+        for message in call.messages:
+            if _get(message, "role") in _INSTRUCTING_ROLES:
+                return _get(message, "content")
+        for name in _INSTRUCTING_FIELDS:
+            if call.request.get(name) is not None:
+                return call.request[name]
+    return None
 
 
 def failed_model_call_row(episode: EpisodeRow, call: ModelCall) -> FailureRow:

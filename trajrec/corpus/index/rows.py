@@ -39,7 +39,13 @@ class EpisodeRow(Row, kw_only=True):
     total_reward: float | None = 0.0
     ending: str | None = None
     outcome: str | None = None
+    fault: str | None = None
     task: str | None = None
+    task_revision: str | None = None
+    metadata: str | None = None
+    goal_digest: str | None = None
+    tools_digest: str | None = None
+    system_digest: str | None = None
     stop_reason: str | None = None
     claimed_done: bool | None = None
     terminated: bool | None = None
@@ -140,6 +146,7 @@ class CheckRow(Row, kw_only=True):
     evidence: str | None
     code_digest: str | None
     state_digest: str | None
+    is_primary: bool
     checked_at: Time | None
     log: str
 
@@ -347,7 +354,12 @@ def failure_row(episode: EpisodeRow, event: Failure) -> FailureRow:
 
 
 def check_row(
-    episode_id: str, kind: EpisodeKind | None, event: Check | PostHocCheck, log: str
+    episode_id: str,
+    kind: EpisodeKind | None,
+    event: Check | PostHocCheck,
+    log: str,
+    *,
+    is_primary: bool = False,
 ) -> CheckRow:
     """Return the row of a verdict."""
     return CheckRow(
@@ -364,6 +376,7 @@ def check_row(
         evidence=stored_json(event.evidence_data),
         code_digest=event.code_digest,
         state_digest=event.state_digest,
+        is_primary=is_primary,
         checked_at=to_timestamp(event.time_ns),
         log=log,
     )

@@ -6,7 +6,7 @@ from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 14
+INDEX_VERSION = 15
 
 
 ALL_EPISODES = Table(
@@ -26,7 +26,16 @@ ALL_EPISODES = Table(
             "VARCHAR",
             "Gymnasium id of the environment, or an agent's world as module:Class; NULL if none",
         ),
-        ("task", "VARCHAR", "id of the agent's task; NULL if it had none"),
+        ("task", "VARCHAR", "id of its task; NULL if it had none"),
+        ("task_revision", "VARCHAR", "version of the task; NULL if unknown"),
+        (
+            "metadata",
+            "JSON",
+            "as given; its keys run, group, trial, family, split and privacy are reserved",
+        ),
+        ("goal_digest", "VARCHAR", "digest of the agent's goal; NULL if unknown"),
+        ("tools_digest", "VARCHAR", "digest of the descriptions of its tools; NULL if it had none"),
+        ("system_digest", "VARCHAR", "digest of its first system message; NULL if it had none"),
         ("n_steps", "BIGINT", "its own steps, with those that raised; without the parent's steps"),
         ("end_step", "BIGINT", "number of its last step plus 1; without a fork equal to n_steps"),
         (
@@ -42,7 +51,13 @@ ALL_EPISODES = Table(
         (
             "outcome",
             "VARCHAR",
-            "success or failure by the last check with a verdict; NULL if no check gave one",
+            "success or failure by the primary check; NULL if it gave no verdict",
+        ),
+        (
+            "fault",
+            "VARCHAR",
+            "component whose fault ended it or left it without a verdict: infra (network, "
+            "services), env (environment, world, tools) or verifier; NULL if none is known",
         ),
         ("stop_reason", "VARCHAR", "reason that the agent gave for its end; NULL if unknown"),
         ("claimed_done", "BOOLEAN", "whether the agent claimed to be done; NULL if unknown"),
@@ -196,6 +211,11 @@ CHECKS = Table(
         ("evidence", "JSON", "values that the verdict rests on"),
         ("code_digest", "VARCHAR", "digest of its source; NULL if unknown"),
         ("state_digest", "VARCHAR", "digest of the state that it judged; NULL if unknown"),
+        (
+            "is_primary",
+            "BOOLEAN",
+            "whether it decides the outcome; in a log that does not say so, the first one does",
+        ),
         ("checked_at", "TIMESTAMP", "time of the check, UTC; NULL if unknown"),
         ("log", "VARCHAR", "log file that holds it; for a post-hoc check not the episode's"),
     ),

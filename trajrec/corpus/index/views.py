@@ -12,6 +12,10 @@ EpisodeKind: TypeAlias = Literal["rollout", "fork", "nested", "copy"]
 EPISODE_KINDS: tuple[EpisodeKind, ...] = ("rollout", "fork", "nested", "copy")
 
 
+# A part that is marked as missing, at any depth; inside of a text its quotes would be escaped.
+_MISSING_INSIDE = r'\{\s*"missing"\s*:\s*"(unknown|redacted|not_captured)"\s*\}'
+
+
 class View(NamedTuple):
     """A view: the meaning of a row, its columns as (name, meaning), and its query."""
 
@@ -22,14 +26,24 @@ class View(NamedTuple):
 
 
 def _interface_columns() -> str:
-    """Return SQL for each field of an interface, and for its digest, which a missing one lacks."""
+    """Return SQL for each field of an interface, its state and its digest."""
     columns = []
     for name in FIELDS:
         value = f"json_extract(interface, '$.{name}')"
-        is_missing = f"{value} IS NULL OR json_exists({value}, '$.missing')"
-        # No digest without a value, so that unknown never equals unknown.
-        digest = f"CASE WHEN {is_missing} THEN NULL ELSE md5({value}::VARCHAR) END"
+        reason = f"json_extract_string({value}, '$.missing')"
+        state = (
+            f"CASE WHEN {value} IS NULL THEN 'unknown' "
+            f"WHEN {reason} = 'not_applicable' THEN 'not_applicable' "
+            f"WHEN {reason} IS NOT NULL THEN 'unknown' "
+            f"WHEN regexp_matches({value}::VARCHAR, '{_MISSING_INSIDE}') THEN 'partial' "
+            "ELSE 'known' END"
+        )
+        # No digest without the whole value, so that unknown never equals unknown.
+        digest = (
+            f"CASE WHEN {state} IN ('unknown', 'partial') THEN NULL ELSE md5({value}::VARCHAR) END"
+        )
         columns.append(f"any_value({value}) AS {name}")
+        columns.append(f"any_value({state}) AS {name}_state")
         columns.append(f"any_value({digest}) AS {name}_digest")
     return ", ".join(columns)
 
@@ -55,7 +69,14 @@ INTERFACES = View(
         ("interface_id", "its digest"),
         ("n_episodes", "fresh rollouts that ran under it"),
         *((name, "as it was given") for name in FIELDS),
-        *((f"{name}_digest", f"digest of {name}; NULL if it is missing") for name in FIELDS),
+        *(
+            (f"{name}_state", "known, not_applicable, partial (a part is missing) or unknown")
+            for name in FIELDS
+        ),
+        *(
+            (f"{name}_digest", f"digest of {name}; NULL if it, or a part of it, is unknown")
+            for name in FIELDS
+        ),
     ),
     "SELECT interface_id, count(*) FILTER (kind = 'rollout') AS n_episodes, "
     f"{_interface_columns()} FROM all_episodes WHERE interface_id IS NOT NULL GROUP BY 1",
@@ -104,7 +125,7 @@ BRANCHES = View(
         ("end_step", "number of its last step plus 1"),
         ("total_reward", "sum of the rewards of its own steps"),
         ("ending", "terminated, truncated, abandoned, error, running or interrupted"),
-        ("outcome", "success or failure by its last check with a verdict"),
+        ("outcome", "success or failure by its primary check"),
     ),
     "WITH RECURSIVE up AS (SELECT episode_id, parent_id AS root_id, 1 AS depth FROM forks "
     "UNION ALL SELECT up.episode_id, e.parent_id, up.depth + 1 FROM up "
