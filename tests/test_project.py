@@ -264,6 +264,30 @@ def sample_env(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONHASHSEED": "0", "HOME": str(folder)}
 
 
+MAX_MODULE_LINES = 400
+MAX_BODY_LINES = 60
+
+
+@sources
+def test_no_module_is_longer_than_one_idea() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert {name: n for name, n in lines.items() if n > MAX_MODULE_LINES} == {}
+
+
+@sources
+def test_each_function_fits_on_a_screen() -> None:
+    long = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                # The first statement is the docstring, if there is one.
+                first = node.body[1 if ast.get_docstring(node) and len(node.body) > 1 else 0]
+                n_lines = (node.end_lineno or 0) - first.lineno + 1
+                if n_lines > MAX_BODY_LINES:
+                    long.append(f"{name}:{node.name}: {n_lines} lines")
+    assert long == []
+
+
 def test_the_samples_are_made_again(tmp_path: Path) -> None:
     script = ROOT / "sample_trajectories" / "make.py"
     subprocess.run(

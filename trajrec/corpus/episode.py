@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trajrec.corpus.episode_parts import EpisodeParts
+from trajrec.corpus.gaps import find_gaps
 from trajrec.corpus.outcomes import find_fault, outcome_of
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.step import Step, failed_step
@@ -185,15 +186,8 @@ class Episode:
             return []
         covered = [(s.first_step, s.first_step + s.n_steps) for s in self.rows.segments]
         covered += [(f.step, f.step + 1) for f in self.failures if f.phase == "step"]
-        missing = []
-        position = self.first_step
-        for first, last in sorted(covered):
-            if first > position:
-                missing.append((position, first))
-            position = max(position, last)
-        if self.end is not None and position < self.end.n_steps:
-            missing.append((position, self.end.n_steps))
-        return missing
+        end_step = None if self.end is None else self.end.n_steps
+        return find_gaps(covered, self.first_step, end_step)
 
     @property
     def first_step(self) -> int:
