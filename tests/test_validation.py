@@ -288,6 +288,7 @@ FOOTERS: dict[str, tuple[Callable[[list[Any]], Any], str]] = {
     "steps of two lengths": (lambda f: f[6][2].pop(), "different lengths"),
     "half a value": (lambda f: f[8].__setitem__(0, b"abc"), "table of values is cut"),
     "steps of no frame": (lambda f: f[6][0].__setitem__(0, 99), "steps of frame"),
+    "steps of a header": (lambda f: f[6][0].__setitem__(0, 0), "no chunk|steps of frame"),
     "negative episode": (lambda f: f[6][1].__setitem__(0, -9), "negative number"),
     "other sizes": (lambda f: f[5][0].__setitem__(1, 70), "do not fill"),
     "frame of no bytes": (lambda f: f[5][0].__setitem__(1, 0), "a frame of 0 bytes"),

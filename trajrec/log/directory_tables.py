@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
 
 from trajrec.log.directory import EpisodeSummary, FrameEntry, StepRange
 from trajrec.log.format1 import Footer1
-from trajrec.log.frames import ID_BYTES
+from trajrec.log.frames import CHUNK, ID_BYTES
 from trajrec.log.schema import BlobTable, EpisodeTable, FrameTable, StepTable
 
 
@@ -44,16 +45,17 @@ def read_entries_of_format1(footer: Footer1, first_frame: int) -> list[FrameEntr
     return entries
 
 
-def read_ranges(table: StepTable, n_frames: int) -> list[StepRange]:
+def read_ranges(table: StepTable, entries: Sequence[FrameEntry]) -> list[StepRange]:
     """Return the steps of the frames, in the order of the file.
 
     Args:
         table: The table.
-        n_frames: The number of frames.
+        entries: The frames of the log.
 
     Raises:
-        ValueError: The table contradicts itself.
+        ValueError: The table contradicts itself, or the frames.
     """
+    n_frames = len(entries)
     # Before each number is looked at: the frames ascend, since their differences are counts.
     if sum(table.frames) >= max(n_frames, 1):
         raise ValueError(f"steps of frame {sum(table.frames)}, of {n_frames}")
@@ -65,6 +67,8 @@ def read_ranges(table: StepTable, n_frames: int) -> list[StepRange]:
         strict=True,
     )
     ranges = [StepRange(*row) for row in rows]
+    if any(entries[part.frame].kind != CHUNK for part in ranges):
+        raise ValueError("steps of a frame that is no chunk")
     if any(part.episode < 0 for part in ranges):
         raise ValueError("an episode with a negative number")
     return ranges

@@ -182,7 +182,7 @@ class LogReader(FrameReader):
         """Yield frame and episode of each part of an episode, in the order of the frames."""
         if self.footer is not None:
             try:
-                ranges = read_ranges(self.footer.steps, len(self.frames))
+                ranges = read_ranges(self.footer.steps, self.frames)
             except ValueError as exc:
                 self._drop_footer(exc)
             else:
