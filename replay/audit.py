@@ -13,13 +13,13 @@ from typing import Unpack
 
 import cloudpickle
 
+from trajrec.corpus.refs import EpisodeLoader, EpisodeRef
 from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import episode_id
 from trajrec.recording.event_log import open_event_log
 from trajrec.recording.options import RecordOptions
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.report import ReplayReport
-from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef
 from trajrec.replay.processes.workers import Worker
 from trajrec.replay.replayer import Replayer
 from trajrec.types import AnyEnv, Info, Observation, Value

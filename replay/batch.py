@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, Unpack
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.execute.factories import EnvOrFactory, WorldOrFactory, is_world
 from trajrec.replay.execute.report import ReplayReport, refusal
 from trajrec.replay.executor import is_env_object
 from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config
-from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 from trajrec.replay.replayer import Replayer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.diagnose.cause import RunInSubprocess, TrialResult, find_cause
 from trajrec.replay.execute.factories import EnvOrFactory
 from trajrec.replay.execute.grading import ExecutedEpisode
@@ -13,7 +14,6 @@ from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.executor import EpisodeExecutor
 from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
-from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 
 # Only the first diverged episodes of a batch are replayed in other processes as well: starting the
 # processes takes seconds, and the cause is likely the same for the other episodes.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from trajrec.corpus.refs import EpisodeRef
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.options import RestoreChoice
-from trajrec.replay.processes.refs import EpisodeRef
 
 
 class BranchResult(Protocol):

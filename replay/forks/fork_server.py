@@ -20,13 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
+from trajrec.corpus.refs import EpisodeLoader
 from trajrec.envstate.snapshots import sandbox_of
 from trajrec.errors import SnapshotError
 from trajrec.replay.forks.branch import portable_error
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.child import ChildChannel, die_with_parent
-from trajrec.replay.processes.refs import EpisodeLoader
 
 _LENGTH_BYTES = 8
 """Size of the length that precedes a child's pickled result."""

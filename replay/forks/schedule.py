@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.refs import refs_with_ancestors
 from trajrec.replay.forks.branch import Branch, BranchPlan, run_branch
 from trajrec.replay.forks.branch_log import BranchLog
 from trajrec.replay.forks.dispatch import check_portable, run_in_workers
@@ -16,7 +17,6 @@ from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.fork_job import ForkJob
 from trajrec.replay.forks.options import Backend, RestoreChoice
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.refs import refs_with_ancestors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import threading
@@ -100,6 +101,10 @@ class Corpus:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # By reference: another process opens the folder itself.
+        return functools.partial(open, sandbox=self._sandbox), (self.path.absolute(),)
 
     def __repr__(self) -> str:
         return f"<Corpus {self.path}>"

@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Protocol
 
 from trajrec.errors import LogCorruptError, LogError
+from trajrec.log.open_files import OpenFiles
 
 UNREADABLE = "cannot be read"
 """The beginning of the message if the system refuses to open or to read a file."""
+
+
+_open_files = OpenFiles()
 
 
 class ByteSource(Protocol):
@@ -59,38 +63,30 @@ class ByteSource(Protocol):
 class FileSource:
     """A regular file, read by `pread`.
 
+    A process may have few files open, and a corpus many logs: of the sources that are not closed,
+    only the last that were read have their file open.
+
     Raises:
         LogError: The file cannot be opened, or it is no regular file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Without O_NONBLOCK, to open a FIFO waits for a writer. Windows has neither flag.
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            # Before it is opened too: to open a device may change it, and a socket says less.
-            if not stat.S_ISREG(os.stat(path).st_mode):
-                raise LogError("not a regular file", path=path)
-            self._descriptor = os.open(path, flags | getattr(os, "O_CLOEXEC", 0))
-        except OSError as exc:
-            raise _unreadable(path, exc) from exc
         self._is_closed = False
-        status = os.fstat(self._descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            self.close()
-            raise LogError("not a regular file", path=path)
+        # While a thread reads, no other one closes the file. Windows has no pread: there the
+        # position of the file is shared, too.
+        self._lock = threading.RLock()
+        self._descriptor = -1
+        status = self._open()
+        self._identity = (status.st_dev, status.st_ino)
         self.size = status.st_size
-        # Windows has no pread: there the position of the file is shared.
-        self._lock = threading.Lock()
+        _open_files.use(self)
 
     def range(self, start: int, end: int) -> bytes:
         """Return bytes [start, end), fewer if the file has no more."""
-        if self._is_closed:
-            raise LogError(
-                "the reader was closed; read episodes before you close their corpus", path=self.path
-            )
         try:
-            return self._read(start, max(0, end - start))
+            with self._lock:
+                return self._read(self._opened(), start, max(0, end - start))
         except OSError as exc:
             raise _unreadable(self.path, exc) from exc
 
@@ -105,11 +101,12 @@ class FileSource:
         """
         if not hasattr(os, "SEEK_DATA"):
             return start
-        try:
-            return os.lseek(self._descriptor, start, os.SEEK_DATA)
-        except OSError as exc:
-            # ENXIO: there is a hole up to the end. Others: the file system knows no holes.
-            return self.size if exc.errno == errno.ENXIO else start
+        with self._lock:
+            try:
+                return os.lseek(self._opened(), start, os.SEEK_DATA)
+            except OSError as exc:
+                # ENXIO: there is a hole up to the end. Others: the file system knows no holes.
+                return self.size if exc.errno == errno.ENXIO else start
 
     def refresh(self) -> bool:
         """Look at the size again, and return whether the path still names this file."""
@@ -117,44 +114,107 @@ class FileSource:
             status = os.stat(self.path)
         except OSError as exc:
             raise _unreadable(self.path, exc) from exc
-        own = os.fstat(self._descriptor)
-        is_same = (status.st_dev, status.st_ino) == (own.st_dev, own.st_ino)
-        is_longer = own.st_size >= self.size
-        self.size = own.st_size
+        is_same = (status.st_dev, status.st_ino) == self._identity
+        if is_same:
+            own_size = status.st_size
+        else:
+            with self._lock:
+                own_size = os.fstat(self._descriptor).st_size if self._descriptor >= 0 else 0
+        is_longer = own_size >= self.size
+        self.size = own_size
         return is_same and is_longer
 
     def close(self) -> None:
         """Close the file. Twice is harmless."""
-        if not self._is_closed:
-            self._is_closed = True
-            os.close(self._descriptor)
+        self._is_closed = True
+        with self._lock:
+            self.let_go()
+        _open_files.forget(self)
 
     def __del__(self) -> None:
-        # `_is_closed` is missing if the file could not be opened.
-        if not getattr(self, "_is_closed", True):
+        # `_lock` is missing if the constructor was interrupted.
+        if getattr(self, "_lock", None) is not None:
             self.close()
 
-    def _read(self, start: int, size: int) -> bytes:
+    def try_let_go(self) -> bool:
+        """Close the file until it is read again, unless a thread reads it; return whether it did."""
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            self.let_go()
+            return True
+        finally:
+            self._lock.release()
+
+    def let_go(self) -> None:
+        """Close the file until it is read again. The caller has the lock."""
+        if self._descriptor >= 0:
+            descriptor = self._descriptor
+            self._descriptor = -1
+            os.close(descriptor)
+
+    def _opened(self) -> int:
+        """Return the descriptor of the open file. The caller has the lock.
+
+        Raises:
+            LogError: The source was closed, or the path names another file now.
+        """
+        if self._is_closed:
+            raise LogError(
+                "the reader was closed; read episodes before you close their corpus", path=self.path
+            )
+        if self._descriptor < 0:
+            status = self._open()
+            if (status.st_dev, status.st_ino) != self._identity:
+                self.let_go()
+                raise LogError("was replaced since it was opened; open it again", path=self.path)
+        _open_files.use(self)
+        return self._descriptor
+
+    def _open(self) -> os.stat_result:
+        """Open the file, and return its status."""
+        # Without O_NONBLOCK, to open a FIFO waits for a writer. Windows has neither flag.
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        flags |= getattr(os, "O_CLOEXEC", 0)
+        try:
+            # Before it is opened too: to open a device may change it, and a socket says less.
+            if not stat.S_ISREG(os.stat(self.path).st_mode):
+                raise LogError("not a regular file", path=self.path)
+            try:
+                self._descriptor = os.open(self.path, flags)
+            except OSError as exc:
+                if exc.errno not in (errno.EMFILE, errno.ENFILE) or not _open_files.let_go():
+                    raise
+                self._descriptor = os.open(self.path, flags)
+        except OSError as exc:
+            raise _unreadable(self.path, exc) from exc
+        status = os.fstat(self._descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            self.let_go()
+            raise LogError("not a regular file", path=self.path)
+        return status
+
+    def _read(self, descriptor: int, start: int, size: int) -> bytes:
         """Return up to `size` bytes; the system may return fewer at once than it has."""
-        data = self._read_once(start, size)
+        data = _read_once(descriptor, start, size)
         if len(data) in (0, size):
             return data
         parts = [data]
         n_read = len(data)
         while n_read < size:
-            data = self._read_once(start + n_read, size - n_read)
+            data = _read_once(descriptor, start + n_read, size - n_read)
             if not data:
                 break
             parts.append(data)
             n_read += len(data)
         return b"".join(parts)
 
-    def _read_once(self, start: int, size: int) -> bytes:
-        if hasattr(os, "pread"):
-            return os.pread(self._descriptor, size, start)
-        with self._lock:
-            os.lseek(self._descriptor, start, os.SEEK_SET)
-            return os.read(self._descriptor, size)
+
+def _read_once(descriptor: int, start: int, size: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, start)
+    os.lseek(descriptor, start, os.SEEK_SET)
+    return os.read(descriptor, size)
 
 
 class Head:

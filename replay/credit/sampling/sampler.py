@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.context import Recording
 from trajrec.replay.credit.sampling.fork_task import RolloutResult, RolloutTask, is_determined
@@ -25,7 +26,6 @@ from trajrec.replay.forks.fork_job import BranchLost, ForkJob
 from trajrec.replay.forks.options import RestoreChoice
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.replay.forks.walker import cheapest_method
-from trajrec.replay.processes.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 from trajrec.types import Value
 

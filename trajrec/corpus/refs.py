@@ -1,11 +1,15 @@
-"""References to recorded episodes, by which another process can read them."""
+"""References to recorded episodes, by which another process can read them: episodes pickle so."""
 
 from __future__ import annotations
 
+import contextlib
+import copyreg
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trajrec.corpus.episode import Episode
+from trajrec.errors import CorpusError
 from trajrec.log.reader import LogReader
 
 # Logs that a loader keeps open. Consecutive episodes mostly come from the same log; each open log
@@ -71,3 +75,32 @@ class EpisodeLoader:
             oldest = next(iter(self._readers))
             self._readers.pop(oldest)
         return reader
+
+
+_loader = EpisodeLoader()
+
+
+def load_episode(refs: tuple[EpisodeRef, ...]) -> Episode:
+    """Return the episode that was pickled in another process, or earlier.
+
+    Raises:
+        CorpusError: Its log is another one now.
+        LogError: Its log cannot be read.
+    """
+    episode = _loader.read(refs)
+    if episode.id != refs[0].id:
+        raise CorpusError(f"{refs[0].path}: episode {refs[0].id} is not in this log any more")
+    return episode
+
+
+def _reduce(episode: Episode) -> tuple[Callable[..., Episode], tuple[Any, ...]]:
+    refs: tuple[EpisodeRef, ...] = (
+        EpisodeRef(episode.id, episode.path.absolute(), episode.number),
+    )
+    # A fork whose parent is elsewhere pickles alone.
+    with contextlib.suppress(CorpusError):
+        refs = refs_with_ancestors(episode)
+    return load_episode, (refs,)
+
+
+copyreg.pickle(Episode, _reduce)
