@@ -169,15 +169,23 @@ def test_resync_stops_at_a_state_that_is_unknown(tmp_path: Path) -> None:
 
 
 class Blinking(Tree):
-    """A tracker that fails once."""
+    """A tracker that cannot see the state after the first call, whichever way it is asked."""
 
     n = 0
 
+    def begin(self) -> tuple[Value, str]:
+        self._look()
+        return super().begin()
+
     def update(self) -> tuple[list[Change], str]:
-        self.n += 1
-        if self.n == 1:
-            raise OSError("not now")
+        self._look()
         return super().update()
+
+    def _look(self) -> None:
+        # The first look is at the beginning. A failure is tried again once.
+        self.n += 1
+        if self.n in (2, 3):
+            raise OSError("not now")
 
 
 def test_a_state_is_known_again_after_it_could_not_be_captured(tmp_path: Path) -> None:
