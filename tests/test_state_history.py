@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import enum
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,33 @@ def test_a_state_is_known_again_after_it_could_not_be_captured(tmp_path: Path) -
     with pytest.raises(StateUnknownError, match="could not be captured"):
         episode.state(1)
     assert episode.state(2)[""] == states[2]
+
+
+KILLED = """
+import os, sys, trajrec
+rooms = {}
+
+def rooms_seen():
+    rooms_seen.n += 1
+    if rooms_seen.n == 3:
+        os.kill(os.getpid(), 9)
+    return rooms
+
+rooms_seen.n = 0
+with trajrec.episode(sys.argv[1], watch=rooms_seen) as ep:
+    ep.tool(rooms.__setitem__, name="let")
+    ep.execute("let", {"key": 1, "value": "ann"}, run=lambda: rooms.update({1: "ann"}))
+    ep.execute("let", {"key": 2, "value": "bob"}, run=lambda: rooms.update({2: "bob"}))
+"""
+
+
+def test_a_state_that_a_kill_kept_out_is_unknown(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    episode = only(tmp_path)
+    assert episode.state(1)[""] == {1: "ann"}
+    with pytest.raises(StateUnknownError, match="perhaps before its changes were recorded"):
+        episode.state(2)
 
 
 # Logs of format 1

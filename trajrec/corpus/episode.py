@@ -99,7 +99,7 @@ class Episode:
             report=self._report,
             is_tolerant=is_tolerant,
         )
-        return Transcript(self.agent_events, values, self.id)
+        return Transcript(self.agent_events, values, self.id, ending=lambda: self.ending)
 
     @property
     def n_steps(self) -> int:

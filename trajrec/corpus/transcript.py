@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from trajrec.corpus.attempts import AttemptKey as AttemptKey
 from trajrec.corpus.attempts import link_retries, mark_recoveries
 from trajrec.corpus.state_history import StateHistory
 from trajrec.corpus.stored_values import LOST, StoredValues
+from trajrec.errors import StateUnknownError
 from trajrec.log.events import (
     AgentEvent,
     AnswerPart,
@@ -71,11 +72,18 @@ class Transcript:
         events: The episode's events, in order.
         values: Decodes their values.
         episode_id: The episode, for errors.
+        ending: Returns how the episode ended.
     """
 
     def __init__(
-        self, events: Sequence[AgentEvent], values: StoredValues, episode_id: str = ""
+        self,
+        events: Sequence[AgentEvent],
+        values: StoredValues,
+        episode_id: str = "",
+        *,
+        ending: Callable[[], str] = str,
     ) -> None:
+        self._ending = ending
         self._events = events
         self._values = values
         self._episode_id = episode_id
@@ -271,7 +279,24 @@ class Transcript:
             if isinstance(event, (CallStart, ModelStart)) and event.step >= step:
                 break
             n_changes += isinstance(event, StateChange)
+        else:
+            self._check_last(step)
         return self.history.state(n_changes, step)
+
+    def _check_last(self, step: int) -> None:
+        """Refuse the state after a call whose changes the end of the process may have kept out.
+
+        Raises:
+            StateUnknownError: The end of a call is the last event of an episode that was cut off.
+        """
+        is_last = bool(self._events) and isinstance(self._events[-1], CallEnd)
+        if is_last and self.initial_digests and self._ending() == "interrupted":
+            raise StateUnknownError(
+                "the process ended right after the last call, perhaps before its changes were "
+                "recorded",
+                episode_id=self._episode_id,
+                step=step,
+            )
 
     def state_after(self, attempt: Attempt) -> dict[str, Value]:
         """Return the parts of the state at the end of an attempt.
