@@ -26,6 +26,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Without `-m` only the unmarked tests run. Deep tests run only if `-m` names them: an expression
     such as "not slow" must not take an hour.
     """
+    mark_most_cases_slow(items)
     if any("::" in argument for argument in config.args):
         return
     expression = config.option.markexpr
@@ -39,6 +40,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if not is_asked_for(item)]
     items[:] = [item for item in items if is_asked_for(item)]
     config.hook.pytest_deselected(items=left_out)
+
+
+def mark_most_cases_slow(items: list[pytest.Item]) -> None:
+    """Make the cases of each test marked `mostly_slow(n)` slow, but n that are spread over them."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("mostly_slow") is not None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for group in cases.values():
+        marker = group[0].get_closest_marker("mostly_slow")
+        assert marker is not None
+        (n,) = marker.args
+        kept = {k * len(group) // n for k in range(n)}
+        for k, item in enumerate(group):
+            if k not in kept:
+                item.add_marker("slow")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

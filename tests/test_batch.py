@@ -51,6 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_reports_are_the_same_for_any_number_of_processes(runs: Path) -> None:
     alone = reports(runs)
     assert {report["grade"] for report in alone} == {"exact"}

@@ -291,6 +291,7 @@ WRONG = {
 }
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize(("harm", "command", "status", "text"), WRONG.values(), ids=WRONG.keys())
 def test_an_error_is_one_sentence_with_its_status(
     harm: object,
@@ -351,6 +352,7 @@ def test_every_command_that_reads_a_folder_is_tried() -> None:
     assert reading - {"demo", "doctor"} == READING.keys()
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("command", READING)
 def test_every_command_reports_a_damaged_log(
     command: str, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -445,6 +447,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"trajrec {trajrec.__version__}\n"
 
 
+@pytest.mark.slow
 def test_the_demo_replays_exactly_and_answers_a_query(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -613,6 +616,7 @@ FACTORIES = (
 )
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("factory", "text"),
     [
@@ -647,6 +651,7 @@ def test_a_factory_that_makes_no_environment_is_reported_in_a_line(
         assert text in line, command
 
 
+@pytest.mark.slow
 def test_an_env_id_gets_the_recorded_arguments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -670,6 +675,7 @@ def test_an_env_id_gets_the_recorded_arguments(
     )
 
 
+@pytest.mark.slow
 def test_an_env_id_keeps_the_arguments_of_its_registration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

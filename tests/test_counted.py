@@ -87,6 +87,7 @@ CHOICES = [
 ]
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize(("checks", "primary", "outcome", "name"), CHOICES)
 @pytest.mark.parametrize("kind", ["environment", "agent"])
 def test_one_check_decides_the_outcome(
@@ -154,6 +155,7 @@ ENV_FAULTS = [
 ]
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(("exc", "at", "fault"), ENV_FAULTS)
 def test_the_fault_of_an_environments_episode_is_named(
     tmp_path: Path, exc: BaseException, at: int, fault: str | None
@@ -175,6 +177,7 @@ AGENT_FAULTS: list[tuple[Any, str, str | None]] = [
 ]
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(("exc", "way", "fault"), AGENT_FAULTS)
 def test_the_fault_of_an_agents_episode_is_that_of_the_root(
     tmp_path: Path, exc: BaseException, way: str, fault: str | None
@@ -338,6 +341,7 @@ FACTORS = [
 ]
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(("value", "state"), FACTORS, ids=str)
 def test_a_factor_is_known_at_every_depth_or_not(tmp_path: Path, value: Any, state: str) -> None:
     run(tmp_path, interface=trajrec.interface(budget=value))

@@ -209,6 +209,7 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
         )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_kill_9_loses_no_step_that_returned(
     tmp_path: Path, recorders: subprocess.Popen[str]

@@ -73,6 +73,7 @@ def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> No
         assert numbers(table) == numbers(expected)
 
 
+@pytest.mark.slow
 def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> None:
     for noise in ("shared", "fresh", "recorded"):
         options: Any = {"n_rollouts": 8, "noise": noise}
@@ -81,6 +82,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
         assert numbers(table) == numbers(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"jobs": 2}, pytest.param({"restore": "os_fork"}, marks=pytest.mark.slow)]
 )
@@ -246,6 +248,7 @@ def test_an_unseeded_policy_makes_the_noise_fresh(lake: Episode) -> None:
     assert table.of("advantage")[0].ci_method == "newcombe"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["auto", "reexecute", "os_fork"])
 def test_unseeded_randomness_makes_the_noise_fresh_for_every_restore(
     restore: Any, tmp_path: Path
@@ -264,6 +267,7 @@ def test_unseeded_randomness_makes_the_noise_fresh_for_every_restore(
     assert {e.ci_method for e in table.of("advantage")} == {"welch"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["shared", "fresh"])
 def test_forked_rollouts_do_not_repeat_one_future(noise: Any, tmp_path: Path) -> None:
     hidden = np.random.default_rng(0)
@@ -450,6 +454,7 @@ def test_the_memory_of_a_policy_does_not_depend_on_the_run(lake: Episode) -> Non
     ) == numbers(table)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "options",
     [

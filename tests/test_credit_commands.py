@@ -150,6 +150,7 @@ def test_success_must_be_given_if_rewards_do_not_tell_it(
     assert "give success=" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_credit_prints_a_table_or_json_and_draws(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:

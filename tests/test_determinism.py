@@ -66,6 +66,7 @@ class Jitter(broken.Sound):
         return float(first[0])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("factory", "cause"),
     [
@@ -167,6 +168,7 @@ class Faulty(gym.Env[Any, Any]):
         return observation, 1.0, False, self.k == 50, {}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("fault", "probe"),
     [
@@ -188,6 +190,7 @@ def test_unrepeatable_environment_fails_with_step_and_field(fault: str, probe: s
         report.raise_if_failed()
 
 
+@pytest.mark.slow
 def test_reused_buffer_is_reported_and_passes() -> None:
     report = check_determinism(lambda: Faulty("buffer"), n_steps=20)
     report.raise_if_failed()
@@ -306,6 +309,7 @@ def test_set_state_must_restore_the_whole_state(fault: str, message: str | None)
         assert re.match(message, reported[0].message)
 
 
+@pytest.mark.slow
 def test_violations_fail_a_deterministic_environment() -> None:
     report = check_determinism(
         lambda: gym.wrappers.TransformReward(WithState("forgets"), lambda r: [r]), n_steps=20

@@ -17,6 +17,7 @@ from trajrec.envs.shop_tasks import TASKS
 from trajrec.replay import check_determinism
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["trajrec/KeyDoor-v0", "trajrec/Shop-v0"])
 def test_our_environments_pass_both_checks_of_contracts(env_id: str) -> None:
     report = check_determinism(env_id, n_steps=200)
@@ -111,6 +112,7 @@ def make_office() -> Any:
     return ToolTextEnv(Office(), lambda world: world.task_solved())
 
 
+@pytest.mark.slow
 def test_a_world_as_an_environment_of_text_replays_exactly(tmp_path: Path) -> None:
     report = check_determinism(lambda: ToolTextEnv(Office(), lambda world: False), n_steps=20)
     report.raise_if_failed()

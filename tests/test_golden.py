@@ -57,6 +57,7 @@ def test_golden_environments_replay_exactly(folder: Path, tmp_path: Path) -> Non
         assert {report.grade for report in reports} == {"exact"}
 
 
+@pytest.mark.mostly_slow(12)
 @pytest.mark.parametrize("path", LOGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_recovered_golden_log_has_the_same_episodes(path: Path, tmp_path: Path) -> None:
     copied = Path(shutil.copy(path, tmp_path))

@@ -111,6 +111,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.mostly_slow(3)
 @needs_posix
 @pytest.mark.parametrize("name", FILES)
 def test_folder_answers_beside_any_file(

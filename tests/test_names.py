@@ -87,6 +87,7 @@ def texts() -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.sources
 def test_names_that_were_given_up_are_gone() -> None:
     left = []

@@ -152,6 +152,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_light_environments_replay_exactly_in_another_process(runs: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "trajrec", "replay", str(runs)], capture_output=True, text=True

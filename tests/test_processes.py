@@ -206,6 +206,7 @@ def quitting() -> Any:
     return Quitting(gym.make("CartPole-v1"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_exit_of_an_environment_ends_only_the_episode(tmp_path: Path, jobs: int) -> None:
     record(gym.make("CartPole-v1"), tmp_path)

@@ -111,6 +111,7 @@ def imports(path: Path) -> set[str]:
     return imported
 
 
+@pytest.mark.slow
 @sources
 def test_every_room_imports_only_rooms_above_it() -> None:
     above: set[str] = set()
@@ -123,6 +124,7 @@ def test_every_room_imports_only_rooms_above_it() -> None:
             assert room == "base" or room in ROOMS[room_of(name)], f"{name} imports {imported}"
 
 
+@pytest.mark.slow
 @sources
 def test_no_module_imports_itself_through_others() -> None:
     paths = modules()

@@ -170,6 +170,7 @@ LATER: dict[str, tuple[Any, Any]] = {
 }
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("field", ["info", "obs"])
 def test_a_text_that_comes_after_other_values_is_redacted(
@@ -277,6 +278,7 @@ def test_a_redacted_action_ends_the_replay_and_says_so(tmp_path: Path) -> None:
         assert trajrec.replay.replay_episode(episode, env=Desk, first=3).grade == "refused"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_states", ["all", "digests"])
 def test_a_redacted_state_is_compared_by_its_kind(tmp_path: Path, keep_states: Any) -> None:
     record(tmp_path, ["look", "go"], keep_states=keep_states, kwargs={"note": f"ask {KEY}"})
@@ -293,6 +295,7 @@ def test_a_redacted_state_is_compared_by_its_kind(tmp_path: Path, keep_states: A
     assert different.divergence.field in ("info/note", "state/note", "state")
 
 
+@pytest.mark.slow
 def test_redacted_observations_are_compared_redacted(tmp_path: Path) -> None:
     class Speaker(Desk):
         def get_state(self) -> JsonObject:

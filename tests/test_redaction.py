@@ -366,6 +366,7 @@ def test_passwords_of_letters_or_digits_are_found_where_nothing_else_stands() ->
     assert not any(word in cleaned for word in ("ngbx", "falcon", "7402"))
 
 
+@pytest.mark.slow
 def test_hostile_texts_are_searched_in_good_time() -> None:
     parts = [
         "%41", "%25", "password,x\n", "password,", "id,password\n1,Summer2024!\n", "values (1,2)",

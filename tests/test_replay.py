@@ -152,6 +152,7 @@ TWISTS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize(("twist", "field"), TWISTS.values(), ids=TWISTS.keys())
 def test_change_at_step_17_is_reported_there(twist: Any, field: str, tmp_path: Path) -> None:
     record(Counter(), tmp_path)
@@ -254,6 +255,7 @@ LEAKS: dict[str, tuple[Any, str]] = {
 }
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("source", "cause"), LEAKS.values(), ids=LEAKS.keys())
 def test_hidden_dependence_is_reported_with_its_cause(
     source: Any, cause: str, tmp_path: Path
@@ -476,6 +478,7 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("where", ["reward", "info/x"])
 @pytest.mark.parametrize(
     ("recorded", "now"),

@@ -124,6 +124,7 @@ print(ep.difference)
 """
 
 
+@pytest.mark.slow
 def test_a_changed_prompt_is_found_in_another_process(
     tmp_path: Path,
 ) -> None:

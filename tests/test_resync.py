@@ -74,6 +74,7 @@ def forced(episode: Any, env_id: str, at: Collection[int]) -> ReplayReport:
     return replay_episode(episode, env=make, resync=True, explain=False)
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("env_id", ENVS)
 def test_only_steps_that_differ_by_themselves_are_listed(tmp_path: Path, env_id: str) -> None:
     episode = record(tmp_path, gym.make(env_id, **ENVS[env_id]), keep_states="all")

@@ -305,6 +305,7 @@ def is_safe(text: str) -> bool:
     return escaped(text) == text
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize(
     "command",
     [
@@ -416,6 +417,7 @@ FORGERIES = [
 ]
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("forge", FORGERIES)
 @pytest.mark.parametrize("can_write", [True, False])
 def test_an_index_that_is_not_ours_is_not_believed(
@@ -439,6 +441,7 @@ def test_an_index_that_is_not_ours_is_not_believed(
             ).fetchone() == (0,)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("size", [0, 1, 100, 5000, 20000])
 def test_a_truncated_index_is_made_again(tmp_path: Path, size: int) -> None:
     fill(tmp_path)

@@ -26,6 +26,7 @@ def episode(tmp_path: Path) -> Any:
     return next(trajrec.open(tmp_path).episodes())
 
 
+@pytest.mark.slow
 def test_sandbox_is_restored_by_its_own_snapshots_only() -> None:
     report = check_determinism(Outside, n_steps=60)
     assert report.grade == "exact"
@@ -70,6 +71,7 @@ def test_branches_restore_the_sandbox_and_continue_as_recorded(episode: Any) -> 
             assert replay_episode(corpus.episode(branch.episode_id), env=Outside).grade == "exact"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", ["auto", pytest.param("env_snapshot", marks=pytest.mark.slow)])
 def test_wrappers_are_restored_with_their_sandbox(episode: Any, restore: Any) -> None:
     make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731

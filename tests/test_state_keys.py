@@ -130,6 +130,7 @@ def test_packed_digests_come_back(n_bytes: Any, top: int) -> None:
         unpack_digests(np.zeros((2, 5), np.uint8))
 
 
+@pytest.mark.slow
 def test_sql_has_keys_of_all_states_or_of_none(tmp_path: Path) -> None:
     counts = {}
     for keep_states in ("auto", "keys", "all", "digests"):

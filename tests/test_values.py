@@ -420,6 +420,7 @@ class Shared(Walk):
         return float(len(self.purse.items))  # type: ignore[attr-defined]
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("restore", ["reexecute", "os_fork", "auto"])
 @pytest.mark.parametrize("kind", [Board, Shopper, Shared])
 def test_what_attributes_share_is_shared_after_going_back(

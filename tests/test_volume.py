@@ -115,6 +115,7 @@ def test_last_episodes_are_kept_and_older_logs_deleted(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.journal"))
 
 
+@pytest.mark.slow
 def test_sql_knows_the_logs_that_are_left(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs", keep_last=4)
     query = "SELECT episode_id, seed, n_steps, ending, total_reward FROM episodes ORDER BY seed"

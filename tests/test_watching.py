@@ -199,6 +199,7 @@ def watched(folder: Path, state: Any, tool: Callable[[], Any]) -> list[tuple[Any
         return corpus.sql("SELECT part, path, after FROM state_changes").fetchall()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("cls", [Till, SlottedTill, LinkedTill])
 def test_attributes_of_an_object_are_watched(tmp_path: Path, cls: type[Till]) -> None:
     for name, wrap, part, base in (
@@ -272,6 +273,7 @@ def solved(world: Office) -> bool:
     return world.task_solved()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("task", range(len(TASKS)))
 def test_each_office_task_can_be_solved_failed_and_replayed(tmp_path: Path, task: int) -> None:
     for solves in (True, False):

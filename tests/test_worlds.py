@@ -100,6 +100,7 @@ with trajrec.open(sys.argv[1]) as corpus:
 """
 
 
+@pytest.mark.slow
 def test_the_shop_replays_exactly_in_another_process(tmp_path: Path) -> None:
     for task in range(len(TASKS)):
         record_shop(tmp_path, task)
@@ -221,6 +222,7 @@ def record_notes(folder: Path, **kwargs: bool) -> Any:
     return episodes(folder)[-1]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("kwargs", "field", "cause"),
     [({"clock": True}, "at", "clock"), ({"chance": True}, "id", "random")],

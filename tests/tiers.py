@@ -2,6 +2,7 @@
 
 Unmarked tests take two minutes and run the fixed shares: the same cases each time, so that a failure is due to a change.
 Tests marked `slow` run in `.ci/run` and hold the drawn shares: other cases each time, from a seed that is printed.
+Of a test marked `mostly_slow(n)` only n cases are unmarked.
 Tests marked `deep` run in `.ci/deep PART` and hold the whole suites.
 """
 
