@@ -382,12 +382,16 @@ def test_reader_follows_a_recording_while_it_runs(
     monkeypatch.setattr(flusher, "FLUSH_S", 0.01)
     env = trajrec.record(Scripted(lambda k: (np.full(20, k), 1.0, False, False, {})), tmp_path)
     env.reset()
-    is_done = threading.Event()
+    has_seen_enough = threading.Event()
+    n_recorded = []
 
     def record() -> None:
-        for k in range(12_000):
-            env.step(k)
-        is_done.set()
+        n_steps = 0
+        # A fast machine could be done before the reader looks twice.
+        while n_steps < 12_000 or not (has_seen_enough.is_set() or n_steps >= 500_000):
+            env.step(n_steps)
+            n_steps += 1
+        n_recorded.append(n_steps)
 
     thread = threading.Thread(target=record)
     thread.start()
@@ -395,11 +399,12 @@ def test_reader_follows_a_recording_while_it_runs(
     for n_steps in tail(env.path):
         assert n_steps >= seen[-1]
         seen.append(n_steps)
-        if is_done.is_set():
+        if len(set(seen)) > 3 or n_recorded:
             break
+    has_seen_enough.set()
     thread.join()
-    assert next(tail(env.path)) == 12_000
     assert len(set(seen)) > 3
+    assert next(tail(env.path)) == n_recorded[0]
     env.close()
 
 
@@ -447,3 +452,16 @@ def test_journal_without_its_permission_is_an_error_of_its_log(tmp_path: Path) -
     with pytest.raises(LogError, match="cannot be read"):
         LogReader(env.path)
     env.close()
+
+
+def test_a_new_half_of_the_journal_makes_no_chunk_of_one_row(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    for k in range(12_000):
+        *_, terminated, _, _ = env.step(k % 2)
+        if terminated:
+            env.reset()
+    env.close()
+    with LogReader(env.path) as reader:
+        sizes = [chunk.n_obs for chunk in reader.chunks()]
+    assert min(sizes[:-1]) > 1000

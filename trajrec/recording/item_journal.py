@@ -192,8 +192,9 @@ class ItemJournal:
         self._started = None
         self.position = self._journal.switch(number)
         self._half_start = number
-        # The half has the rest of this block as a block of its own.
-        source.limit = 0
+        if is_inside_block:
+            # The half has the rest of this block as a block of its own.
+            source.limit = 0
         return True
 
 
