@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTS = {
-    "log": "values of any kind, damaged, cut and changed logs, writers that are killed",
+    "log": "values of any kind, damaged and cut logs, two readers, rewriting",
+    "kills": "processes killed at random moments, exceptions at every instruction",
+    "hostile": "logs with changed records, frames, footers and journals",
     "index": "processes that ask for minutes while others record",
     "replay": "a hundred episodes of each environment, and an episode of a million steps",
     "credit": "estimators against problems with known answers, coverage of their intervals",

@@ -309,7 +309,7 @@ def cases(kind: str, folder: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@suite("log", fixed=60, drawn=400, whole=None)
+@suite("kills", fixed=60, drawn=400, whole=None)
 def test_exception_at_any_instruction_leaves_a_right_log(
     share: Share, kind: str, tmp_path: Path
 ) -> None:
@@ -322,7 +322,7 @@ def test_exception_at_any_instruction_leaves_a_right_log(
             raise
 
 
-@suite("log", fixed=40, drawn=300, whole=None)
+@suite("kills", fixed=40, drawn=300, whole=None)
 def test_exception_while_the_log_changes_leaves_right_logs(share: Share, tmp_path: Path) -> None:
     # The second reset begins another log.
     call = N_STEPS + 2
@@ -342,7 +342,7 @@ def noise(k: int) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:.*it has reached max_bytes:RuntimeWarning")
-@suite("log", fixed=40, drawn=300, whole=None)
+@suite("kills", fixed=40, drawn=300, whole=None)
 def test_exception_while_a_log_reaches_its_limit_leaves_it_sealed(
     share: Share, tmp_path: Path
 ) -> None:
@@ -385,7 +385,7 @@ def reach_limit(folder: Path, exception: type[BaseException], at: int) -> int:
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
-@suite("log", fixed=25, drawn=300, whole=3000)
+@suite("kills", fixed=25, drawn=300, whole=3000)
 def test_loop_that_goes_on_after_ctrl_c_loses_no_row(
     share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -617,7 +617,7 @@ def agent_cases(folder: Path) -> list[tuple[int, int]]:
     ]
 
 
-@suite("log", fixed=100, drawn=1000, whole=None)
+@suite("kills", fixed=100, drawn=1000, whole=None)
 def test_exception_at_any_instruction_of_an_agent_leaves_a_right_log(
     share: Share, tmp_path: Path
 ) -> None:
