@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from tiers import SEED
 
 import trajrec
+from trajrec.agents.context import current_episode
 from trajrec.corpus.episode import Episode
 from trajrec.log import flusher
 from trajrec.recording.event_log import close_logs
@@ -68,6 +70,10 @@ def sealed() -> Iterator[None]:
     """Close the logs of agents after each test, so that the next one opens its own."""
     yield
     close_logs()
+    if current_episode() is not None:
+        # The traceback of an exception may have kept an episode that was broken off.
+        gc.collect()
+        assert current_episode() is None, "the episodes of the next tests would be nested"
 
 
 @pytest.fixture

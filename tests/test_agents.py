@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import json
 import os
 import random
@@ -29,6 +30,7 @@ from conftest import only
 from planted import KINDS, plant
 
 import trajrec
+from trajrec.agents.context import current_episode, enter_episode, leave_episode
 from trajrec.envs import Shop
 from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
@@ -1032,3 +1034,25 @@ def test_an_agents_log_compacts_and_recovers_without_loss(
     assert [
         episode.state(episode.n_steps) for episode in trajrec.open(tmp_path).episodes()
     ] == states
+
+
+def test_an_episode_that_nobody_left_is_not_around_the_next_one(tmp_path: Path) -> None:
+    def begin() -> None:
+        # As an exception does between the beginning of an episode and that of its block.
+        trajrec.episode(tmp_path, task="left").__enter__()
+
+    begin()
+    gc.collect()
+    with trajrec.episode(tmp_path, task="next"):
+        pass
+    ended = trajrec.episode(tmp_path, task="ended")
+    token = enter_episode(ended.__enter__())
+    ended.__exit__(None, None, None)
+    enter_episode(ended)
+    assert current_episode() is None
+    with trajrec.episode(tmp_path, task="last"):
+        pass
+    leave_episode(token)
+    close_logs()
+    kinds = rows(tmp_path, "SELECT task, kind FROM all_episodes ORDER BY number")
+    assert kinds == [(task, "rollout") for task in ("left", "next", "ended", "last")]

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from contextvars import Token
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from trajrec.agents.arguments import arguments_of, request_of, tool_name
-from trajrec.agents.context import EpisodeSession, enter_episode, leave_episode
+from trajrec.agents.context import EpisodeToken, enter_episode, leave_episode
 from trajrec.agents.counters import CounterMark, StepCounter
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
@@ -106,7 +105,8 @@ class Rerun:
         self._functions: list[FunctionTool] = []
         self._redactor = as_redactor(redact)
         self._steps = StepCounter()
-        self._token: Token[EpisodeSession | None] | None = None
+        self._token: EpisodeToken | None = None
+        self._has_ended = False
         self._requests = recorded_requests(episode)
         self._open_attempts = list(self._requests.attempts)
         self._n_models = 0
@@ -119,6 +119,7 @@ class Rerun:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> bool:
+        self._has_ended = True
         # The live episode first: it was begun inside of this one.
         if self.live is not None:
             self.live.__exit__(kind, exc, tb)
@@ -140,6 +141,11 @@ class Rerun:
     def id(self) -> str:
         """Id of the recorded episode, or of the live one."""
         return self.episode.id if self.live is None else self.live.id
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the block of the rerun was left."""
+        return self._has_ended
 
     @property
     def n_steps(self) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.protocols import Access, Tool, Verdict
@@ -23,6 +24,11 @@ class EpisodeSession(Protocol):
     @property
     def id(self) -> str:
         """Id of the episode."""
+        ...
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more can be recorded in it."""
         ...
 
     @property
@@ -104,20 +110,27 @@ class EpisodeSession(Protocol):
         ...
 
 
-_CURRENT: ContextVar[EpisodeSession | None] = ContextVar("trajrec_episode", default=None)
+# A weak reference: if an exception comes before the episode's block has begun, for instance by
+# Ctrl-C, nobody leaves the episode. It is gone then, and the next one is not inside of it.
+CurrentEpisode: TypeAlias = "weakref.ref[EpisodeSession] | None"
+EpisodeToken: TypeAlias = "Token[CurrentEpisode]"
+
+_CURRENT: ContextVar[CurrentEpisode] = ContextVar("trajrec_episode", default=None)
 
 
 def current_episode() -> EpisodeSession | None:
     """Return the episode that this task or thread is in; None outside of episodes."""
-    return _CURRENT.get()
+    reference = _CURRENT.get()
+    episode = None if reference is None else reference()
+    return None if episode is None or episode.has_ended else episode
 
 
-def enter_episode(episode: EpisodeSession) -> Token[EpisodeSession | None]:
+def enter_episode(episode: EpisodeSession) -> EpisodeToken:
     """Make an episode the current one; return the token that `leave_episode` takes."""
-    return _CURRENT.set(episode)
+    return _CURRENT.set(weakref.ref(episode))
 
 
-def leave_episode(token: Token[EpisodeSession | None]) -> None:
+def leave_episode(token: EpisodeToken) -> None:
     """Make the episode current again that was so before `enter_episode`."""
     # A generator or a task may leave an episode in another context than it entered it in, which has
     # no such token.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from contextvars import Token
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from trajrec.agents.arguments import arguments_of
 from trajrec.agents.context import (
-    EpisodeSession,
+    EpisodeToken,
     current_episode,
     enter_episode,
     leave_episode,
@@ -131,7 +130,7 @@ class AgentEpisode:
         self._origin: ForkOrigin | None = None
         self._steps = StepCounter()
         self._recording: _Recording | None = None
-        self._token: Token[EpisodeSession | None] | None = None
+        self._token: EpisodeToken | None = None
         self._stop_reason = ""
         self._claimed_done: bool | None = None
         self._is_truncated = False
@@ -186,6 +185,11 @@ class AgentEpisode:
         """The episode's id."""
         journal = self._begun().journal
         return episode_id(journal.log.log_id, journal.number)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more can be recorded in it."""
+        return self._has_ended
 
     @property
     def path(self) -> Path:

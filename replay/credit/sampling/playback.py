@@ -94,6 +94,11 @@ class PlaybackEpisode:
         self._coroutines: list[Coroutine[Any, Any, Any]] = []
 
     @property
+    def has_ended(self) -> bool:
+        """Whether its agent's loop is over: it is not, as long as the agent runs."""
+        return False
+
+    @property
     def n_steps(self) -> int:
         """Number of steps so far."""
         return self._steps.step + 1
