@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -628,3 +629,39 @@ def test_exception_at_any_instruction_of_an_agent_leaves_a_right_log(
         except BaseException as exc:
             exc.add_note(f"call {call}, instruction {at}, {exception.__name__}")
             raise
+
+
+def interrupt_anywhere(call: Callable[[], None], at: int) -> bool:
+    """Interrupt a call at an instruction, also of the standard library; return whether it came."""
+    n = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal n
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            n += 1
+            if n - 1 == at:
+                raise InterruptError
+        return trace
+
+    sys.settrace(trace)
+    try:
+        call()
+    except InterruptError:
+        return True
+    finally:
+        sys.settrace(None)
+    return False
+
+
+def test_an_interrupted_call_of_the_flusher_takes_no_lock_along() -> None:
+    own = flusher.Flusher()
+    at = 0
+    while interrupt_anywhere(own.wake_up, at):
+        at += 1
+    assert at > 3
+    later = threading.Thread(target=own.wake_up, daemon=True)
+    later.start()
+    later.join(10)
+    assert not later.is_alive()

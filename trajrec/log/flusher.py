@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import queue
 import threading
 import time
 import weakref
@@ -38,13 +39,12 @@ class Flusher:
     """Flushes its writers every `FLUSH_S` seconds, and their full blocks when it is woken.
 
     Compression and I/O in this thread do not delay the loop that records.
-
-    Attributes:
-        wake: Set it to have the writers' full blocks flushed at once.
     """
 
     def __init__(self) -> None:
-        self.wake = threading.Event()
+        # No `threading.Event`: if Ctrl-C comes while one is being set, its lock stays taken, and
+        # the next call waits for ever. An item is put by one call of C.
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         # A writer that nobody refers to is not kept alive by the flusher.
         self.writers: weakref.WeakSet[Flushable] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
@@ -64,7 +64,7 @@ class Flusher:
 
     def wake_up(self) -> None:
         """Have the full blocks of the writers flushed at once."""
-        self.wake.set()
+        self._wakes.put(None)
 
     def discard(self, writer: Flushable) -> None:
         """Stop flushing a writer. The thread ends after the last one."""
@@ -73,8 +73,7 @@ class Flusher:
     def _run(self) -> None:
         next_flush = time.monotonic() + FLUSH_S
         while True:
-            self.wake.wait(max(0.0, next_flush - time.monotonic()))
-            self.wake.clear()
+            self._wait(next_flush - time.monotonic())
             # A block that has just begun waits: a chunk of its few rows would compress badly.
             only_full = time.monotonic() < next_flush
             if not only_full:
@@ -91,6 +90,13 @@ class Flusher:
                     writer.flush_pending(only_full=only_full)
             # Or the list would keep the writers alive while the thread waits.
             del writers, writer
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until the flusher is woken, but not longer; forget all calls up to now."""
+        with contextlib.suppress(queue.Empty):
+            self._wakes.get(timeout=max(0.0, seconds))
+            while True:
+                self._wakes.get_nowait()
 
 
 _the_flusher: Flusher | None = None
