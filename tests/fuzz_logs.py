@@ -79,6 +79,9 @@ def move_event(log: Log, rng: random.Random, other: Log) -> str:
 
 def change_frames(log: Log, rng: random.Random, other: Log) -> str:
     """Drop, repeat, swap or renumber frames."""
+    if not log.parts:
+        # Earlier changes have dropped them all.
+        return "no frame left"
     k = rng.randrange(len(log.parts))
     part = log.parts[k]
     match rng.randrange(6):

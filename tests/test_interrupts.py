@@ -386,6 +386,8 @@ def reach_limit(folder: Path, exception: type[BaseException], at: int) -> int:
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers that send signals")
+# Ctrl-C in a finalizer or a callback of the garbage collector is only reported.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @suite("kills", fixed=25, drawn=300, whole=3000)
 def test_loop_that_goes_on_after_ctrl_c_loses_no_row(
     share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -49,7 +49,8 @@ import sys, gymnasium as gym, trajrec, trajrec.envs
 if sys.argv[1].startswith("ALE"): import ale_py
 if sys.argv[1].startswith("MiniGrid"): import minigrid
 limits = {"max_episode_steps": 300} if sys.argv[1] == "CliffWalking-v1" else {}
-env = trajrec.record(gym.make(sys.argv[1], **limits), sys.argv[2])
+# Random texts, as the actions of the shop are here, may look like secrets.
+env = trajrec.record(gym.make(sys.argv[1], **limits), sys.argv[2], redact=False)
 env.action_space.seed(0)
 for k in range(int(sys.argv[3])):
     env.reset(seed=0 if k == 0 else None)
