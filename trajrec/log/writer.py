@@ -298,13 +298,15 @@ class LogWriter:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
-        self.error = LogWriteError(
+        error = LogWriteError(
             f"cannot be written: {_reason(exc)}; everything recorded before is readable, "
             "nothing later is recorded",
             path=self.path,
             offset=self._file.written.size,
         )
-        self.error.__cause__ = exc
+        error.__cause__ = exc
+        # With its cause: `close` seals a log that is at its limit, and no other.
+        self.error = error
         self._source.discard()
 
 
