@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
 import signal
 import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
+from killing import kill_child
 from tiers import Share, suite
 
 import trajrec
@@ -171,22 +169,9 @@ def recorders() -> Iterator[subprocess.Popen[str]]:
 
 def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) -> None:
     """Have a process record, kill it, and compare the log with the steps that it reported."""
-    assert recorders.stdin is not None
-    assert recorders.stdout is not None
     folder.mkdir()
     reports = folder / "reports"
-    recorders.stdin.write(json.dumps([str(folder), str(reports)]) + "\n")
-    recorders.stdin.flush()
-    pid = int(recorders.stdout.readline())
-    while not reports.exists() or reports.stat().st_size == 0:
-        time.sleep(0.005)
-        os.kill(pid, 0)
-    time.sleep(after_s)
-    os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        while True:
-            os.kill(pid, 0)
-            time.sleep(0.001)
+    kill_child(recorders, [str(folder), str(reports)], reports, after_s)
     lines = reports.read_bytes().splitlines(keepends=True)
     reported = [line.split() for line in lines if line.endswith(b"\n")]
     steps = {(int(e), int(s)): float(x) for e, s, x in reported}

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +17,7 @@ import gymnasium as gym
 import killed
 import pytest
 from conftest import run
+from killing import kill_child
 from tiers import Share, suite
 
 import trajrec
@@ -47,24 +45,11 @@ def zygote() -> Iterator[Zygote]:
         process.kill()
 
 
-def kill_child(zygote: Zygote, kind: str, folder: Path, after_s: float) -> Path:
+def record_and_kill(zygote: Zygote, kind: str, folder: Path, after_s: float) -> Path:
     """Have a child record, kill it, and return its reports."""
-    assert zygote.stdin is not None
-    assert zygote.stdout is not None
     folder.mkdir()
     reports = folder / "reports"
-    zygote.stdin.write(json.dumps([kind, str(folder), str(reports)]) + "\n")
-    zygote.stdin.flush()
-    pid = int(zygote.stdout.readline())
-    while not reports.exists() or reports.stat().st_size == 0:
-        time.sleep(0.002)
-        os.kill(pid, 0)
-    time.sleep(after_s)
-    os.kill(pid, signal.SIGKILL)
-    with contextlib.suppress(ProcessLookupError):
-        while True:
-            os.kill(pid, 0)
-            time.sleep(0.001)
+    kill_child(zygote, [kind, str(folder), str(reports)], reports, after_s)
     return reports
 
 
@@ -174,7 +159,7 @@ def check_folder(folder: Path, kind: str, reports: dict[str, list[Any]]) -> None
 
 
 def kill_and_check(zygote: Zygote, kind: str, folder: Path, after_s: float) -> None:
-    reports = killed.read_reports(kill_child(zygote, kind, folder, after_s))
+    reports = killed.read_reports(record_and_kill(zygote, kind, folder, after_s))
     check_folder(folder, kind, reports)
     with trajrec.open(folder) as corpus:
         query = "SELECT ending, coalesce(sum(missing_steps), 0) FROM episodes GROUP BY 1"
@@ -289,7 +274,7 @@ def kill_command(zygote: Zygote, command: str, base: Path, folder: Path, after_s
         rows = [row for _, rows in before.values() for row in rows]
         words.insert(2, next(row[0] for row in rows if row[2] == 200 and row[4][0].shape == (2,)))
         words += ["--env", "killed:Room", "--allow", "killed"]
-    kill_child(zygote, json.dumps(words), folder / "child", after_s)
+    record_and_kill(zygote, json.dumps(words), folder / "child", after_s)
     check_contents(before, runs)
     assert cli.main(words) == 0
     check_contents(before, runs)

@@ -116,6 +116,7 @@ class EnvById:
             allow=(),
             episode_id="",
             defaults=lambda: {} if spec is None else own_arguments(spec),
+            can_allow=False,
         )
         return kwargs
 

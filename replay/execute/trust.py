@@ -50,6 +50,7 @@ def check_arguments(
     allow: tuple[str, ...],
     episode_id: str,
     defaults: Callable[[], Mapping[str, Value]] = dict,
+    can_allow: bool = True,
 ) -> None:
     """Refuse arguments from a log that may be paths, addresses or commands.
 
@@ -60,6 +61,7 @@ def check_arguments(
         allow: The allowed modules.
         episode_id: The episode, for error messages.
         defaults: Returns the owner's own values, which are not taken from the log.
+        can_allow: Whether the caller takes modules to allow, for the message.
 
     Raises:
         EnvRefusedError: One of them may be such a text, and the module is not allowed.
@@ -76,10 +78,11 @@ def check_arguments(
     for name, text in reaching.items():
         if name in own and is_same(own[name], arguments[name]):
             continue
+        remedy = f", or pass {how_to_allow(module)}" if can_allow else ""
         raise EnvRefusedError(
-            f"the argument {name}={text!r:.100} of {owner} may be a path, an address or a command, "
-            "and is not taken from a log unless you allow it: make the environment yourself "
-            f"(--env, or env= in Python), or pass {how_to_allow(module)}",
+            f"the log's argument {name}={text!r:.100} of {owner} may be a path, an address or a "
+            "command: make the environment with a function of yours "
+            f"(--env MODULE:FACTORY, or env= in Python){remedy}",
             episode_id=episode_id,
         )
 
