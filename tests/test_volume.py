@@ -65,8 +65,9 @@ def noise(k: int) -> Any:
 def test_log_stays_below_its_limit_and_training_goes_on(tmp_path: Path) -> None:
     env = trajrec.record(Scripted(noise), tmp_path, max_bytes=100_000)
     with pytest.warns(RuntimeWarning, match="it has reached max_bytes=100000") as warned:
-        assert run(env, 40) == 4000
-    env.close()
+        assert run(env, 80) == 8000
+        assert len(warned) == 1
+        env.close()
     assert len(warned) == 1
     assert 50_000 < env.path.stat().st_size <= 100_000
     with LogReader(env.path) as reader:
@@ -80,7 +81,7 @@ def test_log_stays_below_its_limit_and_training_goes_on(tmp_path: Path) -> None:
 def test_log_at_its_limit_raises_if_the_user_chose_so(tmp_path: Path) -> None:
     env = trajrec.record(Scripted(noise), tmp_path, max_bytes=100_000, on_full="raise")
     with pytest.raises(LogWriteError, match="it has reached max_bytes=100000"):
-        run(env, 40)
+        run(env, 80)
     with pytest.raises(LogWriteError):
         env.close()
     assert env.path.stat().st_size <= 100_000
@@ -113,6 +114,19 @@ def test_last_episodes_are_kept_and_older_logs_deleted(tmp_path: Path) -> None:
     assert kept == returns[-len(kept) :]
     assert 8 <= len(kept) <= 10
     assert not list(tmp_path.glob("*.journal"))
+
+
+@pytest.mark.parametrize("on_full", ["stop-recording", "raise"])
+def test_limit_met_by_the_flusher_is_told_by_the_next_flush(tmp_path: Path, on_full: Any) -> None:
+    env = trajrec.record(Scripted(noise), tmp_path, max_bytes=10_000, on_full=on_full)
+    run(env, 1)
+    env._writer.flush_pending()
+    assert env._writer.is_closed
+    told = pytest.warns(RuntimeWarning, match="it has reached max_bytes=10000")
+    if on_full == "raise":
+        told = pytest.raises(LogWriteError, match="it has reached max_bytes=10000")
+    with told:
+        env.flush()
 
 
 @pytest.mark.slow

@@ -138,9 +138,9 @@ class LogWriter:
                 `on_full` is "raise".
         """
         with self._lock:
-            if self._closed:
-                return
-            self._flush()
+            if not self._closed:
+                self._flush()
+        # Also of a log that the flusher has closed: it was at its limit.
         self.raise_error()
 
     def flush_pending(self, *, only_full: bool = False) -> None:
