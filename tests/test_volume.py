@@ -62,12 +62,16 @@ def noise(k: int) -> Any:
     return np.random.default_rng(k + 1).random(50), 1.0, False, k == 99, {}
 
 
+def run_and_close(env: trajrec.Recorder, n_episodes: int) -> int:
+    n_steps = run(env, n_episodes)
+    env.close()
+    return n_steps
+
+
 def test_log_stays_below_its_limit_and_training_goes_on(tmp_path: Path) -> None:
     env = trajrec.record(Scripted(noise), tmp_path, max_bytes=100_000)
     with pytest.warns(RuntimeWarning, match="it has reached max_bytes=100000") as warned:
-        assert run(env, 80) == 8000
-        assert len(warned) == 1
-        env.close()
+        assert run_and_close(env, 80) == 8000
     assert len(warned) == 1
     assert 50_000 < env.path.stat().st_size <= 100_000
     with LogReader(env.path) as reader:
