@@ -15,7 +15,8 @@ from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_reda
 from trajrec.corpus.step import Step, failed_step
 from trajrec.corpus.stored_values import StoredValues
 from trajrec.corpus.transcript import Transcript
-from trajrec.errors import CorpusError, StateUnknownError
+from trajrec.corpus.whole_states import whole_state
+from trajrec.errors import CorpusError
 from trajrec.log.events import CallStart, ModelStart, TaskStart
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id
@@ -338,28 +339,14 @@ class Episode:
             raise IndexError(f"step must be in [{self.first_step}, {self.end_step}], got {step}")
         if self.is_agent_episode:
             return self.transcript.state(step)
-        row = int(np.searchsorted(self.step_numbers, step)) if self.has_reset else -1
-        if row not in self.states:
-            raise self._unknown(step)
-        state = self.states[row]
-        digests = self.state_digests
-        if digests is not None and self.digest_state(state) != digests[row]:
-            raise StateUnknownError(
-                "the state that is stored there has another digest than the recorded one",
-                episode_id=self.id,
-                step=step,
-            )
-        return state
-
-    def _unknown(self, step: int) -> StateUnknownError:
-        what = (
-            f"only the digest of this state is stored; states are stored at rows "
-            f"{sorted(self.states)[:6]}; replay the episode up to it, or record with "
-            "keep_states='all'"
+        return whole_state(
+            self.rows,
+            step,
+            episode_id=self.id,
+            header=self.header,
+            raised_steps={failure.step for failure in self.failures if failure.phase == "step"},
+            digest_bytes=self.digest_bytes,
         )
-        if self.header.state.keep == "none":
-            what = f"no state was captured (no adapter fits {self.header.env.class_name})"
-        return StateUnknownError(what, episode_id=self.id, step=step)
 
     def step_at(self, step: int) -> Step:
         """Return one step, and read only its chunk.

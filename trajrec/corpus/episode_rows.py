@@ -8,7 +8,13 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.log.chunk import LogChunk, Span
-from trajrec.log.fields import concatenate, field_array, field_values, sparse_values
+from trajrec.log.fields import (
+    concatenate,
+    field_array,
+    field_values,
+    sparse_rows,
+    sparse_values,
+)
 from trajrec.log.schema import Segment
 from trajrec.types import Array, Info, Value
 from trajrec.values import codec
@@ -161,6 +167,52 @@ class EpisodeRows:
                 states[n_before + row - start] = value
             n_before += stop - start
         return states
+
+    def state_row(self, step: int) -> int | None:
+        """Return the row of the state before a step; None if the log has none.
+
+        A step that raised, or that the log has lost, has no row, and so the state after it has none.
+        """
+        n_before = 0
+        for part in self.parts:
+            start, stop = part.observation_rows
+            segment = part.segment
+            if segment.has_reset and step == segment.first_step:
+                return n_before
+            if segment.first_step < step <= part.end_step:
+                return n_before + segment.has_reset + step - segment.first_step - 1
+            n_before += stop - start
+        return None
+
+    def state_rows(self) -> Iterator[int]:
+        """Yield the rows of the states that are stored whole."""
+        n_before = 0
+        for part in self.parts:
+            start, stop = part.observation_rows
+            for row in sparse_rows(part.chunk, "state", start, stop):
+                yield n_before + row - start
+            n_before += stop - start
+
+    def state_at(self, row: int) -> tuple[Value, int | None] | None:
+        """Return a state that is stored whole, and its recorded digest; read only its chunk.
+
+        Returns:
+            The state and the digest, which is None if the log has none, since it has every state
+            whole. None if the state is not stored.
+        """
+        n_before = 0
+        for part in self.parts:
+            start, stop = part.observation_rows
+            index = start + row - n_before
+            if index < stop:
+                _, values = sparse_values(part.chunk, "state", index, index + 1)
+                if not values:
+                    return None
+                column = part.chunk.column("state_digest")
+                packed = None if column is None else column.array(index, index + 1)
+                return values[0], None if packed is None else int(unpack_digests(packed)[0])
+            n_before += stop - start
+        return None
 
     def state_digests(self) -> Array | None:
         """Return the digest of each row's state, (T + 1,); None if a row has no state.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -274,14 +275,31 @@ class Transcript:
             StateUnknownError: A part was not captured, or the recorded changes do not lead to its
                 recorded digest.
         """
+        steps, n_changes = self._step_starts
+        index = bisect_left(steps, step)
+        if index == len(steps):
+            self._check_last(step)
+            return self.history.state(len(self.history), step)
+        return self.history.state(n_changes[index], step)
+
+    @cached_property
+    def _step_starts(self) -> tuple[list[int], list[int]]:
+        """Steps in ascending order, and the number of changes before the first call of each.
+
+        A retry is of an earlier step, and begins no step.
+        """
+        steps: list[int] = []
+        counts: list[int] = []
         n_changes = 0
         for event in self._events:
-            if isinstance(event, (CallStart, ModelStart)) and event.step >= step:
-                break
-            n_changes += isinstance(event, StateChange)
-        else:
-            self._check_last(step)
-        return self.history.state(n_changes, step)
+            if isinstance(event, StateChange):
+                n_changes += 1
+            elif isinstance(event, (CallStart, ModelStart)) and (
+                not steps or event.step > steps[-1]
+            ):
+                steps.append(event.step)
+                counts.append(n_changes)
+        return steps, counts
 
     def _check_last(self, step: int) -> None:
         """Refuse the state after a call whose changes the end of the process may have kept out.

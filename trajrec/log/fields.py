@@ -8,7 +8,7 @@ import numpy as np
 
 from trajrec.log.chunk import LogChunk
 from trajrec.log.rows import ColumnRows
-from trajrec.types import Value
+from trajrec.types import IntArray, Value
 
 # A layout is a nested list of unlike items: `trajrec.log.schema.Chunk` describes it.
 Layout = Any
@@ -86,12 +86,30 @@ def sparse_values(
     layout = chunk.layout(field)
     if layout is None or stop <= start:
         return [], []
-    leaf = _first_leaf(layout)
-    row_numbers = None if leaf is None else chunk.rows(leaf).row_numbers
+    row_numbers = _row_numbers(chunk, layout)
     if row_numbers is None:
         return list(range(start, stop)), field_values(chunk, layout, start, stop)
     first, last = np.searchsorted(row_numbers, [start, stop]).tolist()
     return row_numbers[first:last].tolist(), field_values(chunk, layout, first, last)
+
+
+def sparse_rows(chunk: LogChunk, field: str, start: int, stop: int) -> list[int]:
+    """Return the numbers of the rows in [start, stop) that have a value of a field."""
+    layout = chunk.layout(field)
+    if layout is None or stop <= start:
+        return []
+    row_numbers = _row_numbers(chunk, layout)
+    if row_numbers is None:
+        return list(range(start, stop))
+    first, last = np.searchsorted(row_numbers, [start, stop]).tolist()
+    numbers: list[int] = row_numbers[first:last].tolist()
+    return numbers
+
+
+def _row_numbers(chunk: LogChunk, layout: Layout) -> IntArray | None:
+    """Return the numbers of the rows that have a value of a field, or None if all have one."""
+    leaf = _first_leaf(layout)
+    return None if leaf is None else chunk.rows(leaf).row_numbers
 
 
 def dense_columns(chunk: LogChunk, field: str) -> dict[str | None, ColumnRows] | None:

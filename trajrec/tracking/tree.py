@@ -11,7 +11,7 @@ import contextlib
 import datetime
 from collections.abc import Callable
 
-from trajrec.errors import RestoreError
+from trajrec.errors import EncodeError, RestoreError
 from trajrec.tracking.nodes import Node, Undo, plain_digest
 from trajrec.tracking.plain_data import NOT_PLAIN, check_plain, plain_copy
 from trajrec.tracking.restore import assign
@@ -111,8 +111,10 @@ def is_digest_of(digest: str, value: Value) -> bool:
     with contextlib.suppress(*NOT_PLAIN):
         if plain_digest(value) == digest:
             return True
-    if codec.digest(value) == digest:
-        return True
+    # Changes of a log can lead to a value that nests more deeply than a log can hold.
+    with contextlib.suppress(EncodeError, RecursionError):
+        if codec.digest(value) == digest:
+            return True
     with contextlib.suppress(*NOT_PLAIN):
         return plain_digest(_with_times(value)) == digest
     return False

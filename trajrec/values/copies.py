@@ -8,6 +8,8 @@ from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.plain import IMMUTABLE_TYPES
 
+_ARE_IMMUTABLE = IMMUTABLE_TYPES.issuperset
+
 
 def copy_for_record(value: Value) -> Value:
     """Return a copy that no later step changes, with the types that a log gives back.
@@ -28,3 +30,24 @@ def copy_for_env(value: Value) -> Value:
     Some environments scale or clip their action in place; the recorded action must stay as it is.
     """
     return value if type(value) in IMMUTABLE_TYPES else copy.deepcopy(value)
+
+
+def copy_data(value: Value) -> Value:
+    """Return a copy of data as a log gives it back, several times as fast as `copy.deepcopy`.
+
+    Two places that share one object have two copies of it afterwards.
+    """
+    cls = type(value)
+    if cls in IMMUTABLE_TYPES:
+        return value
+    if cls is dict:
+        # Most dicts are records of numbers and texts.
+        if _ARE_IMMUTABLE(map(type, value.values())) and _ARE_IMMUTABLE(map(type, value)):
+            return value.copy()
+        return {
+            key if type(key) in IMMUTABLE_TYPES else copy.deepcopy(key): copy_data(item)
+            for key, item in value.items()
+        }
+    if cls is list:
+        return value.copy() if _ARE_IMMUTABLE(map(type, value)) else list(map(copy_data, value))
+    return copy.deepcopy(value)

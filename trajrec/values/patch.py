@@ -39,21 +39,31 @@ def patched(value: Value, changes: Iterable[Change]) -> Value:
     Raises:
         KeyError: A change does not fit the value.
     """
-    root = _Edits(())
+    return edited(value, group_changes(changes))
+
+
+def group_changes(changes: Iterable[Change]) -> Edits:
+    """Return changes by the containers that they lie in.
+
+    Raises:
+        KeyError: Two changes have one path.
+    """
+    root = Edits(())
     for change in changes:
         node = root
         for depth, key in enumerate(change.path, 1):
             own_id = key_id(key)
-            if own_id not in node.below:
-                node.below[own_id] = _Edits(change.path[:depth])
-            node = node.below[own_id]
+            below = node.below.get(own_id)
+            if below is None:
+                below = node.below[own_id] = Edits(change.path[:depth])
+            node = below
         if node.change is not None:
             raise KeyError(f"two changes of {to_pointer(change.path)!r} contradict each other")
         node.change = change
-    return _edited(value, root)
+    return root
 
 
-class _Edits:
+class Edits:
     """The changes of a value and of its parts.
 
     Attributes:
@@ -67,7 +77,7 @@ class _Edits:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.change: Change | None = None
-        self.below: dict[Hashable, _Edits] = {}
+        self.below: dict[Hashable, Edits] = {}
 
     @property
     def is_removal(self) -> bool:
@@ -96,7 +106,12 @@ class _Edits:
         )
 
 
-def _edited(value: Value, edits: _Edits) -> Value:
+def edited(value: Value, edits: Edits) -> Value:
+    """Return a value with grouped changes made; unchanged parts are shared.
+
+    Raises:
+        KeyError: A change does not fit the value.
+    """
     if edits.change is not None:
         if edits.below or edits.is_removal:
             raise edits.misfit()
@@ -118,77 +133,107 @@ def _edited(value: Value, edits: _Edits) -> Value:
     raise next(iter(edits.below.values())).misfit()
 
 
-def _edited_dict(value: dict[Value, Value], edits: _Edits) -> dict[Value, Value]:
+def _edited_dict(value: dict[Value, Value], edits: Edits) -> dict[Value, Value]:
     own_ids = dict.fromkeys(value) if has_text_keys(value) else keys_by_id(value)
     if own_ids is None:
         raise next(iter(edits.below.values())).misfit()
-    edited = {}
+    changed = {}
     for own_id, key in zip(own_ids, value, strict=True):
         below = edits.below.get(own_id)
         if below is None:
-            edited[key] = value[key]
+            changed[key] = value[key]
         elif below.is_addition:
             raise below.misfit()
         elif not below.is_removal:
-            edited[key] = _edited(value[key], below)
+            changed[key] = edited(value[key], below)
     for other_id, below in edits.below.items():
         if other_id in own_ids:
             continue
-        key = below.path[-1]
         # Python takes 1 and True for one key: the one must be gone before the other comes.
-        if below.change is None or not below.is_addition or key in edited:
+        if below.change is None or not below.is_addition or _is_taken(below.path[-1], changed):
             raise below.misfit()
-        edited[key] = below.change.after
-    return edited
+        changed[below.path[-1]] = below.change.after
+    return changed
 
 
-def _edited_items(items: Iterable[Value], edits: _Edits) -> list[Value]:
-    edited = list(items)
+def _is_taken(key: Value, items: dict[Value, Value]) -> bool:
+    """Return whether a dict cannot get a key, because it has an equal one, or because of its type."""
+    try:
+        return key in items
+    except TypeError:
+        return True
+
+
+def _edited_items(items: Iterable[Value], edits: Edits) -> list[Value]:
+    changed = list(items)
+    replaced, n_left, added = split_list_edits(len(changed), edits)
+    for index, below in replaced:
+        changed[index] = edited(changed[index], below)
+    return changed[:n_left] + added
+
+
+def split_list_edits(
+    n_items: int, edits: Edits
+) -> tuple[list[tuple[int, Edits]], int, list[Value]]:
+    """Return the changes of a list's items, the number of items that stay, and the added items.
+
+    Items are removed from the end and added at the end.
+
+    Args:
+        n_items: The length of the list.
+        edits: The changes of the list.
+
+    Raises:
+        KeyError: A change does not fit.
+    """
+    replaced: list[tuple[int, Edits]] = []
     removed: list[int] = []
+    additions: list[Edits] = []
     for below in edits.below.values():
         index = below.path[-1]
         if below.is_addition:
-            continue
-        if not _is_index(index, len(edited)):
+            additions.append(below)
+        elif not _is_index(index, n_items):
             raise below.misfit()
-        if below.is_removal:
+        elif below.is_removal:
             removed.append(index)
         else:
-            edited[index] = _edited(edited[index], below)
-    # Items are removed from the end and added at the end.
-    rest = len(edited) - len(removed)
-    if any(index < rest for index in removed):
+            replaced.append((index, below))
+    n_left = n_items - len(removed)
+    if any(index < n_left for index in removed):
         raise edits.below[key_id(min(removed))].misfit()
-    del edited[rest:]
-    added = [below for below in edits.below.values() if below.is_addition]
-    for below in sorted(added, key=_index_of):
-        if removed or _index_of(below) != len(edited) or below.change is None:
+    added: list[Value] = []
+    for below in sorted(additions, key=_index_of):
+        if removed or _index_of(below) != n_items + len(added) or below.change is None:
             raise below.misfit()
-        edited.append(below.change.after)
-    return edited
+        added.append(below.change.after)
+    return replaced, n_left, added
 
 
-def _index_of(edits: _Edits) -> int:
+def _index_of(edits: Edits) -> int:
     index = edits.path[-1]
     return index if type(index) is int else -1
 
 
-def _edited_array(value: Array, edits: _Edits) -> Array:
-    edited = value.copy()
+def _edited_array(value: Array, edits: Edits) -> Array:
+    changed = value.copy()
     for item_edits in _array_edits(edits, value.ndim):
         index = item_edits.path[len(edits.path) :]
         is_inside = len(index) == value.ndim and all(map(_is_index, index, value.shape))
         if not is_inside or item_edits.is_addition:
             raise item_edits.misfit()
-        item = _edited(value[index], item_edits)
+        item = edited(value[index], item_edits)
         # Arrays of objects and of texts of any length take any item.
         if value.dtype.kind not in "OT" and np.asarray(item).dtype.kind != value.dtype.kind:
             raise item_edits.misfit()
-        edited[index] = item
-    return edited
+        try:
+            changed[index] = item
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise item_edits.misfit() from exc
+    return changed
 
 
-def _array_edits(edits: _Edits, n_dimensions: int) -> Iterator[_Edits]:
+def _array_edits(edits: Edits, n_dimensions: int) -> Iterator[Edits]:
     """Yield the changes of an array's items, each of which has a key for each dimension."""
     if n_dimensions == 0 or edits.change is not None:
         yield edits
