@@ -283,7 +283,7 @@ def _operation(change: Change) -> list[Value]:
 def test_text_paths_of_format_1_are_read_as_the_digest_decides(before: Any, after: Any) -> None:
     states = history([before, after])
     assert is_same(states.state(2, 1)[""], after)
-    assert states.has_typed_paths(1)
+    assert states.changes(1)[1]
     assert states.first_unknown() is None
 
 
@@ -295,8 +295,8 @@ def test_text_paths_that_no_digest_decides_leave_the_state_unknown() -> None:
         states = history([before, after, {**after, "x": 1}], other)
         with pytest.raises(StateUnknownError, match="do not fit"):
             states.state(2, 1)
-        assert not states.has_typed_paths(1)
-        assert [change.path for change in states.changes(1)] == [(str(list(after)[-1]),)]
+        assert not states.changes(1)[1]
+        assert [change.path for change in states.changes(1)[0]] == [(str(list(after)[-1]),)]
         # Nor is a later state guessed.
         with pytest.raises(StateUnknownError):
             states.state(3, 2)

@@ -45,13 +45,17 @@ class Episode:
         agent_events: The recorded events of an agent, in order; see `transcript`.
     """
 
-    def __init__(self, reader: LogReader, number: int, chunks: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, reader: LogReader, number: int, chunks: Sequence[int] | EpisodeParts | None = None
+    ) -> None:
         self.number = number
         self.path = reader.path
         self.header = reader.header
         self.reader = reader
         self.find_parent: Callable[[str], Episode] | None = None
-        parts = EpisodeParts(reader, number, chunks)
+        parts = chunks
+        if not isinstance(parts, EpisodeParts):
+            parts = EpisodeParts(reader, number, parts)
         self.start = parts.start
         self.end = parts.end
         self.fork = parts.fork
@@ -113,11 +117,8 @@ class Episode:
         if self.end is not None:
             return self.end.n_steps
         steps = [segment.first_step + segment.n_steps for segment in self.rows.segments]
-        steps += [
-            event.step + 1
-            for event in self.agent_events
-            if isinstance(event, (CallStart, ModelStart))
-        ]
+        calls = (CallStart, ModelStart)
+        steps += [event.step + 1 for event in self.agent_events if isinstance(event, calls)]
         steps += [failure.step + 1 for failure in self.failures]
         return max([self.first_step, *steps])
 

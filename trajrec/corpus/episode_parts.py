@@ -7,11 +7,10 @@ each other are noticed here: the log's damage names them, and the first one stan
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
 from trajrec.errors import LogCorruptError
-from trajrec.log.annotations import Annotation
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import AgentEvent
 from trajrec.log.frames import CHUNK
@@ -20,6 +19,8 @@ from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, K
 
 # The events that an episode has once.
 Once = TypeVar("Once", EpisodeStart, EpisodeEnd, Fork)
+
+_AGENT_EVENTS = frozenset(get_args(AgentEvent))
 
 
 class EpisodeParts:
@@ -39,6 +40,7 @@ class EpisodeParts:
         checks: Verdicts, in order.
         agent_events: Events of an agent, in order.
         rows: The rows of its steps.
+        frames: The numbers of the chunks that have events of it.
     """
 
     def __init__(self, reader: LogReader, number: int, chunks: Sequence[int] | None) -> None:
@@ -52,11 +54,21 @@ class EpisodeParts:
         self.checks: list[Check] = []
         self.agent_events: list[AgentEvent] = []
         self.rows = EpisodeRows([], {})
+        self.frames: list[int] = []
         # For each chunk, the number of agent's events up to its end, and the number of the chunk.
         self._event_bounds: list[tuple[int, int]] = []
         for chunk in _read_chunks(reader, range(reader.n_chunks) if chunks is None else chunks):
-            self._add_events(chunk)
+            self.add(chunk)
+        self.finish()
+
+    def add(self, chunk: LogChunk) -> None:
+        """Add the events and rows of a chunk that follows those before it."""
+        self._add_events(chunk)
+        if chunk.spans or chunk.record.irregular:
             self._add_rows(chunk)
+
+    def finish(self) -> None:
+        """Note contradictions that only all chunks show."""
         self._check_end()
         if self.start is None:
             self._note_missing_start()
@@ -72,7 +84,13 @@ class EpisodeParts:
         self._note(index, reason if step is None else f"step {step}: {reason}")
 
     def _add_events(self, chunk: LogChunk) -> None:
-        for event in chunk.events_of(self._number):
+        events = chunk.events_of(self._number)
+        if events:
+            self.frames.append(chunk.index)
+        # Nearly all events: this test takes a quarter of the time of those below.
+        own = [event for event in events if type(event) in _AGENT_EVENTS]
+        self.agent_events += own  # type: ignore[arg-type]
+        for event in events if len(own) < len(events) else ():
             if isinstance(event, EpisodeStart):
                 self.start = self._first(self.start, event, chunk)
             elif isinstance(event, EpisodeEnd):
@@ -85,8 +103,6 @@ class EpisodeParts:
                 self.failures.append(event)
             elif isinstance(event, Check):
                 self.checks.append(event)
-            elif not isinstance(event, Annotation):
-                self.agent_events.append(event)
         self._event_bounds.append((len(self.agent_events), chunk.index))
 
     def _first(self, first: Once | None, event: Once, chunk: LogChunk) -> Once:

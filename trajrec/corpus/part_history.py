@@ -76,13 +76,23 @@ class PartHistory:
         """The part after the events that `go_to` named, or `UNKNOWN`; the next call changes it."""
         return self._own.value
 
-    def changes(self, position: int) -> list[Change]:
-        """Return the changes of an event; none for the part at the reset."""
-        return self._changes(position)[0]
+    def changes(self, position: int) -> tuple[list[Change], bool]:
+        """Return the changes of an event, and whether the types of the keys in its paths are known.
 
-    def has_typed_paths(self, position: int) -> bool:
-        """Return whether the types of the keys in an event's paths are known."""
-        return self._changes(position)[1]
+        The part at the reset has no changes.
+        """
+        event = self._events[position]
+        if event.step < 0 or event.data is None:
+            return [], True
+        operations = self._decode(event.data)
+        if not _are_operations(operations):
+            return [], True
+        if _has_text_paths(operations) and position not in self._read_paths:
+            # Only the state before tells the types of their keys.
+            self.go_to(position)
+            self._apply(position)
+            self._n_applied += 1
+        return self._with_paths(position, operations)
 
     def go_to(self, n_events: int) -> None:
         """Rebuild the part after the first events."""
@@ -140,21 +150,6 @@ class PartHistory:
             pass
         self._own = OwnValue(UNKNOWN)
 
-    def _changes(self, position: int) -> tuple[list[Change], bool]:
-        """Return the changes of an event, and whether their paths are certain."""
-        event = self._events[position]
-        if event.step < 0 or event.data is None:
-            return [], True
-        operations = self._decode(event.data)
-        if not _are_operations(operations):
-            return [], True
-        if _has_text_paths(operations) and position not in self._read_paths:
-            # Only the state before tells the types of their keys.
-            self.go_to(position)
-            self._apply(position)
-            self._n_applied += 1
-        return self._with_paths(position, operations)
-
     def _with_paths(self, position: int, operations: list[Value]) -> tuple[list[Change], bool]:
         is_typed = True
         paths: Iterable[Path]
@@ -171,7 +166,9 @@ class _PartDigests:
     def __init__(self) -> None:
         self._value: Value = None
         # It looks at all of the value, and digests only the records that changed since the last.
-        self._tree = Tree(lambda: self._value)
+        # Made when it is needed: it refers to this object, and only the garbage collector, which
+        # is off while logs are indexed, frees the two.
+        self._tree: Tree | None = None
         self._has_begun = False
         # Trackers of a user's own have digests of another kind.
         self._is_of_tree = True
@@ -186,6 +183,8 @@ class _PartDigests:
 
     def _of_tree(self, value: Value, is_near: bool) -> str:
         self._value = value
+        if self._tree is None:
+            self._tree = Tree(lambda: self._value)
         is_update = self._has_begun and is_near
         # After an exception, the tree has taken in a part of the value.
         self._has_begun = False

@@ -55,15 +55,13 @@ class StateHistory:
     def __len__(self) -> int:
         return len(self._events)
 
-    def changes(self, index: int) -> list[Change]:
-        """Return the changes of an event; none for the parts at the reset."""
+    def changes(self, index: int) -> tuple[list[Change], bool]:
+        """Return the changes of an event, and whether the types of the keys in its paths are known.
+
+        The parts at the reset have no changes.
+        """
         with self._lock:
             return self._parts[self._events[index].part].changes(self._positions[index])
-
-    def has_typed_paths(self, index: int) -> bool:
-        """Return whether the types of the keys in an event's paths are known."""
-        with self._lock:
-            return self._parts[self._events[index].part].has_typed_paths(self._positions[index])
 
     def state(self, n_events: int, step: int) -> dict[str, Value]:
         """Return the parts of the state after the first events, as plain data of its own.

@@ -130,7 +130,10 @@ class _Resolver:
         if isinstance(value, Ref):
             if depth > MAX_REFERENCES:
                 raise ValueError("references are nested too deeply")
-            return self.resolve(codec.decode(self._look_up(value.digest)), depth + 1)
+            data = self._look_up(value.digest)
+            inner = codec.decode(data)
+            # As in `StoredValues.decode`: the parts of a large state are looked at in C alone.
+            return self.resolve(inner, depth + 1) if _REFERENCE in data else inner
         if isinstance(value, dict):
             return {key: self.resolve(item, depth) for key, item in value.items()}
         if type(value) in (list, tuple):

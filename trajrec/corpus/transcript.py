@@ -66,6 +66,28 @@ class ModelCall:
         return self.answer is not None if self.end is None else self.end.answer_data is not None
 
 
+_OF_MODELS = frozenset((ModelStart, ModelEnd, AnswerPart))
+
+
+class _WatchedState:
+    """The digest of a state from those of its parts, computed only when it is asked for."""
+
+    def __init__(self) -> None:
+        self._digests: dict[str, str] = {}
+        self._digest: str | None = None
+        self._is_stale = False
+
+    def change(self, event: StateChange) -> None:
+        self._digests[event.part] = event.digest
+        self._is_stale = True
+
+    def digest(self) -> str | None:
+        if self._is_stale:
+            self._digest = digest_of_parts(self._digests)
+            self._is_stale = False
+        return self._digest
+
+
 class Transcript:
     """An agent's episode, decoded when it is read.
 
@@ -88,6 +110,8 @@ class Transcript:
         self._events = events
         self._values = values
         self._episode_id = episode_id
+        # Most episodes have few kinds of events: whole passes over them are spared.
+        self._kinds = frozenset(map(type, events))
         self.task_start = next((event for event in events if isinstance(event, TaskStart)), None)
 
     @property
@@ -105,8 +129,7 @@ class Transcript:
         """All attempts at tool calls, in the order in which they began."""
         by_key: dict[AttemptKey, Attempt] = {}
         n_changes = 0
-        part_digests: dict[str, str] = {}
-        state_digest: str | None = None
+        state = _WatchedState()
         for event in self._events:
             if isinstance(event, CallStart):
                 key = (event.step, event.call, event.attempt)
@@ -123,12 +146,11 @@ class Transcript:
                     continue
                 by_key[key] = attempt
             elif isinstance(event, CallEnd):
-                self._add_end(by_key, event, state_digest)
+                self._add_end(by_key, event, state)
             elif isinstance(event, StateChange):
-                part_digests[event.part] = event.digest
-                state_digest = digest_of_parts(part_digests)
+                state.change(event)
                 if event.step >= 0:
-                    self._add_changes(by_key, event, n_changes, state_digest)
+                    self._add_changes(by_key, event, n_changes, state)
                 n_changes += 1
         attempts = list(by_key.values())
         link_retries(attempts)
@@ -136,7 +158,7 @@ class Transcript:
         return attempts
 
     def _add_end(
-        self, by_key: dict[AttemptKey, Attempt], event: CallEnd, state_digest: str | None
+        self, by_key: dict[AttemptKey, Attempt], event: CallEnd, state: _WatchedState
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None or attempt.end is not None:
@@ -145,24 +167,25 @@ class Transcript:
             return
         attempt.end = event
         attempt.result = self.value(event.result_data)
-        attempt.state_digest = state_digest
+        attempt.state_digest = state.digest()
 
     def _add_changes(
         self,
         by_key: dict[AttemptKey, Attempt],
         event: StateChange,
         index: int,
-        state_digest: str | None,
+        state: _WatchedState,
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None:
             self._values.report(event, "a change by an attempt that has no start")
             return
-        attempt.changes[event.part] = self.history.changes(index)
-        if not self.history.has_typed_paths(index):
+        changes, has_typed_paths = self.history.changes(index)
+        attempt.changes[event.part] = changes
+        if not has_typed_paths:
             attempt.open_paths.add(event.part)
         attempt.digests[event.part] = event.digest
-        attempt.state_digest = state_digest
+        attempt.state_digest = state.digest()
         if event.note:
             attempt.notes.append(event.note)
 
@@ -170,7 +193,7 @@ class Transcript:
     def model_calls(self) -> list[ModelCall]:
         """All model calls, in order."""
         calls: dict[int, ModelCall] = {}
-        for event in self._events:
+        for event in self._events if self._kinds & _OF_MODELS else ():
             if isinstance(event, ModelStart):
                 if event.number in calls:
                     self._values.report(event, f"a second start of model call {event.number}")
@@ -187,7 +210,9 @@ class Transcript:
                 if call is None or call.end is not None:
                     self._values.report(event, "an answer to a model call that is not open")
                 elif isinstance(event, AnswerPart):
-                    call.answer = [*(call.answer or ()), *self._pieces(event.data)]
+                    # In place: a copy for each part would make long streams quadratic.
+                    call.answer = [] if call.answer is None else call.answer
+                    call.answer += self._pieces(event.data)
                 else:
                     call.end = event
                     # Of a long stream, the parts come before.
@@ -229,6 +254,8 @@ class Transcript:
     @property
     def side_effects(self) -> list[SideEffect]:
         """Values that came from outside, in order."""
+        if SideEffect not in self._kinds:
+            return []
         return [event for event in self._events if isinstance(event, SideEffect)]
 
     @cached_property
@@ -248,7 +275,8 @@ class Transcript:
     def history(self) -> StateHistory:
         """The states of the world, rebuilt from its changes."""
         events = [event for event in self._events if isinstance(event, StateChange)]
-        return StateHistory(events, self.value, self._episode_id)
+        # Not `self.value`: the history would refer to this object, which refers to it.
+        return StateHistory(events, self._values.decode, self._episode_id)
 
     @cached_property
     def initial_state(self) -> dict[str, Value]:
@@ -261,9 +289,9 @@ class Transcript:
         return {event.part: event.digest for event in self._initial_events()}
 
     def _initial_events(self) -> list[StateChange]:
-        return [
-            event for event in self._events if isinstance(event, StateChange) and event.step < 0
-        ]
+        if StateChange not in self._kinds:
+            return []
+        return [event for event in self._events if type(event) is StateChange and event.step < 0]
 
     def state(self, step: int) -> dict[str, Value]:
         """Return the parts of the state when a step began, as plain data of its own.

@@ -87,11 +87,22 @@ class LogChunk:
 
     def events_of(self, episode: int) -> list[Event]:
         """Return the events of one episode."""
+        return self.events_by_episode.get(episode, [])
+
+    @property
+    def events_by_episode(self) -> dict[int, list[Event]]:
+        """The events of each episode that has any."""
         if self._events_of is None:
             self._events_of = {}
+            # Agents' episodes mostly follow each other: runs of events of one of them.
+            number = None
+            events: list[Event] = []
             for event in self.record.events:
-                self._events_of.setdefault(event.episode, []).append(event)
-        return self._events_of.get(episode, [])
+                if event.episode != number:
+                    number = event.episode
+                    events = self._events_of.setdefault(number, [])
+                events.append(event)
+        return self._events_of
 
     def rows(self, index: int) -> ColumnRows:
         """Return the rows of a column by its number in the chunk.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import weakref
 from collections.abc import Iterator
 from functools import partial
@@ -13,11 +12,11 @@ import msgspec
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames, records
+from trajrec.log.blobs import StoredBlobs
 from trajrec.log.chunk import LogChunk
 from trajrec.log.columns import place_columns
 from trajrec.log.directory import EpisodeSummary
 from trajrec.log.directory_tables import read_blobs, read_episodes, read_ranges
-from trajrec.log.events import Blob
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.frames import Damage
 from trajrec.log.journal_reader import Half, journal_chunks, read_journal
@@ -57,10 +56,9 @@ class LogReader(FrameReader):
         halves = self._read_journal()
         super()._open()
         self.unknown_tags: set[str] = set()
-        self._blobs: dict[bytes, bytes] = {}
-        self._verified_blobs: set[bytes] = set()
+        self._blobs = StoredBlobs()
         self._blobs_read = 0
-        self._blob_frames: dict[bytes, int] | None = None
+        self._has_blob_index = False
         self._cache: dict[int, LogChunk] = {}
         self._lost_rows: set[int] = set()
         self._refused: dict[int, LogCorruptError] = {}
@@ -222,7 +220,7 @@ class LogReader(FrameReader):
             if not frames.is_data_intact(frame, payload):
                 self._add_damage(frames.damaged_columns(frame))
                 self._lost_rows.add(index)
-            return self._new_chunk(
+            chunk = self._new_chunk(
                 index,
                 frame.offset,
                 record,
@@ -233,6 +231,8 @@ class LogReader(FrameReader):
             self._add_damage(Damage(entry.offset, entry.size, exc.what))
             self._refused[index] = exc.with_traceback(None)
             raise
+        self._blobs.note(record.events, index)
+        return chunk
 
     def _new_chunk(
         self, index: int, offset: int, record: Chunk, *, record_size: int, data: bytes
@@ -303,40 +303,41 @@ class LogReader(FrameReader):
         Raises:
             LogCorruptError: The log has lost it.
         """
-        if digest not in self._blobs:
-            self._read_blobs(digest)
         data = self._blobs.get(digest)
+        if data is None:
+            self._read_blob(digest)
+            data = self._blobs.get(digest)
         if data is None:
             raise LogCorruptError(
                 f"the value {digest.hex()} that an event refers to is lost", path=self.path
             )
-        if digest not in self._verified_blobs:
-            if hashlib.blake2b(data, digest_size=frames.ID_BYTES).digest() != digest:
-                raise LogCorruptError(f"the value {digest.hex()} is another one", path=self.path)
-            self._verified_blobs.add(digest)
+        if not self._blobs.is_verified(digest, data):
+            raise LogCorruptError(f"the value {digest.hex()} is another one", path=self.path)
         return data
 
-    def _read_blobs(self, digest: bytes) -> None:
-        """Read the values of the frame that has one of them, or of all frames not yet read."""
-        if self.footer is not None:
+    def _read_blob(self, digest: bytes) -> None:
+        """Read the frame that has a value, or all frames that were not yet looked through."""
+        if self.footer is not None and not self._has_blob_index:
+            self._has_blob_index = True
             try:
-                if self._blob_frames is None:
-                    self._blob_frames = read_blobs(self.footer.blobs, len(self.frames))
-                index = self._blob_frames.get(digest)
-                if index is not None and self.frames[index].kind == frames.CHUNK:
-                    with contextlib.suppress(LogCorruptError):
-                        self._keep_blobs(self.chunk(index))
+                self._blobs.frames |= read_blobs(self.footer.blobs, len(self.frames))
             except ValueError as exc:
                 self._drop_footer(exc)
-            if digest in self._blobs:
+        index = self._blobs.frames.get(digest)
+        if index is not None and self.frames[index].kind == frames.CHUNK:
+            with contextlib.suppress(LogCorruptError):
+                # Reading it keeps its values.
+                self.chunk(index)
+            if self._blobs.get(digest) is not None:
                 return
-        # One pass reads all values; frames appended later are read when a value is missing.
-        for chunk in self.chunks(self._blobs_read):
-            self._keep_blobs(chunk)
-        self._blobs_read = len(self.frames)
-
-    def _keep_blobs(self, chunk: LogChunk) -> None:
-        self._blobs.update((e.digest, e.data) for e in chunk.record.events if isinstance(e, Blob))
+        for chunk in self.journal:
+            self._blobs.keep(chunk.record.events)
+        # One pass, which goes on when another value is missing.
+        while self._blobs.get(digest) is None and self._blobs_read < len(self.frames):
+            if self.frames[self._blobs_read].kind == frames.CHUNK:
+                with contextlib.suppress(LogCorruptError):
+                    self.chunk(self._blobs_read)
+            self._blobs_read += 1
 
     def add_damage(self, chunk: LogChunk, reason: str) -> None:
         """Add a chunk that contradicts others, or itself, to the damage.

@@ -18,6 +18,12 @@ MAX_ELEMENTS = 64
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_sorted = msgspec.json.Encoder(enc_hook=str, order="deterministic").encode
+_encode_exact = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+# Digits as zeros and all other bytes as spaces: a long run of zeros is a number beyond 60 bits.
+_DIGITS = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
+_MANY_DIGITS = b"0" * 19
 
 
 def to_json(value: Value) -> str:
@@ -29,6 +35,23 @@ def to_json(value: Value) -> str:
     '{"p":0.5,"mask":[1,0]}'
     """
     return _encode(to_json_value(value)).decode()
+
+
+def stored_to_json(value: Value) -> str:
+    """Return `to_json` of a value that `codec.decode` returned: a large one ten times as fast.
+
+    >>> stored_to_json({"p": 0.5, "n": (7,)})
+    '{"p":0.5,"n":[7]}'
+    """
+    # Most values are the same in JSON, and msgspec writes and compares them in C. Those that are
+    # not raise an error, do not come back equal, or hold an integer that SQL cannot.
+    try:
+        data = _encode_exact(value)
+        if _decode(data) == value and _MANY_DIGITS not in data.translate(_DIGITS):
+            return data.decode()
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        pass
+    return to_json(value)
 
 
 def to_canonical_json(value: Value) -> str:
@@ -111,6 +134,8 @@ def key_text(key: Value) -> str:
     >>> key_text("a"), key_text(7), key_text(b"\\xff"), key_text((1, "x"))
     ('a', '7', 'ff', "[1, 'x']")
     """
+    if type(key) is str and key.isascii():
+        return key
     if isinstance(key, Plain) and key.kind in ("enum", "value"):
         # The name of an enum's member, or the text of a date or path.
         return key_text(key.fields.get("name", key.fields.get("value")))

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from trajrec.corpus.index.agents import AgentRows
+from trajrec.corpus.index.agents import AgentRows, collector_off, frame_spans
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.environments import LogRows
 from trajrec.corpus.index.indexed_logs import (
@@ -39,10 +39,6 @@ from trajrec.log.folder import LogFile
 from trajrec.log.reader import LogReader
 from trajrec.values import codec
 from trajrec.values.json import to_json
-
-# Rows gathered before they are inserted: enough to amortise the insert, few enough to bound
-# memory.
-BATCH_STEPS = 400_000
 
 # Logs read before their rows are inserted, which bounds the memory of rows that are no steps.
 BATCH_LOGS = 2_000
@@ -157,8 +153,7 @@ class Builder:
             done += stats[log].size
             if self._progress is not None:
                 self._progress(done, total)
-            n_rows = self._rows.n_steps + len(self._rows.changes)
-            if n_rows > BATCH_STEPS or len(self._logs) > BATCH_LOGS:
+            if self._rows.is_full or len(self._logs) > BATCH_LOGS:
                 self._insert()
         self._insert()
         for log_id, logs in with_copies.items():
@@ -235,35 +230,34 @@ class Builder:
     def _add_chunks(self, log: str, reader: LogReader, start: int) -> None:
         """Gather the rows of the chunks from a frame on."""
         log_rows: LogRows | AgentRows
+        open_rows = self._open_rows(log) if start else None
         if reader.header.env.class_name:
-            log_rows = LogRows(log, reader, self._open_rows(log) if start else {})
+            log_rows = LogRows(log, reader, open_rows or {})
             if start:
                 log_rows.prime(start)
         else:
-            log_rows = AgentRows(log, reader, is_first=not start)
-        for chunk in reader.chunks(start):
-            log_rows.add(chunk, self._rows)
-            if self._rows.n_steps > BATCH_STEPS:
-                self._insert()
-        if isinstance(log_rows, AgentRows):
-            log_rows.finish(self._rows)
+            log_rows = AgentRows(log, reader, frame_spans(open_rows))
+        with collector_off():
+            for chunk in reader.chunks(start):
+                log_rows.add(chunk, self._rows)
+                if self._rows.is_full:
+                    self._insert()
+            for of_episode in log_rows.finish() if isinstance(log_rows, AgentRows) else ():
+                is_again = not of_episode.replaced.isdisjoint(self._rows.episodes)
+                if is_again or self._rows.is_full:
+                    self._insert()
+                self._rows.extend(of_episode)
 
     def _read_copy(self, log: str, reader: LogReader, stat: LogFile) -> None:
         """Read the episodes of a copy, and nothing else."""
         is_agents = not reader.header.env.class_name
-        log_rows = (
-            AgentRows(log, reader, is_first=True)
-            if is_agents
-            else LogRows(log, reader, open_rows={})
-        )
+        log_rows = AgentRows(log, reader) if is_agents else LogRows(log, reader, open_rows={})
         episodes: dict[str, EpisodeRow] = {}
         for chunk in reader.chunks(0):
             rows = Rows()
             log_rows.add(chunk, rows)
             episodes |= rows.episodes
-        if isinstance(log_rows, AgentRows):
-            rows = Rows()
-            log_rows.finish(rows)
+        for rows in log_rows.finish() if isinstance(log_rows, AgentRows) else ():
             episodes |= rows.episodes
         for episode in episodes.values():
             episode.is_copy = True

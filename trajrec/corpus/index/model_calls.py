@@ -8,7 +8,7 @@ from trajrec.corpus.index.rows import EpisodeRow, FailureRow, ModelCallRow
 from trajrec.corpus.transcript import ModelCall, Transcript
 from trajrec.types import Value
 from trajrec.values.codec import Plain
-from trajrec.values.json import to_json
+from trajrec.values.json import stored_to_json, to_json
 
 
 def model_call_row(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
@@ -34,7 +34,7 @@ def model_call_row(episode: EpisodeRow, call: ModelCall) -> ModelCallRow:
         model=model if isinstance(model, str) else None,
         n_messages=len(call.messages),
         parameters=to_json(parameters),
-        answer=to_json(call.answer) if call.has_answer else None,
+        answer=stored_to_json(call.answer) if call.has_answer else None,
         finish_reason=_text(_get(first, "finish_reason") or _get(answer, "stop_reason")),
         input_tokens=_count(_get(usage, "prompt_tokens"), _get(usage, "input_tokens")),
         output_tokens=_count(_get(usage, "completion_tokens"), _get(usage, "output_tokens")),

@@ -18,7 +18,14 @@ from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import Check, Failure
 from trajrec.types import Array
 
-Time: TypeAlias = datetime.datetime
+Time: TypeAlias = int | datetime.datetime
+"""Microseconds since 1970 UTC. Rows that DuckDB returns have times of Python."""
+
+
+# Rows gathered before they are inserted: enough to amortise the insert, few enough to bound
+# memory.
+BATCH_STEPS = 400_000
+BATCH_BYTES = 1 << 26
 
 
 class Row(msgspec.Struct, gc=False):
@@ -151,6 +158,7 @@ class CheckRow(Row, kw_only=True):
     log: str
 
 
+# The defaults are those of an attempt without an end.
 class AttemptRow(Row, kw_only=True):
     """A row of `attempts`."""
 
@@ -164,16 +172,16 @@ class AttemptRow(Row, kw_only=True):
     arguments: str
     access: str
     invalid: str | None
-    outcome: str
-    result: str | None
-    is_raised: bool | None
-    error_type: str | None
-    message: str | None
-    latency_ms: float | None
+    outcome: str = "open"
+    result: str | None = None
+    is_raised: bool | None = None
+    error_type: str | None = None
+    message: str | None = None
+    latency_ms: float | None = None
     backoff_ms: float
     retry_by: str | None
-    retry_of_step: int | None
-    retry_of_call: int | None
+    retry_of_step: int | None = None
+    retry_of_call: int | None = None
     argument_changes: str | None
     state_digest: str | None
     finding: str | None
@@ -302,6 +310,7 @@ class Rows:
     Attributes:
         episode_ids: Id of the episode that each number in the column "episode" of steps stands for.
         n_steps: Steps of environments so far.
+        n_bytes: Bytes of the rows of agents, about.
         decisions: Rows of `steps` that come from agents.
         replaced: Episodes whose earlier rows must be deleted first.
     """
@@ -312,6 +321,7 @@ class Rows:
     steps: dict[tuple[str, str], StepGroup] = field(default_factory=dict)
     agent_rewards: list[dict[str, Array]] = field(default_factory=list)
     n_steps: int = 0
+    n_bytes: int = 0
     failures: list[FailureRow] = field(default_factory=list)
     checks: list[CheckRow] = field(default_factory=list)
     changes: list[StateChangeRow] = field(default_factory=list)
@@ -323,9 +333,16 @@ class Rows:
     decisions: list[StepRow] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are enough rows to insert them."""
+        return self.n_steps + len(self.changes) > BATCH_STEPS or self.n_bytes > BATCH_BYTES
+
     def extend(self, other: Rows) -> None:
         """Add the rows of an agent's episode."""
         self.episodes |= other.episodes
+        self.replaced |= other.replaced
+        self.n_bytes += other.n_bytes
         self.failures += other.failures
         self.checks += other.checks
         self.changes += other.changes

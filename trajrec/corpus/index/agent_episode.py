@@ -1,0 +1,338 @@
+"""An episode of an agent to rows of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
+
+from trajrec.corpus.attempts import Attempt, argument_changes
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.index.cells import (
+    digest_or_none,
+    interface_columns,
+    json_or_none,
+    json_or_null,
+    to_timestamp,
+)
+from trajrec.corpus.index.model_calls import (
+    failed_model_call_row,
+    model_call_row,
+    system_prompt,
+)
+from trajrec.corpus.index.rows import (
+    AttemptRow,
+    EpisodeRow,
+    FailureRow,
+    Rows,
+    SideEffectRow,
+    StateChangeRow,
+    StepRow,
+    check_row,
+    failure_row,
+)
+from trajrec.corpus.index.views import EpisodeKind
+from trajrec.corpus.outcomes import primary_id
+from trajrec.corpus.transcript import Transcript
+from trajrec.log.events import CallStart, ModelStart, SideEffect
+from trajrec.log.schema import Check, Failure
+from trajrec.tracking.parts import digest_of_parts
+from trajrec.values.diff import MISSING, Change
+from trajrec.values.json import (
+    stored_to_json,
+    to_json,
+    to_keys,
+    to_pointer,
+    typed_keys,
+)
+
+Noting = Callable[[Failure | Check], AbstractContextManager[None]]
+"""Returns a context that notes an event of which a value cannot be decoded."""
+
+
+# A row of the table `attempts` without its long texts.
+ROW_BYTES = 500
+
+
+def episode_rows(
+    episode: Episode, transcript: Transcript, frames: list[int], log: str, noting: Noting
+) -> Rows:
+    """Return the rows of an episode.
+
+    Args:
+        episode: The episode.
+        transcript: Its transcript.
+        frames: The frames of its log that hold a part of it.
+        log: The log's path relative to the corpus.
+        noting: Notes an event of which a value cannot be decoded.
+
+    Raises:
+        LogError: A value is lost; a tolerant transcript raises none.
+    """
+    rows = Rows()
+    row = _episode_row(episode, transcript, frames, log)
+    kind = row.kind
+    rows.episodes[row.episode_id] = row
+    for failure in episode.failures:
+        with noting(failure):
+            rows.failures.append(failure_row(row, failure))
+    primary = primary_id(episode.checks)
+    for check in episode.checks:
+        is_primary = check.check_id == primary
+        with noting(check):
+            rows.checks.append(check_row(row.episode_id, kind, check, log, is_primary=is_primary))
+    texts = [stored_to_json(attempt.arguments) for attempt in transcript.attempts]
+    rows.decisions += _decisions(episode, transcript, row, texts)
+    _add_attempts(row, transcript.attempts, texts, rows)
+    for call in transcript.model_calls:
+        if call.end is not None and call.end.outcome != "ok":
+            rows.failures.append(failed_model_call_row(row, call))
+        rows.model_calls.append(model_call_row(row, call))
+    for number, event in enumerate(transcript.side_effects):
+        rows.side_effects.append(_side_effect(row, number, transcript, event))
+    rows.n_bytes = _size(rows, texts)
+    return rows
+
+
+def _size(rows: Rows, texts: list[str]) -> int:
+    """Return the bytes of an episode's rows, about."""
+    n_rows = len(rows.attempts) + len(rows.decisions) + len(rows.changes)
+    n_rows += len(rows.model_calls) + len(rows.side_effects) + len(rows.failures)
+    texts = [*texts, *[row.result for row in rows.attempts if row.result is not None]]
+    texts += [row.answer for row in rows.model_calls if row.answer is not None]
+    texts += [row.value for row in rows.side_effects if row.value is not None]
+    return n_rows * ROW_BYTES + sum(map(len, texts))
+
+
+def _episode_row(
+    episode: Episode, transcript: Transcript, frames: list[int], log: str
+) -> EpisodeRow:
+    start = episode.start
+    end = episode.end
+    task = transcript.task_start
+    n_failed = sum(attempt.has_failed for attempt in transcript.attempts)
+    row = EpisodeRow(
+        episode_id=episode.id,
+        env_id=episode.header.env.env_id or transcript.world or None,
+        log=log,
+        number=episode.number,
+        first_frame=frames[0],
+        last_frame=frames[-1],
+        end_step=episode.end_step,
+        total_reward=None,
+        reset_key=_key(digest_of_parts(transcript.initial_digests)),
+        outcome=episode.outcome,
+        fault=episode.fault,
+        n_failures=len(episode.failures) + n_failed,
+        redacted_step=episode.redacted_step,
+    )
+    if start is not None:
+        row.started_at = to_timestamp(start.time_ns)
+        row.seed = start.seed
+        row.seed_origin = start.seed_origin
+    if end is not None:
+        row.ending = end.ending
+        row.ended_at = to_timestamp(end.time_ns)
+        row.terminated = end.terminated
+        row.truncated = end.truncated
+        row.stop_reason = end.stop_reason or None
+        row.claimed_done = end.claimed_done
+    if episode.fork is not None:
+        row.parent_id = episode.fork.parent_id
+        row.fork_step = episode.fork.step
+    if task is not None:
+        row.task = task.task or None
+        row.caller_id = task.caller_id
+        row.caller_step = task.caller_step
+        parts = [f"{part}: {name}" if part else name for part, name, _ in task.parts]
+        row.state_adapter = ", ".join(parts) or None
+        row.interface, row.interface_id = interface_columns(transcript.value(task.interface_data))
+        row.task_revision = task.task_revision or None
+        row.metadata = json_or_null(transcript.value(task.metadata_data))
+        row.goal_digest = digest_or_none(transcript.value(task.goal_data))
+        row.tools_digest = digest_or_none(transcript.value(task.tools_data) or None)
+        row.system_digest = digest_or_none(system_prompt(transcript))
+    return row
+
+
+def _add_attempts(row: EpisodeRow, attempts: list[Attempt], texts: list[str], rows: Rows) -> None:
+    """Add attempts, of which the arguments are given as JSON, with their failures and changes."""
+    changes_of = argument_changes(attempts)
+    episode_id = row.episode_id
+    kind = row.kind
+    for attempt, arguments in zip(attempts, texts, strict=True):
+        if attempt.has_failed:
+            rows.failures.append(_failed_attempt(row, attempt, arguments))
+        retry_changes = None
+        if attempt.retry_of is not None:
+            changes = changes_of.get(attempt.key)
+            retry_changes = None if changes is None else _changes_json(changes)
+        rows.attempts.append(_attempt(episode_id, kind, attempt, arguments, retry_changes))
+        if attempt.changes:
+            rows.changes += _state_changes(episode_id, kind, attempt)
+
+
+def _attempt(
+    episode_id: str,
+    kind: EpisodeKind,
+    attempt: Attempt,
+    arguments: str,
+    retry_changes: str | None,
+) -> AttemptRow:
+    start = attempt.start
+    row = AttemptRow(
+        episode_id=episode_id,
+        kind=kind,
+        step=start.step,
+        call=start.call,
+        attempt=start.attempt,
+        tool=start.tool,
+        call_id=start.call_id or None,
+        arguments=arguments,
+        access=start.access,
+        invalid=start.invalid or None,
+        backoff_ms=start.backoff_ns / 1e6,
+        retry_by=attempt.retry_by or None,
+        argument_changes=retry_changes,
+        state_digest=attempt.state_digest,
+        finding="; ".join(attempt.notes) or None,
+        is_redacted=start.is_redacted,
+        started_at=to_timestamp(start.time_ns),
+    )
+    if attempt.retry_of is not None:
+        row.retry_of_step, row.retry_of_call, _ = attempt.retry_of
+    end = attempt.end
+    if end is not None:
+        row.outcome = end.outcome
+        row.result = None if end.is_raised else stored_to_json(attempt.result)
+        row.is_raised = end.is_raised
+        row.error_type = end.error_type or None
+        row.message = end.message or None
+        row.latency_ms = attempt.latency_ms
+        row.is_redacted = start.is_redacted or end.is_redacted
+    return row
+
+
+def _changes_json(changes: list[Change]) -> str:
+    """Return changes as [JSON Pointer, before, after, keys]; null stands for a missing value."""
+    return to_json(
+        [
+            [
+                to_pointer(change.path),
+                None if change.before is MISSING else change.before,
+                None if change.after is MISSING else change.after,
+                typed_keys(change.path),
+            ]
+            for change in changes
+        ]
+    )
+
+
+def _state_changes(episode_id: str, kind: EpisodeKind, attempt: Attempt) -> list[StateChangeRow]:
+    return [
+        StateChangeRow(
+            episode_id=episode_id,
+            kind=kind,
+            step=attempt.start.step,
+            call=attempt.start.call,
+            attempt=attempt.start.attempt,
+            part=part,
+            path=to_pointer(change.path),
+            keys=None if part in attempt.open_paths else to_keys(change.path),
+            before=json_or_none(change.before),
+            after=json_or_none(change.after),
+        )
+        for part, changes in attempt.changes.items()
+        for change in changes
+    ]
+
+
+def _failed_attempt(row: EpisodeRow, attempt: Attempt, arguments: str) -> FailureRow:
+    start = attempt.start
+    end = attempt.end
+    assert end is not None
+    return FailureRow(
+        episode_id=row.episode_id,
+        kind=row.kind,
+        step=start.step,
+        call=start.call,
+        attempt=start.attempt,
+        phase="call",
+        failure_kind="invalid" if start.invalid else end.outcome,
+        origin=end.origin or "tool",
+        error_type=end.error_type,
+        message=end.message,
+        traceback=end.traceback,
+        action=_call_json(start.tool, arguments),
+        recovered_at=attempt.recovered_at,
+        recovered_by=attempt.recovered_by or None,
+        failed_at=to_timestamp(end.time_ns),
+    )
+
+
+def _call_json(tool: str, arguments: str) -> str:
+    """Return a call as JSON: its arguments are JSON already."""
+    return f'{{"tool":{_tool_json(tool)},"arguments":{arguments}}}'
+
+
+# Events that begin a step, or a part of it.
+_DECIDING = (CallStart, ModelStart)
+
+# An agent has few tools.
+_tool_json = lru_cache(maxsize=1024)(to_json)
+
+
+def _key(digest: str | None) -> int | None:
+    """Return the first 64 bits of a state's digest, as the keys of environments' states are."""
+    return int(digest[:16], 16) if digest else None
+
+
+def _decisions(
+    episode: Episode, transcript: Transcript, row: EpisodeRow, texts: list[str]
+) -> list[StepRow]:
+    """Return a row for each step: its calls, each as its first attempt decided it."""
+    # Not the steps up to the last one: a log may state any number, and claim all memory so.
+    known = {event.step for event in episode.agent_events if isinstance(event, _DECIDING)}
+    known |= {failure.step for failure in episode.failures if failure.step >= 0}
+    calls: dict[int, list[str]] = {step: [] for step in sorted(known)}
+    digests: dict[int, str | None] = {}
+    for attempt, arguments in zip(transcript.attempts, texts, strict=True):
+        start = attempt.start
+        # Further attempts repeat the decision of the first one.
+        if start.attempt == 0:
+            calls[start.step].append(_call_json(start.tool, arguments))
+        if attempt.end is not None:
+            digests[start.step] = attempt.state_digest
+    digest = digest_of_parts(transcript.initial_digests)
+    decisions = []
+    for step, made in calls.items():
+        digest = digests.get(step, digest)
+        action = made[0] if len(made) == 1 else f"[{','.join(made)}]"
+        decisions.append(
+            StepRow(
+                episode_id=row.episode_id,
+                kind=row.kind,
+                step=step,
+                action=action if made else None,
+                state_key=_key(digest),
+            )
+        )
+    return decisions
+
+
+def _side_effect(
+    episode: EpisodeRow, number: int, transcript: Transcript, event: SideEffect
+) -> SideEffectRow:
+    has_value = event.value_data is not None
+    return SideEffectRow(
+        episode_id=episode.episode_id,
+        kind=episode.kind,
+        number=number,
+        step=event.step,
+        name=event.name,
+        arguments=stored_to_json(transcript.value(event.arguments_data)),
+        value=stored_to_json(transcript.value(event.value_data)) if has_value else None,
+        error_type=event.error_type or None,
+        is_redacted=event.is_redacted,
+        entered_at=to_timestamp(event.time_ns),
+    )
