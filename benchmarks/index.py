@@ -15,7 +15,7 @@ import gymnasium as gym
 
 import trajrec
 from benchmarks.scenarios import SCENARIOS, loop
-from trajrec.corpus.index.file import update_index
+from trajrec.corpus.index.file import INDEX_NAME, update_index
 
 QUERY = "SELECT env_id, count(*), avg(total_reward) FROM episodes GROUP BY 1"
 N_REBUILDS = 3
@@ -50,7 +50,7 @@ def main() -> None:
                 begin = time.perf_counter()
                 corpus.sql(QUERY).fetchall()
                 query_ms.append((time.perf_counter() - begin) * 1e3)
-        size = (folder / "index.duckdb").stat().st_size
+        size = (folder / INDEX_NAME).stat().st_size
     print(f"{n_episodes} episodes, {n_indexed} steps")
     print(
         f"index from nothing: {statistics.median(rebuild_s):.2f} s CPU (goal: 2 s a million steps)"

@@ -24,6 +24,7 @@ import trajrec
 from trajrec import envs
 from trajrec.corpus.recheck import recheck
 from trajrec.log.compaction import compact
+from trajrec.log.folder import INDEX_FOLDER
 from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
@@ -434,7 +435,6 @@ def make(folder: Path) -> None:
         golden_records.make_unknown(folder)
         golden_records.make_copies(folder)
         make_rewritten(folder)
-    for index in folder.glob("index.duckdb*"):
-        index.unlink()
+    shutil.rmtree(folder / INDEX_FOLDER, ignore_errors=True)
     write_values(folder)
     write_rows(folder)

@@ -17,9 +17,9 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.index import agents
 from trajrec.corpus.index.agent_episode import episode_rows
 from trajrec.corpus.index.build import create_tables
-from trajrec.corpus.index.file import update_index
+from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.insert import TableWriter
-from trajrec.corpus.index.rows import Rows
+from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.table import Table
 from trajrec.corpus.index.tables import ALL_EPISODES, OF_EPISODES
 from trajrec.errors import LogError
@@ -33,12 +33,12 @@ TABLES = (ALL_EPISODES, *OF_EPISODES)
 
 def stored_tables(folder: Path) -> dict[str, list[Any]]:
     """Return the rows of all tables in the index file."""
-    with duckdb.connect(str(folder / "index.duckdb"), read_only=True) as con:
+    with duckdb.connect(str(folder / INDEX_NAME), read_only=True) as con:
         return {table.name: rows_of(con, table) for table in TABLES}
 
 
 def rows_of(con: duckdb.DuckDBPyConnection, table: Table) -> list[Any]:
-    return con.execute(f"SELECT * FROM {table.name} ORDER BY ALL").fetchall()
+    return con.execute(f"SELECT * EXCLUDE (log_key) FROM {table.name} ORDER BY ALL").fetchall()
 
 
 def whole_tables(folder: Path) -> dict[str, list[Any]]:
@@ -51,17 +51,17 @@ def whole_tables(folder: Path) -> dict[str, list[Any]]:
             with LogReader(path, with_journal=False) as reader:
                 numbers = {e.episode for chunk in reader.chunks() for e in chunk.record.events}
                 for number in sorted(numbers):
-                    insert(writer, whole_episode(reader, number, path.name))
+                    insert(writer, whole_episode(reader, number))
         return {table.name: rows_of(con, table) for table in TABLES}
 
 
-def whole_episode(reader: LogReader, number: int, log: str) -> Rows:
+def whole_episode(reader: LogReader, number: int) -> Rows:
     chunks = reader.chunks_of(number)
     episode = Episode(reader, number, chunks)
 
     def rows(*, is_tolerant: bool) -> Rows:
         transcript = episode.transcribe(is_tolerant=is_tolerant)
-        return episode_rows(episode, transcript, chunks, log, contextlib.nullcontext)
+        return episode_rows(episode, transcript, chunks, contextlib.nullcontext)
 
     try:
         return rows(is_tolerant=False)
@@ -70,18 +70,10 @@ def whole_episode(reader: LogReader, number: int, log: str) -> Rows:
 
 
 def insert(writer: TableWriter, rows: Rows) -> None:
-    writer.append(ALL_EPISODES, list(rows.episodes.values()))
-    columns = {
-        "steps": rows.decisions,
-        "failures": rows.failures,
-        "checks": rows.checks,
-        "state_changes": rows.changes,
-        "attempts": rows.attempts,
-        "model_calls": rows.model_calls,
-        "side_effects": rows.side_effects,
-    }
-    for table in OF_EPISODES:
-        writer.append(table, columns.get(table.name, []))
+    batch = Rows()
+    batch.begin_log(0)
+    batch.extend(rows)
+    writer.insert(batch)
 
 
 def recorded_events(folder: Path, rng: np.random.Generator) -> list[Any]:

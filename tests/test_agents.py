@@ -31,6 +31,7 @@ from planted import KINDS, plant
 
 import trajrec
 from trajrec.agents.context import current_episode, enter_episode, leave_episode
+from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.envs import Shop
 from trajrec.envs.shop import PaymentTimeout, ToolError
 from trajrec.envs.shop_tasks import TASKS
@@ -649,7 +650,7 @@ def test_an_index_built_meanwhile_equals_one_built_later(tmp_path: Path) -> None
     close_logs()
     tables = ("episodes", "steps", "attempts", "failures", "state_changes", "checks", "model_calls")
     before = {table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables}
-    (tmp_path / "index.duckdb").unlink()
+    (tmp_path / INDEX_NAME).unlink()
     assert {
         table: rows(tmp_path, f"SELECT * FROM {table} ORDER BY ALL") for table in tables
     } == before

@@ -302,6 +302,7 @@ def test_an_index_open_for_reading_changes_no_answer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 5000])
 def test_an_invalid_index_file_is_rebuilt(content: bytes, tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
+    (tmp_path / INDEX_NAME).parent.mkdir()
     (tmp_path / INDEX_NAME).write_bytes(content)
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
@@ -325,7 +326,7 @@ def test_an_index_of_another_version_is_rebuilt(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     update_index(tmp_path)
     con = duckdb.connect(str(tmp_path / INDEX_NAME))
-    con.execute("UPDATE index_version SET version = 99; DROP TABLE steps")
+    con.execute("UPDATE index_state SET version = 99; DROP TABLE steps")
     con.close()
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) > 0 FROM steps").fetchall() == [(True,)]
@@ -337,9 +338,8 @@ def test_a_read_only_folder_answers_queries(tmp_path: Path) -> None:
     folder.chmod(0o555)
     try:
         if os.access(folder, os.W_OK):
-            (
-                folder / INDEX_NAME
-            ).mkdir()  # root may write anywhere, but not open a folder as a database
+            # root may write anywhere, but not open a folder as a database
+            (folder / INDEX_NAME).mkdir(parents=True)
         with trajrec.open(folder) as corpus:
             assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(3,)]
     finally:

@@ -21,6 +21,7 @@ from test_hostile_files import make_bad_name, make_loop, make_socket, needs_posi
 import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.doctor import Finding, examine
+from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.errors import CorpusError
 from trajrec.log.frames import FORMAT2
 from trajrec.log.journal import journal_path
@@ -236,3 +237,13 @@ def test_folder_without_logs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="cannot be searched"):
         examine(tmp_path / "nowhere")
     assert main(["doctor", str(tmp_path)]) == 2
+
+
+def test_index_of_an_earlier_version_may_be_deleted(folder: Path) -> None:
+    trajrec.open(folder).close()
+    shutil.copy(folder / INDEX_NAME, folder / "index.duckdb")
+    (folder / "b").mkdir()
+    (folder / "b" / "index.duckdb").write_text("a file of somebody else")
+    _, findings = examine(folder)
+    assert [(finding.file, finding.kind) for finding in findings] == [("index.duckdb", "left-over")]
+    assert findings[0].command == f"rm {folder / 'index.duckdb'}"

@@ -129,7 +129,7 @@ def test_folder_answers_beside_any_file(
         assert is_recovered or "trajrec: " in printed.err or command == "ls"
         if command == "sql":
             assert "3" in printed.out.split()
-    after = {path.name for path in tmp_path.iterdir()} - {"index.duckdb", "x.trj.damaged"}
+    after = {path.name for path in tmp_path.iterdir()} - {".trajrec", "x.trj.damaged"}
     assert after == before
     with LogReader(tmp_path / "good.trj") as reader:
         assert len(reader.episodes()) == 3

@@ -11,6 +11,7 @@ import pytest
 
 import trajrec
 from trajrec.cli.main import main
+from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.corpus.recheck import recheck
 from trajrec.envs import Shop
 from trajrec.recording.event_log import close_logs, open_event_log
@@ -73,7 +74,7 @@ def test_a_recheck_is_appended_and_the_outcome_stays(tmp_path: Path) -> None:
         ).fetchall() == [(2, 1)]
     close_logs()
     assert all((tmp_path / name).read_bytes() == data for name, data in before.items())
-    (tmp_path / "index.duckdb").unlink()
+    (tmp_path / INDEX_NAME).unlink()
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql(CHECKS).fetchall() == expected
         # The log with the new verdicts may go again: what was recorded stays.

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 import duckdb
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.index.file import Progress
-from trajrec.corpus.index.live import LiveIndex, find_corpus_logs
+from trajrec.corpus.index.build import Progress
+from trajrec.corpus.index.live import LiveIndex, Place
+from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.index.views import EPISODE_KINDS, EpisodeKind
 from trajrec.corpus.sandbox import Sandbox
-from trajrec.errors import CorpusError, QueryError
+from trajrec.errors import CorpusError, LogError, QueryError
+from trajrec.log.folder import has_logs
+from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
 
@@ -29,12 +31,20 @@ MAX_READERS = 64
 
 
 def open(
-    path: str | Path, *, progress: Progress | None = None, sandbox: Sandbox | None = None
+    path: str | Path,
+    *,
+    scan: ScanMode = "changed",
+    progress: Progress | None = None,
+    sandbox: Sandbox | None = None,
 ) -> Corpus:
     """Open a folder of logs.
 
     Args:
         path: The folder; logs may be in it at any depth.
+        scan: The folders that are listed at each query: with "changed" those whose time has
+            changed, with "full" all of them. A sealed log that another program has overwritten in
+            place is noticed with "full", and else only when it is read. The variable TRAJREC_SCAN
+            gives another default, e.g. for a network file system that keeps no times.
         progress: Called with (bytes read, bytes to read) while the index is brought up to date.
         sandbox: Run all queries in a sandbox with these limits, because they are not your own:
             they read the tables and nothing else.
@@ -46,10 +56,10 @@ def open(
         CorpusError: The folder does not exist, or has no logs.
 
     >>> corpus = trajrec.open("runs/")
-    >>> corpus.sql("SELECT count(*) FROM episodes").fetchone()
-    (3,)
+    >>> corpus.sql("SELECT count(*) FROM episodes").fetchall()
+    [(3,)]
     """
-    return Corpus(path, progress=progress, sandbox=sandbox)
+    return Corpus(path, scan=scan, progress=progress, sandbox=sandbox)
 
 
 class Problem(NamedTuple):
@@ -77,6 +87,7 @@ class Corpus:
         self,
         path: str | Path,
         *,
+        scan: ScanMode = "changed",
         progress: Progress | None = None,
         sandbox: Sandbox | None = None,
     ) -> None:
@@ -85,8 +96,9 @@ class Corpus:
             raise CorpusError(f"{self.path}: no such folder; record into it first")
         if not self.path.is_dir():
             raise CorpusError(f"{self.path}: not a folder; give the folder that the log lies in")
-        stats = find_corpus_logs(self.path)
-        if not stats:
+        if scan not in ("changed", "full"):
+            raise ValueError(f"scan must be 'changed' or 'full', got {scan!r}")
+        if not _has_logs(self.path):
             raise CorpusError(f"{self.path}: no logs (*.trj) in this folder; record into it first")
         self._readers: dict[str, LogReader] = {}
         self._sandbox = sandbox
@@ -94,7 +106,10 @@ class Corpus:
         self._closed_off: Corpus | None = None
         # Threads share the index; each query has a connection of its own.
         self._lock = threading.RLock()
-        self._index = LiveIndex(self.path, stats, progress=progress, sandbox=sandbox)
+        if os.environ.get("TRAJREC_SCAN") == "full":
+            scan = "full"
+        self._scan = scan
+        self._index = LiveIndex(self.path, scan=scan, progress=progress, sandbox=sandbox)
 
     def __enter__(self) -> Corpus:
         return self
@@ -104,7 +119,8 @@ class Corpus:
 
     def __reduce__(self) -> tuple[object, ...]:
         # By reference: another process opens the folder itself.
-        return functools.partial(open, sandbox=self._sandbox), (self.path.absolute(),)
+        again = functools.partial(open, scan=self._scan, sandbox=self._sandbox)
+        return again, (self.path.absolute(),)
 
     def __repr__(self) -> str:
         return f"<Corpus {self.path}>"
@@ -162,7 +178,7 @@ class Corpus:
         # A copy has the same episodes as its original. Six rows show that an id is ambiguous, and
         # name five candidates.
         rows = self._index.rows(
-            "SELECT episode_id, log, number, first_frame, last_frame FROM all_episodes "
+            f"SELECT {_PLACE} FROM all_episodes "
             "WHERE kind <> 'copy' AND starts_with(episode_id, ?) LIMIT 6",
             [episode_id],
         )
@@ -176,9 +192,8 @@ class Corpus:
                 f"{self.path}: several episodes begin with {episode_id!r}: {names}; "
                 "give more digits"
             )
-        _, log, number, first_frame, last_frame = rows[0]
-        reader = self._reader(log, last_frame)
-        return self._load(reader, number, range(first_frame, last_frame + 1))
+        row = _Row(*rows[0])
+        return self._load(row, self._index.places([row.log]))
 
     def episodes(
         self, where: str = "true", *, kind: AnyKind = "rollout", order_by: str = "log, number"
@@ -199,26 +214,24 @@ class Corpus:
             raise ValueError(f"kind must be {names} or 'all', got {kind!r}")
         is_wanted = "true" if kind == "all" else f"kind = '{kind}'"
         query = (
-            "SELECT log, number, first_frame, last_frame FROM all_episodes "
+            f"SELECT {_PLACE} FROM all_episodes "
             f"WHERE {is_wanted} AND ({where}\n) ORDER BY {order_by}"
         )
         self.refresh()
         # A condition may come from somebody else, with an experiment or a page.
         is_ours = (where, order_by) == ("true", "log, number")
-        rows = self._index.rows(query) if is_ours else self.sql(query, sandbox=True).fetchall()
-        for log, group in itertools.groupby(rows, itemgetter(0)):
-            if log not in self._index.logs:
-                raise QueryError(f"the condition selects {log!r}, which is no log of this corpus")
-            places = [row[1:] for row in group]
-            reader = self._reader(log, max(last for _, _, last in places))
-            for number, first_frame, last_frame in places:
-                yield self._load(reader, number, range(first_frame, last_frame + 1))
+        found = self._index.rows(query) if is_ours else self.sql(query, sandbox=True).fetchall()
+        rows = [_Row(*row) for row in found]
+        places = self._index.places({row.log for row in rows})
+        for row in rows:
+            if row.log not in places:
+                raise QueryError(f"the condition selects {row.log!r}, no log of this corpus")
+            yield self._load(row, places)
 
     def refresh(self) -> None:
         """Read new logs and frames; `sql`, `episode` and `episodes` do so by themselves."""
         with self._lock:
-            for log in self._index.refresh():
-                self._readers.pop(log, None)
+            self._index.refresh()
 
     def problems(self) -> list[Problem]:
         """Return the parts of logs that cannot be read.
@@ -250,34 +263,94 @@ class Corpus:
             ]
         return sorted(problems)
 
-    def _load(self, reader: LogReader, number: int, frames: range) -> Episode:
-        episode = Episode(reader, number, frames)
+    def _load(self, row: _Row, places: Mapping[str, Place]) -> Episode:
+        """Return the episode of a row."""
+        with self._lock:
+            reader = self._reader(row, places[row.log])
+            if reader is None:
+                row, reader = self._find_again(row)
+        frames = range(row.first_frame, row.last_frame + 1)
+        episode = Episode(reader, row.number, frames)
         episode.find_parent = self.episode
         return episode
+
+    def _find_again(self, row: _Row) -> tuple[_Row, LogReader]:
+        """Find an episode whose file has other contents than the tables say."""
+        self._index.refresh(again=True)
+        rows = self._index.rows(
+            f"SELECT {_PLACE} FROM all_episodes WHERE episode_id = ? "
+            "ORDER BY log <> ?, kind = 'copy'",
+            [row.episode_id, row.log],
+        )
+        if rows:
+            row = _Row(*rows[0])
+            reader = self._reader(row, self._index.places([row.log])[row.log])
+            if reader is not None:
+                return row, reader
+        # If the file is gone, this says so.
+        with LogReader(self.path / row.log):
+            raise CorpusError(
+                f"{self.path / row.log}: another log is in this place now, and episode "
+                f"{row.episode_id} is in no other one; query again"
+            )
 
     def _in_sandbox(self) -> Corpus:
         """Return the same folder in a sandbox."""
         with self._lock:
             if self._closed_off is None:
-                self._closed_off = Corpus(self.path, sandbox=Sandbox())
+                self._closed_off = Corpus(self.path, scan=self._scan, sandbox=Sandbox())
             return self._closed_off
 
-    def _reader(self, log: str, last_frame: int) -> LogReader:
-        """Return a reader of a log that has a frame."""
-        with self._lock:
-            return self._find_reader(log, last_frame)
-
-    def _find_reader(self, log: str, last_frame: int) -> LogReader:
-        live = self._index.reader(log)
+    def _reader(self, row: _Row, place: Place) -> LogReader | None:
+        """Return a reader of a log, None if the file has other contents than the tables say."""
+        live = self._index.reader(row.log)
         if live is not None:
             return live
-        path = self.path / log
-        reader = self._readers.get(log)
-        if reader is None or len(reader.frames) <= last_frame or reader.size != _size(path):
-            reader = self._readers[log] = LogReader(path)
+        path = self.path / row.log
+        reader = self._readers.get(row.log)
+        if reader is None or not _fits(reader, row, place):
+            try:
+                reader = self._readers[row.log] = LogReader(path)
+            except LogError:
+                if path.exists():
+                    raise
+                return None
             if len(self._readers) > MAX_READERS:
                 self._readers.pop(next(iter(self._readers)))
-        return reader
+        return reader if _fits(reader, row, place) else None
+
+
+class _Row(NamedTuple):
+    """An episode, and its place."""
+
+    episode_id: str
+    log: str
+    number: int
+    first_frame: int
+    last_frame: int
+
+
+_PLACE = ", ".join(_Row._fields)
+
+
+def _fits(reader: LogReader, row: _Row, place: Place) -> bool:
+    """Return whether a reader has the contents that the tables have."""
+    if place.seal is not None:
+        return identity_of(reader).seal == place.seal
+    return len(reader.frames) > row.last_frame and reader.size == _size(reader.path)
+
+
+def _has_logs(folder: Path) -> bool:
+    """Return whether a folder has any log.
+
+    Raises:
+        CorpusError: The folder cannot be read.
+    """
+    try:
+        return has_logs(folder)
+    except OSError as exc:
+        name = exc.filename or folder
+        raise CorpusError(f"{name}: cannot be read ({exc.strerror}); check permissions") from exc
 
 
 def _problem(log: str, offset: int, size: int, reason: str, is_tail: bool) -> Problem:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.index.file import OLD_INDEX_NAME
 from trajrec.errors import CorpusError, LogError, LogFormatError
-from trajrec.log.folder import SUFFIX, LogFile, find_logs
+from trajrec.log.folder import INDEX_FOLDER, SUFFIX, LogFile, find_logs
 from trajrec.log.frames import Damage
 from trajrec.log.journal import SUFFIX as JOURNAL_SUFFIX
 from trajrec.log.journal import journal_path
@@ -276,7 +277,9 @@ def _comparison(folder: Path, *logs: str) -> str:
 
 def _left_overs(folder: Path) -> Iterator[Finding]:
     """Yield the files beside logs that killed processes have left."""
-    for place, _, names in os.walk(folder):
+    for place, inner, names in os.walk(folder):
+        if INDEX_FOLDER in inner:
+            inner.remove(INDEX_FOLDER)
         for name in names:
             path = Path(place, name)
             relative = path.relative_to(folder).as_posix()
@@ -284,11 +287,23 @@ def _left_overs(folder: Path) -> Iterator[Finding]:
             if _TEMPORARY.match(name) and not is_being_written(path):
                 problem = "a temporary file of a `trajrec recover` or `compact` that was killed"
                 yield Finding(relative, "left-over", problem, "delete it", command)
+            elif name == OLD_INDEX_NAME and _is_database(path):
+                problem = f"an index of an earlier version; the index is in {INDEX_FOLDER} now"
+                yield Finding(relative, "left-over", problem, "delete it", command)
             elif name.endswith(_JOURNAL) and not path.with_suffix("").exists():
                 problem = "a journal whose log is gone"
                 yield Finding(
                     relative, "left-over", problem, "bring the log back, or delete it", command
                 )
+
+
+def _is_database(path: Path) -> bool:
+    """Return whether a file is a database of DuckDB."""
+    try:
+        with path.open("rb") as file:
+            return file.read(12)[8:] == b"DUCK"
+    except OSError:
+        return False
 
 
 def _type_name(mode: int) -> str:

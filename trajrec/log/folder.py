@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from pathlib import Path
 from typing import NamedTuple
 
 SUFFIX = ".trj"
+
+INDEX_FOLDER = ".trajrec"
+"""The folder inside a corpus that holds what is derived from its logs."""
 
 
 class LogFile(NamedTuple):
@@ -15,19 +19,34 @@ class LogFile(NamedTuple):
     Attributes:
         size: Its size in bytes, 0 if unknown.
         mtime_ns: The time of its last change, 0 if unknown.
+        is_link: Whether it is a symbolic link, whose target may change unseen by the folder.
+        folder: The folder whose listing names it, relative to the corpus.
         problem: Why it cannot be opened, as far as its name and place show it; "" otherwise.
     """
 
     size: int = 0
     mtime_ns: int = 0
+    is_link: bool = False
+    folder: str = ""
     problem: str = ""
+
+
+class Listing(NamedTuple):
+    """The contents of one folder, by path relative to the corpus.
+
+    Attributes:
+        files: The logs.
+        folders: The folders in it. Symbolic links to folders are not followed.
+    """
+
+    files: dict[str, LogFile]
+    folders: list[str]
 
 
 def find_logs(folder: Path) -> dict[str, LogFile]:
     """Return the logs of a folder at any depth, by their relative path with forward slashes.
 
-    Symbolic links to folders are not followed. An inner folder that cannot be searched is listed
-    like a log, with its problem.
+    An inner folder that cannot be searched is listed like a log, with its problem.
 
     Raises:
         OSError: The folder itself cannot be searched.
@@ -35,25 +54,65 @@ def find_logs(folder: Path) -> dict[str, LogFile]:
     files: dict[str, LogFile] = {}
     pending = [""]
     while pending:
-        relative = pending.pop()
-        try:
-            with os.scandir(folder / relative) as entries:
-                for entry in entries:
-                    name = f"{relative}/{entry.name}" if relative else entry.name
-                    if _is_folder(entry):
-                        pending.append(name)
-                    elif entry.name.endswith(SUFFIX):
-                        _add(files, folder, name)
-        except FileNotFoundError:
-            # Deleted since its parent was searched; the corpus itself has to be there.
-            if not relative:
-                raise
-        except OSError as exc:
-            if not relative:
-                raise
-            reason = f"the folder cannot be searched: {exc.strerror or exc}"
-            files[_text(relative)] = LogFile(problem=reason)
+        listing = list_folder(folder, pending.pop())
+        files |= listing.files
+        pending += listing.folders
     return dict(sorted(files.items()))
+
+
+def has_logs(folder: Path) -> bool:
+    """Return whether a folder has any log, at any depth.
+
+    Raises:
+        OSError: The folder itself cannot be searched.
+    """
+    pending = [""]
+    while pending:
+        listing = list_folder(folder, pending.pop())
+        if listing.files:
+            return True
+        pending += listing.folders
+    return False
+
+
+def list_folder(folder: Path, relative: str) -> Listing:
+    """Return the logs and the folders in a folder of a corpus.
+
+    Args:
+        folder: The corpus.
+        relative: The folder in it, "" for the corpus itself.
+
+    Raises:
+        OSError: The corpus itself cannot be searched.
+    """
+    files: dict[str, LogFile] = {}
+    folders = []
+    try:
+        with os.scandir(folder / relative) as entries:
+            for entry in entries:
+                name = f"{relative}/{entry.name}" if relative else entry.name
+                if _is_folder(entry):
+                    if entry.name != INDEX_FOLDER:
+                        folders.append(name)
+                elif entry.name.endswith(SUFFIX):
+                    _add(files, folder, name)
+    except FileNotFoundError:
+        # Deleted since its parent was searched; the corpus itself has to be there.
+        if not relative:
+            raise
+    except OSError as exc:
+        if not relative:
+            raise
+        reason = f"the folder cannot be searched: {exc.strerror or exc}"
+        files[_text(relative)] = LogFile(folder=relative, problem=reason)
+    return Listing(files, folders)
+
+
+def stat_log(folder: Path, name: str) -> LogFile | None:
+    """Return a file with the name of a log, None if there is none."""
+    files: dict[str, LogFile] = {}
+    _add(files, folder, name)
+    return files.get(_text(name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -66,18 +125,21 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _add(files: dict[str, LogFile], folder: Path, name: str) -> None:
     """Add a file with the name of a log."""
     text = _text(name)
+    inner = posixpath.dirname(name)
     if text != name:
-        files[text] = LogFile(problem="its name is not UTF-8; rename it")
+        files[text] = LogFile(folder=inner, problem="its name is not UTF-8; rename it")
         return
     path = folder / name
+    is_link = os.path.islink(path)
     try:
         status = os.stat(path)
     except OSError as exc:
         # A file that was deleted meanwhile is none; a link that leads nowhere stays.
-        if not isinstance(exc, FileNotFoundError) or os.path.islink(path):
-            files[name] = LogFile(problem=f"cannot be read: {exc.strerror or exc}")
+        if not isinstance(exc, FileNotFoundError) or is_link:
+            reason = f"cannot be read: {exc.strerror or exc}"
+            files[name] = LogFile(is_link=is_link, folder=inner, problem=reason)
         return
-    files[name] = LogFile(status.st_size, status.st_mtime_ns)
+    files[name] = LogFile(status.st_size, status.st_mtime_ns, is_link, inner)
 
 
 def _text(name: str) -> str:

@@ -20,11 +20,11 @@ from trajrec.corpus.index.model_calls import (
     model_call_row,
     system_prompt,
 )
+from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import (
     AttemptRow,
     EpisodeRow,
     FailureRow,
-    Rows,
     SideEffectRow,
     StateChangeRow,
     StepRow,
@@ -55,7 +55,7 @@ ROW_BYTES = 500
 
 
 def episode_rows(
-    episode: Episode, transcript: Transcript, frames: list[int], log: str, noting: Noting
+    episode: Episode, transcript: Transcript, frames: list[int], noting: Noting
 ) -> Rows:
     """Return the rows of an episode.
 
@@ -63,14 +63,13 @@ def episode_rows(
         episode: The episode.
         transcript: Its transcript.
         frames: The frames of its log that hold a part of it.
-        log: The log's path relative to the corpus.
         noting: Notes an event of which a value cannot be decoded.
 
     Raises:
         LogError: A value is lost; a tolerant transcript raises none.
     """
     rows = Rows()
-    row = _episode_row(episode, transcript, frames, log)
+    row = _episode_row(episode, transcript, frames)
     kind = row.kind
     rows.episodes[row.episode_id] = row
     for failure in episode.failures:
@@ -80,7 +79,7 @@ def episode_rows(
     for check in episode.checks:
         is_primary = check.check_id == primary
         with noting(check):
-            rows.checks.append(check_row(row.episode_id, kind, check, log, is_primary=is_primary))
+            rows.checks.append(check_row(row.episode_id, kind, check, is_primary=is_primary))
     texts = [stored_to_json(attempt.arguments) for attempt in transcript.attempts]
     rows.decisions += _decisions(episode, transcript, row, texts)
     _add_attempts(row, transcript.attempts, texts, rows)
@@ -104,9 +103,7 @@ def _size(rows: Rows, texts: list[str]) -> int:
     return n_rows * ROW_BYTES + sum(map(len, texts))
 
 
-def _episode_row(
-    episode: Episode, transcript: Transcript, frames: list[int], log: str
-) -> EpisodeRow:
+def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) -> EpisodeRow:
     start = episode.start
     end = episode.end
     task = transcript.task_start
@@ -114,7 +111,6 @@ def _episode_row(
     row = EpisodeRow(
         episode_id=episode.id,
         env_id=episode.header.env.env_id or transcript.world or None,
-        log=log,
         number=episode.number,
         first_frame=frames[0],
         last_frame=frames[-1],

@@ -17,7 +17,8 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.index.agent_episode import episode_rows
 from trajrec.corpus.index.credit import add_credit
-from trajrec.corpus.index.rows import EpisodeRow, Rows, check_row
+from trajrec.corpus.index.row_batch import Rows
+from trajrec.corpus.index.rows import EpisodeRow, check_row
 from trajrec.errors import DecodeError, LogError
 from trajrec.log.annotations import CreditRun, PostHocCheck
 from trajrec.log.chunk import LogChunk
@@ -55,16 +56,14 @@ class AgentRows:
     """Turns a log of agents into rows.
 
     Args:
-        log: The log's path relative to the corpus.
         reader: The log.
         open_frames: The frames of each episode without an end that has rows from an earlier
             reading; None if no row of the log was inserted before.
     """
 
     def __init__(
-        self, log: str, reader: LogReader, open_frames: Mapping[int, FrameSpan] | None = None
+        self, reader: LogReader, open_frames: Mapping[int, FrameSpan] | None = None
     ) -> None:
-        self.log = log
         self._reader = reader
         self._is_first = open_frames is None
         self._open_frames = open_frames or {}
@@ -118,9 +117,9 @@ class AgentRows:
         for event in chunk.events_of(-1):
             try:
                 if isinstance(event, PostHocCheck):
-                    rows.checks.append(check_row(event.target, None, event, self.log))
+                    rows.checks.append(check_row(event.target, None, event))
                 elif isinstance(event, CreditRun):
-                    add_credit(event, self.log, rows)
+                    add_credit(event, rows)
             except DecodeError as exc:
                 self._reader.note_damage(chunk.index, f"an annotation: {exc}")
 
@@ -158,11 +157,11 @@ class AgentRows:
 
         try:
             transcript = episode.transcribe()
-            return episode_rows(episode, transcript, frames, self.log, noting)
+            return episode_rows(episode, transcript, frames, noting)
         except (LogError, DecodeError):
             # Noted in the damage. Each value that can be read is shown.
             transcript = episode.transcribe(is_tolerant=True)
-            return episode_rows(episode, transcript, frames, self.log, noting)
+            return episode_rows(episode, transcript, frames, noting)
 
     @contextlib.contextmanager
     def _noting(self, event: Failure | Check, frames: list[int]) -> Iterator[None]:

@@ -6,7 +6,8 @@ import json
 import math
 
 from trajrec.corpus.index.cells import to_timestamp
-from trajrec.corpus.index.rows import CreditRow, RolloutRow, Rows
+from trajrec.corpus.index.row_batch import Rows
+from trajrec.corpus.index.rows import CreditRow, RolloutRow
 from trajrec.errors import DecodeError
 from trajrec.log.annotations import CreditRun
 from trajrec.types import JsonObject, Value
@@ -14,22 +15,22 @@ from trajrec.values import codec
 from trajrec.values.json import to_json
 
 
-def add_credit(event: CreditRun, log: str, rows: Rows) -> None:
+def add_credit(event: CreditRun, rows: Rows) -> None:
     """Add the estimates and the rollouts of a run.
 
     Raises:
         DecodeError: A column is missing, shorter than others, or of another type.
     """
     try:
-        estimates = _estimates(event, log)
-        rollouts = _rollouts(event, log)
+        estimates = _estimates(event)
+        rollouts = _rollouts(event)
     except (LookupError, TypeError, AttributeError) as exc:
         raise DecodeError(f"the columns of a credit run: {exc}") from exc
     rows.credit += estimates
     rows.rollouts += rollouts
 
 
-def _estimates(event: CreditRun, log: str) -> list[CreditRow]:
+def _estimates(event: CreditRun) -> list[CreditRow]:
     notes = json.dumps(event.notes)
     created_at = to_timestamp(event.time_ns)
     e = _lists(codec.decode_map(event.estimates_data))
@@ -59,13 +60,12 @@ def _estimates(event: CreditRun, log: str) -> list[CreditRow]:
                 restore=event.restore,
                 notes=notes,
                 created_at=created_at,
-                log=log,
             )
         )
     return rows
 
 
-def _rollouts(event: CreditRun, log: str) -> list[RolloutRow]:
+def _rollouts(event: CreditRun) -> list[RolloutRow]:
     r = _lists(codec.decode_map(event.rollouts_data))
     rows = []
     for k, scenario in enumerate(r["scenario"]):
@@ -83,7 +83,6 @@ def _rollouts(event: CreditRun, log: str) -> list[RolloutRow]:
                 env_steps=r["env_steps"][k],
                 coalesced_at=None if coalesced_at < 0 else coalesced_at,
                 status=str(r["status"][k]),
-                log=log,
             )
         )
     return rows

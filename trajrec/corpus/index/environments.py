@@ -12,7 +12,8 @@ from trajrec.corpus.index.cells import (
     stored_json,
     to_timestamp,
 )
-from trajrec.corpus.index.rows import EpisodeRow, Rows, StateChangeRow, check_row, failure_row
+from trajrec.corpus.index.row_batch import Rows
+from trajrec.corpus.index.rows import EpisodeRow, StateChangeRow, check_row, failure_row
 from trajrec.corpus.index.step_columns import StepColumns, decode_steps
 from trajrec.corpus.outcomes import find_fault, outcome_of, primary_id
 from trajrec.corpus.redacted_steps import LOST_FIELDS, first_redacted_step
@@ -44,13 +45,11 @@ class LogRows:
     chunk is added to the damage of the log.
 
     Args:
-        log: The log's path relative to the corpus.
         reader: The log.
         open_rows: Rows of the log's episodes without an end, from an earlier reading.
     """
 
-    def __init__(self, log: str, reader: LogReader, open_rows: dict[int, EpisodeRow]) -> None:
-        self.log = log
+    def __init__(self, reader: LogReader, open_rows: dict[int, EpisodeRow]) -> None:
         self.header = reader.header
         self._reader = reader
         self._open = dict(open_rows)
@@ -123,7 +122,6 @@ class LogRows:
             row = self._open[number] = EpisodeRow(
                 episode_id=episode_id(self.header.log_id, number),
                 env_id=self.header.env.env_id or None,
-                log=self.log,
                 number=number,
                 first_frame=frame,
                 last_frame=frame,
@@ -200,7 +198,7 @@ class LogRows:
             is_primary = check.check_id == primary
             try:
                 rows.checks.append(
-                    check_row(row.episode_id, row.kind, check, self.log, is_primary=is_primary)
+                    check_row(row.episode_id, row.kind, check, is_primary=is_primary)
                 )
             except MALFORMED as exc:
                 self._note(chunk, number, f"a value is malformed: {exc}")

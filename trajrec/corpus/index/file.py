@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeAlias
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, create_tables
-from trajrec.corpus.index.indexed_logs import read_indexed_logs
-from trajrec.corpus.index.tables import INDEX_VERSION, TABLES
-from trajrec.log.folder import find_logs
+from trajrec.corpus.index.build import Builder, Progress, create_tables
+from trajrec.corpus.index.catalog import Catalog
+from trajrec.corpus.index.catalog_tables import CATALOG
+from trajrec.corpus.index.scan import FolderState, ScanMode, scan_folder
+from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
+from trajrec.log.folder import INDEX_FOLDER
 
-Progress: TypeAlias = Callable[[int, int], None]
+INDEX_NAME = f"{INDEX_FOLDER}/index.duckdb"
+"""The index of a folder of logs."""
 
-INDEX_NAME = "index.duckdb"
+OLD_INDEX_NAME = "index.duckdb"
+"""An index of an earlier version, beside the logs. It is ignored."""
 
 # Longest wait for another process that updates the file. After it, the logs are read instead.
 LOCK_WAIT_S = 1.0
@@ -43,13 +46,19 @@ _UNUSABLE_MESSAGES = (
 
 
 def update_index(
-    path: str | Path, *, rebuild: bool = False, progress: Progress | None = None
+    path: str | Path,
+    *,
+    rebuild: bool = False,
+    scan: ScanMode = "changed",
+    progress: Progress | None = None,
 ) -> bool:
     """Bring the index file of a folder up to date.
 
     Args:
         path: The corpus.
         rebuild: Whether to delete the file first and index all logs again.
+        scan: The folders that are listed; with "full" a log whose file has changed in any way is
+            read again.
         progress: Called with (bytes read, bytes to read) after each log.
 
     Returns:
@@ -62,7 +71,7 @@ def update_index(
     if con is None:
         return False
     try:
-        _update(con, folder, progress)
+        _update(con, folder, scan, progress)
     except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
         return False  # e.g. a full disk: without the file, queries read the logs
     finally:
@@ -116,11 +125,11 @@ def _is_index(con: duckdb.DuckDBPyConnection, schema: str, database: str) -> boo
 
 def holds_our_tables(con: duckdb.DuckDBPyConnection, database: str) -> bool:
     """Return whether a database has exactly the tables of an index."""
-    expected = {
-        ("main", table.name, len(table.columns), f"CREATE TABLE {table.name}({table.ddl});")
-        for table in TABLES
-    }
-    expected.add(("main", "index_version", 1, "CREATE TABLE index_version(version INTEGER);"))
+    tables = {table.name: table.stored for table in EPISODE_TABLES} | CATALOG
+    expected = set()
+    for name, columns in tables.items():
+        ddl = ", ".join(f"{column} {sql_type}" for column, sql_type in columns.items())
+        expected.add(("main", name, len(columns), f"CREATE TABLE {name}({ddl});"))
     return set(con.execute(_CONTENTS, {"name": database}).fetchall()) == expected
 
 
@@ -140,7 +149,10 @@ def _open_for_writing(folder: Path) -> duckdb.DuckDBPyConnection | None:
     while True:
         is_new = not file.exists()
         try:
+            file.parent.mkdir(exist_ok=True)
             con = duckdb.connect(str(file))
+        except OSError:
+            return None
         except duckdb.Error as exc:
             is_unusable = file.exists() and _has_message(exc, _UNUSABLE_MESSAGES)
             if _has_message(exc, _BUSY_MESSAGES) or not is_unusable or time.monotonic() > deadline:
@@ -155,19 +167,39 @@ def _open_for_writing(folder: Path) -> duckdb.DuckDBPyConnection | None:
             _delete_file(folder)
 
 
-def _update(con: duckdb.DuckDBPyConnection, folder: Path, progress: Progress | None) -> None:
+def _update(
+    con: duckdb.DuckDBPyConnection, folder: Path, mode: ScanMode, progress: Progress | None
+) -> None:
     """Bring the tables up to date in one transaction."""
     con.execute("SET TimeZone = 'UTC'; BEGIN")
     create_tables(con, "main")
-    indexed = read_indexed_logs(con, "main")
-    update = Builder(con, "main", folder, progress=progress).update(find_logs(folder), indexed)
+    catalog = Catalog(con, "main", "main.contents")
+    folders = catalog.folders()
+    scan = scan_folder(folder, folders, catalog, mode=mode)
+    if scan.has_news:
+        Builder(con, "main", folder, progress=progress).update(
+            scan, catalog, is_full=mode == "full"
+        )
+    if scan.folders != folders:
+        save_folders(con, scan.folders)
     # Nothing is committed if nothing is new: a commit writes to the file.
-    con.execute("ROLLBACK" if update is None and indexed else "COMMIT")
+    is_new = scan.has_news or scan.folders != folders
+    con.execute("COMMIT" if is_new else "ROLLBACK")
+
+
+def save_folders(con: duckdb.DuckDBPyConnection, folders: Mapping[str, FolderState]) -> None:
+    """Store the folders as they were listed."""
+    con.execute("DELETE FROM main.folders")
+    columns = [list(column) for column in zip(*((n, *s) for n, s in folders.items()), strict=True)]
+    con.execute(
+        "INSERT INTO main.folders SELECT unnest(?), unnest(?), unnest(?), unnest(?), unnest(?)",
+        columns,
+    )
 
 
 def _version(con: duckdb.DuckDBPyConnection, schema: str) -> int | None:
     """Return the version of an index, None if it says none."""
-    row = con.execute(f"SELECT version FROM {schema}.index_version").fetchone()
+    row = con.execute(f"SELECT version FROM {schema}.index_state").fetchone()
     return None if row is None else int(row[0])
 
 

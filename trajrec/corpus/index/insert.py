@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 
 import duckdb
 import numpy as np
 
-from trajrec.corpus.index.credit_tables import ANNOTATIONS
+from trajrec.corpus.index.catalog_tables import CONTENTS, FILES
+from trajrec.corpus.index.credit_tables import ANNOTATIONS, CREDIT, ROLLOUTS
 from trajrec.corpus.index.rewards import COLUMNS as AGENT_COLUMNS
-from trajrec.corpus.index.rows import EpisodeRow, Row, Rows
+from trajrec.corpus.index.row_batch import Rows
+from trajrec.corpus.index.rows import Row
 from trajrec.corpus.index.table import Table
-from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, OF_EPISODES
+from trajrec.corpus.index.tables import (
+    ALL_EPISODES,
+    ATTEMPTS,
+    CHECKS,
+    EPISODE_TABLES,
+    FAILURES,
+    MODEL_CALLS,
+    OF_EPISODES,
+    SIDE_EFFECTS,
+    STATE_CHANGES,
+    STEPS,
+)
 from trajrec.types import Array, Value
+
+_LISTS = {
+    FAILURES: "failures",
+    CHECKS: "checks",
+    STATE_CHANGES: "changes",
+    ATTEMPTS: "attempts",
+    MODEL_CALLS: "model_calls",
+    SIDE_EFFECTS: "side_effects",
+    CREDIT: "credit",
+    ROLLOUTS: "rollouts",
+    STEPS: "decisions",
+}
+"""Table -> the list of its rows in `Rows`."""
 
 
 class TableWriter:
@@ -28,13 +54,61 @@ class TableWriter:
         self._con = con
         self._schema = schema
 
-    def append(self, table: Table, rows: Sequence[Row]) -> None:
-        """Insert rows."""
+    def insert(self, rows: Rows) -> None:
+        """Insert rows; those of episodes that are there already are replaced."""
+        keys = rows.log_keys("episodes")
+        self._delete_contents(rows.replaced, keys)
+        if rows.episodes:
+            self._delete(ALL_EPISODES, rows.episodes, keys, "kind <> 'copy'")
+            self._append(ALL_EPISODES, list(rows.episodes.values()), keys)
+        self._append(ALL_EPISODES, rows.copies, rows.log_keys("copies"))
+        self._append_steps(rows)
+        for table, name in _LISTS.items():
+            self._append(table, getattr(rows, name), rows.log_keys(name))
+
+    def add_contents(self, rows: Sequence[Mapping[str, Value]]) -> None:
+        """Insert rows of contents after deleting those with the same keys."""
+        self._replace("contents", "log_key", CONTENTS, rows)
+
+    def set_files(self, rows: Sequence[Mapping[str, Value]]) -> None:
+        """Insert rows of files after deleting those with the same paths."""
+        self._replace("files", "log", FILES, rows)
+
+    def delete_files(self, logs: Iterable[str]) -> None:
+        """Delete the rows of files."""
+        self._delete_where("files", "log", np.array(list(logs), object))
+
+    def drop(self, keys: Iterable[int]) -> None:
+        """Delete all rows of some contents."""
+        values = np.array(sorted(keys), np.int32)
+        if not len(values):
+            return
+        for name in ("contents", *(table.name for table in EPISODE_TABLES)):
+            self._delete_where(name, "log_key", values)
+
+    def _replace(
+        self, name: str, key: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Value]]
+    ) -> None:
         if not rows:
             return
-        columns = {}
+        arrays = {
+            column: _column(sql_type, [row[column] for row in rows])
+            for column, sql_type in columns.items()
+        }
+        self._delete_where(name, key, arrays[key])
+        values = ", ".join(_cast(column, sql_type) for column, sql_type in columns.items())
+        self._insert_columns(name, arrays, values, "trajrec_columns")
+
+    def _append(self, table: Table, rows: Sequence[Row], keys: Array) -> None:
+        """Insert rows of the logs with some keys."""
+        if not rows:
+            return
+        columns: dict[str, Array] = {"log_key": keys}
         expressions = []
-        for name, sql_type, _ in table.columns:
+        for name, sql_type in table.stored.items():
+            if name == "log_key":
+                expressions.append(name)
+                continue
             values = list(map(attrgetter(name), rows))
             first = values[0]
             if (first is None or name == "kind") and values.count(first) == len(values):
@@ -43,20 +117,16 @@ class TableWriter:
             else:
                 columns[name] = _column(sql_type, values)
                 expressions.append(_cast(name, sql_type))
-        self._con.register("trajrec_rows", columns)
-        self._con.execute(
-            f"INSERT INTO {self._schema}.{table.name} "
-            f"SELECT {', '.join(expressions)} FROM trajrec_rows"
-        )
-        self._con.unregister("trajrec_rows")
+        self._insert_columns(table.name, columns, ", ".join(expressions), "trajrec_columns")
 
-    def append_steps(self, rows: Rows) -> None:
+    def _append_steps(self, rows: Rows) -> None:
         """Insert the steps of environments, and the rewards of several agents among them."""
         if not rows.steps:
             return
         ids = {
             "episode": np.arange(len(rows.episode_ids), dtype=np.uint32),
             "id": np.array(rows.episode_ids, object),
+            "log_key": rows.log_keys("episode_ids"),
         }
         kinds = [rows.episodes[episode_id].kind for episode_id in rows.episode_ids]
         kind = f"'{kinds[0]}'"
@@ -65,68 +135,54 @@ class TableWriter:
             ids["kind"] = np.array(kinds, object)
             kind = "kind"
         self._con.register("trajrec_ids", ids)
+        joined = "trajrec_columns JOIN trajrec_ids USING (episode)"
         for group in rows.steps.values():
             columns = _concatenated(group.columns)
             reward = "reward" if "reward" in columns else "NULL"
             key = "state_key" if "state_key" in columns else "NULL"
             check = "state_check" if "state_check" in columns else "NULL"
             values = f"{group.action}, {reward}, {group.info}, {key}, {check}"
-            self._append_columns("steps", columns, f"id, {kind}, step, {values}")
+            self._insert_columns("steps", columns, f"log_key, id, {kind}, step, {values}", joined)
         if rows.agent_rewards:
             columns = _concatenated(rows.agent_rewards)
-            self._append_columns("agent_rewards", columns, f"id, {kind}, step, {AGENT_COLUMNS}")
+            values = f"log_key, id, {kind}, step, {AGENT_COLUMNS}"
+            self._insert_columns("agent_rewards", columns, values, joined)
         self._con.unregister("trajrec_ids")
 
-    def _append_columns(self, table: str, columns: dict[str, Array], expressions: str) -> None:
-        """Insert columns whose column "episode" numbers the episodes in `trajrec_ids`."""
+    def _insert_columns(
+        self, name: str, columns: dict[str, Array], values: str, source: str
+    ) -> None:
+        """Insert what SQL makes of columns, which it finds as `trajrec_columns`."""
         self._con.register("trajrec_columns", columns)
-        self._con.execute(
-            f"INSERT INTO {self._schema}.{table} SELECT {expressions} "
-            "FROM trajrec_columns JOIN trajrec_ids USING (episode)"
-        )
+        self._con.execute(f"INSERT INTO {self._schema}.{name} SELECT {values} FROM {source}")
         self._con.unregister("trajrec_columns")
 
-    def replace(self, table: Table, key: str, rows: Sequence[Row], also: str = "") -> None:
-        """Insert rows after deleting those with the same keys that the condition `also` selects."""
-        self.delete(table, key, map(attrgetter(key), rows), also)
-        self.append(table, rows)
-
-    def replace_episodes(self, rows: Iterable[EpisodeRow]) -> None:
-        """Insert rows of episodes after deleting earlier ones, but not those of their copies."""
-        self.replace(ALL_EPISODES, "episode_id", list(rows), "AND kind <> 'copy'")
-
-    def delete(self, table: Table, key: str, values: Iterable[str], also: str = "") -> None:
-        """Delete the rows with some keys, to which the condition `also` applies."""
-        self._con.register("trajrec_keys", {key: np.array(list(values), object)})
-        self._con.execute(
-            f"DELETE FROM {self._schema}.{table.name} "
-            f"WHERE {key} IN (SELECT {key} FROM trajrec_keys) {also}"
-        )
-        self._con.unregister("trajrec_keys")
-
-    def delete_contents(self, episodes: Iterable[str]) -> None:
+    def _delete_contents(self, episodes: Iterable[str], keys: Array) -> None:
         """Delete the rows of some episodes that their own logs gave, but not those of episodes."""
         ids = list(episodes)
         if not ids:
             return
         for table in OF_EPISODES:
             if table not in ANNOTATIONS:
-                also = "AND phase <> 'post-hoc'" if table is CHECKS else ""
-                self.delete(table, "episode_id", ids, also)
+                self._delete(table, ids, keys, "phase <> 'post-hoc'" if table is CHECKS else "true")
 
-    def drop_log(self, log: str) -> None:
-        """Delete all rows of a log."""
-        # The rows of a copy's episodes come from the original, which may still be here.
-        of_log = (
-            f"episode_id IN (SELECT episode_id FROM {self._schema}.all_episodes "
-            "WHERE log = ? AND kind <> 'copy')"
+    def _delete(
+        self, table: Table, episodes: Iterable[str], keys: Array, condition: str = "true"
+    ) -> None:
+        """Delete the rows of episodes of some logs."""
+        # The rows of a log stand together, so its key finds them without reading all others.
+        near = f"log_key BETWEEN {keys.min()} AND {keys.max()}"
+        ids = np.array(list(episodes), object)
+        self._delete_where(table.name, "episode_id", ids, f"{near} AND {condition}")
+
+    def _delete_where(self, name: str, key: str, values: Array, condition: str = "true") -> None:
+        """Delete the rows with some values of a column, if a condition holds."""
+        self._con.register("trajrec_keys", {key: values})
+        self._con.execute(
+            f"DELETE FROM {self._schema}.{name} "
+            f"WHERE {condition} AND {key} IN (SELECT {key} FROM trajrec_keys)"
         )
-        for table in OF_EPISODES:
-            # A check may be in another log than its episode; credit always is.
-            where = "log = ?" if table in (CHECKS, *ANNOTATIONS) else of_log
-            self._con.execute(f"DELETE FROM {self._schema}.{table.name} WHERE {where}", [log])
-        for name in ("all_episodes", "logs"):
-            self._con.execute(f"DELETE FROM {self._schema}.{name} WHERE log = ?", [log])
+        self._con.unregister("trajrec_keys")
 
 
 def _concatenated(chunks: Sequence[dict[str, Array]]) -> dict[str, Array]:

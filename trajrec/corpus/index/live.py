@@ -3,32 +3,48 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, create_tables
+from trajrec.corpus.index.build import Builder, Progress, create_tables
+from trajrec.corpus.index.catalog import Catalog
 from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.file import (
     INDEX_NAME,
     LOCK_WAIT_S,
-    Progress,
     attach_index,
     detach_index,
     update_index,
 )
-from trajrec.corpus.index.indexed_logs import IndexedLog, is_current, read_indexed_logs
-from trajrec.corpus.index.table import Table
-from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, LOGS, OF_EPISODES, TABLES
+from trajrec.corpus.index.layers import Layers
+from trajrec.corpus.index.scan import FolderState, Scan, ScanMode, scan_folder
+from trajrec.corpus.index.tables import CHECKS, EPISODE_TABLES, TABLES
 from trajrec.corpus.index.tails import Tails
 from trajrec.corpus.index.views import VIEWS
 from trajrec.corpus.sandbox import Params, Sandbox, close_off, run_closed, run_own
 from trajrec.errors import CorpusError
-from trajrec.log.folder import LogFile, find_logs
 from trajrec.log.locks import is_being_written
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
+
+# If as many files had to be listed to see that nothing is new, the folders are stored again, so
+# that the next opening need not list them.
+_MANY_FILES = 500
+
+
+class Place(NamedTuple):
+    """The contents of a file, as the tables have them.
+
+    Attributes:
+        seal: Their seal, None if the log is not sealed.
+        n_frames: The frames that were read.
+    """
+
+    seal: str | None
+    n_frames: int
 
 
 class LiveIndex:
@@ -36,33 +52,35 @@ class LiveIndex:
 
     The index file is updated in one short transaction and then only read. If it cannot be (another
     process holds it, or the folder is read-only), the logs that it lacks are read into this
-    process. So an answer never depends on winning a lock.
+    process. So an answer never depends on winning a lock. `Layers` has the views over both.
 
-    In DuckDB, the database "stored" has the tables of the file, the schema "delta" those in memory,
-    "tail" those of journals, and "main" the views over all three. "delta" also has the logs and
-    episodes whose stored rows hold no more ("deleted" and "superseded"), and the logs that are
-    being written ("running").
+    The schema "delta" also has the contents and episodes whose stored rows hold no more ("dropped"
+    and "superseded"), and the contents of logs that are being written ("running").
 
     Args:
         folder: The corpus.
-        stats: Its logs, by path relative to it.
+        scan: The folders that are listed at each refresh.
         progress: Called with (bytes read, bytes to read) while logs are read.
         sandbox: Closes the instance of DuckDB off, with these limits.
 
     Attributes:
         con: The connection that brings the tables up to date. Each query has one of its own.
         running: Unsealed logs, and whether a process writes them.
+
+    Raises:
+        CorpusError: The folder cannot be read.
     """
 
     def __init__(
         self,
         folder: Path,
-        stats: Mapping[str, LogFile],
         *,
+        scan: ScanMode = "changed",
         progress: Progress | None,
         sandbox: Sandbox | None = None,
     ) -> None:
         self._folder = folder
+        self._mode = scan
         self._progress = progress
         self.con = duckdb.connect(":memory:")
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
@@ -70,24 +88,21 @@ class LiveIndex:
         # its caller, who is some frames above.
         self.con.execute(
             "SET GLOBAL TimeZone = 'UTC'; SET GLOBAL python_scan_all_frames = true; "
-            "CREATE SCHEMA delta"
+            "CREATE SCHEMA delta; CREATE SCHEMA rows; CREATE TABLE delta.running (log_key INTEGER);"
+            "CREATE TABLE delta.dropped (log_key INTEGER);"
+            "CREATE TABLE delta.superseded (episode_id VARCHAR)"
         )
-        for name, column in (("running", "log"), ("deleted", "log"), ("superseded", "episode_id")):
-            self.con.execute(f"CREATE TABLE delta.{name} ({column} VARCHAR)")
         self.running: dict[str, bool] = {}
-        self._logs: dict[str, IndexedLog] = {}
+        self._folders: dict[str, FolderState] = {}
         self._tails = Tails(self.con, folder)
-        self._delta_logs: set[str] = set()
-        self._deleted: set[str] = set()
-        self._superseded: set[str] = set()
-        self._has_file = self._attach(stats)
+        self._catalog = Catalog(self.con, "stored", "stored.contents")
+        self._layers = Layers(has_file=self._attach(), has_delta=False)
         if sandbox is not None:
             # The index file is attached by now, and no other file is needed.
             close_off(self.con, sandbox)
         # Without a file the views have nothing else to show; with one, most corpora need no delta.
-        self._has_delta = not self._has_file
-        if self._has_delta:
-            create_tables(self.con, "delta")
+        if not self._layers.has_file:
+            self._create_delta()
         self._create_views()
         self.refresh()
 
@@ -98,10 +113,14 @@ class LiveIndex:
             cursor.close()
         self.con.close()
 
-    @property
-    def logs(self) -> Collection[str]:
-        """The logs that the tables have, by path relative to the corpus."""
-        return self._logs.keys()
+    def places(self, logs: Iterable[str]) -> dict[str, Place]:
+        """Return the contents of some logs, by path relative to the corpus, as far as known."""
+        rows = self.rows(
+            f"SELECT f.log, c.seal, c.n_frames FROM {self._layers.files} f "
+            "JOIN rows.contents c USING (log_key) WHERE f.log IN (SELECT unnest(?))",
+            [list(logs)],
+        )
+        return {row[0]: Place(*row[1:]) for row in rows}
 
     def rows(self, query: str, params: Params = None) -> list[tuple[Value, ...]]:
         """Return the rows of a query of ours."""
@@ -122,27 +141,21 @@ class LiveIndex:
         self._cursors.add(cursor)
         return cursor
 
-    def refresh(self) -> set[str]:
-        """Read new logs and new frames; return the logs whose earlier rows hold no more."""
-        stats = find_corpus_logs(self._folder)
-        stale: set[str] = set()
-        if not is_current(self._folder, stats, self._logs):
-            if not self._has_delta:
-                create_tables(self.con, "delta")
-                self._has_delta = True
-            # Rows of episodes that go on are continued: without the rows that come from frames now.
-            self._tails.clear()
-            builder = Builder(
-                self.con, "delta", self._folder, source="main", progress=self._progress
-            )
-            update = builder.update(stats, self._logs)
-            if update is not None:
-                stale = update.logs
-                self._apply(stale, update.episodes)
+    def refresh(self, *, again: bool = False) -> None:
+        """Read new logs and new frames.
+
+        Args:
+            again: Whether to list all folders, since a file is not what the tables say.
+        """
+        mode: ScanMode = "full" if again else self._mode
+        scan = self._scan(mode)
+        if scan.has_news:
+            self._update(scan, is_full=mode == "full")
+        self._folders = scan.folders
         self._note_running()
-        if self._tails.refresh(self._logs):
+        if self._tails.refresh(self._catalog.open_logs()):
+            self._layers.has_tail = not self._tails.is_empty
             self._create_views()
-        return stale
 
     def reader(self, log: str) -> LogReader | None:
         """Return the reader of a log of which a part is in its journal alone, else None.
@@ -151,138 +164,99 @@ class LiveIndex:
         """
         return self._tails.readers.get(log)
 
-    def _apply(self, stale: set[str], superseded: set[str]) -> None:
-        """Show the rows of an update."""
-        for log in stale:
-            self._logs.pop(log, None)
-        delta = read_indexed_logs(self.con, "delta")
-        self._logs.update(delta)
-        self._delta_logs = set(delta)
-        self._deleted |= stale
-        self._superseded |= superseded
-        self._fill("deleted", self._deleted)
-        self._fill("superseded", self._superseded)
+    def _scan(self, mode: ScanMode) -> Scan:
+        try:
+            return scan_folder(self._folder, self._folders, self._catalog, mode=mode)
+        except OSError as exc:
+            name = exc.filename or self._folder
+            raise CorpusError(
+                f"{name}: cannot be read ({exc.strerror}); check permissions"
+            ) from exc
+
+    def _update(self, scan: Scan, *, is_full: bool) -> None:
+        """Read what differs into memory."""
+        if not self._layers.has_delta:
+            self._create_delta()
+        # Rows of episodes that go on are continued: without the rows that come from frames now.
+        self._tails.clear()
+        self.con.execute("BEGIN")
+        try:
+            builder = Builder(
+                self.con, "delta", self._folder, source="rows", progress=self._progress
+            )
+            builder.update(scan, self._catalog, is_full=is_full)
+            for table, values in (
+                ("dropped", builder.stale_keys),
+                ("superseded", builder.stale_episodes),
+            ):
+                self.con.execute(
+                    f"INSERT INTO delta.{table} SELECT unnest(?) EXCEPT FROM delta.{table}",
+                    [sorted(values)],
+                )
+        except BaseException:
+            self.con.execute("ROLLBACK")
+            raise
+        self.con.execute("COMMIT")
+        self._catalog.forget()
         self._create_views()
 
-    def _attach(self, stats: Mapping[str, LogFile]) -> bool:
+    def _create_delta(self) -> None:
+        """Create the tables for what the file lacks; they begin with all files that it has."""
+        create_tables(self.con, "delta")
+        if self._layers.has_file:
+            self.con.execute(
+                "INSERT INTO delta.files FROM stored.files; "
+                "UPDATE delta.index_state SET next_key = (SELECT next_key FROM stored.index_state)"
+            )
+        self._layers.has_delta = True
+        self._catalog = Catalog(self.con, "delta", "rows.contents")
+        self._create_views()
+
+    def _attach(self) -> bool:
         """Attach the index file, brought up to date; return whether that was possible."""
         file = self._folder / INDEX_NAME
         # The file is opened for writing only if something is new: a connection that can write takes
         # longer than all the rest of opening a corpus.
         if attach_index(self.con, file, wait_s=0.0):
-            self._logs = read_indexed_logs(self.con, "stored")
-            if is_current(self._folder, stats, self._logs):
+            self._folders = self._catalog.folders()
+            scan = self._scan(self._mode)
+            if not scan.has_news and (scan.n_listed < _MANY_FILES or scan.folders == self._folders):
                 return True
             detach_index(self.con)
-            self._logs = {}
-        update_index(self._folder, progress=self._progress)
+            self._catalog.forget()
+        update_index(self._folder, scan=self._mode, progress=self._progress)
         if not attach_index(self.con, file, wait_s=LOCK_WAIT_S):
+            self._folders = {}
             return False
-        self._logs = read_indexed_logs(self.con, "stored")
+        self._folders = self._catalog.folders()
         return True
 
     def _note_running(self) -> None:
         """Note which unsealed logs are being written: it decides the ending of open episodes."""
-        running = {
-            log: bool(is_being_written(self._folder / log))
-            for log, indexed in self._logs.items()
-            if not indexed.is_sealed and indexed.log_id is not None
-        }
+        logs = self._catalog.open_logs()
+        running = {log: bool(is_being_written(self._folder / log)) for log in logs}
         if running != self.running:
             self.running = running
-            self._fill("running", {log for log, is_running in running.items() if is_running})
-
-    def _fill(self, table: str, values: set[str]) -> None:
-        """Make a table of one column hold some values."""
-        self.con.execute(f"DELETE FROM delta.{table}")
-        if values:
-            rows = [(value,) for value in sorted(values)]
-            self.con.executemany(f"INSERT INTO delta.{table} VALUES (?)", rows)
+            self.con.execute("DELETE FROM delta.running")
+            keys = [logs[log].log_key for log, is_running in running.items() if is_running]
+            if keys:
+                self.con.execute("INSERT INTO delta.running SELECT unnest(?)", [keys])
 
     def _create_views(self) -> None:
         """Create the views over the stored tables and those in memory."""
+        self.con.execute(f"CREATE OR REPLACE VIEW rows.contents AS {self._layers.contents()}")
+        for table in EPISODE_TABLES:
+            rows = self._layers.rows(table)
+            self.con.execute(f"CREATE OR REPLACE VIEW rows.{table.name} AS {rows}")
         for table in TABLES:
-            select = f"SELECT * FROM delta.{table.name}"
-            if self._has_file:
-                stored = f"SELECT * FROM stored.{table.name} WHERE {self._condition(table)}"
-                if table in (ALL_EPISODES, LOGS) and self._delta_logs:
-                    key = ", ".join(table.key)
-                    stored = (
-                        f"SELECT s.* FROM ({stored}) s ANTI JOIN delta.{table.name} USING ({key})"
-                    )
-                select = f"{stored} UNION ALL {select}" if self._delta_logs else stored
-            if not self._tails.is_empty:
-                select = _with_tail(table, select)
-            if table is ALL_EPISODES:
-                select = _with_ending(select)
-            elif table in (CHECKS, *ANNOTATIONS) and self._lacks_kinds(select):
-                select = _with_kind(select)
-            self.con.execute(f"CREATE OR REPLACE VIEW main.{table.name} AS {select}")
+            lacks_kinds = table in (CHECKS, *ANNOTATIONS) and self._lacks_kinds(table.name)
+            query = self._layers.public(table, lacks_kinds=lacks_kinds)
+            self.con.execute(f"CREATE OR REPLACE VIEW main.{table.name} AS {query}")
         for view in VIEWS:
             self.con.execute(f"CREATE OR REPLACE VIEW main.{view.name} AS {view.query}")
 
-    def _lacks_kinds(self, rows: str) -> bool:
+    def _lacks_kinds(self, table: str) -> bool:
         """Return whether any row is in another log than its episode, and does not know its kind."""
         # A query costs 1 ms once; the join that it may save costs several in each query of checks.
-        row = self.con.execute(f"SELECT 1 FROM ({rows}) WHERE kind IS NULL LIMIT 1").fetchone()
+        row = self.con.execute(f"SELECT 1 FROM rows.{table} WHERE kind IS NULL LIMIT 1").fetchone()
         return row is not None
-
-    def _condition(self, table: Table) -> str:
-        """Return the condition that a stored row still holds."""
-        has_log = table is CHECKS or table in ANNOTATIONS or table not in OF_EPISODES
-        conditions = []
-        if self._deleted and has_log:
-            conditions.append("log NOT IN (FROM delta.deleted)")
-        elif self._deleted:
-            conditions.append(
-                "episode_id NOT IN (SELECT episode_id FROM stored.all_episodes "
-                "WHERE kind <> 'copy' AND log IN (FROM delta.deleted))"
-            )
-        if self._superseded and table in OF_EPISODES and table not in ANNOTATIONS:
-            is_latest = "episode_id NOT IN (FROM delta.superseded)"
-            conditions.append(
-                f"({is_latest} OR phase = 'post-hoc')" if table is CHECKS else is_latest
-            )
-        return " AND ".join(conditions) or "true"
-
-
-def find_corpus_logs(folder: Path) -> dict[str, LogFile]:
-    """Return the logs of a corpus, by path relative to it.
-
-    Raises:
-        CorpusError: The folder cannot be read.
-    """
-    try:
-        return find_logs(folder)
-    except OSError as exc:
-        name = exc.filename or folder
-        raise CorpusError(f"{name}: cannot be read ({exc.strerror}); check permissions") from exc
-
-
-def _with_tail(table: Table, rows: str) -> str:
-    """Return a query of rows that adds those of journals, and leaves out those they replace."""
-    tail = f"SELECT * FROM tail.{table.name}"
-    if table is ALL_EPISODES:
-        key = ", ".join(table.key)
-        rows = f"SELECT s.* FROM ({rows}) s ANTI JOIN tail.{table.name} USING ({key})"
-    elif table in OF_EPISODES and table not in ANNOTATIONS:
-        is_latest = "episode_id NOT IN (FROM tail.superseded)"
-        if table is CHECKS:
-            is_latest = f"({is_latest} OR phase = 'post-hoc')"
-        rows = f"SELECT * FROM ({rows}) WHERE {is_latest}"
-    return f"{rows} UNION ALL {tail}"
-
-
-def _with_ending(episodes: str) -> str:
-    """Return a query of episodes that gives those without an end an ending."""
-    ending = "CASE WHEN log IN (FROM delta.running) THEN 'running' ELSE 'interrupted' END"
-    return f"SELECT * REPLACE (coalesce(ending, {ending}) AS ending) FROM ({episodes})"
-
-
-def _with_kind(rows: str) -> str:
-    """Return a query of rows that gives those from other logs the kind of their episode."""
-    return (
-        f"SELECT r.* REPLACE (coalesce(r.kind, e.kind) AS kind) FROM ({rows}) r "
-        "LEFT JOIN (SELECT episode_id, kind FROM main.all_episodes WHERE kind <> 'copy') e "
-        "USING (episode_id)"
-    )

@@ -7,7 +7,6 @@ so rows are msgspec structs: one with 25 fields is made in two thirds of the tim
 from __future__ import annotations
 
 import datetime
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -16,16 +15,9 @@ from trajrec.corpus.index.cells import stored_json, to_timestamp
 from trajrec.corpus.index.views import EpisodeKind
 from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import Check, Failure
-from trajrec.types import Array
 
 Time: TypeAlias = int | datetime.datetime
 """Microseconds since 1970 UTC. Rows that DuckDB returns have times of Python."""
-
-
-# Rows gathered before they are inserted: enough to amortise the insert, few enough to bound
-# memory.
-BATCH_STEPS = 400_000
-BATCH_BYTES = 1 << 26
 
 
 class Row(msgspec.Struct, gc=False):
@@ -38,7 +30,6 @@ class EpisodeRow(Row, kw_only=True):
 
     episode_id: str
     env_id: str | None
-    log: str
     number: int
     first_frame: int
     last_frame: int
@@ -155,7 +146,6 @@ class CheckRow(Row, kw_only=True):
     state_digest: str | None
     is_primary: bool
     checked_at: Time | None
-    log: str
 
 
 # The defaults are those of an attempt without an end.
@@ -253,7 +243,6 @@ class CreditRow(Row, kw_only=True):
     restore: str
     notes: str
     created_at: Time | None
-    log: str
 
 
 class RolloutRow(Row, kw_only=True):
@@ -271,85 +260,6 @@ class RolloutRow(Row, kw_only=True):
     env_steps: int
     coalesced_at: int | None
     status: str
-    log: str
-
-
-class LogRow(Row, kw_only=True):
-    """A row of `logs`."""
-
-    log: str
-    log_id: str | None = None
-    size_bytes: int
-    mtime_ns: int
-    n_frames: int = 0
-    is_sealed: bool = False
-    damage: str | None = None
-    problem: str | None = None
-    header: str | None = None
-
-
-@dataclass
-class StepGroup:
-    """Steps of one layout as NumPy columns.
-
-    Attributes:
-        action: SQL that makes the action's JSON from the columns.
-        info: SQL that makes the info's JSON from the columns.
-        columns: The columns of each chunk, by name.
-    """
-
-    action: str
-    info: str
-    columns: list[dict[str, Array]] = field(default_factory=list)
-
-
-@dataclass
-class Rows:
-    """Rows for the tables, gathered over chunks and logs until they are inserted.
-
-    Attributes:
-        episode_ids: Id of the episode that each number in the column "episode" of steps stands for.
-        n_steps: Steps of environments so far.
-        n_bytes: Bytes of the rows of agents, about.
-        decisions: Rows of `steps` that come from agents.
-        replaced: Episodes whose earlier rows must be deleted first.
-    """
-
-    episodes: dict[str, EpisodeRow] = field(default_factory=dict)
-    copies: list[EpisodeRow] = field(default_factory=list)
-    episode_ids: list[str] = field(default_factory=list)
-    steps: dict[tuple[str, str], StepGroup] = field(default_factory=dict)
-    agent_rewards: list[dict[str, Array]] = field(default_factory=list)
-    n_steps: int = 0
-    n_bytes: int = 0
-    failures: list[FailureRow] = field(default_factory=list)
-    checks: list[CheckRow] = field(default_factory=list)
-    changes: list[StateChangeRow] = field(default_factory=list)
-    attempts: list[AttemptRow] = field(default_factory=list)
-    model_calls: list[ModelCallRow] = field(default_factory=list)
-    side_effects: list[SideEffectRow] = field(default_factory=list)
-    credit: list[CreditRow] = field(default_factory=list)
-    rollouts: list[RolloutRow] = field(default_factory=list)
-    decisions: list[StepRow] = field(default_factory=list)
-    replaced: set[str] = field(default_factory=set)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are enough rows to insert them."""
-        return self.n_steps + len(self.changes) > BATCH_STEPS or self.n_bytes > BATCH_BYTES
-
-    def extend(self, other: Rows) -> None:
-        """Add the rows of an agent's episode."""
-        self.episodes |= other.episodes
-        self.replaced |= other.replaced
-        self.n_bytes += other.n_bytes
-        self.failures += other.failures
-        self.checks += other.checks
-        self.changes += other.changes
-        self.attempts += other.attempts
-        self.model_calls += other.model_calls
-        self.side_effects += other.side_effects
-        self.decisions += other.decisions
 
 
 def failure_row(episode: EpisodeRow, event: Failure) -> FailureRow:
@@ -374,7 +284,6 @@ def check_row(
     episode_id: str,
     kind: EpisodeKind | None,
     event: Check | PostHocCheck,
-    log: str,
     *,
     is_primary: bool = False,
 ) -> CheckRow:
@@ -395,5 +304,4 @@ def check_row(
         state_digest=event.state_digest,
         is_primary=is_primary,
         checked_at=to_timestamp(event.time_ns),
-        log=log,
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.corpus.index.rewards import agent_rewards
-from trajrec.corpus.index.rows import StepGroup
+from trajrec.corpus.index.row_batch import StepGroup
 from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import Layout, field_values, sparse_values
 from trajrec.types import Array

@@ -6,7 +6,7 @@ from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 15
+INDEX_VERSION = 16
 
 
 ALL_EPISODES = Table(
@@ -324,6 +324,14 @@ LOGS = Table(
     (
         ("log", "VARCHAR", "path, relative to the corpus"),
         ("log_id", "VARCHAR", "its id; NULL if it cannot be read"),
+        (
+            "seal",
+            "VARCHAR",
+            "digest of its contents: files of one id and one seal are the same; NULL if it is not"
+            " sealed",
+        ),
+        ("generation", "INTEGER", "times that it was rewritten (compact, recover)"),
+        ("is_original", "BOOLEAN", "whether its rows are in the tables; FALSE for a copy"),
         ("size_bytes", "BIGINT", "its size when it was read"),
         ("mtime_ns", "BIGINT", "time of its last change when it was read"),
         ("n_frames", "BIGINT", "frames read"),
@@ -333,7 +341,7 @@ LOGS = Table(
             "JSON",
             "bytes that could not be read: [offset, size, cause, whether it is only a torn end]",
         ),
-        ("problem", "VARCHAR", "why the file cannot be read at all; NULL if it can"),
+        ("problem", "VARCHAR", "why the file cannot be read, or is not used; NULL if it is"),
         ("header", "JSON", "versions, platform, environment, wrappers"),
     ),
 )
@@ -351,4 +359,8 @@ OF_EPISODES = (
     ROLLOUTS,
 )
 
-TABLES = (ALL_EPISODES, *OF_EPISODES, LOGS)
+EPISODE_TABLES = (ALL_EPISODES, *OF_EPISODES)
+"""Tables whose rows come from the contents of logs."""
+
+TABLES = (*EPISODE_TABLES, LOGS)
+"""The tables that users see, besides the views."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import duckdb
 
 from trajrec.corpus.index.build import Builder, create_tables
-from trajrec.corpus.index.indexed_logs import IndexedLog
-from trajrec.corpus.index.tables import TABLES
+from trajrec.corpus.index.catalog import OpenLog
+from trajrec.corpus.index.tables import EPISODE_TABLES
 from trajrec.errors import LogError
 from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
@@ -51,11 +50,11 @@ class Tails:
         self.readers.clear()
         self._retired.clear()
 
-    def refresh(self, logs: Mapping[str, IndexedLog]) -> bool:
+    def refresh(self, logs: Mapping[str, OpenLog]) -> bool:
         """Read the journals, and return whether `is_empty` has changed.
 
         Args:
-            logs: The logs whose rows are stored, by path relative to the corpus.
+            logs: The logs that are not sealed, by path relative to the corpus.
         """
         self._open_readers(logs)
         state = {
@@ -67,9 +66,9 @@ class Tails:
             return False
         was_empty = self.is_empty
         self._prepare()
-        builder = Builder(self._con, SCHEMA, self._folder, source="main")
+        builder = Builder(self._con, SCHEMA, self._folder, source="rows")
         for log in state:
-            builder.read_tail(log, self.readers[log], logs[log].n_frames)
+            builder.read_tail(logs[log].log_key, self.readers[log], logs[log].n_frames)
         rows = [(episode,) for episode in sorted(builder.stale_episodes)]
         if rows:
             self._con.executemany(f"INSERT INTO {SCHEMA}.superseded VALUES (?)", rows)
@@ -77,17 +76,14 @@ class Tails:
         self.is_empty = not state
         return self.is_empty != was_empty
 
-    def _open_readers(self, logs: Mapping[str, IndexedLog]) -> None:
+    def _open_readers(self, logs: Mapping[str, OpenLog]) -> None:
         """Have a reader of each log that has a journal, as it is now."""
         wanted = set()
-        copies = Counter(indexed.log_id for indexed in logs.values())
-        for log, indexed in logs.items():
-            # The rows of a copy are those of its original; both have a journal if the whole folder
-            # was copied.
-            is_single = copies[indexed.log_id] == 1
-            if indexed.is_sealed or indexed.log_id is None or not is_single:
+        for log, known in logs.items():
+            # Both have a journal if a whole folder was copied.
+            if known.is_copy or not journal_path(self._folder / log).exists():
                 continue
-            if journal_path(self._folder / log).exists() and self._refresh_reader(log):
+            if self._refresh_reader(log):
                 wanted.add(log)
         for log in self.readers.keys() - wanted:
             self._retired.append(self.readers.pop(log))
@@ -109,7 +105,7 @@ class Tails:
         """Empty the tables, so that other rows are read without them."""
         if self._has_tables:
             self._read = None
-            for name in [*(table.name for table in TABLES), "superseded"]:
+            for name in [*(table.name for table in EPISODE_TABLES), "superseded"]:
                 self._con.execute(f"DELETE FROM {SCHEMA}.{name}")
 
     def _prepare(self) -> None:
