@@ -19,6 +19,7 @@ import zstandard
 
 import trajrec
 from benchmarks import scratch_folder
+from trajrec.protocols import Access
 from trajrec.recording.event_log import close_logs
 from trajrec.tracking.tree import Tree
 from trajrec.types import JsonObject
@@ -39,11 +40,12 @@ ToolFunction = Callable[..., JsonObject]
 
 
 class Kind(NamedTuple):
-    """A kind of tool call: the tool, the watched state (or False), and the goal in us."""
+    """A kind of tool call: the tool, the watched state (or False), the goal in us, the access."""
 
     function: ToolFunction
     state: JsonObject | bool
     goal_us: float
+    access: Access = "unknown"
 
 
 class Cost(NamedTuple):
@@ -76,11 +78,11 @@ def measure_bare(function: ToolFunction) -> float:
     return (time.process_time() - begin) / N_CALLS * 1e6
 
 
-def measure_recorded(function: ToolFunction, state: JsonObject | bool) -> Cost:
+def measure_recorded(kind: Kind) -> Cost:
     """Return the CPU time and the bytes of a recorded call."""
     folder = scratch_folder()
-    with trajrec.episode(folder, watch=state) as ep:
-        ep.tool(function, name="tool")
+    with trajrec.episode(folder, watch=kind.state) as ep:
+        ep.tool(kind.function, name="tool", access=kind.access)
         begin = time.process_time()
         for k in range(N_CALLS):
             ep.call("tool", order=f"O{k % CALLED_ORDERS}", n=k)
@@ -94,6 +96,7 @@ def measure_recorded(function: ToolFunction, state: JsonObject | bool) -> Cost:
 def print_tool_calls() -> None:
     """Compare recorded with bare tool calls."""
     state = make_state(SMALL_ORDERS)
+    large = make_state(LARGE_ORDERS)
 
     def look(order: str, n: int) -> JsonObject:
         return {"order": order, "n": n, "status": "paid"}
@@ -106,12 +109,15 @@ def print_tool_calls() -> None:
         "no state": Kind(look, False, 60),
         f"{len(json.dumps(state)) // 1000} kB state, unchanged": Kind(look, state, 150),
         "the same, changed by each call": Kind(change, state, 150),
+        f"{len(json.dumps(large)) / 1e6:.1f} MB state, declared read": Kind(
+            look, large, 500, "read"
+        ),
     }
     costs: dict[str, list[Cost]] = {name: [] for name in kinds}
     for repetition in range(N_REPETITIONS):
         for name, kind in kinds.items():
             bare_us = measure_bare(kind.function)
-            cost = measure_recorded(kind.function, kind.state)
+            cost = measure_recorded(kind)
             if repetition:
                 costs[name].append(cost._replace(us=cost.us - bare_us))
     print(f"{'a tool call, beyond a bare call':<34} {'us':>7} {'bytes':>7} {'goal, us':>9}")

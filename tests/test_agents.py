@@ -311,7 +311,16 @@ def test_a_read_tool_that_writes_is_reported(tmp_path: Path) -> None:
         (1, "inbox", "/0", '"hello"', None),
     ]
     assert rows(tmp_path, "SELECT tool, finding FROM attempts WHERE finding IS NOT NULL") == [
-        ("peek", "peek is declared to read, and wrote")
+        ("peek", "declared read, changed state")
+    ]
+    assert rows(tmp_path, "SELECT step, phase, origin, message, action FROM failures") == [
+        (
+            1,
+            "state",
+            "tool",
+            "declared read, changed state",
+            '[{"step":1,"call":0,"attempt":0,"tool":"peek"}]',
+        )
     ]
     assert only(tmp_path).transcript.initial_state == {"accounts": {"ada": 5}, "inbox": ["hello"]}
 

@@ -100,8 +100,9 @@ class Tool:
     Attributes:
         name: Its name.
         schema: JSON schema of its arguments, of type "object"; None if it is unknown.
-        access: "read" (looks only), "write" (changes the recorded world), "external" (reaches
-            beyond that world, so a replay answers the call from the log) or "unknown".
+        access: "read" (looks only; a large state is compared after some of the calls), "write"
+            (changes the recorded world), "external" (reaches beyond that world, so a replay answers
+            the call from the log) or "unknown".
         description: The description that the agent gets.
     """
 

@@ -24,6 +24,11 @@ from trajrec.values import codec
 
 COMPARED = ("result", "error", "state", "check")
 
+NOT_COMPARED = (
+    "state not compared after the last calls: their tools are declared `read`, and the recording "
+    "ends before it was compared again"
+)
+
 
 def replay_in_world(
     episode: Episode,
@@ -61,6 +66,8 @@ def replay_in_world(
         cause = find_cause(episode, divergence, lambda: TrialResult(execute().divergence))
         divergence = dataclasses.replace(divergence, cause=cause)
     notes = list(result.notes)
+    if episode.transcript.assumed_at_end:
+        notes.append(NOT_COMPARED)
     grade: Grade = "exact"
     if result.ignored:
         notes.append(tolerance.note(result.ignored))

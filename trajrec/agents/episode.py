@@ -30,7 +30,6 @@ from trajrec.recording.event_log import open_event_log
 from trajrec.recording.faults import Fault, causes_of, fault_of
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.task_options import check_metadata, primary_check
-from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import JsonObject, Value
 from trajrec.verifiers import identify
 
@@ -210,8 +209,7 @@ class AgentEpisode:
     @property
     def state_digest(self) -> str | None:
         """Digest of all watched parts; None if nothing is watched, or a part was not captured."""
-        digests = {} if self._recording is None else self._recording.calls.digests
-        return digest_of_parts(digests)
+        return None if self._recording is None else self._recording.calls.states.digest()
 
     def tool(
         self,
@@ -374,18 +372,21 @@ class AgentEpisode:
         self._steps = origin.steps
 
     def _end(self, ending: AgentEnding, fault: Fault = "") -> None:
-        journal = self._begun().journal
-        self._has_ended = True
-        if self._token is not None:
-            leave_episode(self._token)
-        record_end(
-            journal,
-            self._steps.step,
-            ending=ending,
-            stop_reason=self._stop_reason,
-            claimed_done=self._claimed_done,
-            fault=fault,
-        )
+        recording = self._begun()
+        try:
+            recording.calls.states.end()
+        finally:
+            self._has_ended = True
+            if self._token is not None:
+                leave_episode(self._token)
+            record_end(
+                recording.journal,
+                self._steps.step,
+                ending=ending,
+                stop_reason=self._stop_reason,
+                claimed_done=self._claimed_done,
+                fault=fault,
+            )
 
     def _begun(self) -> _Recording:
         if self._recording is None:

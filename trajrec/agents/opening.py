@@ -93,11 +93,12 @@ def begin_episode(
         # After the reset, because the tools of a world may depend on its task.
         for tool in spec.world.tools():
             calls.tools.setdefault(tool.name, tool)
-    calls.parts = find_parts(spec.world, spec.watch)
-    initial = [(part.name, *part.tracker.begin()) for part in calls.parts]
+    states = calls.states
+    states.parts = find_parts(spec.world, spec.watch)
+    initial = [(part.name, *part.tracker.begin()) for part in states.parts]
     journal.add(_task_start(spec, journal, calls, goal=goal, caller=caller))
     for name, value, digest in initial:
-        calls.digests[name] = digest
+        states.digests[name] = digest
         journal.add(
             StateChange(
                 episode=journal.number,
@@ -136,7 +137,7 @@ def _task_start(
         world="" if world is None else f"{world_type.__module__}:{world_type.__qualname__}",
         world_data=None if kwargs is None else journal.noted(dict(kwargs), "world"),
         tools_data=journal.noted(tools, "tools"),
-        parts=[(part.name, part.tracker.name, part.tracker.version) for part in calls.parts],
+        parts=[(part.name, part.tracker.name, part.tracker.version) for part in calls.states.parts],
         interface_data=None if spec.interface is None else journal.data(spec.interface),
         metadata_data=None if metadata is None else journal.data(dict(metadata)),
         caller_id=None if caller is None else caller.id,

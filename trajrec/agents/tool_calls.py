@@ -8,17 +8,19 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal, TypeAlias
 
+import msgspec
+
 from trajrec.agents.arguments import ArgumentCheck
 from trajrec.agents.counters import CallPosition, StepCounter
 from trajrec.agents.freeze import derive_seed, frozen
-from trajrec.agents.journal import EVENT_BYTES, Journal
-from trajrec.log.events import CallEnd, CallStart, StateChange
+from trajrec.agents.journal import Journal
+from trajrec.agents.state_recorder import StateRecorder
+from trajrec.log.assumptions import assumed_data
+from trajrec.log.events import CallEnd, CallStart
 from trajrec.protocols import Tool
 from trajrec.recording.faults import is_infra
-from trajrec.tracking.parts import Part
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
-from trajrec.values.diff import MISSING, Change
 
 IsError: TypeAlias = Callable[[Value], str | None]
 
@@ -39,8 +41,7 @@ class ToolCallRecorder:
         frozen_seed: If set, each call runs with the clock frozen at its own time, and all other
             randomness seeded from this seed.
         tools: The tools by name.
-        parts: The watched parts of the state.
-        digests: Digest of each part after its last change; "" if it could not be captured.
+        states: Compares and records the watched state.
     """
 
     def __init__(
@@ -48,14 +49,11 @@ class ToolCallRecorder:
     ) -> None:
         self.tools = tools
         self.frozen_seed: int | None = None
-        self.parts: list[Part] = []
-        self.digests: dict[str, str] = {}
+        self.states = StateRecorder(journal, steps.lock)
         self._journal = journal
         self._steps = steps
         self._is_error = is_error
         self._arguments = ArgumentCheck()
-        # Parts whose changes were read and perhaps not recorded, because an exception came between.
-        self._unfinished: set[str] = set()
         # If it ends the episode, the world is to blame and not the agent.
         self.last_raised: BaseException | None = None
 
@@ -86,6 +84,7 @@ class ToolCallRecorder:
         data, is_redacted = journal.encode(arguments)
         # A model may call a tool that does not exist, by any text.
         shown_name = name if tool is not None else journal.text(name)
+        self.states.prepare_call(tool)
         time_ns = time.time_ns()
         # Before the tool runs: a call that ends the process has its start in the log.
         journal.add(
@@ -107,6 +106,7 @@ class ToolCallRecorder:
             len(data),
         )
         try:
+            self.states.enter_call(position, tool)
             with self._freeze(time_ns, position):
                 result = run()
         except BaseException as exc:
@@ -191,58 +191,14 @@ class ToolCallRecorder:
         """Add the end of an attempt, and the changes since the last end of one."""
         # Under the lock, so that no attempt gets the changes of another that ends meanwhile.
         with self._steps.lock:
-            self._journal.add(end, size)
-            for part in self.parts:
-                self._add_changes(part, position, tool)
-
-    def _add_changes(self, part: Part, position: CallPosition, tool: Tool | None) -> None:
-        """Add the changes of a part of the state."""
-        journal = self._journal
-        data = None
-        note = ""
-        try:
-            try:
-                changes, digest = self._read_changes(part)
-            except Exception:
-                # Once more: it may be a signal handler's exception, for instance of a time limit.
-                changes, digest = self._read_changes(part)
-        except Exception as exc:  # a world may have any data; a failure to see it is recorded
-            journal.fail(position.step, "state", "env", exc)
-            self.digests[part.name] = digest = ""
-            note = "the state could not be captured"
-        else:
-            if not changes and digest == self.digests.get(part.name):
-                self._unfinished.discard(part.name)
+            if not self.states.parts:
+                self._journal.add(end, size)
                 return
-            self.digests[part.name] = digest
-            if tool is not None and tool.access == "read":
-                note = f"{tool.name} is declared to read, and wrote"
-            if changes:
-                redacted = list(map(journal.redactor.change, changes))
-                n_hidden = sum(a is not b for a, b in zip(changes, redacted, strict=True))
-                journal.note("state", position.step, n_hidden)
-                data = journal.noted(list(map(_operation, redacted)), "state", position.step)
-        event = StateChange(
-            episode=journal.number,
-            step=position.step,
-            call=position.call,
-            attempt=position.attempt,
-            part=part.name,
-            digest=digest,
-            data=data,
-            note=note,
-        )
-        journal.add(event, EVENT_BYTES if data is None else len(data))
-        self._unfinished.discard(part.name)
-
-    def _read_changes(self, part: Part) -> tuple[list[Change], str]:
-        """Return the changes of a part since the last ones that were recorded, and the digest."""
-        if part.name not in self._unfinished:
-            self._unfinished.add(part.name)
-            return part.tracker.update()
-        # The tracker may have seen changes that were not recorded.
-        value, digest = part.tracker.begin()
-        return [Change((), MISSING, value)], digest
+            assumed = self.states.assume(position, tool)
+            if assumed:
+                end = msgspec.structs.replace(end, extra_data=assumed_data(tuple(assumed)))
+            self._journal.add(end, size)
+            self.states.end_call(position, tool, assumed)
 
 
 def find_error(result: Value) -> str | None:
@@ -268,13 +224,3 @@ def _outcome(exc: BaseException) -> Literal["timeout", "error", "cancelled"]:
     if isinstance(exc, TimeoutError):
         return "timeout"
     return "error" if isinstance(exc, Exception) else "cancelled"
-
-
-def _operation(change: Change) -> list[Value]:
-    """Return a change with the names of JSON Patch (RFC 6902), without missing values."""
-    path = list(change.path)
-    if change.before is MISSING:
-        return ["add", path, change.after]
-    if change.after is MISSING:
-        return ["remove", path, change.before]
-    return ["replace", path, change.before, change.after]

@@ -104,10 +104,9 @@ def print_findings(episode: Episode) -> None:
     """Print an episode's exceptions and verdicts."""
     for failure in episode.failures:
         place = "reset" if failure.step < 0 else f"step {failure.step}"
-        print(
-            f"\nfailure at {place} ({failure.phase}, {failure.origin}): "
-            f"{failure.error_type}: {failure.message}"
-        )
+        # A tool that is declared `read` and wrote has raised nothing.
+        error = f"{failure.error_type}: " if failure.error_type else ""
+        print(f"\nfailure at {place} ({failure.phase}, {failure.origin}): {error}{failure.message}")
     for check in episode.checks:
         verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
         score = "" if check.score is None else f", score {check.score:g}"

@@ -28,12 +28,14 @@ class Attempt(msgspec.Struct, kw_only=True):
         recovered_at: The step at which a retry of this failed attempt succeeded; None if none did.
         recovered_by: Who made that retry.
         changes: The changes that it made, by part of the state.
-        digests: The digests of the changed parts afterwards.
+        digests: The digests afterwards of the parts that changed, or that were compared late.
         open_paths: Parts of the state in whose changes the types of keys are unknown: the paths
             hold them as texts. Only logs of format 1 have such paths.
         notes: Findings, e.g. a tool that was declared to read changed the state.
         state_digest: Digest of all watched parts after it, as checks store it; None if it has not
             ended, if nothing was watched, or if a part is unknown.
+        assumed: Names of the parts that were not compared after it, because its tool is declared
+            `read`.
     """
 
     start: CallStart
@@ -49,6 +51,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     open_paths: set[str] = msgspec.field(default_factory=set)
     notes: list[str] = msgspec.field(default_factory=list)
     state_digest: str | None = None
+    assumed: frozenset[str] = frozenset()
 
     @property
     def key(self) -> AttemptKey:
@@ -64,6 +67,10 @@ class Attempt(msgspec.Struct, kw_only=True):
     def outcome(self) -> str:
         """One of ok, error, timeout and cancelled; open if the log ends before the attempt."""
         return "open" if self.end is None else self.end.outcome
+
+    def is_assumed(self, part: str) -> bool:
+        """Return whether a part was not compared after the attempt: the next comparison covers it."""
+        return part in self.assumed and part not in self.digests
 
     @property
     def has_failed(self) -> bool:

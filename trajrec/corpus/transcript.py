@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from trajrec.corpus.attempts import Attempt as Attempt
 from trajrec.corpus.attempts import AttemptKey as AttemptKey
 from trajrec.corpus.attempts import link_retries, mark_recoveries
 from trajrec.corpus.state_history import StateHistory
+from trajrec.corpus.state_positions import StatePosition, StatePositions
 from trajrec.corpus.stored_values import LOST, StoredValues
 from trajrec.errors import StateUnknownError
 from trajrec.log.events import (
@@ -77,9 +77,12 @@ class _WatchedState:
         self._digest: str | None = None
         self._is_stale = False
 
-    def change(self, event: StateChange) -> None:
+    def change(self, event: StateChange) -> bool:
+        """Take in a change; return whether the part has the known digest of before."""
+        is_same = self._digests.get(event.part) == event.digest != ""
         self._digests[event.part] = event.digest
-        self._is_stale = True
+        self._is_stale = self._is_stale or not is_same
+        return is_same
 
     def digest(self) -> str | None:
         if self._is_stale:
@@ -148,11 +151,13 @@ class Transcript:
             elif isinstance(event, CallEnd):
                 self._add_end(by_key, event, state)
             elif isinstance(event, StateChange):
-                state.change(event)
+                is_same = state.change(event)
                 if event.step >= 0:
-                    self._add_changes(by_key, event, n_changes, state)
+                    self._add_changes(by_key, event, n_changes, state, is_same=is_same)
                 n_changes += 1
         attempts = list(by_key.values())
+        if self._has_assumptions:
+            self._positions.mark(attempts)
         link_retries(attempts)
         mark_recoveries(attempts)
         return attempts
@@ -175,16 +180,21 @@ class Transcript:
         event: StateChange,
         index: int,
         state: _WatchedState,
+        *,
+        is_same: bool,
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None:
             self._values.report(event, "a change by an attempt that has no start")
             return
+        attempt.digests[event.part] = event.digest
+        if is_same and event.data is None:
+            # No change, but the proof that there was none.
+            return
         changes, has_typed_paths = self.history.changes(index)
         attempt.changes[event.part] = changes
         if not has_typed_paths:
             attempt.open_paths.add(event.part)
-        attempt.digests[event.part] = event.digest
         attempt.state_digest = state.digest()
         if event.note:
             attempt.notes.append(event.note)
@@ -303,31 +313,31 @@ class Transcript:
             StateUnknownError: A part was not captured, or the recorded changes do not lead to its
                 recorded digest.
         """
-        steps, n_changes = self._step_starts
-        index = bisect_left(steps, step)
-        if index == len(steps):
+        position = self._positions.before(step)
+        if position is None:
             self._check_last(step)
-            return self.history.state(len(self.history), step)
-        return self.history.state(n_changes[index], step)
+            position = self._positions.last
+        return self._state(position, step)
+
+    def _state(self, position: StatePosition, step: int) -> dict[str, Value]:
+        unproved = position.unproved()
+        if unproved is not None:
+            raise StateUnknownError(
+                unproved.reason, episode_id=self._episode_id, step=step, part=unproved.part
+            )
+        return self.history.state(position.n_changes, step)
+
+    @property
+    def _has_assumptions(self) -> bool:
+        """Whether parts of the state were not compared after some calls, or were late."""
+        return any(
+            isinstance(event, (CallEnd, StateChange)) and event.extra_data is not None
+            for event in self._events
+        )
 
     @cached_property
-    def _step_starts(self) -> tuple[list[int], list[int]]:
-        """Steps in ascending order, and the number of changes before the first call of each.
-
-        A retry is of an earlier step, and begins no step.
-        """
-        steps: list[int] = []
-        counts: list[int] = []
-        n_changes = 0
-        for event in self._events:
-            if isinstance(event, StateChange):
-                n_changes += 1
-            elif isinstance(event, (CallStart, ModelStart)) and (
-                not steps or event.step > steps[-1]
-            ):
-                steps.append(event.step)
-                counts.append(n_changes)
-        return steps, counts
+    def _positions(self) -> StatePositions:
+        return StatePositions(self._events)
 
     def _check_last(self, step: int) -> None:
         """Refuse the state after a call whose changes the end of the process may have kept out.
@@ -350,24 +360,20 @@ class Transcript:
         Raises:
             StateUnknownError: See `state`.
         """
-        n_changes = 0
-        is_over = False
-        for event in self._events:
-            if isinstance(event, StateChange):
-                if is_over and (event.step, event.call, event.attempt) != attempt.key:
-                    break
-                n_changes += 1
-            elif is_over:
-                break
-            # The changes of an attempt stand behind its end.
-            is_over = is_over or event is attempt.end
-        return self.history.state(n_changes, attempt.start.step)
+        return self._state(self._positions.after(attempt.key), attempt.start.step)
 
     @property
     def state_digest(self) -> str | None:
         """Digest of all parts of the last state, as checks store it; None if a part is unknown."""
+        if self.assumed_at_end:
+            return None
         changes = [event for event in self._events if isinstance(event, StateChange)]
         return digest_of_parts({event.part: event.digest for event in changes})
+
+    @property
+    def assumed_at_end(self) -> list[str]:
+        """Parts that were not compared after the last calls, because the log ends before that."""
+        return [assumption.part for assumption in self._positions.last.assumptions]
 
     def value(self, data: bytes | None) -> Value:
         """Return an encoded value, with references replaced by the values that they refer to.

@@ -94,6 +94,7 @@ class CallEnd(Record, tag="result", frozen=True, kw_only=True):
     Attributes:
         outcome: "error" stands for a raised exception and for a result that reports an error.
         is_raised: Whether the tool raised.
+        extra_data: The parts of the state that were not compared, see `trajrec.log.assumptions`.
     """
 
     episode: Count
@@ -118,12 +119,13 @@ class StateChange(Record, tag="state", frozen=True, kw_only=True):
 
     Attributes:
         data: The whole part at the reset, later the changes in the part's own form. None if only
-            the digest is known.
+            the digest is known, or if the part was compared and had not changed.
         note: A warning: a tool that is declared to read has written, or the state could not be
             captured.
         actor: Who made the change.
         origin: "observed" by the recorder, or "reported" by an imported record: a reported change
             proves nothing in a replay.
+        extra_data: The calls that it may come from, see `trajrec.log.assumptions`.
     """
 
     episode: Count

@@ -27,6 +27,9 @@ tick every few ms, so a second change may leave the same time."""
 HASHED_BYTES = 1 << 20
 """Bytes of a large file that are in memory at a time."""
 
+LARGE_FILES = 20
+"""The status of so many files is read in 0.1 ms."""
+
 IGNORED = (".git", "__pycache__", "*.pyc", ".DS_Store")
 
 Entry = dict[Any, Any]
@@ -61,6 +64,11 @@ class Folder:
         # Files by path, so that one whose status is the same is not read again.
         self._files: dict[str, ReadFile] = {}
         self._tree = Tree(self._read)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a look at the folder costs more than 0.1 ms."""
+        return len(self._files) > LARGE_FILES or self._tree.is_large
 
     def begin(self) -> tuple[Any, str]:
         """Return the tree of files, and its digest."""

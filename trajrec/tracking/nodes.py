@@ -84,6 +84,11 @@ class Node:
         """Return the BLAKE2b-128 digest of the value, in hex."""
         return _digest(self.total)
 
+    def size_bytes(self) -> int:
+        """Return the bytes of the encoded value."""
+        own = sum(map(len, self.pages))
+        return own + sum(sub.size_bytes() for sub in self.subs.values())
+
     def is_same_kind(self, value: Value) -> bool:
         """Return whether a value is a container of the same kind."""
         return self.kind is not None and kind_of(opened(value)) == self.kind

@@ -28,6 +28,10 @@ _SQLITE_MAGIC = b"SQLite format 3\0"
 class Tracker(Protocol):
     """Watches one part of a state.
 
+    A tracker may have an attribute `is_large`: whether a look at the part costs more than 0.1 ms
+    even if nothing changed. A large part is not compared after each call of a tool that is declared
+    `read`, see `trajrec.agents.state_recorder`.
+
     Attributes:
         name: The kind of tracker, which the log stores, e.g. "tree".
         version: Change it whenever the same part may get another value or digest.
@@ -66,6 +70,11 @@ _SAME_VALUES = frozenset((("tree", 1, 2), ("folder", 1, 2)))
 def has_same_values(tracker: Tracker, name: str, version: int) -> bool:
     """Return whether a tracker gives the values that a log has by another version of it."""
     return (name, version, tracker.version) in _SAME_VALUES and name == tracker.name
+
+
+def is_large(tracker: Tracker) -> bool:
+    """Return whether a look at a part costs much even if nothing changed."""
+    return bool(getattr(tracker, "is_large", False))
 
 
 def digest_of_parts(digests: Mapping[str, str]) -> str | None:

@@ -1,0 +1,152 @@
+"""The positions of an agent's states among the recorded changes, and the states that are assumed.
+
+A large part of the state is not compared after each call of a tool that is declared `read`. Until
+the next comparison it is assumed to be unchanged. If that comparison finds no difference, it was.
+If it finds one, or if the log ends before it, the part is unknown after these calls.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from trajrec.corpus.attempts import Attempt, AttemptKey
+from trajrec.log.assumptions import assumed_parts, suspects
+from trajrec.log.events import AgentEvent, CallEnd, CallStart, ModelStart, StateChange
+
+
+@dataclass
+class Assumption:
+    """Calls in a row after which a part was assumed to be unchanged.
+
+    Attributes:
+        part: The name of the part.
+        first_step: The step of the first call.
+        result: The result of the next comparison; "open" if the log ends before it.
+        compared_after: The call whose state was compared: its own is known in any case.
+        keys: The calls.
+    """
+
+    part: str
+    first_step: int
+    result: Literal["open", "same", "changed"] = "open"
+    compared_after: AttemptKey | None = None
+    keys: list[AttemptKey] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """Why the part is unknown."""
+        assumed = (
+            f"since step {self.first_step} it was assumed to be unchanged, because the tools that "
+            "were called are declared `read`"
+        )
+        if self.result == "open":
+            return f"{assumed}; the log ends before it was compared again"
+        return f"{assumed}; the next comparison found a difference"
+
+
+class StatePosition(NamedTuple):
+    """The position of a state.
+
+    Attributes:
+        n_changes: The number of recorded changes that lead to it.
+        assumptions: The assumptions that hold there.
+    """
+
+    n_changes: int
+    assumptions: Sequence[Assumption] = ()
+
+    def unproved(self) -> Assumption | None:
+        """Return the first assumption that no comparison proved, if there is one."""
+        return next((item for item in self.assumptions if item.result != "same"), None)
+
+
+class StatePositions:
+    """The positions of the states of an episode.
+
+    Args:
+        events: The episode's events, in order.
+    """
+
+    def __init__(self, events: Sequence[AgentEvent]) -> None:
+        # Steps in ascending order, and the positions before them. A retry is of an earlier step.
+        self._steps: list[int] = []
+        self._before: list[StatePosition] = []
+        self._after: dict[AttemptKey, int] = {}
+        self._assumptions: dict[AttemptKey, list[Assumption]] = {}
+        # The calls that each change of a tool that is declared `read` may come from.
+        self._suspects: list[tuple[AttemptKey, list[AttemptKey]]] = []
+        self._n_changes = 0
+        self._open: dict[str, Assumption] = {}
+        digests: dict[str, str] = {}
+        for event in events:
+            if isinstance(event, StateChange):
+                self._n_changes += 1
+                self._add_change(event, is_same=digests.get(event.part) == event.digest)
+                digests[event.part] = event.digest
+            elif isinstance(event, CallEnd):
+                self._add_end(event)
+            elif isinstance(event, (CallStart, ModelStart)) and (
+                not self._steps or event.step > self._steps[-1]
+            ):
+                self._steps.append(event.step)
+                self._before.append(self.last)
+
+    @property
+    def last(self) -> StatePosition:
+        """The position of the last state."""
+        return StatePosition(self._n_changes, tuple(self._open.values()))
+
+    def before(self, step: int) -> StatePosition | None:
+        """Return the position when a step began; None behind the last step."""
+        index = bisect_left(self._steps, step)
+        return None if index == len(self._steps) else self._before[index]
+
+    def after(self, key: AttemptKey) -> StatePosition:
+        """Return the position at the end of an attempt, or the last one if it has no end."""
+        assumptions = [
+            item for item in self._assumptions.get(key, ()) if item.compared_after != key
+        ]
+        return StatePosition(self._after.get(key, self._n_changes), assumptions)
+
+    def mark(self, attempts: Collection[Attempt]) -> None:
+        """Mark the attempts whose states are unknown, and those that may have changed a state."""
+        by_key = {attempt.key: attempt for attempt in attempts}
+        for key, assumptions in self._assumptions.items():
+            if key in by_key:
+                by_key[key].assumed = frozenset(item.part for item in assumptions)
+                if self.after(key).unproved():
+                    by_key[key].state_digest = None
+        for found_after, keys in self._suspects:
+            for key in keys:
+                if key != found_after and key in by_key:
+                    by_key[key].notes.append(
+                        f"declared read; it or another of {len(keys)} calls changed state, as was "
+                        f"found after step {found_after[0]} call {found_after[1]}"
+                    )
+
+    def _add_end(self, event: CallEnd) -> None:
+        key = (event.step, event.call, event.attempt)
+        self._after[key] = self._n_changes
+        for part in assumed_parts(event):
+            assumption = self._open.setdefault(part, Assumption(part, event.step))
+            assumption.keys.append(key)
+            self._assumptions.setdefault(key, []).append(assumption)
+
+    def _add_change(self, event: StateChange, *, is_same: bool) -> None:
+        key = (event.step, event.call, event.attempt)
+        assumption = self._open.pop(event.part, None)
+        if assumption is not None:
+            assumption.compared_after = key
+            if is_same and event.digest and event.data is None:
+                # No change, but the proof that there was none.
+                assumption.result = "same"
+                return
+            assumption.result = "changed"
+        if key in self._after:
+            self._after[key] = self._n_changes
+        keys = suspects(event)
+        if len(keys) > 1:
+            self._suspects.append((key, keys))
