@@ -6,115 +6,174 @@ import re
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import pytest
-from conftest import Scripted, run
+from question_corpus import FORK_STEP, N_LONG_STEPS, make_corpus
 
 import trajrec
-from trajrec.envs import Shop
-from trajrec.envs.scripted import AGENTS, LOOPS
-from trajrec.recording.event_log import close_logs
+from trajrec.envs.scripted import LOOPS
 
 TEXT = (
     Path(__file__).resolve().parent.parent / "docs" / "reference" / "sql-questions.md"
 ).read_text()
 QUESTIONS = dict(re.findall(r"\n([A-Z][^\n]*\?)\n\n```sql\n(.*?)```", TEXT, re.DOTALL))
 
+# Tables that have rows of episodes of several kinds.
+MIXED = ("steps", "agent_rewards", "failures", "state_changes", "checks", "attempts", "model_calls")
 
-@trajrec.verifier(id="solved", version="1")
-def solved(shop: Shop) -> bool:
-    return shop.task_solved()
+# Of these, the questions name the only rows that are wanted, or join them to `episodes`.
+ANY_KIND = re.compile(r"kind = 'rollout'|JOIN episodes|FROM episodes|FROM forks")
 
-
-@trajrec.verifier(id="solved", version="2")
-def never(state: Any) -> bool:
-    return False
-
-
-def answer(**_: Any) -> dict[str, Any]:
-    return {"model": "m-1", "usage": {"prompt_tokens": 7, "completion_tokens": 2, "cost": 0.25}}
-
-
-def streamed(**_: Any) -> Any:
-    yield {"choices": [{"delta": "a"}]}
-    yield {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}, "model": "m-2"}
+REFUSED = LOOPS + 2
+"""Calls of `refund_order` that were refused: of the agent that loops, and of two others."""
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("questions")
-    for seed, name in ((1, "good"), (2, "bad")):
-        for agent in AGENTS if name == "bad" else ("solver",):
-            world = Shop(seed=seed)
-            interface = trajrec.interface(base={"model": name})
-            with trajrec.episode(
-                folder,
-                task="refund",
-                world=world,
-                options={"task": 0},
-                checks=[solved],
-                interface=interface,
-            ) as ep:
-                ep.side_effect("weather", lambda: "rain")
-                AGENTS[agent](ep, ep.world.ground_truth_calls())
-    state = {"n": [0]}
-    with trajrec.episode(folder, task="stream", watch=state) as ep:
-        ep.model(answer, messages=[{"role": "user", "content": "hello"}])
-        list(ep.model(streamed, messages=[]))
-        ep.tool(lambda: state["n"].append(1), name="peek", access="read")
-        ep.call("peek")
-    close_logs()
-    env = trajrec.record(gym.make("CartPole-v1"), folder)
-    env.reset(seed=0)
-    env.step(0)
-    env.close()
-    rewards = [{"bishop_0": 1.0, "rook_0": -1.0}, {"rook_0": 0.5}]
-    env = trajrec.record(Scripted(lambda k: (0, rewards[k], k == 1, False, {})), folder)
-    run(env, 2)
-    env.close()
-    opened = trajrec.open(folder)
-    from trajrec.corpus.recheck import recheck
-
-    list(recheck(opened, never, where="task = 'refund'"))
-    return opened
+    return make_corpus(tmp_path_factory.mktemp("questions"))
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_every_documented_query_returns_rows(corpus: Any, question: str) -> None:
-    assert corpus.sql(QUESTIONS[question]).fetchall()
-
-
-def ask(corpus: Any, start: str) -> list[tuple[Any, ...]]:
+def ask(corpus: trajrec.Corpus, start: str) -> list[tuple[Any, ...]]:
     (query,) = [query for question, query in QUESTIONS.items() if question.startswith(start)]
     answer: list[tuple[Any, ...]] = corpus.sql(query).fetchall()
     return answer
 
 
-def test_documented_queries_return_the_known_answers(corpus: Any) -> None:
-    assert len(QUESTIONS) == 11
-    assert ask(corpus, "Which tool fails most")[0] == (
-        "refund_order",
-        3 + LOOPS + 2,
-        LOOPS + 2,
-        1,
-        10.0,
-    )
-    assert ask(corpus, "Who retried") == [
+ANSWERS: dict[str, Any] = {
+    # Wilson's intervals of 2 of 6, 1 of 1 and 2 of 2.
+    "What is the success rate": [
+        ("bad", 6, 0.333, 0.097, 0.7),
+        ("good", 1, 1.0, 0.207, 1.0),
+        ("report", 2, 1.0, 0.342, 1.0),
+    ],
+    "On which tasks do two runs differ": [("refund", 1.0, 1, pytest.approx(2 / 6), 6)],
+    "What reward did each": [(None, "bishop_0", 2, 1.0), (None, "rook_0", 2, -0.5)],
+    "Which episodes say nothing": [("infra", "fetch", "error", 1)],
+    "On which states do two versions": [("solved", "1", "2", True, False, 2)],
+    "Which checks gave no verdict": [("style", "1", "error", 2)],
+    "Who retried": [
         ("refund_order", "agent", True, LOOPS - 1, 0),
         ("refund_order", "agent", False, 1, 1),
-    ]
-    assert [row[::2] for row in ask(corpus, "Which agents claimed")] == [("refund", "done")] * 2
-    assert [row[0] for row in ask(corpus, "Which tools changed")] == ["peek"]
-    assert [row[1:] for row in ask(corpus, "On which states")] == [("1", "2", True, False, 2)]
-    success = sorted(row[1:] for row in ask(corpus, "How often does each interface"))
-    assert success == [(1, pytest.approx(2 / 6), 1), (1, 1.0, 0)]
+    ],
+    "How were failures overcome": [("agent", 1, 1.0)],
+    "Which tools changed": [("peek", "declared read, changed state")],
+    "What happened in the newest": [(0, 0, 0, "one", "{}", "ok", "1")],
+    "Do episodes with the same seed": [
+        ("CartPole-v1", None, 0, 1, 2),
+        ("trajrec.envs.shop:Shop", "refund", 2, 1, 6),
+    ],
+    "Which values came": [("weather", 7, '"rain"')],
+}
+
+
+@pytest.mark.parametrize("question", ANSWERS)
+def test_documented_query_returns_the_known_answer(corpus: Any, question: str) -> None:
+    assert ask(corpus, question) == ANSWERS[question]
+
+
+def test_the_first_failures_are_those_that_were_scripted(corpus: Any) -> None:
+    place = (1, "refund_order", "tool", "no order ../nowhere")
+    # Two of the four agents that failed: the others left a call out.
+    assert [row[1:] for row in ask(corpus, "What was the first step")] == [("refund", *place)] * 2
+    assert ask(corpus, "Which tool fails most")[0] == ("refund_order", 13, REFUSED, 1, 10.0)
+    again = ask(corpus, "Which failures happen")
+    error = ("tool", "trajrec.envs.shop.ToolError", "no order ../nowhere")
+    assert again[0] == (*error, REFUSED, 3)
+    assert ("verifier", "builtins.KeyError", "'no such file'", 2, 2) in again
+    assert [row[1:] for row in ask(corpus, "Which calls may")] == [(1, "peek", 1)]
+    times = {row[0]: row[1:] for row in ask(corpus, "How long do")}
+    assert times["refund_order"][0] == 13
+    assert all(0 < median <= p95 for _, median, p95 in times.values())
+
+
+def test_successes_cost_what_all_episodes_of_their_group_cost(corpus: Any) -> None:
+    spent = {row[0]: row[1:] for row in ask(corpus, "How much time")}
+    attempts = (
+        "SELECT count(*) FROM attempts JOIN episodes USING (episode_id) "
+        "WHERE metadata->>'group' = 'bad'"
+    )
+    ((n_calls,),) = corpus.sql(attempts).fetchall()
+    successes, seconds, calls, tokens = spent["bad"]
+    # Six episodes with a model call of two tokens each.
+    assert (successes, calls, tokens) == (2, n_calls / 2, 6)
+    assert seconds > 0
+    assert (spent["good"][0], spent["good"][3]) == (1, None)
     costs = {row[0]: row[1:5] for row in ask(corpus, "What do model calls cost")}
-    assert costs == {"m-1": (1, 7, 2, 0.25), None: (1, 1, 1, None)}
-    assert ask(corpus, "What reward did each") == [
-        (None, "bishop_0", 2, 1.0),
-        (None, "rook_0", 2, -0.5),
+    assert costs == {"m-1": (7, 49, 14, 1.75), None: (1, 1, 1, None)}
+    success = sorted(row[1:] for row in ask(corpus, "How often does each interface"))
+    assert success == [(1, pytest.approx(2 / 6), 1), (1, 1.0, 0), (1, 1.0, 0)]
+
+
+def test_verdicts_point_at_claims_and_suspects(corpus: Any) -> None:
+    assert [row[::2] for row in ask(corpus, "Which agents claimed")] == [("refund", "done")] * 2
+    (suspect,) = ask(corpus, "Which successes are suspect")
+    assert suspect[1:] == ("report written", "tests untouched", '{"tests":0}')
+    task = corpus.sql("SELECT task FROM episodes WHERE episode_id = ?", params=[suspect[0]])
+    assert task.fetchall() == [("report",)]
+
+
+def test_shared_states_are_counted_by_episode(corpus: Any) -> None:
+    shared = ask(corpus, "Which states do several")
+    # After the look at the order, all six agents of run b are in the state of the reset.
+    assert shared[0][1:] == (6, 2, 0)
+    assert all(episodes == 2 for _, episodes, *_ in shared[1:])
+    forked = ask(corpus, "From which shared states")
+    looked = '{"tool":"get_order","arguments":{"order":"O1001"}}'
+    assert [row[3:] for row in forked if row[2] == looked] == [(6, 2)]
+    refunds = [row[3:] for row in forked if '"order":"O1001","cents"' in (row[2] or "")]
+    # The solver, and the agent that recovered.
+    assert refunds == [(2, 2)]
+    changes = ask(corpus, "What changed in the database")
+    assert (1, "/1", None, "1") in changes
+    assert (3, "/is_done", "false", "true") in changes
+
+
+def test_branches_are_compared_from_the_fork_on(corpus: Any) -> None:
+    (better,) = ask(corpus, "Which branches of an episode")
+    ((parent, steps),) = corpus.sql(
+        "SELECT DISTINCT f.parent_id, p.n_steps FROM forks f JOIN episodes p "
+        "ON p.episode_id = f.parent_id"
+    ).fetchall()
+    assert better[:2] == (parent, FORK_STEP)
+    assert better[3:] == (40.0, steps - FORK_STEP)
+
+
+def test_the_state_of_the_corpus_is_told(corpus: Any) -> None:
+    kinds = {row[0]: row[1:] for row in ask(corpus, "How many episodes are there")}
+    assert (kinds["copy"][0], kinds["fork"][0]) == (1, 2)
+    ((n_rollouts,),) = corpus.sql("SELECT count(*) FROM episodes").fetchall()
+    assert kinds["rollout"][0] == n_rollouts == 17
+    assert [row[:3] for row in ask(corpus, "Which episodes have no end")] == [
+        ("cut", "interrupted", 1)
     ]
-    assert ask(corpus, "Which values came") == [("weather", 7, '"rain"')]
+    damaged, other = ask(corpus, "Which logs are damaged")
+    assert damaged == ("damaged.trj", None, 1)
+    assert other[0] == "other.trj"
+    assert "not a trajrec log" in other[1]
+    ((copy, original),) = ask(corpus, "Which files are copies")
+    assert {Path(copy).parent.name, Path(original).parent.name} == {"pole", ""}
+    assert "backup.trj" in (copy, original)
+    (lost,) = ask(corpus, "Which episodes have lost steps")
+    assert lost[2] == N_LONG_STEPS
+    assert 0 < lost[3] < N_LONG_STEPS
+    assert lost[4] == "damaged.trj"
+    worst = ask(corpus, "Which episodes lost most")
+    assert (len(worst), worst[0][1:5]) == (5, ("CartPole-v1", 1, 1.0, "abandoned"))
+
+
+def test_each_question_has_a_test_of_its_answer() -> None:
+    text = Path(__file__).read_text()
+    starts = {*ANSWERS, *re.findall(r"ask\(corpus, \"([^\"]+)\"\)", text)}
+    tested = {question for question in QUESTIONS if any(map(question.startswith, starts))}
+    assert tested == set(QUESTIONS)
+    assert len(QUESTIONS) == 32
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_each_query_counts_rollouts_alone(question: str) -> None:
+    query = QUESTIONS[question]
+    tables = re.findall(r"(?:FROM|JOIN) (\w+)", query)
+    if set(tables) & set(MIXED):
+        assert ANY_KIND.search(query)
 
 
 def test_calls_has_one_row_for_several_attempts(tmp_path: Path) -> None:
