@@ -14,7 +14,7 @@ import duckdb
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.build import Progress
-from trajrec.corpus.index.live import LiveIndex, Place
+from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.index.views import EPISODE_KINDS, EpisodeKind
 from trajrec.corpus.sandbox import Sandbox
@@ -22,6 +22,7 @@ from trajrec.errors import CorpusError, LogError, QueryError
 from trajrec.log.folder import has_logs
 from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
+from trajrec.log.schema import episode_id as make_episode_id
 from trajrec.types import Value
 
 AnyKind: TypeAlias = EpisodeKind | Literal["all"]
@@ -174,6 +175,11 @@ class Corpus:
         Raises:
             CorpusError: No episode, or more than one, has an id that begins so.
         """
+        with self._lock:
+            found = self._index.find(episode_id)
+            reader = None if found is None else self._reader(found.row, found.place)
+            if found is not None and reader is not None:
+                return self._episode(found.row, reader)
         self.refresh()
         # A copy has the same episodes as its original. Six rows show that an id is ambiguous, and
         # name five candidates.
@@ -192,7 +198,7 @@ class Corpus:
                 f"{self.path}: several episodes begin with {episode_id!r}: {names}; "
                 "give more digits"
             )
-        row = _Row(*rows[0])
+        row = EpisodeRow(*rows[0])
         return self._load(row, self._index.places([row.log]))
 
     def episodes(
@@ -221,7 +227,7 @@ class Corpus:
         # A condition may come from somebody else, with an experiment or a page.
         is_ours = (where, order_by) == ("true", "log, number")
         found = self._index.rows(query) if is_ours else self.sql(query, sandbox=True).fetchall()
-        rows = [_Row(*row) for row in found]
+        rows = [EpisodeRow(*row) for row in found]
         places = self._index.places({row.log for row in rows})
         for row in rows:
             if row.log not in places:
@@ -263,18 +269,21 @@ class Corpus:
             ]
         return sorted(problems)
 
-    def _load(self, row: _Row, places: Mapping[str, Place]) -> Episode:
+    def _load(self, row: EpisodeRow, places: Mapping[str, Place]) -> Episode:
         """Return the episode of a row."""
         with self._lock:
             reader = self._reader(row, places[row.log])
             if reader is None:
                 row, reader = self._find_again(row)
+        return self._episode(row, reader)
+
+    def _episode(self, row: EpisodeRow, reader: LogReader) -> Episode:
         frames = range(row.first_frame, row.last_frame + 1)
         episode = Episode(reader, row.number, frames)
         episode.find_parent = self.episode
         return episode
 
-    def _find_again(self, row: _Row) -> tuple[_Row, LogReader]:
+    def _find_again(self, row: EpisodeRow) -> tuple[EpisodeRow, LogReader]:
         """Find an episode whose file has other contents than the tables say."""
         self._index.refresh(again=True)
         rows = self._index.rows(
@@ -283,7 +292,7 @@ class Corpus:
             [row.episode_id, row.log],
         )
         if rows:
-            row = _Row(*rows[0])
+            row = EpisodeRow(*rows[0])
             reader = self._reader(row, self._index.places([row.log])[row.log])
             if reader is not None:
                 return row, reader
@@ -301,7 +310,7 @@ class Corpus:
                 self._closed_off = Corpus(self.path, scan=self._scan, sandbox=Sandbox())
             return self._closed_off
 
-    def _reader(self, row: _Row, place: Place) -> LogReader | None:
+    def _reader(self, row: EpisodeRow, place: Place) -> LogReader | None:
         """Return a reader of a log, None if the file has other contents than the tables say."""
         live = self._index.reader(row.log)
         if live is not None:
@@ -320,23 +329,15 @@ class Corpus:
         return reader if _fits(reader, row, place) else None
 
 
-class _Row(NamedTuple):
-    """An episode, and its place."""
-
-    episode_id: str
-    log: str
-    number: int
-    first_frame: int
-    last_frame: int
+_PLACE = ", ".join(EpisodeRow._fields)
 
 
-_PLACE = ", ".join(_Row._fields)
-
-
-def _fits(reader: LogReader, row: _Row, place: Place) -> bool:
+def _fits(reader: LogReader, row: EpisodeRow, place: Place) -> bool:
     """Return whether a reader has the contents that the tables have."""
+    if make_episode_id(reader.header.log_id, row.number) != row.episode_id:
+        return False
     if place.seal is not None:
-        return identity_of(reader).seal == place.seal
+        return identity_of(reader).seal.startswith(place.seal)
     return len(reader.frames) > row.last_frame and reader.size == _size(reader.path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 from pathlib import Path
@@ -68,10 +69,20 @@ def has_logs(folder: Path) -> bool:
     """
     pending = [""]
     while pending:
-        listing = list_folder(folder, pending.pop())
-        if listing.files:
-            return True
-        pending += listing.folders
+        name = pending.pop()
+        with contextlib.ExitStack() as stack:
+            try:
+                entries = stack.enter_context(os.scandir(folder / name))
+            except OSError:
+                if not name:
+                    raise
+                # It is named in the corpus like a log that cannot be read.
+                return True
+            for entry in entries:
+                if entry.name.endswith(SUFFIX):
+                    return True
+                if _is_folder(entry) and entry.name != INDEX_FOLDER:
+                    pending.append(f"{name}/{entry.name}" if name else entry.name)
     return False
 
 
@@ -145,6 +156,12 @@ def _add(files: dict[str, LogFile], folder: Path, name: str) -> None:
 def _text(name: str) -> str:
     """Return a name as a text that can be stored: bytes that are not UTF-8 are written out."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def is_inside(name: str) -> bool:
+    """Return whether a relative path names a log inside of a corpus."""
+    parts = name.split("/")
+    return name.endswith(SUFFIX) and not os.path.isabs(name) and ".." not in parts
 
 
 def sync_folder(folder: Path) -> None:

@@ -101,7 +101,8 @@ class Builder:
             if self._rows.is_full or len(self._contents) > BATCH_LOGS:
                 self._insert()
         self._insert()
-        self._writer.set_files([_file_row(log, entry) for log, entry in plan.files.items()])
+        rows = [_file_row(log, entry) for log, entry in plan.files.items()]
+        self._writer.set_files(rows, f"{self._source}.contents")
         self._con.execute(f"UPDATE {self._schema}.index_state SET next_key = {plan.next_key}")
 
     def read_tail(self, log_key: int, reader: LogReader, n_frames: int) -> None:

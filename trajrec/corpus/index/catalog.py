@@ -107,12 +107,7 @@ class Catalog:
     def watched(self) -> dict[str, KnownFile]:
         """Return the files that may change in place, or become readable."""
         if self._watched is None:
-            # A file of another size was sealed while it was read.
-            may_change = (
-                "is_link OR f.problem IS NOT NULL OR NOT is_sealed OR f.size_bytes <> c.size_bytes"
-            )
-            contents = f"LEFT JOIN {self._contents} c USING (log_key)"
-            self._watched = self._files(may_change, join=contents)
+            self._watched = self._files("is_watched")
         return self._watched
 
     def files_of(self, keys: Iterable[int]) -> dict[str, KnownFile]:
@@ -146,12 +141,10 @@ class Catalog:
         row = self._con.execute(f"SELECT next_key FROM {self._schema}.index_state").fetchone()
         return 0 if row is None else int(row[0])
 
-    def _files(
-        self, condition: str, params: Sequence[Any] = (), join: str = ""
-    ) -> dict[str, KnownFile]:
+    def _files(self, condition: str, params: Sequence[Any] = ()) -> dict[str, KnownFile]:
         rows = self._rows(
-            "SELECT log, folder, f.size_bytes, mtime_ns, log_key, is_original, is_link, "
-            f"coalesce(f.problem, '') FROM {self._schema}.files f {join} WHERE {condition}",
+            "SELECT log, folder, size_bytes, mtime_ns, log_key, is_original, is_link, "
+            f"coalesce(problem, '') FROM {self._schema}.files WHERE {condition}",
             params,
         )
         return {row[0]: KnownFile(*row[1:]) for row in rows}

@@ -14,11 +14,13 @@ FILES = {
     "log_key": "INTEGER",
     "is_original": "BOOLEAN",
     "is_link": "BOOLEAN",
+    "is_watched": "BOOLEAN",
     "problem": "VARCHAR",
 }
 """A file: its path and folder, relative to the corpus; its size and time when it was looked at; the
 key of its contents, NULL if it cannot be read; whether these contents are read from it and not from
-another file; whether it is a link; and why it cannot be read."""
+another file; whether it is a link; whether it may change unseen
+by its folder; and why it cannot be read."""
 
 CONTENTS = {
     "log_key": "INTEGER",

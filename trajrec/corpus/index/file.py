@@ -12,6 +12,7 @@ import duckdb
 from trajrec.corpus.index.build import Builder, Progress, create_tables
 from trajrec.corpus.index.catalog import Catalog
 from trajrec.corpus.index.catalog_tables import CATALOG
+from trajrec.corpus.index.ids import IDS_NAME, write_ids
 from trajrec.corpus.index.scan import FolderState, ScanMode, scan_folder
 from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
 from trajrec.log.folder import INDEX_FOLDER
@@ -72,6 +73,7 @@ def update_index(
         return False
     try:
         _update(con, folder, scan, progress)
+        write_ids(con, folder / INDEX_FOLDER / IDS_NAME)
     except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
         return False  # e.g. a full disk: without the file, queries read the logs
     finally:

@@ -68,11 +68,31 @@ class TableWriter:
 
     def add_contents(self, rows: Sequence[Mapping[str, Value]]) -> None:
         """Insert rows of contents after deleting those with the same keys."""
-        self._replace("contents", "log_key", CONTENTS, rows)
+        values = ", ".join(_cast(name, sql_type) for name, sql_type in CONTENTS.items())
+        self._replace("contents", "log_key", CONTENTS, rows, values=values)
 
-    def set_files(self, rows: Sequence[Mapping[str, Value]]) -> None:
-        """Insert rows of files after deleting those with the same paths."""
-        self._replace("files", "log", FILES, rows)
+    def set_files(self, rows: Sequence[Mapping[str, Value]], contents: str) -> None:
+        """Insert rows of files after deleting those with the same paths.
+
+        Args:
+            rows: The rows, without `is_watched`.
+            contents: The table or view of all contents.
+        """
+        # A file of another size than its contents was sealed while it was read.
+        is_watched = (
+            "f.is_link OR f.problem IS NOT NULL OR NOT c.is_sealed OR f.size_bytes <> c.size_bytes"
+        )
+        values = {name: f"f.{name}" for name in FILES} | {"is_watched": is_watched}
+        stored = {name: sql_type for name, sql_type in FILES.items() if name != "is_watched"}
+        casts = ", ".join(f"{_cast(name, t)} AS {name}" for name, t in stored.items())
+        self._replace(
+            "files",
+            "log",
+            stored,
+            rows,
+            values=", ".join(values.values()),
+            source=f"(SELECT {casts} FROM trajrec_columns) f LEFT JOIN {contents} c USING (log_key)",
+        )
 
     def delete_files(self, logs: Iterable[str]) -> None:
         """Delete the rows of files."""
@@ -87,7 +107,14 @@ class TableWriter:
             self._delete_where(name, "log_key", values)
 
     def _replace(
-        self, name: str, key: str, columns: Mapping[str, str], rows: Sequence[Mapping[str, Value]]
+        self,
+        name: str,
+        key: str,
+        columns: Mapping[str, str],
+        rows: Sequence[Mapping[str, Value]],
+        *,
+        values: str,
+        source: str = "trajrec_columns",
     ) -> None:
         if not rows:
             return
@@ -96,8 +123,7 @@ class TableWriter:
             for column, sql_type in columns.items()
         }
         self._delete_where(name, key, arrays[key])
-        values = ", ".join(_cast(column, sql_type) for column, sql_type in columns.items())
-        self._insert_columns(name, arrays, values, "trajrec_columns")
+        self._insert_columns(name, arrays, values, source)
 
     def _append(self, table: Table, rows: Sequence[Row], keys: Array) -> None:
         """Insert rows of the logs with some keys."""

@@ -33,6 +33,16 @@ class Layers:
         """The table of files."""
         return "delta.files" if self.has_delta else "stored.files"
 
+    @property
+    def has_one(self) -> bool:
+        """Whether all rows are in one layer."""
+        return self.has_file and not self.has_delta and not self.has_tail
+
+    def source(self, name: str) -> str:
+        """Return the table or view with the rows of a table that hold."""
+        # A view over a view takes twice as long to make, at each opening.
+        return f"stored.{name}" if self.has_one else f"rows.{name}"
+
     def contents(self) -> str:
         """Return a query of the contents that hold."""
         if not self.has_delta:
@@ -85,7 +95,7 @@ class Layers:
         if table is ALL_EPISODES:
             return self._episodes()
         columns = {name: f"r.{name}" for name in table.names}
-        source = f"rows.{table.name} r"
+        source = f"{self.source(table.name)} r"
         if table.has_log:
             columns["log"] = "f.log"
             source += f" JOIN {self.files} f ON f.log_key = r.log_key AND f.is_original"
@@ -106,7 +116,7 @@ class Layers:
             "coalesce(r.ending, CASE WHEN r.log_key IN (FROM delta.running) THEN 'running' "
             "ELSE 'interrupted' END) AS ending"
         )
-        source = f"rows.all_episodes r JOIN {self.files} f ON f.log_key = r.log_key"
+        source = f"{self.source('all_episodes')} r JOIN {self.files} f ON f.log_key = r.log_key"
         return f"SELECT {', '.join(columns.values())} FROM {source}"
 
     def _logs(self) -> str:
@@ -121,7 +131,7 @@ class Layers:
             "problem": "coalesce(f.problem, c.problem) AS problem",
             "header": "c.header::JSON AS header",
         }
-        source = f"{self.files} f LEFT JOIN rows.contents c ON c.log_key = f.log_key"
+        source = f"{self.files} f LEFT JOIN {self.source('contents')} c ON c.log_key = f.log_key"
         return f"SELECT {', '.join(columns.values())} FROM {source}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from trajrec.corpus.index.file import (
     detach_index,
     update_index,
 )
+from trajrec.corpus.index.ids import IDS_NAME, IdFile
 from trajrec.corpus.index.layers import Layers
 from trajrec.corpus.index.scan import FolderState, Scan, ScanMode, scan_folder
 from trajrec.corpus.index.tables import CHECKS, EPISODE_TABLES, TABLES
@@ -26,6 +27,7 @@ from trajrec.corpus.index.tails import Tails
 from trajrec.corpus.index.views import VIEWS
 from trajrec.corpus.sandbox import Params, Sandbox, close_off, run_closed, run_own
 from trajrec.errors import CorpusError
+from trajrec.log.folder import INDEX_FOLDER, is_inside
 from trajrec.log.locks import is_being_written
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
@@ -39,12 +41,29 @@ class Place(NamedTuple):
     """The contents of a file, as the tables have them.
 
     Attributes:
-        seal: Their seal, None if the log is not sealed.
+        seal: Their seal or its first digits, None if the log is not sealed.
         n_frames: The frames that were read.
     """
 
     seal: str | None
     n_frames: int
+
+
+class EpisodeRow(NamedTuple):
+    """An episode, and the frames of its log that hold a part of it."""
+
+    episode_id: str
+    log: str
+    number: int
+    first_frame: int
+    last_frame: int
+
+
+class EpisodePlace(NamedTuple):
+    """An episode, and the contents of its log."""
+
+    row: EpisodeRow
+    place: Place
 
 
 class LiveIndex:
@@ -97,6 +116,7 @@ class LiveIndex:
         self._tails = Tails(self.con, folder)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
         self._layers = Layers(has_file=self._attach(), has_delta=False)
+        self._ids = IdFile(folder / INDEX_FOLDER / IDS_NAME)
         if sandbox is not None:
             # The index file is attached by now, and no other file is needed.
             close_off(self.con, sandbox)
@@ -117,10 +137,22 @@ class LiveIndex:
         """Return the contents of some logs, by path relative to the corpus, as far as known."""
         rows = self.rows(
             f"SELECT f.log, c.seal, c.n_frames FROM {self._layers.files} f "
-            "JOIN rows.contents c USING (log_key) WHERE f.log IN (SELECT unnest(?))",
-            [list(logs)],
+            f"JOIN {self._layers.source('contents')} c USING (log_key) "
+            "WHERE f.log IN (SELECT unnest(?))",
+            [[log for log in logs if is_inside(log)]],
         )
         return {row[0]: Place(*row[1:]) for row in rows}
+
+    def find(self, episode_id: str) -> EpisodePlace | None:
+        """Return the place of an episode, None if only a query of all episodes can find it.
+
+        The place may be older than the tables: the reader of the log shows whether it holds.
+        """
+        found = self._ids.find(episode_id)
+        if found is None:
+            return None
+        row = EpisodeRow(episode_id, found.log, found.number, found.first_frame, found.last_frame)
+        return EpisodePlace(row, Place(found.seal, found.last_frame + 1))
 
     def rows(self, query: str, params: Params = None) -> list[tuple[Value, ...]]:
         """Return the rows of a query of ours."""
@@ -153,7 +185,8 @@ class LiveIndex:
             self._update(scan, is_full=mode == "full")
         self._folders = scan.folders
         self._note_running()
-        if self._tails.refresh(self._catalog.open_logs()):
+        source = "rows" if self._layers.has_delta else "stored"
+        if self._tails.refresh(self._catalog.open_logs(), source):
             self._layers.has_tail = not self._tails.is_empty
             self._create_views()
 
@@ -244,19 +277,26 @@ class LiveIndex:
 
     def _create_views(self) -> None:
         """Create the views over the stored tables and those in memory."""
-        self.con.execute(f"CREATE OR REPLACE VIEW rows.contents AS {self._layers.contents()}")
-        for table in EPISODE_TABLES:
-            rows = self._layers.rows(table)
-            self.con.execute(f"CREATE OR REPLACE VIEW rows.{table.name} AS {rows}")
+        views = {}
+        if not self._layers.has_one:
+            views["rows.contents"] = self._layers.contents()
+            views |= {f"rows.{table.name}": self._layers.rows(table) for table in EPISODE_TABLES}
+        self._make(views)
         for table in TABLES:
             lacks_kinds = table in (CHECKS, *ANNOTATIONS) and self._lacks_kinds(table.name)
             query = self._layers.public(table, lacks_kinds=lacks_kinds)
-            self.con.execute(f"CREATE OR REPLACE VIEW main.{table.name} AS {query}")
-        for view in VIEWS:
-            self.con.execute(f"CREATE OR REPLACE VIEW main.{view.name} AS {view.query}")
+            self._make({f"main.{table.name}": query})
+        self._make({f"main.{view.name}": view.query for view in VIEWS})
+
+    def _make(self, views: Mapping[str, str]) -> None:
+        """Create some views."""
+        for name, query in views.items():
+            self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
 
     def _lacks_kinds(self, table: str) -> bool:
         """Return whether any row is in another log than its episode, and does not know its kind."""
         # A query costs 1 ms once; the join that it may save costs several in each query of checks.
-        row = self.con.execute(f"SELECT 1 FROM rows.{table} WHERE kind IS NULL LIMIT 1").fetchone()
+        row = self.con.execute(
+            f"SELECT 1 FROM {self._layers.source(table)} WHERE kind IS NULL LIMIT 1"
+        ).fetchone()
         return row is not None

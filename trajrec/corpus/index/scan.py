@@ -128,7 +128,7 @@ def scan_folder(
             states.pop(name, None)
         else:
             states[name] = state._replace(is_settled=state.is_settled and name not in listing.files)
-    before = known.in_folders(searched if folders else None)
+    before = known.in_folders(searched if folders else None) if searched else {}
     found = {
         log: file for log, file in listed.items() if _differs(root / log, file, before.get(log))
     }
@@ -149,11 +149,11 @@ def _changed(root: Path, states: Mapping[str, FolderState]) -> list[str]:
     return [
         name
         for name, before in states.items()
-        if not before.is_settled or _state(root / name) != before
+        if not before.is_settled or _state(os.path.join(root, name)) != before
     ]
 
 
-def _state(path: Path) -> FolderState | None:
+def _state(path: str | Path) -> FolderState | None:
     """Return the state of a folder, None if it is gone or not permitted."""
     try:
         status = os.stat(path)

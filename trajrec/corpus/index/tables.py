@@ -6,7 +6,7 @@ from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 16
+INDEX_VERSION = 17
 
 
 ALL_EPISODES = Table(

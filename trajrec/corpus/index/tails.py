@@ -50,11 +50,12 @@ class Tails:
         self.readers.clear()
         self._retired.clear()
 
-    def refresh(self, logs: Mapping[str, OpenLog]) -> bool:
+    def refresh(self, logs: Mapping[str, OpenLog], source: str) -> bool:
         """Read the journals, and return whether `is_empty` has changed.
 
         Args:
             logs: The logs that are not sealed, by path relative to the corpus.
+            source: The schema that holds the rows of frames.
         """
         self._open_readers(logs)
         state = {
@@ -66,7 +67,7 @@ class Tails:
             return False
         was_empty = self.is_empty
         self._prepare()
-        builder = Builder(self._con, SCHEMA, self._folder, source="rows")
+        builder = Builder(self._con, SCHEMA, self._folder, source=source)
         for log in state:
             builder.read_tail(logs[log].log_key, self.readers[log], logs[log].n_frames)
         rows = [(episode,) for episode in sorted(builder.stale_episodes)]
