@@ -88,9 +88,8 @@ class EpisodeParts:
         if events:
             self.frames.append(chunk.index)
         # Nearly all events: this test takes a quarter of the time of those below.
-        own = [event for event in events if type(event) in _AGENT_EVENTS]
-        self.agent_events += own  # type: ignore[arg-type]
-        for event in events if len(own) < len(events) else ():
+        self.agent_events += [e for e in events if type(e) in _AGENT_EVENTS]  # type: ignore[misc]
+        for event in [event for event in events if type(event) not in _AGENT_EVENTS]:
             if isinstance(event, EpisodeStart):
                 self.start = self._first(self.start, event, chunk)
             elif isinstance(event, EpisodeEnd):

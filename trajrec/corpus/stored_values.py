@@ -12,6 +12,7 @@ from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.codec import Opaque, Plain, Ref
 from trajrec.values.extensions import REF
+from trajrec.values.json_like import NOT_JSON_LIKE, decode_json_like
 
 # The first bytes of a reference: an extension of 16 bytes, and its code.
 _REFERENCE = bytes((0xD8, REF))
@@ -67,10 +68,16 @@ class StoredValues:
         """
         if data is None:
             return None
+        # Most values have no references, and this search is faster than a look at each item.
+        has_references = _REFERENCE in data
+        if not has_references:
+            try:
+                return decode_json_like(data)
+            except NOT_JSON_LIKE:
+                pass
         try:
             value = codec.decode(data)
-            # Most values have no references, and this search is faster than a look at each item.
-            return _Resolver(self._blob).resolve(value, 0) if _REFERENCE in data else value
+            return _Resolver(self._blob).resolve(value, 0) if has_references else value
         except (ValueError, RecursionError) as exc:
             return self._lost(data, str(exc), exc)
         except LogCorruptError as exc:

@@ -171,7 +171,7 @@ class Transcript:
             self._values.report(event, "an end of an attempt that is not open")
             return
         attempt.end = event
-        attempt.result = self.value(event.result_data)
+        attempt.result = self._values.decode(event.result_data)
         attempt.state_digest = state.digest()
 
     def _add_changes(

@@ -68,8 +68,9 @@ def decode(data: bytes | memoryview) -> Value:
     >>> decode(encode([1, (2,)]))
     [1, (2,)]
     """
-    decoder: Decoder | None = getattr(_local, "decoder", None)
-    if decoder is None:
+    try:
+        decoder: Decoder = _local.decoder
+    except AttributeError:
         decoder = _local.decoder = Decoder()
     return decoder.decode(data)
 

@@ -79,7 +79,9 @@ class Decoder:
         """
         self._n_open = 0
         try:
-            check_items(data)
+            # Nearly all values are small: they are spared the calls.
+            if len(data) > MAX_DEPTH:
+                check_items(data)
             value = self._msgpack.decode(data)
             # Most values are too short, or have too few lists, to nest that deeply.
             if len(data) > MAX_DEPTH and _n_openings(data) > MAX_DEPTH:

@@ -147,6 +147,8 @@ def _is_clear(key: Value) -> bool:
 
 
 def _typed_key(key: Value) -> Value:
+    if type(key) is str and key.isascii():
+        return key
     if key is None or type(key) is bool or (type(key) is int and abs(key) < 2**63):
         return key
     if type(key) is float and math.isfinite(key):

@@ -211,7 +211,7 @@ def _attempt(
 
 def _changes_json(changes: list[Change]) -> str:
     """Return changes as [JSON Pointer, before, after, keys]; null stands for a missing value."""
-    return to_json(
+    return stored_to_json(
         [
             [
                 to_pointer(change.path),
@@ -271,9 +271,6 @@ def _call_json(tool: str, arguments: str) -> str:
     return f'{{"tool":{_tool_json(tool)},"arguments":{arguments}}}'
 
 
-# Events that begin a step, or a part of it.
-_DECIDING = (CallStart, ModelStart)
-
 # An agent has few tools.
 _tool_json = lru_cache(maxsize=1024)(to_json)
 
@@ -288,7 +285,7 @@ def _decisions(
 ) -> list[StepRow]:
     """Return a row for each step: its calls, each as its first attempt decided it."""
     # Not the steps up to the last one: a log may state any number, and claim all memory so.
-    known = {event.step for event in episode.agent_events if isinstance(event, _DECIDING)}
+    known = {e.step for e in episode.agent_events if type(e) is CallStart or type(e) is ModelStart}
     known |= {failure.step for failure in episode.failures if failure.step >= 0}
     calls: dict[int, list[str]] = {step: [] for step in sorted(known)}
     digests: dict[int, str | None] = {}
@@ -300,17 +297,22 @@ def _decisions(
         if attempt.end is not None:
             digests[start.step] = attempt.state_digest
     digest = digest_of_parts(transcript.initial_digests)
+    key = _key(digest)
+    episode_id = row.episode_id
+    kind = row.kind
     decisions = []
     for step, made in calls.items():
-        digest = digests.get(step, digest)
+        if digests.get(step, digest) is not digest:
+            digest = digests[step]
+            key = _key(digest)
         action = made[0] if len(made) == 1 else f"[{','.join(made)}]"
         decisions.append(
             StepRow(
-                episode_id=row.episode_id,
-                kind=row.kind,
+                episode_id=episode_id,
+                kind=kind,
                 step=step,
                 action=action if made else None,
-                state_key=_key(digest),
+                state_key=key,
             )
         )
     return decisions

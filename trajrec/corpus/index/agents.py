@@ -27,7 +27,7 @@ from trajrec.log.schema import Check, EpisodeStart, Failure
 
 # Ended episodes are held until there are so many events: a verdict that follows the end, as those
 # of graders do, mostly comes before the rows are made.
-HELD_EVENTS = 50_000
+HELD_EVENTS = 20_000
 
 FrameSpan: TypeAlias = tuple[int, int]
 """The first and the last frame of a log that hold a part of an episode."""
@@ -74,6 +74,7 @@ class AgentRows:
         # The frames of episodes whose rows were made; and those of episodes that are read again,
         # as far as this reading saw them.
         self._made: dict[int, FrameSpan] = {}
+        self._last_span: FrameSpan = (0, 0)
         self._again: dict[int, dict[int, None]] = {}
 
     def add(self, chunk: LogChunk, rows: Rows) -> None:
@@ -128,7 +129,10 @@ class AgentRows:
         for number in list(held):
             parts = held.pop(number)
             frames = parts.frames
-            self._made[number] = (frames[0], frames[-1])
+            span = (frames[0], frames[-1])
+            # Neighbours mostly have the same frames: one object serves all of them.
+            self._last_span = span if span != self._last_span else self._last_span
+            self._made[number] = self._last_span
             if self._reader.footer is not None:
                 # The footer may list a frame that is damaged.
                 frames = sorted({*self._reader.chunks_of(number), *frames})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 
 import duckdb
@@ -160,28 +161,28 @@ class TableWriter:
             # Only if kinds differ: a second column of texts makes the join a quarter slower.
             ids["kind"] = np.array(kinds, object)
             kind = "kind"
-        self._con.register("trajrec_ids", ids)
         joined = "trajrec_columns JOIN trajrec_ids USING (episode)"
-        for group in rows.steps.values():
-            columns = _concatenated(group.columns)
-            reward = "reward" if "reward" in columns else "NULL"
-            key = "state_key" if "state_key" in columns else "NULL"
-            check = "state_check" if "state_check" in columns else "NULL"
-            values = f"{group.action}, {reward}, {group.info}, {key}, {check}"
-            self._insert_columns("steps", columns, f"log_key, id, {kind}, step, {values}", joined)
-        if rows.agent_rewards:
-            columns = _concatenated(rows.agent_rewards)
-            values = f"log_key, id, {kind}, step, {AGENT_COLUMNS}"
-            self._insert_columns("agent_rewards", columns, values, joined)
-        self._con.unregister("trajrec_ids")
+        with self._registered("trajrec_ids", ids):
+            for group in rows.steps.values():
+                columns = _concatenated(group.columns)
+                reward = "reward" if "reward" in columns else "NULL"
+                key = "state_key" if "state_key" in columns else "NULL"
+                check = "state_check" if "state_check" in columns else "NULL"
+                values = f"{group.action}, {reward}, {group.info}, {key}, {check}"
+                self._insert_columns(
+                    "steps", columns, f"log_key, id, {kind}, step, {values}", joined
+                )
+            if rows.agent_rewards:
+                columns = _concatenated(rows.agent_rewards)
+                values = f"log_key, id, {kind}, step, {AGENT_COLUMNS}"
+                self._insert_columns("agent_rewards", columns, values, joined)
 
     def _insert_columns(
         self, name: str, columns: dict[str, Array], values: str, source: str
     ) -> None:
         """Insert what SQL makes of columns, which it finds as `trajrec_columns`."""
-        self._con.register("trajrec_columns", columns)
-        self._con.execute(f"INSERT INTO {self._schema}.{name} SELECT {values} FROM {source}")
-        self._con.unregister("trajrec_columns")
+        with self._registered("trajrec_columns", columns):
+            self._con.execute(f"INSERT INTO {self._schema}.{name} SELECT {values} FROM {source}")
 
     def _delete_contents(self, episodes: Iterable[str], keys: Array) -> None:
         """Delete the rows of some episodes that their own logs gave, but not those of episodes."""
@@ -203,12 +204,23 @@ class TableWriter:
 
     def _delete_where(self, name: str, key: str, values: Array, condition: str = "true") -> None:
         """Delete the rows with some values of a column, if a condition holds."""
-        self._con.register("trajrec_keys", {key: values})
-        self._con.execute(
-            f"DELETE FROM {self._schema}.{name} "
-            f"WHERE {condition} AND {key} IN (SELECT {key} FROM trajrec_keys)"
-        )
-        self._con.unregister("trajrec_keys")
+        with self._registered("trajrec_keys", {key: values}):
+            self._con.execute(
+                f"DELETE FROM {self._schema}.{name} "
+                f"WHERE {condition} AND {key} IN (SELECT {key} FROM trajrec_keys)"
+            )
+
+    @contextlib.contextmanager
+    def _registered(self, name: str, columns: dict[str, Array]) -> Iterator[None]:
+        """Let SQL find columns as a table. The dict is emptied afterwards."""
+        self._con.register(name, columns)
+        try:
+            yield
+        finally:
+            self._con.unregister(name)
+            # DuckDB keeps the dict until the transaction ends, and with it the rows of a whole
+            # index.
+            columns.clear()
 
 
 def _concatenated(chunks: Sequence[dict[str, Array]]) -> dict[str, Array]:

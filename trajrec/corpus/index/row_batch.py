@@ -23,7 +23,7 @@ from trajrec.types import Array
 # Rows gathered before they are inserted: enough to amortise the insert, few enough to bound
 # memory.
 BATCH_STEPS = 400_000
-BATCH_BYTES = 1 << 26
+BATCH_BYTES = 1 << 25
 
 
 @dataclass
