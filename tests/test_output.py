@@ -64,7 +64,7 @@ def test_a_long_text_is_cut_but_never_a_number(runs: Path) -> None:
 
 def test_ls_prints_one_line_an_episode(runs: Path) -> None:
     lines = on_terminal(80, "ls", str(runs))
-    assert len(lines) == 3
+    assert len(lines) == 5
     assert max(map(len, lines)) <= 80
     assert lines[0].startswith("episode_id")
     assert "started_at" not in lines[0]

@@ -43,12 +43,36 @@ LISTED = (
 """Columns of `trajrec ls`, the last of which a narrow terminal leaves out first."""
 
 
+SIZE = "log_bytes"
+"""Column of `trajrec ls --size`: the size of the log, which may have other episodes too."""
+
+DEFAULT_LIMIT = 50
+ALL = 2**62
+"""A limit that no folder reaches."""
+
+
 def add_parser(commands: Commands) -> None:
     """Add the commands."""
     parser = commands.add("ls", list_episodes, "list the episodes of a folder", "trajrec ls runs")
     add_folder(parser)
     add_where(parser)
     add_forks(parser)
+    parser.add_argument(
+        "--limit",
+        type=_read_limit,
+        metavar="N",
+        help=f"episodes to list, or 'all' (default: {DEFAULT_LIMIT}, with --json all)",
+    )
+    parser.add_argument(
+        "--sort",
+        choices=(*LISTED, SIZE),
+        default="started_at",
+        metavar="COLUMN",
+        help="column to sort by, the largest and the latest first (default: started_at)",
+    )
+    parser.add_argument(
+        "--size", action="store_true", help="add the bytes of each episode's log, and their sum"
+    )
     add_json(parser)
 
     parser = commands.add(
@@ -101,25 +125,61 @@ def add_parser(commands: Commands) -> None:
     add_json(parser)
 
 
+def _read_limit(text: str) -> int:
+    """Read the argument of --limit."""
+    if text == "all":
+        return ALL
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1, or 'all', not {text!r}")
+    return number
+
+
 @reads_folder
 def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
-    """List fresh rollouts; with --forks, forks and nested episodes as well."""
+    """List the latest rollouts and their number; with --forks, forks and nested episodes too."""
     columns = (*LISTED[:1], "kind", *LISTED[1:]) if arguments.forks else LISTED
+    selected = (
+        f"(SELECT * FROM all_episodes WHERE {kind_condition(arguments.forks)} "
+        f"AND ({arguments.where}\n))"
+    )
+    source = selected
+    has_size = arguments.size or arguments.sort == SIZE
+    if has_size:
+        columns = (*columns[:-1], SIZE, columns[-1])
+        source += f" JOIN (SELECT log, size_bytes AS {SIZE} FROM logs) USING (log)"
+    limit = arguments.limit or (ALL if arguments.json else DEFAULT_LIMIT)
     rows = corpus.sql(
-        f"SELECT {', '.join(columns)} FROM all_episodes "
-        f"WHERE {kind_condition(arguments.forks)} AND ({arguments.where}\n) "
-        "ORDER BY started_at, log, number"
+        f"SELECT {', '.join(columns)} FROM {source} "
+        f"ORDER BY {arguments.sort} DESC NULLS LAST, started_at DESC NULLS LAST, log, number DESC "
+        f"LIMIT {limit}"
     ).fetchall()
     if arguments.json:
         for row in rows:
             print_json(dict(zip(columns, row, strict=True)))
-    else:
-        # Seconds are enough for a person; --json has the whole time.
-        shown = [
-            (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows
-        ]
-        print_table(columns, shown, is_list=True)
+        return ExitStatus.OK
+    # Seconds are enough for a person; --json has the whole time.
+    shown = [
+        (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows
+    ]
+    print_table(columns, shown, is_list=True)
+    print(f"\n{_total(corpus, selected, len(rows), has_size=has_size)}")
     return ExitStatus.OK
+
+
+def _total(corpus: Corpus, selected: str, n_listed: int, *, has_size: bool) -> str:
+    """Return the line below a list of episodes."""
+    ((n_episodes,),) = corpus.sql(f"SELECT count(*) FROM {selected}").fetchall()
+    total = f"{n_episodes} episodes"
+    if has_size:
+        ((n_logs, n_bytes),) = corpus.sql(
+            "SELECT count(*), coalesce(sum(size_bytes), 0) FROM logs "
+            f"WHERE log IN (SELECT log FROM {selected})"
+        ).fetchall()
+        total += f" in {n_logs} logs of {n_bytes} bytes"
+    if n_listed < n_episodes:
+        total += f"; {n_listed} are listed (--limit all lists all)"
+    return total
 
 
 @reads_folder
