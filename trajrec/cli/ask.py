@@ -53,6 +53,16 @@ ALL = 2**62
 
 def add_parser(commands: Commands) -> None:
     """Add the commands."""
+    _add_ls(commands)
+    _add_sql(commands)
+    parser = commands.add("schema", describe, "describe the tables of SQL", "trajrec schema")
+    parser.add_argument(
+        "dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count its rows"
+    )
+    add_json(parser)
+
+
+def _add_ls(commands: Commands) -> None:
     parser = commands.add("ls", list_episodes, "list the episodes of a folder", "trajrec ls runs")
     add_folder(parser)
     add_where(parser)
@@ -75,6 +85,8 @@ def add_parser(commands: Commands) -> None:
     )
     add_json(parser)
 
+
+def _add_sql(commands: Commands) -> None:
     parser = commands.add(
         "sql",
         query,
@@ -98,7 +110,6 @@ def add_parser(commands: Commands) -> None:
         dest="format",
         help="the same as --format json",
     )
-
     parser.add_argument(
         "--timeout",
         type=read_seconds,
@@ -117,12 +128,6 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="let the query read and write files, as DuckDB does: only if it is your own",
     )
-
-    parser = commands.add("schema", describe, "describe the tables of SQL", "trajrec schema")
-    parser.add_argument(
-        "dir", nargs="?", type=Path, metavar="DIR", help="a folder, to count its rows"
-    )
-    add_json(parser)
 
 
 def _read_limit(text: str) -> int:
