@@ -62,7 +62,7 @@ class EpisodeExecutor:
     def handle(self, episode: Episode) -> EnvHandle:
         """Return the environment for an episode: the given one, the last one, or a new one."""
         if not self.has_own_envs:
-            return env_handle(self._given, episode, self._config.state)
+            return env_handle(self._given, episode, self._config.state, self._config.allow)
         record = episode.header.env
         if self._made is None or self._made[0] != record:
             self.close()
@@ -70,7 +70,8 @@ class EpisodeExecutor:
                 env = make_env(record, episode_id=episode.id, allow=self._config.allow)
             else:
                 env = env_from_factory(self.factory, record)
-            self._made = (record, env_handle(env, episode, self._config.state))
+            handle = env_handle(env, episode, self._config.state, self._config.allow)
+            self._made = (record, handle)
         return self._made[1]
 
     def close(self) -> EnvHandle | None:

@@ -75,7 +75,7 @@ def write_html(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
         summary.add(report)
         rows.append(_row(report))
     text = page(f"Replay of {name}", [str(summary)], "", _COLUMNS, rows)
-    path.write_text(text, "utf-8")
+    path.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def _row(report: ReplayReport) -> tuple[Value, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,9 @@ from xml.etree import ElementTree
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.execute.report import ReplayReport
+
+# Outside of these ranges XML 1.0 has no characters, not even as references.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class EpisodeResult(NamedTuple):
@@ -80,7 +84,7 @@ def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
         reports: The replays.
         name: The name of the test suite: the replayed corpus.
     """
-    suite = ElementTree.Element("testsuite", name=name)
+    suite = ElementTree.Element("testsuite", name=_xml_text(name))
     counts = {"tests": 0, "failures": 0, "errors": 0}
     for report in reports:
         case = ElementTree.SubElement(suite, "testcase", classname="replay", name=report.episode_id)
@@ -98,7 +102,7 @@ def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
 
 def _xml_text(text: str) -> str:
     """Return a text with a question mark for each character that XML cannot contain."""
-    return "".join(char if char >= " " or char in "\t\n" else "?" for char in text)
+    return _NOT_XML.sub("?", text)
 
 
 def _number(value: float | None) -> str:

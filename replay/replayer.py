@@ -20,7 +20,7 @@ from trajrec.replay.execute.factories import (
 from trajrec.replay.execute.grading import ExecutedEpisode
 from trajrec.replay.execute.report import ReplayReport, refusal
 from trajrec.replay.execute.run import decode_ahead
-from trajrec.replay.execute.worlds import make_world
+from trajrec.replay.execute.worlds import check_world_options, make_world
 from trajrec.replay.executor import EpisodeExecutor
 from trajrec.replay.explain import Explainer
 from trajrec.replay.options import ReplayOptions, replay_config
@@ -201,10 +201,14 @@ class Replayer:
         return self._explainer.look_again(executed, report)
 
     def _make_world(self, episode: Episode) -> World:
+        allow = self._config.allow
         world = self._world
         if world is None:
-            return make_world(episode, self._config.allow)
-        return world if is_world(world) else world_from_factory(world)
+            world = make_world(episode, allow)
+        elif not is_world(world):
+            world = world_from_factory(world)
+        check_world_options(episode, world, allow)
+        return world
 
 
 def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:

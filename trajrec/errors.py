@@ -261,3 +261,17 @@ def _rebuild(
     error.args = args
     error.__dict__.update(attributes)
     return error
+
+
+# An attribute, because exceptions of workers are pickled, and pickles keep attributes.
+_USER_CODE = "_trajrec_user_code"
+
+
+def mark_user_code(exc: Exception) -> None:
+    """Note that code of the user, or of a package of environments, raised an exception."""
+    setattr(exc, _USER_CODE, True)
+
+
+def is_of_user_code(exc: Exception) -> bool:
+    """Return whether an exception is marked: the command line then shows its traceback."""
+    return getattr(exc, _USER_CODE, False) is True

@@ -16,7 +16,7 @@ from trajrec.protocols import Access, World
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.execute.secrets import redacted_error
-from trajrec.replay.execute.worlds import make_world
+from trajrec.replay.execute.worlds import check_world_options, make_world
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 
@@ -102,6 +102,8 @@ def continue_live(
     world = options.world
     if world is None and task.world:
         world = make_world(episode, options.allow)
+    if world is not None:
+        check_world_options(episode, world, options.allow)
 
     def prepare(fork_world: World | None) -> None:
         if fork_world is not None:

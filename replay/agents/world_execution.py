@@ -187,7 +187,7 @@ class WorldExecution:
             self._prepare_fork()
             return self._compare_first_state()
         failure = self._reset_failure()
-        options = None if start.options_data is None else codec.decode(start.options_data)
+        options = self._transcript.value(start.options_data)
         try:
             with self._frozen(start.time_ns, -1, 0, 0):
                 self._world.reset(seed=start.seed, options=options)

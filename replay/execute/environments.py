@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
-from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.errors import EnvMissingError, EnvRefusedError, mark_user_code
 from trajrec.log.schema import EnvRecord
 from trajrec.replay.execute.factories import (
     KNOWN_PACKAGES,
@@ -26,6 +26,7 @@ from trajrec.replay.execute.factories import (
     own_arguments,
 )
 from trajrec.replay.execute.trust import check_arguments, how_to_allow, is_allowed, not_allowed
+from trajrec.replay.execute.user_code import is_refusal
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 
@@ -81,7 +82,7 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
     except Exception as exc:
-        raise _not_taken(record.env_id, exc, episode_id) from exc
+        _raise_again(record.env_id, exc, episode_id)
     n_applied = len(env.spec.additional_wrappers) if env.spec is not None else 0
     for name, data in record.wrappers[n_applied:]:
         env = _wrap(env, name, data, allow=allowed, episode_id=episode_id)
@@ -176,16 +177,19 @@ def _wrap(
     try:
         wrapped: AnyEnv = wrapper(env, **arguments)
     except Exception as exc:
-        raise _not_taken(name, exc, episode_id) from exc
+        _raise_again(name, exc, episode_id)
     return wrapped
 
 
-def _not_taken(name: str, exc: Exception, episode_id: str) -> EnvMissingError:
-    """Return the error of a class that does not take the arguments in the log."""
-    return EnvMissingError(
+def _raise_again(name: str, exc: Exception, episode_id: str) -> NoReturn:
+    """Raise the exception of a constructor, or say that it does not take the recorded arguments."""
+    if not is_refusal(exc, __name__):
+        mark_user_code(exc)
+        raise exc
+    raise EnvMissingError(
         f"{name} does not take the recorded arguments in the version that is installed here: {exc}",
         episode_id=episode_id,
-    )
+    ) from exc
 
 
 def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> AnyEnv:
@@ -207,7 +211,7 @@ def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str)
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
     except Exception as exc:
-        raise _not_taken(record.entry_point, exc, episode_id) from exc
+        _raise_again(record.entry_point, exc, episode_id)
     for name, data in record.wrappers:
         module, _, cls_name = name.rpartition(".")
         wrapper = _pettingzoo_class(
@@ -222,7 +226,10 @@ def _make_pettingzoo(record: EnvRecord, allow: tuple[str, ...], episode_id: str)
                 f"its module: pass {how_to_allow(module)}",
                 episode_id=episode_id,
             )
-        made = wrapper(made, **arguments)
+        try:
+            made = wrapper(made, **arguments)
+        except Exception as exc:
+            _raise_again(name, exc, episode_id)
     view: AnyEnv = as_gymnasium(made)
     return view
 

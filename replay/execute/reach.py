@@ -18,6 +18,7 @@ from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.protocols import StateAdapter
 from trajrec.redaction.comparison import first_change_of_marked, has_marks
 from trajrec.replay.execute.secrets import redacted_error
+from trajrec.replay.execute.trust import check_options
 from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change, is_same
@@ -37,15 +38,20 @@ class EnvHandle(NamedTuple):
         adapter: Captures the state as the recording did; None if states cannot be compared.
         native: Captures and restores the state of the environment's generators, if it has any that
             trajrec knows.
+        allow: Prefixes of the modules that may get any reset options that a log holds.
     """
 
     env: AnyEnv
     adapter: StateAdapter | None
     native: StateAdapter | None
+    allow: tuple[str, ...] = ()
 
 
 def env_handle(
-    env: Any, episode: Episode, state: Callable[[AnyEnv], Value] | None = None
+    env: Any,
+    episode: Episode,
+    state: Callable[[AnyEnv], Value] | None = None,
+    allow: tuple[str, ...] = (),
 ) -> EnvHandle:
     """Return the handle of an environment for an episode.
 
@@ -53,16 +59,17 @@ def env_handle(
         env: The environment, Gymnasium's or PettingZoo's.
         episode: The episode.
         state: The function that computed the recorded states, if the recorder was given one.
+        allow: Prefixes of the modules that may get any reset options that a log holds.
     """
     env = as_gymnasium(env)
     record = episode.header.state
     native = find_adapter(env)
     adapter = native if state is None else function_adapter(env, state)
     if record.keep == "none" or adapter is None:
-        return EnvHandle(env, None, native)
+        return EnvHandle(env, None, native, allow)
     if state is None and (adapter.name, adapter.version) != (record.adapter, record.version):
-        return EnvHandle(env, None, native)
-    return EnvHandle(env, adapter, native)
+        return EnvHandle(env, None, native, allow)
+    return EnvHandle(env, adapter, native, allow)
 
 
 def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
@@ -73,10 +80,13 @@ def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
 
     Raises:
         ReplayError: The log has lost the reset, or the generators do not accept the state.
+        EnvRefusedError: An option may be a path, and the environment's module is not allowed.
     """
     start = episode.start
     if start is None:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
+    options = None if start.options_data is None else codec.decode(start.options_data)
+    check_options(options, handle.env.unwrapped, allow=handle.allow, episode_id=episode.id)
     if episode.redacted_action_step == -1:
         raise redacted_error(episode, "the reset cannot be made again")
     try:
@@ -91,7 +101,6 @@ def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
         raise ReplayError(
             f"the generator's state could not be restored: {exc}", episode_id=episode.id
         ) from exc
-    options = None if start.options_data is None else codec.decode(start.options_data)
     return {"seed": start.seed, "options": options}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import EpisodeTail, to_env_action
 from trajrec.corpus.step import failed_action
-from trajrec.errors import DivergenceError, ReplayError, TrajrecError
+from trajrec.errors import DivergenceError, EnvRefusedError, ReplayError, TrajrecError
 from trajrec.log.schema import Failure
 from trajrec.replay.execute.column_compare import obs_collector
 from trajrec.replay.execute.compare import describe
@@ -102,6 +102,8 @@ def begin(
     recorded = next((failure for failure in episode.failures if failure.phase == "reset"), None)
     try:
         arguments = prepare_reset(episode, handle)
+    except EnvRefusedError:
+        raise
     except ReplayError as exc:
         execution.problem = exc.what
         return None
@@ -139,6 +141,8 @@ def _skip_to(
         obs, _ = reach_step(episode, handle, first)
     except DivergenceError as exc:
         execution.early_divergence = _divergence(exc)
+    except EnvRefusedError:
+        raise
     except ReplayError as exc:
         execution.problem = exc.what
     except TrajrecError:

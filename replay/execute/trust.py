@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
+
 from trajrec.errors import EnvRefusedError
 from trajrec.types import Value
+from trajrec.values.codec import Plain
 from trajrec.values.diff import is_same
 
 # Names of arguments that are paths, addresses or commands, whatever their text looks like.
@@ -19,6 +22,12 @@ _REACHING_NAME = re.compile(
     r"(?:^|_)(?:file|filename|filepath|path|dir|directory|folder|root|url|uri|host|address"
     r"|command|cmd|script|module|entry_point|executable|binary)s?$"
 )
+# Names of arguments for which a number may be an open file of this process, and of counts of them.
+_OPEN_FILE_NAME = re.compile(
+    r"(?:^|_)(?:file|filename|filepath|path|dir|directory|folder|fd|fileno|descriptor|socket|sock"
+    r"|pipe|stream|stdin|stdout|stderr)s?$"
+)
+_COUNT_NAME = re.compile(r"^(?:n|num|max|min|number_of|count_of)_")
 # A text with a separator, a home folder, a drive, or a suffix as files have.
 _PATH_TEXT = re.compile(r"[/\\]|^~|^[A-Za-z]:|^\.|\.[A-Za-z][A-Za-z0-9]{0,7}$")
 
@@ -68,37 +77,87 @@ def check_arguments(
     """
     if is_allowed(module, allow):
         return
-    reaching = {
-        name: text
-        for name, value in arguments.items()
-        for text in texts_in(value)
-        if _REACHING_NAME.search(name.lower()) or _PATH_TEXT.search(text)
-    }
+    reaching = _first_reaching(arguments)
     own = defaults() if reaching else {}
-    for name, text in reaching.items():
+    for name, (value, kind) in reaching.items():
         if name in own and is_same(own[name], arguments[name]):
             continue
         remedy = f", or pass {how_to_allow(module)}" if can_allow else ""
         raise EnvRefusedError(
-            f"the log's argument {name}={text!r:.100} of {owner} may be a path, an address or a "
-            "command: make the environment with a function of yours "
-            f"(--env MODULE:FACTORY, or env= in Python){remedy}",
+            f"the log's argument {name}={value!r:.100} of {owner} may be {kind}: make the "
+            "environment with a function of yours (--env MODULE:FACTORY, or env= in Python)"
+            f"{remedy}",
             episode_id=episode_id,
         )
 
 
-def texts_in(value: Value) -> Iterator[str]:
-    """Yield all texts in a value that was decoded from a log, keys of dicts included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (bytes, bytearray)):
-        yield bytes(value).decode("utf-8", "replace")
+def check_options(
+    options: Value, receiver: object, *, allow: tuple[str, ...], episode_id: str
+) -> None:
+    """Refuse options of a recorded reset that may be paths, addresses or commands.
+
+    They come from the log also if the caller has made the environment or world.
+
+    Args:
+        options: The options.
+        receiver: The environment or world that would get them.
+        allow: The allowed modules.
+        episode_id: The episode, for error messages.
+
+    Raises:
+        EnvRefusedError: One of them may be such a text, and the receiver's module is not allowed.
+    """
+    cls = type(receiver)
+    if options is None or is_allowed(cls.__module__, allow):
+        return
+    is_named = isinstance(options, Mapping) and all(isinstance(name, str) for name in options)
+    for name, (value, kind) in _first_reaching(options if is_named else {"": options}).items():
+        raise EnvRefusedError(
+            f"the log's reset option {name}={value!r:.100} for {cls.__module__}:"
+            f"{cls.__qualname__} may be {kind}: pass {how_to_allow(cls.__module__)}",
+            episode_id=episode_id,
+        )
+
+
+def _first_reaching(arguments: Mapping[str, Value]) -> dict[str, tuple[Value, str]]:
+    """Return, by argument, the first value in it that may reach beyond the process, and its kind."""
+    reaching = ((name, next(_reaching(name, value), None)) for name, value in arguments.items())
+    return {name: found for name, found in reaching if found is not None}
+
+
+def _reaching(name: str, value: Value) -> Iterator[tuple[Value, str]]:
+    """Yield the values under a name that may be paths or open files, each with its kind.
+
+    The keys of a dict are names of their own.
+    """
+    if isinstance(value, (bool, int, np.bool_, np.integer)):
+        lower = name.lower()
+        if _OPEN_FILE_NAME.search(lower) and not _COUNT_NAME.search(lower):
+            yield value, "an open file"
+    elif isinstance(value, Plain):
+        yield from _reaching(name, value.fields)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from texts_in(key)
-            yield from texts_in(item)
+            yield from _reaching(name, key)
+            yield from _reaching(key if isinstance(key, str) else name, item)
+            # Also what lies below a name: {"file": {"name": 3}}.
+            yield from _reaching(name, item)
     elif isinstance(value, (list, tuple, set, frozenset)):
         for item in value:
-            yield from texts_in(item)
-    elif getattr(getattr(value, "dtype", None), "kind", "") in ("U", "S", "O"):
-        yield from texts_in(value.tolist())
+            yield from _reaching(name, item)
+    elif getattr(getattr(value, "dtype", None), "kind", "") in ("U", "S", "O", "T", "b", "i", "u"):
+        items = value.tolist()
+        yield from _reaching(name, items)
+    else:
+        text = _text(value)
+        if text is not None and (_REACHING_NAME.search(name.lower()) or _PATH_TEXT.search(text)):
+            yield text, "a path, an address or a command"
+
+
+def _text(value: Value) -> str | None:
+    """Return a text, or bytes as a text; None for any other value."""
+    if isinstance(value, str):
+        return value
+    return (
+        bytes(value).decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else None
+    )

@@ -6,14 +6,16 @@ import importlib
 from typing import Any
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import EnvMissingError, EnvRefusedError
+from trajrec.errors import EnvMissingError, EnvRefusedError, mark_user_code
 from trajrec.protocols import World
 from trajrec.replay.execute.trust import (
     check_arguments,
+    check_options,
     how_to_allow,
     is_allowed,
     not_allowed,
 )
+from trajrec.replay.execute.user_code import is_refusal
 from trajrec.types import Value
 from trajrec.worlds import find_world
 
@@ -60,13 +62,31 @@ def make_world(episode: Episode, allow: tuple[str, ...]) -> World:
     cls = _find_class(name, arguments, allow, episode.id)
     try:
         world: World = cls(**arguments)
-    except TypeError as exc:
+    except Exception as exc:
+        if not is_refusal(exc, __name__):
+            mark_user_code(exc)
+            raise
         raise EnvMissingError(
             f"{name} does not take the recorded arguments in the version that is installed here: "
             f"{exc}",
             episode_id=episode.id,
         ) from exc
     return world
+
+
+def check_world_options(episode: Episode, world: World, allow: tuple[str, ...]) -> None:
+    """Refuse options of an agent's recorded reset that may be paths, addresses or commands.
+
+    Raises:
+        EnvRefusedError: One of them may be such a text, and the world's module is not allowed.
+    """
+    recorded: Episode | None = episode
+    while recorded is not None:
+        if recorded.start is not None:
+            options = recorded.transcript.value(recorded.start.options_data)
+            check_options(options, world, allow=allow, episode_id=episode.id)
+        # A fork begins with the reset of the episode that it was forked from.
+        recorded = recorded.parent if recorded.fork is not None else None
 
 
 def _find_class(

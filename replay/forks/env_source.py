@@ -10,7 +10,7 @@ from trajrec.protocols import World
 from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.factories import env_from_factory, world_from_factory
 from trajrec.replay.execute.reach import EnvHandle, env_handle
-from trajrec.replay.execute.worlds import make_world
+from trajrec.replay.execute.worlds import check_world_options, make_world
 from trajrec.types import AnyEnv, Value
 
 
@@ -36,10 +36,14 @@ class EnvSource:
             if self.factory is None
             else env_from_factory(self.factory, record)
         )
-        return env_handle(env, episode, self.state)
+        return env_handle(env, episode, self.state, self.allow)
 
     def make_world(self, episode: Episode) -> World:
         """Make the tool world of an agent's episode."""
-        if self.factory is None:
-            return make_world(episode, self.allow)
-        return world_from_factory(self.factory)
+        world = (
+            make_world(episode, self.allow)
+            if self.factory is None
+            else world_from_factory(self.factory)
+        )
+        check_world_options(episode, world, self.allow)
+        return world

@@ -70,7 +70,8 @@ def fork(
     make_handle: Callable[[], EnvHandle]
     if isinstance(env, gymnasium.Env) or api_of(env) is not None:
         is_given = True
-        make_handle = functools.partial(env_handle, env, episode, state)
+        allow = tuple(options.get("allow", ()))
+        make_handle = functools.partial(env_handle, env, episode, state, allow)
     else:
         is_given = False
         make_handle = functools.partial(_env_source(env, options).make_handle, episode)

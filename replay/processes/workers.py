@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import pickle
 import selectors
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 import cloudpickle
 
+from trajrec.errors import is_of_user_code
 from trajrec.replay.processes.child import ChildChannel, ChildProcess
 from trajrec.types import Value
 
@@ -212,6 +214,9 @@ def main() -> None:
         try:
             result = function(item)
         except Exception as exc:
+            if is_of_user_code(exc):
+                # A pickle keeps no traceback, and its author looks for the line.
+                exc.add_note(f"In another process:\n{''.join(traceback.format_exception(exc))}")
             result = exc
         channel.send((number, result), _unsendable(number))
 

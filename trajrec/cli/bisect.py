@@ -11,6 +11,7 @@ from trajrec.cli.credit import print_estimates, read_policy, rollout_options
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import Progress, print_table, say
+from trajrec.cli.safe_stream import one_line
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -54,7 +55,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             for row in point.table.of("value")
         ]
         print_table(("from step", "success rate", "ci_low", "ci_high", "rollouts"), rows)
-        print(point)
+        print(one_line(point))
     if arguments.plot is not None:
         title = textwrap.fill(str(point), TITLE_WIDTH)
         marked = None if point.step is None else point.step - 1

@@ -9,6 +9,7 @@ from trajrec.cli.arguments import Commands, add_folder, add_json
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import print_json
+from trajrec.cli.safe_stream import one_line
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             print_json(difference.as_dict())
     elif differences:
         for difference in differences:
-            print(difference)
+            print(one_line(difference))
     else:
         print(f"{a.id} and {b.id} are the same, {n_steps} steps")
     return ExitStatus.FINDING if differences else ExitStatus.OK

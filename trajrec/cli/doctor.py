@@ -7,6 +7,7 @@ import argparse
 from trajrec.cli.arguments import Commands, add_folder, add_json
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.output import Progress, print_json
+from trajrec.cli.safe_stream import one_line
 
 
 def add_parser(commands: Commands) -> None:
@@ -33,10 +34,10 @@ def doctor(arguments: argparse.Namespace) -> ExitStatus:
             print_json(finding._asdict())
             continue
         place = "" if finding.offset is None else f"byte {finding.offset}, {finding.size} bytes: "
-        print(f"{arguments.dir / finding.file}: {finding.kind}: {place}{finding.problem}")
+        print(one_line(f"{arguments.dir / finding.file}: {finding.kind}: {place}{finding.problem}"))
         print(f"    {finding.advice}{':' if finding.command else ''}")
         if finding.command:
-            print(f"    {finding.command}")
+            print(one_line(f"    {finding.command}"))
     if not arguments.json:
         n_files = len({finding.file for finding in findings})
         result = f"something is wrong with {_count(n_files, 'file')}" if n_files else "all is well"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trajrec.cli.exit_status import CannotMakeError
+from trajrec.errors import mark_user_code
 from trajrec.types import Action, AnyEnv, JsonObject, Observation, Value
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
     import gymnasium
 
     from trajrec.replay.execute.factories import make_by_id
+    from trajrec.replay.execute.user_code import is_refusal
 
     module = env_id.partition(":")[0] if ":" in env_id else ""
     if module:
@@ -46,7 +48,10 @@ def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
         hint = "" if module else f"; an id that a module registers is given as module:{env_id}"
         raise CannotMakeError(f"no such environment: {exc}{hint}") from exc
-    except TypeError as exc:
+    except Exception as exc:
+        if not (isinstance(exc, TypeError) and is_refusal(exc)):
+            mark_user_code(exc)
+            raise
         raise CannotMakeError(
             f"the environment {env_id} does not take these arguments: {exc}"
         ) from exc

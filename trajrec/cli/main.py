@@ -29,13 +29,14 @@ from trajrec.cli import (
 )
 from trajrec.cli.arguments import Commands
 from trajrec.cli.exit_status import MEANINGS, CannotMakeError, ExitStatus
-from trajrec.cli.safe_stream import SafeStream
+from trajrec.cli.safe_stream import SafeStream, one_line
 from trajrec.errors import (
     LogError,
     ReplayError,
     RestoreError,
     SnapshotError,
     TrajrecError,
+    is_of_user_code,
 )
 from trajrec.version import __version__
 
@@ -73,7 +74,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted", ExitStatus.INTERRUPTED)
     except (TrajrecError, ValueError, IndexError, OSError) as exc:
-        return _fail(_message(exc), status_of(exc))
+        if not is_of_user_code(exc):
+            return _fail(_message(exc), status_of(exc))
+        traceback.print_exc()
+        return ExitStatus.EXCEPTION
     except Exception:
         # Python's own status for an exception is 1, which would be taken for a finding.
         traceback.print_exc()
@@ -124,5 +128,5 @@ def _message(exc: Exception) -> str:
 
 
 def _fail(message: str, status: ExitStatus) -> ExitStatus:
-    print(f"trajrec: {message}", file=sys.stderr)
+    print(one_line(f"trajrec: {message}"), file=sys.stderr)
     return status

@@ -11,6 +11,7 @@ from trajrec.cli.arguments import Commands, add_folder, add_json
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import open_corpus, report_problems
 from trajrec.cli.output import Progress, print_json, say
+from trajrec.cli.safe_stream import one_line
 from trajrec.errors import CorpusError, LogError
 from trajrec.types import JsonObject
 
@@ -112,7 +113,7 @@ def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -
             if arguments.json:
                 print_json({"log": str(log), **result.as_dict()})
             else:
-                print(result)
+                print(one_line(result))
     return status
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trajrec.cli.safe_stream import escaped_json
+from trajrec.cli.safe_stream import escaped_json, one_line
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
 
@@ -35,6 +35,7 @@ def print_table(
     On a terminal that is too narrow, long texts are cut. If that is not enough, each row is printed
     whole, one value a line; a list keeps one line a row and leaves its last columns out.
     """
+    names = list(map(_cell, names))
     texts = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(name), *(len(row[i]) for row in texts)]) for i, name in enumerate(names)]
     is_number = [
@@ -51,7 +52,7 @@ def print_table(
             _print_upright(names, texts)
             return
         widths = fitting or widths
-    for line in (list(names), *texts):
+    for line in (names, *texts):
         # `widths` is shorter than a line if columns were left out.
         cells = [
             _fit(text, width, to_right)
@@ -96,7 +97,7 @@ def print_facts(facts: JsonObject) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         if value not in (None, "", []):
-            print(f"{name:<{width}}  {_fact(value)}")
+            print(f"{name:<{width}}  {one_line(_fact(value))}")
     print()
 
 
@@ -106,16 +107,18 @@ def print_findings(episode: Episode) -> None:
         place = "reset" if failure.step < 0 else f"step {failure.step}"
         # A tool that is declared `read` and wrote has raised nothing.
         error = f"{failure.error_type}: " if failure.error_type else ""
-        print(f"\nfailure at {place} ({failure.phase}, {failure.origin}): {error}{failure.message}")
+        text = f"({failure.phase}, {failure.origin}): {error}{failure.message}"
+        print(f"\nfailure at {place} {one_line(text)}")
     for check in episode.checks:
         verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
         score = "" if check.score is None else f", score {check.score:g}"
-        print(f"\ncheck {check.check_id} version {check.version}: {verdict}{score}")
+        name = one_line(f"{check.check_id} version {check.version}")
+        print(f"\ncheck {name}: {verdict}{score}")
 
 
 def say(text: str) -> None:
     """Print a message for the user on stderr, apart from the results."""
-    print(text, file=sys.stderr, flush=True)
+    print(one_line(text), file=sys.stderr, flush=True)
 
 
 class Progress:

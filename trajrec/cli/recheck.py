@@ -11,6 +11,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.load import load_function
 from trajrec.cli.output import print_json, say
+from trajrec.cli.safe_stream import one_line
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -60,7 +61,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
                 }
             )
         elif result.message:
-            print(f"{result.episode_id} {_verdict(result)}: {result.message}")
+            print(f"{result.episode_id} {_verdict(result)}: {one_line(result.message)}")
     if not arguments.json:
         listed = ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
         is_appended = counts and not arguments.dry_run

@@ -21,6 +21,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import kind_condition, reads_folder
 from trajrec.cli.load import load_env
 from trajrec.cli.output import Progress, print_json, say
+from trajrec.cli.safe_stream import one_line
 from trajrec.types import Value
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
                 change = None
                 if factory is not None:
                     change = find_regression(report, recorded[report.episode_id])
-                print(report if change is None else change)
+                print(one_line(report if change is None else change))
     if arguments.junit is not None:
         write_junit(arguments.junit, reports, str(arguments.dir))
     if arguments.html is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -12,8 +13,9 @@ from trajrec.types import Value
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
 
-# A spreadsheet takes a text that begins so for a formula, and runs it.
-_FORMULA = "^[=+@\\t\\r-]"
+# A spreadsheet takes a text that begins so for a formula, and runs it. Some take the signs of full
+# width too, and skip the end of a line.
+_FORMULA = "^[=+@\\t\\r\\n\uff1d\uff0b\uff20\uff0d-]"
 
 
 class _Rows:
@@ -48,15 +50,19 @@ def write_rows(relation: DuckDBPyRelation, kind: str) -> None:
     shown = []
     for column, name, type_ in zip(columns, relation.columns, relation.types, strict=True):
         value = _quote(column)
-        if kind == "csv" and str(type_) in ("VARCHAR", "JSON"):
-            value = (
-                f"CASE WHEN regexp_matches({value}, '{_FORMULA}') THEN '''' || {value} "
-                f"ELSE {value} END"
-            )
+        is_text = type_.id in ("varchar", "enum") or str(type_) == "JSON"
+        if kind == "csv" and is_text:
+            value = f"{value}::VARCHAR"
+            is_formula = f"regexp_matches({value}, '{_FORMULA}')"
+            value = f"CASE WHEN {is_formula} THEN chr(39) || {value} ELSE {value} END"
         elif str(type_) == "JSON":
             # Arrow has it as text.
             value = f"{value}::JSON"
-        shown.append(f"{value} AS {_quote(name)}")
+        if kind == "csv" and re.match(_FORMULA, name):
+            # Names may be recorded texts: those of a PIVOT are.
+            shown.append(f"{value} AS {_quote(chr(39) + name)}")
+        else:
+            shown.append(f"{value} AS {_quote(name)}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows"
         con.execute(

@@ -27,6 +27,15 @@ def escaped(text: str) -> str:
     return _STEERING.sub(_escape, text)
 
 
+def one_line(text: object) -> str:
+    """Return a text on one line: a recorded text must not look like a line of the program.
+
+    >>> one_line("done\\n3f2a exact")
+    'done\\\\n3f2a exact'
+    """
+    return str(text).replace("\n", "\\n")
+
+
 def escaped_json(text: str) -> str:
     """Return JSON with the characters that steer a terminal as escapes of JSON.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
+from trajrec.cli.safe_stream import one_line
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.log.events import TaskStart
@@ -60,7 +61,8 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
                 for change in value:
                     _print_change(change)
             elif value not in (None, "", 0, []):
-                print(f"{name:<13}  {value if isinstance(value, str) else to_json(value)}")
+                text = value if isinstance(value, str) else to_json(value)
+                print(f"{name:<13}  {one_line(text)}")
         print()
 
 
@@ -69,7 +71,7 @@ def _print_change(change: JsonObject) -> None:
     path = f"{change['part']}: {pointer}" if change["part"] else pointer
     before = to_json(change["before"]) if "before" in change else "(missing)"
     after = to_json(change["after"]) if "after" in change else "(missing)"
-    print(f"changed        {path or '(all)'}: {before} -> {after}")
+    print(one_line(f"changed        {path or '(all)'}: {before} -> {after}"))
 
 
 def _facts(episode: Episode) -> JsonObject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
+from trajrec.cli.safe_stream import one_line
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.step import Step
 from trajrec.errors import CorpusError, StateUnknownError
@@ -94,12 +95,10 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
     for name, value in {**row, "state_before": before, "state_after": after}.items():
         if value is not None:
             text = str(value) if isinstance(value, UnknownState) else to_json(value)
-            print(f"{name:<13}  {text}")
+            print(f"{name:<13}  {one_line(text)}")
     for change in changes:
-        print(
-            f"state changed  {with_keys(change['path'], change['keys']) or '(all)'}: "
-            f"{to_json(change['before'])} -> {to_json(change['after'])}"
-        )
+        path = one_line(with_keys(change["path"], change["keys"]) or "(all)")
+        print(f"state changed  {path}: {to_json(change['before'])} -> {to_json(change['after'])}")
 
 
 def _known(value: Value) -> Value:

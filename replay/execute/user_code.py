@@ -1,0 +1,28 @@
+"""Tells a constructor that does not take a log's arguments from one that has a mistake.
+
+The one is another version than the recorded one. The other's exception is for its author to see, as
+it was raised.
+"""
+
+from __future__ import annotations
+
+import traceback
+
+import gymnasium
+
+
+def is_refusal(exc: Exception, *callers: str) -> bool:
+    """Return whether a constructor was not called at all, or says in Gymnasium's words that it cannot.
+
+    Args:
+        exc: The exception.
+        callers: The modules that call the constructor: arguments that do not fit are noticed there.
+    """
+    # Gymnasium raises an error of its own from the first one.
+    while isinstance(exc.__cause__, Exception):
+        exc = exc.__cause__
+    if isinstance(exc, gymnasium.error.Error):
+        return True
+    frames = list(traceback.walk_tb(exc.__traceback__))
+    module = frames[-1][0].f_globals.get("__name__") if frames else ""
+    return module in ("gymnasium.envs.registration", *callers)
