@@ -13,6 +13,7 @@ from trajrec.corpus.index.build import Builder, Progress, create_tables
 from trajrec.corpus.index.catalog import Catalog
 from trajrec.corpus.index.catalog_tables import CATALOG
 from trajrec.corpus.index.ids import IDS_NAME, write_ids
+from trajrec.corpus.index.links import has_links
 from trajrec.corpus.index.scan import FolderState, ScanMode, scan_folder
 from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
 from trajrec.log.folder import INDEX_FOLDER
@@ -66,6 +67,8 @@ def update_index(
         Whether the file is up to date; False if it is in use or cannot be written.
     """
     folder = Path(path)
+    if has_links(folder):
+        return False
     if rebuild:
         _delete_file(folder)
     con = _open_for_writing(folder)
@@ -92,6 +95,8 @@ def attach_index(con: duckdb.DuckDBPyConnection, file: Path, *, wait_s: float) -
     Returns:
         Whether it was attached; False if there is none of this version.
     """
+    if has_links(file.parent.parent):
+        return False
     deadline = time.monotonic() + wait_s
     name = str(file).replace("'", "''")
     while file.exists():

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import duckdb
 import numpy as np
 
+from trajrec.corpus.index.links import has_links
 from trajrec.log.folder import is_inside
 from trajrec.types import Array
 
@@ -77,7 +78,8 @@ class IdFile:
         self.n_keys = 0
         self._columns: dict[str, Array] = {}
         with contextlib.suppress(OSError, ValueError):
-            self._open(path)
+            if not has_links(path.parent.parent):
+                self._open(path)
 
     def _open(self, path: Path) -> None:
         data = np.memmap(path, np.uint8, "r")
