@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.transcript import AttemptKey
+from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import DivergenceError, ReplayError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier, World
@@ -105,10 +105,28 @@ def bring_world(episode: Episode, world: World, places: Collection[AttemptKey]) 
 
     Raises:
         DivergenceError: A call or state is not the recorded one.
-        ReplayError: The log has lost the episode's reset.
+        ReplayError: The log has lost the episode's reset, or the state after the last of the calls
+            is unknown.
     """
     _check_start(episode)
+    made = [attempt for attempt in episode.transcript.attempts if attempt.key in places]
+    check_proved(episode, made)
     _raise_if_diverged(_execution(episode, world).bring(places), episode)
+
+
+def check_proved(episode: Episode, attempts: Sequence[Attempt]) -> None:
+    """Refuse the state after some attempts, if the recording only assumes it.
+
+    Raises:
+        ReplayError: The state after the last one is unknown.
+    """
+    if attempts and attempts[-1].unproved:
+        step = attempts[-1].start.step
+        raise ReplayError(
+            f"the recorded state after step {step} is unknown: it was assumed to be unchanged, "
+            "because the tools that were called are declared `read`, and was not",
+            episode_id=episode.id,
+        )
 
 
 def walk_world(episode: Episode, world: World) -> Iterator[int]:

@@ -34,8 +34,8 @@ class Attempt(msgspec.Struct, kw_only=True):
         notes: Findings, e.g. a tool that was declared to read changed the state.
         state_digest: Digest of all watched parts after it, as checks store it; None if it has not
             ended, if nothing was watched, or if a part is unknown.
-        assumed: Names of the parts that were not compared after it, because its tool is declared
-            `read`.
+        unproved: Names of the parts that were not compared after it, because its tool is declared
+            `read`, and of which no later comparison proved that they had not changed.
     """
 
     start: CallStart
@@ -51,7 +51,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     open_paths: set[str] = msgspec.field(default_factory=set)
     notes: list[str] = msgspec.field(default_factory=list)
     state_digest: str | None = None
-    assumed: frozenset[str] = frozenset()
+    unproved: frozenset[str] = frozenset()
 
     @property
     def key(self) -> AttemptKey:
@@ -67,10 +67,6 @@ class Attempt(msgspec.Struct, kw_only=True):
     def outcome(self) -> str:
         """One of ok, error, timeout and cancelled; open if the log ends before the attempt."""
         return "open" if self.end is None else self.end.outcome
-
-    def is_assumed(self, part: str) -> bool:
-        """Return whether a part was not compared after the attempt: the next comparison covers it."""
-        return part in self.assumed and part not in self.digests
 
     @property
     def has_failed(self) -> bool:

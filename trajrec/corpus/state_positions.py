@@ -114,11 +114,12 @@ class StatePositions:
     def mark(self, attempts: Collection[Attempt]) -> None:
         """Mark the attempts whose states are unknown, and those that may have changed a state."""
         by_key = {attempt.key: attempt for attempt in attempts}
-        for key, assumptions in self._assumptions.items():
-            if key in by_key:
-                by_key[key].assumed = frozenset(item.part for item in assumptions)
-                if self.after(key).unproved():
-                    by_key[key].state_digest = None
+        for key in self._assumptions:
+            assumptions = self.after(key).assumptions
+            unproved = frozenset(item.part for item in assumptions if item.result != "same")
+            if unproved and key in by_key:
+                by_key[key].unproved = unproved
+                by_key[key].state_digest = None
         for found_after, keys in self._suspects:
             for key in keys:
                 if key != found_after and key in by_key:

@@ -15,7 +15,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
 from trajrec.replay.agents.world_changes import is_outside_world
-from trajrec.replay.agents.world_replay import walk_world
+from trajrec.replay.agents.world_replay import check_proved, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
@@ -97,7 +97,10 @@ class WorldSimulator:
         Raises:
             DivergenceError: A recorded call gives another result.
             SnapshotError: The world does not accept the state that it returned.
+            ReplayError: The recorded state is unknown.
         """
+        attempts = self._episode.transcript.attempts
+        check_proved(self._episode, [a for a in attempts if a.start.step < step])
         self._start = step
         self.observation = self._recording.context(step)
         self.rewind()
