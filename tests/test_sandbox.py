@@ -390,8 +390,8 @@ def extra_column(con: duckdb.DuckDBPyConnection, file: Path) -> None:
 
 
 def generated_column(con: duckdb.DuckDBPyConnection, file: Path) -> None:
-    con.execute("DROP TABLE index_version")
-    con.execute("CREATE TABLE index_version (a INT, version INT GENERATED ALWAYS AS (14))")
+    con.execute("DROP TABLE index_state")
+    con.execute("CREATE TABLE index_state (a INT, version INT GENERATED ALWAYS AS (14))")
 
 
 def extra_schema(con: duckdb.DuckDBPyConnection, file: Path) -> None:
@@ -403,7 +403,7 @@ def lost_table(con: duckdb.DuckDBPyConnection, file: Path) -> None:
 
 
 def no_version(con: duckdb.DuckDBPyConnection, file: Path) -> None:
-    con.execute("DELETE FROM index_version")
+    con.execute("DELETE FROM index_state")
 
 
 FORGERIES = [
