@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
+from trajrec.replay.credit.results.table import _line
 from trajrec.replay.html import write_html
 from trajrec.replay.regressions import write_junit
 
@@ -167,6 +169,11 @@ def test_names_of_columns_are_no_formulas_in_csv(
     assert main(["sql", str(forged), query, "--format", "csv"]) == 3
     _, row = csv.reader(io.StringIO(capfdbinary.readouterr().out.decode(), newline=""))
     assert row == ["'=1", "'\uff1d1", '"=1"']
+
+
+def test_an_action_is_no_line_of_a_table_of_credit() -> None:
+    estimate: Any = types.SimpleNamespace(action="x\nFORGED\r\u2028y")
+    assert _line(3, {"value": estimate}, []) == "   3  x FORGED y"
 
 
 def test_pages_and_reports_hold_texts_as_texts(episode: Episode, tmp_path: Path) -> None:

@@ -130,7 +130,8 @@ class CreditTable(Sequence[Estimate]):
 def _line(step: int, row: dict[str, Estimate], names: Sequence[str]) -> str:
     """Return one step's line of the printed table."""
     actions = (str(e.action) for e in row.values() if e.action is not None)
-    action = next(actions, "")[:ACTION_WIDTH]
+    # On one line: a recorded text must not look like a line of the table.
+    action = " ".join(next(actions, "").split())[:ACTION_WIDTH]
     cells = [format_interval(row[name]) if name in row else "" for name in names]
     padded = [cell.ljust(ESTIMATE_WIDTH) for cell in cells]
     return "  ".join([f"{step:4}", action.ljust(ACTION_WIDTH), *padded]).rstrip()
