@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compare_readers import compare_log
 from conftest import only
 from tiers import Share, suite
 
@@ -21,6 +22,7 @@ import trajrec
 from trajrec.agents.state_recorder import CHANGED, MAX_ASSUMED
 from trajrec.corpus.episode import Episode
 from trajrec.errors import DivergenceError, ReplayError, StateUnknownError
+from trajrec.log.compaction import compact
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
@@ -410,6 +412,23 @@ def test_a_state_that_cannot_be_seen_blames_no_tool(tmp_path: Path) -> None:
     digests = [attempt.state_digest for attempt in episode.transcript.attempts]
     assert [digest is None for digest in digests] == [True] * 4 + [False]
     assert known_states(episode) == [True, False, False, False, False, True]
+
+
+@pytest.mark.parametrize("is_honest", [True, False])
+def test_readers_agree_on_what_was_assumed(tmp_path: Path, is_honest: bool) -> None:
+    calls = [WRITE, LOOK, PEEK, *[LOOK] * MAX_ASSUMED, WRITE, PEEK, WRITE, LOOK]
+    record(tmp_path, calls, is_honest=is_honest)
+    (log,) = tmp_path.glob("*.trj")
+
+    def facts() -> list[Any]:
+        attempts = only(tmp_path).transcript.attempts
+        return [(a.key, a.state_digest, a.notes, a.unproved) for a in attempts]
+
+    before = facts()
+    assert compare_log(log).differences == []
+    compact(log)
+    assert compare_log(log).differences == []
+    assert facts() == before
 
 
 def drawn_calls(rng: random.Random) -> list[tuple[str, str]]:

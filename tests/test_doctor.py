@@ -247,3 +247,17 @@ def test_index_of_an_earlier_version_may_be_deleted(folder: Path) -> None:
     _, findings = examine(folder)
     assert [(finding.file, finding.kind) for finding in findings] == [("index.duckdb", "left-over")]
     assert findings[0].command == f"rm {folder / 'index.duckdb'}"
+
+
+@needs_posix
+@pytest.mark.parametrize("name", ["", "index.duckdb"])
+def test_a_link_in_the_place_of_the_index_is_named(folder: Path, tmp_path: Path, name: str) -> None:
+    link = folder / INDEX_NAME.partition("/")[0] / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "elsewhere")
+    _, (finding,) = examine(folder)
+    assert finding.kind == "not a file"
+    assert "neither read nor written" in finding.problem
+    subprocess.run(shlex.split(finding.command), check=True)
+    assert examine(folder)[1] == []
+    assert not (tmp_path / "elsewhere").exists()

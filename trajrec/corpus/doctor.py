@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.file import OLD_INDEX_NAME
+from trajrec.corpus.index.links import first_link
 from trajrec.errors import CorpusError, LogError, LogFormatError
 from trajrec.log.folder import INDEX_FOLDER, SUFFIX, LogFile, find_logs
 from trajrec.log.frames import Damage
@@ -90,7 +91,7 @@ def examine(
         files = find_logs(folder)
     except OSError as exc:
         raise CorpusError(f"{folder}: cannot be searched: {exc.strerror or exc}") from exc
-    findings = list(_left_overs(folder))
+    findings = [*_linked_index(folder), *_left_overs(folder)]
     logs: list[_Whole] = []
     for n_done, (name, file) in enumerate(files.items(), 1):
         examination = _Examination(folder, name)
@@ -295,6 +296,18 @@ def _left_overs(folder: Path) -> Iterator[Finding]:
                 yield Finding(
                     relative, "left-over", problem, "bring the log back, or delete it", command
                 )
+
+
+def _linked_index(folder: Path) -> Iterator[Finding]:
+    link = first_link(folder)
+    if link is not None:
+        yield Finding(
+            link.relative_to(folder).as_posix(),
+            "not a file",
+            "a link in the place of the index, which is therefore neither read nor written",
+            "delete it: the index is made again",
+            f"rm {_quoted(link)}",
+        )
 
 
 def _is_database(path: Path) -> bool:

@@ -15,4 +15,10 @@ def has_links(folder: Path) -> bool:
 
     Such an index is neither read nor written: queries read the logs.
     """
-    return any((folder / INDEX_FOLDER / name).is_symlink() for name in _NAMES)
+    return first_link(folder) is not None
+
+
+def first_link(folder: Path) -> Path | None:
+    """Return the first link in the place of the index or of a file of it; None if there is none."""
+    paths = (folder / INDEX_FOLDER / name for name in _NAMES)
+    return next((path for path in paths if path.is_symlink()), None)
