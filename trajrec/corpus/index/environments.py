@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 from trajrec.corpus.episode_parts import why_misplaced
 from trajrec.corpus.index.cells import (
@@ -14,6 +15,7 @@ from trajrec.corpus.index.cells import (
 )
 from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import EpisodeRow, StateChangeRow, check_row, failure_row
+from trajrec.corpus.index.state_numbers import NumericChanges, numeric_changes
 from trajrec.corpus.index.step_columns import StepColumns, decode_steps
 from trajrec.corpus.outcomes import find_fault, outcome_of, primary_id
 from trajrec.corpus.redacted_steps import LOST_FIELDS, first_redacted_step
@@ -23,7 +25,7 @@ from trajrec.log.events import Redaction, TaskStart
 from trajrec.log.fields import field_values
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
-from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, episode_id
+from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Segment, episode_id
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import diff
@@ -93,7 +95,7 @@ class LogRows:
         try:
             self._check_order(chunk)
             steps = decode_steps(chunk, len(rows.episode_ids))
-            changes = self._changes(chunk)
+            changes, numbers = self._changes(chunk, steps)
         except LogCorruptError as exc:
             self._reader.add_damage(chunk, exc.what)
         except MALFORMED as exc:
@@ -101,6 +103,8 @@ class LogRows:
         else:
             self._add_steps(chunk, steps, rows)
             self._add_changes(chunk, changes, rows)
+            if numbers is not None:
+                rows.numeric_changes.setdefault(numbers.form, []).append(numbers.columns)
         judged: dict[int, list[Check]] = {}
         for event in chunk.record.events:
             if isinstance(event, Check):
@@ -272,34 +276,55 @@ class LogRows:
             rows.changes += changes
         self._last_states(chunk)
 
-    def _changes(self, chunk: LogChunk) -> list[StateChangeRow]:
-        """Return the changes of each step, if states are stored whole."""
-        if self.header.state.keep != "every" or chunk.layout("state") is None:
-            return []
+    def _changes(
+        self, chunk: LogChunk, steps: StepColumns
+    ) -> tuple[list[StateChangeRow], NumericChanges | None]:
+        """Return the changes of each step, if states are stored whole.
+
+        Those of plain numbers are found by column, but for the first step of a segment that goes
+        on from an earlier one.
+        """
+        layout = chunk.layout("state")
+        if self.header.state.keep != "every" or layout is None:
+            return [], None
+        numbers = numeric_changes(chunk, steps.columns)
         changes = []
-        states = field_values(chunk, chunk.layout("state"), 0, chunk.n_obs)
+        last_episode = -1
         for span in chunk.spans:
             segment = span.segment
             first = span.obs_start
-            own_id = episode_id(self.header.log_id, segment.episode)
-            before = states[first] if segment.has_reset else self._last_state.get(segment.episode)
-            for k in range(segment.n_steps):
-                after = states[first + segment.has_reset + k]
-                if before is not None:
-                    changes += [
-                        StateChangeRow(
-                            episode_id=own_id,
-                            kind="rollout",  # set when the episode is known
-                            step=segment.first_step + k,
-                            path=to_pointer(change.path),
-                            keys=to_keys(change.path),
-                            before=json_or_none(change.before),
-                            after=json_or_none(change.after),
-                        )
-                        for change in diff(before, after)[:MAX_CHANGES]
-                    ]
-                before = after
-        return changes
+            n_compared = segment.n_steps
+            if numbers is not None:
+                n_compared = 0 if segment.has_reset else 1
+            stop = first + segment.has_reset + n_compared
+            if not segment.has_reset and segment.episode == last_episode:
+                # After a step that raised.
+                states = field_values(chunk, layout, first - 1, stop)
+            else:
+                states = field_values(chunk, layout, first, stop)
+                if not segment.has_reset:
+                    states.insert(0, self._last_state.get(segment.episode))
+            changes += self._changes_between(segment, states)
+            last_episode = segment.episode
+        return changes, numbers
+
+    def _changes_between(self, segment: Segment, states: list[Value]) -> list[StateChangeRow]:
+        """Return the changes between the states of a segment, of which the first may be None."""
+        own_id = episode_id(self.header.log_id, segment.episode)
+        return [
+            StateChangeRow(
+                episode_id=own_id,
+                kind="rollout",  # set when the episode is known
+                step=segment.first_step + k,
+                path=to_pointer(change.path),
+                keys=to_keys(change.path),
+                before=json_or_none(change.before),
+                after=json_or_none(change.after),
+            )
+            for k, (before, after) in enumerate(itertools.pairwise(states))
+            if before is not None
+            for change in diff(before, after)[:MAX_CHANGES]
+        ]
 
     def _last_states(self, chunk: LogChunk) -> None:
         """Keep the last state of a chunk, which the next chunk is compared with."""

@@ -42,6 +42,9 @@ _LISTS = {
 }
 """Table -> the list of its rows in `Rows`."""
 
+_N_KEYS = 3
+"""The columns of `numeric_changes` besides its numbers: the episode, the step, and the changes."""
+
 
 class TableWriter:
     """Writes into the tables of one schema.
@@ -172,6 +175,14 @@ class TableWriter:
                 self._insert_columns(
                     "steps", columns, f"log_key, id, {kind}, step, {values}", joined
                 )
+            for form, chunks in rows.numeric_changes.items():
+                columns = _concatenated(chunks)
+                n = (len(columns) - _N_KEYS) // 2
+                before, after = ([f"{side}{k}" for k in range(n)] for side in "ba")
+                text = form.replace("'", "''")
+                values = f"'{text}', changed, [{', '.join(before)}], [{', '.join(after)}]"
+                values = f"log_key, id, {kind}, step, {values}"
+                self._insert_columns("numeric_changes", columns, values, joined)
             if rows.agent_rewards:
                 columns = _concatenated(rows.agent_rewards)
                 values = f"log_key, id, {kind}, step, {AGENT_COLUMNS}"

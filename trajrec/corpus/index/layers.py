@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trajrec.corpus.index.credit_tables import ANNOTATIONS
+from trajrec.corpus.index.numeric_changes import NUMERIC_CHANGES, changes_query
 from trajrec.corpus.index.table import Table
-from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, LOGS, OF_EPISODES
+from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, LOGS, OF_EPISODES, STATE_CHANGES
 
 
 @dataclass
@@ -105,7 +106,10 @@ class Layers:
                 " LEFT JOIN (SELECT episode_id, kind FROM main.all_episodes WHERE kind <> 'copy') e"
                 " ON e.episode_id = r.episode_id"
             )
-        return f"SELECT {', '.join(columns.values())} FROM {source}"
+        query = f"SELECT {', '.join(columns.values())} FROM {source}"
+        if table is STATE_CHANGES:
+            query += f" UNION ALL {changes_query(self.source(NUMERIC_CHANGES.name))}"
+        return query
 
     def _episodes(self) -> str:
         """Return a query of episodes, once for each file that has them, each with an ending."""

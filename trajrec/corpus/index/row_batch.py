@@ -63,6 +63,7 @@ class Rows:
 
     Attributes:
         episode_ids: Id of the episode that each number in the column "episode" of steps stands for.
+        numeric_changes: Columns of the table `numeric_changes` of each chunk, by form.
         n_steps: Steps of environments so far.
         n_bytes: Bytes of the rows of agents, about.
         decisions: Rows of `steps` that come from agents.
@@ -74,6 +75,7 @@ class Rows:
     episode_ids: list[str] = field(default_factory=list)
     steps: dict[tuple[str, str], StepGroup] = field(default_factory=dict)
     agent_rewards: list[dict[str, Array]] = field(default_factory=list)
+    numeric_changes: dict[str, list[dict[str, Array]]] = field(default_factory=dict)
     n_steps: int = 0
     n_bytes: int = 0
     failures: list[FailureRow] = field(default_factory=list)

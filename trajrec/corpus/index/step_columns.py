@@ -13,7 +13,8 @@ from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import Layout, field_values, sparse_values
 from trajrec.types import Array
 from trajrec.values import codec
-from trajrec.values.digest import state_key, unpack_digests
+from trajrec.values.digest import array_keys, encoded_keys, state_key, unpack_digests
+from trajrec.values.float_lists import unpack_float_lists
 from trajrec.values.json import MAX_ELEMENTS, to_json
 
 
@@ -63,9 +64,9 @@ def decode_steps(chunk: LogChunk, n_episodes: int) -> StepColumns:
         else:
             by_agent = agent_rewards(chunk, columns["episode"], columns["step"])
         if keys is not None:
-            columns["state_key"] = keys[_rows_after(chunk)]
+            columns["state_key"] = keys[rows_after(chunk)]
         elif checks is not None:
-            columns["state_check"] = checks[_rows_after(chunk)]
+            columns["state_check"] = checks[rows_after(chunk)]
         action = _expression(chunk, "action", n, columns)
         group = StepGroup(action, _infos(chunk, n, columns))
     return StepColumns(
@@ -101,7 +102,27 @@ def _keys(chunk: LogChunk) -> Array | None:
     layout = chunk.layout("state")
     if layout is None or not chunk.n_obs:
         return None
-    states = field_values(chunk, layout, 0, chunk.n_obs)
+    return _whole_keys(chunk, layout)
+
+
+def _whole_keys(chunk: LogChunk, layout: Layout) -> Array:
+    """Return the keys of states that are stored whole."""
+    n = chunk.n_obs
+    rows = chunk.rows(layout[1]) if layout[0] == "leaf" else None
+    if rows is not None and rows.kind == "array" and rows.row_numbers is None:
+        array = rows.array(0, n)
+        if array is not None and array.dtype.kind in "biuf" and array.ndim > 1:
+            return array_keys(array)
+    if rows is not None and rows.kind == "value" and rows.row_numbers is None:
+        encoded = rows.encoded(0, n)
+        # Lists of floats have one encoding.
+        if unpack_float_lists(encoded) is not None:
+            return encoded_keys(encoded)
+    states = field_values(chunk, layout, 0, n)
+    if all(type(state) is int for state in states):
+        # Of integers, there are few.
+        key_of = {state: state_key(state) for state in set(states)}
+        return np.array([key_of[state] for state in states], np.uint64)
     return np.array([state_key(state) for state in states], np.uint64)
 
 
@@ -132,7 +153,7 @@ def _digests(chunk: LogChunk) -> Array | None:
     return None if array is None else unpack_digests(array)
 
 
-def _rows_after(chunk: LogChunk) -> Array:
+def rows_after(chunk: LogChunk) -> Array:
     """Return which observations come after steps."""
     firsts = [
         (span.obs_start + span.segment.has_reset, span.segment.n_steps) for span in chunk.spans

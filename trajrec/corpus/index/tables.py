@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
+from trajrec.corpus.index.numeric_changes import NUMERIC_CHANGES
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 17
+INDEX_VERSION = 18
 
 
 ALL_EPISODES = Table(
@@ -351,6 +352,7 @@ OF_EPISODES = (
     AGENT_REWARDS,
     FAILURES,
     STATE_CHANGES,
+    NUMERIC_CHANGES,
     CHECKS,
     ATTEMPTS,
     MODEL_CALLS,
@@ -362,5 +364,5 @@ OF_EPISODES = (
 EPISODE_TABLES = (ALL_EPISODES, *OF_EPISODES)
 """Tables whose rows come from the contents of logs."""
 
-TABLES = (*EPISODE_TABLES, LOGS)
+TABLES = (*(table for table in EPISODE_TABLES if table is not NUMERIC_CHANGES), LOGS)
 """The tables that users see, besides the views."""
