@@ -308,6 +308,7 @@ def digest_of_state(state: Any) -> str:
     return digest_of_parts({"": Tree(lambda: state[""]).begin()[1]}) or ""
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("seed", range(3))
 def test_honest_tools_in_parallel_are_not_blamed(tmp_path: Path, seed: int) -> None:
     class Guarded(Depot):
@@ -440,7 +441,7 @@ def drawn_calls(rng: random.Random) -> list[tuple[str, str]]:
     return calls
 
 
-@suite("agents", fixed=4, drawn=40, whole=1_000)
+@suite("agents", fixed=2, drawn=40, whole=1_000)
 def test_no_state_is_claimed_that_was_not_there(share: Share, tmp_path: Path) -> None:
     for seed in share.of(range(1_000)):
         check_claims(tmp_path / str(seed), drawn_calls(random.Random(seed)))
@@ -470,7 +471,8 @@ def check_claims(folder: Path, calls: list[tuple[str, str]]) -> None:
     assert replay_episode(episode, world=Depot(is_honest=False)).grade == "exact"
 
 
-@pytest.mark.parametrize("n", range(1, 60, 5))
+@pytest.mark.mostly_slow(4)
+@pytest.mark.parametrize("n", range(1, 60, 3))
 def test_an_interrupt_leaves_no_wrong_claim(tmp_path: Path, n: int) -> None:
     """Ctrl-C at the n-th call of a function within the recorder."""
     world = Depot(is_honest=False)

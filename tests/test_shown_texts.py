@@ -128,6 +128,7 @@ def other() -> World:
     return World(5)
 
 
+@pytest.mark.mostly_slow(10)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_recorded_text_looks_like_a_line_of_the_program(
     forged: Path,

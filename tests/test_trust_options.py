@@ -73,6 +73,7 @@ REACHING = [
 ]
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("options", REACHING, ids=str)
 def test_options_of_a_log_are_not_passed_on(tmp_path: Path, options: Any) -> None:
     episode = record(tmp_path, options)
@@ -114,6 +115,7 @@ class Opening(Counter):
         return super().reset(seed=seed, options=options)
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("options", REACHING, ids=str)
 def test_options_of_a_worlds_reset_are_not_passed_on(tmp_path: Path, options: Any) -> None:
     trajrec.register_world(Opening)
