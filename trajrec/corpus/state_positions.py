@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from trajrec.corpus.attempts import Attempt, AttemptKey
@@ -26,14 +26,12 @@ class Assumption:
         first_step: The step of the first call.
         result: The result of the next comparison; "open" if the log ends before it.
         compared_after: The call whose state was compared: its own is known in any case.
-        keys: The calls.
     """
 
     part: str
     first_step: int
     result: Literal["open", "same", "changed"] = "open"
     compared_after: AttemptKey | None = None
-    keys: list[AttemptKey] = field(default_factory=list)
 
     @property
     def reason(self) -> str:
@@ -71,28 +69,33 @@ class StatePositions:
     """
 
     def __init__(self, events: Sequence[AgentEvent]) -> None:
-        # Steps in ascending order, and the positions before them. A retry is of an earlier step.
+        # Steps in ascending order, the number of changes before each, and the assumptions that hold
+        # there, if any do. A retry is of an earlier step.
         self._steps: list[int] = []
-        self._before: list[StatePosition] = []
+        self._counts: list[int] = []
+        self._held: dict[int, tuple[Assumption, ...]] = {}
         self._after: dict[AttemptKey, int] = {}
         self._assumptions: dict[AttemptKey, list[Assumption]] = {}
         # The calls that each change of a tool that is declared `read` may come from.
         self._suspects: list[tuple[AttemptKey, list[AttemptKey]]] = []
         self._n_changes = 0
         self._open: dict[str, Assumption] = {}
-        digests: dict[str, str] = {}
+        self._digests: dict[str, str] = {}
+        last_step = -1
         for event in events:
             if isinstance(event, StateChange):
-                self._n_changes += 1
-                self._add_change(event, is_same=digests.get(event.part) == event.digest)
-                digests[event.part] = event.digest
+                self._add_change(event)
             elif isinstance(event, CallEnd):
-                self._add_end(event)
-            elif isinstance(event, (CallStart, ModelStart)) and (
-                not self._steps or event.step > self._steps[-1]
-            ):
-                self._steps.append(event.step)
-                self._before.append(self.last)
+                key = (event.step, event.call, event.attempt)
+                self._after[key] = self._n_changes
+                if event.extra_data is not None:
+                    self._assume(key, assumed_parts(event))
+            elif isinstance(event, (CallStart, ModelStart)) and event.step > last_step:
+                last_step = event.step
+                if self._open:
+                    self._held[len(self._steps)] = tuple(self._open.values())
+                self._steps.append(last_step)
+                self._counts.append(self._n_changes)
 
     @property
     def last(self) -> StatePosition:
@@ -102,7 +105,9 @@ class StatePositions:
     def before(self, step: int) -> StatePosition | None:
         """Return the position when a step began; None behind the last step."""
         index = bisect_left(self._steps, step)
-        return None if index == len(self._steps) else self._before[index]
+        if index == len(self._steps):
+            return None
+        return StatePosition(self._counts[index], self._held.get(index, ()))
 
     def after(self, key: AttemptKey) -> StatePosition:
         """Return the position at the end of an attempt, or the last one if it has no end."""
@@ -128,17 +133,18 @@ class StatePositions:
                         f"found after step {found_after[0]} call {found_after[1]}"
                     )
 
-    def _add_end(self, event: CallEnd) -> None:
-        key = (event.step, event.call, event.attempt)
-        self._after[key] = self._n_changes
-        for part in assumed_parts(event):
-            assumption = self._open.setdefault(part, Assumption(part, event.step))
-            assumption.keys.append(key)
+    def _assume(self, key: AttemptKey, parts: Sequence[str]) -> None:
+        for part in parts:
+            assumption = self._open.setdefault(part, Assumption(part, key[0]))
             self._assumptions.setdefault(key, []).append(assumption)
 
-    def _add_change(self, event: StateChange, *, is_same: bool) -> None:
+    def _add_change(self, event: StateChange) -> None:
+        self._n_changes += 1
+        part = event.part
         key = (event.step, event.call, event.attempt)
-        assumption = self._open.pop(event.part, None)
+        is_same = self._digests.get(part) == event.digest
+        self._digests[part] = event.digest
+        assumption = self._open.pop(part, None) if self._open else None
         if assumption is not None:
             assumption.compared_after = key
             if is_same and event.digest and event.data is None:
@@ -148,6 +154,6 @@ class StatePositions:
             assumption.result = "changed"
         if key in self._after:
             self._after[key] = self._n_changes
-        keys = suspects(event)
+        keys = [] if event.extra_data is None else suspects(event)
         if len(keys) > 1:
             self._suspects.append((key, keys))
