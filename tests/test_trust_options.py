@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,11 @@ def test_a_mistake_in_a_constructor_is_an_exception_of_user_code(
         assert "Traceback" in errors
         assert error.__name__ in errors
         assert line in errors
-    assert main(["record", "Broken-v0", "-o", str(tmp_path / "more")]) == 5
+    # The same mistake, in an environment that is named on the command line.
+    broken_kwargs = ["--env-kwargs", json.dumps(kwargs)]
+    assert main(["record", "Broken-v0", "-o", str(tmp_path / "more"), *broken_kwargs]) == 5
+    assert line in capsys.readouterr().err
+    assert main(["replay", str(runs), "--env", "Broken-v0"]) == 5
     assert "Traceback" in capsys.readouterr().err
 
 

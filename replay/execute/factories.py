@@ -15,10 +15,11 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
 from trajrec.envstate.pettingzoo import API_FIELD, as_gymnasium
-from trajrec.errors import EnvContractError, TrajrecError
+from trajrec.errors import EnvContractError, TrajrecError, is_of_user_code, mark_user_code
 from trajrec.log.schema import EnvRecord
 from trajrec.protocols import World
 from trajrec.replay.execute.trust import check_arguments
+from trajrec.replay.execute.user_code import is_refusal
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -40,7 +41,12 @@ KNOWN_PACKAGES = {
 def make_by_id(env_id: str, **kwargs: Value) -> AnyEnv:
     """Make the environment of an id; import the package that registers it, if that is known."""
     register_package(env_id)
-    env: AnyEnv = gymnasium.make(env_id, **kwargs)
+    try:
+        env: AnyEnv = gymnasium.make(env_id, **kwargs)
+    except Exception as exc:
+        if not is_refusal(exc):
+            mark_user_code(exc)
+        raise
     return env
 
 
@@ -79,7 +85,9 @@ class EnvById:
         """Make it with the recorded arguments, or without them if it does not accept them."""
         try:
             return make_by_id(self.env_id, **self._recorded_kwargs(record))
-        except TypeError:
+        except TypeError as exc:
+            if is_of_user_code(exc):
+                raise
             return self()
 
     def rejected_kwargs(self, record: EnvRecord) -> dict[str, Value]:
@@ -87,7 +95,9 @@ class EnvById:
         kwargs = self._recorded_kwargs(record)
         try:
             make_by_id(self.env_id, **kwargs).close()
-        except TypeError:
+        except TypeError as exc:
+            if is_of_user_code(exc):
+                raise
             return kwargs
         return {}
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trajrec.cli.exit_status import CannotMakeError
-from trajrec.errors import mark_user_code
 from trajrec.types import Action, AnyEnv, JsonObject, Observation, Value
 
 if TYPE_CHECKING:
@@ -48,9 +47,8 @@ def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
         hint = "" if module else f"; an id that a module registers is given as module:{env_id}"
         raise CannotMakeError(f"no such environment: {exc}{hint}") from exc
-    except Exception as exc:
-        if not (isinstance(exc, TypeError) and is_refusal(exc)):
-            mark_user_code(exc)
+    except TypeError as exc:
+        if not is_refusal(exc):
             raise
         raise CannotMakeError(
             f"the environment {env_id} does not take these arguments: {exc}"
