@@ -14,7 +14,7 @@ from random_agents import record_agents
 
 import trajrec
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.index import agents
+from trajrec.corpus.index import agents, file
 from trajrec.corpus.index.agent_episode import episode_rows
 from trajrec.corpus.index.build import create_tables
 from trajrec.corpus.index.file import INDEX_NAME, update_index
@@ -165,3 +165,17 @@ def test_making_rows_leaves_no_garbage_in_cycles(tmp_path: Path) -> None:
 
     # The collector is off meanwhile, so cycles of each episode would fill the memory.
     assert abs(n_unreachable(50) - n_unreachable(1)) < 50
+
+
+def test_an_index_that_needs_more_memory_than_its_limit_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda: "x" * 5_000_000, name="large")
+        for _ in range(4):
+            ep.call("large")
+    trajrec.close_logs()
+    # Of a value of such a size; a limit of a few MB is passed by far smaller logs.
+    monkeypatch.setattr(file, "MEMORY_LIMIT", "4MB")
+    assert update_index(tmp_path)
+    assert len(stored_tables(tmp_path)["attempts"]) == 4

@@ -109,9 +109,24 @@ class AgentRows:
         """
         yield from self._make(self._ended)
         yield from self._make(self._open)
+        if self._may_lack_frames:
+            self._find_lost_parts()
         for number, seen in self._again.items():
             if seen or number in self._made:
                 yield self._read_again(number, seen)
+
+    @property
+    def _may_lack_frames(self) -> bool:
+        """Whether the footer may list frames of an episode that cannot be read."""
+        # Not of all logs: the frames of 250,000 episodes take 80 MB.
+        return self._reader.footer is not None and bool(self._reader.damage)
+
+    def _find_lost_parts(self) -> None:
+        """Have episodes read again whose other parts are in frames that cannot be read."""
+        for number, (first, last) in self._made.items():
+            frames = self._reader.chunks_of(number)
+            if frames and (frames[0] < first or frames[-1] > last):
+                self._again.setdefault(number, {})
 
     def _add_annotations(self, chunk: LogChunk, rows: Rows) -> None:
         """Add the annotations of a chunk, which are about episodes of other logs."""
@@ -129,13 +144,12 @@ class AgentRows:
         for number in list(held):
             parts = held.pop(number)
             frames = parts.frames
+            if self._may_lack_frames:
+                frames = sorted({*self._reader.chunks_of(number), *frames})
             span = (frames[0], frames[-1])
             # Neighbours mostly have the same frames: one object serves all of them.
             self._last_span = span if span != self._last_span else self._last_span
             self._made[number] = self._last_span
-            if self._reader.footer is not None:
-                # The footer may list a frame that is damaged.
-                frames = sorted({*self._reader.chunks_of(number), *frames})
             parts.finish()
             yield self._rows(Episode(self._reader, number, parts), frames)
 

@@ -21,6 +21,9 @@ from trajrec.log.folder import INDEX_FOLDER
 INDEX_NAME = f"{INDEX_FOLDER}/index.duckdb"
 """The index of a folder of logs."""
 
+MEMORY_LIMIT = "256MB"
+"""Memory of DuckDB while logs are indexed. Without a limit it keeps all pages that it wrote."""
+
 OLD_INDEX_NAME = "index.duckdb"
 """An index of an earlier version, beside the logs. It is ignored."""
 
@@ -75,7 +78,15 @@ def update_index(
     if con is None:
         return False
     try:
-        _update(con, folder, scan, progress)
+        con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        try:
+            _update(con, folder, scan, progress)
+        except duckdb.OutOfMemoryException:
+            # E.g. a single value of that size.
+            with contextlib.suppress(duckdb.TransactionException):
+                con.execute("ROLLBACK")
+            con.execute("RESET memory_limit")
+            _update(con, folder, scan, progress)
         write_ids(con, folder / INDEX_FOLDER / IDS_NAME)
     except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
         return False  # e.g. a full disk: without the file, queries read the logs

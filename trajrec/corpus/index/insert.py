@@ -227,8 +227,9 @@ class TableWriter:
         self._con.register(name, columns)
         try:
             yield
-        finally:
+            # Not after an error, which ends the transaction: this would raise another one.
             self._con.unregister(name)
+        finally:
             # DuckDB keeps the dict until the transaction ends, and with it the rows of a whole
             # index.
             columns.clear()
