@@ -23,6 +23,7 @@ import trajrec
 from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.tables import TABLES
 from trajrec.errors import CorpusError, QueryError
+from trajrec.values.json import to_json
 
 
 def dump(corpus: trajrec.Corpus) -> dict[str, list[Any]]:
@@ -510,3 +511,51 @@ def test_unknown_times_are_null_and_double_nothing(
         assert corpus.sql("SELECT count(*), min(n_steps) FROM episodes").fetchall() == [(1, 1)]
         rows = corpus.sql(times).fetchall()
     assert rows == [(None, None)] * 4
+
+
+MIXED_ACTIONS: list[Any] = [
+    ({"arm": 1, "left arm": [1.5, 2.0]}, np.uint8(3)),
+    (1, 2.5),
+    (True, 1),
+    ((1, True), {"a": (2, 0.5)}),
+]
+
+
+@pytest.mark.parametrize("action", MIXED_ACTIONS)
+def test_tuples_of_several_types_keep_each_type(action: Any, tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(lambda k: ((0.0, 0.0), 1.0, k == 2, False, {})), tmp_path)
+    env.reset()
+    for _ in range(3):
+        env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        expected = to_json(episode.actions[0])
+        found = corpus.sql("SELECT DISTINCT action::VARCHAR FROM steps").fetchall()
+        assert [json.loads(text) for (text,) in found] == [json.loads(expected)]
+        assert found == [(expected,)]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1, np.array([1.0, 2.0]), 1, 2.5, True], [1, None, 1, 2.5, 1]),
+        ([np.int8(2), "3", None, 4.0], [2, None, None, 4]),
+        ([{"a": 1}, 1.0], [None, 1]),
+        ([float("nan"), 1.0], [None, 1]),
+    ],
+)
+def test_each_reward_that_is_a_number_is_one_in_sql(
+    rewards: list[Any], expected: list[Any], tmp_path: Path
+) -> None:
+    last = len(rewards) - 1
+    record(
+        Scripted(lambda k: ((0.0, 0.0), rewards[k] if k >= 0 else 0, k == last, False, {})),
+        tmp_path,
+        2,
+    )
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql("SELECT reward FROM steps ORDER BY episode_id, step").fetchall()
+        assert [reward for (reward,) in rows] == expected * 2
+        totals = corpus.sql("SELECT total_reward FROM episodes").fetchall()
+        assert totals == [(None,)] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 
 from trajrec.corpus.episode_parts import why_misplaced
 from trajrec.corpus.index.cells import (
@@ -256,7 +257,8 @@ class LogRows:
             if rewards is None or row.total_reward is None:
                 row.total_reward = None if segment.n_steps else row.total_reward
             else:
-                row.total_reward += float(rewards[span.start : stop].sum())
+                total = row.total_reward + float(rewards[span.start : stop].sum())
+                row.total_reward = None if math.isnan(total) else total
         if not chunk.n_steps:
             return
         if steps.agent_rewards is not None:

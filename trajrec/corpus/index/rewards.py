@@ -47,7 +47,7 @@ def agent_rewards(chunk: LogChunk, episodes: Array, steps: Array) -> dict[str, A
         terminations = info.get("terminations")
         truncations = info.get("truncations")
         for agent, value in reward.items():
-            amount = _as_float(value)
+            amount = as_float(value)
             rows.append(
                 (
                     number,
@@ -87,7 +87,10 @@ def _infos(chunk: LogChunk, n: int) -> list[Info]:
     return infos
 
 
-def _as_float(value: Value) -> float | None:
+def as_float(value: Value) -> float | None:
+    """Return a reward as a number, None if it is none."""
+    if isinstance(value, (str, bytes)):
+        return None
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trajrec.corpus.index.rewards import agent_rewards
+from trajrec.corpus.index.rewards import agent_rewards, as_float
 from trajrec.corpus.index.row_batch import StepGroup
 from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import Layout, field_values, sparse_values
@@ -79,7 +79,7 @@ def decode_steps(chunk: LogChunk, n_episodes: int) -> StepColumns:
 
 
 def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
-    """Return a field of one number a row as float64; None for any other field."""
+    """Return a field of numbers as float64, NaN for a row that is none; None if no row is one."""
     layout = chunk.layout(name)
     array = (
         chunk.rows(layout[1]).array(0, n) if layout is not None and layout[0] == "leaf" else None
@@ -88,10 +88,11 @@ def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
         return array.reshape(n).astype(np.float64)
     if layout is None or n == 0:
         return np.zeros(0)
-    try:
-        return np.array([float(value) for value in field_values(chunk, layout, 0, n)], np.float64)
-    except (TypeError, ValueError):
+    numbers = [as_float(value) for value in field_values(chunk, layout, 0, n)]
+    if not any(number is not None for number in numbers):
         return None
+    # None becomes NaN, and NaN is NULL in SQL.
+    return np.array(numbers, np.float64)
 
 
 def _keys(chunk: LogChunk) -> Array | None:
@@ -199,7 +200,8 @@ def _sql(chunk: LogChunk, layout: Layout, n: int, columns: dict[str, Array]) -> 
         return (
             None
             if not items or any(item is None for item in items)
-            else f"[{', '.join(map(str, items))}]"
+            # A list of DuckDB has items of one type: it would make 1.0 of 1 beside a float.
+            else f"json_array({', '.join(map(str, items))})"
         )
     rows = chunk.rows(layout[1])
     array = None if rows.row_numbers is not None else rows.array(0, n)
