@@ -45,14 +45,22 @@ class SlowFile(NamedTuple):
         return self.log_id, self.content["seal"] if self.content["is_sealed"] else self.log
 
     @property
+    def n_items(self) -> int:
+        """The number of its events, steps and resets."""
+        episodes = self.content["episodes"]
+        n_rows = sum(len(episode["steps"]) + bool(episode["reset"]) for episode in episodes)
+        return len(self.content["events"]) + n_rows
+
+    @property
     def rank(self) -> tuple[Any, ...]:
         """The order of a file among those of one log."""
         content = self.content
         return (
             bool(content["damage"]),
+            content["is_sealed"] or not self.has_journal,
+            -self.n_items,
             not content["is_sealed"],
             -content["generation"],
-            not self.has_journal,
             -content["size"],
         )
 

@@ -188,6 +188,13 @@ class Corpus:
             "WHERE kind <> 'copy' AND starts_with(episode_id, ?) LIMIT 6",
             [episode_id],
         )
+        if not rows:
+            # It may be in a copy alone, which goes on for longer than a whole original.
+            rows = self._index.rows(
+                f"SELECT DISTINCT ON (episode_id) {_PLACE} FROM all_episodes "
+                "WHERE starts_with(episode_id, ?) LIMIT 6",
+                [episode_id],
+            )
         if not rows or not episode_id:
             raise CorpusError(
                 f"{self.path}: no episode {episode_id!r}; `trajrec ls {self.path}` lists them"

@@ -107,7 +107,7 @@ class LogReader(FrameReader):
             return
         try:
             parts = journal_chunks(
-                halves, self._last_written(), log_id=self.header.log_id, log=self.path
+                halves, self.last_written(), log_id=self.header.log_id, log=self.path
             )
             for index, part in enumerate(parts, len(self.frames)):
                 columns, data = place_columns(part.chunk.columns, part.data)
@@ -125,8 +125,8 @@ class LogReader(FrameReader):
             raise self._corrupt(self.size, f"the journal contradicts itself: {exc}") from exc
         return self._new_chunk(index, self.size, record, record_size=0, data=data)
 
-    def _last_written(self) -> int:
-        """Return the number of the last item of the journal that the frames have."""
+    def last_written(self) -> int:
+        """Return the number of the last item that the frames have; -1 if they number none."""
         for index in range(len(self.frames) - 1, 0, -1):
             if self.frames[index].kind == frames.CHUNK:
                 with contextlib.suppress(LogCorruptError):

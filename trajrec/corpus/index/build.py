@@ -161,6 +161,7 @@ class Builder:
                 "size_bytes": reader.size,
                 "n_frames": n_frames,
                 "last_frame": frame_digest(reader, n_frames - 1) if n_frames else "",
+                "last_item": reader.last_written(),
                 "is_sealed": reader.is_sealed,
                 "is_copy": reading.is_copy,
                 "damage": json.dumps(damage) if damage else None,

@@ -25,6 +25,7 @@ class Content(NamedTuple):
         size: The bytes that were read.
         n_frames: The frames that were read.
         last_frame: The digest of the last of them.
+        last_item: The number of the last item in them.
         is_copy: Whether other contents of the log count instead.
         damage: What could not be read, as the table `logs` has it.
     """
@@ -35,6 +36,7 @@ class Content(NamedTuple):
     size: int
     n_frames: int
     last_frame: str
+    last_item: int
     is_copy: bool
     damage: str
 
@@ -51,7 +53,8 @@ class Content(NamedTuple):
 
 
 _CONTENT = (
-    "log_key, identity, seal, generation, log_id, size_bytes, n_frames, last_frame, is_copy, "
+    "log_key, identity, seal, generation, log_id, size_bytes, n_frames, last_frame, "
+    "last_item, is_copy, "
     "coalesce(damage, '[]')"
 )
 

@@ -31,6 +31,7 @@ CONTENTS = {
     "size_bytes": "BIGINT",
     "n_frames": "BIGINT",
     "last_frame": "VARCHAR",
+    "last_item": "BIGINT",
     "is_sealed": "BOOLEAN",
     "is_copy": "BOOLEAN",
     "damage": "VARCHAR",
@@ -38,8 +39,8 @@ CONTENTS = {
     "header": "VARCHAR",
 }
 """The contents of a log: its id in frames and in its header, its seal, the bytes and frames that
-were read and a digest of the last frame, whether other contents with this id count instead, what is
-damaged, and how it contradicts those others."""
+were read, a digest of the last frame and the number of the last item in it, whether other contents
+with this id count instead, what is damaged, and how it contradicts those others."""
 
 FOLDERS = {
     "folder": "VARCHAR",

@@ -2,15 +2,16 @@
 
 Files with one log id have one log, in one or several states: a copy made while it was written, the
 log as it was before it was compacted. The rows of one state count, the original. It is the one
-without damage; of several a sealed one, the one that was rewritten most often, the largest, and the
-first by name. The others are copies.
+without damage; of several the one beside its journal, the one that goes on for longest, a sealed
+one, the one that was rewritten most often, the largest, and the first by name. The others are
+copies.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from trajrec.errors import LogError
 from trajrec.log.folder import LogFile
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.identity import Identity, frame_digest, read_identity
+from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 
 
@@ -236,8 +238,8 @@ class _Planner:
             known = self._known.get(log)
             was_original = known is not None and known.is_original
             is_own = was_original and log in self._had[state.log_key]
-            is_whole = not must_choose or read_whole(self._root / log)
-            return not is_whole, not is_own, log
+            is_damaged = must_choose and extent(self._root / log).is_damaged
+            return is_damaged, not is_own, log
 
         must_choose = state.is_changed and len(state.logs) > 1
         return sorted(state.logs, key=rank)
@@ -253,27 +255,47 @@ class _Planner:
                 file = LogFile(known.size, known.mtime_ns, known.is_link, known.folder)
             self._plan.files[log] = FileEntry(file, state.log_key, is_original)
 
-    def _rank(self, state: _State) -> tuple[bool, bool, int, int, str]:
+    def _rank(self, state: _State) -> tuple[bool, bool, int, bool, int, int, str]:
         """Return the order of a state among those of its log, the original first."""
         identity = state.identity
-        is_damaged = (
-            self._is_damaged(state.logs)
-            if state.is_changed or state.content is None
-            else bool(state.content.losses)
+        if state.is_changed or state.content is None:
+            extents = [extent(self._root / log) for log in state.logs]
+            is_damaged, last_item = min(extents, key=lambda e: (e.is_damaged, -e.last_item))
+        else:
+            is_damaged, last_item = bool(state.content.losses), state.content.last_item
+        # The file beside the journal is the one that a program writes, or wrote; it has the most.
+        has_journal = not identity.seal and any(
+            journal_path(self._root / log).exists() for log in state.logs
         )
-        return is_damaged, not identity.seal, -identity.generation, -state.size, min(state.logs)
+        return (
+            is_damaged,
+            not has_journal,
+            -last_item,
+            not identity.seal,
+            -identity.generation,
+            -state.size,
+            min(state.logs),
+        )
 
-    def _is_damaged(self, logs: Iterable[str]) -> bool:
-        """Return whether none of some files of one state is whole."""
-        return not any(read_whole(self._root / log) for log in logs)
+
+class Extent(NamedTuple):
+    """How much of a log a file has.
+
+    Attributes:
+        is_damaged: Whether any of it is lost.
+        last_item: The number of the last item, -1 if there is none.
+    """
+
+    is_damaged: bool
+    last_item: int
 
 
-def read_whole(path: Path) -> bool:
-    """Read a log, and return whether nothing of it is lost."""
+def extent(path: Path) -> Extent:
+    """Read a log, and return how much it has."""
     try:
         with LogReader(path, with_journal=False) as reader:
             for _ in reader.chunks(0):
                 pass  # a damaged chunk is noted in `reader.damage`
-            return not reader.has_losses
+            return Extent(reader.has_losses, reader.last_written())
     except LogError:
-        return False
+        return Extent(True, -1)
