@@ -12,7 +12,8 @@ from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.codec import Opaque, Plain, Ref
 from trajrec.values.extensions import REF
-from trajrec.values.json_like import NOT_JSON_LIKE, decode_json_like
+from trajrec.values.json import stored_to_json
+from trajrec.values.json_like import NOT_JSON_LIKE, decode_json_like, json_like_text
 
 # The first bytes of a reference: an extension of 16 bytes, and its code.
 _REFERENCE = bytes((0xD8, REF))
@@ -59,6 +60,8 @@ class StoredValues:
         self._path = path
         self.report = report
         self.is_tolerant = is_tolerant
+        # The encodings of values that were decoded, and are JSON as they are.
+        self._json_like: set[bytes] = set()
 
     def decode(self, data: bytes | None) -> Value:
         """Return an encoded value, with references replaced by the values that they refer to.
@@ -72,9 +75,12 @@ class StoredValues:
         has_references = _REFERENCE in data
         if not has_references:
             try:
-                return decode_json_like(data)
+                value = decode_json_like(data)
             except NOT_JSON_LIKE:
                 pass
+            else:
+                self._json_like.add(data)
+                return value
         try:
             value = codec.decode(data)
             return _Resolver(self._blob).resolve(value, 0) if has_references else value
@@ -82,6 +88,15 @@ class StoredValues:
             return self._lost(data, str(exc), exc)
         except LogCorruptError as exc:
             return self._lost(data, exc.what, exc)
+
+    def json(self, data: bytes | None, value: Value) -> str:
+        """Return a decoded value as JSON, as `to_json` does.
+
+        Args:
+            data: Its encoding.
+            value: The value.
+        """
+        return json_like_text(value) if data in self._json_like else stored_to_json(value)
 
     def decode_as(self, kind: type[T], data: bytes | None, default: T) -> T:
         """Return an encoded value of a type.

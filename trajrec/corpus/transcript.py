@@ -375,6 +375,10 @@ class Transcript:
         """Parts that were not compared after the last calls, because the log ends before that."""
         return [assumption.part for assumption in self._positions.last.assumptions]
 
+    def json(self, data: bytes | None, value: Value) -> str:
+        """Return the value that some bytes encode as JSON text."""
+        return self._values.json(data, value)
+
     def value(self, data: bytes | None) -> Value:
         """Return an encoded value, with references replaced by the values that they refer to.
 

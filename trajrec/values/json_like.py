@@ -33,6 +33,7 @@ def _nested(depth: int) -> Any:
     return leaf | list[item] | dict[str, item]  # type: ignore[valid-type]
 
 
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_nested(_MAX_DEPTH)).decode
 
 
@@ -50,3 +51,12 @@ def decode_json_like(data: bytes) -> Value:
     if len(data) > COUNTED_BYTES:
         raise msgspec.MsgspecError("its items must be counted first")
     return _decode(data)
+
+
+def json_like_text(value: Value) -> str:
+    """Return a value that `decode_json_like` returned as JSON: `to_json` gives the same text.
+
+    >>> json_like_text(decode_json_like(bytes.fromhex("81a16107")))
+    '{"a":7}'
+    """
+    return _encode(value).decode()

@@ -80,9 +80,9 @@ def episode_rows(
         is_primary = check.check_id == primary
         with noting(check):
             rows.checks.append(check_row(row.episode_id, kind, check, is_primary=is_primary))
-    texts = [stored_to_json(attempt.arguments) for attempt in transcript.attempts]
+    texts = [transcript.json(a.start.arguments_data, a.arguments) for a in transcript.attempts]
     rows.decisions += _decisions(episode, transcript, row, texts)
-    _add_attempts(row, transcript.attempts, texts, rows)
+    _add_attempts(row, transcript, texts, rows)
     for call in transcript.model_calls:
         if call.end is not None and call.end.outcome != "ok":
             rows.failures.append(failed_model_call_row(row, call))
@@ -151,8 +151,9 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
     return row
 
 
-def _add_attempts(row: EpisodeRow, attempts: list[Attempt], texts: list[str], rows: Rows) -> None:
+def _add_attempts(row: EpisodeRow, transcript: Transcript, texts: list[str], rows: Rows) -> None:
     """Add attempts, of which the arguments are given as JSON, with their failures and changes."""
+    attempts = transcript.attempts
     changes_of = argument_changes(attempts)
     episode_id = row.episode_id
     kind = row.kind
@@ -163,7 +164,13 @@ def _add_attempts(row: EpisodeRow, attempts: list[Attempt], texts: list[str], ro
         if attempt.retry_of is not None:
             changes = changes_of.get(attempt.key)
             retry_changes = None if changes is None else _changes_json(changes)
-        rows.attempts.append(_attempt(episode_id, kind, attempt, arguments, retry_changes))
+        end = attempt.end
+        result = None
+        if end is not None and not end.is_raised:
+            result = transcript.json(end.result_data, attempt.result)
+        attempt_row = _attempt(episode_id, kind, attempt, arguments, retry_changes)
+        attempt_row.result = result
+        rows.attempts.append(attempt_row)
         if attempt.changes:
             rows.changes += _state_changes(episode_id, kind, attempt)
 
@@ -200,7 +207,6 @@ def _attempt(
     end = attempt.end
     if end is not None:
         row.outcome = end.outcome
-        row.result = None if end.is_raised else stored_to_json(attempt.result)
         row.is_raised = end.is_raised
         row.error_type = end.error_type or None
         row.message = end.message or None
