@@ -21,7 +21,7 @@ from trajrec.log.folder import INDEX_FOLDER
 INDEX_NAME = f"{INDEX_FOLDER}/index.duckdb"
 """The index of a folder of logs."""
 
-MEMORY_LIMIT = "256MB"
+MEMORY_LIMIT = "192MB"
 """Memory of DuckDB while logs are indexed. Without a limit it keeps all pages that it wrote."""
 
 OLD_INDEX_NAME = "index.duckdb"
