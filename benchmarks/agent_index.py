@@ -182,7 +182,7 @@ def main() -> None:
     """Record, index, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agent_index", description=__doc__)
     parser.add_argument("--calls", type=int, default=50_000)
-    parser.add_argument("--steps", type=int, default=100_000)
+    parser.add_argument("--steps", type=int, default=400_000)
     options = parser.parse_args()
     n_chunks = N_STREAMS * CHUNKS_OF_STREAM
     cases = [

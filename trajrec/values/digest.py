@@ -94,14 +94,10 @@ def array_keys(states: Array) -> Array:
     if not states.size or states.dtype.kind not in _NUMBERS:
         return np.array([state_key(state) for state in states], np.uint64)
     first = np.asarray(states[0])
-    begun = (_beginnings.get((first.dtype, first.shape)) or _begin(first)).copy
+    beginning = _beginnings.get((first.dtype, first.shape)) or _begin(first)
     data = states.tobytes()
-    digests = []
-    for start in range(0, len(data), first.nbytes):
-        hasher = begun()
-        hasher.update(data[start : start + first.nbytes])
-        digests.append(hasher.digest())
-    return _first_bytes(digests)
+    width = first.nbytes
+    return _keys(beginning, (data[at : at + width] for at in range(0, len(data), width)))
 
 
 def encoded_keys(states: Iterable[bytes]) -> Array:
@@ -110,11 +106,17 @@ def encoded_keys(states: Iterable[bytes]) -> Array:
     >>> int(encoded_keys([codec.encode([0.5])])[0]) == state_key([0.5])
     True
     """
-    return _first_bytes([hashlib.blake2b(data, digest_size=16).digest() for data in states])
+    return _keys(codec.hasher(), states)
 
 
-def _first_bytes(digests: list[bytes]) -> Array:
-    """Return the first 8 bytes of digests of 16 bytes as numbers."""
+def _keys(beginning: hashlib.blake2b, rests: Iterable[bytes]) -> Array:
+    """Return the keys of encodings that have one beginning, uint64 (n,)."""
+    begun = beginning.copy  # a copy takes a third less time than a new hash object
+    digests = []
+    for rest in rests:
+        hasher = begun()
+        hasher.update(rest)
+        digests.append(hasher.digest())
     return np.frombuffer(b"".join(digests), ">u8")[::2].astype(np.uint64)
 
 
