@@ -16,6 +16,7 @@ import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index import agents, file
 from trajrec.corpus.index.agent_episode import episode_rows
+from trajrec.corpus.index.batch import to_batch
 from trajrec.corpus.index.build import create_tables
 from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.insert import TableWriter
@@ -73,7 +74,7 @@ def insert(writer: TableWriter, rows: Rows) -> None:
     batch = Rows()
     batch.begin_log(0)
     batch.extend(rows)
-    writer.insert(batch)
+    writer.insert(to_batch(batch))
 
 
 def recorded_events(folder: Path, rng: np.random.Generator) -> list[Any]:

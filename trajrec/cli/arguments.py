@@ -110,8 +110,8 @@ def add_forks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--forks", action="store_true", help="include forks and nested episodes")
 
 
-def add_execution(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that execute environments or worlds."""
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add --jobs and --backend."""
     parser.add_argument(
         "--jobs", type=read_count, default=1, metavar="N", help="number of processes (default: 1)"
     )
@@ -121,6 +121,11 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
         default="local",
         help="run on this machine or on a Ray cluster (default: local)",
     )
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add the options of commands that execute environments or worlds."""
+    add_jobs(parser)
     parser.add_argument(
         "--allow",
         action="append",

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from trajrec.cli.arguments import Commands, add_folder, add_json
+from trajrec.cli.arguments import Commands, add_folder, add_jobs, add_json
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import open_corpus, report_problems
 from trajrec.cli.output import Progress, print_json, say
 from trajrec.cli.safe_stream import one_line
 from trajrec.errors import CorpusError, LogError
 from trajrec.types import JsonObject
+
+if TYPE_CHECKING:
+    from trajrec.corpus.index.parts import RunTasks
 
 COUNTED = ("logs", "all_episodes", "steps")
 
@@ -33,6 +37,7 @@ def add_parser(commands: Commands) -> None:
     )
     add_folder(parser)
     parser.add_argument("--rebuild", action="store_true", help="build the index from nothing")
+    add_jobs(parser)
     add_json(parser)
 
     parser = commands.add(
@@ -55,12 +60,15 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
 
 def index(arguments: argparse.Namespace) -> ExitStatus:
     """Bring the index up to date and print the number of rows."""
+    from trajrec.corpus.corpus import require_logs
     from trajrec.corpus.index.file import update_index
 
     # A folder that is missing or holds no logs is an error before an index is written into it.
-    open_corpus(arguments.dir).close()
+    require_logs(arguments.dir)
     with Progress("indexing", " bytes") as progress:
-        is_written = update_index(arguments.dir, rebuild=arguments.rebuild, progress=progress)
+        is_written = update_index(
+            arguments.dir, rebuild=arguments.rebuild, progress=progress, run=_runner(arguments)
+        )
     if not is_written:
         say(
             f"trajrec: {arguments.dir}: the index is in use or cannot be written; "
@@ -76,6 +84,19 @@ def index(arguments: argparse.Namespace) -> ExitStatus:
             for name, n in counts.items():
                 print(f"{name:<13}{n}")
         return report_problems(corpus)
+
+
+def _runner(arguments: argparse.Namespace) -> RunTasks | None:
+    """Return the function that runs tasks in other processes, None if there are to be none."""
+    if arguments.backend == "ray":
+        from trajrec.replay.processes.ray import map_on_ray
+
+        return functools.partial(map_on_ray, jobs=arguments.jobs)
+    if arguments.jobs == 1:
+        return None
+    from trajrec.replay.processes.workers import map_ordered
+
+    return functools.partial(map_ordered, jobs=arguments.jobs)
 
 
 def recover(arguments: argparse.Namespace) -> ExitStatus:

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import duckdb
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.index.build import Progress
+from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.index.views import EPISODE_KINDS, EpisodeKind
@@ -93,14 +93,9 @@ class Corpus:
         sandbox: Sandbox | None = None,
     ) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise CorpusError(f"{self.path}: no such folder; record into it first")
-        if not self.path.is_dir():
-            raise CorpusError(f"{self.path}: not a folder; give the folder that the log lies in")
         if scan not in ("changed", "full"):
             raise ValueError(f"scan must be 'changed' or 'full', got {scan!r}")
-        if not _has_logs(self.path):
-            raise CorpusError(f"{self.path}: no logs (*.trj) in this folder; record into it first")
+        require_logs(self.path)
         self._readers: dict[str, LogReader] = {}
         self._sandbox = sandbox
         # The same folder in a sandbox, for the conditions of `episodes`.
@@ -348,17 +343,23 @@ def _fits(reader: LogReader, row: EpisodeRow, place: Place) -> bool:
     return len(reader.frames) > row.last_frame and reader.size == _size(reader.path)
 
 
-def _has_logs(folder: Path) -> bool:
-    """Return whether a folder has any log.
+def require_logs(folder: Path) -> None:
+    """Refuse a folder without logs.
 
     Raises:
-        CorpusError: The folder cannot be read.
+        CorpusError: There is no such folder, it has no logs, or it cannot be read.
     """
+    if not folder.exists():
+        raise CorpusError(f"{folder}: no such folder; record into it first")
+    if not folder.is_dir():
+        raise CorpusError(f"{folder}: not a folder; give the folder that the log lies in")
     try:
-        return has_logs(folder)
+        is_empty = not has_logs(folder)
     except OSError as exc:
         name = exc.filename or folder
         raise CorpusError(f"{name}: cannot be read ({exc.strerror}); check permissions") from exc
+    if is_empty:
+        raise CorpusError(f"{folder}: no logs (*.trj) in this folder; record into it first")
 
 
 def _problem(log: str, offset: int, size: int, reason: str, is_tail: bool) -> Problem:

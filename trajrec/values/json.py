@@ -186,8 +186,11 @@ def to_json_value(value: Value) -> Value:
         return _object(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return to_json_value(value._asdict())
-    if isinstance(value, (list, tuple, set, frozenset)):
+    if isinstance(value, (list, tuple)):
         return [to_json_value(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        # Python's order of a set is another one in another process.
+        return sorted(map(to_json_value, value), key=_encode_sorted)
     if isinstance(value, np.ndarray):
         return to_json_value(value.tolist()) if value.size <= MAX_ELEMENTS else None
     if isinstance(value, np.generic):

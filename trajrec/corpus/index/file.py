@@ -9,11 +9,13 @@ from pathlib import Path
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, Progress, create_tables
+from trajrec.corpus.index.build import Builder, create_tables
 from trajrec.corpus.index.catalog import Catalog
 from trajrec.corpus.index.catalog_tables import CATALOG
+from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.ids import IDS_NAME, write_ids
 from trajrec.corpus.index.links import has_links
+from trajrec.corpus.index.parts import RunTasks
 from trajrec.corpus.index.scan import FolderState, ScanMode, scan_folder
 from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
 from trajrec.log.folder import INDEX_FOLDER
@@ -56,6 +58,7 @@ def update_index(
     rebuild: bool = False,
     scan: ScanMode = "changed",
     progress: Progress | None = None,
+    run: RunTasks | None = None,
 ) -> bool:
     """Bring the index file of a folder up to date.
 
@@ -65,6 +68,7 @@ def update_index(
         scan: The folders that are listed; with "full" a log whose file has changed in any way is
             read again.
         progress: Called with (bytes read, bytes to read) after each log.
+        run: Runs tasks in other processes, which read the logs.
 
     Returns:
         Whether the file is up to date; False if it is in use or cannot be written.
@@ -80,13 +84,13 @@ def update_index(
     try:
         con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         try:
-            _update(con, folder, scan, progress)
+            _update(con, folder, scan, progress, run)
         except duckdb.OutOfMemoryException:
             # E.g. a single value of that size.
             with contextlib.suppress(duckdb.TransactionException):
                 con.execute("ROLLBACK")
             con.execute("RESET memory_limit")
-            _update(con, folder, scan, progress)
+            _update(con, folder, scan, progress, run)
         write_ids(con, folder / INDEX_FOLDER / IDS_NAME)
     except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
         return False  # e.g. a full disk: without the file, queries read the logs
@@ -186,7 +190,11 @@ def _open_for_writing(folder: Path) -> duckdb.DuckDBPyConnection | None:
 
 
 def _update(
-    con: duckdb.DuckDBPyConnection, folder: Path, mode: ScanMode, progress: Progress | None
+    con: duckdb.DuckDBPyConnection,
+    folder: Path,
+    mode: ScanMode,
+    progress: Progress | None,
+    run: RunTasks | None,
 ) -> None:
     """Bring the tables up to date in one transaction."""
     con.execute("SET TimeZone = 'UTC'; BEGIN")
@@ -195,9 +203,8 @@ def _update(
     folders = catalog.folders()
     scan = scan_folder(folder, folders, catalog, mode=mode)
     if scan.has_news:
-        Builder(con, "main", folder, progress=progress).update(
-            scan, catalog, is_full=mode == "full"
-        )
+        builder = Builder(con, "main", folder, progress=progress, run=run)
+        builder.update(scan, catalog, is_full=mode == "full")
     if scan.folders != folders:
         save_folders(con, scan.folders)
     # Nothing is committed if nothing is new: a commit writes to the file.

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, Progress, create_tables
+from trajrec.corpus.index.build import Builder, create_tables
 from trajrec.corpus.index.catalog import Catalog
+from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.file import (
     INDEX_NAME,

@@ -1,0 +1,165 @@
+"""Several processes build the index that one builds."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import record
+from random_agents import record_agents
+from random_logs import record_env
+
+import trajrec
+from trajrec.cli.main import main
+from trajrec.corpus.index import parts
+from trajrec.corpus.index.catalog_tables import CATALOG
+from trajrec.corpus.index.file import INDEX_NAME, update_index
+from trajrec.corpus.index.parts import Part, Task
+from trajrec.corpus.index.tables import EPISODE_TABLES
+from trajrec.log.reader import LogReader
+from trajrec.replay.processes.workers import map_ordered
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of logs of all kinds, one of them damaged, one no log, one a copy."""
+    folder = tmp_path_factory.mktemp("runs")
+    rng = np.random.default_rng(5)
+    for k in range(8):
+        (record_agents if k % 2 else record_env)(folder / str(k), rng)
+    trajrec.close_logs()
+    record(gym.make("CartPole-v1"), folder, 30)
+    logs = sorted(folder.rglob("*.trj"))
+    (folder / "copy.trj").write_bytes(logs[0].read_bytes())
+    damaged = bytearray(logs[1].read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    logs[1].write_bytes(damaged)
+    (folder / "none.trj").write_text("no log")
+    return folder
+
+
+@pytest.fixture
+def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have many tasks, though the logs are small."""
+    monkeypatch.setattr(parts, "_TASK_BYTES", 1 << 12)
+    monkeypatch.setattr(parts, "_MIN_BYTES", 0)
+
+
+def stored(folder: Path) -> dict[str, list[Any]]:
+    with duckdb.connect(str(folder / INDEX_NAME), read_only=True) as con:
+        return {
+            name: con.execute(f"SELECT * FROM {name} ORDER BY ALL").fetchall()
+            for name in (*(table.name for table in EPISODE_TABLES), *CATALOG)
+        }
+
+
+def here(function: Callable[[Task], Part], tasks: Iterable[Task]) -> Iterator[object]:
+    return map(function, tasks)
+
+
+def build(folder: Path, run: parts.RunTasks | None) -> dict[str, list[Any]]:
+    assert update_index(folder, rebuild=True, run=run)
+    tables = stored(folder)
+    # Whether a folder has settled depends on the time.
+    tables["folders"] = [row[:-1] for row in tables["folders"]]
+    return tables
+
+
+@pytest.mark.usefixtures("small_tasks")
+def test_parts_give_the_index_of_one_process(recorded: Path) -> None:
+    assert build(recorded, here) == build(recorded, None)
+
+
+@pytest.mark.usefixtures("small_tasks")
+def test_two_processes_give_the_index_of_one(recorded: Path) -> None:
+    run = functools.partial(map_ordered, jobs=2)
+    assert build(recorded, run) == build(recorded, None)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_tasks")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
+def test_ray_gives_the_index_of_one_process(recorded: Path) -> None:
+    from trajrec.replay.processes.ray import map_on_ray
+
+    assert build(recorded, functools.partial(map_on_ray, jobs=2)) == build(recorded, None)
+
+
+def die(function: Callable[[Task], Part], task: Task) -> Part:
+    if any("2/" in reading.logs[0] for reading in task.readings):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return function(task)
+
+
+@pytest.mark.usefixtures("small_tasks")
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_logs_of_a_process_that_dies_are_indexed(recorded: Path) -> None:
+    def run(function: Callable[[Task], Part], tasks: Iterable[Task]) -> Iterator[object]:
+        return map_ordered(functools.partial(die, function), tasks, 2)
+
+    assert build(recorded, run) == build(recorded, None)
+
+
+@pytest.mark.usefixtures("small_tasks")
+def test_error_of_reading_in_a_part_is_tried_again(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = build(recorded, None)
+    chunks = LogReader.chunks
+    n_left = [3]
+
+    def fail(reader: LogReader, start: int = 0) -> Any:
+        for chunk in chunks(reader, start):
+            yield chunk
+            if n_left[0]:
+                n_left[0] -= 1
+                raise trajrec.errors.LogError("cannot be read: a fault", path=reader.path)
+
+    monkeypatch.setattr(LogReader, "chunks", fail)
+    update_index(recorded, rebuild=True, run=here)
+    n_left[0] = 0
+    assert update_index(recorded)
+    found = stored(recorded)
+    for name in ("episodes", "steps", "attempts"):
+        if name in expected:
+            assert sorted(map(repr, found[name])) == sorted(map(repr, expected[name])), name
+
+
+def test_sets_have_one_order_in_every_process() -> None:
+    code = (
+        "from trajrec.values.json import to_json, to_canonical_json\n"
+        "value = {'tools': {'b', 'a', 'c', 7, (1, 'x')}, 'more': [frozenset('abcdef')]}\n"
+        "print(to_json(value), to_canonical_json(value))"
+    )
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(texts) == 1
+
+
+def test_command_builds_with_several_processes(
+    recorded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "_MIN_BYTES", 0)
+    assert main(["index", str(recorded), "--rebuild"]) == 3  # there is a damaged log
+    expected = capsys.readouterr().out
+    assert main(["index", str(recorded), "--rebuild", "--jobs", "2"]) == 3
+    assert capsys.readouterr().out == expected
