@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import pytest
 from conftest import record
 from random_agents import record_agents
 from random_logs import record_env
+from tiers import Share, suite
 
 import trajrec
 from trajrec.cli.main import main
@@ -26,7 +28,7 @@ from trajrec.corpus.index import parts
 from trajrec.corpus.index.catalog_tables import CATALOG
 from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.parts import Part, Task
-from trajrec.corpus.index.tables import EPISODE_TABLES
+from trajrec.corpus.index.tables import EPISODE_TABLES, TABLES
 from trajrec.log.reader import LogReader
 from trajrec.replay.processes.workers import map_ordered
 
@@ -134,6 +136,61 @@ def test_error_of_reading_in_a_part_is_tried_again(
     for name in ("episodes", "steps", "attempts"):
         if name in expected:
             assert sorted(map(repr, found[name])) == sorted(map(repr, expected[name])), name
+
+
+def index_command(folder: Path, *options: str) -> list[str]:
+    return [sys.executable, "-m", "trajrec", "index", str(folder), *options]
+
+
+def seen(folder: Path) -> dict[str, list[Any]]:
+    """Return the rows of the tables, as users see them."""
+    with trajrec.open(folder) as corpus:
+        return {
+            table.name: corpus.sql(f"SELECT * FROM {table.name} ORDER BY ALL").fetchall()
+            for table in TABLES
+        }
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@suite("index", fixed=1, drawn=12, whole=150)
+def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> None:
+    rng = share.rng()
+    begin = time.monotonic()
+    subprocess.run(index_command(recorded, "--rebuild"), check=False, capture_output=True)
+    longest_s = time.monotonic() - begin
+    expected = seen(recorded)
+    for number in range(share.size or 0):
+        options = ["--rebuild"] + ["--jobs", "2"] * (number % 2)
+        process = subprocess.Popen(
+            index_command(recorded, *options),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(rng.uniform(0, longest_s))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert seen(recorded) == expected
+
+
+@suite("index", fixed=1, drawn=4, whole=40)
+def test_two_builders_at_once_lose_nothing(share: Share, recorded: Path) -> None:
+    expected = seen(recorded)
+    for number in range(share.size or 0):
+        rebuild = ["--rebuild"] * (number % 2)
+        builders = [
+            subprocess.Popen(
+                index_command(recorded, *options),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            for options in (["--rebuild"], rebuild)
+        ]
+        assert seen(recorded) == expected
+        for builder in builders:
+            # There is a damaged log.
+            assert builder.wait() == 3
+        assert seen(recorded) == expected
 
 
 def test_sets_have_one_order_in_every_process() -> None:

@@ -39,7 +39,7 @@ with trajrec.open("runs") as corpus:
     from trajrec.replay import replay_episode
     for episode in corpus.episodes("env_id IS NOT NULL"):
         assert replay_episode(episode).grade == "exact"
-assert sorted(path.rpartition(".")[2] for path in os.listdir("runs")) == ["duckdb", "trj", "trj"]
+assert sorted(path.rpartition(".")[2] for path in os.listdir("runs")) == ["trajrec", "trj", "trj"]
 """
 
 OF_PROCESSES = ["fork", "register_at_fork"]
