@@ -169,8 +169,10 @@ def record_forks(folder: Path, rng: Rng) -> None:
     with trajrec.open(folder) as corpus:
         episode = next(iter(corpus.episodes(order_by="n_steps DESC")))
         at = int(rng.integers(episode.n_steps))
-        fork_many(episode, at=at, actions=[2], n_branches=2, seed=int(rng.integers(9)))
-        counterfactual(episode, choose, at, action=1, n_rollouts=3, seed=1)
+        # Random options of the reset may look like paths.
+        seed = int(rng.integers(9))
+        fork_many(episode, at=at, actions=[2], n_branches=2, seed=seed, allow=["gymnasium"])
+        counterfactual(episode, choose, at, action=1, n_rollouts=3, seed=1, allow=["gymnasium"])
     trajrec.close_logs()
 
 

@@ -158,7 +158,8 @@ class AgentRows:
         known = self._made.get(number) or self._open_frames.get(number)
         if known is None or self._reader.footer is not None:
             # Without a footer, all frames are read for it.
-            frames = sorted({*self._reader.chunks_of(number), *seen})
+            # A hostile footer may list none of the frames that were read.
+            frames = sorted({*self._reader.chunks_of(number), *seen, *(known or ())})
             parts = EpisodeParts(self._reader, number, frames)
         else:
             candidates = sorted({*range(known[0], known[1] + 1), *seen})

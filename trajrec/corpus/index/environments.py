@@ -334,5 +334,8 @@ class LogRows:
             return
         span = chunk.spans[-1]
         last = span.obs_start + span.segment.has_reset + span.segment.n_steps - 1
-        value = field_values(chunk, chunk.layout("state"), last, last + 1)[0]
-        self._last_state = {span.segment.episode: value}
+        # A hostile segment may have no rows, or none of its own.
+        self._last_state = {}
+        if last >= span.obs_start:
+            for value in field_values(chunk, chunk.layout("state"), last, last + 1):
+                self._last_state = {span.segment.episode: value}
