@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import struct
 import zlib
 
+import msgspec
 from fuzz_parts import decode, encode
 from fuzz_values import change_bytes, change_value
 
@@ -76,7 +78,10 @@ def _change_items(parts: list[tuple[int, bytes]], rng: random.Random) -> None:
         case 3:
             parts.insert(rng.randrange(len(parts) + 1), parts[k])
         case _:
-            record = decode(content)
+            record = None
+            # An earlier change may have left no record.
+            with contextlib.suppress(msgspec.DecodeError):
+                record = decode(content)
             if isinstance(record, list) and record:
                 n = rng.randrange(len(record))
                 record[n] = change_value(record[n], rng, [])

@@ -364,3 +364,12 @@ def test_errors_of_reading_are_tried_again(
     assert corpus.problems() == []
     corpus.close()
     assert (folder / INDEX_NAME).exists()
+
+
+def test_open_corpus_without_any_log_left_is_empty(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 2)
+    with trajrec.open(tmp_path) as corpus:
+        log_in(tmp_path).unlink()
+        assert counts(corpus)[0] == 0
+        assert corpus.sql("SELECT * FROM steps", sandbox=True).fetchall() == []
+        assert list(corpus.episodes("n_steps > 0")) == []

@@ -60,6 +60,7 @@ def open(
     >>> corpus.sql("SELECT count(*) FROM episodes").fetchall()
     [(3,)]
     """
+    require_logs(Path(path))
     return Corpus(path, scan=scan, progress=progress, sandbox=sandbox)
 
 
@@ -95,7 +96,6 @@ class Corpus:
         self.path = Path(path)
         if scan not in ("changed", "full"):
             raise ValueError(f"scan must be 'changed' or 'full', got {scan!r}")
-        require_logs(self.path)
         self._readers: dict[str, LogReader] = {}
         self._sandbox = sandbox
         # The same folder in a sandbox, for the conditions of `episodes`.
