@@ -113,6 +113,7 @@ class LiveIndex:
             "CREATE TABLE delta.superseded (episode_id VARCHAR)"
         )
         self.running: dict[str, bool] = {}
+        self._views: dict[str, str] = {}
         self._folders: dict[str, FolderState] = {}
         self._tails = Tails(self.con, folder)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
@@ -290,9 +291,11 @@ class LiveIndex:
         self._make({f"main.{view.name}": view.query for view in VIEWS})
 
     def _make(self, views: Mapping[str, str]) -> None:
-        """Create some views."""
+        """Create some views, but those that are there already as they are to be."""
         for name, query in views.items():
-            self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
+            if self._views.get(name) != query:
+                self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
+                self._views[name] = query
 
     def _lacks_kinds(self, table: str) -> bool:
         """Return whether any row is in another log than its episode, and does not know its kind."""
