@@ -236,7 +236,7 @@ def test_two_continuations_of_one_log_are_a_problem(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         assert counts(corpus)[0] == 3
         (problem,) = corpus.problems()
-        assert "goes on otherwise" in problem.reason
+        assert "two programs went on with copies" in problem.reason
 
 
 def test_damaged_copy_gives_way_to_a_whole_one(folder: Path) -> None:
@@ -373,3 +373,20 @@ def test_open_corpus_without_any_log_left_is_empty(tmp_path: Path) -> None:
         assert counts(corpus)[0] == 0
         assert corpus.sql("SELECT * FROM steps", sandbox=True).fetchall() == []
         assert list(corpus.episodes("n_steps > 0")) == []
+
+
+def test_log_that_grows_while_it_is_opened_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path / "live")
+    run(env, 3)
+    env.flush()
+    (tmp_path / "runs").mkdir()
+    log = Path(shutil.copy(env.path, tmp_path / "runs"))
+    env.close()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        # As if a writer had written between the opening and the look at the size.
+        monkeypatch.setattr("trajrec.corpus.corpus._size", lambda path: path.stat().st_size + 1)
+        episodes = list(corpus.episodes())
+        assert [episode.path for episode in episodes] == [log] * 3
+        assert all(len(episode.rewards) == episode.n_steps for episode in episodes)

@@ -319,7 +319,10 @@ class Corpus:
             return live
         path = self.path / row.log
         reader = self._readers.get(row.log)
-        if reader is None or not _fits(reader, row, place):
+        # A log that is not sealed may have grown. It may also grow from here on, so a reader that
+        # was just opened is not compared with the size.
+        is_old = reader is not None and place.seal is None and reader.size != _size(path)
+        if reader is None or is_old or not _fits(reader, row, place):
             try:
                 reader = self._readers[row.log] = LogReader(path)
             except LogError:
@@ -338,9 +341,10 @@ def _fits(reader: LogReader, row: EpisodeRow, place: Place) -> bool:
     """Return whether a reader has the contents that the tables have."""
     if make_episode_id(reader.header.log_id, row.number) != row.episode_id:
         return False
+    identity = identity_of(reader)
     if place.seal is not None:
-        return identity_of(reader).seal.startswith(place.seal)
-    return len(reader.frames) > row.last_frame and reader.size == _size(reader.path)
+        return identity.seal.startswith(place.seal)
+    return not identity.generation and len(reader.frames) > row.last_frame
 
 
 def require_logs(folder: Path) -> None:

@@ -202,8 +202,8 @@ def _contradiction(reader: LogReader, original: Path) -> str:
         if frame_digest(reader, last) == frame_digest(other, last):
             return ""
     return (
-        f"it goes on otherwise than {original.name}, which has the same id: two programs wrote "
-        "copies of one log; its episodes are not counted"
+        f"it differs from {original.name}, which has the same id: two programs went on with copies "
+        "of one log; the episodes of this file are not counted"
     )
 
 
