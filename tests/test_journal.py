@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
 import shutil
 import sys
 import threading
@@ -20,9 +22,9 @@ from tiers import Share, suite
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError, LogWriteError
-from trajrec.log import flusher, journal, mounts
+from trajrec.log import flusher, journal, journal_reader, mounts
 from trajrec.log.events import Blob
-from trajrec.log.journal import MAX_HALF_BYTES, journal_path
+from trajrec.log.journal import FIRST_HALF, MAX_HALF_BYTES, journal_path
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
 from trajrec.recording.event_log import close_logs, open_event_log
@@ -46,6 +48,10 @@ def rows(path: Path) -> Rows:
 
 def numbers(k: int) -> Any:
     return np.array([k, 2 * k], np.float32), float(k), k == 29, False, {}
+
+
+def endless(k: int) -> Any:
+    return np.full(20, k), 1.0, False, False, {}
 
 
 def mixed(k: int) -> Any:
@@ -380,7 +386,7 @@ def test_reader_follows_a_recording_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flusher, "FLUSH_S", 0.01)
-    env = trajrec.record(Scripted(lambda k: (np.full(20, k), 1.0, False, False, {})), tmp_path)
+    env = trajrec.record(Scripted(endless), tmp_path)
     env.reset()
     has_seen_enough = threading.Event()
     n_recorded = []
@@ -465,3 +471,76 @@ def test_a_new_half_of_the_journal_makes_no_chunk_of_one_row(tmp_path: Path) -> 
     with LogReader(env.path) as reader:
         sizes = [chunk.n_obs for chunk in reader.chunks()]
     assert min(sizes[:-1]) > 1000
+
+
+class Interrupted(io.FileIO):
+    """A journal whose first whole read stops in the middle, while the writer goes on."""
+
+    go_on: Callable[[], None]
+    n_reads = 0
+
+    def readall(self) -> bytes:
+        Interrupted.n_reads += 1
+        if self.n_reads > 1:
+            return super().readall()
+        size = os.fstat(self.fileno()).st_size
+        first = self.read(FIRST_HALF + (size - FIRST_HALF) // 2)
+        Interrupted.go_on()
+        return first + super().readall()
+
+
+def test_read_while_the_halves_change_has_no_gap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = trajrec.record(Scripted(endless), tmp_path)
+    env.reset()
+    n_steps = 0
+
+    def record_until_the_second_half_begins() -> None:
+        nonlocal n_steps
+        while len(journal_reader.read_journal(env.path)) < 2:
+            for _ in range(500):
+                env.step(n_steps)
+                n_steps += 1
+
+    for _ in range(500):
+        env.step(n_steps)
+        n_steps += 1
+    monkeypatch.setattr(Interrupted, "go_on", record_until_the_second_half_begins, raising=False)
+    monkeypatch.setattr(
+        journal_reader, "open", lambda path, mode, buffering: Interrupted(path), raising=False
+    )
+    with LogReader(env.path) as reader:
+        assert Interrupted.n_reads > 1
+        assert not reader.damage
+        assert Episode(reader, 0).actions == list(range(n_steps))
+    env.close()
+
+
+@pytest.mark.parametrize("lost", ["frames of the log", "middle of the journal"])
+def test_items_lost_before_others_in_the_journal_are_damage(lost: str, tmp_path: Path) -> None:
+    """As after a power failure, when later pages were kept and earlier ones not."""
+    env = trajrec.record(Scripted(lambda k: (k, 1.0, False, False, {})), tmp_path)
+    env.reset()
+    # No step is in it: the frames of the log are lost.
+    copy = tmp_path / "copy.trj"
+    shutil.copy(env.path, copy)
+    first = 0 if lost == "middle of the journal" else 1
+    halves: list[journal_reader.Half] = []
+    while len(halves) < 2 or halves[0].first_number < first:
+        for _ in range(10):
+            env.step(0)
+        halves = journal_reader.read_journal(env.path)
+    data = bytearray(journal_path(env.path).read_bytes())
+    if lost == "middle of the journal":
+        middle = (FIRST_HALF + len(data)) // 2
+        data[10_000:middle] = bytes(middle - 10_000)
+    journal_path(copy).write_bytes(data)
+    env.close()
+    with LogReader(copy) as reader:
+        (damage,) = reader.damage
+        end = halves[0].first_number or halves[1].first_number
+        assert re.fullmatch(
+            rf"items \d+ to {end - 1} are neither in the log nor in its journal", damage.reason
+        )
+        assert reader.has_losses

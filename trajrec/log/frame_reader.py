@@ -94,12 +94,15 @@ class FrameReader:
     def __init__(self, path: Path, source: ByteSource | None = None) -> None:
         self.path = path
         self._decompressor = zstandard.ZstdDecompressor()
-        self._source = FileSource(path) if source is None else source
+        self._source = self._open_source() if source is None else source
         try:
             self._open()
         except BaseException:
             self.close()
             raise
+
+    def _open_source(self) -> ByteSource:
+        return FileSource(self.path)
 
     def _open(self) -> None:
         self.frames: list[FrameEntry] = []
@@ -110,10 +113,8 @@ class FrameReader:
         self._listed_episodes: list[list[int]] = []
         size = self._source.size
         if not size:
-            raise LogFormatError(
-                "not a trajrec log: an empty file, whose writer was killed before it wrote anything",
-                path=self.path,
-            )
+            what = "an empty file, whose writer was killed before it wrote anything"
+            raise LogFormatError(f"not a trajrec log: {what}", path=self.path)
         # Together: an object storage answers both with one round trip.
         head, tail = self._source.ranges(
             [(0, FORMAT2.first_frame), (max(0, size - _TAIL_BYTES), size)]
@@ -161,7 +162,7 @@ class FrameReader:
         size = self._source.size
         if not self._source.refresh():
             self._source.close()
-            self._source = FileSource(self.path)
+            self._source = self._open_source()
             self._open()
             return True
         if self.is_sealed or self._source.size <= size:

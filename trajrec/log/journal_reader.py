@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -90,36 +91,57 @@ def read_journal(log: Path) -> list[Half]:
         LogError: The file cannot be read.
     """
     path = journal_path(log)
-    halves: list[Half] = []
     try:
-        for _ in range(_TRIES):
-            data = _read_file(path)
-            heads = _heads(data)
-            halves = [_read_half(data, head) for head in heads]
-            halves.sort(key=lambda half: half.first_number)
-            if _heads(_read_file(path)) == heads:
-                return halves
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise LogError("not a regular file", path=path)
+        if status.st_size > MAX_JOURNAL:
+            raise LogError(f"{status.st_size} bytes are more than a journal has", path=path)
+        with open(path, "rb", buffering=0) as file:
+            return _read_halves(file)
     except FileNotFoundError:
         return []
     except OSError as exc:
         raise LogError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+
+
+def _read_halves(file: io.FileIO) -> list[Half]:
+    """Return the halves of a journal as they were at one moment, the older one first."""
+    halves: list[Half] = []
+    heads = _read_heads(file)
+    for _ in range(_TRIES):
+        file.seek(0)
+        data = file.readall()
+        halves = sorted((_read_half(data, head) for head in heads), key=lambda h: h.first_number)
+        # A read takes a while. If the writer has filled one half meanwhile and begun the other one,
+        # the read may have the beginnings of both, and not what is between.
+        heads_before, heads = heads, _read_heads(file)
+        if heads == heads_before:
+            return halves
     # The writer begins halves faster than they can be read: the older one was read as it was.
     return halves[:1]
 
 
-def _read_file(path: Path) -> bytes:
-    """Return the bytes of a journal.
-
-    Raises:
-        FileNotFoundError: There is none.
-        LogError: It is no regular file, or larger than any journal.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise LogError("not a regular file", path=path)
-    if status.st_size > MAX_JOURNAL:
-        raise LogError(f"{status.st_size} bytes are more than a journal has", path=path)
-    return path.read_bytes()
+def _read_heads(file: io.FileIO) -> list[_HalfHead]:
+    """Return the heads of the halves that are intact."""
+    file.seek(0)
+    head = file.read(FILE_HEADER.size)
+    if len(head) < FILE_HEADER.size:
+        return []
+    magic, version, half_bytes, log_id, check = FILE_HEADER.unpack(head)
+    is_intact = magic == MAGIC and version == VERSION and crc32(head[:-4]) == check
+    if not is_intact or os.fstat(file.fileno()).st_size != FIRST_HALF + 2 * half_bytes:
+        return []
+    heads = []
+    for offset in (FIRST_HALF, FIRST_HALF + half_bytes):
+        file.seek(offset)
+        head = file.read(HALF_HEADER.size)
+        if len(head) < HALF_HEADER.size:
+            continue
+        magic, half_log_id, number, check = HALF_HEADER.unpack(head)
+        if magic == HALF_MAGIC and crc32(head[:-4]) == check and half_log_id == log_id:
+            heads.append(_HalfHead(log_id, number, offset + HALF_HEADER.size, offset + half_bytes))
+    return heads
 
 
 def journal_chunks(
@@ -143,6 +165,21 @@ def journal_chunks(
         raise LogCorruptError(
             f"a record of the journal contradicts itself: {exc}", path=journal_path(log), offset=0
         ) from exc
+
+
+def lost_items(halves: list[Half], last_written: int, *, log_id: str) -> range:
+    """Return the numbers of the first items that neither the log nor its journal has.
+
+    A machine that lost its power may have kept a later page of the journal and not an earlier one.
+    """
+    end = last_written + 1
+    for half in halves:
+        n_items = sum(record.kind != LAYOUT for record in half.records)
+        if half.log_id == log_id and n_items:
+            if half.first_number > end:
+                return range(end, half.first_number)
+            end = max(end, half.first_number + n_items)
+    return range(0)
 
 
 def _pack(halves: list[Half], last_written: int) -> Iterator[Drained]:
@@ -198,38 +235,19 @@ class _HalfHead(NamedTuple):
     end: int
 
 
-def _heads(data: bytes) -> list[_HalfHead]:
-    """Return the heads of the halves that are intact."""
-    if len(data) < FIRST_HALF:
-        return []
-    head = data[: FILE_HEADER.size]
-    magic, version, half_bytes, log_id, check = FILE_HEADER.unpack(head)
-    is_intact = magic == MAGIC and version == VERSION and crc32(head[:-4]) == check
-    if not is_intact or len(data) != FIRST_HALF + 2 * half_bytes:
-        return []
-    heads = []
-    for offset in (FIRST_HALF, FIRST_HALF + half_bytes):
-        head = data[offset : offset + HALF_HEADER.size]
-        if len(head) < HALF_HEADER.size:
-            continue
-        magic, half_log_id, number, check = HALF_HEADER.unpack(head)
-        if magic == HALF_MAGIC and crc32(head[:-4]) == check and half_log_id == log_id:
-            heads.append(_HalfHead(log_id, number, offset + HALF_HEADER.size, offset + half_bytes))
-    return heads
-
-
 def _read_half(data: bytes, head: _HalfHead) -> Half:
     """Return the records of a half up to the first one that is not intact."""
     view = memoryview(data)
     records = []
     number = head.first_number
     position = head.start
-    while position + RECORD_HEADER.size <= head.end:
+    end = min(head.end, len(data))
+    while position + RECORD_HEADER.size <= end:
         word, check = RECORD_HEADER.unpack_from(data, position)
         start = position + RECORD_HEADER.size
         position = start + (word & MAX_CONTENT)
         content = view[start:position]
-        if position > head.end or record_checksum(content, word & ~MAX_CONTENT, number) != check:
+        if position > end or record_checksum(content, word & ~MAX_CONTENT, number) != check:
             break
         kind = word & ~MAX_CONTENT
         records.append(Record(number, kind, bytes(content)))

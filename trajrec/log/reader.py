@@ -19,7 +19,7 @@ from trajrec.log.directory import EpisodeSummary
 from trajrec.log.directory_tables import read_blobs, read_episodes, read_ranges
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.frames import Damage
-from trajrec.log.journal_reader import Half, journal_chunks, read_journal
+from trajrec.log.journal_reader import Half, journal_chunks, lost_items, read_journal
 from trajrec.log.schema import Chunk
 from trajrec.log.source import ByteSource
 from trajrec.log.validation import check_chunk
@@ -49,11 +49,15 @@ class LogReader(FrameReader):
     ) -> None:
         self._has_journal = with_journal and source is None
         self._journal_problem = ""
+        self._halves: list[Half] = []
         super().__init__(path, source)
 
+    def _open_source(self) -> ByteSource:
+        # Before the log and its size: the log then has all that is older.
+        self._halves = self._read_journal()
+        return super()._open_source()
+
     def _open(self) -> None:
-        # Before the log: the log then has all that is older.
-        halves = self._read_journal()
         super()._open()
         self.unknown_tags: set[str] = set()
         self._blobs = StoredBlobs()
@@ -64,7 +68,8 @@ class LogReader(FrameReader):
         self._refused: dict[int, LogCorruptError] = {}
         self._chunks_of: dict[int, list[int]] | None = None
         self.journal: list[LogChunk] = []
-        self._take_journal(halves)
+        self._take_journal(self._halves)
+        self._halves = []
 
     def refresh(self) -> bool:
         """Read the data that were appended, and return whether there are any."""
@@ -105,10 +110,13 @@ class LogReader(FrameReader):
             self._add_damage(Damage(self.size, 0, self._journal_problem))
         if not halves or self.is_sealed:
             return
+        last_written = self.last_written()
+        if lost := lost_items(halves, last_written, log_id=self.header.log_id):
+            numbers = f"items {lost.start} to {lost.stop - 1}"
+            reason = f"{numbers} are neither in the log nor in its journal"
+            self._add_damage(Damage(self.size, 0, reason))
         try:
-            parts = journal_chunks(
-                halves, self.last_written(), log_id=self.header.log_id, log=self.path
-            )
+            parts = journal_chunks(halves, last_written, log_id=self.header.log_id, log=self.path)
             for index, part in enumerate(parts, len(self.frames)):
                 columns, data = place_columns(part.chunk.columns, part.data)
                 record = msgspec.structs.replace(part.chunk, columns=columns)
