@@ -9,18 +9,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import DivergenceError, ReplayError
-from trajrec.log.schema import Fork
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_execution import ExecutionResult, WorldExecution
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, Grade, ReplayReport
 from trajrec.replay.execute.secrets import redacted_error, redaction_notes
 from trajrec.replay.execute.tolerance import Tolerance
-from trajrec.values import codec
 
 COMPARED = ("result", "error", "state", "check")
 
@@ -153,9 +152,10 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
     yield episode.end_step
 
 
-def fork_attempts(fork: Fork) -> set[AttemptKey]:
+def fork_attempts(episode: Episode) -> set[AttemptKey]:
     """Return the attempts of its parent that lead to an agent's fork."""
-    data = {} if fork.metadata_data is None else codec.decode(fork.metadata_data)
+    assert episode.fork is not None
+    data: Any = episode.value(episode.fork.metadata_data) or {}
     return {tuple(key) for key in data.get("attempts", [])}
 
 
@@ -177,7 +177,7 @@ def _execution(
         assert episode.parent is not None
         # The execution compares the state at the fork's step itself.
         with contextlib.suppress(DivergenceError):
-            bring_world(episode.parent, world, fork_attempts(episode.fork))
+            bring_world(episode.parent, world, fork_attempts(episode))
 
     return WorldExecution(
         episode,

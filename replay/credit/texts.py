@@ -6,8 +6,7 @@ import json
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt
-from trajrec.types import JsonObject, Value
-from trajrec.values import codec
+from trajrec.types import JsonObject
 from trajrec.values.json import to_json
 
 
@@ -66,9 +65,7 @@ def prompt_text(episode: Episode, step: int | None = None) -> str:
 
 def _agent_prompt(episode: Episode, step: int | None) -> list[str]:
     start = episode.transcript.task_start
-    goal: Value = None
-    if start is not None and start.goal_data is not None:
-        goal = codec.decode(start.goal_data)
+    goal = None if start is None else episode.value(start.goal_data)
     lines = [goal if isinstance(goal, str) else to_json(goal)]
     for attempt in episode.transcript.attempts:
         if step is not None and attempt.start.step < step:

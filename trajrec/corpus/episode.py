@@ -106,6 +106,14 @@ class Episode:
         )
         return Transcript(self.agent_events, values, self.id, ending=lambda: self.ending)
 
+    def value(self, data: bytes | None) -> Value:
+        """Return an encoded value of its records, with the large values that it refers to.
+
+        Raises:
+            LogCorruptError: The log has lost the value, or holds none there.
+        """
+        return self.transcript.value(data)
+
     @property
     def n_steps(self) -> int:
         """Number of its own steps: with those that raised, without those before a fork."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -97,7 +97,7 @@ def recorded_requests(episode: Episode) -> RecordedRequests:
     if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
         return own
     before = recorded_requests(episode.parent)
-    led = codec.decode(episode.fork.metadata_data)
+    led: Any = episode.value(episode.fork.metadata_data)
     keys = {tuple(key) for key in led["attempts"]}
     attempts = [attempt for attempt in before.attempts if attempt.key in keys]
     return RecordedRequests(

@@ -79,7 +79,15 @@ def episode_rows(
     for check in episode.checks:
         is_primary = check.check_id == primary
         with noting(check):
-            rows.checks.append(check_row(row.episode_id, kind, check, is_primary=is_primary))
+            rows.checks.append(
+                check_row(
+                    row.episode_id,
+                    kind,
+                    check,
+                    is_primary=is_primary,
+                    to_json=lambda data: json_or_null(transcript.value(data)),
+                )
+            )
     texts = [transcript.json(a.start.arguments_data, a.arguments) for a in transcript.attempts]
     rows.decisions += _decisions(episode, transcript, row, texts)
     _add_attempts(row, transcript, texts, rows)

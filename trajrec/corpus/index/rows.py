@@ -7,6 +7,7 @@ so rows are msgspec structs: one with 25 fields is made in two thirds of the tim
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import TypeAlias
 
 import msgspec
@@ -263,7 +264,7 @@ class RolloutRow(Row, kw_only=True):
 
 
 def failure_row(episode: EpisodeRow, event: Failure) -> FailureRow:
-    """Return the row of an exception."""
+    """Return the row of an exception, which refers to no stored value."""
     return FailureRow(
         episode_id=episode.episode_id,
         kind=episode.kind,
@@ -286,8 +287,17 @@ def check_row(
     event: Check | PostHocCheck,
     *,
     is_primary: bool = False,
+    to_json: Callable[[bytes | None], str | None] = stored_json,
 ) -> CheckRow:
-    """Return the row of a verdict."""
+    """Return the row of a verdict.
+
+    Args:
+        episode_id: The episode.
+        kind: Its kind, None if it is unknown.
+        event: The verdict.
+        is_primary: Whether it decides the outcome.
+        to_json: Returns an encoded value as JSON; an agent's may refer to a stored value.
+    """
     return CheckRow(
         episode_id=episode_id,
         kind=kind,
@@ -299,7 +309,7 @@ def check_row(
         status=event.status,
         verdict=event.verdict,
         score=event.score,
-        evidence=stored_json(event.evidence_data),
+        evidence=to_json(event.evidence_data),
         code_digest=event.code_digest,
         state_digest=event.state_digest,
         is_primary=is_primary,
