@@ -13,12 +13,12 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
 from trajrec.corpus.transcript import Attempt
 from trajrec.log.schema import Failure
-from trajrec.replay.execute.report import short
 from trajrec.types import Value
 from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import show_digest
 from trajrec.values.json import describe_field, to_field, typed_keys
 from trajrec.values.paths import Path
+from trajrec.values.shown import short_pair
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,18 @@ class EpisodeDifference:
     def __str__(self) -> str:
         step = "before step 0" if self.step < 0 else f"step {self.step}"
         field = describe_field(self.path) or self.field
-        return f"{step}, {field}: {short(self.a)} | {short(self.b)}"
+        a, b = short_pair(self.a, self.b)
+        return f"{step}, {field}: {a} | {b}"
 
     def as_dict(self) -> dict[str, Value]:
         """Return the difference as plain data."""
+        a, b = short_pair(self.a, self.b)
         return {
             "step": self.step,
             "field": self.field,
             "path": typed_keys(self.path),
-            "a": short(self.a),
-            "b": short(self.b),
+            "a": a,
+            "b": b,
         }
 
 

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from trajrec.replay.execute.report import ReplayReport, ReplaySummary, short
+from trajrec.replay.execute.report import ReplayReport, ReplaySummary
 from trajrec.types import Value
 from trajrec.values.json import describe_field
 
@@ -85,8 +85,7 @@ def _row(report: ReplayReport) -> tuple[Value, ...]:
         first = (
             divergence.step,
             describe_field(divergence.path) or divergence.field,
-            short(divergence.expected),
-            short(divergence.actual),
+            *divergence.shown_values(),
             divergence.cause,
         )
     notes = "; ".join(report.remarks)

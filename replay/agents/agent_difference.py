@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from trajrec.types import Value
 from trajrec.values.diff import Change
 from trajrec.values.json import describe_path, to_json
+from trajrec.values.shown import short_texts
 
 # Changes that are printed: the first ones nearly always show the cause.
 SHOWN_CHANGES = 8
@@ -56,7 +57,8 @@ def _lines(change: Change) -> list[str]:
     after = change.after
     is_text = isinstance(before, str) and isinstance(after, str)
     if not is_text or not ("\n" in before or "\n" in after):
-        return [f"  {path}: recorded {_shorten(before)}, now {_shorten(after)}"]
+        recorded, now = short_texts(to_json(before), to_json(after), SHOWN_CHARS)
+        return [f"  {path}: recorded {recorded}, now {now}"]
     lines = difflib.unified_diff(
         before.splitlines(),
         after.splitlines(),

@@ -13,11 +13,11 @@ import numpy as np
 from trajrec.envstate.pettingzoo import AECView, ParallelView, PettingZooEnv
 from trajrec.errors import EnvContractError
 from trajrec.protocols import RestorableState
-from trajrec.replay.execute.report import short
 from trajrec.types import AnyEnv, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import Change, first_change
 from trajrec.values.json import describe_field
+from trajrec.values.shown import short, short_pair
 
 # Steps to the state that is captured, and steps from there on that must be the same again. A few
 # of each suffice: a forgotten attribute shows in the first step that reads it.
@@ -221,7 +221,8 @@ def _observed(
 
 def _differs(field: str, change: Change) -> str:
     path = describe_field((field, *change.path))
-    return f"{path} is {short(change.after)} instead of {short(change.before)}"
+    before, after = short_pair(change.before, change.after)
+    return f"{path} is {after} instead of {before}"
 
 
 def _typed(value: Value) -> str:

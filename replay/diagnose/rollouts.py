@@ -7,11 +7,11 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from trajrec.replay.execute.report import short
 from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change
 from trajrec.values.json import describe_field
+from trajrec.values.shown import short_pair
 
 FIELDS = ("observation", "reward", "terminated", "truncated", "info")
 
@@ -140,9 +140,9 @@ def _difference(step: int, field: str, first: bytes | None, second: bytes | None
     change = first_change(a, b)
     if change is None:
         # Different bytes for equal values, as two dicts with another order of keys have.
-        return RowDifference(step, field, short(a), short(b))
+        return RowDifference(step, field, *short_pair(a, b))
     path = describe_field((field, *change.path))
-    return RowDifference(step, path, short(change.before), short(change.after))
+    return RowDifference(step, path, *short_pair(change.before, change.after))
 
 
 def _reset(env: AnyEnv, seed: int | None, checker: StepChecker | None) -> Row:

@@ -25,6 +25,7 @@ from trajrec.values.diff import first_change, is_same
 from trajrec.values.digest import show_digest
 from trajrec.values.json import to_field
 from trajrec.values.plain import PLAIN_TYPES
+from trajrec.values.shown import short_pair
 
 # Values that a log gives back unchanged; all others are encoded and decoded before a comparison.
 _UNCHANGED_TYPES = PLAIN_TYPES | {np.ndarray}
@@ -368,9 +369,10 @@ def _diverged(
     episode: Episode, *, step: int, field: str, expected: Value, actual: Value
 ) -> DivergenceError:
     after = "the reset" if step < 0 else f"step {step}"
+    recorded, now = short_pair(expected, actual)
     message = (
         f"the environment is not in the recorded state: after {after}, {field}: "
-        f"recorded {expected!r}, now {actual!r}"
+        f"recorded {recorded}, now {now}"
     )
     return DivergenceError(
         message, episode_id=episode.id, step=step, field=field, expected=expected, actual=actual

@@ -12,6 +12,7 @@ from trajrec.errors import DivergenceError
 from trajrec.types import Value
 from trajrec.values.json import describe_field, typed_keys
 from trajrec.values.paths import Path
+from trajrec.values.shown import short_pair
 
 Grade = Literal["exact", "state", "partial", "observed-only", "diverged", "refused"]
 """The grade of a replay.
@@ -27,9 +28,6 @@ the environment is missing, may not be imported, or cannot be made again.
 # A larger distance is not shown: 0.0 and 1.0 are 4607182418800017408 ulps apart, a number that
 # helps nobody.
 CLOSE_ULPS = 1 << 20
-
-# The longest text of a value in a message.
-SHORT_CHARACTERS = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +62,25 @@ class Divergence:
         is_close = self.ulps is not None and self.ulps < CLOSE_ULPS
         distance = f" ({self.ulps} ulp apart)" if is_close else ""
         cause = f"; likely cause: {self.cause}" if self.cause else ""
+        recorded, replayed = self.shown_values()
         return (
-            f"{step}, {describe_field(self.path) or self.field}: recorded {short(self.expected)}, "
-            f"replayed {short(self.actual)}{distance}{cause}"
+            f"{step}, {describe_field(self.path) or self.field}: recorded {recorded}, "
+            f"replayed {replayed}{distance}{cause}"
         )
+
+    def shown_values(self) -> tuple[str, str]:
+        """Return the recorded and the replayed value as short texts that show how they differ."""
+        return short_pair(self.expected, self.actual)
 
     def as_dict(self) -> dict[str, Value]:
         """Return the divergence as plain data, with its values as text."""
+        expected, actual = self.shown_values()
         return {
             "step": self.step,
             "field": self.field,
             "path": typed_keys(self.path),
-            "expected": short(self.expected),
-            "actual": short(self.actual),
+            "expected": expected,
+            "actual": actual,
             "cause": self.cause,
             "ulps": self.ulps,
         }
@@ -201,11 +205,3 @@ def ulp_distance(a: Value, b: Value) -> int | None:
     floor = -(1 << (8 * a.itemsize - 1))
     first, second = (int(x) if x >= 0 else floor - int(x) for x in bits)
     return abs(first - second)
-
-
-def short(value: Value) -> str:
-    """Return the text of a value on one line, cut off if it is long."""
-    text = " ".join(repr(value).split())
-    if len(text) <= SHORT_CHARACTERS:
-        return text
-    return text[: SHORT_CHARACTERS - 3] + "..."
