@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Unpack
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import LogCorruptError, ReplayError
+from trajrec.errors import CorpusError, LogCorruptError, ReplayError, TrajrecError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
 from trajrec.replay.execute.factories import (
@@ -34,6 +34,9 @@ GROUP_S = 0.05
 # A group is decoded ahead only while its columns stay below this size: a group of episodes of frames
 # would fill the memory.
 DECODE_AHEAD_BYTES = 1 << 22
+
+# One episode of a batch is refused for these. A corpus may lack the parent of a fork.
+_REFUSALS = (ReplayError, LogCorruptError, CorpusError)
 
 
 def replay_episode(
@@ -157,9 +160,9 @@ class Replayer:
                 start = start if group else time.perf_counter()
                 try:
                     group.append(self._executor.execute(episode))
-                except (ReplayError, LogCorruptError) as exc:
+                except _REFUSALS as exc:
                     yield from self._report_group(group)
-                    yield refusal(episode.id, exc.what)
+                    yield refusal(episode.id, _reason(exc))
                 if time.perf_counter() - start > GROUP_S or len(group) == GROUP_EPISODES:
                     yield from self._report_group(group)
         except Exception:
@@ -184,15 +187,15 @@ class Replayer:
             group.clear()
             try:
                 yield self._explainer.look_again(executed, report)
-            except (ReplayError, LogCorruptError) as exc:
-                yield refusal(executed.episode.id, exc.what)
+            except _REFUSALS as exc:
+                yield refusal(executed.episode.id, _reason(exc))
             yield from map(self._replay_or_refuse, later)
 
     def _replay_or_refuse(self, episode: Episode) -> ReplayReport:
         try:
             return self.replay(episode)
-        except (ReplayError, LogCorruptError) as exc:
-            return refusal(episode.id, exc.what)
+        except _REFUSALS as exc:
+            return refusal(episode.id, _reason(exc))
 
     def _report(self, executed: ExecutedEpisode) -> ReplayReport:
         report = self._executor.grade(executed)
@@ -209,6 +212,11 @@ class Replayer:
             world = world_from_factory(world)
         check_world_options(episode, world, allow)
         return world
+
+
+def _reason(exc: TrajrecError) -> str:
+    """Return the reason of a refusal, without the episode that the report names."""
+    return str(getattr(exc, "what", exc))
 
 
 def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:

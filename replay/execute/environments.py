@@ -18,9 +18,13 @@ from gymnasium.envs.registration import EnvSpec
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.errors import EnvMissingError, EnvRefusedError, mark_user_code
 from trajrec.log.schema import EnvRecord
+from trajrec.redaction.comparison import has_marks
 from trajrec.replay.execute.factories import (
     KNOWN_PACKAGES,
+    arguments_as_given,
     default_arguments,
+    has_objects,
+    make_of_spec,
     module_of,
     namespace_of,
     own_arguments,
@@ -51,7 +55,8 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
         EnvMissingError: The environment, or its package, is not installed, or the log does not say
             how to make it.
     """
-    if record.recreatable:
+    is_of_registry = bool(record.recreatable) and is_registered_here(record)
+    if record.recreatable and not is_of_registry:
         raise EnvMissingError(
             f"the environment {record.class_name} cannot be made from the log "
             f"({record.recreatable}); give a function that makes it: env= in Python, "
@@ -63,7 +68,14 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
         return _make_pettingzoo(record, allowed, episode_id)
     # Order enforcement is left out, as it only watches: a replay always resets before it steps.
     spec = dataclasses.replace(_spec(record, allowed, episode_id), order_enforce=False)
-    kwargs = _kwargs(record)
+    kwargs, unknown = arguments_as_given(_kwargs(record), spec.kwargs)
+    if unknown:
+        raise EnvMissingError(
+            f"the argument {unknown[0]} of {record.env_id} is an object, which is not made from a "
+            "log; give a function that makes the environment: env= in Python, "
+            "--env MODULE:FACTORY on the command line",
+            episode_id=episode_id,
+        )
     check_arguments(
         kwargs,
         record.env_id,
@@ -73,20 +85,39 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
         defaults=lambda: own_arguments(spec),
     )
     try:
-        env: AnyEnv = gymnasium.make(
-            spec,
-            max_episode_steps=record.max_episode_steps,
-            disable_env_checker=True,
-            **kwargs,
+        env = make_of_spec(
+            spec, kwargs, max_episode_steps=record.max_episode_steps, disable_env_checker=True
         )
     except (gymnasium.error.DependencyNotInstalled, ImportError) as exc:
         raise _dependency_missing(record.env_id, exc, episode_id) from exc
     except Exception as exc:
         _raise_again(record.env_id, exc, episode_id)
+    class_name = codec.type_name(env.unwrapped)
+    if is_of_registry and class_name != record.class_name:
+        env.close()
+        raise EnvMissingError(
+            f"{record.env_id} is {class_name} in this process, and was {record.class_name}",
+            episode_id=episode_id,
+        )
     n_applied = len(env.spec.additional_wrappers) if env.spec is not None else 0
     for name, data in record.wrappers[n_applied:]:
         env = _wrap(env, name, data, allow=allowed, episode_id=episode_id)
     return env
+
+
+def is_registered_here(record: EnvRecord) -> bool:
+    """Return whether this process registers an environment that a log cannot make by itself.
+
+    Its entry point may be a function, or an argument of the registration an object.
+    """
+    spec = gymnasium.registry.get(record.env_id)
+    if spec is None:
+        return False
+    kwargs = codec.decode_map(record.kwargs_data)
+    _, unknown = arguments_as_given(kwargs, spec.kwargs)
+    wrappers = [None if data is None else codec.decode(data) for _, data in record.wrappers]
+    has_unknown_wrappers = any(data is None or has_objects(data) for data in wrappers)
+    return not unknown and not has_unknown_wrappers and not has_marks([kwargs, wrappers])
 
 
 def _kwargs(record: EnvRecord) -> dict[str, Value]:

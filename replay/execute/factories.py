@@ -23,6 +23,7 @@ from trajrec.replay.execute.user_code import is_refusal
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.values.diff import is_same
+from trajrec.values.recorded import RecordedObject, rehydrate
 
 # Strings, because `AnyEnv` is one at run time.
 EnvOrFactory: TypeAlias = "AnyEnv | Callable[[], AnyEnv] | None"
@@ -48,6 +49,61 @@ def make_by_id(env_id: str, **kwargs: Value) -> AnyEnv:
             mark_user_code(exc)
         raise
     return env
+
+
+def make_of_spec(spec: EnvSpec, kwargs: dict[str, Value], **options: Any) -> AnyEnv:
+    """Make the environment of a spec with some arguments.
+
+    Not as keywords of `gymnasium.make`, which has some of its own: `max_episode_steps` of an
+    environment would be taken for the time limit.
+
+    Args:
+        spec: The spec.
+        kwargs: Arguments of the environment, beside those of the spec.
+        options: Arguments of `gymnasium.make`.
+    """
+    own = dataclasses.replace(spec, kwargs={**spec.kwargs, **kwargs})
+    env: AnyEnv = gymnasium.make(own, **options)
+    return env
+
+
+def arguments_as_given(
+    kwargs: dict[str, Value], own: dict[str, Value]
+) -> tuple[dict[str, Value], list[str]]:
+    """Return recorded arguments as an environment takes them, without those of its registration.
+
+    The member of an enum is looked up if its class is loaded. No other object is made.
+
+    Args:
+        kwargs: The recorded arguments.
+        own: Those of the registration.
+
+    Returns:
+        The arguments, and the names of those that no log can give.
+    """
+    given: dict[str, Value] = {}
+    unknown = []
+    for name, value in kwargs.items():
+        if name in own and is_same(_as_recorded(own[name]), value):
+            continue
+        is_enum = isinstance(value, codec.Plain) and value.kind == "enum"
+        given[name] = rehydrate(value) if is_enum else value
+        if has_objects(given[name]):
+            unknown.append(name)
+    return given, unknown
+
+
+def has_objects(value: Value) -> bool:
+    """Return whether a decoded value holds an object, or stands for one."""
+    if isinstance(value, (codec.Plain, codec.Opaque, RecordedObject)):
+        return True
+    if isinstance(value, dict):
+        return any(map(has_objects, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(has_objects, value))
+
+
+def _as_recorded(value: Value) -> Value:
+    return codec.decode(codec.encode(value, opaque=True))
 
 
 def register_package(env_id: str) -> None:
@@ -84,7 +140,7 @@ class EnvById:
     def make_like(self, record: EnvRecord) -> AnyEnv:
         """Make it with the recorded arguments, or without them if it does not accept them."""
         try:
-            return make_by_id(self.env_id, **self._recorded_kwargs(record))
+            return self._make(self._recorded_kwargs(record))
         except TypeError as exc:
             if is_of_user_code(exc):
                 raise
@@ -94,12 +150,24 @@ class EnvById:
         """Return the recorded arguments if the environment does not accept them, else {}."""
         kwargs = self._recorded_kwargs(record)
         try:
-            make_by_id(self.env_id, **kwargs).close()
+            self._make(kwargs).close()
         except TypeError as exc:
             if is_of_user_code(exc):
                 raise
             return kwargs
         return {}
+
+    def _make(self, kwargs: dict[str, Value]) -> AnyEnv:
+        register_package(self.env_id)
+        spec = gymnasium.registry.get(self.env_id)
+        if spec is None or not kwargs:
+            return make_by_id(self.env_id, **kwargs)
+        try:
+            return make_of_spec(spec, kwargs)
+        except Exception as exc:
+            if not is_refusal(exc):
+                mark_user_code(exc)
+            raise
 
     def _recorded_kwargs(self, record: EnvRecord) -> dict[str, Value]:
         """Return the recorded arguments that somebody gave.
@@ -114,11 +182,8 @@ class EnvById:
                 register_package(env_id)
         spec = gymnasium.registry.get(record.env_id) or gymnasium.registry.get(self.env_id)
         own = {} if spec is None else spec.kwargs
-        kwargs = {
-            name: value
-            for name, value in codec.decode_map(record.kwargs_data).items()
-            if name != "render_mode" and not (name in own and is_same(own[name], value))
-        }
+        kwargs, _ = arguments_as_given(codec.decode_map(record.kwargs_data), own)
+        kwargs.pop("render_mode", None)
         check_arguments(
             kwargs,
             self.env_id,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copyreg
 from collections.abc import Callable
 from pathlib import Path
@@ -34,13 +33,18 @@ class EpisodeRef(NamedTuple):
 def refs_with_ancestors(episode: Episode) -> tuple[EpisodeRef, ...]:
     """Return the references of an episode and of its ancestors, the episode first.
 
-    The ancestors are the episodes that it was forked from, and those that they were forked from.
+    The ancestors are the episodes that it was forked from, and those that they were forked from,
+    up to one that is missing.
     """
     refs = []
     ancestor: Episode | None = episode
     while ancestor is not None:
         refs.append(EpisodeRef(ancestor.id, ancestor.path.absolute(), ancestor.number))
-        ancestor = ancestor.parent
+        try:
+            ancestor = ancestor.parent
+        except CorpusError:
+            # Whoever needs it says that it is missing; a whole batch must not end here.
+            break
     return tuple(refs)
 
 
@@ -60,7 +64,11 @@ class EpisodeLoader:
         by_id = {ref.id: ref for ref in refs}
 
         def read_one(episode_id: str) -> Episode:
-            ref = by_id[episode_id]
+            ref = by_id.get(episode_id)
+            if ref is None:
+                raise CorpusError(
+                    f"episode {episode_id}, which {refs[0].id} was forked from, is not in the corpus"
+                )
             reader = self._reader(ref.path)
             episode = Episode(reader, ref.number, reader.chunks_of(ref.number))
             episode.find_parent = read_one
@@ -94,13 +102,7 @@ def load_episode(refs: tuple[EpisodeRef, ...]) -> Episode:
 
 
 def _reduce(episode: Episode) -> tuple[Callable[..., Episode], tuple[Any, ...]]:
-    refs: tuple[EpisodeRef, ...] = (
-        EpisodeRef(episode.id, episode.path.absolute(), episode.number),
-    )
-    # A fork whose parent is elsewhere pickles alone.
-    with contextlib.suppress(CorpusError):
-        refs = refs_with_ancestors(episode)
-    return load_episode, (refs,)
+    return load_episode, (refs_with_ancestors(episode),)
 
 
 copyreg.pickle(Episode, _reduce)

@@ -48,14 +48,22 @@ def native_state(native: Value, emulators: dict[int, StickyAction]) -> Value:
         emulators: Id of an emulator -> its helper, which is expensive to make; added to.
 
     Raises:
-        SnapshotError: The action that ALE executed last cannot be found out now.
+        SnapshotError: The action that ALE executed last cannot be found out now, or MuJoCo is a
+            version that cannot set data again.
     """
     if isinstance(native, GENERATOR_TYPES):
         return state_of(native)
     name = type(native).__name__
     if name == "ALEInterface":
         return _emulator_state(native, emulators)
-    return copy.copy(native) if name == "MjData" else None
+    if name != "MjData":
+        return None
+    if not hasattr(sys.modules["mujoco"], "mj_copyData"):
+        raise SnapshotError(
+            f"MuJoCo {sys.modules['mujoco'].__version__} cannot copy data into an environment: it "
+            "has no mj_copyData"
+        )
+    return copy.copy(native)
 
 
 def restore_native(native: Value, state: Value) -> None:
