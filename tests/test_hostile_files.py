@@ -104,7 +104,7 @@ COMMANDS = [
     ["index"],
     ["index", "--rebuild"],
     ["sql", "SELECT count(*) FROM episodes"],
-    ["replay"],
+    ["replay", "--no-keep"],
     ["recover"],
     ["compact"],
     ["ls"],

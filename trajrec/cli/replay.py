@@ -22,6 +22,7 @@ from trajrec.cli.folder import kind_condition, reads_folder
 from trajrec.cli.load import load_env
 from trajrec.cli.output import Progress, print_json, say
 from trajrec.cli.safe_stream import one_line
+from trajrec.errors import LogWriteError
 from trajrec.types import Value
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from trajrec.log.schema import EnvRecord
     from trajrec.replay.execute.report import ReplayReport
     from trajrec.replay.regressions import EpisodeResult
+    from trajrec.replay.verdicts import VerdictLog
 
 # So many reports fit on a screen; of more episodes only those that are not exact are printed.
 ALL_PRINTED = 20
@@ -75,6 +77,12 @@ def add_parser(commands: Commands) -> None:
         action="store_true",
         help="restore the recorded state after each step that differs",
     )
+    parser.add_argument(
+        "--no-keep",
+        dest="keep",
+        action="store_false",
+        help="append no verdicts to the table replays (nor in CI, or if DIR is read-only)",
+    )
     parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
     add_execution(parser)
@@ -99,7 +107,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     recorded: dict[str, EpisodeResult] = {}
     if factory is not None:
         chosen = _note_recorded(chosen, factory, recorded)
-    with Progress("replaying", " episodes") as progress:
+    keeper = _VerdictKeeper(corpus.path, arguments)
+    with Progress("replaying", " episodes") as progress, keeper as kept:
         for report in replay_episodes(
             chosen,
             env=factory,
@@ -112,6 +121,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             backend=arguments.backend,
         ):
             summary.add(report)
+            kept.add(report)
             progress(summary.n_episodes, total)
             if arguments.junit is not None or arguments.html is not None:
                 reports.append(report)
@@ -134,6 +144,37 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         # A check in CI that replayed nothing must not pass.
         return ExitStatus.USAGE
     return ExitStatus.REFUSED if summary.grades["refused"] else ExitStatus.OK
+
+
+class _VerdictKeeper:
+    """Appends verdicts to the corpus, if they are wanted and the folder takes them."""
+
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
+        from trajrec.replay.verdicts import RECORDED, VerdictLog, may_keep
+
+        self._log: VerdictLog | None = None
+        if arguments.keep and may_keep(folder):
+            self._log = VerdictLog(folder, arguments.env or RECORDED)
+
+    def add(self, report: ReplayReport) -> None:
+        """Append a verdict."""
+        self._try(lambda log: log.add(report))
+
+    def __enter__(self) -> _VerdictKeeper:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._try(lambda log: log.close())
+
+    def _try(self, write: Callable[[VerdictLog], None]) -> None:
+        """Write, or say that a full disk keeps no verdicts: the replays themselves go on."""
+        if self._log is None:
+            return
+        try:
+            write(self._log)
+        except LogWriteError as exc:
+            self._log = None
+            say(f"trajrec: the verdicts are not kept: {exc}")
 
 
 def _choose(corpus: Corpus, arguments: argparse.Namespace) -> tuple[Iterator[Episode], int]:

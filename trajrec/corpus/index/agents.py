@@ -18,9 +18,9 @@ from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.index.agent_episode import episode_rows
 from trajrec.corpus.index.credit import add_credit
 from trajrec.corpus.index.row_batch import Rows
-from trajrec.corpus.index.rows import EpisodeRow, check_row
+from trajrec.corpus.index.rows import EpisodeRow, check_row, replay_row
 from trajrec.errors import DecodeError, LogError
-from trajrec.log.annotations import CreditRun, PostHocCheck
+from trajrec.log.annotations import CreditRun, PostHocCheck, ReplayVerdict
 from trajrec.log.chunk import LogChunk
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeStart, Failure
@@ -136,6 +136,8 @@ class AgentRows:
                     rows.checks.append(check_row(event.target, None, event))
                 elif isinstance(event, CreditRun):
                     add_credit(event, rows)
+                elif isinstance(event, ReplayVerdict):
+                    rows.replays.append(replay_row(event))
             except DecodeError as exc:
                 self._reader.note_damage(chunk.index, f"an annotation: {exc}")
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
+from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.rewards import COLUMNS as AGENT_COLUMNS
 from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import Row
@@ -37,6 +38,7 @@ _LISTS = {
     SIDE_EFFECTS: "side_effects",
     CREDIT: "credit",
     ROLLOUTS: "rollouts",
+    REPLAYS: "replays",
     STEPS: "decisions",
 }
 """Table -> the list of its rows in `Rows`."""

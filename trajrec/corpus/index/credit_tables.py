@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 CREDIT = Table(
@@ -63,4 +64,4 @@ ROLLOUTS = Table(
     ),
 )
 # Tables whose rows are in other logs than their episodes; rows of the table `checks` may be.
-ANNOTATIONS = (CREDIT, ROLLOUTS)
+ANNOTATIONS = (CREDIT, ROLLOUTS, REPLAYS)

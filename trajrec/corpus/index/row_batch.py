@@ -13,6 +13,7 @@ from trajrec.corpus.index.rows import (
     EpisodeRow,
     FailureRow,
     ModelCallRow,
+    ReplayRow,
     RolloutRow,
     SideEffectRow,
     StateChangeRow,
@@ -53,6 +54,7 @@ _BY_LOG = (
     "side_effects",
     "credit",
     "rollouts",
+    "replays",
     "decisions",
 )
 
@@ -86,6 +88,7 @@ class Rows:
     side_effects: list[SideEffectRow] = field(default_factory=list)
     credit: list[CreditRow] = field(default_factory=list)
     rollouts: list[RolloutRow] = field(default_factory=list)
+    replays: list[ReplayRow] = field(default_factory=list)
     decisions: list[StepRow] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
     _begun: list[tuple[int, list[int]]] = field(default_factory=list)

@@ -7,6 +7,7 @@ so rows are msgspec structs: one with 25 fields is made in two thirds of the tim
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,7 +15,7 @@ import msgspec
 
 from trajrec.corpus.index.cells import stored_json, to_timestamp
 from trajrec.corpus.index.views import EpisodeKind
-from trajrec.log.annotations import PostHocCheck
+from trajrec.log.annotations import PostHocCheck, ReplayVerdict
 from trajrec.log.schema import Check, Failure
 
 Time: TypeAlias = int | datetime.datetime
@@ -261,6 +262,48 @@ class RolloutRow(Row, kw_only=True):
     env_steps: int
     coalesced_at: int | None
     status: str
+
+
+class ReplayRow(Row, kw_only=True):
+    """A row of `replays`. Like a post-hoc check, it does not know the kind of its episode."""
+
+    run_id: str
+    episode_id: str
+    kind: EpisodeKind | None = None
+    against: str
+    grade: str
+    n_steps: int
+    step: int | None
+    field: str | None
+    expected: str | None
+    actual: str | None
+    cause: str | None
+    ulps: int | None
+    compared: str
+    notes: str
+    versions: str | None
+    replayed_at: Time | None
+
+
+def replay_row(event: ReplayVerdict) -> ReplayRow:
+    """Return the row of the verdict of a replay."""
+    return ReplayRow(
+        run_id=event.run_id,
+        episode_id=event.target,
+        against=event.against,
+        grade=event.grade,
+        n_steps=event.n_steps,
+        step=event.step,
+        field=event.field or None,
+        expected=stored_json(event.expected_data),
+        actual=stored_json(event.actual_data),
+        cause=event.cause or None,
+        ulps=event.ulps or None,
+        compared=json.dumps(event.compared),
+        notes=json.dumps(event.notes),
+        versions=stored_json(event.versions_data),
+        replayed_at=to_timestamp(event.time_ns),
+    )
 
 
 def failure_row(episode: EpisodeRow, event: Failure) -> FailureRow:

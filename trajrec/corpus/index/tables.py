@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.numeric_changes import NUMERIC_CHANGES
+from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 18
+INDEX_VERSION = 19
 
 
 ALL_EPISODES = Table(
@@ -359,6 +360,7 @@ OF_EPISODES = (
     SIDE_EFFECTS,
     CREDIT,
     ROLLOUTS,
+    REPLAYS,
 )
 
 EPISODE_TABLES = (ALL_EPISODES, *OF_EPISODES)

@@ -1,10 +1,11 @@
-"""Views over the tables: kinds of episodes, interfaces, calls, latest credit, branches."""
+"""Views over the tables: kinds of episodes, interfaces, calls, latest credit and replays, branches."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
 from trajrec.corpus.index.credit_tables import CREDIT
+from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.tables import ALL_EPISODES
 from trajrec.run_interface import FIELDS
 
@@ -110,6 +111,13 @@ LATEST_CREDIT = View(
     "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, "
     "estimand, policy_id, noise ORDER BY created_at DESC, run_id) = 1",
 )
+LATEST_REPLAY = View(
+    "latest_replay",
+    "the latest verdict of a replay, for each episode and environment that it was replayed in",
+    tuple((name, meaning) for name, _, meaning in REPLAYS.columns),
+    "SELECT * FROM replays QUALIFY row_number() OVER (PARTITION BY episode_id, against "
+    "ORDER BY replayed_at DESC, run_id) = 1",
+)
 # Recursive, because the parent of a fork may be a fork itself.
 BRANCHES = View(
     "branches",
@@ -135,4 +143,4 @@ BRANCHES = View(
     "b.outcome FROM up JOIN forks b USING (episode_id) GROUP BY ALL",
 )
 # In an order in which each view stands behind the views that it reads.
-VIEWS = (EPISODES, FORKS, INTERFACES, CALLS, LATEST_CREDIT, BRANCHES)
+VIEWS = (EPISODES, FORKS, INTERFACES, CALLS, LATEST_CREDIT, LATEST_REPLAY, BRANCHES)
