@@ -128,7 +128,7 @@ def _env_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
     if a.fork is None and b.fork is None:
         yield from _first("info", [-1], [a.reset_info], [b.reset_info])
     if a.has_infos or b.has_infos:
-        yield from steps.first_difference("info", a.infos, b.infos)
+        yield from steps.first_difference("info", a.rows.infos(), b.rows.infos())
     yield from _state_difference(a, b, observed)
 
 

@@ -164,7 +164,7 @@ def _compare_episode(comparison: Comparison, ours: Episode, slow: Struct) -> Non
     for name, values, slow_rows in [
         ("action", ours.actions, slow["steps"]),
         ("reward", ours.reward_values, slow["steps"]),
-        ("info", ours.infos, slow["steps"]),
+        ("info", ours.rows.infos(), slow["steps"]),
         ("obs", ours.observation_values, rows),
     ]:
         comparison.same(f"{place} {name}", list(map(typed, values)), _column(slow_rows, name))

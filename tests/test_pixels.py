@@ -307,7 +307,7 @@ def test_replay_finds_one_changed_pixel_across_chunks(tmp_path):
     episodes = list(trajrec.open(tmp_path).episodes())
     assert any(len(episode.rows.parts) > 1 for episode in episodes)
     for episode in episodes:
-        views = [view.tobytes() for view in episode.observation_views()]
+        views = [view.tobytes() for view in episode.rows.observation_views()]
         assert views == [row.tobytes() for row in episode.observations]
     assert {report.grade for report in replay_episodes(episodes, env=Picture)} == {"exact"}
     changed = Picture(is_changed=True)

@@ -110,7 +110,7 @@ def _recorded_words(episode: Episode, template: Array) -> Iterator[Array]:
 
     Comparing words is faster than comparing bytes.
     """
-    for recorded in episode.observation_views():
+    for recorded in episode.rows.observation_views():
         is_alike = (recorded.dtype, recorded.shape) == (template.dtype, template.shape)
         if not is_alike or not recorded.flags.c_contiguous:
             return

@@ -140,7 +140,7 @@ def compare_observations(
     if all(item is None for item in live):
         return None
     template = execution.template
-    recorded = episode.observations
+    recorded = episode.stored_observations
     if (
         template is not None
         and isinstance(recorded, np.ndarray)
@@ -224,7 +224,7 @@ def _compare_infos(
     n_rows = len(execution.rewards)
     if has_same_infos(episode, execution, n_rows):
         return None
-    for row, recorded in enumerate(episode.infos[:n_rows]):
+    for row, recorded in enumerate(episode.rows.infos()[:n_rows]):
         item = execution.infos.get(row, {})
         live: Info
         if isinstance(item, dict):

@@ -23,6 +23,7 @@ from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import first_change, is_same
 from trajrec.values.digest import show_digest
+from trajrec.values.foreign_arrays import has_own_dtype
 from trajrec.values.json import to_field
 from trajrec.values.plain import PLAIN_TYPES
 from trajrec.values.shown import short_pair
@@ -337,7 +338,8 @@ def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation
 
 def as_recorded(value: Value) -> Value:
     """Return a value as a log gives it back: an object of a class becomes plain data."""
-    if type(value) in _UNCHANGED_TYPES:
+    cls = type(value)
+    if cls in _UNCHANGED_TYPES and not (cls is np.ndarray and has_own_dtype(value)):
         return value
     return codec.decode(codec.encode(value, opaque=True))
 

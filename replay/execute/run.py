@@ -33,6 +33,7 @@ from trajrec.types import Action, Observation
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.digest import KEY_BYTES, state_key
+from trajrec.values.foreign_arrays import has_own_dtype
 from trajrec.values.plain import IMMUTABLE_TYPES
 
 
@@ -278,7 +279,7 @@ def _keep_start(
 
     Those of a later step were compared when the step was reached.
     """
-    if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM":
+    if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" and not has_own_dtype(obs):
         execution.template = obs
     execution.collect = obs_collector(episode, execution)
     if execution.template is None:

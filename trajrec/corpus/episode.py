@@ -23,6 +23,7 @@ from trajrec.log.schema import episode_id
 from trajrec.types import Action, Array, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, DigestBytes, digest_function
+from trajrec.values.presented import presented, presented_rows
 
 
 class Episode:
@@ -244,7 +245,7 @@ class Episode:
         if not self.reward_values:
             return np.zeros(0, np.float64)
         try:
-            return np.asarray(self.reward_values)
+            return np.asarray(list(map(presented, self.reward_values)))
         except ValueError:
             return np.fromiter(self.reward_values, object, len(self.reward_values))
 
@@ -257,9 +258,14 @@ class Episode:
     def observations(self) -> Value:
         """Observations: first the reset's, then one for each step.
 
-        An array (T + 1, *shape) if all are arrays of one dtype and shape, a dict or tuple of such
-        arrays if they are composed, else a list of values.
+        An array (T + 1, *shape) if all are arrays of one dtype and shape (tensors too), a dict or
+        tuple of such arrays if they are composed, else a list of values.
         """
+        return presented_rows(self.stored_observations)
+
+    @cached_property
+    def stored_observations(self) -> Value:
+        """The same, but tensors and other objects are plain data, as in `observation_values`."""
         try:
             return self.rows.observation_array()
         except (ValueError, TypeError, KeyError):
@@ -269,10 +275,6 @@ class Episode:
     def observation_values(self) -> list[Observation]:
         """Observations one by one, length T + 1, in their recorded types."""
         return self.rows.observation_values()
-
-    def observation_views(self) -> Iterator[Array]:
-        """Yield the observations, each valid until the next; stop before one that is no array."""
-        return self.rows.observation_views()
 
     def observation_at(self, row: int) -> Observation:
         """Return one observation, and read only its chunk; row 0 is the reset's.
@@ -285,7 +287,7 @@ class Episode:
     @cached_property
     def infos(self) -> list[Info]:
         """Infos of the steps, length T; the reset's is `reset_info`."""
-        return self.rows.infos()
+        return list(map(presented, self.rows.infos()))
 
     @cached_property
     def has_infos(self) -> bool:
@@ -382,7 +384,7 @@ class Episode:
             self.actions,
             self.observation_values[first_row:],
             self.reward_values,
-            self.infos,
+            self.rows.infos(),
             strict=True,
         )
         steps = [Step(*row) for row in rows]

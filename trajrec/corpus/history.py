@@ -16,6 +16,7 @@ from trajrec.log.events import SideEffect
 from trajrec.log.fields import field_values
 from trajrec.types import Action, Value
 from trajrec.values import codec
+from trajrec.values.foreign_arrays import ARRAY, as_given
 
 
 class RecordedRequests(NamedTuple):
@@ -36,10 +37,12 @@ def to_env_action(action: Value) -> Action:
     """Return a recorded action as an environment takes it.
 
     The log keeps the type of an enum, or of a subclass of a plain type; an environment gets its
-    value.
+    value. It gets tensors as such if their library is imported.
     """
     if isinstance(action, codec.Plain) and action.kind in ("enum", "subclass"):
         return action.fields["value"]
+    if isinstance(action, codec.Plain) and action.kind == ARRAY:
+        return as_given(action)
     if type(action) is dict:
         return {key: to_env_action(item) for key, item in action.items()}
     return tuple(map(to_env_action, action)) if type(action) is tuple else action

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from trajrec.log.journal import journal_path
-from trajrec.log.schema import Header
+from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import Durability, LogWriter, OnFull, Source, new_log_id
 
 LOGS_OF_KEPT = 4
@@ -79,6 +79,13 @@ class LogSeries:
             durability=self._durability,
             max_bytes=self._rest_bytes(),
         )
+
+    def begin_again(self, writer: LogWriter, state: StateRecord) -> None:
+        """Delete a log in which nothing is recorded; the next one has its name, and other states."""
+        writer.close()
+        for path in (writer.path, journal_path(writer.path)):
+            path.unlink(missing_ok=True)
+        self._header = msgspec.structs.replace(self._header, state=state)
 
     def is_done(self, writer: LogWriter, n_episodes: int) -> bool:
         """Return whether a log has so many episodes that the next one belongs into another log."""

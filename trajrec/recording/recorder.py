@@ -15,9 +15,9 @@ import msgspec
 
 from trajrec.envstate.adapters import choose_adapter
 from trajrec.envstate.generators import generator_state
-from trajrec.errors import EncodeError, EnvContractError, LogWriteError
+from trajrec.errors import EncodeError, LogWriteError
 from trajrec.log.events import TaskStart
-from trajrec.log.schema import EpisodeStart, Fork
+from trajrec.log.schema import EpisodeStart, Fork, StateRecord
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Verifier
 from trajrec.recording.buffer import NOT_RECORDED, SKIPPED, StepBuffer
@@ -30,6 +30,7 @@ from trajrec.recording.options import (
     TaskOfReset,
     check_volume,
 )
+from trajrec.recording.recorder_errors import is_unrecordable, located, not_open, warn_of_end
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.step_fields import MisfitError
 from trajrec.recording.task_event import TaskDescription
@@ -225,7 +226,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             return self.step(action)
         if begun in (NOT_RECORDED, SKIPPED):
             return self.env.step(action)
-        raise self._not_open()
+        raise not_open(self.episode_id)
 
     def reset(
         self, *, seed: int | None = None, options: JsonObject | None = None
@@ -273,6 +274,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         except BaseException as exc:
             episodes.fail_reset(start, "reset", exc, n_secrets=n_secrets, task=task)
             raise
+        if n_resets == 0 and self._origin.parent is None and is_unrecordable(self._adapter):
+            self._leave_states_out()
+            episodes = self._episodes
+            start = msgspec.structs.replace(start, episode=episodes.new_episode())
         try:
             cleaned, n_secrets["info"] = self._redactor.redacted(info)
             info_data = codec.encode(cleaned, opaque=True)
@@ -284,6 +289,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 raise self._located(exc) from None
             raise
         return obs, info
+
+    def _leave_states_out(self) -> None:
+        """Begin the log again without states. Nothing is recorded yet."""
+        self._adapter = None
+        self._logs.begin_again(self._writer, StateRecord(adapter="", version=0, keep="none"))
+        self._stored_states = "none"
+        self._open_log()
 
     def begin_fork(
         self, fork: Fork, start: EpisodeStart, obs: Observation, *, task: TaskStart | None
@@ -322,12 +334,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             return True
         if self._writer.error is None and not self._has_warned_of_end:
             self._has_warned_of_end = True
-            warnings.warn(
-                f"{self.path}: the recorder was closed, or its process was forked; "
-                "this episode and later ones are not recorded",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            warn_of_end(self.path)
         return False
 
     def _begin_log(self, n_episodes: int) -> None:
@@ -374,15 +381,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 writer.leave_unsealed()
 
     def _located(self, exc: EncodeError) -> EncodeError:
-        where = f"episode {self.episode_id} step {self._buffer.position.step}: {exc.where}"
-        return EncodeError(exc.what, where=where)
-
-    def _not_open(self) -> EnvContractError:
-        if self._episodes.number < 0:
-            return EnvContractError("step before the first reset; call reset first")
-        return EnvContractError(
-            f"step after the end of episode {self.episode_id}; call reset first"
-        )
+        return located(exc, self.episode_id, self._buffer.position.step)
 
 
 def open_recorder(

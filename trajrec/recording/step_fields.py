@@ -23,6 +23,7 @@ from trajrec.log.items import ODD, FieldLayout, Leaf
 from trajrec.log.pixel_changes import PixelDiff
 from trajrec.types import Array, Value
 from trajrec.values import codec
+from trajrec.values.foreign_arrays import has_own_dtype
 from trajrec.values.plain import NUMBER_TYPES, PLAIN_NUMBERS, PLAIN_TYPES, SCALAR_TYPES
 
 MAX_DEPTH = 8
@@ -113,7 +114,8 @@ class Field:
         cls = type(value)
         if cls in SCALAR_TYPES:
             return self._scalar(path, cls)
-        if cls is np.ndarray and value.dtype.kind in "biufcmM" and value.size:
+        is_array = cls is np.ndarray and value.dtype.kind in "biufcmM" and value.size
+        if is_array and not has_own_dtype(value):
             # Only observations: rows of other fields may be taken back, and changes cannot be.
             is_large = self._name == "obs" and value.nbytes > LARGE_ROW_BYTES
             return self._array_of_pixels(path, value) if is_large else self._array(path, value)

@@ -17,6 +17,7 @@ from trajrec.values import extensions as ext
 from trajrec.values.arrays import array_bytes
 from trajrec.values.decoder import Decoder
 from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref, type_name
+from trajrec.values.foreign_arrays import ARRAY, describe_array, has_own_dtype
 from trajrec.values.plain import STANDARD_VALUES
 
 MAX_REPR = 1000
@@ -128,6 +129,8 @@ class Encoder:
 
     def _array(self, value: Array, depth: int) -> object:
         # The bytes of object and variable-width text arrays are addresses.
+        if has_own_dtype(value):
+            return self._foreign(value, depth)
         if value.dtype.kind in "OT":
             items = self._items(value.ravel().tolist(), depth)
             return _Ext(ext.OBJECT_ARRAY, pack([value.dtype.kind, list(value.shape), items]))
@@ -137,11 +140,14 @@ class Encoder:
     def _scalar(self, value: np.generic, depth: int) -> object:
         if value.dtype.kind == "O":
             return self._unknown(value)
+        if has_own_dtype(value):
+            return self._foreign(value, depth)
         return _Ext(ext.SCALAR, pack([self._dtype(value.dtype), array_bytes(value)]))
 
     def _dtype(self, dtype: np.dtype[Any]) -> object:
         """Return a dtype as its text, or of a record [[name, dtype, offset], ..., item size]."""
-        if dtype.kind not in ARRAY_KINDS or dtype.hasobject or dtype.subdtype is not None:
+        is_storable = dtype.kind in ARRAY_KINDS and dtype.isbuiltin != 2
+        if not is_storable or dtype.hasobject or dtype.subdtype is not None:
             raise self._error(f"numpy dtype {dtype} cannot be stored")
         if dtype.names is None or dtype.fields is None:
             return dtype.str
@@ -164,12 +170,20 @@ class Encoder:
             return self._object(value.type_name, value.kind, value.fields, depth)
         described = _describe(value)
         if described is None:
-            return self._unknown(value)
+            return self._foreign(value, depth)
         kind, fields = described
         return self._object(type_name(value), kind, fields, depth)
 
     def _object(self, name: str, kind: str, fields: JsonObject, depth: int) -> object:
         return _Ext(ext.OBJECT, pack([name, kind, self._dict(fields, depth + 1)]))
+
+    def _foreign(self, value: Value, depth: int) -> object:
+        """Lower an array of another package, or any other object as an unknown one."""
+        described = describe_array(value)
+        if described is None:
+            return self._unknown(value)
+        name, fields = described
+        return self._object(name, ARRAY, fields, depth)
 
     def _unknown(self, value: Value) -> object:
         if not self._opaque:

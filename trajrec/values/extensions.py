@@ -40,7 +40,8 @@ class Plain:
     Attributes:
         type_name: Module and qualified name of its class, e.g. "shop.Order".
         kind: How its class was declared: "enum", "dataclass", "namedtuple", "pydantic", "attrs",
-            "struct" (msgspec), "subclass" (of a builtin) or "value" (of the standard library).
+            "struct" (msgspec), "subclass" (of a builtin), "value" (of the standard library) or
+            "array" (see `trajrec.values.foreign_arrays`).
         fields: Its fields by name; {"name", "value"} of an enum; {"value"} of a subclass or value.
     """
 

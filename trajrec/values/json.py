@@ -10,6 +10,7 @@ import numpy as np
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.codec import Opaque, Plain
+from trajrec.values.foreign_arrays import ARRAY, as_array
 from trajrec.values.paths import Path
 
 # An observation of a camera would make every index row megabytes long.
@@ -197,6 +198,8 @@ def to_json_value(value: Value) -> Value:
         item = value.item()
         # The item of a long double is a long double.
         return str(value) if isinstance(item, np.generic) else to_json_value(item)
+    if isinstance(value, Plain) and value.kind == ARRAY and "dtype" not in value.fields:
+        return to_json_value(as_array(value))
     if isinstance(value, Plain):
         fields = {key: to_json_value(item) for key, item in value.fields.items()}
         return {"type": value.type_name, **fields}

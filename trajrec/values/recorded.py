@@ -13,6 +13,7 @@ from typing import TypeVar
 from trajrec.errors import RecordedError
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import Plain
+from trajrec.values.foreign_arrays import ARRAY, as_given
 
 T = TypeVar("T")
 
@@ -154,6 +155,8 @@ def resolve(result: Awaitable[T]) -> T:
 def _to_object(value: Plain) -> Value:
     if value.kind in ("value", "subclass"):
         return value
+    if value.kind == ARRAY:
+        return as_given(value)
     fields = {name: rehydrate(item) for name, item in value.fields.items()}
     cls = _loaded(value.type_name)
     members = getattr(cls, "__members__", {})
