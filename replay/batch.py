@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal, Unpack
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
+from trajrec.protocols import Verifier
 from trajrec.replay.execute.factories import EnvOrFactory, WorldOrFactory, is_world
 from trajrec.replay.execute.report import ReplayReport, refusal
 from trajrec.replay.executor import is_env_object
@@ -26,6 +27,7 @@ def replay_episodes(
     *,
     env: EnvOrFactory = None,
     world: WorldOrFactory = None,
+    checks: Sequence[Verifier] = (),
     jobs: int = 1,
     backend: Literal["local", "ray"] = "local",
     **options: Unpack[ReplayOptions],
@@ -39,6 +41,7 @@ def replay_episodes(
         episodes: From `Corpus.episodes`; read one after the other as they are needed.
         env: See `replay_episode`.
         world: See `replay_episode`.
+        checks: See `replay_episode`. Episodes of environments are refused if there are any.
         jobs: The number of processes; 1 replays in this process.
         backend: "local", or "ray" for tasks of a Ray cluster (`trajrec[ray]`) that can read the
             logs under the same paths.
@@ -56,14 +59,14 @@ def replay_episodes(
     config = replay_config(**options)
     if jobs == 1 and backend == "local":
         for chunk in _chunks(episodes):
-            yield from _replay(chunk, env, world, config)
+            yield from _replay(chunk, env, world, checks, config)
         return
     if is_env_object(env) or is_world(world):
         raise TypeError(
             "env and world must be functions that make one if jobs > 1: "
             "an object cannot be sent to other processes"
         )
-    work = functools.partial(_replay_refs, EpisodeLoader(), env, world, config)
+    work = functools.partial(_replay_refs, EpisodeLoader(), env, world, tuple(checks), config)
     chunks = ([refs_with_ancestors(episode) for episode in chunk] for chunk in _chunks(episodes))
     # A chunk is needed again if its worker ended.
     sent, kept = itertools.tee(chunks)
@@ -98,17 +101,22 @@ def _replay_refs(
     loader: EpisodeLoader,
     env: EnvOrFactory,
     world: WorldOrFactory,
+    checks: Sequence[Verifier],
     config: ReplayConfig,
     chunk: list[tuple[EpisodeRef, ...]],
 ) -> list[ReplayReport]:
     """Replay a chunk: the work of another process."""
-    return list(_replay((loader.read(refs) for refs in chunk), env, world, config))
+    return list(_replay((loader.read(refs) for refs in chunk), env, world, checks, config))
 
 
 def _replay(
-    chunk: Iterable[Episode], env: EnvOrFactory, world: WorldOrFactory, config: ReplayConfig
+    chunk: Iterable[Episode],
+    env: EnvOrFactory,
+    world: WorldOrFactory,
+    checks: Sequence[Verifier],
+    config: ReplayConfig,
 ) -> Iterator[ReplayReport]:
-    with Replayer(env=env, world=world, **config.as_options()) as replayer:
+    with Replayer(env=env, world=world, checks=checks, **config.as_options()) as replayer:
         yield from replayer.replay_all(chunk)
 
 

@@ -34,8 +34,8 @@ class ReplayOptions(TypedDict, total=False):
             control, toy text, MuJoCo, tool worlds) and stored whole, as `keep_states="all"` stores
             them. Default: False.
         first: The first step to compare, from 0. It is reached by the fastest available method,
-            and the grade is "partial" at best. An agent's episode is always compared whole.
-            Default: 0.
+            and the grade is "partial" at best. In an agent's episode, the calls before it are made
+            and not compared; the state that they lead to is. Default: 0.
         explain: Run a diverged episode again under changed conditions to find the likely cause.
             Default: True.
         redact: The `Redactor` that the episode was recorded with, if it was not the default one:

@@ -128,6 +128,7 @@ class Replayer:
                 checks=self._checks,
                 tolerance=self._config.tolerance,
                 resync=self._config.resync,
+                first=self._config.first,
                 explain=self._config.explain,
             )
         if self._checks:
@@ -153,7 +154,7 @@ class Replayer:
         start = 0.0
         try:
             for episode in _decoded(episodes):
-                if episode.is_agent_episode or self._has_diverged:
+                if episode.is_agent_episode or self._has_diverged or self._checks:
                     yield from self._report_group(group)
                     yield self._replay_or_refuse(episode)
                     continue
@@ -192,6 +193,8 @@ class Replayer:
             yield from map(self._replay_or_refuse, later)
 
     def _replay_or_refuse(self, episode: Episode) -> ReplayReport:
+        if self._checks and not episode.is_agent_episode:
+            return refusal(episode.id, "checks are run on agents' episodes only")
         try:
             return self.replay(episode)
         except _REFUSALS as exc:

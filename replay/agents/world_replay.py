@@ -15,9 +15,10 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import DivergenceError, ReplayError
 from trajrec.protocols import Verifier, World
+from trajrec.replay.agents.late_execution import LateExecution
 from trajrec.replay.agents.world_execution import ExecutionResult, WorldExecution
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
-from trajrec.replay.execute.report import Divergence, Grade, ReplayReport
+from trajrec.replay.execute.report import Divergence, Grade, ReplayReport, refusal
 from trajrec.replay.execute.secrets import redacted_error, redaction_notes
 from trajrec.replay.execute.tolerance import Tolerance
 
@@ -36,6 +37,7 @@ def replay_in_world(
     checks: Sequence[Verifier] = (),
     tolerance: Tolerance,
     resync: bool = False,
+    first: int = 0,
     explain: bool = True,
 ) -> ReplayReport:
     """Re-execute an agent's calls in a world and compare each of them with the log.
@@ -48,6 +50,8 @@ def replay_in_world(
             same id.
         tolerance: The differences to ignore.
         resync: After each call that differs, restore the recorded state and go on.
+        first: The first step to compare. The calls before it are made and not compared; the state
+            that they lead to is.
         explain: Execute a diverged episode again to find the likely cause.
 
     Returns:
@@ -56,9 +60,13 @@ def replay_in_world(
     """
 
     def execute() -> ExecutionResult:
-        execution = _execution(episode, make(), checks=checks, tolerance=tolerance, resync=resync)
+        execution = _execution(
+            episode, make(), checks=checks, tolerance=tolerance, resync=resync, first=first
+        )
         return execution.run()
 
+    if first > episode.end_step:
+        return refusal(episode.id, f"the episode ends before step {first}")
     result = execute()
     divergence = result.divergence
     if divergence is not None and explain and not divergence.cause:
@@ -81,6 +89,9 @@ def replay_in_world(
         if unknown is not None:
             notes.append(f"a recorded state could not be compared by its values: {unknown}")
             grade = "state"
+    if first > episode.first_step:
+        notes.append(f"compared from step {first} on")
+        grade = "observed-only" if grade == "observed-only" else "partial"
     if divergence is not None:
         grade = "diverged"
     return ReplayReport(
@@ -171,6 +182,7 @@ def _execution(
     checks: Sequence[Verifier] = (),
     tolerance: Tolerance | None = None,
     resync: bool = False,
+    first: int = 0,
 ) -> WorldExecution:
     def prepare_fork() -> None:
         assert episode.fork is not None
@@ -179,9 +191,10 @@ def _execution(
         with contextlib.suppress(DivergenceError):
             bring_world(episode.parent, world, fork_attempts(episode))
 
-    return WorldExecution(
+    return LateExecution(
         episode,
         world,
+        first=first,
         checks=checks,
         tolerance=Tolerance() if tolerance is None else tolerance,
         prepare_fork=prepare_fork,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from trajrec.cli.arguments import (
 )
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import kind_condition, reads_folder
-from trajrec.cli.load import load_env
+from trajrec.cli.load import load_env, load_function
 from trajrec.cli.output import Progress, print_json, say
 from trajrec.cli.safe_stream import one_line
 from trajrec.errors import LogWriteError
@@ -78,6 +79,15 @@ def add_parser(commands: Commands) -> None:
         help="restore the recorded state after each step that differs",
     )
     parser.add_argument(
+        "--verifier",
+        dest="checks",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="run this verifier at the end of each agent's episode, and compare its verdict with "
+        "the recorded one; repeatable",
+    )
+    parser.add_argument(
         "--no-keep",
         dest="keep",
         action="store_false",
@@ -101,18 +111,21 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             # An error now, and not after hours of replays whose reports would be lost.
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
     factory = None if arguments.env is None else load_env(arguments.env)
+    checks = [load_function(name, "--verifier") for name in arguments.checks]
     summary = ReplaySummary()
     reports: list[ReplayReport] = []
     chosen, total = _choose(corpus, arguments)
     recorded: dict[str, EpisodeResult] = {}
     if factory is not None:
         chosen = _note_recorded(chosen, factory, recorded)
+    refused = _Refusals()
     keeper = _VerdictKeeper(corpus.path, arguments)
     with Progress("replaying", " episodes") as progress, keeper as kept:
         for report in replay_episodes(
             chosen,
             env=factory,
             world=factory,
+            checks=checks,
             allow=arguments.allow,
             ulps=arguments.ulps,
             resync=arguments.resync,
@@ -127,6 +140,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
                 reports.append(report)
             if arguments.json:
                 print_json(report.as_dict())
+            elif report.grade == "refused" and refused.has_seen(report.notes):
+                continue
             elif report.grade != "exact" or total <= ALL_PRINTED:
                 change = None
                 if factory is not None:
@@ -137,6 +152,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     if arguments.html is not None:
         write_html(arguments.html, reports, str(arguments.dir))
     if not arguments.json:
+        refused.print_rest()
         print(summary)
     if summary.grades["diverged"]:
         return ExitStatus.FINDING
@@ -144,6 +160,25 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         # A check in CI that replayed nothing must not pass.
         return ExitStatus.USAGE
     return ExitStatus.REFUSED if summary.grades["refused"] else ExitStatus.OK
+
+
+class _Refusals:
+    """Counts the refusals of each reason: one environment's episodes are refused for one reason."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, ...]] = Counter()
+
+    def has_seen(self, reason: tuple[str, ...]) -> bool:
+        """Count a refusal; return whether it is not the first one of its reason."""
+        self._counts[reason] += 1
+        return self._counts[reason] > 1
+
+    def print_rest(self) -> None:
+        """Print the number of the refusals that were not printed."""
+        for reason, n in self._counts.items():
+            if n > 1:
+                episodes = "1 more episode" if n == 2 else f"{n - 1} more episodes"
+                print(one_line(f"{episodes} refused; {'; '.join(reason)}"))
 
 
 class _VerdictKeeper:
