@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import EnvMissingError
+from trajrec.recording import env_record
 from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
 from trajrec.replay.execute.factories import EnvById
 
@@ -173,3 +176,56 @@ def test_a_mujoco_without_copies_of_data_forks_otherwise(
     with fork(episode, at=3, folder=None) as world:
         observation = world.step(np.zeros(1, np.float32))[0]
     assert observation.tobytes() == episode.observation_at(4).tobytes()
+
+
+def make_wild() -> gym.Env[Any, Any]:
+    return gym.wrappers.TimeLimit(Count(20, mood=Mood.WILD), 4)
+
+
+def make_other() -> gym.Env[Any, Any]:
+    return Slow()
+
+
+def test_an_environment_that_no_log_makes_is_warned_of_once(tmp_path: Path) -> None:
+    env_record._warned.clear()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            trajrec.record(make_wild(), tmp_path).close()
+    assert len(warned) == 1
+    assert "factory=" in str(warned[0].message)
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trajrec.record(gym.make("CartPole-v1"), tmp_path).close()
+        env_record._warned.clear()
+        trajrec.record(make_wild(), tmp_path, factory=make_wild).close()
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_factory_makes_it_again_if_it_is_allowed(tmp_path: Path, jobs: int) -> None:
+    recorder = trajrec.record(make_wild(), tmp_path, factory=make_wild)
+    recorder.reset(seed=1)
+    while not any(recorder.step(1)[2:4]):
+        pass
+    recorder.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    (report,) = replay_episodes([episode], allow=[__name__], jobs=jobs)
+    assert (report.grade, report.ending) == ("exact", "truncated")
+    (refused,) = replay_episodes([episode], jobs=jobs)
+    assert refused.grade == "refused"
+    assert f"--allow {__name__}" in str(refused)
+    with fork(episode, at=2, allow=[__name__], folder=None) as env:
+        env.step(1)
+
+
+def test_a_factory_must_be_found_and_make_the_same(tmp_path: Path) -> None:
+    for factory in (lambda: make_wild(), functools.partial(make_wild)):
+        with pytest.raises(ValueError, match="factory must be"):
+            trajrec.record(make_wild(), tmp_path, factory=factory)
+    recorder = trajrec.record(make_wild(), tmp_path, factory=make_other)
+    recorder.reset(seed=1)
+    recorder.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    with pytest.raises(EnvMissingError, match="Slow"):
+        replay_episode(episode, allow=[__name__])

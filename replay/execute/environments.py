@@ -17,12 +17,13 @@ from gymnasium.envs.registration import EnvSpec
 
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.errors import EnvMissingError, EnvRefusedError, mark_user_code
-from trajrec.log.schema import EnvRecord
+from trajrec.log.schema import FACTORY_FIELD, EnvRecord
 from trajrec.redaction.comparison import has_marks
 from trajrec.replay.execute.factories import (
     KNOWN_PACKAGES,
     arguments_as_given,
     default_arguments,
+    env_from_factory,
     has_objects,
     make_of_spec,
     module_of,
@@ -64,6 +65,8 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
             episode_id=episode_id,
         )
     allowed = tuple(allow)
+    if FACTORY_FIELD in record.spec_fields:
+        return _make_with_factory(record, allowed, episode_id)
     if API_FIELD in record.spec_fields:
         return _make_pettingzoo(record, allowed, episode_id)
     # Order enforcement is left out, as it only watches: a replay always resets before it steps.
@@ -102,6 +105,36 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
     n_applied = len(env.spec.additional_wrappers) if env.spec is not None else 0
     for name, data in record.wrappers[n_applied:]:
         env = _wrap(env, name, data, allow=allowed, episode_id=episode_id)
+    return env
+
+
+def _make_with_factory(record: EnvRecord, allow: tuple[str, ...], episode_id: str) -> AnyEnv:
+    """Make an environment with the function that the recorder was given."""
+    name = str(record.spec_fields[FACTORY_FIELD])
+    module, _, path = name.partition(":")
+    if not is_allowed(module, allow):
+        raise not_allowed(f"the factory {name} of its log", module, episode_id)
+    try:
+        factory: Any = importlib.import_module(module)
+        for number, part in enumerate(path.split(".")):
+            if number and not isinstance(factory, type):
+                raise AttributeError(f"{factory!r:.100} is no class")
+            factory = getattr(factory, part)
+    except (ImportError, AttributeError) as exc:
+        raise EnvMissingError(
+            f"the factory {name} is not installed here ({exc})", episode_id=episode_id
+        ) from exc
+    # The module has names of other modules too: a log must not choose which of them is called.
+    if not callable(factory) or not is_allowed(getattr(factory, "__module__", ""), allow):
+        raise EnvRefusedError(f"{name} is no factory of this module", episode_id=episode_id)
+    env = env_from_factory(factory)
+    class_name = codec.type_name(env.unwrapped)
+    if class_name != record.class_name:
+        env.close()
+        raise EnvMissingError(
+            f"the factory {name} makes {class_name}; recorded is {record.class_name}",
+            episode_id=episode_id,
+        )
     return env
 
 

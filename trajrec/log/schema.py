@@ -29,6 +29,10 @@ SeedOrigin = Literal["caller", "recorder", "none"]
 """Who chose the seed of a reset."""
 
 
+FACTORY_FIELD = "factory"
+"""Key in `EnvRecord.spec_fields` with a function that makes the environment, as "module:name"."""
+
+
 class EnvRecord(Record, frozen=True, kw_only=True):
     """The environment, with the data that are needed to make it again.
 

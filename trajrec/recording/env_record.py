@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from itertools import takewhile
 from typing import Any
 
@@ -14,13 +15,16 @@ import msgspec
 from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
-from trajrec.log.schema import EnvRecord
+from trajrec.log.schema import FACTORY_FIELD, EnvRecord
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 
 SPACE_CHARACTERS = 2000
 """Spaces are stored for people to read. The bounds of a large Box would fill pages."""
+
+# The environments that were warned of: a training run makes hundreds of one kind.
+_warned: set[tuple[str, str]] = set()
 
 StoredWrapper = tuple[str, bytes | None]
 """Class name and encoded arguments of a wrapper; None if the arguments are unknown."""
@@ -68,6 +72,52 @@ def describe_env(env: AnyEnv) -> EnvRecord:
         observation_space=str(env.observation_space)[:SPACE_CHARACTERS],
         action_space=str(env.action_space)[:SPACE_CHARACTERS],
     )
+
+
+def with_factory(record: EnvRecord, factory: Callable[[], Value] | None) -> EnvRecord:
+    """Return the description of an environment with the function that makes it again.
+
+    Without a function, a warning says once that the environment cannot be made again, and why.
+
+    Raises:
+        ValueError: Another process does not find the function by its module and name.
+    """
+    if not record.recreatable:
+        return record
+    if factory is None:
+        _warn_of(record)
+        return record
+    if not _is_importable(factory):
+        raise ValueError(
+            "factory must be a function at the top of a module that other processes can import, "
+            f"got {factory!r:.200}"
+        )
+    name = f"{factory.__module__}:{factory.__qualname__}"
+    fields = {**record.spec_fields, FACTORY_FIELD: name}
+    return msgspec.structs.replace(record, spec_fields=fields, recreatable="")
+
+
+def _warn_of(record: EnvRecord) -> None:
+    reason = (record.class_name, record.recreatable)
+    if reason in _warned:
+        return
+    _warned.add(reason)
+    warnings.warn(
+        f"the environment {record.class_name} cannot be made again from its log "
+        f"({record.recreatable}): each replay and fork will need env=, unless you record with "
+        "factory=, a function of a module that makes the environment",
+        stacklevel=_callers_level(),
+    )
+
+
+def _callers_level() -> int:
+    """Return the `stacklevel` of the first frame outside of trajrec, for a warning by the caller."""
+    frame = sys._getframe(1)
+    level = 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("trajrec."):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 def redacted_env(record: EnvRecord, redactor: Redactor) -> EnvRecord:
@@ -171,10 +221,10 @@ def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
     )
 
 
-def _is_importable(cls: type) -> bool:
-    """Return whether another process finds a class by its module and name."""
-    attribute: Any = sys.modules.get(cls.__module__)
-    for name in cls.__qualname__.split("."):
+def _is_importable(cls: Any) -> bool:
+    """Return whether another process finds a class or function by its module and name."""
+    attribute: Any = sys.modules.get(getattr(cls, "__module__", ""))
+    for name in getattr(cls, "__qualname__", "").split("."):
         attribute = getattr(attribute, name, None)
     return attribute is cls and cls.__module__ != "__main__"
 

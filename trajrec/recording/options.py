@@ -62,6 +62,9 @@ class RecordOptions(TypedDict, total=False):
         redact: Whether to keep secrets out of the log (the default), or the `Redactor` that does
             so. Numbers and arrays of numbers are never searched. False suits environments that
             hold no secrets, and whose texts must be stored as they are.
+        factory: A function that makes the environment, with its wrappers, for an environment that
+            cannot be made again from its log, as a warning says. It must stand at the top of a
+            module that other processes can import; replays import it if its module is allowed.
     """
 
     checks: Sequence[Verifier]
@@ -78,6 +81,7 @@ class RecordOptions(TypedDict, total=False):
     max_bytes: int | None
     keep_last: int | None
     redact: bool | Redactor
+    factory: Callable[[], Value] | None
 
 
 class LogOrigin(NamedTuple):

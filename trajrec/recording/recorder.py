@@ -65,6 +65,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         max_bytes: The most bytes that the log may take.
         keep_last: Keep the last so many episodes, and delete older ones.
         redact: Whether to keep secrets out of the log, or the `Redactor` that does so.
+        factory: A function that makes the environment again.
 
     `RecordOptions` explains the options from `checks` on.
 
@@ -100,6 +101,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         max_bytes: int | None = None,
         keep_last: int | None = None,
         redact: bool | Redactor = True,
+        factory: Callable[[], Value] | None = None,
     ) -> None:
         if not isinstance(env, gymnasium.Env):
             raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
@@ -124,6 +126,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             keep_states=keep_states,
             interface=interface,
             redactor=self._redactor,
+            factory=factory,
         )
         self._stored_states = header.state.keep
         self._logs = LogSeries(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import new_log_id
 from trajrec.protocols import StateAdapter
-from trajrec.recording.env_record import describe_env, redacted_env
+from trajrec.recording.env_record import describe_env, redacted_env, with_factory
 from trajrec.recording.options import KeepStates, LogOrigin, check_keep_states, stored_states
 from trajrec.recording.provenance import make_header
 from trajrec.redaction.redactor import Redactor
@@ -23,18 +23,19 @@ def recorder_header(
     keep_states: KeepStates,
     interface: Mapping[str, Value] | None,
     redactor: Redactor,
+    factory: Callable[[], Value] | None = None,
 ) -> Header:
     """Return the header of a recorder's log.
 
     Raises:
-        ValueError: `keep_states` is none of its words.
+        ValueError: `keep_states` is none of its words, or `factory` cannot be imported.
         EncodeError: The interface is no plain data.
     """
     check_keep_states(keep_states)
     kept: str = keep_states
     clock_ns = origin.clock_ns or time.time_ns
     if origin.parent is None:
-        env_record = redacted_env(describe_env(env), redactor)
+        env_record = with_factory(redacted_env(describe_env(env), redactor), factory)
         state_record = StateRecord(
             adapter="" if adapter is None else adapter.name,
             version=0 if adapter is None else adapter.version,
