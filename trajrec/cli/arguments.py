@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 POLICY_HELP = (
-    "random, or module:name of a function of the observation (and a generator) "
-    "or of an object with a method act"
+    "random; module:name of a function of the observation (and a generator), of an object with a "
+    "method act, or of a model of Stable-Baselines3; or a file of a model, as PPO:model.zip"
 )
 RESTORE_CHOICES = ("auto", "reexecute", "snapshot", "pickle", "env_snapshot", "os_fork")
 

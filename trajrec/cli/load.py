@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import secrets
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajrec.cli.exit_status import CannotMakeError
@@ -84,11 +87,45 @@ def load_policy(name: str, env: AnyEnv, seed: int | None) -> Callable[[Observati
 
 
 def load_acting(name: str) -> Policy | Callable[..., Action]:
-    """Return the policy that --policy names: a function, or an object with a method `act`."""
+    """Return the policy that --policy names.
+
+    It is a function, an object with a method `act`, or a model of Stable-Baselines3: an object, or
+    a file after the name of its algorithm.
+    """
+    if name.endswith(".zip"):
+        return _load_model(name)
     policy: Policy | Callable[..., Action] = load_object(name, "--policy", "random or ")
-    if not callable(policy) and not hasattr(policy, "act"):
-        raise ValueError(f"--policy {name} must be a function or have a method act")
+    is_model = hasattr(policy, "predict") and hasattr(policy, "policy")
+    if not callable(policy) and not hasattr(policy, "act") and not is_model:
+        raise ValueError(
+            f"--policy {name} must be a function, have a method act, or be a model of "
+            "Stable-Baselines3"
+        )
     return policy
+
+
+def _load_model(name: str) -> Policy:
+    """Load a model of Stable-Baselines3 from ALGORITHM:FILE, e.g. PPO:models/cartpole.zip."""
+    algorithm, _, file = name.partition(":")
+    if not algorithm.replace(".", "").isidentifier() or not file:
+        raise ValueError(
+            f"--policy {name} must name its algorithm: PPO:{name}, or MODULE.CLASS:{name} for "
+            "another package's"
+        )
+    module, _, cls = algorithm.rpartition(".")
+    try:
+        package = importlib.import_module(module or "stable_baselines3")
+    except ImportError as exc:
+        raise CannotMakeError(
+            f"--policy {name} needs the package {module or 'stable_baselines3'}, which is not "
+            "installed: pip install 'trajrec[sb3]'"
+        ) from exc
+    if not hasattr(getattr(package, cls, None), "load"):
+        raise ValueError(f"--policy {name}: {package.__name__} has no algorithm {cls}")
+    if not Path(file).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+    model: Policy = getattr(package, cls).load(file, device="cpu")
+    return model
 
 
 def load_function(name: str, flag: str, alternative: str = "") -> Callable[..., Value]:

@@ -1,0 +1,58 @@
+"""The command line takes models of Stable-Baselines3, as objects and as files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from conftest import record
+
+import trajrec
+from trajrec.cli.load import load_acting
+from trajrec.cli.main import main
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_commands_take_models_and_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str
+) -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    model = sb3.PPO("MlpPolicy", gym.make("CartPole-v1"), device="cpu", seed=0)
+    file = tmp_path / "model.zip"
+    model.save(file)
+    (tmp_path / "my_models.py").write_text(
+        f"import stable_baselines3\nppo = stable_baselines3.PPO.load({str(file)!r}, device='cpu')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    runs = tmp_path / "runs"
+    record(gym.make("CartPole-v1"), runs, 1)
+    (episode,) = trajrec.open(runs).episodes()
+    for policy in (f"PPO:{file}", f"stable_baselines3.PPO:{file}", "my_models:ppo"):
+        common = ["--policy", policy, "--jobs", jobs]
+        fork = ["fork", str(runs), episode.id, "--at", "2", "-n", "2", *common]
+        assert main(fork) == 0, policy
+        credit = ["credit", str(runs), episode.id, "--steps", "0:2", "-n", "2", *common]
+        assert main(credit) == 0, policy
+        assert main(["record", "CartPole-v1", "-o", str(tmp_path), "--policy", policy]) == 0
+    rows = trajrec.open(runs).sql("SELECT DISTINCT policy_id FROM credit").fetchall()
+    assert rows == [("PPO-sampled-0",)]
+
+
+def test_a_file_without_its_algorithm_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="PPO:model"):
+        load_acting("model.zip")
+    package: Any = type(sys)("fake_models")
+    sys.modules["fake_models"] = package
+    with pytest.raises(ValueError, match="no algorithm TQC"):
+        load_acting("fake_models.TQC:model.zip")
+    package.TQC = type("TQC", (), {"load": lambda file, device: (file, device)})
+    with pytest.raises(FileNotFoundError):
+        load_acting(f"fake_models.TQC:{tmp_path}/model.zip")
+    (tmp_path / "model.zip").touch()
+    assert load_acting(f"fake_models.TQC:{tmp_path}/model.zip")[1] == "cpu"
+    del sys.modules["fake_models"]
