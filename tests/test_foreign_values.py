@@ -271,3 +271,9 @@ def test_a_dtype_of_a_package_is_never_taken_for_bytes() -> None:
     record_of = np.zeros(2, np.dtype([("a", ml_dtypes.bfloat16)]))
     with pytest.raises(EncodeError, match="dtype"):
         codec.encode(record_of)
+
+
+def test_trajrec_is_imported_after_packages_with_dtypes() -> None:
+    pytest.importorskip("ml_dtypes")
+    code = "import ml_dtypes, trajrec.values.codec"
+    subprocess.run([sys.executable, "-c", code], check=True)

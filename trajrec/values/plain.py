@@ -20,7 +20,10 @@ PLAIN_TYPES: frozenset[type] = frozenset((type(None), bool, int, float, str, byt
 """Python's plain values: immutable, hashable, and stored by msgpack without an extension."""
 
 # An np.object_ has no class of its own, and an np.void can be changed in place.
-_NUMPY_SCALARS = frozenset(np.sctypeDict.values()) - {np.object_, np.void}
+# Packages such as ml_dtypes, which JAX imports, add types that NumPy itself cannot read again.
+_NUMPY_SCALARS = frozenset(
+    cls for cls in np.sctypeDict.values() if np.dtype(cls).isbuiltin == 1
+) - {np.object_, np.void}
 
 # numpy.datetime64 is missing: a log stores each as a value of its own, since it is no numpy.number.
 # Adding it would change the bytes of new recordings for nothing.
