@@ -150,6 +150,9 @@ class EnvSimulator(_LiveEnv):
             SnapshotError: The requested way to restore does not work for this environment.
         """
         self._walker.goto(step)
+        # A step before the first snapshot is reached by a reset, which may make new generators.
+        # The old ones would be seeded in their place.
+        self._set_env(self._walker.handle)
         self._follow_walker()
 
     def rewind(self) -> None:
