@@ -193,14 +193,12 @@ def test_branches_are_those_of_the_first_version(
 
 
 def numbers_of(table: credit.CreditTable) -> list[Any]:
+    """Return all numbers but the ends of intervals, which another method may change."""
     return [
         (
             row.step,
             row.estimator,
             row.value,
-            row.ci_low,
-            row.ci_high,
-            row.ci_method,
             row.n,
             row.n_discordant,
             row.n_invalid,
@@ -249,25 +247,25 @@ def test_other_estimators_give_the_numbers_of_the_first_version(walks: Path) -> 
         lake = lakes[0]
         options: dict[str, Any] = {"seed": 1, "folder": None}
         shapley = credit.shapley_values(lake, wander, n_permutations=4, **options)
-        assert digest(numbers_of(shapley)) == "2329c4435b97b2c4"
-        pooled = credit.pooled_advantages(lakes[:3], wander, n_rollouts=8, **options)
-        assert digest([numbers_of(table) for table in pooled]) == "cea6e977a40cadeb"
+        assert digest(numbers_of(shapley)) == "2368e70235e79ba7"
+        pooled = credit.pooled_advantages(lakes[:3], wander, n_rollouts=8, by="state", **options)
+        assert digest([numbers_of(table) for table in pooled]) == "54af1fd035d99465"
         redrawn = credit.counterfactual(lake, wander, 2, action=1, n_rollouts=16, **options)
-        assert digest(numbers_of(redrawn)) == "2c4767d1039dbdf1"
+        assert digest(numbers_of(redrawn)) == "8bb4d1909adac8d6"
         left_out = credit.counterfactual(lake, wander, 1, rest="recorded", n_rollouts=16, **options)
-        assert digest(numbers_of(left_out)) == "824aa005f2fc87bf"
+        assert digest(numbers_of(left_out)) == "caa605ebbdd8fb84"
 
 
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        ("grpo", "9a9fde007c01a698"),
-        ("rloo", "3e0580cfb150eee9"),
-        ("gigpo", "7920ec070ebef63a"),
-        ("rtmc", "8e9c71b23816bbc4"),
-        ("hca", "95526fe38f8369a7"),
-        ("cocoa", "1c0f96b3be9a0180"),
-        ("rudder", "9ba998e7bdf53899"),
+        ("grpo", "727e0f10fefc53af"),
+        ("rloo", "d5ed81517d473671"),
+        ("gigpo", "90f55180d30ff1e7"),
+        ("rtmc", "3fa0ac3d5986a466"),
+        ("hca", "25c996a9c5e560e1"),
+        ("cocoa", "1f99d71ab5ca726c"),
+        ("rudder", "4f53fef745ccc8f4"),
     ],
 )
 def test_credit_without_rollouts_is_that_of_the_first_version(
@@ -288,10 +286,10 @@ def test_decisions_are_those_of_the_first_version(walks: Path) -> None:
         options: dict[str, Any] = {"n_rollouts": 8, "seed": 1, "folder": None}
         policy = RepairingPolicy(0.05)
         dropped = credit.decisive_step(episode, policy, max_rollouts=64, **options)
-        assert (dropped.step, dropped.confidence) == (5, 0.99725)
-        assert digest(numbers_of(dropped.table)) == "bb9ddcd45933995a"
+        assert (dropped.step, dropped.confidence) == (5, 0.99825)
+        assert digest(numbers_of(dropped.table)) == "4d921dbc8e40d42e"
         changed = credit.decisive_step(episode, policy, method="bayes", max_rollouts=64, **options)
-        assert (changed.step, changed.confidence) == (5, 0.9673929761074439)
-        assert digest(numbers_of(changed.table)) == "8b7d55e321c8c14b"
+        assert (changed.step, changed.confidence) == (5, 0.9999574045419602)
+        assert digest(numbers_of(changed.table)) == "4f25b4b58e1c2959"
         point = credit.point_of_no_return(episode, lambda _: 0, **options)
-        assert (point.step, digest(numbers_of(point.table))) == (6, "6f049dd16b05de3c")
+        assert (point.step, digest(numbers_of(point.table))) == (6, "6d53115264e31e61")

@@ -147,10 +147,13 @@ class FunctionPolicy:
     Args:
         function: The function. If it has a method `seed(int)`, the method is called before each
             action, so that the draws of a step do not depend on earlier steps.
+
+    Attributes:
+        function: The function.
     """
 
     def __init__(self, function: Callable[..., Action]) -> None:
-        self._function = function
+        self.function = function
         self._takes_rng = _n_required_arguments(function) >= 2
         seed = getattr(function, "seed", None)
         self._seed = seed if callable(seed) else None
@@ -160,10 +163,10 @@ class FunctionPolicy:
         """Return an action."""
         try:
             if self._takes_rng:
-                return self._function(observation, rng)
+                return self.function(observation, rng)
             if self._seed is not None:
                 self._seed(int(rng.integers(1 << 31)))
-            return self._function(observation)
+            return self.function(observation)
         except Exception as exc:
             exc.add_note(f"raised by the policy {self.id} for the observation {observation!r:.200}")
             raise

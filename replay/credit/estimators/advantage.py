@@ -16,14 +16,14 @@ import numpy as np
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
 from trajrec.replay.credit.estimators.skill_luck import split_return
-from trajrec.replay.credit.results.budget import Budget, Meter
+from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
 from trajrec.replay.credit.results.estimates import (
     Arm,
     Estimate,
     estimate_arm,
     estimate_difference,
-    invalid_note,
 )
+from trajrec.replay.credit.results.remarks import invalid_note, tail_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -37,6 +37,19 @@ Estimator = Literal["value", "delta", "advantage"]
 
 # Whether rollouts have scores -> the measured quantity, in words.
 MEASURES = {True: "P(passed)", False: "return"}
+
+# Estimator -> the differences of arms that it gives.
+DIFFERENCES: dict[Estimator, tuple[str, ...]] = {
+    "value": (),
+    "delta": ("delta",),
+    "advantage": ("advantage", "luck"),
+}
+
+ESTIMANDS = {
+    "delta": "r + V(next) - V: the action, and the luck that came with it",
+    "advantage": "Q(action) - V: the action, against the policy's",
+    "luck": "r + V(next) - Q(action): what came beyond it",
+}
 
 
 class ArmRequest(NamedTuple):
@@ -129,12 +142,13 @@ class _Run:
         samples = self._sample(requests, n_rollouts, meter)
         for request, rollouts in zip(requests, samples, strict=True):
             arms = self._values if request.kind == "value" else self._forced
-            arms[request.step] = Arm.of(rollouts, by_score=self._by_score)
+            arms[request.step] = Arm.of(rollouts, self._sampler)
         self._add_end()
         rows = [row for step in self._steps for row in self._rows(step)]
         notes = [
             *meter.notes,
-            *invalid_note([*self._values.values(), *self._forced.values()]),
+            *invalid_note(self._arms, self._sampler.config.on_error),
+            *self._tail_note(),
             *self._cut_note(samples),
             *self._pairing_note(),
         ]
@@ -173,9 +187,13 @@ class _Run:
                 )
                 for kind, step, script in requests
             ]
-            for rollouts, new in zip(samples, self._sampler.run(sample_requests), strict=True):
+            try:
+                results = meter.run(self._sampler, sample_requests)
+            except BudgetSpent:
+                meter.break_off()
+                continue
+            for rollouts, new in zip(samples, results, strict=True):
                 rollouts += new
-                meter.add(new)
         return samples
 
     def _add_end(self) -> None:
@@ -190,18 +208,31 @@ class _Run:
     def _reward(self, step: int) -> float:
         return 0.0 if self._by_score else self._rewards.get(step, 0.0)
 
+    @property
+    def _arms(self) -> list[Arm]:
+        return [*self._values.values(), *self._forced.values()]
+
+    def _after(self, step: int) -> Arm | None:
+        """Return r + V(next) of a step; None if V(next) is unknown."""
+        arm = self._values.get(step + 1)
+        if arm is None:
+            return None
+        reward = self._reward(step)
+        values = reward + self._gamma * arm.values
+        return Arm(values, arm.rollouts, reward, reward + self._gamma)
+
+    def _pair(self, name: str, step: int) -> tuple[Arm, Arm] | None:
+        """Return the arms whose difference is an estimate; None if one of them is missing."""
+        first = self._forced.get(step) if name == "advantage" else self._after(step)
+        second = self._forced.get(step) if name == "luck" else self._values[step]
+        return None if first is None or second is None else (first, second)
+
     def _rows(self, step: int) -> list[Estimate]:
         """Return the rows of a step."""
-        value = self._values[step]
-        forced = self._forced.get(step)
-        after = None
-        if step + 1 in self._values:
-            arm = self._values[step + 1]
-            after = Arm(self._reward(step) + self._gamma * arm.values, arm.rollouts)
         measure = MEASURES[self._by_score]
         rows = [
             estimate_arm(
-                value,
+                self._values[step],
                 step=step,
                 scale=self._scale,
                 estimator="value",
@@ -209,49 +240,56 @@ class _Run:
                 noise=self._sampler.noise,
             )
         ]
-        if self._estimator == "delta" and after is not None:
-            estimand = "r + V(next) - V: the action, and the luck that came with it"
-            rows.append(self._difference("delta", estimand, step, after, value))
-        if forced is not None:
-            advantage = self._difference(
-                "advantage", "Q(action) - V: the action, against the policy's", step, forced, value
-            )
-            rows.append(advantage)
-            if after is not None:
-                estimand = "r + V(next) - Q(action): what came beyond it"
-                rows.append(self._difference("luck", estimand, step, after, forced))
+        for name in DIFFERENCES[self._estimator]:
+            pair = self._pair(name, step)
+            if pair is not None:
+                rows.append(self._difference(name, step, *pair))
         return rows
 
-    def _difference(self, name: str, estimand: str, step: int, a: Arm, b: Arm) -> Estimate:
+    def _difference(self, name: str, step: int, a: Arm, b: Arm) -> Estimate:
         return estimate_difference(
             a,
             b,
             step=step,
             is_paired=self._sampler.is_paired,
             scale=self._scale,
+            difference_scale=self._difference_scales[name],
             estimator=name,
-            estimand=estimand,
+            estimand=ESTIMANDS[name],
             noise=self._sampler.noise,
             action=self._actions.get(step) if name == "advantage" else None,
         )
 
     @cached_property
+    def _difference_scales(self) -> dict[str, float]:
+        """Standard deviation of paired differences within the steps, by estimator."""
+        scales = {}
+        for name in DIFFERENCES[self._estimator]:
+            pairs = [self._pair(name, step) for step in self._steps]
+            differences = [pair[0].values - pair[1].values for pair in pairs if pair is not None]
+            scales[name] = intervals.spread_within([d[~np.isnan(d)] for d in differences])
+        return scales
+
+    @cached_property
     def _scale(self) -> float | None:
-        """Standard deviation of the returns of all rollouts; None if every result is 0 or 1."""
-        arms = (*self._values.values(), *self._forced.values())
-        results = np.concatenate([arm.valid for arm in arms if arm.rollouts])
-        is_share = self._by_score or self._episode.total_reward in (0.0, 1.0)
-        if is_share and intervals.is_binary(results):
+        """Standard deviation of returns within the arms; None if every result is 0 or 1."""
+        results = [arm.valid for arm in self._arms if arm.rollouts]
+        if self._sampler.has_shares(results):
             return None
-        return intervals.standard_deviation(results)
+        return intervals.spread_within(results)
+
+    def _tail_note(self) -> list[str]:
+        if self._scale is None:
+            return []
+        return tail_note(self._arms, is_paired=self._sampler.is_paired)
 
     def _split(self) -> SkillLuckSplit | None:
-        """Return the split of the return; None if an advantage is missing or has no result."""
+        """Return the split of the return; None if an advantage or a result is missing."""
         steps = list(range(self._episode.first_step, self._episode.end_step))
         has_all = self._steps == steps and bool(steps) and set(self._forced) == set(steps)
         if self._estimator != "advantage" or not has_all:
             return None
-        if any(not len(arm.valid) for arm in (*self._values.values(), *self._forced.values())):
+        if any(arm.n_unknown for arm in self._arms):
             return None
         return split_return(
             steps,

@@ -9,14 +9,14 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.recorded import recorded_actions
-from trajrec.replay.credit.results.budget import Budget, Meter
+from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
 from trajrec.replay.credit.results.estimates import (
     Arm,
     Estimate,
     estimate_arm,
     estimate_difference,
-    invalid_note,
 )
+from trajrec.replay.credit.results.remarks import invalid_note, tail_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -107,8 +107,8 @@ def counterfactual(
             parts=meter.rounds(n_rollouts),
             meter=meter,
         )
-        kept_arm = Arm.of(kept, by_score=sampler.by_score)
-        other_arm = Arm.of(substituted, by_score=sampler.by_score)
+        kept_arm = Arm.of(kept, sampler)
+        other_arm = Arm.of(substituted, sampler)
         change = "action redrawn"
         if given:
             change = f"action {action!r}" if given == ["action"] else given[0]
@@ -121,7 +121,9 @@ def counterfactual(
             action=action if given == ["action"] else None,
         )
         arms = [ArmRollouts(step, "kept", kept), ArmRollouts(step, "substituted", substituted)]
-        notes = [*meter.notes, *invalid_note([kept_arm, other_arm])]
+        notes = [*meter.notes, *invalid_note([kept_arm, other_arm], config.on_error)]
+        if all(row.estimator != "flip" for row in rows):
+            notes += tail_note([kept_arm, other_arm], is_paired=sampler.is_paired)
         return make_table(sampler, rows, arms, options, notes=notes)
 
 
@@ -146,9 +148,13 @@ def _sample_arms(
             SampleRequest(step, kept_scenarios, kept_script),
             SampleRequest(step, other_scenarios, substituted_script, first_policy),
         ]
-        for arm, rollouts in zip((kept, substituted), sampler.run(requests), strict=True):
+        try:
+            results = meter.run(sampler, requests)
+        except BudgetSpent:
+            meter.break_off()
+            continue
+        for arm, rollouts in zip((kept, substituted), results, strict=True):
             arm += rollouts
-            meter.add(rollouts)
     return kept, substituted
 
 
@@ -165,11 +171,10 @@ def _rows(
         change: The substitute, in words.
         action: The substituted action, if it is an action.
     """
-    results = np.concatenate([kept.valid, other.valid])
-    is_share = sampler.by_score or (
-        sampler.episode.total_reward in (0.0, 1.0) and intervals.is_binary(results)
-    )
-    scale = None if is_share else intervals.standard_deviation(results)
+    results = [kept.valid, other.valid]
+    is_share = sampler.by_score or sampler.has_shares(results)
+    scale = None if is_share else intervals.spread_within(results)
+    differences = np.zeros(0) if is_share else other.values - kept.values
 
     def row(name: str, arm: Arm, estimand: str) -> Estimate:
         return estimate_arm(
@@ -191,6 +196,7 @@ def _rows(
             step=step,
             is_paired=sampler.is_paired,
             scale=scale,
+            difference_scale=intervals.spread_within([differences[~np.isnan(differences)]]),
             estimator="effect",
             estimand=f"substituted - kept: {change}",
             noise=sampler.noise,

@@ -20,8 +20,8 @@ class Decision:
         episode_id: The episode.
         step: The decisive step; None if undecided.
         likeliest: The most probable step, decided or not.
-        confidence: Probability that `likeliest` is the decisive step, by the method's model; None
-            for a method without a model.
+        confidence: Probability that `likeliest` is the decisive step, by the method's model and
+            given the confirmation too; None for a method without a model.
         candidates: The steps that together have 95 % of the probability, most probable first.
         effect: Q(recorded action) - V at the step, in scenarios that the search did not use.
         redrawn: The result with the action redrawn from the policy.
@@ -66,6 +66,8 @@ class Decision:
             if self.probabilities is not None:
                 lines.append(f"  95 % of the probability is on {format_steps(self.candidates)}")
         effect = self.effect
+        if effect.step != self.likeliest:
+            lines.append(f"  of step {effect.step}, which the search had found:")
         lines += [
             f"  with its action kept    {format_interval(self.kept, 2)}",
             f"  with its action redrawn {format_interval(self.redrawn, 2)}",

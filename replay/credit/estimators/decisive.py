@@ -9,8 +9,9 @@ that the search did not use; a step that cannot be confirmed is undecided.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Literal, NamedTuple, Unpack
 
 import numpy as np
@@ -19,19 +20,19 @@ from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.changepoint import ChangePoint
 from trajrec.replay.credit.estimators.decision import Decision, format_steps
 from trajrec.replay.credit.estimators.effects import draw_effects
-from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
-from trajrec.replay.credit.results.budget import Budget, Meter
-from trajrec.replay.credit.results.estimates import (
-    Arm,
-    Estimate,
-    estimate_arm,
-    estimate_difference,
+from trajrec.replay.credit.estimators.search_arms import (
+    MIN_SCENARIOS,
+    ArmSize,
+    SearchArms,
 )
+from trajrec.replay.credit.results.budget import Budget
+from trajrec.replay.credit.results.estimates import (
+    Estimate,
+)
+from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.request import SampleRequest
-from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import FloatArray, Value
@@ -42,22 +43,14 @@ Method = Literal["drop", "bayes"]
 # take four billion rollouts of one arm.
 CONFIRMING_SCENARIO = 1 << 32
 
-# The fewest scenarios that have an interval; a search with a budget begins with so many.
-MIN_SCENARIOS = 2
+# With so many scenarios that are all equal, an effect counts as the same in every scenario.
+SCENARIOS_WITHOUT_SPREAD = 8
 
 # Draws of all effects: a probability of 0.95 then has a standard error of 0.003.
 N_DRAWS = 4000
 
 # An effect this many standard errors from zero is confirmed with high probability: 3.5 squared.
 CONFIRMING_ERRORS = 12
-
-
-class ArmSize(NamedTuple):
-    """An arm and the number of rollouts that it should have."""
-
-    step: int
-    arm: str
-    n: int
 
 
 class Finding(NamedTuple):
@@ -69,6 +62,7 @@ class Finding(NamedTuple):
         method: The method.
         reason: The reason for no decision; "" if the search decided.
         n_to_confirm: Rollouts of each arm that the confirmation needs.
+        update: Returns the probabilities again, given the rollouts of the confirmation too.
     """
 
     step: int
@@ -76,6 +70,7 @@ class Finding(NamedTuple):
     method: str
     reason: str
     n_to_confirm: int
+    update: Callable[[], FloatArray] | None = None
 
 
 def decisive_step(
@@ -117,6 +112,9 @@ def decisive_step(
         raise ValueError(
             f"n_rollouts must be in [2, max_rollouts], got {n_rollouts!r} and {max_rollouts!r}"
         )
+    if episode.ending == "error":
+        # The exception lost the episode, so it must count where it is raised again.
+        options = {"on_error": "lost", **options}
     config = RolloutConfig.from_options(policy, options, caller="decisive_step")
     with Sampler(episode, config) as sampler:
         search = Search(
@@ -130,47 +128,8 @@ def decisive_step(
         return search.confirm(finding, options)
 
 
-class Search:
-    """One search for the decisive step. Its samples grow, arm by arm.
-
-    Args:
-        sampler: Runs the rollouts.
-        n_rollouts: See `decisive_step`.
-        max_rollouts: See `decisive_step`.
-        confidence: See `decisive_step`.
-        budget: See `decisive_step`.
-    """
-
-    def __init__(
-        self,
-        sampler: Sampler,
-        *,
-        n_rollouts: int,
-        max_rollouts: int,
-        confidence: float,
-        budget: Budget | None,
-    ) -> None:
-        self._sampler = sampler
-        self._episode = sampler.episode
-        self._n_first = n_rollouts
-        self._max_rollouts = max_rollouts
-        self._confidence = confidence
-        self._meter = Meter(budget)
-        self._n_run = 0
-        self._samples: dict[tuple[int, str], list[Rollout]] = {}
-        self._is_binary = True
-        self._actions = recorded_actions(self._episode)
-        self.steps = range(self._episode.first_step, self._episode.end_step)
-        if not self.steps:
-            raise ValueError(f"episode {self._episode.id} has no steps: none can be decisive")
-        self._outcome = self._recorded_outcome()
-        # A successful episode was won by a step, so effects count positive; another was lost.
-        self._sign = 1.0 if self._outcome >= 1.0 and self.is_share else -1.0
-
-    @property
-    def is_share(self) -> bool:
-        """Whether results are 0 or 1, so that their mean is a probability."""
-        return self._sampler.by_score or (self._is_binary and self._outcome in (0.0, 1.0))
+class Search(SearchArms):
+    """One search for the decisive step; see `SearchArms` for the arguments."""
 
     def require_failure(self, method: str) -> None:
         """Check that a method for failed episodes applies.
@@ -178,7 +137,7 @@ class Search:
         Raises:
             ValueError: The episode was won, or results are no successes and failures.
         """
-        if not self.is_share or self._sign > 0:
+        if not self.is_share or self.sign > 0:
             raise ValueError(
                 f"method {method!r} needs a failed episode that could have succeeded: "
                 "give success=, or take method='drop'"
@@ -187,65 +146,81 @@ class Search:
     def by_drop(self, share: float) -> Finding:
         """Compare every action with the policy's, with more scenarios until one step stands out."""
         # The cost of a scenario is unknown at first, so a budget is approached from the fewest.
-        n = min(self._n_first, MIN_SCENARIOS) if self._meter.is_limited else self._n_first
+        n = min(self.n_first, MIN_SCENARIOS) if self.meter.is_limited else self.n_first
+        n_done = 0
         reason = ""
         while True:
-            self._grow(
-                [ArmSize(step, arm, n) for step in self.steps for arm in ("value", "action")]
-            )
+            sizes = [ArmSize(step, arm, n) for step in self.steps for arm in ("value", "action")]
+            if not self.grow(sizes):
+                self.meter.require_progress(n_done, f"{n} scenarios of each step")
+                reason = f"its budget does not reach further ({self.meter.spent()})"
+                break
+            n_done = n
             probabilities = self._drop_probabilities(share)
             best = int(probabilities.argmax())
-            if n >= self._n_first and probabilities[best] >= self._confidence:
+            if n >= self.n_first and probabilities[best] >= self.confidence:
                 break
             # The next round doubles the rollouts.
-            spent = self._meter.spent(ahead=2.0)
+            spent = self.meter.spent(ahead=2.0)
             if spent:
                 reason = f"its budget does not reach further ({spent})"
                 break
-            if n * 2 > self._max_rollouts:
+            if n * 2 > self.max_rollouts:
                 reason = f"{n} scenarios do not tell the steps apart"
                 break
-            n = min(2 * n, self._n_first) if n < self._n_first else 2 * n
+            n = min(2 * n, self.n_first) if n < self.n_first else 2 * n
         step = self.steps[best]
-        effects = self._results(step, "action") - self._results(step, "value")
+        effects = self.results(step, "action") - self.results(step, "value")
         effects = effects[~np.isnan(effects)]
-        n_needed = self._n_first
+        n_needed = self.n_first
         if len(effects):
             n_needed = _n_to_confirm(float(effects.mean()), float((effects**2).mean()))
-        return Finding(step, probabilities, "drop", reason, n if reason else n_needed)
+        return Finding(
+            step,
+            probabilities,
+            "drop",
+            reason,
+            n_done if reason else n_needed,
+            functools.partial(self._drop_probabilities, share, step),
+        )
 
     def by_change_point(self) -> Finding:
         """Probe the step that is most informative about the change of the success rate."""
         self.require_failure("bayes")
         model = ChangePoint(len(self.steps))
-        n_batch = max(4, self._n_first // 8)
+        n_batch = max(4, self.n_first // 8)
         # As many probes as a bisection would need, half of them with the largest arm.
-        limit = self._max_rollouts * max(1, math.ceil(math.log2(len(self.steps) + 1)) // 2)
+        limit = self.max_rollouts * max(1, math.ceil(math.log2(len(self.steps) + 1)) // 2)
         reason = ""
         while True:
             probabilities = model.probabilities()
-            if probabilities.max() >= self._confidence:
+            if probabilities.max() >= self.confidence:
                 break
-            spent = self._meter.spent()
+            spent = self.meter.spent()
             if spent:
                 reason = f"its budget is spent ({spent})"
                 break
-            if self._n_run >= limit:
-                reason = f"{self._n_run} rollouts do not tell the steps apart"
+            if self.n_run >= limit:
+                reason = f"{self.n_run} rollouts do not tell the steps apart"
                 break
             k = model.next_probe()
-            results = self.sample_value(self.steps[k], n_batch)
-            model.add(k, int((results > 0.5).sum()), len(results))
+            n_before = len(self.samples.get((self.steps[k], "value"), ()))
+            if not self.grow([ArmSize(self.steps[k], "value", n_before + n_batch)]):
+                reason = f"its budget is spent ({self.meter.spent()})"
+                break
+            _add_outcomes(model, k, self.results(self.steps[k], "value")[n_before:])
         best = int(probabilities.argmax())
         drop = model.drop(best)
-        return Finding(self.steps[best], probabilities, "bayes", reason, _n_to_confirm(drop, drop))
 
-    def sample_value(self, step: int, n: int) -> FloatArray:
-        """Run n more rollouts of the policy from a step; return their results, (m,) float64."""
-        n_before = len(self._samples.get((step, "value"), ()))
-        self._grow([ArmSize(step, "value", n_before + n)])
-        results = self._results(step, "value")[n_before:]
-        return results[~np.isnan(results)]
+        def update() -> FloatArray:
+            # The action's rollouts begin after the possible fault.
+            _add_outcomes(model, best, self.results(self.steps[best], "redrawn"))
+            if best + 1 < len(self.steps):
+                _add_outcomes(model, best + 1, self.results(self.steps[best], "kept"))
+            return model.probabilities()
+
+        n_needed = _n_to_confirm(drop, drop)
+        return Finding(self.steps[best], probabilities, "bayes", reason, n_needed, update)
 
     def confirm(self, finding: Finding, options: RolloutOptions) -> Decision:
         """Estimate the step's effect in fresh scenarios, and store the run.
@@ -255,47 +230,41 @@ class Search:
         and again does not cover.
         """
         step = finding.step
-        n_confirm = min(max(finding.n_to_confirm, self._n_first), self._max_rollouts)
+        n_confirm = min(max(finding.n_to_confirm, self.n_first), self.max_rollouts)
         if finding.reason:
-            n_confirm = min(max(finding.n_to_confirm, MIN_SCENARIOS), self._n_first)
+            n_confirm = min(max(finding.n_to_confirm, MIN_SCENARIOS), self.n_first)
+        self.meter.release()
+        n_confirm = min(n_confirm, max(MIN_SCENARIOS, self.n_affordable()))
         sizes = [ArmSize(step, "redrawn", n_confirm), ArmSize(step, "kept", n_confirm)]
-        self._grow(sizes, first=CONFIRMING_SCENARIO)
-        redrawn = self._arm(step, "redrawn")
-        kept = self._arm(step, "kept")
-        results = np.concatenate([redrawn.valid, kept.valid])
-        effect = estimate_difference(
-            kept,
-            redrawn,
-            step=step,
-            is_paired=self._sampler.is_paired,
-            scale=None if self.is_share else intervals.standard_deviation(results),
-            estimator="decisive",
-            estimand="Q(action) - V, in fresh scenarios",
-            noise=self._sampler.noise,
-            action=self._actions[step],
-        )
+        has_confirmed = self.grow(sizes, first=CONFIRMING_SCENARIO)
+        effect = self.effect(step)
+        probabilities = finding.probabilities
+        confidence = None
+        if probabilities is not None:
+            if has_confirmed and finding.update is not None and not finding.reason:
+                probabilities = finding.update()
+            confidence = float(probabilities[step - self.steps[0]])
         reason = finding.reason
-        is_confirmed = effect.ci_low > 0 if self._sign > 0 else effect.ci_high < 0
-        if not is_confirmed and not reason:
-            reason = (
-                "in scenarios that the search did not use, its action does not differ from the "
-                "policy's"
-            )
-        candidates = self._candidates(finding)
+        if not has_confirmed:
+            reason = reason or "its budget is spent before the step is confirmed"
+        reason = reason or self._refutation(effect, confidence)
+        candidates = self._candidates(step, probabilities)
+        # The confirmation may have made another step the most probable one.
+        likeliest = candidates[0] if reason else step
+        if probabilities is not None:
+            confidence = float(probabilities[likeliest - self.steps[0]])
         note = f"step {step} decided it"
         if reason:
             note = f"undecided among {format_steps(candidates)}: {reason}"
-        samples = sorted(self._samples.items())
-        rows = [self._row(at, arm) for (at, arm), _ in samples]
+        samples = sorted(self.samples.items())
+        rows = [self.row(at, arm) for (at, arm), _ in samples]
         arms = [ArmRollouts(at, arm, rollouts) for (at, arm), rollouts in samples]
-        table = make_table(self._sampler, [*rows, effect], arms, options, notes=[note])
-        confidence = None
-        if finding.probabilities is not None:
-            confidence = float(finding.probabilities[step - self.steps[0]])
+        notes = [note, *invalid_note([self.arm(*key) for key, _ in samples], self.on_error)]
+        table = make_table(self.sampler, [*rows, effect], arms, options, notes=notes)
         return Decision(
-            episode_id=self._episode.id,
+            episode_id=self.episode.id,
             step=None if reason else step,
-            likeliest=step,
+            likeliest=likeliest,
             confidence=confidence,
             candidates=candidates,
             effect=table.of("decisive")[0],
@@ -304,88 +273,72 @@ class Search:
             reason=reason,
             method=finding.method,
             table=table,
-            probabilities=finding.probabilities,
+            probabilities=probabilities,
         )
 
-    def _grow(self, sizes: Sequence[ArmSize], first: int = 0) -> None:
-        """Run rollouts until each arm has its size, in scenarios from number `first` on."""
-        requests = []
-        for step, arm, n in sizes:
-            n_before = len(self._samples.setdefault((step, arm), []))
-            scenarios = self._sampler.config.noise.scenarios(
-                n - n_before, f"{step}/{arm}", first + n_before
+    def _refutation(self, effect: Estimate, confidence: float | None) -> str:
+        """Return why the confirmation does not confirm a step, "" if it does."""
+        is_confirmed = effect.ci_low > 0 if self.sign > 0 else effect.ci_high < 0
+        if effect.ci_method == intervals.NO_SPREAD and effect.n >= SCENARIOS_WITHOUT_SPREAD:
+            # Nothing is drawn, as far as can be seen: the effect is the same in every scenario.
+            is_confirmed = effect.value * self.sign > 0
+        if not is_confirmed:
+            return (
+                "in scenarios that the search did not use, its action does not differ from the "
+                "policy's"
             )
-            is_forced = arm in ("action", "kept")
-            script = ((step, self._actions[step]),) if is_forced else ()
-            requests.append(SampleRequest(step, scenarios, script))
-        for size, rollouts in zip(sizes, self._sampler.run(requests), strict=True):
-            self._samples[size.step, size.arm] += rollouts
-            self._meter.add(rollouts)
-            self._n_run += len(rollouts)
-            self._is_binary = self._is_binary and all(
-                rollout.episode_return in (0.0, 1.0) for rollout in rollouts
-            )
+        if confidence is not None and confidence < self.confidence:
+            return f"after its confirmation its probability is {confidence:.2f}"
+        return ""
 
-    def _arm(self, step: int, arm: str) -> Arm:
-        return Arm.of(self._samples[step, arm], by_score=self._sampler.by_score)
-
-    def _results(self, step: int, arm: str) -> FloatArray:
-        return self._arm(step, arm).values
-
-    def _drop_probabilities(self, share: float) -> FloatArray:
+    def _drop_probabilities(self, share: float, confirmed: int | None = None) -> FloatArray:
         """Return the probability of each step to be the first with a large effect.
+
+        Args:
+            share: See `decisive_step`.
+            confirmed: A step whose confirming rollouts count too.
 
         Source:
             The probability is the share of joint draws of all effects in which the step comes out.
         """
-        rng = np.random.default_rng(self._sampler.config.noise.seed)
-        arms = [self._arm(step, arm) for step in self.steps for arm in ("value", "action")]
-        scale = intervals.standard_deviation(np.concatenate([arm.valid for arm in arms]))
+        rng = np.random.default_rng(self.sampler.config.noise.seed)
+        arms = [self.arm(step, arm) for step in self.steps for arm in ("value", "action")]
+        scale = intervals.spread_within([arm.valid for arm in arms])
         draws = np.empty((N_DRAWS, len(self.steps)))
         for column, step in enumerate(self.steps):
+            action = self.results(step, "action")
+            value = self.results(step, "value")
+            if step == confirmed:
+                action = np.concatenate([action, self.results(step, "kept")])
+                value = np.concatenate([value, self.results(step, "redrawn")])
             draws[:, column] = draw_effects(
-                self._results(step, "action"),
-                self._results(step, "value"),
+                action,
+                value,
                 n_draws=N_DRAWS,
-                is_paired=self._sampler.is_paired,
+                is_paired=self.sampler.is_paired,
                 is_share=self.is_share,
                 scale=scale,
                 rng=rng,
             )
-        effects = draws * self._sign
+        effects = draws * self.sign
         is_large = effects >= share * effects.max(axis=1, keepdims=True)
         first = is_large.argmax(axis=1)
         return np.bincount(first, minlength=len(self.steps)) / N_DRAWS
 
-    def _candidates(self, finding: Finding) -> tuple[int, ...]:
+    def _candidates(self, step: int, probabilities: FloatArray | None) -> tuple[int, ...]:
         """Return the steps that together have 95 % of the probability, most probable first."""
-        if finding.probabilities is None:
-            return (finding.step,)
-        order = finding.probabilities.argsort()[::-1]
-        cumulated = finding.probabilities[order].cumsum()
+        if probabilities is None:
+            return (step,)
+        order = probabilities.argsort()[::-1]
+        cumulated = probabilities[order].cumsum()
         n = int(np.searchsorted(cumulated, 0.95)) + 1
         return tuple(self.steps[0] + int(k) for k in order[:n])
 
-    def _row(self, step: int, name: str) -> Estimate:
-        arm = self._arm(step, name)
-        measure = "P(success)" if self.is_share else "return"
-        action = "recorded action" if name in ("action", "kept") else "action redrawn"
-        return estimate_arm(
-            arm,
-            step=step,
-            scale=None if self.is_share else intervals.standard_deviation(arm.valid),
-            estimator=name,
-            estimand=f"{measure} with the {action}",
-            noise=self._sampler.noise,
-            action=self._actions.get(step),
-        )
 
-    def _recorded_outcome(self) -> float:
-        if not self._sampler.by_score:
-            return float(sum(recorded_rewards(self._episode).values()))
-        if not is_over(self._episode):
-            return 0.0
-        return self._sampler.score_at(self._episode.end_step)
+def _add_outcomes(model: ChangePoint, step: int, results: FloatArray) -> None:
+    """Add the results of rollouts from a step to a model; unknown ones say nothing."""
+    known = results[~np.isnan(results)]
+    model.add(step, int((known > 0.5).sum()), len(known))
 
 
 def _n_to_confirm(effect: float, square: float) -> int:

@@ -34,7 +34,7 @@ def draw_effects(
         n_draws: Number of draws.
         is_paired: Whether rollouts with the same index share their scenario.
         is_share: Whether results are 0 or 1.
-        scale: Standard deviation of all results of the search.
+        scale: Standard deviation of results within the arms of the search.
         rng: The generator.
     """
     if is_paired:
@@ -45,6 +45,9 @@ def draw_effects(
         return _draw_paired_means(differences, n_draws, scale, rng)
     a = a[~np.isnan(a)]
     b = b[~np.isnan(b)]
+    if not len(a) or not len(b):
+        # Nothing is known of the effect.
+        return rng.uniform(-1.0, 1.0, n_draws) * (1.0 if is_share else scale)
     if is_share:
         rate_a = rng.beta(a.sum() + JEFFREYS, len(a) - a.sum() + JEFFREYS, n_draws)
         rate_b = rng.beta(b.sum() + JEFFREYS, len(b) - b.sum() + JEFFREYS, n_draws)

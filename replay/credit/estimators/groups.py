@@ -4,6 +4,9 @@ These are the estimates that train agents on groups of episodes. GRPO and RLOO g
 return of its episode, compared with the group. GiGPO adds a comparison with the other visits of the
 step's state. RTMC compares the visits of the state with the same action to all visits of the state.
 No rollouts are run. Forks are left out, because their first steps are not fresh rollouts.
+
+The numbers have no intervals: intervals from the spread over episodes held the exact advantage in
+57 to 90 % of cases, and not in 95 %.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 from trajrec.options import check_options
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import CreditTable
-from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
 from trajrec.types import Action
 
 if TYPE_CHECKING:
@@ -94,21 +96,16 @@ _RETURN_TO_GO = (
     "ROWS BETWEEN CURRENT ROW AND UNBOUNDED FOLLOWING) / pow({gamma}, t.step)"
 )
 
-# The error is the standard error of the group's mean, which is an estimate itself.
 _EPISODE_QUERY = """
-SELECT v.episode_id, v.step, v.action, {value} AS value, g.std / sqrt(g.k) {scale} AS error,
-  g.k AS n
+SELECT v.episode_id, v.step, v.action, {value} AS value, g.k AS n
 FROM visits v JOIN statistics g USING (group_id)
 ORDER BY v.log, v.number, v.step
 """
 
 _EPISODE_QUERIES = {
-    "grpo": _EPISODE_QUERY.format(
-        value=f"(v.total - g.mean) / (g.std + {EPSILON})", scale=f"/ (g.std + {EPSILON})"
-    ),
+    "grpo": _EPISODE_QUERY.format(value=f"(v.total - g.mean) / (g.std + {EPSILON})"),
     "rloo": _EPISODE_QUERY.format(
-        value="CASE WHEN g.k > 1 THEN g.k / (g.k - 1) * (v.total - g.mean) ELSE 0 END",
-        scale="* g.k / greatest(g.k - 1, 1)",
+        value="CASE WHEN g.k > 1 THEN g.k / (g.k - 1) * (v.total - g.mean) ELSE 0 END"
     ),
 }
 
@@ -116,23 +113,19 @@ _EPISODE_QUERIES = {
 # are compared with nothing.
 _GIGPO_QUERY = """
 , states AS (
-  SELECT group_id, state, count(DISTINCT episode_id) AS m, avg(to_go) AS mean,
-    coalesce(stddev_samp(to_go), 0) AS std
+  SELECT group_id, state, count(DISTINCT episode_id) AS m, avg(to_go) AS mean
   FROM visits WHERE state IS NOT NULL GROUP BY ALL
 )
 SELECT v.episode_id, v.step, v.action,
   (v.total - g.mean) / (g.std + {epsilon})
     + {weight} * CASE WHEN s.m > 1 THEN v.to_go - s.mean ELSE 0 END AS value,
-  sqrt(pow(g.std / sqrt(g.k) / (g.std + {epsilon}), 2)
-    + CASE WHEN s.m > 1 THEN pow({weight} * s.std, 2) / s.m ELSE 0 END) AS error,
   coalesce(s.m, 1) AS n
 FROM visits v JOIN statistics g USING (group_id)
 LEFT JOIN states s ON s.group_id = v.group_id AND s.state = v.state
 ORDER BY v.log, v.number, v.step
 """
 
-# Q(s, a) - V(s), drawn towards 0 if there are few visits. All visits of one episode are one sample
-# of the error (its deviation in `squares`), because they share the end of the episode.
+# Q(s, a) - V(s), drawn towards 0 if there are few visits.
 _RTMC_QUERY = """
 , pairs_of_episode AS (
   SELECT group_id, state, action_text, episode_id, sum(to_go) AS x, count(*) AS n
@@ -142,26 +135,13 @@ _RTMC_QUERY = """
 ), pairs AS (
   SELECT group_id, state, action_text, sum(p.x) / sum(p.n) AS q, sum(p.n) AS n, count(*) AS m
   FROM pairs_of_episode p GROUP BY ALL
-), states_of_episode AS (
-  SELECT group_id, state, episode_id, sum(x) AS x, sum(n) AS n FROM pairs_of_episode GROUP BY ALL
-), squares AS (
-  SELECT q.group_id, q.state, q.action_text,
-    sum(pow(coalesce((p.x - q.q * p.n) / q.n, 0) - (e.x - s.v * e.n) / s.n, 2)) AS square,
-    count(*) AS m
-  FROM pairs q
-  JOIN states_of_episode e USING (group_id, state)
-  JOIN states s USING (group_id, state)
-  LEFT JOIN pairs_of_episode p ON p.group_id = q.group_id AND p.state = q.state
-    AND p.action_text = q.action_text AND p.episode_id = e.episode_id
-  GROUP BY ALL
 )
 SELECT v.episode_id, v.step, v.action,
   (q.n * q.q + {prior} * s.v) / (q.n + {prior}) - s.v AS value,
-  sqrt(d.square * d.m / nullif(d.m - 1, 0)) AS error, q.m AS n
+  q.m AS n
 FROM visits v
 LEFT JOIN pairs q USING (group_id, state, action_text)
 LEFT JOIN states s USING (group_id, state)
-LEFT JOIN squares d USING (group_id, state, action_text)
 ORDER BY v.log, v.number, v.step
 """
 
@@ -174,7 +154,6 @@ class StepRow(NamedTuple):
         step: The step.
         action: Its action as JSON.
         value: The advantage; None if the state before the step is unknown.
-        error: Its standard error; None if one episode alone visited the state.
         n: Number of episodes that are compared; None if the state is unknown.
     """
 
@@ -182,7 +161,6 @@ class StepRow(NamedTuple):
     step: int
     action: Action
     value: float | None
-    error: float | None
     n: int | None
 
 
@@ -194,6 +172,9 @@ def group_advantages(
     **options: Unpack[GroupOptions],
 ) -> list[CreditTable]:
     """Estimate advantages by comparing the episodes of a group with each other.
+
+    Experimental: the numbers are signals for training, and have no intervals. They compare
+    episodes, so they are no unbiased estimates of an action's advantage.
 
     "gigpo" and "rtmc" tell states apart by their keys of 64 bits (`state_key` of the table `steps`).
 
@@ -300,15 +281,12 @@ def _notes(method: Method, rows: list[Estimate]) -> tuple[str, ...]:
 def _estimate(row: StepRow, method: Method, measure: str) -> Estimate:
     value = math.nan if row.value is None else row.value
     n = 0 if row.n is None or row.value is None else row.n
-    half_width = math.inf
-    if row.error is not None and n >= 2:
-        half_width = t_quantile(CONFIDENCE, n - 1) * row.error
     return Estimate(
         step=row.step,
         value=value,
-        ci_low=value - half_width,
-        ci_high=value + half_width,
-        ci_method="t over episodes",
+        ci_low=-math.inf,
+        ci_high=math.inf,
+        ci_method="none",
         n=n,
         n_discordant=None,
         estimator=method,

@@ -7,6 +7,7 @@ told apart by their keys of 64 bits, or by their observations if a log has no ke
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
@@ -21,9 +22,6 @@ from trajrec.types import FloatArray, IntArray, Value
 
 Method = Literal["hca", "cocoa", "rudder"]
 
-# Five resamples lie beyond each end of a 95 % interval. More would cost time and hardly move it.
-N_RESAMPLES = 200
-
 # Returns that differ by rounding are the same return.
 RETURN_DECIMALS = 9
 
@@ -33,7 +31,8 @@ def hindsight_credit(
 ) -> list[CreditTable]:
     """Estimate the credit of steps from the rewards that followed them.
 
-    "hca" and "rudder" are experimental: their intervals do not cover the exact credit with 95 %.
+    Experimental: the numbers are signals for training, and have no intervals. Intervals by a
+    bootstrap over episodes held the exact credit in 57 to 90 % of cases.
 
     Args:
         episodes: Episodes of one environment, recorded with this policy.
@@ -42,11 +41,11 @@ def hindsight_credit(
             - "cocoa": The step's reward less the mean reward in its state, plus the sum over later
               rewards of (p(a | s, u) / pi(a | s) - 1) r. The outcome u of a reward r is its size,
               and the state and the action that it was paid for.
-            - "hca", experimental: E[(1 - pi(a | s) / h(a | s, Z)) Z | s, a], with the return Z from
+            - "hca": E[(1 - pi(a | s) / h(a | s, Z)) Z | s, a], with the return Z from
               the step on.
-            - "rudder", experimental: The expected return after the step less the expected return
+            - "rudder": The expected return after the step less the expected return
               before it, each the mean return of the episodes through a state and action.
-        seed: Seed of the bootstrap over episodes, which makes the intervals.
+        seed: Has no effect: nothing is drawn.
 
     Returns:
         A table for each episode.
@@ -74,14 +73,6 @@ def hindsight_credit(
     }
     credit = by_method[method]
     values = credit(np.ones(n))
-    rng = np.random.default_rng(seed)
-    # A resample of episodes is a weight for each, so the columns are built only once.
-    resamples = [rng.multinomial(n, np.full(n, 1 / n)) for _ in range(N_RESAMPLES)]
-    samples = np.array([credit(weights.astype(np.float64)) for weights in resamples])
-    lows, highs = np.nanquantile(samples, [0.025, 0.975], axis=0)
-    # Resamples without the step's state have no value, so a quantile may lie beyond the estimate.
-    lows = np.fmin(lows, values)
-    highs = np.fmax(highs, values)
     tables = []
     row = 0
     for episode in episodes:
@@ -90,9 +81,9 @@ def hindsight_credit(
             estimate = Estimate(
                 step=step,
                 value=float(values[row]),
-                ci_low=float(lows[row]),
-                ci_high=float(highs[row]),
-                ci_method="bootstrap over episodes",
+                ci_low=-math.inf,
+                ci_high=math.inf,
+                ci_method="none",
                 n=n,
                 n_discordant=None,
                 estimator=method,

@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Unpack
 
+import numpy as np
+
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.decisive import CONFIRMING_SCENARIO
 from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
-from trajrec.replay.credit.results.estimates import Arm, Estimate
+from trajrec.replay.credit.results.estimates import Arm, Estimate, estimate_arm
 from trajrec.replay.credit.results.store import make_table, with_estimand_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
-from trajrec.statistics import intervals
 from trajrec.types import Action, Value
 
 # If the policy surely succeeds with this probability before the step, one step lost the episode.
@@ -55,8 +56,15 @@ class PointOfNoReturn:
         return (
             f"After step {self.step - 1} (action {self.action}) the episode {lost}: the policy "
             f"succeeds {_times(self.start)} from the start, {_times(self.before)} from before "
-            f"that step, and {_times(self.after)} from after it. {self._reason()}"
+            f"that step, and {_times(self.after)} from after it. {self._reason()}{self._doubt()}"
         )
+
+    def _doubt(self) -> str:
+        """Return a sentence on rollouts without a result, "" if all have one."""
+        n_unknown = sum(row.ci_method.endswith("bounds") and row.n_invalid for row in self.table)
+        if not n_unknown:
+            return ""
+        return f" {n_unknown} rollouts have no result and may have succeeded."
 
     def _reason(self) -> str:
         """Return what lost the episode: the action, its outcome, or neither alone."""
@@ -191,29 +199,23 @@ class _Bisection:
         """Run rollouts from a step; return whether any succeeds."""
         rollouts = self._roll(step, first)
         self._samples.setdefault(step, []).extend(rollouts)
-        return bool((Arm.of(rollouts, by_score=self._sampler.by_score).valid > 0).any())
+        return bool((Arm.of(rollouts, self._sampler).valid > 0).any())
 
     def _row(self, step: int, rollouts: list[Rollout]) -> Estimate:
-        arm = Arm.of(rollouts, by_score=self._sampler.by_score)
-        # Without any result, every probability is possible.
-        interval = intervals.Interval(0.0, 0.0, 1.0, "wilson")
-        if len(arm.valid):
-            interval = intervals.wilson((arm.valid > 0).astype(float))
-        return Estimate(
+        arm = Arm.of(rollouts, self._sampler)
+        successes = np.where(np.isnan(arm.values), np.nan, arm.values > 0)
+        row = estimate_arm(
+            Arm(successes, rollouts),
             step=step,
-            value=interval.value,
-            ci_low=interval.ci_low,
-            ci_high=interval.ci_high,
-            ci_method=interval.method,
-            n=len(arm.valid),
-            n_discordant=None,
+            scale=None,
             estimator="value",
             estimand="P(success) from before the step",
             noise=self._sampler.noise,
-            env_steps=arm.env_steps,
-            policy_calls=arm.policy_calls,
-            n_invalid=arm.n_invalid,
         )
+        if len(arm.valid):
+            return row
+        # Without any result, every probability is possible.
+        return replace(row, value=0.0, ci_low=0.0, ci_high=1.0, ci_method="wilson bounds")
 
     def _end_row(self, step: int) -> Estimate:
         """Return the row of the recorded end, which needs no rollouts."""
@@ -234,5 +236,8 @@ class _Bisection:
 def _times(estimate: Estimate) -> str:
     if estimate.ci_method == "recorded":
         return "never"
+    if estimate.ci_method.endswith("bounds"):
+        unknown = f"{estimate.n_invalid} of {estimate.n + estimate.n_invalid} without a result"
+        return f"{estimate.ci_low:.0%} to {estimate.ci_high:.0%} of the times ({unknown})"
     n_successes = round(estimate.value * estimate.n)
     return f"{n_successes} of {estimate.n} times ({estimate.ci_low:.0%} to {estimate.ci_high:.0%})"

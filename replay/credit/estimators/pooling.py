@@ -8,8 +8,9 @@ from typing import Literal, Unpack
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.recorded import recorded_actions
 from trajrec.replay.credit.estimators.visits import PooledEstimate, VisitTable
-from trajrec.replay.credit.results.budget import Budget, Meter
-from trajrec.replay.credit.results.estimates import Arm, Estimate, invalid_note
+from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
+from trajrec.replay.credit.results.estimates import LOST, Arm, Estimate
+from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -18,13 +19,18 @@ from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.types import Action, Value
 
+BY_STATE_NOTE = (
+    "experimental: values are averaged over the number of steps left, so they have no intervals; "
+    "by='state and step' has intervals"
+)
+
 
 def pooled_advantages(
     episodes: Iterable[Episode],
     policy: Value,
     *,
     n_rollouts: int = 16,
-    by: Literal["state", "state and step"] = "state",
+    by: Literal["state", "state and step"] = "state and step",
     budget: Budget | None = None,
     **options: Unpack[RolloutOptions],
 ) -> list[CreditTable]:
@@ -35,9 +41,10 @@ def pooled_advantages(
         policy: See `estimate`.
         n_rollouts: Rollouts from each step, at least 2. Half of them take the recorded action
             first, half leave it to the policy.
-        by: Which visits count as the same: those of the same state, or those of the same state at
-            the same step. Without the step, values are averaged over the number of steps left: a
-            good approximation if time limits hardly matter, and wrong close to a limit.
+        by: Which visits count as the same: those of the same state at the same step, or those of
+            the same state. Without the step there are more visits, but values are averaged over the
+            number of steps left, which is wrong close to a time limit. These numbers are
+            experimental and have no intervals.
         budget: Limits for all episodes together, checked after each round of 8 rollouts a step.
         options: See `RolloutOptions`. Noise is always fresh.
 
@@ -71,10 +78,25 @@ def pooled_advantages(
     )
     pools = [_Pool(episode, number, config) for number, episode in enumerate(episodes)]
     for part in meter.rounds(n_rollouts, "rollouts a step"):
-        for pool in pools:
-            meter.add(pool.fill(table, part))
+        # Visits cannot be taken back, so a round that the budget may break off is added when it is
+        # whole. Without a budget the visits of an episode are freed early.
+        waiting: list[tuple[_Pool, _Samples]] = []
+        try:
+            for pool in pools:
+                waiting.append((pool, pool.sample(meter, part)))
+                if not meter.is_limited:
+                    pool.add(table, waiting.pop()[1])
+        except BudgetSpent:
+            meter.break_off()
+            continue
+        for pool, samples in waiting:
+            pool.add(table, samples)
     table.close()
     return [pool.make_table(table, options, meter.notes) for pool in pools]
+
+
+_Samples = dict[tuple[int, str], list[Rollout]]
+"""Rollouts by (step, arm)."""
 
 
 class _Pool:
@@ -92,12 +114,8 @@ class _Pool:
         self._rollouts: dict[tuple[int, str], list[Rollout]] = {}
         self._keys: dict[int, Hashable] = {}
 
-    def fill(self, table: VisitTable, part: range) -> list[Rollout]:
-        """Run a round of rollouts at each step and add their visits to the table.
-
-        Returns:
-            The rollouts without their visits.
-        """
+    def sample(self, meter: Meter, part: range) -> _Samples:
+        """Run a round of rollouts at each step."""
         scenarios = self._sampler.config.noise.scenarios
         n_forced = len(part) // 2
         first_forced = part.start // 2
@@ -109,42 +127,40 @@ class _Pool:
             requests[step, "value"] = SampleRequest(step, free)
             requests[step, "action"] = SampleRequest(step, forced, ((step, action),))
         with self._sampler as sampler:
-            samples = sampler.run(list(requests.values()))
-        added = []
-        for (step, kind), rollouts in zip(requests, samples, strict=True):
+            samples = meter.run(sampler, list(requests.values()))
+        return dict(zip(requests, samples, strict=True))
+
+    def add(self, table: VisitTable, samples: _Samples) -> None:
+        """Add the visits of a round to the table."""
+        counts_lost = self._sampler.config.on_error == "lost"
+        for (step, kind), rollouts in samples.items():
             for rollout in rollouts:
-                table.add(rollout, is_forced=kind == "action")
+                if counts_lost or not rollout.is_invalid:
+                    table.add(rollout, is_forced=kind == "action")
                 # A rollout that raised at once, or was cut at its first step, has no visits.
                 if rollout.visits:
                     self._keys.setdefault(step, table.state_key(rollout.visits[0]))
                 # The table holds the visits; a second copy would double the memory of a corpus.
-                added.append(rollout._replace(visits=()))
-                self._rollouts.setdefault((step, kind), []).append(added[-1])
-        return added
+                added = rollout._replace(visits=())
+                self._rollouts.setdefault((step, kind), []).append(added)
 
     def make_table(
         self, table: VisitTable, options: RolloutOptions, notes: Sequence[str]
     ) -> CreditTable:
         """Return the rows of the episode, and store the run."""
-        arms = {
-            key: Arm.of(rollouts, by_score=self._sampler.by_score)
-            for key, rollouts in self._rollouts.items()
-        }
+        arms = {key: Arm.of(rollouts, self._sampler) for key, rollouts in self._rollouts.items()}
+        is_lost = any(arm.n_unknown for arm in arms.values())
         rows = []
         for step, action in self._actions:
             own = arms[step, "value"]
             key = self._keys.get(step)
-            rows.append(_row(step, own, table.value(key), "value", "V(s), over all visits"))
-            rows.append(
-                _row(
-                    step,
-                    own,
-                    table.advantage(key, action),
-                    "pooled",
-                    "Q(s, action) - V(s), over all visits",
-                    action,
-                )
-            )
+            pooled = table.value(key), table.advantage(key, action)
+            if is_lost:
+                # A lost rollout would have visited states of other steps too.
+                pooled = pooled[0].without_interval(LOST), pooled[1].without_interval(LOST)
+            rows.append(_row(step, own, pooled[0], "value", "V(s), over all visits"))
+            estimand = "Q(s, action) - V(s), over all visits"
+            rows.append(_row(step, own, pooled[1], "pooled", estimand, action))
         return make_table(
             self._sampler,
             rows,
@@ -153,7 +169,11 @@ class _Pool:
                 for (step, kind), rollouts in self._rollouts.items()
             ],
             options,
-            notes=[*notes, *invalid_note(list(arms.values()))],
+            notes=[
+                *notes,
+                *invalid_note(list(arms.values()), self._sampler.config.on_error),
+                *([] if table.has_intervals else [BY_STATE_NOTE]),
+            ],
         )
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.recorded import recorded_actions
-from trajrec.replay.credit.results.budget import Budget, Meter
-from trajrec.replay.credit.results.estimates import Arm, Estimate
+from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
+from trajrec.replay.credit.results.estimates import LOST, Arm, Estimate
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -31,6 +31,8 @@ _ORDER_STREAM = 5
 
 # The largest standard deviation of a score in [0, 1].
 _SCORE_DEVIATION = 0.5
+
+METHOD = "augmented-t over antithetic pairs"
 
 
 def shapley_values(
@@ -101,7 +103,6 @@ class _Game:
         # For each pair of orders, the mean marginal contribution of each segment.
         pairs: list[FloatArray] = []
         arms: list[ArmRollouts] = []
-        n_invalid = 0
         # In rounds, since the scripts of all orders at once would be large.
         for part in meter.rounds(n_permutations, "pairs of orders", in_rounds=True):
             orders: list[list[int]] = []
@@ -113,23 +114,25 @@ class _Game:
                 for number, order in enumerate(orders, 2 * part.start)
                 for request in self._requests(order, number)
             ]
+            try:
+                samples = meter.run(self._sampler, requests)
+            except BudgetSpent:
+                meter.break_off()
+                continue
             results = []
-            for rollouts in self._sampler.run(requests):
-                meter.add(rollouts)
+            for rollouts in samples:
                 arms.append(ArmRollouts(self._episode.first_step, "held", rollouts))
-                results.append(Arm.of(rollouts, by_score=self._sampler.by_score).values[0])
+                results.append(Arm.of(rollouts, self._sampler).values[0])
             values = np.array(results).reshape(-1, n + 1)
             for k in range(0, len(orders), 2):
                 marginals = np.zeros(n)
                 for order, row in zip(orders[k : k + 2], values[k : k + 2], strict=True):
                     marginals[order] += np.diff(row) / 2
-                if np.isnan(marginals).any():
-                    n_invalid += 1
-                else:
-                    pairs.append(marginals)
+                pairs.append(marginals)
         notes = list(meter.notes)
-        if n_invalid:
-            notes.append(f"{n_invalid} pairs of orders have no result and are left out")
+        n_unknown = int(np.isnan(pairs).any(axis=1).sum())
+        if n_unknown:
+            notes.append(f"{n_unknown} pairs of orders have no result")
         rows = self._rows(np.array(pairs).reshape(-1, n), arms)
         return make_table(self._sampler, rows, arms, options, notes=notes)
 
@@ -157,15 +160,10 @@ class _Game:
         n_rows = max(1, len(self._segments))
         env_steps = sum(rollout.env_steps for rollout in rollouts) // n_rows
         policy_calls = sum(rollout.policy_calls for rollout in rollouts) // n_rows
-        least = _SCORE_DEVIATION if self._sampler.by_score else 0.0
-        scale = max(least, intervals.standard_deviation(pairs))
         rows = []
         for column, segment in enumerate(self._segments):
-            interval = intervals.UNKNOWN
-            if len(pairs):
-                interval = intervals.augmented_t(pairs[:, column], scale)._replace(
-                    method="augmented-t over antithetic pairs"
-                )
+            contributions = pairs[:, column]
+            interval = self._interval(contributions)
             is_step = len(segment) == 1
             name = f"step {segment[0]}" if is_step else f"steps {segment[0]} to {segment[-1]}"
             rows.append(
@@ -175,14 +173,35 @@ class _Game:
                     ci_low=interval.ci_low,
                     ci_high=interval.ci_high,
                     ci_method=interval.method,
-                    n=len(pairs),
-                    n_discordant=int(np.count_nonzero(pairs[:, column])),
+                    n=int(np.count_nonzero(~np.isnan(contributions))),
+                    n_discordant=int(np.count_nonzero(np.nan_to_num(contributions))),
                     estimator="shapley",
                     estimand=f"Shapley value of {name}",
                     noise=self._sampler.noise,
                     env_steps=env_steps,
                     policy_calls=policy_calls,
+                    n_invalid=int(np.isnan(contributions).sum()),
                     action=self._actions.get(segment[0]) if is_step else None,
                 )
             )
         return rows
+
+    def _interval(self, contributions: FloatArray) -> intervals.Interval:
+        """Return the mean of a segment's contributions; NaN is an unknown one."""
+        is_unknown = np.isnan(contributions)
+        if is_unknown.all():
+            return intervals.UNKNOWN
+        if not self._sampler.by_score:
+            known = contributions[~is_unknown]
+            scale = intervals.spread_within([known])
+            if is_unknown.any():
+                return intervals.Interval(float(known.mean()), -np.inf, np.inf, LOST)
+            return intervals.pooled_t(known, scale, 0.0)._replace(method=METHOD)
+        # A contribution to a score in [0, 1] lies in [-1, 1].
+        low, high = (
+            intervals.augmented_t(np.where(is_unknown, extreme, contributions), _SCORE_DEVIATION)
+            for extreme in (-1.0, 1.0)
+        )
+        value = float(contributions[~is_unknown].mean())
+        method = f"{METHOD}, bounds" if is_unknown.any() else METHOD
+        return intervals.Interval(value, low.ci_low, high.ci_high, method)

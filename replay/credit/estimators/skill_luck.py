@@ -9,6 +9,7 @@ import numpy as np
 from trajrec.replay.credit.results.estimates import Arm
 from trajrec.replay.credit.results.table import SkillLuckSplit
 from trajrec.statistics import intervals
+from trajrec.types import FloatArray
 
 
 def split_return(
@@ -32,23 +33,22 @@ def split_return(
         gamma: Discount per step.
         is_over: Whether the environment ended the episode.
         by_score: Whether results are scores.
-        scale: Standard deviation of all results; None if every result is 0 or 1.
+        scale: Standard deviation within the arms; None if every result is 0 or 1.
     """
     n = len(values[steps[0]].values)
     skill = np.zeros(n)
     luck = np.zeros(n)
-    # Sums of means over rollouts with a result: a rollout without one is NaN in `skill` and `luck`.
     total_skill = 0.0
     total_luck = 0.0
     episode_return = 0.0
-    means = {step: float(np.nanmean(arm.values)) for step, arm in values.items()}
+    means = {step: float(np.mean(arm.values)) for step, arm in values.items()}
     for k, step in enumerate(steps):
         weight = gamma**k
         reward = rewards[step]
         action_values = forced[step].values
         skill += weight * (action_values - values[step].values)
         luck += weight * (reward + gamma * values[step + 1].values - action_values)
-        action_mean = float(np.nanmean(action_values))
+        action_mean = float(np.mean(action_values))
         total_skill += weight * (action_mean - means[step])
         total_luck += weight * (reward + gamma * means[step + 1] - action_mean)
         episode_return += weight * reward
@@ -56,9 +56,8 @@ def split_return(
         # The score, or the value of the state at which the episode was left.
         episode_return += gamma ** len(steps) * means[steps[-1] + 1]
     value = intervals.mean(values[steps[0]].valid, scale)
-    width = scale or 1.0
-    skill_interval = intervals.augmented_t(skill[~np.isnan(skill)], width)
-    luck_interval = intervals.augmented_t(luck[~np.isnan(luck)], width)
+    skill_interval = _sum_interval(skill, scale)
+    luck_interval = _sum_interval(luck, scale)
     return SkillLuckSplit(
         episode_return=episode_return,
         value=value,
@@ -66,3 +65,10 @@ def split_return(
         luck=luck_interval._replace(value=total_luck),
         error=episode_return - value.value - total_skill - total_luck,
     )
+
+
+def _sum_interval(sums: FloatArray, scale: float | None) -> intervals.Interval:
+    """Return the mean of a sum over the steps of each scenario, with its interval."""
+    if scale == 0.0:
+        return intervals.without_interval(float(sums.mean()))
+    return intervals.augmented_t(sums, 1.0 if scale is None else scale)

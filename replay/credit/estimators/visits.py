@@ -67,6 +67,11 @@ class PooledEstimate(NamedTuple):
     interval: Interval
     n: int
 
+    def without_interval(self, method: str) -> PooledEstimate:
+        """Return the number without its interval."""
+        bare = Interval(self.interval.value, float("-inf"), float("inf"), method)
+        return PooledEstimate(bare, self.n)
+
 
 NO_VISITS = PooledEstimate(UNKNOWN._replace(method=METHOD), 0)
 
@@ -78,10 +83,15 @@ class VisitTable:
         by_step: Whether visits at different steps are different states.
         gamma: Discount per step.
         by_score: Whether results are scores.
+
+    Attributes:
+        has_intervals: Whether the numbers have intervals. Without the step, visits of a state have
+            different values, so an interval would hold none of them.
     """
 
     def __init__(self, *, by_step: bool, gamma: float, by_score: bool) -> None:
         self._by_step = by_step
+        self.has_intervals = by_step
         self._by_score = by_score
         # A score is paid at the end, so its values are not discounted on the way.
         self._gamma = gamma
@@ -107,13 +117,13 @@ class VisitTable:
         return (visit.step, visit.state_key) if self._by_step else visit.state_key[-1]  # type: ignore[index]
 
     def add(self, rollout: Rollout, *, is_forced: bool) -> None:
-        """Add the visits of a rollout, unless it has no result.
+        """Add the visits of a rollout, unless its check gave no verdict.
 
         Args:
             rollout: The rollout.
             is_forced: Whether its first action was forced, so that this visit is not on policy.
         """
-        if rollout.is_invalid or (self._by_score and rollout.score is None):
+        if self._by_score and rollout.score is None and not rollout.is_invalid:
             return
         total = (rollout.score or 0.0) if self._by_score else 0.0
         next_state = -1
@@ -234,6 +244,8 @@ class VisitTable:
     def _estimate(self, value: float, parts: Sequence[ErrorPart]) -> PooledEstimate:
         """Return a number with its interval from the error parts, clustered by rollout."""
         n = len(np.unique(parts[0].rollouts))
+        if not self.has_intervals:
+            return PooledEstimate(Interval(value, 0.0, 0.0, ""), n).without_interval("none")
         if n < 2:
             return PooledEstimate(Interval(value, float("-inf"), float("inf"), METHOD), n)
         clusters = np.concatenate([part.rollouts for part in parts])

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from trajrec.replay.credit.sampling.options import OnError
 from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.statistics.intervals import Interval
 from trajrec.types import Action, FloatArray
+
+LOST = "none: rollouts without a result"
+"""The method of a number whose rollouts have lost results of which no bounds are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +28,9 @@ class Estimate:
     Attributes:
         step: The step. A value belongs to the state before the step.
         value: The number.
-        ci_low: Lower end of the interval.
-        ci_high: Upper end of the interval.
-        ci_method: How the interval was computed.
+        ci_low: Lower end of the interval; minus infinity if there is no interval.
+        ci_high: Upper end of the interval; infinity if there is no interval.
+        ci_method: How the interval was computed, or "none" with the reason.
         n: Number of rollouts, pairs of rollouts or episodes in the estimate.
         n_discordant: Number of pairs whose results differ; None if there are no pairs.
         estimator: Name of the estimator: "value", "advantage", "luck", "delta", ...
@@ -32,6 +39,8 @@ class Estimate:
         env_steps: Steps of the environment that the estimate cost.
         policy_calls: Actions that the policy was asked for.
         n_invalid: Rollouts without a result: they cannot be executed, or the environment raised.
+            The interval holds the number whatever their results were, or there is none; with
+            `on_error="lost"` they are failures.
         action: The recorded action, or its replacement.
     """
 
@@ -58,6 +67,8 @@ def format_interval(number: Estimate | Interval, digits: int = 3) -> str:
     """Return a number with its interval, for people."""
     numbers = (number.value, number.ci_low, number.ci_high)
     value, low, high = (f"{part:+.{digits}f}" for part in numbers)
+    if math.isinf(number.ci_low) and math.isinf(number.ci_high):
+        return f"{value} (no interval)"
     return f"{value} [{low}, {high}]"
 
 
@@ -67,21 +78,32 @@ class Arm(NamedTuple):
     Attributes:
         values: The score or return of each rollout, (n,) float64; NaN for a rollout without one.
         rollouts: The rollouts, in the order of the values. Empty if the values are known without.
+        low: The lowest share that a rollout without a result can have.
+        high: The highest share that it can have.
     """
 
     values: FloatArray
     rollouts: Sequence[Rollout]
+    low: float = 0.0
+    high: float = 1.0
 
     @classmethod
-    def of(cls, rollouts: Sequence[Rollout], *, by_score: bool) -> Arm:
+    def of(cls, rollouts: Sequence[Rollout], sampler: Sampler) -> Arm:
         """Return the arm of rollouts.
 
         Args:
             rollouts: The rollouts.
-            by_score: Whether their results are scores; otherwise they are returns.
+            sampler: Their sampler. It knows whether results are scores or returns, and how
+                rollouts without a result count.
         """
-        values = [_result(rollout, by_score=by_score) for rollout in rollouts]
+        by_score = sampler.by_score
+        on_error = sampler.config.on_error
+        values = [_result(rollout, by_score=by_score, on_error=on_error) for rollout in rollouts]
         return cls(np.array(values, np.float64), rollouts)
+
+    def filled(self, value: float) -> FloatArray:
+        """Return the results, (n,) float64, with a value for each rollout without one."""
+        return np.where(np.isnan(self.values), value, self.values)
 
     @property
     def valid(self) -> FloatArray:
@@ -99,14 +121,22 @@ class Arm(NamedTuple):
         return sum(rollout.policy_calls for rollout in self.rollouts)
 
     @property
-    def n_invalid(self) -> int:
-        """Number of rollouts without a result."""
+    def n_unknown(self) -> int:
+        """Number of unknown results."""
         return int(np.isnan(self.values).sum())
 
+    @property
+    def n_invalid(self) -> int:
+        """Number of rollouts that raised or could not be replayed, or that have no verdict."""
+        n_lost = sum(rollout.is_invalid for rollout in self.rollouts)
+        return max(n_lost, self.n_unknown)
 
-def _result(rollout: Rollout, *, by_score: bool) -> float:
+
+def _result(rollout: Rollout, *, by_score: bool, on_error: OnError) -> float:
     if rollout.is_invalid:
-        return np.nan
+        if on_error == "bounds":
+            return np.nan
+        return 0.0 if by_score else rollout.episode_return
     if by_score:
         return np.nan if rollout.score is None else rollout.score
     return rollout.episode_return
@@ -134,6 +164,8 @@ def estimate_arm(
         action: See `Estimate`.
     """
     interval = intervals.mean(arm.valid, scale)
+    if arm.n_unknown:
+        interval = _arm_bounds(arm, scale, interval.value)
     return Estimate(
         step=step,
         value=interval.value,
@@ -159,6 +191,7 @@ def estimate_difference(
     step: int,
     is_paired: bool,
     scale: float | None,
+    difference_scale: float = 0.0,
     estimator: str,
     estimand: str,
     noise: str,
@@ -171,13 +204,26 @@ def estimate_difference(
         b: The second arm, in the same order of scenarios.
         step: See `Estimate`.
         is_paired: Whether rollouts with the same index share their scenario.
-        scale: See `intervals.augmented_t`; None if every result is 0 or 1.
+        scale: The standard deviation within the arms of the run; None if every result is 0 or 1.
+        difference_scale: See `intervals.pooled_pairs`.
         estimator: See `Estimate`.
         estimand: See `Estimate`.
         noise: See `Estimate`.
         action: See `Estimate`.
     """
-    interval, n, n_discordant = difference(a.values, b.values, is_paired=is_paired, scale=scale)
+    compare = functools.partial(
+        difference, is_paired=is_paired, scale=scale, difference_scale=difference_scale
+    )
+    interval, n, n_discordant = compare(a.values, b.values)
+    if a.n_unknown or b.n_unknown:
+        if not len(a.valid) and not len(b.valid):
+            interval = intervals.UNKNOWN
+        elif scale is None and len(a.values) and len(b.values):
+            lowest = compare(a.filled(a.low), b.filled(b.high))[0]
+            highest = compare(a.filled(a.high), b.filled(b.low))[0]
+            interval = _join(lowest, highest, interval.value)
+        else:
+            interval = Interval(interval.value, -math.inf, math.inf, LOST)
     return Estimate(
         step=step,
         value=interval.value,
@@ -196,8 +242,29 @@ def estimate_difference(
     )
 
 
+def _arm_bounds(arm: Arm, scale: float | None, value: float) -> Interval:
+    """Return an interval that holds the mean whatever the rollouts without a result were."""
+    if not len(arm.valid):
+        return intervals.UNKNOWN
+    if scale is not None:
+        return Interval(value, -math.inf, math.inf, LOST)  # a return has no bounds
+    lowest = intervals.mean(arm.filled(arm.low), scale)
+    highest = intervals.mean(arm.filled(arm.high), scale)
+    return _join(lowest, highest, value)
+
+
+def _join(lowest: Interval, highest: Interval, value: float) -> Interval:
+    """Return a value with the interval from the lower end of one to the upper end of the other."""
+    return Interval(value, lowest.ci_low, highest.ci_high, f"{lowest.method} bounds")
+
+
 def difference(
-    a: FloatArray, b: FloatArray, *, is_paired: bool, scale: float | None
+    a: FloatArray,
+    b: FloatArray,
+    *,
+    is_paired: bool,
+    scale: float | None,
+    difference_scale: float = 0.0,
 ) -> tuple[Interval, int, int]:
     """Return the mean of a - b with its interval, the number of pairs, and how many pairs differ.
 
@@ -205,7 +272,8 @@ def difference(
         a: Result of each rollout of the first arm, (n,) float64; NaN for a rollout without one.
         b: Results of the second arm, (n,) float64.
         is_paired: Whether rollouts with the same index share their scenario.
-        scale: See `intervals.augmented_t`; None if every result is 0 or 1.
+        scale: See `estimate_difference`.
+        difference_scale: See `intervals.pooled_pairs`.
     """
     if not is_paired:
         a = a[~np.isnan(a)]
@@ -218,19 +286,5 @@ def difference(
     b = b[is_valid]
     if not len(a):
         return intervals.UNKNOWN, 0, 0
-    return intervals.paired(a, b, scale), len(a), int(np.count_nonzero(a != b))
-
-
-def invalid_note(arms: Sequence[Arm]) -> list[str]:
-    """Return a note on the rollouts without a result, or no note if all have one."""
-    n_invalid = sum(arm.n_invalid for arm in arms)
-    if not n_invalid:
-        return []
-    reasons = (
-        rollout.error or "no verdict"
-        for arm in arms
-        for rollout in arm.rollouts
-        if rollout.is_invalid
-    )
-    reason = next(reasons, "the check gave no verdict")
-    return [f"{n_invalid} rollouts have no result and are left out: {reason}"]
+    interval = intervals.paired(a, b, scale, difference_scale)
+    return interval, len(a), int(np.count_nonzero(a != b))

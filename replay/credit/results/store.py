@@ -14,6 +14,7 @@ import numpy as np
 from trajrec.log.annotations import CreditRun
 from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.remarks import lost_estimand, spread_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
@@ -54,7 +55,7 @@ def make_table(
         seed=sampler.config.noise.seed,
         restore=sampler.restore_method,
         split=split,
-        notes=(*notes, *_notes(sampler)),
+        notes=(*notes, *_notes(sampler), *spread_note(rows)),
         arms=list(arms),
     )
     folder = options.get("folder", "beside")
@@ -87,10 +88,11 @@ def _notes(sampler: Sampler) -> list[str]:
 
 
 def with_estimand_note(row: Estimate, sampler: Sampler) -> Estimate:
-    """Return an estimate whose estimand says that it is given the agent's knowledge, if so."""
-    if sampler.config.resample_hidden is None:
-        return row
-    return replace(row, estimand=f"{row.estimand}; given what had been seen")
+    """Return an estimate whose estimand says under which conditions it holds."""
+    condition = lost_estimand(row, sampler.config.on_error)
+    if sampler.config.resample_hidden is not None:
+        condition += "; given what had been seen"
+    return replace(row, estimand=row.estimand + condition) if condition else row
 
 
 def append_run(table: CreditTable, folder: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
 from trajrec.replay.credit.sampling.env_simulator import OneShotSimulator, RecordedNoise
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
@@ -23,12 +24,12 @@ class RolloutResult:
     Attributes:
         step: The step at which the branch starts.
         index: Number of the branch among those at its step.
-        rollout: The rollout.
+        rollout: The rollout; None if the budget broke it off.
     """
 
     step: int
     index: int
-    rollout: Rollout
+    rollout: Rollout | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class RolloutTask:
         positions: Step -> (number of the request, number of its scenario), by branch.
         memories: Step -> the snapshot of the policy's memory.
         recorded: The recorded noise; empty for every other mode.
+        allowance: The cost that a rollout may have.
     """
 
     config: RolloutConfig
@@ -48,6 +50,7 @@ class RolloutTask:
     positions: dict[int, list[tuple[int, int]]]
     memories: dict[int, Value]
     recorded: RecordedNoise
+    allowance: Allowance = field(default_factory=Allowance)
 
     @property
     def branches(self) -> tuple[tuple[int, int], ...]:
@@ -81,7 +84,11 @@ class RolloutTask:
         if request.policy is not None:
             first_policy = as_policy(request.policy, simulator.action_space)
         scenario = request.scenarios[scenario_number]
-        (rollout,) = runner.run([scenario], request.forced_actions, first_policy)
+        runner.allowance = self.allowance.rest()
+        try:
+            (rollout,) = runner.run([scenario], request.forced_actions, first_policy)
+        except BudgetSpent:
+            return RolloutResult(point.step, point.index, None)
         return RolloutResult(point.step, point.index, rollout)
 
 
@@ -97,4 +104,6 @@ def is_determined(job: ForkJob, task: RolloutTask) -> bool:
     first, second = run_job(job, 1)
     if not (isinstance(first, RolloutResult) and isinstance(second, RolloutResult)):
         return True  # a process that died shows nothing about the noise
+    if first.rollout is None or second.rollout is None:
+        return True
     return have_equal_results(first.rollout, second.rollout)

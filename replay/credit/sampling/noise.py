@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -80,14 +80,18 @@ class PolicyNoise:
     Args:
         seed: See `Noise`.
         role: The user of the draws; the noises of two roles are independent.
+        own: Generators that the policy itself holds. They are seeded in place, as those of an
+            environment are.
 
     Attributes:
         generator: The generator; always the same object.
     """
 
-    def __init__(self, seed: int, role: str = "policy") -> None:
+    def __init__(self, seed: int, role: str = "policy", own: Sequence[Any] = ()) -> None:
         digest = hashlib.blake2b(f"{role}/{seed}".encode(), digest_size=16).digest()
         key = np.frombuffer(digest, np.uint64)
+        self._key = digest
+        self._own = [setter_of(generator) for generator in own]
         self._counter = np.zeros(4, np.uint64)
         # Philox is a counter-based generator: setting its counter costs no expansion of a seed.
         self._state: Any = {
@@ -106,6 +110,8 @@ class PolicyNoise:
         self._counter[1] = step
         self._counter[2] = scenario
         self._bits.state = self._state
+        if self._own:
+            _seed_all(self._own, self._key, scenario, step)
         return self.generator
 
 
@@ -130,15 +136,12 @@ class EnvNoise:
         self._key = hashlib.blake2b(f"env/{seed}".encode(), digest_size=16).digest()
         sticky = sticky_generator(env)
         self._generators = find_generators(env) + ([] if sticky is None else [sticky])
-        self._setters = [_setter(generator) for generator in self._generators]
+        self._setters = [setter_of(generator) for generator in self._generators]
         self.n_generators = len(self._generators)
 
     def seed(self, scenario: int, step: int) -> None:
         """Set the generators to a step of a scenario."""
-        for number, put in enumerate(self._setters, _FIRST_ENV_GENERATOR):
-            data = struct.pack("<QQQ", scenario & _MASK_64, step, number)
-            digest = hashlib.blake2b(data, digest_size=16, key=self._key).digest()
-            put(int.from_bytes(digest, "little"))
+        _seed_all(self._setters, self._key, scenario, step)
 
     def get_states(self) -> list[Value]:
         """Return the state of each generator."""
@@ -169,11 +172,27 @@ def find_generators(env: Value) -> list[Any]:
     ]
 
 
+def reseed_policy(generators: Sequence[Any], seed: int, share: int) -> None:
+    """Seed generators that no scenario fixes, so that no two processes draw the same numbers."""
+    key = hashlib.blake2b(f"outer/{seed}".encode(), digest_size=16).digest()
+    _seed_all([setter_of(generator) for generator in generators], key, share, 0)
+
+
+def _seed_all(
+    setters: Sequence[Callable[[int], None]], key: bytes, scenario: int, step: int
+) -> None:
+    """Set each generator to a state that is derived from its number, a scenario and a step."""
+    for number, put in enumerate(setters, _FIRST_ENV_GENERATOR):
+        data = struct.pack("<QQQ", scenario & _MASK_64, step, number)
+        digest = hashlib.blake2b(data, digest_size=16, key=key).digest()
+        put(int.from_bytes(digest, "little"))
+
+
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def _setter(generator: Any) -> Callable[[int], None]:
+def setter_of(generator: Any) -> Callable[[int], None]:
     """Return a function that sets a generator to the state that a 128-bit number names."""
     if isinstance(generator, StickyGenerator):
         return generator.seed

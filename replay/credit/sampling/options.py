@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from trajrec.corpus.episode import Episode
 from trajrec.options import check_options
@@ -14,6 +14,9 @@ from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.options import Backend, RestoreChoice, check_restore
 from trajrec.types import AnyEnv, Value
+
+OnError = Literal["bounds", "lost"]
+"""How rollouts without a result count; see `RolloutOptions.on_error`."""
 
 
 class RolloutOptions(TypedDict, total=False):
@@ -45,6 +48,10 @@ class RolloutOptions(TypedDict, total=False):
             before each rollout. The estimates are then given the agent's knowledge, not the full
             state. The function itself must draw only facts that agree with the agent's
             observations.
+        on_error: How rollouts count that an exception or a tool that cannot be replayed has ended.
+            "bounds", the default: their results are unknown, so intervals hold the number whatever
+            the results were; returns have no bounds, and then no interval. "lost": as failures, with
+            the score 0, or the rewards before. The estimand says which.
         progress: Called with the number of finished rollouts and of requested rollouts.
         folder: The corpus to which the results are appended. "beside", the default, is the folder
             of the episode's log; None stores nothing.
@@ -63,6 +70,7 @@ class RolloutOptions(TypedDict, total=False):
     backend: Backend
     merge_rollouts: bool
     resample_hidden: Resample | None
+    on_error: OnError
     progress: Callable[[int, int], None] | None
     folder: str | Path | None
 
@@ -83,6 +91,7 @@ class RolloutConfig:
         backend: See `RolloutOptions`.
         merge_rollouts: See `RolloutOptions`.
         resample_hidden: See `RolloutOptions`.
+        on_error: See `RolloutOptions`.
         progress: See `RolloutOptions`.
         keeps_visits: Whether each rollout keeps a record of its steps.
     """
@@ -98,6 +107,7 @@ class RolloutConfig:
     backend: Backend = "local"
     merge_rollouts: bool = True
     resample_hidden: Resample | None = None
+    on_error: OnError = "bounds"
     progress: Callable[[int, int], None] | None = None
     keeps_visits: bool = False
 
@@ -138,6 +148,9 @@ class RolloutConfig:
                     "noise must be 'shared' or 'fresh' with resample_hidden, got 'recorded': "
                     "recorded noise repeats the hidden facts"
                 )
+        on_error = options.get("on_error", "bounds")
+        if on_error not in ("bounds", "lost"):
+            raise ValueError(f"on_error must be 'bounds' or 'lost', got {on_error!r}")
         restore = options.get("restore", "auto")
         check_restore(restore)
         jobs = options.get("jobs", 1)
@@ -159,6 +172,7 @@ class RolloutConfig:
             backend=options.get("backend", "local"),
             merge_rollouts=options.get("merge_rollouts", True),
             resample_hidden=resample_hidden,
+            on_error=on_error,
             progress=options.get("progress"),
             keeps_visits=keeps_visits,
         )

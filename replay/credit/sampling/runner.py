@@ -12,8 +12,10 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from trajrec.errors import AgentDivergedError, UnreplayableError
+from trajrec.replay.credit.sampling.allowance import Allowance
 from trajrec.replay.credit.sampling.noise import Noise, PolicyNoise
 from trajrec.replay.credit.sampling.policy_memory import PolicyMemory
+from trajrec.replay.credit.sampling.policy_state import own_generators
 from trajrec.replay.credit.sampling.rollout import (
     ForcedActions,
     Path,
@@ -70,6 +72,7 @@ class RolloutRunner:
     Attributes:
         simulators: The simulators.
         policy: The policy.
+        allowance: The cost that rollouts may still have.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class RolloutRunner:
     ) -> None:
         self.simulators = list(simulators)
         self.policy = policy
+        self.allowance = Allowance()
         self._gamma = gamma
         self._max_steps = max_steps
         self._keeps_visits = keeps_visits
@@ -93,7 +97,8 @@ class RolloutRunner:
         can_merge = merge_rollouts and noise.mode != "fresh" and not keeps_visits
         self._tails: dict[Hashable, _Tail] | None = {} if can_merge else None
         self._memory = PolicyMemory(policy)
-        self._policy_noise = [PolicyNoise(noise.seed) for _ in self.simulators]
+        own = own_generators(policy)
+        self._policy_noise = [PolicyNoise(noise.seed, own=own) for _ in self.simulators]
         self._hidden_noise = PolicyNoise(noise.seed, "hidden")
         self._step = -1
         self._start_key: Hashable | None = None
@@ -278,6 +283,7 @@ class RolloutRunner:
         memory = self._memory
         tails = self._tails
         needs_key = tails is not None or self._keeps_visits
+        take = self.allowance.take
         start = step = self._step
         observation = simulator.observation
         is_over = False
@@ -296,6 +302,7 @@ class RolloutRunner:
                 if tail is not None:
                     path.coalesced_at = step
                     return tail
+            take(step, step not in forced)
             if step in forced:
                 action = forced[step]
                 memory.observe(observation, action)
@@ -368,16 +375,25 @@ class RolloutRunner:
 
     def is_determined(self, scenario: int) -> bool:
         """Return whether a scenario determines a rollout: run twice, it gives equal results."""
+        first, second = (self.run_apart(scenario) for _ in range(2))
+        return have_equal_results(first, second)
+
+    def run_apart(self, scenario: int) -> Rollout:
+        """Run a rollout that is not merged with others, and keep its steps."""
         tails = self._tails
         keeps_visits = self._keeps_visits
         self._tails = None
         self._keeps_visits = True
         try:
-            first, second = (self.run([scenario])[0] for _ in range(2))
-            return have_equal_results(first, second)
+            return self.run([scenario])[0]
         finally:
             self._tails = tails
             self._keeps_visits = keeps_visits
+
+    def act_once(self, scenario: int) -> None:
+        """Ask the policy for an action at the start that is not taken."""
+        rng = self._policy_noise[0].seed(scenario, self._step)
+        self.policy.act(self.simulators[0].observation, rng)
 
     def stop_merging(self) -> None:
         """Run each rollout to its end from now on."""

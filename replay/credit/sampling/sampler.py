@@ -5,6 +5,7 @@ The results depend neither on the process of a rollout nor on how its step was r
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +13,20 @@ from dataclasses import replace
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.errors import ReplayError
-from trajrec.replay.credit.sampling.context import Recording
+from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
+from trajrec.replay.credit.sampling.conditions import (
+    check_agent_options,
+    endless_step,
+    is_seeded,
+    share_requests,
+)
 from trajrec.replay.credit.sampling.fork_task import RolloutResult, RolloutTask, is_determined
-from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
+from trajrec.replay.credit.sampling.noise import NoiseMode, reseed_policy
 from trajrec.replay.credit.sampling.options import RolloutConfig
+from trajrec.replay.credit.sampling.policy_state import check_memory, outer_generators
+from trajrec.replay.credit.sampling.policy_trial import check_rollouts_apart
 from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.reward_table import pays_once
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.runner import RolloutRunner
 from trajrec.replay.credit.sampling.setup import action_space_of, make_runner, noise_of_episode
@@ -27,7 +37,8 @@ from trajrec.replay.forks.options import RestoreChoice
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.replay.forks.walker import cheapest_method
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
-from trajrec.types import Value
+from trajrec.statistics.intervals import is_binary
+from trajrec.types import FloatArray, Value
 
 
 class Sampler:
@@ -41,6 +52,7 @@ class Sampler:
         episode: The episode.
         config: The options of the rollouts.
         restore_method: How steps are reached; the option itself until rollouts have run.
+        allowance: The cost that the rollouts may still have.
         is_determined: Whether a scenario determines the result of a rollout. If it does not, some
             randomness cannot be seeded, and the noise is fresh whatever was requested.
 
@@ -50,22 +62,26 @@ class Sampler:
 
     def __init__(self, episode: Episode, config: RolloutConfig) -> None:
         if episode.is_agent_episode:
-            _check_agent_options(config)
+            check_agent_options(config)
         # The callback stays here: other processes receive the options, and cannot call it.
         self._progress = config.progress
         self._n_run = 0
         self._n_requested = 0
         self.episode = episode
-        self.config = replace(config, progress=None)
+        self.config = replace(config, progress=None, policy=check_memory(config.policy))
         if not self.by_score and episode.rewards_by_agent:
             raise ValueError(
                 f"success must be given for episode {episode.id}: each of its players has a reward "
                 "of its own"
             )
         self.restore_method: RestoreChoice = config.restore
-        self.is_determined = _is_seeded(config.policy, episode)
+        self.allowance = Allowance(
+            endless_step=endless_step(episode, config), episode_id=episode.id
+        )
+        self.is_determined = is_seeded(config.policy, episode)
         self._runner: RolloutRunner | None = None
         self._was_tested = False
+        self._pays_once: bool | None = None
         self._memories: list[Value] | None = None
 
     @property
@@ -120,6 +136,29 @@ class Sampler:
             return self._run_in_workers(requests)
         return self._run_in_process(requests)
 
+    def has_shares(self, results: Sequence[FloatArray]) -> bool:
+        """Return whether results are 0 or 1, as far as is known, so that means are shares.
+
+        Returns that are all 0 do not show that no other return is possible. Then only the
+        environment's own table of rewards does.
+
+        Args:
+            results: The results of each arm, (n,) float64 each; none is NaN.
+        """
+        if self.by_score:
+            return all(is_binary(values) for values in results)
+        seen = {*(float(r) for values in results for r in values), self.episode.total_reward}
+        seen |= {float(reward) for reward in self.episode.reward_values}
+        if seen == {0.0, 1.0}:
+            return True
+        if not seen <= {0.0, 1.0}:
+            return False
+        if self._pays_once is None:
+            handle = self.config.source.make_handle(self.episode)
+            self._pays_once = pays_once(handle.env)
+            handle.env.close()
+        return self._pays_once
+
     def score_at(self, step: int) -> float:
         """Return the result of the success function in the recorded state before a step.
 
@@ -147,6 +186,7 @@ class Sampler:
                 n_slots=max(len(request.scenarios) for request in requests),
             )
         runner = self._runner
+        runner.allowance = self.allowance
         rollouts: list[list[Rollout]] = [[] for _ in requests]
         last_step = -1
         # By step: each step is then reached once, and the walk goes forwards.
@@ -167,10 +207,20 @@ class Sampler:
         return rollouts
 
     def _test_noise(self, runner: RolloutRunner, scenario: int) -> None:
-        """Run the first rollout twice, to see whether its scenario determines it."""
-        if not self._was_tested and self.config.noise.mode != "fresh":
+        """Run the first rollout twice, to see whether its scenario determines it.
+
+        Raises:
+            ValueError: The policy's actions depend on its earlier rollouts.
+        """
+        allowance = self.allowance
+        before = allowance.n_env_steps, allowance.n_policy_calls
+        if not self._was_tested:
             self._was_tested = True
-            self.is_determined = self.is_determined and runner.is_determined(scenario)
+            check_rollouts_apart(runner, self.config.policy, scenario)
+            if self.config.noise.mode != "fresh":
+                self.is_determined = self.is_determined and runner.is_determined(scenario)
+        allowance.n_check_steps += allowance.n_env_steps - before[0]
+        allowance.n_check_calls += allowance.n_policy_calls - before[1]
         if not self.is_determined:
             runner.stop_merging()
 
@@ -178,7 +228,7 @@ class Sampler:
         """Share the scenarios among processes: only rollouts of one scenario can be merged."""
         config = self.config
         check_portable(options=config)
-        shares = _share(requests, config.noise, config.jobs)
+        shares = share_requests(requests, config.noise, config.jobs)
         worker_config = replace(
             config,
             jobs=1,
@@ -188,19 +238,28 @@ class Sampler:
             merge_rollouts=config.merge_rollouts and self.is_determined,
         )
         work = functools.partial(
-            _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), worker_config
+            _run_share,
+            EpisodeLoader(),
+            refs_with_ancestors(self.episode),
+            worker_config,
+            self.allowance.rest(config.jobs),
         )
+        # Generators outside of the noise are copied to each process: there they are seeded anew.
+        numbered = [(self._n_run + number, share) for number, share in enumerate(shares)]
         if config.backend == "ray":
             from trajrec.replay.processes.ray import map_on_ray
 
-            answers = map_on_ray(work, shares, config.jobs)
+            answers = map_on_ray(work, numbered, config.jobs)
         else:
-            answers = map_ordered(work, shares, config.jobs)
+            answers = map_ordered(work, numbered, config.jobs)
         by_scenario: list[dict[int, Rollout]] = [{} for _ in requests]
         for answer in answers:
             if isinstance(answer, WorkerDied):
                 raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
-            rollouts, self.restore_method, share_is_determined = answer
+            rollouts, self.restore_method, share_is_determined, cost = answer
+            self.allowance.add_other(cost)
+            if rollouts is None:
+                raise BudgetSpent
             self.is_determined = self.is_determined and share_is_determined
             self._report_progress(sum(map(len, rollouts)))
             for collected, share_rollouts in zip(by_scenario, rollouts, strict=True):
@@ -226,6 +285,7 @@ class Sampler:
             positions=positions,
             memories={step: self._memory_before(step, policy) for step in positions},
             recorded=noise_of_episode(self.episode, config),
+            allowance=self.allowance,
         )
         job = ForkJob(
             refs=refs_with_ancestors(self.episode),
@@ -258,7 +318,11 @@ class Sampler:
                 )
             else:
                 assert isinstance(result, RolloutResult)
+                if result.rollout is None:
+                    raise BudgetSpent
                 rollout = result.rollout
+                self.allowance.check(rollout.env_steps, rollout.policy_calls)
+                self.allowance.add(rollout.env_steps, rollout.policy_calls)
             rollouts[number].append(rollout)
         return rollouts
 
@@ -284,61 +348,19 @@ class Sampler:
             self._progress(self._n_run, self._n_requested)
 
 
-def _check_agent_options(config: RolloutConfig) -> None:
-    if config.noise.mode == "recorded":
-        raise ValueError(
-            "noise must be 'shared' or 'fresh' for a tool world, got 'recorded': a world has no "
-            "recorded noise"
-        )
-    if isinstance(config.policy, str) and config.policy == "random":
-        raise ValueError(
-            "policy must be a function of a Context for a tool world, got 'random': a world has no "
-            "action space to sample"
-        )
-    if config.restore == "os_fork":
-        raise ValueError(
-            "restore must be 'auto', 'snapshot' or 'reexecute' for a tool world, got 'os_fork'"
-        )
-
-
-def _is_seeded(policy: Value, episode: Episode) -> bool:
-    """Return whether a policy claims that all its draws come from the given generator."""
-    is_seeded = getattr(policy, "is_seeded", True)
-    if is_seeded is None:
-        # Answers of models and of the outside are draws that no scenario fixes.
-        return not (episode.is_agent_episode and Recording(episode).has_answers)
-    return bool(is_seeded)
-
-
-def _share(
-    requests: Sequence[SampleRequest], noise: Noise, n_shares: int
-) -> list[list[SampleRequest]]:
-    """Split requests by their scenarios: in every call, one process has the same scenarios."""
-
-    def owner(position: int, scenario: int) -> int:
-        # Fresh scenarios are random numbers, so the position shares them more evenly.
-        return (position if noise.mode == "fresh" else scenario) % n_shares
-
-    return [
-        [
-            request._replace(
-                scenarios=tuple(
-                    scenario
-                    for position, scenario in enumerate(request.scenarios)
-                    if owner(position, scenario) == share
-                )
-            )
-            for request in requests
-        ]
-        for share in range(n_shares)
-    ]
-
-
 def _run_share(
     loader: EpisodeLoader,
     refs: tuple[EpisodeRef, ...],
     config: RolloutConfig,
-    requests: list[SampleRequest],
-) -> tuple[list[list[Rollout]], RestoreChoice, bool]:
+    allowance: Allowance,
+    numbered_requests: tuple[int, list[SampleRequest]],
+) -> tuple[list[list[Rollout]] | None, RestoreChoice, bool, Allowance]:
+    number, requests = numbered_requests
+    reseed_policy(outer_generators(config.policy), config.noise.seed, number)
     with Sampler(loader.read(refs), config) as sampler:
-        return sampler.run(requests), sampler.restore_method, sampler.is_determined
+        sampler.allowance = allowance
+        rollouts = None
+        # A worker that raised no `Exception` would count as died.
+        with contextlib.suppress(BudgetSpent):
+            rollouts = sampler.run(requests)
+        return rollouts, sampler.restore_method, sampler.is_determined, allowance

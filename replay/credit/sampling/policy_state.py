@@ -1,0 +1,172 @@
+"""The state that a policy holds: generators of its own, and memory that nobody can restore."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from trajrec.envstate.generators import GENERATOR_TYPES, nested_generators
+from trajrec.replay.forks.policies import (
+    FunctionPolicy,
+    RandomPolicy,
+    StableBaselines3Policy,
+    TabularPolicy,
+    policy_id,
+)
+from trajrec.types import Value
+from trajrec.values import codec
+
+# A training environment or a model in a policy has generators that are not the policy's.
+_NOT_SEARCHED = frozenset(("env", "model", "_model"))
+
+_SEARCH_DEPTH = 2
+
+_WITHOUT_STATE = (RandomPolicy, TabularPolicy, StableBaselines3Policy)
+
+
+def own_generators(policy: Value) -> list[Any]:
+    """Return the generators in the attributes of a policy object, in a fixed order."""
+    owner = _owner(policy)
+    if owner is None or isinstance(owner, _WITHOUT_STATE) or not hasattr(owner, "__dict__"):
+        return []
+    found = nested_generators(owner, set(), without=_NOT_SEARCHED, depth=_SEARCH_DEPTH)
+    return [generator for _, generator in found]
+
+
+def outer_generators(policy: Value) -> list[Any]:
+    """Return the generators that a policy's code uses from the variables around it."""
+    return [value for value in _outer_values(policy) if isinstance(value, GENERATOR_TYPES)]
+
+
+def state_digest(policy: Value) -> str:
+    """Return a digest of what a policy holds, without generators; equal digests mean no change."""
+    owner = _owner(policy)
+    held: list[Value] = [value for value in _outer_values(policy) if not _is_left_out(value)]
+    if owner is not None and not isinstance(owner, _WITHOUT_STATE):
+        attributes = getattr(owner, "__dict__", {})
+        held.append({name: v for name, v in attributes.items() if not _is_left_out(v)})
+    try:
+        return codec.digest(held)
+    except Exception:
+        return ""  # it holds values of which nothing is known
+
+
+def pristine_copy(policy: Value) -> Value:
+    """Return a copy of a policy with all that it holds; None if it cannot be copied."""
+    try:
+        return copy.deepcopy(policy)
+    except Exception:
+        return None
+
+
+def check_memory(policy: Value) -> Value:
+    """Return a policy whose memory can be restored.
+
+    A policy with `reset` and `observe` but no snapshot is told all steps again, from the start of
+    the episode.
+
+    Raises:
+        ValueError: The policy says that it has a memory, and the memory can be neither restored
+            nor built again.
+    """
+    if isinstance(policy, str):
+        return policy
+    if hasattr(policy, "predict") and hasattr(getattr(policy, "policy", None), "lstm_actor"):
+        raise ValueError(_refusal(policy, "it is a recurrent model"))
+    has_snapshot = hasattr(policy, "snapshot") and hasattr(policy, "restore")
+    methods = [
+        name for name in ("reset", "observe", "snapshot", "restore") if hasattr(policy, name)
+    ]
+    if has_snapshot or not methods or not hasattr(policy, "act"):
+        return policy
+    if "reset" in methods and "observe" in methods:
+        return RebuiltMemory(policy)
+    raise ValueError(_refusal(policy, f"it has {' and '.join(f'{name}()' for name in methods)}"))
+
+
+def _refusal(policy: Value, sign: str) -> str:
+    return (
+        f"policy {policy_id(policy)} has a memory that cannot be restored: {sign}. Give it "
+        "snapshot() and restore(), or reset() and observe(observation, action)"
+    )
+
+
+def memory_refusal(policy: Value) -> str:
+    """Return the message for a policy whose actions depend on its earlier rollouts."""
+    return _refusal(policy, "its actions in a rollout depend on the rollouts before")
+
+
+class RebuiltMemory:
+    """A policy with `reset` and `observe` whose memory is built again from all steps.
+
+    Args:
+        policy: The policy.
+
+    Attributes:
+        id: Name of the policy.
+    """
+
+    def __init__(self, policy: Value) -> None:
+        self._policy: Any = policy
+        self._steps: list[tuple[Value, Value]] = []
+        self.id = policy_id(policy)
+        self.is_seeded = getattr(policy, "is_seeded", True)
+
+    def act(self, observation: Value, rng: Any) -> Value:
+        """Return an action."""
+        action = self._policy.act(observation, rng)
+        self._steps.append((observation, action))
+        return action
+
+    def observe(self, observation: Value, action: Value) -> None:
+        """Report a step that the policy did not choose."""
+        self._policy.observe(observation, action)
+        self._steps.append((observation, action))
+
+    def reset(self) -> None:
+        """Forget all steps."""
+        self._policy.reset()
+        self._steps = []
+
+    def snapshot(self) -> Value:
+        """Return all steps since the reset."""
+        return list(self._steps)
+
+    def restore(self, steps: Value) -> None:
+        """Report all steps again."""
+        self.reset()
+        for observation, action in steps:
+            self.observe(observation, action)
+
+
+def _owner(policy: Value) -> Value:
+    """Return the object that holds a policy's state: the policy, or the object of its method."""
+    if isinstance(policy, RebuiltMemory):
+        return policy._policy
+    if not isinstance(policy, FunctionPolicy):
+        return policy
+    function = policy.function
+    return function.__self__ if inspect.ismethod(function) else function
+
+
+def _outer_values(policy: Value) -> Iterator[Value]:
+    """Yield the values of the variables around a policy's function, by name."""
+    function = policy.function if isinstance(policy, FunctionPolicy) else policy
+    if not inspect.isroutine(function):
+        function = getattr(type(policy), "act", None)
+    if function is None:
+        return
+    try:
+        variables = inspect.getclosurevars(function)
+    except (TypeError, ValueError):
+        return
+    for names in (variables.nonlocals, variables.globals):
+        for _, value in sorted(names.items()):
+            yield value
+
+
+def _is_left_out(value: Value) -> bool:
+    """Return whether a value is a generator, or code."""
+    return isinstance(value, GENERATOR_TYPES) or inspect.ismodule(value) or callable(value)
