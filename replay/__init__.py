@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trajrec.replay.execute.report import Divergence as Divergence
     from trajrec.replay.execute.report import ReplayReport as ReplayReport
     from trajrec.replay.execute.report import ReplaySummary as ReplaySummary
+    from trajrec.replay.forks.batch import Branches as Branches
+    from trajrec.replay.forks.batch import Controls as Controls
     from trajrec.replay.forks.branch import Branch as Branch
     from trajrec.replay.forks.fork import fork as fork
     from trajrec.replay.forks.fork import fork_many as fork_many
@@ -31,6 +33,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Branch": "trajrec.replay.forks.branch:Branch",
+        "Branches": "trajrec.replay.forks.batch:Branches",
+        "Controls": "trajrec.replay.forks.batch:Controls",
         "DeterminismReport": "trajrec.replay.diagnose.determinism_report:DeterminismReport",
         "Divergence": "trajrec.replay.execute.report:Divergence",
         "EpisodeDifference": "trajrec.replay.differences:EpisodeDifference",

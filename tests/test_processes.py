@@ -223,7 +223,14 @@ def test_exit_of_an_environment_ends_only_the_episode(tmp_path: Path, jobs: int)
         assert forced.divergence.actual == "builtins.SystemExit: 3"
         for restore in ("reexecute", "snapshot", "os_fork"):
             branches = fork_many(
-                episodes[0], at=[0, 1], actions=[0, 7], env=quitting, restore=restore, jobs=jobs
+                episodes[0],
+                at=[0, 1],
+                actions=[0, 7],
+                env=quitting,
+                restore=restore,
+                jobs=jobs,
+                # The recorded environment does not quit.
+                control=False,
             )
             assert [branch.error for branch in branches] == ["builtins.SystemExit: 3"] * 2
             assert [branch.n_steps for branch in branches] == [1, 1]

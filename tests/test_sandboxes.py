@@ -84,6 +84,8 @@ def test_wrappers_are_restored_with_their_sandbox(episode: Any, restore: Any) ->
         restore=restore,
         noise="recorded",
         folder=None,
+        # The recorded environment had no time limit.
+        control=False,
     )
     assert {
         (branch.restore, branch.truncated, branch.step + branch.n_steps) for branch in branches

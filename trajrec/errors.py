@@ -226,6 +226,33 @@ class DivergenceError(ReplayError):
         super().__init__(message, episode_id=episode_id)
 
 
+class ControlError(ReplayError):
+    """Branches are void: a control, which takes the recorded actions, did not reproduce them.
+
+    Attributes:
+        restore: How the steps were reached.
+        start: The step at which the control started.
+        step: The step of the first difference; -1 if it is unknown.
+        field: The field that differs, e.g. "observation/2"; "" if it is unknown.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        episode_id: str,
+        restore: str,
+        start: int,
+        step: int = -1,
+        field: str = "",
+    ) -> None:
+        self.restore = restore
+        self.start = start
+        self.step = step
+        self.field = field
+        super().__init__(message, episode_id=episode_id)
+
+
 class RedactedError(ReplayError):
     """A step cannot be executed again or verified: a secret in its action or state is not known.
 

@@ -144,7 +144,7 @@ def apply_steps(
             obs, reward, _, _, info = step(action)
         except (Exception, SystemExit) as exc:
             if not has_raised:
-                raise _diverged(
+                raise diverged(
                     episode,
                     step=number,
                     field="failure",
@@ -153,7 +153,7 @@ def apply_steps(
                 ) from exc
             continue
         if number in rewards and not is_same(rewards[number], as_recorded(reward)):
-            raise _diverged(
+            raise diverged(
                 episode, step=number, field="reward", expected=rewards[number], actual=reward
             )
     return obs, info
@@ -326,7 +326,7 @@ def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation
     if change is not None and has_marks(recorded):
         change = first_change_of_marked(recorded, obs)
     if change is not None:
-        raise _diverged(
+        raise diverged(
             episode,
             step=step - 1,
             field=to_field(("observation", *change.path)),
@@ -358,7 +358,7 @@ def verify_state(episode: Episode, handle: EnvHandle, step: int) -> None:
     recorded = int(digests[int(np.searchsorted(episode.step_numbers, step))])
     live = episode.digest_state(handle.adapter.capture())
     if live != recorded:
-        raise _diverged(
+        raise diverged(
             episode,
             step=step - 1,
             field="state",
@@ -367,9 +367,10 @@ def verify_state(episode: Episode, handle: EnvHandle, step: int) -> None:
         )
 
 
-def _diverged(
+def diverged(
     episode: Episode, *, step: int, field: str, expected: Value, actual: Value
 ) -> DivergenceError:
+    """Return the error that says that an environment is not in the recorded state after a step."""
     after = "the reset" if step < 0 else f"step {step}"
     recorded, now = short_pair(expected, actual)
     message = (

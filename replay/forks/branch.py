@@ -85,6 +85,7 @@ class BranchPoint:
         index: Number of the branch among those at its step, from 0.
         observation: The last observation before the step.
         restore: How the step was reached.
+        compares_rewards: Whether the recorded rewards can be reproduced at all.
     """
 
     handle: EnvHandle
@@ -93,6 +94,7 @@ class BranchPoint:
     index: int
     observation: Observation
     restore: RestoreMethod
+    compares_rewards: bool = True
 
 
 @dataclass(kw_only=True)

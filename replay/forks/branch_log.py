@@ -22,6 +22,9 @@ from trajrec.types import Action, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import state_key
 
+NO_CONTROL = codec.encode({"control": False})
+"""The extra data of a fork whose start no control has proved."""
+
 
 class BranchLog:
     """Records the branches of one call of `fork_many` and summarises each. A context manager.
@@ -30,10 +33,14 @@ class BranchLog:
         episode: The episode that is forked.
         folder: Folder of the new log; None records nothing.
         plan: The options of the branches.
+        control: Whether controls run among them.
     """
 
-    def __init__(self, episode: Episode, folder: Path | None, plan: BranchPlan) -> None:
+    def __init__(
+        self, episode: Episode, folder: Path | None, plan: BranchPlan, *, control: bool
+    ) -> None:
         self._episode = episode
+        self._extra = None if control else NO_CONTROL
         self._kind: Literal["actions", "policy"] = "actions" if plan.policy is None else "policy"
         self._player = _TracePlayer()
         self._recorder: Recorder | None = None
@@ -84,6 +91,12 @@ class BranchLog:
             error="" if failure is None else f"{codec.type_name(failure)}: {failure}",
         )
 
+    def discard(self) -> None:
+        """Delete the log of these branches: a control showed that they are void."""
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder.path.unlink(missing_ok=True)
+
     def add_lost(self, step: int, index: int, *, restore: RestoreMethod, error: str) -> Branch:
         """Return the summary of a branch whose process did not finish; nothing is recorded."""
         return Branch(
@@ -112,6 +125,7 @@ class BranchLog:
             kind=self._kind,
             noise=trace.noise,
             restore=trace.restore,
+            extra_data=self._extra,
         )
         task = self._episode.task_start
         recorder.begin_fork(fork, self._episode.start, trace.observation, task=task)

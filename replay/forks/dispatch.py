@@ -10,11 +10,9 @@ from dataclasses import replace
 import cloudpickle
 
 from trajrec.errors import RecordedError
-from trajrec.replay.forks.branch import Branch, BranchTrace
-from trajrec.replay.forks.branch_log import BranchLog
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.fork_server import serve
-from trajrec.replay.forks.options import Backend, RestoreMethod
+from trajrec.replay.forks.options import Backend
 from trajrec.replay.processes.child import ChildProcess
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.values import codec
@@ -37,27 +35,16 @@ class _Server(ChildProcess):
 
 
 def run_in_workers(
-    job: ForkJob, *, n_servers: int, log: BranchLog, backend: Backend
-) -> list[Branch]:
-    """Run and record the branches of a job; return them in the order of steps and numbers.
+    job: ForkJob, *, n_servers: int, backend: Backend
+) -> Iterator[BranchResult | BranchLost]:
+    """Run the branches of a job; yield their results in the order of the branches.
 
     Args:
         job: The job.
         n_servers: Servers that share the job, step by step.
-        log: The log of the branches.
         backend: Where the servers run.
     """
-    lost_restore: RestoreMethod = "reexecute" if job.restore == "auto" else job.restore
-    branches = []
-    for result in run_job(job, n_servers) if backend == "local" else _run_on_ray(job, n_servers):
-        if isinstance(result, BranchLost):
-            branches.append(
-                log.add_lost(result.step, result.index, restore=lost_restore, error=result.reason)
-            )
-        else:
-            assert isinstance(result, BranchTrace)
-            branches.append(log.add(result))
-    return branches
+    return run_job(job, n_servers) if backend == "local" else _run_on_ray(job, n_servers)
 
 
 def run_job(job: ForkJob, n_servers: int) -> Iterator[BranchResult | BranchLost]:

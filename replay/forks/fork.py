@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Unpack
 
@@ -18,7 +19,10 @@ from trajrec.options import check_options
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
 from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
-from trajrec.replay.forks.branch import Branch, BranchPlan
+from trajrec.replay.forks.batch import Branches
+from trajrec.replay.forks.branch import BranchPlan
+from trajrec.replay.forks.branch_log import NO_CONTROL
+from trajrec.replay.forks.control import OPENING, check_control, run_control
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.forked_env import ForkedEnv
 from trajrec.replay.forks.options import (
@@ -44,7 +48,8 @@ def fork(
 ) -> ForkedEnv:
     """Return the live environment in the recorded state before a step of an episode.
 
-    The state is verified against the recording. The steps taken from there are recorded as an
+    The state is verified against the recording, and a control runs first: the recorded actions must
+    lead to the recorded results from there. The steps taken from there are recorded as an
     episode that has a `parent_id`.
 
         with fork(episode, at=12) as env:
@@ -60,6 +65,7 @@ def fork(
 
     Raises:
         DivergenceError: The environment does not reach the recorded state.
+        ControlError: It reaches the step, and does not continue as recorded from there.
         IndexError: The episode has no such step.
         EnvRefusedError, EnvMissingError: See `replay_episode`.
     """
@@ -78,6 +84,11 @@ def fork(
     walker = Walker(episode, make_handle, "reexecute", is_given=is_given)
     try:
         observation, info = walker.reset_to(at)
+        has_control = options.get("control", True)
+        if has_control:
+            point = replace(walker.branch_point(OPENING), step=at, observation=observation)
+            check_control(run_control(point), episode)
+            observation, info = walker.reset_to(at)
         handle = walker.handle
         branch_env = handle.env
         # The key of the first branch that `fork_many` would run here, so that both draw the same.
@@ -99,6 +110,7 @@ def fork(
                 step=at,
                 kind="actions",
                 noise=key if is_fresh else "recorded",
+                extra_data=None if has_control else NO_CONTROL,
             )
             recorder.begin_fork(record, episode.start, observation, task=episode.task_start)
             branch_env = recorder
@@ -123,7 +135,7 @@ def fork_many(
     memory_mb: int | None = None,
     env: EnvFactory | None = None,
     **options: Unpack[ForkOptions],
-) -> list[Branch]:
+) -> Branches:
     """Run branches from one or more steps of an episode and record each as an episode.
 
     The results do not depend on `jobs`, `backend` or `restore`: the randomness of a branch is
@@ -154,12 +166,13 @@ def fork_many(
 
     Returns:
         The branches, by step and number. If the environment raised or the process did not finish,
-        `Branch.error` says why.
+        `Branch.error` says why. `controls` counts the controls and repeats among them.
 
     Raises:
         DivergenceError: The environment does not reach the recorded state of a step.
         ValueError, TypeError: An argument is invalid.
         SnapshotError: The requested way to restore does not work for this environment.
+        ControlError: Branches do not start in the recorded state, however steps are reached.
     """
     check_options("fork_many", options, ForkOptions)
     _check_has_env(episode)
@@ -175,7 +188,7 @@ def fork_many(
     if policy is None and not actions:
         raise ValueError("a branch needs actions, a policy, or both: give actions= or policy=")
     if not steps:
-        return []
+        return Branches()
     if timeout_s is not None or memory_mb is not None:
         restore = "os_fork"  # only a process of its own can be ended without the others
     plan = BranchPlan(
@@ -198,6 +211,7 @@ def fork_many(
         timeout_s=timeout_s,
         memory_mb=memory_mb,
         folder=_folder_of(episode, options),
+        control=options.get("control", True),
     )
     return schedule.run()
 

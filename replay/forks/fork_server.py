@@ -15,6 +15,7 @@ import os
 import pickle
 import select
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -22,8 +23,9 @@ from typing import NoReturn
 
 from trajrec.corpus.refs import EpisodeLoader
 from trajrec.envstate.snapshots import sandbox_of
-from trajrec.errors import SnapshotError
+from trajrec.errors import ControlError, SnapshotError
 from trajrec.replay.forks.branch import portable_error
+from trajrec.replay.forks.control import CLOSING, is_control
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.child import ChildChannel, die_with_parent
@@ -33,6 +35,9 @@ _LENGTH_BYTES = 8
 
 _WRITE_BYTES = 1 << 20
 """Most bytes that one call reads from a pipe or writes to it."""
+
+CONTROL_TIMEOUT_S = 60.0
+"""Seconds that a control of at most 200 steps may take."""
 
 _POLL_S = 0.1
 """Seconds between two looks at silent children: a process that the environment of a child started
@@ -122,13 +127,36 @@ def _serve_forked(job: ForkJob, walker: Walker) -> Iterator[BranchResult | Branc
             # The garbage collector of a child would write to every object, and so copy every page.
             gc.collect()
             gc.freeze()
-        while len(children) >= job.jobs:
+            _check_threads(job, step)
+        # The last control of a step sees what all other branches have left behind.
+        while len(children) >= (1 if index >= CLOSING else job.jobs):
             yield from _reap(children, reaped_later)
         children.append(_fork(job, walker, index))
+        # The first controls run alone: if they fail, no branch begins.
+        while children and index < 0:
+            yield from _reap(children, reaped_later)
     while children:
         yield from _reap(children, reaped_later)
     for process_id in reaped_later:
         os.waitpid(process_id, 0)
+
+
+def _check_threads(job: ForkJob, step: int) -> None:
+    """Check that the environment has no threads, which a forked process would lack.
+
+    Raises:
+        ControlError: It has some.
+    """
+    main = threading.main_thread()
+    names = [thread.name for thread in threading.enumerate() if thread is not main]
+    if names:
+        raise ControlError(
+            f"restore='os_fork' does not hold for this environment: it runs threads "
+            f"({', '.join(names)}), which a forked process does not have",
+            episode_id=job.refs[0].id,
+            restore="os_fork",
+            start=step,
+        )
 
 
 def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
@@ -144,8 +172,17 @@ def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
         index=index,
         process_id=process_id,
         pipe=read_end,
-        deadline=None if job.timeout_s is None else time.monotonic() + job.timeout_s,
+        deadline=_deadline(job, index),
     )
+
+
+def _deadline(job: ForkJob, index: int) -> float | None:
+    """Return the time at which a child is ended; None if it may take any time."""
+    timeout_s = job.timeout_s
+    if timeout_s is None and is_control(index):
+        # A forked process lacks the threads of its environment, and may wait for them for ever.
+        timeout_s = CONTROL_TIMEOUT_S
+    return None if timeout_s is None else time.monotonic() + timeout_s
 
 
 def _run_child(job: ForkJob, walker: Walker, index: int, pipe: int) -> NoReturn:

@@ -42,6 +42,8 @@ class ForkOptions(TypedDict, total=False):
             several branches at a step.
         seed: The randomness of the branches is derived from this seed; 0 by default.
         checks: Verifiers of the state in which a branch ends.
+        control: Whether controls run among the branches, True by default: they take the recorded
+            actions and must reproduce the recording. The fork records that it had none.
     """
 
     folder: LogFolder
@@ -50,6 +52,7 @@ class ForkOptions(TypedDict, total=False):
     noise: ForkNoise | None
     seed: int
     checks: Sequence[Verifier]
+    control: bool
 
 
 def check_restore(restore: str) -> None:

@@ -1,22 +1,37 @@
-"""Run the branches of one call of `fork_many`: in this process, in servers, or on Ray."""
+"""Run the branches of one call of `fork_many`: in this process, in servers, or on Ray.
+
+Controls and repeats run among them. If one fails, all branches are void: their log is deleted, and
+they are run again with another way of reaching steps, if the caller left that open.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.refs import refs_with_ancestors
-from trajrec.replay.forks.branch import Branch, BranchPlan, run_branch
+from trajrec.errors import ControlError, DivergenceError, TrajrecError
+from trajrec.replay.forks.batch import BranchBatch, Branches
+from trajrec.replay.forks.branch import BranchPlan, BranchTrace, run_branch
 from trajrec.replay.forks.branch_log import BranchLog
+from trajrec.replay.forks.control import ControlledTask, is_control, run_control, with_controls
 from trajrec.replay.forks.dispatch import check_portable, run_in_workers
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.fork_job import ForkJob
-from trajrec.replay.forks.options import Backend, RestoreChoice
+from trajrec.replay.forks.options import Backend, RestoreChoice, RestoreMethod
+from trajrec.replay.forks.restore import can_fork
 from trajrec.replay.forks.walker import Walker
+
+MAX_ATTEMPTS = 4
+"""Ways of reaching steps that are tried: what seems cheapest, forked processes, re-execution, and
+re-execution in one process."""
+
+BranchNumbers = tuple[tuple[int, int], ...]
+"""(step, number) of some branches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +49,7 @@ class Schedule:
         timeout_s: See `fork_many`.
         memory_mb: See `fork_many`.
         folder: Folder of the branches' log; None records nothing.
+        control: See `ForkOptions`.
     """
 
     episode: Episode
@@ -46,9 +62,56 @@ class Schedule:
     timeout_s: float | None
     memory_mb: int | None
     folder: Path | None
+    control: bool
 
-    def run(self) -> list[Branch]:
-        """Run and record all branches; return them by step and number."""
+    def run(self) -> Branches:
+        """Run and record all branches; return them by step and number.
+
+        Raises:
+            ControlError: No way of reaching the steps is right for this environment.
+        """
+        attempt: Schedule | None = self
+        failures: list[ControlError] = []
+        while attempt is not None:
+            try:
+                return attempt._run_recorded()
+            except (ControlError, DivergenceError) as exc:
+                if self.restore != "auto" or not self.control:
+                    raise
+                if isinstance(exc, ControlError):
+                    failures.append(exc)
+                elif attempt.jobs > 1 or attempt.restore == "os_fork":
+                    # Processes that share a file may not even get to their steps.
+                    failures.append(lost_way(exc, attempt.restore))
+                else:
+                    raise
+                attempt = self._after(failures)
+        raise all_failed(failures)
+
+    def _after(self, failures: Sequence[ControlError]) -> Schedule | None:
+        """Return the next way to run the branches after some have failed; None without one."""
+        restore = next_restore(failures, backend=self.backend)
+        if restore is not None:
+            return replace(self, restore=restore)
+        if self.jobs > 1 and len(failures) < MAX_ATTEMPTS:
+            # Processes that run at the same time may share a file.
+            return replace(self, restore="reexecute", jobs=1, backend="local")
+        return None
+
+    def _run_recorded(self) -> Branches:
+        with BranchLog(self.episode, self.folder, self.plan, control=self.control) as log:
+            batch = BranchBatch(self.episode, log, self._branches(self.steps))
+            try:
+                return self._run(batch)
+            except TrajrecError:
+                log.discard()
+                raise
+            except BaseException:
+                if not batch.branches:
+                    log.discard()
+                raise
+
+    def _run(self, batch: BranchBatch) -> Branches:
         make_handle = functools.partial(self.source.make_handle, self.episode)
         with contextlib.ExitStack() as stack:
             walker: Walker | None = None
@@ -67,28 +130,30 @@ class Schedule:
                 self._check_ray()
                 restore = "reexecute"
                 near_steps = ()
-            log = stack.enter_context(BranchLog(self.episode, self.folder, self.plan))
             if restore != "os_fork" and self.jobs == 1 and self.backend == "local":
                 if walker is None:
                     walker = Walker(self.episode, make_handle, restore)
                     stack.enter_context(contextlib.closing(walker))
-                return self._run_here(walker, self.steps, log)
+                self._run_here(walker, self.steps, batch)
+                self._repeat_here(batch, walker.restore_method)
+                return batch.finish()
             check_portable(
                 env=self.source.factory,
                 state=self.source.state,
                 policy=self.plan.policy,
                 checks=self.plan.checks,
             )
-            branches: list[Branch] = []
             if walker is not None:
-                branches = self._run_here(walker, near_steps, log)
+                self._run_here(walker, near_steps, batch)
                 walker.close()
             rest = replace(
                 self,
                 steps=tuple(step for step in self.steps if step not in near_steps),
                 restore=restore,
             )
-            return branches + rest._run_elsewhere(log)
+            rest._run_elsewhere(batch)
+            rest._repeat_elsewhere(batch)
+            return batch.finish()
 
     def _check_ray(self) -> None:
         # A Ray worker has threads, and a fork copies only the thread that calls it.
@@ -98,26 +163,99 @@ class Schedule:
                 "take backend='local'"
             )
 
-    def _branches(self, steps: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    def _branches(self, steps: Sequence[int]) -> BranchNumbers:
         return tuple((step, index) for step in steps for index in range(self.plan.n_branches))
 
-    def _run_here(self, walker: Walker, steps: Sequence[int], log: BranchLog) -> list[Branch]:
-        return [
-            log.add(run_branch(point, self.plan))
-            for point in walker.branch_points(self._branches(steps))
-        ]
+    def _run_here(self, walker: Walker, steps: Sequence[int], batch: BranchBatch) -> None:
+        branches = self._branches(steps)
+        for point in walker.branch_points(with_controls(branches) if self.control else branches):
+            if is_control(point.index):
+                batch.add(run_control(point), point.restore)
+            else:
+                batch.add(run_branch(point, self.plan), point.restore)
 
-    def _run_elsewhere(self, log: BranchLog) -> list[Branch]:
-        job = ForkJob(
+    def _run_elsewhere(self, batch: BranchBatch) -> None:
+        # One server forks all children, `jobs` at a time; other servers run branches themselves.
+        n_servers = 1 if self.restore == "os_fork" else self.jobs
+        branches = self._branches(self.steps)
+        if self.control:
+            branches = with_controls(branches, n_servers, forks=self.restore == "os_fork")
+        job = self._job(branches, self.plan, self.restore)
+        lost_restore: RestoreMethod = "reexecute" if self.restore == "auto" else self.restore
+        for result in run_in_workers(job, n_servers=n_servers, backend=self.backend):
+            batch.add(result, lost_restore)
+
+    def _job(self, branches: BranchNumbers, plan: BranchPlan, restore: RestoreChoice) -> ForkJob:
+        return ForkJob(
             refs=refs_with_ancestors(self.episode),
             source=self.source,
-            branches=self._branches(self.steps),
-            task=self.plan,
-            restore=self.restore,
+            branches=branches,
+            task=ControlledTask(plan),
+            restore=restore,
             jobs=self.jobs,
             timeout_s=self.timeout_s,
             memory_mb=self.memory_mb,
         )
-        # One server forks all children, `jobs` at a time; other servers run branches themselves.
-        n_servers = 1 if self.restore == "os_fork" else self.jobs
-        return run_in_workers(job, n_servers=n_servers, log=log, backend=self.backend)
+
+    def _repeat_here(self, batch: BranchBatch, restore: RestoreMethod) -> None:
+        if not self.control:
+            return
+        make_handle = functools.partial(self.source.make_handle, self.episode)
+        plan = replace(self.plan, checks=())
+        # Another environment, which gets to the steps in another order.
+        with contextlib.closing(Walker(self.episode, make_handle, "reexecute")) as walker:
+            traces = (run_branch(point, plan) for point in walker.branch_points(batch.repeats.left))
+            batch.repeats.check(traces, self.episode.id, restore)
+
+    def _repeat_elsewhere(self, batch: BranchBatch) -> None:
+        if not self.control or not batch.repeats.left:
+            return
+        # Only forked processes have limits of time and memory.
+        is_limited = self.timeout_s is not None or self.memory_mb is not None
+        restore: RestoreChoice = "os_fork" if is_limited else "reexecute"
+        branches = tuple(sorted(batch.repeats.left))
+        job = self._job(branches, replace(self.plan, checks=()), restore)
+        results: Iterable[object] = run_in_workers(job, n_servers=1, backend=self.backend)
+        traces = (result for result in results if isinstance(result, BranchTrace))
+        batch.repeats.check(traces, self.episode.id, self.restore)
+
+
+def next_restore(failures: Sequence[ControlError], *, backend: Backend) -> RestoreMethod | None:
+    """Return the way of reaching steps to try after some have failed; None if there is none left.
+
+    Args:
+        failures: The failed controls, one for each way.
+        backend: See `fork_many`.
+    """
+    tried = {failure.restore for failure in failures}
+    # A sandbox lies outside of this process, and forked processes would share it.
+    if backend == "local" and can_fork() and not tried & {"os_fork", "env_snapshot"}:
+        return "os_fork"
+    return "reexecute" if "reexecute" not in tried else None
+
+
+def lost_way(exc: DivergenceError, restore: RestoreChoice) -> ControlError:
+    """Return the error that says that a process did not reach the recorded state of a step."""
+    return ControlError(
+        f"restore={restore!r} does not hold for this environment in several processes: {exc.what}",
+        episode_id=exc.episode_id,
+        restore="reexecute" if restore == "auto" else restore,
+        start=exc.step,
+        step=exc.step,
+        field=exc.field,
+    )
+
+
+def all_failed(failures: Sequence[ControlError]) -> ControlError:
+    """Return the error that says that no way of reaching steps is right."""
+    last = failures[-1]
+    reasons = "; ".join(failure.what for failure in failures)
+    return ControlError(
+        f"no way of reaching its steps is right for this environment, so there is no result: "
+        f"{reasons}. `trajrec check-env` looks for the cause",
+        episode_id=last.episode_id,
+        restore=last.restore,
+        start=last.start,
+        step=last.step,
+        field=last.field,
+    )

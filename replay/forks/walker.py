@@ -21,9 +21,9 @@ from trajrec.replay.execute.reach import (
     verify_step,
 )
 from trajrec.replay.forks.branch import BranchPoint
+from trajrec.replay.forks.control import CONTROL_STEPS
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import (
-    PROBE_STEPS,
     RestorePlan,
     SnapshotProbe,
     cheapest_plan,
@@ -168,6 +168,7 @@ class Walker:
             index=index,
             observation=self.observation,
             restore=self.restore_method,
+            compares_rewards=self._compare_rewards,
         )
 
     def plan_restores(self, steps: list[int], *, n_branches: int, jobs: int) -> RestorePlan:
@@ -271,7 +272,7 @@ class Walker:
         was_used = self._is_used
         self._is_used = True
         verify_continuation(
-            self.episode, self.handle, step, PROBE_STEPS, compare_rewards=self._compare_rewards
+            self.episode, self.handle, step, CONTROL_STEPS, compare_rewards=self._compare_rewards
         )
         self._verified_modes[mode].add(was_used)
         if not was_used:

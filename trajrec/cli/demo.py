@@ -156,6 +156,7 @@ def _fork(failed: Episode) -> None:
         ("step", "branches", "at the goal", "mean steps"),
         [_summarize(branches, step) for step in steps],
     )
+    print(f"\n   {branches.controls}")
 
 
 def _summarize(branches: Sequence[Branch], step: int) -> tuple[Value, ...]:

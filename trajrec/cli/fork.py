@@ -76,6 +76,12 @@ def add_parser(commands: Commands) -> None:
     )
     add_seed(parser)
     parser.add_argument(
+        "--no-control",
+        action="store_true",
+        help="run no controls among the branches: branches with the recorded actions, which must "
+        "reproduce the recording",
+    )
+    parser.add_argument(
         "--timeout", type=read_seconds, metavar="SECONDS", help="end a branch that takes longer"
     )
     add_execution(parser)
@@ -106,6 +112,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         allow=arguments.allow,
         env=None if arguments.env is None else load_env(arguments.env),
         timeout_s=arguments.timeout,
+        control=not arguments.no_control,
     )
     rows = [_row(branch) for branch in branches]
     if arguments.json:
@@ -113,6 +120,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             print_json(row)
     else:
         print_table(SHOWN, [tuple(row.values()) for row in rows])
+        if not arguments.no_control:
+            print(branches.controls)
     has_failed = any(branch.error for branch in branches)
     return ExitStatus.FINDING if has_failed else ExitStatus.OK
 

@@ -1,0 +1,107 @@
+"""The branches of one call: their log, the controls among them, and the branches to repeat."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trajrec.corpus.episode import Episode
+from trajrec.errors import ControlError
+from trajrec.replay.forks.branch import Branch, BranchTrace
+from trajrec.replay.forks.branch_log import BranchLog
+from trajrec.replay.forks.control import Control, check_control, is_control
+from trajrec.replay.forks.fork_job import BranchLost, BranchResult
+from trajrec.replay.forks.options import RestoreMethod
+from trajrec.replay.forks.repeats import Repeats
+
+
+class Controls(NamedTuple):
+    """How many controls and repeats ran among some branches. All of them held.
+
+    Attributes:
+        n: Number of controls: branches with the recorded actions, which reproduced the recording.
+        n_steps: Steps of all controls.
+        n_repeats: Number of branches that were run twice, with equal results.
+        n_repeat_steps: Steps of these.
+    """
+
+    n: int = 0
+    n_steps: int = 0
+    n_repeats: int = 0
+    n_repeat_steps: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n} controls ({self.n_steps} steps) reproduced the recording, "
+            f"{self.n_repeats} repeats ({self.n_repeat_steps} steps) were equal"
+        )
+
+
+class Branches(list[Branch]):
+    """The branches of a call of `fork_many`, by step and number.
+
+    Attributes:
+        controls: The controls and repeats that ran among them.
+    """
+
+    controls = Controls()
+
+
+class BranchBatch:
+    """Collects the branches of a call, and checks the controls among them.
+
+    Args:
+        episode: The episode that is forked.
+        log: The log of the branches.
+        branches: (step, number) of each branch.
+
+    Attributes:
+        branches: The branches so far.
+        repeats: The branches that are to be run twice.
+    """
+
+    def __init__(
+        self, episode: Episode, log: BranchLog, branches: tuple[tuple[int, int], ...]
+    ) -> None:
+        self.branches: list[Branch] = []
+        self.repeats = Repeats(branches)
+        self._episode = episode
+        self._log = log
+        self._n_controls = 0
+        self._n_control_steps = 0
+
+    def add(self, result: BranchResult | BranchLost, restore: RestoreMethod) -> None:
+        """Add the result of a branch or of a control.
+
+        Args:
+            result: The result.
+            restore: How steps are reached, for a branch whose process gave no result.
+
+        Raises:
+            ControlError: A control did not reproduce the recording.
+        """
+        if isinstance(result, Control):
+            check_control(result, self._episode)
+            self._n_controls += 1
+            self._n_control_steps += result.n_steps
+        elif isinstance(result, BranchTrace):
+            self.repeats.note(result)
+            self.branches.append(self._log.add(result))
+        else:
+            assert isinstance(result, BranchLost)
+            step, index, reason = result.step, result.index, result.reason
+            if is_control(index):
+                raise ControlError(
+                    f"a branch from step {step} with the recorded actions has no end: {reason}",
+                    episode_id=self._episode.id,
+                    restore=restore,
+                    start=step,
+                )
+            self.branches.append(self._log.add_lost(step, index, restore=restore, error=reason))
+
+    def finish(self) -> Branches:
+        """Return the branches, with the numbers of their controls and repeats."""
+        branches = Branches(self.branches)
+        branches.controls = Controls(
+            self._n_controls, self._n_control_steps, self.repeats.n, self.repeats.n_steps
+        )
+        return branches

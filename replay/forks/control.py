@@ -1,0 +1,180 @@
+"""Control branches take the recorded actions and must reproduce the recording.
+
+They run among the other branches, reached in the same way: one before all others, one after them.
+A control that differs shows that branches do not start in the recorded state, whatever the cause:
+state in another process, in a file, or in a global variable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.history import path_between, rewards_between
+from trajrec.errors import ControlError, DivergenceError
+from trajrec.replay.execute.reach import as_recorded, diverged, verify_step
+from trajrec.replay.forks.branch import BranchPoint
+from trajrec.replay.forks.fork_job import BranchResult, BranchTask
+from trajrec.replay.forks.options import RestoreMethod
+from trajrec.types import Observation, Value
+from trajrec.values import codec
+from trajrec.values.copies import copy_for_env
+from trajrec.values.diff import is_same
+
+CONTROL_STEPS = 200
+"""The most steps of a control: state that lies outside shows late in some environments."""
+
+SHARE = 0.05
+"""The share of controls among the branches of a call, and the share of branches that are run twice,
+if these are more than the fewest."""
+
+OPENING = -1
+"""Number of the control that runs at a step before its branches; a second one has the number -2."""
+
+CLOSING = 1 << 40
+"""Number of the control that runs at a step after its branches."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """The result of a control.
+
+    Attributes:
+        step: The step at which it started.
+        index: `OPENING` or `CLOSING`.
+        restore: How the step was reached.
+        n_steps: Recorded steps that it reproduced.
+        error: The first difference from the recording; None if there is none.
+    """
+
+    step: int
+    index: int
+    restore: RestoreMethod
+    n_steps: int
+    error: DivergenceError | None = None
+
+
+@dataclass(frozen=True)
+class ControlledTask:
+    """A task of branches with controls among them.
+
+    Attributes:
+        task: The task of the other branches.
+    """
+
+    task: BranchTask
+
+    def run(self, point: BranchPoint) -> BranchResult:
+        """Run the branch, or the control, of a point."""
+        if not is_control(point.index):
+            return self.task.run(point)
+        return run_control(point)
+
+
+def is_control(index: int) -> bool:
+    """Return whether the number of a branch is that of a control."""
+    return not 0 <= index < CLOSING
+
+
+def with_controls(
+    branches: tuple[tuple[int, int], ...], n_servers: int = 1, *, forks: bool = False
+) -> tuple[tuple[int, int], ...]:
+    """Return branches, ascending, with controls: a twentieth of them, at least two.
+
+    Args:
+        branches: (step, number) of each branch.
+        n_servers: Servers that share the branches by their steps, every n-th step each. Each server
+            has a control before its first and after its last branch.
+        forks: Whether a server forks a process for each. Processes that share an engine may wait
+            for each other for ever, so a second control runs before all others: it sees what the
+            first one has left behind.
+    """
+    steps = sorted({step for step, _ in branches})
+    n_ends = min(n_servers, len(steps))
+    controls = {(step, OPENING) for step in steps[:n_ends]}
+    controls |= {(step, OPENING - 1) for step in steps[:n_ends] if forks}
+    controls |= {(step, CLOSING) for step in steps[-n_ends:] if n_ends}
+    n_more = int(SHARE * len(branches)) - len(controls)
+    between = [step for step in steps if (step, CLOSING) not in controls]
+    if n_more > 0 and between:
+        stride = max(1, len(between) // n_more)
+        controls |= {(step, CLOSING) for step in between[::stride][:n_more]}
+    return tuple(sorted((*branches, *controls)))
+
+
+def last_step_of(episode: Episode, first: int) -> int:
+    """Return the end of the recorded steps that a control from a step can reproduce."""
+    ends = [first + CONTROL_STEPS, episode.end_step]
+    ends += [lost for lost, _ in episode.missing_steps if lost >= first]
+    if episode.redacted_step is not None:
+        ends.append(max(first, episode.redacted_step))
+    return min(ends)
+
+
+def run_control(point: BranchPoint) -> Control:
+    """Run a control from a point."""
+    episode = point.episode
+    first = point.step
+    last = last_step_of(episode, first)
+    rewards = rewards_between(episode, first, last) if point.compares_rewards else {}
+    control = Control(first, point.index, point.restore, last - first)
+    for number, (action, has_raised) in enumerate(path_between(episode, first, last), first):
+        try:
+            result = point.handle.env.step(copy_for_env(action))
+            if not has_raised:
+                _verify(point, number, result, rewards)
+        except DivergenceError as exc:
+            return replace(control, n_steps=number - first, error=exc)
+        except (Exception, SystemExit) as exc:
+            if not has_raised:
+                actual = f"{codec.type_name(exc)}: {exc}"
+                error = diverged(
+                    episode, step=number, field="failure", expected="no exception", actual=actual
+                )
+                return replace(control, n_steps=number - first, error=error)
+    return control
+
+
+def _verify(
+    point: BranchPoint,
+    step: int,
+    result: tuple[Observation, Value, bool, bool, Value],
+    rewards: dict[int, Value],
+) -> None:
+    """Compare the result of a step with the recorded one.
+
+    Raises:
+        DivergenceError: They differ.
+    """
+    episode = point.episode
+    observation, reward, terminated, truncated, _ = result
+    if step in rewards and not is_same(rewards[step], as_recorded(reward)):
+        raise diverged(episode, step=step, field="reward", expected=rewards[step], actual=reward)
+    is_last = step == episode.end_step - 1
+    for field, flag in (("terminated", terminated), ("truncated", truncated)):
+        expected = is_last and episode.end is not None and bool(getattr(episode.end, field))
+        if bool(flag) != expected:
+            raise diverged(episode, step=step, field=field, expected=expected, actual=bool(flag))
+    verify_step(episode, point.handle, step + 1, observation)
+
+
+def check_control(control: Control, episode: Episode) -> None:
+    """Check that a control has reproduced the recording.
+
+    Raises:
+        ControlError: It has not.
+    """
+    error = control.error
+    if error is None:
+        return
+    raise ControlError(
+        f"restore={control.restore!r} does not hold for this environment: a branch from step "
+        f"{control.step} with the recorded actions does not reproduce the recording: after step "
+        f"{error.step}, {error.field}: recorded {error.expected!r}, now {error.actual!r}. "
+        "control=False runs branches without such a proof",
+        episode_id=episode.id,
+        restore=control.restore,
+        start=control.step,
+        step=error.step,
+        field=error.field,
+    )

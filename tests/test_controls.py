@@ -1,0 +1,166 @@
+"""Controls: branches are right, or refused, wherever an environment keeps its state."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hidden_state import (
+    LENGTH,
+    Hidden,
+    InChild,
+    InFile,
+    InLibrary,
+    InModule,
+    InThread,
+    after,
+    truth,
+)
+
+import trajrec
+from trajrec.errors import ControlError, DivergenceError, SnapshotError
+from trajrec.replay import fork, fork_many
+from trajrec.replay.forks.control import last_step_of
+from trajrec.values import codec
+
+SEED = 7
+
+
+def record(env: Any, folder: Path) -> Any:
+    env = trajrec.record(env, folder)
+    env.reset(seed=SEED)
+    for k in range(LENGTH):
+        env.step(k % 5)
+    env.close()
+    return next(trajrec.open(folder).episodes())
+
+
+@pytest.fixture(autouse=True)
+def state_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InFile, "path", tmp_path / "state")
+    monkeypatch.setenv("TRAJREC_TEST_FILE", str(tmp_path / "state"))
+
+
+def wrong(branches: Any, folder: Path) -> list[str]:
+    """Return the branches that are not what the game gives."""
+    found = []
+    with trajrec.open(folder) as corpus:
+        for branch in branches:
+            start = [k % 5 for k in range(branch.step)]
+            expected = truth(SEED, [*start, *branch.actions])
+            seen = corpus.episode(branch.episode_id).observation_values if branch.episode_id else []
+            if list(seen) != expected[branch.step :]:
+                found.append(str(branch))
+    return found
+
+
+def fork_often(episode: Any, kind: Any, **options: Any) -> Any:
+    return fork_many(
+        episode,
+        at=[3, 20, 31],
+        policy=lambda observation, rng: int(rng.integers(5)),
+        n_branches=9,
+        env=kind,
+        **options,
+    )
+
+
+KINDS = [InChild, InFile, InThread, InLibrary, InModule]
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_branches_are_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    branches = fork_often(episode, kind, jobs=jobs)
+    assert len(branches) == 27
+    assert not wrong(branches, tmp_path)
+    assert branches.controls.n >= 2
+    assert branches.controls.n_repeats == 2
+    # What was run in vain before has left no branch.
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM forks").fetchall() == [(27,)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("restore", ["reexecute", "os_fork", "snapshot", "pickle"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_branches_are_right_or_refused(kind: Any, restore: Any, jobs: int, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    try:
+        branches = fork_often(episode, kind, jobs=jobs, restore=restore)
+    except (ControlError, DivergenceError, SnapshotError):
+        assert list(tmp_path.glob("*.trj")) == [episode.path]
+    else:
+        assert len(branches) == 27
+        assert not wrong(branches, tmp_path)
+
+
+def test_void_branches_are_wrong_without_controls(tmp_path: Path) -> None:
+    """The control arm of this test: without controls, most of the branches above are wrong."""
+    episode = record(InModule(), tmp_path)
+    branches = fork_often(episode, InModule, restore="snapshot", control=False)
+    assert len(wrong(branches, tmp_path)) > 13
+    with trajrec.open(tmp_path) as corpus:
+        fork_record = corpus.episode(branches[0].episode_id or "").fork
+        assert codec.decode(fork_record.extra_data) == {"control": False}
+
+
+class Worn(Hidden):
+    """The game, in which every third environment of the process adds one to each action."""
+
+    n_made = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        Worn.n_made += 1
+        self.is_odd = Worn.n_made % 3 == 0
+
+    def put(self, x: int) -> None:
+        self.x = x
+
+    def push(self, action: int) -> int:
+        self.x = after(self.x, action + self.is_odd)
+        return self.x
+
+
+def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> None:
+    Worn.n_made = 0
+    episode = record(Worn(), tmp_path)
+    with fork(episode, at=5, env=Worn) as env:
+        assert env.observation == 0
+    with pytest.raises(ControlError, match="after step 24, reward: recorded") as info:
+        fork(episode, at=5, env=Worn, folder=None)
+    assert (info.value.start, info.value.step, info.value.field) == (5, 24, "reward")
+    Worn.n_made = 2
+    with fork(episode, at=5, env=Worn, control=False) as env:
+        env.step(0)
+    with trajrec.open(tmp_path) as corpus:
+        fork_record = corpus.episode(env.episode_id or "").fork
+        assert codec.decode(fork_record.extra_data) == {"control": False}
+
+
+def test_a_tenth_of_the_branches_is_controls_and_repeats(tmp_path: Path) -> None:
+    episode = record(InLibrary(), tmp_path)
+    branches = fork_many(
+        episode, at=range(50), actions=[1], n_branches=6, env=InLibrary, folder=None
+    )
+    controls = branches.controls
+    assert len(branches) == 300
+    assert (controls.n, controls.n_repeats) == (15, 15)
+    assert controls.n_steps > 15 * 10
+    assert str(controls).startswith("15 controls (")
+
+
+def test_a_control_ends_at_lost_and_redacted_steps(tmp_path: Path) -> None:
+    episode = record(InLibrary(), tmp_path)
+    assert last_step_of(episode, 10) == LENGTH
+    assert last_step_of(episode, LENGTH) == LENGTH
+    lost = SimpleNamespace(end_step=500, missing_steps=[(90, 3)], redacted_step=None)
+    assert last_step_of(lost, 10) == 90
+    assert last_step_of(lost, 91) == 291
+    redacted = SimpleNamespace(end_step=500, missing_steps=[], redacted_step=40)
+    assert last_step_of(redacted, 10) == 40
