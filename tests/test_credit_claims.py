@@ -155,6 +155,22 @@ def test_a_spread_that_rests_on_one_rollout_is_reported(tmp_path: Path) -> None:
     assert "heavy tails" not in "".join(calm.notes)
 
 
+def test_heavy_tails_in_shared_noise_widen_the_values() -> None:
+    rng = np.random.default_rng(5)
+    n_covered = 0
+    n_seen = 0
+    while n_seen < 400:
+        # A loss of 100 in one of 20 scenarios, which half of the steps see; the others are past it.
+        loss = -100.0 * (rng.random(16) < 0.05)
+        if not loss.any():
+            continue
+        n_seen += 1
+        arms = [rng.normal(size=16) + (loss if k < 10 else 0.0) for k in range(20)]
+        interval = intervals.mean(arms[0], intervals.spread_within(arms), has_heavy_tails=True)
+        n_covered += interval.ci_low <= -5.0 <= interval.ci_high
+    assert n_covered / 400 >= 0.93
+
+
 def test_returns_that_are_all_zero_are_no_shares(tmp_path: Path) -> None:
     episode = record(tmp_path, Losing(), [0] * 4)
     table = credit.estimate(episode, take(0), n_rollouts=2, env=Losing, max_steps=5, steps=[3])

@@ -1,7 +1,7 @@
 """`python -m benchmarks.credit [PART ...]`: credit measured against exact answers.
 
 Prints each measurement with its criterion, and ends with status 1 if a criterion is missed. Parts,
-all by default: P1 to P11, quality, scenarios, costs, bank, shop.
+all by default: P1 to P11, coverage, quality, scenarios, costs, bank, shop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from benchmarks.credit import faults, games, quality, scenarios, tabular, tools, who_when
+from benchmarks.credit import coverage, faults, games, quality, scenarios, tabular, tools, who_when
 from benchmarks.credit.truths import Criterion
 
 PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
@@ -25,6 +25,7 @@ PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
     "P9": tabular.p9,
     "P10": scenarios.p10,
     "P11": who_when.p11,
+    "coverage": coverage.coverage,
     "quality": quality.quality,
     "scenarios": scenarios.scenarios,
     "costs": scenarios.costs,

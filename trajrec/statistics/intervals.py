@@ -100,12 +100,20 @@ def student(values: FloatArray, confidence: float = CONFIDENCE) -> Interval:
     return Interval(centre, centre - half, centre + half, "t")
 
 
-def mean(values: FloatArray, scale: float | None, confidence: float = CONFIDENCE) -> Interval:
+def mean(
+    values: FloatArray,
+    scale: float | None,
+    *,
+    has_heavy_tails: bool = False,
+    confidence: float = CONFIDENCE,
+) -> Interval:
     """Return the mean of one arm: a share by Wilson's interval, a return by `pooled_t`.
 
     Args:
         values: The result of each rollout, shape (n,).
         scale: The standard deviation within the arms of the run; None if every result is 0 or 1.
+        has_heavy_tails: Whether the spread of the run rests on few results. It then has few degrees
+            of freedom, however many values there are.
         confidence: The share of intervals that cover the true mean.
 
     Returns:
@@ -115,6 +123,11 @@ def mean(values: FloatArray, scale: float | None, confidence: float = CONFIDENCE
         return UNKNOWN
     if scale is None:
         return wilson(values, confidence)
+    if has_heavy_tails and scale > 0.0 and len(values) > 1:
+        centre = float(values.mean())
+        error = max(float(values.std(ddof=1)), scale) / math.sqrt(len(values))
+        half = t_quantile(confidence, HEAVY_DF) * error
+        return Interval(centre, centre - half, centre + half, "augmented-t")
     return pooled_t(values, scale, arm_weight(len(values)), confidence)
 
 
@@ -166,6 +179,9 @@ def arm_weight(n: int) -> float:
     """
     return max(8.0, n / 4)
 
+
+HEAVY_DF = 4
+"""Degrees of freedom of a spread that rests on few results."""
 
 DIFFERENCE_WEIGHT = 4.0
 """Weight of the run's variance in the interval of paired differences. Their spread differs more

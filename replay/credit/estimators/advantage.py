@@ -148,7 +148,7 @@ class _Run:
         notes = [
             *meter.notes,
             *invalid_note(self._arms, self._sampler.config.on_error),
-            *self._tail_note(),
+            *self._tail_note,
             *self._cut_note(samples),
             *self._pairing_note(),
         ]
@@ -235,6 +235,8 @@ class _Run:
                 self._values[step],
                 step=step,
                 scale=self._scale,
+                # Scenarios are shared by all steps, so no other step tells more of the tails.
+                has_heavy_tails=self._sampler.is_paired and bool(self._tail_note),
                 estimator="value",
                 estimand=f"V: {measure} of the policy from the state before the step",
                 noise=self._sampler.noise,
@@ -278,6 +280,7 @@ class _Run:
             return None
         return intervals.spread_within(results)
 
+    @cached_property
     def _tail_note(self) -> list[str]:
         if self._scale is None:
             return []

@@ -213,14 +213,33 @@ class Search(SearchArms):
         drop = model.drop(best)
 
         def update() -> FloatArray:
+            redrawn = self.results(self.steps[best], "redrawn")
+            kept = self.results(self.steps[best], "kept")
             # The action's rollouts begin after the possible fault.
-            _add_outcomes(model, best, self.results(self.steps[best], "redrawn"))
+            _add_outcomes(model, best, redrawn)
             if best + 1 < len(self.steps):
-                _add_outcomes(model, best + 1, self.results(self.steps[best], "kept"))
-            return model.probabilities()
+                _add_outcomes(model, best + 1, kept)
+            after: FloatArray = model.probabilities()
+            # The model knows no luck: a step whose outcome was bad luck is a fault to it. The new
+            # scenarios tell whether the action has the effect of the fault.
+            after[best] *= self._chance_of_effect(kept, redrawn, -drop / 4)
+            return after
 
         n_needed = _n_to_confirm(drop, drop)
         return Finding(self.steps[best], probabilities, "bayes", reason, n_needed, update)
+
+    def _chance_of_effect(self, kept: FloatArray, redrawn: FloatArray, most: float) -> float:
+        """Return the probability that the effect of an action is at most a negative number."""
+        draws = draw_effects(
+            kept,
+            redrawn,
+            n_draws=N_DRAWS,
+            is_paired=self.sampler.is_paired,
+            is_share=True,
+            scale=0.0,
+            rng=np.random.default_rng(self.sampler.config.noise.seed),
+        )
+        return float(np.mean(draws <= most))
 
     def confirm(self, finding: Finding, options: RolloutOptions) -> Decision:
         """Estimate the step's effect in fresh scenarios, and store the run.

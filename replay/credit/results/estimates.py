@@ -147,6 +147,7 @@ def estimate_arm(
     *,
     step: int,
     scale: float | None,
+    has_heavy_tails: bool = False,
     estimator: str,
     estimand: str,
     noise: str,
@@ -158,12 +159,13 @@ def estimate_arm(
         arm: The rollouts.
         step: See `Estimate`.
         scale: See `intervals.mean`.
+        has_heavy_tails: See `intervals.mean`.
         estimator: See `Estimate`.
         estimand: See `Estimate`.
         noise: See `Estimate`.
         action: See `Estimate`.
     """
-    interval = intervals.mean(arm.valid, scale)
+    interval = intervals.mean(arm.valid, scale, has_heavy_tails=has_heavy_tails)
     if arm.n_unknown:
         interval = _arm_bounds(arm, scale, interval.value)
     return Estimate(
