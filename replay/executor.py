@@ -42,10 +42,13 @@ class EpisodeExecutor:
         self._given: Any = None if self.has_own_envs else env
         self._config = config
         self._made: tuple[EnvRecord, EnvHandle] | None = None
+        self._previous: Episode | None = None
 
     def execute(self, episode: Episode) -> ExecutedEpisode:
         """Execute an episode."""
         is_fresh = self._made is None or self._made[0] != episode.header.env
+        previous = None if is_fresh else self._previous
+        self._previous = episode
         return execute_on(
             episode,
             self.handle(episode),
@@ -53,6 +56,7 @@ class EpisodeExecutor:
             resync=self._config.resync,
             first=self._config.first,
             is_fresh=is_fresh,
+            previous=previous,
         )
 
     def grade(self, executed: ExecutedEpisode) -> ReplayReport:

@@ -19,6 +19,13 @@ from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 # processes takes seconds, and the cause is likely the same for the other episodes.
 EXPLAINED_IN_SUBPROCESSES = 2
 
+# Further replays that must agree before a difference counts as state that was carried over: by
+# chance they do in one of a hundred cases, whatever the number of values is.
+FRESH_REPEATS = 4
+USED_REPEATS = 3
+
+ONCE = "unknown: it differs from run to run, and was reproduced in some of them"
+
 
 class Explainer:
     """Looks for the cause of divergences.
@@ -45,16 +52,21 @@ class Explainer:
         if executor.has_own_envs and not executed.is_fresh:
             # State that the environment carries over from other episodes is not this one's fault.
             executor.close()
-            report = executor.grade(executor.execute(episode))
-            if report.divergence is None:
-                return _with_note(
-                    report, "only on a fresh environment: it carries state over between episodes"
-                )
+            fresh = executor.grade(executor.execute(episode))
+            if fresh.divergence is None:
+                if self._is_carried_over(episode, executed.previous or episode):
+                    return _with_note(
+                        fresh, "only on a fresh environment: it carries state over between episodes"
+                    )
+                return self._with_cause(report, ONCE)
+            report = fresh
         if executor.has_own_envs and episode.number:
             executor.close()
             replay_predecessors(episode, executor.handle(episode))
             after_others = executor.grade(executor.execute(episode))
             executor.close()
+            if after_others.divergence is None and not self._is_of_predecessors(episode):
+                return self._with_cause(report, ONCE)
             if after_others.divergence is None:
                 return _with_note(
                     after_others,
@@ -73,6 +85,43 @@ class Explainer:
             return run_trial(executor, episode)
 
         cause = find_cause(episode, report.divergence, run, self._in_subprocess(episode))
+        return replace(report, divergence=replace(report.divergence, cause=cause))
+
+    def _is_carried_over(self, episode: Episode, previous: Episode) -> bool:
+        """Return whether an episode replays on each fresh environment, and on no used one.
+
+        Once may be chance: of three values that nobody seeds, one is the recorded one.
+        """
+        executor = self._executor
+
+        def diverges(*, is_used: bool) -> bool:
+            executor.close()
+            if is_used:
+                executor.execute(previous)
+            return executor.grade(executor.execute(episode)).divergence is not None
+
+        if any(diverges(is_used=False) for _ in range(FRESH_REPEATS)):
+            return False
+        return all(diverges(is_used=True) for _ in range(USED_REPEATS))
+
+    def _is_of_predecessors(self, episode: Episode) -> bool:
+        """Return whether an episode replays after those before it each time, and never alone."""
+        executor = self._executor
+
+        def diverges(*, is_alone: bool) -> bool:
+            executor.close()
+            handle = executor.handle(episode)
+            if not is_alone:
+                replay_predecessors(episode, handle)
+            return executor.grade(executor.execute(episode)).divergence is not None
+
+        if not all(diverges(is_alone=True) for _ in range(FRESH_REPEATS)):
+            return False
+        return not any(diverges(is_alone=False) for _ in range(USED_REPEATS))
+
+    def _with_cause(self, report: ReplayReport, cause: str) -> ReplayReport:
+        if report.divergence is None or not self._config.explain:
+            return report
         return replace(report, divergence=replace(report.divergence, cause=cause))
 
     def _in_subprocess(self, episode: Episode) -> RunInSubprocess | None:
@@ -98,9 +147,8 @@ class Explainer:
 
 
 def run_trial(executor: EpisodeExecutor, episode: Episode) -> TrialResult:
-    """Execute an episode; return its first difference, and a digest of all returned values."""
-    executed = executor.execute(episode)
-    return TrialResult(executor.grade(executed).divergence, executed.execution.digest())
+    """Execute an episode; return its first difference."""
+    return TrialResult(executor.grade(executor.execute(episode)).divergence)
 
 
 @dataclass(frozen=True)

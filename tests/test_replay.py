@@ -252,7 +252,7 @@ LEAKS: dict[str, tuple[Any, str]] = {
     "datetime": (lambda: datetime.datetime.now().timestamp(), "clock"),
     "random": (random.random, "global random"),
     "numpy.random": (lambda: np.random.random(), "global random"),
-    "a counter": (count, "hidden randomness"),
+    "a counter": (count, "unknown"),
 }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
+import re
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
 from trajrec.agents.freeze import (
@@ -17,23 +17,21 @@ from trajrec.agents.freeze import (
 )
 from trajrec.corpus.episode import Episode
 from trajrec.recording.provenance import describe_runtime
-from trajrec.replay.diagnose.network import watched_network
+from trajrec.replay.diagnose.network import Answers
+from trajrec.replay.diagnose.trials import REPEATS, Condition, Trials
 from trajrec.replay.execute.report import Divergence
+from trajrec.values.codec import Opaque
 from trajrec.values.diff import is_same
 
 # Two floats that differ by no more than this share of the larger one look like the same computation
 # on another machine: libm functions and reductions differ in the last places.
 FLOAT_DRIFT = 1e-6
 
-# An environment repeats itself if this many trials are the same. An environment with few possible
-# outcomes (a coin) often gives the same one twice by chance. Slow environments get fewer trials:
-# after ENOUGH_S seconds, three are enough.
-REPEATS = 6
-ENOUGH_S = 5.0
+_ADDRESS = re.compile("0x[0-9a-fA-F]{6,}")
 
 # Trials with addresses that are not random: a busy system may still place memory differently once.
 ADDRESS_TRIES = 2
-ADDRESS_REPEATS = 2
+ADDRESS_REPEATS = 3
 
 # Other hash seeds to try: two strings have the same order in a set under one seed of two.
 OTHER_HASH_SEEDS = ("1", "2", "3")
@@ -41,19 +39,16 @@ OTHER_HASH_SEEDS = ("1", "2", "3")
 # Variables that decide the result of numerical code, or the local time.
 SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "TZ")
 
-Condition: TypeAlias = Callable[[], AbstractContextManager[object]]
-
 
 class TrialResult(NamedTuple):
     """The result of one re-execution of an episode.
 
     Attributes:
-        divergence: The first difference from the recording.
-        digest: A digest of all returned values; b"" if there is none.
+        divergence: The first difference from the recording. What else differs from trial to trial
+            says nothing about its cause.
     """
 
     divergence: Divergence | None
-    digest: bytes = b""
 
 
 RunTrial: TypeAlias = Callable[[], TrialResult]
@@ -86,101 +81,105 @@ def find_cause(
         run: Re-executes the episode in this process.
         in_subprocess: Re-executes the episode in another process; None if that is impossible.
     """
-    baseline = _repeated(run)
-    if baseline is None or not _is_same_divergence(baseline.divergence, divergence):
-        return _cause_of_unrepeated(run, in_subprocess)
-    stopped = _run_under(stopped_clocks, run)
-    if stopped.divergence is not None and not _is_same_result(stopped, baseline):
-        return "clock: the environment reads the time (another time gives another difference)"
-    seeded = _run_under(seeded_globals, run)
-    if seeded.divergence is not None and not _is_same_result(seeded, baseline):
+    if _has_other_addresses(divergence):
         return (
-            "global random: the environment draws from random or numpy.random, "
-            "which no log can restore"
+            "addresses: a text shows the address of an object, which is another one in each run "
+            f"(ignore={divergence.field!r} compares the rest)"
         )
-    cause = _cause_by_network(run)
-    if cause is None and in_subprocess is not None:
-        cause = _cause_by_process(episode, in_subprocess)
-    return cause or _cause_by_change(episode, divergence)
-
-
-def _cause_of_unrepeated(run: RunTrial, in_subprocess: RunInSubprocess | None) -> str:
-    """Return which condition makes an environment repeat itself."""
-    cause = _cause_by_network(run)
-    # Before the conditions below: memory addresses repeat now and then, and a condition that is
-    # tried at that moment would look as if it had made the environment repeat itself.
-    if cause is None and in_subprocess is not None:
+    trials = Trials(run, _is_same_result)
+    baseline = trials.baseline
+    is_repeated = baseline is not None and _is_same_divergence(baseline.divergence, divergence)
+    if not is_repeated and in_subprocess is not None:
+        # Before the conditions: memory addresses repeat for a while, and change with the condition.
         cause = _cause_by_addresses(in_subprocess)
-    if cause is not None:
-        return cause
-    conditions: list[tuple[Condition, str]] = [
-        (
-            stopped_clocks,
-            "clock: the environment reads the time (with the clock frozen it repeats itself)",
-        ),
-        (
-            seeded_globals,
-            "global random: the environment draws from random or numpy.random (with these seeded "
-            "it repeats itself)",
-        ),
-        (
-            _fixed_seeds,
-            "unseeded generator: the environment or a wrapper draws from its own generator, which "
-            "no reset seeds (with the operating system's entropy fixed it repeats itself)",
-        ),
-    ]
-    for condition, cause in conditions:
-        if _repeated(run, condition) is not None:
+        if cause is not None:
             return cause
-    return (
-        "hidden randomness: the environment differs from run to run, also with clock, random and "
-        "numpy.random frozen"
-    )
+    for variants, cause in CONDITIONS:
+        if trials.shows(variants):
+            return cause
+    answers = [Answers(), Answers()]
+    for recorded in answers:
+        with recorded.recorded():
+            run()
+    connected = ", ".join(sorted(set(answers[0].addresses)))
+    if connected and trials.shows([recorded.repeated for recorded in answers]):
+        return (
+            f"network: the environment connected to {connected}; with the answers of one run it "
+            "repeats itself"
+        )
+    hint = f"; it connected to {connected} while it ran" if connected else ""
+    if baseline is None:
+        return (
+            "unknown: the environment differs from run to run, also with clock, random, "
+            f"numpy.random and new generators held still (a child process, a thread or a library "
+            f"may decide it){hint}"
+        )
+    if not is_repeated:
+        return f"unknown: the difference came once, and not again in {REPEATS} runs{hint}"
+    cause = None if in_subprocess is None else _cause_by_process(episode, in_subprocess)
+    return (cause or _cause_by_change(episode, divergence)) + hint
+
+
+def _has_other_addresses(divergence: Divergence) -> bool:
+    """Return whether two texts are the same but for the addresses of objects."""
+    texts = [
+        value.text if isinstance(value, Opaque) else value
+        for value in (divergence.expected, divergence.actual)
+    ]
+    if not all(isinstance(text, str) and _ADDRESS.search(text) for text in texts):
+        return False
+    plain = [_ADDRESS.sub("0x", text) for text in texts]
+    return plain[0] == plain[1]
 
 
 @contextlib.contextmanager
-def _fixed_seeds() -> Iterator[None]:
+def _fixed_seeds(seed: int) -> Iterator[None]:
     """Fix the entropy that generators without a seed are seeded from."""
-    with fixed_entropy(), fixed_default_seeds():
+    with fixed_entropy(seed), fixed_default_seeds(seed):
         yield
 
 
-def _repeated(run: RunTrial, condition: Condition = contextlib.nullcontext) -> TrialResult | None:
-    """Return the result of repeated trials, or None if they differ."""
-    start = time.monotonic()
-    first = _run_under(condition, run)
-    for repeat in range(2, REPEATS + 1):
-        if not _is_same_result(first, _run_under(condition, run)):
-            return None
-        if repeat > 2 and time.monotonic() - start > ENOUGH_S:
-            break
-    return first
-
-
-def _run_under(condition: Condition, run: RunTrial) -> TrialResult:
-    with condition():
-        return run()
-
-
-def _cause_by_network(run: RunTrial) -> str | None:
-    with watched_network() as addresses:
-        run()
-    if not addresses:
-        return None
-    connected = ", ".join(sorted(set(addresses)))
-    return f"network: the environment connected to {connected} while it ran"
+# Each condition in several forms: a cause is named only if the results follow them.
+CONDITIONS: tuple[tuple[list[Condition], str], ...] = (
+    (
+        [
+            partial(stopped_clocks, 1_000_000_000),
+            partial(stopped_clocks, 1_734_567_891, tick_s=0.37),
+            partial(stopped_clocks, 2_000_000_123, tick_s=61.7),
+            partial(stopped_clocks, 1_500_000_777, tick_s=0.0011),
+            partial(stopped_clocks, 1_600_043_210, tick_s=3601.0),
+        ],
+        "clock: the environment or a wrapper reads the time (at another time, or with other "
+        "durations, it gives another difference)",
+    ),
+    (
+        [partial(seeded_globals, seed) for seed in range(6)],
+        "global random: the environment or a wrapper draws from random or numpy.random, which no "
+        "log can restore (with these seeded it repeats itself)",
+    ),
+    (
+        [partial(_fixed_seeds, seed) for seed in range(6)],
+        "unseeded generator: the environment or a wrapper draws from its own generator, which "
+        "no reset seeds (with the operating system's entropy fixed it repeats itself)",
+    ),
+)
 
 
 def _cause_by_addresses(in_subprocess: RunInSubprocess) -> str | None:
     # Numerical libraries start threads, which allocate memory while the environment does.
     settings = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+    def is_repeated(fixed: TrialResult) -> bool:
+        repeats = (in_subprocess(settings, fixed_addresses=True) for _ in range(ADDRESS_REPEATS))
+        return all(_is_same_result(fixed, repeat) for repeat in repeats)
+
     for _ in range(ADDRESS_TRIES):
         fixed = in_subprocess(settings, fixed_addresses=True)
-        repeats = [in_subprocess(settings, fixed_addresses=True) for _ in range(ADDRESS_REPEATS)]
-        if not all(_is_same_result(fixed, repeat) for repeat in repeats):
+        if not is_repeated(fixed):
             continue
-        others = [in_subprocess(settings) for _ in range(ADDRESS_REPEATS)]
-        if not any(_is_same_result(fixed, other) for other in others):
+        others = (in_subprocess(settings) for _ in range(ADDRESS_REPEATS))
+        # Fixed ones again: an environment with two outcomes may have repeated itself by chance.
+        if not any(_is_same_result(fixed, other) for other in others) and is_repeated(fixed):
             return (
                 "addresses: the environment depends on id() (with fixed memory addresses it "
                 "repeats itself)"
@@ -196,10 +195,9 @@ def _cause_by_process(episode: Episode, in_subprocess: RunInSubprocess) -> str |
     if not _is_same_result(base, in_subprocess({"PYTHONHASHSEED": hash_seed})):
         return (
             _cause_by_addresses(in_subprocess)
-            or "hidden randomness: the environment differs from process to process"
+            or "unknown: the environment differs from process to process"
         )
-    others = [in_subprocess({"PYTHONHASHSEED": seed}) for seed in OTHER_HASH_SEEDS]
-    if base.divergence is None or not all(_is_same_result(base, other) for other in others):
+    if base.divergence is None or _follows_hash_seed(base, hash_seed, in_subprocess):
         remedy = "fix PYTHONHASHSEED when recording and replaying"
         if base.divergence is None:
             remedy = f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again"
@@ -212,7 +210,8 @@ def _cause_by_process(episode: Episode, in_subprocess: RunInSubprocess) -> str |
         if value == os.environ.get(name):
             continue
         settings = {"PYTHONHASHSEED": hash_seed, name: value or ""}
-        if in_subprocess(settings).divergence is None:
+        # Twice: once may be chance.
+        if all(in_subprocess(settings).divergence is None for _ in range(2)):
             # A sum over several threads adds its parts in the order in which they end.
             reason = "settings: the environment"
             if name == "OMP_NUM_THREADS":
@@ -220,6 +219,18 @@ def _cause_by_process(episode: Episode, in_subprocess: RunInSubprocess) -> str |
             remedy = f"{name}={value or ''}, as it was recorded with, gives it again"
             return f"{reason} depends on {name}; {remedy}"
     return None
+
+
+def _follows_hash_seed(base: TrialResult, hash_seed: str, in_subprocess: RunInSubprocess) -> bool:
+    """Return whether another hash seed gives another result, and each seed always its own."""
+    for seed in OTHER_HASH_SEEDS:
+        other = in_subprocess({"PYTHONHASHSEED": seed})
+        if _is_same_result(base, other):
+            continue
+        again = (in_subprocess({"PYTHONHASHSEED": seed}) for _ in range(2))
+        is_always = all(_is_same_result(other, result) for result in again)
+        return is_always and _is_same_result(base, in_subprocess({"PYTHONHASHSEED": hash_seed}))
+    return False
 
 
 def _cause_by_change(episode: Episode, divergence: Divergence) -> str:
@@ -264,7 +275,7 @@ def _is_float_drift(divergence: Divergence) -> bool:
 
 
 def _is_same_result(a: TrialResult, b: TrialResult) -> bool:
-    return a.digest == b.digest and _is_same_divergence(a.divergence, b.divergence)
+    return _is_same_divergence(a.divergence, b.divergence)
 
 
 def _is_same_divergence(a: Divergence | None, b: Divergence | None) -> bool:

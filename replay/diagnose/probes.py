@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from trajrec.agents.freeze import seeded_globals, stopped_clocks
@@ -17,6 +17,7 @@ from trajrec.replay.diagnose.rollouts import (
     reset_row,
     rollout,
 )
+from trajrec.replay.diagnose.trials import Condition, Trials
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 from trajrec.types import AnyEnv
 
@@ -35,6 +36,24 @@ OTHER_ZONE = "Pacific/Kiritimati"
 
 CLOCK = "clock: the environment reads the time; count steps instead"
 GLOBAL_RANDOM = "global random: random or numpy.random; draw from self.np_random instead"
+
+UNKNOWN = (
+    "unknown: an unseeded generator, threads, addresses of objects, or state outside of the process"
+)
+
+# Each condition in several forms, the probe that it is, and the cause that it shows.
+CONDITIONS: tuple[tuple[list[Condition], str, str], ...] = (
+    (
+        [partial(seeded_globals, OTHER_SEED + k) for k in range(4)],
+        "other global generators",
+        GLOBAL_RANDOM,
+    ),
+    (
+        [partial(stopped_clocks, OTHER_TIME_S + 7_654_321 * k, 0.37 * k) for k in range(4)],
+        "another time",
+        CLOCK,
+    ),
+)
 
 
 class RolloutPlan(NamedTuple):
@@ -119,10 +138,12 @@ def probe_determinism(
         "after another episode",
         "state that leaks from one episode to the next; clear it in reset",
     )
-    with seeded_globals(OTHER_SEED):
-        yield from _compared(first, plan.run(env), "other global generators", GLOBAL_RANDOM)
-    with stopped_clocks(OTHER_TIME_S):
-        yield from _compared(first, plan.run(env), "another time", CLOCK)
+    for variants, probe, cause in CONDITIONS:
+        with variants[0]():
+            difference = first_row_difference(first, plan.run(env))
+        if difference is not None:
+            is_shown = _trials(env, plan).shows(variants)
+            yield _finding(probe, difference, cause if is_shown else UNKNOWN)
     yield from _probe_processes(first, plan)
 
 
@@ -162,21 +183,13 @@ def _finding(probe: str, difference: RowDifference, cause: str) -> Finding:
 
 def _cause_of_unrepeated(env: AnyEnv, plan: RolloutPlan) -> str:
     """Return which condition makes an environment repeat itself."""
-    conditions: list[tuple[Callable[[], AbstractContextManager[None]], str]] = [
-        (stopped_clocks, CLOCK),
-        (seeded_globals, GLOBAL_RANDOM),
-    ]
-    for condition, cause in conditions:
-        rollouts = []
-        for _ in range(2):
-            with condition():
-                rollouts.append(plan.run(env))
-        if first_row_difference(*rollouts) is None:
-            return cause
-    return (
-        "hidden randomness: an unseeded generator, threads, addresses of objects, or state outside "
-        "of the process"
-    )
+    trials = _trials(env, plan)
+    shown = (cause for variants, _, cause in reversed(CONDITIONS) if trials.shows(variants))
+    return next(shown, UNKNOWN)
+
+
+def _trials(env: AnyEnv, plan: RolloutPlan) -> Trials[list[Row]]:
+    return Trials(lambda: plan.run(env), lambda a, b: first_row_difference(a, b) is None)
 
 
 def _cause_of_process(plan: RolloutPlan) -> str:
@@ -190,7 +203,7 @@ def _cause_of_process(plan: RolloutPlan) -> str:
                 "hash order: a set or hash() of strings, which depend on PYTHONHASHSEED; "
                 "sort the items"
             )
-        return "hidden randomness: it differs from process to process"
+        return "unknown: it differs from process to process"
     with tempfile.TemporaryDirectory() as folder:
         if plan.run_in_subprocess({"PYTHONHASHSEED": "0"}, folder) != base:
             return "the working folder"

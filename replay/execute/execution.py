@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import hashlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -109,16 +108,3 @@ class Execution:
         if self.states.typecode == "Q":
             return np.frombuffer(self.states, np.uint64)
         return np.frombuffer(self.states, np.uint32) & np.uint32(MASK)
-
-    def digest(self) -> bytes:
-        """Return a digest of observations, rewards, states and ending.
-
-        Infos are left out, because some of them are measured times.
-        """
-        observations = [
-            item.data if isinstance(item, EncodedObs) else item for item in self.observations
-        ]
-        failed_step = None if self.failure is None else self.failure.step
-        end = None if self.end is None else tuple(self.end)
-        returned = [observations, self.rewards, self.states.tobytes(), end, failed_step]
-        return hashlib.blake2b(codec.encode(returned, opaque=True), digest_size=16).digest()

@@ -27,6 +27,7 @@ class ExecutedEpisode(NamedTuple):
         resync: The result of a replay with `resync`, which compares on the way; else None.
         has_states: Whether states were captured.
         is_fresh: Whether the environment had no other episode before.
+        previous: The episode before it on this environment, if there was one.
     """
 
     episode: Episode
@@ -35,6 +36,7 @@ class ExecutedEpisode(NamedTuple):
     resync: ResyncResult | None
     has_states: bool
     is_fresh: bool
+    previous: Episode | None = None
 
 
 def execute_on(
@@ -45,6 +47,7 @@ def execute_on(
     resync: bool,
     first: int,
     is_fresh: bool,
+    previous: Episode | None = None,
 ) -> ExecutedEpisode:
     """Execute an episode on an environment."""
     result = None
@@ -59,6 +62,7 @@ def execute_on(
         resync=result,
         has_states=handle.adapter is not None,
         is_fresh=is_fresh,
+        previous=previous,
     )
 
 

@@ -15,7 +15,7 @@ import random
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -84,8 +84,11 @@ def wall_clock_at(time_ns: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stopped_clocks(seconds: int = STOPPED_S) -> Iterator[None]:
+def stopped_clocks(seconds: int = STOPPED_S, tick_s: float = 0.0) -> Iterator[None]:
     """Stop all clocks for a block, the monotonic ones too, without an optional package.
+
+    With a tick, the clocks advance by it each time one is read: the durations that a program
+    measures are then always the same, and not 0.
 
     A diagnosis re-executes an environment in such a block. Programs of a user run under
     `wall_clock_at` instead, because their timeouts need a monotonic clock that runs.
@@ -95,15 +98,14 @@ def stopped_clocks(seconds: int = STOPPED_S) -> Iterator[None]:
 
     Args:
         seconds: The time in s since 1970.
+        tick_s: The seconds that pass at each reading.
     """
+    clock = _StoppedClock(seconds, tick_s)
     replaced: dict[int, Any] = {
-        id(getattr(time, name)): _constant(
-            seconds * 10**9 if name.endswith("_ns") else float(seconds)
-        )
+        id(getattr(time, name)): clock.read_ns if name.endswith("_ns") else clock.read
         for name in _CLOCKS
     }
-    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    replaced[id(datetime.datetime)] = _stopped_datetime(moment)
+    replaced[id(datetime.datetime)] = _stopped_datetime(clock)
     undo: list[tuple[Any, str, Any]] = []
     for module in list(sys.modules.values()):
         package = getattr(module, "__name__", "").partition(".")[0]
@@ -208,16 +210,29 @@ def derive_seed(seed: int, *position: object) -> str:
     return "/".join(map(str, (seed, *position)))
 
 
-def _constant(value: float) -> Callable[[], float]:
-    return lambda: value
+class _StoppedClock:
+    """A clock that advances only when it is read."""
+
+    def __init__(self, seconds: int, tick_s: float) -> None:
+        self._time_ns = seconds * 10**9
+        self._tick_ns = round(tick_s * 1e9)
+
+    def read_ns(self) -> int:
+        time_ns = self._time_ns
+        self._time_ns += self._tick_ns
+        return time_ns
+
+    def read(self) -> float:
+        return self.read_ns() / 1e9
 
 
-def _stopped_datetime(moment: datetime.datetime) -> type[datetime.datetime]:
-    """Return a datetime class whose present is always the same."""
+def _stopped_datetime(clock: _StoppedClock) -> type[datetime.datetime]:
+    """Return a datetime class whose present is that of a stopped clock."""
 
     class Stopped(datetime.datetime):
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Stopped:
+            moment = datetime.datetime.fromtimestamp(clock.read(), datetime.UTC)
             return cls(
                 moment.year,
                 moment.month,
@@ -225,6 +240,7 @@ def _stopped_datetime(moment: datetime.datetime) -> type[datetime.datetime]:
                 hour=moment.hour,
                 minute=moment.minute,
                 second=moment.second,
+                microsecond=moment.microsecond,
                 tzinfo=tz,
             )
 

@@ -1,0 +1,92 @@
+"""Trials under changed conditions: what they show about the cause of a difference."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Generic, TypeAlias, TypeVar
+
+Result = TypeVar("Result")
+
+Condition: TypeAlias = Callable[[], AbstractContextManager[object]]
+
+# Unchanged trials: an environment repeats itself if all are the same. One with few possible
+# outcomes (a coin) often gives the same one twice by chance. Slow environments get fewer trials:
+# after ENOUGH_S seconds, three are enough.
+REPEATS = 6
+ENOUGH_S = 5.0
+
+# Trials under one variant of a condition, for instance with the clock stopped at one time. An
+# environment that draws one of two values is the same in all trials of two variants, and another in
+# each, in one of 2,000 cases.
+VARIANT_REPEATS = 6
+
+# All trials of one cause end after this time: no cause is named that there was no time to show.
+MAX_S = 60.0
+
+
+class Trials(Generic[Result]):
+    """Runs trials, and compares their results.
+
+    Args:
+        run: Runs one trial.
+        is_same: Compares two results.
+
+    Attributes:
+        baseline: The result of the unchanged trials; None if they differ.
+    """
+
+    def __init__(
+        self, run: Callable[[], Result], is_same: Callable[[Result, Result], bool]
+    ) -> None:
+        self._run = run
+        self._is_same = is_same
+        self._start = time.monotonic()
+        self.baseline = self._run_unchanged()
+
+    def shows(self, variants: Sequence[Condition]) -> bool:
+        """Return whether a condition decides the result.
+
+        It does if the result is always the same under each of its variants, and another one under
+        another variant, or always another one without the condition. That the result is the same
+        under all variants shows nothing: a rare event may only not have happened.
+
+        Args:
+            variants: The condition in several forms, for instance with other seeds.
+        """
+        results: list[Result] = []
+        for variant in variants:
+            repeated = self._repeated(variant)
+            if repeated is None or self._is_late:
+                return False
+            results.append(repeated)
+            before = results[0] if self.baseline is None else self.baseline
+            if not self._is_same(before, repeated):
+                return True
+        return False
+
+    @property
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._start > MAX_S
+
+    def _run_unchanged(self) -> Result | None:
+        first = self._trial(nullcontext)
+        for repeat in range(2, REPEATS + 1):
+            if not self._is_same(first, self._trial(nullcontext)):
+                return None
+            if repeat > 2 and time.monotonic() - self._start > ENOUGH_S:
+                break
+        return first
+
+    def _repeated(self, condition: Condition) -> Result | None:
+        """Return the result of trials under a condition, or None if they differ."""
+        first = self._trial(condition)
+        for _ in range(VARIANT_REPEATS - 1):
+            if not self._is_same(first, self._trial(condition)):
+                return None
+        return first
+
+    def _trial(self, condition: Condition) -> Result:
+        with condition():
+            return self._run()
