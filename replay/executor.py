@@ -12,7 +12,7 @@ from trajrec.log.schema import EnvRecord
 from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.factories import EnvOrFactory, env_from_factory
 from trajrec.replay.execute.grading import ExecutedEpisode, execute_on, grade_execution
-from trajrec.replay.execute.reach import EnvHandle, env_handle
+from trajrec.replay.execute.handle import EnvHandle, env_handle
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.options import ReplayConfig
 from trajrec.types import Value

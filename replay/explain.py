@@ -9,7 +9,8 @@ from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
 from trajrec.replay.diagnose.cause import RunInSubprocess, TrialResult, find_cause
 from trajrec.replay.execute.factories import EnvOrFactory
 from trajrec.replay.execute.grading import ExecutedEpisode
-from trajrec.replay.execute.reach import EnvHandle, replay_predecessors
+from trajrec.replay.execute.handle import EnvHandle
+from trajrec.replay.execute.reach import replay_predecessors
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.executor import EpisodeExecutor
 from trajrec.replay.options import ReplayConfig, ReplayOptions, replay_config

@@ -23,7 +23,7 @@ from trajrec.replay import credit, fork_many, replay_episode
 from trajrec.replay.credit.estimators.visits import recorded_keys
 from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.differences import first_difference
-from trajrec.replay.execute.reach import EnvHandle
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.values import codec
 from trajrec.values.digest import (
     CHECK_BYTES,

@@ -139,8 +139,13 @@ def check_proved(episode: Episode, attempts: Sequence[Attempt]) -> None:
         )
 
 
-def walk_world(episode: Episode, world: World) -> Iterator[int]:
+def walk_world(episode: Episode, world: World, tolerance: Tolerance | None = None) -> Iterator[int]:
     """Reset a world as recorded and make all calls of the episode again, verified.
+
+    Args:
+        episode: The recorded episode.
+        world: The world.
+        tolerance: The differences from the recording that are ignored; none by default.
 
     Yields:
         Each step before its calls are made, and the number after the last step at the end.
@@ -150,7 +155,7 @@ def walk_world(episode: Episode, world: World) -> Iterator[int]:
         ReplayError: The log has lost the episode's reset.
     """
     _check_start(episode)
-    execution = _execution(episode, world)
+    execution = _execution(episode, world, tolerance=tolerance)
     _raise_if_diverged(execution.bring(()), episode)
     attempts = episode.transcript.attempts
     for step in range(episode.first_step, episode.end_step):

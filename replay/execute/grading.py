@@ -7,7 +7,7 @@ from typing import NamedTuple
 from trajrec.corpus.episode import Episode
 from trajrec.replay.execute.compare import compare
 from trajrec.replay.execute.execution import Execution
-from trajrec.replay.execute.reach import EnvHandle
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.report import Grade, ReplayReport, refusal
 from trajrec.replay.execute.resync import ResyncResult, execute_with_resync
 from trajrec.replay.execute.run import execute

@@ -3,75 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between, preceding_episodes, rewards_between
-from trajrec.envstate.adapters import find_adapter, function_adapter
 from trajrec.envstate.generators import reseed, restore_generator
 from trajrec.envstate.keyframes import Keyframes
-from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
-from trajrec.protocols import StateAdapter
-from trajrec.redaction.comparison import first_change_of_marked, has_marks
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.trust import check_options
-from trajrec.types import AnyEnv, Info, Observation, Value
+from trajrec.replay.execute.verify import diverged, verify_reward, verify_step
+from trajrec.types import Info, Observation
 from trajrec.values import codec
-from trajrec.values.diff import first_change, is_same
-from trajrec.values.digest import show_digest
-from trajrec.values.foreign_arrays import has_own_dtype
-from trajrec.values.json import to_field
-from trajrec.values.plain import PLAIN_TYPES
-from trajrec.values.shown import short_pair
-
-# Values that a log gives back unchanged; all others are encoded and decoded before a comparison.
-_UNCHANGED_TYPES = PLAIN_TYPES | {np.ndarray}
-
-
-class EnvHandle(NamedTuple):
-    """A live environment that an episode is replayed on.
-
-    Attributes:
-        env: The environment with its wrappers; of PettingZoo's, the joint view.
-        adapter: Captures the state as the recording did; None if states cannot be compared.
-        native: Captures and restores the state of the environment's generators, if it has any that
-            trajrec knows.
-        allow: Prefixes of the modules that may get any reset options that a log holds.
-    """
-
-    env: AnyEnv
-    adapter: StateAdapter | None
-    native: StateAdapter | None
-    allow: tuple[str, ...] = ()
-
-
-def env_handle(
-    env: Any,
-    episode: Episode,
-    state: Callable[[AnyEnv], Value] | None = None,
-    allow: tuple[str, ...] = (),
-) -> EnvHandle:
-    """Return the handle of an environment for an episode.
-
-    Args:
-        env: The environment, Gymnasium's or PettingZoo's.
-        episode: The episode.
-        state: The function that computed the recorded states, if the recorder was given one.
-        allow: Prefixes of the modules that may get any reset options that a log holds.
-    """
-    env = as_gymnasium(env)
-    record = episode.header.state
-    native = find_adapter(env)
-    adapter = native if state is None else function_adapter(env, state)
-    if record.keep == "none" or adapter is None:
-        return EnvHandle(env, None, native, allow)
-    if state is None and (adapter.name, adapter.version) != (record.adapter, record.version):
-        return EnvHandle(env, None, native, allow)
-    return EnvHandle(env, adapter, native, allow)
 
 
 def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
@@ -152,10 +96,8 @@ def apply_steps(
                     actual=f"{codec.type_name(exc)}: {exc}",
                 ) from exc
             continue
-        if number in rewards and not is_same(rewards[number], as_recorded(reward)):
-            raise diverged(
-                episode, step=number, field="reward", expected=rewards[number], actual=reward
-            )
+        if number in rewards:
+            verify_reward(episode, handle, number, expected=rewards[number], reward=reward)
     return obs, info
 
 
@@ -309,74 +251,3 @@ def check_step(episode: Episode, step: int) -> None:
         raise ReplayError(
             f"step {step} cannot be reached: the log has lost step {lost}", episode_id=episode.id
         )
-
-
-def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation) -> None:
-    """Verify that an environment is at a step, by its observation and the digest of its state.
-
-    Raises:
-        DivergenceError: The observation or the state is not the recorded one.
-    """
-    # A step that raised has no observation to compare with.
-    if not episode.has_reset or any(failure.step == step - 1 for failure in episode.failures):
-        return
-    row = int(np.searchsorted(episode.step_numbers, step))
-    recorded = episode.observation_at(row)
-    change = first_change(recorded, as_recorded(obs))
-    if change is not None and has_marks(recorded):
-        change = first_change_of_marked(recorded, obs)
-    if change is not None:
-        raise diverged(
-            episode,
-            step=step - 1,
-            field=to_field(("observation", *change.path)),
-            expected=change.before,
-            actual=change.after,
-        )
-    verify_state(episode, handle, step)
-
-
-def as_recorded(value: Value) -> Value:
-    """Return a value as a log gives it back: an object of a class becomes plain data."""
-    cls = type(value)
-    if cls in _UNCHANGED_TYPES and not (cls is np.ndarray and has_own_dtype(value)):
-        return value
-    return codec.decode(codec.encode(value, opaque=True))
-
-
-def verify_state(episode: Episode, handle: EnvHandle, step: int) -> None:
-    """Verify that an environment is in the recorded state before a step, if its digest is known.
-
-    Raises:
-        DivergenceError: The state has another digest.
-    """
-    digests = None if handle.adapter is None else episode.state_digests
-    if handle.adapter is None or digests is None:
-        return
-    if any(failure.step == step - 1 for failure in episode.failures):
-        return
-    recorded = int(digests[int(np.searchsorted(episode.step_numbers, step))])
-    live = episode.digest_state(handle.adapter.capture())
-    if live != recorded:
-        raise diverged(
-            episode,
-            step=step - 1,
-            field="state",
-            expected=show_digest(recorded, episode.digest_bytes),
-            actual=show_digest(live, episode.digest_bytes),
-        )
-
-
-def diverged(
-    episode: Episode, *, step: int, field: str, expected: Value, actual: Value
-) -> DivergenceError:
-    """Return the error that says that an environment is not in the recorded state after a step."""
-    after = "the reset" if step < 0 else f"step {step}"
-    recorded, now = short_pair(expected, actual)
-    message = (
-        f"the environment is not in the recorded state: after {after}, {field}: "
-        f"recorded {recorded}, now {now}"
-    )
-    return DivergenceError(
-        message, episode_id=episode.id, step=step, field=field, expected=expected, actual=actual
-    )

@@ -15,10 +15,11 @@ from trajrec.corpus.history import to_env_action
 from trajrec.corpus.step import Step
 from trajrec.replay.execute.compare import DIGESTS_ONLY, describe, first_counting_change
 from trajrec.replay.execute.execution import Execution, LiveEnd
-from trajrec.replay.execute.reach import EnvHandle, as_recorded
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.run import begin, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
+from trajrec.replay.execute.verify import as_recorded
 from trajrec.types import Observation, Value
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record

@@ -21,13 +21,8 @@ from trajrec.log.schema import Failure
 from trajrec.replay.execute.column_compare import obs_collector
 from trajrec.replay.execute.compare import describe
 from trajrec.replay.execute.execution import EncodedObs, Execution, LiveEnd, LiveFailure
-from trajrec.replay.execute.reach import (
-    EnvHandle,
-    check_step,
-    enter_fork,
-    prepare_reset,
-    reach_step,
-)
+from trajrec.replay.execute.handle import EnvHandle
+from trajrec.replay.execute.reach import check_step, enter_fork, prepare_reset, reach_step
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.types import Action, Observation
 from trajrec.values import codec

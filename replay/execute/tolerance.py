@@ -64,3 +64,7 @@ class Tolerance(NamedTuple):
         """Return the note of a report about the labels of all ignored differences."""
         rule = "" if self.projection is None else f" (under projection {self.projection})"
         return f"not the same, and ignored{rule}: {', '.join(sorted(ignored))}"
+
+
+EXACT = Tolerance()
+"""Ignores nothing."""

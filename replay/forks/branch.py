@@ -11,7 +11,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.generators import reseed
 from trajrec.errors import RecordedError
 from trajrec.protocols import Verifier
-from trajrec.replay.execute.reach import EnvHandle
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.forks.options import ForkNoise, RestoreMethod
 from trajrec.replay.forks.policies import AnyPolicy, seed_policy
 from trajrec.types import Action, AnyEnv, Info, Observation, Value

@@ -12,14 +12,13 @@ from dataclasses import dataclass, replace
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between, rewards_between
 from trajrec.errors import ControlError, DivergenceError
-from trajrec.replay.execute.reach import as_recorded, diverged, verify_step
+from trajrec.replay.execute.verify import diverged, verify_reward, verify_step
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.fork_job import BranchResult, BranchTask
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Observation, Value
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env
-from trajrec.values.diff import is_same
 
 CONTROL_STEPS = 200
 """The most steps of a control: state that lies outside shows late in some environments."""
@@ -148,8 +147,8 @@ def _verify(
     """
     episode = point.episode
     observation, reward, terminated, truncated, _ = result
-    if step in rewards and not is_same(rewards[step], as_recorded(reward)):
-        raise diverged(episode, step=step, field="reward", expected=rewards[step], actual=reward)
+    if step in rewards:
+        verify_reward(episode, point.handle, step, expected=rewards[step], reward=reward)
     is_last = step == episode.end_step - 1
     for field, flag in (("terminated", terminated), ("truncated", truncated)):
         expected = is_last and episode.end is not None and bool(getattr(episode.end, field))

@@ -18,7 +18,8 @@ from trajrec.log.schema import Fork
 from trajrec.options import check_options
 from trajrec.recording.options import LogOrigin
 from trajrec.recording.recorder import open_recorder
-from trajrec.replay.execute.reach import EnvHandle, check_step, env_handle
+from trajrec.replay.execute.handle import EnvHandle, env_handle
+from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.batch import Branches
 from trajrec.replay.forks.branch import BranchPlan
 from trajrec.replay.forks.branch_log import NO_CONTROL

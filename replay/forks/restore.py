@@ -18,7 +18,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
-from trajrec.replay.execute.reach import EnvHandle
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action
 from trajrec.values import codec

@@ -11,15 +11,14 @@ from trajrec.corpus.history import preceding_episodes
 from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import DivergenceError, SnapshotError
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.reach import (
-    EnvHandle,
     apply_steps,
     reach_step,
     replay_predecessors,
     verify_continuation,
-    verify_state,
-    verify_step,
 )
+from trajrec.replay.execute.verify import verify_state, verify_step
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.control import CONTROL_STEPS
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod

@@ -185,6 +185,13 @@ def add_rollouts(parser: argparse.ArgumentParser, *, needs_policy: bool) -> None
         help="cut rollouts off at this step of the episode",
     )
     parser.add_argument(
+        "--ulps",
+        type=read_distance,
+        default=0,
+        metavar="N",
+        help="accept floats that are N units in the last place from the recorded ones (default: 0)",
+    )
+    parser.add_argument(
         "--resample-hidden",
         metavar="FUNCTION",
         help="module:function of environment and generator that redraws unseen facts",

@@ -178,6 +178,7 @@ def rollout_options(arguments: argparse.Namespace, progress: Progress) -> Rollou
         "max_steps": arguments.max_steps,
         "resample_hidden": None if hidden is None else load_object(hidden, "--resample-hidden"),
         "allow": arguments.allow,
+        "ulps": arguments.ulps,
         "jobs": arguments.jobs,
         "backend": arguments.backend,
         "restore": arguments.restore,

@@ -98,7 +98,7 @@ def load_acting(name: str) -> Policy | Callable[..., Action]:
     is_model = hasattr(policy, "predict") and hasattr(policy, "policy")
     if not callable(policy) and not hasattr(policy, "act") and not is_model:
         raise ValueError(
-            f"--policy {name} must be a function, have a method act, or be a model of "
+            f"--policy {name} must be a function or have a method act, or be a model of "
             "Stable-Baselines3"
         )
     return policy

@@ -68,7 +68,7 @@ def make_table(
 
 def _notes(sampler: Sampler) -> list[str]:
     """Return the conditions under which the rollouts ran, as far as a reader must know them."""
-    notes = []
+    notes = [note for note in (sampler.config.tolerance_note(),) if note]
     if sampler.config.resample_hidden is not None:
         notes.append(
             "facts that the agent had not seen were redrawn before each rollout: values are given "

@@ -13,7 +13,8 @@ from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.credit.sampling.state_key import StateKey
-from trajrec.replay.execute.reach import EnvHandle, check_step
+from trajrec.replay.execute.handle import EnvHandle
+from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.walker import Walker

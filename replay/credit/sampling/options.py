@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -11,9 +11,11 @@ from trajrec.corpus.episode import Episode
 from trajrec.options import check_options
 from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
 from trajrec.replay.credit.sampling.simulator import Resample, Success
+from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.options import Backend, RestoreChoice, check_restore
 from trajrec.types import AnyEnv, Value
+from trajrec.values.projection import Projection
 
 OnError = Literal["bounds", "lost"]
 """How rollouts without a result count; see `RolloutOptions.on_error`."""
@@ -37,6 +39,11 @@ class RolloutOptions(TypedDict, total=False):
             that the log names.
         allow: Prefixes of the modules that trajrec may import because a log names them.
         state: The function that captured the episode's states, if the recorder was given one.
+        ignore: Paths of values that may differ from the recording on the way to a step, as a
+            divergence names them. The estimates are then given the live values. None by default.
+        ulps: The largest distance between two floats that counts as equal there, in units in the
+            last place; 0 by default.
+        projection: The rule for the values that count there. Default: all values count.
         restore: How steps are reached; see `fork_many`. The numbers do not depend on it.
         jobs: Processes that run rollouts at the same time; 1 by default. The numbers do not depend
             on it.
@@ -65,6 +72,9 @@ class RolloutOptions(TypedDict, total=False):
     env: Callable[[], Value] | None
     allow: Iterable[str]
     state: Callable[[AnyEnv], Value] | None
+    ignore: Collection[str]
+    ulps: int
+    projection: Projection | None
     restore: RestoreChoice
     jobs: int
     backend: Backend
@@ -166,6 +176,7 @@ class RolloutConfig:
                 options.get("env"),
                 allow=tuple(options.get("allow", ())),
                 state=options.get("state"),
+                tolerance=_tolerance(options),
             ),
             restore=restore,
             jobs=jobs,
@@ -177,6 +188,16 @@ class RolloutConfig:
             keeps_visits=keeps_visits,
         )
 
+    def tolerance_note(self) -> str:
+        """Return the sentence about ignored differences; "" if none is ignored."""
+        tolerance = self.source.tolerance
+        if tolerance.is_exact:
+            return ""
+        rules = [f"floats within {tolerance.ulps} ulp"] if tolerance.ulps else []
+        rules += sorted(tolerance.paths)
+        rules += [f"projection {tolerance.projection}"] if tolerance.projection else []
+        return f"steps were verified but for differences that are ignored: {', '.join(rules)}"
+
     def last_step(self, episode: Episode) -> int | None:
         """Return the step at which rollouts are cut off; None if there is no such step.
 
@@ -186,3 +207,19 @@ class RolloutConfig:
             # Room for detours, also in episodes of few steps.
             return 2 * episode.end_step + 10
         return self.max_steps
+
+
+def _tolerance(options: RolloutOptions) -> Tolerance:
+    """Return the differences that are ignored.
+
+    Raises:
+        ValueError: `ulps` is negative.
+        TypeError: `ignore` is one text, and not several.
+    """
+    ulps = options.get("ulps", 0)
+    if ulps < 0:
+        raise ValueError(f"ulps must be at least 0, got {ulps!r}")
+    ignore = options.get("ignore", ())
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore must be a list of paths, got {ignore!r}")
+    return Tolerance(frozenset(ignore), ulps, options.get("projection"))

@@ -67,6 +67,7 @@ def _make_simulator(
             success=config.success,
             by_history=not hasattr(config.policy, "memory"),
             reexecutes=restore == "reexecute",
+            tolerance=config.source.tolerance,
         )
     return EnvSimulator(
         episode,

@@ -10,7 +10,7 @@ import numpy as np
 
 from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
 from trajrec.protocols import SandboxedEnv
-from trajrec.replay.execute.reach import EnvHandle
+from trajrec.replay.execute.handle import EnvHandle
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES

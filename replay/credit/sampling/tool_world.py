@@ -19,6 +19,7 @@ from trajrec.replay.agents.world_replay import check_proved, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
+from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, JsonObject, Value
 from trajrec.values import codec
@@ -38,6 +39,7 @@ class WorldSimulator:
             merged only if these are equal, and the state of the world need not be compared.
         reexecutes: Whether steps are reached by executing all calls again, although the world
             returns its state.
+        tolerance: The differences from the recording that are ignored on the way to a step.
 
     Attributes:
         restore_method: "snapshot" if the world returns and accepts its state, else "reexecute".
@@ -59,6 +61,7 @@ class WorldSimulator:
         success: Success,
         by_history: bool,
         reexecutes: bool = False,
+        tolerance: Tolerance | None = None,
     ) -> None:
         if isinstance(success, str):
             raise ReplayError(
@@ -67,6 +70,7 @@ class WorldSimulator:
             )
         self._episode = episode
         self._make_world = make_world
+        self._tolerance = tolerance
         self._seed = noise.seed
         self._world = make_world()
         self._success: Verifier = success or _own_success(self._world, episode)
@@ -124,14 +128,14 @@ class WorldSimulator:
             self._restorable.set_state(copy.deepcopy(self._states[self._start]))
             return
         self._world = self._make_world()
-        for step in walk_world(self._episode, self._world):
+        for step in walk_world(self._episode, self._world, self._tolerance):
             if step == self._start:
                 break
         self._inspect_world()
 
     def _collect_states(self, restorable: RestorableState) -> None:
         """Execute all recorded calls once; keep the state before each step."""
-        for step in walk_world(self._episode, self._world):
+        for step in walk_world(self._episode, self._world, self._tolerance):
             self._states[step] = copy.deepcopy(restorable.get_state())
         self._inspect_world()
 
