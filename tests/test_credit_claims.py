@@ -166,9 +166,28 @@ def test_heavy_tails_in_shared_noise_widen_the_values() -> None:
             continue
         n_seen += 1
         arms = [rng.normal(size=16) + (loss if k < 10 else 0.0) for k in range(20)]
-        interval = intervals.mean(arms[0], intervals.spread_within(arms), has_heavy_tails=True)
+        scale = intervals.spread_within(arms)
+        interval = intervals.widen(intervals.mean(arms[0], scale), scale, 16)
         n_covered += interval.ci_low <= -5.0 <= interval.ci_high
     assert n_covered / 400 >= 0.93
+
+
+class Risky(Walking):
+    loss = 0.02
+
+
+def test_scouts_show_losses_that_eight_scenarios_miss(tmp_path: Path) -> None:
+    episode = record(tmp_path, Risky(), [0] * 6)
+    options: Any = {"env": Risky, "n_rollouts": 8, "folder": None}
+    n_covered = 0
+    for seed in range(40):
+        table = credit.estimate(episode, take(0), seed=seed, **options)
+        value = table.of("value")[0]
+        n_covered += value.ci_low <= 6 * (0.5 - 2.0) <= value.ci_high
+    assert n_covered >= 36, "eight scenarios see no loss in 38 % of the runs"
+    assert len(table.scouts) >= 8
+    assert table.env_steps > sum(r.env_steps for arm in table.arms for r in arm.rollouts)
+    assert not credit.estimate(episode, take(0), noise="fresh", **options).scouts
 
 
 def test_returns_that_are_all_zero_are_no_shares(tmp_path: Path) -> None:

@@ -100,20 +100,12 @@ def student(values: FloatArray, confidence: float = CONFIDENCE) -> Interval:
     return Interval(centre, centre - half, centre + half, "t")
 
 
-def mean(
-    values: FloatArray,
-    scale: float | None,
-    *,
-    has_heavy_tails: bool = False,
-    confidence: float = CONFIDENCE,
-) -> Interval:
+def mean(values: FloatArray, scale: float | None, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of one arm: a share by Wilson's interval, a return by `pooled_t`.
 
     Args:
         values: The result of each rollout, shape (n,).
         scale: The standard deviation within the arms of the run; None if every result is 0 or 1.
-        has_heavy_tails: Whether the spread of the run rests on few results. It then has few degrees
-            of freedom, however many values there are.
         confidence: The share of intervals that cover the true mean.
 
     Returns:
@@ -123,12 +115,30 @@ def mean(
         return UNKNOWN
     if scale is None:
         return wilson(values, confidence)
-    if has_heavy_tails and scale > 0.0 and len(values) > 1:
-        centre = float(values.mean())
-        error = max(float(values.std(ddof=1)), scale) / math.sqrt(len(values))
-        half = t_quantile(confidence, HEAVY_DF) * error
-        return Interval(centre, centre - half, centre + half, "augmented-t")
     return pooled_t(values, scale, arm_weight(len(values)), confidence)
+
+
+def widen(interval: Interval, tail: float, n: int, confidence: float = CONFIDENCE) -> Interval:
+    """Return an interval that is at least as wide as a spread with heavy tails demands.
+
+    A spread that rests on few results has few degrees of freedom, however many results there are.
+
+    Args:
+        interval: The interval of a mean of n values.
+        tail: The standard deviation with the tails; 0.0 leaves the interval as it is.
+        n: The number of values, at least 1.
+        confidence: The share of intervals that cover the true mean.
+
+    >>> widen(Interval(0.0, -1.0, 1.0, "augmented-t"), tail=4.0, n=4)
+    Interval(value=0.0, ci_low=-5.55..., ci_high=5.55..., method='augmented-t')
+    """
+    if tail == 0.0:
+        return interval
+    value = interval.value
+    half = t_quantile(confidence, HEAVY_DF) * tail / math.sqrt(n)
+    low = min(interval.ci_low, value - half)
+    high = max(interval.ci_high, value + half)
+    return Interval(value, low, high, interval.method)
 
 
 def pooled_t(

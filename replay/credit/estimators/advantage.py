@@ -7,6 +7,7 @@ delta credits an action with the luck of its outcome; an advantage does not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, Unpack
@@ -15,6 +16,7 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
+from trajrec.replay.credit.estimators.scouts import DIFFERENCE_SHARE, Scouts, send_scouts
 from trajrec.replay.credit.estimators.skill_luck import split_return
 from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
 from trajrec.replay.credit.results.estimates import (
@@ -23,7 +25,7 @@ from trajrec.replay.credit.results.estimates import (
     estimate_arm,
     estimate_difference,
 )
-from trajrec.replay.credit.results.remarks import invalid_note, tail_note
+from trajrec.replay.credit.results.remarks import HeavyTails, heavy_tails, invalid_note, tail_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -135,6 +137,7 @@ class _Run:
         self._rewards = recorded_rewards(self._episode)
         self._values: dict[int, Arm] = {}
         self._forced: dict[int, Arm] = {}
+        self._scouts: Scouts | None = None
 
     def make_table(self, n_rollouts: int, meter: Meter, options: RolloutOptions) -> CreditTable:
         """Run the rollouts and return the table."""
@@ -144,11 +147,15 @@ class _Run:
             arms = self._values if request.kind == "value" else self._forced
             arms[request.step] = Arm.of(rollouts, self._sampler)
         self._add_end()
+        if not self._has_shares:
+            first = requests[0].step
+            all_arms = [self._values[first], *self._arms]
+            self._scouts = send_scouts(self._sampler, first, meter, all_arms)
         rows = [row for step in self._steps for row in self._rows(step)]
         notes = [
             *meter.notes,
             *invalid_note(self._arms, self._sampler.config.on_error),
-            *self._tail_note,
+            *tail_note(self._tails),
             *self._cut_note(samples),
             *self._pairing_note(),
         ]
@@ -156,8 +163,15 @@ class _Run:
             ArmRollouts(request.step, request.kind, rollouts)
             for request, rollouts in zip(requests, samples, strict=True)
         ]
+        scouts = () if self._scouts is None else self._scouts.arm.rollouts
         return make_table(
-            self._sampler, rows, arms_of_table, options, split=self._split(), notes=notes
+            self._sampler,
+            rows,
+            arms_of_table,
+            options,
+            split=self._split(),
+            notes=notes,
+            scouts=scouts,
         )
 
     def _requests(self) -> list[ArmRequest]:
@@ -235,8 +249,7 @@ class _Run:
                 self._values[step],
                 step=step,
                 scale=self._scale,
-                # Scenarios are shared by all steps, so no other step tells more of the tails.
-                has_heavy_tails=self._sampler.is_paired and bool(self._tail_note),
+                tail=self._tail(self._values[step]),
                 estimator="value",
                 estimand=f"V: {measure} of the policy from the state before the step",
                 noise=self._sampler.noise,
@@ -256,6 +269,9 @@ class _Run:
             is_paired=self._sampler.is_paired,
             scale=self._scale,
             difference_scale=self._difference_scales[name],
+            tail=0.0
+            if self._scouts is None
+            else self._scouts.tail(b.rollouts) * math.sqrt(DIFFERENCE_SHARE),
             estimator=name,
             estimand=ESTIMANDS[name],
             noise=self._sampler.noise,
@@ -272,19 +288,38 @@ class _Run:
             scales[name] = intervals.spread_within([d[~np.isnan(d)] for d in differences])
         return scales
 
+    @property
+    def _has_shares(self) -> bool:
+        """Whether every result is 0 or 1."""
+        return self._sampler.has_shares([arm.valid for arm in self._arms if arm.rollouts])
+
     @cached_property
     def _scale(self) -> float | None:
         """Standard deviation of returns within the arms; None if every result is 0 or 1."""
-        results = [arm.valid for arm in self._arms if arm.rollouts]
-        if self._sampler.has_shares(results):
+        if self._has_shares:
             return None
+        results = [arm.valid for arm in self._arms if arm.rollouts]
+        if self._scouts is not None:
+            results.append(self._scouts.arm.valid)
         return intervals.spread_within(results)
 
     @cached_property
-    def _tail_note(self) -> list[str]:
+    def _tails(self) -> HeavyTails | None:
+        """How few results the spread of the returns rests on, if the tails are heavy."""
         if self._scale is None:
-            return []
-        return tail_note(self._arms, is_paired=self._sampler.is_paired)
+            return None
+        tails = heavy_tails(self._arms, is_paired=self._sampler.is_paired)
+        return tails or (None if self._scouts is None else self._scouts.tails)
+
+    def _tail(self, arm: Arm) -> float:
+        """Return the spread that the values of an arm may have because of heavy tails."""
+        # In fresh noise the other steps have seen the tails too.
+        if self._scale is None or not self._sampler.is_paired:
+            return 0.0
+        tail = 0.0 if self._scouts is None else self._scouts.tail(arm.rollouts)
+        if heavy_tails(self._arms, is_paired=True) is None:
+            return tail
+        return max(tail, self._scale, intervals.spread_within([arm.valid]))
 
     def _split(self) -> SkillLuckSplit | None:
         """Return the split of the return; None if an advantage or a result is missing."""

@@ -16,7 +16,7 @@ from trajrec.replay.credit.results.estimates import (
     estimate_arm,
     estimate_difference,
 )
-from trajrec.replay.credit.results.remarks import invalid_note, tail_note
+from trajrec.replay.credit.results.remarks import heavy_tails, invalid_note, tail_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -123,7 +123,7 @@ def counterfactual(
         arms = [ArmRollouts(step, "kept", kept), ArmRollouts(step, "substituted", substituted)]
         notes = [*meter.notes, *invalid_note([kept_arm, other_arm], config.on_error)]
         if all(row.estimator != "flip" for row in rows):
-            notes += tail_note([kept_arm, other_arm], is_paired=sampler.is_paired)
+            notes += tail_note(heavy_tails([kept_arm, other_arm], is_paired=sampler.is_paired))
         return make_table(sampler, rows, arms, options, notes=notes)
 
 

@@ -147,7 +147,7 @@ def estimate_arm(
     *,
     step: int,
     scale: float | None,
-    has_heavy_tails: bool = False,
+    tail: float = 0.0,
     estimator: str,
     estimand: str,
     noise: str,
@@ -159,13 +159,15 @@ def estimate_arm(
         arm: The rollouts.
         step: See `Estimate`.
         scale: See `intervals.mean`.
-        has_heavy_tails: See `intervals.mean`.
+        tail: See `intervals.widen`.
         estimator: See `Estimate`.
         estimand: See `Estimate`.
         noise: See `Estimate`.
         action: See `Estimate`.
     """
-    interval = intervals.mean(arm.valid, scale, has_heavy_tails=has_heavy_tails)
+    interval = intervals.mean(arm.valid, scale)
+    if len(arm.valid):
+        interval = intervals.widen(interval, tail, len(arm.valid))
     if arm.n_unknown:
         interval = _arm_bounds(arm, scale, interval.value)
     return Estimate(
@@ -194,6 +196,7 @@ def estimate_difference(
     is_paired: bool,
     scale: float | None,
     difference_scale: float = 0.0,
+    tail: float = 0.0,
     estimator: str,
     estimand: str,
     noise: str,
@@ -208,6 +211,7 @@ def estimate_difference(
         is_paired: Whether rollouts with the same index share their scenario.
         scale: The standard deviation within the arms of the run; None if every result is 0 or 1.
         difference_scale: See `intervals.pooled_pairs`.
+        tail: See `intervals.widen`.
         estimator: See `Estimate`.
         estimand: See `Estimate`.
         noise: See `Estimate`.
@@ -217,6 +221,8 @@ def estimate_difference(
         difference, is_paired=is_paired, scale=scale, difference_scale=difference_scale
     )
     interval, n, n_discordant = compare(a.values, b.values)
+    if n:
+        interval = intervals.widen(interval, tail, n)
     if a.n_unknown or b.n_unknown:
         if not len(a.valid) and not len(b.valid):
             interval = intervals.UNKNOWN

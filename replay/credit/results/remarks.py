@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +17,19 @@ from trajrec.types import FloatArray
 FEWEST_SPREAD = 2.0
 LEAST_SHARE = 0.05
 
+# The same for the rollouts of a single step, whose distribution is one.
+SCOUT_SHARE = 0.15
+
 # With fewer rollouts every spread rests on few.
 FEWEST_ROLLOUTS = 4
+
+
+class HeavyTails(NamedTuple):
+    """The number of results that a spread rests on, the number of results, and their unit."""
+
+    n_effective: int
+    n: int
+    is_paired: bool
 
 
 def invalid_note(arms: Sequence[Arm], on_error: OnError) -> list[str]:
@@ -59,8 +71,8 @@ def spread_note(rows: Sequence[Estimate]) -> list[str]:
     ]
 
 
-def tail_note(arms: Sequence[Arm], *, is_paired: bool) -> list[str]:
-    """Return a warning if the spread of the results rests on few rollouts.
+def heavy_tails(arms: Sequence[Arm], *, is_paired: bool) -> HeavyTails | None:
+    """Return how few results the spread of returns rests on, if the tails are heavy.
 
     Source:
         The number of rollouts that the spread rests on is (sum q)^2 / sum q^2, with the squared
@@ -73,21 +85,28 @@ def tail_note(arms: Sequence[Arm], *, is_paired: bool) -> list[str]:
     """
     rows = [_squares(arm.values) for arm in arms if arm.rollouts]
     if not rows:
-        return []
+        return None
     is_summed = is_paired and len({len(row) for row in rows}) == 1
     squares = np.sum(rows, axis=0) if is_summed else np.concatenate(rows)
     total = float(squares.sum())
     n = len(squares)
     if total == 0.0 or n < FEWEST_ROLLOUTS:
-        return []
+        return None
     n_effective = total**2 / float((squares**2).sum())
-    if n_effective >= max(FEWEST_SPREAD, LEAST_SHARE * n):
+    share = SCOUT_SHARE if len(rows) == 1 else LEAST_SHARE
+    is_heavy = n_effective < max(FEWEST_SPREAD, share * n)
+    return HeavyTails(round(n_effective), n, is_summed) if is_heavy else None
+
+
+def tail_note(tails: HeavyTails | None) -> list[str]:
+    """Return a warning if the tails are heavy."""
+    if tails is None:
         return []
-    unit = "scenarios" if is_paired else "rollouts"
+    unit = "scenarios" if tails.is_paired else "rollouts"
     return [
-        f"heavy tails: the spread of the returns rests on about {n_effective:.0f} of {n} {unit}, so "
-        "rarer results may be missing and intervals may be too narrow: take more rollouts, or "
-        "give success="
+        f"heavy tails: the spread of the returns rests on about {tails.n_effective} of {tails.n} "
+        f"{unit}, so rarer results may be missing and intervals may be too narrow: take more "
+        "rollouts, or give success="
     ]
 
 

@@ -32,6 +32,7 @@ def make_table(
     *,
     split: SkillLuckSplit | None = None,
     notes: Sequence[str] = (),
+    scouts: Sequence[Rollout] = (),
 ) -> CreditTable:
     """Return the table of a run, and append it to the corpus.
 
@@ -42,6 +43,7 @@ def make_table(
         options: The keywords of the call; `folder` says where the run is stored.
         split: The split of the episode's return.
         notes: Facts that a reader of the numbers must know.
+        scouts: Rollouts that only showed how far returns spread; they are counted, not stored.
 
     Raises:
         LogWriteError: The corpus cannot be written.
@@ -57,6 +59,7 @@ def make_table(
         split=split,
         notes=(*notes, *_notes(sampler), *spread_note(rows)),
         arms=list(arms),
+        scouts=tuple(scouts),
     )
     folder = options.get("folder", "beside")
     if folder == "beside":

@@ -67,6 +67,7 @@ class CreditTable(Sequence[Estimate]):
         split: The split into skill and luck; None if it was not computed.
         notes: Facts that a reader of the numbers must know.
         arms: The rollouts of each arm.
+        scouts: Rollouts in further scenarios, which only showed how far returns spread.
     """
 
     run_id: str
@@ -79,6 +80,7 @@ class CreditTable(Sequence[Estimate]):
     split: SkillLuckSplit | None = None
     notes: tuple[str, ...] = ()
     arms: list[ArmRollouts] = field(default_factory=list, repr=False)
+    scouts: tuple[Rollout, ...] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.estimates)
@@ -102,12 +104,18 @@ class CreditTable(Sequence[Estimate]):
     @property
     def env_steps(self) -> int:
         """Steps of the environment that all rollouts took."""
-        return sum(rollout.env_steps for arm in self.arms for rollout in arm.rollouts)
+        return sum(rollout.env_steps for rollout in self._rollouts)
 
     @property
     def policy_calls(self) -> int:
         """Actions that the policy was asked for in all rollouts."""
-        return sum(rollout.policy_calls for arm in self.arms for rollout in arm.rollouts)
+        return sum(rollout.policy_calls for rollout in self._rollouts)
+
+    @property
+    def _rollouts(self) -> Iterator[Rollout]:
+        for arm in self.arms:
+            yield from arm.rollouts
+        yield from self.scouts
 
     def __str__(self) -> str:
         lines = [
