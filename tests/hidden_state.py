@@ -180,3 +180,28 @@ class InModule(Hidden):
     def push(self, action: int) -> int:
         _numbers[0] = after(_numbers[0], action)
         return _numbers[0]
+
+
+class Store:
+    """A number that is changed by a call, as functions are left out of keys of states."""
+
+    def __init__(self) -> None:
+        self.x = 0
+
+    def __call__(self, action: int) -> int:
+        self.x = after(self.x, action)
+        return self.x
+
+
+class InCallable(Hidden):
+    """The number lies in an attribute that can be called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = Store()
+
+    def put(self, x: int) -> None:
+        self.store.x = x
+
+    def push(self, action: int) -> int:
+        return self.store(action)

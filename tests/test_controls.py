@@ -10,6 +10,7 @@ import pytest
 from hidden_state import (
     LENGTH,
     Hidden,
+    InCallable,
     InChild,
     InFile,
     InLibrary,
@@ -21,7 +22,7 @@ from hidden_state import (
 
 import trajrec
 from trajrec.errors import ControlError, DivergenceError, SnapshotError
-from trajrec.replay import fork, fork_many
+from trajrec.replay import credit, fork, fork_many
 from trajrec.replay.forks.control import last_step_of
 from trajrec.values import codec
 
@@ -164,3 +165,66 @@ def test_a_control_ends_at_lost_and_redacted_steps(tmp_path: Path) -> None:
     assert last_step_of(lost, 91) == 291
     redacted = SimpleNamespace(end_step=500, missing_steps=[], redacted_step=40)
     assert last_step_of(redacted, 10) == 40
+
+
+def value(step: int) -> float:
+    """Return the return of the policy that always takes action 2, from a step on."""
+    actions = [k % 5 for k in range(step)] + [2] * (LENGTH - step)
+    return float(sum(x % 7 for x in truth(SEED, actions)[step + 1 :]))
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [*KINDS, InCallable])
+def test_credit_is_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    steps = [0, 10, 30]
+    table = credit.estimate(
+        episode,
+        lambda observation: 2,
+        estimator="value",
+        steps=steps,
+        n_rollouts=4,
+        env=kind,
+        jobs=jobs,
+    )
+    assert [row.value for row in table] == [value(step) for step in steps]
+    assert table.controls.n >= 2
+    assert table.controls.n_repeats >= 2
+
+
+def test_wrongly_merged_rollouts_are_run_alone(tmp_path: Path) -> None:
+    episode = record(InCallable(), tmp_path)
+    policy = lambda observation, rng: int(rng.integers(5))  # noqa: E731
+    options: Any = {
+        "estimator": "value",
+        "steps": [0, 5, 10],
+        "n_rollouts": 8,
+        "env": InCallable,
+        "folder": None,
+    }
+    alone = credit.estimate(episode, policy, merge_rollouts=False, **options)
+    table = credit.estimate(episode, policy, **options)
+    assert [row.value for row in table] == [row.value for row in alone]
+    assert any("rollouts were not merged" in note for note in table.notes)
+    # The control arm: what merging gives without repeats.
+    merged = credit.estimate(episode, policy, control=False, **options)
+    assert [row.value for row in merged] != [row.value for row in alone]
+
+
+def test_credit_for_another_environment_needs_control_false(tmp_path: Path) -> None:
+    Worn.n_made = 0
+    episode = record(Worn(), tmp_path)
+
+    def make() -> Worn:
+        env = Worn()
+        env.is_odd = True
+        return env
+
+    options: Any = {"estimator": "value", "steps": [3], "n_rollouts": 2, "env": make}
+    with pytest.raises(ControlError, match="no way of reaching its steps is right"):
+        credit.estimate(episode, lambda observation: 2, **options)
+    table = credit.estimate(episode, lambda observation: 2, control=False, **options)
+    assert "no controls ran among the rollouts" in table.notes
+    with trajrec.open(tmp_path) as corpus:
+        # The run that was void has left nothing.
+        assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(1,)]

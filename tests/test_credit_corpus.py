@@ -108,7 +108,9 @@ def test_pooling_has_a_row_for_a_step_without_results(
 ) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
     make = functools.partial(Jammed, loses_all)
-    (table,) = credit.pooled_advantages([episode], COIN, n_rollouts=16, env=make, restore=restore)
+    (table,) = credit.pooled_advantages(
+        [episode], COIN, n_rollouts=16, env=make, restore=restore, control=False
+    )
     assert [row.step for row in table.of("value")] == [0, 1, 2, 3]
     unknown = [row.step for row in table.of("value") if np.isnan(row.value)]
     assert unknown == ([0, 1, 2, 3] if loses_all else [1, 2, 3])
@@ -123,18 +125,23 @@ def test_pooling_has_a_row_for_a_step_without_results(
 
 def test_rollouts_without_results_give_no_estimate(tmp_path: Path) -> None:
     episode = next(episode for episode in record(tmp_path, 4, size=3) if episode.actions[0] == 1)
-    table = credit.estimate(episode, COIN, n_rollouts=8, env=Jammed)
+    table = credit.estimate(episode, COIN, n_rollouts=8, env=Jammed, control=False)
     assert [np.isnan(row.value) for row in table.of("value")] == [False, True, True, True]
     assert all(np.isnan(row.value) for row in table.of("advantage"))
     assert table.split is None
     for table in (
-        credit.shapley_values(episode, COIN, n_permutations=2, env=Jammed),
-        credit.counterfactual(episode, COIN, 2, n_rollouts=4, env=Jammed),
+        credit.shapley_values(episode, COIN, n_permutations=2, env=Jammed, control=False),
+        credit.counterfactual(episode, COIN, 2, n_rollouts=4, env=Jammed, control=False),
     ):
         assert all(np.isnan(row.value) and row.ci_method == "none" for row in table)
         assert "have no result" in "".join(table.notes)
     decision = credit.decisive_step(
-        episode, COIN, n_rollouts=4, max_rollouts=4, env=functools.partial(Jammed, True)
+        episode,
+        COIN,
+        n_rollouts=4,
+        max_rollouts=4,
+        env=functools.partial(Jammed, True),
+        control=False,
     )
     assert decision.step is None
 

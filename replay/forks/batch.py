@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import ControlError
 from trajrec.replay.forks.branch import Branch, BranchTrace
 from trajrec.replay.forks.branch_log import BranchLog
-from trajrec.replay.forks.control import Control, check_control, is_control
+from trajrec.replay.forks.control import Control, check_control, check_lost
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.replay.forks.repeats import Repeats
@@ -88,15 +87,10 @@ class BranchBatch:
             self.branches.append(self._log.add(result))
         else:
             assert isinstance(result, BranchLost)
-            step, index, reason = result.step, result.index, result.reason
-            if is_control(index):
-                raise ControlError(
-                    f"a branch from step {step} with the recorded actions has no end: {reason}",
-                    episode_id=self._episode.id,
-                    restore=restore,
-                    start=step,
-                )
-            self.branches.append(self._log.add_lost(step, index, restore=restore, error=reason))
+            check_lost(result, self._episode, restore)
+            self.branches.append(
+                self._log.add_lost(result.step, result.index, restore=restore, error=result.reason)
+            )
 
     def finish(self) -> Branches:
         """Return the branches, with the numbers of their controls and repeats."""

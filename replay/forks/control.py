@@ -14,7 +14,7 @@ from trajrec.corpus.history import path_between, rewards_between
 from trajrec.errors import ControlError, DivergenceError
 from trajrec.replay.execute.verify import diverged, verify_reward, verify_step
 from trajrec.replay.forks.branch import BranchPoint
-from trajrec.replay.forks.fork_job import BranchResult, BranchTask
+from trajrec.replay.forks.fork_job import BranchLost, BranchResult, BranchTask
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Observation, Value
 from trajrec.values import codec
@@ -101,20 +101,26 @@ def with_controls(
     return tuple(sorted((*branches, *controls)))
 
 
-def last_step_of(episode: Episode, first: int) -> int:
-    """Return the end of the recorded steps that a control from a step can reproduce."""
-    ends = [first + CONTROL_STEPS, episode.end_step]
+def last_step_of(episode: Episode, first: int, n_steps: int = CONTROL_STEPS) -> int:
+    """Return the end of the recorded steps that a control from a step can reproduce.
+
+    Args:
+        episode: The episode.
+        first: The step.
+        n_steps: The most steps.
+    """
+    ends = [first + n_steps, episode.end_step]
     ends += [lost for lost, _ in episode.missing_steps if lost >= first]
     if episode.redacted_step is not None:
         ends.append(max(first, episode.redacted_step))
     return min(ends)
 
 
-def run_control(point: BranchPoint) -> Control:
-    """Run a control from a point."""
+def run_control(point: BranchPoint, n_steps: int = CONTROL_STEPS) -> Control:
+    """Run a control of at most `n_steps` steps from a point."""
     episode = point.episode
     first = point.step
-    last = last_step_of(episode, first)
+    last = last_step_of(episode, first, n_steps)
     rewards = rewards_between(episode, first, last) if point.compares_rewards else {}
     control = Control(first, point.index, point.restore, last - first)
     for number, (action, has_raised) in enumerate(path_between(episode, first, last), first):
@@ -155,6 +161,22 @@ def _verify(
         if bool(flag) != expected:
             raise diverged(episode, step=step, field=field, expected=expected, actual=bool(flag))
     verify_step(episode, point.handle, step + 1, observation)
+
+
+def check_lost(lost: BranchLost, episode: Episode, restore: RestoreMethod) -> None:
+    """Check that a branch whose process gave no result is no control.
+
+    Raises:
+        ControlError: It is one.
+    """
+    if is_control(lost.index):
+        raise ControlError(
+            f"restore={restore!r} does not hold for this environment: a branch from step "
+            f"{lost.step} with the recorded actions has no end: {lost.reason}",
+            episode_id=episode.id,
+            restore=restore,
+            start=lost.step,
+        )
 
 
 def check_control(control: Control, episode: Episode) -> None:

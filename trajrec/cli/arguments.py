@@ -141,12 +141,18 @@ def add_execution(parser: argparse.ArgumentParser) -> None:
 
 
 def add_restore(parser: argparse.ArgumentParser) -> None:
-    """Add --restore."""
+    """Add --restore and --no-control."""
     parser.add_argument(
         "--restore",
         choices=RESTORE_CHOICES,
         default="auto",
         help="how to reach a step (default: auto, the cheapest correct way)",
+    )
+    parser.add_argument(
+        "--no-control",
+        action="store_true",
+        help="run no controls: branches with the recorded actions, which must reproduce the "
+        "recording",
     )
 
 

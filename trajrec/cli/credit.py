@@ -182,6 +182,7 @@ def rollout_options(arguments: argparse.Namespace, progress: Progress) -> Rollou
         "jobs": arguments.jobs,
         "backend": arguments.backend,
         "restore": arguments.restore,
+        "control": not arguments.no_control,
         "progress": progress,
     }
     # Both have defaults that depend on the estimator or the log.

@@ -76,12 +76,6 @@ def add_parser(commands: Commands) -> None:
     )
     add_seed(parser)
     parser.add_argument(
-        "--no-control",
-        action="store_true",
-        help="run no controls among the branches: branches with the recorded actions, which must "
-        "reproduce the recording",
-    )
-    parser.add_argument(
         "--timeout", type=read_seconds, metavar="SECONDS", help="end a branch that takes longer"
     )
     add_execution(parser)

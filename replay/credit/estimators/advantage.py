@@ -29,6 +29,7 @@ from trajrec.replay.credit.results.remarks import HeavyTails, heavy_tails, inval
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.proof import with_fallback
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -117,9 +118,13 @@ def estimate(
             f"steps of episode {episode.id} must be in [{possible.start}, {possible.stop}), "
             f"got {wanted[:1] + wanted[-1:]}"
         )
-    with Sampler(episode, config) as sampler:
-        run = _Run(sampler, estimator, wanted)
-        return run.make_table(n_rollouts, Meter(budget), options)
+
+    def run(config: RolloutConfig) -> CreditTable:
+        with Sampler(episode, config) as sampler:
+            run = _Run(sampler, estimator, wanted)
+            return run.make_table(n_rollouts, Meter(budget), options)
+
+    return with_fallback(config, run)
 
 
 class _Run:

@@ -20,6 +20,7 @@ from trajrec.replay.credit.results.remarks import heavy_tails, invalid_note, tai
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.proof import with_fallback
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -97,34 +98,38 @@ def counterfactual(
         first_policy = by
     forced = {} if action is UNSET else {step: action}
     meter = Meter(budget)
-    with Sampler(episode, config) as sampler:
-        kept, substituted = _sample_arms(
-            sampler,
-            step,
-            kept_script=tuple(sorted({step: actions[step], **later}.items())),
-            substituted_script=tuple(sorted({**forced, **later}.items())),
-            first_policy=first_policy,
-            parts=meter.rounds(n_rollouts),
-            meter=meter,
-        )
-        kept_arm = Arm.of(kept, sampler)
-        other_arm = Arm.of(substituted, sampler)
-        change = "action redrawn"
-        if given:
-            change = f"action {action!r}" if given == ["action"] else given[0]
-        rows = _rows(
-            sampler,
-            step,
-            kept_arm,
-            other_arm,
-            change=f"{change} at step {step}",
-            action=action if given == ["action"] else None,
-        )
-        arms = [ArmRollouts(step, "kept", kept), ArmRollouts(step, "substituted", substituted)]
-        notes = [*meter.notes, *invalid_note([kept_arm, other_arm], config.on_error)]
-        if all(row.estimator != "flip" for row in rows):
-            notes += tail_note(heavy_tails([kept_arm, other_arm], is_paired=sampler.is_paired))
-        return make_table(sampler, rows, arms, options, notes=notes)
+
+    def run(config: RolloutConfig) -> CreditTable:
+        with Sampler(episode, config) as sampler:
+            kept, substituted = _sample_arms(
+                sampler,
+                step,
+                kept_script=tuple(sorted({step: actions[step], **later}.items())),
+                substituted_script=tuple(sorted({**forced, **later}.items())),
+                first_policy=first_policy,
+                parts=meter.rounds(n_rollouts),
+                meter=meter,
+            )
+            kept_arm = Arm.of(kept, sampler)
+            other_arm = Arm.of(substituted, sampler)
+            change = "action redrawn"
+            if given:
+                change = f"action {action!r}" if given == ["action"] else given[0]
+            rows = _rows(
+                sampler,
+                step,
+                kept_arm,
+                other_arm,
+                change=f"{change} at step {step}",
+                action=action if given == ["action"] else None,
+            )
+            arms = [ArmRollouts(step, "kept", kept), ArmRollouts(step, "substituted", substituted)]
+            notes = [*meter.notes, *invalid_note([kept_arm, other_arm], config.on_error)]
+            if all(row.estimator != "flip" for row in rows):
+                notes += tail_note(heavy_tails([kept_arm, other_arm], is_paired=sampler.is_paired))
+            return make_table(sampler, rows, arms, options, notes=notes)
+
+    return with_fallback(config, run)
 
 
 def _sample_arms(

@@ -33,6 +33,7 @@ from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.proof import with_fallback
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import FloatArray, Value
@@ -116,16 +117,20 @@ def decisive_step(
         # The exception lost the episode, so it must count where it is raised again.
         options = {"on_error": "lost", **options}
     config = RolloutConfig.from_options(policy, options, caller="decisive_step")
-    with Sampler(episode, config) as sampler:
-        search = Search(
-            sampler,
-            n_rollouts=n_rollouts,
-            max_rollouts=max_rollouts,
-            confidence=confidence,
-            budget=budget,
-        )
-        finding = search.by_drop(share) if method == "drop" else search.by_change_point()
-        return search.confirm(finding, options)
+
+    def run(config: RolloutConfig) -> Decision:
+        with Sampler(episode, config) as sampler:
+            search = Search(
+                sampler,
+                n_rollouts=n_rollouts,
+                max_rollouts=max_rollouts,
+                confidence=confidence,
+                budget=budget,
+            )
+            finding = search.by_drop(share) if method == "drop" else search.by_change_point()
+            return search.confirm(finding, options)
+
+    return with_fallback(config, run)
 
 
 class Search(SearchArms):

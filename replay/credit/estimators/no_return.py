@@ -14,6 +14,7 @@ from trajrec.replay.credit.results.estimates import Arm, Estimate, estimate_arm
 from trajrec.replay.credit.results.store import make_table, with_estimand_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.proof import with_fallback
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -102,9 +103,13 @@ def point_of_no_return(
     if n_rollouts < 2:
         raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
     config = RolloutConfig.from_options(policy, options, caller="point_of_no_return")
-    with Sampler(episode, config) as sampler:
-        _check_failed(sampler)
-        return _Bisection(sampler, n_rollouts).run(options)
+
+    def run(config: RolloutConfig) -> PointOfNoReturn:
+        with Sampler(episode, config) as sampler:
+            _check_failed(sampler)
+            return _Bisection(sampler, n_rollouts).run(options)
+
+    return with_fallback(config, run)
 
 
 def _check_failed(sampler: Sampler) -> None:

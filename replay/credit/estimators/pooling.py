@@ -14,6 +14,7 @@ from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
+from trajrec.replay.credit.sampling.proof import with_fallback
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -70,9 +71,26 @@ def pooled_advantages(
     config = RolloutConfig.from_options(
         policy, {**options, "noise": "fresh"}, caller="pooled_advantages", keeps_visits=True
     )
-    meter = Meter(budget)
+    episodes = list(episodes)
+    by_step = by == "state and step"
+
+    def run(config: RolloutConfig) -> list[CreditTable]:
+        return _run(episodes, config, n_rollouts, Meter(budget), options, by_step=by_step)
+
+    return with_fallback(config, run)
+
+
+def _run(
+    episodes: Sequence[Episode],
+    config: RolloutConfig,
+    n_rollouts: int,
+    meter: Meter,
+    options: RolloutOptions,
+    *,
+    by_step: bool,
+) -> list[CreditTable]:
     table = VisitTable(
-        by_step=by == "state and step",
+        by_step=by_step,
         gamma=config.gamma,
         by_score=config.success is not None,
     )
@@ -92,6 +110,9 @@ def pooled_advantages(
         for pool, samples in waiting:
             pool.add(table, samples)
     table.close()
+    # All of them, before the first table is stored.
+    for pool in pools:
+        pool.prove()
     return [pool.make_table(table, options, meter.notes) for pool in pools]
 
 
@@ -143,6 +164,14 @@ class _Pool:
                 # The table holds the visits; a second copy would double the memory of a corpus.
                 added = rollout._replace(visits=())
                 self._rollouts.setdefault((step, kind), []).append(added)
+
+    def prove(self) -> None:
+        """Run a part of the rollouts a second time.
+
+        Raises:
+            ControlError: The rollouts are void.
+        """
+        self._sampler.prove()
 
     def make_table(
         self, table: VisitTable, options: RolloutOptions, notes: Sequence[str]

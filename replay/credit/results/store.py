@@ -47,7 +47,9 @@ def make_table(
 
     Raises:
         LogWriteError: The corpus cannot be written.
+        ControlError: A control or a repeat shows that the rollouts are void.
     """
+    sampler.prove()
     table = CreditTable(
         run_id=secrets.token_hex(8),
         episode_id=sampler.episode.id,
@@ -60,6 +62,7 @@ def make_table(
         notes=(*notes, *_notes(sampler), *spread_note(rows)),
         arms=list(arms),
         scouts=tuple(scouts),
+        controls=sampler.proof.controls,
     )
     folder = options.get("folder", "beside")
     if folder == "beside":
@@ -87,6 +90,9 @@ def _notes(sampler: Sampler) -> list[str]:
             "the environment has randomness that cannot be seeded: the noise is fresh, "
             "not the requested noise"
         )
+    notes += sampler.config.remarks
+    if not sampler.config.control:
+        notes.append("no controls ran among the rollouts")
     return notes
 
 
@@ -112,7 +118,7 @@ def append_run(table: CreditTable, folder: Path) -> None:
             noise=table.noise,
             seed=table.seed,
             restore=table.restore,
-            notes=list(table.notes),
+            notes=[*table.notes, *([str(table.controls)] if table.controls.n else [])],
             estimates_data=codec.encode(_estimate_columns(rows), opaque=True),
             rollouts_data=codec.encode(_rollout_columns(table.arms), opaque=True),
         )

@@ -8,6 +8,7 @@ from typing import NamedTuple, overload
 
 from trajrec.replay.credit.results.estimates import Estimate, format_interval
 from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.forks.batch import Controls
 from trajrec.statistics.intervals import Interval
 
 # Wide enough for "-0.123 [-0.456, -0.789]" with a column's name above it.
@@ -68,6 +69,7 @@ class CreditTable(Sequence[Estimate]):
         notes: Facts that a reader of the numbers must know.
         arms: The rollouts of each arm.
         scouts: Rollouts in further scenarios, which only showed how far returns spread.
+        controls: The controls and repeats among the rollouts, which have held.
     """
 
     run_id: str
@@ -81,6 +83,7 @@ class CreditTable(Sequence[Estimate]):
     notes: tuple[str, ...] = ()
     arms: list[ArmRollouts] = field(default_factory=list, repr=False)
     scouts: tuple[Rollout, ...] = field(default=(), repr=False)
+    controls: Controls = field(default_factory=Controls)
 
     def __len__(self) -> int:
         return len(self.estimates)
@@ -125,6 +128,8 @@ class CreditTable(Sequence[Estimate]):
         if self.split is not None:
             lines.append(str(self.split))
         lines += [f"note: {note}" for note in self.notes]
+        if self.controls.n:
+            lines.append(str(self.controls))
         names = list(dict.fromkeys(estimate.estimator for estimate in self.estimates))
         heads = [name.ljust(ESTIMATE_WIDTH) for name in names]
         lines.append("  ".join(["step", "action".ljust(ACTION_WIDTH), *heads]).rstrip())

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from trajrec.errors import ReplayError
 
+SHARE_OF_CHECKS = 0.05
+"""The share of a budget that no rollout takes."""
+
 
 class BudgetSpent(BaseException):
     """A rollout has reached a limit of its run's budget.
@@ -63,14 +66,28 @@ class Allowance:
         self.check(1, n_calls)
         self.add(1, n_calls)
 
+    @property
+    def spare(self) -> int:
+        """Steps that controls and repeats may still take."""
+        return 1 << 60 if self.env_steps is None else max(0, self.env_steps - self.n_env_steps)
+
+    def add_check(self, n_env_steps: int, n_policy_calls: int = 0) -> None:
+        """Add the cost of a control or a repeat."""
+        self.add(n_env_steps, n_policy_calls)
+        self.n_check_steps += n_env_steps
+        self.n_check_calls += n_policy_calls
+
     def check(self, n_env_steps: int = 0, n_policy_calls: int = 0) -> None:
         """Check that a cost fits.
 
         Raises:
             BudgetSpent: It does not.
         """
-        if self.env_steps is not None and self.n_env_steps + n_env_steps > self.env_steps:
-            raise BudgetSpent
+        if self.env_steps is not None:
+            # The rest is for controls and repeats.
+            limit = self.env_steps - int(SHARE_OF_CHECKS * self.env_steps)
+            if self.n_env_steps + n_env_steps > limit:
+                raise BudgetSpent
         calls = self.n_policy_calls + n_policy_calls
         if self.policy_calls is not None and calls > self.policy_calls:
             raise BudgetSpent

@@ -16,6 +16,7 @@ from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.branch import BranchPoint
+from trajrec.replay.forks.control import CLOSING, Control, run_control
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.walker import Walker
 from trajrec.types import Action, Observation, Value
@@ -101,6 +102,9 @@ class OneShotSimulator(_LiveEnv):
     def goto(self, step: int) -> None:
         """Do nothing: the environment is at its step."""
 
+    def control(self, n_steps: int) -> None:
+        """Return None: the fork server runs the controls."""
+
     def rewind(self) -> None:
         """Refuse to return to the step.
 
@@ -160,6 +164,14 @@ class EnvSimulator(_LiveEnv):
         """Bring the environment back to the step, after a rollout."""
         self._walker.rewind()
         self._follow_walker()
+
+    def control(self, n_steps: int) -> Control:
+        """Take the recorded actions from the step on; see `Simulator.control`."""
+        # Restores the recorded states of the generators too.
+        self.rewind()
+        control = run_control(self._walker.branch_point(CLOSING), n_steps)
+        self.rewind()
+        return control
 
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen.

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.refs import refs_with_ancestors
 from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
 from trajrec.replay.credit.sampling.env_simulator import OneShotSimulator, RecordedNoise
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout, have_equal_results
 from trajrec.replay.credit.sampling.runner import RolloutRunner
+from trajrec.replay.credit.sampling.setup import noise_of_episode
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.dispatch import run_job
 from trajrec.replay.forks.fork_job import ForkJob
-from trajrec.replay.forks.policies import as_policy
+from trajrec.replay.forks.options import RestoreMethod
+from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.types import Value
+
+MemoryBefore = Callable[[int, Policy | None], Value]
+"""Returns the snapshot of a policy's memory before a step."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,50 @@ class RolloutTask:
         except BudgetSpent:
             return RolloutResult(point.step, point.index, None)
         return RolloutResult(point.step, point.index, rollout)
+
+
+def rollout_job(
+    episode: Episode,
+    config: RolloutConfig,
+    requests: Sequence[SampleRequest],
+    *,
+    memory_before: MemoryBefore,
+    allowance: Allowance,
+    restore: RestoreMethod,
+) -> tuple[ForkJob, RolloutTask]:
+    """Return the job of a fork server that runs the rollouts of requests, and its task.
+
+    Args:
+        episode: The episode.
+        config: The options of the rollouts.
+        requests: The requests.
+        memory_before: Returns the snapshot of a policy's memory before a step.
+        allowance: The cost that the rollouts may have.
+        restore: "os_fork", or "reexecute" for a server that runs the rollouts itself.
+    """
+    positions: dict[int, list[tuple[int, int]]] = {}
+    for number in sorted(range(len(requests)), key=lambda k: requests[k].step):
+        request = requests[number]
+        for scenario_number in range(len(request.scenarios)):
+            positions.setdefault(request.step, []).append((number, scenario_number))
+    policy = config.policy if hasattr(config.policy, "snapshot") else None
+    task = RolloutTask(
+        config=config,
+        requests=list(requests),
+        positions=positions,
+        memories={step: memory_before(step, policy) for step in positions},
+        recorded=noise_of_episode(episode, config),
+        allowance=allowance,
+    )
+    job = ForkJob(
+        refs=refs_with_ancestors(episode),
+        source=config.source,
+        branches=task.branches,
+        task=task,
+        restore=restore,
+        jobs=max(1, config.jobs) if restore == "os_fork" else 1,
+    )
+    return job, task
 
 
 def is_determined(job: ForkJob, task: RolloutTask) -> bool:

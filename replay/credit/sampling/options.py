@@ -59,6 +59,9 @@ class RolloutOptions(TypedDict, total=False):
             "bounds", the default: their results are unknown, so intervals hold the number whatever
             the results were; returns have no bounds, and then no interval. "lost": as failures, with
             the score 0, or the rewards before. The estimand says which.
+        control: Whether controls and repeats run among the rollouts, True by default; see
+            `trajrec.replay.credit.sampling.proof`. Without them a run into another environment
+            than the recorded one is possible.
         progress: Called with the number of finished rollouts and of requested rollouts.
         folder: The corpus to which the results are appended. "beside", the default, is the folder
             of the episode's log; None stores nothing.
@@ -80,6 +83,7 @@ class RolloutOptions(TypedDict, total=False):
     backend: Backend
     merge_rollouts: bool
     resample_hidden: Resample | None
+    control: bool
     on_error: OnError
     progress: Callable[[int, int], None] | None
     folder: str | Path | None
@@ -102,8 +106,10 @@ class RolloutConfig:
         merge_rollouts: See `RolloutOptions`.
         resample_hidden: See `RolloutOptions`.
         on_error: See `RolloutOptions`.
+        control: See `RolloutOptions`.
         progress: See `RolloutOptions`.
         keeps_visits: Whether each rollout keeps a record of its steps.
+        remarks: What has failed before, for the notes of the table.
     """
 
     policy: Value
@@ -118,8 +124,10 @@ class RolloutConfig:
     merge_rollouts: bool = True
     resample_hidden: Resample | None = None
     on_error: OnError = "bounds"
+    control: bool = True
     progress: Callable[[int, int], None] | None = None
     keeps_visits: bool = False
+    remarks: tuple[str, ...] = ()
 
     @classmethod
     def from_options(
@@ -183,6 +191,7 @@ class RolloutConfig:
             backend=options.get("backend", "local"),
             merge_rollouts=options.get("merge_rollouts", True),
             resample_hidden=resample_hidden,
+            control=options.get("control", True),
             on_error=on_error,
             progress=options.get("progress"),
             keeps_visits=keeps_visits,

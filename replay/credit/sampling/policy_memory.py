@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Any
 
+from trajrec.corpus.episode import Episode
 from trajrec.replay.forks.policies import Policy
 from trajrec.types import Action, Observation, Value
 from trajrec.values import codec
@@ -52,3 +53,32 @@ class PolicyMemory:
         if self._context_key is not None:
             return own_key, self._context_key(observation)
         return own_key, getattr(observation, "history_key", None)
+
+
+class RecordedMemories:
+    """What a policy with memory remembers before each step of a recorded episode.
+
+    Args:
+        episode: The episode.
+    """
+
+    def __init__(self, episode: Episode) -> None:
+        self._episode = episode
+        self._memories: list[Value] | None = None
+
+    def before(self, step: int, policy: Policy | None) -> Value:
+        """Return the snapshot of a policy's memory after it has observed all steps before one."""
+        episode = self._episode
+        if not hasattr(policy, "snapshot") or episode.is_agent_episode:
+            return None  # the context of a tool world already holds all that happened
+        remembering: Value = policy
+        if self._memories is None:
+            remembering.reset()
+            self._memories = [remembering.snapshot()]
+            # There is one observation more than actions: the last one follows the last action.
+            for observation, action in zip(
+                episode.observation_values, episode.actions, strict=False
+            ):
+                remembering.observe(observation, action)
+                self._memories.append(remembering.snapshot())
+        return self._memories[step - episode.first_step]

@@ -20,25 +20,37 @@ from trajrec.replay.credit.sampling.conditions import (
     is_seeded,
     share_requests,
 )
-from trajrec.replay.credit.sampling.fork_task import RolloutResult, RolloutTask, is_determined
+from trajrec.replay.credit.sampling.fork_task import RolloutResult, is_determined, rollout_job
 from trajrec.replay.credit.sampling.noise import NoiseMode, reseed_policy
 from trajrec.replay.credit.sampling.options import RolloutConfig
+from trajrec.replay.credit.sampling.policy_memory import RecordedMemories
 from trajrec.replay.credit.sampling.policy_state import check_memory, outer_generators
 from trajrec.replay.credit.sampling.policy_trial import check_rollouts_apart
+from trajrec.replay.credit.sampling.proof import Proof
+from trajrec.replay.credit.sampling.repeating import rerun_here, rerun_in_server
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.reward_table import pays_once
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.runner import RolloutRunner
-from trajrec.replay.credit.sampling.setup import action_space_of, make_runner, noise_of_episode
+from trajrec.replay.credit.sampling.setup import action_space_of, make_runner
+from trajrec.replay.credit.sampling.simulator import Simulator
 from trajrec.replay.execute.reach import check_step
+from trajrec.replay.forks.batch import Controls
+from trajrec.replay.forks.control import (
+    CONTROL_STEPS,
+    Control,
+    ControlledTask,
+    check_lost,
+    with_controls,
+)
 from trajrec.replay.forks.dispatch import check_portable, run_job
-from trajrec.replay.forks.fork_job import BranchLost, ForkJob
+from trajrec.replay.forks.fork_job import BranchLost
 from trajrec.replay.forks.options import RestoreChoice
-from trajrec.replay.forks.policies import Policy, as_policy
+from trajrec.replay.forks.policies import as_policy
 from trajrec.replay.forks.walker import cheapest_method
 from trajrec.replay.processes.workers import WorkerDied, map_ordered
 from trajrec.statistics.intervals import is_binary
-from trajrec.types import FloatArray, Value
+from trajrec.types import FloatArray
 
 
 class Sampler:
@@ -53,6 +65,7 @@ class Sampler:
         config: The options of the rollouts.
         restore_method: How steps are reached; the option itself until rollouts have run.
         allowance: The cost that the rollouts may still have.
+        proof: The controls and repeats among the rollouts.
         is_determined: Whether a scenario determines the result of a rollout. If it does not, some
             randomness cannot be seeded, and the noise is fresh whatever was requested.
 
@@ -79,10 +92,11 @@ class Sampler:
             endless_step=endless_step(episode, config), episode_id=episode.id
         )
         self.is_determined = is_seeded(config.policy, episode)
+        self.proof = Proof(episode, is_on=config.control)
         self._runner: RolloutRunner | None = None
         self._was_tested = False
         self._pays_once: bool | None = None
-        self._memories: list[Value] | None = None
+        self._memory_before = RecordedMemories(episode).before
 
     @property
     def noise(self) -> NoiseMode:
@@ -102,11 +116,15 @@ class Sampler:
     def __enter__(self) -> Sampler:
         return self
 
-    def __exit__(self, *exc: object) -> None:
-        if self._runner is not None:
-            for simulator in self._runner.simulators:
-                simulator.close()
-            self._runner = None
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self.close_control()
+        finally:
+            if self._runner is not None:
+                for simulator in self._runner.simulators:
+                    simulator.close()
+                self._runner = None
 
     def run(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Return the rollouts of each request, in the order of its scenarios.
@@ -131,10 +149,41 @@ class Sampler:
                 jobs=config.jobs,
             )
         if self.restore_method == "os_fork":
-            return self._run_in_forks(requests)
-        if config.jobs > 1 or config.backend == "ray":
-            return self._run_in_workers(requests)
-        return self._run_in_process(requests)
+            rollouts = self._run_in_forks(requests)
+        elif config.jobs > 1 or config.backend == "ray":
+            rollouts = self._run_in_workers(requests)
+        else:
+            rollouts = self._run_in_process(requests)
+        for request, of_request in zip(requests, rollouts, strict=True):
+            self.proof.note(request, of_request)
+        return rollouts
+
+    def prove(self) -> None:
+        """Run the last control, and some of the rollouts a second time.
+
+        Raises:
+            ControlError: The rollouts so far are void.
+        """
+        self.close_control()
+        reruns = self.proof.take_reruns()
+        # Without randomness that can be seeded, or with the answers of models, no two are equal.
+        if not reruns or not self.is_determined:
+            return
+        rerun = rerun_in_server if self.restore_method == "os_fork" else rerun_here
+        arguments = self.episode, self.config, reruns, self._memory_before, self.allowance
+        for first, second in rerun(*arguments):
+            self.proof.check_rerun(first, second, self.restore_method)
+
+    def close_control(self) -> None:
+        """Run a control after the last rollouts of this process."""
+        if self._runner is not None and self.proof.is_open:
+            self._control(self._runner.simulators[-1])
+
+    def _control(self, simulator: Simulator) -> None:
+        control = simulator.control(min(CONTROL_STEPS, self.allowance.spare))
+        if control is not None:
+            self.allowance.add_check(control.n_steps)
+            self.proof.add_control(control)
 
     def has_shares(self, results: Sequence[FloatArray]) -> bool:
         """Return whether results are 0 or 1, as far as is known, so that means are shares.
@@ -197,6 +246,8 @@ class Sampler:
             if request.step != last_step:
                 runner.goto(request.step, self._memory_before(request.step, runner.policy))
                 last_step = request.step
+                if self.proof.is_due:
+                    self._control(runner.simulators[0])
                 self._test_noise(runner, request.scenarios[0])
             first_policy = None
             if request.policy is not None:
@@ -256,8 +307,9 @@ class Sampler:
         for answer in answers:
             if isinstance(answer, WorkerDied):
                 raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
-            rollouts, self.restore_method, share_is_determined, cost = answer
+            rollouts, self.restore_method, share_is_determined, cost, controls = answer
             self.allowance.add_other(cost)
+            self.proof.add_other(controls)
             if rollouts is None:
                 raise BudgetSpent
             self.is_determined = self.is_determined and share_is_determined
@@ -273,27 +325,13 @@ class Sampler:
         """Fork a process for each rollout: the environment cannot be restored."""
         config = self.config
         check_portable(options=config)
-        positions: dict[int, list[tuple[int, int]]] = {}
-        for number in sorted(range(len(requests)), key=lambda k: requests[k].step):
-            request = requests[number]
-            for scenario_number in range(len(request.scenarios)):
-                positions.setdefault(request.step, []).append((number, scenario_number))
-        policy = config.policy if hasattr(config.policy, "snapshot") else None
-        task = RolloutTask(
-            config=config,
-            requests=list(requests),
-            positions=positions,
-            memories={step: self._memory_before(step, policy) for step in positions},
-            recorded=noise_of_episode(self.episode, config),
+        job, task = rollout_job(
+            self.episode,
+            config,
+            requests,
+            memory_before=self._memory_before,
             allowance=self.allowance,
-        )
-        job = ForkJob(
-            refs=refs_with_ancestors(self.episode),
-            source=config.source,
-            branches=task.branches,
-            task=task,
             restore="os_fork",
-            jobs=max(1, config.jobs),
         )
         if not self._was_tested:
             self._was_tested = True
@@ -304,9 +342,18 @@ class Sampler:
                 self.is_determined = self.is_determined and config.noise.mode == "fresh"
                 return self.run(requests)
         rollouts: list[list[Rollout]] = [[] for _ in requests]
+        if self.proof.is_due:
+            branches = with_controls(job.branches, forks=True)
+            job = replace(job, task=ControlledTask(task), branches=branches)
         for result in run_job(job, 1):
+            if isinstance(result, Control):
+                self.allowance.add_check(result.n_steps)
+                self.proof.add_control(result)
+                continue
+            if isinstance(result, BranchLost):
+                check_lost(result, self.episode, "os_fork")
             self._report_progress(1)
-            number, scenario_number = positions[result.step][result.index]
+            number, scenario_number = task.positions[result.step][result.index]
             if isinstance(result, BranchLost):
                 rollout = Rollout(
                     scenario=requests[number].scenarios[scenario_number],
@@ -326,22 +373,6 @@ class Sampler:
             rollouts[number].append(rollout)
         return rollouts
 
-    def _memory_before(self, step: int, policy: Policy | None) -> Value:
-        """Return the snapshot of a policy's memory after it has observed all steps before one."""
-        if not hasattr(policy, "snapshot") or self.episode.is_agent_episode:
-            return None  # the context of a tool world already holds all that happened
-        remembering: Value = policy
-        if self._memories is None:
-            remembering.reset()
-            self._memories = [remembering.snapshot()]
-            # There is one observation more than actions: the last one follows the last action.
-            for observation, action in zip(
-                self.episode.observation_values, self.episode.actions, strict=False
-            ):
-                remembering.observe(observation, action)
-                self._memories.append(remembering.snapshot())
-        return self._memories[step - self.episode.first_step]
-
     def _report_progress(self, n_rollouts: int) -> None:
         self._n_run += n_rollouts
         if self._progress is not None:
@@ -354,7 +385,7 @@ def _run_share(
     config: RolloutConfig,
     allowance: Allowance,
     numbered_requests: tuple[int, list[SampleRequest]],
-) -> tuple[list[list[Rollout]] | None, RestoreChoice, bool, Allowance]:
+) -> tuple[list[list[Rollout]] | None, RestoreChoice, bool, Allowance, Controls]:
     number, requests = numbered_requests
     reseed_policy(outer_generators(config.policy), config.noise.seed, number)
     with Sampler(loader.read(refs), config) as sampler:
@@ -363,4 +394,6 @@ def _run_share(
         # A worker that raised no `Exception` would count as died.
         with contextlib.suppress(BudgetSpent):
             rollouts = sampler.run(requests)
-        return rollouts, sampler.restore_method, sampler.is_determined, allowance
+            sampler.close_control()
+        is_determined = sampler.is_determined
+        return rollouts, sampler.restore_method, is_determined, allowance, sampler.proof.controls

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from trajrec.protocols import Verifier
+from trajrec.replay.forks.control import Control
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, Observation, Value
 
@@ -67,6 +68,17 @@ class Simulator(Protocol):
 
         Raises:
             UnreplayableError: The action cannot be executed again.
+        """
+        ...
+
+    def control(self, n_steps: int, /) -> Control | None:
+        """Take the recorded actions from the step on, and compare the results with the recording.
+
+        Args:
+            n_steps: The most steps.
+
+        Returns:
+            The result; None if the simulator has no controls. It is at its step again.
         """
         ...
 

