@@ -103,6 +103,47 @@ def test_one_fault_in_a_task_of_the_shop_is_named(share: Share) -> None:
     assert_all_hold(tools.shop(share.size))
 
 
+@suite("credit", fixed=0, drawn=4, whole=12)
+def test_pooled_intervals_cover_near_a_time_limit(share: Share) -> None:
+    import functools
+
+    import gymnasium as gym
+
+    from benchmarks.credit.truths import best_q, is_covered, model_of, record, states, truth_of
+
+    limit = 20
+    make: Any = functools.partial(gym.make, "FrozenLake-v1", max_episode_steps=limit)
+    model = model_of(make())
+    policy = credit.TabularPolicy.greedy(best_q(model), 0.3)
+    truth = truth_of(model, policy, limit)
+    covered = []
+    for k in range(share.size):
+        episodes = record(make, policy, 6, seed=share.seed + k)
+        tables = credit.pooled_advantages(episodes, policy, env=make, seed=k, folder=None)
+        for episode, table in zip(episodes, tables, strict=True):
+            visited = states(episode)
+            covered += [
+                is_covered(row, float(truth.values[row.step, visited[row.step]]))
+                for row in table.of("value")
+            ]
+    # The rows of a run share its rollouts, so the margin is wide.
+    assert sum(covered) / len(covered) >= 0.88
+
+
+@suite("credit", fixed=0, drawn=40, whole=300)
+def test_no_cell_of_random_processes_covers_too_little(share: Share) -> None:
+    from benchmarks.credit.coverage import coverage
+
+    sizes = (8, 16, 64) if share.is_whole else (8,)
+    criteria = list(
+        coverage(share.size, sizes=sizes, seed=share.seed % 10_000, families=("gauss", "rare"))
+    )
+    if share.is_whole:
+        assert_all_hold(criteria)
+    # 320 intervals, eight of an episode each, tell a cell of 0.80 from one of 0.95.
+    assert all(criterion.measured >= 0.88 for criterion in criteria)
+
+
 @suite("credit", fixed=100, drawn=300, whole=5000)
 def test_intervals_of_values_cover_the_truth(share: Share) -> None:
     from benchmarks.credit.tabular import covers, failed

@@ -16,6 +16,9 @@ from trajrec.values import codec
 
 METHOD = "clustered-t"
 
+# Measured on lakes and taxis near their time limit: less does not cover.
+FLOOR_WEIGHT = 16.0
+
 # Weights below this are rounding: two terms of opposite sign cancelled.
 MIN_WEIGHT = 1e-12
 
@@ -230,14 +233,14 @@ class VisitTable:
             state: sign * self._step_gamma * count / len(visits)
             for state, count in zip(states.tolist(), counts.tolist(), strict=True)
         }
-        floor = 2 * (self._step_spread / (len(visits) + 2)) ** 2
+        floor = _floor(self._step_spread, len(visits))
         deviations = sign * (targets - mean) / len(visits)
         return mean, ErrorPart(deviations, self._rollout[visits], floor), weights
 
     def _value_part(self, state: int, weight: float) -> ErrorPart:
         """Return the error of a state's value, which counts with a weight."""
         visits = self._on_policy[state]
-        floor = 2 * (weight * self._value_spread / (len(visits) + 2)) ** 2
+        floor = _floor(weight * self._value_spread, len(visits))
         deviations = weight * (self._returns[visits] - self._values[state]) / len(visits)
         return ErrorPart(deviations, self._rollout[visits], floor)
 
@@ -254,6 +257,15 @@ class VisitTable:
         variance = float((sums**2).sum()) * n / (n - 1) + sum(part.floor for part in parts)
         half = t_quantile(CONFIDENCE, n - 1) * float(np.sqrt(variance))
         return PooledEstimate(Interval(value, value - half, value + half, METHOD), n)
+
+
+def _floor(spread: float, n: int) -> float:
+    """Return the variance of a mean of n visits that their own agreement does not take away.
+
+    A few visits that agree say little about the next one, so the usual spread of all states counts
+    as `FLOOR_WEIGHT` visits more.
+    """
+    return spread**2 / n * FLOOR_WEIGHT / (n - 1 + FLOOR_WEIGHT)
 
 
 def _spread(values: FloatArray, groups: IntArray) -> float:
