@@ -219,6 +219,8 @@ class Replayer:
 
 def _reason(exc: TrajrecError) -> str:
     """Return the reason of a refusal, without the episode that the report names."""
+    if type(exc) is CorpusError:
+        return f"an episode that it was forked from is missing: {exc}"
     return str(getattr(exc, "what", exc))
 
 

@@ -14,6 +14,7 @@ from trajrec.recording.provenance import describe_runtime
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.types import Value
+from trajrec.values.diff import MISSING
 
 RECORDED = "recorded"
 """The column `against` of a replay in the environment or world that the log names."""
@@ -97,12 +98,17 @@ class VerdictLog:
         if self._log is not None:
             self._log.writer.close()
 
-    def _values(self, report: ReplayReport) -> tuple[bytes, bytes]:
-        """Return the two values of a divergence, encoded; of large ones, their short texts."""
+    def _values(self, report: ReplayReport) -> tuple[bytes | None, bytes | None]:
+        """Return the two values of a divergence, encoded; of large ones, their short texts.
+
+        None stands for a value that one side lacks.
+        """
         assert report.divergence is not None
-        values: tuple[Value, Value] = (report.divergence.expected, report.divergence.actual)
-        expected, actual = (self._redactor.encode(value)[0] for value in values)
-        if max(len(expected), len(actual)) > _MAX_VALUE_BYTES:
+        values: list[Value] = [report.divergence.expected, report.divergence.actual]
+        encoded = [
+            None if value is MISSING else self._redactor.encode(value)[0] for value in values
+        ]
+        if any(data is not None and len(data) > _MAX_VALUE_BYTES for data in encoded):
             shown = report.divergence.shown_values()
-            expected, actual = (self._redactor.encode(value)[0] for value in shown)
-        return expected, actual
+            encoded = [self._redactor.encode(text)[0] for text in shown]
+        return encoded[0], encoded[1]

@@ -16,7 +16,9 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.errors import LogWriteError
 from trajrec.replay import replay_episodes, verdicts
+from trajrec.replay.execute.report import Divergence, ReplayReport
 from trajrec.replay.verdicts import VerdictLog
+from trajrec.values.diff import MISSING
 
 TOKEN = "ghp_" + "a1B2" * 9
 
@@ -165,3 +167,17 @@ def test_no_verdict_is_kept_if_none_may_be(
     assert len(list(tmp_path.glob("*.trj"))) == n_logs
     assert rows(tmp_path, "*") == []
     assert ("not kept" in capsys.readouterr().err) == (reason == "full")
+
+
+def test_a_value_that_is_missing_is_null(tmp_path: Path) -> None:
+    recorder = trajrec.record(Leaky(), tmp_path)
+    recorder.reset(seed=1)
+    recorder.step(1)
+    recorder.step(1)
+    recorder.close()
+    log = VerdictLog(tmp_path)
+    divergence = Divergence(step=1, field="info/text", expected="x", actual=MISSING)
+    (episode,) = trajrec.open(tmp_path).episodes()
+    log.add(ReplayReport(episode_id=episode.id, grade="diverged", n_steps=2, divergence=divergence))
+    log.close()
+    assert rows(tmp_path, "expected, actual") == [('"x"', None)]

@@ -19,6 +19,7 @@ from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Observation, Value
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env
+from trajrec.values.shown import short_pair
 
 CONTROL_STEPS = 200
 """The most steps of a control: state that lies outside shows late in some environments."""
@@ -188,10 +189,11 @@ def check_control(control: Control, episode: Episode) -> None:
     error = control.error
     if error is None:
         return
+    recorded, now = short_pair(error.expected, error.actual)
     raise ControlError(
         f"restore={control.restore!r} does not hold for this environment: a branch from step "
         f"{control.step} with the recorded actions does not reproduce the recording: after step "
-        f"{error.step}, {error.field}: recorded {error.expected!r}, now {error.actual!r}. "
+        f"{error.step}, {error.field}: recorded {recorded}, now {now}. "
         "control=False runs branches without such a proof",
         episode_id=episode.id,
         restore=control.restore,

@@ -36,6 +36,7 @@ from trajrec.values.recorded import (
     deliver_error,
     rehydrate,
 )
+from trajrec.values.shown import short_pair
 
 _OPEN = "it was still being answered when the agent made a call, so the answer is unknown"
 
@@ -262,9 +263,10 @@ class PlaybackEpisode:
         changes = differences(self._redactor.plain(answer.request), codec.decode(encoded))
         if changes:
             change = changes[0]
+            before, after = short_pair(change.before, change.after)
             self._diverge(
                 f"{name} is not the recorded one: {describe_path(change.path)}: recorded "
-                f"{change.before!r}, now {change.after!r}"
+                f"{before}, now {after}"
             )
 
     def _unknown_pieces(self, name: str) -> Iterator[Value]:

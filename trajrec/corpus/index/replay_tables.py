@@ -26,7 +26,11 @@ REPLAYS = Table(
         ("n_steps", "BIGINT", "steps that were executed"),
         ("step", "INTEGER", "first step that differs, -1 for the reset; NULL if none does"),
         ("field", "VARCHAR", "field that differs there; NULL if none does"),
-        ("expected", "JSON", "its recorded value; of a large one, the text around the difference"),
+        (
+            "expected",
+            "JSON",
+            "its recorded value, NULL if there is none; of a large one, the text around the difference",
+        ),
         ("actual", "JSON", "its value in the replay, in the same form"),
         ("cause", "VARCHAR", "likely cause that experiments showed; NULL if none did"),
         (
