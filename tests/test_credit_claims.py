@@ -262,10 +262,16 @@ def test_the_step_that_raised_can_be_decisive(tmp_path: Path) -> None:
     def careful(observation: Any, rng: np.random.Generator) -> int:
         return int(rng.random() < 0.1)
 
-    decision = credit.decisive_step(episode, careful, env=Trapped, success="terminated")
+    decision = credit.decisive_step(
+        episode, careful, env=Trapped, success="terminated", n_rollouts=16
+    )
     assert decision.step == 4
     assert decision.kept.value == 0.0
     assert "count as failures" in decision.kept.estimand
+    point = credit.point_of_no_return(
+        episode, careful, env=Trapped, success="terminated", n_rollouts=8
+    )
+    assert point.step == 5
 
 
 # --- budgets ---
@@ -395,6 +401,16 @@ def test_a_policys_own_generator_follows_the_noise(tmp_path: Path) -> None:
     episode = record(tmp_path, Steps(), [1] * 6)
     options: Any = {"env": Steps, "n_rollouts": 32, "steps": [0], "folder": None}
     alone = credit.estimate(episode, OwnGenerator(), **options)
+    again = credit.estimate(episode, OwnGenerator(), **options)
+    assert alone.noise == "shared"
+    assert [row.value for row in again] == [row.value for row in alone]
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_draw_the_same_numbers(tmp_path: Path) -> None:
+    episode = record(tmp_path, Steps(), [1] * 6)
+    options: Any = {"env": Steps, "n_rollouts": 32, "steps": [0], "folder": None}
+    alone = credit.estimate(episode, OwnGenerator(), **options)
     both = credit.estimate(episode, OwnGenerator(), **options, jobs=2)
     assert both.noise == "shared"
     assert [row.value for row in both] == [row.value for row in alone]
@@ -437,11 +453,32 @@ def test_a_memory_that_nobody_can_restore_is_refused(tmp_path: Path) -> None:
             self.n += 1
             return tossed(observation, rng)
 
-    for policy in (Alternating(), Resets()):
-        for options in ({}, {"noise": "fresh"}, {"jobs": 2}, {"restore": "reexecute"}):
+    class Network:
+        """Stands for a network of gigabytes."""
+
+        def parameters(self) -> list[Any]:
+            return []
+
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise MemoryError
+
+    class Deep(Alternating):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+    for policy in (Alternating(), Resets(), Deep(), Alternating().act):
+        for options in ({}, {"noise": "fresh"}, {"restore": "reexecute"}):
             with pytest.raises(ValueError, match="has a memory that cannot be restored"):
                 credit.estimate(episode, policy, n_rollouts=4, env=Steps, **options)  # type: ignore[arg-type]
     assert credit.estimate(episode, Counts(), n_rollouts=4, env=Steps).noise == "shared"
+
+
+@pytest.mark.slow
+def test_a_memory_is_refused_in_other_processes_too(tmp_path: Path) -> None:
+    episode = record(tmp_path, Steps(), [1] * 6)
+    with pytest.raises(ValueError, match="has a memory that cannot be restored"):
+        credit.estimate(episode, Alternating(), n_rollouts=4, env=Steps, jobs=2)
 
 
 def test_a_memory_is_built_again_from_the_start(tmp_path: Path) -> None:

@@ -102,6 +102,9 @@ def point_of_no_return(
     """
     if n_rollouts < 2:
         raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
+    if episode.ending == "error":
+        # As in `decisive_step`: the exception lost the episode.
+        options = {"on_error": "lost", **options}
     config = RolloutConfig.from_options(policy, options, caller="point_of_no_return")
 
     def run(config: RolloutConfig) -> PointOfNoReturn:

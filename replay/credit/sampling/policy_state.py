@@ -23,13 +23,15 @@ _NOT_SEARCHED = frozenset(("env", "model", "_model"))
 
 _SEARCH_DEPTH = 2
 
+_LARGE_BYTES = 1_000_000
+
 _WITHOUT_STATE = (RandomPolicy, TabularPolicy, StableBaselines3Policy)
 
 
 def own_generators(policy: Value) -> list[Any]:
     """Return the generators in the attributes of a policy object, in a fixed order."""
     owner = _owner(policy)
-    if owner is None or isinstance(owner, _WITHOUT_STATE) or not hasattr(owner, "__dict__"):
+    if isinstance(owner, _WITHOUT_STATE) or not hasattr(owner, "__dict__"):
         return []
     found = nested_generators(owner, set(), without=_NOT_SEARCHED, depth=_SEARCH_DEPTH)
     return [generator for _, generator in found]
@@ -54,9 +56,16 @@ def state_digest(policy: Value) -> str:
 
 
 def pristine_copy(policy: Value) -> Value:
-    """Return a copy of a policy with all that it holds; None if it cannot be copied."""
+    """Return a copy of a policy with all that it holds; None if it cannot be copied.
+
+    Networks and large arrays are shared with the policy: a rollout does not change them, and copies
+    could fill the memory.
+    """
+    owner = _owner(policy)
+    held = getattr(owner, "__dict__", {}).values()
+    shared = {id(value): value for value in held if _is_large(value)}
     try:
-        return copy.deepcopy(policy)
+        return copy.deepcopy(policy, shared)
     except Exception:
         return None
 
@@ -145,9 +154,7 @@ def _owner(policy: Value) -> Value:
     """Return the object that holds a policy's state: the policy, or the object of its method."""
     if isinstance(policy, RebuiltMemory):
         return policy._policy
-    if not isinstance(policy, FunctionPolicy):
-        return policy
-    function = policy.function
+    function = policy.function if isinstance(policy, FunctionPolicy) else policy
     return function.__self__ if inspect.ismethod(function) else function
 
 
@@ -168,5 +175,11 @@ def _outer_values(policy: Value) -> Iterator[Value]:
 
 
 def _is_left_out(value: Value) -> bool:
-    """Return whether a value is a generator, or code."""
-    return isinstance(value, GENERATOR_TYPES) or inspect.ismodule(value) or callable(value)
+    """Return whether a value is a generator, code, or large."""
+    is_code = inspect.ismodule(value) or callable(value)
+    return isinstance(value, GENERATOR_TYPES) or is_code or _is_large(value)
+
+
+def _is_large(value: Value) -> bool:
+    """Return whether a value is a network or a large array, which a rollout does not change."""
+    return hasattr(value, "parameters") or getattr(value, "nbytes", 0) > _LARGE_BYTES
