@@ -413,3 +413,26 @@ def test_each_players_values_are_checked_in_its_own_space(
         assert reported == []
     else:
         assert any(message in text for text in reported), reported
+
+
+class ClassSpaces(broken.Sound):
+    """Declares its spaces in the class, and draws from one of them."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        if seed is not None:
+            self.action_space.seed(seed)
+        return super().reset(seed=seed)
+
+    def see(self) -> Any:
+        return np.array([self.n, float(self.action_space.sample())], np.float64)
+
+
+def test_spaces_of_the_class_are_restored_too() -> None:
+    report = check_determinism(ClassSpaces, n_steps=60)
+    assert report.restore["snapshot"].is_granted, report.restore

@@ -92,7 +92,14 @@ def spaces_of(layers: Iterable[Value]) -> Iterator[Value]:
     They count as state because `sample` draws from their generators.
     """
     seen: set[int] = set()
+    layers = list(layers)
     values = [value for layer in layers for value in layer.__dict__.values()]
+    # Many environments declare their spaces in the class.
+    values += [
+        getattr(type(layer), name, None)
+        for layer in layers
+        for name in ("action_space", "observation_space")
+    ]
     # PettingZoo's environments have a dict of spaces by agent.
     values += [item for value in values if type(value) is dict for item in value.values()]
     waiting = [value for value in values if isinstance(value, gymnasium.Space)]
