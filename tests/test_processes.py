@@ -18,7 +18,7 @@ import trajrec
 from trajrec.errors import RecordedError
 from trajrec.replay import fork_many, replay_episodes
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
-from trajrec.replay.processes.workers import WorkerDied, map_ordered
+from trajrec.replay.processes.workers import WorkerDied, map_ordered, thread_limits
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the processes that are started here are those of POSIX"
@@ -267,3 +267,19 @@ def test_recorded_exit_is_not_raised_in_the_caller(tmp_path: Path, policy: Any, 
             jobs=2,
             folder=None,
         )
+
+
+def thread_variables(_: int) -> list[str | None]:
+    return [os.environ.get(f"{name}_NUM_THREADS") for name in ("OMP", "MKL", "OPENBLAS")]
+
+
+def test_workers_share_the_cores_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP", "MKL", "OPENBLAS"):
+        monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    assert set(thread_limits(2).values()) == {"4"}
+    assert set(thread_limits(16).values()) == {"1"}
+    # What the caller has set stays.
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    (seen,) = map_ordered(thread_variables, [0], 1, settings=thread_limits(2))
+    assert seen == ["4", "3", "4"]

@@ -48,7 +48,7 @@ from trajrec.replay.forks.fork_job import BranchLost
 from trajrec.replay.forks.options import RestoreChoice
 from trajrec.replay.forks.policies import as_policy
 from trajrec.replay.forks.walker import cheapest_method
-from trajrec.replay.processes.workers import WorkerDied, map_ordered
+from trajrec.replay.processes.workers import WorkerDied, map_ordered, thread_limits
 from trajrec.statistics.intervals import is_binary
 from trajrec.types import FloatArray
 
@@ -302,7 +302,8 @@ class Sampler:
 
             answers = map_on_ray(work, numbered, config.jobs)
         else:
-            answers = map_ordered(work, numbered, config.jobs)
+            limits = thread_limits(config.jobs)
+            answers = map_ordered(work, numbered, config.jobs, settings=limits)
         by_scenario: list[dict[int, Rollout]] = [{} for _ in requests]
         for answer in answers:
             if isinstance(answer, WorkerDied):
