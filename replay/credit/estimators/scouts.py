@@ -22,7 +22,10 @@ from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 
 # With so many scenarios a loss that no rollout shows hardly moves a mean beyond its interval.
-ENOUGH_SCENARIOS = 64
+ENOUGH_SCENARIOS = 128
+
+# More scouts would cost more than they show.
+MOST_SCOUTS = 64
 
 # Scouts are at most this share of the run's rollouts, and fewer than so many show nothing.
 LARGEST_SHARE = 4
@@ -78,8 +81,9 @@ def send_scouts(sampler: Sampler, step: int, meter: Meter, arms: Sequence[Arm]) 
         arms: The arms of the run, with returns; the arm of the step is put before them.
     """
     sizes = [len(arm.values) for arm in arms[1:] if arm.rollouts]
-    n = min(ENOUGH_SCENARIOS - max(sizes, default=0), sum(sizes) // LARGEST_SHARE)
-    if not sampler.is_paired or n < FEWEST_SCOUTS or not len(arms[0].valid):
+    n = min(MOST_SCOUTS, sum(sizes) // LARGEST_SHARE)
+    has_enough = max(sizes, default=0) >= ENOUGH_SCENARIOS
+    if not sampler.is_paired or has_enough or n < FEWEST_SCOUTS or not len(arms[0].valid):
         return None
     try:
         request = SampleRequest(step, range(SCOUT_SCENARIO, SCOUT_SCENARIO + n))
