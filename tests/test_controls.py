@@ -192,19 +192,26 @@ def test_credit_is_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_path:
     assert table.controls.n_repeats >= 2
 
 
-def test_wrongly_merged_rollouts_are_run_alone(tmp_path: Path) -> None:
-    episode = record(InCallable(), tmp_path)
+@pytest.mark.parametrize("kind", [InModule, InCallable])
+def test_wrongly_merged_rollouts_are_run_alone(kind: Any, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
     policy = lambda observation, rng: int(rng.integers(5))  # noqa: E731
     options: Any = {
         "estimator": "value",
         "steps": [0, 5, 10],
         "n_rollouts": 8,
-        "env": InCallable,
+        "env": kind,
         "folder": None,
+        # No snapshot sees a variable of a module.
+        "restore": "reexecute",
     }
     alone = credit.estimate(episode, policy, merge_rollouts=False, **options)
     table = credit.estimate(episode, policy, **options)
     assert [row.value for row in table] == [row.value for row in alone]
+    if kind is InCallable:
+        # Its state is part of the key.
+        assert not table.notes
+        return
     assert any("rollouts were not merged" in note for note in table.notes)
     # The control arm: what merging gives without repeats.
     merged = credit.estimate(episode, policy, control=False, **options)

@@ -304,5 +304,5 @@ def test_rollouts_are_not_merged_at_values_that_are_only_equal(
     for action in (0, 1, 0):
         env.reset(seed=0)
         env.step(action)
-        keys.append(StateKey(EnvHandle(env, None, None), {id(env.np_random)})())
+        keys.append(StateKey(EnvHandle(env, None, None), {id(env.np_random)}, own_state=False)())
     assert keys[0] == keys[2] != keys[1]

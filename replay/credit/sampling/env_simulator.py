@@ -33,11 +33,18 @@ class _LiveEnv:
     observation: Observation
 
     def __init__(
-        self, handle: EnvHandle, *, noise: Noise, success: Success, recorded: RecordedNoise
+        self,
+        handle: EnvHandle,
+        *,
+        noise: Noise,
+        success: Success,
+        recorded: RecordedNoise,
+        own_state: bool,
     ) -> None:
         self._seed = noise.seed
         self._success = success
         self._recorded = recorded
+        self._own_state = own_state
         self._flags = {"terminated": False, "truncated": False}
         self._set_env(handle)
 
@@ -47,7 +54,9 @@ class _LiveEnv:
         self.action_space = handle.env.action_space
         self._noise = EnvNoise(handle.env, self._seed)
         self.n_generators = self._noise.n_generators
-        self.state_key: Callable[[], Hashable | None] = StateKey(handle, self._noise.ids())
+        self.state_key: Callable[[], Hashable | None] = StateKey(
+            handle, self._noise.ids(), own_state=self._own_state
+        )
 
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen."""
@@ -87,15 +96,24 @@ class OneShotSimulator(_LiveEnv):
         noise: The randomness of the rollout.
         success: See `RolloutOptions`.
         recorded: The recorded noise; empty for every other mode.
+        own_state: See `StateKey`.
 
     Attributes:
         action_space: The space that a random policy samples.
     """
 
     def __init__(
-        self, point: BranchPoint, *, noise: Noise, success: Success, recorded: RecordedNoise
+        self,
+        point: BranchPoint,
+        *,
+        noise: Noise,
+        success: Success,
+        recorded: RecordedNoise,
+        own_state: bool,
     ) -> None:
-        super().__init__(point.handle, noise=noise, success=success, recorded=recorded)
+        super().__init__(
+            point.handle, noise=noise, success=success, recorded=recorded, own_state=own_state
+        )
         self.observation = point.observation
         self.restore_method = point.restore
 
@@ -128,6 +146,7 @@ class EnvSimulator(_LiveEnv):
         noise: The randomness of the rollouts.
         success: See `RolloutOptions`.
         recorded: The recorded noise; empty for every other mode.
+        own_state: See `StateKey`.
 
     Attributes:
         action_space: The space that a random policy samples.
@@ -142,10 +161,17 @@ class EnvSimulator(_LiveEnv):
         noise: Noise,
         success: Success,
         recorded: RecordedNoise,
+        own_state: bool,
     ) -> None:
         self._walker = Walker(episode, make_handle, restore)
         self._is_resampled = False
-        super().__init__(self._walker.handle, noise=noise, success=success, recorded=recorded)
+        super().__init__(
+            self._walker.handle,
+            noise=noise,
+            success=success,
+            recorded=recorded,
+            own_state=own_state,
+        )
 
     def goto(self, step: int) -> None:
         """Bring the environment into the recorded state before a step, and verify it.

@@ -75,7 +75,11 @@ class RolloutTask:
         request_number, scenario_number = self.positions[point.step][point.index]
         request = self.requests[request_number]
         simulator = OneShotSimulator(
-            point, noise=config.noise, success=config.success, recorded=self.recorded
+            point,
+            noise=config.noise,
+            success=config.success,
+            recorded=self.recorded,
+            own_state=config.keeps_visits,
         )
         runner = RolloutRunner(
             [simulator],

@@ -76,6 +76,8 @@ def _make_simulator(
         noise=config.noise,
         success=config.success,
         recorded=recorded,
+        # Visits are pooled by the state as the environment defines it.
+        own_state=config.keeps_visits,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import types
 from collections.abc import Hashable
 from typing import Any
 
@@ -15,10 +16,19 @@ from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES
 
-_COMPLETE_ADAPTERS = frozenset(
-    ("toy_text", "blackjack", "classic_control", "minigrid", "get_state")
+_COMPLETE_ADAPTERS = frozenset(("toy_text", "blackjack", "classic_control", "minigrid"))
+"""Adapters that capture everything on which the next step depends, except the generators. The own
+`get_state` of an environment may leave out anything."""
+
+_STATELESS_CALLABLES = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.MethodWrapperType,
+    np.ufunc,
+    type,
 )
-"""Adapters that capture everything on which the next step depends, except the generators."""
+"""Types of callable values that stand for code. An object with a method `__call__` may have state."""
 
 _DISTINCT_TYPES = frozenset((int, str, bytes, type(None)))
 """Plain types whose values equal no values of other types; bools and floats may equal integers."""
@@ -34,17 +44,23 @@ class StateKey:
         handle: The environment.
         generator_ids: The `id` of each generator. Generators are left out: a scenario sets them at
             each step.
+        own_state: Whether the environment's own `get_state` says what its state is. It may leave
+            out anything, so rollouts are not merged by it alone.
     """
 
-    def __init__(self, handle: EnvHandle, generator_ids: set[int]) -> None:
+    def __init__(self, handle: EnvHandle, generator_ids: set[int], *, own_state: bool) -> None:
         *self._wrappers, self._bare = layers_with_attributes(handle.env)
         # Layers have keys of their own, in whichever attributes other objects hold them.
         self._left_out = generator_ids | {id(layer) for layer in (*self._wrappers, self._bare)}
         adapter = handle.native
         is_complete = adapter is not None and adapter.name in _COMPLETE_ADAPTERS
-        self._capture = adapter.capture if adapter is not None and is_complete else None
+        has_own = adapter is not None and adapter.name == "get_state"
+        self._capture = (
+            adapter.capture if adapter is not None and (is_complete or has_own) else None
+        )
+        self._is_complete = is_complete or (has_own and own_state)
         # The Python attributes of an environment whose state lies outside say nothing of its state.
-        self._is_known = is_complete or not isinstance(self._bare, SandboxedEnv)
+        self._is_known = is_complete or has_own or not isinstance(self._bare, SandboxedEnv)
         # Class -> whether its objects are functions or spaces. A cache, since a key is computed at
         # each step and these questions look up attributes.
         self._is_function_or_space: dict[type, bool] = {}
@@ -64,6 +80,8 @@ class StateKey:
     def _bare_key(self) -> Hashable:
         if self._capture is None:
             return self._attributes_key(self._bare)
+        if not self._is_complete:
+            return _hashable(self._capture()), self._attributes_key(self._bare)
         attributes = self._bare.__dict__
         # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts the
         # steps after the end: neither is part of the captured state.
@@ -83,7 +101,7 @@ class StateKey:
                 is_left_out = self._is_function_or_space.get(kind)
                 if is_left_out is None:
                     is_space = hasattr(value, "sample") and hasattr(value, "contains")
-                    is_left_out = callable(value) or is_space
+                    is_left_out = is_space or isinstance(value, _STATELESS_CALLABLES)
                     self._is_function_or_space[kind] = is_left_out
                 if not is_left_out:
                     values.append(_hashable(value))
