@@ -532,3 +532,18 @@ def test_numbers_without_a_proven_interval_have_none(tmp_path: Path) -> None:
         assert any(math.isfinite(row.ci_low) for table in pooled for row in table)
     for function in (credit.group_advantages, credit.hindsight_credit):
         assert re.search("[Ee]xperimental", function.__doc__ or "")
+
+
+def test_unseeded_randomness_is_no_failed_repeat_in_fresh_noise(tmp_path: Path) -> None:
+    hidden = np.random.default_rng(0)
+
+    class Hides(Steps):
+        def step(self, action: Any) -> Any:
+            observation, _, *ending = super().step(action)
+            return observation, float(self.t > 1) * float(hidden.random()), *ending
+
+    episode = record(tmp_path, Hides(), [0])
+    table = credit.estimate(
+        episode, take(0), n_rollouts=8, env=Hides, noise="fresh", restore="reexecute"
+    )
+    assert len({rollout.episode_return for rollout in table.arms[0].rollouts}) == 8

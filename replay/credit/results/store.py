@@ -85,7 +85,7 @@ def _notes(sampler: Sampler) -> list[str]:
             "random numbers drawn in the environment's sandbox are the same in each rollout: "
             "values are given these numbers"
         )
-    if not sampler.is_determined:
+    if not sampler.is_determined and sampler.config.noise.mode != "fresh":
         notes.append(
             "the environment has randomness that cannot be seeded: the noise is fresh, "
             "not the requested noise"

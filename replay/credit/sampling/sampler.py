@@ -268,8 +268,8 @@ class Sampler:
         if not self._was_tested:
             self._was_tested = True
             check_rollouts_apart(runner, self.config.policy, scenario)
-            if self.config.noise.mode != "fresh":
-                self.is_determined = self.is_determined and runner.is_determined(scenario)
+            # In fresh noise too: repeats of undetermined rollouts prove nothing.
+            self.is_determined = self.is_determined and runner.is_determined(scenario)
         allowance.n_check_steps += allowance.n_env_steps - before[0]
         allowance.n_check_calls += allowance.n_policy_calls - before[1]
         if not self.is_determined:
@@ -340,7 +340,7 @@ class Sampler:
                 # Forked processes have copies of generators that cannot be seeded, so all rollouts
                 # would see the same draws. Re-executed rollouts draw anew.
                 self.restore_method = "reexecute"
-                self.is_determined = self.is_determined and config.noise.mode == "fresh"
+                self.is_determined = False
                 return self.run(requests)
         rollouts: list[list[Rollout]] = [[] for _ in requests]
         if self.proof.is_due:
