@@ -139,7 +139,9 @@ def _by_rollouts(
 
 
 def _by_pooling(problem: Problem) -> Estimated:
-    tables = pooled_advantages(problem.episodes, problem.policy, n_rollouts=16, folder=None)
+    tables = pooled_advantages(
+        problem.episodes, problem.policy, n_rollouts=16, by="state", folder=None
+    )
     return _estimated(tables, "pooled")
 
 

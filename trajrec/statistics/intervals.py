@@ -193,9 +193,13 @@ def arm_weight(n: int) -> float:
 HEAVY_DF = 4
 """Degrees of freedom of a spread that rests on few results."""
 
-DIFFERENCE_WEIGHT = 4.0
-"""Weight of the run's variance in the interval of paired differences. Their spread differs more
-between the steps of a run than that of returns."""
+
+def difference_weight(n: int) -> float:
+    """Return the weight of the run's variance in the interval of n paired differences.
+
+    Their spread differs more between the steps of a run than that of returns.
+    """
+    return max(4.0, n / 4)
 
 
 def without_interval(value: float) -> Interval:
@@ -324,7 +328,8 @@ def pooled_pairs(
     """
     if np.all(differences == differences[0]) and difference_scale == 0.0 and scale > 0.0:
         return augmented_t(differences, scale, confidence)
-    return pooled_t(differences, difference_scale, DIFFERENCE_WEIGHT, confidence)
+    weight = difference_weight(len(differences))
+    return pooled_t(differences, difference_scale, weight, confidence)
 
 
 def independent(
