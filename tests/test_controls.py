@@ -147,13 +147,17 @@ def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> N
 def test_a_tenth_of_the_branches_is_controls_and_repeats(tmp_path: Path) -> None:
     episode = record(InLibrary(), tmp_path)
     branches = fork_many(
-        episode, at=range(50), actions=[1], n_branches=6, env=InLibrary, folder=None
+        episode, at=range(50), policy="random", n_branches=6, env=InLibrary, folder=None
     )
     controls = branches.controls
     assert len(branches) == 300
     assert (controls.n, controls.n_repeats) == (15, 15)
-    assert controls.n_steps > 15 * 10
+    n_steps = sum(branch.n_steps for branch in branches)
+    assert 0.05 * n_steps < controls.n_steps + controls.n_repeat_steps < 0.11 * n_steps
     assert str(controls).startswith("15 controls (")
+    # Controls are longer than these branches, so there are as few as possible.
+    short = fork_many(episode, at=range(50), actions=[1], n_branches=6, env=InLibrary, folder=None)
+    assert (short.controls.n, short.controls.n_repeats) == (2, 15)
 
 
 def test_a_control_ends_at_lost_and_redacted_steps(tmp_path: Path) -> None:

@@ -77,9 +77,13 @@ def is_control(index: int) -> bool:
 
 
 def with_controls(
-    branches: tuple[tuple[int, int], ...], n_servers: int = 1, *, forks: bool = False
+    branches: tuple[tuple[int, int], ...],
+    n_servers: int = 1,
+    *,
+    forks: bool = False,
+    relative_length: float = 1.0,
 ) -> tuple[tuple[int, int], ...]:
-    """Return branches, ascending, with controls: a twentieth of them, at least two.
+    """Return branches, ascending, with controls: a twentieth of their steps, at least two.
 
     Args:
         branches: (step, number) of each branch.
@@ -88,13 +92,14 @@ def with_controls(
         forks: Whether a server forks a process for each. Processes that share an engine may wait
             for each other for ever, so a second control runs before all others: it sees what the
             first one has left behind.
+        relative_length: Steps of a branch, as a multiple of the steps of a control.
     """
     steps = sorted({step for step, _ in branches})
     n_ends = min(n_servers, len(steps))
     controls = {(step, OPENING) for step in steps[:n_ends]}
     controls |= {(step, OPENING - 1) for step in steps[:n_ends] if forks}
     controls |= {(step, CLOSING) for step in steps[-n_ends:] if n_ends}
-    n_more = int(SHARE * len(branches)) - len(controls)
+    n_more = int(SHARE * len(branches) * relative_length) - len(controls)
     between = [step for step in steps if (step, CLOSING) not in controls]
     if n_more > 0 and between:
         stride = max(1, len(between) // n_more)

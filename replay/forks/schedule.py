@@ -18,7 +18,13 @@ from trajrec.errors import ControlError, DivergenceError, TrajrecError
 from trajrec.replay.forks.batch import BranchBatch, Branches
 from trajrec.replay.forks.branch import BranchPlan, BranchTrace, run_branch
 from trajrec.replay.forks.branch_log import BranchLog
-from trajrec.replay.forks.control import ControlledTask, is_control, run_control, with_controls
+from trajrec.replay.forks.control import (
+    ControlledTask,
+    is_control,
+    last_step_of,
+    run_control,
+    with_controls,
+)
 from trajrec.replay.forks.dispatch import check_portable, run_in_workers
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.fork_job import ForkJob
@@ -166,9 +172,24 @@ class Schedule:
     def _branches(self, steps: Sequence[int]) -> BranchNumbers:
         return tuple((step, index) for step in steps for index in range(self.plan.n_branches))
 
+    def _relative_length(self) -> float:
+        """Return the expected steps of a branch, as a multiple of the steps of a control."""
+        controls = [last_step_of(self.episode, step) - step for step in self.steps]
+        length = max(1.0, sum(controls) / max(1, len(controls)))
+        if self.plan.policy is None:
+            return len(self.plan.actions) / length
+        # With a policy, a branch is expected to be as long as the rest of the recorded episode.
+        rests = [self.episode.end_step - step for step in self.steps]
+        expected = sum(rests) / max(1, len(rests))
+        if self.plan.max_steps is not None:
+            expected = min(expected, self.plan.max_steps)
+        return expected / length
+
     def _run_here(self, walker: Walker, steps: Sequence[int], batch: BranchBatch) -> None:
         branches = self._branches(steps)
-        for point in walker.branch_points(with_controls(branches) if self.control else branches):
+        if self.control:
+            branches = with_controls(branches, relative_length=self._relative_length())
+        for point in walker.branch_points(branches):
             if is_control(point.index):
                 batch.add(run_control(point), point.restore)
             else:
@@ -179,7 +200,12 @@ class Schedule:
         n_servers = 1 if self.restore == "os_fork" else self.jobs
         branches = self._branches(self.steps)
         if self.control:
-            branches = with_controls(branches, n_servers, forks=self.restore == "os_fork")
+            branches = with_controls(
+                branches,
+                n_servers,
+                forks=self.restore == "os_fork",
+                relative_length=self._relative_length(),
+            )
         job = self._job(branches, self.plan, self.restore)
         lost_restore: RestoreMethod = "reexecute" if self.restore == "auto" else self.restore
         for result in run_in_workers(job, n_servers=n_servers, backend=self.backend):
