@@ -98,11 +98,9 @@ class Proof:
         whole = [rollout for rollout in rollouts if rollout.status in ("ended", "cut")]
         merged = [rollout for rollout in whole if rollout.coalesced_at >= 0]
         chosen = [*merged[:1], *sorted(whole, key=lambda rollout: -rollout.env_steps)[:1]]
-        for rollout in dict.fromkeys(rollout.scenario for rollout in chosen):
-            first = next(r for r in chosen if r.scenario == rollout)
-            self._candidates.append(
-                Rerun(request._replace(scenarios=(first.scenario,)), first._replace(visits=()))
-            )
+        for scenario, rollout in {rollout.scenario: rollout for rollout in chosen}.items():
+            alone = request._replace(scenarios=(scenario,))
+            self._candidates.append(Rerun(alone, rollout._replace(visits=())))
 
     def take_reruns(self) -> list[Rerun]:
         """Return the rollouts to run again, a twentieth of all steps; forget the others."""
