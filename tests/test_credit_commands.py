@@ -51,6 +51,15 @@ never = RepairingPolicy(0.0)
 def traffic(env, rng):
     env.unwrapped.traffic = rng.random()
 
+class Jam(gym.Wrapper):
+    def step(self, action):
+        if action == 4:
+            raise OSError("jammed")
+        return self.env.step(action)
+
+def jammed():
+    return Jam(gym.make("Taxi-v4"))
+
 number = 3
 """
 
@@ -177,6 +186,39 @@ def test_credit_prints_a_table_or_json_and_draws(
     assert rows[0]["ci_method"] == "wilson"
     assert main(["credit", "runs", "--group", "grpo"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["episode_id", "step", "value"]
+
+
+def test_lost_rollouts_count_as_the_command_says(
+    lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "credit",
+        "runs",
+        lost_taxi.id,
+        "--policy",
+        "random",
+        "--env",
+        "drivers:jammed",
+        # The recorded environment never jams.
+        "--no-control",
+        "--success",
+        "terminated",
+        "--estimator",
+        "value",
+        "--steps",
+        "0:1",
+        "--max-steps",
+        "20",
+        "-n",
+        "8",
+        "--json",
+    ]
+    estimands = []
+    for options in ([], ["--on-error", "bounds"], ["--on-error", "lost"]):
+        assert main([*command, *options]) == 0
+        (row,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        estimands.append(row["estimand"])
+    assert estimands[0] == estimands[1] != estimands[2]
 
 
 def test_a_named_function_resamples_the_hidden_facts(

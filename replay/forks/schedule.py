@@ -278,7 +278,7 @@ def all_failed(failures: Sequence[ControlError]) -> ControlError:
     reasons = "; ".join(failure.what for failure in failures)
     return ControlError(
         f"no way of reaching its steps is right for this environment, so there is no result: "
-        f"{reasons}. `trajrec check-env` looks for the cause",
+        f"{reasons}. `trajrec check-determinism` looks for the cause",
         episode_id=last.episode_id,
         restore=last.restore,
         start=last.start,

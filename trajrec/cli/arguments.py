@@ -198,6 +198,12 @@ def add_rollouts(parser: argparse.ArgumentParser, *, needs_policy: bool) -> None
         help="accept floats that are N units in the last place from the recorded ones (default: 0)",
     )
     parser.add_argument(
+        "--on-error",
+        choices=("bounds", "lost"),
+        help="how rollouts count that an exception has ended: bounds for all that they may be, or "
+        "lost for a failure (default: bounds)",
+    )
+    parser.add_argument(
         "--resample-hidden",
         metavar="FUNCTION",
         help="module:function of environment and generator that redraws unseen facts",

@@ -185,9 +185,11 @@ def rollout_options(arguments: argparse.Namespace, progress: Progress) -> Rollou
         "control": not arguments.no_control,
         "progress": progress,
     }
-    # Both have defaults that depend on the estimator or the log.
+    # These have defaults that depend on the estimator or the log.
     if arguments.noise is not None:
         options["noise"] = arguments.noise
+    if arguments.on_error is not None:
+        options["on_error"] = arguments.on_error
     if arguments.env is not None:
         options["env"] = load_env(arguments.env)
     return options
