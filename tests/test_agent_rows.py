@@ -110,6 +110,7 @@ def write(folder: Path, events: list[Any], rng: np.random.Generator) -> Path:
     return log.path
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("held", [0, 50, agents.HELD_EVENTS])
 @pytest.mark.parametrize("seed", range(6))
 def test_one_pass_gives_the_tables_of_whole_episodes(
@@ -123,6 +124,7 @@ def test_one_pass_gives_the_tables_of_whole_episodes(
     assert stored_tables(tmp_path) == whole_tables(tmp_path)
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("seed", range(8))
 def test_a_log_that_grows_is_indexed_like_a_whole_one(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
@@ -142,6 +144,7 @@ def test_a_log_that_grows_is_indexed_like_a_whole_one(
     assert stored_tables(tmp_path) == whole_tables(tmp_path)
 
 
+@pytest.mark.slow
 def test_making_rows_leaves_no_garbage_in_cycles(tmp_path: Path) -> None:
     state = {"n": [0]}
 
@@ -168,6 +171,7 @@ def test_making_rows_leaves_no_garbage_in_cycles(tmp_path: Path) -> None:
     assert abs(n_unreachable(50) - n_unreachable(1)) < 50
 
 
+@pytest.mark.slow
 def test_an_index_that_needs_more_memory_than_its_limit_is_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

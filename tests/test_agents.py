@@ -922,6 +922,7 @@ with trajrec.episode(sys.argv[1]) as ep:
 """
 
 
+@pytest.mark.slow
 def test_a_killed_stream_keeps_its_pieces_up_to_the_window(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", STREAMING, str(tmp_path)], check=False)
     (call,) = only(tmp_path).transcript.model_calls

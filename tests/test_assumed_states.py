@@ -245,6 +245,7 @@ with trajrec.episode(sys.argv[1], world=Depot()) as ep:
 """
 
 
+@pytest.mark.slow
 def test_states_that_a_kill_left_uncompared_are_unknown(tmp_path: Path) -> None:
     folder = str(Path(__file__).parent)
     done = subprocess.run(

@@ -91,6 +91,7 @@ def test_divergence_returns_from_another_process(runs: Path) -> None:
         reports(runs, jobs=0)
 
 
+@pytest.mark.slow
 def test_forks_are_replayed_in_other_processes(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
@@ -227,6 +228,7 @@ def test_replay_reports_what_a_changed_environment_breaks(
     assert "step 9, observation/1" in suite[0][0].attrib["message"]
 
 
+@pytest.mark.slow
 def test_replay_reports_what_a_changed_world_breaks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

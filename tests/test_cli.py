@@ -75,6 +75,7 @@ def test_record_ls_show_sql_replay_and_index_work_together(
     assert main(["replay", folder]) == 0
 
 
+@pytest.mark.slow
 def test_a_policy_is_imported_from_the_current_folder(tmp_path: Path) -> None:
     (tmp_path / "policies.py").write_text("def left(observation):\n    return 0\n")
     options = ["-o", "runs", "--policy", "policies:left"]

@@ -177,6 +177,7 @@ def value(step: int) -> float:
     return float(sum(x % 7 for x in truth(SEED, actions)[step + 1 :]))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [*KINDS, InCallable])
 def test_credit_is_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_path: Path) -> None:

@@ -209,6 +209,7 @@ def test_an_open_corpus_sees_later_episodes(tmp_path: Path) -> None:
         assert dump(corpus) == incremental
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env_id",
     [

@@ -78,6 +78,7 @@ def lost_taxi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Episode:
     return next(trajrec.open(tmp_path / "runs").episodes())
 
 
+@pytest.mark.slow
 def test_bisect_prints_a_sentence_with_evidence_and_draws(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -474,6 +475,7 @@ def broken_policy(cell: int) -> int:
     return (0, 1)[cell + 2]
 
 
+@pytest.mark.slow
 def test_an_exception_of_a_policy_names_policy_and_observation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

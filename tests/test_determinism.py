@@ -433,6 +433,7 @@ class ClassSpaces(broken.Sound):
         return np.array([self.n, float(self.action_space.sample())], np.float64)
 
 
+@pytest.mark.slow
 def test_spaces_of_the_class_are_restored_too() -> None:
     report = check_determinism(ClassSpaces, n_steps=60)
     assert report.restore["snapshot"].is_granted, report.restore

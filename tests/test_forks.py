@@ -349,6 +349,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
     return condition()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize(
     ("deadly", "why"),
@@ -472,6 +473,7 @@ class Remembering(Drawing):
     def observe(self, observation: Any, action: Any) -> None: ...
 
 
+@pytest.mark.slow
 def test_a_policy_draws_from_its_branchs_generator(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     policies: list[Any] = [draw, draw, Drawing()]
@@ -632,6 +634,7 @@ class Ripening(gym.Env[Any, Any]):
         return self.n if self.n < 8 else self.n * self.n_episodes, 0.0, self.n == 12, False, {}
 
 
+@pytest.mark.slow
 def test_logs_store_the_way_of_restoring(tmp_path: Path) -> None:
     assert get_args(RestoreMethod) == RESTORE_WORDS
     assert arguments.RESTORE_CHOICES == RESTORE_CHOICES
@@ -718,6 +721,7 @@ def test_ray_runs_the_same_branches(tmp_path: Path) -> None:
         fork_many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
 
 
+@pytest.mark.slow
 def test_near_steps_are_reexecuted_and_far_ones_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def drop_original(folder: Path) -> None:
     log_in(folder / "a").unlink()
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize(
     "change", [touch, move, move_folder, sync, swap, copy, copy_and_drop, drop_original]
@@ -286,6 +287,7 @@ def test_log_overwritten_in_place_is_noticed_when_it_is_read(folder: Path, tmp_p
         assert counts(corpus)[0] == 6
 
 
+@pytest.mark.slow
 def test_full_scan_notices_a_log_overwritten_in_place(folder: Path, tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "other", 2)
     settle(folder)
@@ -314,6 +316,7 @@ def test_full_scan_reads_a_changed_file_again(folder: Path) -> None:
     assert [finding.kind for finding in findings] == ["damaged"]
 
 
+@pytest.mark.slow
 def test_unchanged_folders_are_not_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settle(folder)
     listed: list[str] = []

@@ -104,6 +104,7 @@ def die(function: Callable[[Task], Part], task: Task) -> Part:
     return function(task)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_tasks")
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_logs_of_a_process_that_dies_are_indexed(recorded: Path) -> None:
@@ -151,6 +152,7 @@ def seen(folder: Path) -> dict[str, list[Any]]:
         }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @suite("index", fixed=1, drawn=12, whole=150)
 def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> None:
@@ -173,6 +175,7 @@ def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> N
         assert seen(recorded) == expected
 
 
+@pytest.mark.slow
 @suite("index", fixed=1, drawn=4, whole=40)
 def test_two_builders_at_once_lose_nothing(share: Share, recorded: Path) -> None:
     expected = seen(recorded)
@@ -212,6 +215,7 @@ def test_sets_have_one_order_in_every_process() -> None:
     assert len(texts) == 1
 
 
+@pytest.mark.slow
 def test_command_builds_with_several_processes(
     recorded: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

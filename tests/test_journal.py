@@ -517,6 +517,7 @@ def test_read_while_the_halves_change_has_no_gap(
     env.close()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("lost", ["frames of the log", "middle of the journal"])
 def test_items_lost_before_others_in_the_journal_are_damage(lost: str, tmp_path: Path) -> None:
     """As after a power failure, when later pages were kept and earlier ones not."""

@@ -194,6 +194,7 @@ def test_kill_at_any_moment_loses_nothing_that_was_reported(
             raise
 
 
+@pytest.mark.slow
 def test_steps_survive_while_c_code_keeps_the_lock(zygote: Zygote, tmp_path: Path) -> None:
     # The flusher cannot run from the moment of the report on.
     kill_and_check(zygote, "lock", tmp_path / "runs", 1.0)
@@ -287,6 +288,7 @@ def kill_command(zygote: Zygote, command: str, base: Path, folder: Path, after_s
         assert corpus.problems() == []
 
 
+@pytest.mark.slow
 @suite("kills", fixed=1, drawn=30, whole=500)
 def test_killed_command_loses_nothing_and_can_be_repeated(
     share: Share, zygote: Zygote, corpora: dict[str, Path], tmp_path: Path

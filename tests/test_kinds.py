@@ -213,6 +213,7 @@ def change(path: list[Any]) -> Callable[[dict[Any, Any]], None]:
     return set_value
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(
     "path", [["a/b", "~x"], ["a/b", 5], ["", "~1"], ["list", 2], ["n"], ["a/b", "~2"], ["", ""]]
 )

@@ -115,6 +115,7 @@ def test_the_command_takes_verifiers_and_a_first_step(
     assert "agents' episodes only" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_refusals_for_one_reason_take_two_lines(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

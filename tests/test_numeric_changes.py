@@ -114,6 +114,7 @@ def expected_rows(corpus: trajrec.Corpus) -> list[tuple[Any, ...]]:
     return sorted(rows, key=repr)
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", STATES)
 def test_changes_are_those_between_the_recorded_states(tmp_path: Path, name: str) -> None:
     # Several chunks, so that the first state of a chunk is compared with the last one before it.
@@ -136,6 +137,7 @@ def test_states_of_plain_numbers_are_stored_as_numbers(tmp_path: Path, name: str
     assert n_rows < 0.1 * n_numbers
 
 
+@pytest.mark.slow
 def test_state_keys_by_column_are_those_of_each_state(tmp_path: Path) -> None:
     for name, make in STATES.items():
         folder = tmp_path / name

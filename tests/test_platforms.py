@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 CODE = """
 import os, sys
 sys.modules["fcntl"] = None
@@ -60,5 +62,6 @@ def test_recording_works_without_locks_and_forks(tmp_path: Path) -> None:
     run(OF_PROCESSES, tmp_path)
 
 
+@pytest.mark.slow
 def test_recording_works_without_posix_functions_of_files(tmp_path: Path) -> None:
     run([*OF_PROCESSES, *OF_FILES], tmp_path)

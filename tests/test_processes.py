@@ -44,6 +44,7 @@ def start_a_sleeper() -> int:
     return subprocess.Popen(["sleep", "300"]).pid
 
 
+@pytest.mark.slow
 def test_programs_of_a_subprocess_end_with_it() -> None:
     start = time.monotonic()
     process_id = call_in_subprocess(start_a_sleeper)

@@ -103,6 +103,7 @@ def test_a_running_episode_keeps_its_post_hoc_checks(tmp_path: Path) -> None:
         assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]
 
 
+@pytest.mark.slow
 def test_errors_and_unknown_states_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

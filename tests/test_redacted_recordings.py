@@ -342,6 +342,7 @@ record(Path(sys.argv[1]), ["look", "go"], kwargs={"note": "ask " + KEY})
 """
 
 
+@pytest.mark.slow
 def test_digests_of_another_process_make_no_difference(tmp_path: Path) -> None:
     here = str(Path(__file__).parent)
     subprocess.run([sys.executable, "-c", ELSEWHERE, str(tmp_path), here], check=True)

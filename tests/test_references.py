@@ -101,6 +101,7 @@ def n_open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_iterating_a_large_corpus_keeps_few_files_open(tmp_path: Path) -> None:
     fill(tmp_path, n_logs=150, n_episodes=1)

@@ -23,6 +23,7 @@ def env_id() -> Iterator[str]:
     del gym.registry["tests/Sound-v0"], gym.registry["tests/Unsendable-v0"]
 
 
+@pytest.mark.slow
 def test_other_processes_know_environments_registered_here(env_id: str, tmp_path: Path) -> None:
     assert broken.Sound
     record(gym.make(env_id), tmp_path, 3)

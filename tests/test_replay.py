@@ -586,6 +586,7 @@ def test_module_that_is_not_allowed_is_not_imported(entry_point: str, env_id: st
     assert "nowhere_at_all" not in sys.modules
 
 
+@pytest.mark.slow
 def test_command_line_imports_no_module_that_a_log_names(tmp_path: Path) -> None:
     (tmp_path / "evil_package.py").write_text("open('imported', 'w').close()\n")
     path = record(gym.make("CartPole-v1"), tmp_path / "runs")

@@ -250,6 +250,7 @@ def test_fork_is_replayed_from_its_own_step(tmp_path: Path) -> None:
             assert report.n_steps == child.end_step - first
 
 
+@pytest.mark.slow
 def test_command_line_resynchronizes_and_starts_at_a_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

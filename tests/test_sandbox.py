@@ -115,6 +115,7 @@ def test_queries_of_somebody_else_reach_nothing(
     assert len(frame) == 1
 
 
+@pytest.mark.slow
 def test_a_query_of_somebody_else_ends_at_its_limits(runs: Path) -> None:
     endless = (
         "WITH RECURSIVE x AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM x) SELECT max(a) FROM x"

@@ -248,6 +248,7 @@ def record_both(folder: Path, module: str, tripped: Path, secret: Path) -> None:
     recorder.close()
 
 
+@pytest.mark.slow
 def test_reading_a_hostile_log_runs_nothing(tmp_path: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()

@@ -75,6 +75,7 @@ def named(name: str, kwargs: dict[str, Any]) -> Any:
     return world
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize(
     ("name", "allow"),
     [
@@ -141,6 +142,7 @@ def test_a_registered_world_needs_no_permission(tmp_path: Path, registered: type
     assert replay_episode(episode_of(tmp_path, registered(start=3))).grade != "diverged"
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -229,6 +229,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     del __import__("sys").modules["broken_envs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kwargs", "error", "line"),
     [

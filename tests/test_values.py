@@ -293,6 +293,7 @@ class Carries(gym.Wrapper[Any, Any, Any, Any]):
         return obs, float(self.n), *rest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", ["snapshot", "reexecute", "os_fork", "auto"])
 def test_branches_come_to_the_same_however_a_step_is_reached(restore: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Window(), lambda k: 1)
@@ -330,6 +331,7 @@ def test_a_fork_stands_where_it_was_also_when_a_wrapper_carries_something_over(
             assert branch.total_reward == sum(episode.rewards[at:])
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_fork_with_randomness_of_its_own_replays_and_forks(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     with trajrec.record(gym.make("FrozenLake-v1"), tmp_path) as env:

@@ -114,6 +114,7 @@ def test_the_shop_replays_exactly_in_another_process(tmp_path: Path) -> None:
     assert min(n_steps for _, n_steps in divergence) >= 5
 
 
+@pytest.mark.slow
 def test_the_first_call_of_a_changed_tool_diverges(tmp_path: Path) -> None:
     record_shop(tmp_path, 0)
     (episode,) = episodes(tmp_path)
@@ -256,6 +257,7 @@ def test_external_tools_are_answered_from_the_log(tmp_path: Path) -> None:
     assert "calls of external tools were answered from the log" in report.notes
 
 
+@pytest.mark.slow
 def test_a_world_is_imported_only_if_allowed(
     tmp_path: Path,
 ) -> None:

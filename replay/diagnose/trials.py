@@ -19,8 +19,8 @@ ENOUGH_S = 5.0
 
 # Trials under one variant of a condition, for instance with the clock stopped at one time. An
 # environment that draws one of two values is the same in all trials of two variants, and another in
-# each, in one of 2,000 cases.
-VARIANT_REPEATS = 6
+# each, in one of 100,000 cases.
+VARIANT_REPEATS = 9
 
 # All trials of one cause end after this time: no cause is named that there was no time to show.
 MAX_S = 60.0
