@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import ControlError
+from trajrec.errors import ControlError, DivergenceError
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.forks.batch import Controls
 from trajrec.replay.forks.control import SHARE, Control, check_control
 from trajrec.replay.forks.options import RestoreChoice
-from trajrec.replay.forks.schedule import all_failed, next_restore
+from trajrec.replay.forks.schedule import all_failed, lost_way, next_restore
 
 T = TypeVar("T")
 
@@ -168,6 +168,7 @@ def with_fallback(config: RolloutConfig, run: Callable[[RolloutConfig], T]) -> T
 
     Raises:
         ControlError: No way is left.
+        DivergenceError: The environment is not in the recorded state at a step.
     """
     failures: list[ControlError] = []
     attempt = config
@@ -177,10 +178,16 @@ def with_fallback(config: RolloutConfig, run: Callable[[RolloutConfig], T]) -> T
         except MergingError as exc:
             remark = f"rollouts were not merged: {exc.what}"
             attempt = replace(attempt, merge_rollouts=False, remarks=(*attempt.remarks, remark))
-        except ControlError as exc:
-            if config.restore != "auto":
+        except (ControlError, DivergenceError) as exc:
+            if config.restore != "auto" or not config.control:
                 raise
-            failures.append(exc)
+            if isinstance(exc, ControlError):
+                failures.append(exc)
+            elif attempt.jobs > 1 or attempt.restore == "os_fork":
+                # Processes that share a file may not even get to their steps.
+                failures.append(lost_way(exc, attempt.restore))
+            else:
+                raise
             restore = next_restore(failures, backend=config.backend)
             remark = f"restore={restore or 'reexecute'!r} was taken: {exc.what}"
             remarks = (*attempt.remarks, remark)
