@@ -290,7 +290,6 @@ class Files(RuleBasedStateMachine):
 Make = Callable[[], RuleBasedStateMachine]
 
 
-@pytest.mark.mostly_slow(1)
 # A new verdict closes the log of an agent that goes on.
 @pytest.mark.filterwarnings("ignore:.*the log was closed:RuntimeWarning")
 @pytest.mark.parametrize("shard", [0, 1])

@@ -152,7 +152,6 @@ def seen(folder: Path) -> dict[str, list[Any]]:
         }
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 @suite("index", fixed=1, drawn=12, whole=150)
 def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> None:
@@ -175,7 +174,6 @@ def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> N
         assert seen(recorded) == expected
 
 
-@pytest.mark.slow
 @suite("index", fixed=1, drawn=4, whole=40)
 def test_two_builders_at_once_lose_nothing(share: Share, recorded: Path) -> None:
     expected = seen(recorded)

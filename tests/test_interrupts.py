@@ -309,7 +309,6 @@ def cases(kind: str, folder: Path) -> list[tuple[int, int]]:
     ]
 
 
-@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("kind", KINDS)
 @suite("kills", fixed=60, drawn=400, whole=None)
 def test_exception_at_any_instruction_leaves_a_right_log(

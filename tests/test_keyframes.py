@@ -69,7 +69,6 @@ def record(folder: Path, env: Any, n_steps: int) -> Any:
     return next(trajrec.open(folder).episodes())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "env_id", spread("environments", list(ENVS), fixed=["Pendulum-v1"], drawn=1)
 )

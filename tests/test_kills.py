@@ -288,7 +288,6 @@ def kill_command(zygote: Zygote, command: str, base: Path, folder: Path, after_s
         assert corpus.problems() == []
 
 
-@pytest.mark.slow
 @suite("kills", fixed=1, drawn=30, whole=500)
 def test_killed_command_loses_nothing_and_can_be_repeated(
     share: Share, zygote: Zygote, corpora: dict[str, Path], tmp_path: Path
