@@ -227,29 +227,34 @@ class _StoppedClock:
 
 
 def _stopped_datetime(clock: _StoppedClock) -> type[datetime.datetime]:
-    """Return a datetime class whose present is that of a stopped clock."""
+    """Return a class in place of `datetime.datetime` whose present is that of a stopped clock.
 
-    class Stopped(datetime.datetime):
-        @classmethod
-        def now(cls, tz: datetime.tzinfo | None = None) -> Stopped:
-            moment = datetime.datetime.fromtimestamp(clock.read(), datetime.UTC)
-            return cls(
-                moment.year,
-                moment.month,
-                moment.day,
-                hour=moment.hour,
-                minute=moment.minute,
-                second=moment.second,
-                microsecond=moment.microsecond,
-                tzinfo=tz,
-            )
+    Its instances are plain ones: a subclass would be another type to pydantic and to logs.
+    """
+    plain = datetime.datetime
+
+    class Meta(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, plain)
+
+        def __subclasscheck__(cls, subclass: type) -> bool:
+            return issubclass(subclass, plain)
+
+    class Stopped(datetime.datetime, metaclass=Meta):
+        def __new__(cls, *args: Any, **kwargs: Any) -> datetime.datetime:  # type: ignore[misc]
+            return plain(*args, **kwargs)
 
         @classmethod
-        def utcnow(cls) -> Stopped:
+        def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:  # type: ignore[override]
+            moment = plain.fromtimestamp(clock.read(), datetime.UTC)
+            return moment.replace(tzinfo=tz)
+
+        @classmethod
+        def utcnow(cls) -> datetime.datetime:  # type: ignore[override]
             return cls.now()
 
         @classmethod
-        def today(cls) -> Stopped:
+        def today(cls) -> datetime.datetime:  # type: ignore[override]
             return cls.now()
 
     return Stopped
