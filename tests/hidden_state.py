@@ -155,9 +155,9 @@ class InLibrary(Hidden):
 
     def __init__(self) -> None:
         super().__init__()
-        self.library = ctypes.CDLL(None)
-        self.library.malloc.restype = ctypes.c_void_p
-        self.address = self.library.malloc(8)
+        self.libc = ctypes.CDLL(None)
+        self.libc.malloc.restype = ctypes.c_void_p
+        self.address = self.libc.malloc(8)
 
     def put(self, x: int) -> None:
         ctypes.c_uint64.from_address(self.address).value = x
