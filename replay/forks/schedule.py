@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.refs import refs_with_ancestors
-from trajrec.errors import ControlError, DivergenceError, TrajrecError
+from trajrec.errors import TrajrecError
 from trajrec.replay.forks.batch import BranchBatch, Branches
 from trajrec.replay.forks.branch import BranchPlan, BranchTrace, run_branch
 from trajrec.replay.forks.branch_log import BranchLog
@@ -27,14 +27,10 @@ from trajrec.replay.forks.control import (
 )
 from trajrec.replay.forks.dispatch import check_portable, run_in_workers
 from trajrec.replay.forks.env_source import EnvSource
+from trajrec.replay.forks.fallback import with_fallback
 from trajrec.replay.forks.fork_job import ForkJob
 from trajrec.replay.forks.options import Backend, RestoreChoice, RestoreMethod
-from trajrec.replay.forks.restore import can_fork
 from trajrec.replay.forks.walker import Walker
-
-MAX_ATTEMPTS = 4
-"""Ways of reaching steps that are tried: what seems cheapest, forked processes, re-execution, and
-re-execution in one process."""
 
 BranchNumbers = tuple[tuple[int, int], ...]
 """(step, number) of some branches."""
@@ -76,33 +72,7 @@ class Schedule:
         Raises:
             ControlError: No way of reaching the steps is right for this environment.
         """
-        attempt: Schedule | None = self
-        failures: list[ControlError] = []
-        while attempt is not None:
-            try:
-                return attempt._run_recorded()
-            except (ControlError, DivergenceError) as exc:
-                if self.restore != "auto" or not self.control:
-                    raise
-                if isinstance(exc, ControlError):
-                    failures.append(exc)
-                elif attempt.jobs > 1 or attempt.restore == "os_fork":
-                    # Processes that share a file may not even get to their steps.
-                    failures.append(lost_way(exc, attempt.restore))
-                else:
-                    raise
-                attempt = self._after(failures)
-        raise all_failed(failures)
-
-    def _after(self, failures: Sequence[ControlError]) -> Schedule | None:
-        """Return the next way to run the branches after some have failed; None without one."""
-        restore = next_restore(failures, backend=self.backend)
-        if restore is not None:
-            return replace(self, restore=restore)
-        if self.jobs > 1 and len(failures) < MAX_ATTEMPTS:
-            # Processes that run at the same time may share a file.
-            return replace(self, restore="reexecute", jobs=1, backend="local")
-        return None
+        return with_fallback(self, Schedule._run_recorded)
 
     def _run_recorded(self) -> Branches:
         with BranchLog(self.episode, self.folder, self.plan, control=self.control) as log:
@@ -244,44 +214,3 @@ class Schedule:
         results: Iterable[object] = run_in_workers(job, n_servers=1, backend=self.backend)
         traces = (result for result in results if isinstance(result, BranchTrace))
         batch.repeats.check(traces, self.episode.id, self.restore)
-
-
-def next_restore(failures: Sequence[ControlError], *, backend: Backend) -> RestoreMethod | None:
-    """Return the way of reaching steps to try after some have failed; None if there is none left.
-
-    Args:
-        failures: The failed controls, one for each way.
-        backend: See `fork_many`.
-    """
-    tried = {failure.restore for failure in failures}
-    # A sandbox lies outside of this process, and forked processes would share it.
-    if backend == "local" and can_fork() and not tried & {"os_fork", "env_snapshot"}:
-        return "os_fork"
-    return "reexecute" if "reexecute" not in tried else None
-
-
-def lost_way(exc: DivergenceError, restore: RestoreChoice) -> ControlError:
-    """Return the error that says that a process did not reach the recorded state of a step."""
-    return ControlError(
-        f"restore={restore!r} does not hold for this environment in several processes: {exc.what}",
-        episode_id=exc.episode_id,
-        restore="reexecute" if restore == "auto" else restore,
-        start=exc.step,
-        step=exc.step,
-        field=exc.field,
-    )
-
-
-def all_failed(failures: Sequence[ControlError]) -> ControlError:
-    """Return the error that says that no way of reaching steps is right."""
-    last = failures[-1]
-    reasons = "; ".join(failure.what for failure in failures)
-    return ControlError(
-        f"no way of reaching its steps is right for this environment, so there is no result: "
-        f"{reasons}. `trajrec check-determinism` looks for the cause",
-        episode_id=last.episode_id,
-        restore=last.restore,
-        start=last.start,
-        step=last.step,
-        field=last.field,
-    )

@@ -29,7 +29,7 @@ from trajrec.replay.credit.results.remarks import HeavyTails, heavy_tails, inval
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.proof import with_fallback
+from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -124,7 +124,7 @@ def estimate(
             run = _Run(sampler, estimator, wanted)
             return run.make_table(n_rollouts, Meter(budget), options)
 
-    return with_fallback(config, run)
+    return run_proved(config, run, forks=not episode.is_agent_episode)
 
 
 class _Run:

@@ -20,7 +20,7 @@ from trajrec.replay.credit.results.remarks import heavy_tails, invalid_note, tai
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.proof import with_fallback
+from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -129,7 +129,7 @@ def counterfactual(
                 notes += tail_note(heavy_tails([kept_arm, other_arm], is_paired=sampler.is_paired))
             return make_table(sampler, rows, arms, options, notes=notes)
 
-    return with_fallback(config, run)
+    return run_proved(config, run, forks=not episode.is_agent_episode)
 
 
 def _sample_arms(

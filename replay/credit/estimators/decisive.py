@@ -33,7 +33,7 @@ from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.proof import with_fallback
+from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.types import FloatArray, Value
@@ -130,7 +130,7 @@ def decisive_step(
             finding = search.by_drop(share) if method == "drop" else search.by_change_point()
             return search.confirm(finding, options)
 
-    return with_fallback(config, run)
+    return run_proved(config, run, forks=not episode.is_agent_episode)
 
 
 class Search(SearchArms):

@@ -14,7 +14,7 @@ from trajrec.replay.credit.results.estimates import Arm, Estimate, estimate_arm
 from trajrec.replay.credit.results.store import make_table, with_estimand_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.proof import with_fallback
+from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -112,7 +112,7 @@ def point_of_no_return(
             _check_failed(sampler)
             return _Bisection(sampler, n_rollouts).run(options)
 
-    return with_fallback(config, run)
+    return run_proved(config, run, forks=not episode.is_agent_episode)
 
 
 def _check_failed(sampler: Sampler) -> None:

@@ -14,7 +14,7 @@ from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.proof import with_fallback
+from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
@@ -77,7 +77,7 @@ def pooled_advantages(
     def run(config: RolloutConfig) -> list[CreditTable]:
         return _run(episodes, config, n_rollouts, Meter(budget), options, by_step=by_step)
 
-    return with_fallback(config, run)
+    return run_proved(config, run)
 
 
 def _run(

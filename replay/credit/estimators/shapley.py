@@ -19,7 +19,7 @@ from trajrec.replay.credit.results.estimates import LOST, Arm, Estimate
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
-from trajrec.replay.credit.sampling.proof import with_fallback
+from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
@@ -87,7 +87,7 @@ def shapley_values(
         with Sampler(episode, config) as sampler:
             return _Game(sampler, groups).play(n_permutations, Meter(budget), options)
 
-    return with_fallback(config, run)
+    return run_proved(config, run, forks=not episode.is_agent_episode)
 
 
 class _Game:

@@ -13,14 +13,14 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import ControlError, DivergenceError
+from trajrec.errors import ControlError
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.forks.batch import Controls
 from trajrec.replay.forks.control import SHARE, Control, check_control
+from trajrec.replay.forks.fallback import with_fallback
 from trajrec.replay.forks.options import RestoreChoice
-from trajrec.replay.forks.schedule import all_failed, lost_way, next_restore
 
 T = TypeVar("T")
 
@@ -156,47 +156,33 @@ def _shown(rollout: Rollout) -> str:
     return f"{value:g} after {rollout.length} steps"
 
 
-def with_fallback(config: RolloutConfig, run: Callable[[RolloutConfig], T]) -> T:
+def run_proved(
+    config: RolloutConfig, run: Callable[[RolloutConfig], T], *, forks: bool = True
+) -> T:
     """Return the result of a run whose controls and repeats have held.
 
-    A merged rollout that differs from the same one alone ends merging. A control that fails ends
-    the way of reaching steps, if the options leave it open. The run then begins anew.
+    A merged rollout that differs from the same one alone ends merging, and a control that fails
+    ends the way of reaching steps (see `with_fallback`). The run then begins anew.
 
     Args:
         config: The options.
         run: The run; a function of the options.
+        forks: Whether processes may be forked for it; not for a tool world.
 
     Raises:
         ControlError: No way is left.
         DivergenceError: The environment is not in the recorded state at a step.
     """
-    failures: list[ControlError] = []
-    attempt = config
-    while True:
+
+    def run_or_unmerge(attempt: RolloutConfig) -> T:
         try:
             return run(attempt)
         except MergingError as exc:
-            remark = f"rollouts were not merged: {exc.what}"
-            attempt = replace(attempt, merge_rollouts=False, remarks=(*attempt.remarks, remark))
-        except (ControlError, DivergenceError) as exc:
-            if config.restore != "auto" or not config.control:
-                raise
-            if isinstance(exc, ControlError):
-                failures.append(exc)
-            elif attempt.jobs > 1 or attempt.restore == "os_fork":
-                # Processes that share a file may not even get to their steps.
-                failures.append(lost_way(exc, attempt.restore))
-            else:
-                raise
-            restore = next_restore(failures, backend=config.backend)
-            remark = f"restore={restore or 'reexecute'!r} was taken: {exc.what}"
-            remarks = (*attempt.remarks, remark)
-            if restore is not None:
-                attempt = replace(attempt, restore=restore, remarks=remarks)
-            elif attempt.jobs > 1:
-                # Processes that run at the same time may share a file.
-                attempt = replace(
-                    attempt, restore="reexecute", jobs=1, backend="local", remarks=remarks
-                )
-            else:
-                raise all_failed(failures) from exc
+            alone = replace(attempt, merge_rollouts=False)
+            return run(_with_remark(alone, f"rollouts were not merged: {exc.what}"))
+
+    return with_fallback(config, run_or_unmerge, forks=forks, remark=_with_remark)
+
+
+def _with_remark(config: RolloutConfig, remark: str) -> RolloutConfig:
+    return replace(config, remarks=(*config.remarks, remark))
