@@ -15,7 +15,7 @@ import trajrec.envs
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank, Shop
 from trajrec.envs.solved import RepairingPolicy
-from trajrec.errors import AgentDivergedError, DivergenceError, ReplayError
+from trajrec.errors import AgentDivergedError, ControlError, DivergenceError, ReplayError
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit
@@ -199,6 +199,42 @@ def test_external_calls_are_answered_only_from_the_log(
     assert all(np.isnan(row.value) for row in nothing if row.estimator != "kept")
     assert nothing.of("kept")[0].value == 1.0
     assert "8 rollouts have no result" in nothing.notes[0]
+
+
+class Worn(Bank):
+    """Allows one choice, and its `get_state` leaves out how many there were."""
+
+    n_choices = 0
+
+    def reset(self, *args: Any, **kwargs: Any) -> Any:
+        self.n_choices = 0
+        return super().reset(*args, **kwargs)
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        self.n_choices += name == "choose"
+        return super().call(name, arguments)
+
+    def task_solved(self) -> Any:
+        return self.n_choices == 1 and super().task_solved()
+
+
+def test_a_world_whose_state_is_not_whole_is_executed_again(tmp_path: Path) -> None:
+    episode = record(tmp_path, Worn(), LOST)
+
+    def winning(context: Any) -> Any:
+        plan = [LOST[0], ("choose", {"amount": 50}), LOST[2]]
+        return plan[context.step] if context.step < len(plan) else None
+
+    options: Any = {"estimator": "value", "n_rollouts": 4, "env": Worn, "folder": None}
+    table = credit.estimate(episode, winning, steps=[0, 1], **options)
+    assert [row.value for row in table] == [1.0, 1.0]
+    assert table.restore == "reexecute"
+    assert "run twice" in "".join(table.notes)
+    with pytest.raises(ControlError, match="restore='snapshot' does not hold"):
+        credit.estimate(episode, winning, steps=[0, 1], restore="snapshot", **options)
+    # The control arm: without repeats every rollout is lost, and nothing shows it.
+    wrong = credit.estimate(episode, winning, steps=[0, 1], control=False, **options)
+    assert [row.value for row in wrong] == [0.0, 0.0]
 
 
 def test_a_world_without_task_solved_needs_success(tmp_path: Path) -> None:
