@@ -128,6 +128,39 @@ class Worn(Hidden):
         return self.x
 
 
+class Tiring(Hidden):
+    """The game, in which each action 4 of the process adds one more; the recording has none."""
+
+    n_fours = 0
+
+    def put(self, x: int) -> None:
+        self.x = x
+
+    def push(self, action: int) -> int:
+        Tiring.n_fours += action == 4
+        self.x = after(self.x, action + Tiring.n_fours * (action == 4))
+        return self.x
+
+
+@pytest.mark.parametrize("restore", ["snapshot", "reexecute", "auto"])
+def test_branches_that_depend_on_those_before_are_refused(restore: Any, tmp_path: Path) -> None:
+    """No control sees it: the recorded actions always give the recorded results."""
+    Tiring.n_fours = 0
+    env = trajrec.record(Tiring(), tmp_path)
+    env.reset(seed=SEED)
+    for _ in range(LENGTH):
+        env.step(0)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    options: Any = {"at": [20], "actions": [4] * 10, "n_branches": 3, "env": Tiring}
+    with pytest.raises(ControlError, match="run twice with the same actions, has two different"):
+        fork_many(episode, restore=restore, **options)
+    assert list(tmp_path.glob("*.trj")) == [episode.path]
+    # The control arm: branches with equal actions have other results, and nothing shows it.
+    branches = fork_many(episode, restore="snapshot", control=False, folder=None, **options)
+    assert len({branch.total_reward for branch in branches}) > 1
+
+
 def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> None:
     Worn.n_made = 0
     episode = record(Worn(), tmp_path)
