@@ -230,7 +230,7 @@ def test_a_world_whose_state_is_not_whole_is_executed_again(tmp_path: Path) -> N
     assert [row.value for row in table] == [1.0, 1.0]
     assert table.restore == "reexecute"
     assert "run twice" in "".join(table.notes)
-    with pytest.raises(ControlError, match="restore='snapshot' does not hold"):
+    with pytest.raises(ControlError, match="restore='snapshot' is not right"):
         credit.estimate(episode, winning, steps=[0, 1], restore="snapshot", **options)
     # The control arm: without repeats every rollout is lost, and nothing shows it.
     wrong = credit.estimate(episode, winning, steps=[0, 1], control=False, **options)

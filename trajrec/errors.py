@@ -250,7 +250,12 @@ class ControlError(ReplayError):
         self.start = start
         self.step = step
         self.field = field
-        super().__init__(message, episode_id=episode_id)
+        super().__init__(
+            f"{message}. control=False (--no-control) runs without this proof",
+            episode_id=episode_id,
+        )
+        # Without the advice: several of them are told in one message.
+        self.what = message
 
 
 class RedactedError(ReplayError):

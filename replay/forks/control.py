@@ -177,7 +177,7 @@ def check_lost(lost: BranchLost, episode: Episode, restore: RestoreMethod) -> No
     """
     if is_control(lost.index):
         raise ControlError(
-            f"restore={restore!r} does not hold for this environment: a branch from step "
+            f"restore={restore!r} is not right for this environment: a branch from step "
             f"{lost.step} with the recorded actions has no end: {lost.reason}",
             episode_id=episode.id,
             restore=restore,
@@ -196,10 +196,9 @@ def check_control(control: Control, episode: Episode) -> None:
         return
     recorded, now = short_pair(error.expected, error.actual)
     raise ControlError(
-        f"restore={control.restore!r} does not hold for this environment: a branch from step "
+        f"restore={control.restore!r} is not right for this environment: a branch from step "
         f"{control.step} with the recorded actions does not reproduce the recording: after step "
-        f"{error.step}, {error.field}: recorded {recorded}, now {now}. "
-        "control=False runs branches without such a proof",
+        f"{error.step}, {error.field}: recorded {recorded}, now {now}",
         episode_id=episode.id,
         restore=control.restore,
         start=control.step,

@@ -102,7 +102,7 @@ def _following(attempt: A, tried: set[str], *, forks: bool) -> A | None:
 def _lost_way(exc: DivergenceError, restore: RestoreChoice) -> ControlError:
     """Return the error that says that a process did not reach the recorded state of a step."""
     return ControlError(
-        f"restore={restore!r} does not hold for this environment in several processes: {exc.what}",
+        f"restore={restore!r} is not right for this environment in several processes: {exc.what}",
         episode_id=exc.episode_id,
         restore="reexecute" if restore == "auto" else restore,
         start=exc.step,
@@ -117,7 +117,7 @@ def _all_failed(failures: list[ControlError]) -> ControlError:
     reasons = "; ".join(failure.what for failure in failures)
     return ControlError(
         "no way of reaching its steps is right for this environment, so there is no result: "
-        f"{reasons}. `trajrec check-determinism` looks for the cause",
+        f"{reasons}; `trajrec check-determinism` looks for the cause",
         episode_id=last.episode_id,
         restore=last.restore,
         start=last.start,

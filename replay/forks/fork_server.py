@@ -151,7 +151,7 @@ def _check_threads(job: ForkJob, step: int) -> None:
     names = [thread.name for thread in threading.enumerate() if thread is not main]
     if names:
         raise ControlError(
-            f"restore='os_fork' does not hold for this environment: it runs threads "
+            f"restore='os_fork' is not right for this environment: it runs threads "
             f"({', '.join(names)}), which a forked process does not have",
             episode_id=job.refs[0].id,
             restore="os_fork",

@@ -37,7 +37,6 @@ class Repeats:
         branches: (step, number) of each branch.
 
     Attributes:
-        chosen: (step, number) of the branches that are run twice.
         n: Branches whose second run was equal.
         n_steps: Steps of these.
     """
@@ -45,14 +44,14 @@ class Repeats:
     def __init__(self, branches: Sequence[tuple[int, int]]) -> None:
         n_chosen = min(len(branches), max(FEWEST, int(SHARE * len(branches))))
         # Spread over all: the last branches come after the most others.
-        self.chosen = [branches[-1 - k * len(branches) // n_chosen] for k in range(n_chosen)]
+        self._chosen = {branches[-1 - k * len(branches) // n_chosen] for k in range(n_chosen)}
         self.n = 0
         self.n_steps = 0
         self._digests: dict[tuple[int, int], _Digests] = {}
 
     def note(self, trace: BranchTrace) -> None:
         """Keep the digests of the first run of a branch, if it is run twice."""
-        if (trace.step, trace.index) in self.chosen:
+        if (trace.step, trace.index) in self._chosen:
             self._digests[trace.step, trace.index] = _digests(trace)
 
     @property
@@ -73,7 +72,7 @@ class Repeats:
                 continue
             if second.whole != first.whole:
                 raise ControlError(
-                    f"restore={restore!r} does not hold for this environment: branch "
+                    f"restore={restore!r} is not right for this environment: branch "
                     f"{trace.index} from step {trace.step}, run twice with the same actions, has "
                     "two different results",
                     episode_id=episode_id,

@@ -76,6 +76,8 @@ class Decision:
             f"  {self.method}, policy {self.table.policy_id}: {self.n_rollouts} rollouts, "
             f"{self.env_steps} env steps",
         ]
+        if self.table.controls.n:
+            lines.append(f"  {self.table.controls}")
         return "\n".join(lines)
 
 

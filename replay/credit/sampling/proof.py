@@ -133,7 +133,7 @@ class Proof:
             kind = MergingError if is_merged else ControlError
             reason = "merging rollouts" if is_merged else f"restore={restore!r}"
             raise kind(
-                f"{reason} does not hold for this environment: a rollout from step "
+                f"{reason} is not right for this environment: a rollout from step "
                 f"{rerun.request.step}, run twice, has the results {_shown(first)} and "
                 f"{_shown(second)}",
                 episode_id=self._episode.id,
