@@ -21,7 +21,9 @@ from hidden_state import (
 )
 
 import trajrec
+from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.errors import ControlError, DivergenceError, SnapshotError
+from trajrec.log.schema import Fork
 from trajrec.replay import credit, fork, fork_many
 from trajrec.replay.forks.control import last_step_of
 from trajrec.values import codec
@@ -83,6 +85,7 @@ def test_branches_are_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_pa
     # What was run in vain before has left no branch.
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT count(*) FROM forks").fetchall() == [(27,)]
+        assert all(child.has_control for child in corpus.episodes(kind="fork"))
 
 
 @pytest.mark.slow
@@ -106,8 +109,7 @@ def test_void_branches_are_wrong_without_controls(tmp_path: Path) -> None:
     branches = fork_often(episode, InModule, restore="snapshot", control=False)
     assert len(wrong(branches, tmp_path)) > 13
     with trajrec.open(tmp_path) as corpus:
-        fork_record = corpus.episode(branches[0].episode_id or "").fork
-        assert codec.decode(fork_record.extra_data) == {"control": False}
+        assert corpus.episode(branches[0].episode_id or "").has_control is False
 
 
 class Worn(Hidden):
@@ -173,8 +175,8 @@ def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> N
     with fork(episode, at=5, env=Worn, control=False) as env:
         env.step(0)
     with trajrec.open(tmp_path) as corpus:
-        fork_record = corpus.episode(env.episode_id or "").fork
-        assert codec.decode(fork_record.extra_data) == {"control": False}
+        assert corpus.episode(env.episode_id or "").has_control is False
+        assert corpus.episode(episode.id).has_control is None
 
 
 def test_a_tenth_of_the_branches_is_controls_and_repeats(tmp_path: Path) -> None:
@@ -273,3 +275,13 @@ def test_credit_for_another_environment_needs_control_false(tmp_path: Path) -> N
     with trajrec.open(tmp_path) as corpus:
         # The run that was void has left nothing.
         assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "data", [None, b"", b"\xc1", codec.encode([1]), codec.encode({"control": 1})]
+)
+def test_a_fork_that_says_nothing_of_controls_is_unknown(data: bytes | None) -> None:
+    fork_record = Fork(episode=0, parent_id="0" * 16, step=1, kind="actions", extra_data=data)
+    read = EpisodeParts.has_control.fget
+    assert read is not None
+    assert read(SimpleNamespace(fork=fork_record)) is None

@@ -22,8 +22,10 @@ from trajrec.types import Action, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import state_key
 
-NO_CONTROL = codec.encode({"control": False})
-"""The extra data of a fork whose start no control has proved."""
+
+def control_facts(control: bool) -> bytes:
+    """Return the extra data of a fork: whether controls ran with it."""
+    return codec.encode({"control": control})
 
 
 class BranchLog:
@@ -40,7 +42,7 @@ class BranchLog:
         self, episode: Episode, folder: Path | None, plan: BranchPlan, *, control: bool
     ) -> None:
         self._episode = episode
-        self._extra = None if control else NO_CONTROL
+        self._extra = control_facts(control)
         self._kind: Literal["actions", "policy"] = "actions" if plan.policy is None else "policy"
         self._player = _TracePlayer()
         self._recorder: Recorder | None = None

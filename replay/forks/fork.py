@@ -22,7 +22,7 @@ from trajrec.replay.execute.handle import EnvHandle, env_handle
 from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.batch import Branches
 from trajrec.replay.forks.branch import BranchPlan
-from trajrec.replay.forks.branch_log import NO_CONTROL
+from trajrec.replay.forks.branch_log import control_facts
 from trajrec.replay.forks.control import OPENING, check_control, run_control
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.forked_env import ForkedEnv
@@ -111,7 +111,7 @@ def fork(
                 step=at,
                 kind="actions",
                 noise=key if is_fresh else "recorded",
-                extra_data=None if has_control else NO_CONTROL,
+                extra_data=control_facts(has_control),
             )
             recorder.begin_fork(record, episode.start, observation, task=episode.task_start)
             branch_env = recorder

@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             for row in point.table.of("value")
         ]
         print_table(("from step", "success rate", "ci_low", "ci_high", "rollouts"), rows)
+        if point.table.controls.n:
+            print(point.table.controls)
         print(one_line(point))
     if arguments.plot is not None:
         title = textwrap.fill(str(point), TITLE_WIDTH)

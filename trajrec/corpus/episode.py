@@ -36,6 +36,7 @@ class Episode:
         start: The reset; None if the log has lost it.
         fork: The step that the episode was forked at; None for other episodes. The steps of a fork
             begin with `fork.step`.
+        has_control: Whether controls ran with the fork (`ForkOptions.control`); None if unknown.
         end: The end; None if the episode still runs, if its process was killed, or if the log has
             lost it.
         failures: Exceptions, in order.
@@ -60,6 +61,7 @@ class Episode:
         self.start = parts.start
         self.end = parts.end
         self.fork = parts.fork
+        self.has_control = parts.has_control
         self.failures = parts.failures
         self.keyframes = parts.keyframes
         self.checks = parts.checks

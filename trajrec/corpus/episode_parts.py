@@ -6,16 +6,18 @@ each other are noticed here: the log's damage names them, and the first one stan
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar, get_args
 
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
-from trajrec.errors import LogCorruptError
+from trajrec.errors import DecodeError, LogCorruptError
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import AgentEvent
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, Segment
+from trajrec.values import codec
 
 # The events that an episode has once.
 Once = TypeVar("Once", EpisodeStart, EpisodeEnd, Fork)
@@ -60,6 +62,17 @@ class EpisodeParts:
         for chunk in _read_chunks(reader, range(reader.n_chunks) if chunks is None else chunks):
             self.add(chunk)
         self.finish()
+
+    @property
+    def has_control(self) -> bool | None:
+        """Whether controls ran with the fork; None if that is unknown, or the episode is no fork."""
+        if self.fork is None or self.fork.extra_data is None:
+            return None
+        with contextlib.suppress(DecodeError):
+            facts = codec.decode(self.fork.extra_data)
+            if isinstance(facts, dict) and isinstance(facts.get("control"), bool):
+                return bool(facts["control"])
+        return None
 
     def add(self, chunk: LogChunk) -> None:
         """Add the events and rows of a chunk that follows those before it."""
