@@ -46,13 +46,14 @@ class _LiveEnv:
         self._recorded = recorded
         self._own_state = own_state
         self._flags = {"terminated": False, "truncated": False}
+        self._has_hidden = True
         self._set_env(handle)
 
     def _set_env(self, handle: EnvHandle) -> None:
         self._handle = handle
         self._env = handle.env
         self.action_space = handle.env.action_space
-        self._noise = EnvNoise(handle.env, self._seed)
+        self._noise = EnvNoise(handle.env, self._seed, has_hidden=self._has_hidden)
         self.n_generators = self._noise.n_generators
         self.state_key: Callable[[], Hashable | None] = StateKey(
             handle, self._noise.ids(), own_state=self._own_state
@@ -183,7 +184,10 @@ class EnvSimulator(_LiveEnv):
         self._walker.goto(step)
         # A step before the first snapshot is reached by a reset, which may make new generators.
         # The old ones would be seeded in their place.
+        self._has_hidden = True
         self._set_env(self._walker.handle)
+        # Later resets make the same generators as this one.
+        self._has_hidden = self._noise.n_hidden > 0
         self._follow_walker()
 
     def rewind(self) -> None:

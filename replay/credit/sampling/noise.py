@@ -19,6 +19,7 @@ import numpy as np
 from trajrec.envstate.ale import StickyGenerator, sticky_generator
 from trajrec.envstate.attributes import layers_with_attributes
 from trajrec.envstate.generators import nested_generators, put_state, state_of
+from trajrec.envstate.hidden_generators import hidden_generators
 from trajrec.types import Value
 
 NoiseMode = Literal["shared", "fresh", "recorded"]
@@ -124,18 +125,25 @@ class EnvNoise:
     Args:
         env: The environment with its wrappers.
         seed: See `Noise`.
+        has_hidden: Whether hidden generators are searched for, which takes longer.
 
     Attributes:
         n_generators: The number of generators.
+        n_hidden: Those of them that lie deep in the environment.
 
     Raises:
         SnapshotError: The generator of ALE's sticky actions cannot be set.
     """
 
-    def __init__(self, env: Value, seed: int) -> None:
+    def __init__(self, env: Value, seed: int, *, has_hidden: bool = True) -> None:
         self._key = hashlib.blake2b(f"env/{seed}".encode(), digest_size=16).digest()
         sticky = sticky_generator(env)
-        self._generators = find_generators(env) + ([] if sticky is None else [sticky])
+        found = find_generators(env)
+        self._generators = found + ([] if sticky is None else [sticky])
+        hidden = find_hidden(env, found) if has_hidden else []
+        # Last: the numbers of the others, and so the results of a seed, stay.
+        self._generators += hidden
+        self.n_hidden = len(hidden)
         self._setters = [setter_of(generator) for generator in self._generators]
         self.n_generators = len(self._generators)
 
@@ -186,6 +194,16 @@ def _seed_all(
         data = struct.pack("<QQQ", scenario & _MASK_64, step, number)
         digest = hashlib.blake2b(data, digest_size=16, key=key).digest()
         put(int.from_bytes(digest, "little"))
+
+
+def find_hidden(env: Value, found: list[Any]) -> list[Any]:
+    """Return the generators that `find_generators` does not reach, in a fixed order.
+
+    One that a scenario does not set would draw the same numbers in every rollout.
+    """
+    layers = list(layers_with_attributes(env))
+    seen = {id(item) for item in (*layers, *found)}
+    return list(hidden_generators(layers, seen, without=_SKIPPED_ATTRIBUTES))
 
 
 def _hash(text: str) -> int:
