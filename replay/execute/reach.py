@@ -7,8 +7,9 @@ from typing import Any
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between, preceding_episodes, rewards_between
-from trajrec.envstate.generators import reseed, restore_generator
+from trajrec.envstate.generators import restore_generator
 from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.reseeding import reseed
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.secrets import redacted_error

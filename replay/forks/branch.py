@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from trajrec.corpus.episode import Episode
-from trajrec.envstate.generators import reseed
+from trajrec.envstate.reseeding import reseed_fresh
 from trajrec.errors import RecordedError
 from trajrec.protocols import Verifier
 from trajrec.replay.execute.handle import EnvHandle
@@ -177,8 +177,8 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
     )
     # Only from the seed, the step and the number: the same in every process and for every method.
     key = plan.noise_key(point.episode.id, point.step, point.index)
-    if plan.noise == "fresh" and reseed(env, key):
-        trace.noise = key
+    if plan.noise == "fresh":
+        trace.noise = reseed_fresh(env, key) or "recorded"
     policy = _seeded_policy(plan, env, key)
     capture = None if point.handle.adapter is None else point.handle.adapter.capture
     if capture is not None:

@@ -12,8 +12,8 @@ import gymnasium
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.envstate.generators import reseed
 from trajrec.envstate.pettingzoo import api_of
+from trajrec.envstate.reseeding import reseed_fresh
 from trajrec.log.schema import Fork
 from trajrec.options import check_options
 from trajrec.recording.options import LogOrigin
@@ -94,7 +94,7 @@ def fork(
         branch_env = handle.env
         # The key of the first branch that `fork_many` would run here, so that both draw the same.
         key = BranchPlan(seed=options.get("seed", 0)).noise_key(episode.id, at, 0)
-        is_fresh = options.get("noise") == "fresh" and reseed(branch_env, key) > 0
+        noise = reseed_fresh(branch_env, key) if options.get("noise") == "fresh" else ""
         folder = _folder_of(episode, options)
         if folder is not None:
             recorder = open_recorder(
@@ -110,7 +110,7 @@ def fork(
                 parent_id=episode.id,
                 step=at,
                 kind="actions",
-                noise=key if is_fresh else "recorded",
+                noise=noise or "recorded",
                 extra_data=control_facts(has_control),
             )
             recorder.begin_fork(record, episode.start, observation, task=episode.task_start)

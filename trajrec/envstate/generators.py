@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Container, Hashable, Iterable, Iterator
 
 import numpy as np
 
-from trajrec.envstate.ale import StickyGenerator, sticky_generator
-from trajrec.envstate.pettingzoo import api_of, layers
+from trajrec.envstate.ale import StickyGenerator
+from trajrec.envstate.pettingzoo import api_of
 from trajrec.protocols import StateAdapter
-from trajrec.types import AnyEnv, Value
+from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES
 
@@ -133,37 +132,6 @@ def _search(
             yield from _search(item, (*path, name), seen, depth - 1)
 
 
-def reseed(env: AnyEnv, key: str) -> int:
-    """Seed every generator of an environment and its wrappers, each from the key and its own path.
-
-    In PettingZoo's environments the generators of nested objects are seeded too.
-
-    Args:
-        env: The environment, with its wrappers.
-        key: Source of the randomness.
-
-    Returns:
-        The number of generators. ALE's generator of sticky actions is counted; generators of
-        spaces and of other native simulators are neither seeded nor counted.
-
-    Raises:
-        SnapshotError: ALE's generator cannot be set.
-    """
-    n_generators = 0
-    all_layers = list(layers(env))
-    seen = set(map(id, all_layers))
-    for number, layer in enumerate(all_layers):
-        depth = 0 if api_of(layer) is None else SEARCH_DEPTH
-        for path, generator in nested_generators(layer, seen, depth=depth):
-            name = "/".join(map(str, path))
-            _seed(generator, _key_number(f"{key}/{number}/{name}"))
-            n_generators += 1
-    if (sticky := sticky_generator(env)) is not None:
-        _seed(sticky, _key_number(f"{key}/sticky"))
-        n_generators += 1
-    return n_generators
-
-
 def state_of(generator: Value) -> Value:
     """Return a generator's state."""
     if isinstance(generator, random.Random):
@@ -185,20 +153,6 @@ def put_state(generator: Value, state: Value) -> None:
         generator.put(state)
     else:
         generator.bit_generator.state = state
-
-
-def _key_number(key: str) -> int:
-    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=16).digest(), "little")
-
-
-def _seed(generator: Value, seed: int) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = type(generator.bit_generator)(seed).state
-    elif isinstance(generator, np.random.RandomState):
-        # A RandomState takes seeds of 32 bits.
-        generator.seed(seed & 0xFFFFFFFF)
-    else:
-        generator.seed(seed)
 
 
 def _generator_at(value: Value, path: Iterable[Value]) -> Value:

@@ -15,6 +15,12 @@ from trajrec.values.plain import PLAIN_TYPES
 MAX_OBJECTS = 20_000
 """Objects that are searched; then the search ends. It takes 10 ms."""
 
+TABLES = frozenset(
+    ("P", "spec", "_cached_spec", "metadata", "_metadata", "_saved_kwargs", "model", "data")
+)
+"""Attributes of layers that hold no generators: tables and native simulators, which are large.
+Another name here would change the order of the generators, and so the results of a seed."""
+
 _CODE = (
     types.FunctionType,
     types.MethodType,

@@ -19,7 +19,7 @@ import numpy as np
 from trajrec.envstate.ale import StickyGenerator, sticky_generator
 from trajrec.envstate.attributes import layers_with_attributes
 from trajrec.envstate.generators import nested_generators, put_state, state_of
-from trajrec.envstate.hidden_generators import hidden_generators
+from trajrec.envstate.hidden_generators import TABLES, hidden_generators
 from trajrec.types import Value
 
 NoiseMode = Literal["shared", "fresh", "recorded"]
@@ -28,11 +28,6 @@ _FIRST_ENV_GENERATOR = 1
 """Number of an environment's first generator in its keys. The policy's number would be 0, but the
 policy has a key of its own."""
 
-# The names decide the order, and so the numbers, of the generators that are found: another name
-# here would change the results of a seed. Tables and native simulators are large and hold none.
-_SKIPPED_ATTRIBUTES = frozenset(
-    ("P", "spec", "_cached_spec", "metadata", "_metadata", "_saved_kwargs", "model", "data")
-)
 _MASK_64 = (1 << 64) - 1
 
 
@@ -176,7 +171,7 @@ def find_generators(env: Value) -> list[Any]:
     return [
         generator
         for layer in layers
-        for _, generator in nested_generators(layer, seen, without=_SKIPPED_ATTRIBUTES)
+        for _, generator in nested_generators(layer, seen, without=TABLES)
     ]
 
 
@@ -203,7 +198,7 @@ def find_hidden(env: Value, found: list[Any]) -> list[Any]:
     """
     layers = list(layers_with_attributes(env))
     seen = {id(item) for item in (*layers, *found)}
-    return list(hidden_generators(layers, seen, without=_SKIPPED_ATTRIBUTES))
+    return list(hidden_generators(layers, seen, without=TABLES))
 
 
 def _hash(text: str) -> int:
