@@ -94,9 +94,10 @@ def _first_write(calls: Sequence[Call]) -> int:
 
 
 def _spoiled(call: Call) -> Call:
-    """Return the call with a wrong value for its first text argument, or for its first argument."""
+    """Return the call with a wrong value for its first number, or else for its first argument."""
     name, arguments = call
-    texts = (key for key, value in arguments.items() if isinstance(value, str))
-    key = next(texts, next(iter(arguments)))
+    # A call with the right key and a wrong number is one that a later call may repeat rightly.
+    numbers = (key for key, value in arguments.items() if isinstance(value, int))
+    key = next(numbers, next(iter(arguments)))
     wrong = "../nowhere" if isinstance(arguments[key], str) else -1
     return name, {**arguments, key: wrong}

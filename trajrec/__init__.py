@@ -1,7 +1,8 @@
 """Record agents' episodes, replay them exactly, and query them with SQL.
 
     env = trajrec.record(gymnasium.make("CartPole-v1"), "runs/")     # a gymnasium.Wrapper
-    with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop: ep.call, ep.model
+    trajrec.capture("runs/")                                         # every model call from here on
+    with trajrec.episode("runs/", task="refund") as ep: ...          # an agent's loop, any client
     corpus = trajrec.open("runs/")                                   # SQL over the logs
     report = trajrec.replay.replay_episode(corpus.episode("3f2a"))   # compares every step
     with trajrec.rerun(corpus.episode("3f2a")) as ep: ...            # answered from the log
@@ -17,13 +18,16 @@ from trajrec.version import __version__ as __version__
 if TYPE_CHECKING:
     from trajrec import envs as envs
     from trajrec import replay as replay
+    from trajrec.agents.capturing import capture as capture
     from trajrec.agents.clients import mcp as mcp
     from trajrec.agents.clients import openai as openai
+    from trajrec.agents.context import current_episode as current_episode
     from trajrec.agents.episode import AgentEpisode as episode
     from trajrec.agents.freeze import deterministic as deterministic
     from trajrec.api import record as record
     from trajrec.corpus.corpus import Corpus as Corpus
     from trajrec.corpus.corpus import open as open
+    from trajrec.exchange.importing import import_trajectories as import_trajectories
     from trajrec.protocols import StateAdapter as StateAdapter
     from trajrec.protocols import Tool as Tool
     from trajrec.protocols import Verdict as Verdict
@@ -47,10 +51,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Verdict": "trajrec.protocols:Verdict",
         "World": "trajrec.protocols:World",
         "__version__": "trajrec.version:__version__",
+        "capture": "trajrec.agents.capturing:capture",
         "close_logs": "trajrec.recording.event_log:close_logs",
+        "current_episode": "trajrec.agents.context:current_episode",
         "deterministic": "trajrec.agents.freeze:deterministic",
         "envs": "trajrec.envs",
         "episode": "trajrec.agents.episode:AgentEpisode",
+        "import_trajectories": "trajrec.exchange.importing:import_trajectories",
         "interface": "trajrec.run_interface:interface",
         "mcp": "trajrec.agents.clients:mcp",
         "open": "trajrec.corpus.corpus:open",

@@ -11,6 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 from trajrec.envstate.pettingzoo import api_of, as_gymnasium
 from trajrec.protocols import MultiAgentEnv
 from trajrec.recording.options import RecordOptions
+from trajrec.recording.recordable import check_recordable
 from trajrec.recording.recorder import Recorder
 from trajrec.types import AnyEnv
 
@@ -87,7 +88,8 @@ def record(
         The recorded environment. Close it: `close` seals the log.
 
     Raises:
-        TypeError: `env` is of no such kind.
+        TypeError: `env` is of no such kind, or has Gymnasium's wrapper `Autoreset`, which belongs
+            outside of the recorder: `Autoreset(trajrec.record(env, "runs/"))`.
         ValueError: An option has a value that it cannot have.
         LogWriteError: The log cannot be created.
     """
@@ -143,5 +145,8 @@ def _record_vector(
             "not hold its environments one by one; make it with "
             'vectorization_mode="sync" or "async"'
         )
+    for inner in bare.envs:
+        # Before the first log is opened.
+        check_recordable(inner)
     bare.envs = [_record_one(inner, folder, audit, allow, options) for inner in bare.envs]
     return env

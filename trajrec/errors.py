@@ -16,6 +16,7 @@ TrajrecError
 ├── CorpusError             no such folder, no logs in it, or no single episode with this id
 │   └── StateUnknownError   .episode_id .step .part: a state cannot be rebuilt from its log
 ├── QueryError              the SQL is wrong
+├── ImportFileError         .what .path .position: another tool's file cannot be imported
 └── ReplayError             .what .episode_id: an episode cannot be replayed or forked
     ├── EnvRefusedError     the log names a module that may not be imported
     ├── EnvMissingError     the environment, or its package, is not installed
@@ -177,6 +178,23 @@ class QueryError(TrajrecError):
     """A SQL query could not be run."""
 
 
+class ImportFileError(TrajrecError):
+    """A file of another tool cannot be imported: nothing of it is.
+
+    Attributes:
+        what: The reason.
+        path: The file.
+        position: The place in it, e.g. "steps[3]"; "" for all of it.
+    """
+
+    def __init__(self, what: str, *, path: str | Path, position: str = "") -> None:
+        self.what = what
+        self.path = Path(path)
+        self.position = position
+        place = f" {position}" if position else ""
+        super().__init__(f"{path}{place}: {what}")
+
+
 class ReplayError(TrajrecError):
     """An episode cannot be replayed or forked.
 
@@ -284,6 +302,37 @@ class AgentDivergedError(ReplayError):
     def __init__(self, difference: object, *, episode_id: str) -> None:
         self.difference = difference
         super().__init__(str(difference), episode_id=episode_id)
+
+
+class ToolNotHeldError(AgentDivergedError):
+    """A rerun would run a tool for real, because nothing has recorded the tool's calls themselves.
+
+    Attributes:
+        tool: Name of the tool.
+    """
+
+    def __init__(self, tool: str, *, episode_id: str) -> None:
+        self.tool = tool
+        super().__init__(
+            f"the tool {tool!r} would run for real: the recording has its call, but not its result "
+            "as the program got it; record the tool by ep.tool, or allow it by run_tools='all'",
+            episode_id=episode_id,
+        )
+
+
+class RerunStopped(BaseException):
+    """Stops an agent at an HTTP request that it did not make when it was recorded.
+
+    It is no `Exception`, because clients take these for failures of the network and try again. At
+    the end of its block, the rerun raises the error in place of it.
+
+    Attributes:
+        error: That error, mostly an `AgentDivergedError`.
+    """
+
+    def __init__(self, error: ReplayError) -> None:
+        self.error = error
+        super().__init__(str(error))
 
 
 def _rebuild(

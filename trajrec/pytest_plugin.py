@@ -25,6 +25,19 @@ if TYPE_CHECKING:
     from trajrec.replay.execute.factories import EnvOrFactory, WorldOrFactory
 
 
+_FAILED = pytest.StashKey[BaseException]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note the exception of a test, so that a rerun need not report a difference twice."""
+    try:
+        return (yield)
+    except BaseException as exc:
+        item.stash[_FAILED] = exc
+        raise
+
+
 @pytest.fixture
 def trajrec_rerun(request: pytest.FixtureRequest) -> Iterator[Callable[[str | Path], Rerun]]:
     """Return a function that opens a recorded agent's episode to run the agent in.
@@ -34,8 +47,10 @@ def trajrec_rerun(request: pytest.FixtureRequest) -> Iterator[Callable[[str | Pa
     """
     from trajrec.replay.agents.rerun import Rerun
 
-    with contextlib.ExitStack() as stack:
-        yield lambda path: stack.enter_context(Rerun(_beside(request, path)))
+    stack = contextlib.ExitStack()
+    yield lambda path: stack.enter_context(Rerun(_beside(request, path)))
+    failed = request.node.stash.get(_FAILED, None)
+    stack.__exit__(None if failed is None else type(failed), failed, None)
 
 
 @pytest.fixture

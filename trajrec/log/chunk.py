@@ -73,6 +73,8 @@ class LogChunk:
         self._decompressor = decompressor
         self._origin = Origin(path, offset, report)
         self._rows: dict[int, ColumnRows] = {}
+        self._by_name: dict[str, int] | None = None
+        self._raw_bytes: int | None = None
         self._spans_of: dict[int, list[Span]] | None = None
         self._events_of: dict[int, list[Event]] | None = None
         self.spans, self.n_steps, self.n_obs = _place(record.segments)
@@ -151,20 +153,37 @@ class LogChunk:
         Raises:
             LogCorruptError: A column contradicts itself.
         """
-        for index in range(len(self.record.columns)):
-            self.rows(index)
+        if len(self._rows) < len(self.record.columns):
+            for index in range(len(self.record.columns)):
+                self.rows(index)
 
     def column(self, name: str) -> ColumnRows | None:
         """Return the rows of a column by its name, or None."""
-        for index, column in enumerate(self.record.columns):
-            if column.name == name:
-                return self.rows(index)
-        return None
+        index = self._index_of(name)
+        return None if index is None else self.rows(index)
+
+    def has_column(self, name: str) -> bool:
+        """Return whether there is a column of a name."""
+        return self._index_of(name) is not None
+
+    def _index_of(self, name: str) -> int | None:
+        if self._by_name is None:
+            columns = list(enumerate(self.record.columns))
+            # The first one of a name counts.
+            self._by_name = {column.name: index for index, column in reversed(columns)}
+        return self._by_name.get(name)
 
     # A layout is a nested list of unlike items: `trajrec.log.schema.Chunk` describes it.
     def layout(self, field: str) -> Any:
         """Return the layout of a field, or None if the chunk has no such field."""
         return self.record.layouts.get(field)
+
+    @property
+    def raw_bytes(self) -> int:
+        """The bytes of its columns, decompressed."""
+        if self._raw_bytes is None:
+            self._raw_bytes = sum(column.raw_bytes for column in self.record.columns)
+        return self._raw_bytes
 
     def columns(self) -> list[Column]:
         """Return the records of the columns."""

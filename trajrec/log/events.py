@@ -332,3 +332,13 @@ AgentEvent = (
     | Redaction
 )
 """Events of agents' episodes. Environments' episodes may have some of them too."""
+
+
+def step_of_request(event: object) -> int:
+    """Return the step of a call of a tool or a model, -1 for any other event.
+
+    Of the exchanges, those that are no model calls belong to a step that another call has begun.
+    """
+    if isinstance(event, (CallStart, ModelStart, ExchangeStart)):
+        return -1 if event.step is None else event.step
+    return -1

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from trajrec.log.chunk import LogChunk
-from trajrec.log.rows import ColumnRows
 from trajrec.types import IntArray, Value
 
 # A layout is a nested list of unlike items: `trajrec.log.schema.Chunk` describes it.
@@ -78,57 +77,40 @@ def concatenate(parts: list[Value]) -> Value:
 
 def sparse_values(
     chunk: LogChunk, field: str, start: int, stop: int
-) -> tuple[list[int], list[Value]]:
+) -> tuple[list[int] | range, list[Value]]:
     """Return the numbers of the rows in [start, stop) that have a value of a field, and the values.
 
     An info is empty in most steps, so it is stored for the others only.
     """
-    layout = chunk.layout(field)
-    if layout is None or stop <= start:
-        return [], []
-    row_numbers = _row_numbers(chunk, layout)
-    if row_numbers is None:
-        return list(range(start, stop)), field_values(chunk, layout, start, stop)
-    first, last = np.searchsorted(row_numbers, [start, stop]).tolist()
-    return row_numbers[first:last].tolist(), field_values(chunk, layout, first, last)
+    rows, first = sparse_span(chunk, field, start, stop)
+    if not rows:
+        return rows, []
+    return rows, field_values(chunk, chunk.layout(field), first, first + len(rows))
 
 
-def sparse_rows(chunk: LogChunk, field: str, start: int, stop: int) -> list[int]:
-    """Return the numbers of the rows in [start, stop) that have a value of a field."""
+def sparse_span(
+    chunk: LogChunk, field: str, start: int, stop: int
+) -> tuple[list[int] | range, int]:
+    """Return the numbers of the rows in [start, stop) that have a value of a field.
+
+    Returns:
+        The numbers, and the position of the first value in the columns of the field.
+    """
     layout = chunk.layout(field)
     if layout is None or stop <= start:
-        return []
+        return [], 0
     row_numbers = _row_numbers(chunk, layout)
     if row_numbers is None:
-        return list(range(start, stop))
-    first, last = np.searchsorted(row_numbers, [start, stop]).tolist()
+        return range(start, stop), start
+    first, last = row_numbers.searchsorted((start, stop)).tolist()
     numbers: list[int] = row_numbers[first:last].tolist()
-    return numbers
+    return numbers, first
 
 
 def _row_numbers(chunk: LogChunk, layout: Layout) -> IntArray | None:
     """Return the numbers of the rows that have a value of a field, or None if all have one."""
     leaf = _first_leaf(layout)
     return None if leaf is None else chunk.rows(leaf).row_numbers
-
-
-def dense_columns(chunk: LogChunk, field: str) -> dict[str | None, ColumnRows] | None:
-    """Return the columns of a field by key; the key is None if the field is one column.
-
-    Returns:
-        The columns, or None if some rows have no value or the values are nested deeper.
-    """
-    layout = chunk.layout(field)
-    if layout is None:
-        return None
-    leaves: dict[str | None, Layout] = {None: layout}
-    if layout[0] == "dict":
-        leaves = dict(zip(layout[1], layout[2], strict=True))
-    if any(leaf[0] != "leaf" for leaf in leaves.values()):
-        return None
-    columns = {key: chunk.rows(leaf[1]) for key, leaf in leaves.items()}
-    is_dense = all(rows.row_numbers is None for rows in columns.values())
-    return columns if is_dense else None
 
 
 def _first_leaf(layout: Layout) -> int | None:

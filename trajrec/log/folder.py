@@ -13,6 +13,9 @@ SUFFIX = ".trj"
 INDEX_FOLDER = ".trajrec"
 """The folder inside a corpus that holds what is derived from its logs."""
 
+BAD_NAME = "its name is not UTF-8; rename it"
+"""The problem of a file that is listed under another name than its own."""
+
 
 class LogFile(NamedTuple):
     """A file with the name of a log, or a folder that cannot be searched.
@@ -115,7 +118,7 @@ def list_folder(folder: Path, relative: str) -> Listing:
         if not relative:
             raise
         reason = f"the folder cannot be searched: {exc.strerror or exc}"
-        files[_text(relative)] = LogFile(folder=relative, problem=reason)
+        files[name_text(relative)] = LogFile(folder=name_text(relative), problem=reason)
     return Listing(files, folders)
 
 
@@ -123,7 +126,7 @@ def stat_log(folder: Path, name: str) -> LogFile | None:
     """Return a file with the name of a log, None if there is none."""
     files: dict[str, LogFile] = {}
     _add(files, folder, name)
-    return files.get(_text(name))
+    return files.get(name_text(name))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -135,10 +138,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _add(files: dict[str, LogFile], folder: Path, name: str) -> None:
     """Add a file with the name of a log."""
-    text = _text(name)
+    text = name_text(name)
     inner = posixpath.dirname(name)
     if text != name:
-        files[text] = LogFile(folder=inner, problem="its name is not UTF-8; rename it")
+        files[text] = LogFile(folder=name_text(inner), problem=BAD_NAME)
         return
     path = folder / name
     is_link = os.path.islink(path)
@@ -153,7 +156,7 @@ def _add(files: dict[str, LogFile], folder: Path, name: str) -> None:
     files[name] = LogFile(status.st_size, status.st_mtime_ns, is_link, inner)
 
 
-def _text(name: str) -> str:
+def name_text(name: str) -> str:
     """Return a name as a text that can be stored: bytes that are not UTF-8 are written out."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 

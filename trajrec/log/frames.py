@@ -6,6 +6,7 @@ and `trajrec.log.scan` looks for frames in a file.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 import zlib
@@ -196,6 +197,8 @@ class Format2:
 FORMAT2 = Format2()
 
 
+# A reader of a corpus asks for each episode of a log.
+@functools.lru_cache(maxsize=64)
 def log_id_bytes(log_id: str) -> bytes:
     """Return the id of a log as it stands in frames, 16 bytes.
 

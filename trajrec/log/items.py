@@ -155,8 +155,8 @@ class Items:
 
     Attributes:
         all: The items.
-        marks: The positions of the items that are no rows of steps. A position is added before its
-            item. If an exception comes in between, it is added twice, or is that of a row.
+        marks: The positions of the items that are no rows of steps, ascending. A position is added
+            before its item. If an exception comes in between, it may be that of a row.
     """
 
     def __init__(self) -> None:
@@ -165,8 +165,17 @@ class Items:
 
     def append_other(self, item: Reset | Entry) -> None:
         """Append an item that is no row of a step."""
-        self.marks.append(len(self.all))
+        position = len(self.all)
+        if not self.marks or self.marks[-1] < position:
+            self.marks.append(position)
         self.all.append(item)
+
+    def append_others(self, others: Sequence[Reset | Entry]) -> None:
+        """Append items that are no rows of steps: all of them, or none if an exception comes."""
+        start = len(self.all)
+        first = max(start, self.marks[-1] + 1) if self.marks else start
+        self.marks.extend(range(first, start + len(others)))
+        self.all.extend(others)
 
     def others(self, start: int, stop: int) -> list[tuple[int, Reset | Entry]]:
         """Return the items in [start, stop) that are no rows of steps, with their positions."""
@@ -176,10 +185,8 @@ class Items:
         if start or marks[-1] >= stop:
             marks = marks[bisect_left(marks, start) : bisect_left(marks, stop)]
         others = []
-        previous = -1
         for position in marks:
-            item = self.all[position] if position != previous else b""
-            previous = position
+            item = self.all[position]
             if not isinstance(item, bytes):
                 others.append((position, item))
         return others
@@ -216,6 +223,9 @@ encode = msgspec.msgpack.Encoder(enc_hook=_hook).encode
 """Encodes a row whose values all are msgpack's; `encode_row` encodes any."""
 
 _decode = msgspec.msgpack.Decoder().decode
+
+_LARGE_ROW_BYTES = 1 << 14
+"""Rows of this size are decoded one by one."""
 
 # The head of an array in msgpack: the code for 32 bits, and the number of its items.
 _ARRAY = struct.Struct(">BI")
@@ -259,6 +269,9 @@ def decode_item(data: bytes) -> bytes | Reset:
 
 def decode_rows(rows: Sequence[bytes]) -> list[list[Any]]:
     """Return encoded rows as lists of their fields."""
+    if rows and len(rows[0]) > _LARGE_ROW_BYTES:
+        # Joining them would take longer.
+        return list(map(_decode, rows))
     # One array of all rows, as msgpack has it: one call is faster than one for each row.
     decoded: list[list[Any]] = _decode(b"".join((_ARRAY.pack(0xDD, len(rows)), *rows)))
     return decoded

@@ -247,6 +247,9 @@ def _read_half(data: bytes, head: _HalfHead) -> Half:
         start = position + RECORD_HEADER.size
         position = start + (word & MAX_CONTENT)
         content = view[start:position]
+        if position == start:
+            # Zeros: as item 0, an empty row would have the right checksum, 0.
+            break
         if position > end or record_checksum(content, word & ~MAX_CONTENT, number) != check:
             break
         kind = word & ~MAX_CONTENT

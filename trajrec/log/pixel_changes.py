@@ -254,7 +254,12 @@ def _decode_words(positions: bytes, words: bytes, n_bytes: int, word: np.dtype[A
 
 def _difference(words: Array, before: Array) -> Words:
     """Return the difference between two frames, and make the older one equal to the newer."""
-    positions = (words != before).nonzero()[0]
+    differs = words != before
+    if differs.all():
+        # A film, or noise: no word has to be gathered.
+        before[:] = changed = words.copy()
+        return np.arange(len(words)), changed
+    positions = differs.nonzero()[0]
     before[positions] = changed = words[positions]
     return positions, changed
 
@@ -284,6 +289,8 @@ def _split(row: Array, shape: tuple[int, ...], axis: int) -> Sequence[Array]:
 def _advance(frames: Sequence[Array], changes: Sequence[Words]) -> Sequence[Array]:
     """Return the newest frames after some changes, as many as are given."""
     advanced = list(frames)
+    if len(frames) == 1 and changes and _are_whole(changes[-1:], len(frames[0])):
+        return [changes[-1][1]]
     if len(changes) > len(frames):
         # The frames in between are not needed: their changes are made at once.
         early = changes[: -len(frames)]
@@ -299,6 +306,14 @@ def _advance(frames: Sequence[Array], changes: Sequence[Words]) -> Sequence[Arra
     return advanced[-len(frames) :]
 
 
+def _are_whole(changes: Sequence[Words], size: int) -> bool:
+    """Return whether each change has all words of its frame, in order."""
+    if any(len(positions) != size for positions, _ in changes):
+        return False
+    every = np.arange(size)
+    return all(np.array_equal(positions, every) for positions, _ in changes)
+
+
 def _join_changes(frames: Sequence[Array], later: Sequence[Words]) -> bytes:
     """Return the first frame, the positions of all changes as distances, and the new words."""
     first = frames[0]
@@ -307,11 +322,20 @@ def _join_changes(frames: Sequence[Array], later: Sequence[Words]) -> bytes:
         positions = np.flatnonzero(frame != before)
         changes.append((positions, frame[positions]))
     changes += later
+    words = [new_words for _, new_words in changes]
+    if _are_whole(changes[1:], len(first)):
+        # All words change in each frame, so each position follows the one before. Memory for
+        # positions and distances, which are four times as large as the words, costs more time than
+        # all the rest.
+        n = len(first) * (len(changes) - 1)
+        near = b"\0" + b"\1" * (n - 1) if n else b""
+        # The arrays themselves: joining copies each once.
+        parts: list[Any] = [first, near, bytes(3 * n), *words]
+        return b"".join(parts)
     # Positions count on from frame to frame, from 0 at the second frame.
     lengths = [len(positions) for positions, _ in changes]
     offsets = np.repeat(np.arange(len(changes)) * len(first) - len(first), lengths)
     positions = np.concatenate([positions for positions, _ in changes]) + offsets
     distances = np.diff(positions, prepend=0).astype("<u4")
     planes = distances.view(np.uint8).reshape(-1, 4).T
-    words = np.concatenate([words for _, words in changes])
-    return b"".join((first.tobytes(), planes.tobytes(), words.tobytes()))
+    return b"".join((first.tobytes(), planes.tobytes(), np.concatenate(words).tobytes()))

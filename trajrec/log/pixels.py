@@ -75,35 +75,63 @@ class PixelFrames:
             begin = end
 
 
-def unpack(
-    raw: bytes, *, n: int, dtype: np.dtype[Any], shape: tuple[int, ...], filter_: tuple[int, ...]
-) -> Array:
-    """Return the rows that `PixelRows.pack` stored, an array (n, *shape) of the dtype.
+class PixelStacks:
+    """Rows that are stacks of the last few frames, as they are stored: as frames.
+
+    Args:
+        raw: The result of `PixelRows.pack`.
+        n: The number of rows.
+        dtype: The dtype of the rows.
+        shape: The shape of a row.
+        filter_: The filter: `STACKS`, the axis of the frames, and the rows that share no frame with
+            the row before them.
+
+    Attributes:
+        axis: The axis of a row along which its frames lie.
+        ends: For each row, the number of the frame behind its last one, int64 (n,).
 
     Raises:
         ValueError: The bytes are not such rows.
     """
-    width = dtype.itemsize * math.prod(shape)
-    if filter_[0] == FRAMES:
-        return PixelFrames(raw, n, width).dense().view(dtype).reshape(n, *shape)
-    if len(filter_) < 3 or not 0 <= filter_[1] < len(shape) or shape[filter_[1]] not in STACK_SIZES:
-        raise ValueError(f"filter {filter_} does not fit rows of shape {shape}")
-    axis = filter_[1]
-    size = shape[axis]
-    breaks = list(filter_[2:])
-    if breaks[0] != 0 or any(a >= b for a, b in pairwise(breaks)) or breaks[-1] >= n:
-        raise ValueError(f"the breaks {breaks} of a stack are not rows in order")
-    n_new_frames = np.ones(n, np.int64)
-    n_new_frames[breaks] = size
-    ends = np.cumsum(n_new_frames)
-    frame_shape = shape[:axis] + shape[axis + 1 :]
-    dense = PixelFrames(raw, int(ends[-1]), width // size).dense()
-    frames = dense.view(dtype).reshape(-1, *frame_shape)
-    rows = np.empty((n, *shape), dtype)
-    stacks = np.moveaxis(rows, axis + 1, 1)
-    for index in range(size):
-        stacks[:, index] = frames[ends - size + index]
-    return rows
+
+    def __init__(
+        self,
+        raw: bytes,
+        *,
+        n: int,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        filter_: tuple[int, ...],
+    ) -> None:
+        is_fitting = len(filter_) > 2 and 0 <= filter_[1] < len(shape)
+        if not is_fitting or shape[filter_[1]] not in STACK_SIZES:
+            raise ValueError(f"filter {filter_} does not fit rows of shape {shape}")
+        breaks = list(filter_[2:])
+        if breaks[0] != 0 or any(a >= b for a, b in pairwise(breaks)) or breaks[-1] >= n:
+            raise ValueError(f"the breaks {breaks} of a stack are not rows in order")
+        self.axis = filter_[1]
+        self._size = shape[self.axis]
+        self._shape = shape
+        self._dtype = dtype
+        n_new_frames = np.ones(n, np.int64)
+        n_new_frames[breaks] = self._size
+        self.ends = np.cumsum(n_new_frames)
+        width = dtype.itemsize * math.prod(shape)
+        self._frames = PixelFrames(raw, int(self.ends[-1]), width // self._size)
+
+    def frames(self) -> Array:
+        """Return all frames, an array (number of frames, *shape of a frame)."""
+        shape = self._shape[: self.axis] + self._shape[self.axis + 1 :]
+        return self._frames.dense().view(self._dtype).reshape(-1, *shape)
+
+    def dense(self) -> Array:
+        """Return all rows, an array (n, *shape)."""
+        frames = self.frames()
+        rows = np.empty((len(self.ends), *self._shape), self._dtype)
+        stacks = np.moveaxis(rows, self.axis + 1, 1)
+        for index in range(self._size):
+            stacks[:, index] = frames[self.ends - self._size + index]
+        return rows
 
 
 def word_type(n_bytes: int) -> np.dtype[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import math
+import struct
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from trajrec.errors import LogCorruptError
 from trajrec.log import pixels
 from trajrec.log.columns import NUMBER_KINDS
 from trajrec.log.frames import MAX_PART
-from trajrec.log.pixels import PixelFrames
+from trajrec.log.pixels import PixelFrames, PixelStacks
 from trajrec.log.planes import PLANES, unpack_planes
 from trajrec.log.schema import Column
 from trajrec.types import Array, IntArray, Value
@@ -26,6 +28,10 @@ from trajrec.values.plain import IMMUTABLE_TYPES, is_immutable
 _ZSTD_HEADER = 18
 
 _COLUMN_KINDS = NUMBER_KINDS | {"S", "U"}
+
+
+_UNREAD = object()
+"""Stands for a constant that was not decoded yet. None is a constant."""
 
 
 class Origin(NamedTuple):
@@ -66,6 +72,7 @@ class ColumnRows:
         type_name: The type of a scalar; "array" for an array in all rows.
         row_numbers: The number of each row in the chunk, int64 (n,), or None if every row of the
             chunk has one here.
+        stacks: The rows as frames, if they are stored as stacks of frames.
 
     Raises:
         ValueError: The bytes are not the rows that the record states.
@@ -88,9 +95,11 @@ class ColumnRows:
         if column.rows_data is not None:
             self.row_numbers = _read_row_numbers(column.rows_data, column.n)
         self._const = b""
+        self._const_value: Value = _UNREAD
         self._shape = column.shape
         self._dense: Array | None = None
         self._frames: PixelFrames | None = None
+        self.stacks: PixelStacks | None = None
         self._values: list[bytes] = []
         if column.kind == "const":
             self._const = bytes(data)
@@ -108,15 +117,26 @@ class ColumnRows:
         _check_size(column, width)
         if column.filter == (pixels.FRAMES,):
             self._frames = PixelFrames(raw, column.n, width)
+        elif column.filter and column.filter[0] == pixels.STACKS:
+            self.stacks = PixelStacks(
+                raw, n=column.n, dtype=dtype, shape=column.shape, filter_=column.filter
+            )
         else:
             self._dense = _unfilter(raw, column, dtype, width)
 
     @property
     def _array(self) -> Array | None:
-        """All rows as one array. Frames are unpacked when it is first used."""
+        """All rows as one array. Frames and stacks are unpacked when it is first used."""
         if self._dense is None and self._frames is not None:
             self._dense = self._frames.dense().view(self._dtype).reshape(self.n, *self._shape)
+        elif self._dense is None and self.stacks is not None:
+            self._dense = self.stacks.dense()
         return self._dense
+
+    @property
+    def holds_arrays(self) -> bool:
+        """Whether the rows are arrays of one dtype and shape."""
+        return self.kind == "array" or (self.kind == "const" and self.type_name == "array")
 
     def views(self, start: int, stop: int) -> Iterator[Array] | None:
         """Return an iterator over rows [start, stop), or None if `array` returns None.
@@ -177,6 +197,33 @@ class ColumnRows:
             return list(rows.astype(np.bool_).tolist())
         return list(rows.astype(np.dtype(self.type_name), copy=False))
 
+    def holds(self, live: list[Value], kind: type, start: int) -> bool | None:
+        """Return whether some numbers are those of the rows from a row on, by type and bits.
+
+        Args:
+            live: The numbers, at least one.
+            kind: The type of all of them: int, float or bool.
+            start: The first row.
+
+        Returns:
+            None if the rows are not a column of such numbers.
+        """
+        if self.kind == "const":
+            if self._const_value is _UNREAD:
+                self._const_value = self._decode(self._const)
+            value = self._const_value
+            if type(value) is not kind:
+                return None
+            if kind is float:
+                return array.array("d", live).tobytes() == struct.pack("d", value) * len(live)
+            return live.count(value) == len(live)
+        if self.kind != "scalar" or self.type_name != kind.__name__ or self._array is None:
+            return None
+        rows = self._array[start : start + len(live)]
+        if kind is float:
+            return array.array("d", live).tobytes() == rows.tobytes()
+        return bool(rows.tolist() == live)
+
     def numpy_bytes(self, start: int, stop: int) -> tuple[type, bytes] | None:
         """Return the type and the joined bytes of rows [start, stop).
 
@@ -212,7 +259,7 @@ class ColumnRows:
 
     def row_bytes(self, start: int = 0, stop: int | None = None) -> bytes | None:
         """Return the joined C-order bytes of rows [start, stop), or None if they are no arrays."""
-        if self.kind == "array" or (self.kind == "const" and self.type_name == "array"):
+        if self.holds_arrays:
             array = self.array(start, stop)
             return None if array is None else array.tobytes()
         return None
@@ -299,10 +346,6 @@ def _check_type(text: str, scalar_type: str | None) -> np.dtype[Any]:
 
 def _unfilter(raw: bytes, column: Column, dtype: np.dtype[Any], width: int) -> Array:
     """Return the rows of a column of numbers that are not stored as frames."""
-    if column.filter and column.filter[0] == pixels.STACKS:
-        return pixels.unpack(
-            raw, n=column.n, dtype=dtype, shape=column.shape, filter_=column.filter
-        )
     if column.n * width != len(raw):
         raise ValueError("its rows do not fill its bytes")
     if column.filter and (column.filter[0] != PLANES or len(column.filter) < 2):

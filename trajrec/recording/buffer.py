@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 from trajrec.log.columns import Packer
@@ -24,7 +24,7 @@ from trajrec.log.schema import Event
 from trajrec.log.writer import LogWriter
 from trajrec.recording.blocks import BLOCK_ROWS, Block
 from trajrec.recording.fast_steps import AddStep, make_add_step
-from trajrec.recording.item_journal import ItemJournal
+from trajrec.recording.item_journal import ItemJournal, encode_item
 from trajrec.recording.options import StoredStates
 from trajrec.recording.step_fields import MisfitError
 from trajrec.recording.step_redaction import StepRedaction
@@ -40,10 +40,12 @@ RESETTING = -2
 UNFINISHED = -3
 NOT_RECORDED = -4
 SKIPPED = -5
+PENDING = -6
 """Values of `StepBuffer.begun` outside of a step: no episode is open, a reset has begun and not
-ended, so has another call, nothing is recorded any more, and this episode is not recorded."""
+ended, so has another call, nothing is recorded any more, this episode is not recorded, and its
+reset is recorded with its first step."""
 
-BETWEEN_CALLS = (NO_EPISODE, NOT_RECORDED, SKIPPED)
+BETWEEN_CALLS = (NO_EPISODE, NOT_RECORDED, SKIPPED, PENDING)
 """Values of `StepBuffer.begun` outside of an episode, if each call that has begun has ended."""
 
 
@@ -156,10 +158,15 @@ class StepBuffer:
         if begun is None:
             self.begun = UNFINISHED
         episode, step, _ = self.position
-        for name, n in self._redaction.take_counts().items():
-            self.add_event(Redaction(episode, step if is_before else step - 1, name, n))
+        for event in self._redactions(episode, step if is_before else step - 1):
+            self.add_event(event)
         if begun is None:
             self.end_call()
+
+    def _redactions(self, episode: int, step: int) -> list[Redaction]:
+        """Return the events of the secrets that were replaced since the last call."""
+        counts = self._redaction.take_counts()
+        return [Redaction(episode, step, name, n) for name, n in counts.items()]
 
     def clean_action(self, name: str, action: Action) -> Action:
         """Return an action without secrets. Its step is not begun yet."""
@@ -174,19 +181,35 @@ class StepBuffer:
 
     def add_event(self, event: Event) -> None:
         """Add an event after the steps so far. `begun` must not be None."""
-        raw = encode_record(event)
-        self._add_other(Entry(event, raw), EVENT, raw)
-
-    def _add_other(self, item: Entry | Reset, kind: int, content: bytes) -> None:
-        """Add an item that is no row of a step."""
+        entry = make_entry(event)
         block = self.block
         number = block.first_number + len(block.rows)
-        block.items.append_other(item)
-        if not self._journal.put(number, kind, content):
+        block.items.append_other(entry)
+        if not self._journal.put(number, EVENT, entry.raw):
             self._journal.write_items(number)
 
-    def add_reset(self, obs: Value, episode: int, first_step: int) -> None:
-        """Add the first observation of an episode, or of a fork's steps, and the state."""
+    def add_others(self, items: Sequence[Entry | Reset]) -> None:
+        """Add items that are no rows of steps: all of them, or none if an exception comes.
+
+        Raises:
+            LogWriteError: As for `add_encoded`.
+        """
+        block = self.block
+        number = block.first_number + len(block.rows)
+        # First all into the block: the journal may begin another one, which no row of theirs fits.
+        block.items.append_others(items)
+        put = self._journal.put
+        for item in items:
+            if not put(number, *encode_item(item)):
+                self._journal.write_items(number)
+                return
+            number += 1
+
+    def take_reset(self, obs: Value, episode: int, first_step: int) -> list[Entry | Reset]:
+        """Return the items of the first observation of an episode, or of a fork's steps.
+
+        The items have the state too. They belong into the present block.
+        """
         takes = self.takes
         try:
             obs_part = takes.obs(obs)
@@ -196,10 +219,10 @@ class StepBuffer:
             obs_part = takes.obs(obs)
             state_part = takes.state()
         row = (None, obs_part, None, state_part, None, takes.whole_state())
-        reset = make_reset(row, episode, first_step)
-        self._add_other(reset, ROW, reset.row)
+        items: list[Entry | Reset] = [make_reset(row, episode, first_step)]
         if self._redaction.counts:
-            self.add_redactions()
+            items.extend(map(make_entry, self._redactions(episode, first_step - 1)))
+        return items
 
     def refit(self, **values: Value) -> None:
         """Begin a block that the state and these values of the current step fit.
@@ -305,3 +328,8 @@ class StepBuffer:
             if self.takes.may_have_secrets
             else make_add_step(self, self._journal, layouts.get("obs"), layouts.get("reward"))
         )
+
+
+def make_entry(event: Event) -> Entry:
+    """Return an event as an item."""
+    return Entry(event, encode_record(event))

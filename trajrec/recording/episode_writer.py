@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from trajrec.log.events import Redaction, TaskStart
-from trajrec.log.items import encode_row
-from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Fork, Keyframe, episode_id
+from trajrec.errors import EnvContractError
+from trajrec.log.events import Redaction, StepValues, TaskStart
+from trajrec.log.items import Entry, Reset, encode_row
+from trajrec.log.schema import Ending, EpisodeEnd, EpisodeStart, Event, Fork, Keyframe, episode_id
 from trajrec.log.writer import LogWriter
 from trajrec.protocols import Verifier
 from trajrec.recording.buffer import (
     BETWEEN_CALLS,
     NO_EPISODE,
+    NOT_RECORDED,
+    PENDING,
     RESETTING,
+    SKIPPED,
     UNFINISHED,
     StepBuffer,
+    make_entry,
 )
 from trajrec.recording.episode_events import check_events, failure_event
 from trajrec.recording.faults import Fault, fault_of
@@ -45,6 +50,8 @@ class EpisodeWriter:
 
     Attributes:
         number: The number of the current or last episode, -1 before the first.
+        last_recorded: The number of the last episode that is in the log, -1 before the first.
+        n_recorded: How many episodes are in the log.
     """
 
     def __init__(
@@ -60,6 +67,12 @@ class EpisodeWriter:
         primary: str = "",
     ) -> None:
         self.number = -1
+        self.last_recorded = -1
+        self.n_recorded = 0
+        # An episode without steps takes its number with it: an id names one reset.
+        self._next_number = 0
+        # The items of a reset whose first step has not come.
+        self._pending: list[Entry | Reset] | None = None
         self._env = env
         self._buffer = buffer
         self._writer = writer
@@ -74,6 +87,8 @@ class EpisodeWriter:
         # The end of an episode whose last step is recorded: (ending, terminated, truncated).
         self._due_end: tuple[Ending, bool, bool] | None = None
         self._keyframes = KeyframeSchedule(env)
+        # The first step of the episode: of a fork, the step at which it was forked.
+        self._first_step = 0
 
     @property
     def id(self) -> str | None:
@@ -83,11 +98,14 @@ class EpisodeWriter:
     @property
     def is_open(self) -> bool:
         """Whether an episode has begun and not ended."""
+        if self._buffer.begun == PENDING:
+            return self._pending is not None
         return self._buffer.position.is_open and self._due_end is None
 
     def new_episode(self) -> int:
         """Return the number of the next episode."""
-        self.number += 1
+        self.number = self._next_number
+        self._next_number += 1
         self._has_failed = False
         self._fault = ""
         return self.number
@@ -101,20 +119,61 @@ class EpisodeWriter:
         task: TaskStart | None = None,
         fork: Fork | None = None,
     ) -> None:
-        """Record the events of a reset or of a fork, and the first observation and state.
+        """Take the events of a reset or of a fork, and the first observation and state.
+
+        A fork is recorded now. A reset is recorded with its first step: loops that reset at once
+        after an episode's end would leave an abandoned episode without steps when they stop.
 
         `n_secrets` has the number of secrets that the options and the info of the reset had.
         """
         buffer = self._buffer
+        self._pending = None
         buffer.begun = RESETTING
         # The event before the observation: a reader that sees an episode's rows has seen its start.
-        self._add_start(start, n_secrets, task)
+        events = self._start_events(start, n_secrets, task)
         if fork is not None:
-            buffer.add_event(fork)
+            events.append(fork)
         first_step = 0 if fork is None else fork.step
-        buffer.add_reset(obs, self.number, first_step)
+        row = buffer.take_reset(obs, self.number, first_step)
         self._keyframes.begin_episode(first_step)
-        buffer.end_call()
+        self._first_step = first_step
+        self._pending = [*map(make_entry, events), *row]
+        if fork is None:
+            buffer.end_call(PENDING)
+        else:
+            self.begin_pending()
+
+    def begin_pending(self) -> None:
+        """Record the reset of an episode, because its first step comes."""
+        buffer = self._buffer
+        if self._pending is None:
+            # The call that dropped it was interrupted.
+            self._drop_pending()
+            return
+        buffer.begun = RESETTING
+        buffer.add_others(self._pending)
+        self._end_pending()
+
+    def _end_pending(self) -> None:
+        """Note that the reset of an episode is recorded."""
+        self._count_recorded()
+        self._buffer.end_call()
+        self._pending = None
+
+    def _drop_pending(self) -> None:
+        """Forget a reset that no step followed."""
+        buffer = self._buffer
+        self._pending = None
+        if buffer.has_pixels:
+            # The change of pixels was taken, and no row has it.
+            buffer.begin_block()
+        self.number = self.last_recorded
+        buffer.end_call(NO_EPISODE)
+
+    def _count_recorded(self) -> None:
+        if self.last_recorded != self.number:
+            self.last_recorded = self.number
+            self.n_recorded += 1
 
     def fail_reset(
         self,
@@ -127,11 +186,13 @@ class EpisodeWriter:
     ) -> None:
         """Record an episode that never began; `n_secrets` is as for `begin`."""
         buffer = self._buffer
+        self._pending = None
         buffer.begun = RESETTING
         if buffer.has_pixels:
             buffer.begin_block()
         if not buffer.position.is_open:
-            self._add_start(start, n_secrets, task)
+            buffer.add_others([*map(make_entry, self._start_events(start, n_secrets, task))])
+        self._count_recorded()
         self._fault = fault_of(exc, is_of_env=phase == "reset")
         buffer.add_event(
             failure_event(
@@ -182,6 +243,31 @@ class EpisodeWriter:
             buffer.begin_block()
         buffer.end_call()
 
+    def annotate(self, values: Mapping[str, Value]) -> None:
+        """Record named values of the last step.
+
+        Raises:
+            EnvContractError: No step has been taken since the reset.
+            EncodeError: A value cannot be stored.
+        """
+        self.mend()
+        buffer = self._buffer
+        begun = buffer.begun
+        if begun in (NOT_RECORDED, SKIPPED):
+            return
+        if self._writer.is_closed:
+            raise EnvContractError("annotate after close; the log is sealed")
+        step = buffer.position.step - 1
+        if begun == PENDING or self.number < 0 or step < self._first_step:
+            raise EnvContractError("annotate before the first step; values belong to a step taken")
+        cleaned, n_secrets = self._redactor.redacted(dict(values), where="values", opaque=False)
+        data = codec.encode(cleaned, where=f"values of step {step}")
+        buffer.begun = UNFINISHED
+        buffer.add_event(StepValues(self.number, step, data))
+        if n_secrets:
+            buffer.add_event(Redaction(self.number, step, "values", n_secrets))
+        buffer.end_call(begun)
+
     def end_block(self) -> None:
         """End a full block in the middle of an episode, perhaps with a keyframe."""
         buffer = self._buffer
@@ -196,8 +282,10 @@ class EpisodeWriter:
         buffer.next_block()
 
     def end_unfinished(self) -> None:
-        """End the episode that a reset, a fork or `close` cuts off, if there is one."""
-        if self._buffer.begun != NO_EPISODE and self._buffer.position.is_open:
+        """End the episode that a reset, a fork or `close` cuts off; forget one without steps."""
+        if self._buffer.begun == PENDING:
+            self._drop_pending()
+        elif self._buffer.begun != NO_EPISODE and self._buffer.position.is_open:
             self._due_end = ("error" if self._has_failed else "abandoned", False, False)
             self._buffer.begun = UNFINISHED
             self._end_due()
@@ -212,7 +300,14 @@ class EpisodeWriter:
         begun = buffer.begun
         if begun is None or begun in BETWEEN_CALLS:
             return
+        if begun == RESETTING and self._pending is not None and not buffer.position.is_open:
+            # Not before a row is recorded: `resume` begins a block, which this reset would not fit.
+            buffer.end_call(PENDING)
+            return
         buffer.resume()
+        if begun == RESETTING and self._pending is not None:
+            self._end_pending()
+            return
         if begun >= buffer.next_number:
             self._due_end = None
             self._add_failure(_BrokenOffError(), buffer.action, "scaffold")
@@ -223,16 +318,15 @@ class EpisodeWriter:
         else:
             buffer.end_call(None if buffer.position.is_open else NO_EPISODE)
 
-    def _add_start(
+    def _start_events(
         self, start: EpisodeStart, n_secrets: Mapping[str, int], task: TaskStart | None
-    ) -> None:
-        """Record the event of a reset, its task, and the secrets that options and info had."""
-        self._buffer.add_event(start)
+    ) -> list[Event]:
+        """Return the event of a reset, its task, and the secrets that options and info had."""
+        events: list[Event] = [start]
         if task is not None:
-            self._buffer.add_event(task)
-        for name, n in n_secrets.items():
-            if n:
-                self._buffer.add_event(Redaction(self.number, -1, name, n))
+            events.append(task)
+        events.extend(Redaction(self.number, -1, name, n) for name, n in n_secrets.items() if n)
+        return events
 
     def _end_due(self) -> None:
         """Record the end of the episode, which `_due_end` describes, and judge its last state."""

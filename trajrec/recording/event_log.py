@@ -20,10 +20,9 @@ from trajrec.log.items import Entry
 from trajrec.log.journal import EVENT, EVENT_HALF_BYTES
 from trajrec.log.packing import Drained
 from trajrec.log.record_encoder import encode_record
-from trajrec.log.schema import Chunk, EnvRecord, Event, StateRecord
+from trajrec.log.schema import Chunk, Event
 from trajrec.log.writer import Durability, LogWriter, OnFull, new_log_id
-from trajrec.recording.provenance import make_header
-from trajrec.redaction.redactor import Redactor
+from trajrec.recording.provenance import make_agents_header
 
 REFERRED_BYTES = 256
 """Values larger than this are stored once per log, and referred to by their digest. A reference
@@ -74,24 +73,8 @@ class EventLog:
     """A log of agents' episodes. It takes events from any thread, in the order of the calls."""
 
     def __init__(self, folder: Path, on_full: OnFull, durability: Durability) -> None:
-        no_env = EnvRecord(
-            env_id="",
-            entry_point="",
-            kwargs_data=b"",
-            max_episode_steps=None,
-            spec_fields={},
-            wrappers=[],
-            class_name="",
-            recreatable="a log of agents: each episode names its own world",
-        )
-        header = make_header(
-            log_id=new_log_id(),
-            created_ns=time.time_ns(),
-            env=no_env,
-            state=StateRecord(),
-            keep_states="auto",
-            # The log is shared by episodes, which may have other ones.
-            redactor=Redactor(),
+        header = make_agents_header(
+            new_log_id(), "a log of agents: each episode names its own world"
         )
         self.log_id = header.log_id
         self.path = folder / f"{header.log_id}.trj"

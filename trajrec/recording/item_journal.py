@@ -156,7 +156,7 @@ class ItemJournal:
         # An event needs no layout, but the position of the block.
         if not self._write_start(block, index, number):
             return False
-        return self.put(number, *_encode_item(block.rows[index]))
+        return self.put(number, *encode_item(block.rows[index]))
 
     def _write_start(self, block: Block, index: int, number: int) -> bool:
         """Write the layout of the rows if it is missing, and return whether there was room."""
@@ -198,7 +198,7 @@ class ItemJournal:
         return True
 
 
-def _encode_item(item: Item) -> tuple[int, bytes]:
+def encode_item(item: Item) -> tuple[int, bytes]:
     """Return the kind and the content of an item's record."""
     if isinstance(item, Entry):
         return EVENT, item.raw

@@ -65,6 +65,10 @@ class _RecordedEnv:
         """Number of possible players."""
         return int(self.env.max_num_agents)
 
+    def annotate(self, **values: Value) -> None:
+        """Add named values to the last step; see `Recorder.annotate`."""
+        self.recorder.annotate(**values)
+
     def flush(self) -> None:
         """Hand everything recorded so far to the operating system now."""
         self.recorder.flush()

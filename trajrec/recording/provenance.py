@@ -9,6 +9,7 @@ import platform
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,33 @@ of sums in numerical libraries, the code path of a processor, and the time zone.
 
 _GIT_TIMEOUT_S = 5.0
 """On a slow network file system `git status` may take minutes; the log then has no commit."""
+
+
+def make_agents_header(log_id: str, reason: str) -> Header:
+    """Return the header of a log of agents, which has no environment.
+
+    Args:
+        log_id: The log's id.
+        reason: Why nothing says how to make an environment.
+    """
+    return make_header(
+        log_id=log_id,
+        created_ns=time.time_ns(),
+        env=EnvRecord(
+            env_id="",
+            entry_point="",
+            kwargs_data=b"",
+            max_episode_steps=None,
+            spec_fields={},
+            wrappers=[],
+            class_name="",
+            recreatable=reason,
+        ),
+        state=StateRecord(),
+        keep_states="auto",
+        # The log is shared by episodes, which may have other ones.
+        redactor=Redactor(),
+    )
 
 
 def make_header(

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any
 
 import gymnasium
 import msgspec
 
 from trajrec.envstate.adapters import choose_adapter
-from trajrec.envstate.generators import generator_state
 from trajrec.errors import EncodeError, LogWriteError
 from trajrec.log.events import TaskStart
 from trajrec.log.schema import EpisodeStart, Fork, StateRecord
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Verifier
-from trajrec.recording.buffer import NOT_RECORDED, SKIPPED, StepBuffer
+from trajrec.recording.buffer import NOT_RECORDED, PENDING, SKIPPED, StepBuffer
 from trajrec.recording.episode_writer import EpisodeWriter, StepResult
 from trajrec.recording.log_series import LogSeries
 from trajrec.recording.options import (
     KeepStates,
     LogOrigin,
-    RecordOptions,
     TaskOfReset,
     check_volume,
 )
+from trajrec.recording.recordable import check_recordable
 from trajrec.recording.recorder_errors import is_unrecordable, located, not_open, warn_of_end
 from trajrec.recording.recorder_header import recorder_header
+from trajrec.recording.reset_seed import choose_seed
 from trajrec.recording.step_fields import MisfitError
 from trajrec.recording.task_event import TaskDescription
 from trajrec.redaction.redactor import Redactor, as_redactor
@@ -103,8 +102,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         redact: bool | Redactor = True,
         factory: Callable[[], Value] | None = None,
     ) -> None:
-        if not isinstance(env, gymnasium.Env):
-            raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}")
+        check_recordable(env)
         check_volume(every=every, max_bytes=max_bytes, keep_last=keep_last)
         super().__init__(env)
         self._checks = tuple(checks)
@@ -181,7 +179,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Step the environment and record the step; an exception is recorded, then raised again."""
         buffer = self._buffer
         if buffer.begun is not None:
-            return self._step_otherwise(action)
+            if buffer.begun == PENDING:
+                self._episodes.begin_pending()
+            if buffer.begun is not None:
+                return self._step_otherwise(action)
         try:
             # Before the environment gets it: some clip or scale actions in place.
             action_part = buffer.takes.action(action)
@@ -225,36 +226,47 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         """Step outside of a recorded episode, or after a call that was interrupted."""
         self._episodes.mend()
         begun = self._buffer.begun
-        if begun is None:
+        if begun is None or begun == PENDING:
             return self.step(action)
         if begun in (NOT_RECORDED, SKIPPED):
             return self.env.step(action)
         raise not_open(self.episode_id)
+
+    def annotate(self, **values: Value) -> None:
+        """Add named values to the last step: `env.annotate(logprob=-0.7, value=1.2)`.
+
+        They are read as `Episode.step_values`, and as columns of `corpus.transitions`. Of several
+        values under one name the last counts.
+
+        Args:
+            **values: Plain data or arrays by name.
+
+        Raises:
+            EnvContractError: No step has been taken since the reset.
+            EncodeError: A value cannot be stored losslessly.
+        """
+        self._episodes.annotate(values)
 
     def reset(
         self, *, seed: int | None = None, options: JsonObject | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment and begin an episode; an unfinished one is recorded as abandoned.
 
+        The reset is recorded with the first step, before the environment makes it. A reset that no
+        step follows leaves no episode; one that raises is recorded at once.
+
         Without a seed, and without a generator whose state can be read, nothing could repeat the
         reset: then the recorder gives a seed, and the log names the recorder as its origin.
         """
+        had_no_step = self._buffer.begun == PENDING
         if not self._begin_call():
             return self.env.reset(seed=seed, options=options)
         n_resets = self._n_resets
         self._n_resets += 1
-        if n_resets % self._every:
+        if n_resets % self._every and not had_no_step:
             self._buffer.begun = SKIPPED
             return self.env.reset(seed=seed, options=options)
-        rng_data = None
-        origin: Literal["caller", "recorder", "none"] = "caller"
-        if seed is None:
-            rng_data = generator_state(self.env.unwrapped, self._adapter)
-            origin = "none"
-            if rng_data is None:
-                # 31 bits, so that the seed fits into a signed 32-bit integer of a simulator in C.
-                seed = secrets.randbits(31)
-                origin = "recorder"
+        seed, origin, rng_data = choose_seed(seed, self.env, self._adapter)
         options_data = None
         n_secrets: dict[str, int] = {}
         if options is not None:
@@ -329,7 +341,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._writer.raise_error()
         self._episodes.mend()
         self._episodes.end_unfinished()
-        n_episodes = self._episodes.number + 1
+        n_episodes = self._episodes.n_recorded
         if not self._is_closed and self._logs.is_done(self._writer, n_episodes):
             self._begin_log(n_episodes)
         if self._buffer.check_writer():
@@ -385,16 +397,3 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def _located(self, exc: EncodeError) -> EncodeError:
         return located(exc, self.episode_id, self._buffer.position.step)
-
-
-def open_recorder(
-    env: AnyEnv,
-    folder: str | Path,
-    origin: LogOrigin,
-    **options: Unpack[RecordOptions],
-) -> Recorder:
-    """Return a recorder whose log has the given origin; for forks, tests and samples."""
-    recorder = Recorder.__new__(Recorder)
-    recorder._origin = origin
-    Recorder.__init__(recorder, env, folder, **options)
-    return recorder

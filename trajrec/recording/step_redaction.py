@@ -5,9 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+import numpy as np
+
 from trajrec.recording.step_fields import ANY_TEXT, TextRule
 from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.survey import NUMBERS
 from trajrec.types import Value
+
+_ARE_NUMBERS = NUMBERS.issuperset
+
+_ARE_TEXTS = frozenset((str,)).issuperset
+
+_NUMBER_KINDS = "biufcmM"
+"""Kinds of dtypes of arrays without texts."""
+
+_MAX_FORMS = 256
+"""Dicts of more forms are searched each time: an environment may make a key for each step."""
 
 
 class StepRedaction:
@@ -23,6 +36,8 @@ class StepRedaction:
     def __init__(self, redactor: Redactor) -> None:
         self.counts: dict[str, int] = {}
         self._redactor = redactor
+        # Keys and types of dicts of numbers in which no secret was found.
+        self._clean_forms: set[tuple[tuple[str, ...], tuple[type, ...]]] = set()
 
     def rule(
         self, name: str, value: Value, clean: Callable[[str, Value], Value] | None = None
@@ -52,7 +67,12 @@ class StepRedaction:
         Raises:
             EncodeError: The value cannot be stored, and is no info.
         """
+        form = _form_of_numbers(value) if type(value) is dict else None
+        if form in self._clean_forms:
+            return value
         cleaned, n = self._redactor.redacted(value, where=name, opaque=name == "info")
+        if not n and form is not None and len(self._clean_forms) < _MAX_FORMS:
+            self._clean_forms.add(form)
         if n:
             # A value that does not fit its block is taken twice, so the counts are not added up.
             self.counts[name] = n
@@ -63,3 +83,20 @@ class StepRedaction:
         counts = self.counts
         self.counts = {}
         return counts
+
+
+def _form_of_numbers(value: dict[Value, Value]) -> tuple[tuple[str, ...], tuple[type, ...]] | None:
+    """Return the keys and types of a dict of numbers and arrays of numbers; None of any other dict.
+
+    Numbers are never secrets, so whether such a dict has one depends on its keys, and on which of
+    its values are arrays. To search its keys takes longer than many steps.
+    """
+    types = tuple(map(type, value.values()))
+    if not _ARE_NUMBERS(types):
+        for item in value.values():
+            kind = type(item)
+            is_array = kind is np.ndarray and item.dtype.kind in _NUMBER_KINDS
+            if not is_array and kind not in NUMBERS:
+                return None
+    keys = tuple(value)
+    return (keys, types) if _ARE_TEXTS(map(type, keys)) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from trajrec.redaction.digests import has_mark, without_digests
+from trajrec.redaction.digests import has_mark, is_mark, without_digests
 from trajrec.redaction.names import strength_of
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.survey import Survey
@@ -26,6 +26,22 @@ def is_same_mark(change: Change) -> bool:
         and isinstance(after, str)
         and without_digests(before) == without_digests(after)
     )
+
+
+def is_same_redacted(change: Change, redactor: Redactor | None) -> bool:
+    """Return whether the text after a change would have been recorded as the one before it.
+
+    Args:
+        change: The change, with the keys that lead to it.
+        redactor: The redactor of the recording. Default: that of `trajrec.record`.
+    """
+    if not isinstance(change.before, str) or not has_mark(change.before):
+        return False
+    # Under the name of a secret, a mark stands for any text.
+    is_named = any(isinstance(key, str) and strength_of(key) for key in change.path)
+    if is_named and is_mark(change.before) and isinstance(change.after, str):
+        return True
+    return is_same_mark(change._replace(after=(redactor or default_redactor()).plain(change.after)))
 
 
 def has_marks(value: Value) -> bool:

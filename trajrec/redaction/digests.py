@@ -53,3 +53,8 @@ def mark_spans(data: bytes) -> list[tuple[int, int]]:
 def without_digests(text: str) -> str:
     """Return a text whose marks have no digests: these differ from process to process."""
     return _MARKED_TEXT.sub(r"[redacted \1]", text)
+
+
+def without_digests_in_bytes(data: bytes) -> bytes:
+    """Return the same of the bytes of a text."""
+    return _MARKED_BYTES.sub(rb"[redacted \1]", data) if SIGN.encode() in data else data

@@ -160,7 +160,9 @@ class Cleaner:
     def _clean_dict(self, value: Mapping[Value, Value]) -> dict[Value, Value]:
         paired = pair_name(value) if "value" in value else None
         is_key = "kty" in value
-        is_secret = value.get("kind") == KUBERNETES_SECRET
+        kind = value.get("kind")
+        # An array compares item by item.
+        is_secret = isinstance(kind, str) and kind == KUBERNETES_SECRET
         has_pieces = not _TEXT_TOKEN_WORDS.isdisjoint(value)
         cleaned = {}
         for key, item in value.items():

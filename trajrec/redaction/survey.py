@@ -93,7 +93,9 @@ class Survey:
                 self.add(item)
         if "value" in value and strength_of(pair_name(value) or ""):
             self.has_name = True
-        if "kty" in value or ("kind" in value and value["kind"] == KUBERNETES_SECRET):
+        # An array compares item by item.
+        kind = value.get("kind")
+        if "kty" in value or (isinstance(kind, str) and kind == KUBERNETES_SECRET):
             self.has_name = True
 
     def _add_items(self, value: list[Value] | tuple[Value, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -10,7 +11,7 @@ import time
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from trajrec.errors import RestoreError
 from trajrec.tracking.tree import Tree
@@ -35,6 +36,10 @@ IGNORED = (".git", "__pycache__", "*.pyc", ".DS_Store")
 Entry = dict[Any, Any]
 """A file ({"mode", "text"}, {"mode", "bytes"} or {"mode", "size", "digest"}), a link ({"link"}), or
 a folder (name -> entry). Names that are not UTF-8 are bytes."""
+
+
+Status: TypeAlias = tuple[int, ...] | str | None
+"""The status of a file, the target of a link, or None for a folder."""
 
 
 class ReadFile(NamedTuple):
@@ -64,6 +69,11 @@ class Folder:
         # Files by path, so that one whose status is the same is not read again.
         self._files: dict[str, ReadFile] = {}
         self._tree = Tree(self._read)
+        # What was there at the last look, and whether a file must be read again in any case.
+        self._listing: dict[str, Status] = {}
+        self._is_racy = True
+        self._digest = ""
+        self._is_ignored = functools.lru_cache(maxsize=1 << 16)(self._matches_ignored)
 
     @property
     def is_large(self) -> bool:
@@ -72,11 +82,19 @@ class Folder:
 
     def begin(self) -> tuple[Any, str]:
         """Return the tree of files, and its digest."""
-        return self._tree.begin()
+        # The listing first: a change while the files are read shows in the next one.
+        self._listing = self._list()
+        value, self._digest = self._tree.begin()
+        return value, self._digest
 
     def update(self) -> tuple[list[Change], str]:
         """Return the changes since the last call, and the digest of the tree."""
-        return self._tree.update()
+        listing = self._list()
+        if listing == self._listing and not self._is_racy:
+            return [], self._digest
+        self._listing = listing
+        changes, self._digest = self._tree.update()
+        return changes, self._digest
 
     def restore(self, value: Entry) -> None:
         """Write files, modes, links and folders as they were.
@@ -116,18 +134,42 @@ class Folder:
                 path.write_bytes(entry["text"].encode() if "text" in entry else entry["bytes"])
                 path.chmod(int(entry["mode"], 8))
 
+    def _list(self) -> dict[str, Status]:
+        """Return the status of each file, the target of each link, and the folders, by path."""
+        listing: dict[str, Status] = {}
+        folders = [os.fspath(self.path)]
+        is_ignored = self._is_ignored
+        for folder in folders:
+            with os.scandir(folder) as scanned:
+                for item in scanned:
+                    if is_ignored(item.name):
+                        continue
+                    path = item.path
+                    if item.is_symlink():
+                        listing[path] = os.readlink(path)
+                    elif item.is_dir(follow_symlinks=False):
+                        listing[path] = None
+                        folders.append(path)
+                    elif item.is_file(follow_symlinks=False):
+                        listing[path] = _status(item.stat(follow_symlinks=False))
+        return listing
+
     def _read(self) -> Entry:
         files: dict[str, ReadFile] = {}
         entry = self._scan(os.fspath(self.path), files)
         self._files = files
+        self._is_racy = any(map(_is_racy, files.values()))
         return entry
+
+    def _matches_ignored(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self.ignore)
 
     def _scan(self, path: str, files: dict[str, ReadFile]) -> Entry:
         """Return a folder's entry; add its files to `files`."""
         entries: Entry = {}
         with os.scandir(path) as scanned:
             for item in sorted(scanned, key=lambda item: item.name):
-                if any(fnmatch(item.name, pattern) for pattern in self.ignore):
+                if self._is_ignored(item.name):
                     continue
                 name = _name(item.name)
                 # Links are not followed: they may lead out of the folder, or in a circle.
@@ -141,21 +183,30 @@ class Folder:
 
     def _file(self, item: os.DirEntry[str], files: dict[str, ReadFile]) -> Entry:
         stats = item.stat(follow_symlinks=False)
-        status = (
-            stats.st_size,
-            stats.st_mtime_ns,
-            stats.st_ctime_ns,
-            stats.st_ino,
-            stats.st_mode,
-        )
+        status = _status(stats)
         file = self._files.get(item.path)
-        if file is None or file.status != status or file.read_ns - stats.st_mtime_ns < RACY_NS:
+        if file is None or file.status != status or _is_racy(file):
             # The time before the content: a change while the file is read must not be missed.
             read_ns = time.time_ns()
             entry = {"mode": f"{stat.S_IMODE(stats.st_mode):o}", **_content(item.path)}
             file = ReadFile(status, read_ns, entry)
         files[item.path] = file
         return file.entry
+
+
+def _status(stats: os.stat_result) -> tuple[int, ...]:
+    return (
+        stats.st_size,
+        stats.st_mtime_ns,
+        stats.st_ctime_ns,
+        stats.st_ino,
+        stats.st_mode,
+    )
+
+
+def _is_racy(file: ReadFile) -> bool:
+    """Return whether a file may have changed after it was read, and its status may not tell."""
+    return file.read_ns - file.status[1] < RACY_NS
 
 
 def _name(name: str) -> str | bytes:

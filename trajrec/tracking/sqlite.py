@@ -43,19 +43,26 @@ class Database:
             self._connection = source
         self._tree = Tree(self._read)
         self._version = (-1, -1)
+        # Whether a transaction of the connection was open at the last look.
+        self._is_open = False
         self._digest = ""
 
     def begin(self) -> tuple[Any, str]:
         """Return all rows, and their digest."""
         # The version first: a change during the read then counts as new in the next `update`.
         self._version = self._read_version()
+        self._is_open = self._connection.in_transaction
         value, self._digest = self._tree.begin()
         return value, self._digest
 
     def update(self) -> tuple[list[Change], str]:
         """Return the changes of rows since the last call, and the digest of all rows."""
         version = self._read_version()
-        if version == self._version:
+        was_open = self._is_open
+        self._is_open = self._connection.in_transaction
+        # Nothing counts a rollback, as of a savepoint: what an open transaction has changed may be
+        # gone with the same counts.
+        if version == self._version and not (was_open or self._is_open):
             return [], self._digest
         self._version = version
         changes, self._digest = self._tree.update()

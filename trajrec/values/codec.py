@@ -59,6 +59,17 @@ def encode(
     return data
 
 
+def left_out(value: Value, exc: Exception) -> Opaque:
+    """Return what stands for a value that raised when it was to be encoded, say by a cycle.
+
+    >>> left_out([], EncodeError("nested deeper than 100 levels", where="x[0][0]"))
+    Opaque(type_name='builtins.list', text='left out: nested deeper than 100 levels')
+    """
+    # Without the path of the error, which may be as deep as the value.
+    reason = exc.what if isinstance(exc, EncodeError) else f"{type(exc).__name__} by its own code"
+    return Opaque(type_name(value), f"left out: {reason}")
+
+
 def decode(data: bytes | memoryview) -> Value:
     """Return the value that `encode` was given.
 

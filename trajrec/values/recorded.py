@@ -14,8 +14,11 @@ from trajrec.errors import RecordedError
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import Plain
 from trajrec.values.foreign_arrays import ARRAY, as_given
+from trajrec.values.plain import PLAIN_TYPES
 
 T = TypeVar("T")
+
+_ARE_PLAIN = PLAIN_TYPES.issuperset
 
 
 class RecordedObject(Plain):
@@ -86,8 +89,17 @@ def rehydrate(value: Value) -> Value:
     A pydantic object, dataclass or enum has its own class if that class is loaded. Other objects
     are `RecordedObject`.
     """
+    if type(value) in PLAIN_TYPES:
+        return value
     if isinstance(value, Plain):
         return _to_object(value)
+    if (
+        type(value) is dict
+        and _ARE_PLAIN(map(type, value))
+        and _ARE_PLAIN(map(type, value.values()))
+    ):
+        # Most results are records of numbers and texts.
+        return value.copy()
     if isinstance(value, dict):
         return {_key(key): rehydrate(item) for key, item in value.items()}
     if type(value) in (list, tuple):
@@ -100,6 +112,8 @@ def _key(key: Value) -> Value:
 
     No other object: its class may compute a hash by code of its own.
     """
+    if type(key) is str:
+        return key
     if type(key) is tuple:
         return tuple(map(_key, key))
     return _to_object(key) if isinstance(key, Plain) and key.kind == "enum" else key

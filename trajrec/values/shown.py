@@ -78,3 +78,12 @@ def _line(text: str) -> str:
 
 def _cut(text: str, size: int) -> str:
     return text if len(text) <= size else text[: size - len(_CUT)] + _CUT
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> counted(1, "model call"), counted(0, "model call")
+    ('1 model call', '0 model calls')
+    """
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

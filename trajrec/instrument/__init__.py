@@ -1,0 +1,1 @@
+"""Hooks in frameworks of agents, which record the tool calls that these make."""

@@ -1,0 +1,100 @@
+"""Facts about imported records that stand in their `extra_data`: sources, unknown ends, leftovers.
+
+Format 2 has no value for an outcome that nobody knows, so the record of such an end has one that
+claims little, and the fact beside it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from trajrec.errors import DecodeError
+from trajrec.types import JsonObject, Value
+from trajrec.values import codec
+
+_SOURCE = "source"
+_UNKNOWN = "unknown"
+_EXTRA = "extra"
+_MESSAGES = "messages"
+
+
+def source_data(source: JsonObject) -> bytes:
+    """Return the `extra_data` of the start of an imported episode.
+
+    Args:
+        source: Its file, sha256, format and position.
+    """
+    return codec.encode({_SOURCE: source})
+
+
+def source_of(data: bytes | None) -> JsonObject | None:
+    """Return the source of an imported episode, None if it was recorded here."""
+    source = facts_of(data).get(_SOURCE)
+    return source if isinstance(source, dict) else None
+
+
+@lru_cache(maxsize=1)
+def unknown_data() -> bytes:
+    """Return the `extra_data` of an end of which the outcome is unknown."""
+    return codec.encode({_UNKNOWN: True})
+
+
+def end_data(
+    *, is_unknown: bool, extra: Value = None, messages: list[Value] | None = None
+) -> bytes | None:
+    """Return the `extra_data` of an end, None if there is nothing to say.
+
+    Args:
+        is_unknown: Whether the outcome is unknown.
+        extra: Facts of the source that have no place of their own.
+        messages: The messages after the last model call.
+    """
+    facts: JsonObject = {}
+    if is_unknown:
+        if extra is None and not messages:
+            return unknown_data()
+        facts[_UNKNOWN] = True
+    if extra is not None:
+        facts[_EXTRA] = extra
+    if messages:
+        facts[_MESSAGES] = messages
+    return codec.encode(facts) if facts else None
+
+
+def extra_data(extra: Value) -> bytes | None:
+    """Return the `extra_data` of a record that has leftovers of its source."""
+    return None if extra is None else codec.encode({_EXTRA: extra})
+
+
+def is_unknown(data: bytes | None) -> bool:
+    """Return whether an end says that its outcome is unknown.
+
+    >>> is_unknown(end_data(is_unknown=True)), is_unknown(None)
+    (True, False)
+    """
+    # Nearly all records have none.
+    if data is None:
+        return False
+    return data == unknown_data() or facts_of(data).get(_UNKNOWN) is True
+
+
+def extra_of(facts: Value) -> Value:
+    """Return the leftovers among decoded facts, None if there are none."""
+    return facts.get(_EXTRA) if isinstance(facts, dict) else None
+
+
+def messages_of(facts: Value) -> list[Value]:
+    """Return the messages after the last model call among decoded facts."""
+    messages = facts.get(_MESSAGES) if isinstance(facts, dict) else None
+    return messages if isinstance(messages, list) else []
+
+
+def facts_of(data: bytes | None) -> JsonObject:
+    """Return decoded facts without the values that they refer to; {} if they are none."""
+    if data is None:
+        return {}
+    try:
+        return codec.decode_map(data)
+    except DecodeError:
+        # Facts that a reader cannot know are none of its business.
+        return {}
