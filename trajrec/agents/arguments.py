@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -14,15 +15,26 @@ Validate: TypeAlias = Callable[[Value], Value]
 
 def tool_name(function: Callable[..., Value]) -> str:
     """Return the name of a function as a tool."""
+    if isinstance(function, functools.partial):
+        return tool_name(function.func)
     return str(getattr(function, "__name__", type(function).__name__))
 
 
 def arguments_of(
     function: Callable[..., Value], args: Sequence[Value], kwargs: JsonObject
 ) -> JsonObject:
-    """Return the arguments of a function's call, by name."""
+    """Return the arguments of a function's call, by name.
+
+    Arguments that do not fit the function, which will refuse them, stand under "args" as they are.
+    """
     # Without positional arguments nothing needs a name, and a signature is slow to read.
-    return {**inspect.signature(function).bind(*args, **kwargs).arguments} if args else kwargs
+    if not args:
+        return kwargs
+    try:
+        return {**inspect.signature(function).bind(*args, **kwargs).arguments}
+    except (TypeError, ValueError):
+        # Some functions that are written in C have no signature.
+        return {**kwargs, "args": list(args)}
 
 
 def request_of(args: Sequence[Value], kwargs: JsonObject) -> JsonObject:

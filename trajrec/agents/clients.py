@@ -1,45 +1,35 @@
-"""Clients that record by themselves: `trajrec.openai(client)` and `trajrec.mcp(session)`.
+"""Clients that are recorded: `trajrec.openai(client)` and `trajrec.mcp(session)`.
 
-Neither library is imported. Any object with the methods can be wrapped, and calls that are not
-recorded go to it unchanged.
+Neither library is imported. Any MCP session with the methods can be wrapped.
 """
 
 from __future__ import annotations
 
 from trajrec.agents.context import current_episode
+from trajrec.agents.routing import connect_taps, router
 from trajrec.protocols import Access, Tool
 from trajrec.types import JsonObject, Value
 
-# Methods of an OpenAI-compatible client that are model calls.
-MODEL_METHODS = frozenset(
-    {
-        "chat.completions.create",
-        "chat.completions.parse",
-        "beta.chat.completions.parse",
-        "completions.create",
-        "embeddings.create",
-        "responses.create",
-        "responses.parse",
-    }
-)
-
-# The resources that lead to these methods, such as "chat" and "chat.completions".
-_RESOURCES = frozenset(
-    ".".join(name.split(".")[:k]) for name in MODEL_METHODS for k in range(1, name.count(".") + 1)
-)
+_has_taps = False
 
 
 def openai(client: Value) -> Value:
-    """Return an OpenAI-compatible client whose model calls the current episode records.
+    """Turn the recording of model calls on, and return the same client.
 
         client = trajrec.openai(OpenAI())
         with trajrec.episode("runs/") as ep:
             reply = client.chat.completions.create(model="...", messages=messages)
 
-    Sync and async clients are supported. Outside of an episode the client works as before. Retries
-    that the client makes by itself are part of one recorded call.
+    An episode records the calls of every client by itself, each attempt of a retry as one. This name
+    is for episodes with `wire=False`, and for programs that were written before. A client that
+    sends no HTTP requests is recorded by `ep.model`.
     """
-    return _Resource(client, "")
+    global _has_taps
+    if not _has_taps:
+        # For as long as the process runs: nobody says when the client is done.
+        _has_taps = True
+        connect_taps(router)
+    return client
 
 
 def mcp(session: Value) -> Value:
@@ -49,45 +39,6 @@ def mcp(session: Value) -> Value:
     and `openWorldHint` makes it "external".
     """
     return _Session(session)
-
-
-class _Resource:
-    """A client or one of its resources; `path` is the resource's name within the client."""
-
-    def __init__(self, target: Value, path: str) -> None:
-        self._target = target
-        self._path = path
-
-    def __getattr__(self, name: str) -> Value:
-        value = getattr(self._target, name)
-        path = f"{self._path}.{name}" if self._path else name
-        if path in _RESOURCES:
-            return _Resource(value, path)
-        if path not in MODEL_METHODS:
-            return value
-
-        def recorded(*args: Value, **kwargs: Value) -> Value:
-            episode = current_episode()
-            # Asked at each call: one client may serve many episodes, and code outside of them.
-            if episode is None:
-                return value(*args, **kwargs)
-            return episode.model(value, *args, **kwargs)
-
-        return recorded
-
-    def __enter__(self) -> _Resource:
-        self._target.__enter__()
-        return self
-
-    def __exit__(self, *exc: Value) -> Value:
-        return self._target.__exit__(*exc)
-
-    async def __aenter__(self) -> _Resource:
-        await self._target.__aenter__()
-        return self
-
-    async def __aexit__(self, *exc: Value) -> Value:
-        return await self._target.__aexit__(*exc)
 
 
 class _Session:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Protocol, TypeAlias
 
+from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.protocols import Access, Tool, Verdict
 from trajrec.types import JsonObject, Value
+from trajrec.wire.exchange import Exchange, HttpRequest
 
 
 class EpisodeSession(Protocol):
@@ -68,7 +70,7 @@ class EpisodeSession(Protocol):
 
     def tool(
         self,
-        function: Callable[..., Value],
+        function: Callable[..., Value] | None = None,
         *,
         name: str = "",
         schema: JsonObject | None = None,
@@ -83,6 +85,15 @@ class EpisodeSession(Protocol):
 
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Call a model."""
+        ...
+
+    def begin_exchange(self, request: HttpRequest) -> Exchange | None:
+        """Take a request that a tap has seen; None if nobody records it."""
+        ...
+
+    @property
+    def exchange_memory(self) -> ExchangeMemory | None:
+        """The last exchanges, by which a request without a context finds its episode; or None."""
         ...
 
     def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
@@ -118,15 +129,36 @@ EpisodeToken: TypeAlias = "Token[CurrentEpisode]"
 _CURRENT: ContextVar[CurrentEpisode] = ContextVar("trajrec_episode", default=None)
 
 
+# For requests from threads without a context.
+_OPEN: weakref.WeakSet[EpisodeSession] = weakref.WeakSet()
+
+
 def current_episode() -> EpisodeSession | None:
-    """Return the episode that this task or thread is in; None outside of episodes."""
+    """Return the episode that this task or thread is in; None outside of episodes.
+
+        episode = trajrec.current_episode()
+        if episode is not None:
+            episode.side_effect("deploy", deploy, version)
+
+    It is the one that `trajrec.episode` or `trajrec.rerun` has begun here. Python gives new threads
+    no context: run their functions by `contextvars.copy_context().run`, as `asyncio.to_thread` does.
+    """
     reference = _CURRENT.get()
     episode = None if reference is None else reference()
     return None if episode is None or episode.has_ended else episode
 
 
+def open_episodes(exclude: Iterable[EpisodeSession] = ()) -> list[EpisodeSession]:
+    """Return the episodes of this process that have not ended, in any task or thread."""
+    excluded = set(map(id, exclude))
+    return [
+        episode for episode in list(_OPEN) if not episode.has_ended and id(episode) not in excluded
+    ]
+
+
 def enter_episode(episode: EpisodeSession) -> EpisodeToken:
     """Make an episode the current one; return the token that `leave_episode` takes."""
+    _OPEN.add(episode)
     return _CURRENT.set(weakref.ref(episode))
 
 

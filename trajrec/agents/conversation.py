@@ -16,6 +16,8 @@ from trajrec.values.objects import declared_fields
 # Requests that a new one is compared with: so many conversations may take turns.
 REMEMBERED = 4
 
+_CANNOT_ENCODE = (TypeError, ValueError, OverflowError, RecursionError)
+
 Encode: TypeAlias = Callable[[Value], tuple[bytes, bool]]
 
 
@@ -78,7 +80,7 @@ class Conversation:
         kept = [request for request in self._last if not (is_longer and request is best)]
         ends = best.ends[:n_common] if best is not None else []
         new = accumulate(
-            (len(_body([message])) for message in messages[n_common:]),
+            (len(_message_body(message)) for message in messages[n_common:]),
             initial=ends[-1] if ends else 0,
         )
         request = Request(number, body, [*ends, *list(new)[1:]])
@@ -101,11 +103,35 @@ def _body(messages: Sequence[Value]) -> bytes:
     try:
         # msgspec encodes a whole history much faster than the codec, which keeps exact types.
         data = _encode(list(messages))
-    except (TypeError, ValueError, OverflowError):
-        return b"".join(codec.encode(message, opaque=True) for message in messages)
+    except _CANNOT_ENCODE:
+        return b"".join(map(_message_body, messages))
     # Without the header of msgpack's array, which has 1, 3 or 5 bytes with the number of messages:
     # it would make histories of different length differ from the start.
     return data[1 if len(messages) < 16 else 3 if len(messages) < 1 << 16 else 5 :]
+
+
+def _message_body(message: Value) -> bytes:
+    """Return a message's bytes. In the body of any request, it has just these."""
+    try:
+        return _encode(message)
+    except _CANNOT_ENCODE:
+        pass
+    try:
+        return codec.encode(message, opaque=True)
+    except Exception as exc:
+        if not _raises(message):
+            # Not by the message: by a signal handler, for instance, and for the agent to see.
+            raise
+        # As it is stored: a message that nests deeply, or whose own code raises, is left out.
+        return codec.encode(codec.left_out(message, exc))
+
+
+def _raises(message: Value) -> bool:
+    try:
+        codec.encode(message, opaque=True)
+    except Exception:
+        return True
+    return False
 
 
 def _hook(value: Value) -> Value:

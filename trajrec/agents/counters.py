@@ -53,15 +53,19 @@ class StepCounter:
         self._n_models = 0
         # Whether calls belong to the current step, and do not begin one of their own.
         self._is_decided = False
+        # How many blocks of `grouped` are open.
+        self._n_groups = 0
 
     @contextlib.contextmanager
     def grouped(self) -> Iterator[int]:
-        """Make all calls of a block one step."""
+        """Make all calls of a block one step, those of models too."""
         try:
             with self.lock:
                 self._begin_decision()
+                self._n_groups += 1
             yield self.step
         finally:
+            self._n_groups = max(0, self._n_groups - 1)
             self._is_decided = False
 
     def mark(self) -> CounterMark:
@@ -99,12 +103,29 @@ class StepCounter:
         if retries is not None and retries.attempt and retries.has_model:
             attempt = retries.attempt
             by = retries.by
-        else:
+        elif not self._n_groups:
             self._begin_decision()
         if retries is not None:
             retries.has_model = True
         self._n_models += 1
         return self._n_models - 1, attempt, by
+
+    def repeat_model_call(self) -> tuple[int, int, RetryBy]:
+        """Return the same for a model call that repeats a failed one, in the step of that."""
+        retries = current_retries()
+        by: RetryBy = ""
+        attempt = 0
+        if retries is not None and retries.attempt:
+            attempt = retries.attempt
+            by = retries.by
+        self._n_models += 1
+        return self._n_models - 1, attempt, by
+
+    def enter(self, step: int) -> None:
+        """Go to a step that a recorded model call began: the next calls belong to it."""
+        self.step = step
+        self._n_calls = 0
+        self._is_decided = True
 
     def _begin_decision(self) -> None:
         """Begin a step to which all calls belong until the next decision."""

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, Literal, Self, cast
 
-from trajrec.agents.arguments import arguments_of
-from trajrec.agents.context import (
-    EpisodeToken,
-    current_episode,
-    enter_episode,
-    leave_episode,
-)
+from trajrec.agents.async_block import AsyncBlock
+from trajrec.agents.context import EpisodeToken, current_episode, enter_episode, leave_episode
 from trajrec.agents.counters import ForkOrigin, StepCounter
+from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.journal import Journal
-from trajrec.agents.model_calls import ModelCallRecorder
 from trajrec.agents.opening import EpisodeSpec, begin_episode, check_world
 from trajrec.agents.outcomes import AgentEnding, record_check, record_end, record_side_effect
+from trajrec.agents.recorders import Recorders
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
-from trajrec.agents.tool_calls import IsError, ToolCallRecorder, find_error
+from trajrec.agents.routing import connect_taps
+from trajrec.agents.stand_ins import stand_in_for
+from trajrec.agents.tool_calls import IsError, OpenToolCall, find_error
+from trajrec.agents.tool_wrappers import ToolDecorator, ToolFunction, ToolStream, wrap_tool
 from trajrec.agents.toolbox import Toolbox
 from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnFull
@@ -32,15 +32,10 @@ from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.task_options import check_metadata, primary_check
 from trajrec.types import JsonObject, Value
 from trajrec.verifiers import identify
+from trajrec.wire.exchange import Exchange, HttpRequest
 
 
-class _Recording(NamedTuple):
-    journal: Journal
-    calls: ToolCallRecorder
-    models: ModelCallRecorder
-
-
-class AgentEpisode:
+class AgentEpisode(AsyncBlock, ToolDecorator):
     """One episode of an agent that calls tools: a context manager, sync and async.
 
         with trajrec.episode("runs/", task="refund-17", world=Shop(seed=7)) as ep:
@@ -53,7 +48,8 @@ class AgentEpisode:
             returns.
         world: The world in which the tools act (see `World`). It is reset, and `call` calls its
             tools.
-        tools: Descriptions of tools, beyond those of the world and of `tool`.
+        tools: Descriptions of tools, beyond those of the world and of `tool`. False leaves the tool
+            calls of frameworks to what the model calls tell of them, without times and changes.
         watch: The state to watch: an object, a function that returns one, a SQLite connection, the
             Path of a SQLite database or of a folder, or several of these by name. Default: the
             world's own; False watches nothing.
@@ -69,6 +65,7 @@ class AgentEpisode:
         deterministic: Whether to freeze the clock at the time of each call and to seed unseeded
             randomness, so that a replay can do the same; see `trajrec.agents.freeze.frozen`.
         redact: Whether to keep secrets out of the log, or the `Redactor` that does so.
+        wire: Whether to record the model calls of every client, by their HTTP requests.
         is_error: Returns why a tool's result is an error, None if it is none. By default
             `{"error": ...}` and objects with a true `isError` are errors.
         on_full: "stop-recording" or "raise", if the log cannot be written.
@@ -82,6 +79,11 @@ class AgentEpisode:
         TypeError: The world lacks a method of `World`.
     """
 
+    def __new__(cls, folder: str | Path, **options: Any) -> Self:
+        """Return a new episode; in an experiment, the one that stands in for it."""
+        stand_in = stand_in_for(folder, options) if cls is AgentEpisode else None
+        return super().__new__(cls) if stand_in is None else cast("Self", stand_in)
+
     def __init__(
         self,
         folder: str | Path,
@@ -89,7 +91,7 @@ class AgentEpisode:
         task: str = "",
         goal: Value = None,
         world: World | None = None,
-        tools: Sequence[Tool] = (),
+        tools: Sequence[Tool] | Literal[False] = (),
         watch: Value = None,
         seed: int | None = None,
         options: JsonObject | None = None,
@@ -100,6 +102,7 @@ class AgentEpisode:
         metadata: Mapping[str, Value] | None = None,
         deterministic: bool = False,
         redact: bool | Redactor = True,
+        wire: bool = True,
         is_error: IsError = find_error,
         on_full: OnFull = "stop-recording",
         durability: Durability = "process",
@@ -124,35 +127,41 @@ class AgentEpisode:
         )
         self._log_options = (folder, on_full, durability)
         self._redactor = as_redactor(redact)
-        self._toolbox = Toolbox(tools)
+        self._toolbox = Toolbox(tools or ())
+        self._holds_tools = tools is not False
         self._primary = primary_check(checks, primary)
         self._origin: ForkOrigin | None = None
         self._steps = StepCounter()
-        self._recording: _Recording | None = None
+        self._recording: Recorders | None = None
         self._token: EpisodeToken | None = None
         self._stop_reason = ""
         self._claimed_done: bool | None = None
         self._is_truncated = False
         self._has_ended = False
+        self._wire = wire
+        self._disconnect: Callable[[], object] = bool
 
-    def __enter__(self) -> AgentEpisode:
+    def __enter__(self) -> Self:
         if self._recording is not None:
             raise ValueError(
                 "an episode is recorded once; make another one with trajrec.episode(...)"
             )
         log = open_event_log(*self._log_options)
         log.writer.raise_error()
-        journal = Journal(log, self._redactor)
-        calls = ToolCallRecorder(journal, self._steps, self._toolbox.tools, self._spec.is_error)
-        self._recording = _Recording(journal, calls, ModelCallRecorder(journal, self._steps))
+        tools = self._toolbox.tools
+        self._recording = recording = Recorders.of_episode(
+            Journal(log, self._redactor), self._steps, tools=tools, is_error=self._spec.is_error
+        )
         caller = current_episode()
         self._token = enter_episode(self)
+        if self._wire:
+            self._disconnect = connect_taps(self)
         try:
             self.goal = begin_episode(
-                self._spec, journal, calls, origin=self._origin, caller=caller
+                self._spec, recording.journal, recording.calls, origin=self._origin, caller=caller
             )
         except BaseException as exc:
-            journal.fail(-1, "reset", "env", exc)
+            recording.journal.fail(-1, "reset", "env", exc)
             self._end("error", fault_of(exc, is_of_env=True))
             raise
         return self
@@ -171,14 +180,6 @@ class AgentEpisode:
             self.check(verifier)
         self._end("truncated" if self._is_truncated else "terminated")
 
-    async def __aenter__(self) -> AgentEpisode:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        self.__exit__(kind, exc, tb)
-
     @property
     def id(self) -> str:
         """The episode's id."""
@@ -191,6 +192,11 @@ class AgentEpisode:
         return self._has_ended
 
     @property
+    def holds_tools(self) -> bool:
+        """Whether hooks in frameworks record their tool calls in it."""
+        return self._holds_tools
+
+    @property
     def path(self) -> Path:
         """The log file."""
         return self._begun().journal.log.path
@@ -198,8 +204,7 @@ class AgentEpisode:
     @property
     def n_steps(self) -> int:
         """Number of its own steps so far; without the steps before a fork."""
-        first_step = 0 if self._origin is None else self._origin.fork.step
-        return self._steps.step + 1 - first_step
+        return self._steps.step + 1 - (self._origin.fork.step if self._origin else 0)
 
     @property
     def last_step(self) -> int:
@@ -211,32 +216,18 @@ class AgentEpisode:
         """Digest of all watched parts; None if nothing is watched, or a part was not captured."""
         return None if self._recording is None else self._recording.calls.states.digest()
 
-    def tool(
-        self,
-        function: Callable[..., Value],
-        *,
-        name: str = "",
-        schema: JsonObject | None = None,
-        access: Access = "unknown",
-    ) -> Callable[..., Value]:
-        """Make a function a tool.
+    def _add_tool(
+        self, function: ToolFunction, *, name: str, schema: JsonObject | None, access: Access
+    ) -> None:
+        self._toolbox.add_function(function, name, schema, access)
 
-        Args:
-            function: The function.
-            name: Name of the tool. Default: the function's name.
-            schema: JSON schema of its arguments.
-            access: See `Tool`.
+    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+        """Begin the call of a tool that is a generator; its wrapper notes the items."""
+        return self._running().calls.open_stream(tool, arguments)
 
-        Returns:
-            A function that records each call of the tool. `call` finds the tool by its name.
-        """
-        name = self._toolbox.add_function(function, name, schema, access)
-
-        def recorded(*args: Value, **kwargs: Value) -> Value:
-            arguments = arguments_of(function, args, kwargs)
-            return self._running().calls.execute(name, arguments, lambda: function(*args, **kwargs))
-
-        return recorded
+    def open_call(self, tool: str, arguments: JsonObject, invalid: str = "") -> OpenToolCall:
+        """Begin a call that runs in another process, whose end is told to the returned object."""
+        return self._running().calls.open_call(tool, arguments, invalid=invalid)
 
     def call(self, tool: str, /, **arguments: Value) -> Value:
         """Call a tool, and return its result or raise its exception.
@@ -256,6 +247,7 @@ class AgentEpisode:
         *,
         call_id: str = "",
         run: Callable[[], Value] | None = None,
+        invalid: str = "",
     ) -> Value:
         """Call a tool with its arguments as a dict.
 
@@ -264,6 +256,7 @@ class AgentEpisode:
             arguments: Its arguments.
             call_id: Id that the model gave the call.
             run: Executes the call, if neither the world nor a function does.
+            invalid: Why the call cannot be meant, if the caller knows that.
 
         Returns:
             The result of the tool.
@@ -277,17 +270,15 @@ class AgentEpisode:
                 f"a tool is called by its name, got {tool!r}; "
                 "a function is called as `ep.tool(function)(...)`"
             )
-        execute = self._running().calls.execute
+        generator = None if run is not None else self._toolbox.generator(tool)
+        if generator is not None:
+            return wrap_tool(self, tool, generator)(**arguments)
         run = run or self._toolbox.find(tool, arguments, self.world)
-        if run is not None:
-            return execute(tool, arguments, run, call_id=call_id)
-        return execute(
-            tool,
-            arguments,
-            lambda: self._toolbox.refuse(tool),
-            call_id=call_id,
-            invalid="unknown tool",
-        )
+        if run is None:
+            run = partial(self._toolbox.refuse, tool)
+            invalid = "unknown tool"
+        execute = self._running().calls.execute
+        return execute(tool, arguments, run, call_id=call_id, invalid=invalid)
 
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Call a model and record its request and answer whole.
@@ -299,6 +290,15 @@ class AgentEpisode:
             recorded while the caller awaits or reads them.
         """
         return self._running().models.execute(function, args, kwargs)
+
+    def begin_exchange(self, request: HttpRequest) -> Exchange | None:
+        """Record an HTTP request that a tap has seen; None after the end of the episode."""
+        return None if self._has_ended else self._begun().exchanges.begin(request)
+
+    @property
+    def exchange_memory(self) -> ExchangeMemory:
+        """The last HTTP exchanges, by which a request finds its episode."""
+        return self._begun().exchanges.memory
 
     def step(self) -> AbstractContextManager[int]:
         """Make the calls of a block one step: one decision that takes several calls."""
@@ -379,6 +379,7 @@ class AgentEpisode:
             self._has_ended = True
             if self._token is not None:
                 leave_episode(self._token)
+            self._disconnect()
             record_end(
                 recording.journal,
                 self._steps.step,
@@ -388,12 +389,12 @@ class AgentEpisode:
                 fault=fault,
             )
 
-    def _begun(self) -> _Recording:
+    def _begun(self) -> Recorders:
         if self._recording is None:
             raise ValueError("the episode has not begun: use `with trajrec.episode(...) as ep:`")
         return self._recording
 
-    def _running(self) -> _Recording:
+    def _running(self) -> Recorders:
         if self._recording is None or self._has_ended:
             raise ValueError(f"episode {self.id} has ended: nothing more can be recorded in it")
         return self._recording

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.agents.context import current_episode
+from trajrec.agents.numpy_state import take_numpy_state
 from trajrec.errors import MissingPackageError
 
 # 2001-09-09, for runs whose time does not matter as long as it is the same.
@@ -127,7 +128,7 @@ def stopped_clocks(seconds: int = STOPPED_S, tick_s: float = 0.0) -> Iterator[No
 def seeded_globals(seed: int = 0) -> Iterator[None]:
     """Seed `random` and `numpy.random` for a block, then restore their states."""
     state = random.getstate()
-    numpy_state = np.random.get_state()
+    numpy_state = take_numpy_state()
     random.seed(seed)
     # numpy.random takes no seed of more than 32 bits.
     np.random.seed(seed & 0xFFFFFFFF)
@@ -135,7 +136,7 @@ def seeded_globals(seed: int = 0) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-        np.random.set_state(numpy_state)
+        numpy_state.restore()
 
 
 @contextlib.contextmanager

@@ -40,8 +40,23 @@ class Journal:
 
     def encode(self, value: Value) -> tuple[bytes, bool]:
         """Return an encoded value, or a reference to a large one; and whether it had secrets."""
-        data, is_redacted = self.redactor.encode(value)
+        try:
+            data, is_redacted = self.redactor.encode(value)
+        except Exception as exc:
+            if not self._raises(value):
+                # Not by the value: by a signal handler, for instance, and for the agent to see.
+                raise
+            # A cycle, or foreign code that raises: an agent's own value must not stop it.
+            data, is_redacted = self.redactor.encode(codec.left_out(value, exc))
         return self.store(data), is_redacted
+
+    def _raises(self, value: Value) -> bool:
+        """Return whether a value raises when it is encoded once more."""
+        try:
+            self.redactor.encode(value)
+        except Exception:
+            return True
+        return False
 
     def data(self, value: Value) -> bytes:
         """Return an encoded value, or a reference to a large one."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 from trajrec.agents.conversation import Conversation
@@ -15,6 +17,15 @@ from trajrec.log.events import AnswerPart, ModelEnd, ModelStart
 from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.streams import StreamRedactor, join_pieces
 from trajrec.types import JsonObject, Value
+
+# The journal and the number of the model call that runs. Its HTTP exchanges belong to it.
+_ENCLOSING: ContextVar[tuple[Journal, int] | None] = ContextVar("trajrec_model", default=None)
+
+
+def enclosing_model_call(journal: Journal) -> int | None:
+    """Return the number of the call by `ep.model` that this task or thread is in, if any."""
+    enclosing = _ENCLOSING.get()
+    return None if enclosing is None or enclosing[0] is not journal else enclosing[1]
 
 
 class ModelCallRecorder:
@@ -36,7 +47,8 @@ class ModelCallRecorder:
         """Call a model, and return its answer or raise its exception."""
         number = self._begin(function, args, kwargs)
         try:
-            answer = function(*args, **kwargs)
+            with self._enclosing(number):
+                answer = function(*args, **kwargs)
         except BaseException as exc:
             self._add_exception(number, exc)
             raise
@@ -87,11 +99,20 @@ class ModelCallRecorder:
 
     async def _await(self, number: int, answer: Awaitable[Value]) -> Value:
         try:
-            value = await answer
+            with self._enclosing(number):
+                value = await answer
         except BaseException as exc:
             self._add_exception(number, exc, is_async=True)
             raise
         return self._record_answer(number, value, is_async=True)
+
+    @contextlib.contextmanager
+    def _enclosing(self, number: int) -> Iterator[None]:
+        token = _ENCLOSING.set((self._journal, number))
+        try:
+            yield
+        finally:
+            _ENCLOSING.reset(token)
 
     def _record_answer(self, number: int, answer: Value, *, is_async: bool = False) -> Value:
         """Return an answer, which is recorded at once or, if it is a stream, while it is read."""

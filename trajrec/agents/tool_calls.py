@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -21,6 +23,7 @@ from trajrec.protocols import Tool
 from trajrec.recording.faults import is_infra
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
+from trajrec.values.recorded import RecordedStream
 
 IsError: TypeAlias = Callable[[Value], str | None]
 
@@ -75,6 +78,51 @@ class ToolCallRecorder:
             call_id: Id that the model gave the call.
             invalid: Why the call is invalid, "" if it is not known to be so.
         """
+        position, tool, time_ns, is_valid = self._begin(name, arguments, call_id, invalid)
+        try:
+            self.states.enter_call(position, tool)
+            with self._freeze(time_ns, position):
+                result = run()
+        except BaseException as exc:
+            self._add_exception(position, tool, exc, origin="tool" if is_valid else "agent")
+            raise
+        if inspect.isawaitable(result):
+            return self._await(position, tool, time_ns, result)
+        self._add_result(position, tool, result)
+        return result
+
+    def open_stream(self, name: str, arguments: JsonObject) -> RecordedToolStream:
+        """Begin a call whose result is the items of a generator; return what notes them."""
+        position, tool, _, _ = self._begin(name, arguments, "", "")
+        self.states.enter_call(position, tool)
+        return RecordedToolStream(functools.partial(self._add_stream, position, tool))
+
+    def open_call(self, name: str, arguments: JsonObject, *, invalid: str) -> OpenToolCall:
+        """Begin a call that runs in another process; return what notes its end."""
+        position, tool, _, _ = self._begin(name, arguments, "", invalid)
+        self.states.enter_call(position, tool)
+        return OpenToolCall(self, position, tool)
+
+    def end_call(
+        self, position: CallPosition, tool: Tool | None, result: Value, error: BaseException | None
+    ) -> None:
+        """Record the end of a call that ran in another process.
+
+        Args:
+            position: The position of the call.
+            tool: The tool, if it is known.
+            result: The result; with an exception, the error as the other process told it.
+            error: The exception, None if the call returned.
+        """
+        if error is None:
+            self._add_result(position, tool, result)
+        else:
+            # What is no `Exception` is a call that the agent's program has given up.
+            origin: Literal["agent", "tool"] = "tool" if isinstance(error, Exception) else "agent"
+            self._add_exception(position, tool, error, origin=origin, result=result)
+
+    def _begin(self, name: str, arguments: JsonObject, call_id: str, invalid: str) -> _OpenCall:
+        """Record the start of a call."""
         position = self._steps.next_call()
         self.last_raised = None
         tool = self.tools.get(name)
@@ -105,17 +153,7 @@ class ToolCallRecorder:
             ),
             len(data),
         )
-        try:
-            self.states.enter_call(position, tool)
-            with self._freeze(time_ns, position):
-                result = run()
-        except BaseException as exc:
-            self._add_exception(position, tool, exc, origin="agent" if invalid else "tool")
-            raise
-        if inspect.isawaitable(result):
-            return self._await(position, tool, time_ns, result)
-        self._add_result(position, tool, result)
-        return result
+        return _OpenCall(position, tool, time_ns, not invalid)
 
     def _freeze(
         self, time_ns: int, position: CallPosition
@@ -135,6 +173,20 @@ class ToolCallRecorder:
             raise
         self._add_result(position, tool, value, is_async=True)
         return value
+
+    def _add_stream(
+        self,
+        position: CallPosition,
+        tool: Tool | None,
+        items: list[Value],
+        error: BaseException | None,
+    ) -> None:
+        """Add the end of a generator. Its items are the result, also before an exception."""
+        # A generator that is closed early gave what the agent wanted of it.
+        if error is None or isinstance(error, GeneratorExit):
+            self._add_result(position, tool, items)
+        else:
+            self._add_exception(position, tool, error, origin="tool", result=items)
 
     def _add_result(
         self, position: CallPosition, tool: Tool | None, result: Value, *, is_async: bool = False
@@ -165,10 +217,19 @@ class ToolCallRecorder:
         *,
         origin: Literal["agent", "tool"],
         is_async: bool = False,
+        result: Value = None,
     ) -> None:
+        if _is_cancelled(exc):
+            # Its own program ended the call, which has no fault.
+            origin = "agent"
         if origin == "tool":
             self.last_raised = exc
         error = self._journal.describe(exc)
+        data = None
+        is_redacted = error.is_redacted
+        if result is not None:
+            data, has_secrets = self._journal.encode(result)
+            is_redacted = is_redacted or has_secrets
         end = CallEnd(
             episode=self._journal.number,
             step=position.step,
@@ -176,13 +237,13 @@ class ToolCallRecorder:
             attempt=position.attempt,
             time_ns=time.time_ns(),
             outcome=_outcome(exc),
-            result_data=None,
+            result_data=data,
             is_raised=True,
             origin="infra" if is_infra(exc) else origin,
             error_type=error.error_type,
             message=error.message,
             traceback=error.traceback,
-            is_redacted=error.is_redacted,
+            is_redacted=is_redacted,
             is_async=is_async,
         )
         self._add_end(position, tool, end, len(error.traceback))
@@ -201,6 +262,62 @@ class ToolCallRecorder:
             self.states.end_call(position, tool, assumed)
 
 
+class _OpenCall(NamedTuple):
+    """A call whose start is recorded."""
+
+    position: CallPosition
+    tool: Tool | None
+    time_ns: int
+    is_valid: bool
+
+
+class OpenToolCall:
+    """A call that runs in another process, and whose start is recorded.
+
+    Args:
+        recorder: Records its end.
+        position: The position of the call.
+        tool: The tool, if it is known.
+    """
+
+    def __init__(
+        self, recorder: ToolCallRecorder, position: CallPosition, tool: Tool | None
+    ) -> None:
+        self._recorder = recorder
+        self._position = position
+        self._tool = tool
+
+    def returned(self, result: Value) -> None:
+        """Record its result."""
+        self._recorder.end_call(self._position, self._tool, result, None)
+
+    def failed(self, error: BaseException, result: Value = None) -> None:
+        """Record its exception, with the error as the other process told it."""
+        self._recorder.end_call(self._position, self._tool, result, error)
+
+
+class RecordedToolStream:
+    """One call of a generator that is being recorded.
+
+    Args:
+        on_end: Called once at the end, with the items and the exception.
+    """
+
+    recorded: RecordedStream | None = None
+
+    def __init__(self, on_end: Callable[[list[Value], BaseException | None], None]) -> None:
+        self._on_end = on_end
+        self._items: list[Value] = []
+
+    def received(self, item: Value) -> None:
+        """Note an item."""
+        self._items.append(item)
+
+    def ended(self, error: BaseException | None) -> None:
+        """Record the end."""
+        self._on_end(self._items, error)
+
+
 def find_error(result: Value) -> str | None:
     """Return why a tool's result is an error, None if it is none.
 
@@ -209,15 +326,30 @@ def find_error(result: Value) -> str | None:
     >>> find_error({"error": "no such order"})
     'no such order'
     """
-    if isinstance(result, dict):
-        error = result.get("error")
-        if error:
-            return error if isinstance(error, str) else codec.type_name(error)
-        return "isError" if result.get("isError") is True else None
-    for name in ("isError", "is_error"):
-        if getattr(result, name, False) is True:
-            return name
+    try:
+        if isinstance(result, dict):
+            error = result.get("error")
+            if error:
+                return error if isinstance(error, str) else codec.type_name(error)
+            return "isError" if result.get("isError") is True else None
+        for name in ("isError", "is_error"):
+            if getattr(result, name, False) is True:
+                return name
+    except Exception:  # an object's own code, say the truth of an array: it reports no error
+        return None
     return None
+
+
+def _is_cancelled(exc: BaseException) -> bool:
+    """Return whether the task that runs was cancelled from outside, and not by the tool."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or not isinstance(exc, asyncio.CancelledError):
+        return False
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no loop: a sync tool raised it
+        return False
+    return task is not None and task.cancelling() > 0
 
 
 def _outcome(exc: BaseException) -> Literal["timeout", "error", "cancelled"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 
-from trajrec.agents.arguments import tool_name
+from trajrec.agents.tool_wrappers import is_generator
 from trajrec.errors import UnknownToolError
 from trajrec.protocols import Access, Tool, World
 from trajrec.types import JsonObject, Value
@@ -28,12 +28,15 @@ class Toolbox:
         name: str,
         schema: JsonObject | None,
         access: Access,
-    ) -> str:
-        """Make a function a tool; return its name, by default the function's."""
-        name = name or tool_name(function)
+    ) -> None:
+        """Make a function a tool."""
         self._functions[name] = function
         self.tools[name] = Tool(name, schema, access, inspect.getdoc(function) or "")
-        return name
+
+    def generator(self, tool: str) -> Callable[..., Value] | None:
+        """Return the function of a tool that is a generator; None if it is none."""
+        function = self._functions.get(tool)
+        return function if function is not None and is_generator(function) else None
 
     def find(
         self, tool: str, arguments: JsonObject, world: World | None

@@ -1,0 +1,119 @@
+"""What is remembered of an episode's exchanges, to find the episode of a request without a mark."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from trajrec.types import Value
+from trajrec.wire.contents import RequestContent
+from trajrec.wire.dialects.choose import dialect_of
+from trajrec.wire.exchange import HttpRequest, plain_url
+
+REMEMBERED_REQUESTS = 4
+"""Requests that a new one may go on from: so many conversations of one episode may take turns."""
+
+REMEMBERED_ANSWERS = 64
+"""Answers whose tool calls a request may bring results of. Older ones were read meanwhile."""
+
+
+class FailedAttempt(NamedTuple):
+    """A failed attempt that no other one has repeated yet."""
+
+    step: int
+    attempt: int
+
+
+class Answer(NamedTuple):
+    """An answer that was received, with its request."""
+
+    url: str
+    request: bytes
+    status: int
+    content_type: str
+    body: bytes
+
+
+class ExchangeMemory:
+    """The last exchanges of one episode. They are parsed when somebody asks.
+
+    Attributes:
+        n_calls: The model calls so far. A repeated attempt is not another call.
+    """
+
+    def __init__(self) -> None:
+        self.n_calls = 0
+        # By address and body. A digest of each body would take longer than all the rest.
+        self._failed: dict[tuple[str, bytes], FailedAttempt] = {}
+        self._requests: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED_REQUESTS)
+        self._answers: deque[Answer] = deque(maxlen=REMEMBERED_ANSWERS)
+        self._parsed: dict[bytes, list[Value]] = {}
+        self._call_ids: set[str] = set()
+        self._response_ids: set[str] = set()
+
+    def add_failure(self, request: HttpRequest, failed: FailedAttempt) -> None:
+        """Remember a failed attempt, until a request with the same bytes repeats it."""
+        self._failed[_key(request)] = failed
+        if len(self._failed) > REMEMBERED_ANSWERS:
+            del self._failed[next(iter(self._failed))]
+
+    def has_failed(self, request: HttpRequest) -> bool:
+        """Return whether a request repeats a failed one."""
+        return bool(self._failed) and _key(request) in self._failed
+
+    def take_failure(self, request: HttpRequest) -> FailedAttempt | None:
+        """Return the failed attempt that a request repeats, None if it repeats none; forget it."""
+        return self._failed.pop(_key(request), None) if self._failed else None
+
+    def add_request(self, url: str, body: bytes) -> None:
+        """Remember a request."""
+        self._requests.append((url, body))
+
+    def add_answer(self, answer: Answer) -> None:
+        """Remember an answer."""
+        if len(self._answers) == REMEMBERED_ANSWERS:
+            self._read_answers()
+        self._answers.append(answer)
+
+    def gave_call(self, call_ids: set[str]) -> bool:
+        """Return whether an answer asked for a tool call of one of these ids."""
+        self._read_answers()
+        return not self._call_ids.isdisjoint(call_ids)
+
+    def gave_response(self, response_id: str) -> bool:
+        """Return whether an answer had this id."""
+        self._read_answers()
+        return response_id in self._response_ids
+
+    def n_continued(self, content: RequestContent) -> int:
+        """Return the number of the messages of a remembered request that a longer one goes on from.
+
+        Returns:
+            The largest such number, 0 if it goes on from none.
+        """
+        messages = list(content.messages)
+        best = 0
+        for url, body in self._requests:
+            earlier = self._parsed.get(body)
+            if earlier is None:
+                earlier = list(dialect_of(url, body).request(url, body).messages)
+                self._parsed[body] = earlier
+            n = len(earlier)
+            if best < n < len(messages) and messages[:n] == earlier:
+                best = n
+        bodies = {body for _, body in self._requests}
+        self._parsed = {body: found for body, found in self._parsed.items() if body in bodies}
+        return best
+
+    def _read_answers(self) -> None:
+        while self._answers:
+            answer = self._answers.popleft()
+            dialect = dialect_of(answer.url, answer.request)
+            content = dialect.answer(answer.status, answer.content_type, answer.body)
+            self._call_ids |= {call.call_id for call in content.calls if call.call_id}
+            if content.response_id:
+                self._response_ids.add(content.response_id)
+
+
+def _key(request: HttpRequest) -> tuple[str, bytes]:
+    return plain_url(request.url), request.body

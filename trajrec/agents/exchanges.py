@@ -1,0 +1,268 @@
+"""HTTP exchanges of an agent: each attempt is recorded with its bytes, while they come."""
+
+from __future__ import annotations
+
+import time
+from typing import NamedTuple
+
+from trajrec.agents.counters import StepCounter
+from trajrec.agents.exchange_memory import Answer, ExchangeMemory, FailedAttempt
+from trajrec.agents.journal import Journal
+from trajrec.agents.model_calls import enclosing_model_call
+from trajrec.log.events import ExchangeEnd, ExchangePart, ExchangeStart, RetryBy
+from trajrec.recording.error_text import NO_ERROR
+from trajrec.redaction.request_bodies import BodyRedactor
+from trajrec.redaction.response_bodies import response_redactor
+from trajrec.values import codec
+from trajrec.wire.deltas import BodyDeltas
+from trajrec.wire.dialects.choose import is_model_request
+from trajrec.wire.encodings import ContentDecoder
+from trajrec.wire.exchange import (
+    Headers,
+    HttpAnswer,
+    HttpRequest,
+    header,
+    kept_of_request,
+    kept_of_response,
+    plain_url,
+)
+from trajrec.wire.stored import RequestBody, ResponseNotes, encode_body, encode_notes
+
+DRAIN_SECONDS = 0.25
+"""The pieces of a response are searched and written this often, and at its end."""
+
+
+class _Position(NamedTuple):
+    step: int
+    model_call: int
+    attempt: int
+    by: RetryBy
+
+
+class ExchangeRecorder:
+    """Records the HTTP exchanges of one episode.
+
+    Args:
+        journal: The episode's journal.
+        steps: The episode's counter.
+
+    Attributes:
+        journal: The same.
+        memory: The last exchanges, to find the episode of a request.
+    """
+
+    def __init__(self, journal: Journal, steps: StepCounter) -> None:
+        self.journal = journal
+        self._steps = steps
+        self._redactor = BodyRedactor(journal.redactor)
+        self._deltas = BodyDeltas()
+        self.memory = ExchangeMemory()
+        self._n_exchanges = 0
+
+    def begin(self, request: HttpRequest) -> RecordedExchange:
+        """Record a request that is about to be sent; return the exchange to report to."""
+        journal = self.journal
+        url = journal.text(plain_url(request.url))
+        # Under the lock, because a body refers to that of an earlier exchange.
+        with self._steps.lock:
+            position = self._position(request)
+            body, n_secrets = self._redactor.redact(request.body)
+            delta = self._deltas.delta(body)
+            number = self._n_exchanges
+            data = encode_body(RequestBody(delta, len(body)), journal.store)
+            journal.add(
+                ExchangeStart(
+                    episode=journal.number,
+                    step=position.step,
+                    number=number,
+                    time_ns=time.time_ns(),
+                    method=request.method,
+                    url=url,
+                    headers=self._without_secrets(kept_of_request(request.headers)),
+                    body_data=data,
+                    model_call=position.model_call,
+                    attempt=position.attempt,
+                    retry_by=position.by,
+                    is_redacted=n_secrets > 0,
+                )
+            )
+            # Not before: a later body must not refer to one that an exception has kept out.
+            self._deltas.add(number, body, delta)
+            self._n_exchanges = number + 1
+        self.memory.add_request(request.url, request.body)
+        return RecordedExchange(self, number, position, request)
+
+    def _position(self, request: HttpRequest) -> _Position:
+        """Return the place of a request in the episode. A retry belongs to the step of the first."""
+        enclosing = enclosing_model_call(self.journal)
+        if enclosing is not None:
+            return _Position(self._steps.step, enclosing, 0, "")
+        if not is_model_request(request):
+            return _Position(self._steps.step, -1, 0, "")
+        failed = self.memory.take_failure(request)
+        if failed is None:
+            number, attempt, by = self._steps.next_model_call()
+            self.memory.n_calls += 1
+            return _Position(self._steps.step, number, attempt, by)
+        number, _, by = self._steps.repeat_model_call()
+        # A client that counts its retries from 0 again was called again by the agent's program.
+        is_first = header(request.headers, "x-stainless-retry-count") == "0"
+        own: RetryBy = "scaffold" if is_first else "transport"
+        return _Position(failed.step, number, failed.attempt + 1, by or own)
+
+    def _without_secrets(self, headers: Headers) -> Headers:
+        return [(name, self.journal.text(value)) for name, value in headers]
+
+    def add_end(
+        self, number: int, status: int | None, headers: Headers, response: _Response
+    ) -> None:
+        """Record the end of an exchange."""
+        journal = self.journal
+        exc = response.error
+        error = NO_ERROR if exc is None else journal.describe(exc)
+        journal.add(
+            ExchangeEnd(
+                episode=journal.number,
+                number=number,
+                time_ns=time.time_ns(),
+                status=status,
+                headers=self._without_secrets(kept_of_response(headers)),
+                body_data=response.body_data,
+                error_type=error.error_type,
+                message=error.message,
+                traceback=error.traceback,
+                is_redacted=response.n_secrets > 0 or error.is_redacted,
+                extra_data=encode_notes(response.notes),
+            )
+        )
+
+
+class _Response(NamedTuple):
+    """The rest of a response, as it is recorded at its end."""
+
+    error: BaseException | None
+    body_data: bytes | None
+    n_secrets: int
+    notes: ResponseNotes
+
+
+class RecordedExchange:
+    """One exchange that is being recorded; see `trajrec.wire.exchange.Exchange`.
+
+    Attributes:
+        answer: None: the request is to be sent.
+    """
+
+    answer: HttpAnswer | None = None
+    sent_body: bytes | None = None
+
+    def __init__(
+        self,
+        recorder: ExchangeRecorder,
+        number: int,
+        position: _Position,
+        request: HttpRequest,
+    ) -> None:
+        self._request = request
+        # The body as it came, for what is remembered of it: secrets may be ids.
+        self._received: list[bytes] = []
+        self._recorder = recorder
+        self._number = number
+        self._position = position
+        self._status: int | None = None
+        self._headers: Headers = []
+        self._decoder = ContentDecoder("")
+        self._redactor = response_redactor(recorder.journal.redactor, "")
+        self._pieces: list[bytes] = []
+        self._sizes: list[int] = []
+        self._first_ns = 0
+        self._drain_at = 0.0
+        self._has_parts = False
+        self._coding = ""
+        self._is_over = False
+
+    def responded(self, status: int, headers: Headers) -> None:
+        """Note the head of the response."""
+        self._status = status
+        self._headers = headers
+        coding = header(headers, "content-encoding")
+        self._decoder = ContentDecoder(coding)
+        self._coding = "" if self._decoder.is_known else coding
+        kind = header(headers, "content-type")
+        self._redactor = response_redactor(self._recorder.journal.redactor, kind)
+
+    def received(self, data: bytes) -> None:
+        """Note a piece of the body."""
+        self._pieces.append(data)
+        now = time.monotonic()
+        if now > self._drain_at:
+            if self._drain_at:
+                self._drain()
+            else:
+                self._first_ns = time.time_ns()
+            self._drain_at = now + DRAIN_SECONDS
+
+    def ended(self, error: BaseException | None) -> None:
+        """Note the end of the exchange."""
+        if self._is_over:
+            return
+        self._is_over = True
+        recorder = self._recorder
+        self._drain()
+        rest = self._redactor.finish()
+        if self._has_parts and rest:
+            self._add_part(rest)
+        n_secrets = self._redactor.n_secrets
+        has_body = self._status is not None and not self._has_parts
+        notes = ResponseNotes(
+            # With marks in it, the pieces have other sizes.
+            sizes=self._sizes if len(self._sizes) > 1 and not n_secrets else [],
+            first_ns=self._first_ns,
+            coding=self._coding,
+        )
+        body_data = recorder.journal.store(codec.encode(rest)) if has_body else None
+        response = _Response(error, body_data, n_secrets, notes)
+        recorder.add_end(self._number, self._status, self._headers, response)
+        if self._has_failed(error):
+            # The next request with the same bytes is its retry.
+            failed = FailedAttempt(self._position.step, self._position.attempt)
+            recorder.memory.add_failure(self._request, failed)
+        elif self._status is not None:
+            recorder.memory.add_answer(
+                Answer(
+                    url=self._request.url,
+                    request=self._request.body,
+                    status=self._status,
+                    content_type=header(self._headers, "content-type"),
+                    body=b"".join(self._received),
+                )
+            )
+
+    def _has_failed(self, error: BaseException | None) -> bool:
+        if error is not None:
+            return isinstance(error, Exception)
+        return self._status is not None and self._status >= 400
+
+    def _drain(self) -> None:
+        """Write the pieces that came, as far as no secret can begin in them."""
+        pieces = self._pieces
+        if not pieces:
+            return
+        self._pieces = []
+        if not self._decoder.is_plain:
+            try:
+                pieces = [self._decoder.decode(piece) for piece in pieces]
+            except ValueError:
+                # Not in its coding after all: the rest is kept as it came, and said to be so.
+                self._coding = header(self._headers, "content-encoding")
+                self._decoder = ContentDecoder("")
+        self._sizes += map(len, pieces)
+        self._received += pieces
+        data = self._redactor.add(b"".join(pieces))
+        if data:
+            self._add_part(data)
+
+    def _add_part(self, data: bytes) -> None:
+        journal = self._recorder.journal
+        journal.add(ExchangePart(journal.number, self._number, time.time_ns(), data))
+        self._has_parts = True

@@ -1,0 +1,47 @@
+"""The recorders of one episode of an agent, which share its journal and its count of steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trajrec.agents.counters import StepCounter
+from trajrec.agents.exchanges import ExchangeRecorder
+from trajrec.agents.journal import Journal
+from trajrec.agents.model_calls import ModelCallRecorder
+from trajrec.agents.tool_calls import IsError, ToolCallRecorder
+from trajrec.protocols import Tool
+
+
+class Recorders(NamedTuple):
+    """What records an episode.
+
+    Attributes:
+        journal: Writes the records.
+        calls: Records tool calls.
+        models: Records calls by `ep.model`.
+        exchanges: Records the HTTP exchanges that a tap has seen.
+    """
+
+    journal: Journal
+    calls: ToolCallRecorder
+    models: ModelCallRecorder
+    exchanges: ExchangeRecorder
+
+    @classmethod
+    def of_episode(
+        cls, journal: Journal, steps: StepCounter, *, tools: dict[str, Tool], is_error: IsError
+    ) -> Recorders:
+        """Return the recorders of a new episode.
+
+        Args:
+            journal: The episode's journal.
+            steps: The episode's counter.
+            tools: The tools by name. Tools may be added later.
+            is_error: Returns why a tool's result is an error, None if it is none.
+        """
+        return cls(
+            journal=journal,
+            calls=ToolCallRecorder(journal, steps, tools, is_error),
+            models=ModelCallRecorder(journal, steps),
+            exchanges=ExchangeRecorder(journal, steps),
+        )

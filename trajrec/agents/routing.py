@@ -1,0 +1,249 @@
+"""Finds the episode of an HTTP request: by the context, by the conversation, or a new one."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from types import TracebackType
+from typing import Protocol, TypeAlias
+
+from trajrec.agents.context import EpisodeSession, current_episode, open_episodes
+from trajrec.agents.exchange_memory import ExchangeMemory
+from trajrec.taps import hub, patching
+from trajrec.wire.contents import RequestContent
+from trajrec.wire.dialects.choose import dialect_of, is_model_request
+from trajrec.wire.exchange import Exchange, HttpRequest
+
+MAX_CONVERSATIONS = 1000
+"""Conversations of a capture that are open at once; beyond, the one that was silent longest ends."""
+
+
+class Conversation(EpisodeSession, Protocol):
+    """An episode that is begun and ended for a conversation; `AgentEpisode` is one."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> object: ...
+
+
+NewEpisode: TypeAlias = Callable[[], Conversation]
+
+
+class Router:
+    """Gives each request to an episode: to the first that fits.
+
+    1. The episode in whose block, or task, the request was made.
+    2. The episode whose conversation it continues. This finds the episode of a request that was
+       made elsewhere, say in a thread of a pool. In this order: the episode that asked for the tool
+       call whose result the request has; that got the response which it names; that failed at the
+       same request; that sent the same first messages.
+    3. The episode of the only open block.
+    4. During a capture: a new episode.
+
+    If several blocks are open and none fits, the request is not recorded, and a warning says so.
+
+    Attributes:
+        n_missed: Model calls that no episode took, because several were open.
+    """
+
+    def __init__(self) -> None:
+        self.n_missed = 0
+        self._lock = threading.RLock()
+        self._new_episode: NewEpisode | None = None
+        self._conversations: dict[int, Conversation] = {}
+        self._marked: dict[str, Conversation] = {}
+
+    def begin(self, request: HttpRequest) -> Exchange | None:
+        """Record a request in its episode; see `trajrec.taps.hub`."""
+        episode = current_episode() or self._find(request)
+        return None if episode is None else episode.begin_exchange(request)
+
+    def begin_marked(self, request: HttpRequest, mark: str) -> Exchange | None:
+        """Record a request in the episode of a name, which is begun for its first request.
+
+        Args:
+            request: The request.
+            mark: The name. It holds while this router makes episodes.
+        """
+        with self._lock:
+            if self._new_episode is None:
+                return None
+            episode = self._marked.get(mark)
+            if episode is None or episode.has_ended:
+                episode = self._begin_conversation(self._new_episode)
+                self._marked[mark] = episode
+            else:
+                self._touch(episode)
+        return episode.begin_exchange(request)
+
+    def of_tool_call(self, call_id: str) -> EpisodeSession | None:
+        """Return the episode that a tool call of a framework belongs to; None if it is not told.
+
+        Args:
+            call_id: Id that the model gave the call, "" if it is not known.
+        """
+        episode = current_episode()
+        if episode is None:
+            episode = self._that_asked(call_id)
+        return episode if getattr(episode, "holds_tools", True) else None
+
+    def _that_asked(self, call_id: str) -> EpisodeSession | None:
+        with self._lock:
+            conversations: list[EpisodeSession] = list(self._conversations.values())
+            explicit = open_episodes(exclude=conversations)
+            asked = [
+                episode
+                for episode in [*explicit, *conversations]
+                if call_id
+                and not episode.has_ended
+                and (memory := episode.exchange_memory) is not None
+                and memory.gave_call({call_id})
+            ]
+            if len(asked) == 1:
+                return asked[0]
+            # A rerun remembers no exchanges, and a thread of a pool has no context.
+            return explicit[0] if not asked and len(explicit) == 1 else None
+
+    def start(self, new_episode: NewEpisode) -> None:
+        """Make an episode for each conversation that no episode takes."""
+        self._new_episode = new_episode
+
+    def stop(self) -> None:
+        """End the episodes that were made, and make no more."""
+        with self._lock:
+            self._new_episode = None
+            conversations = list(self._conversations.values())
+            self._conversations.clear()
+            self._marked.clear()
+        for episode in conversations:
+            _end(episode)
+
+    def forget(self) -> None:
+        """Forget the conversations of the parent process, which a forked one must not write to."""
+        self._lock = threading.RLock()
+        self._conversations = {}
+        self._marked = {}
+
+    def _find(self, request: HttpRequest) -> EpisodeSession | None:
+        with self._lock:
+            explicit = open_episodes(exclude=self._conversations.values())
+            if self._new_episode is None and not explicit:
+                return None
+            if not is_model_request(request):
+                return explicit[0] if len(explicit) == 1 else None
+            if self._new_episode is None and len(explicit) == 1:
+                return explicit[0]
+            found = self._continued(request, [*explicit, *self._conversations.values()])
+            if found is not None:
+                self._touch(found)
+                return found
+            if len(explicit) == 1:
+                return explicit[0]
+            if self._new_episode is not None:
+                return self._begin_conversation(self._new_episode)
+            self._lose(len(explicit))
+            return None
+
+    def _continued(
+        self, request: HttpRequest, episodes: list[EpisodeSession]
+    ) -> EpisodeSession | None:
+        """Return the episode whose conversation a request continues."""
+        known = [
+            (episode, memory)
+            for episode in episodes
+            if not episode.has_ended and (memory := episode.exchange_memory) is not None
+        ]
+        dialect = dialect_of(request.url, request.body)
+        content = dialect.request(request.url, request.body)
+        call_ids = {
+            result.call_id
+            for message in content.messages
+            for result in dialect.message(message).results
+            if result.call_id
+        }
+        if call_ids:
+            # The latest calls tell most: a conversation that was split has the earlier ones twice.
+            for episode, memory in reversed(known):
+                if memory.gave_call(call_ids):
+                    return episode
+        if content.previous_response_id:
+            for episode, memory in known:
+                if memory.gave_response(content.previous_response_id):
+                    return episode
+        for episode, memory in known:
+            if memory.has_failed(request):
+                return episode
+        return _longest(known, content)
+
+    def _begin_conversation(self, new_episode: NewEpisode) -> Conversation:
+        if len(self._conversations) >= MAX_CONVERSATIONS:
+            oldest = next(iter(self._conversations))
+            _end(self._conversations.pop(oldest))
+        episode = new_episode()
+        # In a context of its own: the request's task must not be inside of the episode.
+        contextvars.copy_context().run(episode.__enter__)
+        self._conversations[id(episode)] = episode
+        return episode
+
+    def _touch(self, episode: EpisodeSession) -> None:
+        """Move a conversation to the end of those that may be ended."""
+        found = self._conversations.pop(id(episode), None)
+        if found is not None:
+            self._conversations[id(episode)] = found
+
+    def _lose(self, n_open: int) -> None:
+        self.n_missed += 1
+        if self.n_missed == 1:
+            warnings.warn(
+                f"a model call was not recorded: {n_open} episodes are open, and nothing tells "
+                "which one it belongs to. It was made in a thread without their context: run that "
+                "thread in contextvars.copy_context(), or use one trajrec.capture(folder)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def _longest(
+    episodes: list[tuple[EpisodeSession, ExchangeMemory]], content: RequestContent
+) -> EpisodeSession | None:
+    """Return the episode that sent the most of the first messages of a request."""
+    best = None
+    n_best = 0
+    for episode, memory in episodes:
+        n = memory.n_continued(content)
+        if n > n_best:
+            best = episode
+            n_best = n
+    return best
+
+
+def _end(episode: Conversation) -> None:
+    if not episode.has_ended:
+        episode.stop("capture ended")
+        episode.__exit__(None, None, None)
+
+
+router = Router()
+"""Gives the requests of this process to its episodes."""
+
+
+def connect_taps(user: object) -> Callable[[], object]:
+    """Turn the taps in HTTP libraries on while an object needs them; they report to the router.
+
+    Returns:
+        A function that ends the need. A second call does nothing. The end of the object does the
+        same: an episode that an exception has broken off is never left.
+    """
+    hub.listen(router.begin)
+    patching.install()
+    return weakref.finalize(user, patching.uninstall)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=router.forget)

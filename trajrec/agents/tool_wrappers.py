@@ -1,0 +1,266 @@
+"""Functions as tools: wrappers that record each call, and look like the functions.
+
+Frameworks read the name, the signature, the type hints and the docstring of a function to describe
+it to a model, and ask whether it is a coroutine function. A wrapper gives the same answers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeAlias
+
+from trajrec.agents.arguments import arguments_of, tool_name
+from trajrec.protocols import Access
+from trajrec.types import JsonObject, Value
+from trajrec.values.recorded import RecordedStream
+
+ToolFunction: TypeAlias = Callable[..., Any]
+
+# The tools whose calls a hook in a framework records around their functions.
+_HOOKED: ContextVar[tuple[str, ...]] = ContextVar("trajrec_hooked_tools", default=())
+
+
+class ToolStream(Protocol):
+    """One call of a generator as a tool. The items are the call's result.
+
+    Attributes:
+        recorded: The recorded items, to be given in place of the generator's; None to run it.
+    """
+
+    recorded: RecordedStream | None
+
+    def received(self, item: Value) -> None:
+        """Note an item."""
+        ...
+
+    def ended(self, error: BaseException | None) -> None:
+        """Note the end, with the exception that the generator raised."""
+        ...
+
+
+class AnsweredStream:
+    """A stream that is answered from a recording.
+
+    Args:
+        recorded: The recorded items; None runs the generator, of which nothing is noted.
+    """
+
+    def __init__(self, recorded: RecordedStream | None) -> None:
+        self.recorded = recorded
+
+    def received(self, item: Value) -> None:
+        """Do nothing."""
+
+    def ended(self, error: BaseException | None) -> None:
+        """Do nothing."""
+
+
+class ToolDecorator(ABC):
+    """The base class of episodes, for their decorator `tool`."""
+
+    def tool(
+        self,
+        function: ToolFunction | None = None,
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> ToolFunction:
+        """Make a function a tool: a decorator, with and without arguments.
+
+            @ep.tool(access="write")
+            async def refund(order: str) -> str: ...
+
+        Sync and async functions, generators, bound methods and callable objects can be tools. The
+        items of a generator are recorded as the result of its call.
+
+        Args:
+            function: The function.
+            name: Name of the tool. Default: the function's name.
+            schema: JSON schema of its arguments.
+            access: See `Tool`.
+
+        Returns:
+            A function of the same name, signature and type hints that records each call of the
+            tool. `call` finds the tool by its name.
+        """
+        if function is None:
+            return functools.partial(self.tool, name=name, schema=schema, access=access)
+        name = name or tool_name(function)
+        self._add_tool(function, name=name, schema=schema, access=access)
+        return wrap_tool(self, name, function)
+
+    @abstractmethod
+    def execute(
+        self,
+        tool: str,
+        arguments: JsonObject,
+        *,
+        call_id: str = "",
+        run: Callable[[], Value] | None = None,
+    ) -> Value:
+        """Call a tool."""
+
+    @abstractmethod
+    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+        """Begin the call of a tool that is a generator."""
+
+    @abstractmethod
+    def _add_tool(
+        self, function: ToolFunction, *, name: str, schema: JsonObject | None, access: Access
+    ) -> None:
+        """Describe a function as a tool."""
+
+
+@contextlib.contextmanager
+def hooked(tool: str) -> Iterator[None]:
+    """Mark a block as the call of a tool that is recorded already: its wrapper adds no record."""
+    token = _HOOKED.set((*_HOOKED.get(), tool))
+    try:
+        yield
+    finally:
+        # A block that is left in another context than it was entered in has no such token.
+        with contextlib.suppress(ValueError):
+            _HOOKED.reset(token)
+
+
+def is_hooked(tool: str) -> bool:
+    """Return whether this code runs within a call of a tool that a hook records."""
+    return tool in _HOOKED.get()
+
+
+def wrap_tool(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:
+    """Return a function that looks like another one and records its calls as a tool's.
+
+    Args:
+        episode: The episode.
+        name: Name of the tool.
+        function: The function.
+    """
+    called = _called(function)
+    if inspect.iscoroutinefunction(called):
+        wrapper = _async_wrapper(episode, name, function)
+    elif inspect.isasyncgenfunction(called):
+        wrapper = _async_stream_wrapper(episode, name, function)
+    elif inspect.isgeneratorfunction(called):
+        wrapper = _stream_wrapper(episode, name, function)
+    else:
+        wrapper = _plain_wrapper(episode, name, function)
+    is_class = isinstance(function, type)
+    # Not the attributes of a class: they are no attributes of a function.
+    functools.update_wrapper(wrapper, called, updated=() if is_class else ("__dict__",))
+    wrapper.__name__ = tool_name(function)
+    wrapper.__doc__ = inspect.getdoc(function)
+    return wrapper
+
+
+def is_generator(function: ToolFunction) -> bool:
+    """Return whether the calls of a function give generators, sync or async."""
+    called = _called(function)
+    return inspect.isgeneratorfunction(called) or inspect.isasyncgenfunction(called)
+
+
+def _called(function: ToolFunction) -> ToolFunction:
+    """Return the function that has the signature and the type hints: of an object, its method."""
+    if inspect.isroutine(function) or isinstance(function, (type, functools.partial)):
+        return function
+    method: ToolFunction = function.__call__  # type: ignore[operator]
+    return method
+
+
+def _plain_wrapper(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:
+    def recorded(*args: Value, **kwargs: Value) -> Value:
+        if is_hooked(name):
+            return function(*args, **kwargs)
+        arguments = arguments_of(function, args, kwargs)
+        return episode.execute(name, arguments, run=lambda: function(*args, **kwargs))
+
+    return recorded
+
+
+def _async_wrapper(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:
+    async def recorded(*args: Value, **kwargs: Value) -> Value:
+        if is_hooked(name):
+            return await function(*args, **kwargs)
+        arguments = arguments_of(function, args, kwargs)
+        result = episode.execute(name, arguments, run=lambda: function(*args, **kwargs))
+        # A call that failed before it was awaited is recorded as one that is not.
+        return await result if inspect.isawaitable(result) else result
+
+    return recorded
+
+
+def _stream_wrapper(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:
+    def recorded(*args: Value, **kwargs: Value) -> Generator[Value, Value, Value]:
+        if is_hooked(name):
+            return (yield from function(*args, **kwargs))
+        stream = episode.open_stream(name, arguments_of(function, args, kwargs))
+        if stream.recorded is not None:
+            return (yield from stream.recorded)
+        return (yield from _noted(lambda: function(*args, **kwargs), stream))
+
+    return recorded
+
+
+def _noted(run: Callable[[], Any], stream: ToolStream) -> Generator[Value, Value, Value]:
+    """Run a generator and note its items and its end; what is sent or thrown in reaches it."""
+    try:
+        generator = run()
+        item = next(generator)
+        while True:
+            stream.received(item)
+            try:
+                sent = yield item
+            except GeneratorExit:
+                generator.close()
+                raise
+            except BaseException as exc:
+                item = generator.throw(exc)
+            else:
+                item = generator.send(sent)
+    except StopIteration as stop:
+        stream.ended(None)
+        return stop.value
+    except BaseException as exc:
+        stream.ended(exc)
+        raise
+
+
+def _async_stream_wrapper(
+    episode: ToolDecorator, name: str, function: ToolFunction
+) -> ToolFunction:
+    async def recorded(*args: Value, **kwargs: Value) -> AsyncGenerator[Value, Value]:
+        stream: ToolStream = AnsweredStream(None)
+        if not is_hooked(name):
+            stream = episode.open_stream(name, arguments_of(function, args, kwargs))
+        if stream.recorded is not None:
+            async for item in stream.recorded:
+                yield item
+            return
+        # As in `_noted`: Python has no `yield from` for async generators.
+        try:
+            generator = function(*args, **kwargs)
+            item = await anext(generator)
+            while True:
+                stream.received(item)
+                try:
+                    sent = yield item
+                except GeneratorExit:
+                    await generator.aclose()
+                    raise
+                except BaseException as exc:
+                    item = await generator.athrow(exc)
+                else:
+                    item = await generator.asend(sent)
+        except StopAsyncIteration:
+            stream.ended(None)
+        except BaseException as exc:
+            stream.ended(exc)
+            raise
+
+    return recorded

@@ -1,0 +1,67 @@
+"""The place at which the taps of all HTTP libraries report, and ask what to do with a request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from trajrec.wire.exchange import Exchange, HttpRequest, is_model_call
+
+Begin: TypeAlias = Callable[[HttpRequest], Exchange | None]
+
+
+class _Outside(NamedTuple):
+    """Who takes the requests of this process outside of it."""
+
+    begin: Begin
+    comes_first: bool
+    ignored: str
+
+
+_listeners: list[Begin] = []
+_outside: list[_Outside] = []
+
+
+def listen(begin: Begin) -> None:
+    """Name the function that takes each request which is about to be sent."""
+    _listeners[:] = [begin]
+
+
+def listen_outside(begin: Begin, *, comes_first: bool, ignored: str) -> None:
+    """Name the function that reports requests to another process, for as long as this one runs.
+
+    Args:
+        begin: Takes each request that nobody in this process takes.
+        comes_first: Whether it takes them before this process does.
+        ignored: What the addresses of requests to that process itself begin with.
+    """
+    _outside[:] = [_Outside(begin, comes_first, ignored)]
+
+
+def is_wanted(method: str, url: str) -> bool:
+    """Return whether a request may be a call of a model, so that it is to be reported.
+
+    The address may be the path alone, which some libraries give much sooner. So this judges the
+    path; the host is known to `begin_exchange`.
+    """
+    return is_model_call(method, url)
+
+
+def begin_exchange(request: HttpRequest) -> Exchange | None:
+    """Report a request that is about to be sent.
+
+    Returns:
+        The exchange to report to; None if nobody records it.
+
+    Raises:
+        BaseException: A rerun has no such request in its recording. Taps pass it on.
+    """
+    outside = _outside[0] if _outside else None
+    if outside is not None and request.url.startswith(outside.ignored):
+        return None
+    if outside is not None and outside.comes_first:
+        return outside.begin(request)
+    exchange = _listeners[0](request) if _listeners else None
+    if exchange is None and outside is not None:
+        return outside.begin(request)
+    return exchange

@@ -1,0 +1,1 @@
+"""HTTP exchanges with model servers: what is kept of them, and what they say."""

@@ -1,0 +1,111 @@
+"""Content codings of HTTP: gzip, deflate and zstd are decoded, others are kept as they are."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from typing import TypeAlias
+
+import zstandard
+
+Decode: TypeAlias = Callable[[bytes], bytes]
+
+MAX_RATIO = 2000
+"""No honest answer is compressed more than this; a bomb is not unpacked."""
+
+MIN_BOMB_BYTES = 1 << 26
+
+
+class BombError(ValueError):
+    """A body grows without measure when it is decoded."""
+
+
+class ContentDecoder:
+    """Decodes a body piece by piece.
+
+    Args:
+        coding: The header `content-encoding`, "" if there is none.
+
+    Attributes:
+        is_known: Whether the body can be decoded; if not, the pieces are given back as they are.
+    """
+
+    def __init__(self, coding: str) -> None:
+        codings = [name.strip().lower() for name in coding.split(",") if name.strip()]
+        codings = [name for name in codings if name != "identity"]
+        self.is_known = all(name in _DECODERS for name in codings)
+        self._decoders = [_DECODERS[name]() for name in reversed(codings)] if self.is_known else []
+        self._n_in = 0
+        self._n_out = 0
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the pieces are given back as they are."""
+        return not self._decoders
+
+    def decode(self, data: bytes) -> bytes:
+        """Return what a piece adds to the decoded body.
+
+        Raises:
+            ValueError: The body is not in its coding, or a bomb.
+        """
+        self._n_in += len(data)
+        for decoder in self._decoders:
+            data = decoder(data)
+        self._n_out += len(data)
+        if self._n_out > MIN_BOMB_BYTES and self._n_out > MAX_RATIO * self._n_in:
+            raise BombError(f"{self._n_in} bytes grow to {self._n_out}")
+        return data
+
+
+def _gzip() -> Decode:
+    return _zlib(zlib.decompressobj(31).decompress)
+
+
+def _deflate() -> Decode:
+    # Some servers send the zlib format, as the standard says, and some the bare one.
+    state: list[Decode] = []
+
+    def decode(data: bytes) -> bytes:
+        if not state:
+            try:
+                wrapped = zlib.decompressobj()
+                decoded = wrapped.decompress(data)
+            except zlib.error:
+                state.append(_zlib(zlib.decompressobj(-15).decompress))
+            else:
+                state.append(_zlib(wrapped.decompress))
+                return decoded
+        return state[0](data)
+
+    return decode
+
+
+def _zlib(decompress: Decode) -> Decode:
+    def decode(data: bytes) -> bytes:
+        try:
+            return decompress(data)
+        except zlib.error as exc:
+            raise ValueError(str(exc)) from exc
+
+    return decode
+
+
+def _zstd() -> Decode:
+    decompress = zstandard.ZstdDecompressor().decompressobj().decompress
+
+    def decode(data: bytes) -> bytes:
+        try:
+            return decompress(data)
+        except zstandard.ZstdError as exc:
+            raise ValueError(str(exc)) from exc
+
+    return decode
+
+
+_DECODERS: dict[str, Callable[[], Decode]] = {
+    "gzip": _gzip,
+    "x-gzip": _gzip,
+    "deflate": _deflate,
+    "zstd": _zstd,
+}
