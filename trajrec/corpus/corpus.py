@@ -8,24 +8,26 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import duckdb
 
+from trajrec.analysis.analyses import Analyses
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place
 from trajrec.corpus.index.scan import ScanMode
-from trajrec.corpus.index.views import EPISODE_KINDS, EpisodeKind
+from trajrec.corpus.labels import Labelling
+from trajrec.corpus.notebook import CorpusCard
+from trajrec.corpus.prices import Prices, cost_sql
 from trajrec.corpus.sandbox import Sandbox
+from trajrec.corpus.training import AnyKind, TrainingReads, kind_condition
 from trajrec.errors import CorpusError, LogError, QueryError
 from trajrec.log.folder import has_logs
 from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id as make_episode_id
 from trajrec.types import Value
-
-AnyKind: TypeAlias = EpisodeKind | Literal["all"]
 
 # Logs that stay open at once: a reader holds a file descriptor, and processes have few of those.
 MAX_READERS = 64
@@ -37,6 +39,7 @@ def open(
     scan: ScanMode = "changed",
     progress: Progress | None = None,
     sandbox: Sandbox | None = None,
+    prices: Prices | None = None,
 ) -> Corpus:
     """Open a folder of logs.
 
@@ -49,19 +52,23 @@ def open(
         progress: Called with (bytes read, bytes to read) while the index is brought up to date.
         sandbox: Run all queries in a sandbox with these limits, because they are not your own:
             they read the tables and nothing else.
+        prices: Prices of a million tokens, by patterns of model names, the first that fits:
+            `{"gpt-5*": {"input": 1.25, "cached": 0.125, "output": 10}}`, also "cache_write". The
+            column `cost` has the cost by them if the answer gives none and all counts are known.
 
     Returns:
         The corpus, a context manager.
 
     Raises:
         CorpusError: The folder does not exist, or has no logs.
+        TypeError, ValueError: The prices are no such dict.
 
     >>> corpus = trajrec.open("runs/")
     >>> corpus.sql("SELECT count(*) FROM episodes").fetchall()
     [(3,)]
     """
     require_logs(Path(path))
-    return Corpus(path, scan=scan, progress=progress, sandbox=sandbox)
+    return Corpus(path, scan=scan, progress=progress, sandbox=sandbox, prices=prices)
 
 
 class Problem(NamedTuple):
@@ -78,7 +85,7 @@ class Problem(NamedTuple):
     is_tail: bool
 
 
-class Corpus:
+class Corpus(Analyses, TrainingReads, Labelling, CorpusCard):
     """A folder of logs. A context manager; an open corpus holds the index file for reading.
 
     Attributes:
@@ -92,6 +99,7 @@ class Corpus:
         scan: ScanMode = "changed",
         progress: Progress | None = None,
         sandbox: Sandbox | None = None,
+        prices: Prices | None = None,
     ) -> None:
         self.path = Path(path)
         if scan not in ("changed", "full"):
@@ -105,7 +113,9 @@ class Corpus:
         if os.environ.get("TRAJREC_SCAN") == "full":
             scan = "full"
         self._scan = scan
-        self._index = LiveIndex(self.path, scan=scan, progress=progress, sandbox=sandbox)
+        self._prices = prices
+        cost = cost_sql({} if prices is None else prices)
+        self._index = LiveIndex(self.path, scan=scan, progress=progress, sandbox=sandbox, cost=cost)
 
     def __enter__(self) -> Corpus:
         return self
@@ -115,7 +125,7 @@ class Corpus:
 
     def __reduce__(self) -> tuple[object, ...]:
         # By reference: another process opens the folder itself.
-        again = functools.partial(open, scan=self._scan, sandbox=self._sandbox)
+        again = functools.partial(open, scan=self._scan, sandbox=self._sandbox, prices=self._prices)
         return again, (self.path.absolute(),)
 
     def __repr__(self) -> str:
@@ -217,24 +227,27 @@ class Corpus:
             QueryError: DuckDB rejects the condition.
             ValueError: The kind is unknown.
         """
-        if kind not in (*EPISODE_KINDS, "all"):
-            names = ", ".join(map(repr, EPISODE_KINDS))
-            raise ValueError(f"kind must be {names} or 'all', got {kind!r}")
-        is_wanted = "true" if kind == "all" else f"kind = '{kind}'"
         query = (
             f"SELECT {_PLACE} FROM all_episodes "
-            f"WHERE {is_wanted} AND ({where}\n) ORDER BY {order_by}"
+            f"WHERE {kind_condition(kind)} AND ({where}\n) ORDER BY {order_by}"
         )
-        self.refresh()
-        # A condition may come from somebody else, with an experiment or a page.
         is_ours = (where, order_by) == ("true", "log, number")
-        found = self._index.rows(query) if is_ours else self.sql(query, sandbox=True).fetchall()
-        rows = [EpisodeRow(*row) for row in found]
-        places = self._index.places({row.log for row in rows})
+        rows = [EpisodeRow(*row) for row in self._query(query, is_ours=is_ours)]
+        places = self._places({row.log for row in rows})
         for row in rows:
             if row.log not in places:
                 raise QueryError(f"the condition selects {row.log!r}, no log of this corpus")
             yield self._load(row, places)
+
+    def _query(self, query: str, *, is_ours: bool) -> list[tuple[Value, ...]]:
+        # A condition may come from somebody else, with an experiment or a page. The sandbox has an
+        # index of its own, which may have seen later logs than this one: refresh after it.
+        rows = None if is_ours else self.sql(query, sandbox=True).fetchall()
+        self.refresh()
+        return self._index.rows(query) if rows is None else rows
+
+    def _places(self, logs: set[str]) -> Mapping[str, Place]:
+        return self._index.places(logs)
 
     def refresh(self) -> None:
         """Read new logs and frames; `sql`, `episode` and `episodes` do so by themselves."""
@@ -282,6 +295,8 @@ class Corpus:
     def _episode(self, row: EpisodeRow, reader: LogReader) -> Episode:
         frames = range(row.first_frame, row.last_frame + 1)
         episode = Episode(reader, row.number, frames)
+        # `_fits` has compared it with the reader's.
+        episode.id = row.episode_id
         episode.find_parent = self.episode
         return episode
 
@@ -309,7 +324,9 @@ class Corpus:
         """Return the same folder in a sandbox."""
         with self._lock:
             if self._closed_off is None:
-                self._closed_off = Corpus(self.path, scan=self._scan, sandbox=Sandbox())
+                self._closed_off = Corpus(
+                    self.path, scan=self._scan, sandbox=Sandbox(), prices=self._prices
+                )
             return self._closed_off
 
     def _reader(self, row: EpisodeRow, place: Place) -> LogReader | None:
@@ -317,20 +334,23 @@ class Corpus:
         live = self._index.reader(row.log)
         if live is not None:
             return live
-        path = self.path / row.log
         reader = self._readers.get(row.log)
         # A log that is not sealed may have grown. It may also grow from here on, so a reader that
         # was just opened is not compared with the size.
-        is_old = reader is not None and place.seal is None and reader.size != _size(path)
-        if reader is None or is_old or not _fits(reader, row, place):
-            try:
-                reader = self._readers[row.log] = LogReader(path)
-            except LogError:
-                if path.exists():
-                    raise
-                return None
-            if len(self._readers) > MAX_READERS:
-                self._readers.pop(next(iter(self._readers)))
+        is_new = reader is not None and (
+            place.seal is not None or reader.size == _size(self.path / row.log)
+        )
+        if reader is not None and is_new and _fits(reader, row, place):
+            return reader
+        path = self.path / row.log
+        try:
+            reader = self._readers[row.log] = LogReader(path)
+        except LogError:
+            if path.exists():
+                raise
+            return None
+        if len(self._readers) > MAX_READERS:
+            self._readers.pop(next(iter(self._readers)))
         return reader if _fits(reader, row, place) else None
 
 

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
+from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.gaps import find_gaps
+from trajrec.corpus.notebook import EpisodeCard
 from trajrec.corpus.outcomes import find_fault, outcome_of
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
-from trajrec.corpus.step import Step, failed_step
+from trajrec.corpus.reward_sums import sums_by_agent, total
+from trajrec.corpus.said_messages import SaidMessage
+from trajrec.corpus.step import Step, failed_step, in_order
+from trajrec.corpus.step_arrays import StepArrays
 from trajrec.corpus.stored_values import StoredValues
 from trajrec.corpus.transcript import Transcript
 from trajrec.corpus.whole_states import whole_state
 from trajrec.errors import CorpusError
-from trajrec.log.events import CallStart, ModelStart, TaskStart
+from trajrec.log.events import TaskStart, step_of_request
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id
+from trajrec.log.source_facts import is_unknown, source_of
 from trajrec.types import Action, Array, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, DigestBytes, digest_function
 from trajrec.values.presented import presented, presented_rows
 
 
-class Episode:
+class Episode(StepArrays, EpisodeCard):
     """One recorded episode.
 
     Attributes:
@@ -37,8 +41,7 @@ class Episode:
         fork: The step that the episode was forked at; None for other episodes. The steps of a fork
             begin with `fork.step`.
         has_control: Whether controls ran with the fork (`ForkOptions.control`); None if unknown.
-        end: The end; None if the episode still runs, if its process was killed, or if the log has
-            lost it.
+        end: The end; None if the episode runs, if its process was killed, or if the log lost it.
         failures: Exceptions, in order.
         keyframes: Whole states of the environment, in long episodes.
         checks: Verdicts, in order.
@@ -82,6 +85,11 @@ class Episode:
         """Gymnasium id of the environment, or "module:Class" of an agent's world; else ""."""
         return self.header.env.env_id or (self.transcript.world if self.is_agent_episode else "")
 
+    @cached_property
+    def source(self) -> dict[str, Value] | None:
+        """Origin of an imported episode: file, sha256, format, position; None if it was recorded."""
+        return None if self.start is None else source_of(self.start.extra_data)
+
     @property
     def is_agent_episode(self) -> bool:
         """Whether it is an agent's episode, recorded with `trajrec.episode`."""
@@ -96,8 +104,7 @@ class Episode:
         """Return the transcript, read anew.
 
         Args:
-            is_tolerant: Whether an `Opaque` stands for each value that cannot be read; if not,
-                reading it raises a LogCorruptError.
+            is_tolerant: Have an `Opaque` stand for a value that is lost, and raise no error.
         """
         values = StoredValues(
             self.agent_events,
@@ -107,7 +114,18 @@ class Episode:
             report=self._report,
             is_tolerant=is_tolerant,
         )
-        return Transcript(self.agent_events, values, self.id, ending=lambda: self.ending)
+        return Transcript(
+            self.agent_events, values, self.id, ending=lambda: self.ending, end=self.end
+        )
+
+    @property
+    def messages(self) -> list[SaidMessage]:
+        """The messages of an agent's conversations with models, each once, in order, with all text.
+
+        >>> [(message.role, message.text) for message in corpus.episode("3f2a").messages]
+        [('user', 'Is order O1 paid?'), ('assistant', 'Yes.')]
+        """
+        return self.transcript.messages
 
     def value(self, data: bytes | None) -> Value:
         """Return an encoded value of its records, with the large values that it refers to.
@@ -128,23 +146,22 @@ class Episode:
         if self.end is not None:
             return self.end.n_steps
         steps = [segment.first_step + segment.n_steps for segment in self.rows.segments]
-        calls = (CallStart, ModelStart)
-        steps += [event.step + 1 for event in self.agent_events if isinstance(event, calls)]
+        steps += [step_of_request(event) + 1 for event in self.agent_events]
         steps += [failure.step + 1 for failure in self.failures]
         return max([self.first_step, *steps])
 
     @property
     def ending(self) -> str:
-        """terminated, truncated, abandoned or error; without an end, running or interrupted."""
+        """terminated, truncated, abandoned or error, as the column of that name in `episodes`."""
         if self.end is not None:
-            return self.end.ending
+            return "unknown" if is_unknown(self.end.extra_data) else self.end.ending
         return "running" if self.reader.is_being_written() else "interrupted"
 
     @cached_property
     def redacted_step(self) -> int | None:
         """First step of which the action or state had a secret; -1 for the reset, None for no step.
 
-        The log does not have the secret, so a replay proves nothing from this step on.
+        A replay proves nothing from this step on.
         """
         return first_redacted_step(self.agent_events, LOST_FIELDS)
 
@@ -165,7 +182,7 @@ class Episode:
     def fault(self) -> str | None:
         """The component whose fault ended it or left it without a verdict; None if none is known.
 
-        "infra" (network, services), "env" (environment, world, tools) or "verifier".
+        "infra", "env" (environment, world, tools) or "verifier".
         """
         return find_fault(self.end, self.checks)
 
@@ -178,19 +195,12 @@ class Episode:
     @property
     def total_reward(self) -> float:
         """Sum of the rewards; NaN if they are no numbers (see `rewards_by_agent`)."""
-        try:
-            return float(np.sum(self.rewards)) if len(self.reward_values) else 0.0
-        except (TypeError, ValueError):
-            return float("nan")
+        return total(self.rewards) if len(self.reward_values) else 0.0
 
     @property
     def rewards_by_agent(self) -> dict[Value, float]:
         """Sum of the rewards of each agent, if each of several agents has its own; else empty."""
-        by_agent = [reward for reward in self.reward_values if isinstance(reward, dict)]
-        return {
-            agent: float(sum(r.get(agent, 0) for r in by_agent))
-            for agent in dict.fromkeys(a for r in by_agent for a in r)
-        }
+        return sums_by_agent(self.reward_values)
 
     @cached_property
     def missing_steps(self) -> list[tuple[int, int]]:
@@ -199,8 +209,8 @@ class Episode:
             return []
         covered = [(s.first_step, s.first_step + s.n_steps) for s in self.rows.segments]
         covered += [(f.step, f.step + 1) for f in self.failures if f.phase == "step"]
-        end_step = None if self.end is None else self.end.n_steps
-        return find_gaps(covered, self.first_step, end_step)
+        stop = None if self.end is None else self.end.n_steps
+        return find_gaps(covered, self.first_step, stop)
 
     @property
     def first_step(self) -> int:
@@ -222,11 +232,6 @@ class Episode:
                 "read it from a corpus that has both"
             )
         return self.find_parent(self.fork.parent_id)
-
-    @property
-    def has_reset(self) -> bool:
-        """Whether the log has the observation of the reset; only a damaged log has lost it."""
-        return self.rows.has_reset
 
     @cached_property
     def step_numbers(self) -> Array:
@@ -260,7 +265,7 @@ class Episode:
     def observations(self) -> Value:
         """Observations: first the reset's, then one for each step.
 
-        An array (T + 1, *shape) if all are arrays of one dtype and shape (tensors too), a dict or
+        An array (T + 1, *shape) if all are arrays of one dtype and shape (or tensors), a dict or
         tuple of such arrays if they are composed, else a list of values.
         """
         return presented_rows(self.stored_observations)
@@ -389,12 +394,4 @@ class Episode:
             self.rows.infos(),
             strict=True,
         )
-        steps = [Step(*row) for row in rows]
-        failures = {failure.step: failure for failure in self.failures if failure.phase == "step"}
-        steps += map(failed_step, failures.values())
-        yield from sorted(steps, key=lambda step: step.step)
-
-
-def read_episode(path: Path, number: int, chunks: Sequence[int] | None = None) -> Episode:
-    """Read one episode of a log file."""
-    return Episode(LogReader(path), number, chunks)
+        yield from in_order(rows, self.failures)

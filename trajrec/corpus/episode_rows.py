@@ -12,7 +12,7 @@ from trajrec.log.fields import (
     concatenate,
     field_array,
     field_values,
-    sparse_rows,
+    sparse_span,
     sparse_values,
 )
 from trajrec.log.schema import Segment
@@ -189,7 +189,7 @@ class EpisodeRows:
         n_before = 0
         for part in self.parts:
             start, stop = part.observation_rows
-            for row in sparse_rows(part.chunk, "state", start, stop):
+            for row in sparse_span(part.chunk, "state", start, stop)[0]:
                 yield n_before + row - start
             n_before += stop - start
 
@@ -232,7 +232,13 @@ class EpisodeRows:
             if len(rows) != stop - start:
                 return None
             digests.append(np.array([state_check(value) for value in values], np.uint32))
+        if len(digests) == 1:
+            return digests[0]
         return np.concatenate(digests) if digests else None
+
+    def has_digests(self) -> bool:
+        """Return whether the log has digests of states: it has none if it has every state whole."""
+        return any(part.chunk.has_column("state_digest") for part in self.parts)
 
     def state_keys(self) -> Array | None:
         """Return the key of each row's state, (T + 1,) uint64; None if the key of one is unknown."""

@@ -9,6 +9,7 @@ import msgspec
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.episode_rows import EpisodePart, EpisodeRows
+from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.step import failed_action
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
 from trajrec.log.chunk import Span
@@ -23,14 +24,16 @@ class RecordedRequests(NamedTuple):
     """The requests of an agent, from the very beginning.
 
     Attributes:
-        model_calls: The model calls.
+        model_calls: The calls by `ep.model`.
         attempts: The attempts at tool calls.
         side_effects: Values from outside, each with the transcript that can decode it.
+        exchanges: The HTTP exchanges that are no part of a model call by `ep.model`.
     """
 
     model_calls: list[ModelCall]
     attempts: list[Attempt]
     side_effects: list[tuple[SideEffect, Transcript]]
+    exchanges: list[HttpExchange]
 
 
 def to_env_action(action: Value) -> Action:
@@ -91,12 +94,7 @@ def recorded_requests(episode: Episode) -> RecordedRequests:
 
     A fork begins with the requests of its parent that led to it.
     """
-    transcript = episode.transcript
-    own = RecordedRequests(
-        model_calls=list(transcript.model_calls),
-        attempts=list(transcript.attempts),
-        side_effects=[(event, transcript) for event in transcript.side_effects],
-    )
+    own = recorded_requests_of(episode.transcript)
     if episode.fork is None or episode.fork.metadata_data is None or episode.parent is None:
         return own
     before = recorded_requests(episode.parent)
@@ -107,6 +105,20 @@ def recorded_requests(episode: Episode) -> RecordedRequests:
         model_calls=before.model_calls[: led["models"]] + own.model_calls,
         attempts=attempts + own.attempts,
         side_effects=before.side_effects[: led["effects"]] + own.side_effects,
+        # Forks of older logs have none.
+        exchanges=[before.exchanges[place] for place in led.get("exchanges", ())] + own.exchanges,
+    )
+
+
+def recorded_requests_of(transcript: Transcript) -> RecordedRequests:
+    """Return the requests of an episode itself, without those of a parent."""
+    model_calls = [call for call in transcript.model_calls if call.wire is None]
+    by_function = {call.start.number for call in model_calls}
+    return RecordedRequests(
+        model_calls=model_calls,
+        attempts=list(transcript.recorded_attempts),
+        side_effects=[(event, transcript) for event in transcript.side_effects],
+        exchanges=[e for e in transcript.exchanges if e.start.model_call not in by_function],
     )
 
 

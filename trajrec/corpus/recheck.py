@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from trajrec.corpus.corpus import AnyKind, Corpus
+from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.training import AnyKind
 from trajrec.errors import CorpusError
 from trajrec.log.annotations import PostHocCheck
 from trajrec.protocols import Verdict, Verifier

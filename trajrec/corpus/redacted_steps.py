@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 
 from trajrec.log.events import AgentEvent, CallStart, Redaction
 
@@ -13,8 +13,10 @@ LOST_FIELDS = (*ACTION_FIELDS, "state")
 """The same, and the field without which a step cannot be verified."""
 
 
-def first_redacted_step(events: Iterable[AgentEvent], fields: Collection[str]) -> int | None:
+def first_redacted_step(events: Sequence[AgentEvent], fields: Collection[str]) -> int | None:
     """Return the first step of which one of some fields had a secret; None if none had."""
+    if not events:
+        return None
     steps = [
         event.step
         for event in events

@@ -63,7 +63,7 @@ def run_own(
     Raises:
         QueryError: DuckDB rejects the query, or it is no SELECT.
     """
-    _check(query, _OWN)
+    _check(cursor, query, _OWN)
     try:
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         return _relation(cursor, query, params)
@@ -81,7 +81,7 @@ def run_closed(
     Raises:
         QueryError: DuckDB rejects the query, it is no SELECT, or it reaches a limit.
     """
-    _check(query, _READING)
+    _check(cursor, query, _READING)
     timer = threading.Timer(sandbox.seconds, cursor.interrupt)
     timer.daemon = True
     try:
@@ -107,6 +107,8 @@ def run_closed(
         raise QueryError(first_lines(exc)) from exc
     finally:
         timer.cancel()
+        if timer.ident is not None:
+            timer.join()
 
 
 def _relation(
@@ -118,10 +120,12 @@ def _relation(
     return relation
 
 
-def _check(query: str, types: set[duckdb.StatementType]) -> None:
+def _check(cursor: duckdb.DuckDBPyConnection, query: str, types: set[duckdb.StatementType]) -> None:
     """Refuse a query that is not one statement that reads."""
     try:
-        statements = duckdb.extract_statements(query)
+        # Not DuckDB's own default connection: its threads would live until the interpreter's end,
+        # where one of them can end the process by a signal.
+        statements = cursor.extract_statements(query)
     except duckdb.Error as exc:
         raise QueryError(first_lines(exc)) from exc
     if len(statements) != 1 or statements[0].type not in types:

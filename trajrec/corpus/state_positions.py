@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.log.assumptions import assumed_parts, suspects
-from trajrec.log.events import AgentEvent, CallEnd, CallStart, ModelStart, StateChange
+from trajrec.log.events import AgentEvent, CallEnd, StateChange, step_of_request
 
 
 @dataclass
@@ -90,8 +90,8 @@ class StatePositions:
                 self._after[key] = self._n_changes
                 if event.extra_data is not None:
                     self._assume(key, assumed_parts(event))
-            elif isinstance(event, (CallStart, ModelStart)) and event.step > last_step:
-                last_step = event.step
+            elif (step := step_of_request(event)) > last_step:
+                last_step = step
                 if self._open:
                     self._held[len(self._steps)] = tuple(self._open.values())
                 self._steps.append(last_step)

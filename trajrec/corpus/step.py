@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from trajrec.log.schema import Failure
@@ -44,3 +45,12 @@ def failed_step(failure: Failure) -> Step:
         info={},
         failure=failure,
     )
+
+
+def in_order(
+    rows: Iterable[tuple[int, Action, Observation, Value, Info]], failures: Iterable[Failure]
+) -> list[Step]:
+    """Return the steps of an episode by number: those with rows, and those that raised."""
+    raised = {failure.step: failure for failure in failures if failure.phase == "step"}
+    steps = [Step(*row) for row in rows]
+    return sorted([*steps, *map(failed_step, raised.values())], key=lambda step: step.step)

@@ -2,71 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 from trajrec.corpus.attempts import Attempt as Attempt
 from trajrec.corpus.attempts import AttemptKey as AttemptKey
 from trajrec.corpus.attempts import link_retries, mark_recoveries
+from trajrec.corpus.cached import cached_property
+from trajrec.corpus.http_exchanges import OF_EXCHANGES, HttpExchange, read_exchanges
+from trajrec.corpus.model_calls import OF_MODELS, read_model_calls
+from trajrec.corpus.model_calls import ModelCall as ModelCall
+from trajrec.corpus.said_messages import SaidMessage, said_messages
 from trajrec.corpus.state_history import StateHistory
 from trajrec.corpus.state_positions import StatePosition, StatePositions
-from trajrec.corpus.stored_values import LOST, StoredValues
+from trajrec.corpus.stored_values import StoredValues
+from trajrec.corpus.wire_attempts import add_wire_attempts
 from trajrec.errors import StateUnknownError
 from trajrec.log.events import (
     AgentEvent,
-    AnswerPart,
+    Blob,
     CallEnd,
     CallStart,
-    ModelEnd,
-    ModelStart,
+    Redaction,
     SideEffect,
     StateChange,
     TaskStart,
+    step_of_request,
 )
+from trajrec.log.schema import EpisodeEnd
+from trajrec.log.source_facts import messages_of
 from trajrec.tracking.parts import digest_of_parts
-from trajrec.types import JsonObject, Value
-from trajrec.values.codec import Opaque
+from trajrec.types import Value
 
 
-@dataclass
-class ModelCall:
-    """One model call.
-
-    Attributes:
-        start: The recorded begin.
-        end: The recorded end; None if the log ends before it.
-        messages: All messages of the request.
-        request: The other arguments, by name; positional ones under "args".
-        answer: The answer; a list of pieces if it was streamed, without the last ones if the log
-            ends before the stream; None if there is none.
-    """
-
-    start: ModelStart
-    end: ModelEnd | None
-    messages: list[Value]
-    request: JsonObject
-    answer: Value
-
-    @property
-    def outcome(self) -> str:
-        """One of ok, error and cancelled; open if the log ends before the call."""
-        return "open" if self.end is None else self.end.outcome
-
-    @property
-    def is_streamed(self) -> bool | None:
-        """Whether the answer was streamed; None if the log ends before that shows."""
-        if self.end is None:
-            return None if self.answer is None else True
-        return self.end.is_streamed
-
-    @property
-    def has_answer(self) -> bool:
-        """Whether there is an answer, or the first pieces of one."""
-        return self.answer is not None if self.end is None else self.end.answer_data is not None
-
-
-_OF_MODELS = frozenset((ModelStart, ModelEnd, AnswerPart))
+def _is_reported(event: AgentEvent) -> bool:
+    return type(event) is StateChange and event.origin == "reported"
 
 
 class _WatchedState:
@@ -99,6 +68,11 @@ class Transcript:
         values: Decodes their values.
         episode_id: The episode, for errors.
         ending: Returns how the episode ended.
+        end: The end of the episode.
+
+    Attributes:
+        reported_changes: Changes of the state that an imported record reports. They prove nothing,
+            so that no state is made of them.
     """
 
     def __init__(
@@ -108,13 +82,22 @@ class Transcript:
         episode_id: str = "",
         *,
         ending: Callable[[], str] = str,
+        end: EpisodeEnd | None = None,
     ) -> None:
         self._ending = ending
-        self._events = events
+        self._end = end
         self._values = values
         self._episode_id = episode_id
         # Most episodes have few kinds of events: whole passes over them are spared.
         self._kinds = frozenset(map(type, events))
+        self.reported_changes: list[StateChange] = []
+        if StateChange in self._kinds:
+            self.reported_changes = [
+                event for event in events if type(event) is StateChange and _is_reported(event)
+            ]
+        if self.reported_changes:
+            events = [event for event in events if not _is_reported(event)]
+        self._events = events
         self.task_start = next((event for event in events if isinstance(event, TaskStart)), None)
 
     @property
@@ -129,7 +112,23 @@ class Transcript:
 
     @cached_property
     def attempts(self) -> list[Attempt]:
-        """All attempts at tool calls, in the order in which they began."""
+        """All attempts at tool calls: those that were recorded, and those that model calls tell."""
+        attempts = self.recorded_attempts
+        if OF_EXCHANGES & self._kinds:
+            attempts = add_wire_attempts(attempts, self.model_calls)
+        link_retries(attempts)
+        mark_recoveries(attempts)
+        return attempts
+
+    @cached_property
+    def recorded_attempts(self) -> list[Attempt]:
+        """The attempts that were recorded as they ran, in the order in which they began."""
+        task = self.task_start
+        # Its own values may come before it.
+        first = next((e for e in self._events if type(e) not in (Blob, Redaction)), None)
+        if task is not None and first is not task:
+            # Frames of a damaged log may have changed places.
+            self._values.report(task, "an event before the start of its task")
         by_key: dict[AttemptKey, Attempt] = {}
         n_changes = 0
         state = _WatchedState()
@@ -158,8 +157,6 @@ class Transcript:
         attempts = list(by_key.values())
         if self._has_assumptions:
             self._positions.mark(attempts)
-        link_retries(attempts)
-        mark_recoveries(attempts)
         return attempts
 
     def _add_end(
@@ -200,66 +197,31 @@ class Transcript:
             attempt.notes.append(event.note)
 
     @cached_property
+    def exchanges(self) -> list[HttpExchange]:
+        """All HTTP exchanges that a tap has seen, in the order in which they began."""
+        return read_exchanges(self._events, self._values) if self._kinds & OF_EXCHANGES else []
+
+    @cached_property
     def model_calls(self) -> list[ModelCall]:
-        """All model calls, in order."""
-        calls: dict[int, ModelCall] = {}
-        for event in self._events if self._kinds & _OF_MODELS else ():
-            if isinstance(event, ModelStart):
-                if event.number in calls:
-                    self._values.report(event, f"a second start of model call {event.number}")
-                    continue
-                calls[event.number] = ModelCall(
-                    start=event,
-                    end=None,
-                    messages=self._messages(event, calls),
-                    request=self._request(event),
-                    answer=None,
-                )
-            elif isinstance(event, (AnswerPart, ModelEnd)):
-                call = calls.get(event.number)
-                if call is None or call.end is not None:
-                    self._values.report(event, "an answer to a model call that is not open")
-                elif isinstance(event, AnswerPart):
-                    # In place: a copy for each part would make long streams quadratic.
-                    call.answer = [] if call.answer is None else call.answer
-                    call.answer += self._pieces(event.data)
-                else:
-                    call.end = event
-                    # Of a long stream, the parts come before.
-                    has_parts = event.is_streamed and call.answer is not None
-                    call.answer = (
-                        [*call.answer, *self._pieces(event.answer_data)]
-                        if has_parts
-                        else self.value(event.answer_data)
-                    )
-        return list(calls.values())
+        """All model calls, in order: those by `ep.model`, and those that a tap has seen."""
+        if not self._kinds & OF_MODELS:
+            return []
+        return read_model_calls(self._events, self._values, self.exchanges)
 
-    def _messages(self, event: ModelStart, calls: Mapping[int, ModelCall]) -> list[Value]:
-        """Return the messages of a request, of which an earlier one has the first."""
-        base = calls.get(event.base)
-        repeated = [] if base is None else base.messages[: event.kept]
-        if len(repeated) != event.kept:
-            self._values.report(
-                event, f"a request that repeats {event.kept} messages of model call {event.base}"
-            )
-            missing = Opaque(LOST, "the messages that the request repeats")
-            repeated = [*repeated, missing]
-        return [*repeated, *(self.value(message) for message in event.messages)]
+    @cached_property
+    def messages(self) -> list[SaidMessage]:
+        """The messages of the conversations with models, each once, in order."""
+        rest = self._rest_of_conversation
+        if not self.model_calls and not rest:
+            return []
+        return said_messages(self.model_calls, rest, self._end.n_steps if self._end else 0)
 
-    def _request(self, event: ModelStart) -> JsonObject:
-        """Return the other arguments of a request."""
-        request = self._values.decode_as(dict, event.request_data, {})
-        fields = request.get("kwargs")
-        if not isinstance(fields, dict):
-            self._values.report(event, "the request has no arguments")
-            fields = {}
-        if request.get("args"):
-            fields = {**fields, "args": request["args"]}
-        return fields
-
-    def _pieces(self, data: bytes | None) -> list[Value]:
-        """Return some pieces of a streamed answer."""
-        return self._values.decode_as(list, data, [])
+    @property
+    def _rest_of_conversation(self) -> list[Value]:
+        """The messages behind the last model call, which an imported record may have."""
+        if self._end is None or self._end.extra_data is None:
+            return []
+        return messages_of(self._values.decode(self._end.extra_data))
 
     @property
     def side_effects(self) -> list[SideEffect]:
@@ -271,12 +233,12 @@ class Transcript:
     @cached_property
     def side_effect_steps(self) -> list[int]:
         """The step of each value from outside: that of the next call, which it may decide."""
-        steps = [event.step for event in self._events if isinstance(event, (CallStart, ModelStart))]
-        next_step = max(steps, default=-1) + 1
+        next_step = max(map(step_of_request, self._events), default=-1) + 1
         backwards = []
         for event in reversed(self._events):
-            if isinstance(event, (CallStart, ModelStart)):
-                next_step = event.step
+            step = step_of_request(event)
+            if step >= 0:
+                next_step = step
             elif isinstance(event, SideEffect):
                 backwards.append(next_step)
         return backwards[::-1]

@@ -15,9 +15,17 @@ from trajrec.corpus.index.cells import (
     json_or_null,
     to_timestamp,
 )
+from trajrec.corpus.index.imported import (
+    call_leftovers,
+    leftovers_json,
+    notes_by_step,
+    reported_changes,
+)
+from trajrec.corpus.index.messages import ToolCells, message_row, tools_digest
 from trajrec.corpus.index.model_calls import (
     failed_model_call_row,
     model_call_row,
+    recoveries,
     system_prompt,
 )
 from trajrec.corpus.index.row_batch import Rows
@@ -34,7 +42,7 @@ from trajrec.corpus.index.rows import (
 from trajrec.corpus.index.views import EpisodeKind
 from trajrec.corpus.outcomes import primary_id
 from trajrec.corpus.transcript import Transcript
-from trajrec.log.events import CallStart, ModelStart, SideEffect
+from trajrec.log.events import SideEffect, step_of_request
 from trajrec.log.schema import Check, Failure
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.values.diff import MISSING, Change
@@ -86,15 +94,22 @@ def episode_rows(
                     check,
                     is_primary=is_primary,
                     to_json=lambda data: json_or_null(transcript.value(data)),
+                    extra=leftovers_json(transcript, check.extra_data),
                 )
             )
     texts = [transcript.json(a.start.arguments_data, a.arguments) for a in transcript.attempts]
     rows.decisions += _decisions(episode, transcript, row, texts)
     _add_attempts(row, transcript, texts, rows)
+    overcome = recoveries(transcript.model_calls)
+    tools = ToolCells()
     for call in transcript.model_calls:
         if call.end is not None and call.end.outcome != "ok":
-            rows.failures.append(failed_model_call_row(row, call))
-        rows.model_calls.append(model_call_row(row, call))
+            recovery = overcome.get(call.start.number)
+            rows.failures.append(failed_model_call_row(row, call, recovery))
+        extra = leftovers_json(transcript, call.start.extra_data)
+        rows.model_calls.append(model_call_row(row, call, tools.names(call), extra))
+    rows.changes += reported_changes(row, transcript)
+    rows.messages += [message_row(row, said) for said in transcript.messages]
     for number, event in enumerate(transcript.side_effects):
         rows.side_effects.append(_side_effect(row, number, transcript, event))
     rows.n_bytes = _size(rows, texts)
@@ -104,9 +119,12 @@ def episode_rows(
 def _size(rows: Rows, texts: list[str]) -> int:
     """Return the bytes of an episode's rows, about."""
     n_rows = len(rows.attempts) + len(rows.decisions) + len(rows.changes)
-    n_rows += len(rows.model_calls) + len(rows.side_effects) + len(rows.failures)
+    n_rows += (
+        len(rows.model_calls) + len(rows.messages) + len(rows.side_effects) + len(rows.failures)
+    )
     texts = [*texts, *[row.result for row in rows.attempts if row.result is not None]]
     texts += [row.answer for row in rows.model_calls if row.answer is not None]
+    texts += [row.text for row in rows.messages]
     texts += [row.value for row in rows.side_effects if row.value is not None]
     return n_rows * ROW_BYTES + sum(map(len, texts))
 
@@ -134,8 +152,10 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         row.started_at = to_timestamp(start.time_ns)
         row.seed = start.seed
         row.seed_origin = start.seed_origin
+        row.source = json_or_null(episode.source)
     if end is not None:
-        row.ending = end.ending
+        row.ending = episode.ending
+        row.reported = json_or_null(transcript.value(end.reported_data))
         row.ended_at = to_timestamp(end.time_ns)
         row.terminated = end.terminated
         row.truncated = end.truncated
@@ -154,8 +174,11 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         row.task_revision = task.task_revision or None
         row.metadata = json_or_null(transcript.value(task.metadata_data))
         row.goal_digest = digest_or_none(transcript.value(task.goal_data))
-        row.tools_digest = digest_or_none(transcript.value(task.tools_data) or None)
+        row.tools_digest = digest_or_none(
+            transcript.value(task.tools_data) or None
+        ) or tools_digest(transcript.model_calls)
         row.system_digest = digest_or_none(system_prompt(transcript))
+        row.extra = leftovers_json(transcript, task.extra_data)
     return row
 
 
@@ -174,10 +197,11 @@ def _add_attempts(row: EpisodeRow, transcript: Transcript, texts: list[str], row
             retry_changes = None if changes is None else _changes_json(changes)
         end = attempt.end
         result = None
-        if end is not None and not end.is_raised:
+        if end is not None and not end.is_raised and end.result_data is not None:
             result = transcript.json(end.result_data, attempt.result)
         attempt_row = _attempt(episode_id, kind, attempt, arguments, retry_changes)
         attempt_row.result = result
+        attempt_row.extra = call_leftovers(transcript, attempt)
         rows.attempts.append(attempt_row)
         if attempt.changes:
             rows.changes += _state_changes(episode_id, kind, attempt)
@@ -208,13 +232,16 @@ def _attempt(
         state_digest=attempt.state_digest,
         finding="; ".join(attempt.notes) or None,
         is_redacted=start.is_redacted,
+        actor=start.actor,
         started_at=to_timestamp(start.time_ns),
     )
     if attempt.retry_of is not None:
         row.retry_of_step, row.retry_of_call, _ = attempt.retry_of
+    if attempt.followed_by is not None:
+        row.followed_by_step, row.followed_by_call, _ = attempt.followed_by
     end = attempt.end
     if end is not None:
-        row.outcome = end.outcome
+        row.outcome = attempt.outcome
         row.is_raised = end.is_raised
         row.error_type = end.error_type or None
         row.message = end.message or None
@@ -299,15 +326,18 @@ def _decisions(
 ) -> list[StepRow]:
     """Return a row for each step: its calls, each as its first attempt decided it."""
     # Not the steps up to the last one: a log may state any number, and claim all memory so.
-    known = {e.step for e in episode.agent_events if type(e) is CallStart or type(e) is ModelStart}
+    known = set(map(step_of_request, episode.agent_events)) - {-1}
+    notes = notes_by_step(episode, transcript)
+    # A turn that no model gave has nothing but its values.
+    known |= notes.keys() - {-1}
     known |= {failure.step for failure in episode.failures if failure.step >= 0}
-    calls: dict[int, list[str]] = {step: [] for step in sorted(known)}
+    calls: dict[int, list[tuple[int, str]]] = {step: [] for step in sorted(known)}
     digests: dict[int, str | None] = {}
     for attempt, arguments in zip(transcript.attempts, texts, strict=True):
         start = attempt.start
         # Further attempts repeat the decision of the first one.
         if start.attempt == 0:
-            calls[start.step].append(_call_json(start.tool, arguments))
+            calls[start.step].append((start.call, _call_json(start.tool, arguments)))
         if attempt.end is not None:
             digests[start.step] = attempt.state_digest
     digest = digest_of_parts(transcript.initial_digests)
@@ -315,7 +345,9 @@ def _decisions(
     episode_id = row.episode_id
     kind = row.kind
     decisions = []
-    for step, made in calls.items():
+    for step, numbered in calls.items():
+        # By their numbers: frames of a damaged log may have changed places.
+        made = [call for _, call in sorted(numbered)]
         if digests.get(step, digest) is not digest:
             digest = digests[step]
             key = _key(digest)
@@ -327,6 +359,7 @@ def _decisions(
                 step=step,
                 action=action if made else None,
                 state_key=key,
+                extra=notes.get(step),
             )
         )
     return decisions

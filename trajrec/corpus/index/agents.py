@@ -9,7 +9,6 @@ events after its rows were made, is read whole again.
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Iterator, Mapping
 from typing import TypeAlias
 
@@ -17,10 +16,19 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.index.agent_episode import episode_rows
 from trajrec.corpus.index.credit import add_credit
+from trajrec.corpus.index.import_rows import import_row
+from trajrec.corpus.index.label_rows import label_row, removal_rows
 from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import EpisodeRow, check_row, replay_row
 from trajrec.errors import DecodeError, LogError
-from trajrec.log.annotations import CreditRun, PostHocCheck, ReplayVerdict
+from trajrec.log.annotations import (
+    CreditRun,
+    ImportRecord,
+    Label,
+    PostHocCheck,
+    ReplayVerdict,
+    Tombstone,
+)
 from trajrec.log.chunk import LogChunk
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeStart, Failure
@@ -31,18 +39,6 @@ HELD_EVENTS = 20_000
 
 FrameSpan: TypeAlias = tuple[int, int]
 """The first and the last frame of a log that hold a part of an episode."""
-
-
-@contextlib.contextmanager
-def collector_off() -> Iterator[None]:
-    """Keep the cyclic garbage collector off: it would go through all rows again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def frame_spans(open_rows: Mapping[int, EpisodeRow] | None) -> dict[int, FrameSpan] | None:
@@ -138,6 +134,12 @@ class AgentRows:
                     add_credit(event, rows)
                 elif isinstance(event, ReplayVerdict):
                     rows.replays.append(replay_row(event))
+                elif isinstance(event, ImportRecord):
+                    rows.imports.append(import_row(event))
+                elif isinstance(event, Label):
+                    rows.labels.append(label_row(event))
+                elif isinstance(event, Tombstone):
+                    rows.removals += removal_rows(event)
             except DecodeError as exc:
                 self._reader.note_damage(chunk.index, f"an annotation: {exc}")
 

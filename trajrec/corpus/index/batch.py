@@ -11,22 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trajrec.corpus.index.agent_tables import ATTEMPTS, MESSAGES, MODEL_CALLS, SIDE_EFFECTS
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
+from trajrec.corpus.index.import_tables import IMPORTS
+from trajrec.corpus.index.label_tables import LABELS, REMOVALS
 from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.rewards import COLUMNS as AGENT_COLUMNS
 from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import Row
 from trajrec.corpus.index.table import Table
-from trajrec.corpus.index.tables import (
-    ALL_EPISODES,
-    ATTEMPTS,
-    CHECKS,
-    FAILURES,
-    MODEL_CALLS,
-    SIDE_EFFECTS,
-    STATE_CHANGES,
-    STEPS,
-)
+from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, FAILURES, STATE_CHANGES, STEPS
 from trajrec.types import Array, Value
 
 _LISTS = {
@@ -35,10 +29,14 @@ _LISTS = {
     STATE_CHANGES: "changes",
     ATTEMPTS: "attempts",
     MODEL_CALLS: "model_calls",
+    MESSAGES: "messages",
     SIDE_EFFECTS: "side_effects",
     CREDIT: "credit",
     ROLLOUTS: "rollouts",
     REPLAYS: "replays",
+    IMPORTS: "imports",
+    LABELS: "labels",
+    REMOVALS: "removals",
     STEPS: "decisions",
 }
 """Table -> the list of its rows in `Rows`."""
@@ -134,7 +132,7 @@ def _of_steps(rows: Rows) -> Iterator[Insert]:
         reward = "reward" if "reward" in columns else "NULL"
         key = "state_key" if "state_key" in columns else "NULL"
         check = "state_check" if "state_check" in columns else "NULL"
-        values = f"{place}, {group.action}, {reward}, {group.info}, {key}, {check}"
+        values = f"{place}, {group.action}, {reward}, {group.info}, {key}, {check}, NULL"
         yield Insert("steps", values, columns, ids)
     for form, chunks in rows.numeric_changes.items():
         columns = _concatenated(chunks)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
-from trajrec.corpus.index.agents import AgentRows, collector_off, frame_spans
+from trajrec.corpus.index.agents import AgentRows, frame_spans
 from trajrec.corpus.index.batch import Batch, to_batch
 from trajrec.corpus.index.environments import LogRows
 from trajrec.corpus.index.plan import FileEntry, Reading
@@ -18,6 +18,7 @@ from trajrec.log.identity import frame_digest, identity_of
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
 from trajrec.values import codec
+from trajrec.values.garbage import collector_off
 from trajrec.values.json import to_json
 
 Progress: TypeAlias = Callable[[int, int], None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from trajrec.corpus.index.import_tables import IMPORTS
+from trajrec.corpus.index.label_tables import LABELS, REMOVALS
 from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
@@ -64,4 +66,4 @@ ROLLOUTS = Table(
     ),
 )
 # Tables whose rows are in other logs than their episodes; rows of the table `checks` may be.
-ANNOTATIONS = (CREDIT, ROLLOUTS, REPLAYS)
+ANNOTATIONS = (CREDIT, ROLLOUTS, REPLAYS, IMPORTS, LABELS, REMOVALS)

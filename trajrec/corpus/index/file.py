@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import duckdb
@@ -19,6 +20,7 @@ from trajrec.corpus.index.parts import RunTasks
 from trajrec.corpus.index.scan import FolderState, ScanMode, scan_folder
 from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
 from trajrec.log.folder import INDEX_FOLDER
+from trajrec.log.locks import try_hold
 
 INDEX_NAME = f"{INDEX_FOLDER}/index.duckdb"
 """The index of a folder of logs."""
@@ -32,12 +34,20 @@ OLD_INDEX_NAME = "index.duckdb"
 # Longest wait for another process that updates the file. After it, the logs are read instead.
 LOCK_WAIT_S = 1.0
 
-# Pause between two tries to attach the file: 50 tries in the longest wait.
-ATTACH_RETRY_S = 0.02
+# Pause between two tries to lock or attach the file: 50 tries in the longest wait.
+RETRY_S = 0.02
 
 # Parts of DuckDB's messages for a file that another connection holds; it has no error class for
 # it.
 _BUSY_MESSAGES = ("Could not set lock", "handle conflict", "different configuration")
+
+# E.g. a full disk, also at the commit: without the file, queries read the logs.
+_NOT_WRITTEN = (
+    duckdb.IOException,
+    duckdb.FatalException,
+    duckdb.OutOfMemoryException,
+    duckdb.TransactionException,
+)
 
 # Parts of DuckDB's messages for a file of another DuckDB, a damaged one, or no database at all.
 _UNUSABLE_MESSAGES = (
@@ -76,6 +86,45 @@ def update_index(
     folder = Path(path)
     if has_links(folder):
         return False
+    with _only_writer(folder) as is_only:
+        return is_only and _write_index(folder, rebuild, scan, progress, run)
+
+
+@contextlib.contextmanager
+def _only_writer(folder: Path) -> Iterator[bool]:
+    """Wait until no other process writes the index; False if one still does, or none can.
+
+    DuckDB's own lock is not enough: it is a lock of the file, and a rebuild deletes the file. The
+    log of a transaction (.wal) is opened by its path, and would be beside the next file.
+    """
+    index_folder = folder / INDEX_FOLDER
+    try:
+        index_folder.mkdir(exist_ok=True)
+        descriptor = None if os.name == "nt" else os.open(index_folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    if descriptor is None:
+        # Windows deletes no file that is open.
+        yield True
+        return
+    try:
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while (is_held := try_hold(descriptor)) is False and time.monotonic() < deadline:
+            time.sleep(RETRY_S)
+        # None: a file system without locks.
+        yield is_held is not False
+    finally:
+        os.close(descriptor)
+
+
+def _write_index(
+    folder: Path,
+    rebuild: bool,
+    scan: ScanMode,
+    progress: Progress | None,
+    run: RunTasks | None,
+) -> bool:
     if rebuild:
         _delete_file(folder)
     con = _open_for_writing(folder)
@@ -92,8 +141,8 @@ def update_index(
             con.execute("RESET memory_limit")
             _update(con, folder, scan, progress, run)
         write_ids(con, folder / INDEX_FOLDER / IDS_NAME)
-    except (duckdb.IOException, duckdb.FatalException, duckdb.OutOfMemoryException):
-        return False  # e.g. a full disk: without the file, queries read the logs
+    except _NOT_WRITTEN:
+        return False
     finally:
         con.close()
     return True
@@ -120,7 +169,7 @@ def attach_index(con: duckdb.DuckDBPyConnection, file: Path, *, wait_s: float) -
         except duckdb.Error as exc:
             if not _has_message(exc, _BUSY_MESSAGES) or time.monotonic() > deadline:
                 return False
-            time.sleep(ATTACH_RETRY_S)
+            time.sleep(RETRY_S)
             continue
         if _is_index(con, "stored", "stored"):
             return True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trajrec.corpus.index.agent_tables import MODEL_CALLS
 from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.numeric_changes import NUMERIC_CHANGES, changes_query
 from trajrec.corpus.index.table import Table
@@ -23,11 +24,13 @@ class Layers:
         has_file: Whether the index file is attached.
         has_delta: Whether this process has read logs that the file lacks.
         has_tail: Whether journals have rows.
+        cost: SQL for the cost of a model call whose answer gives none.
     """
 
     has_file: bool
     has_delta: bool
     has_tail: bool = False
+    cost: str = "NULL"
 
     @property
     def files(self) -> str:
@@ -97,6 +100,8 @@ class Layers:
             return self._episodes()
         columns = {name: f"r.{name}" for name in table.names}
         source = f"{self.source(table.name)} r"
+        if table is MODEL_CALLS and self.cost != "NULL":
+            columns["cost"] = f"coalesce(r.cost, {self.cost}) AS cost"
         if table.has_log:
             columns["log"] = "f.log"
             source += f" JOIN {self.files} f ON f.log_key = r.log_key AND f.is_original"

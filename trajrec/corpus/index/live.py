@@ -82,6 +82,7 @@ class LiveIndex:
         scan: The folders that are listed at each refresh.
         progress: Called with (bytes read, bytes to read) while logs are read.
         sandbox: Closes the instance of DuckDB off, with these limits.
+        cost: SQL for the cost of a model call whose answer gives none.
 
     Attributes:
         con: The connection that brings the tables up to date. Each query has one of its own.
@@ -98,6 +99,7 @@ class LiveIndex:
         scan: ScanMode = "changed",
         progress: Progress | None,
         sandbox: Sandbox | None = None,
+        cost: str = "NULL",
     ) -> None:
         self._folder = folder
         self._mode = scan
@@ -117,7 +119,7 @@ class LiveIndex:
         self._folders: dict[str, FolderState] = {}
         self._tails = Tails(self.con, folder)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
-        self._layers = Layers(has_file=self._attach(), has_delta=False)
+        self._layers = Layers(has_file=self._attach(), has_delta=False, cost=cost)
         self._ids = IdFile(folder / INDEX_FOLDER / IDS_NAME)
         if sandbox is not None:
             # The index file is attached by now, and no other file is needed.
@@ -285,7 +287,8 @@ class LiveIndex:
             views |= {f"rows.{table.name}": self._layers.rows(table) for table in EPISODE_TABLES}
         self._make(views)
         for table in TABLES:
-            lacks_kinds = table in (CHECKS, *ANNOTATIONS) and self._lacks_kinds(table.name)
+            may_lack = table in (CHECKS, *ANNOTATIONS) and "kind" in table.names
+            lacks_kinds = may_lack and self._lacks_kinds(table.name)
             query = self._layers.public(table, lacks_kinds=lacks_kinds)
             self._make({f"main.{table.name}": query})
         self._make({f"main.{view.name}": view.query for view in VIEWS})

@@ -81,7 +81,8 @@ def changes_query(source: str) -> str:
     return (
         "SELECT episode_id, kind, step, NULL::INTEGER AS call, NULL::INTEGER AS attempt, "
         "'' AS part, element.path AS path, element.keys::JSON AS keys, "
-        f"{_text('a')} AS before, {_text('b')} AS after "
+        f"{_text('a')} AS before, {_text('b')} AS after, "
+        "'observed' AS origin "
         "FROM (SELECT episode_id, kind, step, changed, unnest(before) AS a, unnest(after) AS b, "
         f"unnest(from_json(form, '{_FORM}')) AS element, unnest(range(len(after))) AS k "
         f"FROM {source}) WHERE (changed >> k) & 1 = 1"

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from trajrec.corpus.index.import_rows import ImportRow
+from trajrec.corpus.index.label_rows import LabelRow, RemovalRow
 from trajrec.corpus.index.rows import (
     AttemptRow,
     CheckRow,
     CreditRow,
     EpisodeRow,
     FailureRow,
+    MessageRow,
     ModelCallRow,
     ReplayRow,
     RolloutRow,
@@ -51,10 +54,14 @@ _BY_LOG = (
     "changes",
     "attempts",
     "model_calls",
+    "messages",
     "side_effects",
     "credit",
     "rollouts",
     "replays",
+    "imports",
+    "labels",
+    "removals",
     "decisions",
 )
 
@@ -85,10 +92,14 @@ class Rows:
     changes: list[StateChangeRow] = field(default_factory=list)
     attempts: list[AttemptRow] = field(default_factory=list)
     model_calls: list[ModelCallRow] = field(default_factory=list)
+    messages: list[MessageRow] = field(default_factory=list)
     side_effects: list[SideEffectRow] = field(default_factory=list)
     credit: list[CreditRow] = field(default_factory=list)
     rollouts: list[RolloutRow] = field(default_factory=list)
     replays: list[ReplayRow] = field(default_factory=list)
+    imports: list[ImportRow] = field(default_factory=list)
+    labels: list[LabelRow] = field(default_factory=list)
+    removals: list[RemovalRow] = field(default_factory=list)
     decisions: list[StepRow] = field(default_factory=list)
     replaced: set[str] = field(default_factory=set)
     _begun: list[tuple[int, list[int]]] = field(default_factory=list)
@@ -120,5 +131,6 @@ class Rows:
         self.changes += other.changes
         self.attempts += other.attempts
         self.model_calls += other.model_calls
+        self.messages += other.messages
         self.side_effects += other.side_effects
         self.decisions += other.decisions

@@ -65,6 +65,9 @@ class EpisodeRow(Row, kw_only=True):
     reset_key: int | None = None
     interface: str | None = None
     interface_id: str | None = None
+    source: str | None = None
+    reported: str | None = None
+    extra: str | None = None
     is_copy: bool = False
 
     @property
@@ -93,6 +96,7 @@ class StepRow(Row, kw_only=True):
     info: str | None = None
     state_key: int | None = None
     state_check: int | None = None
+    extra: str | None = None
 
 
 class FailureRow(Row, kw_only=True):
@@ -128,6 +132,7 @@ class StateChangeRow(Row, kw_only=True):
     keys: str | None
     before: str | None
     after: str | None
+    origin: str = "observed"
 
 
 class CheckRow(Row, kw_only=True):
@@ -148,6 +153,7 @@ class CheckRow(Row, kw_only=True):
     state_digest: str | None
     is_primary: bool
     checked_at: Time | None
+    extra: str | None = None
 
 
 # The defaults are those of an attempt without an end.
@@ -174,11 +180,15 @@ class AttemptRow(Row, kw_only=True):
     retry_by: str | None
     retry_of_step: int | None = None
     retry_of_call: int | None = None
+    followed_by_step: int | None = None
+    followed_by_call: int | None = None
     argument_changes: str | None
     state_digest: str | None
     finding: str | None
     is_redacted: bool
+    actor: str
     started_at: Time | None
+    extra: str | None = None
 
 
 class ModelCallRow(Row, kw_only=True):
@@ -188,21 +198,48 @@ class ModelCallRow(Row, kw_only=True):
     kind: EpisodeKind
     number: int
     step: int
+    attempt: int
     model: str | None
+    dialect: str | None
+    tools: str | None
     n_messages: int
     parameters: str
     answer: str | None
     finish_reason: str | None
+    is_complete: bool | None
     input_tokens: int | None
     output_tokens: int | None
+    cached_tokens: int | None
+    cache_write_tokens: int | None
+    reasoning_tokens: int | None
     cost: float | None
     outcome: str
+    status: int | None
     error_type: str | None
     message: str | None
     retry_by: str | None
     latency_ms: float | None
     is_streamed: bool | None
+    is_reconstructed: bool = False
     started_at: Time | None
+    extra: str | None = None
+
+
+class MessageRow(Row, kw_only=True):
+    """A row of `messages`."""
+
+    episode_id: str
+    kind: EpisodeKind
+    number: int
+    model_call: int | None
+    step: int
+    role: str
+    origin: str
+    tool: str | None
+    call_ids: str
+    digest: str
+    n_chars: int
+    text: str
 
 
 class SideEffectRow(Row, kw_only=True):
@@ -331,6 +368,7 @@ def check_row(
     *,
     is_primary: bool = False,
     to_json: Callable[[bytes | None], str | None] = stored_json,
+    extra: str | None = None,
 ) -> CheckRow:
     """Return the row of a verdict.
 
@@ -340,6 +378,7 @@ def check_row(
         event: The verdict.
         is_primary: Whether it decides the outcome.
         to_json: Returns an encoded value as JSON; an agent's may refer to a stored value.
+        extra: Facts of an imported check without a column, as JSON.
     """
     return CheckRow(
         episode_id=episode_id,
@@ -357,4 +396,5 @@ def check_row(
         state_digest=event.state_digest,
         is_primary=is_primary,
         checked_at=to_timestamp(event.time_ns),
+        extra=extra,
     )

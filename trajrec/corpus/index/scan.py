@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, TypeAlias
 
 from trajrec.errors import LogError
-from trajrec.log.folder import LogFile, list_folder, stat_log
+from trajrec.log.folder import BAD_NAME, LogFile, list_folder, name_text, stat_log
 from trajrec.log.source import UNREADABLE, FileSource
 
 ScanMode: TypeAlias = Literal["changed", "full"]
@@ -124,17 +125,29 @@ def scan_folder(
         listing = list_folder(root, name)
         listed |= listing.files
         pending += [inner for inner in listing.folders if inner not in folders]
-        if state is None:
+        if state is None or name != name_text(name):
             states.pop(name, None)
         else:
-            states[name] = state._replace(is_settled=state.is_settled and name not in listing.files)
-    before = known.in_folders(searched if folders else None) if searched else {}
+            # What cannot be stored is listed again each time: an unreadable folder, and one whose
+            # name is not UTF-8, through the folder that it is in.
+            is_whole = name not in listing.files and all(
+                inner == name_text(inner) for inner in listing.folders
+            )
+            states[name] = state._replace(is_settled=state.is_settled and is_whole)
+    names = list(map(name_text, searched)) if folders else None
+    before = known.in_folders(names) if searched else {}
     found = {
         log: file for log, file in listed.items() if _differs(root / log, file, before.get(log))
     }
     gone = set(before.keys() - listed.keys())
     for log, file in known.watched().items():
         if log in before or log in listed:
+            continue
+        if BAD_NAME in file.problem:
+            # No file is found by this name: its folder was listed if it has changed, and each time
+            # if its own name is one that cannot be stored.
+            if posixpath.dirname(log) not in states:
+                gone.add(log)
             continue
         now = stat_log(root, log)
         if now is None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from trajrec.corpus.index.agent_tables import ATTEMPTS, MESSAGES, MODEL_CALLS, SIDE_EFFECTS
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
+from trajrec.corpus.index.import_tables import IMPORTS
+from trajrec.corpus.index.label_tables import LABELS, REMOVALS
 from trajrec.corpus.index.numeric_changes import NUMERIC_CHANGES
 from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 19
+INDEX_VERSION = 24
 
 
 ALL_EPISODES = Table(
@@ -36,7 +39,12 @@ ALL_EPISODES = Table(
             "as given; its keys run, group, trial, family, split and privacy are reserved",
         ),
         ("goal_digest", "VARCHAR", "digest of the agent's goal; NULL if unknown"),
-        ("tools_digest", "VARCHAR", "digest of the descriptions of its tools; NULL if it had none"),
+        (
+            "tools_digest",
+            "VARCHAR",
+            "digest of the descriptions of its tools; if it names none itself, of those that its"
+            " first model call offers; NULL if there are none",
+        ),
         ("system_digest", "VARCHAR", "digest of its first system message; NULL if it had none"),
         ("n_steps", "BIGINT", "its own steps, with those that raised; without the parent's steps"),
         ("end_step", "BIGINT", "number of its last step plus 1; without a fork equal to n_steps"),
@@ -48,7 +56,8 @@ ALL_EPISODES = Table(
         (
             "ending",
             "VARCHAR",
-            "terminated, truncated, abandoned or error; without an end, running or interrupted",
+            "terminated, truncated, abandoned or error; unknown if an imported record does not say it;"
+            " without an end, running or interrupted",
         ),
         (
             "outcome",
@@ -98,6 +107,13 @@ ALL_EPISODES = Table(
             "interface that it ran under, as given (see the view interfaces); NULL if unknown",
         ),
         ("interface_id", "VARCHAR", "digest of the interface; NULL if unknown"),
+        (
+            "source",
+            "JSON",
+            "origin of an imported episode: file, sha256, format, position; NULL if it was recorded",
+        ),
+        ("reported", "JSON", "totals that an imported record states: tokens, cost; else NULL"),
+        ("extra", "JSON", "facts of an imported record without a column; NULL if there are none"),
         ("log", "VARCHAR", "log file, relative to the corpus"),
         ("number", "BIGINT", "number of the episode in its log, from 0"),
         ("first_frame", "BIGINT", "first frame of the log that holds a part of it"),
@@ -130,6 +146,11 @@ STEPS = Table(
             "UINTEGER",
             "check of the state after the step, 24 bits, if the log has no keys: two checks that"
             " differ are of two states; it is no key, so do not group or join by it",
+        ),
+        (
+            "extra",
+            "JSON",
+            "values beside the step: named values, events of an imported record; NULL if none",
         ),
     ),
 )
@@ -193,6 +214,11 @@ STATE_CHANGES = Table(
         ),
         ("before", "JSON", "value before; NULL if there was none"),
         ("after", "JSON", "value after; NULL if there is none"),
+        (
+            "origin",
+            "VARCHAR",
+            "observed by the recorder, or reported by an imported record, which proves nothing",
+        ),
     ),
 )
 CHECKS = Table(
@@ -219,104 +245,8 @@ CHECKS = Table(
             "whether it decides the outcome; in a log that does not say so, the first one does",
         ),
         ("checked_at", "TIMESTAMP", "time of the check, UTC; NULL if unknown"),
+        ("extra", "JSON", "facts of an imported record without a column; NULL if there are none"),
         ("log", "VARCHAR", "log file that holds it; for a post-hoc check not the episode's"),
-    ),
-)
-ATTEMPTS = Table(
-    "attempts",
-    "one attempt at a tool call",
-    ("episode_id", "step", "call", "attempt"),
-    (
-        EPISODE_ID,
-        KIND,
-        ("step", "INTEGER", "its step"),
-        ("call", "INTEGER", "number of the call in its step, from 0"),
-        ("attempt", "INTEGER", "number of the attempt, from 0"),
-        ("tool", "VARCHAR", "the tool"),
-        ("call_id", "VARCHAR", "id that the model gave the call; NULL if it gave none"),
-        ("arguments", "JSON", "its arguments"),
-        ("access", "VARCHAR", "declared access of the tool: read, write, external or unknown"),
-        ("invalid", "VARCHAR", "why the call was invalid (unknown tool); NULL if it was valid"),
-        ("outcome", "VARCHAR", "ok, error, timeout or cancelled; open if the log ends before it"),
-        ("result", "JSON", "its result; NULL if it raised"),
-        ("is_raised", "BOOLEAN", "whether its error was raised and not returned"),
-        ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
-        ("message", "VARCHAR", "error message; NULL if there was no error"),
-        ("latency_ms", "DOUBLE", "its duration; NULL if it is open or a time is unknown"),
-        ("backoff_ms", "DOUBLE", "wait before it"),
-        (
-            "retry_by",
-            "VARCHAR",
-            "who retried: agent, scaffold, transport or harness; NULL if it is no retry",
-        ),
-        ("retry_of_step", "INTEGER", "step of the attempt that it retries"),
-        ("retry_of_call", "INTEGER", "call of the attempt that it retries"),
-        (
-            "argument_changes",
-            "JSON",
-            "changes of the arguments since the retried attempt: [JSON Pointer, before, after,"
-            " typed keys]",
-        ),
-        (
-            "state_digest",
-            "VARCHAR",
-            "digest of the watched state after it, as in checks; NULL if unknown, or if nothing was"
-            " watched",
-        ),
-        ("finding", "VARCHAR", "contradictions, e.g. a tool declared as read wrote; else NULL"),
-        ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
-        ("started_at", "TIMESTAMP", "time of its start, UTC; NULL if unknown"),
-    ),
-)
-MODEL_CALLS = Table(
-    "model_calls",
-    "one call of a model",
-    ("episode_id", "number"),
-    (
-        EPISODE_ID,
-        KIND,
-        ("number", "INTEGER", "number of the model call in its episode, from 0"),
-        ("step", "INTEGER", "step that it began"),
-        ("model", "VARCHAR", "model that the answer names, or else the request"),
-        ("n_messages", "INTEGER", "messages of the request"),
-        ("parameters", "JSON", "plain arguments of the request: temperature, seed, ..."),
-        ("answer", "JSON", "the answer; a list of chunks if it was streamed"),
-        ("finish_reason", "VARCHAR", "why the model stopped; NULL if unknown"),
-        ("input_tokens", "BIGINT", "count that the answer gives; NULL if it gives none"),
-        ("output_tokens", "BIGINT", "count that the answer gives; NULL if it gives none"),
-        (
-            "cost",
-            "DOUBLE",
-            "price that the answer gives, in the provider's currency; NULL if it gives none",
-        ),
-        ("outcome", "VARCHAR", "ok, error or cancelled; open if the log ends before it"),
-        ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
-        ("message", "VARCHAR", "its message"),
-        ("retry_by", "VARCHAR", "who retried; NULL if it is no retry"),
-        (
-            "latency_ms",
-            "DOUBLE",
-            "its duration, to the end of a stream; NULL if it is open or a time is unknown",
-        ),
-        ("is_streamed", "BOOLEAN", "whether the answer was streamed"),
-        ("started_at", "TIMESTAMP", "time of its start, UTC; NULL if unknown"),
-    ),
-)
-SIDE_EFFECTS = Table(
-    "side_effects",
-    "a value that entered from outside the program: clock, random, network",
-    ("episode_id", "number"),
-    (
-        EPISODE_ID,
-        KIND,
-        ("number", "INTEGER", "number of the side effect in its episode, from 0"),
-        ("step", "INTEGER", "step at which it entered; -1 before the first"),
-        ("name", "VARCHAR", "name that the program gave it"),
-        ("arguments", "JSON", "its arguments"),
-        ("value", "JSON", "the value; NULL if an exception was raised"),
-        ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
-        ("is_redacted", "BOOLEAN", "whether secrets were removed from it"),
-        ("entered_at", "TIMESTAMP", "time at which it entered, UTC; NULL if unknown"),
     ),
 )
 LOGS = Table(
@@ -357,10 +287,14 @@ OF_EPISODES = (
     CHECKS,
     ATTEMPTS,
     MODEL_CALLS,
+    MESSAGES,
     SIDE_EFFECTS,
     CREDIT,
     ROLLOUTS,
     REPLAYS,
+    IMPORTS,
+    LABELS,
+    REMOVALS,
 )
 
 EPISODE_TABLES = (ALL_EPISODES, *OF_EPISODES)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from trajrec.analysis import bands, rollouts
 from trajrec.corpus.index.credit_tables import CREDIT
+from trajrec.corpus.index.label_tables import LABELS
 from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.tables import ALL_EPISODES
 from trajrec.run_interface import FIELDS
@@ -26,27 +28,32 @@ class View(NamedTuple):
     query: str
 
 
-def _interface_columns() -> str:
-    """Return SQL for each field of an interface, its state and its digest."""
-    columns = []
-    for name in FIELDS:
-        value = f"json_extract(interface, '$.{name}')"
-        reason = f"json_extract_string({value}, '$.missing')"
-        state = (
-            f"CASE WHEN {value} IS NULL THEN 'unknown' "
-            f"WHEN {reason} = 'not_applicable' THEN 'not_applicable' "
-            f"WHEN {reason} IS NOT NULL THEN 'unknown' "
-            f"WHEN regexp_matches({value}::VARCHAR, '{_MISSING_INSIDE}') THEN 'partial' "
-            "ELSE 'known' END"
-        )
-        # No digest without the whole value, so that unknown never equals unknown.
-        digest = (
-            f"CASE WHEN {state} IN ('unknown', 'partial') THEN NULL ELSE md5({value}::VARCHAR) END"
-        )
-        columns.append(f"any_value({value}) AS {name}")
-        columns.append(f"any_value({state}) AS {name}_state")
-        columns.append(f"any_value({digest}) AS {name}_digest")
-    return ", ".join(columns)
+def _interface_query(interfaces: str) -> str:
+    """Return a query of each field of some interfaces, with its state and its digest.
+
+    One query inside of another: an expression that columns repeat would be bound for each of them,
+    at each opening of a corpus.
+    """
+    values = [f"json_extract(interface, '$.{name}') AS {name}" for name in FIELDS]
+    reasons = [f"json_extract_string({name}, '$.missing') AS {name}_reason" for name in FIELDS]
+    states = [
+        f"CASE WHEN {name} IS NULL THEN 'unknown' "
+        f"WHEN {name}_reason = 'not_applicable' THEN 'not_applicable' "
+        f"WHEN {name}_reason IS NOT NULL THEN 'unknown' "
+        f"WHEN regexp_matches({name}::VARCHAR, '{_MISSING_INSIDE}') THEN 'partial' "
+        f"ELSE 'known' END AS {name}_state"
+        for name in FIELDS
+    ]
+    # No digest without the whole value, so that unknown never equals unknown.
+    columns = [
+        f"{name}, {name}_state, CASE WHEN {name}_state IN ('unknown', 'partial') THEN NULL "
+        f"ELSE md5({name}::VARCHAR) END AS {name}_digest"
+        for name in FIELDS
+    ]
+    query = interfaces
+    for level in (values, reasons, states):
+        query = f"SELECT *, {', '.join(level)} FROM ({query})"
+    return f"SELECT interface_id, n_episodes, {', '.join(columns)} FROM ({query})"
 
 
 _EPISODE_COLUMNS = tuple((name, meaning) for name, _, meaning in ALL_EPISODES.columns)
@@ -79,8 +86,12 @@ INTERFACES = View(
             for name in FIELDS
         ),
     ),
-    "SELECT interface_id, count(*) FILTER (kind = 'rollout') AS n_episodes, "
-    f"{_interface_columns()} FROM all_episodes WHERE interface_id IS NOT NULL GROUP BY 1",
+    # The fields are read from one text of each interface, and not from that of each episode.
+    _interface_query(
+        "SELECT interface_id, count(*) FILTER (kind = 'rollout') AS n_episodes, "
+        "any_value(interface) AS interface "
+        "FROM all_episodes WHERE interface_id IS NOT NULL GROUP BY 1"
+    ),
 )
 CALLS = View(
     "calls",
@@ -110,6 +121,13 @@ LATEST_CREDIT = View(
     tuple((name, meaning) for name, _, meaning in CREDIT.columns),
     "SELECT * FROM credit QUALIFY row_number() OVER (PARTITION BY episode_id, step, estimator, "
     "estimand, policy_id, noise ORDER BY created_at DESC, run_id) = 1",
+)
+LATEST_LABELS = View(
+    "latest_labels",
+    "the latest label of a name, for each episode, step and author",
+    tuple((name, meaning) for name, _, meaning in LABELS.columns),
+    "SELECT * FROM labels QUALIFY row_number() OVER (PARTITION BY episode_id, step, name, given_by, "
+    "author ORDER BY labelled_at DESC, log DESC) = 1",
 )
 LATEST_REPLAY = View(
     "latest_replay",
@@ -142,5 +160,21 @@ BRANCHES = View(
     "max(up.depth) AS depth, b.fork_step, b.n_steps, b.end_step, b.total_reward, b.ending, "
     "b.outcome FROM up JOIN forks b USING (episode_id) GROUP BY ALL",
 )
+BANDS = View(
+    "bands",
+    "how often a task is solved under one interface, by the primary check (fresh rollouts alone)",
+    bands.COLUMNS,
+    bands.bands_query(rollouts.rollout_rows("true", rollouts.CheckName(), has_doubles=True)),
+)
 # In an order in which each view stands behind the views that it reads.
-VIEWS = (EPISODES, FORKS, INTERFACES, CALLS, LATEST_CREDIT, LATEST_REPLAY, BRANCHES)
+VIEWS = (
+    EPISODES,
+    FORKS,
+    INTERFACES,
+    CALLS,
+    LATEST_CREDIT,
+    LATEST_LABELS,
+    LATEST_REPLAY,
+    BRANCHES,
+    BANDS,
+)

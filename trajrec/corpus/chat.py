@@ -1,0 +1,311 @@
+"""Conversations of an episode in the form that trainers of chat models read.
+
+A request repeats the messages before it, so the last request of a conversation, with its answer, is
+the whole of it, exactly as the model saw it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.model_calls import ModelCall
+from trajrec.datasets.token_spans import ChatTokenizer, token_spans
+from trajrec.log.schema import Check
+from trajrec.types import JsonObject, Value
+from trajrec.values.json import to_canonical_json, to_json
+from trajrec.wire.contents import Message, OfferedTool, ToolCall
+from trajrec.wire.json_bodies import as_dict, dicts_in
+
+Source = Literal["model calls", "messages", "tool calls"]
+
+# The blocks of a message whose text, call or result is a message's own.
+_TOLD_BLOCKS = frozenset(
+    ("text", "input_text", "output_text", "tool_use", "tool_result", "function_call")
+)
+
+
+class Conversation(msgspec.Struct, kw_only=True):
+    """One conversation of an agent with a model.
+
+    Attributes:
+        episode_id: Its episode.
+        task: The episode's task, "" if it had none.
+        number: The number of the conversation in its episode, from 0.
+        messages: The messages: dicts with "role" and "content"; an assistant's also "tool_calls",
+            each with its arguments as JSON text; a tool's also "tool_call_id" and "name".
+        answers: The numbers of the messages that a model said in this episode; those of examples in
+            a prompt are none.
+        omitted: The numbers of the messages that had images, files or reasoning too, which are left
+            out.
+        tools: The tools on offer, each {"type": "function", "function": {...}}.
+        source: The records that the messages come from: "model calls" as the model saw them;
+            "messages" of an imported record; "tool calls", if no model call was recorded, of which
+            each decision is a message.
+        outcome: "success" or "failure" by the primary check; None if it gave no verdict.
+        total_reward: The sum of the rewards of the episode; NaN if they are no numbers.
+        checks: The checks of the episode, each with "check_id", "verdict" and "score".
+    """
+
+    episode_id: str
+    task: str
+    number: int
+    messages: list[JsonObject]
+    answers: list[int]
+    omitted: list[int]
+    tools: list[JsonObject]
+    source: Source
+    outcome: str | None
+    total_reward: float
+    checks: list[JsonObject]
+
+    def as_dict(self) -> JsonObject:
+        """Return the conversation as a dict, a row of a data set."""
+        return {name: getattr(self, name) for name in self.__struct_fields__}
+
+    def token_spans(self, tokenizer: ChatTokenizer) -> tuple[list[int], list[tuple[int, int]]]:
+        """Return the tokens of the conversation, and the half-open span of each answer in them.
+
+        Args:
+            tokenizer: One with a chat template, as those of transformers.
+
+        Raises:
+            ValueError: The template changes a message when others follow it, or the tokens of a
+                span do not say its text: no span would be right.
+        """
+        return token_spans(self.messages, self.answers, tokenizer, tools=self.tools)
+
+
+def conversations(episode: Episode) -> Iterator[Conversation]:
+    """Yield the conversations of an agent's episode, in the order of their first model calls.
+
+    A conversation that is continued, or that another one repeats, counts once; one whose earlier
+    messages were changed or left out is another one from there on.
+    """
+    transcript = episode.transcript
+    found = _of_model_calls(transcript.model_calls)
+    source: Source = "model calls"
+    if not found and episode.messages:
+        found = [_of_messages(episode)]
+        source = "messages"
+    elif not found and transcript.attempts:
+        found = [_of_tool_calls(episode)]
+        source = "tool calls"
+    task = "" if episode.task_start is None else episode.task_start.task
+    for number, talk in enumerate(found):
+        yield Conversation(
+            episode_id=episode.id,
+            task=task,
+            number=number,
+            messages=talk.messages,
+            answers=talk.answers,
+            omitted=talk.omitted,
+            tools=talk.tools,
+            source=source,
+            outcome=episode.outcome,
+            total_reward=episode.total_reward,
+            checks=[_check(check) for check in episode.checks],
+        )
+
+
+class _Talk:
+    """The messages of a conversation.
+
+    Attributes:
+        keys: A key of each message of the request.
+        answer_key: The key of the answer: a request that goes on from it has it next.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[JsonObject] = []
+        self.answers: list[int] = []
+        self.omitted: list[int] = []
+        self.tools: list[JsonObject] = []
+        self.keys: list[str] = []
+        self.answer_key = ""
+
+    def add(self, message: Message, value: Value, *, is_answer: bool = False) -> None:
+        """Add a message, as several if it has results of tools."""
+        if any(block.get("type") not in _TOLD_BLOCKS for block in dicts_in(_content(value))):
+            self.omitted.append(len(self.messages))
+        for result in message.results:
+            self.messages.append(
+                {
+                    "role": "tool",
+                    "content": result.text,
+                    "tool_call_id": result.call_id,
+                    "name": result.name or self._tool_of(result.call_id),
+                }
+            )
+        if message.results and not (message.text and message.role != "tool"):
+            return
+        if is_answer:
+            self.answers.append(len(self.messages))
+        row: JsonObject = {"role": message.role or "user", "content": message.text}
+        if message.calls:
+            row["tool_calls"] = [_call(call) for call in message.calls]
+        self.messages.append(row)
+
+    def _tool_of(self, call_id: str | None) -> str | None:
+        """Return the tool of an earlier call by its id."""
+        for message in reversed(self.messages):
+            for call in message.get("tool_calls", ()):
+                if call_id is not None and call["id"] == call_id:
+                    return str(call["function"]["name"])
+        return None
+
+
+def _content(value: Value) -> Value:
+    return as_dict(value).get("content")
+
+
+def _call(call: ToolCall) -> JsonObject:
+    """Return a call as the chat API writes it, with arguments as JSON text."""
+    arguments = call.arguments if call.is_malformed else to_json(call.arguments)
+    return {
+        "id": call.call_id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def _check(check: Check) -> JsonObject:
+    return {"check_id": check.check_id, "verdict": check.verdict, "score": check.score}
+
+
+def _tool(tool: OfferedTool) -> JsonObject:
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description or "",
+            "parameters": tool.schema or {},
+        },
+    }
+
+
+def _key(message: Message) -> str:
+    """Return a text that is equal for messages that say the same."""
+    calls = [[call.call_id, call.name, call.arguments] for call in message.calls]
+    results = [[result.call_id, result.text] for result in message.results]
+    return to_canonical_json([message.role, message.text, calls, results])
+
+
+def _of_model_calls(calls: Sequence[ModelCall]) -> list[_Talk]:
+    """Return the conversations of model calls that were answered."""
+    talks: list[_Talk] = []
+    said: set[str] = set()
+    for call in calls:
+        content = content_of(call)
+        answer = content.answer
+        chosen = () if answer is None else tuple(c for c in answer.calls if not c.choice)
+        if answer is None or (answer.text is None and not chosen) or answer.error is not None:
+            continue
+        talk = _talk_of(call, content, said)
+        message = Message("assistant", answer.text or "", chosen)
+        before = next((t for t in talks if _continues(talk.keys, t)), None)
+        talk.answer_key = _key(message)
+        said.add(talk.answer_key)
+        talk.add(message, content.answered(), is_answer=True)
+        if before is None:
+            talks.append(talk)
+        else:
+            talks[talks.index(before)] = talk
+    return talks
+
+
+def _continues(keys: Sequence[str], earlier: _Talk) -> bool:
+    """Return whether a request has all messages of an earlier one, its answer, and more."""
+    return list(keys[: len(earlier.keys) + 1]) == [*earlier.keys, earlier.answer_key]
+
+
+def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> _Talk:
+    """Return the messages of a request."""
+    talk = _Talk()
+    talk.tools = [_tool(tool) for tool in offered_tools(call)]
+    read = [] if content.system is None else [(Message("system", content.system), None)]
+    read += [content.message(value) for value in content.messages]
+    for message, value in _turns(read):
+        key = _key(message)
+        talk.keys.append(key)
+        talk.add(message, value, is_answer=key in said)
+    return talk
+
+
+def _turns(read: Sequence[tuple[Message, Value]]) -> Iterator[tuple[Message, Value]]:
+    """Yield messages; those of an assistant that follow each other are one.
+
+    Some dialects write the text, the calls and the reasoning of an answer as items of their own.
+    """
+    turn: list[tuple[Message, Value]] = []
+    for message, value in read:
+        if message.role == "assistant":
+            turn.append((message, value))
+            continue
+        if turn:
+            yield _joined(turn)
+        turn = []
+        yield message, value
+    if turn:
+        yield _joined(turn)
+
+
+def _joined(turn: Sequence[tuple[Message, Value]]) -> tuple[Message, Value]:
+    if len(turn) == 1:
+        return turn[0]
+    text = "".join(message.text for message, _ in turn)
+    calls = tuple(call for message, _ in turn for call in message.calls)
+    blocks = [block for _, value in turn for block in dicts_in(_content(value))]
+    return Message("assistant", text, calls), {"content": blocks}
+
+
+def _of_messages(episode: Episode) -> _Talk:
+    """Return the messages of an imported episode, whose requests are not known."""
+    talk = _Talk()
+    content = CallContent("", [], None, None, None)
+    for said in episode.messages:
+        message, value = content.message(said.value)
+        if said.role == "tool":
+            row = {"role": "tool", "content": said.text, "name": said.tool}
+            talk.messages.append(row | {"tool_call_id": next(iter(said.call_ids), None)})
+        else:
+            calls = message.calls
+            is_answer = said.role == "assistant"
+            talk.add(Message(said.role, said.text, calls), value, is_answer=is_answer)
+    return talk
+
+
+def _of_tool_calls(episode: Episode) -> _Talk:
+    """Return the goal, and each decision with its results, of an episode without model calls."""
+    talk = _Talk()
+    start = episode.task_start
+    goal: Any = None if start is None else episode.value(start.goal_data)
+    if goal is not None:
+        talk.messages.append({"role": "user", "content": _text(goal)})
+    by_step: dict[int, list[Any]] = {}
+    for attempt in episode.transcript.attempts:
+        # Later attempts repeat a call without a decision of the agent; the last has the result.
+        by_step.setdefault(attempt.start.step, []).append(attempt)
+    for step, attempts in sorted(by_step.items()):
+        last = {attempt.start.call: attempt for attempt in attempts}
+        calls = [
+            ToolCall(f"call_{step}_{number}", attempt.tool, attempt.arguments, False, number)
+            for number, attempt in sorted(last.items())
+        ]
+        talk.add(Message("assistant", "", tuple(calls)), None, is_answer=True)
+        for call in calls:
+            attempt = last[call.number]
+            failed = attempt.has_failed and attempt.end is not None
+            row = {"role": "tool", "tool_call_id": call.call_id, "name": attempt.tool}
+            text = attempt.end.message if failed else _text(attempt.result)
+            talk.messages.append(row | {"content": text})
+    return talk
+
+
+def _text(value: Value) -> str:
+    return value if isinstance(value, str) else json.dumps(json.loads(to_json(value)))

@@ -1,0 +1,138 @@
+"""Merges folders of logs: copies into one folder the logs that it lacks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trajrec.corpus.corpus import open as open_corpus
+from trajrec.corpus.corpus import require_logs
+from trajrec.errors import CorpusError
+from trajrec.log.folder import find_logs, has_logs, sync_folder
+from trajrec.log.identity import Identity, read_identity
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The result of `merge`.
+
+    Attributes:
+        copied: The logs that were copied, by path relative to the folder that took them.
+        n_known: The logs that the folder had before, whatever their names.
+    """
+
+    copied: list[str]
+    n_known: int
+
+
+def merge(sources: Sequence[str | Path], target: str | Path) -> Merge:
+    """Copy into a folder the logs of others that it lacks; the sources stay as they are.
+
+    A log is known by its id and its contents, whatever its name, so a second call copies nothing,
+    and a call that was killed can be made again: a log is in the folder whole, or not at all.
+
+    Args:
+        sources: Folders of logs.
+        target: The folder that takes them, made if it is missing.
+
+    Raises:
+        CorpusError: A source has no logs, a log is not sealed, two logs of one id have different
+            contents, or the folder has removed episodes that a source still has.
+        LogError: A log cannot be read.
+    """
+    folder = Path(target)
+    # All is looked at before anything is copied.
+    found = [item for source in sources for item in _logs_of(Path(source))]
+    known = (
+        {identity.log: identity for _, _, identity in _logs_of(folder)} if folder.exists() else {}
+    )
+    _check_removed(sources, folder)
+    new: dict[str, tuple[Path, str]] = {}
+    n_known = 0
+    for path, name, identity in found:
+        other = known.get(identity.log)
+        if other is not None and other.seal != identity.seal:
+            raise CorpusError(
+                f"{path}: another form of a log that {folder} or another source has (one was "
+                "compacted, or had episodes removed); keep one of them, and merge again"
+            )
+        if other is not None:
+            n_known += 1
+            continue
+        known[identity.log] = identity
+        new[_free_name(folder, name, path, new)] = (path, name)
+    for name, (path, _) in new.items():
+        _copy(path, folder / name)
+    return Merge(sorted(new), n_known)
+
+
+def _logs_of(folder: Path) -> Iterator[tuple[Path, str, Identity]]:
+    """Yield path, name and identity of the logs of a folder.
+
+    Raises:
+        CorpusError: It has none, or one is not sealed or not readable.
+    """
+    if not folder.exists() or not has_logs(folder):
+        require_logs(folder)
+    for name, file in find_logs(folder).items():
+        path = folder / name
+        if file.problem:
+            raise CorpusError(f"{path}: {file.problem}")
+        identity = read_identity(path)
+        if not identity.seal:
+            raise CorpusError(
+                f"{path}: not sealed: close its recorder, or run `trajrec recover {path}`"
+            )
+        yield path, name, identity
+
+
+def _check_removed(sources: Sequence[str | Path], folder: Path) -> None:
+    """Refuse sources with episodes that the folder has removed."""
+    if not folder.exists():
+        return
+    with open_corpus(folder) as corpus:
+        removed = [row[0] for row in corpus.sql("SELECT episode_id FROM removals").fetchall()]
+    if not removed:
+        return
+    for source in sources:
+        with open_corpus(source) as corpus:
+            rows = corpus.sql(
+                "SELECT episode_id FROM all_episodes WHERE episode_id IN (SELECT unnest(?))",
+                params=[removed],
+            ).fetchall()
+        if rows:
+            names = ", ".join(row[0] for row in rows[:_SHOWN])
+            raise CorpusError(
+                f"{source}: has {len(rows)} episodes that were removed from {folder} ({names}); "
+                "run `trajrec rm` there too, or merge into another folder"
+            )
+
+
+def _free_name(folder: Path, name: str, path: Path, taken: dict[str, tuple[Path, str]]) -> str:
+    """Return the name of a log in the folder: its own, or one with the name of its source."""
+    candidate = name
+    number = 1
+    while candidate in taken or (folder / candidate).exists():
+        root = path.parents[len(Path(name).parts) - 1].name
+        candidate = f"{root}-{number}/{name}"
+        number += 1
+    return candidate
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a log, whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copyfile(source, temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as exc:
+        raise CorpusError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
