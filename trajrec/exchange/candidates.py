@@ -1,0 +1,200 @@
+"""Files and folders that may be trajectories, as the formats look at them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from trajrec.errors import ImportFileError
+from trajrec.exchange.account import Account
+from trajrec.exchange.reading import parse_json, read_json, sha256_of
+from trajrec.exchange.records import ImportedEpisode
+from trajrec.types import JsonObject, Value
+
+HEAD_BYTES = 1 << 16
+
+MAX_LINE_BYTES = 1 << 28
+"""The longest first line that is looked at to tell the format."""
+
+_UNREAD = object()
+
+
+class Candidate:
+    """A file, or a folder that is one trajectory.
+
+    Args:
+        path: The file or folder.
+
+    Attributes:
+        path: The same.
+        name: Its name.
+        json_error: Why its JSON could not be read, "" if it could, or was not looked at.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = path.name
+        self.is_folder = path.is_dir()
+        self._document: object = _UNREAD
+        self._head: bytes | None = None
+        self._long_line: bytes | None = None
+        self.json_error = ""
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of a file; b"" for a folder.
+
+        Raises:
+            ImportFileError: It cannot be read.
+        """
+        if self._head is None:
+            self._head = b""
+            if not self.is_folder:
+                try:
+                    with self.path.open("rb") as file:
+                        self._head = file.read(HEAD_BYTES)
+                except OSError as exc:
+                    raise ImportFileError(
+                        f"cannot be read: {exc.strerror or exc}", path=self.path
+                    ) from exc
+        return self._head
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it looks like JSON, or lines of JSON."""
+        return self.head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+
+    @property
+    def document(self) -> Value:
+        """The value of a JSON file; None if it is none."""
+        if self._document is _UNREAD:
+            self._document = None
+            if self.is_json and self.path.suffix != ".jsonl":
+                try:
+                    self._document = read_json(self.path)
+                except ImportFileError as exc:
+                    self.json_error = exc.what
+        return self._document
+
+    @property
+    def fields(self) -> JsonObject:
+        """The document if it is an object, else {}."""
+        document = self.document
+        return document if type(document) is dict else {}
+
+    @property
+    def first_item(self) -> JsonObject:
+        """The first item of a document that is a list of objects, else {}."""
+        document = self.document
+        first = document[0] if type(document) is list and document else None
+        return first if type(first) is dict else {}
+
+    @property
+    def first_line(self) -> JsonObject:
+        """The object on the first line of a file with lines of JSON, else {}."""
+        lines = self.lines(1)
+        return lines[0] if lines else {}
+
+    def _first_line(self) -> bytes:
+        if self._long_line is None:
+            with self.path.open("rb") as file:
+                self._long_line = file.readline(MAX_LINE_BYTES)
+        return self._long_line
+
+    def lines(self, n: int) -> list[JsonObject]:
+        """Return the objects on the first lines, at most `n`, of which the head has the whole."""
+        objects: list[JsonObject] = []
+        if not self.is_json:
+            return objects
+        lines = self.head.split(b"\n")
+        if len(self.head) == HEAD_BYTES:
+            # The last line of the head is cut; a first line that is longer is read whole.
+            lines = lines[:-1] or [self._first_line()]
+        for line in filter(None, map(bytes.strip, lines)):
+            if len(objects) == n:
+                break
+            value: Value = None
+            with contextlib.suppress(ImportFileError):
+                value = parse_json(line, path=self.path)
+            if type(value) is not dict:
+                break
+            objects.append(value)
+        return objects
+
+
+class Format(NamedTuple):
+    """A format.
+
+    Attributes:
+        name: Its name, e.g. "atif".
+        title: Its name as people write it.
+        matches: Returns whether a candidate is of the format.
+        read: Yields the episodes of a candidate, and counts its fields.
+        files: Returns the files that a candidate consists of.
+        is_session: Whether its files are a person's own sessions, which are redacted by default.
+    """
+
+    name: str
+    title: str
+    matches: Callable[[Candidate], bool]
+    read: Callable[[Candidate, Account], Iterator[ImportedEpisode]]
+    files: Callable[[Candidate], list[Path]] = lambda candidate: [candidate.path]
+    is_session: bool = False
+
+
+class SourceFile(NamedTuple):
+    """A file of a candidate, as it was imported.
+
+    Attributes:
+        name: Its path relative to the candidate, or to the folder of a candidate that is a file.
+        size: Its bytes.
+        sha256: Their digest.
+    """
+
+    name: str
+    size: int
+    sha256: str
+
+
+def source_files(candidate: Candidate, files: list[Path]) -> list[SourceFile]:
+    """Return the files that a candidate consists of, in order.
+
+    Raises:
+        ImportFileError: One cannot be read.
+    """
+    base = candidate.path if candidate.is_folder else candidate.path.parent
+    return [
+        SourceFile(path.relative_to(base).as_posix(), *sha256_of(path)) for path in sorted(files)
+    ]
+
+
+def digest_of(files: list[SourceFile]) -> str:
+    """Return the SHA-256 of a candidate: that of its file, or of the digests of its files."""
+    if len(files) == 1:
+        return files[0].sha256
+    digest = hashlib.sha256()
+    for file in files:
+        line = f"{file.name}\0{file.sha256}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def has_grown(candidate: Candidate, earlier: list[SourceFile]) -> bool:
+    """Return whether the files of a candidate begin with those of an earlier import.
+
+    A session that goes on is such a candidate. A file with other contents is another one.
+    """
+    base = candidate.path if candidate.is_folder else candidate.path.parent
+    for file in earlier:
+        path = base / file.name
+        try:
+            if path.stat().st_size < file.size:
+                return False
+            if sha256_of(path, file.size)[1] != file.sha256:
+                return False
+        except (OSError, ImportFileError):
+            return False
+    return bool(earlier)

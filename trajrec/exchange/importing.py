@@ -1,0 +1,225 @@
+"""Imports the files of other tools into a corpus: each into a log of its own, once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from trajrec.errors import EncodeError, ImportFileError
+from trajrec.exchange.candidates import Candidate, Format, SourceFile, digest_of, source_files
+from trajrec.exchange.formats import FORMATS, format_named, why_refused
+from trajrec.exchange.import_log import ImportLog, import_log_id, remove_unfinished
+from trajrec.exchange.import_reports import FileReport, ImportReport
+from trajrec.exchange.known_imports import KnownImports
+from trajrec.exchange.mappings import read_mapping
+from trajrec.exchange.messages import mapping_format
+from trajrec.exchange.values import why_not_stored
+from trajrec.exchange.writing import EpisodeLogger
+from trajrec.log.annotations import ImportRecord
+from trajrec.log.folder import INDEX_FOLDER, SUFFIX
+from trajrec.redaction.redactor import Redactor, as_redactor
+from trajrec.values import codec
+from trajrec.values.garbage import collector_off
+from trajrec.version import __version__
+
+# Files with these names hold one JSON document.
+_JSON_SUFFIXES = (".json", ".traj")
+
+# The errors of code that reads values of unexpected types.
+_MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+
+
+def import_trajectories(
+    path: str | Path,
+    output: str | Path,
+    *,
+    format: str | None = None,
+    redact: bool | Redactor | None = None,
+    mapping: str | Path | None = None,
+    report: Callable[[FileReport], None] | None = None,
+) -> ImportReport:
+    """Import the trajectories of other tools into a corpus.
+
+    The formats are told by the files' contents. Each file becomes a log in `output`, whole or not
+    at all; a file that was imported before adds nothing, and one that has grown since replaces its
+    earlier import. Nothing in a file is executed.
+
+    Args:
+        path: A file, or a folder, which is searched.
+        output: The corpus. It is made if it does not exist.
+        format: The name of the format, which is then not looked for.
+        redact: Whether to remove secrets, or the `Redactor` that does so. By default, secrets are
+            removed from sessions of coding agents (Claude Code, Codex, Gemini CLI) only.
+        mapping: A TOML file that says which columns of a table hold a conversation; see
+            `trajrec.exchange.mappings.Mapping`. All files are then read by it.
+        report: Called with the result for each file.
+
+    Returns:
+        The results. A damaged file in a folder is one of them, and no exception.
+
+    Raises:
+        ImportFileError: `path` is a file that is damaged or of no known format, or does not exist.
+        LogWriteError: The corpus cannot be written.
+        ValueError: `format` is none of the formats.
+
+    >>> report = trajrec.import_trajectories("trials/", "runs/")            # doctest: +SKIP
+    >>> trajrec.open("runs/").sql("SELECT file, found, kept FROM imports")  # doctest: +SKIP
+    """
+    path = Path(path)
+    output = Path(output)
+    chosen = FORMATS if format is None else (format_named(format),)
+    if mapping is not None:
+        chosen = (mapping_format(read_mapping(Path(mapping))),)
+    if not path.exists():
+        raise ImportFileError("does not exist", path=path)
+    remove_unfinished(output)
+    known = KnownImports(output)
+    result = ImportReport()
+    for candidate, matched in _candidates(path, chosen, set()):
+        file = _import_file(candidate, matched, output, known, redact)
+        result.files.append(file)
+        if report is not None:
+            report(file)
+    if path.is_file() and result.files[0].status in ("skipped", "failed"):
+        raise ImportFileError(result.files[0].reason, path=path)
+    return result
+
+
+def _candidates(
+    path: Path, formats: Sequence[Format], taken: set[Path]
+) -> Iterator[tuple[Candidate, Format | None]]:
+    """Yield the files and folders below a path that may be trajectories, with their formats.
+
+    A folder that is a trajectory itself is not searched, and neither are the files that belong to
+    a trajectory that was yielded before: `taken` has them.
+    """
+    if path in taken:
+        return
+    candidate = Candidate(path)
+    matched = next((format for format in formats if _is_of(format, candidate)), None)
+    if matched is not None or not candidate.is_folder:
+        if matched is not None:
+            taken.update(matched.files(candidate))
+        yield candidate, matched
+        return
+    try:
+        entries = [(entry.is_dir(), entry) for entry in path.iterdir()]
+    except OSError as exc:
+        raise ImportFileError(f"cannot be searched: {exc.strerror or exc}", path=path) from exc
+    # Files first: some of them take files in the folders beside them.
+    for is_folder, entry in sorted(entries):
+        if entry.name == INDEX_FOLDER or entry.suffix == SUFFIX:
+            continue
+        # Not through links: one that leads upwards would never end.
+        if entry.is_file() or (is_folder and not entry.is_symlink()):
+            yield from _candidates(entry, formats, taken)
+
+
+def _is_of(format: Format, candidate: Candidate) -> bool:
+    """Return whether a candidate is of a format; one that cannot be read is of none."""
+    try:
+        return format.matches(candidate)
+    except (ImportFileError, *_MISFITS):
+        return False
+
+
+def _unmatched(candidate: Candidate) -> FileReport:
+    """Return the result for a file of no format: a file that is cut off is damaged."""
+    if candidate.json_error and candidate.path.suffix in _JSON_SUFFIXES and not candidate.lines(1):
+        return FileReport(path=candidate.path, status="failed", reason=candidate.json_error)
+    return FileReport(path=candidate.path, status="skipped", reason=why_refused(candidate))
+
+
+def _import_file(
+    candidate: Candidate,
+    matched: Format | None,
+    output: Path,
+    known: KnownImports,
+    redact: bool | Redactor | None,
+) -> FileReport:
+    """Import one file, and return the result."""
+    if matched is None:
+        return _unmatched(candidate)
+    file = FileReport(path=candidate.path, status="imported", format=matched.name)
+    try:
+        sources = source_files(candidate, matched.files(candidate))
+        file.sha256 = digest_of(sources)
+        log_id = import_log_id(file.sha256, matched.name)
+        earlier = known.earlier_states(candidate, matched.name, file.sha256)
+        if known.has(file.sha256, matched.name) or (output / f"{log_id}{SUFFIX}").exists():
+            file.status = "known"
+            # An import that was killed between the two steps may have left them.
+            known.remove(earlier)
+            return file
+        is_redacted = matched.is_session if redact is None else redact
+        redactor = as_redactor(is_redacted) if is_redacted is not False else None
+        with collector_off(), ImportLog(output, log_id) as log:
+            if earlier:
+                file.account.note("the file has grown: its earlier import is replaced")
+            _write_log(candidate, matched, log, file, redactor, sources)
+            log.finish()
+            file.log = log.path
+        known.remove(earlier)
+        known.add(file.sha256, matched.name)
+    except ImportFileError as exc:
+        return _failed(file, str(exc).removeprefix(str(candidate.path)).lstrip(": "))
+    except EncodeError as exc:
+        return _failed(file, why_not_stored(exc))
+    except _MISFITS as exc:
+        return _failed(file, f"is not of the form of {matched.title}: {type(exc).__name__}: {exc}")
+    return file
+
+
+def _failed(file: FileReport, reason: str) -> FileReport:
+    """Return the result for a file of which nothing was imported."""
+    return FileReport(
+        path=file.path, status="failed", format=file.format, sha256=file.sha256, reason=reason
+    )
+
+
+def _write_log(
+    candidate: Candidate,
+    matched: Format,
+    log: ImportLog,
+    file: FileReport,
+    redactor: Redactor | None,
+    sources: list[SourceFile],
+) -> None:
+    """Write the episodes of a file, and the record of its import."""
+    account = file.account
+    source = {"file": candidate.name, "sha256": file.sha256, "format": matched.name}
+    logger = EpisodeLogger(log, source, account, redactor)
+    for episode in matched.read(candidate, account):
+        file.version = file.version or episode.version
+        logger.write(episode)
+    if not logger.ids:
+        reasons = "; ".join(account.dropped)
+        raise ImportFileError(
+            f"holds no trajectory{f' ({reasons})' if reasons else ''}", path=candidate.path
+        )
+    file.episodes = logger.ids
+    file.n_steps = logger.n_steps
+    file.n_calls = logger.n_calls
+    file.n_redacted = logger.values.n_redacted
+    log.add(
+        ImportRecord(
+            episode=-1,
+            time_ns=time.time_ns(),
+            source=logger.values.text(str(candidate.path.resolve())),
+            sha256=file.sha256,
+            format=matched.name,
+            format_version=file.version,
+            importer=f"trajrec {__version__}",
+            targets=logger.ids,
+            report_data=codec.encode(
+                {
+                    **account.as_dict(),
+                    "n_steps": file.n_steps,
+                    "n_calls": file.n_calls,
+                    "n_redacted": file.n_redacted,
+                    "files": [source._asdict() for source in sources],
+                }
+            ),
+        )
+    )

@@ -1,0 +1,157 @@
+"""Logs of Inspect: `.eval` (a zip file with a member a sample) and `.json`, versions 2 and 3.
+
+Each sample of each epoch is an episode. A sample that was tried again holds its earlier tries as
+errors: they are failures, and no episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from trajrec.errors import ImportFileError
+from trajrec.exchange.account import Account
+from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.inspect_sample import read_sample
+from trajrec.exchange.reading import Place, dicts_of, parse_json
+from trajrec.exchange.records import ImportedEpisode
+from trajrec.exchange.zip_members import ZipMembers
+from trajrec.types import JsonObject
+
+LOG = frozenset(("version", "eval", "plan", "samples"))
+EVAL = frozenset(
+    (
+        "run_id",
+        "task",
+        "task_version",
+        "model",
+        "model_generate_config",
+        "model_args",
+        "config",
+        "scorers",
+        "packages",
+        "dataset",
+    )
+)
+HEADER = "header.json"
+JOURNAL = "_journal/start.json"
+SAMPLES = "samples/"
+
+# Members that are computed from the samples.
+_DERIVED = ("summaries.json", "reductions.json", "_journal/")
+
+
+def _matches(candidate: Candidate) -> bool:
+    if candidate.head[:2] == b"PK" and candidate.path.suffix == ".eval":
+        return True
+    fields = candidate.fields
+    return {"version", "status", "eval"} <= fields.keys() and type(fields["eval"]) is dict
+
+
+def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
+    if candidate.head[:2] != b"PK":
+        yield from _read_json(candidate, account)
+        return
+    with ZipMembers(candidate.path) as members:
+        yield from _read_zip(candidate, members, account)
+
+
+def _read_json(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
+    place = Place(candidate.path)
+    conditions = _Conditions(candidate.fields, place, account)
+    samples = dicts_of(place, candidate.fields.get("samples"), "samples")
+    for number, sample in enumerate(samples):
+        position = f"samples[{number}]"
+        yield from conditions.episodes(sample, place.at(position), position, account)
+
+
+def _read_zip(
+    candidate: Candidate, members: ZipMembers, account: Account
+) -> Iterator[ImportedEpisode]:
+    place = Place(candidate.path)
+    name = HEADER if HEADER in members.names else JOURNAL
+    if name not in members.names:
+        raise place.error(f"has neither {HEADER} nor {JOURNAL}")
+    if name == JOURNAL:
+        account.note("the run did not end: its log has a journal and no header")
+    header = parse_json(members.read(name), path=candidate.path, position=name)
+    conditions = _Conditions(place.at(name).expect(dict, header, "it"), place.at(name), account)
+    for name in members.names:
+        if name.startswith(SAMPLES) and name.endswith(".json"):
+            try:
+                value = parse_json(members.read(name), path=candidate.path, position=name)
+            except ImportFileError as exc:
+                account.drop(f"{name} {exc.what}")
+                continue
+            inner = place.at(name)
+            sample = inner.expect(dict, value, "a sample")
+            yield from conditions.episodes(sample, inner, name, account)
+        elif name.startswith(_DERIVED) and name != JOURNAL:
+            account.drop("summaries and reductions are computed from the samples")
+        elif name not in (HEADER, JOURNAL):
+            account.drop(f"{name} is no member that is known")
+
+
+class _Conditions:
+    """The conditions that all samples of a log share."""
+
+    def __init__(self, log: JsonObject, place: Place, account: Account) -> None:
+        rest = account.take(log, "log", LOG)
+        spec = place.expect(dict, log.get("eval"), "eval")
+        spec_rest = account.take(spec, "eval", EVAL)
+        self.version = str(log.get("version"))
+        self.task = place.optional(str, spec.get("task"), "eval.task", "")
+        revision = spec.get("task_version")
+        self.revision = "" if revision is None else str(revision)
+        self.run = spec.get("run_id")
+        names = ("model", "model_args")
+        self.interface: JsonObject = {
+            "base": {name: spec[name] for name in names if spec.get(name) is not None},
+            "scaffold": {"plan": log.get("plan"), "packages": spec.get("packages")},
+        }
+        for field, name in (
+            ("sampling", "model_generate_config"),
+            ("eval_protocol", "config"),
+            ("verifier", "scorers"),
+            ("env", "dataset"),
+        ):
+            if spec.get(name) is not None:
+                self.interface[field] = spec[name]
+        self.extra: JsonObject = {}
+        if rest is not None:
+            self.extra["log"] = rest
+        if spec_rest is not None:
+            self.extra["eval"] = spec_rest
+        for name, value in (("version", log.get("version")), ("task_version", revision)):
+            if type(value) not in (str, int, type(None)):
+                # Such as 0.5, of which the text alone would not say that it was a number.
+                self.extra[name] = value
+
+    def episodes(
+        self, sample: JsonObject, place: Place, position: str, account: Account
+    ) -> Iterator[ImportedEpisode]:
+        """Yield the episode of a sample, and those of the agents that it called as tools."""
+        main = True
+        for episode in read_sample(sample, place, position, account):
+            episode.version = self.version
+            if main:
+                sample_id = sample.get("id")
+                episode.task = f"{self.task}/{sample_id}"
+                episode.task_revision = self.revision
+                episode.interface = self.interface
+                metadata = {"run": self.run, "group": sample_id, "trial": sample.get("epoch")}
+                episode.metadata = {
+                    name: value for name, value in metadata.items() if type(value) in (str, int)
+                }
+                odd = {
+                    name: value
+                    for name, value in metadata.items()
+                    if name not in episode.metadata and value is not None
+                }
+                episode.extra = {**self.extra, **(episode.extra or {})}
+                if odd:
+                    episode.extra["metadata"] = odd
+            main = False
+            yield episode
+
+
+FORMAT = Format(name="inspect", title="a log of Inspect", matches=_matches, read=_read)

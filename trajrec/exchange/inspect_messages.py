@@ -1,0 +1,115 @@
+"""Messages of Inspect in the form of chats, with the texts and images that a sample stores once."""
+
+from __future__ import annotations
+
+import json
+
+from trajrec.exchange.chat import tool_call
+from trajrec.exchange.reading import Place, texts_by_key
+from trajrec.types import JsonObject, Value
+
+ATTACHMENT = "attachment://"
+
+
+class SampleMessages:
+    """The messages of one sample.
+
+    Args:
+        sample: The sample.
+        place: Its place, for errors.
+
+    Attributes:
+        said: The keys of the messages of requests and answers.
+    """
+
+    def __init__(self, sample: JsonObject, place: Place) -> None:
+        self._place = place
+        transcript = texts_by_key(sample.get("transcript"))
+        self._attachments = {
+            **texts_by_key(transcript.get("content")),
+            **texts_by_key(sample.get("attachments")),
+        }
+        pool = texts_by_key(sample.get("events_data")).get("messages")
+        self._pool = pool if type(pool) is list else []
+        if not self._pool and type(sample.get("message_pool")) is list:
+            self._pool = sample["message_pool"]
+        self._converted: list[Value] | None = None
+        self.said: set[str] = set()
+
+    def resolved(self, value: Value) -> Value:
+        """Return a value with the texts that its attachments stand for."""
+        if not self._attachments:
+            return value
+        return self._resolve(value)
+
+    def _resolve(self, value: Value) -> Value:
+        if type(value) is str:
+            if value.startswith(ATTACHMENT):
+                return self._attachments.get(value.removeprefix(ATTACHMENT), value)
+            return value
+        if type(value) is dict:
+            return {key: self._resolve(item) for key, item in value.items()}
+        if type(value) is list:
+            return list(map(self._resolve, value))
+        return value
+
+    def request(self, event: JsonObject) -> list[Value]:
+        """Return the messages of the request of a model event.
+
+        Raises:
+            ImportFileError: They are no list of messages.
+        """
+        place = self._place
+        refs = place.optional(list, event.get("input_refs"), "input_refs", [])
+        messages: list[Value] = []
+        for ref in refs:
+            is_range = type(ref) is list and len(ref) == 2
+            if not is_range or not all(type(bound) is int for bound in ref):
+                raise place.error(f"input_refs must be ranges, got {ref!r}")
+            first, stop = ref
+            if not 0 <= first <= stop <= len(self._pool):
+                raise place.error(f"input_refs names messages {ref} of {len(self._pool)}")
+            messages += self._pooled()[first:stop]
+        own = event.get("input")
+        if type(own) is str:
+            return [*messages, {"role": "user", "content": own}]
+        others = list(map(self.message, place.optional(list, own, "input", [])))
+        self.said.update(map(key_of, others))
+        return messages + others
+
+    def _pooled(self) -> list[Value]:
+        """Return the messages of the pool: requests share their objects."""
+        if self._converted is None:
+            self._converted = list(map(self.message, self._pool))
+            self.said.update(map(key_of, self._converted))
+        return self._converted
+
+    def message(self, value: Value) -> JsonObject:
+        """Return a message in the form of chats; fields of Inspect's own stay.
+
+        Raises:
+            ImportFileError: It is no message.
+        """
+        message = dict(self._place.expect(dict, self.resolved(value), "a message"))
+        calls = message.get("tool_calls")
+        if type(calls) is list:
+            message["tool_calls"] = [_call(call) for call in calls]
+        if message.get("role") == "tool" and type(message.get("function")) is str:
+            message["name"] = message.pop("function")
+        return message
+
+
+def key_of(message: Value) -> str:
+    """Return a text that is equal for equal messages, and for no others."""
+    return json.dumps(message, sort_keys=True)
+
+
+def _call(value: Value) -> Value:
+    if type(value) is not dict or type(value.get("function")) is not str:
+        return value
+    call_id = value.get("id")
+    call = tool_call(
+        call_id if type(call_id) is str else "", value["function"], value.get("arguments")
+    )
+    others = ("id", "function", "arguments", "type")
+    return call | {name: item for name, item in value.items() if name not in others}

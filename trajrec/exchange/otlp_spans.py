@@ -1,0 +1,168 @@
+"""Spans of OTLP/JSON: their attributes as plain values, and the trees that they form.
+
+OTLP writes ids in hex, and times and integers as texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from trajrec.exchange.account import Account
+from trajrec.exchange.reading import Place, dicts_of, texts_by_key
+from trajrec.types import JsonObject, Value
+
+SPAN = frozenset(
+    (
+        "traceId",
+        "spanId",
+        "parentSpanId",
+        "name",
+        "kind",
+        "startTimeUnixNano",
+        "endTimeUnixNano",
+        "status",
+        "attributes",
+        "events",
+    )
+)
+MAX_DEPTH = 20
+ERROR_CODES = (2, "STATUS_CODE_ERROR")
+
+
+class Span(msgspec.Struct, kw_only=True):
+    """A span.
+
+    Attributes:
+        attributes: By name.
+        rest: Fields of the span that have no place of their own.
+        events: Name, time and attributes of each event.
+        where: The resource and the scope.
+        error: Its error, None if it has none.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    start_ns: int
+    end_ns: int
+    attributes: JsonObject
+    rest: JsonObject
+    events: list[JsonObject]
+    where: JsonObject
+    error: str | None
+
+    def text(self, name: str) -> str:
+        """Return an attribute that is a text, "" if it is none."""
+        value = self.attributes.get(name)
+        return value if type(value) is str else ""
+
+    def leftovers(self, used: set[str]) -> JsonObject:
+        """Return what has no place of its own: other attributes, ids, events."""
+        attributes = {name: v for name, v in self.attributes.items() if name not in used}
+        facts: JsonObject = {"span": self.span_id, "name": self.name, **self.rest}
+        if self.parent_id:
+            facts["parent"] = self.parent_id
+        if attributes:
+            facts["attributes"] = attributes
+        if self.events:
+            facts["events"] = self.events
+        return facts
+
+
+def spans_of(document: JsonObject, place: Place, account: Account) -> Iterator[Span]:
+    """Yield the spans of one export.
+
+    Raises:
+        ImportFileError: It is not of the form of OTLP/JSON.
+    """
+    resources = dicts_of(place, document.get("resourceSpans"), "resourceSpans")
+    account.take(document, "export", frozenset(document))
+    for number, resource in enumerate(resources):
+        inner = place.at(f"resourceSpans[{number}]")
+        scopes = dicts_of(inner, resource.get("scopeSpans"), "scopeSpans")
+        about = {key: value for key, value in resource.items() if key != "scopeSpans"}
+        for index, scope in enumerate(scopes):
+            at_scope = inner.at(f"scopeSpans[{index}]")
+            where = {**about, "scope": {k: v for k, v in scope.items() if k != "spans"}}
+            for k, record in enumerate(dicts_of(at_scope, scope.get("spans"), "spans")):
+                yield _span(record, at_scope.at(f"spans[{k}]"), where, account)
+
+
+def _span(record: JsonObject, place: Place, where: JsonObject, account: Account) -> Span:
+    rest = account.take(record, "span", SPAN) or {}
+    if record.get("kind") is not None:
+        rest["kind"] = record["kind"]
+    status = place.optional(dict, record.get("status"), "status", {})
+    error = None
+    if status.get("code") in ERROR_CODES:
+        message = status.get("message")
+        error = message if type(message) is str else ""
+    if status and (error is None or status.keys() - {"code", "message"} or error != message):
+        rest["status"] = status
+    events = []
+    for event in dicts_of(place, record.get("events"), "events"):
+        facts = {key: value for key, value in event.items() if key != "attributes"}
+        facts["attributes"] = attributes_of(event.get("attributes"), place)
+        events.append(facts)
+    return Span(
+        trace_id=place.optional(str, record.get("traceId"), "traceId", ""),
+        span_id=place.expect(str, record.get("spanId"), "spanId"),
+        parent_id=place.optional(str, record.get("parentSpanId"), "parentSpanId", ""),
+        name=place.optional(str, record.get("name"), "name", ""),
+        start_ns=nanoseconds(record.get("startTimeUnixNano"), account),
+        end_ns=nanoseconds(record.get("endTimeUnixNano"), account),
+        attributes=attributes_of(record.get("attributes"), place),
+        rest=rest,
+        events=events,
+        where=where,
+        error=error,
+    )
+
+
+def nanoseconds(value: Value, account: Account) -> int:
+    """Return a time, which OTLP writes as a text of digits; 0 if it is unknown."""
+    text = value if type(value) is str else str(value) if type(value) is int else ""
+    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 1 << 63:
+        return int(text)
+    if value is not None:
+        account.drop(f"a time that is none: {value!r:.40}")
+    return 0
+
+
+def attributes_of(value: Value, place: Place) -> JsonObject:
+    """Return attributes by name."""
+    attributes: JsonObject = {}
+    for item in dicts_of(place, value, "attributes"):
+        name = place.expect(str, item.get("key"), "the key of an attribute")
+        attributes[name] = plain_value(item.get("value"), place, 0)
+        if item.keys() - {"key", "value"}:
+            attributes[f"{name} (as it stands)"] = item
+    return attributes
+
+
+def plain_value(value: Value, place: Place, depth: int) -> Value:
+    """Return a value of OTLP as a plain one."""
+    fields = texts_by_key(value)
+    if depth > MAX_DEPTH:
+        raise place.error("an attribute is nested too deeply")
+    if len(fields) != 1:
+        return value or None
+    if "intValue" in fields:
+        number = fields["intValue"]
+        is_text = type(number) is str and number.removeprefix("-").isdecimal() and len(number) < 21
+        return int(number) if is_text else number
+    for name in ("stringValue", "doubleValue", "boolValue", "bytesValue"):
+        if name in fields:
+            return fields[name]
+    if type(fields.get("arrayValue")) is dict:
+        items = texts_by_key(fields["arrayValue"]).get("values")
+        return [plain_value(item, place, depth + 1) for item in items or ()]
+    if type(fields.get("kvlistValue")) is dict:
+        pairs = dicts_of(place, texts_by_key(fields["kvlistValue"]).get("values"), "values")
+        return {
+            str(pair.get("key")): plain_value(pair.get("value"), place, depth + 1) for pair in pairs
+        }
+    return value if value else None

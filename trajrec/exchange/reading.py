@@ -1,0 +1,209 @@
+"""Reads the files of other tools: JSON, lines of JSON, times, and values of a type.
+
+A file is data: nothing in it is executed, and a part that is not of the expected type is an error
+with its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from trajrec.errors import ImportFileError
+from trajrec.exchange.account import Account
+from trajrec.types import JsonObject, Value
+
+T = TypeVar("T")
+
+MAX_DEPTH = 90
+"""The deepest nesting of a value that a log stores whole, with room for the records around it."""
+
+_BLOCK_BYTES = 1 << 20
+_decode = msgspec.json.Decoder().decode
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        ImportFileError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise ImportFileError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+
+
+def sha256_of(path: Path, n_bytes: int | None = None) -> tuple[int, str]:
+    """Return the number of bytes of a file, and their SHA-256 in hex.
+
+    Args:
+        path: The file.
+        n_bytes: How many of its first bytes to take; by default all.
+
+    Raises:
+        ImportFileError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_block_size(n_bytes, size)):
+                digest.update(block)
+                size += len(block)
+    except OSError as exc:
+        raise ImportFileError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+    return size, digest.hexdigest()
+
+
+def _block_size(n_bytes: int | None, n_read: int) -> int:
+    return _BLOCK_BYTES if n_bytes is None else min(_BLOCK_BYTES, n_bytes - n_read)
+
+
+def parse_json(data: bytes | str, *, path: Path, position: str = "") -> Value:
+    """Return the value of a JSON text.
+
+    Raises:
+        ImportFileError: It is no JSON, or nests too deeply.
+    """
+    try:
+        return _decode(data)
+    except (ValueError, RecursionError):
+        pass
+    # Python writes NaN and lone surrogates, which are no JSON, and which msgspec refuses.
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as exc:
+        raise ImportFileError(f"is no JSON: {exc}", path=path, position=position) from exc
+
+
+def read_json(path: Path) -> Value:
+    """Return the value of a JSON file.
+
+    Raises:
+        ImportFileError: It cannot be read, or is no JSON.
+    """
+    return parse_json(read_bytes(path), path=path)
+
+
+def json_lines(path: Path, account: Account) -> Iterator[tuple[int, Value]]:
+    """Yield the number of each line of a file, from 1, and its value; empty lines are left out.
+
+    A line that is no JSON, as the last one of a writer that was killed, is dropped with a reason.
+
+    Raises:
+        ImportFileError: The file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                text = line.strip()
+                if not text:
+                    continue
+                try:
+                    value = parse_json(text, path=path, position=f"line {number}")
+                except ImportFileError as exc:
+                    account.drop(f"line {number} {exc.what}")
+                    continue
+                yield number, value
+    except OSError as exc:
+        raise ImportFileError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+
+
+class Place(msgspec.Struct, frozen=True):
+    """A place in a file, for errors.
+
+    Attributes:
+        path: The file.
+        position: The place in it, e.g. "steps[3]".
+    """
+
+    path: Path
+    position: str = ""
+
+    def at(self, position: str) -> Place:
+        """Return a place below this one."""
+        return Place(self.path, f"{self.position}.{position}" if self.position else position)
+
+    def error(self, what: str) -> ImportFileError:
+        """Return the error that something is wrong here."""
+        return ImportFileError(what, path=self.path, position=self.position)
+
+    def expect(self, kind: type[T], value: Value, name: str) -> T:
+        """Return a value that has to be of a type.
+
+        Raises:
+            ImportFileError: It is of another type.
+        """
+        if isinstance(value, kind) and not (kind is int and type(value) is bool):
+            return value
+        raise self.error(f"{name} must be {_WORDS[kind]}, got {_shown(value)}")
+
+    def optional(self, kind: type[T], value: Value, name: str, default: T) -> T:
+        """Return a value of a type, or the default for null.
+
+        Raises:
+            ImportFileError: It is of another type.
+        """
+        return default if value is None else self.expect(kind, value, name)
+
+
+_WORDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number", bool: "a flag"}
+
+
+def _shown(value: Value) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def texts_by_key(value: Value) -> JsonObject:
+    """Return an object as it is, {} for anything else."""
+    return value if type(value) is dict else {}
+
+
+def dicts_of(place: Place, value: Value, name: str) -> list[JsonObject]:
+    """Return a list of objects; [] for null.
+
+    Raises:
+        ImportFileError: It is no list of objects.
+    """
+    items = place.optional(list, value, name, [])
+    for number, item in enumerate(items):
+        if type(item) is not dict:
+            raise place.error(f"{name}[{number}] must be an object, got {_shown(item)}")
+    return items
+
+
+def number_or_none(value: Value) -> float | None:
+    """Return a number as a float, None for anything else.
+
+    >>> number_or_none(3), number_or_none(True), number_or_none("3")
+    (3.0, None, None)
+    """
+    return float(value) if type(value) in (int, float) else None
+
+
+def parse_arguments(value: Value) -> tuple[JsonObject, str]:
+    """Return the arguments of a call, which many sources hold as JSON text, and why they misfit.
+
+    >>> parse_arguments('{"x": 1}'), parse_arguments("{x")[1]
+    (({'x': 1}, ''), 'malformed arguments')
+    """
+    if type(value) is dict:
+        return value, ""
+    if value is None or value == "":
+        return {}, ""
+    if type(value) is str:
+        try:
+            parsed = _decode(value)
+        except (ValueError, RecursionError):
+            return {"": value}, "malformed arguments"
+        if type(parsed) is dict:
+            return parsed, ""
+        return {"": parsed}, "malformed arguments"
+    return {"": value}, "malformed arguments"

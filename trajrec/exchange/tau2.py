@@ -1,0 +1,226 @@
+"""Results of tau2: simulations of an agent and a user that calls tools, too; and published lines.
+
+The results may lie in one file, or in `results.json` with a folder `simulations` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from trajrec.exchange.account import Account
+from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.chat_messages import ChatForm, ChatReader
+from trajrec.exchange.reading import (
+    Place,
+    dicts_of,
+    json_lines,
+    number_or_none,
+    read_json,
+    texts_by_key,
+)
+from trajrec.exchange.records import Ending, ImportedEpisode, Verdict
+from trajrec.exchange.tau2_checks import verdicts_of
+from trajrec.types import JsonObject
+
+RESULTS = frozenset(("info", "tasks", "simulations"))
+SIMULATION = frozenset(
+    (
+        "id",
+        "task_id",
+        "start_time",
+        "end_time",
+        "termination_reason",
+        "agent_cost",
+        "user_cost",
+        "reward_info",
+        "trial",
+        "seed",
+        "messages",
+    )
+)
+LINE = frozenset(("model_path", "task_name", "messages", "eval_result", "sampling_params"))
+
+_ENDINGS: dict[str, Ending] = {
+    "user_stop": "terminated",
+    "agent_stop": "terminated",
+    "max_steps": "truncated",
+    "timeout": "truncated",
+    "context_window_exceeded": "truncated",
+    "too_many_errors": "truncated",
+    "infrastructure_error": "error",
+    "agent_error": "error",
+    "user_error": "error",
+}
+
+
+def _error(message: JsonObject) -> str | None:
+    """Return the text of an error: a message says whether it is one."""
+    if message.get("error") is not True:
+        return None
+    content = message.get("content")
+    return content if type(content) is str else ""
+
+
+def _is_model_call(message: JsonObject) -> bool:
+    """Return whether a model gave a message: the greeting is a constant without usage."""
+    return message.get("usage") is not None or bool(message.get("tool_calls"))
+
+
+FORM = ChatForm(find_error=_error, silent="ok", is_model_call=_is_model_call)
+# Published lines have neither usage nor errors.
+LINE_FORM = ChatForm()
+
+
+def _is_line(record: JsonObject) -> bool:
+    return {"messages", "eval_result", "task_name"} <= record.keys()
+
+
+def _matches(candidate: Candidate) -> bool:
+    if candidate.is_folder:
+        index = candidate.path / "results.json"
+        is_whole = index.is_file() and (candidate.path / "simulations").is_dir()
+        return is_whole and {"info", "tasks"} <= Candidate(index).fields.keys()
+    fields = candidate.fields
+    if {"info", "tasks"} <= fields.keys():
+        return "simulations" in fields or "simulation_index" in fields
+    return _is_line(candidate.first_line)
+
+
+def _files(candidate: Candidate) -> list[Path]:
+    if not candidate.is_folder:
+        return [candidate.path]
+    folder = candidate.path / "simulations"
+    return [candidate.path / "results.json", *sorted(folder.glob("*.json"))]
+
+
+def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
+    if candidate.is_folder:
+        index, *others = _files(candidate)
+        results = Place(index).expect(dict, read_json(index), "the file")
+        run = _Run(results, Place(index), account)
+        for path in others:
+            place = Place(path)
+            record = place.expect(dict, read_json(path), "the file")
+            yield run.episode(record, place, path.name)
+    elif _is_line(candidate.first_line) and not candidate.fields.get("simulations"):
+        for number, value in json_lines(candidate.path, account):
+            place = Place(candidate.path, f"line {number}")
+            record = place.expect(dict, value, "a record")
+            yield _published(record, place, f"line {number}", account)
+    else:
+        place = Place(candidate.path)
+        if candidate.fields.get("simulations") is None:
+            raise place.error("is an index: import the folder with `simulations` beside it")
+        run = _Run(candidate.fields, place, account)
+        simulations = dicts_of(place, candidate.fields.get("simulations"), "simulations")
+        for number, record in enumerate(simulations):
+            position = f"simulations[{number}]"
+            yield run.episode(record, place.at(position), position)
+
+
+class _Run:
+    """The conditions that all simulations of a run share."""
+
+    def __init__(self, results: JsonObject, place: Place, account: Account) -> None:
+        self._account = account
+        rest = account.take(results, "results", RESULTS)
+        info = place.optional(dict, results.get("info"), "info", {})
+        account.take(info, "info", frozenset(info))
+        tasks = dicts_of(place, results.get("tasks"), "tasks")
+        self._tasks = {str(task.get("id")): task for task in tasks}
+        agent = texts_by_key(info.get("agent_info"))
+        self._model = str(agent.get("llm") or "")
+        self._interface: JsonObject = {
+            "scaffold": {"agent": agent.get("implementation"), "commit": info.get("git_commit")},
+            "base": {"model": agent.get("llm"), "args": agent.get("llm_args")},
+            "env": {"env": info.get("environment_info"), "user": info.get("user_info")},
+            "budget": {name: info.get(name) for name in ("max_steps", "max_errors")},
+            "eval_protocol": {name: info.get(name) for name in ("num_trials", "seed")},
+        }
+        self._extra: JsonObject = {"info": info}
+        if rest is not None:
+            self._extra["results"] = rest
+        unused = set(self._tasks) - {
+            str(texts_by_key(s).get("task_id")) for s in results.get("simulations") or ()
+        }
+        if unused and results.get("simulations"):
+            self._extra["tasks without a simulation"] = [self._tasks[name] for name in unused]
+
+    def episode(self, record: JsonObject, place: Place, position: str) -> ImportedEpisode:
+        """Return the episode of a simulation."""
+        account = self._account
+        rest = account.take(record, "simulation", SIMULATION)
+        task_id = str(record.get("task_id"))
+        task = self._tasks.get(task_id, {})
+        extra = dict(self._extra)
+        if rest is not None:
+            extra["simulation"] = rest
+        if task:
+            # Its criteria hold the solution, which no goal may tell.
+            extra["task"] = task
+        reader = ChatReader(FORM, account, place, model=self._model)
+        items = reader.read(record.get("messages"))
+        reason = place.optional(str, record.get("termination_reason"), "termination_reason", "")
+        ending = _ENDINGS.get(reason, "unknown")
+        fault: Literal["", "infra"] = "infra" if reason == "infrastructure_error" else ""
+        seed = record.get("seed")
+        metadata = {"group": task_id, "trial": record.get("trial"), "run": record.get("id")}
+        costs = ("agent_cost", "user_cost")
+        episode = ImportedEpisode(
+            position=position,
+            task=task_id,
+            goal=task.get("user_scenario"),
+            metadata={key: value for key, value in metadata.items() if type(value) in (str, int)},
+            seed=seed if type(seed) is int and abs(seed) < 1 << 63 else None,
+            start_ns=account.time(record.get("start_time")),
+            end_ns=account.time(record.get("end_time")),
+            interface=self._interface,
+            items=items,
+            ending=ending,
+            stop_reason=reason,
+            fault=fault,
+            reported={name: record[name] for name in costs if record.get(name) is not None} or None,
+            extra=extra,
+        )
+        reward_info = place.optional(dict, record.get("reward_info"), "reward_info", {})
+        criteria = texts_by_key(task.get("evaluation_criteria"))
+        episode.items += verdicts_of(
+            reward_info, place.at("reward_info"), account, criteria.get("reward_basis")
+        )
+        return episode
+
+
+def _published(
+    record: JsonObject, place: Place, position: str, account: Account
+) -> ImportedEpisode:
+    """Return the episode of a line as leaderboards publish them."""
+    rest = account.take(record, "line", LINE)
+    model = place.optional(str, record.get("model_path"), "model_path", "")
+    items = ChatReader(LINE_FORM, account, place, model=model).read(record.get("messages"))
+    result = place.optional(dict, record.get("eval_result"), "eval_result", {})
+    score = number_or_none(result.get("score"))
+    account.take(result, "eval_result", frozenset(result))
+    items.append(
+        Verdict(
+            check_id="reward",
+            family="programmatic",
+            status="not_evaluated" if score is None else "ok",
+            verdict=bool(score) if score in (0.0, 1.0) else None,
+            score=score,
+            evidence=result,
+            is_primary=True,
+        )
+    )
+    task = place.optional(str, record.get("task_name"), "task_name", "")
+    return ImportedEpisode(
+        position=position,
+        task=task,
+        interface={"base": {"model": model}, "sampling": record.get("sampling_params")},
+        items=items,
+        extra=rest,
+    )
+
+
+FORMAT = Format(name="tau2", title="tau2-bench", matches=_matches, read=_read, files=_files)
