@@ -1,0 +1,341 @@
+"""The card of a corpus: everything that a release says of itself, computed from the tables.
+
+The card never says more than the support matrix allows, and names each field that is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trajrec.analysis.bands import read_bands
+from trajrec.analysis.comparison import Comparison
+from trajrec.analysis.disagreement import read_disagreement
+from trajrec.analysis.fidelity import read_fidelity
+from trajrec.analysis.overlap import read_overlap
+from trajrec.analysis.pass_k import read_pass_k
+from trajrec.analysis.recovery import read_recovery
+from trajrec.analysis.source import Source, fetch, quoted
+from trajrec.analysis.support import is_known, read_support
+from trajrec.run_interface import FIELDS
+from trajrec.version import __version__
+
+CARD_VERSION = 1
+"""Version of the form of card.json."""
+
+MOST_INTERFACES = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class About:
+    """The facts of a release that no recording has. What is not given is named as missing.
+
+    Attributes:
+        name: Its name.
+        description: A sentence or two.
+        license: Id of its licence, e.g. "apache-2.0". It is never guessed.
+        url: Its address.
+        creator: Person or organisation.
+        published: Day of publication.
+        held_out: Splits that no other data may descend from.
+    """
+
+    name: str
+    description: str | None = None
+    license: str | None = None
+    url: str | None = None
+    creator: str | None = None
+    published: datetime.date
+    held_out: tuple[str, ...] = ("test",)
+
+
+Card = dict[str, Any]
+"""The content of card.json: plain data."""
+
+
+def make_card(source: Source, about: About, comparisons: Sequence[Comparison] = ()) -> Card:
+    """Return the card of a corpus.
+
+    Raises:
+        ValueError: The declared lineage has a cycle.
+    """
+    card: Card = {
+        "version": CARD_VERSION,
+        "about": {**dataclasses.asdict(about), "published": about.published.isoformat()},
+        "made_with": f"trajrec {__version__}",
+        "counts": _counts(source),
+        "interfaces": _interfaces(source),
+        "tasks": _tasks(source),
+        "checks": _checks(source),
+        "success": _success(source),
+        "bands": _bands(source),
+        "claims": read_support(source, "true").as_dict(),
+        "failures": _failures(source),
+        "fidelity": [_plain(item) for item in read_fidelity(source)],
+        "overlap": _overlap(source, about),
+        "comparisons": [comparison.as_dict() for comparison in comparisons],
+    }
+    _contradict(card)
+    card["missing"] = _missing(card)
+    return card
+
+
+def _contradict(card: Card) -> None:
+    """Withdraw the claims that the analyses contradict, though their fields are recorded."""
+    leaks = len(card["overlap"]["leaks"])
+    held_out = set(card["about"]["held_out"])
+    shared = [item for item in card["overlap"]["shared"] if held_out & set(item["splits"])]
+    cleaned = [
+        run["run"] or "without a name" for run in card["failures"]["runs"] if run["looks_cleaned"]
+    ]
+    found = {
+        "coverage": [
+            *([f"{episodes(leaks)} from held-out data"] if leaks else []),
+            *(
+                [f"{len(shared)} tasks, goals or first states are held out and not"]
+                if shared
+                else []
+            ),
+        ],
+        "trace": [f"run {name} looks cleaned" for name in cleaned],
+    }
+    for claim, reasons in found.items():
+        card["claims"][claim]["contradicted"] = reasons
+        if reasons:
+            card["claims"][claim]["verdict"] = f"contradicted ({'; '.join(reasons)})"
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    """Return a record of an analysis as plain data, which JSON can hold."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(record), default=str))
+    return plain
+
+
+def _counts(source: Source) -> dict[str, Any]:
+    (row,) = fetch(
+        source,
+        """
+        SELECT (SELECT count(*) FROM episodes) AS episodes, (SELECT count(*) FROM forks) AS forks,
+            (SELECT count(*) FROM all_episodes WHERE kind = 'nested') AS nested,
+            (SELECT count(*) FROM steps WHERE kind = 'rollout') AS steps,
+            (SELECT count(*) FROM logs WHERE is_original AND problem IS NULL) AS logs,
+            (SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM logs
+                WHERE is_original AND problem IS NULL) AS bytes,
+            (SELECT count(*) FROM logs WHERE problem IS NOT NULL OR len(damage::JSON[]) > 0)
+                AS damaged_logs,
+            (SELECT count(*) FROM removals) AS removed,
+            (SELECT min(started_at)::DATE::VARCHAR FROM episodes) AS first_day,
+            (SELECT max(started_at)::DATE::VARCHAR FROM episodes) AS last_day""",
+    )
+    endings = fetch(source, "SELECT ending, count(*) AS n FROM episodes GROUP BY 1 ORDER BY 1")
+    outcomes = fetch(
+        source,
+        "SELECT coalesce(outcome, 'no verdict') AS outcome, count(*) AS n FROM episodes "
+        "GROUP BY 1 ORDER BY 1",
+    )
+    faults = fetch(
+        source,
+        "SELECT fault, count(*) AS n FROM episodes WHERE fault IS NOT NULL GROUP BY 1 ORDER BY 1",
+    )
+    row["endings"] = {item["ending"]: item["n"] for item in endings}
+    row["outcomes"] = {item["outcome"]: item["n"] for item in outcomes}
+    row["faults"] = {item["fault"]: item["n"] for item in faults}
+    return row
+
+
+def _interfaces(source: Source) -> list[dict[str, Any]]:
+    """Return the interfaces that most rollouts ran under, each with its nine factors."""
+    rows = fetch(
+        source,
+        "SELECT interface_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY n DESC, 1",
+    )
+    texts = dict(
+        source.sql(
+            f"SELECT interface_id, [{', '.join(FIELDS)}]::VARCHAR[] FROM interfaces"
+        ).fetchall()
+    )
+    interfaces = []
+    for row in rows:
+        values = texts.get(row["interface_id"]) or [None] * len(FIELDS)
+        factors = {
+            name: None if text is None else json.loads(text)
+            for name, text in zip(FIELDS, values, strict=True)
+        }
+        unknown = [name for name in FIELDS if not is_known(factors, name)]
+        unknown += [path for path in _unknown_below(factors) if path not in unknown]
+        interfaces.append(
+            {
+                "interface_id": row["interface_id"],
+                "episodes": row["n"],
+                "factors": factors,
+                "unknown": unknown,
+            }
+        )
+    return interfaces
+
+
+def _unknown_below(value: Any, path: tuple[str, ...] = ()) -> list[str]:
+    """Return the paths inside of an interface that are marked as unknown."""
+    if isinstance(value, Mapping):
+        if len(value) == 1 and value.get("missing") in ("unknown", "redacted", "not_captured"):
+            return [".".join(path)]
+        return [
+            found
+            for key, item in value.items()
+            for found in _unknown_below(item, (*path, str(key)))
+        ]
+    if isinstance(value, list):
+        return [
+            found for k, item in enumerate(value) for found in _unknown_below(item, (*path, str(k)))
+        ]
+    return []
+
+
+def _tasks(source: Source) -> dict[str, Any]:
+    (row,) = fetch(
+        source,
+        """
+        SELECT count(DISTINCT task) AS tasks, count(*) FILTER (task IS NULL) AS episodes_without_task,
+            count(DISTINCT task_revision) AS revisions,
+            count(*) FILTER (task IS NOT NULL AND task_revision IS NULL)
+                AS episodes_without_revision
+        FROM episodes""",
+    )
+    splits = fetch(
+        source,
+        "SELECT json_extract_string(metadata, '$.split') AS split, count(*) AS n, "
+        "count(DISTINCT task) AS tasks FROM episodes GROUP BY 1 ORDER BY 1",
+    )
+    envs = fetch(source, "SELECT env_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY n DESC, 1")
+    return {**row, "splits": splits, "environments": envs}
+
+
+def _checks(source: Source) -> list[dict[str, Any]]:
+    """Return each version of each check with its verdicts and its flakes."""
+    rows = fetch(
+        source,
+        """
+        SELECT check_id, version, code_digest, any_value(family) AS family,
+            bool_or(is_primary) AS is_primary, count(*) AS verdicts,
+            count(*) FILTER (verdict) AS passed, count(*) FILTER (NOT verdict) AS failed,
+            count(*) FILTER (status = 'error') AS errors,
+            count(*) FILTER (state_digest IS NULL) AS without_state
+        FROM checks WHERE kind = 'rollout' GROUP BY ALL ORDER BY check_id, version, code_digest""",
+    )
+    agreement = read_disagreement(source)
+    flakes = {flake.check.split(" (")[0]: _plain(flake) for flake in agreement.flakes}
+    for row in rows:
+        row["flake"] = flakes.get(f"{row['check_id']}@{row['version']}")
+    return rows
+
+
+def _success(source: Source) -> list[dict[str, Any]]:
+    """Return the success of each interface over its tasks, by the primary check."""
+    rows = fetch(
+        source,
+        "SELECT interface_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY n DESC, 1 "
+        f"LIMIT {MOST_INTERFACES}",
+    )
+    found = []
+    for row in rows:
+        key = row["interface_id"]
+        where = "interface_id IS NULL" if key is None else f"interface_id = {quoted(key)}"
+        rate = read_pass_k(source, 1, where, check=None)
+        reason = rate.reason
+        if key is None:
+            reason = "the interface is unknown, so rollouts under several may be mixed"
+        found.append(
+            {
+                "interface_id": key,
+                "tasks": rate.n_tasks,
+                "rollouts": rate.n_rollouts,
+                "excluded": dict(rate.excluded),
+                "rate": None
+                if reason or rate.pass_at_k is None
+                else dataclasses.asdict(rate.pass_at_k),
+                "reason": reason,
+            }
+        )
+    return found
+
+
+def _bands(source: Source) -> dict[str, Any]:
+    rows = read_bands(source, "true", check=None, min_n=8, before=None)
+    counts: dict[str, int] = {}
+    sure: dict[str, int] = {}
+    for row in rows:
+        counts[row.band] = counts.get(row.band, 0) + 1
+        if row.band_sure is not None:
+            sure[row.band_sure] = sure.get(row.band_sure, 0) + 1
+    return {"min_n": 8, "as_seen": counts, "sure": sure}
+
+
+def _failures(source: Source) -> dict[str, Any]:
+    found = read_recovery(source, "true")
+    others = fetch(
+        source,
+        "SELECT phase, origin, count(*) AS n, count(DISTINCT episode_id) AS episodes "
+        "FROM failures WHERE kind = 'rollout' AND phase <> 'call' GROUP BY ALL ORDER BY ALL",
+    )
+    return {
+        "others": others,
+        "kinds": [_plain(kind) for kind in found.kinds],
+        "runs": [_plain(run) for run in found.runs],
+    }
+
+
+def _overlap(source: Source, about: About) -> dict[str, Any]:
+    found = read_overlap(source, held_out=about.held_out)
+    return {
+        "shared": [_plain(item) for item in found.shared],
+        "repeated_paths": len(found.paths),
+        "episodes_in_repeated_paths": sum(path.n for path in found.paths),
+        "leaks": [_plain(leak) for leak in found.leaks],
+        "episodes_without_split": found.n_without_split,
+        "derivations": found.n_edges,
+    }
+
+
+def episodes(n: int) -> str:
+    """Return a number of episodes with its noun."""
+    return "1 episode" if n == 1 else f"{n} episodes"
+
+
+def _missing(card: Card) -> list[str]:
+    """Return each field that the release lacks, as a sentence."""
+    missing = [
+        f"{name} of the release: give it (--{name})"
+        for name in ("license", "description", "url", "creator")
+        if not card["about"][name]
+    ]
+    for interface in card["interfaces"]:
+        if interface["unknown"]:
+            key = interface["interface_id"] or "none recorded"
+            missing.append(
+                f"interface {key[:13]}: {', '.join(interface['unknown'])} unknown, in "
+                f"{episodes(interface['episodes'])}"
+            )
+    for claim, support in card["claims"].items():
+        missing += [f"{claim}: {reason}" for reason in support.get("contradicted", ())]
+        missing += [
+            f"{claim}: {field}, in {episodes(n)}" for field, n in sorted(support["missing"].items())
+        ]
+    tasks = card["tasks"]
+    for name, field in (("task", "name of the task"), ("revision", "revision of the task")):
+        if n := tasks[f"episodes_without_{name}"]:
+            missing.append(f"{field}, in {episodes(n)}")
+    if n := card["counts"]["outcomes"].get("no verdict", 0):
+        missing.append(f"verdict of a primary check, in {episodes(n)}")
+    never = sum(item["n_episodes"] - item["n_replayed"] for item in card["fidelity"])
+    if never > 0:
+        missing.append(f"replay, of {episodes(never)}")
+    if n := card["counts"]["removed"]:
+        missing.append(f"{episodes(n)} that were removed from the logs")
+    if n := card["counts"]["damaged_logs"]:
+        missing.append(
+            f"parts that were lost or never written, in {n} {'log' if n == 1 else 'logs'} (see table logs)"
+        )
+    return missing

@@ -1,0 +1,115 @@
+"""Conditions that select runs: none may look at the outcomes that are compared.
+
+With no true difference, the tasks that one run always failed "gain" ten points in another run, and
+those that it always passed lose ten. So a condition may read only columns that are fixed before an
+episode ends, and of subqueries only those over such columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from trajrec.analysis.source import Source
+from trajrec.run_interface import FIELDS
+from trajrec.types import Value
+
+FIXED_COLUMNS = frozenset(
+    (
+        "episode_id",
+        "kind",
+        "env_id",
+        "task",
+        "task_revision",
+        "metadata",
+        "goal_digest",
+        "tools_digest",
+        "system_digest",
+        "started_at",
+        "seed",
+        "seed_origin",
+        "parent_id",
+        "fork_step",
+        "caller_id",
+        "caller_step",
+        "state_adapter",
+        "reset_key",
+        "interface",
+        "interface_id",
+        "log",
+        "number",
+        "log_id",
+        "header",
+        *FIELDS,
+        *(f"{field}_digest" for field in FIELDS),
+        *(f"{field}_state" for field in FIELDS),
+    )
+)
+"""Columns that are known before an episode ends, of the tables below."""
+
+FIXED_TABLES = frozenset(("episodes", "all_episodes", "interfaces", "logs"))
+"""Tables that a subquery of a condition may read."""
+
+
+def outcome_columns(source: Source, condition: str) -> list[str]:
+    """Return the names in a condition that may depend on outcomes, in order; [] if none does.
+
+    Args:
+        source: A corpus, whose DuckDB parses the condition. The condition is not run.
+        condition: A SQL condition on the columns of `all_episodes`.
+
+    Raises:
+        QueryError: DuckDB cannot parse the condition.
+    """
+    if condition.strip() == "true":
+        return []
+    text = f"SELECT 1 FROM episodes WHERE ({condition}\n)"
+    ((parsed,),) = source.sql("SELECT json_serialize_sql(?::VARCHAR)", params=[text]).fetchall()
+    tree = json.loads(parsed)
+    if tree.get("error"):
+        # DuckDB's own message is clearer, and this statement raises it.
+        source.sql(text, sandbox=True).fetchall()
+        raise ValueError(f"the condition cannot be read: {condition}")
+    names = list(dict.fromkeys(_suspects(tree)))
+    if not names:
+        return []
+    own = {row[0] for row in source.sql("SELECT column_name FROM (DESCRIBE episodes)").fetchall()}
+    # An alias must not lend its name to a column of the same name.
+    aliases = {alias.lower() for alias in _aliases(tree)} - own
+    return [name for name in names if name.lower() not in aliases]
+
+
+def _suspects(node: Value) -> Iterator[str]:
+    """Yield columns and tables that are not known to be fixed before the end."""
+    if isinstance(node, dict):
+        if node.get("class") == "COLUMN_REF":
+            name = str(node["column_names"][-1])
+            if name.lower() not in FIXED_COLUMNS:
+                yield name
+        if node.get("class") == "STAR":
+            yield "*"
+        if node.get("type") == "BASE_TABLE" and str(node["table_name"]).lower() not in FIXED_TABLES:
+            yield str(node["table_name"])
+        if node.get("type") == "TABLE_FUNCTION":
+            yield "a table function"
+        children: Iterator[Value] = iter(node.values())
+    elif isinstance(node, list):
+        children = iter(node)
+    else:
+        return
+    for child in children:
+        yield from _suspects(child)
+
+
+def _aliases(node: Value) -> Iterator[str]:
+    """Yield the parameters of lambdas and the names that subqueries give to tables and columns."""
+    if isinstance(node, dict):
+        alias = node.get("alias")
+        if isinstance(alias, str) and alias and node.get("class") != "COLUMN_REF":
+            # The columns inside of the named expression are judged themselves.
+            yield alias
+        for child in node.values():
+            yield from _aliases(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _aliases(child)

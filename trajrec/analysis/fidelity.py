@@ -1,0 +1,80 @@
+"""How far recorded episodes replay: the latest verdict of each, by environment."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from trajrec.analysis.estimate import Estimate
+from trajrec.analysis.source import Source, fetch
+from trajrec.statistics.intervals import wilson
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """The replays of one environment.
+
+    Attributes:
+        env_id: The environment or world; None if unknown.
+        against: Environment that it was replayed in; "recorded" is the one that its log names;
+            None if no episode was replayed.
+        n_episodes: Fresh rollouts of the environment.
+        n_replayed: Those that were replayed, or refused.
+        grades: Their latest grades, with counts; a refusal is one of them.
+        reproduced: Share of the replayed ones that are exact, or equal in state and verdict; None
+            if none was replayed.
+        causes: Causes of divergences, with counts.
+    """
+
+    env_id: str | None
+    against: str | None
+    n_episodes: int
+    n_replayed: int
+    grades: dict[str, int]
+    reproduced: Estimate | None
+    causes: dict[str, int]
+
+
+def read_fidelity(source: Source) -> list[Fidelity]:
+    """Return how far the fresh rollouts of each environment replay."""
+    rows = fetch(
+        source,
+        """
+        SELECT env_id, against, grade, cause, count(*) AS n
+        FROM episodes LEFT JOIN latest_replay USING (episode_id) GROUP BY ALL ORDER BY ALL""",
+    )
+    totals = fetch(source, "SELECT env_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY 1")
+    found = []
+    for total in totals:
+        own = [row for row in rows if row["env_id"] == total["env_id"]]
+        arms = sorted({row["against"] for row in own if row["against"] is not None})
+        for against in arms or [None]:
+            of_arm = [row for row in own if row["against"] == against and row["grade"] is not None]
+            grades: dict[str, int] = {}
+            causes: dict[str, int] = {}
+            for row in of_arm:
+                grades[row["grade"]] = grades.get(row["grade"], 0) + row["n"]
+                if row["cause"] is not None:
+                    causes[row["cause"]] = causes.get(row["cause"], 0) + row["n"]
+            found.append(
+                Fidelity(
+                    env_id=total["env_id"],
+                    against=against,
+                    n_episodes=total["n"],
+                    n_replayed=sum(grades.values()),
+                    grades=grades,
+                    reproduced=_reproduced(grades),
+                    causes=causes,
+                )
+            )
+    return found
+
+
+def _reproduced(grades: dict[str, int]) -> Estimate | None:
+    n = sum(grades.values())
+    if not n:
+        return None
+    k = grades.get("exact", 0) + grades.get("state", 0)
+    interval = wilson(np.array([1.0] * k + [0.0] * (n - k)))
+    return Estimate(value=interval.value, ci_low=interval.ci_low, ci_high=interval.ci_high)

@@ -1,0 +1,178 @@
+"""How many tasks and rollouts would show a difference."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from trajrec.analysis.conditions import outcome_columns
+from trajrec.analysis.estimate import Estimate, as_estimate
+from trajrec.analysis.rollouts import Reading, make_cells, read_check, read_runs
+from trajrec.analysis.source import Source
+from trajrec.statistics.paired_rates import rate_over_tasks
+from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
+from trajrec.types import FloatArray
+
+POWER = 0.80
+"""The chance with which a difference should be shown: the convention of the field."""
+
+MAX_TASKS = 1_000_000
+
+
+def visible_difference(standard_error: float, n_tasks: int) -> float:
+    """Return the difference that an interval excludes 0 for, with a chance of 80 %.
+
+    Args:
+        standard_error: Of the mean difference over the tasks.
+        n_tasks: Tasks, >= 2.
+
+    >>> round(visible_difference(0.1057, 8), 2)
+    0.34
+    """
+    # The chance of a single end of the interval: P(T < t) = 0.80 is P(|T| < t) = 0.60.
+    return standard_error * (
+        t_quantile(CONFIDENCE, n_tasks - 1) + t_quantile(2 * POWER - 1, n_tasks - 1)
+    )
+
+
+def tasks_needed(spread: float, difference: float) -> int:
+    """Return the fewest tasks that show a difference with a chance of 80 %.
+
+    Args:
+        spread: Standard deviation of the differences over tasks, >= 0.
+        difference: The difference, > 0.
+
+    Returns:
+        At least 3, and at most a million.
+
+    >>> tasks_needed(0.3, 0.05)
+    285
+    """
+    low = 3
+    high = MAX_TASKS
+    while low < high:
+        middle = (low + high) // 2
+        if visible_difference(spread / math.sqrt(middle), middle) <= difference:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+ROLLOUTS = (1, 2, 4, 8, 16)
+"""Rollouts of each task in each run that a plan lists."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanRow:
+    """The tasks that a comparison needs.
+
+    Attributes:
+        n_rollouts: Rollouts of each task in each run.
+        n_tasks: Tasks that show the effect with a chance of 80 %.
+        n_tasks_high: Tasks, if rollouts of a task vary as much as the interval of their spread
+            allows.
+    """
+
+    n_rollouts: int
+    n_tasks: int
+    n_tasks_high: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How many tasks and rollouts would show an effect.
+
+    Attributes:
+        effect: The difference of rates.
+        effect_spread: Standard deviation of the effect over tasks, which is assumed.
+        rate: Mean rate over the tasks of the pilot.
+        within: Variance of one rollout around the rate of its task, mean over tasks.
+        n_tasks: Tasks of the pilot.
+        rows: A row for each number of rollouts.
+        note: How `within` was estimated.
+    """
+
+    effect: float
+    effect_spread: float
+    rate: Estimate
+    within: Estimate
+    n_tasks: int
+    rows: tuple[PlanRow, ...]
+    note: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain data, which JSON can hold."""
+        return dataclasses.asdict(self)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{row.n_tasks} x {row.n_rollouts}" for row in self.rows)
+        return f"<Plan for an effect of {self.effect:g}: tasks x rollouts {shown}>"
+
+
+def make_plan(
+    source: Source, where: str, *, check: str | None, effect: float, effect_spread: float | None
+) -> Plan:
+    """Return how many tasks and rollouts would show an effect on tasks like those of a pilot.
+
+    Raises:
+        QueryError: DuckDB rejects the condition.
+        ValueError: The effect is not in (0, 1], the condition selects by outcomes, or the pilot
+            has fewer than two tasks with graded rollouts.
+    """
+    if not 0 < effect <= 1:
+        raise ValueError(f"effect must be a difference of rates in (0, 1], got {effect!r}")
+    spread = effect if effect_spread is None else effect_spread
+    if not spread >= 0:
+        raise ValueError(f"effect_spread must be at least 0, got {effect_spread!r}")
+    if names := outcome_columns(source, where):
+        raise ValueError(f"the pilot is selected by outcomes ({', '.join(names)})")
+    (groups,) = read_runs(source, [where], Reading(check=read_check(check)))
+    cells = [cell for cell in make_cells(groups).values() if cell.n]
+    if len(cells) < 2:
+        raise ValueError(f"a pilot needs 2 tasks with graded rollouts, and has {len(cells)}")
+    rates = np.array([cell.rate for cell in cells])
+    of_mean = rate_over_tasks(rates, float(sum(cell.n for cell in cells)))
+    rate = as_estimate(of_mean)
+    repeated = [cell for cell in cells if cell.n >= 2]
+    if len(repeated) >= 2:
+        # The unbiased variance of a rollout, task by task.
+        values = np.array([c.rate * (1 - c.rate) * c.n / (c.n - 1) for c in repeated])
+        within = _variance(values)
+        note = f"spread within tasks from {len(repeated)} tasks with 2 rollouts or more"
+    else:
+        most = rate.value * (1 - rate.value)
+        within = Estimate(value=most, ci_low=0.0, ci_high=MOST_VARIANCE)
+        note = "no two tasks have 2 rollouts: tasks are taken to be alike, which asks for the most"
+    rows = [
+        PlanRow(
+            n_rollouts=n,
+            n_tasks=tasks_needed(math.sqrt(2 * within.value / n + spread**2), effect),
+            n_tasks_high=tasks_needed(math.sqrt(2 * within.ci_high / n + spread**2), effect),
+        )
+        for n in ROLLOUTS
+    ]
+    return Plan(
+        effect=effect,
+        effect_spread=spread,
+        rate=rate,
+        within=within,
+        n_tasks=len(cells),
+        rows=tuple(rows),
+        note=note,
+    )
+
+
+MOST_VARIANCE = 0.25
+"""Variance of a rollout that succeeds in half of the cases: no other varies more."""
+
+
+def _variance(values: FloatArray) -> Estimate:
+    """Return the mean variance of a rollout, with its interval, in [0, 1/4]."""
+    # A variance of rollouts is at most twice 1/4 with two of them, so half of it lies in [0, 1/4].
+    limits = rate_over_tasks(np.minimum(values * 2, 1.0), 4.0 * len(values))
+    ends = [min(MOST_VARIANCE, float(end) / 2) for end in limits]
+    return Estimate(value=ends[0], ci_low=ends[1], ci_high=ends[2])
