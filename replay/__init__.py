@@ -28,11 +28,16 @@ if TYPE_CHECKING:
     from trajrec.replay.options import ReplayOptions as ReplayOptions
     from trajrec.replay.replayer import Replayer as Replayer
     from trajrec.replay.replayer import replay_episode as replay_episode
+    from trajrec.replay.whatif import changes as changes
+    from trajrec.replay.whatif.ask import what_if as what_if
+    from trajrec.replay.whatif.budget import Budget as Budget
+    from trajrec.replay.whatif.result import WhatIfResult as WhatIfResult
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "Branch": "trajrec.replay.forks.branch:Branch",
+        "Budget": "trajrec.replay.whatif.budget:Budget",
         "Branches": "trajrec.replay.forks.batch:Branches",
         "Controls": "trajrec.replay.forks.batch:Controls",
         "DeterminismReport": "trajrec.replay.diagnose.determinism_report:DeterminismReport",
@@ -44,6 +49,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ReplayReport": "trajrec.replay.execute.report:ReplayReport",
         "Replayer": "trajrec.replay.replayer:Replayer",
         "ReplaySummary": "trajrec.replay.execute.report:ReplaySummary",
+        "WhatIfResult": "trajrec.replay.whatif.result:WhatIfResult",
+        "changes": "trajrec.replay.whatif.changes",
         "check_determinism": "trajrec.replay.diagnose.determinism:check_determinism",
         "credit": "trajrec.replay.credit",
         "first_difference": "trajrec.replay.differences:first_difference",
@@ -51,5 +58,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "fork_many": "trajrec.replay.forks.fork:fork_many",
         "replay_episode": "trajrec.replay.replayer:replay_episode",
         "replay_episodes": "trajrec.replay.batch:replay_episodes",
+        "what_if": "trajrec.replay.whatif.ask:what_if",
     },
 )

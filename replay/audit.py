@@ -72,6 +72,7 @@ class AuditedRecorder(Recorder):
         self._share = audit
         # Seeded by the log's id: each recorder of a run draws other episodes.
         self._draw = random.Random(self._writer.header.log_id)
+        self._last_drawn = -1
         self._auditor = _Auditor(tuple(allow))
         self._worker: Worker | None = None
         self._has_warned = False
@@ -80,10 +81,9 @@ class AuditedRecorder(Recorder):
         self, *, seed: int | None = None, options: dict[str, Value] | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment, and perhaps have the episode before replayed."""
-        number = self._episodes.number
+        number = self._episodes.last_recorded
         returned = super().reset(seed=seed, options=options)
-        if number >= 0 and self._episodes.number > number:
-            self._sample(number)
+        self._sample(number)
         self._collect(0.0)
         return returned
 
@@ -91,8 +91,8 @@ class AuditedRecorder(Recorder):
         """Close the recorder and the environment; wait for the open replays."""
         was_open = not self._writer.is_closed
         super().close()
-        if was_open and self._episodes.number >= 0:
-            self._sample(self._episodes.number)
+        if was_open:
+            self._sample(self._episodes.last_recorded)
         deadline = time.monotonic() + WAIT_S
         while self._worker is not None and self._worker.numbers and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
@@ -101,7 +101,10 @@ class AuditedRecorder(Recorder):
             self._worker = None
 
     def _sample(self, number: int) -> None:
-        """Draw whether an ended episode is replayed, and have it replayed."""
+        """Draw whether an ended episode is replayed, and have it replayed; each is drawn once."""
+        if number <= self._last_drawn:
+            return
+        self._last_drawn = number
         if self._draw.random() >= self._share:
             return
         if self._worker is None:

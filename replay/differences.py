@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
-from trajrec.corpus.transcript import Attempt
+from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.log.schema import Failure
+from trajrec.replay.agents.recorded_answers import model_request
 from trajrec.types import Value
 from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import show_digest
 from trajrec.values.json import describe_field, to_field, typed_keys
 from trajrec.values.paths import Path
 from trajrec.values.shown import short_pair
+
+C = TypeVar("C", Attempt, ModelCall)
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class EpisodeDifference:
 
     Attributes:
         step: The step, from 0; -1 is the reset.
-        field: The kind, "action", "call", "failure", "observation", "result", "reward", "info",
-            "state" or "end", then the JSON Pointer of the value below: "observation/2".
+        field: The kind, "action", "call", "model call", "answer", "failure", "observation",
+            "result", "reward", "info", "state" or "end", then the JSON Pointer of the value below: "observation/2".
         a: The value of the first episode.
         b: The value of the second episode.
         path: The path of the value with the types of its keys, its kind in front; it tells the
@@ -203,29 +207,63 @@ def _state_difference(a: Episode, b: Episode, observed: _SharedRows) -> Iterator
 
 
 def _agent_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
-    attempts_a = a.transcript.attempts
-    attempts_b = b.transcript.attempts
-    kinds: tuple[tuple[str, Callable[[Attempt], Value]], ...] = (
-        ("call", _call),
-        ("result", _result),
-        ("state", _state_changes),
+    yield from _paired(
+        a.transcript.model_calls,
+        b.transcript.model_calls,
+        {"model call": model_request, "answer": _answer},
+        rest=("model call", lambda call: call.messages[-1:]),
     )
-    for kind, value_of in kinds:
-        for attempt_a, attempt_b in zip(attempts_a, attempts_b, strict=False):
-            change = first_change(value_of(attempt_a), value_of(attempt_b))
+    yield from _paired(
+        a.transcript.attempts,
+        b.transcript.attempts,
+        {"call": _call, "result": _result, "state": _state_changes},
+        rest=("call", lambda attempt: attempt.tool),
+    )
+
+
+def _paired(
+    calls_a: Sequence[C],
+    calls_b: Sequence[C],
+    kinds: Mapping[str, Callable[[C], Value]],
+    *,
+    rest: tuple[str, Callable[[C], Value]],
+) -> Iterator[EpisodeDifference]:
+    """Yield the first difference of each kind between calls in the same place.
+
+    Args:
+        calls_a: The calls of the first episode.
+        calls_b: The calls of the second episode.
+        kinds: Name of the kind -> the value of a call.
+        rest: Name and value of the calls that only one of the episodes has.
+    """
+    for kind, value_of in kinds.items():
+        for call_a, call_b in zip(calls_a, calls_b, strict=False):
+            change = first_change(value_of(call_a), value_of(call_b))
             if change is not None:
-                yield _difference(attempt_a.start.step, kind, change)
+                yield _difference(call_a.start.step, kind, change)
                 break
-    n_shared = min(len(attempts_a), len(attempts_b))
-    more_a = attempts_a[n_shared:]
-    more_b = attempts_b[n_shared:]
+    n_shared = min(len(calls_a), len(calls_b))
+    more_a = calls_a[n_shared:]
+    more_b = calls_b[n_shared:]
     if more_a or more_b:
+        name, value_of = rest
         yield EpisodeDifference(
             step=(more_a or more_b)[0].start.step,
-            field="call",
-            a=[attempt.tool for attempt in more_a],
-            b=[attempt.tool for attempt in more_b],
+            field=name,
+            a=list(map(value_of, more_a)),
+            b=list(map(value_of, more_b)),
         )
+
+
+def _answer(call: ModelCall) -> Value:
+    """Return what a model said, without ids, which differ from run to run; or how it failed."""
+    if call.outcome != "ok":
+        return {"outcome": call.outcome, "message": "" if call.end is None else call.end.message}
+    said = content_of(call).answer
+    if said is None or (said.text is None and not said.calls):
+        return call.answer
+    calls = [[asked.name, asked.arguments] for asked in said.calls]
+    return {"text": said.text, "calls": calls, "finish_reason": said.finish_reason}
 
 
 def _call(attempt: Attempt) -> Value:

@@ -59,9 +59,9 @@ class EpisodeExecutor:
             previous=previous,
         )
 
-    def grade(self, executed: ExecutedEpisode) -> ReplayReport:
-        """Compare an execution with its recording."""
-        return grade_execution(executed, self._config.tolerance)
+    def grade(self, executed: ExecutedEpisode, *, is_exact: bool = False) -> ReplayReport:
+        """Compare an execution with its recording, unless `are_exact` has proved it exact."""
+        return grade_execution(executed, self._config.tolerance, is_exact=is_exact)
 
     def handle(self, episode: Episode) -> EnvHandle:
         """Return the environment for an episode: the given one, the last one, or a new one."""

@@ -17,7 +17,7 @@ from trajrec.replay.execute.factories import (
     is_world,
     world_from_factory,
 )
-from trajrec.replay.execute.grading import ExecutedEpisode
+from trajrec.replay.execute.grading import ExecutedEpisode, are_exact
 from trajrec.replay.execute.report import ReplayReport, refusal
 from trajrec.replay.execute.run import decode_ahead
 from trajrec.replay.execute.worlds import check_world_options, make_world
@@ -121,6 +121,8 @@ class Replayer:
                 to make it.
             ValueError: `checks` are given and the episode is of an environment.
         """
+        if episode.source is not None and self._world is None:
+            return _of_imported(episode)
         if episode.is_agent_episode:
             return replay_in_world(
                 episode,
@@ -177,9 +179,10 @@ class Replayer:
         After a divergence the rest of the group is executed again: looking for the cause changes
         the environment that it was executed on.
         """
+        is_exact = len(group) > 1 and are_exact(group)
         while group:
             executed = group.pop(0)
-            report = self._executor.grade(executed)
+            report = self._executor.grade(executed, is_exact=is_exact)
             if report.divergence is None:
                 yield report
                 continue
@@ -217,6 +220,17 @@ class Replayer:
         return world
 
 
+def _of_imported(episode: Episode) -> ReplayReport:
+    """Return the report of an imported episode, of which nothing can be executed."""
+    source = episode.source or {}
+    note = (
+        f"imported from {source.get('file')} (format {source.get('format')}): nothing was executed, "
+        "because the file holds neither the world nor its state; "
+        "--env MODULE:FACTORY names a world to try its calls in"
+    )
+    return ReplayReport(episode_id=episode.id, grade="observed-only", n_steps=0, notes=(note,))
+
+
 def _reason(exc: TrajrecError) -> str:
     """Return the reason of a refusal, without the episode that the report names."""
     if type(exc) is CorpusError:
@@ -231,9 +245,7 @@ def _decoded(episodes: Iterable[Episode]) -> Iterator[Episode]:
     try:
         for episode in episodes:
             group.append(episode)
-            n_bytes += sum(
-                column.raw_bytes for chunk, _ in episode.rows.parts for column in chunk.columns()
-            )
+            n_bytes += sum(chunk.raw_bytes for chunk, _ in episode.rows.parts)
             is_full = len(group) == GROUP_EPISODES or n_bytes > DECODE_AHEAD_BYTES
             if is_full or episode.is_agent_episode:
                 yield from _decode_group(group, n_bytes)

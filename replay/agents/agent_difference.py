@@ -17,7 +17,9 @@ SHOWN_CHANGES = 8
 # Characters that are printed of a value, about two lines of a terminal.
 SHOWN_CHARS = 200
 
-RequestKind: TypeAlias = Literal["model call", "tool call", "side effect", "end"]
+RequestKind: TypeAlias = Literal[
+    "model call", "tool call", "side effect", "end", "tool result", "check", "state"
+]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class AgentDifference:
 
     Attributes:
         step: The step, from 0.
-        kind: "model call", "tool call" or "side effect"; "end" if the agent ended too early.
+        kind: "model call", "tool call" or "side effect"; "end" if the agent ended too early. Of a
+            control of `trajrec.replay.what_if`: "tool result", "check" or "state" too.
         recorded: The recorded request, as plain data; None if the recording has no more of them.
         actual: The request of this run, as plain data; None if the agent has ended.
         changes: The differences between the two requests.

@@ -29,12 +29,20 @@ class LateExecution(WorldExecution):
 
     def make(self, attempt: Attempt) -> Divergence | None:
         """Make a recorded call again; return the divergence if it is compared."""
-        if self._first <= self._episode.first_step:
+        if self._has_begun or self._first <= self._episode.first_step:
             return super().make(attempt)
         if attempt.start.step < self._first:
             super().make(attempt)
             return None
         return self._begin() or super().make(attempt)
+
+    def attach(self) -> Divergence | None:
+        """Take over a world that is in the state before `first` already; compare that state.
+
+        Only calls from there on may be made.
+        """
+        self._parts = self._comparable_parts()
+        return self._begin()
 
     def _compare_first_state(self) -> Divergence | None:
         divergence = super()._compare_first_state()
@@ -75,7 +83,7 @@ class LateExecution(WorldExecution):
     def _recorded_digests(self) -> dict[str, str]:
         """Return the recorded digest of each part before the first compared step."""
         digests = dict(self._transcript.initial_digests)
-        for attempt in self._transcript.attempts:
+        for attempt in self._transcript.recorded_attempts:
             if attempt.start.step < self._first:
                 digests |= {name: digest for name, digest in attempt.digests.items() if digest}
         return digests

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from trajrec.agents.counters import ForkOrigin, StepCounter
 from trajrec.agents.episode import AgentEpisode
@@ -14,6 +15,7 @@ from trajrec.errors import ReplayError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Access, World
 from trajrec.redaction.redactor import Redactor
+from trajrec.replay.agents.watched_state import restore_watched
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.worlds import check_world_options, make_world
@@ -39,11 +41,13 @@ class Answered:
         attempts: Keys of the attempts at tool calls. The world is brought to the state after them.
         n_models: Number of model calls.
         n_side_effects: Number of side effects.
+        exchanges: Places of the HTTP exchanges among all that the episode has.
     """
 
     attempts: frozenset[AttemptKey]
     n_models: int
     n_side_effects: int
+    exchanges: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,23 @@ class LiveOptions:
         world: The world; None makes the one that the log names.
         allow: Module prefixes that may be imported because the log names them.
         redact: Whether to keep secrets out of the new log, or the `Redactor` that does so.
+        watch: The watched objects, as `trajrec.episode` takes them. They are put into the recorded
+            state.
+        episode: Further arguments of `trajrec.episode`.
+        about: Further entries of the fork's record.
     """
 
     folder: Path
     world: World | None = None
     allow: tuple[str, ...] = field(default=())
     redact: bool | Redactor = True
+    watch: Value = None
+    episode: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Value] = field(default_factory=dict)
+
+
+class LiveEpisode(AgentEpisode):
+    """The live part of another episode. Nothing stands in for it."""
 
 
 def continue_live(
@@ -108,11 +123,15 @@ def continue_live(
     def prepare(fork_world: World | None) -> None:
         if fork_world is not None:
             bring_world(episode, fork_world, answered.attempts)
+        if options.watch is not None:
+            restore_watched(episode, options.watch, answered.attempts)
 
     metadata = {
+        **options.about,
         "attempts": sorted(map(list, answered.attempts)),
         "models": answered.n_models,
         "effects": answered.n_side_effects,
+        "exchanges": list(answered.exchanges),
     }
     fork = Fork(
         episode=0,
@@ -122,16 +141,18 @@ def continue_live(
         metadata_data=codec.encode(metadata),
     )
     value = episode.transcript.value
-    live = AgentEpisode(
+    live = LiveEpisode(
         options.folder,
         task=task.task,
         task_revision=task.task_revision,
         goal=goal,
         world=world,
         interface=value(task.interface_data),
-        metadata=value(task.metadata_data),
+        metadata=_metadata(value(task.metadata_data), options.about),
         deterministic=task.held_seed is not None,
         redact=options.redact,
+        watch=options.watch,
+        **options.episode,
     )
     live.continue_from(ForkOrigin(fork, start, steps, prepare))
     # Begun here, and ended by the rerun: the agent holds the rerun, not this episode.
@@ -139,3 +160,8 @@ def continue_live(
     for tool in functions:
         live.tool(tool.function, name=tool.name, schema=tool.schema, access=tool.access)
     return live
+
+
+def _metadata(recorded: Value, about: Mapping[str, Value]) -> Value:
+    """Return the recorded metadata with an entry for an experiment, so that SQL can select it."""
+    return {**(recorded or {}), **about} if about else recorded

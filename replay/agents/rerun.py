@@ -1,49 +1,57 @@
 """`trajrec.rerun`: runs an agent's own loop against its recording.
 
-Models, tools and side effects answer from the log. The first request of the agent that it did not
-make when it was recorded is reported, with its differences.
+Models, tools and side effects answer from the log. The first request that it lacks is reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
 
-from trajrec.agents.arguments import arguments_of, request_of, tool_name
+from trajrec.agents.arguments import request_of
 from trajrec.agents.context import EpisodeToken, enter_episode, leave_episode
 from trajrec.agents.counters import CounterMark, StepCounter
 from trajrec.agents.episode import AgentEpisode
-from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
+from trajrec.agents.routing import connect_taps
+from trajrec.agents.tool_wrappers import AnsweredStream, ToolStream
+from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import recorded_requests
-from trajrec.corpus.transcript import Attempt
-from trajrec.errors import AgentDivergedError
-from trajrec.log.reader import LogReader
-from trajrec.log.schema import EpisodeStart
-from trajrec.protocols import Access, Tool, Verdict, World
-from trajrec.redaction.comparison import differences, redacted_like
+from trajrec.corpus.http_exchanges import HttpExchange
+from trajrec.errors import AgentDivergedError, ReplayError, RerunStopped, ToolNotHeldError
+from trajrec.protocols import World
+from trajrec.recording.faults import causes_of
+from trajrec.redaction.comparison import differences
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
-from trajrec.replay.agents.live_fork import Answered, FunctionTool, LiveOptions, continue_live
-from trajrec.types import JsonObject, Value
-from trajrec.values import codec
-from trajrec.values.recorded import (
-    RecordedStream,
-    as_exception,
-    deliver,
-    deliver_error,
-    rehydrate,
+from trajrec.replay.agents.continued_episode import ContinuedEpisode
+from trajrec.replay.agents.live_fork import Answered, LiveOptions, continue_live
+from trajrec.replay.agents.recorded_answers import (
+    as_stored,
+    body_value,
+    call_items,
+    call_result,
+    check_unchanged,
+    exchange_request,
+    first_unmade,
+    model_answer,
+    model_request,
+    only_episode,
+    recorded_goal,
 )
-from trajrec.verifiers import identify
+from trajrec.replay.agents.tool_answers import ToolAnswers, asked_unheld
+from trajrec.replay.agents.wire_answers import AnsweredExchange, WireAnswers, answer_of
+from trajrec.types import JsonObject, Value
+from trajrec.values.recorded import as_exception, rehydrate
+from trajrec.wire.exchange import Exchange, HttpRequest
 
-_NO_CALL_END = "the recorded call was open when its log ended"
-_NO_MODEL_END = "the recorded model call was open when its log ended"
+_OWN_ERRORS = (AgentDivergedError, RerunStopped)
 
 
-class Rerun:
+class Rerun(ContinuedEpisode):
     """An episode that answers from its recording, without a model, a tool or a network.
 
         with trajrec.rerun(corpus.episode("3f2a")) as ep:
@@ -54,23 +62,29 @@ class Rerun:
         episode: An agent's episode, or the path of a log that holds only one episode.
         on_difference: "stop" raises AgentDivergedError at the first request that differs. "report"
             does the same, but catches the error at the end of the `with` block; see `difference`.
-            "live" continues from there with the real model, tools and world, as an
-            episode of its own, `live`, which is recorded as a fork.
+            "live" continues from there with the real model, tools and world, as a fork: `live`.
         folder: For "live": the corpus that records the fork. Default: the recording's folder.
         world: For "live": the world. Default: the world that the log names is made. It is brought
             to the point that the agent has reached.
+        watch: For "live": the watched objects, database or folder, which are put into the state of
+            that point, and proved to be.
         allow: For "live": module prefixes that may be imported because the log names them.
+        ignore: Regular expressions. Their matches in texts of requests, say a date, do not count.
         redact: The `Redactor` that the episode was recorded with, if it was not the default one.
+        run_tools: "read" runs the tools that were declared so for real, "all" runs all. By default
+            none runs: `ToolNotHeldError` ends the rerun before the agent can run one.
 
     Attributes:
         episode: The recorded episode.
         difference: The first difference; None if there was none so far.
+        error: The error that ended the agent, or is to end it; None if there was none so far.
         live: The episode that continues live; None before the first difference.
         world: The world of the live episode; None before, because the log answers.
         goal: The agent's goal.
 
     Raises:
         ValueError: The episode is an environment's, or the log does not hold exactly one episode.
+        ReplayError: The episode is a run of `trajrec.replay.what_if` with a change.
     """
 
     def __init__(
@@ -80,40 +94,47 @@ class Rerun:
         on_difference: Literal["stop", "report", "live"] = "stop",
         folder: str | Path | None = None,
         world: World | None = None,
+        watch: Value = None,
         allow: Iterable[str] = (),
+        ignore: Iterable[str | re.Pattern[str]] = (),
         redact: bool | Redactor = True,
+        run_tools: Literal["read", "all"] | None = None,
     ) -> None:
         if not isinstance(episode, Episode):
-            episode = _only_episode(Path(episode))
+            episode = only_episode(Path(episode))
         if not episode.is_agent_episode:
             raise ValueError(
                 f"episode {episode.id} is an environment's, not an agent's; "
                 "replay it with trajrec.replay"
             )
-        self.episode = episode
+        check_unchanged(episode)
+        super().__init__(episode)
         self.difference: AgentDifference | None = None
-        self.live: AgentEpisode | None = None
         self.world: World | None = None
-        self.goal = _goal(episode)
+        self.goal = recorded_goal(episode)
         self._on_difference = on_difference
         self._live_options = LiveOptions(
             folder=episode.path.parent if folder is None else Path(folder),
             world=world,
+            watch=watch,
             allow=tuple(allow),
             redact=redact,
         )
-        self._functions: list[FunctionTool] = []
         self._redactor = as_redactor(redact)
-        self._steps = StepCounter()
         self._token: EpisodeToken | None = None
-        self._has_ended = False
         self._requests = recorded_requests(episode)
-        self._open_attempts = list(self._requests.attempts)
+        self._answers = WireAnswers(
+            self._requests.exchanges, self._redactor, [re.compile(text) for text in ignore]
+        )
+        self.error: ReplayError | None = None
+        self._run_tools = run_tools
+        self._tools = ToolAnswers(self._requests.attempts, self._redactor)
         self._n_models = 0
         self._n_side_effects = 0
 
-    def __enter__(self) -> Rerun:
+    def __enter__(self) -> Self:
         self._token = enter_episode(self)
+        self._disconnect = connect_taps(self)
         return self
 
     def __exit__(
@@ -125,67 +146,31 @@ class Rerun:
             self.live.__exit__(kind, exc, tb)
         if self._token is not None:
             leave_episode(self._token)
+            self._disconnect()
         if exc is None and self.live is None and self.difference is None:
             self._check_end()
-        return isinstance(exc, AgentDivergedError) and self._on_difference == "report"
-
-    async def __aenter__(self) -> Rerun:
-        return self.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool:
-        return self.__exit__(kind, exc, tb)
+        is_own = any(isinstance(cause, _OWN_ERRORS) for cause in causes_of(exc))
+        if self._on_difference == "report" and not isinstance(self.error, ToolNotHeldError):
+            return is_own
+        # Also if the agent or its framework has caught it: it must not pass for a good run.
+        if self.error is not None and (exc is None or (is_own and exc is not self.error)):
+            raise self.error
+        return False
 
     @property
-    def id(self) -> str:
-        """Id of the recorded episode, or of the live one."""
-        return self.episode.id if self.live is None else self.live.id
+    def n_matched(self) -> Mapping[str, int]:
+        """How many HTTP requests were found by each of `trajrec.replay.agents.wire_answers.KEYS`."""
+        return self._answers.n_matched
 
-    @property
-    def has_ended(self) -> bool:
-        """Whether the block of the rerun was left."""
-        return self._has_ended
+    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+        """Return the recorded items of a call of a generator."""
+        found = self._take_attempt(tool, arguments, "", has_code=True)
+        if isinstance(found, AgentEpisode):
+            return found.open_stream(tool, arguments)
+        return AnsweredStream(None if self._runs(found) else call_items(found))
 
-    @property
-    def n_steps(self) -> int:
-        """Number of steps so far."""
-        return self._steps.step + 1
-
-    @property
-    def last_step(self) -> int:
-        """Number of the last step; -1 before the first."""
-        return self._steps.step
-
-    def tool(
-        self,
-        function: Callable[..., Value],
-        *,
-        name: str = "",
-        schema: JsonObject | None = None,
-        access: Access = "unknown",
-    ) -> Callable[..., Value]:
-        """Return a function that stands for a tool and answers from the log."""
-        tool = FunctionTool(
-            function=function, name=name or tool_name(function), schema=schema, access=access
-        )
-        self._functions.append(tool)
-        if self.live is not None:
-            return self.live.tool(function, name=tool.name, schema=schema, access=access)
-
-        def recorded(*args: Value, **kwargs: Value) -> Value:
-            return self.execute(tool.name, arguments_of(function, args, kwargs))
-
-        return recorded
-
-    def call(self, tool: str, /, **arguments: Value) -> Value:
-        """Return the recorded result of a call, or raise its recorded exception."""
-        return self.execute(tool, arguments)
-
-    def register_tool(self, tool: Tool) -> None:
-        """Describe a tool to the live episode; the recording needs no description."""
-        if self.live is not None:
-            self.live.register_tool(tool)
+    def _runs(self, attempt: Attempt) -> bool:
+        return self._run_tools == "all" or self._run_tools == attempt.start.access == "read"
 
     def execute(
         self,
@@ -200,26 +185,45 @@ class Rerun:
         Raises:
             AgentDivergedError: The recording has no such call at this step.
         """
+        found = self._take_attempt(tool, arguments, call_id, has_code=run is not None)
+        if isinstance(found, AgentEpisode):
+            return found.execute(tool, arguments, call_id=call_id, run=run)
+        return call_result(found) if run is None or not self._runs(found) else run()
+
+    def answer_call(self, tool: str, arguments: JsonObject) -> Attempt:
+        """Return the recorded attempt that answers a call, in whatever step it was.
+
+        A server serves several conversations, whose calls it cannot tell apart.
+
+        Raises:
+            AgentDivergedError: The recording has no such call.
+        """
+        with self._steps.lock:
+            step = self._tools.step_of(tool, arguments)
+            if step is not None:
+                self._steps.enter(step)
+            found = self._take_attempt(tool, arguments, "", has_code=False)
+        if isinstance(found, AgentEpisode):
+            raise ReplayError(
+                "the calls of MCP servers cannot go on live", episode_id=self.episode.id
+            )
+        return found
+
+    def _take_attempt(
+        self, tool: str, arguments: JsonObject, call_id: str, *, has_code: bool
+    ) -> Attempt | AgentEpisode:
+        """Return the attempt that answers a call, or the live episode that makes the call."""
         if self.live is not None:
-            return self.live.execute(tool, arguments, call_id=call_id, run=run)
+            return self.live
         # The mark is from before the call: a live episode makes the call again, with its number.
         mark = self._steps.mark()
         position = self._steps.next_call()
-        actual = _plain({"tool": tool, "arguments": arguments})
-        # Calls of other steps are no candidates: an agent that skips a step has changed. Within a
-        # step, concurrent calls may come in any order.
-        candidates = [
-            attempt
-            for attempt in self._open_attempts
-            if attempt.start.step == position.step and attempt.start.attempt == position.attempt
-        ]
-        for attempt in candidates:
-            if self._is_recorded(_request(attempt), actual):
-                self._open_attempts.remove(attempt)
-                return _result(attempt)
-        recorded = _request(candidates[0]) if candidates else None
-        live = self._diverge(position.step, "tool call", recorded, actual, mark)
-        return live.execute(tool, arguments, call_id=call_id, run=run)
+        found = self._tools.take(position, tool, arguments, call_id)
+        if isinstance(found, Attempt):
+            if has_code and not self._runs(found):
+                self._tools.excuse(found)
+            return found
+        return self._diverge(position.step, "tool call", found.recorded, found.actual, mark)
 
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Return the recorded answer; `function` is not called.
@@ -232,27 +236,49 @@ class Rerun:
         mark = self._steps.mark()
         with self._steps.lock:
             number, _, _ = self._steps.next_model_call()
-        actual = _plain(request_of(args, kwargs))
+        actual = as_stored(request_of(args, kwargs))
         calls = self._requests.model_calls
         call = calls[number] if number < len(calls) else None
-        recorded = None if call is None else {"messages": call.messages, **call.request}
-        if call is None or not self._is_recorded(recorded, actual):
+        recorded = None if call is None else model_request(call)
+        if call is None or not self._tools.is_recorded(recorded, actual):
             live = self._diverge(self._steps.step, "model call", recorded, actual, mark)
             return live.model(function, *args, **kwargs)
         self._n_models += 1
-        end = call.end
-        if end is None:
-            cut_off = as_exception("builtins.TimeoutError", _NO_MODEL_END)
-            if call.answer is None:
-                raise cut_off
-            return RecordedStream(rehydrate(call.answer), cut_off)
-        error = as_exception(end.error_type, end.message) if end.error_type else None
-        if end.answer_data is None:
-            return deliver_error(as_exception(end.error_type, end.message), end.is_async)
-        answer = rehydrate(call.answer)
-        if end.is_streamed:
-            answer = RecordedStream(answer, error)
-        return deliver(answer, end.is_async)
+        return model_answer(call)
+
+    def begin_exchange(self, request: HttpRequest) -> Exchange | None:
+        """Answer an HTTP request of a model client from its recorded exchange.
+
+        Raises:
+            RerunStopped: The recording has no such request.
+        """
+        if self.live is not None:
+            return self.live.begin_exchange(request)
+        with self._steps.lock:
+            mark = self._steps.mark()
+            exchange = self._answers.take(request)
+            if exchange is not None:
+                # Calls of one answer may come in any order, so the recording tells the step.
+                if exchange.start.model_call >= 0:
+                    self._steps.enter(exchange.start.step)
+                self._refuse_unheld(exchange)
+                return self._answer(exchange)
+        try:
+            live = self._diverge_on_wire(request, mark)
+        except AgentDivergedError as exc:
+            # No Exception: a client would take it for a failure of the network, and try again.
+            raise RerunStopped(exc) from exc
+        return live.begin_exchange(request)
+
+    def _answer(self, exchange: HttpExchange) -> Exchange:
+        return AnsweredExchange(answer_of(exchange))
+
+    def _refuse_unheld(self, exchange: HttpExchange) -> None:
+        """Raise if an answer asks for a tool of which the recording has no result."""
+        unheld = asked_unheld(self.episode, exchange)
+        if unheld and self._run_tools != "all" and self._on_difference != "live":
+            self.error = ToolNotHeldError(unheld, episode_id=self.episode.id)
+            raise RerunStopped(self.error)
 
     def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
         """Return the recorded value from outside; `function` is not called.
@@ -263,12 +289,12 @@ class Rerun:
         if self.live is not None:
             return self.live.side_effect(name, function, *args)
         mark = self._steps.mark()
-        actual = _plain({"name": name, "arguments": list(args)})
+        actual = as_stored({"name": name, "arguments": list(args)})
         recorded = None
         if self._n_side_effects < len(self._requests.side_effects):
             event, transcript = self._requests.side_effects[self._n_side_effects]
             recorded = {"name": event.name, "arguments": transcript.value(event.arguments_data)}
-            if self._is_recorded(recorded, actual):
+            if self._tools.is_recorded(recorded, actual):
                 self._n_side_effects += 1
                 if event.value_data is None:
                     raise as_exception(event.error_type, event.message)
@@ -276,54 +302,25 @@ class Rerun:
         live = self._diverge(self._steps.step, "side effect", recorded, actual, mark)
         return live.side_effect(name, function, *args)
 
-    def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
-        """Return the recorded verdict of a verifier, or an empty one; a live episode runs it."""
-        if self.live is not None:
-            return self.live.check(verifier, *args)
-        check_id = identify(verifier).id
-        for check in self.episode.checks:
-            if check.check_id == check_id:
-                evidence = self.episode.transcript.value(check.evidence_data)
-                return Verdict(check.verdict, check.score, evidence)
-        return Verdict(None)
-
-    def step(self) -> AbstractContextManager[int]:
-        """Make the calls of a block one step."""
-        return self._steps.grouped()
-
-    def attempts(
-        self, plan: RetryPlan = 3, *, wait: float = 0.0, on: Exceptions = Exception
-    ) -> AttemptLoop:
-        """Retry a block as the recorded loop did, without waiting between tries."""
-        return AttemptLoop(plan, 0.0 if self.live is None else wait, on)
-
-    def stop(
-        self, reason: str, *, claimed_done: bool | None = None, truncated: bool = False
-    ) -> None:
-        """Record why a live episode ends; the recording has its own reason."""
-        if self.live is not None:
-            self.live.stop(reason, claimed_done=claimed_done, truncated=truncated)
-
     def _check_end(self) -> None:
         """Report the first recorded request that the agent did not make."""
-        recorded: JsonObject
-        model_calls = self._requests.model_calls[self._n_models :]
-        if model_calls:
-            call = model_calls[0]
-            step = call.start.step
-            recorded = {"messages": call.messages[-1:], **call.request}
-        elif self._open_attempts:
-            step = self._open_attempts[0].start.step
-            recorded = _request(self._open_attempts[0])
-        else:
+        unmade = first_unmade(
+            self._tools.not_excused(self._requests.model_calls[self._n_models :]),
+            self._tools.not_excused(self._answers.unused),
+            self._tools.not_excused(self._tools.unused),
+        )
+        if unmade is None:
             return
-        self.difference = AgentDifference(step, "end", recorded, None)
+        self.difference = AgentDifference(*unmade, None)
         if self._on_difference == "stop":
             raise AgentDivergedError(self.difference, episode_id=self.episode.id)
 
-    def _is_recorded(self, recorded: Value, actual: Value) -> bool:
-        """Return whether a request is the recorded one, both without their secrets."""
-        return not differences(recorded, redacted_like(recorded, actual, self._redactor))
+    def _diverge_on_wire(self, request: HttpRequest, mark: CounterMark) -> AgentEpisode:
+        """Raise the difference of an HTTP request, or return the episode that continues live."""
+        miss = self._answers.miss(request)
+        recorded = None if miss.nearest is None else exchange_request(miss.nearest)
+        step = self._steps.step + 1 if miss.nearest is None else miss.nearest.start.step
+        return self._diverge(step, "model call", recorded, body_value(miss.body), mark)
 
     def _diverge(
         self, step: int, kind: RequestKind, recorded: Value, actual: Value, mark: CounterMark
@@ -333,67 +330,36 @@ class Rerun:
         actual = self._redactor.plain(actual)
         changes = () if recorded is None else tuple(differences(recorded, actual))
         difference = AgentDifference(step, kind, recorded, actual, changes)
-        if self.difference is None:
-            self.difference = difference
+        self.difference = self.difference or difference
         if self._on_difference != "live":
-            raise AgentDivergedError(difference, episode_id=self.episode.id)
+            self.error = self.error or AgentDivergedError(difference, episode_id=self.episode.id)
+            raise self.error
         self._steps.rewind(mark)
-        open_keys = {attempt.key for attempt in self._open_attempts}
-        keys = {attempt.key for attempt in self._requests.attempts}
-        self.live = continue_live(
+        return self._go_live(max(0, step))
+
+    def _go_live(self, step: int) -> AgentEpisode:
+        """Go on live from a step."""
+        self.live = self._begin_live(step, self._steps)
+        self.world = self.live.world
+        return self.live
+
+    def _begin_live(self, step: int, steps: StepCounter) -> AgentEpisode:
+        """Begin the live episode at a step, in the state after the requests that were answered."""
+        return continue_live(
             self.episode,
-            max(0, step),
-            steps=self._steps,
-            answered=Answered(
-                attempts=frozenset(keys - open_keys),
-                n_models=self._n_models,
-                n_side_effects=self._n_side_effects,
-            ),
+            step,
+            steps=steps,
+            answered=self._answered(),
             functions=self._functions,
             goal=self.goal,
             options=self._live_options,
         )
-        self.world = self.live.world
-        return self.live
 
-
-def _plain(value: Value) -> Value:
-    """Return a value as a log gives it back."""
-    return codec.decode(codec.encode(value, opaque=True))
-
-
-def _goal(episode: Episode) -> Value:
-    task = episode.transcript.task_start
-    if task is None or task.goal_data is None:
-        return None
-    return rehydrate(episode.transcript.value(task.goal_data))
-
-
-def _only_episode(path: Path) -> Episode:
-    reader = LogReader(path)
-    numbers = {
-        event.episode
-        for chunk in reader.chunks()
-        for event in chunk.record.events
-        if isinstance(event, EpisodeStart)
-    }
-    if len(numbers) != 1:
-        raise ValueError(
-            f"{path} holds {len(numbers)} episodes, not one; "
-            "give an episode: trajrec.open(folder).episode(id)"
+    def _answered(self) -> Answered:
+        """Return the requests that the recording has answered so far."""
+        return Answered(
+            attempts=self._tools.used_keys,
+            n_models=self._n_models,
+            n_side_effects=self._n_side_effects,
+            exchanges=tuple(self._answers.used_places),
         )
-    return Episode(reader, numbers.pop())
-
-
-def _request(attempt: Attempt) -> JsonObject:
-    return {"tool": attempt.tool, "arguments": attempt.arguments}
-
-
-def _result(attempt: Attempt) -> Value:
-    """Return the recorded result of a call, or raise its recorded exception."""
-    end = attempt.end
-    if end is None:
-        raise as_exception("builtins.TimeoutError", _NO_CALL_END)
-    if end.is_raised:
-        return deliver_error(as_exception(end.error_type, end.message), end.is_async)
-    return deliver(rehydrate(attempt.result), end.is_async)

@@ -15,9 +15,7 @@ from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import RedactedError, RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
-from trajrec.redaction.comparison import default_redactor, is_same_mark, redacted_like
-from trajrec.redaction.digests import has_mark, is_mark
-from trajrec.redaction.names import strength_of
+from trajrec.redaction.comparison import is_same_redacted, redacted_like
 from trajrec.replay.agents.world_changes import (
     UNORDERED,
     differences,
@@ -122,7 +120,7 @@ class WorldExecution:
     def bring(self, places: Collection[AttemptKey]) -> Divergence | None:
         """Reset the world and make some calls again; return the first divergence."""
         divergence = self._reset()
-        for attempt in self._transcript.attempts:
+        for attempt in self._transcript.recorded_attempts:
             if divergence is not None:
                 break
             if attempt.key in places:
@@ -154,7 +152,7 @@ class WorldExecution:
         divergence = self._reset()
         if divergence is not None or self._reset_failure() is not None:
             return divergence
-        for attempt in self._transcript.attempts:
+        for attempt in self._transcript.recorded_attempts:
             step = attempt.start.step
             try:
                 divergence = self.make(attempt)
@@ -212,22 +210,7 @@ class WorldExecution:
 
     def _compare_first_state(self) -> Divergence | None:
         """Compare the state after the reset, part by part."""
-        task = self._transcript.task_start
-        recorded = [] if task is None else task.parts
-        self._parts = find_parts(self._world, None)
-        has_same_parts = [part.name for part in self._parts] == [name for name, _, _ in recorded]
-        for part, (_, name, version) in zip(self._parts, recorded, strict=False):
-            if has_same_values(part.tracker, name, version):
-                # The changes are compared in any case.
-                self._loose.add(part.name)
-            elif (part.tracker.name, part.tracker.version) != (name, version):
-                has_same_parts = False
-        if not has_same_parts:
-            self._parts = []
-            self._note("state not compared: it was captured in another way")
-            return None
-        if not self._parts:
-            self._note("state not compared: the world gives none")
+        self._parts = self._comparable_parts()
         for part in self._parts:
             value, digest = part.tracker.begin()
             if not is_same(self._transcript.initial_state.get(part.name), value):
@@ -240,6 +223,25 @@ class WorldExecution:
                         return divergence
             self._digests[part.name] = digest
         return None
+
+    def _comparable_parts(self) -> list[Part]:
+        """Return the parts of the world's state; none if they were captured in another way."""
+        task = self._transcript.task_start
+        recorded = [] if task is None else task.parts
+        parts = find_parts(self._world, None)
+        has_same_parts = [part.name for part in parts] == [name for name, _, _ in recorded]
+        for part, (_, name, version) in zip(parts, recorded, strict=False):
+            if has_same_values(part.tracker, name, version):
+                # The changes are compared in any case.
+                self._loose.add(part.name)
+            elif (part.tracker.name, part.tracker.version) != (name, version):
+                has_same_parts = False
+        if not has_same_parts:
+            self._note("state not compared: it was captured in another way")
+            return []
+        if not parts:
+            self._note("state not compared: the world gives none")
+        return parts
 
     def _restore(self, attempt: Attempt) -> None:
         """Restore the recorded state after an attempt.
@@ -371,7 +373,7 @@ class WorldExecution:
     def _judge(self, step: int, change: Change) -> Divergence | None:
         """Return a difference as a divergence; None if it is ignored, or of secrets alone."""
         label = self._tolerance.label(change)
-        if label is None and self._is_redacted(change):
+        if label is None and is_same_redacted(change, self._tolerance.redactor):
             label = f"secrets in {to_field(change.path)}"
         if label is not None:
             self._ignored.add(label)
@@ -387,14 +389,3 @@ class WorldExecution:
             actual=change.after,
             ulps=ulp_distance(change.before, change.after),
         )
-
-    def _is_redacted(self, change: Change) -> bool:
-        """Return whether a live value would have been recorded as the recorded one."""
-        if not isinstance(change.before, str) or not has_mark(change.before):
-            return False
-        # Under the name of a secret, a mark stands for any text.
-        is_named = any(isinstance(key, str) and strength_of(key) for key in change.path)
-        if is_named and is_mark(change.before) and isinstance(change.after, str):
-            return True
-        redactor = self._tolerance.redactor or default_redactor()
-        return is_same_mark(change._replace(after=redactor.plain(change.after)))

@@ -16,7 +16,7 @@ from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import DivergenceError, ReplayError
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.late_execution import LateExecution
-from trajrec.replay.agents.world_execution import ExecutionResult, WorldExecution
+from trajrec.replay.agents.world_execution import ExecutionResult
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, Grade, ReplayReport, refusal
 from trajrec.replay.execute.secrets import redacted_error, redaction_notes
@@ -119,7 +119,7 @@ def bring_world(episode: Episode, world: World, places: Collection[AttemptKey]) 
             is unknown.
     """
     _check_start(episode)
-    made = [attempt for attempt in episode.transcript.attempts if attempt.key in places]
+    made = [attempt for attempt in episode.transcript.recorded_attempts if attempt.key in places]
     check_proved(episode, made)
     _raise_if_diverged(_execution(episode, world).bring(places), episode)
 
@@ -157,7 +157,7 @@ def walk_world(episode: Episode, world: World, tolerance: Tolerance | None = Non
     _check_start(episode)
     execution = _execution(episode, world, tolerance=tolerance)
     _raise_if_diverged(execution.bring(()), episode)
-    attempts = episode.transcript.attempts
+    attempts = episode.transcript.recorded_attempts
     for step in range(episode.first_step, episode.end_step):
         if episode.redacted_step is not None and episode.redacted_step < step:
             raise redacted_error(episode, f"step {step} cannot be reached and verified")
@@ -166,6 +166,28 @@ def walk_world(episode: Episode, world: World, tolerance: Tolerance | None = Non
             if attempt.start.step == step:
                 _raise_if_diverged(execution.make(attempt), episode)
     yield episode.end_step
+
+
+def continue_world(
+    episode: Episode, world: World, first: int, last: int, tolerance: Tolerance | None = None
+) -> DivergenceError | None:
+    """Make the recorded calls of the steps [first, last) in a world that was brought to `first`.
+
+    Returns:
+        The first difference from the recording, None if there is none.
+    """
+    execution = _execution(episode, world, tolerance=tolerance, first=first)
+    divergence = execution.attach()
+    for attempt in episode.transcript.recorded_attempts:
+        if divergence is not None:
+            break
+        if first <= attempt.start.step < last:
+            divergence = execution.make(attempt)
+    try:
+        _raise_if_diverged(divergence, episode)
+    except DivergenceError as exc:
+        return exc
+    return None
 
 
 def fork_attempts(episode: Episode) -> set[AttemptKey]:
@@ -188,7 +210,7 @@ def _execution(
     tolerance: Tolerance | None = None,
     resync: bool = False,
     first: int = 0,
-) -> WorldExecution:
+) -> LateExecution:
     def prepare_fork() -> None:
         assert episode.fork is not None
         assert episode.parent is not None

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from trajrec.replay.forks.policies import FunctionPolicy as FunctionPolicy
     from trajrec.replay.forks.policies import Policy as Policy
     from trajrec.replay.forks.policies import RandomPolicy as RandomPolicy
-    from trajrec.replay.forks.policies import StableBaselines3Policy as StableBaselines3Policy
     from trajrec.replay.forks.policies import TabularPolicy as TabularPolicy
+    from trajrec.replay.forks.sb3_policy import StableBaselines3Policy as StableBaselines3Policy
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
@@ -45,7 +45,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "RandomPolicy": "trajrec.replay.forks.policies:RandomPolicy",
         "RolloutOptions": "trajrec.replay.credit.sampling.options:RolloutOptions",
         "SkillLuckSplit": "trajrec.replay.credit.results.table:SkillLuckSplit",
-        "StableBaselines3Policy": "trajrec.replay.forks.policies:StableBaselines3Policy",
+        "StableBaselines3Policy": "trajrec.replay.forks.sb3_policy:StableBaselines3Policy",
         "TabularPolicy": "trajrec.replay.forks.policies:TabularPolicy",
         "counterfactual": "trajrec.replay.credit.estimators.counterfactual:counterfactual",
         "decisive_step": "trajrec.replay.credit.estimators.decisive:decisive_step",

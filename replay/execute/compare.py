@@ -6,8 +6,7 @@ and bits.
 
 from __future__ import annotations
 
-import contextlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,11 +18,18 @@ from trajrec.redaction.comparison import (
     is_same_mark,
     redacted_like,
 )
-from trajrec.replay.execute.column_compare import has_same_infos, has_same_rewards
+from trajrec.replay.execute.column_compare import (
+    has_same_infos,
+    has_same_observations,
+    has_same_rewards,
+    has_same_states,
+    row_spans,
+)
 from trajrec.replay.execute.execution import Execution
+from trajrec.replay.execute.kept_values import encoded, restored
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.execute.tolerance import Tolerance
-from trajrec.types import Array, Info, Value
+from trajrec.types import Array, Value
 from trajrec.values import codec
 from trajrec.values.arrays import array_bytes
 from trajrec.values.diff import Change, diff, first_change
@@ -68,7 +74,7 @@ def compare(episode: Episode, execution: Execution, tolerance: Tolerance) -> Div
     changes = [
         compare_observations(episode, execution, tolerance),
         _compare_rewards(episode, execution, tolerance),
-        _compare_flags(episode, execution),
+        compare_flags(episode, execution),
         _compare_infos(episode, execution, tolerance),
         _compare_states(episode, execution, tolerance),
     ]
@@ -139,18 +145,11 @@ def compare_observations(
     live = execution.observations[first_row:]
     if all(item is None for item in live):
         return None
-    template = execution.template
-    recorded = episode.stored_observations
-    if (
-        template is not None
-        and isinstance(recorded, np.ndarray)
-        and (recorded.dtype, recorded.shape[1:]) == (template.dtype, template.shape)
+    # None stands for the first row of a tail, which was compared when it was reached.
+    if live[0] is not None and has_same_observations(
+        row_spans([episode]), live, execution.template
     ):
-        # One comparison for the whole episode. Joining raises TypeError for an observation that is
-        # not like the reset's.
-        with contextlib.suppress(TypeError):
-            if b"".join(live) == recorded[: len(live)].tobytes():  # type: ignore[arg-type]
-                return None
+        return None
     rows = zip(episode.observation_values, live, strict=False)
     for row, (expected, item) in enumerate(rows, first_row):
         if item is None:
@@ -167,7 +166,7 @@ def _compare_rewards(
     episode: Episode, execution: Execution, tolerance: Tolerance
 ) -> FieldChange | None:
     n_rows = len(execution.rewards)
-    if has_same_rewards(episode, execution, n_rows):
+    if has_same_rewards(row_spans([episode]), execution.rewards):
         return None
     rows = zip(episode.reward_values[:n_rows], execution.rewards, strict=True)
     for row, (expected, reward) in enumerate(rows, 1):
@@ -178,8 +177,8 @@ def _compare_rewards(
     return None
 
 
-def _compare_flags(episode: Episode, execution: Execution) -> FieldChange | None:
-    """Compare the row at which the episode ended, and its flags."""
+def compare_flags(episode: Episode, execution: Execution) -> FieldChange | None:
+    """Return a difference in the row at which the episode ended, or in its flags."""
     last_row = len(episode.actions) - 1
     if last_row < 0:
         return None
@@ -204,12 +203,19 @@ def _compare_flags(episode: Episode, execution: Execution) -> FieldChange | None
     return FieldChange(row + 1, "truncated", Change((), was_truncated, truncated))
 
 
+def has_same_reset_info(episode: Episode, execution: Execution) -> bool:
+    """Return whether the info of the reset has the recorded bytes, or was not compared."""
+    start = episode.start
+    assert start is not None
+    return not execution.reset_info or execution.reset_info == start.info_data
+
+
 def _compare_infos(
     episode: Episode, execution: Execution, tolerance: Tolerance
 ) -> FieldChange | None:
     start = episode.start
     assert start is not None
-    if execution.reset_info and execution.reset_info != start.info_data:
+    if not has_same_reset_info(episode, execution):
         change = first_counting_change(
             "info",
             codec.decode(start.info_data),
@@ -222,17 +228,12 @@ def _compare_infos(
     if not execution.infos and not episode.has_infos:
         return None
     n_rows = len(execution.rewards)
-    if has_same_infos(episode, execution, n_rows):
+    is_regular = not episode.rows.irregular
+    if is_regular and has_same_infos(row_spans([episode]), execution.infos, n_rows):
         return None
     for row, recorded in enumerate(episode.rows.infos()[:n_rows]):
         item = execution.infos.get(row, {})
-        live: Info
-        if isinstance(item, dict):
-            live = item
-        elif codec.encode(recorded, opaque=True) == item:
-            continue
-        else:
-            live = codec.decode(item)
+        live = restored(item)
         change = first_counting_change("info", recorded, live, execution, tolerance)
         if change is not None:
             return FieldChange(row + 1, "info", change)
@@ -242,13 +243,22 @@ def _compare_infos(
 def _compare_states(
     episode: Episode, execution: Execution, tolerance: Tolerance
 ) -> FieldChange | None:
+    if not execution.has_states:
+        return None
+    is_same = episode.has_reset and has_same_states(
+        row_spans([episode]), execution.whole_states, execution.n_states
+    )
+    if is_same and not execution.keeps_digests:
+        return None
     digests = episode.state_digests
-    if digests is None or not execution.states:
+    if digests is None:
         return None
     first_row = _first_row(episode)
     live = execution.state_digests()[first_row:]
     expected = digests[: len(live)]
     differs = expected != live[: len(expected)]
+    if is_same and not differs.any():
+        return None
     if episode.redacted_step is not None:
         _compare_redacted_states(episode, execution, tolerance, differs)
     if tolerance.ignores_digests:
@@ -263,9 +273,9 @@ def _compare_states(
         state = execution.whole_states[row]
         if _is_same_state(recorded, state):
             continue
-        change = first_change(recorded, _decoded(state))
+        change = first_change(recorded, restored(state))
         if change is not None and has_marks(recorded):
-            change = first_counting_change("state", recorded, _decoded(state), execution, tolerance)
+            change = first_counting_change("state", recorded, restored(state), execution, tolerance)
         if change is not None:
             return FieldChange(row, "state", change)
     if first_differing is None:
@@ -293,7 +303,7 @@ def _compare_redacted_states(
         live = execution.whole_states.get(row)
         if recorded is None or live is None or not has_marks(recorded):
             continue
-        change = first_counting_change("state", recorded, _decoded(live), execution, tolerance)
+        change = first_counting_change("state", recorded, restored(live), execution, tolerance)
         differs[position] = change is not None
 
 
@@ -303,7 +313,7 @@ def _compare_tolerated_states(
     """Compare only the states that are stored whole: two digests have no distance."""
     first_row = _first_row(episode)
     for row in sorted(execution.whole_states):
-        live = _decoded(execution.whole_states[row])
+        live = restored(execution.whole_states[row])
         change = first_counting_change(
             "state", episode.states[row - first_row], live, execution, tolerance
         )
@@ -314,17 +324,12 @@ def _compare_tolerated_states(
     return None
 
 
-def _is_same_state(recorded: Value, live: bytes | Array) -> bool:
-    if isinstance(live, bytes):
-        return codec.encode(recorded) == live
-    if type(recorded) is not np.ndarray:
-        return False
+def _is_same_state(recorded: Value, live: Value) -> bool:
+    """Return whether a state is the recorded one; `live` is as `keep` returned it."""
+    if type(recorded) is not np.ndarray or type(live) is not np.ndarray:
+        return codec.encode(recorded) == encoded(live)
     is_alike = (recorded.dtype, recorded.shape) == (live.dtype, live.shape)
     return is_alike and array_bytes(recorded) == array_bytes(live)
-
-
-def _decoded(state: bytes | Array) -> Any:
-    return codec.decode(state) if isinstance(state, bytes) else state
 
 
 def describe(failure: Failure | BaseException | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.execute.compare import compare
 from trajrec.replay.execute.execution import Execution
+from trajrec.replay.execute.group_compare import are_certainly_same
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.report import Grade, ReplayReport, refusal
 from trajrec.replay.execute.resync import ResyncResult, execute_with_resync
@@ -66,8 +68,30 @@ def execute_on(
     )
 
 
-def grade_execution(executed: ExecutedEpisode, tolerance: Tolerance) -> ReplayReport:
-    """Return the report of an execution."""
+def are_exact(group: Sequence[ExecutedEpisode]) -> bool:
+    """Return whether a look at a whole group of executions proves each of them exact."""
+    if any(
+        executed.resync is not None
+        or executed.part is not executed.episode
+        or executed.episode.missing_steps
+        for executed in group
+    ):
+        return False
+    return are_certainly_same(
+        [executed.episode for executed in group], [executed.execution for executed in group]
+    )
+
+
+def grade_execution(
+    executed: ExecutedEpisode, tolerance: Tolerance, *, is_exact: bool = False
+) -> ReplayReport:
+    """Return the report of an execution.
+
+    Args:
+        executed: The execution.
+        tolerance: The differences to ignore.
+        is_exact: Whether `are_exact` has proved that there are none.
+    """
     episode = executed.episode
     part = executed.part
     execution = executed.execution
@@ -81,7 +105,9 @@ def grade_execution(executed: ExecutedEpisode, tolerance: Tolerance) -> ReplayRe
         )
     if execution.problem is not None:
         return refusal(episode.id, execution.problem)
-    divergence = compare(part, execution, tolerance) if resync is None else resync.divergence
+    divergence = None if resync is None else resync.divergence
+    if resync is None and not is_exact:
+        divergence = compare(part, execution, tolerance)
     grade: Grade = "exact"
     if divergence is not None:
         grade = "diverged"

@@ -32,7 +32,7 @@ def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
     start = episode.start
     if start is None:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
-    options = episode.value(start.options_data)
+    options = None if start.options_data is None else episode.value(start.options_data)
     check_options(options, handle.env.unwrapped, allow=handle.allow, episode_id=episode.id)
     if episode.redacted_action_step == -1:
         raise redacted_error(episode, "the reset cannot be made again")

@@ -10,6 +10,7 @@ import numpy as np
 
 from trajrec.errors import DivergenceError
 from trajrec.types import Value
+from trajrec.values.html_cards import MAX_ROWS, card, card_method, lines, table
 from trajrec.values.json import describe_field, typed_keys
 from trajrec.values.paths import Path
 from trajrec.values.shown import short_pair
@@ -21,8 +22,10 @@ exact: every compared value is the recorded one. state: every value except those
 ignore, and those of states that the log does not tell (a note says so; the digest is the recorded
 one). partial: every compared value, but the log has lost steps, or only later steps were asked for.
 observed-only: every compared value, but nothing is proved from some step on: its action or state
-had a secret, which was redacted. diverged: a value differs. refused: nothing was executed, because
-the environment is missing, may not be imported, or cannot be made again.
+had a secret, which was redacted; or nothing was executed, because the episode was imported from a
+record that holds neither the world nor its state (a note says so). diverged: a value differs.
+refused: nothing was executed, because the environment is missing, may not be imported, or cannot be
+made again.
 """
 
 # A larger distance is not shown: 0.0 and 1.0 are 4607182418800017408 ulps apart, a number that
@@ -57,16 +60,18 @@ class Divergence:
     cause: str = ""
     ulps: int | None = None
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """The step and the field, in words."""
         step = "the reset" if self.step < 0 else f"step {self.step}"
+        return f"{step}, {describe_field(self.path) or self.field}"
+
+    def __str__(self) -> str:
         is_close = self.ulps is not None and self.ulps < CLOSE_ULPS
         distance = f" ({self.ulps} ulp apart)" if is_close else ""
         cause = f"; likely cause: {self.cause}" if self.cause else ""
         recorded, replayed = self.shown_values()
-        return (
-            f"{step}, {describe_field(self.path) or self.field}: recorded {recorded}, "
-            f"replayed {replayed}{distance}{cause}"
-        )
+        return f"{self.place}: recorded {recorded}, replayed {replayed}{distance}{cause}"
 
     def shown_values(self) -> tuple[str, str]:
         """Return the recorded and the replayed value as short texts that show how they differ."""
@@ -129,6 +134,26 @@ class ReplayReport:
         if self.divergence is not None:
             text += f"; first difference at {self.divergence}"
         return text + "".join(f"; {remark}" for remark in self.remarks)
+
+    @card_method
+    def _repr_html_(self) -> str:
+        at = self.divergence
+        rows = []
+        if at is not None:
+            recorded, replayed = at.shown_values()
+            rows = [("recorded", recorded), ("replayed", replayed)]
+        return card(
+            f"Replay of {self.episode_id}: {self.grade}",
+            [
+                ("steps executed", f"{self.n_steps:,}"),
+                ("first difference", None if at is None else at.place),
+                ("likely cause", None if at is None else at.cause),
+                ("ending", self.ending),
+                ("compared", ", ".join(self.compared)),
+            ],
+            table(("", "value"), rows),
+            lines(self.remarks[:MAX_ROWS]),
+        )
 
     def raise_if_diverged(self) -> None:
         """Raise if a value differed.

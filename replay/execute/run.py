@@ -8,7 +8,7 @@ any other exception.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from zlib import crc32
 
 import numpy as np
@@ -17,18 +17,19 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import EpisodeTail, to_env_action
 from trajrec.corpus.step import failed_action
 from trajrec.errors import DivergenceError, EnvRefusedError, ReplayError, TrajrecError
+from trajrec.log.fields import sparse_span
 from trajrec.log.schema import Failure
 from trajrec.replay.execute.column_compare import obs_collector
 from trajrec.replay.execute.compare import describe
-from trajrec.replay.execute.execution import EncodedObs, Execution, LiveEnd, LiveFailure
+from trajrec.replay.execute.execution import Execution, LiveEnd, LiveFailure
 from trajrec.replay.execute.handle import EnvHandle
+from trajrec.replay.execute.kept_values import Encoded, is_plain_array, keep, keep_info
 from trajrec.replay.execute.reach import check_step, enter_fork, prepare_reset, reach_step
 from trajrec.replay.execute.report import Divergence, ulp_distance
-from trajrec.types import Action, Observation
+from trajrec.types import Action, Observation, Value
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.digest import KEY_BYTES, state_key
-from trajrec.values.foreign_arrays import has_own_dtype
 from trajrec.values.plain import IMMUTABLE_TYPES
 
 
@@ -80,7 +81,7 @@ def decode_ahead(episode: Episode) -> None:
         for chunk, _ in episode.rows.parts:
             chunk.decode()
         # Cached properties: reading one decodes it.
-        for name in ("actions", "missing_steps", "step_numbers", "states"):
+        for name in ("actions", "missing_steps"):
             getattr(episode, name)
 
 
@@ -174,13 +175,15 @@ def _apply(
     add_observation = execution.observations.append
     add_reward = execution.rewards.append
     add_digest = execution.states.append
-    whole = episode.states
+    infos = execution.infos
+    whole_states = execution.whole_states
+    whole = execution.whole_rows
+    keeps_digests = execution.keeps_digests
     ndarray = np.ndarray
     digest = episode.digest_state
     # An array like the reset's: the CRC of `state_check` without its type checks. Comparing looks
     # at the low 24 bits only.
     digest_array = state_key if episode.digest_bytes == KEY_BYTES else crc32
-    encode = codec.encode
     immutable = IMMUTABLE_TYPES
     template = execution.template
     dtype, shape = (None, None) if template is None else (template.dtype, template.shape)
@@ -204,25 +207,25 @@ def _apply(
             and obs.shape == shape
         ):
             add_observation(collect(obs))
+        elif dtype is None and obs is not None and type(obs) in immutable:
+            add_observation(obs)
         else:
             execution.skip()
-            add_observation(EncodedObs(encode(obs, opaque=True)))
+            add_observation(_kept_observation(obs, execution))
         add_reward(reward if type(reward) in immutable else copy_for_record(reward))
         if capture is not None:
             state = capture()
-            try:
-                is_plain = type(state) is ndarray and state.dtype is state_dtype
-                add_digest(digest_array(state) if is_plain else digest(state))
-            except ValueError:
-                # The array is not contiguous.
-                add_digest(digest(state))
+            if keeps_digests:
+                try:
+                    is_plain = type(state) is ndarray and state.dtype is state_dtype
+                    add_digest(digest_array(state) if is_plain else digest(state))
+                except ValueError:
+                    # The array is not contiguous.
+                    add_digest(digest(state))
             if row in whole:
-                execution.whole_states[row] = state.copy() if is_plain else encode(state)
+                whole_states[row] = state if type(state) in immutable else keep(state)
         if info:
-            # Values that nothing can change are kept as they are: encoding ten numbers takes
-            # longer than some steps.
-            is_fixed = type(info) is dict and immutable.issuperset(map(type, info.values()))
-            execution.infos[row - 1] = info.copy() if is_fixed else encode(info, opaque=True)
+            infos[row - 1] = keep_info(info)
         if terminated or truncated:
             execution.end = LiveEnd(row - 1, bool(terminated), bool(truncated))
             return
@@ -274,16 +277,19 @@ def _keep_start(
 
     Those of a later step were compared when the step was reached.
     """
-    if type(obs) is np.ndarray and obs.dtype.kind in "biufcmM" and not has_own_dtype(obs):
+    if type(obs) is np.ndarray and is_plain_array(obs):
         execution.template = obs
     execution.collect = obs_collector(episode, execution)
-    if execution.template is None:
-        row: bytes | EncodedObs | None = EncodedObs(codec.encode(obs, opaque=True))
-    else:
-        row = execution.collect(obs)
+    row = (
+        execution.collect(obs)
+        if execution.template is not None
+        else _kept_observation(obs, execution)
+    )
     execution.observations.append(None if is_verified else row)
     if handle.adapter is None:
         return
+    execution.has_states = True
+    execution.whole_rows = _whole_rows(episode)
     state = handle.adapter.capture()
     if type(state) is np.ndarray and state.dtype.kind in "biuf":
         execution.state_dtype = state.dtype
@@ -291,10 +297,33 @@ def _keep_start(
         digests = episode.state_digests
         execution.states.append(0 if digests is None else int(digests[0]))
         return
-    execution.states.append(episode.digest_state(state))
-    if 0 in episode.states:
-        is_array = execution.state_dtype is not None
-        execution.whole_states[0] = state.copy() if is_array else codec.encode(state)
+    # Without digests in the log, those of live states are needed only to report a difference.
+    execution.keeps_digests = episode.rows.has_digests()
+    if execution.keeps_digests:
+        execution.states.append(episode.digest_state(state))
+    if 0 in execution.whole_rows:
+        execution.whole_states[0] = keep(state)
+
+
+def _whole_rows(episode: Episode) -> Container[int]:
+    """Return the rows of which the log has the whole state, counted from the reset's, 0."""
+    first_row = 0 if episode.has_reset else 1
+    parts = episode.rows.parts
+    if len(parts) == 1 and first_row == 0:
+        # Nearly all episodes: without a look at each row.
+        start, stop = parts[0].observation_rows
+        numbers, _ = sparse_span(parts[0].chunk, "state", start, stop)
+        if type(numbers) is range:
+            return range(len(numbers))
+        return {number - start for number in numbers}
+    return {row + first_row for row in episode.rows.state_rows()}
+
+
+def _kept_observation(obs: Observation, execution: Execution) -> Value:
+    """Return an observation that is not like the template, kept."""
+    if execution.template is not None or obs is None:
+        return Encoded(codec.encode(obs, opaque=True))
+    return keep(obs)
 
 
 def is_recorded(failure: Failure | None, exc: BaseException, execution: Execution) -> bool:

@@ -14,8 +14,9 @@ import gymnasium
 from trajrec.corpus.episode import Episode
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verdict, Verifier
+from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
-from trajrec.recording.recorder import Recorder, open_recorder
+from trajrec.recording.recorder import Recorder
 from trajrec.replay.forks.branch import Branch, BranchPlan, BranchTrace
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, Info, Observation, Value

@@ -16,8 +16,8 @@ from trajrec.envstate.pettingzoo import api_of
 from trajrec.envstate.reseeding import reseed_fresh
 from trajrec.log.schema import Fork
 from trajrec.options import check_options
+from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
-from trajrec.recording.recorder import open_recorder
 from trajrec.replay.execute.handle import EnvHandle, env_handle
 from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.batch import Branches

@@ -8,7 +8,7 @@ import gymnasium
 
 from trajrec.corpus.episode import Episode
 from trajrec.recording.recorder import Recorder
-from trajrec.types import AnyEnv, Info, Observation
+from trajrec.types import AnyEnv, Info, Observation, Value
 
 
 class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -51,6 +51,11 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def episode_id(self) -> str | None:
         """Id of the recorded branch; None if the branch is not recorded."""
         return self.env.episode_id if isinstance(self.env, Recorder) else None
+
+    def annotate(self, **values: Value) -> None:
+        """Add named values to the last step of a recorded branch; see `Recorder.annotate`."""
+        if isinstance(self.env, Recorder):
+            self.env.annotate(**values)
 
     def reset(self, **_: object) -> tuple[Observation, Info]:
         """Refuse to reset: a fork has no beginning of its own.

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
-from trajrec.errors import MissingPackageError
-from trajrec.types import Action, Array, FloatArray, Observation, Value
+from trajrec.replay.forks.sb3_policy import StableBaselines3Policy, is_sb3_model
+from trajrec.types import Action, Array, FloatArray, Observation
 from trajrec.values import codec
 
 Space = gymnasium.Space[Any]
@@ -172,69 +172,6 @@ class FunctionPolicy:
             raise
 
 
-class StableBaselines3Policy:
-    """Asks a model of Stable-Baselines3 (`trajrec[sb3]`), in batches if there are several branches.
-
-    A categorical or diagonal Gaussian distribution is sampled with the given generators; torch's
-    own generator is not used. Every other model gives its deterministic prediction.
-
-    Args:
-        model: The model, e.g. `PPO.load(path)`.
-        deterministic: Take the most probable action.
-
-    Raises:
-        MissingPackageError: torch is not installed.
-    """
-
-    def __init__(self, model: Value, deterministic: bool = False) -> None:
-        # Late: torch takes long to import, and only these models need it.
-        try:
-            import torch
-        except ImportError as exc:
-            raise MissingPackageError("torch", "sb3") from exc
-        self._model = model
-        self._torch = torch
-        self._deterministic = deterministic or not hasattr(model.policy, "get_distribution")
-        way = "deterministic" if self._deterministic else "sampled"
-        self.id = f"{type(model).__name__}-{way}-{model.num_timesteps}"
-
-    def act(self, observation: Observation, rng: Generator) -> Action:
-        """Return an action."""
-        return self.act_batch([observation], [rng])[0]
-
-    def act_batch(
-        self, observations: Sequence[Observation], rngs: Sequence[Generator]
-    ) -> list[Action]:
-        """Return an action for each observation."""
-        batch = _stack(observations)
-        if self._deterministic:
-            return list(self._model.predict(batch, deterministic=True)[0])
-        distribution = self._distribution(batch)
-        if hasattr(distribution, "probs"):
-            cumulative = distribution.probs.double().cpu().numpy().cumsum(axis=1)
-            return [_draw_categorical(row, rng) for row, rng in zip(cumulative, rngs, strict=True)]
-        mean = distribution.mean.detach().cpu().numpy()
-        std = distribution.stddev.detach().cpu().numpy()
-        space = self._model.action_space
-        noise = np.stack([rng.standard_normal(mean.shape[1]) for rng in rngs])
-        return list(np.clip(mean + std * noise, space.low, space.high).astype(space.dtype))
-
-    def dist(self, observation: Observation) -> FloatArray | None:
-        """Return the probabilities of a categorical policy, (A,) float64; None for others."""
-        if self._deterministic:
-            return None
-        distribution = self._distribution(_stack([observation]))
-        if not hasattr(distribution, "probs"):
-            return None
-        row: FloatArray = distribution.probs[0].double().cpu().numpy()
-        return row
-
-    def _distribution(self, batch: Value) -> Value:
-        with self._torch.no_grad():
-            tensor, _ = self._model.policy.obs_to_tensor(batch)
-            return self._model.policy.get_distribution(tensor).distribution
-
-
 def as_policy(policy: AnyPolicy | str, action_space: Space | None = None) -> Policy:
     """Return a policy for an object that chooses actions.
 
@@ -259,7 +196,7 @@ def as_policy(policy: AnyPolicy | str, action_space: Space | None = None) -> Pol
         return RandomPolicy(action_space)
     if hasattr(policy, "act"):
         return policy
-    if _is_sb3_model(policy):
+    if is_sb3_model(policy):
         return StableBaselines3Policy(policy)
     if callable(policy):
         return FunctionPolicy(policy)
@@ -303,7 +240,7 @@ def check_stateless(policy: AnyPolicy) -> None:
         ValueError: The policy has memory: it would need the steps before the fork, and a new
             beginning in each branch.
     """
-    is_policy = hasattr(policy, "act") or _is_sb3_model(policy) or callable(policy)
+    is_policy = hasattr(policy, "act") or is_sb3_model(policy) or callable(policy)
     if isinstance(policy, str) or not is_policy:
         raise TypeError(
             "policy must be 'random', a function of the observation (and a generator), or have a "
@@ -320,13 +257,9 @@ def policy_id(policy: AnyPolicy | str) -> str:
     """Return the name of a policy in the corpus."""
     if isinstance(policy, str):
         return policy  # "random"
-    if _is_sb3_model(policy):
+    if is_sb3_model(policy):
         return StableBaselines3Policy(policy).id
     return str(getattr(policy, "id", None) or _qualified_name(policy))
-
-
-def _is_sb3_model(policy: AnyPolicy | str) -> bool:
-    return hasattr(policy, "predict") and hasattr(policy, "policy")
 
 
 def _qualified_name(value: object) -> str:
@@ -352,15 +285,3 @@ def _subspaces(space: Space) -> Iterator[Space]:
     for subspace in inner.values() if hasattr(inner, "values") else inner:
         yield subspace
         yield from _subspaces(subspace)
-
-
-def _draw_categorical(cumulative: Array, rng: Generator) -> np.int64:
-    # The sums of float32 probabilities end near 1, not at 1: the draw is scaled to the last sum.
-    index = cumulative.searchsorted(rng.random() * cumulative[-1], side="right")
-    return np.int64(min(index, len(cumulative) - 1))
-
-
-def _stack(observations: Sequence[Observation]) -> Value:
-    if isinstance(observations[0], dict):
-        return {key: np.stack([row[key] for row in observations]) for key in observations[0]}
-    return np.stack([np.asarray(row) for row in observations])

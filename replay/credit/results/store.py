@@ -87,8 +87,8 @@ def _notes(sampler: Sampler) -> list[str]:
         )
     if not sampler.is_determined and sampler.config.noise.mode != "fresh":
         notes.append(
-            "the environment has randomness that cannot be seeded: the noise is fresh, "
-            "not the requested noise"
+            "the environment or the policy has randomness that cannot be seeded: the noise is "
+            "fresh, not the requested noise"
         )
     notes += sampler.config.remarks
     if not sampler.config.control:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, overload
@@ -10,6 +11,16 @@ from trajrec.replay.credit.results.estimates import Estimate, format_interval
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.forks.batch import Controls
 from trajrec.statistics.intervals import Interval
+from trajrec.types import Value
+from trajrec.values.html_cards import (
+    MAX_ROWS,
+    card,
+    card_method,
+    interval_picture,
+    lines,
+    plot_limit,
+    table,
+)
 
 # Wide enough for "-0.123 [-0.456, -0.789]" with a column's name above it.
 ESTIMATE_WIDTH = 26
@@ -138,6 +149,42 @@ class CreditTable(Sequence[Estimate]):
             by_step.setdefault(estimate.step, {})[estimate.estimator] = estimate
         lines += [_line(step, row, names) for step, row in by_step.items()]
         return "\n".join(lines)
+
+    @card_method
+    def _repr_html_(self) -> str:
+        names = {estimate.estimator for estimate in self.estimates}
+        shown = [e for e in self.estimates if e.estimator == "advantage" or len(names) == 1]
+        shown = shown or self.estimates
+        ends = [end for e in shown for end in (e.value, e.ci_low, e.ci_high)]
+        limit = plot_limit(ends)
+        # Those that differ most from 0; a number that is not known is the last.
+        shown = sorted(shown, key=lambda e: -abs(e.value) if math.isfinite(e.value) else 1.0)
+        rows: list[tuple[Value, ...]] = [
+            (
+                e.step,
+                e.estimator,
+                "" if e.action is None else e.action,
+                format_interval(e) if math.isfinite(e.value) else "unknown",
+                interval_picture(e.value, e.ci_low, e.ci_high, limit=limit),
+                e.n,
+            )
+            for e in shown[:MAX_ROWS]
+        ]
+        split = [] if self.split is None else [str(self.split)]
+        controls = [str(self.controls)] if self.controls.n else []
+        heads = ("step", "estimator", "action", "estimate and 95 % interval", "", "n")
+        return card(
+            f"Credit of episode {self.episode_id}",
+            [
+                ("policy", self.policy_id),
+                ("noise", self.noise),
+                ("env steps", f"{self.env_steps:,}"),
+                ("run", self.run_id or "not stored"),
+            ],
+            lines([*split, *(f"note: {note}" for note in self.notes[:MAX_ROWS]), *controls]),
+            table(heads, rows, n_rows=len(shown)),
+            lines(["A hollow point: the interval holds 0."] * bool(rows)),
+        )
 
 
 def _line(step: int, row: dict[str, Estimate], names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from trajrec.agents.context import EpisodeSession, enter_episode, leave_episode
+from trajrec.agents.routing import connect_taps
 from trajrec.replay.credit.sampling.answers import Answers, answers_key, copy_answers, no_answers
 from trajrec.replay.credit.sampling.context import Call, Context, as_calls
 from trajrec.replay.credit.sampling.playback import PlaybackEpisode
@@ -182,6 +183,7 @@ class AgentStep(list[Call]):
             n_compared={} if self._number is None else self._n_before,
         )
         token = enter_episode(episode)
+        disconnect = connect_taps(episode)
         try:
             try:
                 self._agent(episode)
@@ -194,6 +196,7 @@ class AgentStep(list[Call]):
             if not episode.is_stopped:
                 self._error = _as_loop_error(exc)
         finally:
+            disconnect()
             leave_episode(token)
             # In place: the policy's own answers are this object and grow with the step.
             for kind, rows in episode.answers.items():

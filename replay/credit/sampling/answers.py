@@ -10,6 +10,10 @@ from trajrec.values import codec
 
 MODEL = "model"
 SIDE_EFFECT = "side effect"
+EXCHANGE = "HTTP"
+
+OPEN = "it was still being answered when the agent made a call, so the answer is unknown"
+"""Stands for an answer that has no end yet."""
 
 
 class RecordedAnswer(NamedTuple):
@@ -80,13 +84,13 @@ def digest_request(encoded_request: bytes) -> bytes:
 
 
 Answers = dict[str, list[RecordedAnswer | str]]
-"""The answers of each kind (`MODEL`, `SIDE_EFFECT`), in the order of the requests. A text stands
+"""The answers of each kind (`MODEL`, `SIDE_EFFECT`, `EXCHANGE`), in the order of the requests. A text stands
 for an unknown answer, and says why it is unknown."""
 
 
 def no_answers() -> Answers:
     """Return the answers before the first request."""
-    return {MODEL: [], SIDE_EFFECT: []}
+    return {MODEL: [], SIDE_EFFECT: [], EXCHANGE: []}
 
 
 def copy_answers(answers: Answers) -> Answers:

@@ -9,17 +9,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import recorded_requests
+from trajrec.corpus.history import recorded_requests, recorded_requests_of
 from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
 from trajrec.log.events import SideEffect
 from trajrec.redaction.comparison import differences
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.credit.sampling.answers import (
+    EXCHANGE,
     MODEL,
     SIDE_EFFECT,
     Answers,
     RecordedAnswer,
 )
+from trajrec.replay.credit.sampling.exchanges import recorded_exchange
 from trajrec.types import Action, JsonObject, Value
 from trajrec.values import codec
 
@@ -105,7 +107,8 @@ class Recording:
             self.held_seed = task.held_seed
             self.tools = {row[0] for row in transcript.value(task.tools_data)}
         self._start_ns = 0 if episode.start is None else episode.start.time_ns
-        self._models, attempts, self._side_effects = recorded_requests(episode)
+        self._requests = recorded_requests(episode)
+        attempts = self._requests.attempts
         self.tools |= {attempt.tool for attempt in attempts if not attempt.start.invalid}
         # A cancelled or open call has no result that could be given again.
         ended = [
@@ -203,18 +206,33 @@ class Recording:
         transcript = self._episode.transcript
         # Before every step of the fork itself, so that `answers_before` always has these.
         parent_step = self._episode.first_step - 1
-        n_parent_models = len(self._models) - len(transcript.model_calls)
+        own = recorded_requests_of(transcript)
+        requests = self._requests
+
+        def step_of(place: int, n_all: int, n_own: int, step: int) -> int:
+            return parent_step if place < n_all - n_own else step
+
         models = [
-            (parent_step if number < n_parent_models else call.start.step, _model_answer(call))
-            for number, call in enumerate(self._models)
+            (
+                step_of(place, len(requests.model_calls), len(own.model_calls), call.start.step),
+                _model_answer(call),
+            )
+            for place, call in enumerate(requests.model_calls)
+        ]
+        exchanges = [
+            (
+                step_of(place, len(requests.exchanges), len(own.exchanges), exchange.start.step),
+                recorded_exchange(exchange),
+            )
+            for place, exchange in enumerate(requests.exchanges)
         ]
         steps = transcript.side_effect_steps
-        steps = [parent_step] * (len(self._side_effects) - len(steps)) + steps
+        steps = [parent_step] * (len(requests.side_effects) - len(steps)) + steps
         side_effects = [
             (step, _side_effect_answer(event, values))
-            for step, (event, values) in zip(steps, self._side_effects, strict=True)
+            for step, (event, values) in zip(steps, requests.side_effects, strict=True)
         ]
-        return {MODEL: models, SIDE_EFFECT: side_effects}
+        return {MODEL: models, SIDE_EFFECT: side_effects, EXCHANGE: exchanges}
 
 
 def _model_answer(call: ModelCall) -> RecordedAnswer:

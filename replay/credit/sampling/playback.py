@@ -9,16 +9,19 @@ import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, NoReturn
 
-from trajrec.agents.arguments import arguments_of, request_of, tool_name
+from trajrec.agents.arguments import request_of
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.streams import Stream, is_stream
+from trajrec.agents.tool_wrappers import AnsweredStream, ToolDecorator, ToolFunction, ToolStream
 from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Access, Tool, Verdict
 from trajrec.redaction.comparison import differences
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.credit.sampling.answers import (
+    EXCHANGE,
     MODEL,
+    OPEN,
     SIDE_EFFECT,
     Answers,
     RecordedAnswer,
@@ -26,9 +29,11 @@ from trajrec.replay.credit.sampling.answers import (
     digest_request,
 )
 from trajrec.replay.credit.sampling.context import Call, Context, ToolCall
+from trajrec.replay.credit.sampling.exchanges import ExchangePlayback
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.json import describe_path
+from trajrec.values.plain import PLAIN_TYPES
 from trajrec.values.recorded import (
     RecordedStream,
     as_exception,
@@ -37,8 +42,7 @@ from trajrec.values.recorded import (
     rehydrate,
 )
 from trajrec.values.shown import short_pair
-
-_OPEN = "it was still being answered when the agent made a call, so the answer is unknown"
+from trajrec.wire.exchange import Exchange, HttpRequest
 
 
 class StopAgent(BaseException):
@@ -48,7 +52,7 @@ class StopAgent(BaseException):
     """
 
 
-class PlaybackEpisode:
+class PlaybackEpisode(ToolDecorator):
     """An episode that answers the requests of a history and stops the agent at the next call.
 
     Args:
@@ -91,6 +95,9 @@ class PlaybackEpisode:
         self._n_compared = n_compared
         self._redactor = Redactor() if recording is None else recording.redactor
         self._steps = StepCounter()
+        self._exchanges = ExchangePlayback(
+            self.answers[EXCHANGE], self._redactor, self._steps, n_compared.get(EXCHANGE, 0)
+        )
         self._streams: list[tuple[list[RecordedAnswer | str], int, Stream]] = []
         self._coroutines: list[Coroutine[Any, Any, Any]] = []
 
@@ -141,22 +148,15 @@ class PlaybackEpisode:
             return self._track(deliver_error(exc, recorded.is_async))
         return self._track(deliver(rehydrate(recorded.result), recorded.is_async))
 
-    def tool(
-        self,
-        function: Callable[..., Value],
-        *,
-        name: str = "",
-        schema: JsonObject | None = None,
-        access: Access = "unknown",
-    ) -> Callable[..., Value]:
-        """Return a function whose calls are tool calls; see `AgentEpisode.tool`."""
-        tool = name or tool_name(function)
-        self.outside.add(tool)
+    def _add_tool(
+        self, function: ToolFunction, *, name: str, schema: JsonObject | None, access: Access
+    ) -> None:
+        self.outside.add(name)
 
-        def recorded(*args: Value, **kwargs: Value) -> Value:
-            return self.execute(tool, arguments_of(function, args, kwargs))
-
-        return recorded
+    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+        """Return the recorded items of a generator that is a tool; stop the agent at a new call."""
+        items = self.execute(tool, arguments)
+        return AnsweredStream(RecordedStream(items, None))
 
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Return the earlier answer of a model; call it if the request is new."""
@@ -164,6 +164,23 @@ class PlaybackEpisode:
         with self._steps.lock:  # an agent may call models from several threads
             self._steps.next_model_call()
         return self._ask(MODEL, request_of(args, kwargs), lambda: function(*args, **kwargs))
+
+    def begin_exchange(self, request: HttpRequest) -> Exchange | None:
+        """Answer an HTTP request as before; send it if it is new."""
+        self._check_running()
+        found = self._exchanges.begin(request, self._is_in_step)
+        if found is None:
+            self._stop()  # the step is over, and the next one may never be taken
+        if not isinstance(found, str):
+            return found
+        # An Exception would be taken for a failure of the network.
+        with contextlib.suppress(AgentDivergedError):
+            self._diverge(found)
+        raise StopAgent
+
+    @property
+    def exchange_memory(self) -> None:
+        """No memory: a thread of the agent finds this episode as the only one that is open."""
 
     def side_effect(self, name: str, function: Callable[..., Value], /, *args: Value) -> Value:
         """Return the earlier value of a side effect; call the function if the request is new."""
@@ -207,7 +224,10 @@ class PlaybackEpisode:
                 rows[position] = answer._replace(is_partial=True)
 
     def _compare_call(self, recorded: ToolCall, tool: str, arguments: JsonObject) -> None:
-        # The encoded values first: most calls are equal, and redaction takes longer.
+        # A run of an agent repeats all calls before, so most calls are the same ones; encoding
+        # takes longer than that look, and redaction the longest.
+        if recorded.tool == tool and _are_certainly_same(recorded.arguments, arguments):
+            return
         if codec.encode([recorded.tool, recorded.arguments], opaque=True) == codec.encode(
             [tool, arguments], opaque=True
         ):
@@ -285,7 +305,7 @@ class PlaybackEpisode:
         position = len(rows)
         is_async = False
         # At once, not at the answer's end: the rows are in the order of the requests.
-        rows.append(_OPEN)
+        rows.append(OPEN)
 
         def keep(value: Value, exc: BaseException | None, is_streamed: bool) -> None:
             has_value = exc is None or is_streamed
@@ -345,6 +365,24 @@ class PlaybackEpisode:
 
     def _track(self, value: Value) -> Value:
         """Remember a coroutine, which the agent may never await."""
-        if inspect.iscoroutine(value):
+        if type(value) not in PLAIN_TYPES and inspect.iscoroutine(value):
             self._coroutines.append(value)
         return value
+
+
+def _are_certainly_same(recorded: Value, live: Value) -> bool:
+    """Return whether two values are plain data, and the same by type and bits."""
+    kind = type(recorded)
+    if kind is not type(live):
+        return False
+    if kind is dict:
+        return len(recorded) == len(live) and all(
+            type(key) is str and key in live and _are_certainly_same(item, live[key])
+            for key, item in recorded.items()
+        )
+    if kind is list:
+        return len(recorded) == len(live) and all(map(_are_certainly_same, recorded, live))
+    if kind is float:
+        # A zero has a sign, which a comparison does not see.
+        return bool(recorded == live and recorded)
+    return kind in PLAIN_TYPES and bool(recorded == live)

@@ -11,10 +11,10 @@ from trajrec.envstate.generators import GENERATOR_TYPES, nested_generators
 from trajrec.replay.forks.policies import (
     FunctionPolicy,
     RandomPolicy,
-    StableBaselines3Policy,
     TabularPolicy,
     policy_id,
 )
+from trajrec.replay.forks.sb3_policy import StableBaselines3Policy
 from trajrec.types import Value
 from trajrec.values import codec
 

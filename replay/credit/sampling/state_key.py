@@ -11,6 +11,7 @@ import numpy as np
 
 from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
 from trajrec.protocols import SandboxedEnv
+from trajrec.replay.credit.sampling.unchanged import Witness
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.types import Value
 from trajrec.values import codec
@@ -33,8 +34,18 @@ _STATELESS_CALLABLES = (
 _DISTINCT_TYPES = frozenset((int, str, bytes, type(None)))
 """Plain types whose values equal no values of other types; bools and floats may equal integers."""
 
+_ARE_PLAIN = PLAIN_TYPES.issuperset
+
 _CONSTANT_ATTRIBUTES = CONSTRUCTION_ATTRIBUTES | {"env"}
 """Attributes of layers that never change; `env` is the next layer, which has its own key."""
+
+
+_SHORT_BYTES = 256
+"""Arrays up to this size are not worth a look at whether they have changed."""
+
+_SHORT_LENGTH = 16
+"""Longer lists and tuples are encoded: the hash of bytes is computed once, that of a tuple each time
+that it is looked up."""
 
 
 class StateKey:
@@ -64,13 +75,16 @@ class StateKey:
         # Class -> whether its objects are functions or spaces. A cache, since a key is computed at
         # each step and these questions look up attributes.
         self._is_function_or_space: dict[type, bool] = {}
+        # For each layer, by attribute: the value of the step before with its key.
+        self._wrapper_witnesses: list[dict[str, Witness]] = [{} for _ in self._wrappers]
+        self._bare_witnesses: dict[str, Witness] = {}
 
     def __call__(self) -> Hashable | None:
         """Return the key of the current state."""
         if not self._is_known:
             return None
         try:
-            keys = [self._attributes_key(wrapper) for wrapper in self._wrappers]
+            keys = list(map(self._attributes_key, self._wrappers, self._wrapper_witnesses))
             keys.append(self._bare_key())
             return tuple(keys)
         except (TypeError, ValueError):
@@ -79,9 +93,10 @@ class StateKey:
 
     def _bare_key(self) -> Hashable:
         if self._capture is None:
-            return self._attributes_key(self._bare)
+            return self._attributes_key(self._bare, self._bare_witnesses)
         if not self._is_complete:
-            return _hashable(self._capture()), self._attributes_key(self._bare)
+            attributes_key = self._attributes_key(self._bare, self._bare_witnesses)
+            return _hashable(self._capture()), attributes_key
         attributes = self._bare.__dict__
         # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts the
         # steps after the end: neither is part of the captured state.
@@ -91,7 +106,7 @@ class StateKey:
             attributes.get("steps_beyond_terminated"),
         )
 
-    def _attributes_key(self, layer: Any) -> Hashable:
+    def _attributes_key(self, layer: Any, witnesses: dict[str, Witness]) -> Hashable:
         values: list[Hashable] = []
         for name, value in layer.__dict__.items():
             kind = type(value)
@@ -104,8 +119,31 @@ class StateKey:
                     is_left_out = is_space or isinstance(value, _STATELESS_CALLABLES)
                     self._is_function_or_space[kind] = is_left_out
                 if not is_left_out:
-                    values.append(_hashable(value))
+                    witness = witnesses.get(name)
+                    if witness is not None and witness.holds(value):
+                        values.append(witness.key)
+                    else:
+                        values.append(_key_of_attribute(name, value, witnesses))
         return tuple(values)
+
+
+def _key_of_attribute(name: str, value: Value, witnesses: dict[str, Witness]) -> Hashable:
+    """Return the key of an attribute, and remember it if that saves time in later steps."""
+    key = _hashable(value)
+    is_large = type(value) is np.ndarray and value.nbytes > _SHORT_BYTES
+    if type(key) is tuple and not is_large:
+        # It was as fast to compute as a look at the value is.
+        return key
+    before = witnesses.get(name)
+    if before is not None and before.key == key:
+        # The same object: its hash is known, and it equals itself at once.
+        key = before.key
+    witness = witnesses[name] = Witness(value, key)
+    # Copies are made of values that stay, not of those that each step makes anew. A rollout begins
+    # with new objects in the place of those that stayed in the one before.
+    if before is not None and (before.value is value or before.is_watching):
+        witness.watch()
+    return key
 
 
 def _distinct(value: Value) -> Hashable:
@@ -130,8 +168,11 @@ def _hashable(value: Value) -> Hashable:
     # The short ways first: most values are plain or arrays, and need no encoder.
     if kind in PLAIN_TYPES:
         return _distinct(value)
-    if kind is tuple and all(type(item) in PLAIN_TYPES for item in value):
+    if kind is tuple and len(value) <= _SHORT_LENGTH and _ARE_PLAIN(map(type, value)):
         return tuple(map(_distinct, value))
+    if kind is list and len(value) <= _SHORT_LENGTH and _ARE_PLAIN(map(type, value)):
+        # The type tells it from a tuple of the same items.
+        return list, *map(_distinct, value)
     # Not of records, whose padding is anything, nor of texts of any length, which are addresses.
     if kind is np.ndarray and value.dtype.kind in "biufcmMSU":
         return value.dtype.str, value.shape, value.tobytes()

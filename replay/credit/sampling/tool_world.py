@@ -15,11 +15,12 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
 from trajrec.replay.agents.world_changes import is_outside_world
-from trajrec.replay.agents.world_replay import check_proved, walk_world
+from trajrec.replay.agents.world_replay import check_proved, continue_world, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.execute.tolerance import Tolerance
+from trajrec.replay.forks.control import CLOSING, Control, last_step_of
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, JsonObject, Value
 from trajrec.values import codec
@@ -103,7 +104,7 @@ class WorldSimulator:
             SnapshotError: The world does not accept the state that it returned.
             ReplayError: The recorded state is unknown.
         """
-        attempts = self._episode.transcript.attempts
+        attempts = self._episode.transcript.recorded_attempts
         check_proved(self._episode, [a for a in attempts if a.start.step < step])
         self._start = step
         self.observation = self._recording.context(step)
@@ -139,8 +140,14 @@ class WorldSimulator:
             self._states[step] = copy.deepcopy(restorable.get_state())
         self._inspect_world()
 
-    def control(self, n_steps: int) -> None:
-        """Return None: the walk to each step has compared the results of all recorded calls."""
+    def control(self, n_steps: int) -> Control:
+        """Make the recorded calls from the step on; see `Simulator.control`."""
+        self.rewind()
+        last = last_step_of(self._episode, self._start, n_steps)
+        error = continue_world(self._episode, self._world, self._start, last, self._tolerance)
+        n_reproduced = last - self._start if error is None else error.step - self._start
+        self.rewind()
+        return Control(self._start, CLOSING, self.restore_method, max(0, n_reproduced), error)
 
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen."""

@@ -1,0 +1,113 @@
+"""The control of a what-if experiment: recorded calls made again, each compared with its record."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+
+from trajrec.agents.counters import StepCounter
+from trajrec.agents.episode import AgentEpisode
+from trajrec.corpus.attempts import Attempt
+from trajrec.corpus.episode import Episode
+from trajrec.protocols import Verdict
+from trajrec.redaction.comparison import differences, redacted_like
+from trajrec.redaction.redactor import Redactor
+from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
+from trajrec.replay.agents.recorded_answers import as_stored
+from trajrec.types import JsonObject, Value
+
+
+class Control:
+    """Makes recorded calls in the state that was put back, and reports each difference.
+
+    Args:
+        recorded: The recorded episode.
+        live: The episode that makes the calls.
+        steps: Its count of steps, to be set to the recording's before each call.
+        redactor: The redactor of the recording.
+        report: Called with each difference.
+
+    Attributes:
+        live: The episode that makes the calls.
+        steps: Its count of steps.
+    """
+
+    def __init__(
+        self,
+        recorded: Episode,
+        live: AgentEpisode,
+        steps: StepCounter,
+        redactor: Redactor,
+        report: Callable[[AgentDifference], None],
+    ) -> None:
+        self.live = live
+        self.steps = steps
+        self._recorded = recorded
+        self._redactor = redactor
+        self._report = report
+
+    def execute(
+        self,
+        attempt: Attempt,
+        tool: str,
+        arguments: JsonObject,
+        *,
+        call_id: str,
+        run: Callable[[], Value] | None,
+    ) -> Value:
+        """Make a recorded call again, and compare its result or exception."""
+        try:
+            result = self.live.execute(tool, arguments, call_id=call_id, run=run)
+        except Exception as exc:
+            self._compare_error(attempt, exc)
+            raise
+        if inspect.isawaitable(result):
+            return self._compare_awaited(attempt, result)
+        return self._compare(attempt, result)
+
+    async def _compare_awaited(self, attempt: Attempt, result: Awaitable[Value]) -> Value:
+        try:
+            value = await result
+        except Exception as exc:
+            self._compare_error(attempt, exc)
+            raise
+        return self._compare(attempt, value)
+
+    def _compare(self, attempt: Attempt, result: Value) -> Value:
+        end = attempt.end
+        before = attempt.result
+        if end is not None and end.is_raised:
+            before = f"raised {end.error_type}: {end.message}"
+        after = redacted_like(before, as_stored(result), self._redactor)
+        if end is not None and (end.is_raised or differences(before, after)):
+            self._differ(attempt.start.step, "tool result", before, after)
+        return result
+
+    def _compare_error(self, attempt: Attempt, error: Exception) -> None:
+        end = attempt.end
+        if end is None or (end.is_raised and end.message == str(error)):
+            return
+        before = f"raised {end.error_type}: {end.message}" if end.is_raised else attempt.result
+        actual = f"raised {type(error).__module__}.{type(error).__qualname__}: {error}"
+        self._differ(attempt.start.step, "tool result", before, actual)
+
+    def check(self, recorded: Verdict, verifier: Callable[..., Value], *args: Value) -> Verdict:
+        """Run a verifier; its verdict must be the recorded one, if there is one."""
+        verdict = self.live.check(verifier, *args)
+        before = (recorded.passed, recorded.score)
+        after = (verdict.passed, verdict.score)
+        if recorded.passed is not None and before != after:
+            self._differ(self._recorded.end_step, "check", before, after)
+        return verdict
+
+    def compare_last_state(self) -> None:
+        """Compare the last state with the recorded one, if both are known."""
+        before = self._recorded.transcript.state_digest
+        after = self.live.state_digest
+        if before is not None and after is not None and before != after:
+            self._differ(self._recorded.end_step, "state", before, after)
+
+    def _differ(self, step: int, kind: RequestKind, recorded: Value, actual: Value) -> None:
+        actual = self._redactor.plain(actual)
+        changes = tuple(differences(recorded, actual))
+        self._report(AgentDifference(step, kind, recorded, actual, changes))

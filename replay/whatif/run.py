@@ -1,0 +1,400 @@
+"""One run of a what-if experiment: the agent's program, answered up to a step and live from there."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from trajrec.agents.context import EpisodeToken, enter_episode, leave_episode
+from trajrec.agents.counters import StepCounter
+from trajrec.agents.episode import AgentEpisode
+from trajrec.agents.tool_wrappers import ToolFunction
+from trajrec.corpus.attempts import Attempt, AttemptKey
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.http_exchanges import HttpExchange
+from trajrec.corpus.model_calls import ModelCall
+from trajrec.errors import AgentDivergedError, ReplayError, RerunStopped, UnreplayableError
+from trajrec.protocols import Access, Verdict, World
+from trajrec.redaction.redactor import Redactor
+from trajrec.replay.agents.agent_difference import AgentDifference
+from trajrec.replay.agents.live_fork import Answered
+from trajrec.replay.agents.recorded_answers import (
+    as_stored,
+    call_request,
+    call_result,
+    model_answer,
+)
+from trajrec.replay.agents.rerun import Rerun
+from trajrec.replay.agents.wire_answers import AnsweredExchange, answer_of
+from trajrec.replay.whatif.changes import Arguments, Result, ToolError
+from trajrec.replay.whatif.control import Control
+from trajrec.replay.whatif.plan import Plan
+from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in
+from trajrec.replay.whatif.unwatched import access_of
+from trajrec.types import JsonObject, Value
+from trajrec.values.recorded import as_exception, deliver
+from trajrec.wire.dialects.choose import is_model_request
+from trajrec.wire.edits import EditError, RequestEdit, edit_request, edit_value
+from trajrec.wire.exchange import Exchange, HttpRequest
+
+
+class WhatIfRun(Rerun):
+    """An episode that answers from its recording up to a step, and goes on live from there.
+
+    All runs of an experiment go live at the same place. Before it, a request that is not the
+    recorded one ends the run. After it, the arm "changed" has the change, and the arm "control"
+    does as recorded: its tools run, and its models are answered; see `Control`.
+
+    Args:
+        episode: The recorded episode.
+        plan: The run.
+        folder: The corpus that records the live part, as a fork.
+        world: The world; None makes the one that the log names.
+        watch: The watched objects, as `trajrec.episode` takes them.
+        options: Further arguments of `trajrec.episode`, for the live part.
+        allow: See `trajrec.rerun`, as for the next three.
+
+    Attributes:
+        plan: The run.
+        attempt: The recorded call that the experiment changes; None if it changes none.
+        branch: The live part; None before the place.
+        raised: The exception that left the episode; None if none did.
+        notes: Facts that a reader of the result must know.
+    """
+
+    def __init__(
+        self,
+        episode: Episode,
+        plan: Plan,
+        attempt: Attempt | None,
+        *,
+        folder: str | Path | None = None,
+        world: World | None = None,
+        watch: Value = None,
+        options: Mapping[str, Any] | None = None,
+        allow: Iterable[str] = (),
+        ignore: Iterable[Any] = (),
+        redact: bool | Redactor = True,
+        run_tools: Literal["read", "all"] | None = None,
+    ) -> None:
+        super().__init__(
+            episode,
+            folder=folder,
+            world=world,
+            watch=watch,
+            allow=allow,
+            ignore=ignore,
+            redact=redact,
+            run_tools=run_tools,
+        )
+        self._live_options = dataclasses.replace(
+            self._live_options, episode=dict(options or {}), about={"what_if": plan.about()}
+        )
+        self.plan = plan
+        self.attempt = attempt
+        self.branch: AgentEpisode | None = None
+        self.raised: BaseException | None = None
+        self.notes: dict[str, None] = {}
+        self._control: Control | None = None
+        self._branch_token: EpisodeToken | None = None
+        self._withheld: frozenset[AttemptKey] = frozenset()
+        self._has_changed_result = False
+        self._has_edited = False
+        # Whether the changed arguments are still to be put into the call as it is made.
+        self._has_pending_arguments = plan.is_changed and isinstance(plan.change, Arguments)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool:
+        self.raised = exc
+        if self._branch_token is not None:
+            leave_episode(self._branch_token)
+        if self._control is not None:
+            if exc is None:
+                self._control.compare_last_state()
+            self._control.live.__exit__(kind, exc, tb)
+        if exc is None and self.error is None:
+            self.error = self._why_incomplete()
+        return super().__exit__(kind, exc, tb)
+
+    def _why_incomplete(self) -> ReplayError | None:
+        """Return why a run that has ended says nothing about the change; None if it does."""
+        at = self.plan.at
+        if self.branch is None:
+            reason = f"the agent ended before step {at}"
+            return AgentDivergedError(reason, episode_id=self.episode.id)
+        change = self.plan.change
+        is_made = not self._has_pending_arguments
+        is_made = is_made and (change.start != "after" or self._has_changed_result)
+        is_made = is_made and (change.edit is None or self._has_edited)
+        if is_made or not self.plan.is_changed:
+            return None
+        reason = f"the change was never made: the agent did not come to it after step {at}"
+        return ReplayError(reason, episode_id=self.episode.id)
+
+    def _note_difference(self, difference: AgentDifference) -> None:
+        """Take a difference that the control has found, if it is the first."""
+        if self.difference is None:
+            self.difference = difference
+            self.error = AgentDivergedError(difference, episode_id=self.episode.id)
+
+    # The place at which the run goes live.
+
+    def _begins_at_request(self, step: int) -> bool:
+        """Return whether a request to a model is the first that must be live."""
+        is_at = step >= self.plan.at if self.plan.change.start == "request" else False
+        return self.branch is None and (is_at or step > self.plan.at)
+
+    def _begins_at_call(self, step: int) -> bool:
+        """Return whether a tool call is the first that must be live."""
+        is_at = step >= self.plan.at if self.plan.change.start != "after" else False
+        return self.branch is None and (is_at or step > self.plan.at)
+
+    def _begin_branch(self) -> None:
+        step = self.plan.at + (self.plan.change.start == "after")
+        if self.plan.arm == "control":
+            # Its own: each call is counted by this run and by the live episode.
+            counter = StepCounter()
+            self.branch = self._begin_live(step, counter)
+            self.world = self.branch.world
+            self._control = Control(
+                self.episode, self.branch, counter, self._redactor, self._note_difference
+            )
+        else:
+            self.branch = self._go_live(step)
+        # This run stays the current episode: requests are changed, and answered, before the branch
+        # sees them.
+        self._branch_token = enter_episode(self)
+
+    def _answered(self) -> Answered:
+        answered = super()._answered()
+        return dataclasses.replace(answered, attempts=answered.attempts - self._withheld)
+
+    # Model calls.
+
+    def begin_exchange(self, request: HttpRequest) -> Exchange | None:
+        """Answer an HTTP request from the recording, or send it, with the change if it has one."""
+        with self._steps.lock:
+            if self.branch is None:
+                found = self._answers.find(request)
+                if self._is_next(found) and is_model_request(request):
+                    self._begin_branch_on_wire()
+        if self.live is None:
+            return super().begin_exchange(request)
+        edit = self.plan.change.edit if self.plan.is_changed else None
+        if edit is None or not is_model_request(request):
+            return self.live.begin_exchange(request)
+        try:
+            body = edit_request(request.url, request.body, edit)
+        except EditError as exc:
+            raise self._stopped(str(exc)) from exc
+        self._has_edited = True
+        exchange = self.live.begin_exchange(request._replace(body=body))
+        if exchange is not None:
+            exchange.sent_body = body
+        return exchange
+
+    def _is_next(self, found: HttpExchange | None) -> bool:
+        """Return whether a request is the first that must be live.
+
+        Args:
+            found: The recorded exchange that would answer it. Behind a changed result there is
+                none: the request tells that result.
+        """
+        if found is None:
+            return self._has_changed_result
+        return found.start.model_call >= 0 and self._begins_at_request(found.start.step)
+
+    def _begin_branch_on_wire(self) -> None:
+        try:
+            self._begin_branch()
+        except Exception as exc:
+            # No Exception, which a client would take for a failure of the network.
+            raise self._stopped(f"step {self.plan.at} cannot be reached: {exc}") from exc
+
+    def _answer(self, exchange: HttpExchange) -> Exchange:
+        """Return the recorded answer; at the step, with the changed arguments, and go live."""
+        answer = answer_of(exchange)
+        is_at = exchange.start.step == self.plan.at and exchange.start.model_call >= 0
+        if self.branch is not None or self.plan.change.start != "call" or not is_at:
+            return AnsweredExchange(answer)
+        if answer.status != 200:
+            # The client tries again.
+            return AnsweredExchange(answer)
+        if self._has_pending_arguments:
+            assert self.attempt is not None
+            arguments = self._changed_arguments(self.attempt.arguments)
+            try:
+                changed = with_arguments(exchange, answer, self.attempt, arguments)
+            except EditError as exc:
+                raise self._stopped(str(exc)) from exc
+            if changed is not None:
+                self._has_pending_arguments = False
+                answer = changed
+        self._begin_branch_on_wire()
+        return AnsweredExchange(answer)
+
+    def _refuse_unheld(self, exchange: HttpExchange) -> None:
+        # A tool that nothing holds runs by itself: from the place on, it may.
+        is_at = exchange.start.step >= self.plan.at and self.plan.change.start != "after"
+        if self.branch is None and not is_at:
+            super()._refuse_unheld(exchange)
+
+    def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
+        """Return the recorded answer, or ask the model, with the change if there is one."""
+        with self._steps.lock:
+            call = self._next_model_call()
+            if call is not None and self._begins_at_request(call.start.step):
+                self._begin_branch()
+        if self.live is not None:
+            edit = self.plan.change.edit if self.plan.is_changed else None
+            if edit is not None:
+                kwargs = self._edited(kwargs, edit)
+            return self.live.model(function, *args, **kwargs)
+        answer = super().model(function, *args, **kwargs)
+        is_at = call is not None and call.start.step == self.plan.at
+        if self.branch is not None or self.plan.change.start != "call" or not is_at:
+            return answer
+        if self._has_pending_arguments and call is not None and self.attempt is not None:
+            arguments = self._changed_arguments(self.attempt.arguments)
+            changed = with_arguments_in(call.answer, self.attempt, arguments)
+            if changed is not None:
+                self._has_pending_arguments = False
+                answer = model_answer(dataclasses.replace(call, answer=changed))
+        self._begin_branch()
+        return answer
+
+    def _edited(self, kwargs: dict[str, Value], edit: RequestEdit) -> dict[str, Value]:
+        """Return the arguments of a client's function with the change."""
+        kwargs = copy.deepcopy(kwargs)
+        try:
+            edit_value(kwargs, edit)
+        except EditError as exc:
+            raise self._stopped(str(exc)) from exc
+        self._has_edited = True
+        return kwargs
+
+    def _next_model_call(self) -> ModelCall | None:
+        """Return the recorded model call that comes next."""
+        if self.branch is not None:
+            return None
+        mark = self._steps.mark()
+        number = self._steps.next_model_call()[0]
+        self._steps.rewind(mark)
+        calls = self._requests.model_calls
+        return calls[number] if number < len(calls) else None
+
+    # Tool calls.
+
+    def execute(
+        self,
+        tool: str,
+        arguments: JsonObject,
+        *,
+        call_id: str = "",
+        run: Callable[[], Value] | None = None,
+    ) -> Value:
+        """Return the recorded result of a call, or make the call, with the change if it has one."""
+        with self._steps.lock:
+            if self._begins_at_call(self._next_step(call_id)):
+                self._begin_branch()
+        if self.live is not None:
+            if self._has_pending_arguments and self._is_changed_call(tool, arguments):
+                arguments, run = self._with_pending(tool, arguments, run)
+            run = self._allowed(tool, arguments, run)
+            return self.live.execute(tool, arguments, call_id=call_id, run=run)
+        mark = self._steps.mark()
+        found = self._take_attempt(tool, arguments, call_id, has_code=run is not None)
+        assert isinstance(found, Attempt)
+        if self._control is not None:
+            if found.start.access == "external" and not self.plan.runs_external:
+                return call_result(found)
+            self._control.steps.rewind(mark)
+            return self._control.execute(found, tool, arguments, call_id=call_id, run=run)
+        is_changed = self.attempt is not None and found.key == self.attempt.key
+        if is_changed and self.plan.is_changed:
+            return self._changed_result(found)
+        return call_result(found) if run is None or not self._runs(found) else run()
+
+    def _next_step(self, call_id: str) -> int:
+        """Return the step of the next call, by the model's id if that tells it."""
+        for attempt in self._tools.unused:
+            if call_id and attempt.start.call_id == call_id:
+                return attempt.start.step
+        mark = self._steps.mark()
+        position = self._steps.next_call()
+        self._steps.rewind(mark)
+        return position.step
+
+    def _is_changed_call(self, tool: str, arguments: JsonObject) -> bool:
+        """Return whether a live call is the one to change. Calls of a step come in any order."""
+        if self.attempt is None:
+            return False
+        actual = as_stored({"tool": tool, "arguments": arguments})
+        return self._tools.is_recorded(call_request(self.attempt), actual)
+
+    def _changed_arguments(self, arguments: JsonObject) -> JsonObject:
+        assert isinstance(self.plan.change, Arguments)
+        return {**arguments, **self.plan.change.arguments}
+
+    def _with_pending(
+        self, tool: str, arguments: JsonObject, run: Callable[[], Value] | None
+    ) -> tuple[JsonObject, Callable[[], Value] | None]:
+        """Put the changed arguments into a call as it is made: no answer of a model asked for it."""
+        self._has_pending_arguments = False
+        arguments = self._changed_arguments(arguments)
+        try:
+            run = call_with(tool, arguments, run, self._functions)
+        except EditError as exc:
+            raise self._stopped(str(exc)) from exc
+        self.notes["the arguments were changed in the call itself, not in a model's answer"] = None
+        return arguments, run
+
+    def _changed_result(self, attempt: Attempt) -> Value:
+        """Return the changed result of a call that was made, or raise that of one that was not."""
+        change = self.plan.change
+        self._has_changed_result = True
+        if isinstance(change, ToolError):
+            self._withheld = frozenset((attempt.key,))
+            raise as_exception(change.error_type, change.message)
+        assert isinstance(change, Result)
+        return deliver(change.result, attempt.end is not None and attempt.end.is_async)
+
+    def _allowed(
+        self, tool: str, arguments: JsonObject, run: Callable[[], Value] | None
+    ) -> Callable[[], Value] | None:
+        """Return the function to run for a live call of a tool; refuse one that must not run."""
+        stub = self.plan.stubs.get(tool)
+        if stub is not None:
+            self.notes[f"a stub stood in for {tool}"] = None
+            return functools.partial(stub, **arguments)
+        access = access_of(tool, self._functions, self.world, self.episode)
+        if access == "external" and not self.plan.runs_external:
+            raise self._stopped(
+                f"the agent called {tool}, which is declared external, and must not run without "
+                f"leave: allow it by --run-tools external, or give --stub {tool}=module:function"
+            )
+        return run
+
+    def _add_tool(
+        self, function: ToolFunction, *, name: str, schema: JsonObject | None, access: Access
+    ) -> None:
+        super()._add_tool(function, name=name, schema=schema, access=access)
+        if self._control is not None:
+            self._control.live.tool(function, name=name, schema=schema, access=access)
+
+    def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
+        """Run a verifier on the live state; a control's verdict must be the recorded one."""
+        verdict = super().check(verifier, *args)
+        return verdict if self._control is None else self._control.check(verdict, verifier, *args)
+
+    def _stopped(self, reason: str) -> RerunStopped:
+        """Return the exception that ends the run, whatever the agent catches."""
+        error = UnreplayableError(reason, episode_id=self.episode.id)
+        self.error = self.error or error
+        return RerunStopped(error)

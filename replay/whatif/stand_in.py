@@ -1,0 +1,132 @@
+"""Makes the run of an experiment in the place of the episode that an agent's program begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from trajrec.corpus.attempts import Attempt
+from trajrec.corpus.episode import Episode
+from trajrec.errors import ReplayError, RerunStopped
+from trajrec.protocols import Verifier, World
+from trajrec.redaction.redactor import Redactor
+from trajrec.replay.whatif.plan import Plan
+from trajrec.replay.whatif.run import WhatIfRun
+from trajrec.types import Value
+
+# The arguments of `trajrec.episode` that hold for a live part too. The others describe the task,
+# which is that of the recording.
+_KEPT_OPTIONS = ("tools", "checks", "primary", "is_error", "on_full", "durability", "wire")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options that all runs of an experiment share.
+
+    Attributes:
+        folder: The corpus that records the live parts.
+        world: The world; None takes that of the program, or makes the one that the log names.
+        watch: The watched objects; None takes those of the program.
+        checks: Verifiers to run at the end of each live part, beyond those of the program.
+        allow: Module prefixes that may be imported because the log names them.
+        ignore: Regular expressions. Their matches in texts of requests do not count.
+        redact: The `Redactor` of the recording, if it was not the default one.
+        run_tools: The tools that may run before the step; see `trajrec.rerun`.
+    """
+
+    folder: Path
+    world: World | None = None
+    watch: Value = None
+    checks: tuple[Verifier, ...] = ()
+    allow: tuple[str, ...] = ()
+    ignore: tuple[Any, ...] = ()
+    redact: bool | Redactor = True
+    run_tools: Literal["read", "all"] | None = None
+
+
+@dataclass
+class StandIn:
+    """Makes one run: directly, or for the program's own `with trajrec.episode(...)`.
+
+    Attributes:
+        episode: The recorded episode.
+        plan: The run.
+        attempt: The recorded call that the experiment changes; None if it changes none.
+        options: The options of the experiment.
+        run: The run; None as long as it was not made.
+        error: Why no run could be made; None if one could.
+    """
+
+    episode: Episode
+    plan: Plan
+    attempt: Attempt | None
+    options: RunOptions
+    run: WhatIfRun | None = field(default=None)
+    error: ReplayError | None = field(default=None)
+
+    def make(self, given: Mapping[str, Any] | None = None) -> WhatIfRun:
+        """Make the run.
+
+        Args:
+            given: The arguments of the program's `trajrec.episode`.
+        """
+        given = given or {}
+        options = self.options
+        kept: dict[str, Any] = {name: given[name] for name in _KEPT_OPTIONS if name in given}
+        kept["checks"] = (*kept.get("checks", ()), *options.checks)
+        self.run = WhatIfRun(
+            self.episode,
+            self.plan,
+            self.attempt,
+            folder=options.folder,
+            world=given.get("world") if options.world is None else options.world,
+            watch=given.get("watch") if options.watch is None else options.watch,
+            options=kept,
+            allow=options.allow,
+            ignore=options.ignore,
+            redact=given.get("redact", True) if options.redact is True else options.redact,
+            run_tools=options.run_tools,
+        )
+        return self.run
+
+    def __call__(
+        self, folder: str | Path, given: Mapping[str, Value], is_conversation: bool
+    ) -> WhatIfRun | None:
+        """Make the run for the first episode that the program begins; see `standing_in`.
+
+        Raises:
+            RerunStopped: The episode is not the recorded one, or a second one, which would really
+                run. It is no `Exception`: a tap would take that for a fault of its own.
+        """
+        if self.run is not None and self.run.branch is not None:
+            # Live: a sub-agent's episode is recorded as usual.
+            return None
+        reason = self._why_not(given, is_conversation)
+        if reason:
+            self.error = ReplayError(reason, episode_id=self.episode.id)
+            raise RerunStopped(self.error)
+        return self.make(given)
+
+    def _why_not(self, given: Mapping[str, Any], is_conversation: bool) -> str:
+        """Return why an episode that the program begins cannot be stood in for; "" if it can."""
+        if self.run is not None:
+            return (
+                f"the program begins a second episode before step {self.plan.at}, which nothing "
+                "answers"
+            )
+        if is_conversation:
+            return (
+                "the program records itself by trajrec.capture, whose conversations cannot be run "
+                "from a step on: put `with trajrec.episode(...)` around the agent, or record it by "
+                "`trajrec capture DIR -- COMMAND`"
+            )
+        task = self.episode.transcript.task
+        if given.get("task", "") != task:
+            return (
+                f"the program begins an episode of the task {given.get('task', '')!r}, and that of "
+                f"the recording is {task!r}: give the program the arguments that it was recorded "
+                "with"
+            )
+        return ""
