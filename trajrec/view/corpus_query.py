@@ -1,0 +1,211 @@
+"""The address of the corpus page: its filters, as they stand in it and as conditions of SQL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from trajrec.types import Value
+
+COLUMNS = ("env_id", "outcome", "ending", "task", "interface_id", "stop_reason")
+"""Facets that are columns of the episodes."""
+
+FACETS = (*COLUMNS, "replay", "error_type", "tool")
+"""All facets: by the latest verdict of a replay, and by failures and calls of the episode too."""
+
+NUMBERS = ("n_steps", "total_reward", "n_failures")
+"""Columns with a histogram, which an address may limit by NAME_min and NAME_max."""
+
+SORTS = ("episode_id", "env_id", "task", "n_steps", "total_reward", "outcome", "ending",
+    "n_failures", "started_at")  # fmt: skip
+"""Columns that an address may sort by."""
+
+NULL = "none"
+"""Parameter that names facets without a value: `none=outcome` selects episodes without one."""
+
+_LIMITS = tuple(f"{name}_{end}" for name in NUMBERS for end in ("min", "max"))
+_OTHERS = ("q", "forks", "all", "sort", "dir", "offset")
+
+# Facets that an episode may have several values of: the table that has them, and their column.
+_INNER = {"error_type": ("failures", "error_type"), "tool": ("attempts", "tool")}
+
+
+@dataclass(frozen=True)
+class CorpusQuery:
+    """The parameters of an address; those that it does not know are left out.
+
+    Attributes:
+        items: Name and value of each parameter, in their order.
+    """
+
+    items: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, items: Iterable[tuple[str, str]]) -> CorpusQuery:
+        """Return the query of an address's parameters."""
+        return cls(tuple(dict.fromkeys(item for item in items if _is_known(*item))))
+
+    def all(self, name: str) -> list[str]:
+        """Return the values of a parameter."""
+        return [value for key, value in self.items if key == name]
+
+    def one(self, name: str) -> str:
+        """Return the last value of a parameter; "" without one."""
+        return next((value for key, value in reversed(self.items) if key == name), "")
+
+    def has(self, facet: str, value: str | None) -> bool:
+        """Return whether a value of a facet is selected."""
+        return _item(facet, value) in self.items
+
+    def toggled(self, facet: str, value: str | None) -> str:
+        """Return the address with a value of a facet selected, or no longer selected."""
+        item = _item(facet, value)
+        rest = [
+            other for other in self.items if other not in (item, ("offset", self.one("offset")))
+        ]
+        return _address(rest if item in self.items else [*rest, item])
+
+    def within(self, name: str, low: float | None, high: float | None) -> str:
+        """Return the address with a number between two values; None leaves an end open."""
+        limits = {f"{name}_min": low, f"{name}_max": high}
+        changes = {key: "" if end is None else _number_text(end) for key, end in limits.items()}
+        return self.address(offset="", **changes)
+
+    def address(self, **changes: str) -> str:
+        """Return the address with some parameters changed; "" removes one."""
+        rest = [item for item in self.items if item[0] not in changes]
+        return _address([*rest, *((name, value) for name, value in changes.items() if value)])
+
+    def kept(self, *without: str) -> list[tuple[str, str]]:
+        """Return the parameters that a form keeps as they are."""
+        return [item for item in self.items if item[0] not in (*without, "offset")]
+
+    def limit(self, name: str) -> float | None:
+        """Return the limit of a number; None without one, or if it is no number."""
+        try:
+            value = float(self.one(name))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+
+    @property
+    def unread(self) -> list[str]:
+        """Remarks on limits that are no numbers: they limit nothing."""
+        return [
+            f"{name} must be a number, got {value!r}: it limits nothing"
+            for name, value in self.items
+            if name in _LIMITS and self.limit(name) is None
+        ]
+
+    @property
+    def offset(self) -> int:
+        """The first row of the page."""
+        text = self.one("offset")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else 0
+
+    @property
+    def sort(self) -> tuple[str, bool]:
+        """The column to sort by, and whether in descending order."""
+        sort = self.one("sort") if self.one("sort") in SORTS else "started_at"
+        return sort, (self.one("dir") or ("desc" if sort == "started_at" else "asc")) == "desc"
+
+    @property
+    def filters(self) -> list[tuple[str, str, str]]:
+        """Each filter: its name, its value in words, and the address without it."""
+        found = [
+            (facet, "none" if value is None else value, self.toggled(facet, value))
+            for facet in FACETS
+            for value in (*self.all(facet), *([None] if facet in self.all(NULL) else []))
+        ]
+        for name in (*_LIMITS, "q"):
+            if self.one(name):
+                found.append((name, self.one(name), self.address(offset="", **{name: ""})))
+        return found
+
+    def without(self, name: str) -> CorpusQuery:
+        """Return the query without a facet."""
+        return CorpusQuery(
+            tuple(item for item in self.items if item[0] != name and item != (NULL, name))
+        )
+
+    def without_limits(self, name: str) -> CorpusQuery:
+        """Return the query without the limits of a number."""
+        ends = (f"{name}_min", f"{name}_max")
+        return CorpusQuery(tuple(item for item in self.items if item[0] not in ends))
+
+    @property
+    def kinds(self) -> str:
+        """The condition for the kinds of episodes that are shown."""
+        return "kind <> 'copy'" if self.one("forks") else "kind = 'rollout'"
+
+    def where(self, params: dict[str, Value]) -> str:
+        """Return the condition, for the columns of `all_episodes` and `replay`.
+
+        Args:
+            params: Gets the values that the condition names.
+        """
+        conditions = [self.kinds]
+        conditions += [self._facet(facet, params) for facet in FACETS if self._is_limited(facet)]
+        for name in NUMBERS:
+            for end, sign in (("min", ">="), ("max", "<=")):
+                limit = self.limit(f"{name}_{end}")
+                if limit is not None:
+                    conditions.append(f"{name} {sign} {_named(params, limit)}")
+        if self.one("q"):
+            start = _named(params, self.one("q").lower())
+            part = _named(params, self.one("q"))
+            conditions.append(
+                f"(starts_with(episode_id, {start}) OR contains(coalesce(task, ''), {part}))"
+            )
+        return " AND ".join(conditions)
+
+    def _is_limited(self, facet: str) -> bool:
+        return bool(self.all(facet)) or facet in self.all(NULL)
+
+    def _facet(self, facet: str, params: dict[str, Value]) -> str:
+        values = ", ".join(_named(params, value) for value in self.all(facet))
+        has_null = facet in self.all(NULL)
+        if facet in _INNER:
+            table, column = _INNER[facet]
+            ids = f"SELECT episode_id FROM {table} WHERE {column}"
+            choices = [f"episode_id IN ({ids} IN ({values}))"] * bool(values)
+            choices += [f"episode_id NOT IN ({ids} IS NOT NULL)"] * has_null
+        else:
+            choices = [f"{facet} IN ({values})"] * bool(values)
+            choices += [f"{facet} IS NULL"] * has_null
+        return f"({' OR '.join(choices)})"
+
+
+def inner_table(facet: str) -> tuple[str, str] | None:
+    """Return the table and column of a facet with several values; None if episodes have one."""
+    return _INNER.get(facet)
+
+
+def _is_known(name: str, value: str) -> bool:
+    if name == NULL:
+        return value in FACETS
+    # A task may have an empty name; an empty field of a form limits nothing.
+    return name in FACETS or (name in (*_LIMITS, *_OTHERS) and value != "")
+
+
+def _item(facet: str, value: str | None) -> tuple[str, str]:
+    return (NULL, facet) if value is None else (facet, value)
+
+
+def _address(items: Iterable[tuple[str, str]]) -> str:
+    # A lone surrogate has no bytes in UTF-8.
+    text = urlencode(list(items), errors="replace")
+    return f"/?{text}" if text else "/"
+
+
+def _named(params: dict[str, Value], value: Value) -> str:
+    """Add a value to the parameters; return its placeholder."""
+    name = f"p{len(params)}"
+    params[name] = value
+    return f"${name}"
+
+
+def _number_text(value: float) -> str:
+    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(float(value))

@@ -1,0 +1,178 @@
+"""The table of a corpus's episodes, as its address asks for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trajrec.corpus.corpus import Corpus, Problem
+from trajrec.statistics.intervals import Interval, wilson
+from trajrec.types import Value
+from trajrec.view.corpus_query import CorpusQuery
+from trajrec.view.facets import EPISODES, Facet, Histogram, read_facets, read_histograms
+
+PAGE_ROWS = 100
+_ROWS = """
+WITH page AS (
+    SELECT episode_id, kind, env_id, task, n_steps, total_reward, outcome, ending, n_failures,
+        parent_id, fork_step, started_at, replay
+    FROM {source} WHERE {where} ORDER BY {sort} {dir} NULLS LAST, episode_id
+    LIMIT {limit} OFFSET {offset}
+), verdicts AS (
+    SELECT episode_id, arg_max(step, coalesce(replayed_at, '-infinity'::TIMESTAMP)) AS step
+    FROM latest_replay WHERE episode_id IN (SELECT episode_id FROM page) GROUP BY 1
+), branches AS (
+    SELECT parent_id, count(*) AS n FROM forks
+    WHERE parent_id IN (SELECT episode_id FROM page) GROUP BY 1
+)
+SELECT page.*, verdicts.step, coalesce(branches.n, 0)
+FROM page LEFT JOIN verdicts USING (episode_id)
+    LEFT JOIN branches ON branches.parent_id = page.episode_id
+ORDER BY {sort} {dir} NULLS LAST, page.episode_id
+"""
+
+_COUNTS = """
+SELECT count(*), coalesce(sum(n_steps), 0), count(*) FILTER (outcome = 'success'),
+    count(*) FILTER (outcome = 'failure'), coalesce(sum(n_failures), 0)
+FROM {source} WHERE {where}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusRow:
+    """A line of the table."""
+
+    id: str
+    kind: str
+    env_id: str | None
+    task: str | None
+    n_steps: int
+    reward: float | None
+    outcome: str | None
+    ending: str
+    n_failures: int
+    parent_id: str | None
+    fork_step: int | None
+    started_at: str
+    replay: str
+    replay_status: str
+    n_forks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusView:
+    """The table, and the facets beside it.
+
+    Attributes:
+        query: The filters and the order, as the address has them.
+        success: Share of the judged episodes that succeeded; None if none was judged.
+    """
+
+    rows: Sequence[CorpusRow]
+    n_episodes: int
+    n_steps: int
+    n_succeeded: int
+    n_failed: int
+    n_failures: int
+    success: Interval | None
+    query: CorpusQuery
+    facets: Sequence[Facet]
+    histograms: Sequence[Histogram]
+    problems: Sequence[Problem]
+
+    @property
+    def before(self) -> str | None:
+        """The address of the page before this one; None if it is the first."""
+        if not self.query.offset:
+            return None
+        start = max(0, self.query.offset - PAGE_ROWS)
+        return self.query.address(offset=str(start) if start else "")
+
+    @property
+    def after(self) -> str | None:
+        """The address of the next page; None if it is the last."""
+        end = self.query.offset + PAGE_ROWS
+        return self.query.address(offset=str(end)) if end < self.n_episodes else None
+
+    def sorted_by(self, column: str) -> str:
+        """Return the address of the table sorted by a column; again, the other way round."""
+        sort, is_descending = self.query.sort
+        is_ascending = sort == column and not is_descending
+        return self.query.address(sort=column, dir="desc" if is_ascending else "asc", offset="")
+
+
+def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
+    """Return the table that an address asks for; parameters that it does not know are ignored.
+
+    Args:
+        corpus: The corpus.
+        items: The parameters of the address: a facet of `FACETS`, once for each value that is let
+            through, NAME_min and NAME_max of `NUMBERS`, `q` (the beginning of an id, or a part of
+            a task's name), `forks`, `all`, `sort`, `dir` and `offset`.
+    """
+    query = CorpusQuery.of(items)
+    params: dict[str, Value] = {}
+    where = query.where(params)
+    sort, is_descending = query.sort
+    counts_query = _COUNTS.format(source=EPISODES, where=where)
+    (counts,) = corpus.sql(counts_query, params=params or None).fetchall()
+    rows_query = _ROWS.format(
+        source=EPISODES,
+        where=where,
+        sort=sort,
+        dir="DESC" if is_descending else "ASC",
+        limit=PAGE_ROWS,
+        offset=query.offset,
+    )
+    rows = [_row(row) for row in corpus.sql(rows_query, params=params or None).fetchall()]
+    return CorpusView(
+        rows=rows,
+        n_episodes=counts[0],
+        n_steps=int(counts[1]),
+        n_succeeded=counts[2],
+        n_failed=counts[3],
+        n_failures=int(counts[4]),
+        success=share(counts[2], counts[2] + counts[3]),
+        query=query,
+        facets=read_facets(corpus, query),
+        histograms=read_histograms(corpus, query),
+        problems=[problem for problem in corpus.problems() if not problem.is_tail],
+    )
+
+
+def share(n_won: int, n_judged: int) -> Interval | None:
+    """Return a share with its interval of 95 %, by Wilson; None if nothing was judged.
+
+    >>> share(9, 10)
+    Interval(value=0.9, ci_low=0.595..., ci_high=0.982..., method='...')
+    """
+    if not n_judged:
+        return None
+    return wilson(np.repeat([1.0, 0.0], [n_won, n_judged - n_won]))
+
+
+def _row(row: Sequence[Value]) -> CorpusRow:
+    reward = row[5]
+    grade = row[12] or ""
+    words = f"diverged at {row[13]}" if grade == "diverged" and row[13] is not None else grade
+    statuses = {"": "", "exact": "ok", "state": "ok", "diverged": "failed"}
+    return CorpusRow(
+        id=row[0],
+        kind=row[1],
+        env_id=row[2],
+        task=row[3],
+        n_steps=row[4],
+        reward=None if reward is None or math.isnan(reward) else reward,
+        outcome=row[6],
+        ending=row[7],
+        n_failures=row[8],
+        parent_id=row[9],
+        fork_step=row[10],
+        started_at="" if row[11] is None else f"{row[11]:%Y-%m-%d %H:%M:%S}",
+        replay=words,
+        replay_status=statuses.get(grade, "unknown"),
+        n_forks=row[14],
+    )

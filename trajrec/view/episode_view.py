@@ -1,0 +1,271 @@
+"""An episode as its page shows it, read once and asked step by step; nothing of HTTP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from trajrec.corpus.attempts import argument_changes
+from trajrec.corpus.cached import cached_property
+from trajrec.corpus.episode import Episode
+from trajrec.errors import LogError
+from trajrec.types import JsonObject, Value
+from trajrec.values.diff import Change
+from trajrec.values.json import describe_path, to_json_value
+from trajrec.view.evidence import Evidence
+from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
+from trajrec.view.panes import CheckView, Pane, agent_pane, check_view, environment_pane, state_text
+from trajrec.view.rows import (
+    AgentStep,
+    StepRow,
+    agent_row,
+    agent_steps,
+    environment_rows,
+    overcome_words,
+    window,
+)
+from trajrec.view.svg import Lane, ticks
+from trajrec.view.text import Shown, shown, shown_text
+from trajrec.view.tree import Node, make_tree
+
+
+class EpisodeView:
+    """What a page tells of an episode.
+
+    Args:
+        episode: The episode.
+        evidence: What else the corpus tells of it.
+
+    Attributes:
+        is_agent: Whether an agent called tools; else an environment was stepped.
+    """
+
+    def __init__(self, episode: Episode, evidence: Evidence) -> None:
+        self.episode = episode
+        self.evidence = evidence
+        self.is_agent = episode.is_agent_episode
+        self.id = episode.id
+        if self.is_agent:
+            # Of a damaged log, the rest is shown, with a remark in place of each lost value.
+            episode.transcript = episode.transcribe(is_tolerant=True)
+
+    @property
+    def name(self) -> str:
+        """The environment or world, by its id or class."""
+        episode = self.episode
+        return episode.env_id or episode.header.env.class_name or "agent"
+
+    @cached_property
+    def steps(self) -> Sequence[int]:
+        """The numbers of its steps, ascending."""
+        if self.is_agent:
+            return [item.step for item in self._items]
+        return range(self.episode.first_step, self.episode.end_step)
+
+    @cached_property
+    def _items(self) -> list[AgentStep]:
+        return agent_steps(self.episode)
+
+    @cached_property
+    def _item_of_step(self) -> dict[int, AgentStep]:
+        return {item.step: item for item in self._items}
+
+    @cached_property
+    def _overcome(self) -> dict[tuple[int, int, int], str]:
+        return overcome_words(self.episode.transcript.attempts)
+
+    @cached_property
+    def _agent_rows(self) -> list[StepRow]:
+        return [agent_row(item, self._overcome) for item in self._items]
+
+    @cached_property
+    def _last_changes(self) -> dict[tuple[str, str], list[int]]:
+        steps: dict[tuple[str, str], list[int]] = {}
+        for attempt in self.episode.transcript.attempts:
+            for part, changes in attempt.changes.items():
+                for change in changes:
+                    place = (part, describe_path(change.path))
+                    steps.setdefault(place, []).append(attempt.start.step)
+        return steps
+
+    def rows(self, step: int) -> list[StepRow]:
+        """Return the lines of the list around a step: all of them, or a window of 500."""
+        first, last = window(step, self.steps)
+        if self.is_agent:
+            return self._agent_rows[first:last]
+        return environment_rows(self.episode, self.steps[0] + first, self.steps[0] + last)
+
+    @cached_property
+    def failed_steps(self) -> list[int]:
+        """The steps that failed, those overcome later included, ascending."""
+        if self.is_agent:
+            return failed_steps(self._agent_rows)
+        steps = {f.step for f in self.episode.failures if f.phase == "step"}
+        lost = {step for a, b in self.episode.missing_steps for step in range(a, b)}
+        return sorted(steps | lost)
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The first step that a replay found different, of the latest verdicts; None if none did."""
+        steps = [
+            replay.step
+            for replay in self.evidence.replays
+            if replay.grade == "diverged" and replay.step is not None
+        ]
+        return max(min(steps), self.steps[0]) if steps and self.steps else None
+
+    @cached_property
+    def telling_step(self) -> int | None:
+        """The step to open at: of a divergence, else a failure not overcome, else the first one."""
+        if not self.steps:
+            return None
+        if self.diverged_at is not None:
+            return self.diverged_at
+        failed = self.failed_steps
+        if self.is_agent:
+            failed = [row.step for row in self._agent_rows if row.status == "failed"]
+        return failed[0] if failed else self.steps[0]
+
+    def pane(self, step: int) -> Pane:
+        """Return a step whole.
+
+        Raises:
+            IndexError: There is no such step.
+        """
+        if not self.is_agent:
+            return environment_pane(self.episode, step)
+        item = self._item_of_step.get(step)
+        if item is None:
+            raise IndexError(f"episode {self.id} has no step {step}")
+        return agent_pane(
+            self.episode,
+            item,
+            overcome=self._overcome,
+            argument_changes=self._argument_changes,
+            last_changes=self._last_changes,
+        )
+
+    @cached_property
+    def _argument_changes(self) -> dict[tuple[int, int, int], list[Change]]:
+        return argument_changes(self.episode.transcript.attempts)
+
+    def state(self, step: int) -> tuple[Node | None, str]:
+        """Return the state after a step as a tree, or None and the reason why it is unknown."""
+        state, reason = state_text(self.episode, step + 1)
+        return (None, reason) if reason else (make_tree(state), "")
+
+    @cached_property
+    def lanes(self) -> list[Lane]:
+        """The lanes of the timeline; those without content are left out."""
+        is_agent = self.is_agent
+        lanes = (
+            agent_lanes(self.episode, self._items) if is_agent else environment_lanes(self.episode)
+        )
+        lanes += [self._replay_lane(), self._fork_lane()]
+        return [lane for lane in lanes if any(lane.paths.values())]
+
+    @property
+    def ticks(self) -> list[tuple[int, str]]:
+        """Round numbers of steps below the timeline, each with its place in per cent."""
+        return ticks(self.episode.n_steps, self.episode.first_step)
+
+    def _replay_lane(self) -> Lane:
+        at = self.diverged_at
+        verdicts = [replay.grade for replay in self.evidence.replays]
+        if at is None:
+            proved = {"exact", "state"} & set(verdicts)
+            steps = {"same": self.steps} if proved else {}
+            return evidence_lane("replay", steps, self.episode, f"replay: {', '.join(verdicts)}")
+        steps = {
+            "same": range(self.episode.first_step, at),
+            "failed": [at],
+            "lost": range(at + 1, self.episode.end_step),
+        }
+        return evidence_lane("replay", steps, self.episode, f"a replay diverged at step {at}")
+
+    def _fork_lane(self) -> Lane:
+        steps = self.evidence.fork_steps
+        summary = f"forks at {len(set(steps))} steps"
+        return evidence_lane("forks", {"forks": steps}, self.episode, summary)
+
+    @cached_property
+    def goal(self) -> Shown | None:
+        """The goal of an agent's task; None if it has none."""
+        task = self.episode.task_start
+        if task is None or task.goal_data is None:
+            return None
+        try:
+            goal = self.episode.value(task.goal_data)
+        except LogError as exc:
+            return shown_text(str(exc))
+        return shown_text(goal) if isinstance(goal, str) else shown(goal)
+
+    @cached_property
+    def facts(self) -> list[tuple[str, Value]]:
+        """Name and value of each fact of the header; unknown ones are left out."""
+        episode = self.episode
+        end = episode.end
+        start = episode.start
+        task = episode.task_start
+        reward = episode.total_reward
+        facts: JsonObject = {
+            "task": None if task is None else task.task,
+            "steps": episode.n_steps,
+            "reward": None if self.is_agent or math.isnan(reward) else f"{reward:g}",
+            "ending": episode.ending,
+            "stop reason": None if end is None else end.stop_reason,
+            "claimed done": None if end is None else end.claimed_done,
+            "seed": None if start is None else start.seed,
+            "failed steps": len(self.failed_steps),
+            "fault": episode.fault,
+        }
+        return [(name, value) for name, value in facts.items() if value not in (None, "")]
+
+    @cached_property
+    def checks(self) -> list[CheckView]:
+        """The verdicts on it: those of its own log, then those that were given later."""
+        own = [check_view(self.episode, check) for check in self.episode.checks]
+        return [*own, *self.evidence.later_checks]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the log has lost, in words."""
+        lost = [f"steps {a} to {b - 1}" for a, b in self.episode.missing_steps]
+        return [f"the log has lost {', '.join(lost)}"] if lost else []
+
+    def raw(self, step: int) -> JsonObject:
+        """Return the values of a step whole, as JSON values.
+
+        Raises:
+            IndexError: There is no such step.
+            CorpusError: The log has lost it.
+        """
+        if not self.is_agent:
+            return dict(to_json_value(self.episode.step_at(step)._replace(failure=None)))
+        item = self._item_of_step.get(step)
+        if item is None:
+            raise IndexError(f"episode {self.id} has no step {step}")
+        return {
+            "step": step,
+            "model_calls": [
+                {
+                    "request": to_json_value(call.request),
+                    "messages": to_json_value(call.messages),
+                    "answer": to_json_value(call.answer),
+                    "outcome": call.outcome,
+                }
+                for call in item.model_calls
+            ],
+            "attempts": [
+                {
+                    "tool": attempt.tool,
+                    "call": attempt.start.call,
+                    "attempt": attempt.start.attempt,
+                    "arguments": to_json_value(attempt.arguments),
+                    "outcome": attempt.outcome,
+                    "result": to_json_value(attempt.result),
+                    "message": attempt.end.message if attempt.end is not None else None,
+                }
+                for attempt in item.attempts
+            ],
+        }

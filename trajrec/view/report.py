@@ -1,0 +1,109 @@
+"""One episode as one file of HTML, which opens anywhere, offline, with the pages of the viewer."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zlib
+from pathlib import Path
+
+from trajrec.corpus.corpus import Corpus
+from trajrec.view.episode_view import EpisodeView
+from trajrec.view.evidence import read_evidence
+from trajrec.view.links import ReportLinks
+from trajrec.view.page_values import page_values, pane_values
+from trajrec.view.pages import own_file, render
+
+DEFAULT_BYTES = 20_000_000
+"""Largest report, unless it is asked for a larger one."""
+
+
+def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYTES) -> str:
+    """Return an episode as a page of HTML that needs no other file. The same input, the same text.
+
+    Args:
+        corpus: The corpus, of which the page holds this episode, and what it knows of it.
+        episode_id: The id of the episode, or a beginning of it that no other id has.
+        max_bytes: Size that the packed steps may have. With more, the steps farthest from the one
+            that the page opens at are left out, and the page says so.
+
+    Raises:
+        CorpusError: No episode, or more than one, has an id that begins so.
+    """
+    from markupsafe import Markup
+
+    episode = corpus.episode(episode_id)
+    view = EpisodeView(episode, read_evidence(corpus, episode.id))
+    links = ReportLinks()
+    step = view.telling_step
+    values = page_values(view, step, links)
+    # Without scripts, the one step that is shown has its whole state.
+    values |= {} if step is None else pane_values(view, step, links, has_state=True)
+    steps = [row.step for row in values["rows"]]
+    panes, limits = _packed_panes(view, steps, links, max_bytes)
+    style = own_file("view.css")
+    script = own_file("view.js")
+    limits += [f"the list has {len(steps)} of {len(view.steps)} steps"] * (
+        len(steps) < len(view.steps)
+    )
+    limits.append("whole states and values that are cut here: `trajrec view` shows them")
+    return render(
+        "report.html",
+        policy=_policy(style, script),
+        # Own files, and letters of base64: nothing recorded.
+        style=Markup(style),
+        script=Markup(script),
+        panes=Markup(panes),
+        limits="; ".join(limits),
+        **values,
+    )
+
+
+def write_report(path: Path, text: str) -> None:
+    """Write a report; it replaces a file of this name at once or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, "utf-8", newline="\n")
+    partial.replace(path)
+
+
+def _policy(style: str, script: str) -> str:
+    return (
+        "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src {_hash(style)}; script-src {_hash(script)}"
+    )
+
+
+def _hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _packed_panes(
+    view: EpisodeView, steps: list[int], links: ReportLinks, max_bytes: int
+) -> tuple[str, list[str]]:
+    """Return the panes of the steps, packed, and what had to be left out, in words."""
+    center = view.telling_step or 0
+    panes = {step: _pane(view, step, links) for step in steps}
+    n_kept = len(steps)
+    while True:
+        # The nearest to the step that the page opens at.
+        nearest = sorted(steps, key=lambda step: (abs(step - center), step))[:n_kept]
+        packed = _pack({step: panes[step] for step in sorted(nearest)})
+        if len(packed) <= max_bytes or n_kept <= 1:
+            break
+        n_kept //= 2
+    left_out = len(steps) - n_kept
+    return packed, [f"{left_out} steps are left out, for the size of the file"] * bool(left_out)
+
+
+def _pane(view: EpisodeView, step: int, links: ReportLinks) -> str:
+    has_state = step == view.telling_step
+    return render("pane.html", **pane_values(view, step, links, has_state=has_state))
+
+
+def _pack(panes: dict[int, str]) -> str:
+    # Raw deflate, which DecompressionStream calls deflate-raw.
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    data = json.dumps(panes).encode()
+    return base64.b64encode(packer.compress(data) + packer.flush()).decode()

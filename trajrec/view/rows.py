@@ -1,0 +1,228 @@
+"""An episode as the rows of its list: one line for each step."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trajrec.corpus.attempts import Attempt, AttemptKey
+from trajrec.corpus.call_contents import content_of
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import ModelCall
+from trajrec.log.schema import Failure
+from trajrec.types import Value
+from trajrec.values.diff import diff
+from trajrec.view.text import cell
+
+WINDOW = 500
+"""Steps in a list of an episode that is too long to be listed whole."""
+
+MAX_LISTED = 2_000
+"""Steps of the longest episode that is listed whole."""
+
+_NAME = 60
+_CELL = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRow:
+    """A line of the list.
+
+    Attributes:
+        step: The step.
+        name: The tool or the action.
+        arguments: The arguments of the call.
+        status: ok, failed, overcome, again, open, unknown, or "" if there is nothing to tell.
+        words: The status in words.
+        result: The result, the error, or the reward.
+        n_changes: Changes of the state.
+    """
+
+    step: int
+    name: str
+    arguments: str = ""
+    status: str = ""
+    words: str = ""
+    result: str = ""
+    n_changes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentStep:
+    """What an agent's episode holds of one step."""
+
+    step: int
+    model_calls: Sequence[ModelCall]
+    attempts: Sequence[Attempt]
+    failures: Sequence[Failure]
+
+
+def agent_steps(episode: Episode) -> list[AgentStep]:
+    """Return the steps of an agent's episode, in order, with their calls and failures."""
+    transcript = episode.transcript
+    models: dict[int, list[ModelCall]] = {}
+    attempts: dict[int, list[Attempt]] = {}
+    failures: dict[int, list[Failure]] = {}
+    for call in transcript.model_calls:
+        models.setdefault(call.start.step, []).append(call)
+    for attempt in transcript.attempts:
+        attempts.setdefault(attempt.start.step, []).append(attempt)
+    for failure in episode.failures:
+        failures.setdefault(failure.step, []).append(failure)
+    steps = {*range(episode.first_step, episode.end_step), *models, *attempts}
+    return [
+        AgentStep(
+            step=step,
+            model_calls=models.get(step, []),
+            attempts=attempts.get(step, []),
+            failures=failures.get(step, []),
+        )
+        for step in sorted(steps)
+    ]
+
+
+def overcome_words(attempts: Sequence[Attempt]) -> dict[AttemptKey, str]:
+    """Return, for each failed attempt that was overcome, when, and with which arguments.
+
+    A success with other arguments may be another thing altogether, so the words tell them apart.
+    """
+    retries = {attempt.retry_of: attempt for attempt in attempts if attempt.retry_of is not None}
+    words = {}
+    for attempt in attempts:
+        if attempt.recovered_at is None:
+            continue
+        retry: Attempt | None = retries.get(attempt.key)
+        seen = {attempt.key}
+        while retry is not None and retry.outcome != "ok" and retry.key not in seen:
+            seen.add(retry.key)
+            retry = retries.get(retry.key)
+        kind = ""
+        if retry is not None:
+            is_same = not diff(attempt.arguments, retry.arguments)
+            kind = ", same arguments" if is_same else ", other arguments"
+        words[attempt.key] = f"overcome at {attempt.recovered_at}{kind}"
+    return words
+
+
+def agent_row(item: AgentStep, overcome: dict[AttemptKey, str]) -> StepRow:
+    """Return the line of a step of an agent."""
+    if not item.attempts:
+        return _row_without_calls(item)
+    last_of_call = {attempt.start.call: attempt for attempt in item.attempts}
+    first = last_of_call[min(last_of_call)]
+    worst = max(item.attempts, key=lambda attempt: _SEVERITY[attempt_status(attempt)])
+    n_more = len(last_of_call) - 1
+    name = first.tool if not n_more else f"{first.tool} +{n_more}"
+    shown_attempt = worst if attempt_status(worst) in ("failed", "overcome") else first
+    error = shown_attempt.end.message if shown_attempt.end is not None else ""
+    result: Value = error if shown_attempt.has_failed and error else shown_attempt.result
+    return StepRow(
+        step=item.step,
+        name=cell(name, _NAME),
+        arguments=cell(shown_attempt.arguments, _CELL),
+        status=attempt_status(worst),
+        words=_words(worst, overcome),
+        result="" if result is None else cell(result, _CELL),
+        n_changes=sum(len(c) for a in item.attempts for c in a.changes.values()),
+    )
+
+
+def _words(attempt: Attempt, overcome: dict[AttemptKey, str]) -> str:
+    if attempt.key in overcome:
+        # The list is narrow: the step's page says with which arguments.
+        return f"overcome {attempt.recovered_at}"
+    return _WORDS[attempt_status(attempt)]
+
+
+_SEVERITY = {"ok": 0, "again": 1, "unknown": 2, "open": 3, "overcome": 4, "failed": 5}
+_WORDS = {
+    "ok": "",
+    "again": "again",
+    "unknown": "unknown",
+    "open": "no end",
+    "overcome": "overcome",
+    "failed": "failed",
+}
+
+
+def attempt_status(attempt: Attempt) -> str:
+    """Return the status of an attempt: a key of the list's colours."""
+    if attempt.outcome in ("open", "unknown"):
+        return attempt.outcome
+    if attempt.has_failed:
+        return "failed" if attempt.recovered_at is None else "overcome"
+    return "again" if attempt.retry_by else "ok"
+
+
+def _row_without_calls(item: AgentStep) -> StepRow:
+    failure = item.failures[0] if item.failures else None
+    if failure is not None:
+        return StepRow(
+            step=item.step,
+            name=f"{failure.phase} failed",
+            status="failed",
+            words="failed",
+            result=cell(f"{failure.error_type}: {failure.message}", _CELL),
+        )
+    if not item.model_calls:
+        return StepRow(step=item.step, name="(nothing recorded)")
+    call = item.model_calls[-1]
+    answer = content_of(call).answer
+    text = answer.text if answer is not None and answer.text is not None else ""
+    has_failed = call.outcome in ("error", "cancelled")
+    return StepRow(
+        step=item.step,
+        name="model",
+        arguments=cell(str(call.request.get("model") or ""), _CELL),
+        status="failed" if has_failed else "",
+        words=call.outcome if has_failed else "",
+        result=cell(text, _CELL),
+    )
+
+
+def environment_rows(episode: Episode, first: int, last: int) -> list[StepRow]:
+    """Return the lines of some steps of an environment: from the first one, before the last."""
+    raised = {failure.step: failure for failure in episode.failures if failure.phase == "step"}
+    numbers = episode.step_numbers.tolist()
+    places = {step: place for place, step in enumerate(numbers) if first <= step < last}
+    rows = []
+    for step in range(first, last):
+        failure = raised.get(step)
+        if failure is not None:
+            rows.append(_raised_row(step, failure))
+        elif step in places:
+            place = places[step]
+            rows.append(
+                StepRow(
+                    step=step,
+                    name=cell(episode.actions[place], _CELL),
+                    result=cell(episode.reward_values[place], _CELL),
+                )
+            )
+        else:
+            rows.append(StepRow(step=step, name="(lost)", status="failed", words="lost"))
+    return rows
+
+
+def _raised_row(step: int, failure: Failure) -> StepRow:
+    return StepRow(
+        step=step,
+        name="raised",
+        status="failed",
+        words="failed",
+        result=cell(f"{failure.error_type}: {failure.message}", _CELL),
+    )
+
+
+def window(step: int, steps: Sequence[int]) -> tuple[int, int]:
+    """Return the places of the first and last step that a list shows around a step.
+
+    >>> window(1700, range(2000)), window(1700, range(3000))
+    ((0, 2000), (1500, 2000))
+    """
+    if len(steps) <= MAX_LISTED:
+        return 0, len(steps)
+    place = min(bisect_left(steps, step), len(steps) - 1)
+    start = place // WINDOW * WINDOW
+    return start, min(start + WINDOW, len(steps))

@@ -1,0 +1,109 @@
+"""The corpus that a viewer serves: opened once, asked by one thread at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.episode import Episode
+from trajrec.view.compare_view import CompareView, read_comparison
+from trajrec.view.corpus_view import CorpusView, read_corpus
+from trajrec.view.episode_view import EpisodeView
+from trajrec.view.evidence import Evidence, read_evidence
+from trajrec.view.failures import FailuresView, read_failures
+from trajrec.view.fork_tree import ForkTree, read_fork_tree
+from trajrec.view.sql_view import SqlView, csv_of, json_of, run_query
+
+KEPT_EPISODES = 16
+
+
+class ServedCorpus:
+    """A corpus and the episodes that were opened last.
+
+    Args:
+        corpus: The corpus. Its folder is read again when an episode or the table is asked for.
+
+    Attributes:
+        lock: To be held by whoever asks an `EpisodeView` of it.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._views: OrderedDict[str, EpisodeView] = OrderedDict()
+        self.lock = threading.RLock()
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return str(self._corpus.path)
+
+    def table(self, items: Iterable[tuple[str, str]]) -> CorpusView:
+        """Return the table that the parameters of an address ask for."""
+        with self.lock:
+            return read_corpus(self._corpus, items)
+
+    def failures(self, *, phase: str | None, tool: str | None) -> FailuresView:
+        """Return the failures, those of one phase or tool in groups."""
+        with self.lock:
+            return read_failures(self._corpus, phase=phase, tool=tool)
+
+    def comparison(self, *, a: str, b: str, check: str) -> CompareView:
+        """Return the comparison of two runs."""
+        # Without the lock: a condition that takes its time must not stop all other pages.
+        return read_comparison(self._corpus, a=a, b=b, check=check)
+
+    def fork_tree(self, episode_id: str) -> ForkTree:
+        """Return the tree of forks that an episode is in."""
+        with self.lock:
+            return read_fork_tree(self._corpus, episode_id)
+
+    def query(self, query: str) -> SqlView:
+        """Return the answer to somebody's query."""
+        # Without the lock, as above.
+        return run_query(self._corpus, query)
+
+    def query_file(self, query: str, name: str) -> str:
+        """Return the answer as a text of "csv" or "json".
+
+        Raises:
+            QueryError: The query is refused, or has too many rows.
+        """
+        return csv_of(self._corpus, query) if name == "csv" else json_of(self._corpus, query)
+
+    def episode(self, episode_id: str, *, is_new_page: bool = True) -> EpisodeView:
+        """Return an episode.
+
+        Args:
+            episode_id: Its id, or a beginning of it that no other id has.
+            is_new_page: Whether verdicts and forks are read again. A fragment of a page that is
+                open already needs only the step.
+
+        Raises:
+            CorpusError: No episode, or more than one, has an id that begins so.
+        """
+        with self.lock:
+            kept = self._views.get(episode_id)
+            if kept is not None and not is_new_page:
+                self._views.move_to_end(episode_id)
+                return kept
+            # It may have been removed since, or its log may have been written anew.
+            self._views.pop(episode_id, None)
+            self._corpus.refresh()
+            episode = self._corpus.episode(episode_id)
+            evidence = read_evidence(self._corpus, episode.id)
+            if kept is not None and _is_current(kept, episode, evidence):
+                self._views[episode_id] = kept
+                return kept
+            view = EpisodeView(episode, evidence)
+            # One that runs has more steps the next time.
+            if episode.ending != "running":
+                self._views[view.id] = view
+                while len(self._views) > KEPT_EPISODES:
+                    self._views.popitem(last=False)
+            return view
+
+
+def _is_current(kept: EpisodeView, episode: Episode, evidence: Evidence) -> bool:
+    return kept.episode.reader is episode.reader and kept.evidence == evidence

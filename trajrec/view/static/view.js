@@ -1,0 +1,206 @@
+// The keys and the cursor. Every page works without this file: it only spares loading whole pages.
+
+const policy = window.trustedTypes
+  ? trustedTypes.createPolicy("view", { createHTML: (text) => text })
+  : { createHTML: (text) => text };
+
+const facts = document.getElementById("facts-for-script");
+const list = document.getElementById("steps");
+if (facts && list) openEpisode(facts.dataset, list);
+else openTable();
+
+function isForUs(event) {
+  const inField = event.target.closest && event.target.closest("input, select, textarea, dialog");
+  return !(event.ctrlKey || event.metaKey || event.altKey || inField);
+}
+
+function openTable() {
+  document.addEventListener("keydown", (event) => {
+    if (!isForUs(event)) return;
+    const links = [...document.querySelectorAll("tbody td:first-child a")];
+    const place = links.indexOf(document.activeElement);
+    if (event.key === "j") links[Math.min(place + 1, links.length - 1)]?.focus();
+    else if (event.key === "k") links[Math.max(place - 1, 0)]?.focus();
+    else if (event.key === "/") document.querySelector("input[type=search]")?.focus();
+    else return;
+    event.preventDefault();
+  });
+}
+
+function openEpisode(data, steps) {
+  const rows = [...steps.querySelectorAll("a.row")];
+  const numbers = rows.map((row) => Number(row.dataset.step));
+  const failed = data.failed ? data.failed.split(" ").map(Number) : [];
+  const pane = document.getElementById("pane");
+  const timeline = document.getElementById("timeline");
+  const first = Number(timeline.dataset.first);
+  const count = Number(timeline.dataset.count);
+  const stored = document.getElementById("panes");
+  const isReport = stored !== null;
+  const kept = new Map();
+  let hasState = new URLSearchParams(location.search).get("tab") === "state";
+  let current = Number(steps.querySelector("[aria-current]")?.dataset.step ?? numbers[0]);
+  let wanted = current;
+
+  const unpacked = isReport ? unpack(stored.textContent.trim()) : null;
+
+  function address(step) {
+    return isReport ? `#${step}` : `/e/${data.id}/${step}${hasState ? "?tab=state" : ""}`;
+  }
+
+  async function text(step) {
+    if (isReport) return (await unpacked)[step];
+    const key = `${step} ${hasState}`;
+    if (!kept.has(key)) {
+      const answer = await fetch(`/e/${data.id}/${step}/pane${hasState ? "?tab=state" : ""}`);
+      if (!answer.ok) throw new Error(String(answer.status));
+      kept.set(key, await answer.text());
+      if (kept.size > 64) kept.delete(kept.keys().next().value);
+    }
+    return kept.get(key);
+  }
+
+  function mark(step) {
+    for (const row of rows) {
+      if (row.hasAttribute("aria-current")) {
+        row.removeAttribute("aria-current");
+        row.tabIndex = -1;
+      }
+    }
+    const row = rows[numbers.indexOf(step)];
+    row.setAttribute("aria-current", "step");
+    row.tabIndex = 0;
+    reveal(row);
+    document.querySelector("#cursor path")?.setAttribute("d", `M${step - first}.5 0v1`);
+    const place = numbers.indexOf(step);
+    point("previous", numbers[place - 1]);
+    point("next", numbers[place + 1]);
+  }
+
+  function point(id, step) {
+    const link = document.getElementById(id);
+    if (!link) return;
+    link.hidden = step === undefined;
+    if (step !== undefined) link.href = address(step);
+  }
+
+  function reveal(row) {
+    const top = row.parentElement.offsetTop;
+    const isAbove = top < steps.scrollTop + 44;
+    const isBelow = top + 66 > steps.scrollTop + steps.clientHeight;
+    if (isAbove || isBelow) steps.scrollTop = top - steps.clientHeight / 2;
+  }
+
+  async function go(step, { isClick = false, isBack = false } = {}) {
+    if (!numbers.includes(step)) {
+      // It is outside of the list's window: the server has it.
+      if (!isReport) location.href = address(step);
+      return;
+    }
+    wanted = step;
+    mark(step);
+    let html;
+    try {
+      html = await text(step);
+    } catch {
+      location.href = address(step);
+      return;
+    }
+    if (wanted !== step || html === undefined) return;
+    pane.innerHTML = policy.createHTML(html);
+    pane.scrollTop = 0;
+    current = step;
+    if (isBack) return;
+    if (isClick) history.pushState({ step }, "", address(step));
+    else history.replaceState({ step }, "", address(step));
+    if (!isReport) requestIdle(() => numbers.includes(step + 1) && text(step + 1).catch(() => {}));
+  }
+
+  function by(n) {
+    const place = numbers.indexOf(wanted) + n;
+    if (place >= 0 && place < numbers.length) return go(numbers[place]);
+    const edge = document.querySelector(n > 0 ? "#steps > a.more:last-child" : "#steps > a.more:first-child");
+    if (edge && Math.abs(n) === 1) location.href = edge.href;
+    else if (numbers.length) go(numbers[n > 0 ? numbers.length - 1 : 0]);
+  }
+
+  const keys = {
+    j: () => by(1), k: () => by(-1), J: () => by(10), K: () => by(-10),
+    ArrowDown: () => by(1), ArrowUp: () => by(-1),
+    n: () => jump(failed.find((step) => step > wanted)),
+    p: () => jump(failed.findLast((step) => step < wanted)),
+    d: () => data.diverged !== "" && go(Number(data.diverged)),
+    g: () => go(first), G: () => go(isReport ? numbers[numbers.length - 1] : Number(data.last)),
+    w: () => { if (!isReport) { hasState = !hasState; go(wanted); } },
+    u: () => { if (!isReport) location.href = "/"; },
+    "?": () => document.getElementById("help").showModal(),
+  };
+
+  function jump(step) {
+    if (step !== undefined) go(step);
+  }
+
+  document.addEventListener("keydown", (event) => {
+    if (!isForUs(event) || !Object.hasOwn(keys, event.key)) return;
+    if (event.key.startsWith("Arrow") && !steps.contains(document.activeElement)) return;
+    event.preventDefault();
+    keys[event.key]();
+    if (steps.contains(document.activeElement)) rows[numbers.indexOf(wanted)]?.focus({ preventScroll: true });
+  });
+
+  document.addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+    const link = event.target.closest("a");
+    if (!link) return;
+    if (link.id === "previous" || link.id === "next") {
+      event.preventDefault();
+      by(link.id === "next" ? 1 : -1);
+    } else if (link.classList.contains("whole")) {
+      event.preventDefault();
+      keys.w();
+    } else if (link.dataset.step !== undefined) {
+      event.preventDefault();
+      go(Number(link.dataset.step), { isClick: true });
+    }
+  });
+
+  timeline.addEventListener("click", (event) => {
+    const box = document.getElementById("cursor").getBoundingClientRect();
+    const share = (event.clientX - box.left) / box.width;
+    if (share < 0 || share > 1) return;
+    const step = first + Math.min(count - 1, Math.floor(share * count));
+    if (!isReport) return go(step, { isClick: true });
+    const nearest = numbers.reduce((a, b) => (Math.abs(b - step) < Math.abs(a - step) ? b : a));
+    go(nearest, { isClick: true });
+  });
+
+  function fromAddress() {
+    const text = isReport ? location.hash.slice(1) : location.pathname.split("/")[3];
+    return text && numbers.includes(Number(text)) ? Number(text) : undefined;
+  }
+
+  window.addEventListener("popstate", () => {
+    const step = fromAddress();
+    if (step !== undefined && step !== current) go(step, { isBack: true });
+    else if (step === undefined && !isReport) location.reload();
+  });
+
+  const help = document.getElementById("show-help");
+  help.hidden = false;
+  help.addEventListener("click", keys["?"]);
+  mark(current);
+  const asked = isReport ? fromAddress() : undefined;
+  if (asked !== undefined && asked !== current) go(asked, { isBack: true });
+}
+
+function requestIdle(work) {
+  if (window.requestIdleCallback) requestIdleCallback(work);
+  else setTimeout(work, 200);
+}
+
+// The panes of a report: base64 of raw deflate of JSON, which is step -> HTML.
+async function unpack(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return JSON.parse(await new Response(stream).text());
+}
