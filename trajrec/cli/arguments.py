@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ class Commands:
         example: str,
         *,
         finding: str = "",
+        statuses: str = "",
     ) -> argparse.ArgumentParser:
         """Add a command.
 
@@ -46,13 +48,14 @@ class Commands:
             summary: One sentence without its full stop, an imperative in lower case.
             example: A command line, for the command's help.
             finding: The meaning of exit status 1, if the command has findings.
+            statuses: The exit statuses, of a command that has others than most.
         """
         # Without `help=` argparse does not list the command: the list stands in groups instead.
         parser = self._subparsers.add_parser(
             name,
             prog=f"trajrec {name}",
             description=f"{summary[0].upper()}{summary[1:]}.\n\nExample:\n\n    {example}",
-            epilog=_epilog(finding),
+            epilog=f"Exit status: {statuses}." if statuses else _epilog(finding),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         parser.set_defaults(run=run)
@@ -85,6 +88,19 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 def add_episode(parser: argparse.ArgumentParser) -> None:
     """Add EPISODE."""
     parser.add_argument("episode", metavar="EPISODE", help="id of an episode, or a unique prefix")
+
+
+def add_command(parser: argparse.ArgumentParser) -> None:
+    """Add COMMAND, which comes last, after `--`; [] if it is missing."""
+    action = parser.add_argument(
+        "command",
+        nargs="+",
+        default=[],
+        metavar="COMMAND",
+        help="after --: the command and its arguments",
+    )
+    # With nargs="*", argparse would take the empty one before the options that follow DIR.
+    action.required = False
 
 
 def add_where(
@@ -219,6 +235,37 @@ def add_rollouts(parser: argparse.ArgumentParser, *, needs_policy: bool) -> None
     add_json(parser)
 
 
+def add_prices(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Add --prices."""
+    parser.add_argument(
+        "--prices",
+        type=read_json_file,
+        metavar="FILE",
+        help=f"JSON of the prices of a million tokens by model, {purpose}: "
+        '{"gpt-5*": {"input": 1.25, "cached": 0.125, "output": 10}}',
+    )
+
+
+def add_ignore(parser: argparse.ArgumentParser) -> None:
+    """Add --ignore."""
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        type=read_pattern,
+        metavar="REGEX",
+        help="matches in the texts of requests do not count, e.g. a date; repeatable",
+    )
+
+
+def read_pattern(text: str) -> re.Pattern[str]:
+    """Read a regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise argparse.ArgumentTypeError(f"must be a regular expression: {exc}") from exc
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
@@ -262,6 +309,14 @@ def read_json_object(text: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be a JSON object, got {text!r}")
     return value
+
+
+def read_json_file(text: str) -> dict[str, object]:
+    """Read a file that holds a JSON object."""
+    try:
+        return read_json_object(Path(text).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {exc}") from exc
 
 
 def read_slice(text: str) -> slice:

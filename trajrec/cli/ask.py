@@ -12,6 +12,7 @@ from trajrec.cli.arguments import (
     add_folder,
     add_forks,
     add_json,
+    add_prices,
     add_where,
     read_seconds,
 )
@@ -26,6 +27,7 @@ from trajrec.cli.folder import (
 from trajrec.cli.output import print_json, print_table
 from trajrec.cli.row_files import write_rows
 from trajrec.errors import QueryError
+from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -123,6 +125,7 @@ def _add_sql(commands: Commands) -> None:
         metavar="SIZE",
         help="memory that the query may use, e.g. 8GB (default: 50%% of the machine's)",
     )
+    add_prices(parser, "for the column cost")
     parser.add_argument(
         "--allow-files",
         action="store_true",
@@ -175,13 +178,13 @@ def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
 def _total(corpus: Corpus, selected: str, n_listed: int, *, has_size: bool) -> str:
     """Return the line below a list of episodes."""
     ((n_episodes,),) = corpus.sql(f"SELECT count(*) FROM {selected}").fetchall()
-    total = f"{n_episodes} episodes"
+    total = counted(n_episodes, "episode")
     if has_size:
         ((n_logs, n_bytes),) = corpus.sql(
             "SELECT count(*), coalesce(sum(size_bytes), 0) FROM logs "
             f"WHERE log IN (SELECT log FROM {selected})"
         ).fetchall()
-        total += f" in {n_logs} logs of {n_bytes} bytes"
+        total += f" in {counted(n_logs, 'log')} of {n_bytes} bytes"
     if n_listed < n_episodes:
         total += f"; {n_listed} are listed (--limit all lists all)"
     return total

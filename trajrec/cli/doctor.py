@@ -8,6 +8,7 @@ from trajrec.cli.arguments import Commands, add_folder, add_json
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.output import Progress, print_json
 from trajrec.cli.safe_stream import one_line
+from trajrec.values.shown import counted
 
 
 def add_parser(commands: Commands) -> None:
@@ -40,10 +41,6 @@ def doctor(arguments: argparse.Namespace) -> ExitStatus:
             print(one_line(f"    {finding.command}"))
     if not arguments.json:
         n_files = len({finding.file for finding in findings})
-        result = f"something is wrong with {_count(n_files, 'file')}" if n_files else "all is well"
-        print(f"{_count(n_logs, 'log')}, {result}")
+        result = f"something is wrong with {counted(n_files, 'file')}" if n_files else "all is well"
+        print(f"{counted(n_logs, 'log')}, {result}")
     return ExitStatus.FINDING if findings else ExitStatus.OK
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -10,7 +10,8 @@ from trajrec.cli.arguments import Commands, add_folder, add_json, add_where
 from trajrec.cli.credit import METHODS
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder, require_selection
-from trajrec.cli.output import print_json, say
+from trajrec.cli.output import print_json, print_table, say
+from trajrec.cli.safe_stream import one_line
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -23,20 +24,28 @@ NEEDS = {
 }
 """Kind of training data -> the records it is made from, for a corpus without them."""
 
+FILES = ("transitions", "messages")
+"""Kinds of recorded data that are written as they are."""
+
+TRAJECTORIES = ("atif", "otlp")
+"""Formats of other tools."""
+
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
     parser = commands.add(
         "export",
         run,
-        "write training data: step labels, preference pairs or advantages",
+        "write training data, or trajectories in the formats of other tools",
         "trajrec export runs prm -o labels.parquet",
     )
     add_folder(parser)
     parser.add_argument(
         "kind",
-        choices=tuple(NEEDS),
-        help="prm: step labels; dpo: preference pairs; grpo: advantages in groups",
+        choices=(*NEEDS, *FILES, *TRAJECTORIES),
+        help="prm: step labels; dpo: preference pairs; grpo: advantages in groups; transitions: "
+        "steps of environments; messages: conversations of agents; atif: agents' episodes in ATIF "
+        "1.7, as Harbor reads them; otlp: their traces in OTLP/JSON",
     )
     parser.add_argument(
         "-o",
@@ -44,7 +53,9 @@ def add_parser(commands: Commands) -> None:
         type=Path,
         required=True,
         metavar="OUT",
-        help="file to write; ends in .parquet or .jsonl",
+        help="file to write; ends in .parquet or .jsonl, for transitions in .parquet or .arrow. "
+        "For atif and otlp, a file that ends in .jsonl; for atif also a new folder, which takes a "
+        "file for each episode",
     )
     add_where(parser)
     parser.add_argument(
@@ -56,18 +67,12 @@ def add_parser(commands: Commands) -> None:
 @reads_folder
 def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Write training data and print the number of rows."""
-    from trajrec.replay.credit import export
-
     require_selection(corpus, arguments.where)
+    if arguments.kind in TRAJECTORIES:
+        _write_trajectories(arguments, corpus)
+        return ExitStatus.OK
     remarks: list[str] = []
-    n_rows = export(
-        corpus,
-        arguments.kind,
-        arguments.output,
-        where=arguments.where,
-        method=arguments.method,
-        tell=remarks.append,
-    )
+    n_rows = _write(arguments, corpus, remarks)
     if arguments.json:
         print_json({"file": str(arguments.output), "rows": n_rows, "remarks": remarks})
     elif n_rows:
@@ -77,3 +82,48 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     else:
         say(f"{arguments.output}: no rows: {'; '.join(remarks) or NEEDS[arguments.kind]}")
     return ExitStatus.OK
+
+
+def _write_trajectories(arguments: argparse.Namespace, corpus: Corpus) -> None:
+    """Write episodes in another tool's format, and print what became of their facts."""
+    from trajrec.exchange.exporting import export_atif, export_otlp
+
+    export = export_otlp if arguments.kind == "otlp" else export_atif
+    report = export(corpus, arguments.output, arguments.where)
+    if arguments.json:
+        print_json(
+            {
+                "file": str(arguments.output),
+                "episodes": report.n_episodes,
+                **report.account.as_dict(),
+            }
+        )
+        return
+    account = report.account
+    say(f"{arguments.output}: {report.n_episodes} episodes")
+    names = ("found", "placed", "extra", "dropped")
+    counts = (account.found, account.placed, account.n_extra, account.n_dropped)
+    print_table(list(names), [list(counts)])
+    for reason, n in account.dropped.items():
+        print(one_line(f"dropped {n}: {reason}"))
+    for note in account.notes:
+        print(one_line(note))
+
+
+def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) -> int:
+    """Write the file, and return the number of its rows; remarks are added to the list."""
+    if arguments.kind in FILES:
+        from trajrec.corpus.export_files import export_messages, export_transitions
+
+        write = export_messages if arguments.kind == "messages" else export_transitions
+        return write(corpus, arguments.output, arguments.where)
+    from trajrec.replay.credit import export
+
+    return export(
+        corpus,
+        arguments.kind,
+        arguments.output,
+        where=arguments.where,
+        method=arguments.method,
+        tell=remarks.append,
+    )

@@ -13,6 +13,7 @@ from trajrec.cli.output import Progress, say
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
+    from trajrec.corpus.prices import Prices
 
 
 QUERY_S = 600.0
@@ -20,7 +21,12 @@ QUERY_S = 600.0
 
 
 def open_corpus(
-    folder: Path, *, allow_files: bool = False, seconds: float = QUERY_S, memory: str = "50%"
+    folder: Path,
+    *,
+    allow_files: bool = False,
+    seconds: float = QUERY_S,
+    memory: str = "50%",
+    prices: Prices | None = None,
 ) -> Corpus:
     """Open a corpus, with a progress bar while its index is brought up to date.
 
@@ -32,24 +38,25 @@ def open_corpus(
 
     sandbox = None if allow_files else Sandbox(seconds, memory)
     with Progress("indexing", " bytes") as progress:
-        return open_folder(folder, progress=progress, sandbox=sandbox)
+        return open_folder(folder, progress=progress, sandbox=sandbox, prices=prices)
 
 
 def _open(arguments: argparse.Namespace) -> Corpus:
     """Open the corpus of a command, with the limits that `trajrec sql` was given."""
     if not hasattr(arguments, "allow_files"):
-        return open_corpus(arguments.dir)
+        return open_corpus(arguments.dir, prices=getattr(arguments, "prices", None))
     return open_corpus(
         arguments.dir,
         allow_files=arguments.allow_files,
         seconds=arguments.timeout,
         memory=arguments.memory,
+        prices=arguments.prices,
     )
 
 
 def reads_folder(
-    run: Callable[[argparse.Namespace, Corpus], ExitStatus],
-) -> Callable[[argparse.Namespace], ExitStatus]:
+    run: Callable[[argparse.Namespace, Corpus], int],
+) -> Callable[[argparse.Namespace], int]:
     """Decorate a command that reads the corpus DIR: open it, and report its damaged logs.
 
     A result of a damaged folder is a result of a part of it. So the damage is printed even if
@@ -58,7 +65,7 @@ def reads_folder(
     """
 
     @wraps(run)
-    def command(arguments: argparse.Namespace) -> ExitStatus:
+    def command(arguments: argparse.Namespace) -> int:
         with _open(arguments) as corpus:
             try:
                 status = run(arguments, corpus)

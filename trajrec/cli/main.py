@@ -14,18 +14,29 @@ from typing import TextIO, cast
 from trajrec.cli import (
     ask,
     bisect,
+    capture,
+    card,
     check_determinism,
+    compare,
     credit,
     demo,
     diff,
     doctor,
     export,
     fork,
+    imports,
     maintain,
+    mcp,
+    merge,
     recheck,
     record,
     replay,
+    rerun,
+    rm,
     show,
+    tag,
+    view,
+    whatif,
 )
 from trajrec.cli.arguments import Commands
 from trajrec.cli.exit_status import MEANINGS, CannotMakeError, ExitStatus
@@ -41,11 +52,12 @@ from trajrec.errors import (
 from trajrec.version import __version__
 
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
-    ("Record", (demo, record)),
-    ("Query", (ask, show, diff)),
-    ("Replay and fork", (replay, fork, check_determinism, recheck)),
-    ("Credit", (credit, bisect, export)),
-    ("Maintain logs", (doctor, maintain)),
+    ("Record", (demo, record, capture, mcp, imports)),
+    ("Query", (ask, show, diff, view)),
+    ("Compare and publish", (compare, card)),
+    ("Replay and fork", (replay, rerun, fork, whatif, check_determinism, recheck)),
+    ("Credit and labels", (credit, bisect, tag, export)),
+    ("Maintain logs", (doctor, maintain, merge, rm)),
 )
 """Title of each group of commands, and the modules of its commands in the order of the help."""
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajrec.types import Value
+from trajrec.values.formulas import FORMULA, guarded
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
-
-# A spreadsheet takes a text that begins so for a formula, and runs it. Some take the signs of full
-# width too, and skip the end of a line.
-_FORMULA = "^[=+@\\t\\r\\n\uff1d\uff0b\uff20\uff0d-]"
 
 
 class _Rows:
@@ -53,16 +49,14 @@ def write_rows(relation: DuckDBPyRelation, kind: str) -> None:
         is_text = type_.id in ("varchar", "enum") or str(type_) == "JSON"
         if kind == "csv" and is_text:
             value = f"{value}::VARCHAR"
-            is_formula = f"regexp_matches({value}, '{_FORMULA}')"
+            is_formula = f"regexp_matches({value}, '{FORMULA}')"
             value = f"CASE WHEN {is_formula} THEN chr(39) || {value} ELSE {value} END"
         elif str(type_) == "JSON":
             # Arrow has it as text.
             value = f"{value}::JSON"
-        if kind == "csv" and re.match(_FORMULA, name):
-            # Names may be recorded texts: those of a PIVOT are.
-            shown.append(f"{value} AS {_quote(chr(39) + name)}")
-        else:
-            shown.append(f"{value} AS {_quote(name)}")
+        # Names may be recorded texts: those of a PIVOT are.
+        shown_name = str(guarded(name)) if kind == "csv" else name
+        shown.append(f"{value} AS {_quote(shown_name)}")
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows"
         con.execute(

@@ -1,0 +1,233 @@
+"""The command `trajrec capture`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajrec.cli.arguments import Commands, add_command
+from trajrec.cli.command_servers import wrapped_command
+from trajrec.cli.output import say
+from trajrec.types import Value
+from trajrec.values.shown import counted
+
+if TYPE_CHECKING:
+    from trajrec.proxies.recording import CommandRecording
+    from trajrec.proxies.server import ProxyServer
+
+BASES = ("openai", "anthropic", "gemini")
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add(
+        "capture",
+        run,
+        "record the model calls of a command, in any language",
+        "trajrec capture runs --task fix-1 --watch ./repo -- node my_agent.js",
+        statuses="that of the command, 2 wrong usage",
+    )
+    parser.add_argument("dir", type=Path, metavar="DIR", help="folder to record into")
+    parser.add_argument("--task", default="", metavar="ID", help="id of the task")
+    parser.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="record the state of a folder or SQLite database before and after; implies "
+        "--one-episode; repeatable",
+    )
+    parser.add_argument(
+        "--metadata",
+        action="append",
+        default=[],
+        type=read_pair,
+        metavar="KEY=VALUE",
+        help="metadata of the episodes; repeatable",
+    )
+    parser.add_argument(
+        "--interface",
+        type=Path,
+        metavar="FILE",
+        help="JSON file of the conditions of the run; see trajrec.interface",
+    )
+    parser.add_argument(
+        "--one-episode",
+        action="store_true",
+        help="make one episode of all calls (default: one of each conversation)",
+    )
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="record the MCP servers of the configuration that the command names, too; implies "
+        "--one-episode",
+    )
+    add_bases(parser)
+    add_command(parser)
+
+
+def add_bases(parser: argparse.ArgumentParser) -> None:
+    """Add --openai-base, --anthropic-base and --gemini-base."""
+    for name in BASES:
+        parser.add_argument(
+            f"--{name}-base",
+            default="",
+            metavar="URL",
+            help=f"server that the calls to {name} go on to (default: the one that the "
+            "environment names, else the provider's)",
+        )
+
+
+def bases_of(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the base addresses that a command line gives."""
+    return {name: getattr(arguments, f"{name}_base") for name in BASES}
+
+
+def read_pair(text: str) -> tuple[str, Value]:
+    """Read KEY=VALUE; a value that is JSON is taken as such."""
+    key, sign, value = text.partition("=")
+    if not (key and sign):
+        raise argparse.ArgumentTypeError(f"must be KEY=VALUE, got {text!r}")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command behind a proxy that records; return the command's exit status."""
+    from trajrec.proxies.command import Command
+    from trajrec.proxies.recording import CommandRecording
+    from trajrec.proxies.server import ProxyServer
+    from trajrec.proxies.upstreams import command_environment, make_routes
+
+    if not arguments.command:
+        raise ValueError("give the command after --: trajrec capture runs -- node my_agent.js")
+    routes = make_routes(os.environ, bases_of(arguments))
+    is_one_episode = arguments.one_episode or arguments.mcp or bool(arguments.watch)
+    options = episode_options(arguments)
+    if arguments.mcp:
+        from trajrec.proxies.mcp_messages import find_tool_error
+
+        options["is_error"] = find_tool_error
+    with CommandRecording(arguments.dir, options, is_one_episode=is_one_episode) as recording:
+        server = ProxyServer(routes, recording.begin, mcp=recording.mcp)
+        environment = command_environment(os.environ, server.address, routes, mode="record")
+        with wrapped_command(arguments, environment, server, has_servers=arguments.mcp) as words:
+            server.start()
+            command = Command(words, environment)
+            status = recording.run(told_command(arguments.command), command.run)
+            server.close()
+        recording.end(status)
+    _say_result(arguments.dir, recording, server)
+    return status
+
+
+def episode_options(arguments: argparse.Namespace) -> dict[str, Value]:
+    """Return the options of the episodes of a capture.
+
+    Raises:
+        ValueError: A path to watch does not exist, or the interface is no JSON.
+    """
+    watched = watched_of(arguments.watch)
+    metadata: dict[str, Value] = {"run": secrets.token_hex(8)}
+    metadata.update(arguments.metadata)
+    # So that a rerun can say how the episode was made.
+    metadata.setdefault("command", told_command(arguments.command))
+    options: dict[str, Value] = {"task": arguments.task, "metadata": metadata}
+    if watched is not None:
+        options["watch"] = watched
+    if arguments.interface is not None:
+        try:
+            options["interface"] = json.loads(arguments.interface.read_text())
+        except ValueError as exc:
+            raise ValueError(f"--interface {arguments.interface}: must be JSON: {exc}") from exc
+    return options
+
+
+def told_command(command: Sequence[str]) -> list[str]:
+    """Return a command as it is recorded: without the secrets in words such as --api-key=KEY.
+
+    >>> told_command(["node", "agent.js", "--retries=3"])
+    ['node', 'agent.js', '--retries=3']
+    """
+    from trajrec.redaction.redactor import Redactor
+
+    redactor = Redactor()
+    told = []
+    for word in command:
+        option, sign, value = word.partition("=")
+        if sign:
+            # As a name and its value, which the redactor knows better than one word.
+            (value,) = redactor.plain({option.lstrip("-"): value}).values()
+        told.append(f"{option}{sign}{value}")
+    plain: list[str] = redactor.plain(told)
+    return plain
+
+
+def _say_result(folder: Path, recording: CommandRecording, server: ProxyServer) -> None:
+    """Say on the last line how much was recorded; before it, what was not."""
+    if server.n_unsent:
+        say(
+            f"trajrec: {counted(server.n_unsent, 'request')} got no whole answer from the server; "
+            f"the first: {server.first_failure}"
+        )
+    if recording.n_faults:
+        say(
+            f"trajrec: {counted(recording.n_faults, 'request')} to a model passed unrecorded; the "
+            f"first because of {recording.first_fault}"
+        )
+    if recording.n_others:
+        say(
+            f"trajrec: {counted(recording.n_others, 'request')} to no model passed unrecorded; the "
+            f"first: {recording.first_other}"
+        )
+    _say_mcp(recording)
+    n_calls = recording.n_model_calls
+    if not n_calls:
+        say(
+            "trajrec: no model call was recorded: the command sent none to the addresses in "
+            "OPENAI_BASE_URL, ANTHROPIC_BASE_URL and GOOGLE_GEMINI_BASE_URL"
+        )
+        return
+    say(
+        f"trajrec: {counted(recording.n_episodes, 'episode')}, {counted(n_calls, 'model call')} "
+        f"({counted(recording.n_attempts, 'HTTP request')}) recorded; "
+        f"list them: trajrec ls {folder}"
+    )
+
+
+def _say_mcp(recording: CommandRecording) -> None:
+    """Say how much of MCP servers was recorded."""
+    mcp = recording.mcp
+    if mcp is None:
+        return
+    if mcp.n_faults:
+        say(
+            f"trajrec: {counted(mcp.n_faults, 'message')} of MCP servers passed unrecorded; the "
+            f"first because of {mcp.first_fault}"
+        )
+    if mcp.servers:
+        say(
+            f"trajrec: {counted(mcp.n_calls, 'tool call')} of {counted(len(mcp.servers), 'server')} "
+            f"recorded: {', '.join(sorted(mcp.servers))}"
+        )
+
+
+def watched_of(paths: Sequence[Path]) -> Value:
+    """Return the paths of --watch as `trajrec.episode` takes them; None without one.
+
+    Raises:
+        ValueError: A path does not exist.
+    """
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        raise ValueError(f"--watch {missing[0]}: there is no such file or folder")
+    watched = {str(path): path.resolve() for path in paths}
+    return watched if len(watched) > 1 else next(iter(watched.values()), None)
