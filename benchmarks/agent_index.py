@@ -7,6 +7,7 @@ rebuilds, each compared with its goal, and the peak of memory of an index of man
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import resource
 import statistics
@@ -23,12 +24,14 @@ import trajrec
 from trajrec.corpus.index.file import update_index
 from trajrec.recording.event_log import close_logs
 from trajrec.types import JsonObject
+from trajrec.wire.exchange import HttpRequest
 
 N_REBUILDS = 3
 CALLS_OF_EPISODE = 20
 N_ORDERS = 50
 N_STREAMS = 20
 CHUNKS_OF_STREAM = 2_000
+N_TURNS = 200
 
 
 class BusyError(Exception):
@@ -112,6 +115,68 @@ def record_streams(folder: Path) -> None:
     close_logs()
 
 
+URL = "https://models.example/v1/chat/completions"
+JSON = [("content-type", "application/json")]
+EVENTS = [("content-type", "text/event-stream")]
+
+
+def send(ep: Any, request: JsonObject, pieces: list[bytes], headers: list[tuple[str, str]]) -> None:
+    """Record one HTTP exchange as a tap reports it."""
+    body = json.dumps(request).encode()
+    exchange = ep.begin_exchange(HttpRequest("POST", URL, JSON, body))
+    exchange.responded(200, headers)
+    for piece in pieces:
+        exchange.received(piece)
+    exchange.ended(None)
+
+
+def record_exchanges(folder: Path) -> None:
+    """Record streamed answers of many chunks as HTTP exchanges."""
+    with trajrec.episode(folder, task="stream") as ep:
+        messages = []
+        for k in range(N_STREAMS):
+            messages.append({"role": "user", "content": f"question {k}"})
+            pieces = [_event({"content": f"word{n} "}) for n in range(CHUNKS_OF_STREAM)]
+            pieces += [_event({}, "stop"), b"data: [DONE]\n\n"]
+            send(ep, {"model": "m", "messages": messages, "stream": True}, pieces, EVENTS)
+    close_logs()
+
+
+def _event(delta: JsonObject, reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    chunk = {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": [choice]}
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+def record_conversation(folder: Path) -> None:
+    """Record a conversation in which each turn asks for a tool and says about 900 bytes."""
+    rng = random.Random(0)
+    tools = [{"type": "function", "function": {"name": f"t{k}", "x": "y" * 300}} for k in range(9)]
+    with trajrec.episode(folder, task="long") as ep:
+        messages: list[JsonObject] = [{"role": "system", "content": "Be brief. " * 100}]
+        for k in range(N_TURNS):
+            if k % 4 == 0:
+                messages.append({"role": "user", "content": _words(rng, 30)})
+            function = {"name": f"t{k % 9}", "arguments": json.dumps({"q": _words(rng, 5)})}
+            call = {"id": f"call_{k}", "type": "function", "function": function}
+            said = {"role": "assistant", "content": _words(rng, 10), "tool_calls": [call]}
+            answer = {
+                "id": f"c{k}",
+                "model": "m",
+                "choices": [{"index": 0, "message": said, "finish_reason": "tool_calls"}],
+                "usage": {"prompt_tokens": 90, "completion_tokens": 9},
+            }
+            request = {"model": "m", "messages": messages, "tools": tools}
+            send(ep, request, [json.dumps(answer).encode()], JSON)
+            result = {"role": "tool", "tool_call_id": f"call_{k}", "content": _words(rng, 60)}
+            messages += [said, result]
+    close_logs()
+
+
+def _words(rng: random.Random, n: int) -> str:
+    return " ".join(f"word{rng.randrange(10**5)}" for _ in range(n))
+
+
 class Body(gym.Env[Any, Any]):
     """A body whose state of four floats changes with each step."""
 
@@ -183,14 +248,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agent_index", description=__doc__)
     parser.add_argument("--calls", type=int, default=50_000)
     parser.add_argument("--steps", type=int, default=400_000)
+    parser.add_argument("--only", help="the name of one case")
     options = parser.parse_args()
     n_chunks = N_STREAMS * CHUNKS_OF_STREAM
     cases = [
         Case("calls", lambda f: record_calls(f, options.calls), options.calls, "call", 20),
         Case("streams", record_streams, n_chunks, "chunk", 0.5e6 / n_chunks),
+        Case("exchanges", record_exchanges, n_chunks, "chunk", 10),
+        Case("conversation", record_conversation, N_TURNS, "turn", 0.3e6 / N_TURNS),
         Case("states", lambda f: record_states(f, options.steps), options.steps, "step", 1.5),
     ]
     for case in cases:
+        if options.only not in (None, case.name):
+            continue
         with tempfile.TemporaryDirectory() as name:
             case.record(Path(name))
             cpu_s = measure(Path(name))

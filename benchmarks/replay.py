@@ -51,6 +51,11 @@ class Pass(NamedTuple):
 LONG_HOPPER = functools.partial(gym.make, "Hopper-v5", terminate_when_unhealthy=False)
 SHORT_HOPPER = functools.partial(gym.make, "Hopper-v5")
 BREAKOUT = functools.partial(make_by_id, "ALE/Breakout-v5")
+LAKE = functools.partial(gym.make, "FrozenLake-v1")
+TAXI = functools.partial(gym.make, "Taxi-v4")
+PENDULUM = functools.partial(gym.make, "Pendulum-v1")
+MINIGRID = functools.partial(make_by_id, "MiniGrid-Empty-8x8-v0")
+HUMANOID = functools.partial(gym.make, "Humanoid-v5")
 LONG_POLE = SCENARIOS[0]
 SHORT_POLE = SCENARIOS[1]
 CASES = (
@@ -59,6 +64,11 @@ CASES = (
     Case("Hopper, 1000-step episodes", LONG_HOPPER, random_policy, 32_000, 1.1),
     Case("Hopper, ~23-step episodes", SHORT_HOPPER, random_policy, 3_000, None),
     Case("ALE Breakout RGB", BREAKOUT, random_policy, 8_000, 1.2),
+    Case("FrozenLake, ~8-step episodes", LAKE, random_policy, 10_000, None),
+    Case("Taxi, 200-step episodes", TAXI, random_policy, 30_000, None),
+    Case("Pendulum, 200-step episodes", PENDULUM, random_policy, 30_000, 1.4),
+    Case("MiniGrid Empty-8x8, 256-step episodes", MINIGRID, random_policy, 16_000, 1.4),
+    Case("Humanoid, ~23-step episodes", HUMANOID, random_policy, 2_000, 1.4),
 )
 
 

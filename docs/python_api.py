@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import importlib.util
 import inspect
 import re
 import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from markdown_text import anchor, from_docstring, item_of, page_of
 
@@ -25,11 +27,32 @@ OTHERS = {
         "MultiAgentEnv",
         "Verifier",
     ),
+    "trajrec.analysis.bands": ("Bands", "TaskBand"),
+    "trajrec.analysis.arms": ("Arm", "TaskDifference"),
+    "trajrec.analysis.comparison": ("Comparison",),
+    "trajrec.analysis.cross_grading": ("CrossGrading", "Verifier"),
+    "trajrec.analysis.disagreement": ("Disagreement", "Pair", "Flake"),
+    "trajrec.analysis.estimate": ("Estimate",),
+    "trajrec.analysis.factors": ("FactorEffects", "FactorEffect", "Link"),
+    "trajrec.analysis.fidelity": ("Fidelity",),
+    "trajrec.analysis.interface_difference": ("Factor", "PathDifference"),
+    "trajrec.analysis.overlap": ("Overlap", "Shared", "SamePath", "Leak"),
+    "trajrec.analysis.pass_k": ("PassK",),
+    "trajrec.analysis.planning": ("Plan", "PlanRow"),
+    "trajrec.analysis.recovery": ("Recovery", "FailureKind", "SuccessGroup", "RunFailures"),
+    "trajrec.analysis.release": ("Release",),
+    "trajrec.analysis.card_text": ("TableFile",),
+    "trajrec.analysis.support": ("Support", "ClaimSupport"),
     "trajrec.values.projection": ("Projection",),
     "trajrec.corpus.episode": ("Episode",),
     "trajrec.corpus.step": ("Step",),
+    "trajrec.corpus.said_messages": ("SaidMessage",),
     "trajrec.corpus.transcript": ("Transcript", "ModelCall"),
     "trajrec.corpus.attempts": ("Attempt",),
+    "trajrec.datasets.transitions": ("Transitions",),
+    "trajrec.datasets.sequences": ("Sequences",),
+    "trajrec.corpus.chat": ("Conversation",),
+    "trajrec.corpus.labels": ("LabelLine", "Criterion"),
     "trajrec.agents.context": ("EpisodeSession",),
     "trajrec.replay.agents.agent_difference": ("AgentDifference",),
     "trajrec.replay.credit.sampling.context": ("Context", "ToolCall"),
@@ -98,7 +121,11 @@ def _alias(module: str, name: str) -> str:
 
 @functools.cache
 def _tree(module: str) -> ast.Module:
-    return ast.parse(inspect.getsource(importlib.import_module(module)))
+    # Not imported: a module may need a package that is not installed.
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.parse(Path(spec.origin).read_text("utf-8"))
 
 
 def _object(path: str, name: str, value: object) -> Iterator[str]:

@@ -21,7 +21,7 @@ import trajrec
 from trajrec import envs
 from trajrec.envs.keydoor import LEFT, OPEN, PICK_UP, RIGHT
 from trajrec.log.writer import LogWriter
-from trajrec.recording import error_text, log_series, provenance, recorder
+from trajrec.recording import error_text, log_series, opening, provenance, recorder
 from trajrec.recording.options import LogOrigin, RecordOptions
 from trajrec.recording.traceback_text import TracebackText
 from trajrec.types import Action, AnyEnv, Observation
@@ -77,7 +77,7 @@ def play(
     """Record episodes into a log of a given name; return the recorder, still open."""
     clock = itertools.count(BEGIN_NS, STEP_NS)
     origin = LogOrigin(name=name, clock_ns=lambda: next(clock))
-    recording = recorder.open_recorder(env, folder, origin, **options)
+    recording = opening.open_recorder(env, folder, origin, **options)
     for k in range(n_episodes):
         recording.reset(seed=k)
         step = 0
