@@ -18,7 +18,12 @@ PARTS = {
     "index": "processes that ask for minutes while others record",
     "replay": "a hundred episodes of each environment, and an episode of a million steps",
     "credit": "estimators against problems with known answers, coverage of their intervals",
-    "agents": "the tasks of agentdojo",
+    "whatif": "coverage of the intervals of what-if experiments, and controls that must fail",
+    "attribution": "coverage of intervals over tasks, analyses of a million episodes",
+    "agents": "the tasks of agentdojo, the SDKs of models",
+    "frameworks": "agents of every client and framework that pip can install: the extra `frameworks`",
+    "trainers": "training loops of Stable-Baselines3, CleanRL's kind, TorchRL and RLlib",
+    "imports": "files of other tools with random changes",
     "environments": "every environment recorded, restored, forked and probed",
     "newest": "the unmarked tests with the newest, the pre-release and the oldest dependencies",
 }
@@ -41,11 +46,22 @@ def list_by_part(folder: Path) -> dict[str, list[str]]:
     """Return the names of the tests of each part, in the order of the files."""
     tests = defaultdict(list)
     for path in sorted(folder.glob("test_*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef):
-                for part in sorted({p for line in node.decorator_list for p in parts_of(line)}):
+        body = ast.parse(path.read_text()).body
+        of_module = {part for node in body if is_marks(node) for part in parts_of(node)}
+        for node in body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                own = {part for line in node.decorator_list for part in parts_of(line)}
+                for part in sorted(own | of_module):
                     tests[part].append(f"{path.name}::{node.name}")
     return tests
+
+
+def is_marks(node: ast.stmt) -> bool:
+    """Return whether a statement marks all tests of its module: `pytestmark = ...`."""
+    match node:
+        case ast.Assign(targets=[ast.Name(id="pytestmark")]):
+            return True
+    return False
 
 
 def main(names: list[str]) -> None:

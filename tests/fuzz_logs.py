@@ -87,6 +87,9 @@ def change_frames(log: Log, rng: random.Random, other: Log) -> str:
     match rng.randrange(6):
         case 0:
             del log.parts[k]
+            # An agent's step may be empty, so nothing but the numbers of the frames, which are
+            # given anew, tells that an agent's events are missing.
+            log.is_forged |= _has_agent_events(part)
             return "frame dropped"
         case 1:
             log.parts.insert(rng.randrange(len(log.parts) + 1), dataclasses.replace(part))
@@ -102,6 +105,10 @@ def change_frames(log: Log, rng: random.Random, other: Log) -> str:
         case _:
             part.flags = rng.choice([1, 128])
     return "frame header"
+
+
+def _has_agent_events(part: Part) -> bool:
+    return part.kind == frames.CHUNK and not part.record[1] and bool(part.record[4])
 
 
 def splice(log: Log, rng: random.Random, other: Log) -> str:

@@ -25,8 +25,8 @@ from trajrec.log.events import (
 )
 from trajrec.log.reader import LogReader
 from trajrec.recording.event_log import EventLog, open_event_log
+from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
-from trajrec.recording.recorder import open_recorder
 from trajrec.values import codec
 
 BEGIN_NS = 1_750_000_000_000_000_000

@@ -100,7 +100,8 @@ def read_trailer(log: SlowLog) -> None:
     if len(end) < TRAILER_SIZE[log.version] or end[-8:] != SEAL[log.version]:
         return
     if log.version == 1:
-        if log.check("trailer", zlib.crc32(end[:8]) == u32(end, 8)):
+        # Four zero bytes follow the checksum, which does not cover them.
+        if log.check("trailer", zlib.crc32(end[:8]) == u32(end, 8) and not u32(end, 12)):
             log.trailer = Trailer(struct.unpack_from("<Q", end)[0])
     elif log.check("trailer", zlib.crc32(end[:48]) == u32(end, 48)):
         log.salt = log.salt or end[8:24]

@@ -83,7 +83,7 @@ def half_records(number: int, half: bytes) -> list[Record]:
         kind = word >> 28
         content = half[at + 8 : at + 8 + size]
         start = (kind << 28) ^ (number % (1 << 32))
-        if at + 8 + size > len(half) or zlib.crc32(content, start) != check:
+        if size == 0 or at + 8 + size > len(half) or zlib.crc32(content, start) != check:
             break
         if kind not in (ROW, EVENT, LAYOUT):
             break

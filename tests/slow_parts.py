@@ -14,12 +14,26 @@ from slow_values import DamageError, Typed, numpy_dtype, pack, pack_plain, tag_o
 
 def changed(value: Typed, changes: list[Typed], version: int) -> Typed:
     """Return a value after the changes of one event; the value itself stays as it was."""
-    removals = [change for change in changes if change[0] == "remove"]
-    others = [change for change in changes if change[0] != "remove"]
-    for operation, path, *sides in [*others, *reversed(removals)]:
-        keys = parsed(path) if version == 1 else list(path)
-        value = changed_at(value, keys, operation, sides[-1])
+    steps = [
+        (operation, parsed(path) if version == 1 else list(path), sides[-1])
+        for operation, path, *sides in changes
+    ]
+    removals = [step for step in steps if step[0] == "remove"]
+    others = [step for step in steps if step[0] != "remove"]
+    # Removed items of an array descend, in whatever order they were recorded.
+    for operation, keys, after in [*others, *sorted(removals, key=last_number, reverse=True)]:
+        value = changed_at(value, keys, operation, after)
     return value
+
+
+def last_number(step: tuple[str, list[Typed], Typed]) -> int:
+    """Return the index at the end of a path; 0 of a key that is none."""
+    _, keys, _ = step
+    last = keys[-1] if keys else 0
+    if isinstance(last, str) and last.isdecimal():
+        # A path of format 1 has the text of an index.
+        return int(last)
+    return last if type(last) is int else 0
 
 
 def parsed(path: str) -> list[Typed]:

@@ -41,6 +41,7 @@ from trajrec.recording.event_log import close_logs, open_event_log
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.streams import STEP_CHARS
 from trajrec.redaction.tracks import WINDOW_CHARS
+from trajrec.replay import first_difference
 
 
 def rows(folder: Path, query: str) -> list[Any]:
@@ -83,6 +84,7 @@ def test_ground_truth_solves_each_task_of_the_shop(tmp_path: Path, task: int) ->
     assert result[1] == (f"shop-{task}", "success", "terminated", "done", True)
 
 
+@pytest.mark.slow
 def test_failures_retries_and_recoveries_are_recorded(tmp_path: Path) -> None:
     class Flaky:
         n = 0
@@ -265,6 +267,7 @@ def test_a_returned_error_is_a_failure(
     ]
 
 
+@pytest.mark.slow
 def test_calls_after_a_model_call_share_its_step(
     tmp_path: Path,
 ) -> None:
@@ -291,6 +294,45 @@ def test_calls_after_a_model_call_share_its_step(
     assert rows(tmp_path, "SELECT step, action IS NULL FROM steps ORDER BY step")[2] == (2, True)
 
 
+@pytest.mark.slow
+def test_a_model_call_in_a_block_is_a_part_of_its_step(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda x: x, name="echo")
+        with ep.step() as number:
+            ep.call("echo", x=0)
+            ep.model(lambda **_: {"content": "go on"}, messages=[])
+            ep.call("echo", x=1)
+        assert (number, ep.n_steps) == (0, 1)
+        ep.model(lambda **_: {"content": "done"}, messages=[])
+    assert rows(tmp_path, "SELECT step FROM model_calls ORDER BY number") == [(0,), (1,)]
+    assert rows(tmp_path, "SELECT step, call FROM attempts ORDER BY ALL") == [(0, 0), (0, 1)]
+
+
+def test_episodes_differ_in_the_first_model_call_that_does(tmp_path: Path) -> None:
+    def run(prompt: str, text: str, number: int) -> None:
+        with trajrec.episode(tmp_path):
+            for content in (prompt, "go on"):
+                answer = {"id": f"c-{number}", "choices": [{"message": {"content": text}}]}
+                current = current_episode()
+                assert current is not None
+                current.model(
+                    lambda a=answer, **_: a, messages=[{"role": "user", "content": content}]
+                )
+
+    run("hello", "yes", 0)
+    run("hello", "yes", 1)
+    run("hello, you", "yes", 2)
+    run("hello", "no", 3)
+    with trajrec.open(tmp_path) as corpus:
+        first, same, asked, told = corpus.episodes(order_by="started_at")
+    assert first_difference(first, same) == []
+    assert [str(d) for d in first_difference(first, asked)] == [
+        "step 0, model call/messages/0/content: 'hello' | 'hello, you'"
+    ]
+    assert [(d.step, d.field) for d in first_difference(first, told)] == [(0, "answer/text")]
+
+
+@pytest.mark.slow
 def test_a_read_tool_that_writes_is_reported(tmp_path: Path) -> None:
     accounts = {"ada": 5}
     inbox = ["hello"]
@@ -417,6 +459,7 @@ with trajrec.episode(sys.argv[1], task="parent") as ep:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_process_has_its_own_log(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path)], check=True)
@@ -466,6 +509,7 @@ class Message(pydantic.BaseModel):
     content: str
 
 
+@pytest.mark.slow
 def test_a_conversation_stores_each_message_once(tmp_path: Path) -> None:
     draw = random.Random(0)
     messages = [{"role": "system", "content": "You are a shop assistant. " * 100}]
@@ -483,6 +527,36 @@ def test_a_conversation_stores_each_message_once(tmp_path: Path) -> None:
     for turn in (0, 1, 500, 999):
         assert transcript.model_calls[turn].messages == messages[: turn + 2]
     assert transcript.model_calls[7].request == {"model": "m", "temperature": 0.5}
+
+
+def test_an_odd_message_leaves_its_neighbours_right(tmp_path: Path) -> None:
+    odd = {"role": "user", "content": 2**70}
+    requests = [[{"role": "user", "content": ((1,), (2,), text)}, odd] for text in "abb"]
+    with trajrec.episode(tmp_path, wire=False) as ep:
+        for messages in requests:
+            ep.model(lambda **_: "ok", messages=messages)
+    calls = only(tmp_path).transcript.model_calls
+    assert [call.messages for call in calls] == requests
+    assert [call.start.kept for call in calls] == [0, 0, 2]
+
+
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_a_deeply_nested_message_never_ends_the_agent(tmp_path: Path, depth: int) -> None:
+    deep: Any = "end"
+    for _ in range(depth):
+        deep = [deep]
+    messages = [{"role": "user", "content": "one"}, {"role": "user", "content": deep}]
+
+    def ask_deep_in_the_stack(n_frames: int) -> Any:
+        if n_frames:
+            return ask_deep_in_the_stack(n_frames - 1)
+        return ep.model(lambda **_: "ok", messages=messages)
+
+    with trajrec.episode(tmp_path, wire=False) as ep:
+        assert [ask_deep_in_the_stack(n) for n in (0, 300)] == ["ok", "ok"]
+    calls = only(tmp_path).transcript.model_calls
+    assert [len(call.messages) for call in calls] == [2, 2]
+    assert [call.messages[0] for call in calls] == messages[:1] * 2
 
 
 def test_interleaved_conversations_come_back_whole(tmp_path: Path) -> None:
@@ -538,6 +612,7 @@ def test_streamed_answers_are_recorded_whole(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT DISTINCT outcome, is_streamed FROM model_calls") == [("ok", True)]
 
 
+@pytest.mark.slow
 def test_a_retried_model_call_is_one_step(tmp_path: Path) -> None:
     answers = iter(
         [
@@ -568,6 +643,7 @@ def test_a_retried_model_call_is_one_step(tmp_path: Path) -> None:
 # Concurrency
 
 
+@pytest.mark.slow
 def test_concurrent_episodes_keep_their_calls_apart(tmp_path: Path) -> None:
     async def double(x: int) -> int:
         await asyncio.sleep(random.random() * 0.01)
@@ -628,6 +704,7 @@ with trajrec.episode(sys.argv[1], task="killed") as ep:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_process_leaves_its_call_open(tmp_path: Path) -> None:
     with subprocess.Popen(
@@ -666,6 +743,7 @@ def test_an_index_built_meanwhile_equals_one_built_later(tmp_path: Path) -> None
     assert len(before["attempts"]) == 6
 
 
+@pytest.mark.slow
 def test_an_open_corpus_counts_a_growing_episode_once(
     tmp_path: Path,
 ) -> None:
@@ -944,6 +1022,7 @@ def no_model() -> None:
     raise AssertionError("a rerun must not call the model")
 
 
+@pytest.mark.slow
 def test_ordinary_text_is_not_redacted(
     tmp_path: Path,
 ) -> None:
@@ -1047,6 +1126,7 @@ def test_an_agents_log_compacts_and_recovers_without_loss(
     ] == states
 
 
+@pytest.mark.slow
 def test_an_episode_that_nobody_left_is_not_around_the_next_one(tmp_path: Path) -> None:
     def begin() -> None:
         # As an exception does between the beginning of an episode and that of its block.

@@ -145,6 +145,7 @@ def test_the_last_read_before_a_write_and_the_end_is_compared(
     assert world.n_looks == 1 + n_looks
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_honest", [True, False])
 def test_the_last_read_before_a_check_is_compared(tmp_path: Path, is_honest: bool) -> None:
     world = Depot(is_honest=is_honest)
@@ -165,6 +166,7 @@ def test_the_last_read_before_a_check_is_compared(tmp_path: Path, is_honest: boo
     assert [row[2] for row in failures(tmp_path)] == ([] if is_honest else [CHANGED])
 
 
+@pytest.mark.slow
 def test_states_that_were_assumed_rightly_are_known(tmp_path: Path) -> None:
     calls = [LOOK, LOOK, WRITE, *[LOOK] * 2 * MAX_ASSUMED, WRITE, LOOK]
     _, digests = record(tmp_path, calls)
@@ -207,6 +209,7 @@ def test_a_read_that_wrote_right_before_a_write_is_named(tmp_path: Path) -> None
     assert all(attempt.state_digest for attempt in attempts)
 
 
+@pytest.mark.slow
 def test_a_small_state_is_compared_after_each_call(tmp_path: Path) -> None:
     state = {"n": 0}
     with trajrec.episode(tmp_path, watch=state) as ep:
@@ -218,6 +221,7 @@ def test_a_small_state_is_compared_after_each_call(tmp_path: Path) -> None:
     assert all(known_states(only(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_change_there_and_back_again_is_not_seen(tmp_path: Path) -> None:
     world = Depot()
     with trajrec.episode(tmp_path, world=world) as ep:
@@ -264,6 +268,7 @@ def test_states_that_a_kill_left_uncompared_are_unknown(tmp_path: Path) -> None:
     assert any("state not compared after the last calls" in note for note in report.notes)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("recorded_honest", [True, False])
 @pytest.mark.parametrize("live_honest", [True, False])
 def test_replays_compare_where_the_recorder_did(
@@ -281,6 +286,7 @@ def test_replays_compare_where_the_recorder_did(
     assert report.divergence.step == (2 if recorded_honest else 4)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_honest", [True, False])
 def test_a_world_is_brought_to_states_that_are_known_alone(tmp_path: Path, is_honest: bool) -> None:
     record(tmp_path, [WRITE, LOOK, PEEK, LOOK, LOOK, WRITE, LOOK], is_honest=is_honest)
@@ -355,6 +361,7 @@ def test_honest_tools_in_parallel_are_not_blamed(tmp_path: Path, seed: int) -> N
     assert len(looked) > 50
 
 
+@pytest.mark.slow
 def test_a_read_during_a_write_is_not_blamed(tmp_path: Path) -> None:
     world = Depot()
 
@@ -416,6 +423,7 @@ def test_a_state_that_cannot_be_seen_blames_no_tool(tmp_path: Path) -> None:
     assert known_states(episode) == [True, False, False, False, False, True]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_honest", [True, False])
 def test_readers_agree_on_what_was_assumed(tmp_path: Path, is_honest: bool) -> None:
     calls = [WRITE, LOOK, PEEK, *[LOOK] * MAX_ASSUMED, WRITE, PEEK, WRITE, LOOK]

@@ -60,6 +60,7 @@ def test_cause_of_a_divergence_is_named(
     assert report.divergence.cause.startswith(CAUSES[name]), report.divergence.cause
 
 
+@pytest.mark.slow
 def test_state_leak_between_episodes_is_no_divergence(tmp_path: Path) -> None:
     episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
     report = replay_episode(episodes[2], env=broken.StateLeak)

@@ -21,7 +21,7 @@ from conftest import Scripted, record
 import trajrec
 from trajrec.cli.exit_status import MEANINGS, ExitStatus
 from trajrec.cli.main import build_parser, main
-from trajrec.corpus.episode import read_episode
+from trajrec.corpus.lone_episode import read_episode
 from trajrec.envs import Bank
 from trajrec.log import frames
 from trajrec.recording.event_log import close_logs
@@ -133,6 +133,7 @@ ACTING = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["drawing", "draw"])
 def test_a_policy_with_a_generator_records_and_forks(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -158,6 +159,7 @@ def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
     assert header == [("false",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_sql_writes_csv_and_parquet(kind: str, runs: Path, tmp_path: Path) -> None:
     import duckdb
@@ -197,6 +199,7 @@ def test_exit_statuses_are_documented_with_one_meaning_each() -> None:
     assert all(text in (build_parser().epilog or "") for text in MEANINGS.values())
 
 
+@pytest.mark.slow
 def test_schema_describes_every_table_and_column(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -209,6 +212,7 @@ def test_schema_describes_every_table_and_column(
                 assert column in out
 
 
+@pytest.mark.slow
 def test_schema_as_json_counts_the_rows_of_a_folder(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +338,13 @@ READING = {
     "bisect": "ID --policy random -n 2 --success truncated",
     "export": "grpo -o OUT/advantages.jsonl",
     "index": "",
+    "compare": "--a 'number = 0' --b 'number > 0'",
+    "bands": "",
+    "support": "",
+    "card": "-o OUT/release",
+    "report": "ID -o OUT/episode.html",
+    "tag": "ID split=train",
+    "rm": "--where 'number = 0' --dry-run",
 }
 
 
@@ -349,8 +360,12 @@ def test_every_command_that_reads_a_folder_is_tried() -> None:
         for name, parser in commands().items()
         if any(action.dest == "dir" for action in parser._actions)
     }
-    # The demo only writes its folder; the doctor's findings are its result (test_doctor.py).
-    assert reading - {"demo", "doctor"} == READING.keys()
+    # The demo and capture only write their folder; the doctor's findings are its result
+    # (test_doctor.py); rerun, whatif and mcp take an agent's episode (test_capture_command.py,
+    # test_mcp_relay.py), and plan a pilot with verdicts (test_bands.py); view shows the damage on
+    # its pages (test_view.py).
+    others = {"demo", "doctor", "capture", "rerun", "whatif", "mcp", "plan", "view"}
+    assert reading - others == READING.keys()
 
 
 @pytest.mark.mostly_slow(3)
@@ -365,7 +380,10 @@ def test_every_command_reports_a_damaged_log(
     assert run(line) == expected
     assert "foreign.trj" not in capfd.readouterr().err
     foreign(runs)
-    assert run(line) == (expected or ExitStatus.LOG)
+    # A release is written into a new folder.
+    assert run(line.replace(str(tmp_path / "release"), str(tmp_path / "second"))) == (
+        expected or ExitStatus.LOG
+    )
     assert "foreign.trj: at byte 0: not a trajrec log" in capfd.readouterr().err
 
 
@@ -380,6 +398,7 @@ def test_a_folder_of_damaged_logs_is_not_called_empty(
     assert "foreign.trj" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_episode_that_is_not_found_may_be_in_the_damaged_log(
     runs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -459,6 +478,7 @@ def test_the_demo_replays_exactly_and_answers_a_query(
     assert main(["demo", str(tmp_path / "demo")]) == 0
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(runs: Path) -> None:
     command = f"{sys.executable} -m trajrec sql {runs} 'SELECT * FROM range(200000)' | head -1"
     completed = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
@@ -499,6 +519,7 @@ def test_fork_diff_and_check_determinism_work_together(
     assert json.loads(capsys.readouterr().out)["restore"]["snapshot"]["granted"]
 
 
+@pytest.mark.slow
 def test_diff_sees_a_change_in_infos_or_flags_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -560,6 +581,7 @@ def test_a_fork_after_an_exception_is_compared_step_by_step(tmp_path: Path) -> N
             assert steps[field] == 6, field
 
 
+@pytest.mark.slow
 def test_an_impossible_fork_is_one_clear_sentence(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -760,6 +782,7 @@ def test_replaying_no_episode_is_no_success(
     assert "nothing to replay" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_fork_and_credit_take_an_environment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

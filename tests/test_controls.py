@@ -103,6 +103,7 @@ def test_branches_are_right_or_refused(kind: Any, restore: Any, jobs: int, tmp_p
         assert not wrong(branches, tmp_path)
 
 
+@pytest.mark.slow
 def test_void_branches_are_wrong_without_controls(tmp_path: Path) -> None:
     """The control arm of this test: without controls, most of the branches above are wrong."""
     episode = record(InModule(), tmp_path)
@@ -144,6 +145,7 @@ class Tiring(Hidden):
         return self.x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", ["snapshot", "reexecute", "auto"])
 def test_branches_that_depend_on_those_before_are_refused(restore: Any, tmp_path: Path) -> None:
     """No control sees it: the recorded actions always give the recorded results."""
@@ -163,6 +165,7 @@ def test_branches_that_depend_on_those_before_are_refused(restore: Any, tmp_path
     assert len({branch.total_reward for branch in branches}) > 1
 
 
+@pytest.mark.slow
 def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> None:
     Worn.n_made = 0
     episode = record(Worn(), tmp_path)
@@ -179,6 +182,7 @@ def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> N
         assert corpus.episode(episode.id).has_control is None
 
 
+@pytest.mark.slow
 def test_a_tenth_of_the_branches_is_controls_and_repeats(tmp_path: Path) -> None:
     episode = record(InLibrary(), tmp_path)
     branches = fork_many(
@@ -232,6 +236,7 @@ def test_credit_is_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_path:
     assert table.controls.n_repeats >= 2
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", [InModule, InCallable])
 def test_wrongly_merged_rollouts_are_run_alone(kind: Any, tmp_path: Path) -> None:
     episode = record(kind(), tmp_path)
@@ -258,6 +263,7 @@ def test_wrongly_merged_rollouts_are_run_alone(kind: Any, tmp_path: Path) -> Non
     assert [row.value for row in merged] != [row.value for row in alone]
 
 
+@pytest.mark.slow
 def test_credit_for_another_environment_needs_control_false(tmp_path: Path) -> None:
     Worn.n_made = 0
     episode = record(Worn(), tmp_path)

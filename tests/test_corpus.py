@@ -180,6 +180,7 @@ def test_failures_and_checks_have_rows(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_an_open_corpus_sees_later_episodes(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env, 2)
@@ -233,6 +234,7 @@ def test_an_index_built_in_steps_equals_one_built_at_once(env_id: str, tmp_path:
         assert dump(corpus) == incremental
 
 
+@pytest.mark.slow
 def test_deleted_and_replaced_logs_leave_no_rows(tmp_path: Path) -> None:
     first = record(gym.make("CartPole-v1"), tmp_path, 2)
     second = record(gym.make("Taxi-v4"), tmp_path, 1)
@@ -276,6 +278,7 @@ def test_a_locked_index_file_changes_no_answer(tmp_path: Path) -> None:
         holder.communicate("")
 
 
+@pytest.mark.slow
 def test_an_index_open_for_reading_changes_no_answer(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     code = (
@@ -301,6 +304,7 @@ def test_an_index_open_for_reading_changes_no_answer(tmp_path: Path) -> None:
         holder.communicate("")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 5000])
 def test_an_invalid_index_file_is_rebuilt(content: bytes, tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
@@ -478,6 +482,7 @@ def test_two_readers_miss_no_episode_of_eight_writers(share: Share, tmp_path: Pa
     ask_while_recording(tmp_path, 8, 2, float(share.size))
 
 
+@pytest.mark.slow
 def test_a_copied_folder_answers_the_same(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "a", 3)
     with trajrec.open(tmp_path / "a") as corpus:
@@ -489,6 +494,7 @@ def test_a_copied_folder_answers_the_same(tmp_path: Path) -> None:
     assert before["steps"] == after["steps"]
 
 
+@pytest.mark.slow
 def test_unknown_times_are_null_and_double_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -537,6 +543,7 @@ def test_tuples_of_several_types_keep_each_type(action: Any, tmp_path: Path) -> 
         assert found == [(expected,)]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("rewards", "expected"),
     [
@@ -560,3 +567,14 @@ def test_each_reward_that_is_a_number_is_one_in_sql(
         assert [reward for (reward,) in rows] == expected * 2
         totals = corpus.sql("SELECT total_reward FROM episodes").fetchall()
         assert totals == [(None,)] * 2
+
+
+def test_a_condition_selects_logs_recorded_since_opening(tmp_path: Path) -> None:
+    for n_episodes in (1, 2):
+        with trajrec.record(gym.make("CartPole-v1"), tmp_path) as env:
+            run(env)
+        if n_episodes == 1:
+            corpus = trajrec.open(tmp_path)
+        # The sandbox of the condition sees the second log before the corpus itself does.
+        assert len(list(corpus.episodes("n_steps > 0"))) == n_episodes
+    corpus.close()

@@ -103,6 +103,7 @@ def test_cut_log_gives_every_step_before_the_cut(share: Share, small: Path, tmp_
     assert last == sum(map(len, truth.values()))
 
 
+@pytest.mark.slow
 def test_zeroed_block_loses_only_its_own_steps(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("Acrobot-v1"), tmp_path)
     for k in range(10):
@@ -462,6 +463,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_forked_child_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) -> None:
     with subprocess.Popen(
@@ -483,6 +485,7 @@ def test_forked_child_does_not_keep_the_lock_of_its_dead_parent(tmp_path: Path) 
         os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_uncaught_exception_leaves_a_readable_log(tmp_path: Path) -> None:
     code = (
         "import gymnasium as gym, trajrec, sys\n"

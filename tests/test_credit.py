@@ -56,6 +56,7 @@ def lake(tmp_path: Path) -> Episode:
     return record(tmp_path / "runs", gym.make("FrozenLake-v1"), wander, seed=3)
 
 
+@pytest.mark.slow
 def test_merged_rollouts_give_the_same_numbers_bit_for_bit(lake: Episode) -> None:
     merged = credit.estimate(lake, wander, n_rollouts=16)
     whole = credit.estimate(lake, wander, n_rollouts=16, merge_rollouts=False)
@@ -129,6 +130,7 @@ def test_a_pickled_environment_gives_the_same_numbers(tmp_path: Path) -> None:
     assert numbers(tables[0]) == numbers(tables[1]) == numbers(tables[2])
 
 
+@pytest.mark.slow
 def test_an_action_in_cartpole_has_no_luck(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=60), push)
     table = credit.estimate(episode, push, n_rollouts=8)
@@ -151,6 +153,7 @@ def test_a_check_makes_estimates_probabilities_of_success(lake: Episode) -> None
     assert by_check.split.episode_return == float(lake.total_reward)
 
 
+@pytest.mark.slow
 def test_a_note_says_how_shared_noise_changes_the_variance(lake: Episode, tmp_path: Path) -> None:
     assert "vary less" in "".join(credit.estimate(lake, wander, n_rollouts=16).notes)
 
@@ -181,6 +184,7 @@ def test_a_budget_stops_an_estimate_after_a_round(lake: Episode) -> None:
     assert numbers(table) == numbers(whole)
 
 
+@pytest.mark.slow
 def test_chosen_steps_have_the_values_of_a_whole_table(lake: Episode) -> None:
     whole = credit.estimate(lake, wander, n_rollouts=8)
     some = credit.estimate(lake, wander, n_rollouts=8, steps=[1, 3])
@@ -292,6 +296,7 @@ def test_forked_rollouts_do_not_repeat_one_future(noise: Any, tmp_path: Path) ->
         assert len({rollout.episode_return for rollout in arm.rollouts}) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("restore", ["snapshot", "os_fork"])
 def test_an_unseeded_policy_is_noticed_by_its_actions(restore: Any, tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", broken.Sound(), lambda observation, rng: 0)
@@ -377,6 +382,7 @@ def test_estimate_names_the_argument_that_it_refuses(lake: Episode) -> None:
         credit.estimate(lake, wander, steps=[10_000])
 
 
+@pytest.mark.slow
 def test_a_batched_policy_gives_the_same_numbers(tmp_path: Path) -> None:
     class Single:
         def act(self, observation: Any, rng: np.random.Generator) -> int:

@@ -81,6 +81,7 @@ def lost(
     raise AssertionError
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("how", ["answer", "stream"])
 def test_a_recorded_answer_is_never_asked_for_again(tmp_path: Path, how: str) -> None:
     ask = (lambda model: model) if how == "answer" else (lambda model: model.stream)
@@ -94,6 +95,7 @@ def test_a_recorded_answer_is_never_asked_for_again(tmp_path: Path, how: str) ->
         assert row.value == 0 if step > 1 else 0 <= row.value <= 1
 
 
+@pytest.mark.slow
 def test_the_decisive_answer_is_named_with_its_probability(tmp_path: Path) -> None:
     episode, model = lost(tmp_path)
     policy = credit.AgentPolicy(agent_of(model), is_seeded=False)
@@ -210,7 +212,7 @@ def test_model_errors_and_side_effects_are_played_back(tmp_path: Path) -> None:
     assert len(asked) == n_asked
 
 
-def test_recording_clients_get_their_recorded_answers(tmp_path: Path) -> None:
+def test_a_fake_client_gets_its_recorded_answers(tmp_path: Path) -> None:
     class Completions:
         def __init__(self) -> None:
             self.n_asked = 0
@@ -223,12 +225,14 @@ def test_recording_clients_get_their_recorded_answers(tmp_path: Path) -> None:
         class chat:
             completions = Completions()
 
-    client = trajrec.openai(Client())
+    client = Client()
 
     def agent(ep: Any) -> None:
         ep.call("deposit", amount=100)
-        reply = client.chat.completions.create(
-            model="m", messages=[{"role": "user", "content": "amount?"}]
+        reply = ep.model(
+            client.chat.completions.create,
+            model="m",
+            messages=[{"role": "user", "content": "amount?"}],
         )
         ep.call("choose", amount=int(reply["choices"][0]["message"]["content"]))
         with ep.step():
@@ -246,6 +250,7 @@ def test_recording_clients_get_their_recorded_answers(tmp_path: Path) -> None:
     assert (row.value, Client.chat.completions.n_asked) == (1.0, 0)
 
 
+@pytest.mark.slow
 def test_a_fork_of_an_agent_has_its_parents_history(tmp_path: Path) -> None:
     def sure(*, messages: list[dict[str, str]]) -> dict[str, str]:
         return {
@@ -302,6 +307,7 @@ def test_a_fork_of_an_agent_has_its_parents_history(tmp_path: Path) -> None:
     assert {row.value for row in table} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_fork_inside_a_step_continues_that_step(tmp_path: Path) -> None:
     def model(*, messages: list[str]) -> str:
         return "go on"
@@ -327,6 +333,7 @@ def test_a_fork_inside_a_step_continues_that_step(tmp_path: Path) -> None:
     assert fork.transcript.attempts[0].arguments == {"amount": 50}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("has_model", [True, False])
 def test_a_side_effect_belongs_to_the_call_after_it(tmp_path: Path, has_model: bool) -> None:
     drawn = random.Random(0)
@@ -356,6 +363,7 @@ def test_a_side_effect_belongs_to_the_call_after_it(tmp_path: Path, has_model: b
     assert after.value == 0.0
 
 
+@pytest.mark.slow
 def test_own_functions_are_answered_only_from_the_log(tmp_path: Path) -> None:
     called: list[str] = []
 
@@ -426,6 +434,7 @@ def go_on(*, messages: list[Any]) -> str:
     return "go on"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("how", ["bare except", "finally", "another error", "goes on"])
 def test_an_agent_that_ignores_its_stop_keeps_its_first_call(tmp_path: Path, how: str) -> None:
     inner = agent_of_calls(*WON)
@@ -571,6 +580,7 @@ def test_rollouts_behind_a_redacted_argument_are_refused(tmp_path: Path) -> None
         credit.estimate(episode, credit.AgentPolicy(agent), n_rollouts=2, env=Loose)
 
 
+@pytest.mark.slow
 def test_a_loop_that_raises_makes_its_rollout_invalid(tmp_path: Path) -> None:
     drawn = random.Random(0)
 
@@ -634,6 +644,7 @@ def test_stopping_is_an_alternative_action(tmp_path: Path) -> None:
     assert table.of("substituted")[0].value == 0.0
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_stream_left_early_keeps_its_read_pieces(tmp_path: Path, is_kept: bool) -> None:
     open_streams: list[Any] = []
@@ -793,6 +804,7 @@ def test_another_agent_may_prompt_differently_at_its_step(tmp_path: Path) -> Non
         )
 
 
+@pytest.mark.slow
 def test_the_policy_remembers_digests_of_requests(tmp_path: Path) -> None:
     large = "y" * 100_000
 

@@ -178,6 +178,7 @@ class Risky(Walking):
     loss = 0.02
 
 
+@pytest.mark.slow
 def test_scouts_show_losses_that_eight_scenarios_miss(tmp_path: Path) -> None:
     episode = record(tmp_path, Risky(), [0] * 6)
     options: Any = {"env": Risky, "n_rollouts": 8, "folder": None}
@@ -277,6 +278,7 @@ def test_the_step_that_raised_can_be_decisive(tmp_path: Path) -> None:
 # --- budgets ---
 
 
+@pytest.mark.slow
 def test_no_run_takes_more_than_its_budget(tmp_path: Path) -> None:
     class Counted(Walking):
         n_steps = 0
@@ -324,6 +326,7 @@ def test_a_budget_too_small_for_any_result_is_refused(tmp_path: Path) -> None:
             run(episode, tossed, env=Walking, budget=budget, folder=None)
 
 
+@pytest.mark.slow
 def test_an_environment_without_end_needs_max_steps(tmp_path: Path) -> None:
     episode = record(tmp_path, Endless(), [1] * 20)
     with pytest.raises(ReplayError, match="no time limit: give max_steps"):

@@ -153,6 +153,7 @@ def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
     assert "The outcome of the action lost it, not the action" in str(point)
 
 
+@pytest.mark.slow
 def test_success_must_be_given_if_rewards_do_not_tell_it(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +190,7 @@ def test_credit_prints_a_table_or_json_and_draws(
     assert capsys.readouterr().out.splitlines()[0].split()[:3] == ["episode_id", "step", "value"]
 
 
+@pytest.mark.slow
 def test_lost_rollouts_count_as_the_command_says(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +224,7 @@ def test_lost_rollouts_count_as_the_command_says(
     assert estimands[0] == estimands[1] != estimands[2]
 
 
+@pytest.mark.slow
 def test_a_named_function_resamples_the_hidden_facts(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -244,6 +247,7 @@ def test_a_named_function_resamples_the_hidden_facts(
     assert "repeats the hidden facts" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_reported_without_a_traceback(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +290,7 @@ def test_wrong_usage_is_reported_without_a_traceback(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_empty_result_names_the_missing_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,6 +310,7 @@ def test_an_empty_result_names_the_missing_data(
         assert need in err
 
 
+@pytest.mark.slow
 def test_step_labels_come_from_the_rollouts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,6 +353,7 @@ def test_a_remark_says_that_a_return_above_0_counts_as_won(
     )
 
 
+@pytest.mark.slow
 def test_a_counterfactual_gives_a_preference_pair(tmp_path: Path) -> None:
     with trajrec.episode(
         tmp_path, task="t", world=Bank(), checks=[lambda world: world.has_paid]
@@ -373,6 +380,7 @@ def test_a_counterfactual_gives_a_preference_pair(tmp_path: Path) -> None:
     assert row["margin"] == 1.0
 
 
+@pytest.mark.slow
 def test_a_fork_with_another_outcome_gives_a_preference_pair(tmp_path: Path) -> None:
     @trajrec.verifier(id="clean", version="1")
     def clean(env: Any) -> bool:
@@ -450,6 +458,7 @@ def test_remarks_say_why_forks_and_groups_train_nothing(
         assert "alone" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_empty_export_has_all_columns(tmp_path: Path) -> None:
     chain(tmp_path, 3, 1)
     with trajrec.open(tmp_path) as corpus:

@@ -50,6 +50,7 @@ def flat(tables: list[credit.CreditTable], estimator: str) -> Any:
     return np.array([row.value for table in tables for row in table.of(estimator)])
 
 
+@pytest.mark.slow
 def test_pooled_advantages_correlate_with_the_exact_ones(tmp_path: Path) -> None:
     episodes = record(tmp_path, 12, size=6)
     tables = credit.pooled_advantages(episodes, COIN, n_rollouts=8)
@@ -146,6 +147,7 @@ def test_rollouts_without_results_give_no_estimate(tmp_path: Path) -> None:
     assert decision.step is None
 
 
+@pytest.mark.slow
 def test_a_budget_stops_pooling_after_a_round_of_all_episodes(tmp_path: Path) -> None:
     episodes = record(tmp_path, 3, size=3)
     whole = credit.pooled_advantages(episodes, COIN, n_rollouts=2)
@@ -182,6 +184,7 @@ def test_pooling_frees_the_visits_of_an_episode_early(tmp_path: Path) -> None:
     assert max(counts) < len(counts) / 3
 
 
+@pytest.mark.slow
 def test_group_advantages_follow_their_formulas(tmp_path: Path) -> None:
     episodes = record(tmp_path, 8, size=4)
     returns = np.array([episode.total_reward for episode in episodes])
@@ -210,6 +213,7 @@ def test_group_advantages_follow_their_formulas(tmp_path: Path) -> None:
     assert all(row.ci_low <= row.value <= row.ci_high for table in rtmc for row in table)
 
 
+@pytest.mark.slow
 def test_a_state_of_one_episode_alone_has_no_comparison(tmp_path: Path) -> None:
     episodes = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
@@ -249,6 +253,7 @@ def test_hindsight_needs_probabilities_and_two_episodes(tmp_path: Path) -> None:
         credit.hindsight_credit(episodes[:1], COIN)
 
 
+@pytest.mark.slow
 def test_sql_returns_each_run_of_credit_and_the_latest(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=4)
     with trajrec.open(tmp_path) as corpus:
@@ -284,6 +289,7 @@ def test_sql_returns_each_run_of_credit_and_the_latest(tmp_path: Path) -> None:
         assert reopened.sql(query, params=[unstored.run_id]).fetchall() == [(0,)]
 
 
+@pytest.mark.slow
 def test_branches_name_their_parent_and_root(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=6)
     (branch,) = fork_many(episode, at=[2], policy=lambda observation: 1)

@@ -90,6 +90,7 @@ def numbers(table: credit.CreditTable) -> list[Any]:
     return [(e.step, e.estimator, e.value, e.ci_low, e.ci_high, e.n) for e in table]
 
 
+@pytest.mark.slow
 def test_estimates_are_given_the_agents_knowledge(tmp_path: Path) -> None:
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
     knowing = credit.estimate(episode, naming, n_rollouts=64, env=Cups)
@@ -146,6 +147,7 @@ def test_the_numbers_depend_only_on_the_seed(make: Any, tmp_path: Path) -> None:
     assert scan(seed=1) != whole
 
 
+@pytest.mark.slow
 def test_every_rollout_estimator_takes_resample_hidden(tmp_path: Path) -> None:
     how: Any = {"env": Cups, "resample_hidden": under_any, "folder": None}
     episode = record(tmp_path, Cups, [WAIT, LOOK, 1], coin=0)
@@ -182,6 +184,7 @@ def test_unseeded_draws_of_resample_hidden_are_noticed(tmp_path: Path) -> None:
     assert {row.noise for row in table} == {"fresh"}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["snapshot", "reexecute"])
 def test_a_tool_world_may_have_hidden_facts(restore: Any, tmp_path: Path) -> None:
     class Locked(Bank):

@@ -19,8 +19,8 @@ from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
 from trajrec.envs.solved import RepairingPolicy
 from trajrec.recording.event_log import close_logs
+from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
-from trajrec.recording.recorder import open_recorder
 from trajrec.replay import credit, fork_many
 
 PLAN = [("deposit", {"amount": 100}), ("choose", {"amount": 150}), ("withdraw", {})]

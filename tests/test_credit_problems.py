@@ -25,8 +25,7 @@ def assert_all_hold(criteria: Iterable[Any]) -> None:
     assert [str(criterion) for criterion in checked if not criterion.holds] == []
 
 
-@pytest.mark.slow
-@suite("credit", fixed=100, drawn=400, whole=1000)
+@suite("credit", fixed=0, drawn=400, whole=1000)
 def test_values_on_slippery_ice_match_dynamic_programming(share: Share) -> None:
     from benchmarks.credit import tabular
 
@@ -68,8 +67,7 @@ def test_skill_and_luck_add_up_to_the_return(share: Share) -> None:
     assert_all_hold(tabular.p9(share.size))
 
 
-@pytest.mark.slow
-@suite("credit", fixed=1000, drawn=3000, whole=20_000)
+@suite("credit", fixed=0, drawn=3000, whole=20_000)
 def test_a_key_is_worth_two_and_a_half(share: Share) -> None:
     from benchmarks.credit import games
 

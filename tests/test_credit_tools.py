@@ -75,6 +75,7 @@ def test_a_diverged_world_gives_no_estimate(tmp_path: Path) -> None:
         credit.estimate(episode, gambler, env=Taxed)
 
 
+@pytest.mark.slow
 def test_the_winning_choice_gets_the_credit(tmp_path: Path) -> None:
     won = record(tmp_path, Bank(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])
     decision = credit.decisive_step(won, gambler)
@@ -237,6 +238,38 @@ def test_a_world_whose_state_is_not_whole_is_executed_again(tmp_path: Path) -> N
     assert [row.value for row in wrong] == [0.0, 0.0]
 
 
+class Numbering(Bank):
+    """Numbers its withdrawals, and its `get_state` leaves the number out."""
+
+    n_withdrawn = 0
+
+    def reset(self, *args: Any, **kwargs: Any) -> Any:
+        self.n_withdrawn = 0
+        return super().reset(*args, **kwargs)
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        if name != "withdraw":
+            return super().call(name, arguments)
+        self.n_withdrawn += 1
+        return {"result": super().call(name, arguments), "number": self.n_withdrawn}
+
+
+def test_controls_of_a_world_find_state_that_it_leaves_out(tmp_path: Path) -> None:
+    won = [LOST[0], ("choose", {"amount": 50}), LOST[2]]
+    episode = record(tmp_path, Numbering(), won)
+
+    def again(context: Any) -> Any:
+        return won[context.step] if context.step < len(won) else None
+
+    options: Any = {"estimator": "value", "n_rollouts": 8, "env": Numbering, "folder": None}
+    table = credit.estimate(episode, again, steps=[0, 1, 2], **options)
+    assert table.restore == "reexecute"
+    assert table.controls.n >= 2
+    assert table.controls.n_steps >= 2
+    with pytest.raises(ControlError, match=r"with the recorded actions .* after step 2, result"):
+        credit.estimate(episode, again, steps=[0, 1, 2], restore="snapshot", **options)
+
+
 def test_a_world_without_task_solved_needs_success(tmp_path: Path) -> None:
     class Mute(Bank):
         task_solved = None  # type: ignore[assignment]
@@ -325,6 +358,7 @@ def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("method", ["drop", "bayes"])
 def test_a_final_fault_is_found_by_every_method(method: Any, tmp_path: Path) -> None:
     decision = credit.decisive_step(
@@ -344,6 +378,7 @@ def test_a_final_fault_is_found_by_bisection_of_the_benchmark(tmp_path: Path) ->
     assert halve_value(episode, RepairingPolicy(0.0), n_rollouts=8).step == 13
 
 
+@pytest.mark.slow
 def test_a_fault_that_is_often_repaired_is_found(tmp_path: Path) -> None:
     episode = chain(tmp_path, 32, 5)
     policy = RepairingPolicy(0.05)
@@ -359,6 +394,7 @@ def test_bisection_misses_a_fault_that_is_often_repaired(tmp_path: Path) -> None
     assert bisect_success(episode, RepairingPolicy(0.05), n_rollouts=8).likeliest > 5
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
     decision = credit.decisive_step(
         chain(tmp_path, 32, 2), RepairingPolicy(0.3), n_rollouts=8, max_rollouts=16

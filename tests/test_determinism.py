@@ -113,6 +113,7 @@ def test_sound_environment_is_exact_and_can_be_restored(env: Any) -> None:
     assert "exact, 120 steps compared" in str(report)
 
 
+@pytest.mark.slow
 def test_difference_after_unseeded_resets_is_graded_seeded() -> None:
     class OnlySeeded(broken.Sound):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
@@ -326,6 +327,7 @@ def test_fewer_than_one_step_is_refused() -> None:
         check_determinism("CartPole-v1", n_steps=0)
 
 
+@pytest.mark.slow
 def test_large_value_that_differs_is_not_shown() -> None:
     class Image(broken.Sound):
         def __init__(self) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import doctest
 import importlib
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
 import types
@@ -38,6 +41,22 @@ NEEDS = {
 }
 """Page -> the optional package that its Python imports."""
 
+TRAINERS = {
+    "docs/how-to/record-cleanrl.md": "torch",
+    "docs/how-to/record-rllib.md": "ray.rllib",
+    "docs/how-to/record-stable-baselines3.md": "stable_baselines3",
+    "docs/how-to/record-torchrl.md": "torchrl",
+}
+"""Pages that tests/test_trainers.py runs, since trainers warn, and the package of each."""
+
+FRAMEWORKS = {
+    "docs/how-to/record-langgraph.md": "langgraph",
+    "docs/how-to/record-openai-agents.md": "openai_agents",
+    "docs/how-to/record-pydantic-ai.md": "pydantic_ai",
+    "docs/how-to/record-smolagents.md": "smolagents",
+}
+"""Pages that tests/test_frameworks.py runs against a scripted server, and the agent of each there."""
+
 SLOW = {
     "docs/explanation/credit.md",
     "docs/how-to/damaged-logs.md",
@@ -48,6 +67,12 @@ SLOW = {
     "docs/tutorial.md",
 }
 """Pages whose Python takes longer than a few seconds, most of them in processes that it starts."""
+
+COMMAND = re.compile(r"^\$ (.*)\n", re.MULTILINE)
+"""A command of a console block; the other lines are printed by it."""
+
+FILE = re.compile(r"# (\w+\.py)\n")
+"""The first line of a block that is a file to save."""
 
 NEXT = "\x1e"
 """Printed after each Python block: the record separator, which no page prints itself."""
@@ -63,7 +88,7 @@ def python_pages() -> list[object]:
     return [
         pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
         for page in PAGES
-        if page not in {*GENERATED, "README.md"}
+        if page not in {*GENERATED, *TRAINERS, *FRAMEWORKS, "README.md"}
         and any(language == "python" for language, _ in blocks(page))
     ]
 
@@ -73,25 +98,87 @@ def python_pages() -> list[object]:
 def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
     if page in NEEDS:
         pytest.importorskip(NEEDS[page])
-    fenced = blocks(page)
-    code = [text for language, text in fenced if language == "python"]
-    (tmp_path / "page.py").write_text(f"\nprint({NEXT!r})\n".join([*code, ""]))
+    run_page(page, tmp_path, "-W", "error")
+
+
+SUPPORT = ROOT / "sample_trajectories" / "support"
+
+SESSION = """
+trap 'kill $(jobs -p) 2> /dev/null' EXIT
+trajrec() { python -m trajrec "$@"; }
+"""
+FIND_ID = """
+id=$(python -c 'import trajrec; print(next(trajrec.open("support").episodes()).id)')
+echo $id > id
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.sources
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no bash")
+def test_the_commands_of_the_tutorial_print_what_it_says(tmp_path: Path) -> None:
+    fenced = blocks("docs/tutorial.md")
+    (agent,) = [text for _, text in fenced if FILE.match(text)]
+    assert agent == (SUPPORT / "agent.py").read_text()
+    (tmp_path / "agent.py").write_text(agent)
+    shutil.copy(SUPPORT / "model.py", tmp_path)
+    # The commands start `python`.
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = str(free.getsockname()[1])
+    commands = [COMMAND.findall(text) for language, text in fenced if language == "console"]
+    n_commands = sum(line.startswith("trajrec ") for lines in commands for line in lines)
+    assert n_commands == 5
+    script = [SESSION, f"export PATH={tmp_path / 'bin'}:$PATH"]
+    for lines in commands:
+        script += [line.replace("8011", port).replace("3f2a", "$id") for line in lines]
+        if any("model.py" in line for line in lines):
+            wait = f"until (: < /dev/tcp/127.0.0.1/{port}) 2> /dev/null; do sleep 0.05; done"
+            script.append(wait)
+        if any(line.startswith("trajrec capture") for line in lines):
+            script.append(FIND_ID)
+        script.append(f"printf '%s\\n' '{NEXT}'")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "page.py"], cwd=tmp_path, capture_output=True, text=True
+        ["bash", "-c", "\n".join(script)], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    own = (tmp_path / "id").read_text().strip()
+    printed = done.stdout.split(f"{NEXT}\n")
+    texts = [text for language, text in fenced if language == "console"]
+    for text, got in zip(texts, printed, strict=False):
+        expected = COMMAND.sub("", text).strip()
+        if expected:
+            compare(expected.replace("3f2a...", f"{own[:4]}..."), got)
+
+
+def compare(expected: str, got: str) -> None:
+    """Compare a printed text with that of a page."""
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    checker = doctest.OutputChecker()
+    example = doctest.Example("", expected)
+    assert checker.check_output(example.want, got, flags), checker.output_difference(
+        example, got, flags
+    )
+
+
+def run_page(page: str, folder: Path, *options: str) -> None:
+    """Run the Python of a page in a folder, and compare what it prints with the page."""
+    fenced = [(language, text) for language, text in blocks(page) if not FILE.match(text)]
+    code = [text for language, text in fenced if language == "python"]
+    (folder / "page.py").write_text(f"\nprint({NEXT!r})\n".join([*code, ""]))
+    done = subprocess.run(
+        [sys.executable, *options, "page.py"], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
     printed = iter(done.stdout.split(f"{NEXT}\n"))
-    checker = doctest.OutputChecker()
-    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     got = ""
     for language, text in fenced:
         if language == "python":
             got = next(printed)
         elif language == "text":
-            example = doctest.Example("", text)
-            assert checker.check_output(text, got, flags), checker.output_difference(
-                example, got, flags
-            )
+            compare(text, got)
 
 
 def commands() -> list[tuple[str, str]]:

@@ -208,6 +208,7 @@ def test_findings_as_json_have_place_and_command(
     assert finding["command"] == f"trajrec recover {folder / 'x.trj'}"
 
 
+@pytest.mark.slow
 def test_names_are_quoted_for_the_shell(folder: Path) -> None:
     (folder / "it's here").mkdir()
     make_torn(folder / "it's here" / "a b.trj")
@@ -219,6 +220,7 @@ def test_names_are_quoted_for_the_shell(folder: Path) -> None:
 def test_damage_of_a_running_log_waits_for_its_writer(folder: Path) -> None:
     env = trajrec.record(gym.make("FrozenLake-v1"), folder)
     env.reset(seed=0)
+    env.step(0)
     env.flush()
     with LogReader(env.path) as reader:
         frame = reader.frames[1]

@@ -87,6 +87,7 @@ def test_tables_that_contradict_themselves_are_refused(
         unpack_events([table], order)
 
 
+@pytest.mark.slow
 def test_compacting_an_agents_log_stores_its_events_by_kind(tmp_path: Path) -> None:
     for k in range(30):
         with trajrec.episode(tmp_path, task=f"t{k}") as ep:

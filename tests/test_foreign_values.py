@@ -122,6 +122,7 @@ def record(env: Any, folder: Path, actions: Any = (0, 1, 2), **options: Any) -> 
     return trajrec.open(folder).episode(recorder.episode_id)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("make", MAKERS)
 def test_any_array_is_recorded_and_replayed(tmp_path: Path, make: Make) -> None:
     episode = record(Any3(make), tmp_path)

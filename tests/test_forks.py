@@ -26,8 +26,8 @@ from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, SnapshotError
 from trajrec.log.schema import RESTORE_WORDS
+from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
-from trajrec.recording.recorder import open_recorder
 from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
 from trajrec.replay.forks.options import RESTORE_CHOICES, RestoreMethod
 from trajrec.values.diff import is_same
@@ -121,6 +121,7 @@ def test_recorded_actions_repeat_the_episode_with_every_restore_method(
     assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 
+@pytest.mark.slow
 def test_a_fork_is_live_and_recorded_as_a_child(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("CartPole-v1"))
     (episode,) = corpus.episodes()
@@ -164,7 +165,7 @@ def test_a_fork_is_live_and_recorded_as_a_child(tmp_path: Path) -> None:
     assert replay_episode(grandchild).grade == "exact"
     with pytest.raises(IndexError, match=r"step must be in \[7, 8\] for episode .*, got 3"):
         fork(child, at=3)
-    from trajrec.corpus.episode import read_episode
+    from trajrec.corpus.lone_episode import read_episode
 
     alone = read_episode(child.path, child.number)
     with pytest.raises(CorpusError, match="read it from a corpus"):
@@ -223,6 +224,7 @@ def test_branches_depend_neither_on_restore_nor_on_jobs(tmp_path: Path, policy: 
     assert {b.episode_id for b in again} == {None}
 
 
+@pytest.mark.slow
 def test_each_branch_draws_fresh_noise_but_repeats_recorded_noise(tmp_path: Path) -> None:
     corpus = record(tmp_path, gym.make("FrozenLake-v1"))
     (episode,) = corpus.episodes()
@@ -254,6 +256,7 @@ class Leaky(gym.Env[Any, Any]):
         return Leaky.memory[0], 0.0, Leaky.memory[0] >= 40, False, {}
 
 
+@pytest.mark.slow
 def test_a_wrong_snapshot_is_refused_and_auto_avoids_it(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, Leaky()).episodes()
     with pytest.raises(
@@ -270,6 +273,7 @@ def test_a_wrong_snapshot_is_refused_and_auto_avoids_it(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_changed_environment_is_refused_with_the_difference(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
 
@@ -442,6 +446,7 @@ def test_wrong_arguments_of_forks_are_refused(tmp_path: Path) -> None:
         fork_many(episode, at=[0], policy="random", restore="foo")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_fork_takes_an_environment_or_a_factory(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     action = episode.actions[5]
@@ -501,6 +506,7 @@ def test_a_policy_draws_from_its_branchs_generator(tmp_path: Path) -> None:
         fork_many(episode, at=2, policy=Remembering())
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("at", [5, np.int64(5)])
 def test_at_may_be_one_number(tmp_path: Path, at: int) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
@@ -558,6 +564,7 @@ def test_a_restored_ale_repeats_the_same_sticky_action(game: str) -> None:
         assert continued[0] == continued[1], trial
 
 
+@pytest.mark.slow
 def test_an_environment_lives_as_long_as_its_last_snapshot() -> None:
     env = make("MiniGrid-DoorKey-8x8-v0")
     env.reset(seed=0)

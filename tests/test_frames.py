@@ -308,6 +308,7 @@ def many_episodes(folder: Path, n_episodes: int) -> Path:
     return env.path
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n_episodes", [100, 12_000])
 def test_all_episodes_are_listed_in_two_reads(n_episodes: int, tmp_path: Path) -> None:
     path = many_episodes(tmp_path, n_episodes)

@@ -28,7 +28,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@suite("hostile", fixed=0, drawn=150, whole=20_000)
+@suite("hostile", fixed=0, drawn=60, whole=20_000)
 def test_no_mutation_gives_a_traceback_or_a_wrong_value(share: Share, seeds: Path) -> None:
     assert share.size is not None
     numbers = share.rng().integers(0, 1 << 40, share.size).tolist()
@@ -40,6 +40,7 @@ def test_no_mutation_gives_a_traceback_or_a_wrong_value(share: Share, seeds: Pat
         pytest.fail(f"{len(reasons)}, of the logs in {kept}:\n" + "\n".join(reasons[:20]))
 
 
+@pytest.mark.slow
 def test_log_is_put_together_as_it_was(seeds: Path, tmp_path: Path) -> None:
     for path in seeds.glob("*.trj"):
         truth = read_everything(path, tmp_path / path.stem / "a", ["frames", "episodes"])
@@ -54,6 +55,7 @@ def test_log_is_put_together_as_it_was(seeds: Path, tmp_path: Path) -> None:
         assert not wrong_values(reading, truth)
 
 
+@pytest.mark.slow
 def test_every_mutation_is_made_and_is_the_same_again(seeds: Path) -> None:
     paths = sorted(seeds.glob("*.trj"))
     mutants = [make_mutant(number, paths) for number in range(300)]

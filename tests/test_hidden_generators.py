@@ -94,6 +94,7 @@ def record(hold: Any, folder: Path) -> Any:
     return next(trajrec.open(folder).episodes())
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("hold", HOLDERS)
 def test_branches_draw_numbers_of_their_own(hold: Any, tmp_path: Path) -> None:
     episode = record(hold, tmp_path)
@@ -107,6 +108,7 @@ def test_branches_draw_numbers_of_their_own(hold: Any, tmp_path: Path) -> None:
             assert replay_episode(child, env=make).grade == "exact"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["auto", "reexecute"])
 @pytest.mark.parametrize("hold", HOLDERS)
 def test_rollouts_draw_numbers_of_their_own(hold: Any, restore: Any, tmp_path: Path) -> None:

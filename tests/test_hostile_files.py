@@ -17,6 +17,7 @@ from conftest import record
 
 import trajrec
 from trajrec.cli.main import main
+from trajrec.corpus.index import scan
 from trajrec.errors import LogError
 from trajrec.log.reader import LogReader
 
@@ -77,6 +78,15 @@ def make_bad_name(path: Path) -> None:
         pytest.skip("this file system takes no such name")
 
 
+def make_badly_named_folder(path: Path) -> None:
+    folder = os.fsencode(path.parent) + b"/\xfe"
+    try:
+        os.mkdir(folder)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    shutil.copy(next(path.parent.glob("good*")), folder + b"/a.trj")
+
+
 def make_loop(path: Path) -> None:
     path.symlink_to(path.name)
 
@@ -95,6 +105,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "terabyte of nothing": make_sparse,
     "log and a terabyte of nothing": make_sparse_log,
     "bad name": make_bad_name,
+    "badly named folder": make_badly_named_folder,
     "signature": lambda p: p.write_bytes(next(p.parent.glob("good*")).read_bytes()[:36]),
     "half a signature": lambda p: p.write_bytes(next(p.parent.glob("good*")).read_bytes()[:9]),
 }
@@ -115,8 +126,14 @@ COMMANDS = [
 @needs_posix
 @pytest.mark.parametrize("name", FILES)
 def test_folder_answers_beside_any_file(
-    name: str, good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    good: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A folder that changed long ago is not listed again, and its files are only looked at.
+    monkeypatch.setattr(scan, "_SETTLED_NS", 0)
     shutil.copy(good, tmp_path / "good.trj")
     FILES[name](tmp_path / "x.trj")
     before = {path.name for path in tmp_path.iterdir()}
@@ -133,6 +150,28 @@ def test_folder_answers_beside_any_file(
     assert after == before
     with LogReader(tmp_path / "good.trj") as reader:
         assert len(reader.episodes()) == 3
+
+
+@needs_posix
+def test_badly_named_files_are_listed_until_they_go(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_SETTLED_NS", 0)
+    shutil.copy(good, tmp_path / "good.trj")
+    make_bad_name(tmp_path / "x.trj")
+    make_badly_named_folder(tmp_path / "x.trj")
+    query = "SELECT log FROM logs WHERE problem IS NOT NULL ORDER BY log"
+
+    def problems() -> list[str]:
+        with trajrec.open(tmp_path) as corpus:
+            return [log for (log,) in corpus.sql(query).fetchall()]
+
+    for _ in range(3):
+        assert problems() == ["\\xfe/a.trj", "\\xff.trj"]
+    shutil.rmtree(os.fsencode(tmp_path) + b"/\xfe")
+    assert problems() == ["\\xff.trj"]
+    os.remove(os.fsencode(tmp_path) + b"/\xff.trj")
+    assert problems() == []
 
 
 @needs_posix
@@ -182,6 +221,7 @@ def test_unreadable_log_and_folder_are_problems(
     assert as_nobody(look) == 3
 
 
+@pytest.mark.slow
 def test_log_is_read_again_once_it_is_permitted(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,7 +126,7 @@ def drop_original(folder: Path) -> None:
     log_in(folder / "a").unlink()
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize(
     "change", [touch, move, move_folder, sync, swap, copy, copy_and_drop, drop_original]
@@ -155,6 +155,7 @@ def test_known_contents_are_never_read_again(
         assert dump(rebuilt) == seen
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize("has_copy", [False, True])
 def test_compacting_an_indexed_live_log_doubles_nothing(
@@ -180,6 +181,7 @@ def test_compacting_an_indexed_live_log_doubles_nothing(
     corpus.close()
 
 
+@pytest.mark.slow
 def test_recovered_log_replaces_its_rows(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path / "live")
     n_steps = run(env, 5)
@@ -200,6 +202,7 @@ def test_recovered_log_replaces_its_rows(tmp_path: Path) -> None:
         assert counts(corpus) == before
 
 
+@pytest.mark.slow
 def test_copy_of_an_older_state_counts_nothing(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env, 3)
@@ -240,6 +243,7 @@ def test_two_continuations_of_one_log_are_a_problem(tmp_path: Path) -> None:
         assert "two programs went on with copies" in problem.reason
 
 
+@pytest.mark.slow
 def test_damaged_copy_gives_way_to_a_whole_one(folder: Path) -> None:
     with trajrec.open(folder) as corpus:
         expected = counts(corpus)
@@ -272,6 +276,7 @@ def overwrite(log: Path, other: bytes) -> None:
     assert log.parent.stat().st_mtime_ns == times.st_mtime_ns
 
 
+@pytest.mark.slow
 def test_log_overwritten_in_place_is_noticed_when_it_is_read(folder: Path, tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path / "other", 2)
     other = log_in(tmp_path / "other").read_bytes()
@@ -301,6 +306,7 @@ def test_full_scan_notices_a_log_overwritten_in_place(folder: Path, tmp_path: Pa
         assert counts(corpus)[0] == 6
 
 
+@pytest.mark.slow
 def test_full_scan_reads_a_changed_file_again(folder: Path) -> None:
     log = log_in(folder / "a")
     with trajrec.open(folder) as corpus:
@@ -340,6 +346,7 @@ def test_unchanged_folders_are_not_listed(folder: Path, monkeypatch: pytest.Monk
         assert [Path(path).name for path in listed] == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_open", [False, True])
 def test_errors_of_reading_are_tried_again(
     is_open: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -369,6 +376,7 @@ def test_errors_of_reading_are_tried_again(
     assert (folder / INDEX_NAME).exists()
 
 
+@pytest.mark.slow
 def test_open_corpus_without_any_log_left_is_empty(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 2)
     with trajrec.open(tmp_path) as corpus:

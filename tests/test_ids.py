@@ -53,6 +53,7 @@ def n_scans(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return scans
 
 
+@pytest.mark.slow
 def test_each_id_is_found_without_a_query(folder: Path, n_scans: list[int]) -> None:
     every = episode_ids(folder)
     assert IdFile(file_of(folder)).n == len(every) == 18
@@ -79,6 +80,7 @@ def test_ids_that_are_none_are_not_found(folder: Path) -> None:
                 corpus.episode(name)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("change", ["compact", "move", "delete", "replace", "new"])
 def test_old_file_of_ids_gives_no_wrong_episode(folder: Path, change: str) -> None:
     every = episode_ids(folder)
@@ -129,6 +131,7 @@ def test_truncated_file_of_ids_is_passed_over(folder: Path, size: int) -> None:
     assert IdFile(file_of(folder)).n == 18
 
 
+@pytest.mark.slow
 def test_changed_file_of_ids_gives_no_wrong_episode(folder: Path) -> None:
     every = episode_ids(folder)
     data = file_of(folder).read_bytes()
@@ -148,6 +151,7 @@ def test_changed_file_of_ids_gives_no_wrong_episode(folder: Path) -> None:
                 assert corpus.episode(episode_id).id == episode_id
 
 
+@pytest.mark.slow
 def test_file_of_ids_names_no_log_outside(folder: Path, tmp_path: Path) -> None:
     every = episode_ids(folder)
     data = file_of(folder).read_bytes()

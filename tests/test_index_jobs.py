@@ -78,11 +78,13 @@ def build(folder: Path, run: parts.RunTasks | None) -> dict[str, list[Any]]:
     return tables
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_tasks")
 def test_parts_give_the_index_of_one_process(recorded: Path) -> None:
     assert build(recorded, here) == build(recorded, None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_tasks")
 def test_two_processes_give_the_index_of_one(recorded: Path) -> None:
     run = functools.partial(map_ordered, jobs=2)
@@ -114,6 +116,7 @@ def test_logs_of_a_process_that_dies_are_indexed(recorded: Path) -> None:
     assert build(recorded, run) == build(recorded, None)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_tasks")
 def test_error_of_reading_in_a_part_is_tried_again(
     recorded: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +197,43 @@ def test_two_builders_at_once_lose_nothing(share: Share, recorded: Path) -> None
         assert seen(recorded) == expected
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows deletes no file that is open")
+def test_rebuild_leaves_the_file_of_another_builder(recorded: Path) -> None:
+    update_index(recorded)
+    file = recorded / INDEX_NAME
+    before = file.stat().st_ino
+    other = (
+        "import os, sys; from trajrec.log.locks import try_hold; "
+        "assert try_hold(os.open(sys.argv[1], os.O_RDONLY)); print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", other, str(file.parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as builder:
+        assert builder.stdout is not None
+        builder.stdout.readline()
+        assert not update_index(recorded, rebuild=True)
+        assert file.stat().st_ino == before
+        builder.communicate()
+    assert update_index(recorded, rebuild=True)
+
+
+@pytest.mark.slow
+def test_index_that_cannot_be_committed_is_not_needed(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = seen(recorded)
+
+    def fail(*_: object) -> None:
+        raise duckdb.TransactionException("Failed to commit: Could not write file")
+
+    monkeypatch.setattr("trajrec.corpus.index.file._update", fail)
+    assert not update_index(recorded, rebuild=True)
+    assert seen(recorded) == expected
+
+
+@pytest.mark.slow
 def test_sets_have_one_order_in_every_process() -> None:
     code = (
         "from trajrec.values.json import to_json, to_canonical_json\n"
@@ -222,3 +262,21 @@ def test_command_builds_with_several_processes(
     expected = capsys.readouterr().out
     assert main(["index", str(recorded), "--rebuild", "--jobs", "2"]) == 3
     assert capsys.readouterr().out == expected
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts threads by /proc")
+def test_no_thread_outlives_its_corpus(recorded: Path) -> None:
+    # One that did could end the process by a signal while the interpreter ends.
+    code = (
+        "import os, sys, trajrec, trajrec.corpus.sandbox as sandbox\n"
+        "for sealed in (None, sandbox.Sandbox()):\n"
+        "    with trajrec.open(sys.argv[1], sandbox=sealed) as corpus:\n"
+        "        corpus.sql('SELECT count(*) FROM steps').fetchall()\n"
+        "        list(corpus.episodes(\"env_id = 'CartPole-v1'\"))\n"
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code, str(recorded)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["1"]

@@ -57,6 +57,7 @@ def test_unknown_interface_fields_never_compare_equal(tmp_path: Path) -> None:
         gymnasium.make("CartPole-v1"), tmp_path, interface={"policy": "random"}
     ) as env:
         env.reset(seed=0)
+        env.step(0)
     with trajrec.open(tmp_path) as corpus:
         counts = corpus.sql(
             "SELECT n_episodes FROM interfaces WHERE base IS NOT NULL ORDER BY 1"

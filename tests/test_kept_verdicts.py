@@ -87,6 +87,7 @@ def record_leaky(folder: Path) -> None:
     recorder.close()
 
 
+@pytest.mark.slow
 def test_verdicts_are_appended_and_logs_stay_as_they_are(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.glob("*.trj")}
@@ -104,6 +105,7 @@ def test_verdicts_are_appended_and_logs_stay_as_they_are(tmp_path: Path) -> None
         assert len(list(corpus.episodes())) == 2
 
 
+@pytest.mark.slow
 def test_a_kept_divergence_tells_step_field_and_values(tmp_path: Path) -> None:
     record_leaky(tmp_path)
     replay_unexplained(tmp_path, drifting)
@@ -124,6 +126,7 @@ def test_a_kept_divergence_tells_step_field_and_values(tmp_path: Path) -> None:
     assert "cannot be made" in refused[8]
 
 
+@pytest.mark.slow
 def test_secrets_of_a_replay_are_not_kept(tmp_path: Path) -> None:
     record_leaky(tmp_path)
     replay_unexplained(tmp_path, leaking)
@@ -140,6 +143,7 @@ def test_a_long_value_is_kept_as_the_text_around(tmp_path: Path) -> None:
     assert len(actual) < 200
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("reason", ["flag", "ci", "read-only", "full"])
 def test_no_verdict_is_kept_if_none_may_be(
     tmp_path: Path, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: Any

@@ -99,6 +99,7 @@ def test_verifiers_run_in_batches(tmp_path: Path, jobs: int) -> None:
     assert bad.divergence.field == "check/enough"
 
 
+@pytest.mark.slow
 def test_the_command_takes_verifiers_and_a_first_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

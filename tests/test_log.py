@@ -37,6 +37,7 @@ def test_value_too_large_to_be_read_is_not_written(
     for module in (frames, columns):
         monkeypatch.setattr(module, "MAX_PART", 10_000)
     env.reset(seed=0)
+    env.step(0)
     with pytest.raises(LogWriteError, match=r"bytes in .* at most 10000 are read back"):
         env.flush()
     with pytest.raises(LogWriteError):
@@ -114,6 +115,7 @@ def test_log_holds_the_values_of_real_environments(env_id: str, tmp_path: Path) 
     assert_recorded(path, witness)
 
 
+@pytest.mark.slow
 def test_breakout_is_recorded_pixel_by_pixel(tmp_path: Path) -> None:
     pytest.importorskip("ale_py")
     witness = Witness(gym.make("ALE/Breakout-v5"))
@@ -373,10 +375,10 @@ def test_reset_without_an_end_abandons_the_episode(
     env.step(1)
     env.close()
     with LogReader(env.path) as reader:
-        episodes = [Episode(reader, k) for k in range(3)]
+        # A reset that no step followed leaves no episode, and no other one gets its number.
+        episodes = [Episode(reader, k) for k in (0, 2)]
     assert [(episode.ending, episode.n_steps) for episode in episodes] == [
         ("abandoned", 1),
-        ("abandoned", 0),
         ("abandoned", 1),
     ]
 

@@ -156,6 +156,7 @@ class ThreeValues(gym.Env[Any, Any]):
         return self.draw.randrange(3), 0.0, True, False, {}
 
 
+@pytest.mark.slow
 def test_three_unseeded_values_are_no_state_carried_over(tmp_path: Path) -> None:
     recorder = trajrec.record(ThreeValues(), tmp_path)
     for seed in range(200):

@@ -100,6 +100,9 @@ def record(folder: Path, make: Make, n_steps: int) -> None:
     env.close()
 
 
+ORIGIN = ("observed",)
+
+
 def expected_rows(corpus: trajrec.Corpus) -> list[tuple[Any, ...]]:
     """Return the rows of `state_changes` from the states of each episode, one after another."""
     rows = []
@@ -109,7 +112,19 @@ def expected_rows(corpus: trajrec.Corpus) -> list[tuple[Any, ...]]:
                 before, after = to_json(change.before), to_json(change.after)
                 path, keys = to_pointer(change.path), to_keys(change.path)
                 rows.append(
-                    (episode.id, "rollout", step, None, None, "", path, keys, before, after)
+                    (
+                        episode.id,
+                        "rollout",
+                        step,
+                        None,
+                        None,
+                        "",
+                        path,
+                        keys,
+                        before,
+                        after,
+                        *ORIGIN,
+                    )
                 )
     return sorted(rows, key=repr)
 

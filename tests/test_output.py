@@ -43,6 +43,7 @@ def on_terminal(columns: int, *command: str) -> list[str]:
     return printed.decode().splitlines()
 
 
+@pytest.mark.slow
 def test_a_wide_row_is_printed_upright_and_whole(runs: Path) -> None:
     lines = on_terminal(80, "sql", str(runs), "SELECT * FROM episodes ORDER BY number")
     records = "\n".join(lines).split("\n\n")
@@ -54,6 +55,7 @@ def test_a_wide_row_is_printed_upright_and_whole(runs: Path) -> None:
     assert "task" not in first, "an empty column takes no line"
 
 
+@pytest.mark.slow
 def test_a_long_text_is_cut_but_never_a_number(runs: Path) -> None:
     query = "SELECT repeat('x', 200) AS text, 12345678901234567 AS number FROM episodes"
     lines = on_terminal(60, "sql", str(runs), query)
@@ -62,6 +64,7 @@ def test_a_long_text_is_cut_but_never_a_number(runs: Path) -> None:
     assert lines[1].endswith("…  12345678901234567")
 
 
+@pytest.mark.slow
 def test_ls_prints_one_line_an_episode(runs: Path) -> None:
     lines = on_terminal(80, "ls", str(runs))
     assert len(lines) == 5

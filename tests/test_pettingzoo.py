@@ -211,6 +211,7 @@ def test_recorded_environment_passes_pettingzoos_own_tests(kind: str, tmp_path: 
         assert {report.grade for report in replay_episodes(corpus.episodes())} == {"exact"}
 
 
+@pytest.mark.slow
 def test_parallel_log_has_each_players_observations_actions_rewards(runs: Path) -> None:
     env = make("parallel", KNIGHTS)
     with trajrec.open(runs) as corpus:
@@ -302,6 +303,7 @@ def test_fork_returns_a_live_environment_and_records_a_child(tmp_path: Path) -> 
         assert replay_episode(child).grade == "exact"
 
 
+@pytest.mark.slow
 def test_random_policy_draws_the_same_legal_actions_for_each_restore(
     tmp_path: Path,
 ) -> None:
@@ -544,6 +546,7 @@ class Walk(pettingzoo.ParallelEnv, EzPickle):
 HERE = (__name__,)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("last", ["terminated", "truncated"])
 def test_players_may_leave_before_the_last_ones_end(last: str, tmp_path: Path) -> None:
     episodes = recorded(Walk(last=last), tmp_path, 16)
@@ -783,6 +786,7 @@ def first_wins(env: Any) -> bool:
     return bool(env.unwrapped.board.game_status() == 0)
 
 
+@pytest.mark.slow
 def test_credit_needs_a_success_check(tmp_path: Path) -> None:
     episode = recorded(make("aec", TICTACTOE), tmp_path, 12)[0]
     with pytest.raises(

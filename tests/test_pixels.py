@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 
 import gymnasium as gym
 import hypothesis
@@ -14,7 +15,7 @@ from tiers import examples, suite
 
 import trajrec
 from trajrec.log.pixel_changes import PixelDiff, PixelPacker
-from trajrec.log.pixels import FRAMES, STACKS, PixelFrames, unpack
+from trajrec.log.pixels import FRAMES, STACKS, PixelFrames, PixelStacks
 from trajrec.replay import replay_episodes
 
 
@@ -31,6 +32,14 @@ class PixelRows:
 
     def pack(self, start, stop):
         return self.packer.pack(self.items[start:stop], start, lambda: self.items[:start])
+
+
+def unpack(raw, *, n, dtype, shape, filter_):
+    """Return the rows of a column of frames or stacks."""
+    if filter_[0] == STACKS:
+        return PixelStacks(raw, n=n, dtype=dtype, shape=shape, filter_=filter_).dense()
+    width = dtype.itemsize * math.prod(shape)
+    return PixelFrames(raw, n, width).dense().view(dtype).reshape(n, *shape)
 
 
 def round_trip(rows, cuts=()):
@@ -338,3 +347,24 @@ def test_reused_camera_buffer_is_recorded_losslessly_and_compacted(tmp_path, noi
         read = sorted(trajrec.open(tmp_path).episodes(), key=lambda e: e.number)
         assert [episode.observations["camera"].tobytes() for episode in read] == seen
         compact(env.path)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 5])
+def test_frames_that_change_wholly_are_stored_as_others(n_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(1, 255, (n_rows, 40, 40), np.uint8)
+    diff = PixelDiff(frames.dtype, frames.shape[1:])
+    items = [diff.take(frame) for frame in frames]
+    packer = PixelPacker(frames.dtype, frames.shape[1:])
+    raw, filter_ = packer.pack(items)
+    assert filter_ == (1,)
+    words = frames.reshape(n_rows, -1).view(np.uint64)
+    positions = np.arange(words[1:].size)
+    distances = np.diff(positions, prepend=0).astype("<u4")
+    planes = distances.view(np.uint8).reshape(-1, 4).T
+    assert raw == words[0].tobytes() + planes.tobytes() + words[1:].tobytes()
+    # The next chunk begins with the frame that the last item leads to.
+    frame = frames[-1].copy()
+    frame[3, 3] = 0
+    later, _ = packer.pack([diff.take(frame)], n_rows)
+    assert later[: frame.nbytes] == frame.tobytes()

@@ -58,6 +58,7 @@ def run(missing: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_recording_works_without_locks_and_forks(tmp_path: Path) -> None:
     run(OF_PROCESSES, tmp_path)
 

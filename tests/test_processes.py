@@ -274,6 +274,7 @@ def thread_variables(_: int) -> list[str | None]:
     return [os.environ.get(f"{name}_NUM_THREADS") for name in ("OMP", "MKL", "OPENBLAS")]
 
 
+@pytest.mark.slow
 def test_workers_share_the_cores_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP", "MKL", "OPENBLAS"):
         monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from counter_runs import record_run
 from question_corpus import FORK_STEP, N_LONG_STEPS, make_corpus
 
 import trajrec
+from trajrec.corpus.recheck import recheck
 from trajrec.envs.scripted import LOOPS
 
 TEXT = (
@@ -18,7 +21,16 @@ TEXT = (
 QUESTIONS = dict(re.findall(r"\n([A-Z][^\n]*\?)\n\n```sql\n(.*?)```", TEXT, re.DOTALL))
 
 # Tables that have rows of episodes of several kinds.
-MIXED = ("steps", "agent_rewards", "failures", "state_changes", "checks", "attempts", "model_calls")
+MIXED = (
+    "steps",
+    "agent_rewards",
+    "failures",
+    "state_changes",
+    "checks",
+    "attempts",
+    "model_calls",
+    "messages",
+)
 
 # Of these, the questions name the only rows that are wanted, or join them to `episodes`.
 ANY_KIND = re.compile(r"kind = 'rollout'|JOIN episodes|FROM episodes|FROM forks")
@@ -62,6 +74,23 @@ ANSWERS: dict[str, Any] = {
         ("trajrec.envs.shop:Shop", "refund", 2, 1, 6),
     ],
     "Which values came": [("weather", 7, '"rain"')],
+    "How many calls have a known cost": [("m-1", 7, 7, 1.75), (None, 1, 0, None)],
+    "How often is each task": [
+        ("refund", 6, 2, "unmeasured", "sampling, scaffold, env, budget", {}),
+        ("report", 2, 2, "unmeasured", "base, sampling, scaffold, env, budget", {}),
+        ("refund", 1, 1, "unmeasured", "sampling, scaffold, env, budget", {}),
+    ],
+    # Only the base was given.
+    "Which factors of": [
+        (f"{name}_state", 7) for name in sorted(set(trajrec.run_interface.FIELDS) - {"base"})
+    ],
+    "Which tasks are in several": [("refund", ["bad", "good"], 7)],
+    "How far do": [
+        (None, "not replayed", 8),
+        ("CartPole-v1", "not replayed", 2),
+        ("trajrec.envs.shop:Shop", "not replayed", 7),
+    ],
+    "Who says a phrase": [("user", "request", 6, 6)],
 }
 
 
@@ -71,12 +100,12 @@ def test_documented_query_returns_the_known_answer(corpus: Any, question: str) -
 
 
 def test_the_first_failures_are_those_that_were_scripted(corpus: Any) -> None:
-    place = (1, "refund_order", "tool", "no order ../nowhere")
+    place = (1, "refund_order", "tool", "refund must be in (0, 5900] cents")
     # Two of the four agents that failed: the others left a call out.
     assert [row[1:] for row in ask(corpus, "What was the first step")] == [("refund", *place)] * 2
     assert ask(corpus, "Which tool fails most")[0] == ("refund_order", 13, REFUSED, 1, 10.0)
     again = ask(corpus, "Which failures happen")
-    error = ("tool", "trajrec.envs.shop.ToolError", "no order ../nowhere")
+    error = ("tool", "trajrec.envs.shop.ToolError", "refund must be in (0, 5900] cents")
     assert again[0] == (*error, REFUSED, 3)
     assert ("verifier", "builtins.KeyError", "'no such file'", 2, 2) in again
     assert [row[1:] for row in ask(corpus, "Which calls may")] == [(1, "peek", 1)]
@@ -119,7 +148,7 @@ def test_shared_states_are_counted_by_episode(corpus: Any) -> None:
     forked = ask(corpus, "From which shared states")
     looked = '{"tool":"get_order","arguments":{"order":"O1001"}}'
     assert [row[3:] for row in forked if row[2] == looked] == [(6, 2)]
-    refunds = [row[3:] for row in forked if '"order":"O1001","cents"' in (row[2] or "")]
+    refunds = [row[3:] for row in forked if '"order":"O1001","cents":5' in (row[2] or "")]
     # The solver, and the agent that recovered.
     assert refunds == [(2, 2)]
     changes = ask(corpus, "What changed in the database")
@@ -160,12 +189,31 @@ def test_the_state_of_the_corpus_is_told(corpus: Any) -> None:
     assert (len(worst), worst[0][1:5]) == (5, ("CartPole-v1", 1, 1.0, "abandoned"))
 
 
+def test_contradictions_and_repeated_paths_are_found(tmp_path: Path) -> None:
+    turns = itertools.count()
+
+    @trajrec.verifier(id="flaky", version="1")
+    def flaky(state: Any) -> bool:
+        return next(turns) > 0
+
+    for run in ("a", "b"):
+        record_run(tmp_path, run, {"t": [True]})
+    with trajrec.open(tmp_path) as corpus:
+        for _ in range(2):
+            list(recheck(corpus, flaky))
+        (contradiction,) = ask(corpus, "Does a check")
+        assert contradiction[:2] == ("flaky", "1")
+        # Two episodes end in one state, and each was judged twice.
+        assert contradiction[3:] == (4, 3)
+        assert ask(corpus, "Which episodes of different") == [(1, 2, ["a", "b"])]
+
+
 def test_each_question_has_a_test_of_its_answer() -> None:
     text = Path(__file__).read_text()
     starts = {*ANSWERS, *re.findall(r"ask\(corpus, \"([^\"]+)\"\)", text)}
     tested = {question for question in QUESTIONS if any(map(question.startswith, starts))}
     assert tested == set(QUESTIONS)
-    assert len(QUESTIONS) == 32
+    assert len(QUESTIONS) == 40
 
 
 @pytest.mark.parametrize("question", QUESTIONS)

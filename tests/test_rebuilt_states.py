@@ -169,6 +169,7 @@ def test_states_in_any_order_are_those_of_a_slow_rebuild(seed: int) -> None:
     assert is_same(known(history_of(events), len(events)), decode(codec.encode(states[-1])))
 
 
+@pytest.mark.slow
 def test_damaged_changes_make_the_same_states_unknown_in_any_order() -> None:
     rng = random.Random(5)
     for seed in range(5):
@@ -262,6 +263,7 @@ class Counted:
         return decode(data)
 
 
+@pytest.mark.slow
 def test_a_loop_reads_each_change_once() -> None:
     events = events_of(random_states(2, 300))
     counted = Counted()
@@ -271,6 +273,7 @@ def test_a_loop_reads_each_change_once() -> None:
     assert counted.n == len(events)
 
 
+@pytest.mark.slow
 def test_a_look_back_reads_few_changes_again() -> None:
     events = events_of(random_states(2, 600))
     counted = Counted()
@@ -294,6 +297,7 @@ def test_copies_of_states_take_bounded_memory(monkeypatch: pytest.MonkeyPatch) -
     assert len(history._parts["orders"]._copies._values) in (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_threads_get_their_own_states() -> None:
     events = events_of(random_states(3, 200))
     expected = [in_order(state) for state in slow_states(events)]

@@ -43,6 +43,7 @@ CHECKS = (
 )
 
 
+@pytest.mark.slow
 def test_a_recheck_is_appended_and_the_outcome_stays(tmp_path: Path) -> None:
     record(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.glob("*.trj")}
@@ -88,6 +89,7 @@ def test_a_recheck_is_appended_and_the_outcome_stays(tmp_path: Path) -> None:
         assert len(corpus.sql(CHECKS).fetchall()) == 2
 
 
+@pytest.mark.slow
 def test_a_running_episode_keeps_its_post_hoc_checks(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, watch={"n": 1}) as ep:
         ep.tool(lambda: 1, name="one")
@@ -110,6 +112,7 @@ def test_errors_and_unknown_states_are_reported(
     record(tmp_path)
     with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path, state=False) as env:
         env.reset(seed=0)
+        env.step(0)
     (tmp_path / "my_checks.py").write_text(
         "def broken(state): return state['nothing']\ndef fine(state): return True\n"
     )

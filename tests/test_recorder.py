@@ -238,6 +238,7 @@ def test_allowed_modules_without_an_audit_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_header_stores_the_option_keep_states(tmp_path: Path) -> None:
     for keep_states in get_args(KeepStates):
         path = record(gym.make("Taxi-v4"), tmp_path / keep_states, keep_states=keep_states)
@@ -266,6 +267,7 @@ def test_header_says_why_an_environment_cannot_be_made(tmp_path: Path) -> None:
     assert "TransformReward" in header.env.recreatable
 
 
+@pytest.mark.slow
 def test_recording_imports_neither_duckdb_nor_pettingzoo(tmp_path: Path) -> None:
     code = (
         "import sys, gymnasium as gym, trajrec\n"
@@ -313,6 +315,7 @@ def test_audit_replays_a_share_and_warns_of_divergence(
         trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=2.0)
 
 
+@pytest.mark.slow
 def test_environment_that_cannot_be_audited_warns_once(tmp_path: Path) -> None:
     class Local(gym.Wrapper[Any, Any, Any, Any]):
         """A wrapper that no log can name."""

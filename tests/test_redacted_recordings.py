@@ -120,6 +120,7 @@ def test_no_place_of_an_environments_log_has_a_secret(tmp_path: Path) -> None:
     assert b"lamp-post" not in content(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep_states", ["auto", "all", "digests"])
 def test_each_kind_of_secret_is_redacted_in_steps(tmp_path: Path, keep_states: Any) -> None:
     planted = [plant(kind, keep_states) for kind in KINDS]
@@ -351,6 +352,7 @@ def test_digests_of_another_process_make_no_difference(tmp_path: Path) -> None:
     assert "compared by their kind" in str(report)
 
 
+@pytest.mark.slow
 def test_replays_take_the_redactor_of_the_recording(tmp_path: Path) -> None:
     redactor = Redactor({}, rules={"door code": r"door \d+"})
     with trajrec.record(Counter(["a", "door 17"], [{}, {}]), tmp_path, redact=redactor) as env:
@@ -370,6 +372,7 @@ def test_replays_take_the_redactor_of_the_recording(tmp_path: Path) -> None:
 # Agents
 
 
+@pytest.mark.slow
 def test_watched_files_and_rows_are_redacted_by_name_and_content(tmp_path: Path) -> None:
     planted = plant("github")
     folder = tmp_path / "work"
@@ -469,6 +472,7 @@ def test_a_call_with_a_redacted_argument_is_not_made_again(tmp_path: Path) -> No
             ep.call("show")
 
 
+@pytest.mark.slow
 def test_a_redacted_result_is_compared_redacted(tmp_path: Path) -> None:
     episode = play(tmp_path, [("show", {}), ("look", {})])
     assert episode.redacted_step is None
@@ -493,6 +497,7 @@ def test_the_start_of_a_traceback_hides_no_secret_from_the_cut(tmp_path: Path) -
         assert KEY[-size:].encode() not in raw
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("api", ["aec", "parallel"])
 def test_infos_of_several_agents_are_redacted(tmp_path: Path, api: str) -> None:
     pytest.importorskip("pettingzoo")

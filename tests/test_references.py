@@ -67,6 +67,7 @@ def test_another_process_reads_episodes(tmp_path: Path, method: str) -> None:
             assert pool.map(total, episodes) == list(map(total, episodes))
 
 
+@pytest.mark.slow
 def test_a_pickled_corpus_opens_the_folder_again(tmp_path: Path) -> None:
     fill(tmp_path)
     query = "SELECT count(*) FROM episodes"

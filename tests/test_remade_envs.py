@@ -225,6 +225,7 @@ def test_a_factory_must_be_found_and_make_the_same(tmp_path: Path) -> None:
             trajrec.record(make_wild(), tmp_path, factory=factory)
     recorder = trajrec.record(make_wild(), tmp_path, factory=make_other)
     recorder.reset(seed=1)
+    recorder.step(1)
     recorder.close()
     (episode,) = trajrec.open(tmp_path).episodes()
     with pytest.raises(EnvMissingError, match="Slow"):

@@ -93,6 +93,7 @@ def test_hundred_episodes_replay_elsewhere_in_any_order(env_id: str, tmp_path: P
     assert replay_shuffled(tmp_path) == ["exact"] * 100
 
 
+@pytest.mark.slow
 def test_each_episode_replays_without_those_before(tmp_path: Path) -> None:
     record_elsewhere("FrozenLake-v1", tmp_path, 5)
     with trajrec.open(tmp_path) as corpus:
@@ -169,6 +170,7 @@ def test_change_at_step_17_is_reported_there(twist: Any, field: str, tmp_path: P
         assert (caught.value.step, caught.value.field) == (17, field)
 
 
+@pytest.mark.slow
 def test_change_of_only_the_state_is_reported(tmp_path: Path) -> None:
     class Hidden(Counter):
         def __init__(self, wrong: bool = False) -> None:
@@ -190,6 +192,7 @@ def test_change_of_only_the_state_is_reported(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_new_or_missing_exception_is_a_divergence(
     tmp_path: Path,
 ) -> None:
@@ -273,6 +276,7 @@ def test_hidden_dependence_is_reported_with_its_cause(
         assert report.divergence.cause.startswith(cause)
 
 
+@pytest.mark.slow
 def test_changed_environment_is_not_called_random(
     tmp_path: Path,
 ) -> None:
@@ -386,6 +390,7 @@ def test_state_carried_between_episodes_is_noted(tmp_path: Path) -> None:
     assert "only on a fresh environment: it carries state over between episodes" in second.notes
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("pattern", [[1, 1, 1], [3, 1, 2], [5, 5]])
 def test_batch_gives_the_reports_of_single_replays(tmp_path: Path, pattern: list[int]) -> None:
     gym.register("Carries-v0", f"{__name__}:Carries")
@@ -425,6 +430,7 @@ class Tiring(gym.Env[Any, Any]):
         return self.n, 0.0, self.n == 6, False, {}
 
 
+@pytest.mark.slow
 def test_exception_on_the_way_to_a_step_diverges(
     tmp_path: Path,
 ) -> None:

@@ -264,6 +264,7 @@ def test_errors_streams_and_checks_come_back_unchanged(tmp_path: Path) -> None:
     assert first[0] == "third"
 
 
+@pytest.mark.slow
 def test_values_of_unloaded_classes_are_objects(tmp_path: Path) -> None:
     code = """
 import dataclasses, sys, trajrec
@@ -295,6 +296,7 @@ with trajrec.episode(sys.argv[1]) as ep:
     assert "somewhere" not in sys.modules
 
 
+@pytest.mark.slow
 def test_redacted_secrets_make_no_difference_elsewhere(
     tmp_path: Path,
 ) -> None:
@@ -312,6 +314,7 @@ with trajrec.episode(sys.argv[1]) as ep:
     assert ep.difference is not None
 
 
+@pytest.mark.slow
 def test_reruns_of_recordings_without_redaction_compare_what_was_recorded(tmp_path: Path) -> None:
     secret = "sk-" + "a1b2c3d4" * 4
     redactor = Redactor({}, rules={"door code": r"door \d+"})
@@ -335,6 +338,7 @@ def test_an_environments_episode_is_refused(tmp_path: Path) -> None:
 
     with trajrec.record(gymnasium.make("CartPole-v1"), tmp_path) as env:
         env.reset(seed=0)
+        env.step(0)
     with pytest.raises(ValueError, match="not an agent's; replay it"):
         trajrec.rerun(only(tmp_path))
 
@@ -376,6 +380,7 @@ def in_full(shop: Shop) -> bool:
     return bool(order["refunded"] == order["cents"])
 
 
+@pytest.mark.slow
 def test_a_changed_agent_continues_live_as_a_fork(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="refund", world=Shop(seed=7), options={"task": 0}) as ep:
         queue_agent(ep, 100)
@@ -408,6 +413,7 @@ def test_a_changed_agent_continues_live_as_a_fork(tmp_path: Path) -> None:
         assert (report.grade, report.divergence) == ("exact", None)
 
 
+@pytest.mark.slow
 def test_a_fork_of_a_live_fork_is_recorded(
     tmp_path: Path,
 ) -> None:

@@ -128,6 +128,7 @@ def test_reset_that_differs_is_resynchronized(tmp_path: Path) -> None:
     assert report.differing_steps == (-1,)
 
 
+@pytest.mark.slow
 def test_report_says_why_resynchronization_stopped(tmp_path: Path) -> None:
     episode = record(tmp_path / "a", gym.make("CartPole-v1"))
     report = forced(episode, "CartPole-v1", {2})
@@ -159,6 +160,7 @@ class Raises(gym.Wrapper[Any, Any, Any, Any]):
         return self.env.step(action)
 
 
+@pytest.mark.slow
 def test_exceptions_are_compared_step_by_step(tmp_path: Path) -> None:
     env = trajrec.record(Raises(gym.make("Taxi-v4")), tmp_path)
     env.reset(seed=3)
@@ -237,6 +239,7 @@ def test_differences_before_and_after_the_first_step_are_reported(tmp_path: Path
     assert "ValueError: refused" in str(gone)
 
 
+@pytest.mark.slow
 def test_fork_is_replayed_from_its_own_step(tmp_path: Path) -> None:
     episode = record(tmp_path, gym.make("Taxi-v4"), 30)
     branch = fork_many(
@@ -385,6 +388,7 @@ def test_ignored_paths_do_not_apply_to_states(tmp_path: Path) -> None:
         assert report.grade == "diverged"
 
 
+@pytest.mark.slow
 def test_episodes_that_end_before_the_step_are_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

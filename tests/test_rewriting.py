@@ -390,6 +390,7 @@ def test_waiting_for_a_rewrite_ends_with_an_error(
         compact(path)
 
 
+@pytest.mark.slow
 def test_compact_refuses_a_log_with_damaged_columns(logs: dict[str, bytes], tmp_path: Path) -> None:
     path = put(tmp_path / "folder", logs["sealed"])
     with LogReader(path) as reader:

@@ -179,6 +179,7 @@ def test_a_closed_corpus_leaves_no_open_index(tmp_path: Path) -> None:
     duckdb.connect(str(tmp_path / INDEX_NAME)).close()
 
 
+@pytest.mark.slow
 def test_a_corpus_serves_several_threads(tmp_path: Path) -> None:
     fill(tmp_path)
     barrier = threading.Barrier(4)

@@ -97,6 +97,7 @@ def test_wrappers_are_restored_with_their_sandbox(episode: Any, restore: Any) ->
     }
 
 
+@pytest.mark.slow
 def test_sandbox_is_not_forked_with_a_process(episode: Any) -> None:
     with pytest.raises(
         SnapshotError, match="outside the process, so forked processes would share it"
@@ -104,6 +105,7 @@ def test_sandbox_is_not_forked_with_a_process(episode: Any) -> None:
         fork_many(episode, at=[3], actions=[0], env=Outside, restore="os_fork", folder=None)
 
 
+@pytest.mark.slow
 def test_full_sandbox_is_reexecuted(episode: Any) -> None:
     branches = fork_many(
         episode, at=[3, 11, 20], actions=[0], env=Full, noise="recorded", folder=None
@@ -112,6 +114,7 @@ def test_full_sandbox_is_reexecuted(episode: Any) -> None:
     assert branches[-1].restore == "reexecute"
 
 
+@pytest.mark.slow
 def test_snapshots_that_nobody_needs_are_dropped(episode: Any) -> None:
     made: list[Outside] = []
     left: list[int] = []
@@ -162,6 +165,7 @@ def test_keyframe_of_a_sandbox_is_refused() -> None:
     env.close()
 
 
+@pytest.mark.slow
 def test_sandbox_that_restores_nothing_is_noticed(episode: Any) -> None:
     branches = fork_many(
         episode, at=[5, 9], actions=[0], n_branches=30, env=Forgetful, noise="recorded", folder=None

@@ -69,7 +69,8 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
     ("shop", 21, "skipped_step"): ("failure", "terminated", "done", True, 12, 0, 0, 0),
     ("office", 4, "solver"): ("success", "terminated", "done", True, 2, 0, 0, 0),
     ("office", 4, "wrong_argument"): ("failure", "terminated", "done", True, 2, 1, 0, 0),
-    ("office", 4, "recovers"): ("success", "terminated", "done", True, 3, 1, 1, 1),
+    # The wrong argument is the one that says what the call is about: the next call only follows.
+    ("office", 4, "recovers"): ("success", "terminated", "done", True, 3, 1, 0, 0),
     ("workspace", 0, "solver"): ("success", "terminated", "done", True, 5, 0, 0, 0),
     ("workspace", 0, "wrong_argument"): ("failure", "terminated", "done", True, 5, 1, 0, 0),
     ("workspace", 0, "gives_up"): ("failure", "terminated", "gave up", False, 3, 0, 0, 0),
@@ -83,7 +84,7 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
         LOOPS - 1,
         0,
     ),
-    ("workspace", 0, "recovers"): ("success", "terminated", "done", True, 6, 1, 1, 1),
+    ("workspace", 0, "recovers"): ("success", "terminated", "done", True, 6, 1, 0, 0),
 }
 
 

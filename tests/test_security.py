@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 
 import trajrec
 from trajrec.cli.main import main
-from trajrec.corpus.episode import read_episode
+from trajrec.corpus.lone_episode import read_episode
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
 

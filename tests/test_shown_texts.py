@@ -128,7 +128,7 @@ def other() -> World:
     return World(5)
 
 
-@pytest.mark.mostly_slow(10)
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_recorded_text_looks_like_a_line_of_the_program(
     forged: Path,
@@ -157,6 +157,7 @@ def test_no_recorded_text_looks_like_a_line_of_the_program(
         assert not [line for line in text.split("\n") if line.startswith("FORGED")]
 
 
+@pytest.mark.slow
 def test_names_of_columns_are_no_formulas_in_csv(
     forged: Path, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
@@ -177,6 +178,7 @@ def test_an_action_is_no_line_of_a_table_of_credit() -> None:
     assert _line(3, {"value": estimate}, []) == "   3  x FORGED y"
 
 
+@pytest.mark.slow
 def test_pages_and_reports_hold_texts_as_texts(episode: Episode, tmp_path: Path) -> None:
     report = replay_episode(episode, world=World(5))
     assert report.divergence is not None

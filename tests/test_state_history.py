@@ -103,6 +103,7 @@ def bob_is_in_8(state: Any) -> bool:
     return rooms.get(8) == "bob"
 
 
+@pytest.mark.slow
 def test_states_with_integer_keys_are_rebuilt_and_judged(tmp_path: Path) -> None:
     calls = [
         ("let", {"room": 8, "guest": "bob"}),
@@ -222,6 +223,7 @@ with trajrec.episode(sys.argv[1], watch=rooms_seen) as ep:
 """
 
 
+@pytest.mark.slow
 def test_a_state_that_a_kill_kept_out_is_unknown(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert done.returncode == -9

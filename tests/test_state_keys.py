@@ -156,6 +156,7 @@ def record_pendulum(folder: Path, keep_states: Any) -> Episode:
     return episode
 
 
+@pytest.mark.slow
 def test_keys_of_large_states_are_stored_in_place_of_checks(tmp_path: Path) -> None:
     checked = record_pendulum(tmp_path / "auto", "auto")
     keyed = record_pendulum(tmp_path / "keys", "keys")
@@ -182,6 +183,7 @@ def test_keys_of_large_states_are_stored_in_place_of_checks(tmp_path: Path) -> N
     assert compacted.state_keys.tolist() == whole.state_keys.tolist()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_a_check_may_miss_a_state_that_is_seen_whole(tmp_path: Path) -> None:
     checked = record(tmp_path / "digests", "digests", 1)[0]
     whole = record(tmp_path / "keys", "keys", 1)[0]
@@ -204,6 +206,7 @@ class Nudged(PendulumEnv):
         return result
 
 
+@pytest.mark.slow
 def test_a_replay_compares_by_the_digests_of_its_log(tmp_path: Path) -> None:
     for keep_states, n_digits in (("auto", 6), ("keys", 16)):
         episode = record_pendulum(tmp_path / keep_states, keep_states)
@@ -214,6 +217,7 @@ def test_a_replay_compares_by_the_digests_of_its_log(tmp_path: Path) -> None:
             assert len(report.divergence.expected) == len("digest ") + n_digits
 
 
+@pytest.mark.slow
 def test_groups_of_states_are_refused_without_keys(tmp_path: Path) -> None:
     record(tmp_path / "digests", "digests")
     record(tmp_path / "keys", "keys")
@@ -234,6 +238,7 @@ def test_groups_of_states_are_refused_without_keys(tmp_path: Path) -> None:
     assert len({state.tobytes() for state in worth.values()}) == 2
 
 
+@pytest.mark.slow
 def test_the_command_line_says_how_to_get_keys(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,6 +248,7 @@ def test_the_command_line_says_how_to_get_keys(
     assert main(["credit", str(tmp_path), "--group", "rloo"]) == 0
 
 
+@pytest.mark.slow
 def test_default_groups_tell_twin_reset_states_apart(tmp_path: Path) -> None:
     for keep_states in ("digests", "keys"):
         episodes = record(tmp_path / keep_states, keep_states)
@@ -253,6 +259,7 @@ def test_default_groups_tell_twin_reset_states_apart(tmp_path: Path) -> None:
             assert table[0].n == 3, (keep_states, seed)
 
 
+@pytest.mark.slow
 def test_hindsight_tells_twins_apart(tmp_path: Path) -> None:
     keyed = record(tmp_path / "keys", "keys")
     assert len({key for keys in recorded_keys(keyed) for key in keys}) == 2
@@ -263,6 +270,7 @@ def test_hindsight_tells_twins_apart(tmp_path: Path) -> None:
     assert all(isinstance(key, bytes) for keys in recorded_keys([*keyed, *checked]) for key in keys)
 
 
+@pytest.mark.slow
 def test_a_branch_does_not_rejoin_at_a_twin(tmp_path: Path) -> None:
     for keep_states, expected in (("digests", [None, None]), ("keys", [None, 2])):
         episode = record(tmp_path / keep_states, keep_states, 1)[0]

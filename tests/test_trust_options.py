@@ -16,7 +16,8 @@ from test_trust import CARTPOLE, Counter, episode_of
 import trajrec
 from trajrec import worlds
 from trajrec.cli.main import main
-from trajrec.corpus.episode import Episode, read_episode
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.lone_episode import read_episode
 from trajrec.errors import EnvMissingError, EnvRefusedError
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import fork, replay_episode

@@ -194,7 +194,7 @@ def read_all(path: Path) -> list[frames.Damage]:
 ALL = CONTRADICTIONS | COLUMN_CONTRADICTIONS | EPISODE_CONTRADICTIONS
 
 
-@pytest.mark.mostly_slow(8)
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("name", ALL)
 def test_contradiction_costs_its_frame_and_is_named(name: str, log: Path, tmp_path: Path) -> None:
     change, reason = ALL[name]
@@ -220,7 +220,7 @@ def test_contradiction_costs_its_frame_and_is_named(name: str, log: Path, tmp_pa
     assert main(["replay", str(path.parent)]) in (3, 4)
 
 
-@pytest.mark.mostly_slow(8)
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("name", CONTRADICTIONS | COLUMN_CONTRADICTIONS)
 def test_recover_leaves_out_what_contradicts_itself(name: str, log: Path, tmp_path: Path) -> None:
     truth = read(log)

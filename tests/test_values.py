@@ -105,6 +105,7 @@ def test_an_environment_that_changes_its_actions_replays_exactly_again_and_again
     assert [replay_episode(episode, env=Scales).grade for _ in range(3)] == ["exact"] * 3
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["reexecute", "snapshot"])
 def test_branches_do_not_share_what_they_are_given(restore: Any, tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Scales(), lambda k: np.array([k / 8, 0.2], np.float32))

@@ -34,6 +34,7 @@ def play(env: Any, n_steps: int = 150, mode: AutoresetMode = AutoresetMode.NEXT_
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_each_episode_of_a_vector_replays_alone(tmp_path: Path, mode: AutoresetMode) -> None:
     make = functools.partial(gym.make, "CartPole-v1")
@@ -68,6 +69,7 @@ def recorded(env: Any, folder: Path) -> Any:
     return trajrec.record(env, folder)
 
 
+@pytest.mark.slow
 def test_async_vector_can_make_recorded_environments(tmp_path: Path) -> None:
     wrap = functools.partial(recorded, folder=tmp_path)
     env = gym.make_vec("CartPole-v1", 4, vectorization_mode="async", wrappers=[wrap])
@@ -89,5 +91,32 @@ def test_unrecordable_vectors_are_refused_with_a_remedy(tmp_path: Path) -> None:
         match=r'CartPoleVectorEnv, which does not hold .* vectorization_mode="sync" or "async"',
     ):
         trajrec.record(gym.make_vec("CartPole-v1", 3), tmp_path)
-    with pytest.raises(TypeError, match=r"must be a gymnasium\.Env"):
+    with pytest.raises(TypeError, match=r"must be a gymnasium\.Env, got ndarray$"):
         trajrec.record(np.zeros(3), tmp_path)  # type: ignore[call-overload]
+
+
+def test_wrapper_that_resets_inside_of_steps_is_refused(tmp_path: Path) -> None:
+    inside = gym.wrappers.TransformReward(
+        gym.wrappers.Autoreset(gym.make("CartPole-v1")), lambda reward: reward
+    )
+    with pytest.raises(TypeError, match=r"put it outside, Autoreset\(trajrec\.record"):
+        trajrec.record(inside, tmp_path)
+    with pytest.raises(TypeError, match=r"put it outside, Autoreset\(trajrec\.record"):
+        trajrec.record(SyncVectorEnv([lambda: gym.make("CartPole-v1"), lambda: inside]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wrapper_that_resets_around_the_recorder_is_recorded_right(tmp_path: Path) -> None:
+    env = gym.wrappers.Autoreset(trajrec.record(gym.make("CartPole-v1"), tmp_path))
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    n_ends = 0
+    while n_ends < 3:
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        n_ends += terminated or truncated
+    env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT ending FROM all_episodes ORDER BY number"
+        assert corpus.sql(query).fetchall() == [("terminated",)] * 3
+        assert {replay_episode(episode).grade for episode in corpus.episodes()} == {"exact"}

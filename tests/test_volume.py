@@ -25,6 +25,7 @@ def episodes(folder: Path) -> list[Episode]:
         return list(corpus.episodes(order_by="started_at, number"))
 
 
+@pytest.mark.slow
 def test_every_third_episode_is_recorded_and_replays(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path, every=3)
     rewards = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import sqlite3
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def test_large_file_is_watched_by_its_digest(tmp_path: Path) -> None:
     assert path == "/big/digest"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("by", ["connection", "path"])
 def test_changed_rows_and_tables_are_reported_by_key(
     tmp_path: Path, by: str, connect: Callable[..., Any]
@@ -227,6 +229,7 @@ def test_attributes_are_restored_in_place() -> None:
     assert till.items is items
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("given_as", [lambda state: state, MappingProxyType])
 def test_dict_with_immutable_values_is_watched_whole(tmp_path: Path, given_as: Any) -> None:
     state: dict[str, Any] = {"users": {"ada": 1}, "count": 0}
@@ -324,3 +327,50 @@ def test_office_returns_its_state_and_can_be_set_to_it() -> None:
         world.call("query", {"sql": "SELECT * FROM nowhere"})
     with pytest.raises(OfficeError, match="takes exactly the texts"):
         world.call("query", {"q": "SELECT 1"})
+
+
+SQL = {
+    "insert": "INSERT INTO t(v) VALUES ({a})",
+    "update": "UPDATE t SET v = {a} WHERE id = {b}",
+    "delete": "DELETE FROM t WHERE id = {b}",
+    "empty": "DELETE FROM u",
+    "begin": "BEGIN",
+    "commit": "COMMIT",
+    "rollback": "ROLLBACK",
+    "savepoint": "SAVEPOINT s",
+    "rollback to": "ROLLBACK TO s",
+    "release": "RELEASE s",
+    "create": "CREATE TABLE IF NOT EXISTS w(x)",
+    "drop": "DROP TABLE IF EXISTS w",
+    "rename": "ALTER TABLE u RENAME COLUMN b TO c",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [":memory:", "file", "file and another connection"])
+def test_a_database_is_seen_right_whatever_its_transactions(
+    tmp_path: Path, connect: Callable[..., sqlite3.Connection], place: str
+) -> None:
+    for seed in range(40):
+        draw = random.Random(seed)
+        path = ":memory:" if place == ":memory:" else tmp_path / f"{seed}.db"
+        connection = connect(path, isolation_level=draw.choice([None, "DEFERRED"]))
+        connection.executescript("CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE TABLE u(a, b)")
+        connection.commit()
+        other = connect(path, timeout=0.0, isolation_level=None) if "another" in place else None
+        tracker = Database(connection)
+        _, digest = tracker.begin()
+        # The independent truth: the statements that make the database anew.
+        seen = {"".join(connection.iterdump()): digest}
+        for _ in range(25):
+            sql = draw.choice(list(SQL.values())).format(a=draw.random(), b=draw.randrange(5))
+            with contextlib.suppress(sqlite3.Error):
+                if other is not None and draw.random() < 0.2:
+                    other.execute("INSERT INTO u VALUES (1, 2)")
+                connection.execute(sql)
+            is_open = connection.in_transaction
+            _, digest = tracker.update()
+            assert connection.in_transaction == is_open
+            content = "".join(connection.iterdump())
+            assert seen.setdefault(content, digest) == digest, (seed, sql)
+            assert len(set(seen.values())) == len(seen), (seed, sql)

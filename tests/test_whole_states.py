@@ -12,7 +12,8 @@ import pytest
 from conftest import Scripted
 
 import trajrec
-from trajrec.corpus.episode import Episode, read_episode
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.lone_episode import read_episode
 from trajrec.errors import StateUnknownError
 from trajrec.log.rows import ColumnRows
 from trajrec.values.diff import is_same

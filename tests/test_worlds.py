@@ -156,6 +156,7 @@ def test_the_first_call_of_a_changed_tool_diverges(tmp_path: Path) -> None:
     assert (report.divergence.field, report.divergence.expected) == ("check/solved", (True, None))
 
 
+@pytest.mark.slow
 def test_another_initial_state_diverges_before_any_call(tmp_path: Path) -> None:
     record_shop(tmp_path, 1)
     (episode,) = episodes(tmp_path)
@@ -279,6 +280,7 @@ def test_a_world_is_imported_only_if_allowed(
     assert done.stdout.count("refused") >= 2
 
 
+@pytest.mark.slow
 def test_commands_show_an_agents_episode(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

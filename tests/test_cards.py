@@ -1,0 +1,261 @@
+"""The card of a release: it says what SQL says, and names each unknown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from counter_runs import counts, interface, record_one, record_run
+from question_corpus import make_corpus
+from tiers import deep
+
+import trajrec
+from trajrec.analysis.card_text import escape
+from trajrec.analysis.croissant import REQUIRED
+from trajrec.analysis.release import TABLES
+from trajrec.cli.main import main
+from trajrec.corpus.index.tables import TABLES as ALL_TABLES
+from trajrec.corpus.index.views import VIEWS
+from trajrec.recording.event_log import close_logs
+from trajrec.run_interface import missing
+
+SAMPLES = Path(__file__).resolve().parent.parent / "sample_trajectories"
+
+ABOUT = {
+    "name": "Counters",
+    "description": "Rollouts of a scripted counter.",
+    "license": "apache-2.0",
+    "url": "https://example.org/counters",
+    "creator": "The counters",
+}
+
+
+def record(folder: Path) -> None:
+    """Record rollouts of two splits, with outages, and with an interface that is partly unknown."""
+    results: dict[str, list[bool | str]] = {**counts(t0=(3, 8)), "t1": [True, "infra", "verifier"]}
+    record_run(folder, "a", results)
+    teacher = {"generator": "script", "teacher": missing("unknown")}
+    for split in ("train", "held-out"):
+        for k in range(2):
+            record_one(
+                folder,
+                True,
+                task=f"{split} {k}",
+                metadata={"split": split, "run": "b"},
+                interface=interface(lineage=teacher),
+            )
+    close_logs()
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[trajrec.Corpus, Path]]:
+    folder = tmp_path_factory.mktemp("release")
+    record(folder / "runs")
+    with trajrec.open(folder / "runs") as corpus:
+        assert corpus.card(folder / "out", **ABOUT).lacking == ()  # type: ignore[arg-type]
+        yield corpus, folder / "out"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
+    return card
+
+
+@pytest.mark.slow
+def test_the_counts_of_a_card_are_those_of_sql(release: tuple[trajrec.Corpus, Path]) -> None:
+    corpus, folder = release
+    card = read(folder)
+    of_tables: dict[str, int] = {}
+    for file in card["files"]:
+        path = folder / "tables" / file["table"] / f"{file['split']}.parquet"
+        ((n,),) = duckdb.sql(f"SELECT count(*) FROM '{path}'").fetchall()
+        assert n == file["rows"]
+        of_tables[file["table"]] = of_tables.get(file["table"], 0) + n
+    for name, n in of_tables.items():
+        assert corpus.sql(f"SELECT count(*) FROM {name}").fetchall() == [(n,)], name
+    assert card["counts"]["episodes"] == of_tables["episodes"] == 15
+    assert card["counts"]["outcomes"] == {"failure": 5, "no verdict": 6, "success": 4}
+    assert card["success"][0]["excluded"] == {"infra": 1, "verifier": 1}
+    # The columns are the same, value by value; JSON is text.
+    path = folder / "tables" / "episodes" / "held_out.parquet"
+    rows = duckdb.sql(f"SELECT episode_id, task, metadata FROM '{path}' ORDER BY 1").fetchall()
+    condition = "metadata->>'split' = 'held-out'"
+    query = f"SELECT episode_id, task, metadata FROM episodes WHERE {condition} ORDER BY 1"
+    assert rows == corpus.sql(query).fetchall()
+
+
+def test_each_unknown_of_a_release_is_named(release: tuple[trajrec.Corpus, Path]) -> None:
+    _, folder = release
+    text = (folder / "README.md").read_text()
+    missing_fields = read(folder)["missing"]
+    (named,) = [line for line in missing_fields if line.startswith("interface")]
+    assert "lineage.teacher unknown, in 4 episodes" in named
+    for start in (
+        "coverage: lineage.teacher, in 4 episodes",
+        "coverage: split, in 11 episodes",
+        "trace: verified replay, or labels of steps, in 15 episodes",
+        "revision of the task, in 15 episodes",
+        "verdict of a primary check, in 6 episodes",
+    ):
+        assert start in missing_fields
+        assert escape(start) in text
+    assert "**coverage**: the contents and splits are as declared" in text
+    assert "| 0 of 15 | unlicensed" in text
+
+
+def test_the_front_matter_lists_a_config_for_each_table(
+    release: tuple[trajrec.Corpus, Path],
+) -> None:
+    _, folder = release
+    text = (folder / "README.md").read_text()
+    front = text.split("---\n")[1]
+    assert 'license: "apache-2.0"' in front
+    assert 'size_categories: ["n<1K"]' in front
+    # Hugging Face takes no dash in the name of a split.
+    assert '- split: "held_out"\n    path: "tables/episodes/held_out.parquet"' in front
+    assert read(folder)["splits_renamed"] == {"held-out": "held_out"}
+    listed = front.count("- config_name")
+    assert listed == len({file["table"] for file in read(folder)["files"]})
+
+
+def test_the_description_has_what_croissant_requires(release: tuple[trajrec.Corpus, Path]) -> None:
+    _, folder = release
+    description = json.loads((folder / "croissant.json").read_text())
+    assert all(description[name] for name in REQUIRED)
+    assert description["conformsTo"] == "http://mlcommons.org/croissant/1.1"
+    for file in description["distribution"]:
+        data = (folder / file["contentUrl"]).read_bytes()
+        assert file["sha256"] == hashlib.sha256(data).hexdigest()
+    (claims,) = [item for item in description["recordSet"] if item["@id"] == "claims"]
+    assert [row["claims/of"] for row in claims["data"]] == [15] * 4
+    assert description["rai:dataLimitations"] == read(folder)["missing"]
+
+
+def test_the_digests_are_those_of_all_other_files(release: tuple[trajrec.Corpus, Path]) -> None:
+    _, folder = release
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    listed = dict(reversed(line.split("  ")) for line in lines)
+    files = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert listed.keys() == files - {"SHA256SUMS"}
+    for name, digest in listed.items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
+    # The logs answer the same questions.
+    with trajrec.open(folder / "logs") as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(15,)]
+
+
+@pytest.mark.slow
+def test_facts_that_nobody_gave_are_missing_and_not_guessed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(SAMPLES, tmp_path / "samples", ignore=shutil.ignore_patterns("support"))
+    assert main(["card", str(tmp_path / "samples"), "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert "13 episodes" in said.out
+    assert "Croissant requires these properties too: --description, --license" in said.err
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "license:" not in text.split("---\n")[1]
+    assert "| licence | **not given** |" in text
+    assert "refused: the interface is unknown" in text
+    # Exceptions of environments are failures too.
+    assert "Failures outside of calls" in text
+    assert read(tmp_path / "out")["about"]["license"] is None
+    assert main(["card", str(tmp_path / "samples"), "-o", str(tmp_path / "out")]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_private_episodes_are_not_published_by_accident(tmp_path: Path) -> None:
+    record_one(tmp_path / "runs", True, task="t", metadata={"privacy": "internal"})
+    close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        with pytest.raises(ValueError, match="marks 1 episodes as 'internal'"):
+            corpus.card(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        corpus.card(tmp_path / "out", allows_private=True)
+        with pytest.raises(ValueError, match="tables must be among"):
+            corpus.card(tmp_path / "other", tables=["secrets"])
+
+
+@pytest.mark.slow
+def test_recorded_text_writes_no_markdown_of_its_own(tmp_path: Path) -> None:
+    hostile = "a|b\n# Title <script>alert(1)</script> ![x](http://x)"
+    record_one(
+        tmp_path / "runs",
+        True,
+        task=hostile,
+        metadata={"split": "x", "run": hostile},
+        interface=interface(scaffold={"prompt": hostile, "tick": "`"}),
+    )
+    close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        corpus.card(tmp_path / "out", name=hostile, description=hostile)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert text.count("\n# ") == 1
+    body = text.split("---\n", 2)[2]
+    # Outside of code each sign is escaped.
+    outside = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", body)
+    assert "<script>" not in outside
+    assert "](http" not in outside.replace("\\](", "")
+
+
+@pytest.mark.slow
+def test_a_leak_contradicts_the_claim_of_coverage(tmp_path: Path) -> None:
+    lineage = {"generator": "g", "teacher": "t", "filter": "f", "decontamination": "exact"}
+    whole = interface(lineage=lineage)
+    held = record_one(
+        tmp_path / "runs", True, task="t", metadata={"split": "test"}, interface=whole
+    )
+    metadata = {"split": "train", "parents": [held]}
+    record_one(tmp_path / "runs", True, task="u", metadata=metadata, interface=whole)
+    close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        assert corpus.support().claims["coverage"].verdict == "licensed"
+        card = corpus.card(tmp_path / "out").card
+    verdict = card["claims"]["coverage"]["verdict"]
+    assert verdict.startswith("contradicted (1 episode from held-out data")
+    assert verdict.replace("(", "\\(")[:12] in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_each_table_is_published_or_left_out_on_purpose() -> None:
+    names = {table.name for table in ALL_TABLES} | {view.name for view in VIEWS}
+    derived = {"calls", "branches", "latest_credit", "latest_labels", "latest_replay"}
+    # The kinds of episodes are tables of their own; the last two name files and removed episodes.
+    assert names - set(TABLES) == derived | {"all_episodes", "imports", "removals"}
+    assert set(TABLES) <= names
+
+
+@deep("attribution")
+@pytest.mark.parametrize("kind", ["counters", "samples", "shops"])
+def test_the_tools_of_others_load_every_table(
+    release: tuple[trajrec.Corpus, Path], tmp_path: Path, kind: str
+) -> None:
+    mlcroissant = pytest.importorskip("mlcroissant")
+    datasets = pytest.importorskip("datasets")
+    _, folder = release
+    if kind != "counters":
+        folder = tmp_path / "out"
+        if kind == "samples":
+            shutil.copytree(SAMPLES, tmp_path / "samples", ignore=shutil.ignore_patterns("support"))
+            corpus = trajrec.open(tmp_path / "samples")
+        else:
+            # With forks, copies, damaged and foreign files.
+            corpus = make_corpus(tmp_path / "shops")
+        with corpus:
+            corpus.card(folder, **ABOUT)  # type: ignore[arg-type]
+    described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
+    files = {(file["table"], file["split"]): file["rows"] for file in read(folder)["files"]}
+    for (table, split), n in files.items():
+        assert sum(1 for _ in described.records(f"{table}-{split}")) == n
+        rows = datasets.load_dataset(
+            str(folder), table, split=split, cache_dir=str(tmp_path / "cache")
+        )
+        assert len(rows) == n
+    assert sum(1 for _ in described.records("claims")) == 4

@@ -1,0 +1,249 @@
+"""Units, scores, plans and observed interfaces of comparisons: known answers on real logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from counter_runs import counts, interface, of_run, reached, record_one, record_run
+
+import trajrec
+from trajrec.analysis.intervals import UNIT_RANGE
+from trajrec.analysis.planned import apply_plan
+from trajrec.analysis.rollouts import Cell
+from trajrec.cli.main import main
+from trajrec.recording import provenance
+from trajrec.recording.event_log import close_logs
+from trajrec.run_interface import missing
+from trajrec.statistics.intervals import welch
+
+TASKS = {"t0": (1, 2), "t1": (0, 2), "t2": (2, 2), "t3": (1, 2)}
+FAMILIES = {"t0": "left", "t1": "left", "t2": "right", "t3": "right"}
+
+
+@trajrec.verifier(id="points", version="1")
+def points(state: dict[str, Any]) -> trajrec.Verdict:
+    return trajrec.Verdict(None, score=float(state["count"]))
+
+
+def trained(run: str) -> dict[str, Any]:
+    """Return the interface of a checkpoint of a training run."""
+    recipe = "new" if run.startswith("b") else "old"
+    return interface(
+        base={"model": "counter", "revision": f"checkpoint {run}"},
+        lineage={"training_run": run, "data": "same"},
+        optimizer={"name": recipe},
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]:
+    folder = tmp_path_factory.mktemp("options")
+    for name in ("plain", "plain again"):
+        record_run(folder, name, counts(**TASKS), families=FAMILIES, checks=[reached, points])
+    for run, passed in zip(("a1", "a2", "a3", "b1", "b2", "b3"), (0, 1, 2, 2, 3, 4), strict=True):
+        results = counts(**{f"t{k}": (passed, 4) for k in range(3)})
+        record_run(folder, f"recipe {run[0]}", results, of=trained(run))
+    record_run(folder, "revised", counts(**TASKS), task_revision="2")
+    record_run(folder, "first", counts(**TASKS), task_revision="1")
+    with trajrec.open(folder) as opened:
+        yield opened
+
+
+def compare(corpus: trajrec.Corpus, a: str, b: str, **options: Any) -> Any:
+    return corpus.compare(a=of_run(a), b=of_run(b), **options)
+
+
+@pytest.mark.slow
+def test_families_are_the_units_of_a_cluster(corpus: trajrec.Corpus) -> None:
+    by_task = compare(corpus, "plain", "plain again")
+    by_family = compare(corpus, "plain", "plain again", cluster="family")
+    assert (by_task.n_units, by_family.n_units, by_family.unit) == (4, 2, "family")
+    assert {task.task for task in by_family.tasks} == {"left", "right"}
+    assert by_family.a.rate.value == by_task.a.rate.value == 0.5
+    assert (by_task.claim, by_family.claim) == ("noise floor", "unlicensed")
+    assert by_family.reasons == ("2 families of tasks, of at least 3",)
+    with pytest.raises(ValueError, match="a key of the metadata must be"):
+        compare(corpus, "plain", "plain again", cluster="a' OR 1")
+
+
+def test_an_interval_over_these_tasks_says_so(corpus: trajrec.Corpus) -> None:
+    comparison = compare(corpus, "plain", "plain again", over="these")
+    assert "these tasks alone" in comparison.notes[0]
+    # q = (y + 1/2) / (n + 1) in eight cells of two rollouts, two arms alike.
+    shares = [(y + 0.5) / 3 for y, _ in TASKS.values()]
+    variance = 2 * sum(q * (1 - q) / 2 for q in shares) / 16
+    assert comparison.difference.ci_high == pytest.approx(2.306004 * variance**0.5, rel=1e-5)
+    with pytest.raises(ValueError, match="over must be"):
+        compare(corpus, "plain", "plain again", over="all")
+
+
+def test_scores_need_a_range_if_most_tasks_do_not_differ(corpus: trajrec.Corpus) -> None:
+    options = {"check": "points@1", "score": True}
+    refused = compare(corpus, "plain", "plain again", **options)
+    assert (refused.difference, refused.claim) == (None, "unlicensed")
+    assert "more than half of the tasks do not differ at all" in refused.reasons[0]
+    ranged = compare(corpus, "plain", "plain again", range=(0, 3), **options)
+    assert ranged.difference.value == 0.0
+    assert ranged.difference.ci_low < 0 < ranged.difference.ci_high
+    # Half of the rollouts end at 3 and half at 1.
+    assert ranged.a.rate.value == 2.0
+    with pytest.raises(ValueError, match="range is \\[0, 2\\], and task 't0' has a score of 3"):
+        compare(corpus, "plain", "plain again", range=(0, 2), **options)
+    none = compare(corpus, "plain", "plain again", check="points@1")
+    assert none.a.excluded == {"no verdict": 8}
+    with pytest.raises(ValueError, match="give score=True too"):
+        compare(corpus, "plain", "plain again", range=(0, 3))
+
+
+def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None:
+    comparison = compare(corpus, "recipe a", "recipe b")
+    assert comparison.claim == "attributable"
+    # Checkpoints differ between any two training runs, so only the optimizer tells.
+    assert comparison.differing_paths == ('optimizer.name "old" -> "new"',)
+    expected = welch(np.array([0.5, 0.75, 1.0]), np.array([0.0, 0.25, 0.5]))
+    assert comparison.method == "Welch over training runs (3 and 3)"
+    assert comparison.difference.value == pytest.approx(expected.value)
+    assert comparison.difference.ci_low == pytest.approx(expected.ci_low)
+    two = corpus.compare(
+        a=f"{of_run('recipe a')} AND interface->>'$.lineage.training_run' <> 'a1'",
+        b=of_run("recipe b"),
+    )
+    assert two.claim == "attributable (artefacts)"
+    assert "fewer than 3 training runs a side" in two.reasons[0]
+
+
+def test_tasks_of_another_revision_are_no_shared_tasks(corpus: trajrec.Corpus) -> None:
+    comparison = compare(corpus, "first", "revised")
+    assert comparison.claim == "unlicensed"
+    assert comparison.reasons == ("4 tasks do not have the same revision in both runs",)
+    assert not comparison.holds("no-loss", margin=1.0)
+
+
+def test_more_variants_widen_the_interval(corpus: trajrec.Corpus) -> None:
+    alone = compare(corpus, "plain", "plain again").difference
+    many = compare(corpus, "plain", "plain again", variants=10)
+    assert many.difference.value == alone.value
+    assert many.difference.ci_high > alone.ci_high
+    assert "one of 99.5 % (Bonferroni)" in many.notes[0]
+    with pytest.raises(ValueError, match="variants must be at least 1"):
+        compare(corpus, "plain", "plain again", variants=0)
+
+
+@pytest.mark.slow
+def test_a_comparison_is_drawn_with_each_task(corpus: trajrec.Corpus, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    comparison = compare(corpus, "plain", "plain again")
+    picture = comparison.plot(tmp_path / "tasks.svg").read_text()
+    assert picture.count("<!-- t") >= 4
+    assert "mean of 4" in picture
+    assert comparison.plot(tmp_path / "again.svg").read_text().count("<path") > 10
+    assert comparison.plot(tmp_path / "tasks.png").stat().st_size > 10_000
+    command = ["compare", str(corpus.path), "--a", of_run("plain"), "--b", of_run("plain again")]
+    assert main([*command, "--variants", "2", "--plot", str(tmp_path / "cli.png")]) == 0
+    assert (tmp_path / "cli.png").exists()
+    assert main([*command, "--plot", str(tmp_path / "tasks.gif")]) == 2
+    with pytest.raises(ValueError, match="there is nothing to plot"):
+        compare(corpus, "plain", "plain again", check="points", score=True).plot("x.png")
+
+
+def cell(n: int, n_excluded: int = 0) -> Cell:
+    return Cell(unit="t", family=None, n=n, total=0, squares=0, n_excluded=n_excluded)
+
+
+def test_declared_trials_plan_unequal_numbers() -> None:
+    unequal = {"t0": cell(2), "t1": cell(4)}
+    assert apply_plan(unequal, None)[1] is not None
+    assert apply_plan(unequal, {"t0": 2, "t1": 4}) == (unequal, None)
+    # A rollout that was planned and is not there may have had any result.
+    completed, note = apply_plan(unequal, 4)
+    assert (note, completed["t0"].n_excluded) == (None, 2)
+    _, note = apply_plan(unequal, 2)
+    assert note == "1 tasks have more rollouts than eval_protocol.trials says"
+    # Outages that were made up for leave equal numbers of graded rollouts.
+    made_up = {"t0": cell(4, n_excluded=1), "t1": cell(4)}
+    assert apply_plan(made_up, None) == (made_up, None)
+    assert UNIT_RANGE == (0.0, 1.0)
+
+
+@trajrec.verifier(id="reached", version="1")
+def reached_later(state: dict[str, Any]) -> bool:
+    return bool(state["count"] >= 2)
+
+
+@pytest.mark.slow
+def test_two_versions_in_one_run_are_no_one_measure(tmp_path: Path) -> None:
+    # Both runs have both versions of each task, so their sets are equal.
+    for run in ("a", "b"):
+        for verifier in (reached, reached_later):
+            record_run(tmp_path, run, counts(t0=(1, 1), t1=(1, 1), t2=(1, 1)), checks=[verifier])
+    with trajrec.open(tmp_path) as corpus:
+        comparison = compare(corpus, "a", "b", check="reached@1")
+        assert comparison.claim == "unlicensed"
+        assert comparison.reasons == ("verifier varies within a run (verifier.check_code)",)
+        with pytest.raises(ValueError, match="must be graded by one version"):
+            comparison.cross_grade()
+
+
+@pytest.mark.slow
+def test_other_versions_of_packages_are_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = provenance.describe_runtime
+    tasks = counts(t0=(1, 1), t1=(1, 1), t2=(1, 1))
+    for folder, version in (("a", "2.0"), ("b", "2.1")):
+        runtime = real()
+        changed = {**runtime, "packages": {**runtime["packages"], "numpy": version}}
+        monkeypatch.setattr(provenance, "describe_runtime", lambda found=changed: found)
+        record_run(tmp_path / folder, "x", tasks)
+    with trajrec.open(tmp_path / "a") as a, trajrec.open(tmp_path / "b") as b:
+        comparison = a.compare(b)
+    assert comparison.differing_paths == ("env.packages.numpy 2.0 -> 2.1 (undeclared)",)
+
+
+def record_models(folder: Path, run: str, *, model: str, temperature: float, system: str) -> None:
+    """Record a call of a model in each of three episodes, with nothing declared of `sampling`."""
+    for task in ("t0", "t1", "t2"):
+        state = {"count": 3}
+        with trajrec.episode(
+            folder,
+            task=task,
+            watch=state,
+            checks=[reached],
+            metadata={"run": run},
+            interface=interface(sampling=missing("unknown")),
+        ) as ep:
+            messages = [{"role": "system", "content": system}]
+            answer: Callable[..., Any] = lambda **_: {"model": model, "choices": []}  # noqa: E731
+            ep.model(answer, messages=messages, temperature=temperature, seed=hash(run) % 100)
+    close_logs()
+
+
+@pytest.mark.slow
+def test_recorded_models_and_prompts_correct_the_interface(tmp_path: Path) -> None:
+    same: dict[str, Any] = {"model": "m-1", "temperature": 0.0, "system": "Count."}
+    for run, change in {
+        "a": {},
+        "again": {},
+        "model": {"model": "m-2"},
+        "warm": {"temperature": 1.0},
+        "prompt": {"system": "Count to three."},
+    }.items():
+        record_models(tmp_path, run, **{**same, **change})
+    record_one(tmp_path, True, task="t0", metadata={"run": "silent"}, checks=[reached])
+    with trajrec.open(tmp_path) as corpus:
+        found = {run: compare(corpus, "a", run) for run in ("again", "model", "warm", "prompt")}
+    # Nobody declared the sampling, and the requests hold it.
+    assert (found["again"].claim, found["again"].factors["sampling"].status) == (
+        "noise floor",
+        "same",
+    )
+    assert found["model"].differing_paths == ("base.model m-1 -> m-2 (undeclared)",)
+    (warm,) = found["warm"].factors["sampling"].differences
+    assert (warm.a, warm.b) == ('{"temperature": 0.0}', '{"temperature": 1.0}')
+    assert found["warm"].claim == "attributable"
+    (prompt,) = found["prompt"].factors["scaffold"].differences
+    assert (prompt.path, prompt.is_declared) == ("scaffold.system_digest", False)

@@ -1,0 +1,237 @@
+"""Files of other tools with random changes: a clear error or a whole import, never a silent loss."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imported import DATA, check_account, lost_leaves, needs_data, sources_of
+from tiers import Share, suite
+
+import trajrec
+from trajrec.errors import ImportFileError
+from trajrec.exchange.import_reports import FileReport, ImportReport
+from trajrec.exchange.importing import import_trajectories
+
+MAX_BYTES = 140_000
+FOLDERS = (
+    "agentdojo",
+    "atif",
+    "claude-code",
+    "codex",
+    "gemini-cli",
+    "harbor-trial",
+    "hf-messages",
+    "inspect",
+    "mini-swe-agent",
+    "openhands",
+    "openhands-sdk",
+    "otlp",
+    "swe-agent",
+    "tau-bench",
+    "tau2",
+    "who-when",
+)
+
+STRANGE: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**70,
+    0.5,
+    "",
+    "x",
+    "\ud800",
+    [],
+    [1],
+    [None],
+    {},
+    {"a": 1},
+    [[]],
+    float("nan"),
+)
+
+
+def whole_files() -> list[Path]:
+    """Return the files and folders that are trajectories."""
+    paths = []
+    for folder in FOLDERS:
+        for path in sorted((DATA / folder).iterdir()):
+            if path.is_dir() or path.stat().st_size < MAX_BYTES:
+                paths.append(path)
+    return paths
+
+
+def spots(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container in a value with each of its keys."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value))
+    for key in list(keys):
+        yield value, key
+        if isinstance(value[key], (dict, list)):
+            yield from spots(value[key])
+
+
+def change_json(document: Any, rng: random.Random) -> Any:
+    """Return a document with a few changes."""
+    document = copy.deepcopy(document)
+    for _ in range(rng.choice((1, 1, 1, 2, 5))):
+        places = list(spots(document))
+        if not places:
+            return document
+        container, key = rng.choice(places)
+        kind = rng.randrange(5)
+        if kind == 0:
+            del container[key]
+        elif kind == 1:
+            container[key] = copy.deepcopy(rng.choice(STRANGE))
+        elif kind == 2:
+            other, name = rng.choice(places)
+            if isinstance(other, dict) and name in other:
+                container[key] = copy.deepcopy(other[name])
+        elif kind == 3 and isinstance(container, list):
+            container.insert(rng.randrange(len(container) + 1), copy.deepcopy(container[key]))
+        elif isinstance(container, dict):
+            container[rng.choice(("new", "id", "content", "role", "steps"))] = rng.choice(STRANGE)
+    return document
+
+
+def change_file(path: Path, rng: random.Random) -> None:
+    """Change a file: its values if it is JSON, else its bytes."""
+    data = path.read_bytes()
+    if rng.random() < 0.25 or path.suffix not in (".json", ".jsonl", ".traj"):
+        kind = rng.randrange(3)
+        position = rng.randrange(len(data) + 1)
+        if kind == 0:
+            data = data[:position]
+        elif kind == 1:
+            data = data[:position] + bytes([rng.randrange(256)]) + data[position + 1 :]
+        else:
+            data = data[:position] + data[position + rng.randrange(40) :]
+        path.write_bytes(data)
+        return
+    try:
+        path.write_text(json.dumps(change_json(json.loads(data), rng)))
+    except ValueError:
+        lines = [json.loads(line) for line in data.splitlines() if line.strip()]
+        lines = change_json(lines, rng)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def check_import(path: Path, folder: Path) -> None:
+    """Import a file, and check that nothing of it is lost in silence."""
+    files: list[FileReport] = []
+    output = folder / "out"
+    reason = ""
+    report = ImportReport()
+    try:
+        report = import_trajectories(path, output, redact=False, report=files.append)
+    except ImportFileError as exc:
+        reason = str(exc)
+    if reason:
+        assert reason.startswith(str(path))
+        return
+    check_account(report)
+    assert all(file.reason for file in files if file.status in ("failed", "skipped"))
+    if not report.episodes:
+        return
+    with trajrec.open(output) as corpus:
+        bad = "SELECT log FROM logs WHERE problem IS NOT NULL OR damage::VARCHAR <> '[]'"
+        assert corpus.sql(bad).fetchall() == []
+        n_episodes = len(report.episodes)
+        counted = corpus.sql("SELECT count(*) FROM all_episodes").fetchall()
+        assert counted == [(n_episodes,)]
+        for episode in corpus.episodes(kind="all"):
+            episode.messages  # noqa: B018
+    if path.is_file() and not report.files[0].account.n_dropped:
+        lost = lost_leaves(sources_of(path), output)
+        # Numbers of steps and of stored messages are made anew.
+        lost_texts = [text for text in lost if not text.lstrip("-").isdigit()]
+        assert lost_texts == [], lost_texts
+
+
+@needs_data
+@suite("imports", fixed=4, drawn=150, whole=10_000)
+def test_a_changed_file_gives_an_error_or_a_whole_import(share: Share, tmp_path: Path) -> None:
+    paths = whole_files()
+    for number in range(share.size or 0):
+        rng = random.Random(f"{share.seed} {number}")
+        source = rng.choice(paths)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        target = folder / source.name
+        if source.is_dir():
+            shutil.copytree(source, target)
+            files = [file for file in target.rglob("*.*") if file.is_file()]
+        else:
+            shutil.copyfile(source, target)
+            files = [target]
+        for file in files:
+            file.chmod(0o644)
+        for inner in target.rglob("*") if target.is_dir() else ():
+            inner.chmod(0o755 if inner.is_dir() else 0o644)
+        change_file(rng.choice(files), rng)
+        try:
+            check_import(target, folder)
+        except Exception as exc:
+            raise AssertionError(f"{source} changed by seed {share.seed} {number}") from exc
+        shutil.rmtree(folder)
+
+
+ODD_FIELDS: tuple[tuple[str, tuple[str | int, ...]], ...] = (
+    ("claude-code/edit_branch.jsonl", (2, "message", "type")),
+    ("claude-code/edit_branch.jsonl", (2, "message", "role")),
+    ("openhands-sdk/goal_events.jsonl", (4, "source")),
+    ("gemini-cli/gemini_golden.json", ("messages", 1, "type")),
+    ("inspect/log_formats.json", ("samples", 0, "transcript", "events", 9, "score")),
+    ("agentdojo/ap_banking_user_task_0_injection_task_0.json", ("messages", 0, "content", 0)),
+    (
+        "agentdojo/ap_banking_user_task_0_injection_task_0.json",
+        ("messages", 1, "content", 0, "type"),
+    ),
+    ("claude-code/api_error.jsonl", (2, "error", "type")),
+    ("claude-code/api_error.jsonl", (2, "error", "message")),
+    ("gemini-cli/gemini_golden.json", ("messages", 1, "toolCalls", 0, "status")),
+    ("atif/atif_multiagent.json", ("steps", 2, "observation", "results", 0, "source_call_id")),
+    ("inspect/log_formats.json", ("samples", 0, "scores", "match")),
+    ("inspect/log_tool_call_error.json", ("eval", "run_id")),
+    ("inspect/log_tool_call_error.json", ("eval", "task_version")),
+    ("inspect/log_tool_call_error.json", ("version",)),
+    ("inspect/log_formats.json", ("samples", 0, "messages", 2, "source")),
+    ("inspect/log_formats.json", ("samples", 0, "transcript", "events", 5, "config")),
+    ("inspect/log_formats.json", ("samples", 0, "transcript", "content")),
+    ("openhands-sdk/goal_events.jsonl", (3, "tool_call")),
+    ("who-when/Algorithm-Generated_47.json", ("is_correct",)),
+    ("openhands/basic_interactions.json", (0, "args")),
+    ("openhands/basic_interactions.json", (1, "timeout")),
+    ("openhands/basic_interactions.json", (5, "tool_call_metadata", "model_response")),
+    ("swe-agent/humanevalfix-python-0.traj", ("info", "model_stats")),
+    ("tau-bench/model-gem.jsonl", (0, "messages", 2, "tool_calls", 0, "type")),
+)
+"""Files, and fields that always have the same value in their format, or the same type."""
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "path"), ODD_FIELDS)
+def test_an_odd_value_of_a_constant_field_is_kept(
+    name: str, path: tuple[str | int, ...], tmp_path: Path
+) -> None:
+    text = (DATA / name).read_text()
+    is_lines = name.endswith(".jsonl")
+    document = [json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)
+    holder = document
+    for key in path[:-1]:
+        holder = holder[key]
+    assert holder[path[-1]] != 0.5
+    holder[path[-1]] = 0.5
+    lines = map(json.dumps, document if is_lines else [document])
+    file = tmp_path / Path(name).name
+    file.write_text("\n".join(lines) + "\n")
+    check_import(file, tmp_path)
+    assert list((tmp_path / "out").glob("*.trj"))

@@ -1,0 +1,146 @@
+"""Traces in OTLP/JSON: the traps of real files, each as a test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imported import DATA, column, imported, needs_data, one, write_json, write_lines
+
+# The unmarked tier has test_import_counts.py, which reads a file of each format.
+pytestmark = pytest.mark.slow
+
+OTLP = DATA / "otlp"
+
+
+def value(item: Any) -> dict[str, Any]:
+    if isinstance(item, bool):
+        return {"boolValue": item}
+    return {"intValue": str(item)} if isinstance(item, int) else {"stringValue": item}
+
+
+def span(span_id: str, parent: str = "", **attributes: Any) -> dict[str, Any]:
+    fields = {
+        "traceId": "0af7651916cd43dd8448eb211c80319c",
+        "spanId": span_id,
+        "name": span_id,
+        "startTimeUnixNano": attributes.pop("start", "1795641547000000000"),
+        "endTimeUnixNano": "1795641548000000000",
+        "status": attributes.pop("status", {}),
+        "attributes": [
+            {"key": key.replace("__", "."), "value": value(item)}
+            for key, item in attributes.items()
+        ],
+    }
+    return fields | ({"parentSpanId": parent} if parent else {})
+
+
+def export(*spans: dict[str, Any]) -> dict[str, Any]:
+    scope = {"scope": {"name": "test"}, "spans": list(spans)}
+    return {"resourceSpans": [{"resource": {"attributes": []}, "scopeSpans": [scope]}]}
+
+
+def test_ids_are_kept_in_hex_as_they_stand(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "t.json", export(span("00f067aa0ba902b7")))
+    with imported(path, tmp_path / "out") as corpus:
+        position = one(corpus, "SELECT source->>'$.position' FROM episodes")
+        assert position == "trace 0af7651916cd43dd8448eb211c80319c span 00f067aa0ba902b7"
+
+
+@needs_data
+def test_children_come_first_and_over_several_exports(tmp_path: Path) -> None:
+    with imported(OTLP / "openai_agents_0.24.0_oi_2.5.3.jsonl", tmp_path) as corpus:
+        assert one(corpus, "SELECT n_steps, ending FROM episodes") == (3, "terminated")
+
+
+@needs_data
+def test_a_file_may_hold_several_traces(tmp_path: Path) -> None:
+    with imported(OTLP / "pydantic_ai_2.58.0.json", tmp_path) as corpus:
+        assert column(corpus, "SELECT n_steps FROM episodes ORDER BY 1") == [1, 2]
+        assert one(corpus, "SELECT count(DISTINCT metadata->>'$.run') FROM episodes") == 2
+
+
+@needs_data
+def test_messages_that_each_request_repeats_are_told_once(tmp_path: Path) -> None:
+    with imported(OTLP / "pydantic_ai_2.58.0.json", tmp_path) as corpus:
+        texts = column(corpus, "SELECT text FROM messages WHERE role = 'user' ORDER BY text")
+        assert texts == ["Thanks.", "What is the weather in Paris and what time is it?"]
+
+
+@needs_data
+def test_flattened_messages_of_openinference_are_put_together(tmp_path: Path) -> None:
+    with imported(OTLP / "openai_agents_0.24.0_oi_2.5.3.jsonl", tmp_path) as corpus:
+        said = corpus.sql("SELECT role, text, call_ids::VARCHAR FROM messages ORDER BY number")
+        rows = said.fetchall()
+    assert ("assistant", "Checking.", '["call_lookup_1"]') in rows
+    assert ("tool", "order A1: shipped", '["call_lookup_1"]') in rows
+
+
+def test_times_and_integers_are_texts_of_digits(tmp_path: Path) -> None:
+    chat = span(
+        "b1",
+        gen_ai__operation__name="chat",
+        gen_ai__request__model="m",
+        gen_ai__usage__input_tokens=120,
+    )
+    path = write_json(tmp_path / "t.json", export(chat))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT input_tokens, latency_ms FROM model_calls") == (120, 1000)
+
+
+@needs_data
+def test_ids_of_calls_that_repeat_stay_calls_of_their_own(tmp_path: Path) -> None:
+    with imported(OTLP / "gen_errors.json", tmp_path) as corpus:
+        rows = corpus.sql(
+            "SELECT step, call_id, outcome, retry_by FROM attempts WHERE tool = 'refund' "
+            "ORDER BY step"
+        ).fetchall()
+        assert rows == [(1, "b", "error", None), (2, "b", "ok", "agent")]
+
+
+@needs_data
+def test_totals_of_an_agent_are_not_added_to_its_calls(tmp_path: Path) -> None:
+    with imported(OTLP / "pydantic_ai_2.58.0.json", tmp_path) as corpus:
+        assert one(corpus, "SELECT sum(input_tokens) FROM model_calls") == 61 + 71 + 52
+
+
+@needs_data
+def test_a_retried_request_is_a_call_of_its_own_since_nothing_says_so(tmp_path: Path) -> None:
+    with imported(OTLP / "gen_errors.json", tmp_path) as corpus:
+        rows = corpus.sql(
+            "SELECT step, attempt, outcome, error_type FROM model_calls WHERE kind = 'rollout' "
+            "ORDER BY number LIMIT 2"
+        ).fetchall()
+        assert rows == [(0, 0, "error", "RateLimitError"), (1, 0, "ok", None)]
+
+
+@needs_data
+def test_an_evaluation_is_the_primary_check(tmp_path: Path) -> None:
+    with imported(OTLP / "gen_errors.json", tmp_path) as corpus:
+        row = one(corpus, "SELECT check_id, verdict, score, is_primary FROM checks")
+        assert row == ("refund-booked", True, 1.0, True)
+
+
+def test_content_that_was_not_recorded_is_unknown(tmp_path: Path) -> None:
+    root = span("a0", gen_ai__operation__name="invoke_agent")
+    tool = span("b1", "a0", gen_ai__operation__name="execute_tool", gen_ai__tool__name="f")
+    path = write_json(tmp_path / "t.json", export(root, tool))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT tool, result, outcome FROM attempts") == ("f", None, "ok")
+
+
+def test_a_trace_without_its_root_is_named_as_not_whole(tmp_path: Path) -> None:
+    chat = span("b1", "missing", gen_ai__operation__name="chat")
+    path = write_lines(tmp_path / "t.jsonl", [export(chat)])
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT ending FROM episodes") == "unknown"
+        (note,) = json.loads(one(corpus, "SELECT report->'$.notes' FROM imports"))
+        assert "lacks its root" in note
+
+
+def test_spans_that_name_each_other_as_parents_end(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "t.json", export(span("a", "b"), span("b", "a")))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM episodes") >= 1

@@ -1,0 +1,80 @@
+"""Merging folders of logs: nothing twice, nothing lost, nothing removed comes back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+from conftest import record
+
+import trajrec
+from trajrec.cli.main import main
+from trajrec.corpus.merging import merge
+from trajrec.corpus.removal import remove
+from trajrec.errors import CorpusError
+from trajrec.log.compaction import compact
+
+
+def ids(folder: Path) -> list[str]:
+    with trajrec.open(folder) as corpus:
+        assert not corpus.problems()
+        return sorted(row[0] for row in corpus.sql("SELECT episode_id FROM episodes").fetchall())
+
+
+@pytest.mark.slow
+def test_a_log_is_merged_once_whatever_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a = tmp_path / "a"
+    b = tmp_path / "b"
+    record(gym.make("CartPole-v1"), a, 2)
+    path = record(gym.make("CartPole-v1"), b / "inner", 3)
+    shutil.copy(path, b / "again.trj")
+    # Another log of the same name.
+    same = record(gym.make("CartPole-v1"), b, 1)
+    same.rename(b / next(a.glob("*.trj")).name)
+    out = tmp_path / "out"
+    assert main(["merge", str(a), str(b), "-o", str(out)]) == 0
+    assert capsys.readouterr().out == "3 logs copied, 1 were there\n"
+    assert ids(out) == sorted({*ids(a), *ids(b)})
+    assert merge([a, b], out).copied == []
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_what_cannot_be_merged_is_refused_before_a_copy(tmp_path: Path) -> None:
+    a = tmp_path / "a"
+    path = record(gym.make("CartPole-v1"), a, 40)
+    out = tmp_path / "out"
+    merge([a], out)
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path / "open")
+    env.reset(seed=0)
+    env.step(0)
+    env.flush()
+    with pytest.raises(CorpusError, match="not sealed: close its recorder"):
+        merge([tmp_path / "open"], out)
+    env.close()
+    with pytest.raises(CorpusError, match="no such folder"):
+        merge([tmp_path / "nothing"], out)
+    compact(path)
+    with pytest.raises(CorpusError, match="another form of a log"):
+        merge([tmp_path / "open", a], out)
+    assert len(list(out.rglob("*.trj"))) == 1
+
+
+@pytest.mark.slow
+def test_a_removed_episode_does_not_come_back(tmp_path: Path) -> None:
+    a = tmp_path / "a"
+    record(gym.make("CartPole-v1"), a, 3)
+    out = tmp_path / "out"
+    merge([a], out)
+    remove(out, "number = 1")
+    trajrec.close_logs()
+    with pytest.raises(CorpusError, match=r"has 1 episodes that were removed from .*out"):
+        merge([a], out)
+    remove(out, "true")
+    trajrec.close_logs()
+    with pytest.raises(CorpusError, match=r"has 3 episodes that were removed"):
+        merge([a], out)

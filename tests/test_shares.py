@@ -1,0 +1,58 @@
+"""The interval of a difference of shares covers, whatever the shares are."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from trajrec.statistics.intervals import newcombe
+from trajrec.statistics.shares import difference_of_shares
+
+
+def coverage(n: int, shares: np.ndarray) -> np.ndarray:
+    """Return the exact coverage for each pair of true shares, by the sum over all outcomes."""
+    counts = np.arange(n + 1)
+    ways = np.array([comb(n, k) for k in counts], float)
+    chances = ways * shares[:, None] ** counts * (1 - shares[:, None]) ** (n - counts)
+    intervals = [[difference_of_shares(a, n, b, n) for b in counts] for a in counts]
+    low = np.array([[i.ci_low for i in row] for row in intervals])
+    high = np.array([[i.ci_high for i in row] for row in intervals])
+    covered = np.empty((len(shares), len(shares)))
+    for i, first in enumerate(shares):
+        for j, second in enumerate(shares):
+            holds = (low - 1e-9 <= first - second) & (first - second <= high + 1e-9)
+            covered[i, j] = chances[i] @ holds @ chances[j]
+    return covered
+
+
+SIZES = [2, 5, 6, 8, 10, 15, 16]
+OTHER_SIZES = [3, 4, 7, 9, 11, 12, 13, 14, 17, 18, 19, 20, 24, 32]
+
+
+@pytest.mark.parametrize(
+    "n", [*SIZES, *(pytest.param(n, marks=pytest.mark.slow) for n in OTHER_SIZES)]
+)
+def test_difference_of_shares_covers_for_all_shares(n: int) -> None:
+    covered = coverage(n, np.linspace(0.005, 0.995, 100))
+    assert covered.min() >= (0.923 if n < 6 else 0.934)
+
+
+def test_interval_of_newcombe_alone_would_not_hold() -> None:
+    ones = [np.repeat([1.0, 0.0], [k, 8 - k]) for k in range(9)]
+    share = 0.5
+    chances = np.array([comb(8, k) * share**8 for k in range(9)])
+    holds = np.array(
+        [[i.ci_low <= 0 <= i.ci_high for i in (newcombe(a, b) for b in ones)] for a in ones]
+    )
+    assert chances @ holds @ chances < 0.93
+
+
+def test_interval_reaches_no_further_than_shares_can() -> None:
+    for n in (1, 3, 16):
+        for a in range(n + 1):
+            for b in range(n + 1):
+                interval = difference_of_shares(a, n, b, n)
+                assert -1 <= interval.ci_low <= interval.value <= interval.ci_high <= 1
+                assert interval.ci_low < interval.ci_high

@@ -1,0 +1,122 @@
+"""The taps in HTTP libraries: they see what a server sent, and answer with the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import only
+from model_server import ModelServer
+from noted import Note, answering, noting, save
+from tapped_agents import AGENTS
+
+import trajrec
+
+HERE = Path(__file__).parent
+
+QUICK = {"httpx_alone", "httpx2_alone", "aiohttp_alone", "urllib3_alone"}
+
+
+def need(*packages: str) -> None:
+    """Skip a test whose packages are not installed."""
+    for package in packages:
+        pytest.importorskip(package, reason=f"{package} is not installed")
+
+
+def check_seen(notes: list[Note], server: ModelServer) -> None:
+    """Compare what the taps saw with the server's own log."""
+    assert len(notes) == len(server.attempts)
+    left = list(server.attempts)
+    for note in notes:
+        path = note.request.url.removeprefix(server.url)
+        seen = (path, note.request.body, note.status)
+        # In threads, the order of the two logs may differ.
+        sent = next(a for a in left if (a.path, a.body, a.status) == seen)
+        # A client that asked for a stream leaves an error that it will retry unread.
+        assert note.body == sent.sent or (note.body == b"" and note.status in (429, 500))
+        left.remove(sent)
+        assert note.n_ends >= 1
+        assert (note.error is not None) == sent.is_cut
+        for name, value in note.request.headers:
+            if name not in ("connection", "content-length"):
+                assert sent.headers.get(name) == value
+    assert not left
+
+
+def in_new_process(name: str, path: Path, url: str) -> object:
+    """Run an agent answered from a folder, with the network shut; return what it said."""
+    command = [sys.executable, str(HERE / "tapped_agents.py"), name, str(path), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in AGENTS],
+)
+@pytest.mark.filterwarnings("default")
+def test_every_attempt_is_seen_as_the_server_sent_it(name: str, tmp_path: Path) -> None:
+    agent = AGENTS[name]
+    need(*agent.needs)
+    with ModelServer(agent.plan) as server:
+        with noting() as notes:
+            said = agent.run(server.url)
+        check_seen(notes, server)
+    with answering(save(notes, tmp_path / "notes.json")):
+        assert agent.run(server.url) == said
+
+
+def longer(body: bytes) -> bytes:
+    """Return the body of a request with one more member, longer than before."""
+    return json.dumps({**json.loads(body), "edited": "é" * 1000}).encode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in AGENTS],
+)
+@pytest.mark.filterwarnings("default")
+def test_another_body_is_sent_if_asked_for(name: str) -> None:
+    agent = AGENTS[name]
+    need(*agent.needs)
+    with ModelServer(agent.plan) as server:
+        with noting(longer) as notes:
+            agent.run(server.url)
+        asked = sorted(longer(note.request.body) for note in notes)
+        assert asked == sorted(attempt.body for attempt in server.attempts)
+        for attempt in server.attempts:
+            assert attempt.headers["content-length"] == str(len(attempt.body))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.filterwarnings("default")
+def test_an_episode_holds_and_repeats_every_attempt(name: str, tmp_path: Path) -> None:
+    agent = AGENTS[name]
+    need(*agent.needs)
+    with ModelServer(agent.plan) as server, trajrec.episode(tmp_path):
+        said = agent.run(server.url)
+    left = list(server.attempts)
+    for exchange in only(tmp_path).transcript.exchanges:
+        assert exchange.end is not None
+        seen = (exchange.start.url, exchange.request_body, exchange.end.status)
+        sent = next(
+            a for a in left if (server.url + a.path.partition("?")[0], a.body, a.status) == seen
+        )
+        left.remove(sent)
+        assert exchange.response_body == sent.sent or (
+            exchange.response_body == b"" and sent.status in (429, 500)
+        )
+    assert not left
+    (counts,) = (
+        trajrec.open(tmp_path)
+        .sql("SELECT count(*), count(*) FILTER (outcome = 'error') FROM model_calls")
+        .fetchall()
+    )
+    failed = [attempt for attempt in server.attempts if attempt.status != 200]
+    assert counts == (len(server.attempts), len(failed))
+    assert in_new_process(name, tmp_path, server.url) == json.loads(json.dumps(said))

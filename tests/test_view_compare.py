@@ -1,0 +1,118 @@
+"""The page of two runs says what `Corpus.compare` says, and runs no condition outside a sandbox."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+
+import pytest
+from counter_runs import interface
+from starlette.testclient import TestClient
+from test_view import HOSTILE, assert_harmless, signed_in
+
+import trajrec
+from trajrec.view.compare_view import read_comparison
+
+RUNS = {"it's base": "A", "prompt": "B", HOSTILE[:60]: "B"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]:
+    """Three runs of four tasks, twice each; only the prompt differs."""
+    folder = tmp_path_factory.mktemp("compare")
+
+    @trajrec.verifier(id="done", version="1")
+    def done(state: dict[str, bool]) -> bool:
+        return state["done"]
+
+    for run, prompt in RUNS.items():
+        for task in range(4):
+            for rollout in range(2):
+                state = {"done": prompt == "B" and task + rollout > 0}
+                with trajrec.episode(
+                    folder,
+                    task=f"task <{task}>",
+                    watch=state,
+                    checks=[done],
+                    interface=interface(scaffold={"prompt": prompt, "tools": 1}),
+                    metadata={"run": run},
+                ) as ep:
+                    ep.model(lambda **_: "done", messages=[])
+    trajrec.close_logs()
+    with trajrec.open(folder) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(corpus: trajrec.Corpus) -> TestClient:
+    return signed_in(corpus)
+
+
+def of_run(name: str) -> str:
+    return "metadata->>'$.run' = '" + name.replace("'", "''") + "'"
+
+
+def test_the_page_has_the_numbers_of_the_comparison(
+    corpus: trajrec.Corpus, browser: TestClient
+) -> None:
+    given = {"a": of_run("it's base"), "b": of_run("prompt")}
+    comparison = corpus.compare(**given)
+    assert comparison.claim == "attributable"
+    assert comparison.difference is not None
+    page = html.unescape(browser.get("/compare", params=given).text)
+    assert f"A = {comparison.difference.signed}" in page
+    assert comparison.statement() in page
+    assert 'scaffold.prompt "A" -> "B"' in page
+    for task in comparison.tasks:
+        assert task.task in page
+        assert task.difference.signed in page
+    # Each task and the mean have a picture with their numbers in words.
+    assert len(re.findall(r'<svg role="img" aria-label="\+', page)) == len(comparison.tasks) + 1
+
+
+def test_the_proposed_runs_lead_to_a_comparison(
+    corpus: trajrec.Corpus, browser: TestClient
+) -> None:
+    runs = {run.name: run for run in read_comparison(corpus, a="", b="", check="").runs}
+    assert runs["prompt"].n == 8
+    as_b = read_comparison(corpus, a=runs["it's base"].condition, b="", check="").runs
+    (address,) = (run.as_b for run in as_b if run.name == "prompt")
+    assert '<th scope="row">mean over 4 tasks</th>' in browser.get(address).text
+
+
+def test_runs_selected_by_outcomes_are_refused_in_words(browser: TestClient) -> None:
+    page = browser.get("/compare", params={"a": "outcome = 'success'", "b": "true"}).text
+    assert "refused" in page
+    assert "the runs are selected by outcomes (outcome)" in page
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "read_text('/etc/hostname') = 'x'",
+        "true); DROP VIEW failures; SELECT (true",
+        "<script>alert(1)</script>",
+        "true" + " " * 3_000 + "OR true",
+    ],
+)
+def test_a_wrong_condition_is_an_error_on_the_page(
+    corpus: trajrec.Corpus, browser: TestClient, condition: str
+) -> None:
+    answer = browser.get("/compare", params={"a": condition, "b": of_run("prompt")})
+    assert answer.status_code == 400
+    assert "Nothing was compared" in answer.text
+    assert_harmless(answer.text)
+    assert corpus.sql("SELECT count(*) FROM failures").fetchall() == [(0,)]
+
+
+def test_hostile_runs_and_conditions_are_harmless(browser: TestClient) -> None:
+    for params in (
+        {},
+        {"a": of_run("it's base"), "b": of_run(HOSTILE[:60])},
+        {"a": f"run = '{HOSTILE[:40]}'", "b": '"><script>', "check": "<b>\u202e"},
+    ):
+        page = browser.get("/compare", params=params).text
+        assert_harmless(page)
+        assert "&lt;script&gt;" in page
+        assert len(page) < 40_000

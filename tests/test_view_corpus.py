@@ -1,0 +1,142 @@
+"""The corpus page of the viewer: facets and histograms select as many episodes as they say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from urllib.parse import parse_qsl
+
+import pytest
+from test_view import ROOT, TOKEN, assert_harmless, record_hostile, record_shop, stranger
+
+import trajrec
+from trajrec.view.corpus_query import CorpusQuery
+from trajrec.view.corpus_view import read_corpus
+from trajrec.view.facets import EPISODES, read_facets, read_histograms
+
+LONG = "long " * 1_000
+STEPS = (1, 2, 50)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]:
+    folder = tmp_path_factory.mktemp("facets")
+    record_shop(folder)
+    record_hostile(folder)
+    # The three episodes of this sample have no task.
+    shutil.copy(ROOT / "sample_trajectories" / "won-shop.trj", folder)
+    for number, task in enumerate(("(none)", "other", LONG)):
+        with trajrec.episode(folder, task=task) as ep:
+            for _ in range(STEPS[number]):
+                ep.model(lambda **_: "go on", messages=[])
+            ep.tool(lambda: 1, name="look", access="read")
+            ep.call("look")
+            if number:
+                ep.stop("done")
+    trajrec.close_logs()
+    with trajrec.open(folder) as opened:
+        yield opened
+
+
+def query_of(address: str) -> CorpusQuery:
+    return CorpusQuery.of(parse_qsl(address.partition("?")[2], keep_blank_values=True))
+
+
+def count(corpus: trajrec.Corpus, address: str) -> int:
+    params: dict[str, object] = {}
+    where = query_of(address).where(params)
+    found = corpus.sql(f"SELECT count(*) FROM {EPISODES} WHERE {where}", params=params or None)
+    return int(found.fetchall()[0][0])
+
+
+@pytest.mark.parametrize("address", ["/", "/?tool=look", "/?none=error_type&n_steps_max=50"])
+def test_each_choice_selects_as_many_episodes_as_it_says(
+    corpus: trajrec.Corpus, address: str
+) -> None:
+    query = query_of(address)
+    facets = read_facets(corpus, query)
+    assert {facet.name for facet in facets} >= {"task", "ending", "tool"}
+    for facet in facets:
+        alone = query.without(facet.name)
+        for value in facet.values:
+            if value.address is not None:
+                assert count(corpus, alone.toggled(facet.name, value.text)) == value.n
+
+
+def test_each_bar_selects_as_many_episodes_as_it_says(corpus: trajrec.Corpus) -> None:
+    found = {item.name: item for item in read_histograms(corpus, CorpusQuery())}
+    assert sum(bar.n for bar in found["n_steps"].bars) == count(corpus, "/")
+    assert (found["n_steps"].low, found["n_steps"].high) == (1.0, 50.0)
+    for item in found.values():
+        for bar in item.bars:
+            assert count(corpus, bar.address) == bar.n
+
+
+def test_values_of_one_facet_add_and_facets_narrow(corpus: trajrec.Corpus) -> None:
+    one = count(corpus, "/?task=refund-17")
+    assert one == 1
+    assert count(corpus, "/?task=refund-17&task=(none)") == 2
+    assert count(corpus, "/?task=refund-17&task=(none)&tool=look") == 1
+    assert count(corpus, "/?tool=look&tool=get_order") == 4
+    assert count(corpus, "/?none=task&task=(none)") == 4
+
+
+def test_no_value_is_not_the_value_none(corpus: trajrec.Corpus) -> None:
+    (facet,) = (item for item in read_facets(corpus, CorpusQuery()) if item.name == "task")
+    numbers = {value.text: (value.n, value.address) for value in facet.values}
+    assert numbers[None] == (3, "/?none=task")
+    assert numbers["(none)"] == (1, "/?task=%28none%29")
+    assert count(corpus, "/?none=task") == 3
+    # A form with an empty field sends it too; a task may have an empty name.
+    assert count(corpus, "/?task=") == 0
+    assert count(corpus, "/?q=&n_steps_min=") == count(corpus, "/")
+
+
+def test_a_limit_that_is_no_number_is_named(corpus: trajrec.Corpus) -> None:
+    browser = stranger(corpus)
+    browser.get(f"/?token={TOKEN}")
+    for text in ("abc", "nan", "inf"):
+        page = browser.get(f"/?n_steps_min={text}").text
+        assert f"n_steps_min must be a number, got &#39;{text}&#39;: it limits nothing" in page
+        assert f"<b>{count(corpus, '/')}</b> episodes" in page
+    assert count(corpus, "/?n_steps_min=50") == 1
+
+
+def test_a_selected_value_without_episodes_can_be_left(corpus: trajrec.Corpus) -> None:
+    view = read_corpus(corpus, [("task", "nothing"), ("outcome", "success"), ("q", "zzz")])
+    assert view.n_episodes == 0
+    selected = [value for facet in view.facets for value in facet.values if value.is_selected]
+    assert [value.text for value in selected] == ["success", "nothing"]
+    assert "task=nothing" not in str(selected[1].address)
+    assert [name for name, _, _ in view.query.filters] == ["outcome", "task", "q"]
+
+
+def test_the_success_rate_is_of_the_judged(corpus: trajrec.Corpus) -> None:
+    view = read_corpus(corpus, [])
+    assert view.success is not None
+    judged = corpus.sql(
+        "SELECT count(outcome), count(*) FILTER (outcome = 'success') FROM episodes"
+    )
+    n, n_won = judged.fetchall()[0]
+    assert view.success.value == n_won / n
+    assert n < view.n_episodes
+
+
+def test_hostile_texts_are_harmless_as_choices(corpus: trajrec.Corpus) -> None:
+    browser = stranger(corpus)
+    browser.get(f"/?token={TOKEN}")
+    for address in ("/", "/?all=task&sort=task", "/?task=%3Cb%3E%22&q=%3Cb%3E&n_steps_min=%3Cb%3E"):
+        page = browser.get(address).text
+        assert_harmless(page)
+        assert len(page) < 60_000
+    # The choice of the hostile text leads to its episode.
+    (link,) = re.findall(r'href="(/\?task=%3Cscript[^"]*)"', browser.get("/").text)
+    assert "<b>1</b> episodes" in browser.get(link.replace("&amp;", "&")).text
+
+
+def test_a_value_too_long_for_an_address_is_no_link(corpus: trajrec.Corpus) -> None:
+    (facet,) = (item for item in read_facets(corpus, CorpusQuery()) if item.name == "task")
+    (long,) = (value for value in facet.values if value.text == LONG)
+    assert long.address is None
+    assert long.n == 1

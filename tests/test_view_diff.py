@@ -1,0 +1,163 @@
+"""Two episodes beside each other: what differs is shown, what is the same is folded."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from test_view import HOSTILE, ROOT, TOKEN, assert_harmless, record_hostile, stranger
+
+import trajrec
+from trajrec.replay import first_difference
+from trajrec.view.diff_view import DiffView, compare_views
+from trajrec.view.episode_view import EpisodeView
+from trajrec.view.evidence import Evidence
+
+
+def record(folder: Any, amounts: tuple[int, ...], *, text: str = "on") -> str:
+    """Record an agent that adds amounts to an account."""
+    state = {"cents": 0}
+
+    def add(cents: int) -> int:
+        if cents > 1_000:
+            raise ValueError(f"{cents} is too much")
+        state["cents"] += cents
+        return state["cents"]
+
+    with trajrec.episode(folder, task="add", watch=state) as ep:
+        ep.tool(add, name="add", access="write")
+        for cents in amounts:
+            with ep.step(), contextlib.suppress(ValueError):
+                ep.model(lambda **_: text, messages=[])
+                ep.call("add", cents=cents)
+    return ep.id
+
+
+@pytest.fixture(scope="module")
+def ids() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def corpus(
+    tmp_path_factory: pytest.TempPathFactory, ids: dict[str, str]
+) -> Iterator[trajrec.Corpus]:
+    folder = tmp_path_factory.mktemp("diff")
+    ids["plain"] = record(folder, (1, 2, 3, 4, 5))
+    ids["same"] = record(folder, (1, 2, 3, 4, 5))
+    # Its state is another one after step 1, and the same again after step 2.
+    ids["swapped"] = record(folder, (1, 3, 2, 4, 5, 6))
+    ids["failed"] = record(folder, (1, 2, 5_000), text=HOSTILE)
+    record_hostile(folder)
+    trajrec.close_logs()
+    for name in ("won-keydoor", "crashed-cartpole"):
+        shutil.copy(ROOT / "sample_trajectories" / f"{name}.trj", folder)
+    with trajrec.open(folder) as opened:
+        yield opened
+
+
+def compared(corpus: trajrec.Corpus, a: str, b: str) -> DiffView:
+    return compare_views(*(EpisodeView(corpus.episode(key), Evidence()) for key in (a, b)))
+
+
+def kinds(view: DiffView) -> list[tuple[str, int, int]]:
+    return [(part.kind, part.first, part.last) for part in view.parts]
+
+
+def test_the_same_steps_are_one_folded_part(corpus: trajrec.Corpus, ids: dict[str, str]) -> None:
+    view = compared(corpus, ids["plain"], ids["same"])
+    assert kinds(view) == [("same", 0, 4)]
+    assert view.first is None
+
+
+def test_states_that_meet_again_are_marked(corpus: trajrec.Corpus, ids: dict[str, str]) -> None:
+    view = compared(corpus, ids["plain"], ids["swapped"])
+    assert kinds(view) == [
+        ("same", 0, 0),
+        ("differs", 1, 1),
+        ("differs", 2, 2),
+        ("same", 3, 4),
+        ("b", 5, 5),
+    ]
+    assert [part.first for part in view.parts if part.has_met] == [2]
+    assert (view.first, view.n_differing) == (1, 2)
+    names = [field.name for field in view.parts[1].fields]
+    assert names == ["calls", "results", "changes of the state"]
+
+
+def test_a_failure_differs_from_a_result(corpus: trajrec.Corpus, ids: dict[str, str]) -> None:
+    view = compared(corpus, ids["plain"], ids["failed"])
+    (result,) = (field for field in view.parts[2].fields if field.name == "results")
+    assert "5000 is too much" in result.difference.right
+    # The text of the model differs from the first step on.
+    assert view.first == 0
+
+
+def test_both_ways_tell_the_same_differences(corpus: trajrec.Corpus, ids: dict[str, str]) -> None:
+    view = compared(corpus, ids["plain"], ids["swapped"])
+    back = compared(corpus, ids["swapped"], ids["plain"])
+    for part, other in zip(view.parts, back.parts, strict=True):
+        assert (part.first, part.last) == (other.first, other.last)
+        for field, turned in zip(part.fields, other.fields, strict=True):
+            assert field.difference.left == turned.difference.right
+
+
+@pytest.mark.parametrize("name", ["KeyDoor", "CartPole"])
+def test_environments_differ_as_the_command_says(corpus: trajrec.Corpus, name: str) -> None:
+    query = "SELECT episode_id FROM all_episodes WHERE contains(env_id, ?) ORDER BY 1"
+    a, b = (row[0] for row in corpus.sql(query, params=[name]).fetchall()[:2])
+    assert client(corpus).get(f"/diff/{a}/{b}").status_code == 200
+    view = compared(corpus, a, b)
+    told = {
+        difference.field.partition("/")[0]: difference.step
+        for difference in first_difference(corpus.episode(a), corpus.episode(b))
+    }
+    for field in ("action", "observation", "reward"):
+        names = {part.first: {item.name for item in part.fields} for part in view.parts}
+        # The command leaves out the steps that raised in one of them.
+        steps = [step for step, found in names.items() if field in found and "failure" not in found]
+        assert min(steps, default=None) == told.get(field)
+
+
+def test_the_page_opens_the_first_difference(corpus: trajrec.Corpus, ids: dict[str, str]) -> None:
+    browser = client(corpus)
+    page = browser.get(f"/diff/{ids['plain']}/{ids['swapped']}").text
+    assert '<details class="part" id="s1" open>' in page
+    assert '<details class="part" id="s2">' in page
+    assert "is in B alone" in page
+    assert "All 5 steps are the same" in browser.get(f"/diff/{ids['plain']}/{ids['same']}").text
+    answer = browser.get(f"/diff/{ids['plain'][:14]}/{ids['same']}")
+    assert answer.headers["location"] == f"/diff/{ids['plain']}/{ids['same']}"
+    assert browser.get(f"/diff/{ids['plain']}/zz").status_code == 404
+
+
+def test_an_agent_and_an_environment_are_not_compared(
+    corpus: trajrec.Corpus, ids: dict[str, str]
+) -> None:
+    ((other,), *_) = corpus.sql(
+        "SELECT episode_id FROM episodes WHERE env_id LIKE '%Door%'"
+    ).fetchall()
+    answer = client(corpus).get(f"/diff/{ids['plain']}/{other}")
+    assert answer.status_code == 400
+    assert "no steps that could be compared" in answer.text
+
+
+def test_hostile_texts_are_harmless_in_a_difference(
+    corpus: trajrec.Corpus, ids: dict[str, str]
+) -> None:
+    ((hostile,),) = corpus.sql("SELECT episode_id FROM episodes WHERE task LIKE '%<%'").fetchall()
+    for other in (ids["plain"], ids["failed"]):
+        page = client(corpus).get(f"/diff/{other}/{hostile}").text
+        assert_harmless(page)
+        assert "&lt;script&gt;" in page
+        assert len(page) < 30_000
+
+
+def client(corpus: trajrec.Corpus) -> TestClient:
+    browser = stranger(corpus)
+    browser.get(f"/?token={TOKEN}")
+    return browser

@@ -1,0 +1,122 @@
+"""Bodies of model calls are changed as wanted, in every dialect, or refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from dialect_bodies import ANTHROPIC_URL, CHAT_URL, GEMINI_URL, OLLAMA_URL, REQUESTS, RESPONSES_URL
+from model_answers import Call, Turn, stream_pieces, whole_answer
+
+from trajrec.wire.dialects.choose import dialect_named, dialect_of
+from trajrec.wire.edits import AnswerBody, EditError, RequestEdit, edit_arguments, edit_request
+
+DIALECTS = ("chat", "responses", "anthropic", "gemini", "ollama")
+CALLS = [
+    Call("refund", '{"order": "O1", "cents": 540000}', "call-1"),
+    Call("get_order", '{"order": "O1"}', "call-2"),
+    Call("refund", '{"order": "O1", "cents": 540000}', "call-3"),
+]
+
+
+def answer(dialect: str, turn: Turn, *, is_streamed: bool) -> AnswerBody:
+    if not is_streamed:
+        return AnswerBody(200, "application/json", json.dumps(whole_answer(dialect, turn)).encode())
+    kind = "application/x-ndjson" if dialect == "ollama" else "text/event-stream"
+    return AnswerBody(200, kind, b"".join(stream_pieces(dialect, turn)))
+
+
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_one_call_has_other_arguments(name: str, is_streamed: bool, number: int) -> None:
+    dialect = dialect_named(name)
+    before = answer(name, Turn("One moment.", CALLS), is_streamed=is_streamed)
+    wanted = {"order": "O1", "cents": 5400, "why": 'a "quote" — é'}
+    after = edit_arguments(dialect, before, number, wanted)
+    calls = dialect.answer(200, before.content_type, after).calls
+    expected = [json.loads(call.arguments) for call in CALLS]
+    expected[number] = wanted
+    assert [call.arguments for call in calls] == expected
+    assert [call.name for call in calls] == [call.name for call in CALLS]
+
+
+def test_call_without_arguments_gets_some() -> None:
+    for name in DIALECTS:
+        for is_streamed in (False, True):
+            before = answer(name, Turn(None, [Call("list_orders", "{}")]), is_streamed=is_streamed)
+            dialect = dialect_named(name)
+            try:
+                after = edit_arguments(dialect, before, 0, {"page": 2})
+            except EditError:
+                # Refused is right; a wrong answer would not be.
+                continue
+            calls = dialect.answer(200, before.content_type, after).calls
+            assert [call.arguments for call in calls] == [{"page": 2}], name
+
+
+def test_call_that_is_not_there_is_refused() -> None:
+    before = answer("chat", Turn("Done."), is_streamed=False)
+    with pytest.raises(EditError, match="it has no call 0"):
+        edit_arguments(dialect_named("chat"), before, 0, {})
+
+
+URLS = {
+    "chat": CHAT_URL,
+    "responses": RESPONSES_URL,
+    "anthropic": ANTHROPIC_URL,
+    "gemini": GEMINI_URL.format("generateContent"),
+    "ollama": OLLAMA_URL,
+}
+
+
+def request(name: str) -> tuple[str, bytes]:
+    found: Any = REQUESTS[name]
+    url, body = found if isinstance(found, tuple) else (URLS[name], found)
+    return url, body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@pytest.mark.parametrize("name", sorted(REQUESTS))
+def test_system_prompt_is_replaced_alone(name: str) -> None:
+    url, body = request(name)
+    dialect = dialect_of(url, body)
+    before = dialect.request(url, body)
+    if before.system is None and name in ("completions", "embeddings"):
+        with pytest.raises(EditError):
+            edit_request(url, body, RequestEdit(system="Be brief."))
+        return
+    after = dialect.request(url, edit_request(url, body, RequestEdit(system="Be brief.")))
+    assert after.system == "Be brief."
+    assert after.parameters == before.parameters
+    assert after.tools == before.tools
+    assert [m for m in map(dialect.message, after.messages) if m.role != "system"] == [
+        m for m in map(dialect.message, before.messages) if m.role != "system"
+    ]
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_sampling_and_tools_are_replaced(name: str) -> None:
+    url, body = request(name)
+    dialect = dialect_of(url, body)
+    before = dialect.request(url, body)
+    tool = before.tools[0].name
+    edit = RequestEdit(parameters={"temperature": 0.25}, tools={tool: {"description": "New."}})
+    after = dialect.request(url, edit_request(url, body, edit))
+    assert after.parameters["temperature"] == 0.25
+    assert after.tools[0].description == "New."
+    assert after.tools[0].schema == before.tools[0].schema
+    assert after.tools[1:] == before.tools[1:]
+    assert after.messages == before.messages
+
+
+def test_model_in_the_address_is_refused() -> None:
+    url, body = request("gemini")
+    with pytest.raises(EditError, match="names its model in its address"):
+        edit_request(url, body, RequestEdit(model="other"))
+
+
+def test_tool_that_is_not_offered_is_refused() -> None:
+    url, body = request("chat")
+    with pytest.raises(EditError, match="offers no tool 'fly'"):
+        edit_request(url, body, RequestEdit(tools={"fly": {"description": "Up."}}))
