@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,6 +60,26 @@ def test_cause_of_a_divergence_is_named(
     assert report.grade == "diverged"
     assert report.divergence.field.startswith("observation/")
     assert report.divergence.cause.startswith(CAUSES[name]), report.divergence.cause
+
+
+@pytest.mark.slow
+def test_other_threads_reading_the_time_hide_no_cause(tmp_path: Path) -> None:
+    ended = threading.Event()
+
+    def read() -> None:
+        while not ended.is_set():
+            time.time()
+            time.sleep(0.0001)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        (episode, *_) = record(tmp_path, "Clock").episodes(order_by="number")
+        report = replay_episode(episode, env=broken.Clock)
+    finally:
+        ended.set()
+        thread.join()
+    assert report.divergence.cause.startswith("clock"), report.divergence.cause
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import os
 import random
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -88,8 +89,8 @@ def wall_clock_at(time_ns: int) -> Iterator[None]:
 def stopped_clocks(seconds: int = STOPPED_S, tick_s: float = 0.0) -> Iterator[None]:
     """Stop all clocks for a block, the monotonic ones too, without an optional package.
 
-    With a tick, the clocks advance by it each time one is read: the durations that a program
-    measures are then always the same, and not 0.
+    With a tick, the clocks of a thread advance by it each time it reads one: the durations that a
+    program measures are then always the same, and not 0.
 
     A diagnosis re-executes an environment in such a block. Programs of a user run under
     `wall_clock_at` instead, because their timeouts need a monotonic clock that runs.
@@ -211,8 +212,12 @@ def derive_seed(seed: int, *position: object) -> str:
     return "/".join(map(str, (seed, *position)))
 
 
-class _StoppedClock:
-    """A clock that advances only when it is read."""
+class _StoppedClock(threading.local):
+    """A clock that advances only when it is read, and for the reading thread alone.
+
+    Another thread of the process, such as a server's, reads the time whenever it likes: with one
+    count for all, no two runs of a program under this clock would be the same.
+    """
 
     def __init__(self, seconds: int, tick_s: float) -> None:
         self._time_ns = seconds * 10**9
