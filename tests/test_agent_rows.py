@@ -110,7 +110,7 @@ def write(folder: Path, events: list[Any], rng: np.random.Generator) -> Path:
     return log.path
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("held", [0, 50, agents.HELD_EVENTS])
 @pytest.mark.parametrize("seed", range(6))
 def test_one_pass_gives_the_tables_of_whole_episodes(
@@ -124,7 +124,7 @@ def test_one_pass_gives_the_tables_of_whole_episodes(
     assert stored_tables(tmp_path) == whole_tables(tmp_path)
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("seed", range(8))
 def test_a_log_that_grows_is_indexed_like_a_whole_one(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch

@@ -68,7 +68,7 @@ def solve(folder: Path, task: int, seed: int = 7) -> str:
 # Records of a loop
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("task", range(len(TASKS)))
 def test_ground_truth_solves_each_task_of_the_shop(tmp_path: Path, task: int) -> None:
     solve(tmp_path, task)
@@ -540,6 +540,7 @@ def test_an_odd_message_leaves_its_neighbours_right(tmp_path: Path) -> None:
     assert [call.start.kept for call in calls] == [0, 0, 2]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("depth", [100, 900, 100_000])
 def test_a_deeply_nested_message_never_ends_the_agent(tmp_path: Path, depth: int) -> None:
     deep: Any = "end"
@@ -921,7 +922,7 @@ PIECES: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
 PROSE = "The agent found that the customer had paid twice for the lamp, and wrote to her. "
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("size", [3, 11])
 @pytest.mark.parametrize("form", PIECES)
 def test_no_piece_of_a_stream_has_a_secret(tmp_path: Path, form: str, size: int) -> None:

@@ -480,7 +480,7 @@ def check_claims(folder: Path, calls: list[tuple[str, str]]) -> None:
     assert replay_episode(episode, world=Depot(is_honest=False)).grade == "exact"
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n", range(1, 60, 3))
 def test_an_interrupt_leaves_no_wrong_claim(tmp_path: Path, n: int) -> None:
     """Ctrl-C at the n-th call of a function within the recorder."""

@@ -348,7 +348,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         ("second step", [(0, "interrupted", 1)]),
     ],
 )
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 def test_killed_process_leaves_a_reset_only_with_its_first_step(
     tmp_path: Path, at: str, rows: list[tuple[Any, ...]]
 ) -> None:

@@ -91,6 +91,7 @@ def test_the_counts_of_a_card_are_those_of_sql(release: tuple[trajrec.Corpus, Pa
     assert rows == corpus.sql(query).fetchall()
 
 
+@pytest.mark.slow
 def test_each_unknown_of_a_release_is_named(release: tuple[trajrec.Corpus, Path]) -> None:
     _, folder = release
     text = (folder / "README.md").read_text()

@@ -368,7 +368,7 @@ def test_every_command_that_reads_a_folder_is_tried() -> None:
     assert reading - others == READING.keys()
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("command", READING)
 def test_every_command_reports_a_damaged_log(
     command: str, runs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
@@ -639,7 +639,7 @@ FACTORIES = (
 )
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "text"),
     [
@@ -774,6 +774,7 @@ def test_a_report_without_a_folder_is_refused_before_the_replay(
     assert output.out == ""
 
 
+@pytest.mark.slow
 def test_replaying_no_episode_is_no_success(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

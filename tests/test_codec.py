@@ -56,7 +56,7 @@ dtypes = (
 )
 
 
-@examples("log", values, fixed=100, drawn=500, whole=20_000)
+@examples("log", values, fixed=40, drawn=500, whole=20_000)
 def test_nested_values_come_back_with_types_and_bits(value: Any) -> None:
     assert is_same(decode(encode(value)), value)
 

@@ -73,6 +73,7 @@ def fork_often(episode: Any, kind: Any, **options: Any) -> Any:
 KINDS = [InChild, InFile, InThread, InLibrary, InModule]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_branches_are_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def test_rewards_of_mixed_kinds_have_no_sum(
         ]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "info", [{"a": 1, "A": 2}, {"": 1}, {"x": {"b": 1, "B": {"c": 2}}}, {"'": 1}]
 )
@@ -528,6 +529,7 @@ MIXED_ACTIONS: list[Any] = [
 ]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("action", MIXED_ACTIONS)
 def test_tuples_of_several_types_keep_each_type(action: Any, tmp_path: Path) -> None:
     env = trajrec.record(Scripted(lambda k: ((0.0, 0.0), 1.0, k == 2, False, {})), tmp_path)

@@ -87,7 +87,7 @@ CHOICES = [
 ]
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("checks", "primary", "outcome", "name"), CHOICES)
 @pytest.mark.parametrize("kind", ["environment", "agent"])
 def test_one_check_decides_the_outcome(

@@ -508,6 +508,7 @@ def test_a_memory_is_built_again_from_the_start(tmp_path: Path) -> None:
 # --- estimates without intervals ---
 
 
+@pytest.mark.slow
 def test_numbers_without_a_proven_interval_have_none(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("FrozenLake-v1"), tmp_path)
     rng = np.random.default_rng(0)

@@ -228,6 +228,7 @@ def test_a_state_of_one_episode_alone_has_no_comparison(tmp_path: Path) -> None:
 
 
 # HCA sees only half of the difference: it cannot count returns that never followed an action.
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("method", "expected"),
     [("hca", 1.25), pytest.param("cocoa", 2.5, marks=pytest.mark.slow), ("rudder", 2.5)],

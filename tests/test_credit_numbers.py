@@ -256,6 +256,7 @@ def test_other_estimators_give_the_numbers_of_the_first_version(walks: Path) -> 
         assert digest(numbers_of(left_out)) == "caa605ebbdd8fb84"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("method", "expected"),
     [

@@ -142,7 +142,7 @@ def test_no_cell_of_random_processes_covers_too_little(share: Share) -> None:
     assert all(criterion.measured >= 0.88 for criterion in criteria)
 
 
-@suite("credit", fixed=100, drawn=300, whole=5000)
+@suite("credit", fixed=50, drawn=300, whole=5000)
 def test_intervals_of_values_cover_the_truth(share: Share) -> None:
     from benchmarks.credit.tabular import covers, failed
     from benchmarks.credit.truths import record, states, toy

@@ -76,6 +76,7 @@ def one(observation: Any) -> int:
     return 1
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("keep", ["all", "digests"])
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("restore", ["auto", "reexecute"])

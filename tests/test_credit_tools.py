@@ -358,7 +358,7 @@ def test_an_agents_own_loop_is_a_policy(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["drop", "bayes"])
 def test_a_final_fault_is_found_by_every_method(method: Any, tmp_path: Path) -> None:
     decision = credit.decisive_step(

@@ -66,7 +66,7 @@ class Jitter(broken.Sound):
         return float(first[0])
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "cause"),
     [
@@ -169,7 +169,7 @@ class Faulty(gym.Env[Any, Any]):
         return observation, 1.0, False, self.k == 50, {}
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "probe"),
     [

@@ -93,7 +93,7 @@ def python_pages() -> list[object]:
     ]
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("page", python_pages())
 def test_the_python_of_a_page_runs_as_written(page: str, tmp_path: Path) -> None:
     if page in NEEDS:

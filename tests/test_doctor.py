@@ -142,7 +142,7 @@ def contents(folder: Path) -> Iterator[tuple[str, os.stat_result, bytes]]:
         yield str(path), os.lstat(path), data
 
 
-@pytest.mark.mostly_slow(7)
+@pytest.mark.mostly_slow(1)
 @needs_posix
 @pytest.mark.parametrize("name", BAD)
 def test_each_bad_file_is_named_with_its_remedy(

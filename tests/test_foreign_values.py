@@ -219,6 +219,7 @@ class OddState(Any3):
         self.n = state["n"]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("way", ["lock", "function", "raises"])
 @pytest.mark.parametrize("keep", ["auto", "keys", "digests"])
 def test_a_state_that_is_no_data_is_left_out(tmp_path: Path, way: str, keep: Any) -> None:

@@ -63,6 +63,7 @@ def test_every_mutation_is_made_and_is_the_same_again(seeds: Path) -> None:
     assert [make_mutant(number, paths) for number in range(20)] == mutants[:20]
 
 
+@pytest.mark.slow
 def test_oracle_sees_a_wrong_value(seeds: Path, tmp_path: Path) -> None:
     path = seeds / "cartpole-0.trj"
     truth = read_everything(path, tmp_path / "a", ["episodes"])

@@ -122,7 +122,7 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @needs_posix
 @pytest.mark.parametrize("name", FILES)
 def test_folder_answers_beside_any_file(
@@ -152,6 +152,7 @@ def test_folder_answers_beside_any_file(
         assert len(reader.episodes()) == 3
 
 
+@pytest.mark.slow
 @needs_posix
 def test_badly_named_files_are_listed_until_they_go(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

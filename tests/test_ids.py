@@ -118,7 +118,7 @@ def test_old_file_of_ids_gives_no_wrong_episode(folder: Path, change: str) -> No
         assert len({*episode_ids(folder)} - {*every}) == 9
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("size", [0, 5, 31, 32, 100, 700])
 def test_truncated_file_of_ids_is_passed_over(folder: Path, size: int) -> None:
     data = file_of(folder).read_bytes()

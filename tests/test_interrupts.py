@@ -326,7 +326,7 @@ def cases(kind: str, folder: Path) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@suite("kills", fixed=60, drawn=400, whole=None)
+@suite("kills", fixed=30, drawn=400, whole=None)
 def test_exception_at_any_instruction_leaves_a_right_log(
     share: Share, kind: str, tmp_path: Path
 ) -> None:

@@ -328,6 +328,7 @@ def test_full_journal_is_emptied_without_the_flusher(
         assert Episode(reader, 0).actions == list(range(n_steps))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("size", [100, 100_000, 3_000_000])
 def test_events_of_any_size_are_in_the_journal_or_in_the_log(size: int, tmp_path: Path) -> None:
     log = open_event_log(tmp_path, "raise", "process")
@@ -344,6 +345,7 @@ def blob(k: int, size: int) -> Blob:
     return Blob(k, k.to_bytes(16, "big"), bytes([k % 256]) * size)
 
 
+@pytest.mark.slow
 def test_threads_share_the_journal_of_one_log(tmp_path: Path) -> None:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
@@ -520,7 +522,7 @@ def test_read_while_the_halves_change_has_no_gap(
     env.close()
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["frames of the log", "middle of the journal"])
 def test_items_lost_before_others_in_the_journal_are_damage(lost: str, tmp_path: Path) -> None:
     """As after a power failure, when later pages were kept and earlier ones not."""

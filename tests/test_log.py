@@ -44,7 +44,7 @@ def test_value_too_large_to_be_read_is_not_written(
         env.close()
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
 def test_values_that_only_compare_equal_survive_recording_and_compaction(
     pair: tuple[Any, Any], tmp_path: Path
@@ -107,7 +107,7 @@ def assert_recorded(path: Path, witness: Witness) -> None:
                 assert is_same(values, truth[name]), (number, name, diff(values, truth[name])[:3])
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("env_id", ENVIRONMENTS)
 def test_log_holds_the_values_of_real_environments(env_id: str, tmp_path: Path) -> None:
     witness = Witness(make(env_id))

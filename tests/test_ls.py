@@ -55,6 +55,7 @@ def test_latest_fifty_are_listed_and_all_counted(
     assert rows[0].startswith(latest)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("limit", "n"), [("1", 1), ("7", 7), ("60", 60), ("1000", 60), ("all", 60)]
 )

@@ -64,6 +64,7 @@ STORY = {
 }
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("dialect", STORY)
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_each_dialect_tells_a_story_once(tmp_path: Path, dialect: str, is_streamed: bool) -> None:

@@ -55,6 +55,7 @@ def test_chance_is_hardly_ever_named_as_a_cause(
     assert n_named <= 2, (n_named, set(causes))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("read", "cause"),
     [

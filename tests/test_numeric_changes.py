@@ -129,7 +129,7 @@ def expected_rows(corpus: trajrec.Corpus) -> list[tuple[Any, ...]]:
     return sorted(rows, key=repr)
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", STATES)
 def test_changes_are_those_between_the_recorded_states(tmp_path: Path, name: str) -> None:
     # Several chunks, so that the first state of a chunk is compared with the last one before it.
@@ -143,6 +143,7 @@ def test_changes_are_those_between_the_recorded_states(tmp_path: Path, name: str
         assert {row[:8] for row in rows} == {row[:8] for row in expected_rows(corpus)}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ["array", "list", "dict", "int"])
 def test_states_of_plain_numbers_are_stored_as_numbers(tmp_path: Path, name: str) -> None:
     record(tmp_path, STATES[name], 300)

@@ -236,6 +236,7 @@ def test_parallel_log_has_each_players_observations_actions_rewards(runs: Path) 
     env.close()
 
 
+@pytest.mark.slow
 def test_aec_log_has_the_result_of_last_for_each_turn(runs: Path) -> None:
     env = make("aec", TICTACTOE)
     env.reset(seed=5)

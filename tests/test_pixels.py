@@ -155,7 +155,7 @@ def small_rows(shape, dtype, history, axis, n_still, rng):
     return rows
 
 
-@suite("log", fixed=500, drawn=2000, whole=None)
+@suite("log", fixed=200, drawn=2000, whole=None)
 def test_small_rows_of_every_shape_come_back_from_all_cuts(share):
     dtypes = ["u1", "?", "u2", "<f4", "<f8", "<c16"]
     cases = itertools.product(SHAPES, dtypes, HISTORIES, (0, -1), range(5))

@@ -314,6 +314,7 @@ def test_the_examples_of_docstrings_hold(name: str) -> None:
     assert result.failed == 0
 
 
+@pytest.mark.slow
 def test_the_readmes_python_runs(tmp_path: Path) -> None:
     code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(code) == 5
@@ -354,6 +355,7 @@ def test_each_function_fits_on_a_screen() -> None:
     assert long == []
 
 
+@pytest.mark.slow
 def test_the_samples_are_made_again(tmp_path: Path) -> None:
     script = ROOT / "sample_trajectories" / "make.py"
     subprocess.run(
@@ -374,6 +376,7 @@ def test_the_samples_hold_no_paths_of_a_machine() -> None:
     assert [failure for failure in failures if "File " in failure.traceback] == []
 
 
+@pytest.mark.slow
 def test_the_samples_hold_a_won_a_lost_a_crashed_and_a_killed_episode(tmp_path: Path) -> None:
     import shutil
 
@@ -391,6 +394,7 @@ def test_the_samples_hold_a_won_a_lost_a_crashed_and_a_killed_episode(tmp_path: 
             assert trajrec.replay.replay_episode(episode).grade == "exact"
 
 
+@pytest.mark.slow
 def test_importing_trajrec_costs_little() -> None:
     code = (
         "import gymnasium, numpy, time; t = time.process_time(); import trajrec; trajrec.record; "
@@ -403,6 +407,7 @@ def test_importing_trajrec_costs_little() -> None:
     assert min(times) < 0.3  # a guard against an import gone wrong; benchmarks measure it
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "module",
     [

@@ -189,6 +189,7 @@ def test_the_state_of_the_corpus_is_told(corpus: Any) -> None:
     assert (len(worst), worst[0][1:5]) == (5, ("CartPole-v1", 1, 1.0, "abandoned"))
 
 
+@pytest.mark.slow
 def test_contradictions_and_repeated_paths_are_found(tmp_path: Path) -> None:
     turns = itertools.count()
 

@@ -160,7 +160,7 @@ def random_states(seed: int, n: int) -> list[dict[str, Any]]:
     return states
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_states_in_any_order_are_those_of_a_slow_rebuild(seed: int) -> None:
     states = random_states(seed, 2 * MIN_COPY_DISTANCE)

@@ -149,6 +149,7 @@ def test_users_function_of_the_environment_returns_the_state(tmp_path: Path) -> 
     assert episode.states == {k: {"k": k} for k in range(5)}
 
 
+@pytest.mark.slow
 def test_digests_option_stores_few_states_whole(tmp_path: Path) -> None:
     whole = record(gym.make("Taxi-v4"), tmp_path / "all", keep_states="all")
     digested = record(gym.make("Taxi-v4"), tmp_path / "digests", keep_states="digests")

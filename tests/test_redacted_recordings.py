@@ -171,7 +171,7 @@ LATER: dict[str, tuple[Any, Any]] = {
 }
 
 
-@pytest.mark.mostly_slow(4)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("field", ["info", "obs"])
 def test_a_text_that_comes_after_other_values_is_redacted(

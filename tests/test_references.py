@@ -57,7 +57,7 @@ def test_a_pickled_fork_finds_its_parent(tmp_path: Path) -> None:
     assert copy.parent.id == episode.id
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_another_process_reads_episodes(tmp_path: Path, method: str) -> None:
     fill(tmp_path)

@@ -110,6 +110,7 @@ def test_own_arguments_named_as_those_of_make_reach_the_environment(
         assert env.step(1)[0][0] == 3.0
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", ["class", "function", "object", "enum"])
 def test_an_environment_of_this_registry_is_made_again(

@@ -287,6 +287,7 @@ class Ordered(gym.Wrapper[Any, Any, Any, Any]):
         return (collections.OrderedDict(place=int(observation)), *rest)
 
 
+@pytest.mark.slow
 def test_observations_of_any_class_replay_in_every_mode(tmp_path: Path) -> None:
     episode = record(tmp_path, Ordered(gym.make("Taxi-v4")), 20)
     make = lambda: Ordered(gym.make("Taxi-v4"))  # noqa: E731

@@ -381,6 +381,7 @@ def test_lock_file_of_a_dead_process_is_taken_over(logs: dict[str, bytes], tmp_p
     assert others(path) == []
 
 
+@pytest.mark.slow
 def test_waiting_for_a_rewrite_ends_with_an_error(
     logs: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

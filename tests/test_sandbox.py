@@ -419,7 +419,7 @@ FORGERIES = [
 ]
 
 
-@pytest.mark.mostly_slow(3)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("forge", FORGERIES)
 @pytest.mark.parametrize("can_write", [True, False])
 def test_an_index_that_is_not_ours_is_not_believed(
@@ -443,7 +443,7 @@ def test_an_index_that_is_not_ours_is_not_believed(
             ).fetchone() == (0,)
 
 
-@pytest.mark.mostly_slow(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 100, 5000, 20000])
 def test_a_truncated_index_is_made_again(tmp_path: Path, size: int) -> None:
     fill(tmp_path)

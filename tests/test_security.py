@@ -285,7 +285,7 @@ def test_reading_a_hostile_log_runs_nothing(tmp_path: Path) -> None:
     assert not tripped.exists()
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ["", "index.duckdb", "index.duckdb.wal", "new", "ids.bin"])
 def test_an_index_that_is_a_link_leads_to_no_file(tmp_path: Path, name: str) -> None:
     outside = tmp_path / "outside"

@@ -194,7 +194,7 @@ def read_all(path: Path) -> list[frames.Damage]:
 ALL = CONTRADICTIONS | COLUMN_CONTRADICTIONS | EPISODE_CONTRADICTIONS
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ALL)
 def test_contradiction_costs_its_frame_and_is_named(name: str, log: Path, tmp_path: Path) -> None:
     change, reason = ALL[name]
@@ -414,7 +414,7 @@ def bombs() -> dict[str, Callable[[Part], None]]:
     }
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", bombs())
 def test_bomb_takes_neither_time_nor_memory(name: str, log: Path, tmp_path: Path) -> None:
     parts = take_apart(log.read_bytes())
@@ -447,6 +447,7 @@ def test_value_of_too_many_items_is_neither_written_nor_read(
     assert codec.decode(codec.encode(np.zeros(2000))).shape == (2000,)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n", [101, 500, 990, 5000])
 def test_deeply_nested_value_costs_its_frame(n: int, log: Path, tmp_path: Path) -> None:
     def change(record: Any) -> None:

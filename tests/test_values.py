@@ -92,6 +92,7 @@ class Scales(Walk):
         return float(action[0])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", [Buffers, Ordered, Objects, Durations])
 def test_an_environment_of_unusual_values_replays_exactly(kind: type[Walk], tmp_path: Path) -> None:
     report = replay_episode(record(tmp_path, kind()), env=kind)
@@ -423,7 +424,7 @@ class Shared(Walk):
         return float(len(self.purse.items))  # type: ignore[attr-defined]
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["reexecute", "os_fork", "auto"])
 @pytest.mark.parametrize("kind", [Board, Shopper, Shared])
 def test_what_attributes_share_is_shared_after_going_back(

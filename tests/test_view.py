@@ -195,6 +195,7 @@ def test_the_viewer_only_answers_get(client: TestClient) -> None:
         assert client.request(method, "/").status_code == 405
 
 
+@pytest.mark.slow
 def test_every_answer_carries_the_strict_headers(
     client: TestClient, corpus: trajrec.Corpus
 ) -> None:

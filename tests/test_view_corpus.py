@@ -50,6 +50,7 @@ def count(corpus: trajrec.Corpus, address: str) -> int:
     return int(found.fetchall()[0][0])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("address", ["/", "/?tool=look", "/?none=error_type&n_steps_max=50"])
 def test_each_choice_selects_as_many_episodes_as_it_says(
     corpus: trajrec.Corpus, address: str

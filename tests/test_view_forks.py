@@ -72,6 +72,7 @@ def test_each_branch_stands_below_its_parent(corpus: trajrec.Corpus) -> None:
     assert tree.n_branches == tree.n_shown == N_MANY + 3
 
 
+@pytest.mark.slow
 def test_many_forks_at_one_step_are_counted(corpus: trajrec.Corpus) -> None:
     (bundle,) = (
         item for item in read_fork_tree(corpus, root_of(corpus)).items if isinstance(item, Bundle)

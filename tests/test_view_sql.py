@@ -73,6 +73,7 @@ def test_queries_of_anything_else_are_refused(
     assert corpus.sql("SELECT count(*) FROM failures").fetchall() != [(0,)]
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_page_are_announced(browser: TestClient) -> None:
     page = browser.get("/sql", params={"q": "SELECT range AS n FROM range(1001)"}).text
     assert "<b>1,000</b> rows, <b>and there are more</b>" in page
@@ -85,6 +86,7 @@ def test_rows_beyond_the_page_are_announced(browser: TestClient) -> None:
     assert "more than 50,000,000 characters" in answer.text
 
 
+@pytest.mark.slow
 def test_hostile_rows_and_queries_are_harmless(browser: TestClient) -> None:
     for query in (
         "SELECT * FROM attempts",

@@ -215,6 +215,7 @@ def test_refusal_tells_how_tools_that_nothing_holds_run_again(make: Make, tmp_pa
         what_if(episode, at=1, agent=agent)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("step", [0, 2])
 def test_control_that_raises_anew_is_no_equal_control(make: Make, step: int) -> None:
     world = make()
