@@ -204,7 +204,7 @@ def test_kill_9_loses_no_step_that_returned(
         kill_once(recorders, tmp_path / str(k), float(after_s))
 
 
-@suite("log", fixed=0, drawn=20, whole=500)
+@suite("log", fixed=0, drawn=8, whole=500)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_kill_9_at_random_moments_loses_no_step(
     share: Share, tmp_path: Path, recorders: subprocess.Popen[str]

@@ -156,7 +156,7 @@ def seen(folder: Path) -> dict[str, list[Any]]:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-@suite("index", fixed=0, drawn=12, whole=150)
+@suite("index", fixed=0, drawn=5, whole=150)
 def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> None:
     rng = share.rng()
     begin = time.monotonic()
@@ -177,7 +177,7 @@ def test_builder_that_is_killed_loses_nothing(share: Share, recorded: Path) -> N
         assert seen(recorded) == expected
 
 
-@suite("index", fixed=0, drawn=4, whole=40)
+@suite("index", fixed=0, drawn=2, whole=40)
 def test_two_builders_at_once_lose_nothing(share: Share, recorded: Path) -> None:
     expected = seen(recorded)
     for number in range(share.size or 0):

@@ -130,7 +130,7 @@ def test_wrong_keyframe_is_noticed_and_not_used(tmp_path: Path) -> None:
         assert is_same(world.observation, episode.observation_values[KEYFRAME_STEPS + 4200])
 
 
-@suite("replay", fixed=0, drawn=200_000, whole=1_000_000)
+@suite("replay", fixed=0, drawn=100_000, whole=1_000_000)
 def test_late_steps_of_a_long_episode_are_shown_and_forked_at_once(
     share: Share, tmp_path: Path
 ) -> None:
