@@ -23,6 +23,7 @@ from model_server import ModelServer
 from whatif_agents import RIGHT, WRONG, Script, Support, record_failure, refunded
 
 import trajrec
+from trajrec.cli.experiments import LISTED
 from trajrec.errors import ReplayError, RestoreError
 from trajrec.replay import what_if
 from trajrec.replay.whatif.budget import Budget
@@ -563,6 +564,22 @@ def test_runs_are_forks_that_sql_selects(make: Make) -> None:
             ("unchanged", "failure", 2),
         ]
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(1,)]
+
+
+@pytest.mark.slow
+def test_list_counts_by_the_check_that_decided(make: Make) -> None:
+    world = make()
+
+    def small(_: Any) -> trajrec.Verdict:
+        return trajrec.Verdict(passed=True)
+
+    result = world.try_(RIGHT_AMOUNT, n=2, success=small)
+    assert (result.unchanged.n_won, result.changed.n_won) == (2, 2)
+    with trajrec.open(world.agent.folder) as corpus:
+        listed = corpus.sql(LISTED, params={"episode": ""})
+        row = dict(zip(listed.columns, listed.fetchall()[0], strict=True))
+    assert (row["unchanged_won"], row["changed_won"], row["equal_controls"]) == (2, 2, 2)
+    assert "small" in row["success"]
 
 
 # Agents that are functions of an episode, and worlds.

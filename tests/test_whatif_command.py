@@ -20,6 +20,7 @@ from whatif_agents import RIGHT, Script, Support, record_failure
 
 import trajrec
 from trajrec.cli.experiments import LISTED
+from trajrec.cli.main import main
 from trajrec.replay.whatif.ask import plan_experiment
 from trajrec.replay.whatif.changes import Arguments, Change
 from trajrec.replay.whatif.child import ChildOptions, run_command
@@ -80,6 +81,7 @@ def test_python_program_is_run_from_the_step_on(tmp_path: Path) -> None:
         assert len(server.attempts) == 2
         listed = trajrec_command("whatif", runs, only_id(runs), "--list", "--json")
         assert json.loads(listed.stdout)["changed_won"] == 1
+        assert trajrec_command("whatif", runs, "--list", "--json").stdout == listed.stdout
 
 
 @pytest.mark.slow
@@ -109,6 +111,24 @@ def test_wrong_use_and_refusals_have_their_exit_status(tmp_path: Path) -> None:
         assert "I am broken" in ended.stdout
         dry = trajrec_command("whatif", runs, own, "--at", 1, "--dry-run", "-n", 4)
         assert dry.stdout.startswith("8 runs and 2 controls")
+
+
+def test_all_experiments_of_a_corpus_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    support = Path(__file__).parents[1] / "sample_trajectories" / "support"
+    assert main(["whatif", str(support), "--list", "--json"]) == 0
+    listed = capsys.readouterr().out
+    with trajrec.open(support) as corpus:
+        parents = corpus.sql("SELECT DISTINCT parent_id FROM forks").fetchall()
+    own = []
+    for (parent,) in parents:
+        assert main(["whatif", str(support), parent, "--list", "--json"]) == 0
+        own.append(capsys.readouterr().out)
+    assert sorted(listed.splitlines()) == sorted("".join(own).splitlines())
+    assert {json.loads(line)["episode_id"] for line in listed.splitlines()} <= {
+        p for (p,) in parents
+    }
+    assert main(["whatif", str(support), "--at", "1"]) == 2
+    assert "name the episode" in capsys.readouterr().err
 
 
 SUCCESS = """
@@ -293,9 +313,9 @@ def test_run_whose_time_is_over_is_counted_without_verdict(tmp_path: Path) -> No
             "SELECT value, outcome, metadata->'$.what_if.number' "
             "FROM labels JOIN forks USING (episode_id)"
         ).fetchall()
-        listed = corpus.sql(LISTED, params=[episode.id]).fetchall()
+        listed = corpus.sql(LISTED, params={"episode": episode.id}).fetchall()
     assert rows == [('"too long"', "success", "1")]
-    assert listed[0][4:] == (0, 2, 1, 2, 2)
+    assert listed[0][6:] == (0, 2, 1, 2, 2, 2)
 
 
 @pytest.mark.slow

@@ -33,7 +33,6 @@ class Experiment:
         plan: The plan of the first run; the others differ in arm and number.
         n: Runs of each arm.
         n_controls: Controls: half of them run first, the others last.
-        success: Id of the check that decides; "" stands for the primary check of each run.
         not_restored: What cannot be put back.
         budget: Ends the experiment early.
         prices: Prices of models.
@@ -48,7 +47,6 @@ class Experiment:
     plan: Plan
     n: int
     n_controls: int
-    success: str
     not_restored: tuple[str, ...]
     budget: Budget
     prices: Prices | None
@@ -74,7 +72,7 @@ class Experiment:
         start = time.monotonic()
         runs: list[RunResult] = []
         refused = was_stopped = ""
-        verdicts = Verdicts(self.folder, self.prices, self.success, self.plan.experiment)
+        verdicts = Verdicts(self.folder, self.prices, self.plan.success, self.plan.experiment)
         plans = list(self._plans())
         for batch in self._batches(plans):
             if self.budget.needs_costs:
@@ -100,7 +98,7 @@ class Experiment:
             episode_id=self.episode.id,
             at=self.plan.at,
             what=self.what,
-            success=self.success,
+            success=self.plan.success,
             runs=tuple(runs),
             refused=refused,
             not_restored=self.not_restored,

@@ -32,6 +32,7 @@ class Plan:
         change: The change of the experiment.
         arm: The arm that the run belongs to.
         number: The number of the run in its arm.
+        success: Id of the check that decides; "" stands for the primary check.
         runs_external: Whether tools that are declared `external` may run.
         stubs: Tool -> the function that stands in for it.
     """
@@ -42,6 +43,7 @@ class Plan:
     change: Change
     arm: Arm
     number: int
+    success: str = ""
     runs_external: bool = False
     stubs: Mapping[str, Stub] = field(default_factory=dict)
 
@@ -59,6 +61,7 @@ class Plan:
             "change": self.change.to_json(),
             "arm": self.arm,
             "number": self.number,
+            "success": self.success,
         }
 
 
@@ -71,6 +74,7 @@ def plan_of(about: Mapping[str, Any]) -> Plan:
         change=change_of(about["change"]),
         arm=about["arm"],
         number=about["number"],
+        success=about["success"],
     )
 
 

@@ -85,9 +85,21 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dir", type=Path, metavar="DIR", help="folder of logs")
 
 
-def add_episode(parser: argparse.ArgumentParser) -> None:
-    """Add EPISODE."""
-    parser.add_argument("episode", metavar="EPISODE", help="id of an episode, or a unique prefix")
+def add_episode(
+    parser: argparse.ArgumentParser, *, is_required: bool = True, note: str = ""
+) -> None:
+    """Add EPISODE.
+
+    Args:
+        parser: The command's parser.
+        is_required: Whether argparse refuses a command line without it; None stands for it then.
+        note: Stands behind the help text.
+    """
+    action = parser.add_argument(
+        "episode", metavar="EPISODE", help=f"id of an episode, or a unique prefix{note}"
+    )
+    # With nargs="?", argparse would take it for the COMMAND that may follow.
+    action.required = is_required
 
 
 def add_command(parser: argparse.ArgumentParser) -> None:

@@ -46,26 +46,39 @@ def say_cost(arguments: argparse.Namespace, corpus: Corpus, episode: Episode) ->
 
 
 LISTED = """
-SELECT metadata->>'$.what_if.id' AS experiment, min(started_at) AS began,
-    any_value(metadata->'$.what_if.at')::INT AS at,
-    any_value(metadata->>'$.what_if.change.name') AS change,
-    count(*) FILTER (arm = 'unchanged' AND has_verdict AND outcome = 'success') AS unchanged_won,
+WITH runs AS (
+    SELECT episode_id, parent_id, started_at, outcome, metadata->>'$.what_if.id' AS experiment,
+        (metadata->'$.what_if.at')::INT AS "at", metadata->>'$.what_if.change.name' AS change,
+        metadata->>'$.what_if.arm' AS arm, coalesce(metadata->>'$.what_if.success', '') AS success,
+        episode_id NOT IN (SELECT episode_id FROM labels WHERE name = 'what_if_reason') AS is_whole
+    FROM forks WHERE experiment IS NOT NULL AND ($episode = '' OR parent_id = $episode)
+),
+verdicts AS (
+    SELECT episode_id, last(verdict ORDER BY checked_at) AS verdict
+    FROM runs JOIN checks USING (episode_id)
+    WHERE success IN (check_id, check_id || '@' || version) GROUP BY ALL
+)
+SELECT experiment, parent_id AS episode_id, min(started_at) AS began, "at", change,
+    nullif(success, '') AS success,
+    count(*) FILTER (arm = 'unchanged' AND won) AS unchanged_won,
     count(*) FILTER (arm = 'unchanged') AS unchanged_runs,
-    count(*) FILTER (arm = 'changed' AND has_verdict AND outcome = 'success') AS changed_won,
+    count(*) FILTER (arm = 'changed' AND won) AS changed_won,
     count(*) FILTER (arm = 'changed') AS changed_runs,
+    count(*) FILTER (arm = 'control' AND is_whole) AS equal_controls,
     count(*) FILTER (arm = 'control') AS controls
 FROM (
-    SELECT *, metadata->>'$.what_if.arm' AS arm,
-        episode_id NOT IN (SELECT episode_id FROM labels WHERE name = 'what_if_reason') AS has_verdict
-    FROM forks
+    SELECT *, is_whole AND if(success = '', outcome = 'success', verdict) AS won
+    FROM runs LEFT JOIN verdicts USING (episode_id)
 )
-WHERE parent_id = ? AND arm IS NOT NULL GROUP BY 1 ORDER BY began
+GROUP BY ALL ORDER BY began, experiment
 """
 
 
-def list_experiments(arguments: argparse.Namespace, corpus: Corpus, episode: Episode) -> ExitStatus:
-    """List the experiments whose runs are forks of the episode."""
-    found = corpus.sql(LISTED, params=[episode.id])
+def list_experiments(
+    arguments: argparse.Namespace, corpus: Corpus, episode: Episode | None
+) -> ExitStatus:
+    """List the experiments whose runs are forks of an episode, or all of a corpus."""
+    found = corpus.sql(LISTED, params={"episode": "" if episode is None else episode.id})
     names = found.columns
     rows = found.fetchall()
     if arguments.json:

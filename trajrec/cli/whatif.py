@@ -52,15 +52,7 @@ def add_parser(commands: Commands) -> None:
         "was not put back, or a control differs, 130 interrupted",
     )
     add_folder(parser)
-    add_episode(parser)
-    parser.add_argument("--list", action="store_true", help="list the experiments on the episode")
-    parser.add_argument("--at", type=int, metavar="STEP", help="the step, from 0")
-    parser.add_argument(
-        "--find",
-        choices=("decisive", "no-return"),
-        help="find the step that lost the episode, by runs from some of its steps: the one at which "
-        "the share of wins falls below half of that from the start, or to zero",
-    )
+    _add_step(parser)
     _add_changes(parser)
     parser.add_argument(
         "-n", type=read_count, default=8, metavar="N", help="runs with and without (default: 8)"
@@ -101,6 +93,22 @@ def add_parser(commands: Commands) -> None:
     )
     add_json(parser)
     add_command(parser)
+
+
+def _add_step(parser: argparse.ArgumentParser) -> None:
+    add_episode(parser, is_required=False, note="; --list needs none")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="list the experiments on the episode, or without EPISODE all of the folder",
+    )
+    parser.add_argument("--at", type=int, metavar="STEP", help="the step, from 0")
+    parser.add_argument(
+        "--find",
+        choices=("decisive", "no-return"),
+        help="find the step that lost the episode, by runs from some of its steps: the one at which "
+        "the share of wins falls below half of that from the start, or to zero",
+    )
 
 
 def _add_changes(parser: argparse.ArgumentParser) -> None:
@@ -189,8 +197,12 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
     """Run the experiment and print its result."""
     from trajrec.replay.whatif.ask import check_step
 
-    episode = corpus.episode(arguments.episode)
-    if arguments.list:
+    if arguments.episode is None and not arguments.list:
+        raise ValueError(
+            "name the episode: trajrec whatif DIR EPISODE; `trajrec ls DIR` lists them"
+        )
+    episode = None if arguments.episode is None else corpus.episode(arguments.episode)
+    if arguments.list or episode is None:
         return list_experiments(arguments, corpus, episode)
     if arguments.find is not None:
         return find_step(arguments, corpus, episode, _run)
