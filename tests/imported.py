@@ -25,6 +25,26 @@ from trajrec.values import codec
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 """Real files of other tools, which lie beside the repository and are no part of it."""
 
+FOLDERS = (
+    "agentdojo",
+    "atif",
+    "claude-code",
+    "codex",
+    "gemini-cli",
+    "harbor-trial",
+    "hf-messages",
+    "inspect",
+    "mini-swe-agent",
+    "openhands",
+    "openhands-sdk",
+    "otlp",
+    "swe-agent",
+    "tau-bench",
+    "tau2",
+    "who-when",
+)
+"""The folders of those files: one for each format."""
+
 needs_data = pytest.mark.skipif(
     not DATA.is_dir(), reason=f"the real files of other tools are not at {DATA}"
 )

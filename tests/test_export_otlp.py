@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imported import DATA, column, imported, needs_data, one, write_json
+from imported import DATA, FOLDERS, column, imported, needs_data, one, write_json
 from test_imports import trajectory
 from test_messages import assistant, chat, send, user
 
@@ -19,25 +19,6 @@ from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.exchange.exporting import export_otlp
 from trajrec.exchange.importing import import_trajectories
-
-FORMATS = (
-    "agentdojo",
-    "atif",
-    "claude-code",
-    "codex",
-    "gemini-cli",
-    "harbor-trial",
-    "hf-messages",
-    "inspect",
-    "mini-swe-agent",
-    "openhands",
-    "openhands-sdk",
-    "otlp",
-    "swe-agent",
-    "tau-bench",
-    "tau2",
-    "who-when",
-)
 
 
 def requests(episode: Episode) -> list[Any]:
@@ -116,7 +97,7 @@ def comes_back(folder: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", FOLDERS)
 def test_traces_of_each_format_come_back_equal(name: str, tmp_path: Path) -> None:
     import_trajectories(DATA / name, tmp_path / "runs")
     comes_back(tmp_path / "runs")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imported import DATA, check_account, lost_leaves, needs_data, sources_of
+from imported import DATA, FOLDERS, check_account, lost_leaves, needs_data, sources_of
 from tiers import Share, suite
 
 import trajrec
@@ -20,24 +20,6 @@ from trajrec.exchange.import_reports import FileReport, ImportReport
 from trajrec.exchange.importing import import_trajectories
 
 MAX_BYTES = 140_000
-FOLDERS = (
-    "agentdojo",
-    "atif",
-    "claude-code",
-    "codex",
-    "gemini-cli",
-    "harbor-trial",
-    "hf-messages",
-    "inspect",
-    "mini-swe-agent",
-    "openhands",
-    "openhands-sdk",
-    "otlp",
-    "swe-agent",
-    "tau-bench",
-    "tau2",
-    "who-when",
-)
 
 STRANGE: tuple[Any, ...] = (
     None,

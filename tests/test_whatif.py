@@ -11,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ import pytest
 pytest.importorskip("httpx", reason="httpx is not installed")
 
 from model_server import ModelServer
-from whatif_agents import RIGHT, WRONG, Script, Support, record_failure, refunded
+from whatif_agents import RIGHT, WRONG, Script, Support, only_episode, record_failure, refunded
 
 import trajrec
 from trajrec.cli.experiments import LISTED
+from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, RestoreError
 from trajrec.replay import what_if
 from trajrec.replay.whatif.budget import Budget
@@ -209,9 +210,7 @@ def test_refusal_tells_how_tools_that_nothing_holds_run_again(make: Make, tmp_pa
         messages.append({**told, "content": json.dumps({"cents": RIGHT})})
         client.post(f"{agent.url}/v1/chat/completions", json=asked)
         ep.check(lambda: False)
-    trajrec.close_logs()
-    with trajrec.open(tmp_path / "plain") as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    episode = only_episode(tmp_path / "plain")
     with pytest.raises(RestoreError, match=r"calls get_order.* itself.*--run-tools all --accept"):
         what_if(episode, at=1, agent=agent)
 
@@ -424,27 +423,29 @@ def test_step_that_cannot_be_changed_is_refused(
         world.try_(change, at=at, call=call)
 
 
-@pytest.mark.slow
-def test_change_that_was_never_made_counts_for_nothing(tmp_path: Path) -> None:
+def summed(folder: Path, numbers: Sequence[int]) -> tuple[Episode, dict[str, Any]]:
+    """Record an agent that asks no model and adds numbers; return it, and options of `what_if`."""
     state = {"sum": 0}
 
     def agent(ep: Any) -> None:
         add = ep.tool(lambda n: state.update(sum=state["sum"] + n), name="add", access="write")
-        for n in (1, 2):
+        for n in numbers:
             add(n=n)
 
-    with trajrec.episode(tmp_path, watch=state) as ep:
+    with trajrec.episode(folder, watch=state) as ep:
         agent(ep)
-    trajrec.close_logs()
-    with trajrec.open(tmp_path) as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    return only_episode(folder), {"agent": agent, "watch": state}
+
+
+@pytest.mark.slow
+def test_change_that_was_never_made_counts_for_nothing(tmp_path: Path) -> None:
+    episode, options = summed(tmp_path, (1, 2))
 
     def three(now: dict[str, int]) -> bool:
         return now["sum"] == 3
 
     # It asks no model, so another prompt reaches nobody.
-    options: dict[str, Any] = {"agent": agent, "watch": state, "success": three, "n": 2}
-    result = what_if(episode, at=1, change=Prompt("Be brief."), **options)
+    result = what_if(episode, at=1, change=Prompt("Be brief."), success=three, n=2, **options)
     assert (result.unchanged.n_won, result.changed.n_unknown) == (2, 2)
     assert "the change was never made" in str(result)
 
@@ -460,9 +461,7 @@ def test_another_result_of_a_tool_that_nothing_holds_is_refused(tmp_path: Path) 
         call = asked["choices"][0]["message"]
         told = {"role": "tool", "tool_call_id": call["tool_calls"][0]["id"], "content": "{}"}
         httpx.post(url, json={"model": "m", "messages": [*messages, call, told]})
-    trajrec.close_logs()
-    with trajrec.open(tmp_path) as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    episode = only_episode(tmp_path)
     with pytest.raises(ReplayError, match="nothing recorded the call get_order of step 0 itself"):
         what_if(episode, at=0, change=Result({"cents": 1}), agent=lambda: None)
 
@@ -480,9 +479,7 @@ def test_right_one_of_two_calls_is_changed_in_any_order(tmp_path: Path) -> None:
 
     with trajrec.episode(tmp_path, watch=state) as ep:
         agent(ep)
-    trajrec.close_logs()
-    with trajrec.open(tmp_path) as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    episode = only_episode(tmp_path)
     order.reverse()
     seen: list[Any] = []
 
@@ -619,24 +616,13 @@ def test_bank_is_won_by_the_right_choice_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_calls_that_no_model_decided_are_controlled(tmp_path: Path) -> None:
-    state = {"sum": 0}
-
-    def agent(ep: Any) -> None:
-        add = ep.tool(lambda n: state.update(sum=state["sum"] + n), name="add", access="write")
-        for n in (1, 2, 3, 4):
-            add(n=n)
-
-    with trajrec.episode(tmp_path, watch=state) as ep:
-        agent(ep)
-    trajrec.close_logs()
-    with trajrec.open(tmp_path) as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    episode, options = summed(tmp_path, (1, 2, 3, 4))
 
     def ten(now: dict[str, int]) -> bool:
         return now["sum"] == 10
 
     change = Arguments({"n": 9})
-    result = what_if(episode, at=1, change=change, agent=agent, watch=state, success=ten, n=1)
+    result = what_if(episode, at=1, change=change, success=ten, n=1, **options)
     assert result.n_equal_controls == 2
     assert (result.unchanged.n_won, result.changed.n_won) == (1, 0)
 
@@ -672,9 +658,7 @@ def test_state_of_an_mcp_server_is_put_back(tmp_path: Path) -> None:
                 ep.check(balanced)
 
     asyncio.run(program())
-    trajrec.close_logs()
-    with trajrec.open(tmp_path / "runs") as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    episode = only_episode(tmp_path / "runs")
     result = what_if(episode, at=2, agent=program, n=1)
     assert result.n_equal_controls == 2, str(result)
     # Each run has booked 5 and 7 before the step by the recorded state alone.
@@ -704,9 +688,7 @@ def test_async_program_is_run(make: Make, tmp_path: Path) -> None:
         return now["sum"] == 3
 
     asyncio.run(record())
-    trajrec.close_logs()
-    with trajrec.open(tmp_path / "async") as corpus:
-        episode = corpus.episode(next(iter(corpus.episodes())).id)
+    episode = only_episode(tmp_path / "async")
     result = what_if(
         episode,
         at=1,

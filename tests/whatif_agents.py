@@ -16,6 +16,7 @@ import httpx
 from model_server import Call, Turn
 
 import trajrec
+from trajrec.corpus.episode import Episode
 
 RIGHT = 5400
 WRONG = 540000
@@ -123,9 +124,15 @@ class Support:
         return result if self.extra is None else {**result, "extra": self.extra(self.state, cents)}
 
 
+def only_episode(folder: Path) -> Episode:
+    """Return the episode of a corpus that has one."""
+    trajrec.close_logs()
+    with trajrec.open(folder) as corpus:
+        (own,) = corpus.episodes()
+        return corpus.episode(own.id)
+
+
 def record_failure(agent: Support) -> Any:
     """Record an episode of the agent, which must fail, and return it."""
     agent()
-    trajrec.close_logs()
-    with trajrec.open(agent.folder) as corpus:
-        return corpus.episode(next(iter(corpus.episodes())).id)
+    return only_episode(agent.folder)

@@ -156,6 +156,25 @@ def decode_footer(data: bytes) -> Footer:
     return _footer_decoder.decode(data)
 
 
+def env_without_description(*, class_name: str, reason: str) -> EnvRecord:
+    """Return the record of an environment that cannot be made, since nothing describes it.
+
+    Args:
+        class_name: "" for a log of agents, which has no environment.
+        reason: Why it cannot be made.
+    """
+    return EnvRecord(
+        env_id="",
+        entry_point="",
+        kwargs_data=b"",
+        max_episode_steps=None,
+        spec_fields={},
+        wrappers=[],
+        class_name=class_name,
+        recreatable=reason,
+    )
+
+
 def unknown_header(log_id: str) -> Header:
     """Return the header of a log of which no header is left: it names the log, and nothing else."""
     reason = "the log's header is lost, so the environment is unknown"
@@ -163,17 +182,8 @@ def unknown_header(log_id: str) -> Header:
         log_id=log_id,
         created_ns=0,
         writer="",
-        env=EnvRecord(
-            env_id="",
-            entry_point="",
-            kwargs_data=b"",
-            max_episode_steps=None,
-            spec_fields={},
-            wrappers=[],
-            # Not empty: an empty name says that the log is one of agents.
-            class_name="(unknown)",
-            recreatable=reason,
-        ),
+        # Not empty: an empty name says that the log is one of agents.
+        env=env_without_description(class_name="(unknown)", reason=reason),
         state=StateRecord(),
         keep_states="",
         runtime={},

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trajrec.log.records import env_without_description
 from trajrec.log.schema import EnvRecord, Header, StateRecord
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
@@ -43,16 +44,7 @@ def make_agents_header(log_id: str, reason: str) -> Header:
     return make_header(
         log_id=log_id,
         created_ns=time.time_ns(),
-        env=EnvRecord(
-            env_id="",
-            entry_point="",
-            kwargs_data=b"",
-            max_episode_steps=None,
-            spec_fields={},
-            wrappers=[],
-            class_name="",
-            recreatable=reason,
-        ),
+        env=env_without_description(class_name="", reason=reason),
         state=StateRecord(),
         keep_states="auto",
         # The log is shared by episodes, which may have other ones.
