@@ -216,28 +216,6 @@ def test_runs_at_the_same_time_share_no_folder(tmp_path: Path) -> None:
     assert "runs at the same time would share folder" in ended.stderr
 
 
-CAPTURED = """
-import sys, httpx, trajrec
-trajrec.capture(sys.argv[1])
-asked = {"model": "m", "messages": [{"role": "user", "content": "Refund order O1."}]}
-print(httpx.post(sys.argv[2] + "/v1/chat/completions", json=asked).status_code)
-"""
-
-
-@pytest.mark.slow
-def test_program_that_captures_itself_is_refused_and_asks_nothing(tmp_path: Path) -> None:
-    with ModelServer(Script()) as server:
-        command = [sys.executable, "-c", CAPTURED, tmp_path / "runs", server.url]
-        subprocess.run(command, check=True)
-        server.attempts.clear()
-        own = only_id(tmp_path / "runs")
-        given = ("whatif", tmp_path / "runs", own, "--at", 0, "-n", 1, "--", *command)
-        ended = trajrec_command(*given)
-        assert ended.returncode == 4
-        assert "the program records itself by trajrec.capture" in ended.stdout
-        assert not server.attempts
-
-
 HANGING = """
 import subprocess, sys, time
 from pathlib import Path

@@ -147,7 +147,8 @@ class Rerun(ContinuedEpisode):
         if self._token is not None:
             leave_episode(self._token)
             self._disconnect()
-        if exc is None and self.live is None and self.difference is None:
+        # An agent that has caught its error did not end early of its own accord.
+        if exc is None and self.live is None and self.difference is None and self.error is None:
             self._check_end()
         is_own = any(isinstance(cause, _OWN_ERRORS) for cause in causes_of(exc))
         if self._on_difference == "report" and not isinstance(self.error, ToolNotHeldError):

@@ -59,13 +59,15 @@ def what_if(
     Args:
         episode: An agent's episode.
         at: The step.
-        agent: The agent's program.
+        agent: The agent's program: a function of the episode; or one without arguments that begins
+            its own `with trajrec.episode(...)`, or of which `trajrec.capture` made the episode.
         change: The change, of `trajrec.replay.whatif.changes`. None changes nothing: both arms then
             tell how certain the outcome was.
         call: The number of the call in the step that is changed; None if the step has only one.
         n: Runs of each arm.
         success: The verifier that decides, called with the world, or without one with the watched
-            object; or the id of a check that the program runs itself. Default: the primary check.
+            object, or without either with what the agent's function returns; or the id of a check
+            that the program runs itself. Default: the primary check.
         folder: The corpus that records the runs. Default: the recording's folder.
         world: The world. Default: the one that the program gives, or that the log names.
         watch: The watched objects. Default: those that the program gives.

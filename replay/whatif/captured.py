@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO
 
+from trajrec.agents.routing import CAPTURE_ENDED
 from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, RerunStopped
@@ -32,7 +33,12 @@ from trajrec.types import Value
 
 
 def is_captured(episode: Episode) -> bool:
-    """Return whether an episode was recorded by `trajrec capture DIR -- COMMAND`."""
+    """Return whether a capture made an episode of a conversation, of which no program tells.
+
+    It is `trajrec capture DIR -- COMMAND`, or `trajrec.capture` in a program that has ended.
+    """
+    if episode.end is not None and episode.end.stop_reason == CAPTURE_ENDED:
+        return True
     task = episode.transcript.task_start
     metadata = None if task is None else episode.transcript.value(task.metadata_data)
     return isinstance(metadata, dict) and {"command", "run"} <= metadata.keys()

@@ -16,9 +16,10 @@ import msgspec
 
 from trajrec.agents.stand_ins import VARIABLE
 from trajrec.corpus.corpus import open as open_corpus
+from trajrec.errors import RerunStopped
 from trajrec.proxies.command import Command, RunningCommands
 from trajrec.replay.whatif.plan import Plan, changed_attempt, plan_of
-from trajrec.replay.whatif.programs import RunTimeoutError, last_lines, result_of
+from trajrec.replay.whatif.programs import NO_EPISODE, RunTimeoutError, last_lines, result_of
 from trajrec.replay.whatif.result import RunResult
 from trajrec.replay.whatif.stand_in import RunOptions, StandIn
 from trajrec.types import Value
@@ -85,7 +86,13 @@ def make_stand_in() -> StandIn:
 
 
 def _write_result(stand_in: StandIn, path: Path) -> None:
-    result = result_of(stand_in, None)
+    error: BaseException | None = None
+    try:
+        # Nothing else ends a run that a captured conversation has begun.
+        stand_in.end_conversation(None)
+    except (Exception, RerunStopped) as exc:
+        error = exc
+    result = result_of(stand_in, error)
     path.write_bytes(msgspec.json.encode(dataclasses.asdict(result)))
 
 
@@ -156,7 +163,7 @@ def run_command(
 def _read_result(path: Path, plan: Plan, status: int, said: str) -> RunResult:
     value: Value = read_json(path.read_bytes()) if path.exists() else None
     if not isinstance(value, dict):
-        reason = f"the program began no episode with trajrec.episode; exit status {status}: {said}"
+        reason = f"{NO_EPISODE}; exit status {status}: {said}"
         return RunResult(arm=plan.arm, number=plan.number, status="stopped", reason=reason)
     result = msgspec.convert(value, RunResult)
     if result.status == "done" and status and plan.arm != "control":

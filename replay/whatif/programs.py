@@ -12,11 +12,15 @@ from trajrec.errors import RerunStopped
 from trajrec.replay.whatif.result import RunResult, RunStatus
 from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.replay.whatif.stand_in import StandIn
+from trajrec.types import Value
 
 Agent: TypeAlias = Callable[..., Any]
 """The agent's program: a function of an episode, or one without arguments that begins its own
-`with trajrec.episode(...)`. It may be async."""
+`with trajrec.episode(...)`, or was recorded by a capture. It may be async."""
 
+
+NO_EPISODE = "the program began no episode with trajrec.episode"
+"""Why a program that recorded nothing says nothing."""
 
 # Lines of a program's output that a failed run shows.
 _SHOWN_LINES = 3
@@ -37,12 +41,13 @@ def run_function(agent: Agent, stand_in: StandIn) -> RunResult:
     """Make one run of an agent that is a function."""
     error: BaseException | None = None
     try:
-        if takes_episode(agent):
-            with stand_in.make() as run:
-                _call(agent, run)
-        else:
-            with standing_in(stand_in):
-                _call(agent)
+        with standing_in(stand_in):
+            if takes_episode(agent):
+                with stand_in.make() as run:
+                    _judge(stand_in, _call(agent, run))
+            else:
+                with stand_in.conversation():
+                    _judge(stand_in, _call(agent))
     except (Exception, RerunStopped, SystemExit) as exc:
         error = exc
     return result_of(stand_in, error)
@@ -54,7 +59,7 @@ def result_of(stand_in: StandIn, error: BaseException | None) -> RunResult:
     run = stand_in.run
     if run is None:
         cause = stand_in.error or error
-        reason = str(cause) if cause else "the program began no episode with trajrec.episode"
+        reason = str(cause) if cause else NO_EPISODE
         return RunResult(arm=plan.arm, number=plan.number, status="stopped", reason=reason)
     status: RunStatus = "done"
     reason = ""
@@ -107,10 +112,17 @@ def takes_episode(agent: Agent) -> bool:
     return any(p.kind in positional and p.default is p.empty for p in parameters)
 
 
-def _call(agent: Agent, *args: Any) -> None:
+def _call(agent: Agent, *args: Any) -> Value:
     result = agent(*args)
-    if inspect.isawaitable(result):
-        asyncio.run(_awaited(result))
+    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+def _judge(stand_in: StandIn, result: Value) -> None:
+    """Run the verifiers that judge what the program's function has returned."""
+    run = stand_in.run
+    if run is not None and run.branch is not None and not run.has_ended:
+        for verifier in stand_in.judges:
+            run.check(verifier, result)
 
 
 async def _awaited(result: Any) -> Any:

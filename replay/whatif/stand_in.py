@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from trajrec.agents.routing import CAPTURE_ENDED, connect_taps
 from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError, RerunStopped
@@ -15,6 +17,8 @@ from trajrec.redaction.redactor import Redactor
 from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.types import Value
+from trajrec.wire.dialects.choose import is_model_request
+from trajrec.wire.exchange import HttpRequest
 
 # The arguments of `trajrec.episode` that hold for a live part too. The others describe the task,
 # which is that of the recording.
@@ -57,6 +61,7 @@ class StandIn:
         options: The options of the experiment.
         run: The run; None as long as it was not made.
         error: Why no run could be made; None if one could.
+        judges: The verifiers that get what the program's function returns: there is no state.
     """
 
     episode: Episode
@@ -65,6 +70,8 @@ class StandIn:
     options: RunOptions
     run: WhatIfRun | None = field(default=None)
     error: ReplayError | None = field(default=None)
+    judges: tuple[Verifier, ...] = ()
+    _is_conversation: bool = False
 
     def make(self, given: Mapping[str, Any] | None = None) -> WhatIfRun:
         """Make the run.
@@ -75,14 +82,19 @@ class StandIn:
         given = given or {}
         options = self.options
         kept: dict[str, Any] = {name: given[name] for name in _KEPT_OPTIONS if name in given}
-        kept["checks"] = (*kept.get("checks", ()), *options.checks)
+        world = given.get("world") if options.world is None else options.world
+        watch = given.get("watch") if options.watch is None else options.watch
+        if not given and world is None and watch is None and not self._has_world():
+            self.judges = options.checks
+        else:
+            kept["checks"] = (*kept.get("checks", ()), *options.checks)
         self.run = WhatIfRun(
             self.episode,
             self.plan,
             self.attempt,
             folder=options.folder,
-            world=given.get("world") if options.world is None else options.world,
-            watch=given.get("watch") if options.watch is None else options.watch,
+            world=world,
+            watch=watch,
             options=kept,
             allow=options.allow,
             ignore=options.ignore,
@@ -90,6 +102,51 @@ class StandIn:
             run_tools=options.run_tools,
         )
         return self.run
+
+    def _has_world(self) -> bool:
+        task = self.episode.transcript.task_start
+        return task is not None and bool(task.world)
+
+    def of_request(self, request: HttpRequest) -> WhatIfRun | None:
+        """Return the run that a model call outside of all episodes belongs to; None if none.
+
+        The call of a thread without a context belongs to the run. If a capture has recorded a
+        conversation, whose program marks no episode, its first call begins the run.
+        """
+        run = self.run
+        if run is None and is_model_request(request) and records_conversation(self.episode):
+            run = self.make()
+            self._is_conversation = True
+            run.__enter__()
+        return None if run is None or run.has_ended else run
+
+    @contextlib.contextmanager
+    def conversation(self) -> Iterator[None]:
+        """Have the requests of a block seen, and end the run that one of them has begun."""
+        disconnect = connect_taps(self)
+        try:
+            yield
+        except BaseException as exc:
+            self.end_conversation(exc)
+            raise
+        else:
+            self.end_conversation(None)
+        finally:
+            disconnect()
+
+    def end_conversation(self, error: BaseException | None) -> None:
+        """End the run that a request has begun; else do nothing.
+
+        Args:
+            error: The exception that ended the program.
+        """
+        run = self.run
+        if run is not None and self._is_conversation and not run.has_ended:
+            run.__exit__(
+                None if error is None else type(error),
+                error,
+                None if error is None else error.__traceback__,
+            )
 
     def __call__(
         self, folder: str | Path, given: Mapping[str, Value], is_conversation: bool
@@ -118,9 +175,8 @@ class StandIn:
             )
         if is_conversation:
             return (
-                "the program records itself by trajrec.capture, whose conversations cannot be run "
-                "from a step on: put `with trajrec.episode(...)` around the agent, or record it by "
-                "`trajrec capture DIR -- COMMAND`"
+                f"the program asks a model outside of its episode before step {self.plan.at}, "
+                "which nothing answers"
             )
         task = self.episode.transcript.task
         if given.get("task", "") != task:
@@ -130,3 +186,8 @@ class StandIn:
                 "with"
             )
         return ""
+
+
+def records_conversation(episode: Episode) -> bool:
+    """Return whether a capture may have made an episode of a conversation."""
+    return episode.end is None or episode.end.stop_reason == CAPTURE_ENDED

@@ -13,6 +13,7 @@ from typing import Protocol, TypeAlias
 
 from trajrec.agents.context import EpisodeSession, current_episode, open_episodes
 from trajrec.agents.exchange_memory import ExchangeMemory
+from trajrec.agents.stand_ins import stand_in_of_request
 from trajrec.taps import hub, patching
 from trajrec.wire.contents import RequestContent
 from trajrec.wire.dialects.choose import dialect_of, is_model_request
@@ -32,13 +33,16 @@ class Conversation(EpisodeSession, Protocol):
     ) -> object: ...
 
 
+CAPTURE_ENDED = "capture ended"
+"""The reason for the end of an episode that a capture has made of a conversation."""
+
 NewEpisode: TypeAlias = Callable[[], Conversation]
 
 
 class Router:
     """Gives each request to an episode: to the first that fits.
 
-    1. The episode in whose block, or task, the request was made.
+    1. The episode in whose block, or task, the request was made. In an experiment: the run of it.
     2. The episode whose conversation it continues. This finds the episode of a request that was
        made elsewhere, say in a thread of a pool. In this order: the episode that asked for the tool
        call whose result the request has; that got the response which it names; that failed at the
@@ -132,6 +136,9 @@ class Router:
 
     def _find(self, request: HttpRequest) -> EpisodeSession | None:
         with self._lock:
+            stood_in = stand_in_of_request(request)
+            if stood_in is not None:
+                return stood_in
             explicit = open_episodes(exclude=self._conversations.values())
             if self._new_episode is None and not explicit:
                 return None
@@ -225,7 +232,7 @@ def _longest(
 
 def _end(episode: Conversation) -> None:
     if not episode.has_ended:
-        episode.stop("capture ended")
+        episode.stop(CAPTURE_ENDED)
         episode.__exit__(None, None, None)
 
 

@@ -9,21 +9,39 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol
 
 from trajrec.agents.context import EpisodeSession
 from trajrec.types import Value
+from trajrec.wire.exchange import HttpRequest
 
-MakeStandIn: TypeAlias = Callable[[str | Path, Mapping[str, Value], bool], EpisodeSession | None]
-"""Takes the arguments of `trajrec.episode`, and whether a capture makes the episode of a
-conversation; returns the episode in its place, None to record one."""
+
+class StandInMaker(Protocol):
+    """Makes the episodes in the place of those of a program."""
+
+    def __call__(
+        self, folder: str | Path, given: Mapping[str, Value], is_conversation: bool
+    ) -> EpisodeSession | None:
+        """Return the episode in the place of one that is about to be recorded; None to record it.
+
+        Args:
+            folder: The corpus.
+            given: The other arguments of `trajrec.episode`.
+            is_conversation: Whether a capture makes the episode of a conversation.
+        """
+        ...
+
+    def of_request(self, request: HttpRequest) -> EpisodeSession | None:
+        """Return the episode that a request outside of all episodes belongs to; None if none."""
+        ...
+
 
 VARIABLE = "TRAJREC_STAND_IN"
 """Names, as module:function, the function that prepares a process whose parent runs an experiment."""
 
-_makers: list[MakeStandIn] = []
+_makers: list[StandInMaker] = []
 
 
 def stand_in_for(
@@ -36,19 +54,31 @@ def stand_in_for(
         options: The other arguments of `trajrec.episode`.
         is_conversation: Whether a capture makes the episode of a conversation.
     """
+    maker = _maker()
+    return None if maker is None else maker(folder, options, is_conversation)
+
+
+def stand_in_of_request(request: HttpRequest) -> EpisodeSession | None:
+    """Return the episode that a model call outside of all episodes belongs to, mostly None."""
+    maker = _maker()
+    return None if maker is None else maker.of_request(request)
+
+
+def _maker() -> StandInMaker | None:
     name = os.environ.pop(VARIABLE, "")
     if name:
         module, _, function = name.partition(":")
         # By name: the room of experiments stands above this one.
         _makers.append(getattr(importlib.import_module(module), function)())
-    return _makers[-1](folder, options, is_conversation) if _makers else None
+    return _makers[-1] if _makers else None
 
 
 @contextlib.contextmanager
-def standing_in(make: MakeStandIn) -> Iterator[None]:
-    """Have a function make the episodes of a block."""
-    _makers.append(make)
+def standing_in(maker: StandInMaker) -> Iterator[None]:
+    """Have an object make the episodes of a block."""
+    _makers.append(maker)
     try:
         yield
     finally:
-        _makers.remove(make)
+        # By identity: two may be equal.
+        _makers[:] = [other for other in _makers if other is not maker]

@@ -1,0 +1,225 @@
+"""What if, of agents that `trajrec.capture` has recorded: their programs mark no episode."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from model_server import ModelServer
+from test_whatif_command import only_id, trajrec_command
+from whatif_agents import RIGHT, TOOLS, WRONG, Script
+
+import trajrec
+from trajrec.corpus.episode import Episode
+from trajrec.errors import RerunStopped, ToolNotHeldError
+from trajrec.replay import what_if
+from trajrec.replay.whatif.changes import Arguments, Prompt
+
+LEAVE: dict[str, Any] = {"run_tools": "all", "accept": True}
+
+
+class Plain:
+    """An agent without a line of trajrec. Its function returns the refunds that it made."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.refunds: list[int] = []
+        self.asks: Any = "Refund order O1."
+
+    def run(self) -> list[int]:
+        with httpx.Client() as client:
+            return self.loop(lambda asked: client.post(self.address, json=asked))
+
+    def run_in_threads(self) -> list[int]:
+        """Ask the model from the threads of a pool, which have no context."""
+        with httpx.Client() as client, ThreadPoolExecutor(1) as pool:
+            return self.loop(
+                lambda asked: pool.submit(client.post, self.address, json=asked).result()
+            )
+
+    async def run_async(self) -> list[int]:
+        return await asyncio.to_thread(self.run)
+
+    @property
+    def address(self) -> str:
+        return f"{self.url}/v1/chat/completions"
+
+    def loop(self, post: Any) -> list[int]:
+        self.refunds = []
+        messages: list[Any] = [{"role": "user", "content": self.asks}]
+        while True:
+            answer = post({"model": "small", "messages": messages, "tools": TOOLS})
+            message = answer.raise_for_status().json()["choices"][0]["message"]
+            messages.append(message)
+            if not message.get("tool_calls"):
+                return self.refunds
+            for call in message["tool_calls"]:
+                arguments = json.loads(call["function"]["arguments"])
+                result = {"cents": RIGHT}
+                if call["function"]["name"] == "refund":
+                    self.refunds.append(arguments["cents"])
+                    result = {"refunded": arguments["cents"]}
+                told = {"role": "tool", "tool_call_id": call["id"]}
+                messages.append({**told, "content": json.dumps(result)})
+
+
+def won(refunds: list[int]) -> bool:
+    return refunds[-1:] == [RIGHT]
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with ModelServer(Script()) as running:
+        yield running
+
+
+def captured(agent: Plain, folder: Path) -> Episode:
+    """Record a run of the agent by `trajrec.capture`, and return its episode."""
+    with trajrec.capture(folder, task="t1"):
+        assert agent.run() == [WRONG]
+    trajrec.close_logs()
+    with trajrec.open(folder) as corpus:
+        (own,) = corpus.episodes()
+        return corpus.episode(own.id)
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("way", ["run", "run_in_threads", "run_async", "of_episode"])
+def test_captured_function_is_run_from_the_step_on(
+    server: ModelServer, tmp_path: Path, way: str
+) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path)
+    server.attempts.clear()
+    functions = {"of_episode": lambda ep: agent.run()}
+    function = functions.get(way) or getattr(agent, way)
+    change = Arguments({"cents": RIGHT})
+    result = what_if(episode, at=1, change=change, agent=function, n=2, success=won, **LEAVE)
+    assert (result.unchanged.n_won, result.changed.n_won) == (0, 2), str(result)
+    assert result.n_equal_controls == 2
+    # One request behind the step in each run, and none in a control.
+    assert len(server.attempts) == 4
+
+
+@pytest.mark.slow
+def test_prompt_reaches_requests_of_threads_without_context(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path)
+    for function in (agent.run_in_threads, lambda ep: agent.run_in_threads()):
+        server.attempts.clear()
+        result = what_if(
+            episode, at=1, change=Prompt("Be brief."), agent=function, n=1, success=won, **LEAVE
+        )
+        assert (result.unchanged.n_losses, result.changed.n_losses) == (1, 1), str(result)
+        firsts = [json.loads(a.body)["messages"][0]["role"] for a in server.attempts]
+        assert sorted(firsts) == ["system", "system", "user", "user"]
+
+
+def n_model_calls(folder: Path) -> Any:
+    with trajrec.open(folder) as corpus:
+        return corpus.sql("SELECT count(*) FROM model_calls").fetchall()
+
+
+@pytest.mark.slow
+def test_capture_that_goes_on_gets_nothing_of_an_experiment(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path / "first")
+    n_calls = n_model_calls(tmp_path / "first")
+    with trajrec.capture(tmp_path / "second"):
+        agent.run()
+        server.attempts.clear()
+        result = what_if(episode, at=1, agent=agent.run, n=1, success=won, **LEAVE)
+    assert result.n_equal_controls == 2, str(result)
+    assert len(server.attempts) == 4
+    trajrec.close_logs()
+    assert n_model_calls(tmp_path / "second") == n_calls
+
+
+def test_other_conversation_stops_before_a_model_is_asked(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path)
+    server.attempts.clear()
+    agent.asks = "Refund order O2."
+    result = what_if(episode, at=1, agent=agent.run, n=1, success=won, **LEAVE)
+    assert "it is not the recorded one" in result.refused
+    assert not server.attempts
+
+
+def test_caught_error_of_a_rerun_is_told_and_not_an_early_end(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path)
+    rerun = trajrec.rerun(episode)
+    with pytest.raises(ToolNotHeldError), rerun, contextlib.suppress(RerunStopped):
+        agent.run()
+    with trajrec.rerun(episode, run_tools="all"):
+        assert agent.run() == [WRONG]
+
+
+PROGRAM = """
+import os, sys
+sys.path.insert(0, sys.argv[3])
+import trajrec
+from test_whatif_captured import Plain, won
+trajrec.capture(sys.argv[1])
+has_won = won(Plain(sys.argv[2]).run())
+if len(sys.argv) > 4:
+    os._exit(9)
+sys.exit(not has_won)
+"""
+
+
+@pytest.mark.slow
+def test_program_that_captures_itself_is_run_from_the_step_on(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-c", PROGRAM, runs, server.url, Path(__file__).parent]
+    assert subprocess.run(command, check=False).returncode == 1
+    server.attempts.clear()
+    own = only_id(runs)
+    given = ["whatif", runs, own, "--at", 1, "--arguments", f'{{"cents": {RIGHT}}}', "-n", 2]
+    refused = trajrec_command(*given, "--", *command)
+    assert refused.returncode == 4
+    assert "--run-tools all --accept" in refused.stderr
+    bases = ["--openai-base", f"{server.url}/v1"]
+    leave = ["--run-tools", "all", "--accept", "--json"]
+    ended = trajrec_command(*given, *bases, *leave, "--", *command)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    result = json.loads(ended.stdout)
+    assert (result["unchanged"]["lost"], result["changed"]["won"]) == (2, 2), result
+    assert result["controls"] == {"equal": 2, "of": 2}
+    assert len(server.attempts) == 4
+    with trajrec.open(runs) as corpus:
+        assert [episode.id for episode in corpus.episodes()] == [own]
+
+
+@pytest.mark.slow
+def test_program_that_was_killed_has_controls_and_no_verdict(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    command = [sys.executable, "-c", PROGRAM, runs, server.url, Path(__file__).parent]
+    assert subprocess.run([*command, "dies"], check=False).returncode == 9
+    given = ["whatif", runs, only_id(runs), "--at", 1, "-n", 1, "--run-tools", "all", "--accept"]
+    ended = trajrec_command(*given, "--json", "--", *command)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    result = json.loads(ended.stdout)
+    assert result["controls"] == {"equal": 2, "of": 2}
+    assert (result["unchanged"]["unknown"], result["changed"]["unknown"]) == (1, 1)
