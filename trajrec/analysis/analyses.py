@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trajrec.analysis.arms import Over
-from trajrec.analysis.bands import Bands, read_bands
-from trajrec.analysis.card import About
-from trajrec.analysis.compare import compare_sides
-from trajrec.analysis.comparison import Comparison
-from trajrec.analysis.disagreement import Disagreement, read_disagreement
-from trajrec.analysis.factors import FactorEffects, read_factors
-from trajrec.analysis.fidelity import Fidelity, read_fidelity
-from trajrec.analysis.overlap import Overlap, read_overlap
-from trajrec.analysis.pass_k import PassK, read_pass_k
-from trajrec.analysis.planning import Plan, make_plan
-from trajrec.analysis.recovery import Recovery, read_recovery
-from trajrec.analysis.release import Release, write_release
-from trajrec.analysis.sides import Options, Side
-from trajrec.analysis.source import Rows, Source
-from trajrec.analysis.support import Support, read_support
 from trajrec.types import Value
+
+# Each analysis is imported when it is asked for: most commands open a corpus and analyse nothing,
+# and all analyses together take longer to import than a small corpus takes to open.
+if TYPE_CHECKING:
+    import datetime
+
+    from trajrec.analysis.arms import Over
+    from trajrec.analysis.bands import Bands
+    from trajrec.analysis.card import About
+    from trajrec.analysis.comparison import Comparison
+    from trajrec.analysis.disagreement import Disagreement
+    from trajrec.analysis.factors import FactorEffects
+    from trajrec.analysis.fidelity import Fidelity
+    from trajrec.analysis.overlap import Overlap
+    from trajrec.analysis.pass_k import PassK
+    from trajrec.analysis.planning import Plan
+    from trajrec.analysis.recovery import Recovery
+    from trajrec.analysis.release import Release
+    from trajrec.analysis.source import Rows, Source
+    from trajrec.analysis.support import Support
 
 
 class Analyses:
@@ -91,6 +95,9 @@ class Analyses:
         >>> comparison.claim, comparison.differing_paths
         ('attributable', ('scaffold.prompt "A" -> "B"',))
         """
+        from trajrec.analysis.compare import compare_sides
+        from trajrec.analysis.sides import Options, Side
+
         options = Options(
             check=check,
             cluster=cluster,
@@ -125,6 +132,8 @@ class Analyses:
             QueryError: DuckDB rejects the condition.
             ValueError: The condition selects by outcomes.
         """
+        from trajrec.analysis.bands import read_bands
+
         return read_bands(self, where, check=check, min_n=min_n, before=before)
 
     def pass_k(self, k: int, where: str = "true", *, check: str | None = None) -> PassK:
@@ -139,6 +148,8 @@ class Analyses:
             QueryError: DuckDB rejects the condition.
             ValueError: k is below 1.
         """
+        from trajrec.analysis.pass_k import read_pass_k
+
         return read_pass_k(self, k, where, check=check)
 
     def plan(
@@ -162,6 +173,8 @@ class Analyses:
             QueryError: DuckDB rejects the condition.
             ValueError: An argument is out of range, or the pilot is too small.
         """
+        from trajrec.analysis.planning import make_plan
+
         return make_plan(self, where, check=check, effect=effect, effect_spread=effect_spread)
 
     def disagreement(self, *, gold: str | None = None) -> Disagreement:
@@ -174,6 +187,8 @@ class Analyses:
             gold: A check that is taken as the truth, e.g. "human@1": the others get the shares
                 of states that they accept and reject falsely.
         """
+        from trajrec.analysis.disagreement import read_disagreement
+
         return read_disagreement(self, gold=gold)
 
     def support(self, where: str = "true") -> Support:
@@ -188,6 +203,8 @@ class Analyses:
         Raises:
             QueryError: DuckDB rejects the condition.
         """
+        from trajrec.analysis.support import read_support
+
         return read_support(self, where)
 
     def factors(self, runs: Sequence[str], *, check: str | None = None) -> FactorEffects:
@@ -206,6 +223,8 @@ class Analyses:
             QueryError: DuckDB rejects a condition.
             ValueError: There are fewer than two runs, a run has no episodes, or runs share some.
         """
+        from trajrec.analysis.factors import read_factors
+
         return read_factors(self, runs, check=check)
 
     def recovery(self, where: str = "true") -> Recovery:
@@ -220,6 +239,8 @@ class Analyses:
         Raises:
             QueryError: DuckDB rejects the condition.
         """
+        from trajrec.analysis.recovery import read_recovery
+
         return read_recovery(self, where)
 
     def overlap(
@@ -237,6 +258,8 @@ class Analyses:
         Raises:
             ValueError: The derivations have a cycle.
         """
+        from trajrec.analysis.overlap import read_overlap
+
         return read_overlap(self, held_out=held_out, edges=edges)
 
     def fidelity(self) -> list[Fidelity]:
@@ -245,6 +268,8 @@ class Analyses:
         A refused replay counts as one that did not reproduce; an episode that was never replayed
         is counted beside.
         """
+        from trajrec.analysis.fidelity import read_fidelity
+
         return read_fidelity(self)
 
     def card(
@@ -293,6 +318,8 @@ class Analyses:
             published=published or datetime.datetime.now(datetime.UTC).date(),
             held_out=tuple(held_out),
         )
+        from trajrec.analysis.release import write_release
+
         return write_release(
             self,
             Path(out),
