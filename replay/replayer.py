@@ -8,7 +8,14 @@ from types import TracebackType
 from typing import Unpack
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import CorpusError, LogCorruptError, ReplayError, TrajrecError
+from trajrec.errors import (
+    CorpusError,
+    EnvMissingError,
+    EnvRefusedError,
+    LogCorruptError,
+    ReplayError,
+    TrajrecError,
+)
 from trajrec.protocols import Verifier, World
 from trajrec.replay.agents.world_replay import replay_in_world
 from trajrec.replay.execute.factories import (
@@ -96,6 +103,7 @@ class Replayer:
         self._config = replay_config(**options)
         self._executor = EpisodeExecutor(env, self._config)
         self._explainer = Explainer(self._executor, self._config)
+        self._has_env = env is not None
         self._world = world
         self._checks = tuple(checks)
         self._has_diverged = False
@@ -121,8 +129,13 @@ class Replayer:
                 to make it.
             ValueError: `checks` are given and the episode is of an environment.
         """
-        if episode.source is not None and self._world is None:
-            return _of_imported(episode)
+        is_imported = episode.source is not None
+        if is_imported and episode.is_agent_episode and self._world is None:
+            return _of_imported(
+                episode,
+                "the file holds neither the world nor its state; "
+                "--env MODULE:FACTORY names a world to try its calls in",
+            )
         if episode.is_agent_episode:
             return replay_in_world(
                 episode,
@@ -138,7 +151,20 @@ class Replayer:
                 f"checks must be empty for an episode of an environment, as {episode.id} is; "
                 "only agents' episodes are checked again"
             )
+        if is_imported and not self._has_env:
+            return self._replay_imported(episode)
         return self._report(self._executor.execute(episode))
+
+    def _replay_imported(self, episode: Episode) -> ReplayReport:
+        """Replay an imported episode if its environment can be made, else say why not."""
+        problem = episode.header.env.recreatable
+        if problem:
+            hint = "--env MODULE:FACTORY names a function that makes the environment"
+            return _of_imported(episode, f"{problem}; {hint}")
+        try:
+            return self._report(self._executor.execute(episode))
+        except (EnvMissingError, EnvRefusedError) as exc:
+            return _of_imported(episode, exc.what)
 
     def replay_all(self, episodes: Iterable[Episode]) -> Iterator[ReplayReport]:
         """Replay episodes in order; report those that cannot be replayed as "refused".
@@ -156,7 +182,8 @@ class Replayer:
         start = 0.0
         try:
             for episode in _decoded(episodes):
-                if episode.is_agent_episode or self._has_diverged or self._checks:
+                is_alone = episode.is_agent_episode or episode.source is not None
+                if is_alone or self._has_diverged or self._checks:
                     yield from self._report_group(group)
                     yield self._replay_or_refuse(episode)
                     continue
@@ -220,13 +247,12 @@ class Replayer:
         return world
 
 
-def _of_imported(episode: Episode) -> ReplayReport:
+def _of_imported(episode: Episode, reason: str) -> ReplayReport:
     """Return the report of an imported episode, of which nothing can be executed."""
     source = episode.source or {}
     note = (
         f"imported from {source.get('file')} (format {source.get('format')}): nothing was executed, "
-        "because the file holds neither the world nor its state; "
-        "--env MODULE:FACTORY names a world to try its calls in"
+        f"because {reason}"
     )
     return ReplayReport(episode_id=episode.id, grade="observed-only", n_steps=0, notes=(note,))
 

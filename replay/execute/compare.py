@@ -12,6 +12,7 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.log.schema import Failure
+from trajrec.log.source_facts import CUT_OFF, NUMBER_TYPES, unknown_of
 from trajrec.redaction.comparison import (
     differences,
     has_marks,
@@ -46,6 +47,10 @@ SECRETS = "secrets, which were compared by their kind"
 DIGESTS_ONLY = "states of which only digests are stored"
 
 
+CUT_OFF_LABEL = "the truncation, which the imported files also have of an episode that was cut off"
+"""The label of a truncation that was not reproduced."""
+
+
 class FieldChange(NamedTuple):
     """The first difference of a field.
 
@@ -71,10 +76,13 @@ def compare(episode: Episode, execution: Execution, tolerance: Tolerance) -> Div
     """
     if execution.early_divergence is not None:
         return execution.early_divergence
+    unknown = unknown_of(episode.header.env.extra_data)
+    if NUMBER_TYPES in unknown:
+        tolerance = tolerance._replace(number_types=False)
     changes = [
         compare_observations(episode, execution, tolerance),
         _compare_rewards(episode, execution, tolerance),
-        compare_flags(episode, execution),
+        _compare_flags(episode, execution, is_cut_off_known=CUT_OFF not in unknown),
         _compare_infos(episode, execution, tolerance),
         _compare_states(episode, execution, tolerance),
     ]
@@ -201,6 +209,19 @@ def compare_flags(episode: Episode, execution: Execution) -> FieldChange | None:
     if terminated != was_terminated:
         return FieldChange(row + 1, "terminated", Change((), was_terminated, terminated))
     return FieldChange(row + 1, "truncated", Change((), was_truncated, truncated))
+
+
+def _compare_flags(
+    episode: Episode, execution: Execution, *, is_cut_off_known: bool
+) -> FieldChange | None:
+    """Return a difference in the flags that counts."""
+    change = compare_flags(episode, execution)
+    if change is None or is_cut_off_known:
+        return change
+    if execution.end is None and change.field == "truncated":
+        execution.ignored.add(CUT_OFF_LABEL)
+        return None
+    return change
 
 
 def has_same_reset_info(episode: Episode, execution: Execution) -> bool:

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.report import ulp_distance
-from trajrec.values.diff import Change
+from trajrec.types import Value
+from trajrec.values.diff import Change, is_same
 from trajrec.values.json import to_field
 from trajrec.values.projection import Projection
 
 # `gymnasium.wrappers.RecordEpisodeStatistics` measures the seconds that an episode took. No replay
 # takes exactly as long as the recording did.
 WALL_CLOCK = frozenset({"info/episode/t"})
+
+
+_NUMBERS = frozenset((bool, int, float, complex))
+
+NUMBER_TYPES = "types of numbers, which the imported files do not tell"
+"""The label of numbers that differ by their types alone."""
 
 
 class Tolerance(NamedTuple):
@@ -26,17 +35,21 @@ class Tolerance(NamedTuple):
         projection: The rule for the values that count; None if all of them count.
         redactor: The redactor of the recording, if it was not the default one. It decides nothing
             about values without redacted secrets.
+        number_types: Whether two numbers differ that are of another type, Python's or NumPy's, and
+            else the same.
     """
 
     paths: frozenset[str] = frozenset()
     ulps: int = 0
     projection: Projection | None = None
     redactor: Redactor | None = None
+    number_types: bool = True
 
     @property
     def is_exact(self) -> bool:
         """Whether no difference at all is ignored."""
-        return not self.paths and not self.ulps and self.projection is None
+        is_whole = not self.paths and not self.ulps and self.projection is None
+        return is_whole and self.number_types
 
     @property
     def ignores_digests(self) -> bool:
@@ -54,6 +67,8 @@ class Tolerance(NamedTuple):
             return field
         if self.projection is not None and not self.projection.counts(change):
             return field
+        if not self.number_types and _is_same_number(change.before, change.after):
+            return NUMBER_TYPES
         if self.ulps:
             distance = ulp_distance(change.before, change.after)
             if distance is not None and distance <= self.ulps:
@@ -64,6 +79,22 @@ class Tolerance(NamedTuple):
         """Return the note of a report about the labels of all ignored differences."""
         rule = "" if self.projection is None else f" (under projection {self.projection})"
         return f"not the same, and ignored{rule}: {', '.join(sorted(ignored))}"
+
+
+def _is_same_number(before: Value, after: Value) -> bool:
+    """Return whether two values are one number, perhaps of Python and of NumPy."""
+    a = _plain(before)
+    b = _plain(after)
+    if type(a) not in _NUMBERS or type(b) not in _NUMBERS:
+        return False
+    if type(a) is type(b):
+        return is_same(a, b)
+    return bool not in (type(a), type(b)) and bool(a == b)
+
+
+def _plain(value: Value) -> Value:
+    is_single = isinstance(value, np.generic | np.ndarray) and value.shape == ()
+    return value.item() if is_single else value
 
 
 EXACT = Tolerance()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FORMATS = """Formats, which are told by the contents of files: trials of Harbor; ATIF; logs of
 Inspect; sessions of Claude Code, Codex and Gemini CLI; traces in OTLP/JSON (gen_ai and
 OpenInference); tau-bench and tau2; OpenHands (events, and its SDK); SWE-agent and mini-swe-agent;
-AgentDojo; Who&When; tables of messages (Parquet, JSON, lines of JSON) by a mapping."""
+AgentDojo; Who&When; datasets of Minari; tables of messages (Parquet, JSON, lines of JSON) by a mapping."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -32,7 +32,11 @@ def add_parser(commands: Commands) -> None:
     )
     parser.description = f"{parser.description}\n\n{_FORMATS}"
     parser.add_argument(
-        "path", type=Path, metavar="PATH", help="a file, or a folder, which is searched"
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="a file, or a folder, which is searched; with --format minari also the id of a "
+        "dataset that Minari has on this machine",
     )
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="the corpus"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from trajrec.errors import ImportFileError
 from trajrec.exchange.account import Account
+from trajrec.exchange.env_records import EnvRecordings
 from trajrec.exchange.reading import parse_json, read_json, sha256_of
 from trajrec.exchange.records import ImportedEpisode
 from trajrec.types import JsonObject, Value
@@ -132,7 +133,8 @@ class Format(NamedTuple):
         name: Its name, e.g. "atif".
         title: Its name as people write it.
         matches: Returns whether a candidate is of the format.
-        read: Yields the episodes of a candidate, and counts its fields.
+        read: Yields the episodes of a candidate, or returns the recordings of an environment, and
+            counts its fields.
         files: Returns the files that a candidate consists of.
         is_session: Whether its files are a person's own sessions, which are redacted by default.
     """
@@ -140,7 +142,7 @@ class Format(NamedTuple):
     name: str
     title: str
     matches: Callable[[Candidate], bool]
-    read: Callable[[Candidate, Account], Iterator[ImportedEpisode]]
+    read: Callable[[Candidate, Account], Iterator[ImportedEpisode] | EnvRecordings]
     files: Callable[[Candidate], list[Path]] = lambda candidate: [candidate.path]
     is_session: bool = False
 

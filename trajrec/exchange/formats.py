@@ -11,6 +11,7 @@ from trajrec.exchange import (
     harbor,
     inspect_log,
     messages,
+    minari,
     mini_swe_agent,
     openhands,
     openhands_sdk,
@@ -24,6 +25,7 @@ from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.tables import columns_of
 
 FORMATS: tuple[Format, ...] = (
+    minari.FORMAT,
     harbor.FORMAT,
     atif.FORMAT,
     inspect_log.FORMAT,

@@ -39,6 +39,11 @@ def import_log_id(sha256: str, format_name: str) -> str:
     return hashlib.blake2b(f"import/{format_name}/{sha256}".encode(), digest_size=16).hexdigest()
 
 
+def unfinished_path(folder: Path, log_id: str) -> Path:
+    """Return the place of a log of this process that is not whole yet."""
+    return folder / INDEX_FOLDER / FOLDER / f"{log_id}-{os.getpid()}{SUFFIX}"
+
+
 class ImportLog:
     """A new log: a context manager, which deletes the log unless `finish` was called.
 
@@ -55,7 +60,7 @@ class ImportLog:
 
     def __init__(self, folder: Path, log_id: str) -> None:
         self.path = folder / f"{log_id}{SUFFIX}"
-        self._unfinished = folder / INDEX_FOLDER / FOLDER / f"{log_id}-{os.getpid()}{SUFFIX}"
+        self._unfinished = unfinished_path(folder, log_id)
         header = make_agents_header(log_id, "imported: the source does not hold the environment")
         self._events: list[Event] = []
         self._raw: list[bytes] = []
@@ -128,9 +133,9 @@ class ImportLog:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove the logs that killed imports have left."""
-    for path in (folder / INDEX_FOLDER / FOLDER).glob(f"*-*{SUFFIX}"):
-        pid = path.stem.rpartition("-")[2]
+    """Remove the logs that killed imports have left, with their journals."""
+    for path in (folder / INDEX_FOLDER / FOLDER).glob(f"*-*{SUFFIX}*"):
+        pid = path.name.partition(SUFFIX)[0].rpartition("-")[2]
         if not _is_running(pid):
             with contextlib.suppress(OSError):
                 path.unlink()

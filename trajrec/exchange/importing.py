@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from trajrec.errors import EncodeError, ImportFileError
+from trajrec.exchange import minari
 from trajrec.exchange.candidates import Candidate, Format, SourceFile, digest_of, source_files
+from trajrec.exchange.env_log import EnvEpisodeLogger, EnvImportLog
+from trajrec.exchange.env_records import EnvRecordings
 from trajrec.exchange.formats import FORMATS, format_named, why_refused
 from trajrec.exchange.import_log import ImportLog, import_log_id, remove_unfinished
 from trajrec.exchange.import_reports import FileReport, ImportReport
@@ -46,7 +49,8 @@ def import_trajectories(
     earlier import. Nothing in a file is executed.
 
     Args:
-        path: A file, or a folder, which is searched.
+        path: A file, or a folder, which is searched. With the format "minari" also the id of a
+            dataset that Minari has on this machine.
         output: The corpus. It is made if it does not exist.
         format: The name of the format, which is then not looked for.
         redact: Whether to remove secrets, or the `Redactor` that does so. By default, secrets are
@@ -71,6 +75,8 @@ def import_trajectories(
     chosen = FORMATS if format is None else (format_named(format),)
     if mapping is not None:
         chosen = (mapping_format(read_mapping(Path(mapping))),)
+    if format == minari.FORMAT.name and not path.exists():
+        path = minari.dataset_folder(str(path))
     if not path.exists():
         raise ImportFileError("does not exist", path=path)
     remove_unfinished(output)
@@ -154,12 +160,10 @@ def _import_file(
             return file
         is_redacted = matched.is_session if redact is None else redact
         redactor = as_redactor(is_redacted) if is_redacted is not False else None
-        with collector_off(), ImportLog(output, log_id) as log:
-            if earlier:
-                file.account.note("the file has grown: its earlier import is replaced")
-            _write_log(candidate, matched, log, file, redactor, sources)
-            log.finish()
-            file.log = log.path
+        if earlier:
+            file.account.note("the file has grown: its earlier import is replaced")
+        with collector_off():
+            _write_log(candidate, matched, output / f"{log_id}{SUFFIX}", file, redactor, sources)
         known.remove(earlier)
         known.add(file.sha256, matched.name)
     except ImportFileError as exc:
@@ -181,18 +185,42 @@ def _failed(file: FileReport, reason: str) -> FileReport:
 def _write_log(
     candidate: Candidate,
     matched: Format,
-    log: ImportLog,
+    path: Path,
     file: FileReport,
     redactor: Redactor | None,
     sources: list[SourceFile],
 ) -> None:
-    """Write the episodes of a file, and the record of its import."""
-    account = file.account
+    """Write the log of a file: its episodes, and the record of its import."""
+    content = matched.read(candidate, file.account)
     source = {"file": candidate.name, "sha256": file.sha256, "format": matched.name}
-    logger = EpisodeLogger(log, source, account, redactor)
-    for episode in matched.read(candidate, account):
-        file.version = file.version or episode.version
-        logger.write(episode)
+    if isinstance(content, EnvRecordings):
+        cleaner = as_redactor(False) if redactor is None else redactor
+        with EnvImportLog(path.parent, path.stem, content.env, cleaner) as env_log:
+            env_logger = EnvEpisodeLogger(env_log, source, cleaner)
+            file.version = content.version
+            for recording in content.episodes:
+                env_logger.write(recording)
+            env_log.add(_import_record(candidate, file, env_logger, sources))
+            env_log.finish()
+    else:
+        with ImportLog(path.parent, path.stem) as log:
+            logger = EpisodeLogger(log, source, file.account, redactor)
+            for episode in content:
+                file.version = file.version or episode.version
+                logger.write(episode)
+            log.add(_import_record(candidate, file, logger, sources))
+            log.finish()
+    file.log = path
+
+
+def _import_record(
+    candidate: Candidate,
+    file: FileReport,
+    logger: EpisodeLogger | EnvEpisodeLogger,
+    sources: list[SourceFile],
+) -> ImportRecord:
+    """Return the record of an import whose episodes are written, and complete its report."""
+    account = file.account
     if not logger.ids:
         reasons = "; ".join(account.dropped)
         raise ImportFileError(
@@ -201,25 +229,23 @@ def _write_log(
     file.episodes = logger.ids
     file.n_steps = logger.n_steps
     file.n_calls = logger.n_calls
-    file.n_redacted = logger.values.n_redacted
-    log.add(
-        ImportRecord(
-            episode=-1,
-            time_ns=time.time_ns(),
-            source=logger.values.text(str(candidate.path.resolve())),
-            sha256=file.sha256,
-            format=matched.name,
-            format_version=file.version,
-            importer=f"trajrec {__version__}",
-            targets=logger.ids,
-            report_data=codec.encode(
-                {
-                    **account.as_dict(),
-                    "n_steps": file.n_steps,
-                    "n_calls": file.n_calls,
-                    "n_redacted": file.n_redacted,
-                    "files": [source._asdict() for source in sources],
-                }
-            ),
-        )
+    file.n_redacted = logger.n_redacted
+    return ImportRecord(
+        episode=-1,
+        time_ns=time.time_ns(),
+        source=logger.text(str(candidate.path.resolve())),
+        sha256=file.sha256,
+        format=file.format,
+        format_version=file.version,
+        importer=f"trajrec {__version__}",
+        targets=logger.ids,
+        report_data=codec.encode(
+            {
+                **account.as_dict(),
+                "n_steps": file.n_steps,
+                "n_calls": file.n_calls,
+                "n_redacted": file.n_redacted,
+                "files": [item._asdict() for item in sources],
+            }
+        ),
     )

@@ -57,6 +57,15 @@ class EpisodeLogger:
         self.n_steps = 0
         self.n_calls = 0
 
+    @property
+    def n_redacted(self) -> int:
+        """The number of values from which secrets were removed."""
+        return self.values.n_redacted
+
+    def text(self, text: str) -> str:
+        """Return a text without secrets."""
+        return self.values.text(text)
+
     def write(self, episode: ImportedEpisode) -> None:
         """Write an episode.
 

@@ -18,13 +18,17 @@ _EXTRA = "extra"
 _MESSAGES = "messages"
 
 
-def source_data(source: JsonObject) -> bytes:
+def source_data(source: JsonObject, extra: Value = None) -> bytes:
     """Return the `extra_data` of the start of an imported episode.
 
     Args:
         source: Its file, sha256, format and position.
+        extra: Facts of the source that have no place of their own.
     """
-    return codec.encode({_SOURCE: source})
+    facts = {_SOURCE: source}
+    if extra is not None:
+        facts[_EXTRA] = extra
+    return codec.encode(facts)
 
 
 def source_of(data: bytes | None) -> JsonObject | None:
@@ -59,6 +63,33 @@ def end_data(
     if messages:
         facts[_MESSAGES] = messages
     return codec.encode(facts) if facts else None
+
+
+NUMBER_TYPES = "number types"
+"""Unknown if a source does not tell Python's numbers from NumPy's."""
+
+CUT_OFF = "cut off"
+"""Unknown if a source has the flag of a truncation for an episode that was only cut off, too."""
+
+
+def env_data(extra: Value, unknown: list[str]) -> bytes:
+    """Return the `extra_data` of the environment of imported episodes.
+
+    Args:
+        extra: Facts of the source that have no place of their own.
+        unknown: `NUMBER_TYPES` or `CUT_OFF`, if the source does not tell it.
+    """
+    return codec.encode({_EXTRA: extra, _UNKNOWN: unknown})
+
+
+def unknown_of(data: bytes | None) -> list[str]:
+    """Return the facts that the source of an environment's episodes does not tell.
+
+    >>> unknown_of(env_data({}, [CUT_OFF])), unknown_of(None)
+    (['cut off'], [])
+    """
+    names = facts_of(data).get(_UNKNOWN)
+    return names if isinstance(names, list) else []
 
 
 def extra_data(extra: Value) -> bytes | None:
