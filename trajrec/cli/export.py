@@ -27,7 +27,7 @@ NEEDS = {
 FILES = ("transitions", "messages")
 """Kinds of recorded data that are written as they are."""
 
-TRAJECTORIES = ("atif", "otlp")
+TRAJECTORIES = ("atif", "otlp", "minari")
 """Formats of other tools."""
 
 
@@ -45,7 +45,8 @@ def add_parser(commands: Commands) -> None:
         choices=(*NEEDS, *FILES, *TRAJECTORIES),
         help="prm: step labels; dpo: preference pairs; grpo: advantages in groups; transitions: "
         "steps of environments; messages: conversations of agents; atif: agents' episodes in ATIF "
-        "1.7, as Harbor reads them; otlp: their traces in OTLP/JSON",
+        "1.7, as Harbor reads them; otlp: their traces in OTLP/JSON; minari: episodes of one "
+        "environment as a dataset of Minari",
     )
     parser.add_argument(
         "-o",
@@ -55,7 +56,7 @@ def add_parser(commands: Commands) -> None:
         metavar="OUT",
         help="file to write; ends in .parquet or .jsonl, for transitions in .parquet or .arrow. "
         "For atif and otlp, a file that ends in .jsonl; for atif also a new folder, which takes a "
-        "file for each episode",
+        "file for each episode. For minari a new folder with the name of a dataset, NAME-v0",
     )
     add_where(parser)
     parser.add_argument(
@@ -87,9 +88,10 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
 def _write_trajectories(arguments: argparse.Namespace, corpus: Corpus) -> None:
     """Write episodes in another tool's format, and print what became of their facts."""
     from trajrec.exchange.exporting import export_atif, export_otlp
+    from trajrec.exchange.to_minari import export_minari
 
-    export = export_otlp if arguments.kind == "otlp" else export_atif
-    report = export(corpus, arguments.output, arguments.where)
+    exports = {"atif": export_atif, "otlp": export_otlp, "minari": export_minari}
+    report = exports[arguments.kind](corpus, arguments.output, arguments.where)
     if arguments.json:
         print_json(
             {

@@ -7,13 +7,12 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.export_files import lineage, replacing
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
+from trajrec.exchange.export_reports import ExportReport
 from trajrec.exchange.to_atif import atif_document
 from trajrec.exchange.to_otlp import otlp_export
 from trajrec.types import JsonObject
@@ -24,18 +23,6 @@ LINEAGE = "lineage.json"
 
 MAX_NESTED = 50
 """Agents that begin agents: a log that is damaged on purpose might name them in a circle."""
-
-
-class ExportReport(msgspec.Struct, kw_only=True):
-    """The result of an export.
-
-    Attributes:
-        n_episodes: The episodes that were written, without those inside of others.
-        account: What they held, and what became of it.
-    """
-
-    n_episodes: int = 0
-    account: Account = msgspec.field(default_factory=Account)
 
 
 def export_atif(corpus: Corpus, output: str | Path, where: str = "true") -> ExportReport:

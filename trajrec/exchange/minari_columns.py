@@ -1,0 +1,165 @@
+"""Turns the values of an episode into the columns that Minari stores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from trajrec.exchange.minari_spaces import NumberKind
+from trajrec.types import Array, Value
+
+_KINDS = "biufc"
+
+_PYTHON = frozenset((bool, int, float))
+
+_MAX_ITEM_BYTES = 16
+
+
+class NotHeldError(Exception):
+    """Minari cannot hold a value.
+
+    Attributes:
+        reason: Why not.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.reason = f"{path}: {reason}"
+        super().__init__(self.reason)
+
+
+class Leaf(NamedTuple):
+    """A column.
+
+    Attributes:
+        values: An array with a row for each value, or texts.
+        number: The type of single numbers; "" if they are none.
+        is_mixed: Whether the numbers were of several types.
+    """
+
+    values: Array | list[str]
+    number: NumberKind | Literal[""] = ""
+    is_mixed: bool = False
+
+
+class Composed(NamedTuple):
+    """The columns of dicts or tuples.
+
+    Attributes:
+        kind: "Dict" or "Tuple".
+        parts: By key, or by number.
+    """
+
+    kind: Literal["Dict", "Tuple"]
+    parts: dict[str, Node]
+
+
+Node: TypeAlias = Leaf | Composed
+
+
+def columns_of(values: Sequence[Value], path: str) -> Node:
+    """Return the columns of values, of which there is at least one.
+
+    Args:
+        values: The values.
+        path: Their path, e.g. "observations".
+
+    Raises:
+        NotHeldError: They have no common form, or one that Minari cannot hold.
+    """
+    first = values[0]
+    if type(first) is dict:
+        return _of_dicts(values, path)
+    if type(first) is tuple:
+        if any(type(value) is not tuple or len(value) != len(first) for value in values):
+            raise NotHeldError(path, "tuples among values of another form")
+        parts = {
+            str(number): columns_of([value[number] for value in values], f"{path}/{number}")
+            for number in range(len(first))
+        }
+        return Composed("Tuple", parts)
+    if type(first) is str:
+        return Leaf([_text(value, path) for value in values])
+    if type(first) is np.ndarray:
+        return _of_arrays(values, path)
+    return _of_numbers(values, path)
+
+
+def _of_dicts(values: Sequence[Value], path: str) -> Node:
+    keys = list(values[0])
+    for key in keys:
+        if type(key) is not str or not key or "/" in key or "\0" in key or key in (".", ".."):
+            raise NotHeldError(path, f"the key {key!r:.40} is no name of HDF5")
+    if any(type(value) is not dict or value.keys() != values[0].keys() for value in values):
+        raise NotHeldError(path, "keys that come and go")
+    parts = {key: columns_of([value[key] for value in values], f"{path}/{key}") for key in keys}
+    return Composed("Dict", parts)
+
+
+def _text(value: Value, path: str) -> str:
+    if type(value) is not str:
+        raise NotHeldError(path, "texts among values of another type")
+    if not is_hdf5_text(value):
+        raise NotHeldError(path, "a text with a character that HDF5 does not store")
+    return value
+
+
+def is_hdf5_text(text: str) -> bool:
+    """Return whether HDF5 stores a text whole: without NUL and lone surrogates."""
+    if text.isascii():
+        return "\0" not in text
+    return not any(c == "\0" or 0xD800 <= ord(c) < 0xE000 for c in text)
+
+
+def _of_arrays(values: Sequence[Value], path: str) -> Node:
+    first = values[0]
+    _check_dtype(first.dtype, path)
+    for value in values:
+        if type(value) is not np.ndarray or value.dtype != first.dtype:
+            raise NotHeldError(path, "arrays among values of another type")
+        if value.shape != first.shape:
+            raise NotHeldError(path, "arrays of several shapes")
+    return Leaf(np.stack(values), "array" if first.shape == () else "")
+
+
+def _check_dtype(dtype: np.dtype[Value], path: str) -> None:
+    if dtype.kind not in _KINDS or dtype.itemsize > _MAX_ITEM_BYTES:
+        raise NotHeldError(path, f"values of type {dtype}")
+
+
+def _of_numbers(values: Sequence[Value], path: str) -> Node:
+    types = set(map(type, values))
+    for kind in types:
+        if kind not in _PYTHON and not issubclass(kind, np.generic):
+            raise NotHeldError(path, f"values of type {kind.__name__}")
+    if bool in types and len(types) > 1:
+        raise NotHeldError(path, "flags among numbers")
+    try:
+        column = np.array(values)
+    except OverflowError as exc:
+        raise NotHeldError(path, "a number of more than 64 bits") from exc
+    _check_dtype(column.dtype, path)
+    is_mixed = len(types) > 1
+    if is_mixed and any(a != b and a == a for a, b in zip(values, column.tolist(), strict=True)):
+        raise NotHeldError(path, "numbers of several types, which one type does not hold")
+    return Leaf(column, "python" if types & _PYTHON else "numpy", is_mixed)
+
+
+def number_kinds(node: Node, path: str) -> dict[str, NumberKind]:
+    """Return the types of single numbers by path."""
+    if isinstance(node, Leaf):
+        return {path: node.number} if node.number else {}
+    kinds: dict[str, NumberKind] = {}
+    for name, part in node.parts.items():
+        kinds |= number_kinds(part, f"{path}/{name}")
+    return kinds
+
+
+def mixed_paths(node: Node, path: str) -> list[str]:
+    """Return the paths of columns whose numbers were of several types."""
+    if isinstance(node, Leaf):
+        return [path] if node.is_mixed else []
+    return [
+        inner for name, part in node.parts.items() for inner in mixed_paths(part, f"{path}/{name}")
+    ]
