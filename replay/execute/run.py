@@ -1,7 +1,8 @@
 """Execute a recorded episode on an environment and keep the returned values.
 
 Stepping is the hot loop, so it only copies the returned values; the whole episode is compared
-afterwards. An environment that tries to end the process with `sys.exit` counts as one that raises
+afterwards. Large observations are compared as they come: copies of all of them would fill the
+memory. An environment that tries to end the process with `sys.exit` counts as one that raises
 any other exception.
 """
 
