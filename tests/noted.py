@@ -28,6 +28,7 @@ class Note:
         self.request = request
         self.answer = answer
         self.sent_body: bytes | None = None
+        self.sent_url: str | None = None
         self.status = 0
         self.headers: Headers = []
         self.chunks: list[bytes] = []
@@ -79,14 +80,21 @@ class Note:
 
 
 @contextlib.contextmanager
-def noting(edit: Callable[[bytes], bytes] | None = None) -> Iterator[list[Note]]:
-    """Note all exchanges of a block; have them send what `edit` makes of their bodies."""
+def noting(
+    edit: Callable[[bytes], bytes] | None = None, move: Callable[[str], str] | None = None
+) -> Iterator[list[Note]]:
+    """Note all exchanges of a block.
+
+    They send what `edit` makes of their bodies, to what `move` makes of their addresses.
+    """
     notes: list[Note] = []
 
     def begin(request: HttpRequest) -> Note:
         notes.append(Note(request))
         if edit is not None:
             notes[-1].sent_body = edit(request.body)
+        if move is not None:
+            notes[-1].sent_url = move(request.url)
         return notes[-1]
 
     with _taps(begin):

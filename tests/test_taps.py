@@ -75,6 +75,11 @@ def longer(body: bytes) -> bytes:
     return json.dumps({**json.loads(body), "edited": "é" * 1000}).encode()
 
 
+def moved(url: str) -> str:
+    """Return an address with one more parameter."""
+    return f"{url}{'&' if '?' in url else '?'}moved=%C3%A9"
+
+
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in AGENTS],
@@ -84,8 +89,9 @@ def test_another_body_is_sent_if_asked_for(name: str) -> None:
     agent = AGENTS[name]
     need(*agent.needs)
     with ModelServer(agent.plan) as server:
-        with noting(longer) as notes:
+        with noting(longer, moved) as notes:
             agent.run(server.url)
+        assert all(attempt.path.endswith("moved=%C3%A9") for attempt in server.attempts)
         asked = sorted(longer(note.request.body) for note in notes)
         assert asked == sorted(attempt.body for attempt in server.attempts)
         for attempt in server.attempts:

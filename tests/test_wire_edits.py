@@ -10,7 +10,9 @@ from dialect_bodies import ANTHROPIC_URL, CHAT_URL, GEMINI_URL, OLLAMA_URL, REQU
 from model_answers import Call, Turn, stream_pieces, whole_answer
 
 from trajrec.wire.dialects.choose import dialect_named, dialect_of
-from trajrec.wire.edits import AnswerBody, EditError, RequestEdit, edit_arguments, edit_request
+from trajrec.wire.edits import AnswerBody, EditError, RequestEdit, edit_arguments
+from trajrec.wire.edits import edit_request as edit_whole
+from trajrec.wire.exchange import HttpRequest
 
 DIALECTS = ("chat", "responses", "anthropic", "gemini", "ollama")
 CALLS = [
@@ -77,6 +79,12 @@ def request(name: str) -> tuple[str, bytes]:
     return url, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
+def edit_request(url: str, body: bytes, edit: RequestEdit) -> bytes:
+    edited = edit_whole(HttpRequest("POST", url, [], body), edit)
+    assert edited.url == url
+    return edited.body
+
+
 @pytest.mark.parametrize("name", sorted(REQUESTS))
 def test_system_prompt_is_replaced_alone(name: str) -> None:
     url, body = request(name)
@@ -110,10 +118,44 @@ def test_sampling_and_tools_are_replaced(name: str) -> None:
     assert after.messages == before.messages
 
 
-def test_model_in_the_address_is_refused() -> None:
-    url, body = request("gemini")
-    with pytest.raises(EditError, match="names its model in its address"):
-        edit_request(url, body, RequestEdit(model="other"))
+@pytest.mark.parametrize(
+    ("name", "model", "before", "after"),
+    [
+        ("gemini", "gemini-9", "gemini-2.5-flash", "gemini-9"),
+        ("gemini", "models/gemini-9", "gemini-2.5-flash", "gemini-9"),
+        ("bedrock", "eu.a.m-v1:0", "amazon.nova-lite-v1%3A0", "eu.a.m-v1%3A0"),
+    ],
+)
+def test_model_in_the_address_is_replaced_there(
+    name: str, model: str, before: str, after: str
+) -> None:
+    url, body = request(name)
+    assert before in url
+    edited = edit_whole(HttpRequest("POST", url, [], body), RequestEdit(model=model))
+    assert edited.url == url.replace(before, after)
+    assert json.loads(edited.body) == json.loads(body)
+
+
+def test_deployment_of_azure_is_replaced_in_both_places() -> None:
+    body = json.dumps({"model": "mini", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    url = "https://x.openai.azure.com/openai/deployments/mini/chat/completions?api-version=1"
+    edited = edit_whole(HttpRequest("POST", url, [], body), RequestEdit(model="large"))
+    assert edited.url == url.replace("mini", "large")
+    assert json.loads(edited.body)["model"] == "large"
+
+
+def test_signed_request_is_refused_by_name() -> None:
+    url, body = request("bedrock")
+    headers = [("authorization", "AWS4-HMAC-SHA256 Credential=A/20260101/eu/bedrock/aws4_request")]
+    for edit in (RequestEdit(model="other"), RequestEdit(system="Be brief.")):
+        with pytest.raises(EditError, match=r"signed for AWS.*AWS_BEARER_TOKEN_BEDROCK"):
+            edit_whole(HttpRequest("POST", url, headers, body), edit)
+
+
+def test_request_without_a_model_is_refused() -> None:
+    url, _ = request("chat")
+    with pytest.raises(EditError, match="names no model"):
+        edit_request(url, b'{"messages":[]}', RequestEdit(model="other"))
 
 
 def test_tool_that_is_not_offered_is_refused() -> None:

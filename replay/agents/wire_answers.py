@@ -174,6 +174,7 @@ class AnsweredExchange:
     """
 
     sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def __init__(self, answer: HttpAnswer | None) -> None:
         self.answer = answer

@@ -52,6 +52,11 @@ class Plan:
         """Whether the run has the change."""
         return self.arm == "changed"
 
+    def changed(self, arguments: JsonObject) -> JsonObject:
+        """Return the arguments of the changed call."""
+        assert isinstance(self.change, Arguments)
+        return {**arguments, **self.change.arguments}
+
     def about(self) -> JsonObject:
         """Return the entry of the fork's record that describes the run."""
         return {

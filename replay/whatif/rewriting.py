@@ -1,7 +1,8 @@
-"""Recorded answers of models that ask for a tool call with other arguments."""
+"""Recorded answers with other arguments of a tool call, and other requests to models."""
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 
@@ -11,7 +12,14 @@ from trajrec.replay.agents.live_fork import FunctionTool
 from trajrec.types import JsonObject, Value
 from trajrec.wire.contents import AnswerContent
 from trajrec.wire.dialects.choose import dialect_of
-from trajrec.wire.edits import AnswerBody, EditError, edit_arguments, edited_copies
+from trajrec.wire.edits import (
+    AnswerBody,
+    EditError,
+    RequestEdit,
+    edit_arguments,
+    edit_value,
+    edited_copies,
+)
 from trajrec.wire.exchange import HttpAnswer, header
 
 
@@ -51,6 +59,17 @@ def _number_of(content: AnswerContent, attempt: Attempt) -> int | None:
         return exact[0].number
     by_place = [call for call in exact or same if call.number == attempt.start.call]
     return by_place[0].number if by_place else None
+
+
+def with_edit(arguments: dict[str, Value], edit: RequestEdit) -> dict[str, Value]:
+    """Return a copy of the keyword arguments of a client's function with a change.
+
+    Raises:
+        EditError: They have no such place.
+    """
+    changed = copy.deepcopy(arguments)
+    edit_value(changed, edit)
+    return changed
 
 
 def with_arguments_in(answer: Value, attempt: Attempt, arguments: JsonObject) -> Value:

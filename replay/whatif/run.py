@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
@@ -34,12 +33,12 @@ from trajrec.replay.agents.wire_answers import AnsweredExchange, answer_of
 from trajrec.replay.whatif.changes import Arguments, Result, ToolError
 from trajrec.replay.whatif.control import Control
 from trajrec.replay.whatif.plan import Plan
-from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in
-from trajrec.replay.whatif.unwatched import access_of
+from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in, with_edit
+from trajrec.replay.whatif.unwatched import access_of, without_leave
 from trajrec.types import JsonObject, Value
 from trajrec.values.recorded import as_exception, deliver
 from trajrec.wire.dialects.choose import is_model_request
-from trajrec.wire.edits import EditError, RequestEdit, edit_request, edit_value
+from trajrec.wire.edits import EditError, RequestEdit, edit_request
 from trajrec.wire.exchange import Exchange, HttpRequest
 
 
@@ -186,17 +185,17 @@ class WhatIfRun(Rerun):
                     self._begin_branch_on_wire()
         if self.live is None:
             return super().begin_exchange(request)
-        edit = self.plan.change.edit if self.plan.is_changed else None
-        if edit is None or not is_model_request(request):
+        if self._edit is None or not is_model_request(request):
             return self.live.begin_exchange(request)
         try:
-            body = edit_request(request.url, request.body, edit)
+            edited = edit_request(request, self._edit)
         except EditError as exc:
             raise self._stopped(str(exc)) from exc
         self._has_edited = True
-        exchange = self.live.begin_exchange(request._replace(body=body))
+        exchange = self.live.begin_exchange(edited)
         if exchange is not None:
-            exchange.sent_body = body
+            exchange.sent_body = edited.body
+            exchange.sent_url = edited.url if edited.url != request.url else None
         return exchange
 
     def _is_next(self, found: HttpExchange | None) -> bool:
@@ -228,7 +227,7 @@ class WhatIfRun(Rerun):
             return AnsweredExchange(answer)
         if self._has_pending_arguments:
             assert self.attempt is not None
-            arguments = self._changed_arguments(self.attempt.arguments)
+            arguments = self.plan.changed(self.attempt.arguments)
             try:
                 changed = with_arguments(exchange, answer, self.attempt, arguments)
             except EditError as exc:
@@ -252,16 +251,13 @@ class WhatIfRun(Rerun):
             if call is not None and self._begins_at_request(call.start.step):
                 self._begin_branch()
         if self.live is not None:
-            edit = self.plan.change.edit if self.plan.is_changed else None
-            if edit is not None:
-                kwargs = self._edited(kwargs, edit)
-            return self.live.model(function, *args, **kwargs)
+            return self.live.model(function, *args, **self._edited(kwargs))
         answer = super().model(function, *args, **kwargs)
         is_at = call is not None and call.start.step == self.plan.at
         if self.branch is not None or self.plan.change.start != "call" or not is_at:
             return answer
         if self._has_pending_arguments and call is not None and self.attempt is not None:
-            arguments = self._changed_arguments(self.attempt.arguments)
+            arguments = self.plan.changed(self.attempt.arguments)
             changed = with_arguments_in(call.answer, self.attempt, arguments)
             if changed is not None:
                 self._has_pending_arguments = False
@@ -269,11 +265,17 @@ class WhatIfRun(Rerun):
         self._begin_branch()
         return answer
 
-    def _edited(self, kwargs: dict[str, Value], edit: RequestEdit) -> dict[str, Value]:
-        """Return the arguments of a client's function with the change."""
-        kwargs = copy.deepcopy(kwargs)
+    @property
+    def _edit(self) -> RequestEdit | None:
+        """The change of the requests of this run; None if they stay as they are."""
+        return self.plan.change.edit if self.plan.is_changed else None
+
+    def _edited(self, kwargs: dict[str, Value]) -> dict[str, Value]:
+        """Return the arguments of a client's function with the change, if there is one."""
+        if self._edit is None:
+            return kwargs
         try:
-            edit_value(kwargs, edit)
+            kwargs = with_edit(kwargs, self._edit)
         except EditError as exc:
             raise self._stopped(str(exc)) from exc
         self._has_edited = True
@@ -338,16 +340,12 @@ class WhatIfRun(Rerun):
         actual = as_stored({"tool": tool, "arguments": arguments})
         return self._tools.is_recorded(call_request(self.attempt), actual)
 
-    def _changed_arguments(self, arguments: JsonObject) -> JsonObject:
-        assert isinstance(self.plan.change, Arguments)
-        return {**arguments, **self.plan.change.arguments}
-
     def _with_pending(
         self, tool: str, arguments: JsonObject, run: Callable[[], Value] | None
     ) -> tuple[JsonObject, Callable[[], Value] | None]:
         """Put the changed arguments into a call as it is made: no answer of a model asked for it."""
         self._has_pending_arguments = False
-        arguments = self._changed_arguments(arguments)
+        arguments = self.plan.changed(arguments)
         try:
             run = call_with(tool, arguments, run, self._functions)
         except EditError as exc:
@@ -375,10 +373,7 @@ class WhatIfRun(Rerun):
             return functools.partial(stub, **arguments)
         access = access_of(tool, self._functions, self.world, self.episode)
         if access == "external" and not self.plan.runs_external:
-            raise self._stopped(
-                f"the agent called {tool}, which is declared external, and must not run without "
-                f"leave: allow it by --run-tools external, or give --stub {tool}=module:function"
-            )
+            raise self._stopped(without_leave(tool))
         return run
 
     def _add_tool(

@@ -58,3 +58,11 @@ def access_of(
     task = episode.transcript.task_start
     rows = [] if task is None else episode.transcript.value(task.tools_data) or []
     return cast("Access", next((row[2] for row in rows if row[0] == tool), "unknown"))
+
+
+def without_leave(tool: str) -> str:
+    """Return why a live call of an external tool is refused."""
+    return (
+        f"the agent called {tool}, which is declared external, and must not run without leave: "
+        f"allow it by --run-tools external, or give --stub {tool}=module:function"
+    )

@@ -155,6 +155,7 @@ class RecordedExchange:
 
     answer: HttpAnswer | None = None
     sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def __init__(
         self,

@@ -106,6 +106,7 @@ class McpExchange:
 
     answer: HttpAnswer | None = None
     sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def __init__(
         self, recording: McpRecorder, session: McpSession, asked: list[Message], *, is_alone: bool
@@ -210,6 +211,7 @@ class AnsweredMcpExchange:
     """
 
     sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def __init__(self, answer: HttpAnswer) -> None:
         self.answer: HttpAnswer | None = answer

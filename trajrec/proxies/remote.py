@@ -74,7 +74,7 @@ class RemoteTap:
             connection.close()
             raise
         if told["kind"] == "record":
-            return RemoteExchange(connection, data if told["has_body"] else None)
+            return RemoteExchange(connection, data if told["has_body"] else None, told["url"])
         connection.close()
         if told["kind"] == "miss":
             raise StoppedByRerun(told["message"])
@@ -105,6 +105,7 @@ class _AnsweredExchange:
     """An exchange that the proxy answers from a recording."""
 
     sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def __init__(self, answer: HttpAnswer) -> None:
         self.answer: HttpAnswer | None = answer
@@ -125,6 +126,7 @@ class RemoteExchange:
     Args:
         connection: The connection.
         sent_body: The body to send in place of the request's own, None to send that.
+        sent_url: The address to send it to, None for the request's own.
 
     Attributes:
         answer: None: the request is to be sent.
@@ -132,8 +134,11 @@ class RemoteExchange:
 
     answer: HttpAnswer | None = None
 
-    def __init__(self, connection: socket.socket, sent_body: bytes | None) -> None:
+    def __init__(
+        self, connection: socket.socket, sent_body: bytes | None, sent_url: str | None
+    ) -> None:
         self.sent_body = sent_body
+        self.sent_url = sent_url
         self._connection = connection
         self._pieces: list[bytes] = []
         self._send_at = 0.0

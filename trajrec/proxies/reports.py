@@ -46,7 +46,8 @@ def take_reports(reader: SocketReader, begin: Begin) -> None:
         send_frame(connection, *_told(exchange.answer))
         return
     other = exchange.sent_body
-    send_frame(connection, {"kind": "record", "has_body": other is not None}, other or b"")
+    head = {"kind": "record", "has_body": other is not None, "url": exchange.sent_url}
+    send_frame(connection, head, other or b"")
     seconds = THINK_S
     try:
         while _note(exchange, *receive_frame(read)):

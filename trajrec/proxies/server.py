@@ -192,9 +192,12 @@ class ProxyServer:
             exchange = self._exchange(request, mark)
         if exchange is not None and exchange.sent_body is not None:
             body = exchange.sent_body
+        sent_rest = rest
+        if exchange is not None and exchange.sent_url is not None:
+            sent_rest = exchange.sent_url.removeprefix(upstream.url(""))
         keeps_client = self._answer(
             reader.connection,
-            request_bytes(head, upstream, rest, body),
+            request_bytes(head, upstream, sent_rest, body),
             upstream=upstream,
             method=head.method,
             local=head.target[: len(head.target) - len(rest)],

@@ -80,7 +80,7 @@ def _make_connect(
                 return await send(req, *args, **kw)
             try:
                 if exchange.answer is None:
-                    _set_body(req, exchange.sent_body)
+                    _set_sent(req, exchange)
                     connection = await send(req, *args, **kw)
                 else:
                     with answering("aiohttp"):
@@ -124,10 +124,13 @@ def _begin(bytes_payload: type, req: Any) -> Exchange | None:
         return None
 
 
-def _set_body(req: Any, body: bytes | None) -> None:
-    """Have a request send another body, if there is one."""
+def _set_sent(req: Any, exchange: Exchange) -> None:
+    """Have a request send another body, to another address, if there is one."""
+    body = exchange.sent_body
     if body is None:
         return
+    if exchange.sent_url is not None:
+        req.url = type(req.url)(exchange.sent_url, encoded=True)
     req.headers.popall("Content-Length", None)
     req.headers.popall("Transfer-Encoding", None)
     req.chunked = None

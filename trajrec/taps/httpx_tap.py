@@ -40,7 +40,7 @@ def _make_sync(module: ModuleType, streams: _Streams) -> Callable[[Any], Any]:
             answer = exchange.answer
             try:
                 if answer is None:
-                    response = send(_with_body(module, request, exchange.sent_body))
+                    response = send(_as_sent(module, request, exchange))
                 else:
                     if answer.hangs and not answer.status:
                         time.sleep(HANG_S)
@@ -68,7 +68,7 @@ def _make_async(module: ModuleType, streams: _Streams) -> Callable[[Any], Any]:
             answer = exchange.answer
             try:
                 if answer is None:
-                    response = await send(_with_body(module, request, exchange.sent_body))
+                    response = await send(_as_sent(module, request, exchange))
                 else:
                     if answer.hangs and not answer.status:
                         await _hang()
@@ -101,14 +101,19 @@ def _begin(module: ModuleType, request: Any) -> Exchange | None:
         return None
 
 
-def _with_body(module: ModuleType, request: Any, body: bytes | None) -> Any:
-    """Return a request with another body; itself if there is none."""
+def _as_sent(module: ModuleType, request: Any, exchange: Exchange) -> Any:
+    """Return a request with the body and the address to send; itself if there is no other body."""
+    body = exchange.sent_body
     if body is None:
         return request
     sizes = ("content-length", "transfer-encoding")
     headers = [(k, v) for k, v in request.headers.raw if k.decode("latin-1").lower() not in sizes]
     return module.Request(
-        request.method, request.url, headers=headers, content=body, extensions=request.extensions
+        request.method,
+        exchange.sent_url or request.url,
+        headers=headers,
+        content=body,
+        extensions=request.extensions,
     )
 
 

@@ -87,7 +87,8 @@ def _make_wrapper(response_class: Any, tapped_class: type) -> Callable[[Any], An
             try:
                 if exchange.answer is None:
                     _set_body(self, kw, exchange.sent_body)
-                    response = send(conn, method, url, preload_content=False, **kw)
+                    sent_to = _target(self, url, exchange.sent_url)
+                    response = send(conn, method, sent_to, preload_content=False, **kw)
                 else:
                     response = _answer(self, exchange.answer, response_class, method, url, kw)
             except BaseException as error:
@@ -135,6 +136,13 @@ def _set_body(pool: Any, kw: dict[str, Any], body: bytes | None) -> None:
     }
     kw["body"] = body
     kw["chunked"] = False
+
+
+def _target(pool: Any, url: str, sent_url: str | None) -> str:
+    """Return the target that a request is sent to: like its own, a path or a whole address."""
+    if sent_url is None:
+        return url
+    return sent_url if "://" in url else sent_url.removeprefix(_origin(pool))
 
 
 def _text(value: Any) -> str:

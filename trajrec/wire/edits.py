@@ -13,6 +13,8 @@ from typing import NamedTuple
 from trajrec.types import JsonObject, Value
 from trajrec.wire.contents import AnswerContent, Dialect
 from trajrec.wire.dialects.choose import dialect_of
+from trajrec.wire.dialects.urls import model_in, with_model
+from trajrec.wire.exchange import HttpRequest, header
 from trajrec.wire.json_bodies import NOT_JSON, as_dict, as_list, dicts_in, read_json, to_text
 from trajrec.wire.sse import split_events
 
@@ -47,30 +49,49 @@ _PARAMETER_MEMBERS = {
 }
 
 
-def edit_request(url: str, body: bytes, edit: RequestEdit) -> bytes:
-    """Return the body of a changed request.
+def edit_request(request: HttpRequest, edit: RequestEdit) -> HttpRequest:
+    """Return a changed request: another body, and another address if that names the model.
 
     Args:
-        url: The address, which tells the dialect.
-        body: The body.
+        request: The request, whose address tells the dialect.
         edit: The change.
 
     Raises:
-        EditError: The dialect is unknown, or the request has no such place.
+        EditError: The dialect is unknown, the request has no such place, or it is signed.
 
     >>> body = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
     >>> url = "https://api.openai.com/v1/chat/completions"
-    >>> edit_request(url, body, RequestEdit(model="n"))
+    >>> edit_request(HttpRequest("POST", url, [], body), RequestEdit(model="n")).body
     b'{"model":"n","messages":[{"role":"user","content":"hi"}]}'
     """
-    dialect = dialect_of(url, body)
-    value = read_json(body)
+    url = request.url
+    dialect = dialect_of(url, request.body)
+    value = read_json(request.body)
     if dialect.name in ("unknown", "completions", "embeddings") or type(value) is not dict:
         raise EditError(f"a request to {url} cannot be changed: its form is not known")
-    edit_value(value, edit, dialect.name)
+    if _is_signed(request):
+        raise EditError(
+            f"a request to {url} cannot be changed: it is signed for AWS with its body, and the "
+            "server refuses another; give the program an API key of Bedrock in "
+            "AWS_BEARER_TOKEN_BEDROCK in place of access keys"
+        )
+    in_body = edit
+    if edit.model is not None and model_in(url) is not None:
+        # Google's own names begin with the kind, which stands in the address already.
+        edit = edit._replace(model=edit.model.removeprefix("models/"))
+        url = with_model(url, str(edit.model))
+        # Azure's clients say it in both places, and the address decides.
+        in_body = edit if "model" in value else edit._replace(model=None)
+    edit_value(value, in_body, dialect.name)
     edited = to_text(value).encode("utf-8", "surrogatepass")
     _prove_request(dialect, url, edited, edit)
-    return edited
+    return request._replace(url=url, body=edited)
+
+
+def _is_signed(request: HttpRequest) -> bool:
+    """Return whether a request has a signature of AWS, which holds for its own bytes alone."""
+    has_header = header(request.headers, "authorization").startswith("AWS4-")
+    return has_header or "X-Amz-Signature=" in request.url
 
 
 def edit_value(value: JsonObject, edit: RequestEdit, dialect: str = "chat") -> None:
@@ -86,7 +107,7 @@ def edit_value(value: JsonObject, edit: RequestEdit, dialect: str = "chat") -> N
     """
     if edit.model is not None:
         if "model" not in value:
-            raise EditError("the request names its model in its address, which cannot be changed")
+            raise EditError("the request names no model that could be changed")
         value["model"] = edit.model
     if edit.parameters:
         member = _PARAMETER_MEMBERS.get(dialect)

@@ -55,10 +55,13 @@ class Exchange(Protocol):
     Attributes:
         answer: The answer to deliver; None if the request is to be sent.
         sent_body: The body to send in place of the request's own; None sends that.
+        sent_url: The address to send it to in place of the request's own, on the same server; None
+            sends it there.
     """
 
     answer: HttpAnswer | None
     sent_body: bytes | None
+    sent_url: str | None
 
     def responded(self, status: int, headers: Headers) -> None:
         """Note the head of the response. `content-encoding` says how `received` is encoded."""

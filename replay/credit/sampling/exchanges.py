@@ -78,6 +78,7 @@ class LiveExchange:
 
     answer: HttpAnswer | None = None
     sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def __init__(self, request: bytes, keep: Callable[[RecordedAnswer], None]) -> None:
         self._request = request

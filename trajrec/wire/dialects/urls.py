@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 # The model in the paths of Azure and Bedrock, and in those of Gemini.
 _MODEL = re.compile(
@@ -38,6 +38,26 @@ def model_in(url: str) -> str | None:
     """
     match = _MODEL.search(path_of(url))
     return unquote(match[1] or match[2]) if match else None
+
+
+def with_model(url: str, model: str) -> str:
+    """Return an address that names another model.
+
+    Args:
+        url: An address in which `model_in` finds a model.
+        model: The other one.
+
+    >>> with_model("https://example.org/v1beta/models/gemini-2.5-flash:generateContent?k=1", "g-3")
+    'https://example.org/v1beta/models/g-3:generateContent?k=1'
+    >>> with_model("https://example.org/model/a.b-v2%3A1/converse", "c.d-v1:0")
+    'https://example.org/model/c.d-v1%3A0/converse'
+    """
+    path = path_of(url)
+    match = _MODEL.search(path)
+    assert match is not None
+    start, end = match.span(1 if match[1] else 2)
+    origin, _, rest = url.partition(path)
+    return f"{origin}{path[:start]}{quote(model, safe='')}{path[end:]}{rest}"
 
 
 def endpoint_of(url: str) -> str:
