@@ -91,12 +91,12 @@ def run_closed(
     except duckdb.InterruptException as exc:
         raise QueryError(
             f"the query took longer than {sandbox.seconds:g} s and was stopped; give it more time "
-            "(--timeout, or Sandbox(seconds=...))"
+            "(`trajrec sql --timeout`, or Sandbox(seconds=...))"
         ) from exc
     except duckdb.OutOfMemoryException as exc:
         raise QueryError(
             f"the query needs more memory than {sandbox.memory}; give it more "
-            "(--memory, or Sandbox(memory=...))"
+            "(`trajrec sql --memory`, or Sandbox(memory=...))"
         ) from exc
     except duckdb.PermissionException as exc:
         raise QueryError(

@@ -10,11 +10,12 @@ from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.view.compare_view import CompareView, read_comparison
 from trajrec.view.corpus_view import CorpusView, read_corpus
+from trajrec.view.credit_view import CreditView, read_credit
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import Evidence, read_evidence
 from trajrec.view.failures import FailuresView, read_failures
 from trajrec.view.fork_tree import ForkTree, read_fork_tree
-from trajrec.view.sql_view import SqlView, csv_of, json_of, run_query
+from trajrec.view.sql_view import SANDBOX, SqlView, csv_of, json_of, run_query
 
 KEPT_EPISODES = 16
 
@@ -31,8 +32,24 @@ class ServedCorpus:
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
+        # Opened by the first query that an address holds: it has tables of its own.
+        self._closed_off: Corpus | None = None
         self._views: OrderedDict[str, EpisodeView] = OrderedDict()
         self.lock = threading.RLock()
+
+    def close(self) -> None:
+        """Close what it has opened. The corpus stays open."""
+        with self.lock:
+            if self._closed_off is not None:
+                self._closed_off.close()
+                self._closed_off = None
+
+    def _sandbox(self) -> Corpus:
+        """Return the same folder, with limits for queries of somebody else."""
+        with self.lock:
+            if self._closed_off is None:
+                self._closed_off = Corpus(self._corpus.path, sandbox=SANDBOX)
+            return self._closed_off
 
     @property
     def name(self) -> str:
@@ -59,10 +76,15 @@ class ServedCorpus:
         with self.lock:
             return read_fork_tree(self._corpus, episode_id)
 
+    def credit(self, view: EpisodeView, *, run_id: str, sort: str) -> CreditView:
+        """Return the credit of an episode's steps, as a run has estimated it."""
+        with self.lock:
+            return read_credit(self._corpus, view.id, view.steps, run_id=run_id, sort=sort)
+
     def query(self, query: str) -> SqlView:
         """Return the answer to somebody's query."""
         # Without the lock, as above.
-        return run_query(self._corpus, query)
+        return run_query(self._sandbox(), query)
 
     def query_file(self, query: str, name: str) -> str:
         """Return the answer as a text of "csv" or "json".
@@ -70,7 +92,8 @@ class ServedCorpus:
         Raises:
             QueryError: The query is refused, or has too many rows.
         """
-        return csv_of(self._corpus, query) if name == "csv" else json_of(self._corpus, query)
+        closed = self._sandbox()
+        return csv_of(closed, query) if name == "csv" else json_of(closed, query)
 
     def episode(self, episode_id: str, *, is_new_page: bool = True) -> EpisodeView:
         """Return an episode.

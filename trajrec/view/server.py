@@ -41,7 +41,9 @@ def serve(
     with _bound(port) as listener, contextlib.ExitStack() as stack:
         chosen = listener.getsockname()[1]
         token = new_token()
-        app = make_app(ServedCorpus(corpus), port=chosen, token=token)
+        served = ServedCorpus(corpus)
+        stack.callback(served.close)
+        app = make_app(served, port=chosen, token=token)
         address = f"http://{HOST}:{chosen}/?token={token}"
         config = uvicorn.Config(
             app, log_level="error", access_log=False, lifespan="off", server_header=False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.index.table import Table
 from trajrec.corpus.index.tables import TABLES
 from trajrec.corpus.index.views import VIEWS, View
+from trajrec.corpus.sandbox import Sandbox
 from trajrec.errors import QueryError
 from trajrec.types import Value
 from trajrec.values.formulas import guarded
 from trajrec.values.json import to_json_value
 from trajrec.view.text import cell
+
+SANDBOX = Sandbox(seconds=10.0, memory="1 GiB")
+"""Limits of a query that an address holds: a page that takes longer is given up anyway."""
 
 MAX_ROWS = 1_000
 """Rows that the page shows."""
@@ -85,6 +90,15 @@ class SqlView:
         ]
 
     @property
+    def limits(self) -> str:
+        """What ends a query, in words."""
+        return f"is stopped after {SANDBOX.seconds:g} s or at {SANDBOX.memory} of memory"
+
+    def command(self, folder: str) -> str:
+        """Return the command that runs the query in a terminal, without these limits."""
+        return shlex.join(["trajrec", "sql", folder, self.query])
+
+    @property
     def examples(self) -> Sequence[str]:
         """Queries to begin with."""
         return EXAMPLES
@@ -94,7 +108,7 @@ def run_query(corpus: Corpus, query: str) -> SqlView:
     """Run a query in the sandbox, and return its first rows.
 
     Args:
-        corpus: The corpus.
+        corpus: The corpus, opened with the limits of a sandbox.
         query: One SELECT; "" for none yet.
     """
     start = time.perf_counter()
@@ -171,7 +185,6 @@ def _fetch(
 ) -> tuple[list[str], list[tuple[Value, ...]]]:
     if len(query) > MAX_QUERY:
         raise QueryError(f"a query has at most {MAX_QUERY:,} characters here")
-    # The sandbox: it reads the tables and nothing else, and ends at a limit of time and memory.
     relation = corpus.sql(query, sandbox=True)
     rows: list[tuple[Value, ...]] = []
     size = 0
