@@ -141,3 +141,28 @@ def test_a_value_too_long_for_an_address_is_no_link(corpus: trajrec.Corpus) -> N
     (long,) = (value for value in facet.values if value.text == LONG)
     assert long.address is None
     assert long.n == 1
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "/",
+        "/?forks=1&sort=n_steps&dir=desc",
+        "/?task=(none)&task=other&none=task&n_steps_max=50",
+        "/?none=replay&none=error_type&tool=look&q=it's",
+        "/?replay=exact&q='; DROP VIEW failures",
+    ],
+)
+def test_view_as_sql_selects_the_same_episodes(corpus: trajrec.Corpus, address: str) -> None:
+    view = read_corpus(corpus, query_of(address).items)
+    ((_, query),) = parse_qsl(view.sql_address.partition("?")[2])
+    rows = corpus.sql(query, sandbox=True).fetchall()
+    assert [row[0] for row in rows] == [row.id for row in view.rows]
+
+
+def test_few_whole_numbers_have_a_bar_each(corpus: trajrec.Corpus) -> None:
+    histograms = {item.name: item for item in read_histograms(corpus, query_of("/?n_steps_max=4"))}
+    failures = histograms["n_failures"]
+    assert failures.n_bars == failures.high - failures.low + 1 < 30
+    assert {bar.left for bar in failures.bars} == {bar.low - failures.low for bar in failures.bars}
+    assert histograms["n_steps"].n_bars == 30

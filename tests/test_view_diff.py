@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from starlette.testclient import TestClient
 from test_view import HOSTILE, ROOT, TOKEN, assert_harmless, record_hostile, stranger
@@ -161,3 +162,20 @@ def client(corpus: trajrec.Corpus) -> TestClient:
     browser = stranger(corpus)
     browser.get(f"/?token={TOKEN}")
     return browser
+
+
+def test_a_fork_has_no_reset_that_could_differ(tmp_path: Any) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    for _ in range(4):
+        env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        parent = next(corpus.episodes())
+        with trajrec.replay.fork(parent, at=2) as branch:
+            branch.step(0)
+            branch.step(1)
+        (fork,) = corpus.episodes(kind="fork")
+        view = compared(corpus, parent.id, fork.id)
+        assert kinds(view) == [("a", -1, -1), ("a", 0, 1), ("same", 2, 2), ("differs", 3, 3)]
+        assert view.n_shared == 2

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from starlette.testclient import TestClient
 from test_view import assert_harmless, record_hostile, record_shop, signed_in
 
 import trajrec
+from trajrec.cli.main import main
+from trajrec.corpus.sandbox import Sandbox
+from trajrec.view import served_corpus
+from trajrec.view.sql_view import SANDBOX
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +120,36 @@ def test_no_text_of_a_csv_file_is_a_formula(browser: TestClient) -> None:
     query = "SELECT '=1+1' AS \"@x\", 'a=b' AS y, -1 AS z"
     text = browser.get("/sql", params={"q": query, "format": "csv"}).text
     assert list(csv.reader(io.StringIO(text))) == [["'@x", "y", "z"], ["'=1+1", "a=b", "-1"]]
+
+
+ENDLESS = "WITH RECURSIVE r AS (SELECT 1 AS x UNION ALL SELECT x + 1 FROM r) SELECT max(x) FROM r"
+
+
+def test_a_query_that_takes_too_long_is_stopped(
+    corpus: trajrec.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Sandbox(seconds=10, memory="1 GiB") == SANDBOX
+    monkeypatch.setattr(served_corpus, "SANDBOX", Sandbox(seconds=0.2, memory="1 GiB"))
+    impatient = signed_in(corpus)
+    assert "is stopped after 10 s" in impatient.get("/sql").text
+    for name in ("", "csv", "json"):
+        answer = impatient.get("/sql", params={"q": ENDLESS, "format": name})
+        assert answer.status_code == 400
+        assert "took longer than 0.2 s and was stopped" in answer.text
+
+
+def test_a_query_that_needs_too_much_memory_is_refused(browser: TestClient) -> None:
+    answer = browser.get("/sql", params={"q": "SELECT list(range) FROM range(200_000_000)"})
+    assert answer.status_code == 400
+    assert "needs more memory than 1 GiB" in answer.text
+
+
+def test_the_command_on_the_page_gives_the_same_rows(
+    browser: TestClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = "SELECT count(*) AS n FROM attempts WHERE tool <> 'it''s'"
+    page = browser.get("/sql", params={"q": query}).text
+    text = html.unescape(page.partition("<code>trajrec sql ")[2].partition("</code>")[0])
+    assert main(["sql", *shlex.split(text), "--json"]) == 0
+    told = browser.get("/sql", params={"q": query, "format": "json"}).json()
+    assert capsys.readouterr().out.strip().replace(" ", "") == f'{{"n":{told[0]["n"]}}}'

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
 from trajrec.types import Value
 from trajrec.values.json import to_json
+from trajrec.view.commands import credit_commands
 from trajrec.view.diff_view import compare_views
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.guard import Guard
@@ -45,6 +46,7 @@ def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
         Route("/diff/{a}/{b}", pages.diff),
         Route("/e/{id}", pages.episode),
         Route("/e/{id}/forks", pages.forks),
+        Route("/e/{id}/credit", pages.credit),
         Route("/e/{id}/{step:int}", pages.step),
         Route("/e/{id}/{step:int}/pane", pages.pane),
         Route("/e/{id}/{step:int}/state.json", pages.state),
@@ -105,6 +107,18 @@ class _Pages:
             return RedirectResponse(f"/e/{quote(view.id)}/forks", status_code=303)
         tree = self._served.fork_tree(view.id)
         return self._corpus_page("forks", "forks.html", tree=tree, id=view.id)
+
+    def credit(self, request: Request) -> Response:
+        given = request.path_params["id"]
+        view = self._served.episode(given)
+        if view.id != given:
+            return RedirectResponse(f"/e/{quote(view.id)}/credit", status_code=303)
+        asked = request.query_params
+        credit = self._served.credit(view, run_id=asked.get("run", ""), sort=asked.get("sort", ""))
+        commands = credit_commands(self._served.name, view.id, is_agent=view.is_agent)
+        return self._corpus_page(
+            "credit", "credit.html", view=credit, episode=view, commands=commands
+        )
 
     def sql(self, request: Request) -> Response:
         query = request.query_params.get("q", "").strip()
@@ -169,14 +183,14 @@ class _Pages:
             return Response(to_json(view.raw(step)), media_type="text/plain")
 
     def _page(self, view: EpisodeView, step: int | None, request: Request) -> Response:
-        values = page_values(view, step, _LINKS)
+        values = page_values(view, step, _LINKS, folder=self._served.name)
         if step is not None:
             values |= self._pane(view, step, request)
         return HTMLResponse(render("episode.html", name=self._served.name, **values))
 
     def _pane(self, view: EpisodeView, step: int, request: Request) -> dict[str, Value]:
         has_state = request.query_params.get("tab") == "state"
-        return pane_values(view, step, _LINKS, has_state=has_state)
+        return pane_values(view, step, _LINKS, folder=self._served.name, has_state=has_state)
 
     def _require(self, view: EpisodeView, step: int) -> None:
         if step not in view.steps:

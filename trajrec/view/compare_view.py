@@ -71,6 +71,20 @@ class RunChoice:
     as_b: str
 
 
+PARTS = {
+    "verifier": "what grades the episodes",
+    "base": "the model, or the policy",
+    "lineage": "the data that it was trained on, and where they came from",
+    "optimizer": "how it was trained",
+    "scaffold": "the agent's program: its prompts and tools",
+    "budget": "the steps, tokens and time that an episode may take",
+    "env": "the environment, or the agent's world",
+    "sampling": "how the model's answers are drawn, e.g. the temperature",
+    "eval_protocol": "how the run was made, e.g. rollouts of each task",
+}
+"""Part of an interface -> what it is, in words."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlotRow:
     """A line of the forest plot.
@@ -121,6 +135,10 @@ class CompareView:
         factors = {} if self.comparison is None else self.comparison.factors
         order = ("differs", "mixed", "unknown", "same", "not_applicable")
         return sorted(factors.items(), key=lambda item: order.index(item[1].status))
+
+    def meaning_of(self, part: str) -> str:
+        """Return what a part of an interface is, in words; "" for one of the user's own."""
+        return PARTS.get(part, "")
 
 
 def read_comparison(corpus: Corpus, *, a: str, b: str, check: str) -> CompareView:

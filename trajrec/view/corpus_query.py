@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -146,26 +146,37 @@ class CorpusQuery:
         Args:
             params: Gets the values that the condition names.
         """
+        return " AND ".join(self._conditions(lambda value: _named(params, value)))
+
+    @property
+    def where_text(self) -> str:
+        """The same condition with its values written out, for people to read and change."""
+        return "\n    AND ".join(self._conditions(_literal))
+
+    def _conditions(self, put: Callable[[Value], str]) -> list[str]:
+        """Return all conditions; `put` returns the SQL that stands for a value."""
         conditions = [self.kinds]
-        conditions += [self._facet(facet, params) for facet in FACETS if self._is_limited(facet)]
+        conditions += [self._facet(facet, put) for facet in self.limited]
         for name in NUMBERS:
             for end, sign in (("min", ">="), ("max", "<=")):
                 limit = self.limit(f"{name}_{end}")
                 if limit is not None:
-                    conditions.append(f"{name} {sign} {_named(params, limit)}")
+                    conditions.append(f"{name} {sign} {put(limit)}")
         if self.one("q"):
-            start = _named(params, self.one("q").lower())
-            part = _named(params, self.one("q"))
+            start = put(self.one("q").lower())
+            part = put(self.one("q"))
             conditions.append(
                 f"(starts_with(episode_id, {start}) OR contains(coalesce(task, ''), {part}))"
             )
-        return " AND ".join(conditions)
+        return conditions
 
-    def _is_limited(self, facet: str) -> bool:
-        return bool(self.all(facet)) or facet in self.all(NULL)
+    @property
+    def limited(self) -> list[str]:
+        """The facets of which values are selected."""
+        return [facet for facet in FACETS if self.all(facet) or facet in self.all(NULL)]
 
-    def _facet(self, facet: str, params: dict[str, Value]) -> str:
-        values = ", ".join(_named(params, value) for value in self.all(facet))
+    def _facet(self, facet: str, put: Callable[[Value], str]) -> str:
+        values = ", ".join(put(value) for value in self.all(facet))
         has_null = facet in self.all(NULL)
         if facet in _INNER:
             table, column = _INNER[facet]
@@ -205,6 +216,20 @@ def _named(params: dict[str, Value], value: Value) -> str:
     name = f"p{len(params)}"
     params[name] = value
     return f"${name}"
+
+
+def _literal(value: Value) -> str:
+    """Return a number or a text as SQL."""
+    return _number_text(value) if isinstance(value, float) else quoted(value)
+
+
+def quoted(text: str) -> str:
+    """Return a text as a literal of SQL.
+
+    >>> quoted("it's")
+    "'it''s'"
+    """
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _number_text(value: float) -> str:

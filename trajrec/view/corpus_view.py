@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -27,10 +28,14 @@ WITH page AS (
 ), branches AS (
     SELECT parent_id, count(*) AS n FROM forks
     WHERE parent_id IN (SELECT episode_id FROM page) GROUP BY 1
+), estimated AS (
+    SELECT episode_id, count(DISTINCT step) AS n FROM credit
+    WHERE episode_id IN (SELECT episode_id FROM page) GROUP BY 1
 )
-SELECT page.*, verdicts.step, coalesce(branches.n, 0)
+SELECT page.*, verdicts.step, coalesce(branches.n, 0), coalesce(estimated.n, 0)
 FROM page LEFT JOIN verdicts USING (episode_id)
     LEFT JOIN branches ON branches.parent_id = page.episode_id
+    LEFT JOIN estimated USING (episode_id)
 ORDER BY {sort} {dir} NULLS LAST, page.episode_id
 """
 
@@ -40,10 +45,21 @@ SELECT count(*), coalesce(sum(n_steps), 0), count(*) FILTER (outcome = 'success'
 FROM {source} WHERE {where}
 """
 
+_TEXT = """
+SELECT episode_id, env_id, task, n_steps, total_reward, outcome, ending, n_failures, started_at
+FROM {source}
+WHERE {where}
+ORDER BY {sort} {dir} NULLS LAST, episode_id
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusRow:
-    """A line of the table."""
+    """A line of the table.
+
+    Attributes:
+        n_credited: Steps that an estimate of credit tells of.
+    """
 
     id: str
     kind: str
@@ -60,6 +76,12 @@ class CorpusRow:
     replay: str
     replay_status: str
     n_forks: int
+    n_credited: int
+
+    @property
+    def env_name(self) -> str:
+        """The environment's id, or the name of the world's class without its module."""
+        return (self.env_id or "").rpartition(":")[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +118,27 @@ class CorpusView:
         """The address of the next page; None if it is the last."""
         end = self.query.offset + PAGE_ROWS
         return self.query.address(offset=str(end)) if end < self.n_episodes else None
+
+    @property
+    def sql_address(self) -> str:
+        """The address of the box of SQL with a query of these episodes in it."""
+        query = self.query
+        sort, is_descending = query.sort
+        text = _TEXT.format(
+            # The long form only if it is needed: somebody is going to read it.
+            source=EPISODES.strip() if "replay" in query.limited else "all_episodes",
+            where=query.where_text,
+            sort=sort,
+            dir="DESC" if is_descending else "ASC",
+        )
+        return "/sql?" + urlencode({"q": text.strip()}, errors="replace")
+
+    @property
+    def has_rewards(self) -> bool:
+        """Whether a column of rewards has something in it."""
+        return self.query.sort[0] == "total_reward" or any(
+            row.reward is not None for row in self.rows
+        )
 
     def sorted_by(self, column: str) -> str:
         """Return the address of the table sorted by a column; again, the other way round."""
@@ -175,4 +218,5 @@ def _row(row: Sequence[Value]) -> CorpusRow:
         replay=words,
         replay_status=statuses.get(grade, "unknown"),
         n_forks=row[14],
+        n_credited=row[15],
     )

@@ -68,6 +68,7 @@ class DiffView:
         first: The first step that differs, maybe `RESET`; None if none does.
         paths: Class of the style sheet -> path: the steps on one axis.
         width: Steps of that axis.
+        n_shared: Steps that both have.
         remark: What is not compared, in words; "" if all is.
     """
 
@@ -78,6 +79,7 @@ class DiffView:
     first: int | None
     paths: Mapping[str, str]
     width: int
+    n_shared: int
     remark: str
 
 
@@ -115,6 +117,7 @@ def compare_views(a: EpisodeView, b: EpisodeView) -> DiffView:
             "lost": marks([step for step, kind in kinds.items() if kind in "ab"], width),
         },
         width=width,
+        n_shared=len(steps_a.keys() & steps_b.keys()),
         remark=_remark(a, b, len(steps_a.keys() | steps_b.keys()) - len(numbers)),
     )
 
@@ -190,7 +193,8 @@ def _steps(view: EpisodeView) -> dict[int, _Fields]:
         return {item.step: _agent_fields(item) for item in agent_steps(view.episode)}
     episode = view.episode
     fields: dict[int, _Fields] = {}
-    if episode.has_reset:
+    # A fork begins at a state of its parent, which is no reset.
+    if episode.has_reset and episode.fork is None:
         fields[RESET] = {
             "observation": episode.observation_values[0],
             "info": episode.reset_info,

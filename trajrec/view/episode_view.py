@@ -12,6 +12,8 @@ from trajrec.errors import LogError
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import Change
 from trajrec.values.json import describe_path, to_json_value
+from trajrec.view.credit_chart import Estimate
+from trajrec.view.credit_view import judgements
 from trajrec.view.evidence import Evidence
 from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
 from trajrec.view.panes import CheckView, Pane, agent_pane, check_view, environment_pane, state_text
@@ -27,6 +29,12 @@ from trajrec.view.rows import (
 from trajrec.view.svg import Lane, ticks
 from trajrec.view.text import Shown, shown, shown_text
 from trajrec.view.tree import Node, make_tree
+
+_REPLAY = {"same": "as recorded", "failed": "diverged", "lost": "not compared"}
+_CREDIT = {"earned": "earned", "failed": "lost", "unknown": "no clear effect"}
+
+# A goal of more parts is shown as one value.
+_MAX_PARTS = 8
 
 
 class EpisodeView:
@@ -116,11 +124,18 @@ class EpisodeView:
 
     @cached_property
     def telling_step(self) -> int | None:
-        """The step to open at: of a divergence, else a failure not overcome, else the first one."""
+        """The step to open at; None without steps.
+
+        That of a divergence, else the one that decided the outcome, else the first failure that was
+        not overcome, else the first one.
+        """
         if not self.steps:
             return None
         if self.diverged_at is not None:
             return self.diverged_at
+        credited = [step for step in self.credited_steps if step in self.steps]
+        if credited:
+            return credited[0]
         failed = self.failed_steps
         if self.is_agent:
             failed = [row.step for row in self._agent_rows if row.status == "failed"]
@@ -161,7 +176,7 @@ class EpisodeView:
         lanes = (
             agent_lanes(self.episode, self._items) if is_agent else environment_lanes(self.episode)
         )
-        lanes += [self._replay_lane(), self._fork_lane()]
+        lanes += [self._replay_lane(), self._credit_lane(), self._fork_lane()]
         return [lane for lane in lanes if any(lane.paths.values())]
 
     @property
@@ -175,30 +190,66 @@ class EpisodeView:
         if at is None:
             proved = {"exact", "state"} & set(verdicts)
             steps = {"same": self.steps} if proved else {}
-            return evidence_lane("replay", steps, self.episode, f"replay: {', '.join(verdicts)}")
+            words = f"replay: {', '.join(verdicts)}"
+            return evidence_lane("replay", steps, self.episode, words, _REPLAY)
         steps = {
             "same": range(self.episode.first_step, at),
             "failed": [at],
             "lost": range(at + 1, self.episode.end_step),
         }
-        return evidence_lane("replay", steps, self.episode, f"a replay diverged at step {at}")
+        words = f"a replay diverged at step {at}"
+        return evidence_lane("replay", steps, self.episode, words, _REPLAY)
+
+    def _credit_lane(self) -> Lane:
+        rows = judgements(self.evidence.credit)
+        steps = {
+            "unknown": [item.step for item in rows if not item.is_certain],
+            "earned": [item.step for item in rows if item.is_certain and (item.value or 0.0) > 0],
+            "failed": [item.step for item in rows if item.is_certain and (item.value or 0.0) < 0],
+        }
+        words = f"credit, by {rows[0].estimator}: " if rows else ""
+        words += ", ".join(f"{len(steps[name])} {text}" for name, text in _CREDIT.items())
+        return evidence_lane("credit", steps, self.episode, words, _CREDIT)
+
+    def credit_of(self, step: int) -> list[Estimate]:
+        """Return the latest estimates of a step's credit."""
+        return [item for item in self.evidence.credit if item.step == step]
+
+    @property
+    def decision(self) -> str:
+        """Which step decided the outcome by the latest estimates, in a few words."""
+        if not judgements(self.evidence.credit):
+            return "values alone"
+        steps = self.credited_steps
+        return f"step {steps[0]} decided most" if steps else "undecided"
+
+    @property
+    def credited_steps(self) -> list[int]:
+        """The steps with an effect whose interval excludes 0, the largest effect first."""
+        certain = [item for item in judgements(self.evidence.credit) if item.is_certain]
+        certain.sort(key=lambda item: (-abs(item.value or 0.0), item.step))
+        return list(dict.fromkeys(item.step for item in certain))
 
     def _fork_lane(self) -> Lane:
         steps = self.evidence.fork_steps
         summary = f"forks at {len(set(steps))} steps"
-        return evidence_lane("forks", {"forks": steps}, self.episode, summary)
+        return evidence_lane("forks", {"forks": steps}, self.episode, summary, {})
 
     @cached_property
-    def goal(self) -> Shown | None:
-        """The goal of an agent's task; None if it has none."""
+    def goal(self) -> list[tuple[str, Shown]]:
+        """The goal of an agent's task by its parts, each with its name; empty if it has none."""
         task = self.episode.task_start
         if task is None or task.goal_data is None:
-            return None
+            return []
         try:
             goal = self.episode.value(task.goal_data)
         except LogError as exc:
-            return shown_text(str(exc))
-        return shown_text(goal) if isinstance(goal, str) else shown(goal)
+            return [("goal", shown_text(str(exc)))]
+        parts = goal if _is_record(goal) else {"goal": goal}
+        return [
+            (name, shown_text(value) if isinstance(value, str) else shown(value))
+            for name, value in parts.items()
+        ]
 
     @cached_property
     def facts(self) -> list[tuple[str, Value]]:
@@ -214,7 +265,7 @@ class EpisodeView:
             "reward": None if self.is_agent or math.isnan(reward) else f"{reward:g}",
             "ending": episode.ending,
             "stop reason": None if end is None else end.stop_reason,
-            "claimed done": None if end is None else end.claimed_done,
+            "agent says done": None if end is None else _yes_or_no(end.claimed_done),
             "seed": None if start is None else start.seed,
             "failed steps": len(self.failed_steps),
             "fault": episode.fault,
@@ -269,3 +320,16 @@ class EpisodeView:
                 for attempt in item.attempts
             ],
         }
+
+
+def _is_record(value: Value) -> bool:
+    """Return whether a value is a dict of a few names."""
+    return (
+        isinstance(value, dict)
+        and 0 < len(value) <= _MAX_PARTS
+        and all(isinstance(name, str) and len(name) <= 60 for name in value)
+    )
+
+
+def _yes_or_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"

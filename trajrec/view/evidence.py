@@ -1,4 +1,4 @@
-"""What else the corpus tells of an episode: verdicts of replays, forks and what-if experiments."""
+"""What else the corpus tells of an episode: verdicts, forks, what-if experiments and credit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.types import Value
+from trajrec.view.credit_chart import Estimate
+from trajrec.view.credit_view import read_latest_credit
 from trajrec.view.panes import CheckView
 from trajrec.view.text import Difference, cell, difference
 
@@ -113,6 +115,7 @@ class Evidence:
         forks: Forks that belong to no experiment, the first of them.
         n_forks: All of these.
         later_checks: Verdicts that were given after the episode.
+        credit: The latest estimates of its steps.
     """
 
     replays: Sequence[ReplayView] = ()
@@ -120,6 +123,7 @@ class Evidence:
     forks: Sequence[ForkView] = ()
     n_forks: int = 0
     experiments: Sequence[ExperimentView] = ()
+    credit: Sequence[Estimate] = ()
 
     @property
     def fork_steps(self) -> list[int]:
@@ -149,6 +153,7 @@ def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
         forks=forks[:MAX_FORKS],
         n_forks=len(forks),
         experiments=[_experiment(name, arms, *changes[name]) for name, arms in experiments.items()],
+        credit=read_latest_credit(corpus, episode_id),
     )
 
 

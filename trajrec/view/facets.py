@@ -19,6 +19,9 @@ MAX_ALL_VALUES = 200
 MAX_LINKED = 500
 """Characters of a value that an address can hold."""
 
+WHOLE = ("n_steps", "n_failures")
+"""Columns of whole numbers, each of which has a bar of its own if they are few."""
+
 N_BARS = 30
 """Bars of a histogram, at most."""
 
@@ -51,8 +54,9 @@ SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values
 _BARS = """
 SELECT '{name}' AS name, bar, count(*) AS n, min(x) AS low, max(x) AS high FROM (
     SELECT {name}::DOUBLE AS x, min(x) OVER () AS first, max(x) OVER () - first AS span,
-        CASE WHEN span <= 0 THEN 0 ELSE least(floor((x - first) / (span + {gap}) * {bars}),
-            {bars} - 1) END::INT AS bar
+        CASE WHEN {gap} = 1 THEN least({bars}, span + 1) ELSE {bars} END AS n_bars,
+        CASE WHEN span <= 0 THEN 0 ELSE least(floor((x - first) / (span + {gap}) * n_bars),
+            n_bars - 1) END::INT AS bar
     FROM {source} WHERE {where} AND isfinite({name}::DOUBLE)
 ) GROUP BY bar
 """
@@ -119,9 +123,15 @@ class Bar:
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """How a number is spread over the episodes, under all filters but its own limits."""
+    """How a number is spread over the episodes, under all filters but its own limits.
+
+    Attributes:
+        n_bars: Bars of the picture: 30, or one for each whole number if these are fewer.
+        bars: Those with episodes in them.
+    """
 
     name: str
+    n_bars: int
     bars: Sequence[Bar]
     low: float
     high: float
@@ -205,7 +215,7 @@ def read_histograms(corpus: Corpus, query: CorpusQuery) -> list[Histogram]:
     for name in NUMBERS:
         where = query.without_limits(name).where(params)
         # Whole numbers: the last bar is as wide as the others.
-        gap = 0 if name == "total_reward" else 1
+        gap = int(name in WHOLE)
         parts.append(_BARS.format(name=name, source="shown", where=where, gap=gap, bars=N_BARS))
     rows = corpus.sql(_SHOWN + " UNION ALL ".join(parts), params=params or None).fetchall()
     found = [
@@ -228,11 +238,14 @@ def _histogram(name: str, rows: Sequence[Sequence[Value]], query: CorpusQuery) -
         )
         for bar, n, low, high in sorted(tuple(row) for row in rows)
     ]
+    low = min((bar.low for bar in bars), default=0.0)
+    high = max((bar.high for bar in bars), default=0.0)
     return Histogram(
         name=name,
+        n_bars=min(N_BARS, int(high - low) + 1) if name in WHOLE else N_BARS,
         bars=bars,
-        low=min((bar.low for bar in bars), default=0.0),
-        high=max((bar.high for bar in bars), default=0.0),
+        low=low,
+        high=high,
         is_limited=bool(query.one(f"{name}_min") or query.one(f"{name}_max")),
         free=query.within(name, None, None),
     )

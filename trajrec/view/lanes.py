@@ -20,6 +20,15 @@ N_PLACES = 6
 
 _LABEL = 17
 
+_CALLS = {
+    "ok": "ok",
+    "failed": "failed",
+    "overcome": "failed, and a later call overcame it",
+    "again": "tried again",
+    "open": "no end recorded",
+    "unknown": "outcome unknown",
+}
+
 Place = tuple[str, str]
 """A part of the state, and a JSON Pointer into it."""
 
@@ -52,12 +61,17 @@ def environment_lanes(episode: Episode) -> list[Lane]:
             "failed": marks(raised, width),
             "lost": marks(lost, width),
         },
+        meanings={"ok": "ok", "failed": "raised an exception", "lost": "lost from the log"},
     )
     return [steps, *_reward_lane(episode, numbers, width), *_digest_lane(episode, width)]
 
 
 def evidence_lane(
-    label: str, positions: Mapping[str, Iterable[int]], episode: Episode, summary: str
+    label: str,
+    positions: Mapping[str, Iterable[int]],
+    episode: Episode,
+    summary: str,
+    meanings: Mapping[str, str],
 ) -> Lane:
     """Return a lane of marks, such as forks or the verdict of a replay, by class."""
     first = episode.first_step
@@ -65,7 +79,7 @@ def evidence_lane(
     paths = {
         name: marks((step - first for step in steps), width) for name, steps in positions.items()
     }
-    return Lane(label=label, summary=summary, width=width, paths=paths)
+    return Lane(label=label, summary=summary, width=width, paths=paths, meanings=meanings)
 
 
 def failed_steps(rows: Iterable[StepRow]) -> list[int]:
@@ -94,6 +108,7 @@ def _call_lane(steps: Sequence[AgentStep], first: int, width: int) -> Lane:
             status: marks(by_status.get(status, []), width)
             for status in ("ok", "unknown", "again", "open", "overcome", "failed")
         },
+        meanings=_CALLS,
     )
 
 

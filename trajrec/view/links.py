@@ -26,6 +26,10 @@ class Links:
         """Return the address of an episode's tree of forks; None if it has none."""
         return f"/e/{quote(episode_id, safe='')}/forks"
 
+    def credit(self, episode_id: str) -> str | None:
+        """Return the address of an episode's credit; None if it has none."""
+        return f"/e/{quote(episode_id, safe='')}/credit"
+
     def diff(self, first_id: str, second_id: str) -> str | None:
         """Return the address of two episodes beside each other; None if it has none."""
         return f"/diff/{quote(first_id, safe='')}/{quote(second_id, safe='')}"
@@ -54,4 +58,8 @@ class ReportLinks(Links):
 
     def forks(self, episode_id: str) -> str | None:
         """Return None: a report has no other episode."""
+        return None
+
+    def credit(self, episode_id: str) -> str | None:
+        """Return None: a report has one page."""
         return None

@@ -3,38 +3,58 @@
 from __future__ import annotations
 
 from trajrec.types import Value
+from trajrec.view.commands import episode_commands, step_commands
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.links import Links
 
 
-def page_values(view: EpisodeView, step: int | None, links: Links) -> dict[str, Value]:
-    """Return the values of an episode's page without those of its step."""
+def page_values(
+    view: EpisodeView, step: int | None, links: Links, *, folder: str
+) -> dict[str, Value]:
+    """Return the values of an episode's page without those of its step.
+
+    Args:
+        view: The episode.
+        step: The step that it opens at; None without steps.
+        links: The addresses.
+        folder: The folder of logs, as commands name it.
+    """
     rows = [] if step is None else view.rows(step)
     return {
         "view": view,
         "step": step,
         "rows": rows,
         "links": links,
+        "commands": episode_commands(folder, view.id, is_agent=view.is_agent),
         "before": rows[0].step - 1 if rows and rows[0].step > view.steps[0] else None,
         "after": rows[-1].step + 1 if rows and rows[-1].step < view.steps[-1] else None,
     }
 
 
-def pane_values(view: EpisodeView, step: int, links: Links, *, has_state: bool) -> dict[str, Value]:
+def pane_values(
+    view: EpisodeView, step: int, links: Links, *, folder: str, has_state: bool
+) -> dict[str, Value]:
     """Return the values of a step.
 
     Args:
         view: The episode.
         step: The step.
         links: The addresses.
+        folder: The folder of logs, as commands name it.
         has_state: Whether the whole state after the step is shown.
     """
+    pane = view.pane(step)
+    commands = step_commands(
+        folder, view.id, step, is_agent=view.is_agent, has_call=bool(pane.attempts)
+    )
     tree, reason = view.state(step) if has_state else (None, "")
     return {
         "view": view,
         "step": step,
         "links": links,
-        "pane": view.pane(step),
+        "pane": pane,
+        "credit": view.credit_of(step),
+        "step_commands": commands,
         "has_state": has_state,
         "tree": tree,
         "reason": reason,

@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
+from trajrec.view.commands import ANY_FOLDER
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import read_evidence
 from trajrec.view.links import ReportLinks
@@ -37,9 +38,10 @@ def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYT
     view = EpisodeView(episode, read_evidence(corpus, episode.id))
     links = ReportLinks()
     step = view.telling_step
-    values = page_values(view, step, links)
+    values = page_values(view, step, links, folder=ANY_FOLDER)
     # Without scripts, the one step that is shown has its whole state.
-    values |= {} if step is None else pane_values(view, step, links, has_state=True)
+    if step is not None:
+        values |= pane_values(view, step, links, folder=ANY_FOLDER, has_state=True)
     steps = [row.step for row in values["rows"]]
     panes, limits = _packed_panes(view, steps, links, max_bytes)
     style = own_file("view.css")
@@ -99,7 +101,8 @@ def _packed_panes(
 
 def _pane(view: EpisodeView, step: int, links: ReportLinks) -> str:
     has_state = step == view.telling_step
-    return render("pane.html", **pane_values(view, step, links, has_state=has_state))
+    values = pane_values(view, step, links, folder=ANY_FOLDER, has_state=has_state)
+    return render("pane.html", **values)
 
 
 def _pack(panes: dict[int, str]) -> str:

@@ -25,6 +25,7 @@ class Lane:
         width: Steps of the episode.
         paths: Class of the style sheet -> path.
         is_line: Whether its paths are drawn as lines, else they are filled.
+        meanings: Class -> what its colour stands for, in words; empty if the label says it.
     """
 
     label: str
@@ -32,6 +33,12 @@ class Lane:
     width: int
     paths: Mapping[str, str] = field(default_factory=dict)
     is_line: bool = False
+    meanings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """Class and meaning of each colour that the lane shows."""
+        return [(name, words) for name, words in self.meanings.items() if self.paths.get(name)]
 
 
 def bin_size(width: int) -> int:

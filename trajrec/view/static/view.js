@@ -4,13 +4,20 @@ const policy = window.trustedTypes
   ? trustedTypes.createPolicy("view", { createHTML: (text) => text })
   : { createHTML: (text) => text };
 
+document.documentElement.classList.add("has-script");
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button.copy");
+  if (button) copy(button);
+});
+
 const facts = document.getElementById("facts-for-script");
 const list = document.getElementById("steps");
 if (facts && list) openEpisode(facts.dataset, list);
 else openTable();
 
 function isForUs(event) {
-  const inField = event.target.closest && event.target.closest("input, select, textarea, dialog");
+  // A closed dialog keeps the focus until the page is drawn again.
+  const inField = event.target.closest && event.target.closest("input, select, textarea, dialog[open]");
   return !(event.ctrlKey || event.metaKey || event.altKey || inField);
 }
 
@@ -31,6 +38,8 @@ function openEpisode(data, steps) {
   const rows = [...steps.querySelectorAll("a.row")];
   const numbers = rows.map((row) => Number(row.dataset.step));
   const failed = data.failed ? data.failed.split(" ").map(Number) : [];
+  // The largest effect first.
+  const credited = data.credit ? data.credit.split(" ").map(Number) : [];
   const pane = document.getElementById("pane");
   const timeline = document.getElementById("timeline");
   const first = Number(timeline.dataset.first);
@@ -129,6 +138,7 @@ function openEpisode(data, steps) {
     ArrowDown: () => by(1), ArrowUp: () => by(-1),
     n: () => jump(failed.find((step) => step > wanted)),
     p: () => jump(failed.findLast((step) => step < wanted)),
+    c: () => jump(credited[(credited.indexOf(wanted) + 1) % (credited.length || 1)]),
     d: () => data.diverged !== "" && go(Number(data.diverged)),
     g: () => go(first), G: () => go(isReport ? numbers[numbers.length - 1] : Number(data.last)),
     w: () => { if (!isReport) { hasState = !hasState; go(wanted); } },
@@ -191,6 +201,19 @@ function openEpisode(data, steps) {
   mark(current);
   const asked = isReport ? fromAddress() : undefined;
   if (asked !== undefined && asked !== current) go(asked, { isBack: true });
+}
+
+// The text before the button, or the page's address.
+async function copy(button) {
+  const text = button.classList.contains("address") ? location.href : button.previousElementSibling.textContent;
+  const words = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "copied";
+  } catch {
+    button.textContent = "the browser forbids it";
+  }
+  setTimeout(() => (button.textContent = words), 1500);
 }
 
 function requestIdle(work) {

@@ -1,0 +1,193 @@
+"""The page of credit says what was estimated, and calls unknown what was not."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+from test_view import HOSTILE, ROOT, assert_harmless, signed_in
+
+import trajrec
+from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.store import append_run
+from trajrec.replay.credit.results.table import CreditTable
+from trajrec.view.credit_view import CreditView, read_credit
+from trajrec.view.episode_view import EpisodeView
+from trajrec.view.evidence import read_evidence
+
+EPISODE = "ef6ec1b93854f230"
+OTHER = "9039cac23bdaeffd"
+N_STEPS = 47
+
+
+def estimate(step: int, estimator: str, value: float, low: float, high: float) -> Estimate:
+    return Estimate(
+        step=step,
+        value=value,
+        ci_low=low,
+        ci_high=high,
+        ci_method="wilson",
+        n=16,
+        n_discordant=None,
+        estimator=estimator,
+        estimand=f"the estimand of {estimator}",
+        noise="shared",
+    )
+
+
+def append(folder: Path, run_id: str, *estimates: Estimate, episode_id: str = EPISODE) -> None:
+    table = CreditTable(
+        run_id=run_id,
+        episode_id=episode_id,
+        policy_id=f"policy of {run_id}",
+        estimates=list(estimates),
+        noise="shared",
+        restore="snapshot",
+        notes=("a note",),
+    )
+    append_run(table, folder)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]:
+    """Three runs on one episode: advantages, values alone, and advantages that show nothing."""
+    folder = tmp_path_factory.mktemp("credit")
+    shutil.copytree(
+        ROOT / "sample_trajectories",
+        folder,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("support", ".trajrec", "*.py"),
+    )
+    append(
+        folder,
+        "unclear",
+        estimate(1, "advantage", -0.4, -0.9, 0.1),
+        estimate(3, "advantage", math.nan, -math.inf, math.inf),
+    )
+    append(
+        folder,
+        "clear",
+        estimate(1, "value", 0.5, 0.3, 0.7),
+        estimate(1, "advantage", -0.4, -0.5, -0.3),
+        estimate(2, "advantage", 0.2, 0.1, 0.3),
+        estimate(3, "advantage", 0.9, -math.inf, math.inf),
+    )
+    append(folder, "values", estimate(1, "value", 0.5, 0.3, 0.7))
+    trajrec.close_logs()
+    with trajrec.open(folder) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def browser(corpus: trajrec.Corpus) -> TestClient:
+    return signed_in(corpus)
+
+
+def credit_of(corpus: trajrec.Corpus, run_id: str = "", sort: str = "") -> CreditView:
+    return read_credit(corpus, EPISODE, range(N_STEPS), run_id=run_id, sort=sort)
+
+
+def test_an_episode_without_credit_is_called_unknown(browser: TestClient) -> None:
+    page = browser.get(f"/e/{OTHER}/credit").text
+    assert "<b>Unknown:</b> no credit was computed" in page
+    assert f"{OTHER} --policy MODULE:POLICY</code>" in page
+    assert re.search(
+        r'credit</span> <a href="[^"]*/credit">unknown</a>', browser.get(f"/e/{OTHER}").text
+    )
+
+
+def test_the_largest_certain_effect_is_named(corpus: trajrec.Corpus, browser: TestClient) -> None:
+    view = credit_of(corpus, "clear")
+    assert view.decided == 1
+    assert "Step 1 lost most: advantage -0.400 [-0.500, -0.300]" in view.decision
+    assert "at one other step too" in view.decision
+    assert (
+        f'href="/e/{EPISODE}/1">open step 1</a>'
+        in browser.get(f"/e/{EPISODE}/credit?run=clear").text
+    )
+
+
+def test_an_interval_that_holds_zero_decides_nothing(corpus: trajrec.Corpus) -> None:
+    view = credit_of(corpus, "unclear")
+    assert view.decided is None
+    assert view.decision.startswith("Undecided")
+    (chart,) = view.charts
+    assert set(chart.paths) == {"zero", "hollow", "whisker"}
+
+
+def test_values_alone_compare_no_actions(corpus: trajrec.Corpus) -> None:
+    view = credit_of(corpus, "values")
+    assert view.decided is None
+    assert "compares no actions" in view.decision
+    (chart,) = view.charts
+    assert set(chart.paths) == {"zero", "level", "whisker"}
+
+
+def test_steps_without_estimates_are_unknown_and_not_zero(corpus: trajrec.Corpus) -> None:
+    view = credit_of(corpus, "clear")
+    assert view.unknown == "0, 4 to 46"
+    advantage = next(chart for chart in view.charts if chart.name == "advantage")
+    assert len(advantage.unknown) == N_STEPS - 3
+    assert "".join(advantage.paths.values()).count("M1.2 ") == 1
+    assert "M0.2 " not in "".join(advantage.paths.values())
+
+
+def test_numbers_that_are_not_finite_are_unknown(
+    corpus: trajrec.Corpus, browser: TestClient
+) -> None:
+    (row,) = [row for row in credit_of(corpus, "unclear").rows if row.step == 3]
+    assert row.text == "unknown"
+    (row,) = [row for row in credit_of(corpus, "clear").rows if row.step == 3]
+    assert row.text == "+0.900 (no interval)"
+    page = browser.get(f"/e/{EPISODE}/credit?run=clear").text
+    for path in re.findall(r' d="([^"]*)"', page):
+        assert re.fullmatch(r"[MHVhvz0-9. -]*", path)
+
+
+def test_the_default_run_is_the_latest_that_compares_actions(corpus: trajrec.Corpus) -> None:
+    assert [run.id for run in credit_of(corpus).runs] == ["values", "clear", "unclear"]
+    run = credit_of(corpus).run
+    assert run is not None
+    assert run.id == "clear"
+
+
+def test_the_table_has_the_order_that_is_asked_for(corpus: trajrec.Corpus) -> None:
+    values = [row.value for row in credit_of(corpus, "clear", "value").rows]
+    assert values == [0.9, 0.5, -0.4, 0.2]
+    assert credit_of(corpus, "unclear", "value").rows[-1].value is None
+    assert [row.step for row in credit_of(corpus, "clear", "'; DROP").rows] == [1, 1, 2, 3]
+
+
+def test_the_episode_opens_at_the_decisive_step(
+    corpus: trajrec.Corpus, browser: TestClient
+) -> None:
+    view = EpisodeView(corpus.episode(EPISODE), read_evidence(corpus, EPISODE))
+    assert view.credited_steps == [1, 2]
+    assert view.telling_step == 1
+    lane = next(lane for lane in view.lanes if lane.label == "credit")
+    assert {name for name, path in lane.paths.items() if path} == {"earned", "failed", "unknown"}
+    page = browser.get(f"/e/{EPISODE}").text
+    assert "step 1 decided most" in page
+    assert "the estimand of advantage" in page
+    assert "Credit of this step: unknown" in browser.get(f"/e/{EPISODE}/7/pane").text
+
+
+def test_the_corpus_counts_the_steps_with_credit(browser: TestClient) -> None:
+    assert f'<a href="/e/{EPISODE}/credit">3 steps</a>' in browser.get("/").text
+
+
+def test_hostile_runs_are_shown_as_text(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "sample_trajectories" / "won-shop.trj", tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        ((episode_id,),) = corpus.sql("SELECT episode_id FROM episodes LIMIT 1").fetchall()
+        row = estimate(0, HOSTILE.replace("\ud800", ""), 0.5, 0.1, 0.9)
+        append(tmp_path, "<b>&run", row, episode_id=episode_id)
+        trajrec.close_logs()
+        page = signed_in(corpus).get(f"/e/{episode_id}/credit").text
+        assert "&lt;b&gt;&amp;run" in page
+        assert_harmless(page)
