@@ -19,7 +19,7 @@ from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.env_records import EnvEpisode, EnvRecordings, EnvStep
 from trajrec.exchange.minari_arrow import FACTS, episode_folders, read_tables, tables_in
-from trajrec.exchange.minari_env import OWN_KEY, env_of
+from trajrec.exchange.minari_env import FILLED_KEY, OWN_KEY, env_of
 from trajrec.exchange.minari_hdf5 import FILE, read_hdf5
 from trajrec.exchange.minari_parts import Spaces, StoredEpisode
 from trajrec.exchange.minari_spaces import (
@@ -32,7 +32,7 @@ from trajrec.exchange.minari_spaces import (
     rows_of,
 )
 from trajrec.exchange.reading import Place, read_json
-from trajrec.types import Array, JsonObject
+from trajrec.types import Array, Info, JsonObject
 
 _DATASET = frozenset(
     (
@@ -48,7 +48,7 @@ _DATASET = frozenset(
         OWN_KEY,
     )
 )
-_EPISODE = frozenset(("id", "seed", "options", "total_steps"))
+_EPISODE = frozenset(("id", "seed", "options", "total_steps", FILLED_KEY))
 
 _SUFFIXES = ("arrow", "parquet")
 
@@ -182,7 +182,7 @@ class _EpisodeReader:
             seed=place.optional(int, stored.facts.get("seed"), "seed", None),
             options=place.optional(dict, stored.facts.get("options"), "options", None),
             observation=self._observation(stored)(0),
-            info=self._info(stored)(0) if n_infos == {n_steps + 1} else {},
+            info=self._reset_info(stored) if n_infos == {n_steps + 1} else {},
             steps=self._steps(stored, *flags),
             n_steps=n_steps,
             terminated=bool(flags[0][-1]),
@@ -197,6 +197,12 @@ class _EpisodeReader:
 
     def _info(self, stored: StoredEpisode) -> Rows:
         return info_rows(stored.infos, "infos", self._kinds)
+
+    def _reset_info(self, stored: StoredEpisode) -> Info:
+        """Return the info of the reset, without keys whose row an export has filled."""
+        info: Info = self._info(stored)(0)
+        keys = stored.facts.get(FILLED_KEY) or []
+        return {key: value for key, value in info.items() if key not in keys}
 
     def _steps(
         self, stored: StoredEpisode, terminated: Array, truncated: Array

@@ -146,6 +146,21 @@ def _of_numbers(values: Sequence[Value], path: str) -> Node:
     return Leaf(column, "python" if types & _PYTHON else "numpy", is_mixed)
 
 
+def with_nan(node: Node, path: str) -> Node:
+    """Return columns of floats with a row of NaN in front.
+
+    Raises:
+        NotHeldError: There are values of another type, which have no NaN.
+    """
+    if isinstance(node, Composed):
+        parts = {name: with_nan(part, f"{path}/{name}") for name, part in node.parts.items()}
+        return Composed(node.kind, parts)
+    if isinstance(node.values, list) or node.values.dtype.kind != "f":
+        raise NotHeldError(path, "not in the info of the reset")
+    row = np.full((1, *node.values.shape[1:]), np.nan, node.values.dtype)
+    return node._replace(values=np.concatenate([row, node.values]))
+
+
 def number_kinds(node: Node, path: str) -> dict[str, NumberKind]:
     """Return the types of single numbers by path."""
     if isinstance(node, Leaf):

@@ -21,6 +21,9 @@ UNKNOWN_CLASS = "unknown"
 OWN_KEY = "trajrec"
 """The key in the metadata of an exported dataset that has facts of trajrec's own."""
 
+FILLED_KEY = "trajrec_no_reset_info"
+"""The attribute of an exported episode with the keys of infos that its reset's info lacks."""
+
 _KEY = "minari"
 
 

@@ -17,7 +17,9 @@ from trajrec.exchange.minari_columns import (
     is_hdf5_text,
     mixed_paths,
     number_kinds,
+    with_nan,
 )
+from trajrec.exchange.minari_env import FILLED_KEY
 from trajrec.exchange.minari_spaces import NumberKind
 from trajrec.log.source_facts import extra_of, facts_of
 from trajrec.types import Array, Info, JsonObject, Value
@@ -41,6 +43,7 @@ class DatasetEpisode(NamedTuple):
         infos: A row more than there are steps; None if no info has a value.
         losses: Why parts of the episode are not stored.
         mixed: The paths of columns whose numbers were of several types.
+        filled: The keys of infos that the reset's info lacks.
     """
 
     facts: JsonObject
@@ -52,6 +55,7 @@ class DatasetEpisode(NamedTuple):
     infos: Composed | None
     losses: list[str]
     mixed: list[str]
+    filled: list[str]
 
     @property
     def n_steps(self) -> int:
@@ -93,7 +97,8 @@ def dataset_episode(episode: Episode) -> DatasetEpisode:
     observations = columns_of(episode.observation_values, "observations")
     actions = columns_of(episode.actions, "actions")
     losses: list[str] = []
-    infos = _infos([episode.reset_info, *episode.infos], losses)
+    filled: list[str] = []
+    infos = _infos([episode.reset_info, *episode.infos], losses, filled)
     mixed = [
         *mixed_paths(observations, "observations"),
         *mixed_paths(actions, "actions"),
@@ -103,7 +108,7 @@ def dataset_episode(episode: Episode) -> DatasetEpisode:
     terminations, truncations, n_flags = _flags(episode)
     losses += _losses(episode, n_flags)
     return DatasetEpisode(
-        facts=_facts(episode, losses),
+        facts=_facts(episode, losses) | ({FILLED_KEY: filled} if filled else {}),
         observations=observations,
         actions=actions,
         rewards=rewards,
@@ -112,22 +117,29 @@ def dataset_episode(episode: Episode) -> DatasetEpisode:
         infos=infos,
         losses=losses,
         mixed=mixed,
+        filled=filled,
     )
 
 
-def _infos(infos: list[Info], losses: list[str]) -> Composed | None:
-    """Return the columns of infos: of the keys that all have, with values of one form."""
+def _infos(infos: list[Info], losses: list[str], filled: list[str]) -> Composed | None:
+    """Return the columns of infos: of the keys that all have, with values of one form.
+
+    Of a key that the reset's info lacks, the first row is NaN if its values are floats.
+    """
     keys: list[Value] = []
     for info in infos:
         keys += [key for key in info if key not in keys]
     parts: dict[str, Node] = {}
     for key in keys:
+        has_reset = key in infos[0]
         try:
-            if not all(key in info for info in infos):
-                raise NotHeldError(
-                    f"infos/{key}", "not in the reset's info and in that of each step"
-                )
-            column = columns_of([{key: info[key]} for info in infos], "infos")
+            if not all(key in info for info in infos[1:]):
+                raise NotHeldError(f"infos/{key}", "not in the info of each step")
+            values = [{key: info[key]} for info in infos[not has_reset :]]
+            column = columns_of(values, "infos")
+            if not has_reset:
+                column = with_nan(column, "infos")
+                filled.append(key)
         except NotHeldError as exc:
             losses.append(exc.reason)
             continue

@@ -6,7 +6,7 @@ A file is data: links to other files, and data that lie in them, are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +86,7 @@ class _Reader:
             infos = self._infos(self.group(group, "infos", place), place.at("infos"))
         return StoredEpisode(
             number=number,
-            facts=_facts(group, place),
+            facts=_facts(self._attributes(group), place),
             observations=observations,
             actions=self._columns(group, "actions", spaces.action, n_steps, place),
             arrays=arrays,
@@ -100,6 +100,10 @@ class _Reader:
         if not isinstance(node, self._h5py.Group):
             raise place.error(f"{name} is no group")
         return node
+
+    def _attributes(self, group: Value) -> Iterator[tuple[str, Value]]:
+        for name, value in group.attrs.items():
+            yield name, None if isinstance(value, self._h5py.Empty) else value
 
     def _node(self, parent: Value, name: str, place: Place) -> Value:
         link = parent.get(name, getlink=True)
@@ -164,20 +168,27 @@ class _Reader:
         return columns
 
 
-def _facts(group: Value, place: Place) -> JsonObject:
+def _facts(attributes: Iterable[tuple[str, Value]], place: Place) -> JsonObject:
     """Return the metadata of an episode, as Minari nests them: "options/x" is in "options"."""
     facts: JsonObject = {}
-    for name, value in group.attrs.items():
+    for name, value in attributes:
         *path, last = name.split("/")
         inner = facts
         for key in path:
             inner = inner.setdefault(key, {})
             if type(inner) is not dict:
                 raise place.error(f"the attribute {name!r:.60} stands in one that is no group")
-        inner[last] = _plain(value)
+        inner[last] = _plain(value, is_option=bool(path))
     return facts
 
 
-def _plain(value: Value) -> Value:
-    """Return a number of an attribute as Python's own one: HDF5 makes one of NumPy of each."""
-    return value.item() if isinstance(value, np.generic) else value
+def _plain(value: Value, *, is_option: bool) -> Value:
+    """Return the value of an attribute: HDF5 makes a number of NumPy of each one of Python.
+
+    An array in the options of a reset stays one, as the environment takes it.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray) and not is_option:
+        return value.tolist()
+    return value

@@ -72,6 +72,9 @@ class SpaceText:
                 "nvec": sizes.tolist(),
                 "start": starts.tolist(),
             }
+        if name == "Text" and options["charset"].isalnum():
+            lengths = {"min_length": int(values[0]), "max_length": int(values[1])}
+            return {"type": name, **lengths, "charset": options["charset"]}
         if name != "Box":
             raise ValueError(name)
         low, high, shape_text, dtype = values

@@ -174,6 +174,8 @@ class _Dataset:
         self._mixed.update(columns.mixed)
         for path in columns.mixed:
             account.note(f"{path}: numbers of several types become those of one")
+        for key in columns.filled:
+            account.note(f"infos/{key}: not in the info of the reset, whose row is NaN")
         if not (columns.terminations[-1] or columns.truncations[-1]):
             account.note("an episode that did not end has no flag at its last step")
         return columns

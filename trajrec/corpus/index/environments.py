@@ -11,6 +11,7 @@ from trajrec.corpus.index.cells import (
     digest_or_none,
     interface_columns,
     json_or_none,
+    json_or_null,
     stored_json,
     to_timestamp,
 )
@@ -27,6 +28,7 @@ from trajrec.log.fields import field_values
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Segment, episode_id
+from trajrec.log.source_facts import extra_of, facts_of, is_unknown, source_of
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import diff
@@ -149,6 +151,9 @@ class LogRows:
         row.started_at = to_timestamp(event.time_ns)
         row.seed = event.seed
         row.seed_origin = event.seed_origin
+        facts = facts_of(event.extra_data)
+        row.source = json_or_null(source_of(event.extra_data))
+        row.extra = json_or_null(extra_of(facts))
         rows.episodes[row.episode_id] = row
 
     def _add_fork(self, event: Fork, chunk: LogChunk) -> None:
@@ -222,13 +227,11 @@ class LogRows:
                 raise ValueError(f"it ends at step {event.n_steps}, of {row.end_step}")
             row.missing_steps += event.n_steps - row.end_step
             row.end_step = event.n_steps
-            row.ending = event.ending
+            row.ending = "unknown" if is_unknown(event.extra_data) else event.ending
             row.ended_at = to_timestamp(event.time_ns)
             row.terminated = event.terminated
             row.truncated = event.truncated
             row.fault = find_fault(event, ())
-            if row.started_at is None:
-                row.seed_origin = None
 
     def _add_steps(self, chunk: LogChunk, steps: StepColumns, rows: Rows) -> None:
         rewards = steps.rewards
