@@ -304,6 +304,21 @@ def who_when(counts: Counts, file: File) -> Claims:
     }
 
 
+def minari(counts: Counts, file: File) -> Claims:
+    """Minari: episodes and observations, and of HDF5 steps, returns and flags."""
+    claims = {"episodes": (counts["episodes"], file.count("episodes"))}
+    n_steps = file.value("SELECT sum(n_steps)::BIGINT FROM {episodes}")
+    if "rows" in counts:
+        return {**claims, "observations": (counts["rows"], n_steps + file.count("episodes"))}
+    return {
+        **claims,
+        "steps": (counts["steps"], n_steps),
+        "return": (counts["return"], file.value("SELECT sum(total_reward) FROM {episodes}")),
+        "terminated": (counts["terminated"], file.count("episodes", "terminated")),
+        "truncated": (counts["truncated"], file.count("episodes", "truncated")),
+    }
+
+
 FOLDERS: dict[str, Callable[[Counts, File], Claims]] = {
     "atif": atif,
     "harbor-trial": harbor,
@@ -320,6 +335,7 @@ FOLDERS: dict[str, Callable[[Counts, File], Claims]] = {
     "openhands-sdk": openhands_sdk,
     "agentdojo": agentdojo,
     "who-when": who_when,
+    "minari": minari,
 }
 """Folder of DATA -> the claims about each of its files."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -18,8 +19,17 @@ from import_counts import FOLDERS, PAGE, import_folder, is_counted, page, rows_o
 pytestmark = [needs_data, pytest.mark.sources]
 
 
+needs_h5py = pytest.mark.skipif(
+    importlib.util.find_spec("h5py") is None, reason="pip install 'trajrec[minari]'"
+)
+
+EACH_FOLDER = [
+    pytest.param(folder, marks=needs_h5py) if folder == "minari" else folder for folder in FOLDERS
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", EACH_FOLDER)
 def test_each_file_has_the_counted_numbers(folder: str, tmp_path: Path) -> None:
     with import_folder(DATA, folder, tmp_path) as corpus:
         rows = rows_of(DATA, folder, corpus)
@@ -57,6 +67,7 @@ def test_a_file_of_each_format_is_imported_whole(tmp_path: Path) -> None:
         assert (len(file.episodes), file.n_steps, file.n_calls) == numbers, name
 
 
+@needs_h5py
 @pytest.mark.slow
 def test_the_page_of_counts_is_up_to_date(tmp_path: Path) -> None:
     rows = []
@@ -67,7 +78,7 @@ def test_the_page_of_counts_is_up_to_date(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", EACH_FOLDER)
 def test_no_text_or_number_of_a_file_is_lost(folder: str, tmp_path: Path) -> None:
     report = import_trajectories(DATA / folder, tmp_path / "all")
     for number, file in enumerate(report.of_status("imported")):
@@ -79,7 +90,7 @@ def test_no_text_or_number_of_a_file_is_lost(folder: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", EACH_FOLDER)
 def test_all_counted_files_are_imported_and_the_others_say_why(folder: str, tmp_path: Path) -> None:
     report = import_trajectories(DATA / folder, tmp_path)
     check_account(report)

@@ -326,6 +326,8 @@ def test_infos_that_the_reset_lacks_come_back(tmp_path: Path) -> None:
         assert [value["text"] for value in episode.observation_values] == ["(", "a,"]
         row = "SELECT ending, seed_origin, started_at, source->>'$.position' FROM episodes"
         assert back.sql(row).fetchall() == [("truncated", "caller", None, "episode 0")]
+        counts = "SELECT file, format, version, found = kept + extra FROM imports"
+        assert back.sql(counts).fetchall() == [(str(tmp_path / "set-v0"), "minari", "0.5.4", True)]
 
 
 class OddEnv(gym.Env[Any, Any]):

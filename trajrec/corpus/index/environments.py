@@ -15,6 +15,7 @@ from trajrec.corpus.index.cells import (
     stored_json,
     to_timestamp,
 )
+from trajrec.corpus.index.import_rows import import_row
 from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import EpisodeRow, StateChangeRow, check_row, failure_row
 from trajrec.corpus.index.state_numbers import NumericChanges, numeric_changes
@@ -22,6 +23,7 @@ from trajrec.corpus.index.step_columns import StepColumns, decode_steps
 from trajrec.corpus.outcomes import find_fault, outcome_of, primary_id
 from trajrec.corpus.redacted_steps import LOST_FIELDS, first_redacted_step
 from trajrec.errors import LogCorruptError
+from trajrec.log.annotations import ImportRecord
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import Redaction, TaskStart
 from trajrec.log.fields import field_values
@@ -110,7 +112,9 @@ class LogRows:
                 rows.numeric_changes.setdefault(numbers.form, []).append(numbers.columns)
         judged: dict[int, list[Check]] = {}
         for event in chunk.record.events:
-            if isinstance(event, Check):
+            if isinstance(event, ImportRecord):
+                self._add_import(event, chunk, rows)
+            elif isinstance(event, Check):
                 judged.setdefault(event.episode, []).append(event)
             elif isinstance(event, (EpisodeEnd, Failure)):
                 try:
@@ -196,6 +200,12 @@ class LogRows:
             if reason:
                 text = f"episode {segment.episode}: {reason}"
                 raise LogCorruptError(text, path=chunk.path, offset=chunk.offset)
+
+    def _add_import(self, event: ImportRecord, chunk: LogChunk, rows: Rows) -> None:
+        try:
+            rows.imports.append(import_row(event))
+        except MALFORMED as exc:
+            self._reader.note_damage(chunk.index, f"an import: {exc}")
 
     def _add_checks(self, number: int, checks: list[Check], chunk: LogChunk, rows: Rows) -> None:
         """Add the checks of an episode, which stand in one chunk."""
