@@ -78,7 +78,7 @@ def what_if(
             "external" lets external tools run after the step.
         stubs: Tool -> a function that stands in for it after the step.
         accept: Whether to go on if a state cannot be put back.
-        n_controls: Runs that must do as recorded, with the real tools.
+        n_controls: Runs that must do as recorded, with the real tools; at least one.
         budget: Ends the experiment early.
         prices: Prices of models; see `trajrec.open`.
         progress: Called with (runs made, runs to make).
@@ -166,6 +166,9 @@ def plan_experiment(
         ReplayError: The episode is not an agent's, or the step has no such call.
         RestoreError: A state cannot be put back, or would be shared, and nobody has accepted it.
     """
+    for name, number in (("n", n), ("n_controls", n_controls)):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
     attempt = check_step(episode, at, call, change)
     lost = unwatched_effects(episode, at, change)
     if not accept:
@@ -201,11 +204,21 @@ def check_step(episode: Episode, at: int, call: int | None, change: Change) -> A
     """Return the call that is changed, None if none is.
 
     Raises:
-        ReplayError: The episode is not an agent's, or the step has no such call.
+        ReplayError: The episode is not an agent's, or is still being recorded; or the step has no
+            such call.
     """
     if not episode.is_agent_episode:
         raise ReplayError(
             "this is an environment's episode; fork it with trajrec.replay.fork",
+            episode_id=episode.id,
+        )
+    if episode.ending == "running":
+        raise ReplayError(
+            "it is still being recorded; ask when it has ended", episode_id=episode.id
+        )
+    if call is not None and change.start == "request":
+        raise ReplayError(
+            f"the change {change.name!r} changes no call: leave out call= (--call)",
             episode_id=episode.id,
         )
     return changed_attempt(episode, at, call, change)

@@ -19,7 +19,10 @@ Agent: TypeAlias = Callable[..., Any]
 `with trajrec.episode(...)`, or was recorded by a capture. It may be async."""
 
 
-NO_EPISODE = "the program began no episode with trajrec.episode"
+NO_EPISODE = (
+    "the program began no episode with trajrec.episode, so nothing answered its model calls and "
+    "tools: run the program that recorded the episode"
+)
 """Why a program that recorded nothing says nothing."""
 
 # Lines of a program's output that a failed run shows.

@@ -31,6 +31,7 @@ from trajrec.replay.agents.recorded_answers import (
 from trajrec.replay.agents.rerun import Rerun
 from trajrec.replay.agents.wire_answers import AnsweredExchange, answer_of
 from trajrec.replay.whatif.changes import Arguments, Result, ToolError
+from trajrec.replay.whatif.complete import why_incomplete
 from trajrec.replay.whatif.control import Control
 from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in, with_edit
@@ -104,6 +105,7 @@ class WhatIfRun(Rerun):
         self._withheld: frozenset[AttemptKey] = frozenset()
         self._has_changed_result = False
         self._has_edited = False
+        self._n_asked = 0
         # Whether the changed arguments are still to be put into the call as it is made.
         self._has_pending_arguments = plan.is_changed and isinstance(plan.change, Arguments)
 
@@ -127,14 +129,11 @@ class WhatIfRun(Rerun):
         if self.branch is None:
             reason = f"the agent ended before step {at}"
             return AgentDivergedError(reason, episode_id=self.episode.id)
-        change = self.plan.change
         is_made = not self._has_pending_arguments
-        is_made = is_made and (change.start != "after" or self._has_changed_result)
-        is_made = is_made and (change.edit is None or self._has_edited)
-        if is_made or not self.plan.is_changed:
-            return None
-        reason = f"the change was never made: the agent did not come to it after step {at}"
-        return ReplayError(reason, episode_id=self.episode.id)
+        is_made = is_made and (self.plan.change.start != "after" or self._has_changed_result)
+        is_made = is_made and (self.plan.change.edit is None or self._has_edited)
+        reason = why_incomplete(self.plan, self._requests, n_asked=self._n_asked, is_made=is_made)
+        return ReplayError(reason, episode_id=self.episode.id) if reason else None
 
     def _note_difference(self, difference: AgentDifference) -> None:
         """Take a difference that the control has found, if it is the first."""
@@ -185,6 +184,7 @@ class WhatIfRun(Rerun):
                     self._begin_branch_on_wire()
         if self.live is None:
             return super().begin_exchange(request)
+        self._n_asked += is_model_request(request)
         if self._edit is None or not is_model_request(request):
             return self.live.begin_exchange(request)
         try:
@@ -251,6 +251,7 @@ class WhatIfRun(Rerun):
             if call is not None and self._begins_at_request(call.start.step):
                 self._begin_branch()
         if self.live is not None:
+            self._n_asked += 1
             return self.live.model(function, *args, **self._edited(kwargs))
         answer = super().model(function, *args, **kwargs)
         is_at = call is not None and call.start.step == self.plan.at

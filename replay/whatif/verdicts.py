@@ -20,6 +20,13 @@ WITH costs AS (
         CASE WHEN count(cost) = count(*) THEN sum(cost) END AS usd
     FROM model_calls WHERE outcome = 'ok' AND list_contains($ids, episode_id) GROUP BY ALL
 ),
+answers AS (
+    SELECT episode_id, count(*) FILTER (outcome = 'ok') AS n_ok,
+        last(CASE WHEN outcome = 'error' THEN concat_ws(': ', error_type, message) END
+            ORDER BY number, attempt) AS failure,
+        last(outcome ORDER BY number, attempt) = 'error' AS has_failed
+    FROM model_calls WHERE list_contains($ids, episode_id) GROUP BY ALL
+),
 verdicts AS (
     SELECT episode_id, last(verdict ORDER BY checked_at) AS verdict FROM checks
     WHERE check_id = $name AND ($version = '' OR version = $version)
@@ -29,8 +36,10 @@ verdicts AS (
 SELECT episode_id,
     CASE WHEN $name <> '' THEN verdict
         WHEN outcome IN ('success', 'failure') THEN outcome = 'success' END,
-    CASE WHEN n IS NULL THEN 0 ELSE tokens END, CASE WHEN n IS NULL THEN 0 ELSE usd END
+    CASE WHEN n IS NULL THEN 0 ELSE tokens END, CASE WHEN n IS NULL THEN 0 ELSE usd END,
+    n_ok, CASE WHEN has_failed THEN failure END
 FROM all_episodes LEFT JOIN costs USING (episode_id) LEFT JOIN verdicts USING (episode_id)
+    LEFT JOIN answers USING (episode_id)
 WHERE list_contains($ids, episode_id)
 """
 
@@ -73,11 +82,15 @@ class Verdicts:
         known = []
         for run in runs:
             # Without a live part nothing was asked.
-            won, tokens, usd = facts.get(run.episode_id, (None, 0, 0.0))
+            nothing = (None, 0, 0.0, None, None)
+            won, tokens, usd, n_ok, failure = facts.get(run.episode_id, nothing)
+            # A server that does not answer is no fault of the agent's, nor of the change's.
+            is_unanswered = bool(failure) and (n_ok == 0 or run.status == "raised")
             known.append(
                 replace(
                     run,
-                    won=None if run.status in ("stopped", "timeout") else won,
+                    won=None if is_unanswered or run.status in ("stopped", "timeout") else won,
+                    reason=f"the model did not answer: {failure}" if is_unanswered else run.reason,
                     n_tokens=None if tokens is None else int(tokens),
                     cost_usd=None if usd is None else float(usd),
                 )

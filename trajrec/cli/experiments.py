@@ -45,6 +45,26 @@ def say_cost(arguments: argparse.Namespace, corpus: Corpus, episode: Episode) ->
     return ExitStatus.OK
 
 
+_UNPRICED = """
+SELECT DISTINCT model FROM model_calls
+WHERE episode_id = ? AND outcome = 'ok' AND cost IS NULL ORDER BY model
+"""
+
+
+def require_prices(corpus: Corpus, episode: Episode) -> None:
+    """Refuse a budget in dollars that would end the experiment after its first model call.
+
+    Raises:
+        ValueError: The price of a recorded model call is not known.
+    """
+    models = [str(row[0]) for row in corpus.sql(_UNPRICED, params=[episode.id]).fetchall()]
+    if models:
+        raise ValueError(
+            f"--max-usd needs the price of {', '.join(models)}, and its number of tokens: give "
+            "--prices FILE"
+        )
+
+
 LISTED = """
 WITH runs AS (
     SELECT episode_id, parent_id, started_at, outcome, metadata->>'$.what_if.id' AS experiment,

@@ -25,7 +25,7 @@ from trajrec.cli.arguments import (
 )
 from trajrec.cli.capture import add_bases, bases_of, watched_of
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.experiments import list_experiments, say_cost
+from trajrec.cli.experiments import list_experiments, require_prices, say_cost
 from trajrec.cli.find_step import find_step
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import Progress, print_json
@@ -204,6 +204,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
     episode = None if arguments.episode is None else corpus.episode(arguments.episode)
     if arguments.list or episode is None:
         return list_experiments(arguments, corpus, episode)
+    if arguments.max_usd is not None:
+        require_prices(corpus, episode)
     if arguments.find is not None:
         return find_step(arguments, corpus, episode, _run)
     if arguments.at is None:

@@ -1,0 +1,126 @@
+"""What a what-if must not say: numbers that its runs do not show."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from model_server import ModelServer, Turn
+from whatif_agents import Script, Support, only_episode, record_failure
+
+import trajrec
+from trajrec.errors import ReplayError
+from trajrec.replay import what_if
+from trajrec.replay.whatif.changes import Arguments, Change, Model, Prompt
+
+
+class Fussy(Script):
+    """The model of `Script`, on a server that knows no other name of a model than "small"."""
+
+    def __call__(self, request: dict[str, Any], number: int) -> Turn:
+        if request["model"] != "small":
+            return Turn(status=404)
+        return super().__call__(request, number)
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Support]:
+    with ModelServer(Fussy()) as server:
+        yield Support(server.url, tmp_path / "runs")
+
+
+class Patient(Support):
+    """An agent that ends quietly if its model does not answer."""
+
+    def __call__(self) -> None:
+        with contextlib.suppress(httpx.HTTPStatusError):
+            super().__call__()
+
+
+@pytest.mark.slow
+def test_run_whose_model_never_answered_is_no_loss(agent: Support) -> None:
+    episode = record_failure(agent)
+    result = what_if(
+        episode, at=1, change=Model("large"), agent=agent, n=2, success=lambda state: False
+    )
+    assert (result.unchanged.n_losses, result.changed.n_losses) == (2, 0), str(result)
+    assert result.changed.n_unknown == 2
+    assert "http.404" in str(result)
+
+
+@pytest.mark.slow
+def test_caught_failure_of_each_model_call_is_no_loss(tmp_path: Path) -> None:
+    with ModelServer(Fussy()) as server:
+        agent = Patient(server.url, tmp_path / "runs")
+        episode = record_failure(agent)
+        result = what_if(
+            episode, at=1, change=Model("large"), agent=agent, n=1, success=lambda state: False
+        )
+    assert result.changed.n_unknown == 1, str(result)
+
+
+def test_experiment_without_controls_is_refused(agent: Support) -> None:
+    episode = record_failure(agent)
+    with pytest.raises(ValueError, match="n_controls must be at least 1"):
+        what_if(episode, at=1, agent=agent, n_controls=0)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        what_if(episode, at=1, agent=agent, n=0)
+
+
+@pytest.mark.parametrize("change", [Change(), Prompt("Be brief.")])
+def test_call_of_a_change_that_changes_none_is_refused(agent: Support, change: Change) -> None:
+    episode = record_failure(agent)
+    with pytest.raises(ReplayError, match="changes no call"):
+        what_if(episode, at=1, call=0, change=change, agent=agent)
+
+
+def test_episode_that_is_still_recorded_is_refused(agent: Support) -> None:
+    messages = [{"role": "user", "content": "Refund order O1."}]
+    with trajrec.episode(agent.folder, task="t1"), httpx.Client() as client:
+        asked = {"model": "small", "messages": messages}
+        client.post(f"{agent.url}/v1/chat/completions", json=asked)
+        with trajrec.open(agent.folder) as corpus:
+            (row,) = corpus.sql("SELECT episode_id FROM all_episodes").fetchall()
+            episode = corpus.episode(row[0])
+        assert episode.ending == "running"
+        with pytest.raises(ReplayError, match="still being recorded"):
+            what_if(episode, at=0, agent=agent)
+
+
+@pytest.mark.slow
+def test_agent_that_keeps_answers_between_runs_gives_no_number(tmp_path: Path) -> None:
+    kept: dict[str, str] = {}
+    state = {"n": 0}
+
+    def ask(text: str) -> str:
+        asked = {"model": "small", "messages": [{"role": "user", "content": text}]}
+        answer = httpx.post(f"{server.url}/v1/chat/completions", json=asked)
+        return str(answer.raise_for_status().json()["choices"][0]["message"]["content"])
+
+    def program() -> None:
+        state["n"] = 0
+        with trajrec.episode(tmp_path, watch=state) as ep:
+            add = ep.tool(lambda n: state.update(n=state["n"] + n), name="add", access="write")
+            ask("How many?")
+            add(n=2)
+            # The control fills this cache, and the other runs find its recorded answer there.
+            kept["right?"] = kept.get("right?") or ask("Is it right?")
+            ep.check(lambda state: state["n"] == 1)
+
+    with ModelServer(lambda request, number: Turn("yes")) as server:
+        program()
+        kept.clear()
+        episode = only_episode(tmp_path)
+        server.attempts.clear()
+        options: Any = {"change": Arguments({"n": 1}), "agent": program, "n": 1}
+        result = what_if(episode, at=0, n_controls=1, **options)
+        assert result.unchanged.n_unknown == 1, str(result)
+        assert "asked no model after step 0" in str(result)
+        kept.clear()
+        # A control that comes last finds it too.
+        assert "the agent ended before" in what_if(episode, at=0, **options).refused
+        assert not server.attempts
