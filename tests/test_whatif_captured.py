@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from model_server import ModelServer
+from model_server import ModelServer, Turn
 from test_whatif_command import only_id, trajrec_command
 from whatif_agents import RIGHT, TOOLS, WRONG, Script
 
@@ -208,6 +208,24 @@ def test_program_that_captures_itself_is_run_from_the_step_on(
     assert len(server.attempts) == 4
     with trajrec.open(runs) as corpus:
         assert [episode.id for episode in corpus.episodes()] == [own]
+
+
+@pytest.mark.slow
+def test_command_whose_model_does_not_answer_is_no_loss(tmp_path: Path) -> None:
+    def plan(request: dict[str, Any], number: int) -> Turn:
+        return Turn(status=404) if request["model"] == "large" else script(request, number)
+
+    script = Script()
+    runs = tmp_path / "runs"
+    with ModelServer(plan) as server:
+        command = [sys.executable, "-c", PROGRAM, runs, server.url, Path(__file__).parent]
+        assert subprocess.run(command, check=False).returncode == 1
+        given = ["whatif", runs, only_id(runs), "--at", 1, "--model", "large", "-n", 1]
+        leave = ["--openai-base", f"{server.url}/v1", "--run-tools", "all", "--accept", "--json"]
+        ended = trajrec_command(*given, *leave, "--", *command)
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    result = json.loads(ended.stdout)
+    assert (result["unchanged"]["lost"], result["changed"]["unknown"]) == (1, 1), result
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from model_server import ModelServer, Turn
-from whatif_agents import Script, Support, only_episode, record_failure
+from test_whatif_captured import Plain
+from whatif_agents import RIGHT, Script, Support, only_episode, record_failure
 
 import trajrec
 from trajrec.errors import ReplayError
@@ -124,3 +125,59 @@ def test_agent_that_keeps_answers_between_runs_gives_no_number(tmp_path: Path) -
         # A control that comes last finds it too.
         assert "the agent ended before" in what_if(episode, at=0, **options).refused
         assert not server.attempts
+
+
+@pytest.mark.slow
+def test_check_of_a_state_that_is_not_put_back_gives_no_number(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.txt"
+
+    def book(state: Any, cents: int) -> None:
+        with ledger.open("a") as file:
+            print(cents, file=file)
+
+    def was_refunded(state: Any) -> bool:
+        return str(RIGHT) in ledger.read_text().split()
+
+    with ModelServer(Script()) as server:
+        agent = Support(server.url, tmp_path / "runs", refund=book)
+        episode = record_failure(agent)
+        change = Arguments({"cents": RIGHT})
+        result = what_if(episode, at=1, change=change, agent=agent, n=2, success=was_refunded)
+    # The first run with the change books the right amount, and each later run finds it there.
+    assert "was_refunded" in result.refused, str(result)
+    assert "controls" in result.refused
+
+
+@pytest.mark.slow
+def test_function_without_an_episode_is_answered_up_to_the_step(tmp_path: Path) -> None:
+    with ModelServer(Script()) as server:
+        agent = Plain(server.url)
+        with trajrec.episode(tmp_path, task="t1"):
+            agent.run()
+        episode = only_episode(tmp_path)
+        server.attempts.clear()
+        result = what_if(
+            episode,
+            at=1,
+            change=Arguments({"cents": RIGHT}),
+            agent=agent.run,
+            n=1,
+            success=lambda refunds: refunds[-1] == RIGHT,
+            run_tools="all",
+            accept=True,
+        )
+        assert len(server.attempts) == 2
+    assert (result.unchanged.n_won, result.changed.n_won) == (0, 1), str(result)
+
+
+@pytest.mark.slow
+def test_what_if_of_a_fork_begins_where_the_fork_did(agent: Support) -> None:
+    episode = record_failure(agent)
+    first = what_if(episode, at=1, change=Arguments({"cents": RIGHT}), agent=agent, n=1)
+    with trajrec.open(agent.folder) as corpus:
+        forks = {run.arm: corpus.episode(run.episode_id) for run in first.runs}
+        same = what_if(forks["unchanged"], at=1, agent=agent, n=1)
+        assert same.n_equal_controls == 2, str(same)
+        assert (same.unchanged.n_losses, same.changed.n_losses) == (1, 1)
+        with pytest.raises(ReplayError, match="given a change"):
+            what_if(forks["changed"], at=1, agent=agent, n=1)

@@ -13,6 +13,7 @@ from trajrec.corpus.prices import Prices
 from trajrec.errors import ReplayError, RestoreError
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.redactor import Redactor
+from trajrec.replay.agents.recorded_answers import check_unchanged
 from trajrec.replay.whatif.budget import Budget
 from trajrec.replay.whatif.changes import Change
 from trajrec.replay.whatif.experiment import N_CONTROLS, Experiment
@@ -216,6 +217,7 @@ def check_step(episode: Episode, at: int, call: int | None, change: Change) -> A
         raise ReplayError(
             "it is still being recorded; ask when it has ended", episode_id=episode.id
         )
+    check_unchanged(episode)
     if call is not None and change.start == "request":
         raise ReplayError(
             f"the change {change.name!r} changes no call: leave out call= (--call)",

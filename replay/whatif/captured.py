@@ -74,6 +74,7 @@ class CapturedCommand:
         if self.watch is not None:
             restore_watched(episode, self.watch, ())
         error: BaseException | None = None
+        status = 0
         with tempfile.TemporaryFile() as output:
             try:
                 with stand_in.make({"wire": False}) as run:
@@ -89,8 +90,13 @@ class CapturedCommand:
         result = result_of(stand_in, error)
         if result.status == "stopped" and said:
             result = replace(result, reason=f"{result.reason}\nthe command printed: {said}")
-        if stand_in.plan.arm == "control" and result.status == "done":
+        if result.status != "done":
+            return result
+        if stand_in.plan.arm == "control":
             return self._compare_state(episode, result)
+        if status:
+            reason = f"the command ended with exit status {status}: {said}"
+            return replace(result, status="raised", reason=reason)
         return result
 
     def _check(self, run: WhatIfRun, status: int) -> None:

@@ -93,6 +93,7 @@ class Experiment:
         # At once: to look into a log that grows takes longer than a run of a small agent.
         runs = verdicts.add_to(runs)
         verdicts.label(runs)
+        refused = refused or self._why_doubtful(runs)
         return WhatIfResult(
             experiment=self.plan.experiment,
             episode_id=self.episode.id,
@@ -141,6 +142,27 @@ class Experiment:
         if len(first) == 2 and all(r.status == "stopped" and not r.episode_id for r in first):
             return f"no run came to step {self.plan.at}: {first[1].reason}"
         return ""
+
+    def _why_doubtful(self, runs: list[RunResult]) -> str:
+        """Return why the verdicts mean nothing, "" if they do.
+
+        The controls end as the recording did. If a check tells them apart, it reads a state that
+        an earlier run has left, and so did those of the other runs.
+        """
+        name, _, version = self.plan.success.partition("@")
+        verdicts = {run.won for run in runs if run.arm == "control" and run.status == "done"}
+        verdicts |= {
+            check.verdict
+            for check in self.episode.checks
+            if name and check.check_id == name and version in ("", check.version)
+        }
+        if len(verdicts - {None}) < 2:
+            return ""
+        return (
+            f"no number: {f'the check {name!r}' if name else 'the primary check'} tells the "
+            "controls from the recording or from each other, though they did the same: it judges "
+            "a state that was not put back, or not the same twice"
+        )
 
     def _plans(self) -> Iterator[Plan]:
         """Yield the runs: a control first, the arms in turn, the other controls last."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any, Literal
 from trajrec.agents.routing import CAPTURE_ENDED, connect_taps
 from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.history import recorded_requests
 from trajrec.errors import ReplayError, RerunStopped
 from trajrec.protocols import Verifier, World
-from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.redactor import Redactor, as_redactor
+from trajrec.replay.agents.wire_answers import WireAnswers
 from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.types import Value
@@ -110,15 +113,24 @@ class StandIn:
     def of_request(self, request: HttpRequest) -> WhatIfRun | None:
         """Return the run that a model call outside of all episodes belongs to; None if none.
 
-        The call of a thread without a context belongs to the run. If a capture has recorded a
-        conversation, whose program marks no episode, its first call begins the run.
+        The call of a thread without a context belongs to the run. The program of a conversation
+        that a capture has recorded marks no episode: its first call begins the run. So does a
+        recorded call, which would be made for real otherwise.
         """
         run = self.run
-        if run is None and is_model_request(request) and records_conversation(self.episode):
+        if run is None and is_model_request(request) and self._is_first(request):
             run = self.make()
             self._is_conversation = True
             run.__enter__()
         return None if run is None or run.has_ended else run
+
+    def _is_first(self, request: HttpRequest) -> bool:
+        if records_conversation(self.episode):
+            return True
+        exchanges = recorded_requests(self.episode).exchanges
+        ignore = [re.compile(text) for text in self.options.ignore]
+        answers = WireAnswers(exchanges, as_redactor(self.options.redact), ignore)
+        return answers.find(request) is not None
 
     @contextlib.contextmanager
     def conversation(self) -> Iterator[None]:
