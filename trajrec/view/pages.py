@@ -49,6 +49,12 @@ def render(template: str, **values: Value) -> str:
     return _environment().get_template(template).render(**values)
 
 
+def compile_templates() -> None:
+    """Compile all templates, which takes 0.1 s: before the first page is asked for."""
+    for path in (FOLDER / "templates").iterdir():
+        _environment().get_template(path.name)
+
+
 @functools.cache
 def own_file(name: str) -> str:
     """Return a file of the folder `static`."""

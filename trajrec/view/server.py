@@ -17,7 +17,7 @@ import uvicorn
 from trajrec.corpus.corpus import Corpus
 from trajrec.view.app import make_app
 from trajrec.view.guard import new_token
-from trajrec.view.pages import render
+from trajrec.view.pages import compile_templates, render
 from trajrec.view.served_corpus import ServedCorpus
 
 HOST = "127.0.0.1"
@@ -49,6 +49,8 @@ def serve(
             app, log_level="error", access_log=False, lifespan="off", server_header=False
         )
         announce(address)
+        # While the browser starts.
+        threading.Thread(target=compile_templates, daemon=True).start()
         if opens_browser:
             page = stack.enter_context(_entry_page(address))
             # A text browser in the terminal would not come back.
