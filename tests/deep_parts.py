@@ -25,6 +25,7 @@ PARTS = {
     "trainers": "training loops of Stable-Baselines3, CleanRL's kind, TorchRL and RLlib",
     "imports": "files of other tools with random changes",
     "environments": "every environment recorded, restored, forked and probed",
+    "pages": "axe-core on every page of the viewer: it needs Chromium, and npm to install axe-core",
     "newest": "the unmarked tests with the newest, the pre-release and the oldest dependencies",
 }
 """The parts, each with its contents. `.ci/deep` itself knows how to run `newest`."""
