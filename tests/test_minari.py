@@ -138,6 +138,7 @@ def same_rows(rows: list[Any], others: list[Any]) -> bool:
     return all(is_equal(a, b) for row, other in pairs for a, b in zip(row, other, strict=True))
 
 
+@pytest.mark.parametrize("has_infos", [True, False])
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
 # Minari leaves folders to the garbage collector.
@@ -146,13 +147,17 @@ def same_rows(rows: list[Any], others: list[Any]) -> bool:
 @pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
 @pytest.mark.parametrize("kind", ["CartPole-v1", *SPACES])
 def test_a_dataset_of_minaris_collector_is_imported_whole(
-    kind: str, data_format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    data_format: str,
+    has_infos: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     minari: Any = pytest.importorskip("minari", reason="pip install 'minari[arrow,create,hdf5]'")
     pytest.importorskip("jax", reason="pip install 'minari[arrow,create,hdf5]'")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     env_id = f"trajrec-test/Sample-{kind}-v0" if kind in SPACES else kind
-    options = {"record_infos": True, "data_format": data_format, "jpeg_encoding": False}
+    options = {"record_infos": has_infos, "data_format": data_format, "jpeg_encoding": False}
     env = minari.DataCollector(gym.make(env_id, disable_env_checker=True), **options)
     for seed in (4, 5, 2**64 - 2):
         run_episode(env, seed)
@@ -324,6 +329,9 @@ def test_infos_that_the_reset_lacks_come_back(tmp_path: Path) -> None:
         assert episode.reset_info == {"position": 0.5}
         assert episode.infos[0].keys() == {"position", "force", "speed"}
         assert [value["text"] for value in episode.observation_values] == ["(", "a,"]
+        report, *_ = Replayer(env=StepInfoEnv()).replay_all([episode])
+        assert report.grade == "state"
+        assert "infos that the imported files do not have" in report.notes[-1]
         row = "SELECT ending, seed_origin, started_at, source->>'$.position' FROM episodes"
         assert back.sql(row).fetchall() == [("truncated", "caller", None, "episode 0")]
         counts = "SELECT file, format, version, found = kept + extra FROM imports"

@@ -10,7 +10,7 @@ import numpy as np
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.report import ulp_distance
 from trajrec.types import Value
-from trajrec.values.diff import Change, is_same
+from trajrec.values.diff import MISSING, Change, is_same
 from trajrec.values.json import to_field
 from trajrec.values.projection import Projection
 
@@ -25,6 +25,10 @@ NUMBER_TYPES = "types of numbers, which the imported files do not tell"
 """The label of numbers that differ by their types alone."""
 
 
+LOST_INFOS = "infos that the imported files do not have"
+"""The label of keys of infos that a recording lacks."""
+
+
 class Tolerance(NamedTuple):
     """The differences that a replay ignores and notes in its report.
 
@@ -37,6 +41,7 @@ class Tolerance(NamedTuple):
             about values without redacted secrets.
         number_types: Whether two numbers differ that are of another type, Python's or NumPy's, and
             else the same.
+        infos: Whether keys of infos count that the recording lacks.
     """
 
     paths: frozenset[str] = frozenset()
@@ -44,12 +49,13 @@ class Tolerance(NamedTuple):
     projection: Projection | None = None
     redactor: Redactor | None = None
     number_types: bool = True
+    infos: bool = True
 
     @property
     def is_exact(self) -> bool:
         """Whether no difference at all is ignored."""
         is_whole = not self.paths and not self.ulps and self.projection is None
-        return is_whole and self.number_types
+        return is_whole and self.number_types and self.infos
 
     @property
     def ignores_digests(self) -> bool:
@@ -67,6 +73,8 @@ class Tolerance(NamedTuple):
             return field
         if self.projection is not None and not self.projection.counts(change):
             return field
+        if not self.infos and change.path[0] == "info" and change.before is MISSING:
+            return LOST_INFOS
         if not self.number_types and _is_same_number(change.before, change.after):
             return NUMBER_TYPES
         if self.ulps:

@@ -8,7 +8,7 @@ import numpy as np
 
 from trajrec.exchange.reading import Place, parse_json
 from trajrec.log.schema import EnvRecord
-from trajrec.log.source_facts import CUT_OFF, NUMBER_TYPES, env_data, extra_of, facts_of
+from trajrec.log.source_facts import CUT_OFF, INFOS, NUMBER_TYPES, env_data, extra_of, facts_of
 from trajrec.recording.env_record import SPACE_CHARACTERS
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
@@ -84,8 +84,9 @@ def _unknown_of(metadata: JsonObject) -> list[str]:
     """Return the facts that a dataset does not tell, unless trajrec has exported it."""
     own = metadata.get(OWN_KEY)
     if type(own) is not dict or type(own.get("numbers")) is not dict:
-        return [NUMBER_TYPES, CUT_OFF]
-    return [] if own.get("mixed") == [] else [NUMBER_TYPES]
+        return [NUMBER_TYPES, CUT_OFF, INFOS]
+    lists = {NUMBER_TYPES: "mixed", INFOS: "lost_infos"}
+    return [fact for fact, name in lists.items() if own.get(name) != []]
 
 
 def metadata_of(env: EnvRecord) -> JsonObject:

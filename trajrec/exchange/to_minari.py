@@ -154,6 +154,7 @@ class _Dataset:
         self._guessed: set[str] = set()
         self._kinds: dict[str, NumberKind] = {}
         self._mixed: set[str] = set()
+        self._lost_infos: set[str] = set()
         self._n_steps = 0
 
     def add(self, episode: Episode) -> DatasetEpisode | None:
@@ -171,6 +172,8 @@ class _Dataset:
         account.keep("step", columns.n_steps)
         for reason in columns.losses:
             account.drop(reason)
+            if reason.startswith("infos"):
+                self._lost_infos.add(reason)
         self._mixed.update(columns.mixed)
         for path in columns.mixed:
             account.note(f"{path}: numbers of several types become those of one")
@@ -237,6 +240,7 @@ class _Dataset:
             "report": report.account.as_dict(),
             "numbers": self._kinds,
             "mixed": sorted(self._mixed),
+            "lost_infos": sorted(self._lost_infos),
         }
         return {
             **metadata,

@@ -72,12 +72,16 @@ CUT_OFF = "cut off"
 """Unknown if a source has the flag of a truncation for an episode that was only cut off, too."""
 
 
+INFOS = "infos"
+"""Unknown if a source may lack infos, or keys of them, that the environment returned."""
+
+
 def env_data(extra: Value, unknown: list[str]) -> bytes:
     """Return the `extra_data` of the environment of imported episodes.
 
     Args:
         extra: Facts of the source that have no place of their own.
-        unknown: `NUMBER_TYPES` or `CUT_OFF`, if the source does not tell it.
+        unknown: `NUMBER_TYPES`, `CUT_OFF` or `INFOS`, if the source does not tell it.
     """
     return codec.encode({_EXTRA: extra, _UNKNOWN: unknown})
 
