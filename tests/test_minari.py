@@ -7,6 +7,8 @@ import gc
 import json
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.errors import CorpusError, ImportFileError
 from trajrec.exchange.importing import import_trajectories
-from trajrec.replay import Replayer
+from trajrec.replay import Replayer, fork_many
 from trajrec.values import codec
 from trajrec.values.diff import is_same
 
@@ -248,6 +250,25 @@ def test_types_that_minari_does_not_tell_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_cut_off_episode_of_a_dataset_is_replayed_and_forked(tmp_path: Path) -> None:
+    with trajrec.record(gym.make("MountainCarContinuous-v0"), tmp_path / "runs") as env:
+        env.reset(seed=1)
+        for _ in range(5):
+            env.step(env.action_space.sample())
+    exported(tmp_path / "runs", tmp_path / "set-v0")
+    change_metadata(tmp_path / "set-v0", trajrec=None)
+    with h5py.File(tmp_path / "set-v0" / "data" / "main_data.hdf5", "a") as file:
+        file["episode_0/truncations"][-1] = True
+    with imported(tmp_path / "set-v0", tmp_path / "back") as back, Replayer() as replayer:
+        episode = next(back.episodes())
+        report = replayer.replay(episode)
+        assert report.grade == "state"
+        assert "also have of an episode that was cut off" in report.notes[-1]
+        branches = fork_many(episode, at=2, policy="random", n_branches=2, max_steps=3)
+        assert [branch.n_steps for branch in branches] == [3, 3]
+
+
+@pytest.mark.slow
 def test_flags_inside_of_an_episode_come_back(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     with h5py.File(dataset / "data" / "main_data.hdf5", "a") as file:
@@ -278,6 +299,24 @@ def test_options_and_seeds_come_back(tmp_path: Path) -> None:
         assert episode.start is not None
         assert is_same(episode.value(episode.start.options_data), options)
         assert episode.start.seed == 1
+
+
+@pytest.mark.slow
+def test_the_rest_of_a_killed_import_is_removed(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    command = (
+        "import os, sys\n"
+        "from trajrec.exchange import env_log, importing\n"
+        "env_log.EnvImportLog.finish = lambda log: os.kill(os.getpid(), 9)\n"
+        "importing.import_trajectories(sys.argv[1], sys.argv[2])"
+    )
+    runs = tmp_path / "back"
+    killed = subprocess.run([sys.executable, "-c", command, str(dataset), str(runs)], check=False)
+    assert killed.returncode == -9
+    assert {path.suffix for path in runs.rglob("*-*.*")} == {".trj", ".journal"}
+    with imported(dataset, runs) as back:
+        assert len(list(back.episodes())) == 2
+    assert not list(runs.rglob("*-*.trj*"))
 
 
 def test_attributes_of_any_type_are_kept(tmp_path: Path) -> None:

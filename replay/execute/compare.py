@@ -12,7 +12,7 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.log.schema import Failure
-from trajrec.log.source_facts import CUT_OFF, INFOS, NUMBER_TYPES, unknown_of
+from trajrec.log.source_facts import CUT_OFF, unknown_of
 from trajrec.redaction.comparison import (
     differences,
     has_marks,
@@ -77,10 +77,7 @@ def compare(episode: Episode, execution: Execution, tolerance: Tolerance) -> Div
     if execution.early_divergence is not None:
         return execution.early_divergence
     unknown = unknown_of(episode.header.env.extra_data)
-    if unknown:
-        tolerance = tolerance._replace(
-            number_types=NUMBER_TYPES not in unknown, infos=INFOS not in unknown
-        )
+    tolerance = tolerance.for_source(unknown)
     changes = [
         compare_observations(episode, execution, tolerance),
         _compare_rewards(episode, execution, tolerance),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.adapters import find_adapter, function_adapter
 from trajrec.envstate.pettingzoo import as_gymnasium
+from trajrec.log.source_facts import unknown_of
 from trajrec.protocols import StateAdapter
 from trajrec.replay.execute.tolerance import EXACT, Tolerance
 from trajrec.types import AnyEnv, Value
@@ -46,8 +47,10 @@ def env_handle(
         episode: The episode.
         state: The function that computed the recorded states, if the recorder was given one.
         allow: Prefixes of the modules that may get any reset options that a log holds.
-        tolerance: The differences that are ignored on the way to a step; none by default.
+        tolerance: The differences that are ignored on the way to a step; by default those alone
+            that the source of an imported episode does not tell.
     """
+    tolerance = tolerance.for_source(unknown_of(episode.header.env.extra_data))
     env = as_gymnasium(env)
     record = episode.header.state
     native = find_adapter(env)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from trajrec.log.source_facts import INFOS, NUMBER_TYPES
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.report import ulp_distance
 from trajrec.types import Value
@@ -21,7 +22,7 @@ WALL_CLOCK = frozenset({"info/episode/t"})
 
 _NUMBERS = frozenset((bool, int, float, complex))
 
-NUMBER_TYPES = "types of numbers, which the imported files do not tell"
+OTHER_TYPES = "types of numbers, which the imported files do not tell"
 """The label of numbers that differ by their types alone."""
 
 
@@ -62,6 +63,16 @@ class Tolerance(NamedTuple):
         """Whether states may differ although their digests do: a digest has no distance."""
         return self.ulps > 0 or self.projection is not None
 
+    def for_source(self, unknown: Collection[str]) -> Tolerance:
+        """Return the tolerance for episodes whose source does not tell some facts.
+
+        Args:
+            unknown: The facts, as `trajrec.log.source_facts.unknown_of` returns them.
+        """
+        if not unknown:
+            return self
+        return self._replace(number_types=NUMBER_TYPES not in unknown, infos=INFOS not in unknown)
+
     def label(self, change: Change) -> str | None:
         """Return the label of a difference that is ignored, or None if the difference counts.
 
@@ -76,7 +87,7 @@ class Tolerance(NamedTuple):
         if not self.infos and change.path[0] == "info" and change.before is MISSING:
             return LOST_INFOS
         if not self.number_types and _is_same_number(change.before, change.after):
-            return NUMBER_TYPES
+            return OTHER_TYPES
         if self.ulps:
             distance = ulp_distance(change.before, change.after)
             if distance is not None and distance <= self.ulps:
