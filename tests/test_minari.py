@@ -30,7 +30,7 @@ from tiers import Share, suite
 
 import trajrec
 from trajrec.cli.main import main
-from trajrec.errors import CorpusError, ImportFileError
+from trajrec.errors import CorpusError, ImportFileError, MissingPackageError
 from trajrec.exchange.importing import import_trajectories
 from trajrec.replay import Replayer, fork_many
 from trajrec.values import codec
@@ -299,6 +299,17 @@ def test_options_and_seeds_come_back(tmp_path: Path) -> None:
         assert episode.start is not None
         assert is_same(episode.value(episode.start.options_data), options)
         assert episode.start.seed == 1
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = make_dataset(tmp_path)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    wanted = r"this needs h5py, which is not installed: pip install 'trajrec\[minari\]'"
+    with pytest.raises(MissingPackageError, match=wanted):
+        import_trajectories(dataset, tmp_path / "back")
+    with pytest.raises(MissingPackageError, match=wanted):
+        exported(tmp_path / "made", tmp_path / "other-v0")
+    assert not list(tmp_path.rglob("other-v0*"))
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ Minari itself is not needed. Images are stored as they are, and not as JPEG.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from trajrec.exchange.minari_episode import DatasetEpisode, dataset_episode, why
 from trajrec.exchange.minari_hdf5 import FILE
 from trajrec.exchange.minari_spaces import NumberKind
 from trajrec.exchange.minari_writing import write_episode
+from trajrec.exchange.reading import sha256_of
 from trajrec.exchange.space_texts import SpaceText, fits, guessed_space, widened
 from trajrec.log.schema import FACTORY_FIELD, EnvRecord
 from trajrec.types import JsonObject, Value
@@ -85,11 +85,11 @@ def export_minari(corpus: Corpus, output: str | Path, where: str = "true") -> Ex
         if not report.n_episodes:
             reasons = "; ".join(report.account.dropped) or "no episode is selected"
             raise CorpusError(f"{corpus.path}: no episode for a dataset of Minari: {reasons}")
-        digest = hashlib.sha256((data / FILE).read_bytes()).hexdigest()
+        n_bytes, digest = sha256_of(data / FILE)
         metadata = dataset.metadata(
             dataset_id,
             report,
-            megabytes=(data / FILE).stat().st_size / 1e6,
+            megabytes=n_bytes / 1e6,
             origin=lineage(where, digest, report.n_episodes),
         )
         (data / FACTS).write_text(json.dumps(metadata))
