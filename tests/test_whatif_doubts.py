@@ -181,3 +181,40 @@ def test_what_if_of_a_fork_begins_where_the_fork_did(agent: Support) -> None:
         assert (same.unchanged.n_losses, same.changed.n_losses) == (1, 1)
         with pytest.raises(ReplayError, match="given a change"):
             what_if(forks["changed"], at=1, agent=agent, n=1)
+
+
+@pytest.mark.slow
+def test_tokens_of_episodes_within_a_run_are_counted(tmp_path: Path) -> None:
+    state = {"n": 0}
+
+    def ask(text: str) -> None:
+        asked = {"model": "small", "messages": [{"role": "user", "content": text}]}
+        httpx.post(f"{server.url}/v1/chat/completions", json=asked).raise_for_status()
+
+    def add(n: int) -> None:
+        state["n"] += n
+        with trajrec.episode(tmp_path, task="helper"):
+            ask("Is it right?")
+
+    def program() -> None:
+        state["n"] = 0
+        with trajrec.episode(tmp_path, watch=state, task="main") as ep:
+            tool = ep.tool(add, access="write")
+            ask("How many?")
+            tool(n=2)
+
+    with ModelServer(lambda request, number: Turn("yes")) as server:
+        program()
+        trajrec.close_logs()
+        with trajrec.open(tmp_path) as corpus:
+            (episode,) = corpus.episodes("task = 'main'")
+        server.attempts.clear()
+        result = what_if(episode, at=0, change=Arguments({"n": 1}), agent=program, n=1)
+        assert result.n_equal_controls == 2, str(result)
+        n_asked = len(server.attempts)
+    with trajrec.open(tmp_path) as corpus:
+        ((each,),) = corpus.sql(
+            "SELECT DISTINCT input_tokens + output_tokens FROM model_calls"
+        ).fetchall()
+    # Both arms and both controls run the tool, whose helper asks the model.
+    assert (n_asked, result.n_tokens) == (4, 4 * each)

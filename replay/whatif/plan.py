@@ -11,6 +11,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import RedactedError, ReplayError
 from trajrec.replay.whatif.changes import Arguments, Change, change_of
 from trajrec.types import JsonObject, Value
+from trajrec.wire.edits import RequestEdit
 
 Arm: TypeAlias = Literal["unchanged", "changed", "control"]
 """A run without the change, with it, or one that must do as recorded."""
@@ -51,6 +52,11 @@ class Plan:
     def is_changed(self) -> bool:
         """Whether the run has the change."""
         return self.arm == "changed"
+
+    @property
+    def edit(self) -> RequestEdit | None:
+        """The change of the requests of this run; None if they stay as they are."""
+        return self.change.edit if self.is_changed else None
 
     def changed(self, arguments: JsonObject) -> JsonObject:
         """Return the arguments of the changed call."""

@@ -39,7 +39,7 @@ from trajrec.replay.whatif.unwatched import access_of, without_leave
 from trajrec.types import JsonObject, Value
 from trajrec.values.recorded import as_exception, deliver
 from trajrec.wire.dialects.choose import is_model_request
-from trajrec.wire.edits import EditError, RequestEdit, edit_request
+from trajrec.wire.edits import EditError, edit_request
 from trajrec.wire.exchange import Exchange, HttpRequest
 
 
@@ -108,6 +108,11 @@ class WhatIfRun(Rerun):
         self._n_asked = 0
         # Whether the changed arguments are still to be put into the call as it is made.
         self._has_pending_arguments = plan.is_changed and isinstance(plan.change, Arguments)
+
+    @property
+    def id(self) -> str:
+        """Id of the live part, also of a control's; before it, of the recorded episode."""
+        return super().id if self.branch is None else self.branch.id
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -185,10 +190,10 @@ class WhatIfRun(Rerun):
         if self.live is None:
             return super().begin_exchange(request)
         self._n_asked += is_model_request(request)
-        if self._edit is None or not is_model_request(request):
+        if self.plan.edit is None or not is_model_request(request):
             return self.live.begin_exchange(request)
         try:
-            edited = edit_request(request, self._edit)
+            edited = edit_request(request, self.plan.edit)
         except EditError as exc:
             raise self._stopped(str(exc)) from exc
         self._has_edited = True
@@ -266,17 +271,12 @@ class WhatIfRun(Rerun):
         self._begin_branch()
         return answer
 
-    @property
-    def _edit(self) -> RequestEdit | None:
-        """The change of the requests of this run; None if they stay as they are."""
-        return self.plan.change.edit if self.plan.is_changed else None
-
     def _edited(self, kwargs: dict[str, Value]) -> dict[str, Value]:
         """Return the arguments of a client's function with the change, if there is one."""
-        if self._edit is None:
+        if self.plan.edit is None:
             return kwargs
         try:
-            kwargs = with_edit(kwargs, self._edit)
+            kwargs = with_edit(kwargs, self.plan.edit)
         except EditError as exc:
             raise self._stopped(str(exc)) from exc
         self._has_edited = True

@@ -13,12 +13,19 @@ from trajrec.replay.whatif.result import RunResult
 
 # NULL stands for what is not known: a call without a count makes the sum unknown.
 _FACTS = """
-WITH costs AS (
-    SELECT episode_id, count(*) AS n,
+WITH RECURSIVE members AS (
+    -- A run, and the episodes that were begun within it, whose model calls it pays for.
+    SELECT episode_id AS run, episode_id FROM all_episodes WHERE list_contains($ids, episode_id)
+    UNION
+    SELECT members.run, inner_.episode_id
+    FROM members JOIN all_episodes inner_ ON inner_.caller_id = members.episode_id
+),
+costs AS (
+    SELECT run AS episode_id, count(*) AS n,
         CASE WHEN count(input_tokens + output_tokens) = count(*)
             THEN sum(input_tokens + output_tokens) END AS tokens,
         CASE WHEN count(cost) = count(*) THEN sum(cost) END AS usd
-    FROM model_calls WHERE outcome = 'ok' AND list_contains($ids, episode_id) GROUP BY ALL
+    FROM members JOIN model_calls USING (episode_id) WHERE outcome = 'ok' GROUP BY ALL
 ),
 answers AS (
     SELECT episode_id, count(*) FILTER (outcome = 'ok') AS n_ok,
