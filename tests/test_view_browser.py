@@ -289,3 +289,14 @@ def test_a_report_opens_from_a_file_without_network(
         assert page.evaluate(CHECKS) == []
         assert all(url.startswith(("file:", "data:,")) for url in page.requests)
     page.close()
+
+
+def test_the_buttons_of_a_phone_lie_above_the_list(chromium: Chromium, site: Site) -> None:
+    with opened(chromium, site, PHONE) as page:
+        page.goto(site.base + site.pages["agent"])
+        top = "document.querySelector('.titles').getBoundingClientRect().top"
+        for name in ("previous", "next"):
+            box = f"document.getElementById('{name}').getBoundingClientRect()"
+            page.evaluate(f"scrollBy(0, {top} - {box}.top)")
+            assert page.evaluate(f"document.elementFromPoint({box}.x + 5, {box}.y + 8).id") == name
+            assert page.evaluate(f"{box}.height") >= 44

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from test_view import HOSTILE, ROOT, TOKEN, assert_harmless, record_hostile, str
 
 import trajrec
 from trajrec.replay import first_difference
+from trajrec.view import diff_view
 from trajrec.view.diff_view import DiffView, compare_views
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import Evidence
@@ -179,3 +181,12 @@ def test_a_fork_has_no_reset_that_could_differ(tmp_path: Any) -> None:
         view = compared(corpus, parent.id, fork.id)
         assert kinds(view) == [("a", -1, -1), ("a", 0, 1), ("same", 2, 2), ("differs", 3, 3)]
         assert view.n_shared == 2
+
+
+def test_calls_are_compared_as_json_without_loss() -> None:
+    shown = diff_view._shown([["refund", {"cents": 5, "all": True}]], [["refund", {"cents": 6}]])
+    assert shown.before + shown.left + shown.after == '[["refund",{"cents":5,"all":true}]]'
+    for a, b in [([1], [True]), ([None], [math.nan]), ([(1,)], [[1]])]:
+        shown = diff_view._shown(a, b)
+        assert shown.left != shown.right
+    assert diff_view._shown([["refund", {}]], []).right == "(nothing)"

@@ -12,11 +12,11 @@ from trajrec.corpus.transcript import ModelCall
 from trajrec.types import Value
 from trajrec.values.diff import is_same
 from trajrec.values.json import describe_path
-from trajrec.values.shown import short_pair
+from trajrec.values.shown import short_pair, short_texts
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.rows import AgentStep, agent_steps
 from trajrec.view.svg import marks
-from trajrec.view.text import Difference, difference
+from trajrec.view.text import Difference, difference, json_text
 
 MAX_STEPS = 20_000
 """Steps that are compared; the page says how many it leaves out."""
@@ -153,12 +153,23 @@ def _part(step: int, a: _Fields | None, b: _Fields | None) -> Part:
 
 
 def _shown(a: Value, b: Value) -> Difference:
-    left, right = short_pair(a, b)
+    left, right = _texts(a, b)
     # A call, a result or a change that one of them does not have.
     return difference(
         "(nothing)" if _is_nothing(a) else left,
         "(nothing)" if _is_nothing(b) else right,
     )
+
+
+def _texts(a: Value, b: Value) -> tuple[str, str]:
+    """Return two values as texts: calls as JSON, as on other pages, unless it cannot hold them."""
+    if isinstance(a, (list, dict)) and isinstance(b, (list, dict)):
+        left = json_text(a)
+        right = json_text(b)
+        # JSON has null for an array or NaN, and one text for some values of different types.
+        if left != right and "null" not in left + right:
+            return short_texts(left, right)
+    return short_pair(a, b)
 
 
 def _is_nothing(value: Value) -> bool:
