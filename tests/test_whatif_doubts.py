@@ -9,12 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
+from imported import write_json
 from model_server import ModelServer, Turn
+from test_imports import trajectory
 from test_whatif_captured import Plain
 from whatif_agents import RIGHT, Script, Support, only_episode, record_failure
 
 import trajrec
 from trajrec.errors import ReplayError
+from trajrec.exchange.importing import import_trajectories
 from trajrec.replay import what_if
 from trajrec.replay.whatif.changes import Arguments, Change, Model, Prompt
 
@@ -218,3 +221,17 @@ def test_tokens_of_episodes_within_a_run_are_counted(tmp_path: Path) -> None:
         ).fetchall()
     # Both arms and both controls run the tool, whose helper asks the model.
     assert (n_asked, result.n_tokens) == (4, 4 * each)
+
+
+def test_imported_episode_is_refused_by_its_format(tmp_path: Path) -> None:
+    import_trajectories(write_json(tmp_path / "in.json", trajectory()), tmp_path / "runs")
+    with trajrec.open(tmp_path / "runs") as corpus:
+        episode = next(iter(corpus.episodes()))
+        with pytest.raises(ReplayError, match=r"imported.*record your program"):
+            what_if(episode, at=0, agent=lambda ep: None, accept=True)
+
+
+def test_argument_that_the_call_did_not_have_is_named() -> None:
+    change = Arguments({"cents": RIGHT, "cent": 1})
+    told = change.describe({"cents": 540000})
+    assert told == "cents 540000 -> 5400, cent -> 1, which the call did not have"

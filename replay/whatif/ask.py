@@ -205,12 +205,18 @@ def check_step(episode: Episode, at: int, call: int | None, change: Change) -> A
     """Return the call that is changed, None if none is.
 
     Raises:
-        ReplayError: The episode is not an agent's, or is still being recorded; or the step has no
-            such call.
+        ReplayError: The episode is not an agent's, was imported, or is still being recorded; or the
+            step has no such call.
     """
     if not episode.is_agent_episode:
         raise ReplayError(
             "this is an environment's episode; fork it with trajrec.replay.fork",
+            episode_id=episode.id,
+        )
+    if episode.source is not None:
+        raise ReplayError(
+            f"it was imported from {episode.source.get('format')}, which holds no requests of a "
+            "program: record your program by trajrec.episode or trajrec capture",
             episode_id=episode.id,
         )
     if episode.ending == "running":

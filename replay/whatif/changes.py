@@ -59,10 +59,13 @@ class Arguments(Change):
     def describe(self, before: Value) -> str:
         """Return the change in a few words."""
         recorded = before if isinstance(before, dict) else {}
-        return ", ".join(
-            "{} {} -> {}".format(name, *short_pair(recorded.get(name), value))
-            for name, value in self.arguments.items()
-        )
+        told = []
+        for name, value in self.arguments.items():
+            earlier, later = short_pair(recorded.get(name), value)
+            is_new = before is not None and name not in recorded
+            known = f"{name} {earlier} -> {later}"
+            told.append(f"{name} -> {later}, which the call did not have" if is_new else known)
+        return ", ".join(told)
 
     def to_json(self) -> JsonObject:
         """Return the change as plain data, for `change_of`."""
