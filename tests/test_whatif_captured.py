@@ -19,6 +19,7 @@ from test_whatif_command import only_id, trajrec_command
 from whatif_agents import RIGHT, TOOLS, WRONG, Script
 
 import trajrec
+from trajrec.agents.routing import router
 from trajrec.corpus.episode import Episode
 from trajrec.errors import RerunStopped, ToolNotHeldError
 from trajrec.replay import what_if
@@ -124,6 +125,23 @@ def test_prompt_reaches_requests_of_threads_without_context(
         assert (result.unchanged.n_losses, result.changed.n_losses) == (1, 1), str(result)
         firsts = [json.loads(a.body)["messages"][0]["role"] for a in server.attempts]
         assert sorted(firsts) == ["system", "system", "user", "user"]
+
+
+def test_run_that_is_live_takes_the_tool_calls_of_threads(
+    server: ModelServer, tmp_path: Path
+) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path)
+    taken: list[bool] = []
+
+    def run(ep: Any) -> None:
+        agent.run()
+        with ThreadPoolExecutor(1) as pool:
+            # A hook of a framework asks this, in whichever thread the tool runs.
+            taken.append(pool.submit(router.of_tool_call, "r1").result() is ep)
+
+    what_if(episode, at=1, agent=run, n=1, **LEAVE)
+    assert taken == [True] * 4
 
 
 def n_model_calls(folder: Path) -> Any:

@@ -75,7 +75,13 @@ class LiveOptions:
 
 
 class LiveEpisode(AgentEpisode):
-    """The live part of another episode. Nothing stands in for it."""
+    """The live part of another episode. Nothing stands in for it.
+
+    Attributes:
+        is_live_part: Whether the other episode takes its requests; see `open_episodes`.
+    """
+
+    is_live_part = True
 
 
 def continue_live(

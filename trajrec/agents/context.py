@@ -149,10 +149,17 @@ def current_episode() -> EpisodeSession | None:
 
 
 def open_episodes(exclude: Iterable[EpisodeSession] = ()) -> list[EpisodeSession]:
-    """Return the episodes of this process that have not ended, in any task or thread."""
+    """Return the episodes of this process that have not ended, in any task or thread.
+
+    The live part of a rerun is not among them: the rerun takes its requests and tool calls.
+    """
     excluded = set(map(id, exclude))
     return [
-        episode for episode in list(_OPEN) if not episode.has_ended and id(episode) not in excluded
+        episode
+        for episode in list(_OPEN)
+        if not episode.has_ended
+        and not getattr(episode, "is_live_part", False)
+        and id(episode) not in excluded
     ]
 
 
