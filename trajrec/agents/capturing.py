@@ -13,6 +13,7 @@ from typing import Literal, Self
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.routing import connect_taps, router
 from trajrec.agents.stand_ins import stand_in_for
+from trajrec.log.remote import require_local
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
@@ -111,7 +112,8 @@ def capture(
         runs, the same call returns it again.
 
     Raises:
-        ValueError: Another capture runs, with another folder or other options.
+        ValueError: Another capture runs, with another folder or other options, or the folder is an
+            address.
     """
     global _current
     check_metadata(metadata)
@@ -125,6 +127,7 @@ def capture(
         "durability": durability,
     }
     where = Path(folder)
+    require_local(where)
     with _lock:
         if _current is not None:
             if _current.folder.resolve() != where.resolve() or _current._options != options:

@@ -82,7 +82,12 @@ def _epilog(finding: str) -> str:
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     """Add DIR, which comes first in every command that reads a corpus."""
-    parser.add_argument("dir", type=Path, metavar="DIR", help="folder of logs")
+    parser.add_argument(
+        "dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of logs, or its address, e.g. s3://bucket/runs",
+    )
 
 
 def add_episode(

@@ -67,6 +67,8 @@ def reads_folder(
     @wraps(run)
     def command(arguments: argparse.Namespace) -> int:
         with _open(arguments) as corpus:
+            # Of a corpus in an object storage, the folder that stands for it.
+            arguments.dir = corpus.path
             try:
                 status = run(arguments, corpus)
             finally:

@@ -28,6 +28,7 @@ from trajrec.cli import (
     maintain,
     mcp,
     merge,
+    push,
     recheck,
     record,
     replay,
@@ -57,7 +58,7 @@ GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Compare and publish", (compare, card)),
     ("Replay and fork", (replay, rerun, fork, whatif, check_determinism, recheck)),
     ("Credit and labels", (credit, bisect, tag, export)),
-    ("Maintain logs", (doctor, maintain, merge, rm)),
+    ("Maintain logs", (doctor, maintain, merge, push, rm)),
 )
 """Title of each group of commands, and the modules of its commands in the order of the help."""
 

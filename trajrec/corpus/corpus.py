@@ -18,6 +18,7 @@ from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.labels import Labelling
+from trajrec.corpus.mirror import open_mirror
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
 from trajrec.corpus.sandbox import Sandbox
@@ -26,6 +27,7 @@ from trajrec.errors import CorpusError, LogError, QueryError
 from trajrec.log.folder import has_logs
 from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
+from trajrec.log.remote import url_of
 from trajrec.log.schema import episode_id as make_episode_id
 from trajrec.types import Value
 
@@ -44,7 +46,9 @@ def open(
     """Open a folder of logs.
 
     Args:
-        path: The folder; logs may be in it at any depth.
+        path: The folder; logs may be in it at any depth. Or the address of one in an object
+            storage that `trajrec push` uploaded, such as "s3://bucket/runs": it is read as it is
+            when it is opened, by ranges, and what is recorded into it stays on this machine.
         scan: The folders that are listed at each query: with "changed" those whose time has
             changed, with "full" all of them. A sealed log that another program has overwritten in
             place is noticed with "full", and else only when it is read. The variable TRAJREC_SCAN
@@ -60,15 +64,18 @@ def open(
         The corpus, a context manager.
 
     Raises:
-        CorpusError: The folder does not exist, or has no logs.
+        CorpusError: The folder does not exist, has no logs, or its storage cannot be read.
+        MissingPackageError: A package for such addresses is not installed.
         TypeError, ValueError: The prices are no such dict.
 
     >>> corpus = trajrec.open("runs/")
     >>> corpus.sql("SELECT count(*) FROM episodes").fetchall()
     [(3,)]
     """
-    require_logs(Path(path))
-    return Corpus(path, scan=scan, progress=progress, sandbox=sandbox, prices=prices)
+    url = url_of(path)
+    folder = Path(path) if url is None else open_mirror(url)
+    require_logs(folder)
+    return Corpus(folder, scan=scan, progress=progress, sandbox=sandbox, prices=prices)
 
 
 class Problem(NamedTuple):
@@ -373,6 +380,9 @@ def require_logs(folder: Path) -> None:
     Raises:
         CorpusError: There is no such folder, it has no logs, or it cannot be read.
     """
+    url = url_of(folder)
+    if url is not None:
+        raise CorpusError(f"{url}: an address, and this needs a folder on this machine")
     if not folder.exists():
         raise CorpusError(f"{folder}: no such folder; record into it first")
     if not folder.is_dir():

@@ -20,9 +20,10 @@ from trajrec.log.format1 import FORMAT1
 from trajrec.log.frames import FORMAT2, Damage, FileFormat, Frame, Trailer
 from trajrec.log.header_checks import check_footer, check_header
 from trajrec.log.locks import is_being_written
+from trajrec.log.remote import open_source
 from trajrec.log.scan import Scanner, read_format, search_format
 from trajrec.log.schema import Chunk, Footer, Header
-from trajrec.log.source import ByteSource, FileSource, read_whole
+from trajrec.log.source import ByteSource, read_whole
 from trajrec.values.item_count import check_items
 
 # One read of this many bytes from the end finds the footer of most logs: that of 5,000 episodes
@@ -102,7 +103,7 @@ class FrameReader:
             raise
 
     def _open_source(self) -> ByteSource:
-        return FileSource(self.path)
+        return open_source(self.path)
 
     def _open(self) -> None:
         self.frames: list[FrameEntry] = []

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from trajrec.log import frames
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.frames import FORMAT2
-from trajrec.log.source import FileSource
+from trajrec.log.remote import open_source
 
 
 class Identity(NamedTuple):
@@ -32,7 +32,7 @@ def read_identity(path: Path) -> Identity:
     Raises:
         LogError: It is no log, or cannot be read.
     """
-    source = FileSource(path)
+    source = open_source(path)
     try:
         end = source.size
         head, tail = source.ranges(

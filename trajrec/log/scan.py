@@ -10,6 +10,7 @@ from trajrec.errors import LogFormatError
 from trajrec.log import frames
 from trajrec.log.format1 import FORMAT1
 from trajrec.log.frames import FORMAT2, MAGIC, SIGNATURE, Damage, FileFormat, Frame, Trailer
+from trajrec.log.remote import PLACEHOLDER
 from trajrec.log.schema import FORMAT_VERSION
 from trajrec.log.source import ByteSource, Head, Window
 
@@ -31,6 +32,13 @@ def read_format(head: bytes, path: Path) -> FileFormat | None:
     Raises:
         LogFormatError: The file is not a log, or its format is newer.
     """
+    if head.startswith(PLACEHOLDER):
+        raise LogFormatError(
+            "no log: it stands for a log in an object storage, of which it has no bytes; "
+            "open its address instead",
+            path=path,
+            offset=0,
+        )
     if len(head) < SIGNATURE.size or head[:8] != MAGIC:
         return None
     _, version, checksum = SIGNATURE.unpack(head[: SIGNATURE.size])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from trajrec.log.journal import journal_path
+from trajrec.log.remote import require_local
 from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import Durability, LogWriter, OnFull, Source, new_log_id
 
@@ -38,6 +39,9 @@ class LogSeries:
         durability: See `LogWriter`.
         max_bytes: The most bytes that the logs may take together; None for no limit.
         keep_last: The number of last episodes that are kept; None keeps all in one log.
+
+    Raises:
+        ValueError: The folder is an address.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class LogSeries:
         max_bytes: int | None = None,
         keep_last: int | None = None,
     ) -> None:
+        require_local(folder)
         self._folder = folder
         self._header = header
         self._name = name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -88,6 +89,19 @@ def update_index(
         return False
     with _only_writer(folder) as is_only:
         return is_only and _write_index(folder, rebuild, scan, progress, run)
+
+
+def copy_index(folder: Path, target: Path) -> bool:
+    """Copy the index file of a folder as it is between two updates; return whether there is one."""
+    file = folder / INDEX_NAME
+    if has_links(folder):
+        return False
+    with _only_writer(folder) as is_only:
+        # A transaction that is not in the file yet would be missing.
+        if not is_only or not file.exists() or file.with_name(f"{file.name}.wal").exists():
+            return False
+        shutil.copyfile(file, target)
+        return True
 
 
 @contextlib.contextmanager

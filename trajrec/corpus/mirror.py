@@ -1,0 +1,226 @@
+"""Opens a corpus in an object storage: makes the mirror that stands for it on this machine.
+
+`trajrec.corpus.push` uploads logs, the index, and a manifest that names them. To open the corpus
+takes one request for the manifest, and one for the index if there is another one than last time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from trajrec.errors import CorpusError
+from trajrec.log.folder import INDEX_FOLDER, find_logs, is_inside
+from trajrec.log.locks import try_hold
+from trajrec.log.remote import (
+    MIRROR_NAME,
+    PLACEHOLDER,
+    Mirror,
+    file_system,
+    is_placeholder,
+    mirrors_folder,
+)
+from trajrec.log.source import FileSource
+
+MANIFEST_NAME = f"{INDEX_FOLDER}/manifest.json"
+
+_INDEX_NAME = re.compile(r"index-[0-9a-f]{32}\.duckdb")
+
+# A larger object is no log: readers would believe a size that no storage has.
+_MAX_SIZE = 1 << 50
+
+# Pause between two tries to lock a mirror: the other process may fetch an index.
+_PAUSE_S = 0.05
+
+
+class RemoteLog(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A log in an object storage.
+
+    Attributes:
+        size: Its size in bytes.
+        mtime_ns: The time of the last change of its file, ns since 1970 UTC.
+        log_id: The log's id as it stands in frames, as hex digits.
+        seal: The digest of its contents, as hex digits.
+        generation: The number of times that it was rewritten.
+    """
+
+    size: int
+    mtime_ns: int
+    log_id: str
+    seal: str
+    generation: int
+
+
+class Manifest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a corpus in an object storage holds.
+
+    Attributes:
+        logs: Its logs, by relative path.
+        index: The name of its index in the folder `.trajrec`; None before one was uploaded.
+        version: The version of this file.
+    """
+
+    logs: dict[str, RemoteLog] = {}
+    index: str | None = None
+    version: int = 1
+
+
+def read_manifest(url: str) -> Manifest | None:
+    """Return the manifest of a corpus in an object storage, None if there is none.
+
+    Raises:
+        CorpusError: It cannot be read.
+        MissingPackageError: A package for such addresses is not installed.
+    """
+    with asking(url):
+        system, root = file_system(url)
+        try:
+            data = system.cat_file(f"{root}/{MANIFEST_NAME}")
+        except FileNotFoundError:
+            return None
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except msgspec.DecodeError as exc:
+        raise CorpusError(
+            f"{url}/{MANIFEST_NAME}: no manifest of this version of trajrec ({exc}); "
+            "a newer one may have written it"
+        ) from exc
+    _check(url, manifest)
+    return manifest
+
+
+@contextlib.contextmanager
+def asking(url: str) -> Iterator[None]:
+    """Tell of any error of an object storage with its address."""
+    try:
+        yield
+    except (CorpusError, ImportError):
+        raise
+    # Each kind of storage has errors of its own.
+    except Exception as exc:
+        if type(exc).__module__.startswith("trajrec"):
+            raise
+        raise CorpusError(
+            f"{url}: {type(exc).__name__}: {exc}; check the address, the credentials and the network"
+        ) from exc
+
+
+def open_mirror(url: str) -> Path:
+    """Return the folder that stands for a corpus in an object storage, brought up to date.
+
+    Logs that are recorded beside its placeholders, such as forks, are only on this machine.
+
+    Raises:
+        CorpusError: There is no corpus at the address, or it cannot be read.
+        MissingPackageError: A package for such addresses is not installed.
+    """
+    url = url.rstrip("/")
+    manifest = read_manifest(url)
+    if manifest is None:
+        raise CorpusError(
+            f"{url}: no corpus, since there is no {MANIFEST_NAME}; "
+            f"upload one with `trajrec push FOLDER {url}`"
+        )
+    digest = hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
+    folder = mirrors_folder() / digest
+    (folder / INDEX_FOLDER).mkdir(parents=True, exist_ok=True)
+    with _only_one(folder):
+        _bring_up_to_date(folder, url, manifest)
+    return folder
+
+
+def _check(url: str, manifest: Manifest) -> None:
+    """Refuse a manifest that would have files written elsewhere than in its mirror."""
+    for name, log in manifest.logs.items():
+        parts = name.split("/")
+        is_plain = is_inside(name) and "\\" not in name and "\0" not in name
+        if not is_plain or INDEX_FOLDER in parts or "" in parts or not 0 <= log.size <= _MAX_SIZE:
+            raise CorpusError(f"{url}/{MANIFEST_NAME}: names {name!r}, which can be no log")
+    if manifest.index is not None and not _INDEX_NAME.fullmatch(manifest.index):
+        raise CorpusError(f"{url}/{MANIFEST_NAME}: names {manifest.index!r}, which can be no index")
+
+
+@contextlib.contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Let one process at a time change a mirror."""
+    descriptor = os.open(folder / INDEX_FOLDER / "mirror.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        # None: a file system without locks.
+        while try_hold(descriptor) is False:
+            time.sleep(_PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _bring_up_to_date(folder: Path, url: str, manifest: Manifest) -> None:
+    state = _read_state(folder, url)
+    digest = hashlib.blake2b(msgspec.json.encode(manifest, order="sorted")).hexdigest()
+    if state.manifest == digest:
+        return
+    # Before any placeholder: it would stand for nothing.
+    _write(folder / MIRROR_NAME, msgspec.json.encode(Mirror(url=url, index=state.index)))
+    for name in find_logs(folder):
+        if name not in manifest.logs and _is_placeholder(folder / name):
+            (folder / name).unlink()
+    for name, log in manifest.logs.items():
+        _place(folder / name, log)
+    if manifest.index is not None and manifest.index != state.index:
+        _fetch_index(folder, url, manifest.index)
+        state.index = manifest.index
+    # Last: if this is broken off, it is done again.
+    state.manifest = digest
+    _write(folder / MIRROR_NAME, msgspec.json.encode(state))
+
+
+def _read_state(folder: Path, url: str) -> Mirror:
+    try:
+        state = msgspec.json.decode((folder / MIRROR_NAME).read_bytes(), type=Mirror)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return Mirror(url=url)
+    return state if state.url == url else Mirror(url=url)
+
+
+def _is_placeholder(path: Path) -> bool:
+    with contextlib.closing(FileSource(path)) as source:
+        return is_placeholder(source)
+
+
+def _place(path: Path, log: RemoteLog) -> None:
+    """Put a placeholder in the place of a log, unless this machine has a log there."""
+    if path.exists():
+        status = path.stat()
+        if (status.st_size, status.st_mtime_ns) == (log.size, log.mtime_ns):
+            return
+        if not _is_placeholder(path):
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(PLACEHOLDER)
+    # A hole takes no room on the disk.
+    os.truncate(temporary, log.size)
+    os.utime(temporary, ns=(log.mtime_ns, log.mtime_ns))
+    os.replace(temporary, path)
+
+
+def _fetch_index(folder: Path, url: str, name: str) -> None:
+    temporary = folder / INDEX_FOLDER / f"{name}.tmp"
+    with asking(url):
+        system, root = file_system(url)
+        system.get_file(f"{root}/{INDEX_FOLDER}/{name}", os.fspath(temporary))
+    for old in ("index.duckdb.wal", "ids.bin"):
+        (folder / INDEX_FOLDER / old).unlink(missing_ok=True)
+    os.replace(temporary, folder / INDEX_FOLDER / "index.duckdb")
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)

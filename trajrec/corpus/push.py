@@ -1,0 +1,259 @@
+"""Uploads a corpus to an object storage, from where it is read by ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trajrec.corpus.corpus import require_logs
+from trajrec.corpus.index.file import copy_index, update_index
+from trajrec.corpus.mirror import MANIFEST_NAME, Manifest, RemoteLog, asking, read_manifest
+from trajrec.errors import CorpusError, LogError
+from trajrec.log.folder import INDEX_FOLDER, find_logs
+from trajrec.log.identity import read_identity
+from trajrec.log.remote import file_system, is_placeholder, url_of
+from trajrec.log.source import FileSource
+
+# A push that is broken off is continued from its last manifest.
+_MANIFEST_S = 30.0
+
+
+# Kinds of storage that have folders. An object storage has none: there, to make one would make a
+# bucket that is missing.
+_FOLDERS = {"file", "local", "memory", "sftp", "ssh", "smb", "hdfs"}
+
+
+@dataclass
+class Push:
+    """The result of `push`.
+
+    Attributes:
+        uploaded: The logs that were uploaded, by relative path.
+        n_known: The number of logs that the storage had already.
+        left: Logs that were not uploaded, each with the reason: those that are not sealed, for
+            instance since they are being written, and those that cannot be read.
+        deleted: The logs that were deleted there.
+    """
+
+    uploaded: list[str] = field(default_factory=list)
+    n_known: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
+
+
+def push(
+    folder: str | Path,
+    url: str,
+    *,
+    delete: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Push:
+    """Upload the sealed logs of a folder that an object storage lacks, and their index.
+
+    A log is known by its id and its contents, so a second call uploads nothing, and one that was
+    killed is made again. Readers see a log once it is there whole. The folder stays as it is.
+
+    Args:
+        folder: The corpus.
+        url: Where it goes, for instance "s3://bucket/runs".
+        delete: Whether to delete the logs there that the folder does not have. Without it, the
+            bytes of episodes that `trajrec rm` has removed together with their log stay there.
+        progress: Called with (bytes uploaded, bytes to upload).
+
+    Raises:
+        CorpusError: The folder has no logs, the storage has another form of a log or another log
+            in its place, or it cannot be written.
+        MissingPackageError: A package for such addresses is not installed.
+        ValueError: The url is no address.
+
+    Example:
+        >>> push("runs/", "s3://bucket/runs")  # doctest: +SKIP
+        Push(uploaded=['5c0e.trj'], n_known=0, left={}, deleted=[])
+    """
+    if url_of(url) is None:
+        raise ValueError(f"url must be an address such as s3://bucket/runs, got {url!r}")
+    folder = Path(folder)
+    require_logs(folder)
+    upload = _Upload(folder, url.rstrip("/"), progress)
+    upload.look()
+    upload.send()
+    if delete:
+        upload.delete()
+    upload.finish()
+    return upload.result
+
+
+class _Upload:
+    """One push: its steps in order."""
+
+    def __init__(self, folder: Path, url: str, progress: Callable[[int, int], None] | None) -> None:
+        self.result = Push()
+        self._folder = folder
+        self._url = url
+        self._progress = progress
+        self._manifest = read_manifest(url) or Manifest()
+        self._before = msgspec.json.encode(self._manifest, order="sorted")
+        self._own: set[str] = set()
+        self._new: dict[str, RemoteLog] = {}
+
+    def look(self) -> None:
+        """Find the logs that the storage lacks; refuse before anything is uploaded."""
+        for name, file in find_logs(self._folder).items():
+            path = self._folder / name
+            self._own.add(name)
+            if file.problem:
+                self.result.left[name] = file.problem
+                continue
+            try:
+                log = _describe(path)
+            except LogError as exc:
+                self.result.left[name] = exc.what
+                continue
+            known = self._manifest.logs.get(name)
+            if log is None:
+                # It stands for a log of a storage, and is no log itself.
+                if known is None:
+                    self.result.left[name] = "lies in an object storage; push it from where it was"
+                else:
+                    self.result.n_known += 1
+            elif not log.seal:
+                self.result.left[name] = (
+                    f"not sealed: close its recorder, or run `trajrec recover {path}`"
+                )
+            elif known is not None and (known.log_id, known.seal) == (log.log_id, log.seal):
+                self.result.n_known += 1
+            else:
+                self._check(name, log, known)
+                self._new[name] = log
+
+    def _check(self, name: str, log: RemoteLog, known: RemoteLog | None) -> None:
+        if known is None:
+            return
+        if known.log_id != log.log_id:
+            raise CorpusError(
+                f"{self._url}/{name}: another log is in this place; rename {self._folder / name}"
+            )
+        if known.generation >= log.generation:
+            raise CorpusError(
+                f"{self._url}/{name}: the storage has a form of this log that was rewritten as "
+                f"often as {self._folder / name} or more (by `trajrec compact` or `rm`); "
+                "keep one of them, and push again"
+            )
+
+    def send(self) -> None:
+        """Upload the logs."""
+        n_bytes = sum(log.size for log in self._new.values())
+        n_sent = 0
+        noted = time.monotonic()
+        for name, log in self._new.items():
+            path = self._folder / name
+            self._put(path, name)
+            if _describe(path) != log:
+                raise CorpusError(f"{path}: was changed while it was uploaded; push again")
+            self._manifest.logs[name] = log
+            self.result.uploaded.append(name)
+            n_sent += log.size
+            if self._progress is not None:
+                self._progress(n_sent, n_bytes)
+            if time.monotonic() - noted > _MANIFEST_S:
+                self._put_manifest()
+                noted = time.monotonic()
+
+    def delete(self) -> None:
+        """Delete the logs that the folder does not have; readers miss them first."""
+        gone = sorted(self._manifest.logs.keys() - self._own)
+        for name in gone:
+            del self._manifest.logs[name]
+        if not gone:
+            return
+        # The index names them too.
+        self._manifest.index = None
+        self._put_manifest()
+        self._remove(gone)
+        self.result.deleted = gone
+
+    def finish(self) -> None:
+        """Upload the index, and the manifest that names it."""
+        update_index(self._folder)
+        old = self._manifest.index
+        with tempfile.TemporaryDirectory(dir=self._folder / INDEX_FOLDER) as temporary:
+            copy = Path(temporary) / "index.duckdb"
+            if copy_index(self._folder, copy):
+                with copy.open("rb") as file:
+                    digest = hashlib.file_digest(
+                        file, lambda: hashlib.blake2b(digest_size=16)
+                    ).hexdigest()
+                self._manifest.index = f"index-{digest}.duckdb"
+                if self._manifest.index != old:
+                    self._put(copy, f"{INDEX_FOLDER}/{self._manifest.index}")
+        if msgspec.json.encode(self._manifest, order="sorted") != self._before:
+            self._put_manifest()
+        self._remove_old_indexes(old)
+
+    def _remove_old_indexes(self, old: str | None) -> None:
+        # A reader that has the manifest of before may still fetch the index that it names.
+        kept = {self._manifest.index, old}
+        with asking(self._url):
+            system, root = file_system(self._url)
+            names = [
+                os.path.basename(path)
+                for path in system.find(f"{root}/{INDEX_FOLDER}")
+                if path.endswith(".duckdb")
+            ]
+        self._remove([f"{INDEX_FOLDER}/{name}" for name in names if name not in kept])
+
+    def _put(self, path: Path, name: str) -> None:
+        with asking(f"{self._url}/{name}"):
+            system, root = file_system(self._url)
+            if _FOLDERS & set(_names_of(system)):
+                system.makedirs(os.path.dirname(f"{root}/{name}"), exist_ok=True)
+            system.put_file(os.fspath(path), f"{root}/{name}")
+
+    def _put_manifest(self) -> None:
+        with asking(f"{self._url}/{MANIFEST_NAME}"):
+            system, root = file_system(self._url)
+            data = msgspec.json.encode(self._manifest, order="sorted")
+            system.pipe_file(f"{root}/{MANIFEST_NAME}", data)
+
+    def _remove(self, names: list[str]) -> None:
+        for name in names:
+            with asking(f"{self._url}/{name}"):
+                system, root = file_system(self._url)
+                with contextlib.suppress(FileNotFoundError):
+                    system.rm_file(f"{root}/{name}")
+
+
+def _names_of(system: Any) -> tuple[str, ...]:
+    """Return the names of a kind of storage."""
+    names = system.protocol
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _describe(path: Path) -> RemoteLog | None:
+    """Return what the manifest says of a log, None if the file stands for one.
+
+    Raises:
+        LogError: It is no log, or cannot be read.
+    """
+    with contextlib.closing(FileSource(path)) as source:
+        if is_placeholder(source):
+            return None
+    # The time first: a file that is replaced meanwhile has a later one.
+    status = path.stat()
+    identity = read_identity(path)
+    return RemoteLog(
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        log_id=identity.log,
+        seal=identity.seal,
+        generation=identity.generation,
+    )
