@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +12,8 @@ from trajrec.types import Value
 # Each analysis is imported when it is asked for: most commands open a corpus and analyse nothing,
 # and all analyses together take longer to import than a small corpus takes to open.
 if TYPE_CHECKING:
-    import datetime
-
     from trajrec.analysis.arms import Over
     from trajrec.analysis.bands import Bands
-    from trajrec.analysis.card import About
     from trajrec.analysis.comparison import Comparison
     from trajrec.analysis.disagreement import Disagreement
     from trajrec.analysis.factors import FactorEffects
@@ -309,6 +307,9 @@ class Analyses:
             ValueError: The folder is not empty, a table is unknown, an episode is marked as
                 private, or the declared lineage has a cycle.
         """
+        from trajrec.analysis.card import About
+        from trajrec.analysis.release import write_release
+
         about = About(
             name=name or self.path.resolve().name,
             description=description,
@@ -318,8 +319,6 @@ class Analyses:
             published=published or datetime.datetime.now(datetime.UTC).date(),
             held_out=tuple(held_out),
         )
-        from trajrec.analysis.release import write_release
-
         return write_release(
             self,
             Path(out),
