@@ -60,8 +60,8 @@ def _add_path(parser: argparse.ArgumentParser) -> None:
 
 def index(arguments: argparse.Namespace) -> ExitStatus:
     """Bring the index up to date and print the number of rows."""
-    from trajrec.corpus.corpus import require_logs
     from trajrec.corpus.index.file import update_index
+    from trajrec.corpus.location import require_logs
 
     # A folder that is missing or holds no logs is an error before an index is written into it.
     require_logs(arguments.dir)

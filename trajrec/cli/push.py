@@ -16,7 +16,7 @@ def add_parser(commands: Commands) -> None:
         "push",
         run,
         "upload the logs of a folder to an object storage, which other commands read by ranges",
-        "trajrec push runs s3://bucket/runs && trajrec ls s3://bucket/runs",
+        "trajrec push runs s3://bucket/runs",
         finding="logs were left out, since they are not sealed or cannot be read",
     )
     parser.add_argument("dir", type=Path, metavar="DIR", help="folder of logs")

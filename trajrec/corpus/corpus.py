@@ -18,16 +18,14 @@ from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.labels import Labelling
-from trajrec.corpus.mirror import open_mirror
+from trajrec.corpus.location import locate
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
 from trajrec.corpus.sandbox import Sandbox
 from trajrec.corpus.training import AnyKind, TrainingReads, kind_condition
 from trajrec.errors import CorpusError, LogError, QueryError
-from trajrec.log.folder import has_logs
 from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
-from trajrec.log.remote import url_of
 from trajrec.log.schema import episode_id as make_episode_id
 from trajrec.types import Value
 
@@ -72,10 +70,7 @@ def open(
     >>> corpus.sql("SELECT count(*) FROM episodes").fetchall()
     [(3,)]
     """
-    url = url_of(path)
-    folder = Path(path) if url is None else open_mirror(url)
-    require_logs(folder)
-    return Corpus(folder, scan=scan, progress=progress, sandbox=sandbox, prices=prices)
+    return Corpus(locate(path), scan=scan, progress=progress, sandbox=sandbox, prices=prices)
 
 
 class Problem(NamedTuple):
@@ -372,28 +367,6 @@ def _fits(reader: LogReader, row: EpisodeRow, place: Place) -> bool:
     if place.seal is not None:
         return identity.seal.startswith(place.seal)
     return not identity.generation and len(reader.frames) > row.last_frame
-
-
-def require_logs(folder: Path) -> None:
-    """Refuse a folder without logs.
-
-    Raises:
-        CorpusError: There is no such folder, it has no logs, or it cannot be read.
-    """
-    url = url_of(folder)
-    if url is not None:
-        raise CorpusError(f"{url}: an address, and this needs a folder on this machine")
-    if not folder.exists():
-        raise CorpusError(f"{folder}: no such folder; record into it first")
-    if not folder.is_dir():
-        raise CorpusError(f"{folder}: not a folder; give the folder that the log lies in")
-    try:
-        is_empty = not has_logs(folder)
-    except OSError as exc:
-        name = exc.filename or folder
-        raise CorpusError(f"{name}: cannot be read ({exc.strerror}); check permissions") from exc
-    if is_empty:
-        raise CorpusError(f"{folder}: no logs (*.trj) in this folder; record into it first")
 
 
 def _problem(log: str, offset: int, size: int, reason: str, is_tail: bool) -> Problem:

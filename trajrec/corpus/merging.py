@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajrec.corpus.corpus import open as open_corpus
-from trajrec.corpus.corpus import require_logs
+from trajrec.corpus.location import require_logs
 from trajrec.errors import CorpusError
 from trajrec.log.folder import find_logs, has_logs, sync_folder
 from trajrec.log.identity import Identity, read_identity

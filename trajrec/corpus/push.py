@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from trajrec.corpus.corpus import require_logs
 from trajrec.corpus.index.file import copy_index, update_index
+from trajrec.corpus.location import require_logs
 from trajrec.corpus.mirror import MANIFEST_NAME, Manifest, RemoteLog, asking, read_manifest
 from trajrec.errors import CorpusError, LogError
 from trajrec.log.folder import INDEX_FOLDER, find_logs

@@ -26,8 +26,7 @@ from trajrec.log.schema import Chunk, Footer, Header
 from trajrec.log.source import ByteSource, read_whole
 from trajrec.values.item_count import check_items
 
-# One read of this many bytes from the end finds the footer of most logs: that of 5,000 episodes
-# takes about 60 kB.
+# One read from the end finds the footer of most logs: that of 5,000 episodes takes about 60 kB.
 _TAIL_BYTES = 1 << 16
 
 # As objects, its tables take ten times as much. That of a million episodes has about 50 MB.
