@@ -207,7 +207,7 @@ def test_replay_reports_what_a_changed_environment_breaks(
 ) -> None:
     from xml.etree import ElementTree
 
-    where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20")
+    where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20 AND number < 40")
     assert (
         command("replay", runs, *where, "--env", "CartPole-v1", "--junit", tmp_path / "same.xml")
         == 0
