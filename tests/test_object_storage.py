@@ -356,6 +356,7 @@ def test_a_missing_corpus_or_bucket_is_named(
     assert main(["push", str(runs), "runs2"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["../x.trj", "/x.trj", "a/../../x.trj", ".trajrec/x.trj", "x.duckdb", "a//x.trj", "a\\x.trj"],
