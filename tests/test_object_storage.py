@@ -354,6 +354,13 @@ def test_a_missing_corpus_or_bucket_is_named(
     assert main(["push", str(runs), "s3://no-such-bucket/runs"]) == 2
     assert "no-such-bucket" in capsys.readouterr().err
     assert main(["push", str(runs), "runs2"]) == 2
+    push(runs, url)
+    capsys.readouterr()
+    for command in (["rm", url, "--where", "true"], ["index", url], ["merge", url, "-o", "x"]):
+        assert main(command) == 2
+        assert "needs a folder on this machine" in capsys.readouterr().err
+    assert main(["sql", "gs://bucket/runs", "SELECT 1"]) == 2
+    assert "gcsfs" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, TrajrecError
 from trajrec.log.folder import INDEX_FOLDER, find_logs, is_inside
 from trajrec.log.locks import try_hold
 from trajrec.log.remote import (
@@ -101,12 +101,10 @@ def asking(url: str) -> Iterator[None]:
     """Tell of any error of an object storage with its address."""
     try:
         yield
-    except (CorpusError, ImportError):
+    except TrajrecError:
         raise
     # Each kind of storage has errors of its own.
     except Exception as exc:
-        if type(exc).__module__.startswith("trajrec"):
-            raise
         raise CorpusError(
             f"{url}: {type(exc).__name__}: {exc}; check the address, the credentials and the network"
         ) from exc
@@ -167,8 +165,8 @@ def _bring_up_to_date(folder: Path, url: str, manifest: Manifest) -> None:
         return
     # Before any placeholder: it would stand for nothing.
     _write(folder / MIRROR_NAME, msgspec.json.encode(Mirror(url=url, index=state.index)))
-    for name in find_logs(folder):
-        if name not in manifest.logs and _is_placeholder(folder / name):
+    for name, file in find_logs(folder).items():
+        if name not in manifest.logs and not file.problem and _is_placeholder(folder / name):
             (folder / name).unlink()
     for name, log in manifest.logs.items():
         _place(folder / name, log)

@@ -11,6 +11,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus, open
+from trajrec.corpus.location import require_logs
 from trajrec.errors import CorpusError
 from trajrec.log.annotations import Tombstone
 from trajrec.log.folder import INDEX_FOLDER
@@ -83,6 +84,7 @@ def remove(
         LogError: A log is damaged, or cannot be written.
     """
     root = Path(folder)
+    require_logs(root)
     with open(root) as corpus:
         plan = _plan(corpus, where, only_forks=only_forks)
         if dry_run:

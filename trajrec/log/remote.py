@@ -125,7 +125,8 @@ def file_system(url: str) -> tuple[Any, str]:
     """Return the file system of fsspec for an address, and its path there.
 
     Raises:
-        MissingPackageError: A package for such addresses is not installed.
+        MissingPackageError: fsspec or s3fs is not installed.
+        ImportError: The package for another kind of address is not installed.
         ValueError: There are no such addresses.
     """
     try:
@@ -136,7 +137,10 @@ def file_system(url: str) -> tuple[Any, str]:
         # Asked for anew each time: a forked child must not use the connections of its parent.
         system, path = fsspec.core.url_to_fs(url)
     except ImportError as exc:
-        raise MissingPackageError(str(exc).rstrip("."), "s3") from exc
+        if url.startswith("s3"):
+            raise MissingPackageError("s3fs", "s3") from exc
+        # fsspec names the package.
+        raise
     return system, path
 
 
