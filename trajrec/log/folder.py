@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,6 +102,7 @@ def list_folder(folder: Path, relative: str) -> Listing:
     """
     files: dict[str, LogFile] = {}
     folders = []
+    root = os.fspath(folder)
     try:
         with os.scandir(folder / relative) as entries:
             for entry in entries:
@@ -109,7 +111,7 @@ def list_folder(folder: Path, relative: str) -> Listing:
                     if entry.name != INDEX_FOLDER:
                         folders.append(name)
                 elif entry.name.endswith(SUFFIX):
-                    _add(files, folder, name)
+                    _add(files, root, name)
     except FileNotFoundError:
         # Deleted since its parent was searched; the corpus itself has to be there.
         if not relative:
@@ -125,7 +127,7 @@ def list_folder(folder: Path, relative: str) -> Listing:
 def stat_log(folder: Path, name: str) -> LogFile | None:
     """Return a file with the name of a log, None if there is none."""
     files: dict[str, LogFile] = {}
-    _add(files, folder, name)
+    _add(files, os.fspath(folder), name)
     return files.get(name_text(name))
 
 
@@ -136,24 +138,42 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _add(files: dict[str, LogFile], folder: Path, name: str) -> None:
-    """Add a file with the name of a log."""
+def _add(files: dict[str, LogFile], folder: str, name: str) -> None:
+    """Add a file with the name of a log.
+
+    Args:
+        files: Gets it.
+        folder: The corpus. A text, because a folder that has just changed is listed at each query,
+            and to join a `Path` for each of its logs would take longer than to look at them.
+        name: The path of the file in it.
+    """
     text = name_text(name)
     inner = posixpath.dirname(name)
     if text != name:
         files[text] = LogFile(folder=name_text(inner), problem=BAD_NAME)
         return
-    path = folder / name
-    is_link = os.path.islink(path)
+    path = os.path.join(folder, name)
     try:
-        status = os.stat(path)
-    except OSError as exc:
-        # A file that was deleted meanwhile is none; a link that leads nowhere stays.
-        if not isinstance(exc, FileNotFoundError) or is_link:
-            reason = f"cannot be read: {exc.strerror or exc}"
-            files[name] = LogFile(is_link=is_link, folder=inner, problem=reason)
+        status = os.lstat(path)
+        is_link = stat.S_ISLNK(status.st_mode)
+    except FileNotFoundError:
+        # Deleted meanwhile.
         return
+    except OSError as exc:
+        files[name] = LogFile(folder=inner, problem=_why_unread(exc))
+        return
+    if is_link:
+        try:
+            status = os.stat(path)
+        except OSError as exc:
+            # A link that leads nowhere stays.
+            files[name] = LogFile(is_link=True, folder=inner, problem=_why_unread(exc))
+            return
     files[name] = LogFile(status.st_size, status.st_mtime_ns, is_link, inner)
+
+
+def _why_unread(exc: OSError) -> str:
+    return f"cannot be read: {exc.strerror or exc}"
 
 
 def name_text(name: str) -> str:

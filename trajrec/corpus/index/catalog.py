@@ -88,11 +88,15 @@ class Catalog:
         self._contents = contents
         self._watched: dict[str, KnownFile] | None = None
         self._open: dict[str, OpenLog] | None = None
+        # The files of the folders that were asked for last: a folder that has just changed is
+        # listed at each query.
+        self._listed: tuple[list[str], dict[str, KnownFile]] | None = None
 
     def forget(self) -> None:
         """Read again what was kept."""
         self._watched = None
         self._open = None
+        self._listed = None
 
     def folders(self) -> dict[str, FolderState]:
         """Return the folders as they were listed last."""
@@ -105,7 +109,10 @@ class Catalog:
         """Return the files right in some folders, or all."""
         if folders is None:
             return self._files("true")
-        return self._files("folder IN (SELECT unnest(?))", [list(folders)])
+        names = list(folders)
+        if self._listed is None or self._listed[0] != names:
+            self._listed = (names, self._files("folder IN (SELECT unnest(?))", [names]))
+        return self._listed[1]
 
     def watched(self) -> dict[str, KnownFile]:
         """Return the files that may change in place, or become readable."""

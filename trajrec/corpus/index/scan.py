@@ -137,7 +137,7 @@ def scan_folder(
     names = list(map(name_text, searched)) if folders else None
     before = known.in_folders(names) if searched else {}
     found = {
-        log: file for log, file in listed.items() if _differs(root / log, file, before.get(log))
+        log: file for log, file in listed.items() if _differs(root, log, file, before.get(log))
     }
     gone = set(before.keys() - listed.keys())
     for log, file in known.watched().items():
@@ -152,7 +152,7 @@ def scan_folder(
         now = stat_log(root, log)
         if now is None:
             gone.add(log)
-        elif _differs(root / log, now, file):
+        elif _differs(root, log, now, file):
             found[log] = now
     return Scan(dict(sorted(found.items())), gone, states, len(listed))
 
@@ -178,14 +178,14 @@ def _state(path: str | Path) -> FolderState | None:
     )
 
 
-def _differs(path: Path, file: LogFile, before: KnownFile | None) -> bool:
+def _differs(root: Path, log: str, file: LogFile, before: KnownFile | None) -> bool:
     """Return whether a file is not as the index knows it, or can be read by now."""
     if before is None or (file.size, file.mtime_ns) != (before.size, before.mtime_ns):
         return True
     if file.problem:
         return file.problem != before.problem
     # Not so with a file that is no log: it stays none until it changes.
-    return UNREADABLE in before.problem and _is_readable(path)
+    return UNREADABLE in before.problem and _is_readable(root / log)
 
 
 def _is_readable(path: Path) -> bool:
