@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import gc
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import broken
 import pytest
 
 import trajrec
+from trajrec.agents.freeze import stopped_clocks
 from trajrec.recording import provenance
 from trajrec.replay import replay_episode, replay_episodes
 
@@ -80,6 +83,50 @@ def test_other_threads_reading_the_time_hide_no_cause(tmp_path: Path) -> None:
         ended.set()
         thread.join()
     assert report.divergence.cause.startswith("clock"), report.divergence.cause
+
+
+@pytest.mark.slow
+def test_measured_collections_of_garbage_hide_no_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Littering(broken.Clock):
+        def step(self, action: Any) -> Any:
+            cycles: list[Any] = [[] for _ in range(int(os.urandom(1)[0]))]
+            for cycle in cycles:
+                cycle.append(cycle)
+            return super().step(action)
+
+    def measure(*_: Any) -> None:
+        time.perf_counter()
+
+    threshold = gc.get_threshold()
+    gc.set_threshold(50)
+    gc.callbacks.append(measure)
+    try:
+        (episode, *_) = record(tmp_path, "Clock").episodes(order_by="number")
+        report = replay_episode(episode, env=Littering)
+    finally:
+        gc.set_threshold(*threshold)
+        assert measure in gc.callbacks
+        gc.callbacks.remove(measure)
+    assert report.divergence.cause.startswith("clock"), report.divergence.cause
+
+
+def test_a_module_imported_meanwhile_keeps_no_stopped_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "late_clock.py").write_text(
+        "import time\nfrom datetime import datetime\nfrom time import time_ns, monotonic as now\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with stopped_clocks(1_000_000_000, tick_s=0.5):
+        import late_clock  # type: ignore[import-not-found]
+
+        assert late_clock.time_ns() == 1_000_000_000 * 10**9
+    monkeypatch.delitem(sys.modules, "late_clock")
+    assert late_clock.now is time.monotonic
+    assert late_clock.time_ns is time.time_ns
+    assert late_clock.datetime is datetime.datetime
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import hashlib
 import os
 import random
@@ -16,7 +17,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -103,26 +104,47 @@ def stopped_clocks(seconds: int = STOPPED_S, tick_s: float = 0.0) -> Iterator[No
         tick_s: The seconds that pass at each reading.
     """
     clock = _StoppedClock(seconds, tick_s)
-    replaced: dict[int, Any] = {
-        id(getattr(time, name)): clock.read_ns if name.endswith("_ns") else clock.read
-        for name in _CLOCKS
+    plain = {name: getattr(time, name) for name in _CLOCKS} | {"datetime": datetime.datetime}
+    stopped: dict[str, Any] = {
+        name: clock.read_ns if name.endswith("_ns") else clock.read for name in _CLOCKS
     }
-    replaced[id(datetime.datetime)] = _stopped_datetime(clock)
+    stopped["datetime"] = _stopped_datetime(clock)
+    before = set(sys.modules)
+    # Bound methods are made anew each time that they are asked for: those of `stopped` are kept.
+    undo = _replace({id(plain[name]): stopped[name] for name in plain}, before)
+    # Some libraries measure collections of garbage, which come at any moment: with a tick, they
+    # would change the time that the program reads.
+    callbacks = gc.callbacks[:]
+    gc.callbacks.clear()
+    try:
+        yield
+    finally:
+        gc.callbacks[:0] = callbacks
+        for module, name, value in undo:
+            setattr(module, name, value)
+        # A module that was imported meanwhile took the stopped clocks.
+        _replace({id(stopped[name]): plain[name] for name in plain}, set(sys.modules) - before)
+
+
+def _replace(others: Mapping[int, Any], modules: Iterable[str]) -> list[tuple[Any, str, Any]]:
+    """Replace objects in modules; return each place with what was there.
+
+    Args:
+        others: The id of an object -> what stands in for it.
+        modules: The names of the modules. Those that need clocks are left out.
+    """
     undo: list[tuple[Any, str, Any]] = []
-    for module in list(sys.modules.values()):
+    for key in modules:
+        module = sys.modules.get(key)
         package = getattr(module, "__name__", "").partition(".")[0]
         if module is None or package in _NEED_CLOCKS:
             continue
         # The dict is read directly: getattr may run the code of a lazy module.
         for name, value in list(getattr(module, "__dict__", {}).items()):
-            if id(value) in replaced:
+            if id(value) in others:
                 undo.append((module, name, value))
-                setattr(module, name, replaced[id(value)])
-    try:
-        yield
-    finally:
-        for module, name, value in undo:
-            setattr(module, name, value)
+                setattr(module, name, others[id(value)])
+    return undo
 
 
 @contextlib.contextmanager
