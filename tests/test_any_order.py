@@ -293,7 +293,7 @@ Make = Callable[[], RuleBasedStateMachine]
 # A new verdict closes the log of an agent that goes on.
 @pytest.mark.filterwarnings("ignore:.*the log was closed:RuntimeWarning")
 @pytest.mark.parametrize("shard", [0, 1])
-@suite("index", fixed=0, drawn=6, whole=1_000)
+@suite("index", fixed=0, drawn=4, whole=1_000)
 def test_sql_equals_the_logs_after_any_order_of_changes(share: Share, shard: int) -> None:
     phases = [hypothesis.Phase.generate]
     if share.is_whole:

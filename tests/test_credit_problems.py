@@ -74,7 +74,7 @@ def test_a_key_is_worth_two_and_a_half(share: Share) -> None:
     assert_all_hold(games.p5(share.size))
 
 
-@suite("credit", fixed=0, drawn=24, whole=150)
+@suite("credit", fixed=0, drawn=12, whole=150)
 def test_the_searches_find_the_fault_in_a_chain(share: Share) -> None:
     from benchmarks.credit import faults
 
@@ -94,7 +94,7 @@ def test_the_bank_blames_the_choice_with_its_probability() -> None:
     assert_all_hold(tools.bank())
 
 
-@suite("credit", fixed=0, drawn=12, whole=50)
+@suite("credit", fixed=0, drawn=6, whole=50)
 def test_one_fault_in_a_task_of_the_shop_is_named(share: Share) -> None:
     from benchmarks.credit import tools
 

@@ -50,7 +50,7 @@ def test_chance_is_hardly_ever_named_as_a_cause(
     monkeypatch.setattr(
         "trajrec.replay.diagnose.cause._cause_by_change", lambda *arguments: "the environment"
     )
-    causes = [cause_of(lambda: draw.choices(values, weights)[0]) for _ in range(60)]
+    causes = [cause_of(lambda: draw.choices(values, weights)[0]) for _ in range(30)]
     n_named = sum(cause.startswith(NAMED) for cause in causes)
     assert n_named <= 2, (n_named, set(causes))
 

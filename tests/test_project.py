@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import functools
 import importlib
 import os
 import re
@@ -91,6 +92,7 @@ above it in this table, so the arrows have one direction.
 FRONT = {"api", "pytest_plugin", "__main__"}
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Return every module of the project by its dotted name below `trajrec`."""
     paths = {}
@@ -111,6 +113,7 @@ def room_of(module: str) -> str:
     return max(rooms, key=len, default="base")
 
 
+@functools.cache
 def imports(path: Path) -> set[str]:
     """Return the modules of the project that a module imports, at its top or inside of functions.
 
