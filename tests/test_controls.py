@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from trajrec.errors import ControlError, DivergenceError, SnapshotError
 from trajrec.log.schema import Fork
 from trajrec.replay import credit, fork, fork_many
 from trajrec.replay.forks.control import last_step_of
+from trajrec.replay.forks.fallback import with_fallback
 from trajrec.values import codec
 
 SEED = 7
@@ -292,3 +294,26 @@ def test_a_fork_that_says_nothing_of_controls_is_unknown(data: bytes | None) -> 
     read = EpisodeParts.has_control.fget
     assert read is not None
     assert read(SimpleNamespace(fork=fork_record)) is None
+
+
+@dataclass(frozen=True)
+class Work:
+    restore: Any = "auto"
+    jobs: int = 2
+    backend: Any = "local"
+    control: bool = True
+
+
+def test_snapshots_that_fail_in_another_process_are_given_up() -> None:
+    tried = []
+
+    def run(attempt: Work) -> Any:
+        tried.append((attempt.restore, attempt.jobs))
+        if attempt.restore == "auto":
+            raise SnapshotError("restore='snapshot' does not work for this environment: it differs")
+        return attempt.restore
+
+    assert with_fallback(Work(), run) in ("os_fork", "reexecute")
+    assert len(tried) == 2
+    with pytest.raises(SnapshotError):
+        with_fallback(Work(jobs=1), run)

@@ -653,6 +653,9 @@ def package_texts(size: int) -> Iterator[tuple[Path, str]]:
     files = sorted(path for path in root.rglob("*") if path.suffix in suffixes)
     random.shuffle(files)
     for path in files:
+        if path.relative_to(root).parts[0] == "moto":
+            # Its answers hold keys of AWS, made up, but keys in every character.
+            continue
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError):

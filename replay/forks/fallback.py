@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Protocol, TypeVar
 
-from trajrec.errors import ControlError, DivergenceError
+from trajrec.errors import ControlError, DivergenceError, SnapshotError
 from trajrec.replay.forks.options import Backend, RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import can_fork
 
@@ -68,7 +68,7 @@ def with_fallback(
     while True:
         try:
             return run(attempt)
-        except (ControlError, DivergenceError) as exc:
+        except (ControlError, DivergenceError, SnapshotError) as exc:
             if first.restore != "auto" or not first.control:
                 raise
             if isinstance(exc, ControlError):
@@ -81,7 +81,9 @@ def with_fallback(
             following = _following(attempt, {failure.restore for failure in failures}, forks=forks)
             if following is None:
                 raise _all_failed(failures) from exc
-            attempt = remark(following, f"restore={following.restore!r} was taken: {exc.what}")
+            attempt = remark(
+                following, f"restore={following.restore!r} was taken: {failures[-1].what}"
+            )
 
 
 def _following(attempt: A, tried: set[str], *, forks: bool) -> A | None:
@@ -99,10 +101,15 @@ def _following(attempt: A, tried: set[str], *, forks: bool) -> A | None:
     return None
 
 
-def _lost_way(exc: DivergenceError, restore: RestoreChoice) -> ControlError:
+def _lost_way(exc: DivergenceError | SnapshotError, restore: RestoreChoice) -> ControlError:
     """Return the error that says that a process did not reach the recorded state of a step."""
+    text = f"restore={restore!r} is not right for this environment in several processes"
+    if isinstance(exc, SnapshotError):
+        # Snapshots were right in the process that chose them, and then another one wrote the file.
+        way = "snapshot" if restore == "auto" else restore
+        return ControlError(f"{text}: {exc}", episode_id="", restore=way, start=-1)
     return ControlError(
-        f"restore={restore!r} is not right for this environment in several processes: {exc.what}",
+        f"{text}: {exc.what}",
         episode_id=exc.episode_id,
         restore="reexecute" if restore == "auto" else restore,
         start=exc.step,
