@@ -253,6 +253,22 @@ def test_two_folders_share_a_place_and_lose_nothing(
 
 
 @pytest.mark.slow
+def test_a_push_keeps_what_another_adds_meanwhile(
+    runs: Path, tmp_path: Path, storage: tuple[Counted, str]
+) -> None:
+    _, url = storage
+    record(gym.make("CartPole-v1"), tmp_path / "other", 3)
+
+    def push_other(done: int, total: int) -> None:
+        if done == total:
+            push(tmp_path / "other", url)
+
+    push(runs, url, progress=push_other)
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, "SELECT count(*) FROM episodes") == [(13,)]
+
+
+@pytest.mark.slow
 def test_another_form_of_a_log_is_refused(
     runs: Path, tmp_path: Path, storage: tuple[Counted, str]
 ) -> None:
@@ -385,6 +401,9 @@ def test_a_hostile_manifest_is_refused(
     manifest.parent.mkdir(parents=True)
     manifest.write_text(json.dumps({"logs": {name: log}}))
     with pytest.raises(CorpusError, match="can be no log"):
+        trajrec.open(f"file://{tmp_path}/storage")
+    manifest.write_text(json.dumps({"version": 2}))
+    with pytest.raises(CorpusError, match="upgrade trajrec"):
         trajrec.open(f"file://{tmp_path}/storage")
     manifest.write_text(json.dumps({"logs": {}, "index": "../../index.duckdb"}))
     with pytest.raises(CorpusError, match="can be no index"):

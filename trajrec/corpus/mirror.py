@@ -135,7 +135,12 @@ def open_mirror(url: str) -> Path:
 
 
 def _check(url: str, manifest: Manifest) -> None:
-    """Refuse a manifest that would have files written elsewhere than in its mirror."""
+    """Refuse a manifest of a later version, or one that has files written out of its mirror."""
+    if manifest.version != 1:
+        raise CorpusError(
+            f"{url}/{MANIFEST_NAME}: version {manifest.version}, and this trajrec reads version 1; "
+            "upgrade trajrec"
+        )
     for name, log in manifest.logs.items():
         parts = name.split("/")
         is_plain = is_inside(name) and "\\" not in name and "\0" not in name

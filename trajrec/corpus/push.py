@@ -101,7 +101,7 @@ class _Upload:
         self._url = url
         self._progress = progress
         self._manifest = read_manifest(url) or Manifest()
-        self._before = msgspec.json.encode(self._manifest, order="sorted")
+        self._added: dict[str, RemoteLog] = {}
         self._own: set[str] = set()
         self._new: dict[str, RemoteLog] = {}
 
@@ -159,7 +159,7 @@ class _Upload:
             self._put(path, name)
             if _describe(path) != log:
                 raise CorpusError(f"{path}: was changed while it was uploaded; push again")
-            self._manifest.logs[name] = log
+            self._added[name] = log
             self.result.uploaded.append(name)
             n_sent += log.size
             if self._progress is not None:
@@ -171,15 +171,13 @@ class _Upload:
     def delete(self) -> None:
         """Delete the logs that the folder does not have; readers miss them first."""
         gone = sorted(self._manifest.logs.keys() - self._own)
-        for name in gone:
-            del self._manifest.logs[name]
         if not gone:
             return
+        self.result.deleted = gone
         # The index names them too.
         self._manifest.index = None
         self._put_manifest()
         self._remove(gone)
-        self.result.deleted = gone
 
     def finish(self) -> None:
         """Upload the index, and the manifest that names it."""
@@ -195,7 +193,7 @@ class _Upload:
                 self._manifest.index = f"index-{digest}.duckdb"
                 if self._manifest.index != old:
                     self._put(copy, f"{INDEX_FOLDER}/{self._manifest.index}")
-        if msgspec.json.encode(self._manifest, order="sorted") != self._before:
+        if self._added or self.result.deleted or self._manifest.index != old:
             self._put_manifest()
         self._remove_old_indexes(old)
 
@@ -219,6 +217,14 @@ class _Upload:
             system.put_file(os.fspath(path), f"{root}/{name}")
 
     def _put_manifest(self) -> None:
+        # What another push has added meanwhile stays.
+        now = read_manifest(self._url) or Manifest()
+        logs = {
+            name: log
+            for name, log in {**now.logs, **self._added}.items()
+            if name not in self.result.deleted
+        }
+        self._manifest = Manifest(logs=logs, index=self._manifest.index)
         with asking(f"{self._url}/{MANIFEST_NAME}"):
             system, root = file_system(self._url)
             data = msgspec.json.encode(self._manifest, order="sorted")
