@@ -181,7 +181,7 @@ def test_runs_at_the_same_time_give_the_same_result(tmp_path: Path) -> None:
         command = program(tmp_path, server.url)
         subprocess.run(command, check=True)
         runs = tmp_path / "runs"
-        given = ("whatif", runs, only_id(runs), "--at", 1, *RIGHT_AMOUNT, "-n", 3, "--json")
+        given = ("whatif", runs, only_id(runs), "--at", 1, *RIGHT_AMOUNT, "-n", 2, "--json")
         results = []
         for jobs in (1, 4):
             ended = trajrec_command(*given, "--jobs", jobs, "--", *command)
