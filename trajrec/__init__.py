@@ -10,11 +10,11 @@
 Each name is imported when it is first used, so a process that only records never imports DuckDB.
 """
 
-from typing import TYPE_CHECKING
-
 from trajrec._lazy import lazy_exports
 from trajrec.version import __version__ as __version__
 
+# Type checkers take it for true. `typing` itself would be four fifths of `import trajrec`.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from trajrec import envs as envs
     from trajrec import replay as replay
