@@ -15,6 +15,7 @@ from trajrec.analysis.card_text import TableFile, readme
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.croissant import croissant, lacking
 from trajrec.analysis.source import Source, fetch, quoted
+from trajrec.values.parquet_columns import plain_column
 
 TABLES = (
     "episodes",
@@ -189,14 +190,9 @@ def _write_rows(
     columns = []
     kinds = []
     for column, kind in described:
-        is_plain = kind in ("VARCHAR", "BOOLEAN", "DOUBLE", "TIMESTAMP") or kind.endswith("INT")
-        is_plain = is_plain or kind in ("INTEGER", "UINTEGER")
-        # Lists, maps and JSON are texts: each reader takes them.
-        value = f'"{column}"' if is_plain else f'CAST(to_json("{column}") AS VARCHAR)'
-        if kind == "JSON":
-            value = f'CAST("{column}" AS VARCHAR)'
+        value, plain_kind = plain_column(column, kind)
         columns.append(f'{value} AS "{column}"')
-        kinds.append((column, kind if is_plain else "VARCHAR"))
+        kinds.append((column, plain_kind))
     rows: Any = source.sql(f"SELECT {', '.join(columns)} FROM {name} WHERE {condition}")
     relation: Parquet = rows
     relation.write_parquet(str(path), compression="zstd")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from trajrec.cli.arguments import Commands, add_folder, add_json, add_where
 from trajrec.cli.credit import METHODS
 from trajrec.cli.exit_status import ExitStatus
-from trajrec.cli.folder import reads_folder, require_selection
+from trajrec.cli.folder import open_corpus, reads_folder, require_selection
 from trajrec.cli.output import print_json, print_table, say
 from trajrec.cli.safe_stream import one_line
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
+    from trajrec.exchange.export_reports import ExportReport
 
 NEEDS = {
     "prm": "step labels need rollouts: run `trajrec credit` or `trajrec bisect` on episodes first",
@@ -27,8 +28,8 @@ NEEDS = {
 FILES = ("transitions", "messages")
 """Kinds of recorded data that are written as they are."""
 
-TRAJECTORIES = ("atif", "otlp", "minari")
-"""Formats of other tools."""
+TRAJECTORIES = ("atif", "otlp", "minari", "parquet")
+"""Formats of other tools, and the tables; each is written with an account."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -46,7 +47,7 @@ def add_parser(commands: Commands) -> None:
         help="prm: step labels; dpo: preference pairs; grpo: advantages in groups; transitions: "
         "steps of environments; messages: conversations of agents; atif: agents' episodes in ATIF "
         "1.7, as Harbor reads them; otlp: their traces in OTLP/JSON; minari: episodes of one "
-        "environment as a dataset of Minari",
+        "environment as a dataset of Minari; parquet: all tables as Parquet",
     )
     parser.add_argument(
         "-o",
@@ -56,7 +57,7 @@ def add_parser(commands: Commands) -> None:
         metavar="OUT",
         help="file to write; ends in .parquet or .jsonl, for transitions in .parquet or .arrow. "
         "For atif and otlp, a file that ends in .jsonl; for atif also a new folder, which takes a "
-        "file for each episode. For minari a new folder with the name of a dataset, NAME-v0",
+        "file for each episode. For minari a new folder with the name of a dataset, NAME-v0, and for parquet a new folder",
     )
     add_where(parser)
     parser.add_argument(
@@ -90,8 +91,11 @@ def _write_trajectories(arguments: argparse.Namespace, corpus: Corpus) -> None:
     from trajrec.exchange.exporting import export_atif, export_otlp
     from trajrec.exchange.to_minari import export_minari
 
-    exports = {"atif": export_atif, "otlp": export_otlp, "minari": export_minari}
-    report = exports[arguments.kind](corpus, arguments.output, arguments.where)
+    if arguments.kind == "parquet":
+        report = _write_tables(arguments)
+    else:
+        exports = {"atif": export_atif, "otlp": export_otlp, "minari": export_minari}
+        report = exports[arguments.kind](corpus, arguments.output, arguments.where)
     if arguments.json:
         print_json(
             {
@@ -103,13 +107,28 @@ def _write_trajectories(arguments: argparse.Namespace, corpus: Corpus) -> None:
         return
     account = report.account
     say(f"{arguments.output}: {report.n_episodes} episodes")
-    names = ("found", "placed", "extra", "dropped")
-    counts = (account.found, account.placed, account.n_extra, account.n_dropped)
+    names = ("found", "placed", "unknown", "extra", "dropped")
+    counts = (
+        account.found,
+        account.placed,
+        account.unknown,
+        account.n_extra,
+        account.n_dropped,
+    )
     print_table(list(names), [list(counts)])
     for reason, n in account.dropped.items():
         print(one_line(f"dropped {n}: {reason}"))
     for note in account.notes:
         print(one_line(note))
+
+
+def _write_tables(arguments: argparse.Namespace) -> ExportReport:
+    """Write all tables."""
+    from trajrec.exchange.to_parquet import export_parquet
+
+    # The sandbox of the command's corpus writes no files; the condition gets one of its own.
+    with open_corpus(arguments.dir, allow_files=True) as corpus:
+        return export_parquet(corpus, arguments.output, arguments.where)
 
 
 def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) -> int:

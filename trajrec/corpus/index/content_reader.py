@@ -219,6 +219,7 @@ def _header_json(reader: LogReader) -> str:
             "keep_states": header.keep_states,
             "runtime": header.runtime,
             "env_id": env.env_id,
+            "class_name": env.class_name,
             "entry_point": env.entry_point,
             "kwargs": codec.decode(env.kwargs_data) if env.kwargs_data else None,
             "wrappers": [
