@@ -24,16 +24,13 @@ _OPEN_EPISODE_FIELDS = [name for name in EpisodeRow.__struct_fields__ if name !=
 
 
 def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
-    """Create the tables that a schema lacks."""
+    """Create the tables in a schema that has none."""
     for table in EPISODE_TABLES:
-        con.execute(f"CREATE TABLE IF NOT EXISTS {schema}.{table.name} ({table.ddl})")
+        con.execute(f"CREATE TABLE {schema}.{table.name} ({table.ddl})")
     for name, columns in CATALOG.items():
         ddl = ", ".join(f"{column} {sql_type}" for column, sql_type in columns.items())
-        con.execute(f"CREATE TABLE IF NOT EXISTS {schema}.{name} ({ddl})")
-    con.execute(
-        f"INSERT INTO {schema}.index_state SELECT {INDEX_VERSION}, 0 "
-        f"WHERE NOT EXISTS (FROM {schema}.index_state)"
-    )
+        con.execute(f"CREATE TABLE {schema}.{name} ({ddl})")
+    con.execute(f"INSERT INTO {schema}.index_state SELECT {INDEX_VERSION}, 0")
 
 
 class Builder:

@@ -261,7 +261,8 @@ def _update(
 ) -> None:
     """Bring the tables up to date in one transaction."""
     con.execute("SET TimeZone = 'UTC'; BEGIN")
-    create_tables(con, "main")
+    if con.execute("SELECT 1 FROM duckdb_tables() LIMIT 1").fetchone() is None:
+        create_tables(con, "main")
     catalog = Catalog(con, "main", "main.contents")
     folders = catalog.folders()
     scan = scan_folder(folder, folders, catalog, mode=mode)

@@ -116,6 +116,7 @@ class LiveIndex:
         )
         self.running: dict[str, bool] = {}
         self._views: dict[str, str] = {}
+        self._has_views = False
         self._folders: dict[str, FolderState] = {}
         self._tails = Tails(self.con, folder)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
@@ -127,7 +128,6 @@ class LiveIndex:
         # Without a file the views have nothing else to show; with one, most corpora need no delta.
         if not self._layers.has_file:
             self._create_delta()
-        self._create_views()
         self.refresh()
 
     def close(self) -> None:
@@ -190,8 +190,11 @@ class LiveIndex:
         self._folders = scan.folders
         self._note_running()
         source = "rows" if self._layers.has_delta else "stored"
-        if self._tails.refresh(self._catalog.open_logs(), source):
+        has_new_tails = self._tails.refresh(self._catalog.open_logs(), source)
+        if has_new_tails:
             self._layers.has_tail = not self._tails.is_empty
+        # Once, since they take longer than all the rest: at the first time, and as rows are added.
+        if scan.has_news or has_new_tails or not self._has_views:
             self._create_views()
 
     def reader(self, log: str) -> LogReader | None:
@@ -235,7 +238,6 @@ class LiveIndex:
             raise
         self.con.execute("COMMIT")
         self._catalog.forget()
-        self._create_views()
 
     def _create_delta(self) -> None:
         """Create the tables for what the file lacks; they begin with all files that it has."""
@@ -247,7 +249,7 @@ class LiveIndex:
             )
         self._layers.has_delta = True
         self._catalog = Catalog(self.con, "delta", "rows.contents")
-        self._create_views()
+        self._create_row_views()
 
     def _attach(self) -> bool:
         """Attach the index file, brought up to date; return whether that was possible."""
@@ -279,19 +281,22 @@ class LiveIndex:
             if keys:
                 self.con.execute("INSERT INTO delta.running SELECT unnest(?)", [keys])
 
+    def _create_row_views(self) -> None:
+        """Create the views of rows of several layers that hold."""
+        self._make({"rows.contents": self._layers.contents()})
+        self._make({f"rows.{table.name}": self._layers.rows(table) for table in EPISODE_TABLES})
+
     def _create_views(self) -> None:
         """Create the views over the stored tables and those in memory."""
-        views = {}
         if not self._layers.has_one:
-            views["rows.contents"] = self._layers.contents()
-            views |= {f"rows.{table.name}": self._layers.rows(table) for table in EPISODE_TABLES}
-        self._make(views)
+            self._create_row_views()
         for table in TABLES:
             may_lack = table in (CHECKS, *ANNOTATIONS) and "kind" in table.names
             lacks_kinds = may_lack and self._lacks_kinds(table.name)
             query = self._layers.public(table, lacks_kinds=lacks_kinds)
             self._make({f"main.{table.name}": query})
         self._make({f"main.{view.name}": view.query for view in VIEWS})
+        self._has_views = True
 
     def _make(self, views: Mapping[str, str]) -> None:
         """Create some views, but those that are there already as they are to be."""
