@@ -64,6 +64,7 @@ class LogReader(FrameReader):
         self._blobs_read = 0
         self._has_blob_index = False
         self._cache: dict[int, LogChunk] = {}
+        self._last_items: dict[int, int] = {}
         self._lost_rows: set[int] = set()
         self._refused: dict[int, LogCorruptError] = {}
         self._chunks_of: dict[int, list[int]] | None = None
@@ -138,7 +139,9 @@ class LogReader(FrameReader):
         for index in range(len(self.frames) - 1, 0, -1):
             if self.frames[index].kind == frames.CHUNK:
                 with contextlib.suppress(LogCorruptError):
-                    return self.chunk(index).record.journal
+                    if index not in self._last_items:
+                        self.chunk(index)
+                    return self._last_items[index]
         return -1
 
     def episodes(self) -> list[EpisodeSummary]:
@@ -239,6 +242,7 @@ class LogReader(FrameReader):
             self._add_damage(Damage(entry.offset, entry.size, exc.what))
             self._refused[index] = exc.with_traceback(None)
             raise
+        self._last_items[index] = record.journal
         self._blobs.note(record.events, index)
         return chunk
 
