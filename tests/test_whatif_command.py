@@ -131,6 +131,27 @@ def test_all_experiments_of_a_corpus_are_listed(capsys: pytest.CaptureFixture[st
     assert "name the episode" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["whatif", "--at", "1", "--", "python", "agent.py"], "name the episode"),
+        (["rerun", "--", "python", "agent.py"], "required: EPISODE"),
+        (["capture", "npm", "--", "--fast"], "'npm' must come after --, with the COMMAND"),
+    ],
+)
+def test_words_after_two_dashes_are_the_command_alone(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(__file__).parents[1] / "sample_trajectories" / "support"
+    name, *others = arguments
+    status = 0
+    try:
+        status = main([name, str(folder), *others])
+    except SystemExit as exc:
+        status = int(exc.code or 0)
+    assert (status, said in capsys.readouterr().err) == (2, True)
+
+
 SUCCESS = """
 def refunded(folder):
     return (folder / "refunds.txt").read_text().endswith("5400\\n")

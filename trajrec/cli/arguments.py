@@ -5,18 +5,36 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+    SubParsers = argparse._SubParsersAction["CommandParser"]
 
 POLICY_HELP = (
     "random; module:name of a function of the observation (and a generator), of an object with a "
     "method act, or of a model of Stable-Baselines3; or a file of a model, as PPO:model.zip"
 )
 RESTORE_CHOICES = ("auto", "reexecute", "snapshot", "pickle", "env_snapshot", "os_fork")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Takes all that follows `--` as COMMAND: argparse alone may take it for another argument."""
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the arguments before `--`, and return COMMAND with them."""
+        given = list(args or ())
+        if self.get_default("command") is None or "--" not in given:
+            return super().parse_known_args(args, namespace)
+        place = given.index("--")
+        parsed, unknown = super().parse_known_args(given[:place], namespace)
+        if parsed.command:
+            self.error(f"{' '.join(parsed.command)!r} must come after --, with the COMMAND")
+        parsed.command = given[place + 1 :]
+        return parsed, unknown
 
 
 class Commands:

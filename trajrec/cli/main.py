@@ -39,7 +39,7 @@ from trajrec.cli import (
     view,
     whatif,
 )
-from trajrec.cli.arguments import Commands
+from trajrec.cli.arguments import CommandParser, Commands
 from trajrec.cli.exit_status import MEANINGS, CannotMakeError, ExitStatus
 from trajrec.cli.safe_stream import SafeStream, one_line
 from trajrec.errors import (
@@ -115,7 +115,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"trajrec {__version__}")
-    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(
+        metavar="COMMAND", required=True, help=argparse.SUPPRESS, parser_class=CommandParser
+    )
     sections = []
     for title, modules in GROUPS:
         commands = Commands(subparsers)
