@@ -15,7 +15,7 @@ import duckdb
 from trajrec.analysis.analyses import Analyses
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.content_reader import Progress
-from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place
+from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place, Revision
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.labels import Labelling
 from trajrec.corpus.location import locate
@@ -255,6 +255,15 @@ class Corpus(Analyses, TrainingReads, Labelling, CorpusCard):
         """Read new logs and frames; `sql`, `episode` and `episodes` do so by themselves."""
         with self._lock:
             self._index.refresh()
+
+    def revision(self) -> Revision:
+        """Return a number that grows with the tables, and the logs that are being written.
+
+        It costs a listing of the folder and no query: ask it before asking expensive queries again.
+        """
+        with self._lock:
+            self._index.refresh()
+            return Revision(self._index.revision, sum(self._index.running.values()))
 
     def problems(self) -> list[Problem]:
         """Return the parts of logs that cannot be read.

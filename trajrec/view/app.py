@@ -19,6 +19,8 @@ from trajrec.view.diff_view import compare_views
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.guard import Guard
 from trajrec.view.links import Links
+from trajrec.view.live import Listed
+from trajrec.view.news import news_json
 from trajrec.view.page_values import page_values, pane_values
 from trajrec.view.pages import own_file, render
 from trajrec.view.panes import state_text
@@ -26,7 +28,11 @@ from trajrec.view.served_corpus import ServedCorpus
 
 _LINKS = Links()
 _FILES = {"csv": "text/csv", "json": "application/json"}
-_TYPES = {"view.css": "text/css", "view.js": "text/javascript"}
+_TYPES = {
+    "view.css": "text/css",
+    "view.js": "text/javascript",
+    "live.js": "text/javascript",
+}
 
 
 def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
@@ -40,6 +46,7 @@ def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
     pages = _Pages(served)
     routes = [
         Route("/", pages.corpus),
+        Route("/table", pages.table),
         Route("/failures", pages.failures),
         Route("/compare", pages.compare),
         Route("/sql", pages.sql),
@@ -47,6 +54,7 @@ def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
         Route("/e/{id}", pages.episode),
         Route("/e/{id}/forks", pages.forks),
         Route("/e/{id}/credit", pages.credit),
+        Route("/e/{id}/live", pages.live),
         Route("/e/{id}/{step:int}", pages.step),
         Route("/e/{id}/{step:int}/pane", pages.pane),
         Route("/e/{id}/{step:int}/state.json", pages.state),
@@ -70,8 +78,25 @@ class _Pages:
         self._served = served
 
     def corpus(self, request: Request) -> Response:
+        # Before the table: what is recorded meanwhile must not be taken for shown.
+        revision = self._served.revision()
         view = self._served.table(request.query_params.multi_items())
-        return self._corpus_page("episodes", "corpus.html", view=view)
+        return self._corpus_page("episodes", "corpus.html", view=view, revision=revision)
+
+    def table(self, request: Request) -> Response:
+        asked = request.query_params.multi_items()
+        revision = self._served.revision()
+        if ("version", str(revision.number)) in asked:
+            return Response(status_code=204)
+        values = {"view": self._served.table(asked), "links": _LINKS}
+        return JSONResponse(
+            {
+                "version": str(revision.number),
+                "isLive": revision.n_recording > 0,
+                "episodes": render("corpus_table.html", **values),
+                "facets": render("corpus_facets.html", **values),
+            }
+        )
 
     def failures(self, request: Request) -> Response:
         given = request.query_params
@@ -164,6 +189,24 @@ class _Pages:
         with self._served.lock:
             self._require(view, step)
             return HTMLResponse(render("pane.html", **self._pane(view, step, request)))
+
+    def live(self, request: Request) -> Response:
+        asked = request.query_params
+        try:
+            listed = Listed(
+                int(asked.get("first", "0")),
+                int(asked.get("last", "-1")),
+                is_tail=asked.get("tail") == "1",
+                follows=asked.get("follow") == "1",
+            )
+        except ValueError:
+            return _message(400, "first and last must be numbers of steps.")
+        version = asked.get("version", "")
+        with self._served.lock:
+            view, news = self._served.news(request.path_params["id"], version, listed)
+            if view.growth.version == version and not listed.follows:
+                return Response(status_code=204)
+            return JSONResponse(news_json(view, news, _LINKS))
 
     def state(self, request: Request) -> Response:
         step = request.path_params["step"]

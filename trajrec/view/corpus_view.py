@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 from urllib.parse import urlencode
 
 import numpy as np
@@ -16,6 +17,21 @@ from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.facets import EPISODES, Facet, Histogram, read_facets, read_histograms
 
 PAGE_ROWS = 100
+
+TITLES = {
+    "episode_id": "episode",
+    "env_id": "environment or world",
+    "n_steps": "steps",
+    "total_reward": "reward",
+    "n_failures": "failures",
+    "started_at": "started (UTC)",
+    "interface_id": "interface",
+    "stop_reason": "reason to stop",
+    "error_type": "error in a step or call",
+    "tool": "tool called",
+}
+"""Column or facet -> what the page calls it, if that is another word."""
+
 _ROWS = """
 WITH page AS (
     SELECT episode_id, kind, env_id, task, n_steps, total_reward, outcome, ending, n_failures,
@@ -104,6 +120,7 @@ class CorpusView:
     facets: Sequence[Facet]
     histograms: Sequence[Histogram]
     problems: Sequence[Problem]
+    titles: ClassVar[dict[str, str]] = TITLES
 
     @property
     def before(self) -> str | None:

@@ -16,6 +16,7 @@ from trajrec.view.credit_chart import Estimate
 from trajrec.view.credit_view import judgements
 from trajrec.view.evidence import Evidence
 from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
+from trajrec.view.live import growth_of, recording_of
 from trajrec.view.panes import CheckView, Pane, agent_pane, check_view, environment_pane, state_text
 from trajrec.view.rows import (
     AgentStep,
@@ -46,6 +47,9 @@ class EpisodeView:
 
     Attributes:
         is_agent: Whether an agent called tools; else an environment was stepped.
+        recording: What is known of its writer; None if it has ended.
+        growth: How far it was recorded when it was read.
+        ending: Its ending then.
     """
 
     def __init__(self, episode: Episode, evidence: Evidence) -> None:
@@ -53,6 +57,9 @@ class EpisodeView:
         self.evidence = evidence
         self.is_agent = episode.is_agent_episode
         self.id = episode.id
+        self.recording = recording_of(episode)
+        self.growth = growth_of(episode)
+        self.ending = self.growth.ending
         if self.is_agent:
             # Of a damaged log, the rest is shown, with a remark in place of each lost value.
             episode.transcript = episode.transcribe(is_tolerant=True)
@@ -98,7 +105,10 @@ class EpisodeView:
 
     def rows(self, step: int) -> list[StepRow]:
         """Return the lines of the list around a step: all of them, or a window of 500."""
-        first, last = window(step, self.steps)
+        return self.rows_at(*window(step, self.steps))
+
+    def rows_at(self, first: int, last: int) -> list[StepRow]:
+        """Return the lines of the list from one place to another."""
         if self.is_agent:
             return self._agent_rows[first:last]
         return environment_rows(self.episode, self.steps[0] + first, self.steps[0] + last)
@@ -263,7 +273,7 @@ class EpisodeView:
             "task": None if task is None else task.task,
             "steps": episode.n_steps,
             "reward": None if self.is_agent or math.isnan(reward) else f"{reward:g}",
-            "ending": episode.ending,
+            "ending": self.ending,
             "stop reason": None if end is None else end.stop_reason,
             "agent says done": None if end is None else _yes_or_no(end.claimed_done),
             "seed": None if start is None else start.seed,

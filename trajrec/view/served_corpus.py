@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.index.live import Revision
 from trajrec.view.compare_view import CompareView, read_comparison
 from trajrec.view.corpus_view import CorpusView, read_corpus
 from trajrec.view.credit_view import CreditView, read_credit
@@ -15,9 +16,14 @@ from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import Evidence, read_evidence
 from trajrec.view.failures import FailuresView, read_failures
 from trajrec.view.fork_tree import ForkTree, read_fork_tree
+from trajrec.view.live import Listed, growth_of
+from trajrec.view.news import News, read_news
 from trajrec.view.sql_view import SANDBOX, SqlView, csv_of, json_of, run_query
 
 KEPT_EPISODES = 16
+
+KEPT_VERSIONS = 4
+"""Earlier versions of episodes that are being recorded, of which open pages get what is new."""
 
 
 class ServedCorpus:
@@ -35,6 +41,7 @@ class ServedCorpus:
         # Opened by the first query that an address holds: it has tables of its own.
         self._closed_off: Corpus | None = None
         self._views: OrderedDict[str, EpisodeView] = OrderedDict()
+        self._earlier: OrderedDict[tuple[str, str], EpisodeView] = OrderedDict()
         self.lock = threading.RLock()
 
     def close(self) -> None:
@@ -60,6 +67,11 @@ class ServedCorpus:
         """Return the table that the parameters of an address ask for."""
         with self.lock:
             return read_corpus(self._corpus, items)
+
+    def revision(self) -> Revision:
+        """Return how far the corpus is read, and how many logs are being written."""
+        with self.lock:
+            return self._corpus.revision()
 
     def failures(self, *, phase: str | None, tool: str | None) -> FailuresView:
         """Return the failures, those of one phase or tool in groups."""
@@ -108,25 +120,52 @@ class ServedCorpus:
         """
         with self.lock:
             kept = self._views.get(episode_id)
-            if kept is not None and not is_new_page:
+            if kept is not None and not is_new_page and kept.recording is None:
                 self._views.move_to_end(episode_id)
                 return kept
             # It may have been removed since, or its log may have been written anew.
             self._views.pop(episode_id, None)
             self._corpus.refresh()
             episode = self._corpus.episode(episode_id)
-            evidence = read_evidence(self._corpus, episode.id)
-            if kept is not None and _is_current(kept, episode, evidence):
-                self._views[episode_id] = kept
-                return kept
-            view = EpisodeView(episode, evidence)
-            # One that runs has more steps the next time.
-            if episode.ending != "running":
-                self._views[view.id] = view
-                while len(self._views) > KEPT_EPISODES:
-                    self._views.popitem(last=False)
-            return view
+            evidence = (
+                kept.evidence
+                if kept is not None and not is_new_page
+                else read_evidence(self._corpus, episode.id)
+            )
+            if kept is None or not _is_current(kept, episode, evidence):
+                if kept is not None and kept.recording is not None:
+                    self._keep_rows(kept)
+                kept = EpisodeView(episode, evidence)
+            self._views[kept.id] = kept
+            while len(self._views) > KEPT_EPISODES:
+                self._views.popitem(last=False)
+            return kept
+
+    def news(self, episode_id: str, version: str, listed: Listed) -> tuple[EpisodeView, News]:
+        """Return an episode, and what a page that shows an earlier version of it lacks.
+
+        Args:
+            episode_id: Its id.
+            version: The version that the page shows.
+            listed: The part of the list that the page shows.
+        """
+        with self.lock:
+            view = self.episode(episode_id, is_new_page=False)
+            if view.recording is None:
+                # Its verdicts and credit may have come since.
+                view = self.episode(episode_id)
+            return view, read_news(view, listed, self._earlier.get((view.id, version)))
+
+    def _keep_rows(self, view: EpisodeView) -> None:
+        """Keep the lines of a version that is going to be an old one: pages may show it."""
+        self._earlier[view.id, view.growth.version] = view
+        while len(self._earlier) > KEPT_VERSIONS:
+            self._earlier.popitem(last=False)
 
 
 def _is_current(kept: EpisodeView, episode: Episode, evidence: Evidence) -> bool:
-    return kept.episode.reader is episode.reader and kept.evidence == evidence
+    return (
+        kept.episode.reader is episode.reader
+        and kept.growth == growth_of(episode)
+        and kept.evidence == evidence
+    )

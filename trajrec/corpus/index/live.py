@@ -67,6 +67,18 @@ class EpisodePlace(NamedTuple):
     place: Place
 
 
+class Revision(NamedTuple):
+    """How far a corpus has been read.
+
+    Attributes:
+        number: Grows whenever the rows of a table change; it counts for one open corpus alone.
+        n_recording: Logs that a living process writes.
+    """
+
+    number: int
+    n_recording: int
+
+
 class LiveIndex:
     """The tables of a corpus in DuckDB, brought up to date by `refresh`.
 
@@ -87,6 +99,7 @@ class LiveIndex:
     Attributes:
         con: The connection that brings the tables up to date. Each query has one of its own.
         running: Unsealed logs, and whether a process writes them.
+        revision: Number that grows whenever the rows of any table change.
 
     Raises:
         CorpusError: The folder cannot be read.
@@ -115,6 +128,7 @@ class LiveIndex:
             "CREATE TABLE delta.superseded (episode_id VARCHAR)"
         )
         self.running: dict[str, bool] = {}
+        self.revision = 0
         self._views: dict[str, str] = {}
         self._has_views = False
         self._folders: dict[str, FolderState] = {}
@@ -190,12 +204,14 @@ class LiveIndex:
         self._folders = scan.folders
         self._note_running()
         source = "rows" if self._layers.has_delta else "stored"
+        n_reads = self._tails.n_reads
         has_new_tails = self._tails.refresh(self._catalog.open_logs(), source)
         if has_new_tails:
             self._layers.has_tail = not self._tails.is_empty
         # Once, since they take longer than all the rest: at the first time, and as rows are added.
         if scan.has_news or has_new_tails or not self._has_views:
             self._create_views()
+        self.revision += self._tails.n_reads - n_reads
 
     def reader(self, log: str) -> LogReader | None:
         """Return the reader of a log of which a part is in its journal alone, else None.
@@ -215,6 +231,7 @@ class LiveIndex:
 
     def _update(self, scan: Scan, *, is_full: bool) -> None:
         """Read what differs into memory."""
+        self.revision += 1
         if not self._layers.has_delta:
             self._create_delta()
         # Rows of episodes that go on are continued: without the rows that come from frames now.
@@ -276,6 +293,7 @@ class LiveIndex:
         running = {log: bool(is_being_written(self._folder / log)) for log in logs}
         if running != self.running:
             self.running = running
+            self.revision += 1
             self.con.execute("DELETE FROM delta.running")
             keys = [logs[log].log_key for log, is_running in running.items() if is_running]
             if keys:

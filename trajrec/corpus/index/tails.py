@@ -29,11 +29,13 @@ class Tails:
 
     Attributes:
         is_empty: Whether no journal has any rows.
+        n_reads: Times that the tables were filled.
         readers: The readers of the logs that have rows here, by path relative to the corpus.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, folder: Path) -> None:
         self.is_empty = True
+        self.n_reads = 0
         self.readers: dict[str, LogReader] = {}
         self._con = con
         self._folder = folder
@@ -66,6 +68,7 @@ class Tails:
         if state == self._read:
             return False
         was_empty = self.is_empty
+        self.n_reads += 1
         self._prepare()
         builder = Builder(self._con, SCHEMA, self._folder, source=source)
         for log in state:

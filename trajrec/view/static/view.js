@@ -3,6 +3,7 @@
 const policy = window.trustedTypes
   ? trustedTypes.createPolicy("view", { createHTML: (text) => text })
   : { createHTML: (text) => text };
+const trusted = (text) => policy.createHTML(text);
 
 document.documentElement.classList.add("has-script");
 document.addEventListener("click", (event) => {
@@ -12,8 +13,13 @@ document.addEventListener("click", (event) => {
 
 const facts = document.getElementById("facts-for-script");
 const list = document.getElementById("steps");
+const live = (name) => import("/static/live.js").then((file) => file[name]);
 if (facts && list) openEpisode(facts.dataset, list);
 else openTable();
+if (facts && !list && facts.dataset.version) {
+  live("followEpisode").then((follow) => follow({ data: facts.dataset, numbers: () => [] }));
+}
+if (document.getElementById("episodes")) live("followTable").then((follow) => follow(trusted));
 
 function isForUs(event) {
   // A closed dialog keeps the focus until the page is drawn again.
@@ -35,21 +41,48 @@ function openTable() {
 }
 
 function openEpisode(data, steps) {
-  const rows = [...steps.querySelectorAll("a.row")];
-  const numbers = rows.map((row) => Number(row.dataset.step));
-  const failed = data.failed ? data.failed.split(" ").map(Number) : [];
+  let rows;
+  let numbers;
+  let failed;
   // The largest effect first.
   const credited = data.credit ? data.credit.split(" ").map(Number) : [];
   const pane = document.getElementById("pane");
   const timeline = document.getElementById("timeline");
   const first = Number(timeline.dataset.first);
-  const count = Number(timeline.dataset.count);
   const stored = document.getElementById("panes");
   const isReport = stored !== null;
   const kept = new Map();
   let hasState = new URLSearchParams(location.search).get("tab") === "state";
+  let follower = null;
+  readList();
   let current = Number(steps.querySelector("[aria-current]")?.dataset.step ?? numbers[0]);
   let wanted = current;
+
+  function readList() {
+    rows = [...steps.querySelectorAll("a.row")];
+    numbers = rows.map((row) => Number(row.dataset.step));
+    failed = data.failed ? data.failed.split(" ").map(Number) : [];
+  }
+
+  // Some lines are new or others than before.
+  function grown(changed) {
+    readList();
+    for (const step of changed) for (const tab of [true, false]) kept.delete(`${step} ${tab}`);
+    if (!numbers.includes(wanted)) return;
+    mark(wanted, { isQuiet: true });
+    if (changed.includes(current) && wanted === current) renew(current);
+  }
+
+  // The shown step has more to show: what is open or scrolled stays so.
+  async function renew(step) {
+    const html = await text(step).catch(() => undefined);
+    if (html === undefined || wanted !== step || pane.contains(document.activeElement)) return;
+    const open = [...pane.querySelectorAll("details")].map((part) => part.open);
+    const top = pane.scrollTop;
+    pane.innerHTML = trusted(html);
+    pane.querySelectorAll("details").forEach((part, place) => (part.open = open[place] ?? part.open));
+    pane.scrollTop = top;
+  }
 
   const unpacked = isReport ? unpack(stored.textContent.trim()) : null;
 
@@ -69,7 +102,7 @@ function openEpisode(data, steps) {
     return kept.get(key);
   }
 
-  function mark(step) {
+  function mark(step, { isQuiet = false } = {}) {
     for (const row of rows) {
       if (row.hasAttribute("aria-current")) {
         row.removeAttribute("aria-current");
@@ -79,7 +112,7 @@ function openEpisode(data, steps) {
     const row = rows[numbers.indexOf(step)];
     row.setAttribute("aria-current", "step");
     row.tabIndex = 0;
-    reveal(row);
+    if (!isQuiet) reveal(row);
     document.querySelector("#cursor path")?.setAttribute("d", `M${step - first}.5 0v1`);
     const place = numbers.indexOf(step);
     point("previous", numbers[place - 1]);
@@ -116,7 +149,7 @@ function openEpisode(data, steps) {
       return;
     }
     if (wanted !== step || html === undefined) return;
-    pane.innerHTML = policy.createHTML(html);
+    pane.innerHTML = trusted(html);
     pane.scrollTop = 0;
     current = step;
     if (isBack) return;
@@ -143,6 +176,7 @@ function openEpisode(data, steps) {
     g: () => go(first), G: () => go(isReport ? numbers[numbers.length - 1] : Number(data.last)),
     w: () => { if (!isReport) { hasState = !hasState; go(wanted); } },
     u: () => { if (!isReport) location.href = "/"; },
+    f: () => follower?.toggle(),
     "?": () => document.getElementById("help").showModal(),
   };
 
@@ -154,6 +188,8 @@ function openEpisode(data, steps) {
     if (!isForUs(event) || !Object.hasOwn(keys, event.key)) return;
     if (event.key.startsWith("Arrow") && !steps.contains(document.activeElement)) return;
     event.preventDefault();
+    // Who walks by themselves no longer follows.
+    if (!["f", "w", "?"].includes(event.key)) follower?.stop();
     keys[event.key]();
     if (steps.contains(document.activeElement)) rows[numbers.indexOf(wanted)]?.focus({ preventScroll: true });
   });
@@ -170,6 +206,7 @@ function openEpisode(data, steps) {
       keys.w();
     } else if (link.dataset.step !== undefined) {
       event.preventDefault();
+      follower?.stop();
       go(Number(link.dataset.step), { isClick: true });
     }
   });
@@ -178,6 +215,7 @@ function openEpisode(data, steps) {
     const box = document.getElementById("cursor").getBoundingClientRect();
     const share = (event.clientX - box.left) / box.width;
     if (share < 0 || share > 1) return;
+    const count = Number(timeline.dataset.count);
     const step = first + Math.min(count - 1, Math.floor(share * count));
     if (!isReport) return go(step, { isClick: true });
     const nearest = numbers.reduce((a, b) => (Math.abs(b - step) < Math.abs(a - step) ? b : a));
@@ -199,6 +237,10 @@ function openEpisode(data, steps) {
   help.hidden = false;
   help.addEventListener("click", keys["?"]);
   mark(current);
+  if (data.version) {
+    const episode = { data, steps, html: trusted, numbers: () => numbers, go, grown };
+    live("followEpisode").then((follow) => (follower = follow(episode)));
+  }
   const asked = isReport ? fromAddress() : undefined;
   if (asked !== undefined && asked !== current) go(asked, { isBack: true });
 }
