@@ -49,6 +49,9 @@ def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
         Route("/table", pages.table),
         Route("/failures", pages.failures),
         Route("/compare", pages.compare),
+        Route("/interfaces", pages.interfaces),
+        Route("/i/{a}", pages.interface),
+        Route("/i/{a}/vs/{b}", pages.interface_pair),
         Route("/sql", pages.sql),
         Route("/diff/{a}/{b}", pages.diff),
         Route("/e/{id}", pages.episode),
@@ -124,6 +127,18 @@ class _Pages:
         view = self._served.comparison(a=given["a"], b=given["b"], check=given["check"])
         status = 400 if view.error else 200
         return self._corpus_page("compare", "compare.html", status=status, view=view)
+
+    def interfaces(self, _request: Request) -> Response:
+        return self._corpus_page("interfaces", "interfaces.html", rows=self._served.interfaces())
+
+    def interface(self, request: Request) -> Response:
+        view = self._served.interface(request.path_params["a"])
+        return self._corpus_page("interface", "interface.html", view=view)
+
+    def interface_pair(self, request: Request) -> Response:
+        given = request.path_params
+        view = self._served.interface_pair(given["a"], given["b"])
+        return self._corpus_page("interface", "interface_pair.html", view=view)
 
     def forks(self, request: Request) -> Response:
         given = request.path_params["id"]

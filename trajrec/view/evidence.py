@@ -25,6 +25,8 @@ SELECT against, grade, n_steps, step, field, expected::VARCHAR, actual::VARCHAR,
 FROM latest_replay WHERE episode_id = ? ORDER BY replayed_at DESC, against
 """
 
+_INTERFACE = "SELECT interface_id FROM all_episodes WHERE episode_id = ? AND kind <> 'copy'"
+
 _CHECKS = """
 SELECT check_id, version, status, verdict, score FROM checks
 WHERE episode_id = ? AND phase = 'post-hoc' ORDER BY checked_at, check_id, version
@@ -116,6 +118,7 @@ class Evidence:
         n_forks: All of these.
         later_checks: Verdicts that were given after the episode.
         credit: The latest estimates of its steps.
+        interface_id: The digest of the interface that it ran under; None if none was recorded.
     """
 
     replays: Sequence[ReplayView] = ()
@@ -124,6 +127,7 @@ class Evidence:
     n_forks: int = 0
     experiments: Sequence[ExperimentView] = ()
     credit: Sequence[Estimate] = ()
+    interface_id: str | None = None
 
     @property
     def fork_steps(self) -> list[int]:
@@ -136,6 +140,7 @@ def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
     """Return what the corpus tells of an episode."""
     replays = [_replay(row) for row in corpus.sql(_REPLAYS, params=[episode_id]).fetchall()]
     checks = corpus.sql(_CHECKS, params=[episode_id]).fetchall()
+    interfaces = corpus.sql(_INTERFACE, params=[episode_id]).fetchall()
     forks: list[ForkView] = []
     experiments: dict[str, dict[str, list[ForkView]]] = {}
     changes: dict[str, tuple[int, str]] = {}
@@ -154,6 +159,7 @@ def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
         n_forks=len(forks),
         experiments=[_experiment(name, arms, *changes[name]) for name, arms in experiments.items()],
         credit=read_latest_credit(corpus, episode_id),
+        interface_id=next((row[0] for row in interfaces), None),
     )
 
 

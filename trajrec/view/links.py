@@ -30,6 +30,10 @@ class Links:
         """Return the address of an episode's credit; None if it has none."""
         return f"/e/{quote(episode_id, safe='')}/credit"
 
+    def interface(self, digest: str) -> str | None:
+        """Return the address of an interface; None if it has none."""
+        return f"/i/{quote(digest, safe='')}"
+
     def diff(self, first_id: str, second_id: str) -> str | None:
         """Return the address of two episodes beside each other; None if it has none."""
         return f"/diff/{quote(first_id, safe='')}/{quote(second_id, safe='')}"
@@ -62,4 +66,8 @@ class ReportLinks(Links):
 
     def credit(self, episode_id: str) -> str | None:
         """Return None: a report has one page."""
+        return None
+
+    def interface(self, digest: str) -> str | None:
+        """Return None: a report has no other page."""
         return None

@@ -16,6 +16,14 @@ from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import Evidence, read_evidence
 from trajrec.view.failures import FailuresView, read_failures
 from trajrec.view.fork_tree import ForkTree, read_fork_tree
+from trajrec.view.interface_view import (
+    InterfacePair,
+    InterfaceRow,
+    InterfaceView,
+    read_interface,
+    read_interfaces,
+    read_pair,
+)
 from trajrec.view.live import Listed, growth_of
 from trajrec.view.news import News, read_news
 from trajrec.view.sql_view import SANDBOX, SqlView, csv_of, json_of, run_query
@@ -82,6 +90,21 @@ class ServedCorpus:
         """Return the comparison of two runs."""
         # Without the lock: a condition that takes its time must not stop all other pages.
         return read_comparison(self._corpus, a=a, b=b, check=check)
+
+    def interfaces(self) -> list[InterfaceRow]:
+        """Return the interfaces that episodes ran under."""
+        with self.lock:
+            return read_interfaces(self._corpus)
+
+    def interface(self, given: str) -> InterfaceView:
+        """Return an interface, by its digest or a beginning of it."""
+        with self.lock:
+            return read_interface(self._corpus, given)
+
+    def interface_pair(self, a: str, b: str) -> InterfacePair:
+        """Return the difference of two interfaces."""
+        with self.lock:
+            return read_pair(self._corpus, a, b)
 
     def fork_tree(self, episode_id: str) -> ForkTree:
         """Return the tree of forks that an episode is in."""
