@@ -69,7 +69,12 @@ def record_large(runs: Path) -> None:
         state[text[:10]] = text
         return text
 
-    with trajrec.episode(runs, task="large", goal=large, watch=state) as ep:
+    given = trajrec.interface(
+        base={"model": "m-1", "revision": trajrec.run_interface.missing("not_captured")},
+        scaffold={"prompt": large, HOSTILE: [1, 2]},
+        optimizer=trajrec.run_interface.missing("not_applicable"),
+    )
+    with trajrec.episode(runs, task="large", goal=large, watch=state, interface=given) as ep:
         ep.tool(keep, name="keep", access="write")
         ep.model(lambda **_: large, messages=[{"role": "user", "content": large}])
         ep.call("keep", text=large)
@@ -99,6 +104,7 @@ def pages_of(folder: Path) -> dict[str, str]:
         credited = one("SELECT episode_id FROM credit GROUP BY 1 ORDER BY count(*) DESC")
         fork = one("SELECT episode_id FROM forks ORDER BY 1")
         hostile = one("SELECT episode_id FROM episodes WHERE contains(task, 'script')")
+        interface = one("SELECT interface_id FROM interfaces")
         large = one("SELECT episode_id FROM episodes WHERE task = 'large'")
         pole = one("SELECT episode_id FROM episodes WHERE env_id = 'CartPole-v1' ORDER BY 1")
     return {
@@ -107,6 +113,10 @@ def pages_of(folder: Path) -> dict[str, str]:
         "nothing fits": "/?task=none",
         "failures": "/failures",
         "compare": "/compare",
+        "interfaces": "/interfaces",
+        "interface": f"/i/{interface}",
+        "no interface": "/i/none",
+        "two interfaces": f"/i/{interface}/vs/none",
         "sql": "/sql?q=SELECT+*+FROM+attempts",
         "agent": f"/e/{credited}",
         "state": f"/e/{credited}/1?tab=state",

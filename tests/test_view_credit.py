@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import shutil
@@ -19,6 +20,7 @@ from trajrec.replay.credit.results.table import CreditTable
 from trajrec.view.credit_view import CreditView, read_credit
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import read_evidence
+from trajrec.view.report import make_report
 
 EPISODE = "ef6ec1b93854f230"
 OTHER = "9039cac23bdaeffd"
@@ -191,3 +193,13 @@ def test_hostile_runs_are_shown_as_text(tmp_path: Path) -> None:
         page = signed_in(corpus).get(f"/e/{episode_id}/credit").text
         assert "&lt;b&gt;&amp;run" in page
         assert_harmless(page)
+
+
+def test_a_report_has_the_charts_of_credit(corpus: trajrec.Corpus) -> None:
+    report = make_report(corpus, EPISODE)
+    body = re.sub(r"<(script|style).*?</\1>", "", report, flags=re.DOTALL)
+    view = credit_of(corpus)
+    assert view.decision in html.unescape(body)
+    for chart in view.charts:
+        assert f'aria-label="{chart.summary}"' in html.unescape(body)
+    assert 'class="charts"' not in make_report(corpus, OTHER)

@@ -214,9 +214,10 @@ def _find(rows: Sequence[InterfaceRow], given: str) -> InterfaceRow:
 def _fields(corpus: Corpus, row: InterfaceRow) -> JsonObject:
     """Return the parts of an interface that were given."""
     query = f"SELECT * FROM ({_VALUES}) WHERE interface_id = ?"
-    texts = next((found[1] for found in corpus.sql(query, params=[row.id]).fetchall()), [])
-    pairs = zip(FIELDS, texts, strict=False)
-    return {name: json.loads(text) for name, text in pairs if text is not None}
+    for _, texts, _ in corpus.sql(query, params=[row.id]).fetchall():
+        pairs = zip(FIELDS, texts, strict=True)
+        return {name: json.loads(text) for name, text in pairs if text is not None}
+    return {}
 
 
 def _part(name: str, value: Value) -> PartView:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.view.commands import ANY_FOLDER
+from trajrec.view.credit_view import read_credit
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import read_evidence
 from trajrec.view.links import ReportLinks
@@ -57,6 +58,7 @@ def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYT
         style=Markup(style),
         script=Markup(script),
         panes=Markup(panes),
+        credit_run=read_credit(corpus, view.id, view.steps, run_id="", sort=""),
         limits="; ".join(limits),
         **values,
     )
