@@ -284,7 +284,7 @@ class TrajectoryReader:
                 end_ns=time_ns,
                 is_model_call=step.get("llm_call_count") != 0,
                 begins_anew=self._begins_anew,
-                extra=rest,
+                extra=rest or None,
             )
         )
         self._begins_anew = False

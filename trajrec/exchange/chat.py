@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+
 from trajrec.types import JsonObject, Value
 
 # Made once: `json.dumps` makes one for each call.
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+_encode_exact = msgspec.json.Encoder().encode
+
+# Types that msgspec writes as `json` does, in a tenth of the time. It writes floats otherwise.
+_EXACT = frozenset((str, int, bool, type(None)))
+_TEXTS = frozenset((str,))
 
 
 def tool_call(call_id: str, name: str, arguments: Value) -> JsonObject:
@@ -24,7 +32,22 @@ def tool_call(call_id: str, name: str, arguments: Value) -> JsonObject:
 
 
 def json_text(value: Value) -> str:
-    """Return a JSON value as compact JSON text."""
+    r"""Return a JSON value as compact JSON text.
+
+    >>> json_text({"x": 1e16, "y": "\u2028"}), json_text({"x": "a"})
+    ('{"x":1e+16,"y":"\u2028"}', '{"x":"a"}')
+    """
+    is_exact = (
+        type(value) is dict
+        and _EXACT.issuperset(map(type, value.values()))
+        and _TEXTS.issuperset(map(type, value))
+    )
+    if is_exact:
+        try:
+            return _encode_exact(value).decode()
+        except (UnicodeEncodeError, OverflowError):
+            # Lone surrogates, and integers of more than 64 bits.
+            pass
     return _encode(value)
 
 

@@ -150,8 +150,13 @@ class Place(msgspec.Struct, frozen=True):
         Raises:
             ImportFileError: It is of another type.
         """
-        return default if value is None else self.expect(kind, value, name)
+        if value is None:
+            return default
+        # Nearly always: without another call.
+        return value if type(value) is kind else self.expect(kind, value, name)
 
+
+_DICTS = frozenset((dict,))
 
 _WORDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number", bool: "a flag"}
 
@@ -173,6 +178,8 @@ def dicts_of(place: Place, value: Value, name: str) -> list[JsonObject]:
         ImportFileError: It is no list of objects.
     """
     items = place.optional(list, value, name, [])
+    if _DICTS.issuperset(map(type, items)):
+        return items
     for number, item in enumerate(items):
         if type(item) is not dict:
             raise place.error(f"{name}[{number}] must be an object, got {_shown(item)}")

@@ -7,6 +7,7 @@ import datetime
 from trajrec.types import Value
 
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
 
 
 def time_of(value: Value) -> int:
@@ -25,7 +26,7 @@ def time_of(value: Value) -> int:
             return 0
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=datetime.UTC)
-        return _in_bounds((moment - _EPOCH) // datetime.timedelta(microseconds=1) * 1000)
+        return _in_bounds((moment - _EPOCH) // _MICROSECOND * 1000)
     if type(value) in (int, float) and abs(value) < 1e12:
         return _in_bounds(round(value * 1e9))
     return 0

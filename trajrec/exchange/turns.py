@@ -188,12 +188,7 @@ class TurnWriter:
     def _request(self, parameters: JsonObject) -> bytes:
         """Return the arguments of a request: large ones, such as tools, are stored once."""
         values = self._values
-        stored = {
-            name: value
-            if value is None or isinstance(value, (bool, int, float))
-            else codec.decode(values.data(self._episode, value))
-            for name, value in parameters.items()
-        }
+        stored = {name: values.inner(self._episode, value) for name, value in parameters.items()}
         return values.data(self._episode, {"args": [], "kwargs": stored})
 
     def _end(self, turn: Turn, message: JsonObject | None, number: int) -> None:

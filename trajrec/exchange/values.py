@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 
 import msgspec
@@ -23,6 +24,15 @@ SINGLE_BYTES = 1 << 14
 the events around them alone."""
 
 _LEAVES = frozenset((str, int, float, bool, type(None), msgspec.msgpack.Ext))
+_TEXTS = frozenset((str,))
+_NUMBERS = frozenset((int, float, bool, type(None)))
+
+_SHORT_CHARS = REFERRED_BYTES // 4 - 2
+"""Texts that are never large: a character has at most four bytes, and their number at most five."""
+
+_REFERENCE_SIZE = 18
+_REFERENCE_HEAD = 0xD8
+"""A reference is an extension of msgpack with 16 bytes; no text has its first byte."""
 
 MAX_DEPTH = 50
 """The deepest nesting of values that msgpack encodes directly. The codec takes 100 levels, and says
@@ -42,17 +52,20 @@ def is_json_like(value: Value, depth: int = 0) -> bool:
     if kind in _LEAVES:
         return True
     if kind is dict:
-        if not set(map(type, value)) <= {str}:
+        if not _TEXTS.issuperset(map(type, value)):
             return False
         items = value.values()
     elif kind is list:
         items = value
     else:
         return False
-    # All types at once: most objects have leaves alone.
+    # All types at once: most objects have leaves alone. A generator would cost as much again.
     if _LEAVES.issuperset(map(type, items)):
         return True
-    return depth < MAX_DEPTH and all(is_json_like(item, depth + 1) for item in items)
+    if depth >= MAX_DEPTH:
+        return False
+    nested = [item for item in items if type(item) not in _LEAVES]
+    return all(map(is_json_like, nested, itertools.repeat(depth + 1)))
 
 
 class ValueEncoder:
@@ -97,11 +110,26 @@ class ValueEncoder:
         last, shown = self._last
         if last is text:
             return shown
-        value = codec.decode(self.data(episode, text))
-        # As msgpack takes it; after the removal of a secret, a text may be short.
-        shown = msgspec.msgpack.Ext(REF, value.digest) if isinstance(value, codec.Ref) else value
+        data = self.data(episode, text)
+        # After the removal of a secret, a text may be short.
+        is_reference = len(data) == _REFERENCE_SIZE and data[0] == _REFERENCE_HEAD
+        # As msgpack takes it.
+        shown = msgspec.msgpack.Ext(REF, data[2:]) if is_reference else codec.decode(data)
         self._last = (text, shown)
         return shown
+
+    def inner(self, episode: int, value: Value) -> Value:
+        """Return a value as another one holds it: without secrets, or a reference to a large one.
+
+        Raises:
+            EncodeError: It nests too deeply.
+        """
+        kind = type(value)
+        if kind in _NUMBERS or (
+            kind is str and self._redactor is None and len(value) <= _SHORT_CHARS
+        ):
+            return value
+        return codec.decode(self.data(episode, value))
 
     def lightened(self, episode: int, message: JsonObject) -> JsonObject:
         """Return a message of which a large text is a reference: it is stored once."""

@@ -180,16 +180,18 @@ class Directory:
             number = event.episode
             if number < 0:
                 continue
-            ranges.setdefault(number, (0, 0))
+            if number not in ranges:
+                ranges[number] = (0, 0)
             kind = type(event)
-            if kind is EpisodeStart or kind is EpisodeEnd:
-                # Events of no step.
-                continue
-            step = getattr(event, "step", -1)
-            if step >= 0:
-                of_events[number] = _union(of_events.get(number, (0, 0)), (step, step + 1))
             if isinstance(event, Blob):
                 self._blobs.append((event.digest, frame))
+            # The first two are events of no step.
+            elif kind is not EpisodeStart and kind is not EpisodeEnd:
+                step = getattr(event, "step", -1)
+                first, end = of_events.get(number, (0, 0))
+                # Most events are of a step that is in the range already.
+                if step >= 0 and not first <= step < end:
+                    of_events[number] = _union((first, end), (step, step + 1))
         return of_events
 
     def footer(self, header: Header, generation: int) -> Footer:

@@ -114,10 +114,24 @@ def _installed() -> dict[str, str]:
     """Return the version of each installed distribution, by its normalised name."""
     versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
-        name = (distribution.name or "").replace("_", "-").lower()
+        name, version = _name_and_version(distribution)
         # The first on the path is the one that is imported.
-        versions.setdefault(name, distribution.version)
+        versions.setdefault(name.replace("_", "-").lower(), version)
     return dict(sorted(versions.items()))
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """Return two fields of a distribution, without the parser of mail that `metadata` takes.
+
+    It takes ten times as long, and reads the file anew for each field.
+    """
+    text = distribution.read_text("METADATA") or ""
+    fields = dict(
+        line.split(": ", 1) for line in text.partition("\n\n")[0].split("\n") if ": " in line
+    )
+    if "Name" in fields and "Version" in fields:
+        return fields["Name"].strip(), fields["Version"].strip()
+    return distribution.name or "", distribution.version
 
 
 @functools.cache

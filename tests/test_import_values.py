@@ -1,0 +1,139 @@
+"""Shortcuts of imports make the same bytes and texts as the ways that they shorten."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from tiers import examples
+
+import trajrec
+from trajrec.errors import ImportFileError
+from trajrec.exchange.chat import json_text
+from trajrec.exchange.inspect_messages import key_of
+from trajrec.exchange.values import MAX_DEPTH, ValueEncoder, is_json_like
+from trajrec.exchange.zip_members import ZipMembers
+from trajrec.log.events import Blob
+from trajrec.recording import provenance
+from trajrec.redaction.redactor import Redactor
+from trajrec.values import codec
+
+TEXTS = st.text(st.characters(codec=None, exclude_categories=()), max_size=8)
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3)
+)
+
+
+@examples("imports", VALUES | st.dictionaries(TEXTS, LEAVES), fixed=30, drawn=300, whole=20_000)
+def test_arguments_are_the_text_that_json_writes(value: Any) -> None:
+    assert json_text(value) == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@examples("imports", VALUES, fixed=30, drawn=300, whole=20_000)
+def test_direct_encoding_is_that_of_the_codec(value: Any) -> None:
+    events: list[Any] = []
+    values = ValueEncoder(events.append, None)
+    data = values.data(0, value)
+    if events:
+        assert [event.data for event in events] == [codec.encode(value)]
+    else:
+        assert data == codec.encode(value)
+    inner = values.inner(0, value)
+    assert codec.encode(inner) == data
+
+
+@pytest.mark.parametrize(
+    "value", [(1,), [{"x": b""}], {1: 2}, [[{"x": [(1,)]}]], {"a": {"b": {2}}}], ids=repr
+)
+def test_values_that_are_no_json_are_told(value: Any) -> None:
+    assert not is_json_like(value)
+
+
+def test_deep_values_are_left_to_the_codec() -> None:
+    value: Any = 0
+    for _ in range(MAX_DEPTH):
+        value = [value]
+    assert is_json_like(value)
+    assert not is_json_like([[value]])
+
+
+@pytest.mark.parametrize("n_chars", [1, 62, 63, 64, 255, 256, 257, 300])
+@pytest.mark.parametrize("char", ["a", "\U0001f600"])
+def test_a_large_text_is_a_reference_inside_of_others(n_chars: int, char: str) -> None:
+    for redactor in (None, Redactor()):
+        events: list[Any] = []
+        values = ValueEncoder(events.append, redactor)
+        text = char * n_chars
+        inner = values.inner(0, text)
+        shown = values.shared(0, text)
+        if len(codec.encode(text)) <= 256:
+            assert inner == shown == text
+            assert events == []
+        else:
+            assert inner == codec.Ref(events[0].digest)
+            (blob,) = events
+            assert isinstance(blob, Blob)
+            if n_chars > 256:
+                assert bytes(shown.data) == blob.digest
+
+
+def test_messages_have_one_key_if_they_are_equal() -> None:
+    messages: list[Any] = [
+        {"role": "user", "content": "a"},
+        {"content": "a", "role": "user"},
+        {"role": "user", "content": "\ud800"},
+        {"role": "user", "content": 2**80},
+        {"role": "user", "content": 1},
+        {"role": "user", "content": 1.0},
+        {"role": "user", "content": True},
+    ]
+    keys = list(map(key_of, messages))
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == len(messages) - 1
+
+
+def test_installed_versions_are_those_of_the_metadata() -> None:
+    expected: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = (distribution.name or "").replace("_", "-").lower()
+        expected.setdefault(name, distribution.version)
+    assert provenance._installed() == expected
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize("place", ["checksum", "size"])
+def test_a_member_that_contradicts_its_directory_is_damaged(
+    tmp_path: Path, compression: int, place: str
+) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("m", b"hello " * 1000)
+    data = bytearray(path.read_bytes())
+    entry = data.rfind(b"PK\x01\x02")
+    if place == "checksum":
+        data[entry + 16] ^= 1
+    else:
+        data[entry + 24 : entry + 28] = (50).to_bytes(4, "little")
+    path.write_bytes(data)
+    with ZipMembers(path) as members, pytest.raises(ImportFileError, match="is damaged"):
+        members.read("m")
+
+
+@pytest.mark.slow
+def test_a_turn_without_leftovers_has_no_extra(tmp_path: Path) -> None:
+    steps = [
+        {"step_id": 1, "source": "user", "message": "Go."},
+        {"step_id": 2, "source": "agent", "message": "Done."},
+    ]
+    agent = {"name": "a", "version": "1", "model_name": "m"}
+    document = {"schema_version": "ATIF-v1.6", "session_id": "s", "agent": agent, "steps": steps}
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    trajrec.import_trajectories(tmp_path / "t.json", tmp_path / "out")
+    with trajrec.open(tmp_path / "out") as corpus:
+        assert corpus.sql("SELECT extra FROM model_calls").fetchall() == [(None,)]
