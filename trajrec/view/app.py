@@ -17,6 +17,7 @@ from trajrec.values.json import to_json
 from trajrec.view.commands import credit_commands
 from trajrec.view.diff_view import compare_views
 from trajrec.view.episode_view import EpisodeView
+from trajrec.view.film import film_chunk, picture_at, png
 from trajrec.view.guard import Guard
 from trajrec.view.links import Links
 from trajrec.view.live import Listed
@@ -32,6 +33,7 @@ _TYPES = {
     "view.css": "text/css",
     "view.js": "text/javascript",
     "live.js": "text/javascript",
+    "film.js": "text/javascript",
 }
 
 
@@ -62,6 +64,8 @@ def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
         Route("/e/{id}/{step:int}/pane", pages.pane),
         Route("/e/{id}/{step:int}/state.json", pages.state),
         Route("/e/{id}/{step:int}/raw", pages.raw),
+        Route("/e/{id}/{step:int}/frame.png", pages.frame),
+        Route("/e/{id}/film/{number:int}", pages.film),
         Route("/static/{name}", _static),
     ]
     handlers: dict[type[Exception] | int, Callable[..., Response]] = {
@@ -239,6 +243,25 @@ class _Pages:
         with self._served.lock:
             self._require(view, step)
             return Response(to_json(view.raw(step)), media_type="text/plain")
+
+    def frame(self, request: Request) -> Response:
+        step = request.path_params["step"]
+        view = self._served.episode(request.path_params["id"], is_new_page=False)
+        with self._served.lock:
+            self._require(view, step)
+            picture = picture_at(view.episode, step)
+        if picture is None:
+            return _message(404, f"No picture was observed after step {step}.")
+        return Response(png(picture), media_type="image/png")
+
+    def film(self, request: Request) -> Response:
+        number = request.path_params["number"]
+        view = self._served.episode(request.path_params["id"], is_new_page=False)
+        with self._served.lock:
+            if view.film is None or number * view.film.chunk >= view.episode.n_steps:
+                return _message(404, "No pictures were observed there.")
+            data = film_chunk(view.episode, view.film, number)
+        return Response(data, media_type="application/octet-stream")
 
     def _page(self, view: EpisodeView, step: int | None, request: Request) -> Response:
         values = page_values(view, step, _LINKS, folder=self._served.name)

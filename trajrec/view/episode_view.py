@@ -15,6 +15,7 @@ from trajrec.values.json import describe_path, to_json_value
 from trajrec.view.credit_chart import Estimate
 from trajrec.view.credit_view import judgements
 from trajrec.view.evidence import Evidence
+from trajrec.view.film import Film, film_of
 from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
 from trajrec.view.live import growth_of, recording_of
 from trajrec.view.panes import CheckView, Pane, agent_pane, check_view, environment_pane, state_text
@@ -188,6 +189,11 @@ class EpisodeView:
         )
         lanes += [self._replay_lane(), self._credit_lane(), self._fork_lane()]
         return [lane for lane in lanes if any(lane.paths.values())]
+
+    @cached_property
+    def film(self) -> Film | None:
+        """The size of the pictures that the environment observed; None if it observed none."""
+        return film_of(self.episode)
 
     @property
     def ticks(self) -> list[tuple[int, str]]:

@@ -51,6 +51,8 @@ def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYT
         len(steps) < len(view.steps)
     )
     limits.append("whole states and values that are cut here: `trajrec view` shows them")
+    if view.film is not None:
+        limits.append("its pictures are not in this file: `trajrec view` plays them")
     return render(
         "report.html",
         policy=_policy(style, script),

@@ -13,13 +13,13 @@ document.addEventListener("click", (event) => {
 
 const facts = document.getElementById("facts-for-script");
 const list = document.getElementById("steps");
-const live = (name) => import("/static/live.js").then((file) => file[name]);
+const part = (file, name) => import(`/static/${file}.js`).then((parts) => parts[name]);
 if (facts && list) openEpisode(facts.dataset, list);
 else openTable();
 if (facts && !list && facts.dataset.version) {
-  live("followEpisode").then((follow) => follow({ data: facts.dataset, numbers: () => [] }));
+  part("live", "followEpisode").then((follow) => follow({ data: facts.dataset, numbers: () => [] }));
 }
-if (document.getElementById("episodes")) live("followTable").then((follow) => follow(trusted));
+if (document.getElementById("episodes")) part("live", "followTable").then((follow) => follow(trusted));
 
 function isForUs(event) {
   // A closed dialog keeps the focus until the page is drawn again.
@@ -54,6 +54,8 @@ function openEpisode(data, steps) {
   const kept = new Map();
   let hasState = new URLSearchParams(location.search).get("tab") === "state";
   let follower = null;
+  let film = null;
+  let glides = false;
   readList();
   let current = Number(steps.querySelector("[aria-current]")?.dataset.step ?? numbers[0]);
   let wanted = current;
@@ -113,6 +115,7 @@ function openEpisode(data, steps) {
     row.setAttribute("aria-current", "step");
     row.tabIndex = 0;
     if (!isQuiet) reveal(row);
+    film?.show(step);
     document.querySelector("#cursor path")?.setAttribute("d", `M${step - first}.5 0v1`);
     const place = numbers.indexOf(step);
     point("previous", numbers[place - 1]);
@@ -148,14 +151,32 @@ function openEpisode(data, steps) {
       location.href = address(step);
       return;
     }
-    if (wanted !== step || html === undefined) return;
+    if ((wanted !== step && !glides) || html === undefined) return;
     pane.innerHTML = trusted(html);
     pane.scrollTop = 0;
     current = step;
-    if (isBack) return;
+    if (isBack || glides) return;
     if (isClick) history.pushState({ step }, "", address(step));
     else history.replaceState({ step }, "", address(step));
     if (!isReport) requestIdle(() => numbers.includes(step + 1) && text(step + 1).catch(() => {}));
+  }
+
+  // The cursor moves at once, and the pane as soon as it can.
+  async function glide(step) {
+    if (glides) {
+      wanted = step;
+      mark(step);
+      return;
+    }
+    glides = true;
+    await go(step);
+    glides = false;
+  }
+
+  // The cursor has come to rest: so do the pane and the address.
+  function settle() {
+    glides = false;
+    return go(wanted);
   }
 
   function by(n) {
@@ -177,6 +198,7 @@ function openEpisode(data, steps) {
     w: () => { if (!isReport) { hasState = !hasState; go(wanted); } },
     u: () => { if (!isReport) location.href = "/"; },
     f: () => follower?.toggle(),
+    " ": () => film?.toggle(), "[": () => film?.change(-1), "]": () => film?.change(1),
     "?": () => document.getElementById("help").showModal(),
   };
 
@@ -187,9 +209,11 @@ function openEpisode(data, steps) {
   document.addEventListener("keydown", (event) => {
     if (!isForUs(event) || !Object.hasOwn(keys, event.key)) return;
     if (event.key.startsWith("Arrow") && !steps.contains(document.activeElement)) return;
+    if (event.key === " " && (!film || event.target.closest("button, summary"))) return;
     event.preventDefault();
     // Who walks by themselves no longer follows.
-    if (!["f", "w", "?"].includes(event.key)) follower?.stop();
+    if (!["f", "w", "?", "[", "]"].includes(event.key)) follower?.stop();
+    if (!["f", "w", "?", "[", "]", " "].includes(event.key)) film?.stop();
     keys[event.key]();
     if (steps.contains(document.activeElement)) rows[numbers.indexOf(wanted)]?.focus({ preventScroll: true });
   });
@@ -237,9 +261,10 @@ function openEpisode(data, steps) {
   help.hidden = false;
   help.addEventListener("click", keys["?"]);
   mark(current);
+  const episode = { data, steps, html: trusted, numbers: () => numbers, wanted: () => wanted, go, glide, settle, grown };
+  if (document.getElementById("film")) part("film", "openFilm").then((open) => (film = open(episode)));
   if (data.version) {
-    const episode = { data, steps, html: trusted, numbers: () => numbers, go, grown };
-    live("followEpisode").then((follow) => (follower = follow(episode)));
+    part("live", "followEpisode").then((follow) => (follower = follow(episode)));
   }
   const asked = isReport ? fromAddress() : undefined;
   if (asked !== undefined && asked !== current) go(asked, { isBack: true });
