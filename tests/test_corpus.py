@@ -400,6 +400,21 @@ def test_a_folder_that_is_no_corpus_is_refused(make: str | None, what: str, tmp_
         trajrec.open(path)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sandbox", [False, True])
+def test_long_queries_draw_no_progress_on_stdout(sandbox: bool) -> None:
+    # DuckDB does it where the program has no file: under `python -c` and in an interactive Python.
+    folder = Path(__file__).parents[1] / "sample_trajectories" / "support"
+    program = (
+        "import trajrec\n"
+        f"with trajrec.open({str(folder)!r}) as corpus:\n"
+        f"    print(corpus.sql(\"SELECT current_setting('enable_progress_bar')\", "
+        f"sandbox={sandbox}).fetchall())"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert printed.stdout == "[(False,)]\n", printed.stderr
+
+
 WRITER = """
 import sys, time
 import gymnasium as gym, trajrec

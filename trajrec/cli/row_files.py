@@ -33,12 +33,12 @@ def write_rows(relation: DuckDBPyRelation, kind: str) -> None:
     Raises:
         ValueError: Parquet is to be written to a terminal.
     """
-    import duckdb
+    from trajrec.values.database import connect
 
     if kind == "parquet" and sys.stdout.isatty():
         raise ValueError("--format parquet must go to a file, e.g. > steps.parquet")
     # The instance of the query may not write files.
-    con = duckdb.connect(":memory:")
+    con = connect()
     con.execute("SET TimeZone = 'UTC'")
     con.register("stream", _Rows(relation))
     con.execute("CREATE TABLE result AS FROM stream")

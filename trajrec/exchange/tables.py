@@ -12,6 +12,7 @@ from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate
 from trajrec.exchange.reading import Place, dicts_of, json_lines
 from trajrec.types import JsonObject
+from trajrec.values.database import connect
 
 PARQUET = b"PAR1"
 
@@ -75,7 +76,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
 
 def _connection() -> duckdb.DuckDBPyConnection:
     # One thread: several of them would hold more of the file at a time.
-    return duckdb.connect(config={"threads": 1, "autoinstall_known_extensions": False})
+    return connect(threads=1, autoinstall_known_extensions=False)
 
 
 def _name(path: Path) -> str:

@@ -24,6 +24,7 @@ from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
 from trajrec.exchange.parquet_readme import TableFolder, readme
 from trajrec.types import Value
+from trajrec.values.database import connect
 from trajrec.values.parquet_columns import plain_column
 
 # The environment and the day of an episode. No table has columns of these names.
@@ -179,7 +180,7 @@ def _count(output: Path, part: _Part, account: Account) -> TableFolder | None:
     # Read from the files, so that the digest is one of the rows that anybody can read. Rows have
     # no order, and each is there once.
     counts = ", ".join(f"count({name})" for name in names)
-    with duckdb.connect(config={"autoinstall_known_extensions": False}) as con:
+    with connect(autoinstall_known_extensions=False) as con:
         row = con.execute(
             f"SELECT count(*), bit_xor(md5_number(to_json(t)::VARCHAR)), {counts} "
             f"FROM read_parquet('{_pattern(folder)}', hive_partitioning = false) t"

@@ -22,6 +22,7 @@ from trajrec.corpus.index.scan import FolderState, ScanMode, scan_folder
 from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
 from trajrec.log.folder import INDEX_FOLDER
 from trajrec.log.locks import try_hold
+from trajrec.values.database import connect
 
 INDEX_NAME = f"{INDEX_FOLDER}/index.duckdb"
 """The index of a folder of logs."""
@@ -235,7 +236,7 @@ def _open_for_writing(folder: Path) -> duckdb.DuckDBPyConnection | None:
         is_new = not file.exists()
         try:
             file.parent.mkdir(exist_ok=True)
-            con = duckdb.connect(str(file))
+            con = connect(file)
         except OSError:
             return None
         except duckdb.Error as exc:

@@ -32,6 +32,7 @@ from trajrec.log.folder import INDEX_FOLDER, is_inside
 from trajrec.log.locks import is_being_written
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
+from trajrec.values.database import connect
 
 # If as many files had to be listed to see that nothing is new, the folders are stored again, so
 # that the next opening need not list them.
@@ -117,7 +118,7 @@ class LiveIndex:
         self._folder = folder
         self._mode = scan
         self._progress = progress
-        self.con = duckdb.connect(":memory:")
+        self.con = connect()
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
         # Global settings hold for the connections of queries too. A query finds the data frames of
         # its caller, who is some frames above.
