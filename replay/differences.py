@@ -32,7 +32,8 @@ class EpisodeDifference:
     Attributes:
         step: The step, from 0; -1 is the reset.
         field: The kind, "action", "call", "model call", "answer", "failure", "observation",
-            "result", "reward", "info", "state" or "end", then the JSON Pointer of the value below: "observation/2".
+            "result", "reward", "info", "state", "state between calls" or "end", then the JSON
+            Pointer of the value below: "observation/2".
         a: The value of the first episode.
         b: The value of the second episode.
         path: The path of the value with the types of its keys, its kind in front; it tells the
@@ -219,6 +220,24 @@ def _agent_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
         {"call": _call, "result": _result, "state": _state_changes},
         rest=("call", lambda attempt: attempt.tool),
     )
+    yield from _program_differences(a, b)
+
+
+def _program_differences(a: Episode, b: Episode) -> Iterator[EpisodeDifference]:
+    """Yield the first difference of the changes between the calls."""
+    of_a = a.transcript.program_changes
+    of_b = b.transcript.program_changes
+    for change_a, change_b in itertools.zip_longest(of_a, of_b):
+        told = [
+            None if one is None else [one.step, one.part, *map(list, one.changes)]
+            for one in (change_a, change_b)
+        ]
+        change = first_change(*told)
+        if change is not None:
+            first = change_a or change_b
+            assert first is not None
+            yield _difference(first.step, "state between calls", change)
+            return
 
 
 def _paired(

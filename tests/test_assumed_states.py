@@ -19,7 +19,7 @@ from conftest import only
 from tiers import Share, suite
 
 import trajrec
-from trajrec.agents.state_recorder import CHANGED, MAX_ASSUMED
+from trajrec.agents.state_recorder import CHANGED, MAX_ASSUMED, OR_PROGRAM
 from trajrec.corpus.episode import Episode
 from trajrec.errors import DivergenceError, ReplayError, StateUnknownError
 from trajrec.log.compaction import compact
@@ -123,22 +123,22 @@ WRITE = ("write", "O3")
 
 def test_one_read_in_fifty_is_compared(tmp_path: Path) -> None:
     world, _ = record(tmp_path, [LOOK] * 4 * MAX_ASSUMED)
-    # One for the beginning.
-    assert world.n_looks == 1 + 4
+    # One for the beginning, and one for the end.
+    assert world.n_looks == 1 + 4 + 1
 
 
 @pytest.mark.parametrize(
     ("calls", "n_looks"),
     [
-        ([LOOK, LOOK, WRITE], 2),
+        ([LOOK, LOOK, WRITE], 3),
         ([LOOK, LOOK, WRITE, LOOK], 3),
-        ([WRITE, WRITE], 2),
+        ([WRITE, WRITE], 5),
         ([LOOK, LOOK], 1),
-        ([LOOK, LOOK, ("call", "O1")], 2),
+        ([LOOK, LOOK, ("call", "O1")], 3),
     ],
     ids=str,
 )
-def test_the_last_read_before_a_write_and_the_end_is_compared(
+def test_a_part_is_compared_around_writes_and_once_for_reads(
     tmp_path: Path, calls: list[tuple[str, str]], n_looks: int
 ) -> None:
     world, _ = record(tmp_path, calls)
@@ -163,7 +163,8 @@ def test_the_last_read_before_a_check_is_compared(tmp_path: Path, is_honest: boo
     close_logs()
     (verdict,) = only(tmp_path).checks
     assert verdict.state_digest == digest(world)
-    assert [row[2] for row in failures(tmp_path)] == ([] if is_honest else [CHANGED])
+    message = f"{CHANGED}: one of 2 calls, {OR_PROGRAM}"
+    assert [row[2] for row in failures(tmp_path)] == ([] if is_honest else [message])
 
 
 @pytest.mark.slow
@@ -190,7 +191,8 @@ def test_a_read_that_wrote_is_one_of_the_calls_since_the_last_comparison(tmp_pat
     # The state was taken after the last of the four calls.
     expected = [digests[1], None, None, None, digests[5], digests[6], digests[7]]
     assert [attempt.state_digest for attempt in attempts] == expected
-    assert failures(tmp_path) == [(4, "tool", CHANGED, ["1", "2", "3", "4"])]
+    message = f"{CHANGED}: one of 4 calls, {OR_PROGRAM}"
+    assert failures(tmp_path) == [(4, "tool", message, ["1", "2", "3", "4"])]
     assert known_states(episode) == [True, True, False, False, False, True, True, True]
     findings = [bool(attempt.notes) for attempt in attempts]
     assert findings == [False, True, True, True, True, False, False]
@@ -203,9 +205,10 @@ def test_a_read_that_wrote_is_one_of_the_calls_since_the_last_comparison(tmp_pat
 
 def test_a_read_that_wrote_right_before_a_write_is_named(tmp_path: Path) -> None:
     record(tmp_path, [WRITE, PEEK, WRITE], is_honest=False)
-    assert failures(tmp_path) == [(1, "tool", CHANGED, ["1"])]
+    message = f"{CHANGED}: the call, {OR_PROGRAM}"
+    assert failures(tmp_path) == [(1, "tool", message, ["1"])]
     attempts = only(tmp_path).transcript.attempts
-    assert [attempt.notes for attempt in attempts] == [[], [CHANGED], []]
+    assert [attempt.notes for attempt in attempts] == [[], [message], []]
     assert all(attempt.state_digest for attempt in attempts)
 
 

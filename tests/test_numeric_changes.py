@@ -118,6 +118,7 @@ def expected_rows(corpus: trajrec.Corpus) -> list[tuple[Any, ...]]:
                         step,
                         None,
                         None,
+                        "agent",
                         "",
                         path,
                         keys,

@@ -185,9 +185,10 @@ class Blinking(Tree):
         return super().update()
 
     def _look(self) -> None:
-        # The first look is at the beginning. A failure is tried again once.
+        # The first look is at the beginning, the second before the call. A failure is tried again
+        # once.
         self.n += 1
-        if self.n in (2, 3):
+        if self.n in (3, 4):
             raise OSError("not now")
 
 

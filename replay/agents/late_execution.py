@@ -82,8 +82,4 @@ class LateExecution(WorldExecution):
 
     def _recorded_digests(self) -> dict[str, str]:
         """Return the recorded digest of each part before the first compared step."""
-        digests = dict(self._transcript.initial_digests)
-        for attempt in self._transcript.recorded_attempts:
-            if attempt.start.step < self._first:
-                digests |= {name: digest for name, digest in attempt.digests.items() if digest}
-        return digests
+        return self._transcript.digests_before(self._first)

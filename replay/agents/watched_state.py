@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import AttemptKey
@@ -33,13 +33,19 @@ def restore_watched(episode: Episode, watch: Value, places: Collection[AttemptKe
     check_proved(episode, made)
     _check_order(episode, places)
     step = made[-1].start.step if made else -1
+    next_call = transcript.first_call_without(places)
+    between = [change for change in transcript.program_changes if change.next_call == next_call]
     try:
-        state = transcript.state_after(made[-1]) if made else transcript.initial_state
+        if between:
+            state = transcript.state_at(between[-1].n_changes, step)
+        else:
+            state = transcript.state_after(made[-1]) if made else transcript.initial_state
     except StateUnknownError as exc:
         raise ReplayError(
             f"the recorded state after step {step} is unknown: {exc.what}", episode_id=episode.id
         ) from exc
     digests = _digests_after(episode, places)
+    digests.update({change.part: change.digest for change in between})
     for part in parts:
         part.tracker.begin()
         part.tracker.restore(state[part.name])
@@ -90,9 +96,11 @@ def _check_order(episode: Episode, places: Collection[AttemptKey]) -> None:
             )
 
 
-def _digests_after(episode: Episode, places: Collection[AttemptKey]) -> Mapping[str, str]:
+def _digests_after(episode: Episode, places: Collection[AttemptKey]) -> dict[str, str]:
     digests = dict(episode.transcript.initial_digests)
+    between = episode.transcript.program_changes
     for attempt in episode.transcript.recorded_attempts:
         if attempt.key in places:
+            digests.update({c.part: c.digest for c in between if c.next_call == attempt.key})
             digests.update(attempt.digests)
     return digests

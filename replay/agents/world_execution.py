@@ -16,6 +16,7 @@ from trajrec.errors import RedactedError, RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.comparison import is_same_redacted, redacted_like
+from trajrec.replay.agents.program_changes import ProgramChanges
 from trajrec.replay.agents.world_changes import (
     UNORDERED,
     differences,
@@ -80,6 +81,7 @@ class WorldExecution:
     ) -> None:
         self._episode = episode
         self._transcript = episode.transcript
+        self._between = ProgramChanges(episode.transcript)
         self._world = world
         self._checks = checks
         self._tolerance = tolerance
@@ -125,10 +127,15 @@ class WorldExecution:
                 break
             if attempt.key in places:
                 divergence = self.make(attempt)
-        return divergence
+        next_call = self._transcript.first_call_without(places)
+        return divergence or self._make_program_changes(next_call)
 
     def make(self, attempt: Attempt) -> Divergence | None:
-        """Make a recorded call again; return the divergence, if any."""
+        """Make a recorded call again, and the program's changes before it; return any divergence."""
+        divergence = self._make_program_changes(attempt.key)
+        return self._make(attempt) if divergence is None else divergence
+
+    def _make(self, attempt: Attempt) -> Divergence | None:
         start = attempt.start
         end = attempt.end
         if end is None or end.outcome == "cancelled":
@@ -141,6 +148,13 @@ class WorldExecution:
             raise redacted_error(self._episode, f"a call of step {start.step} cannot be made")
         divergence = self._execute(attempt)
         return self._compare_state(attempt) if divergence is None else divergence
+
+    def _make_program_changes(self, next_call: AttemptKey | None) -> Divergence | None:
+        """Make the changes that the agent's own program made before a call, or at the end."""
+        made = self._between.make(self._parts, next_call)
+        self._digests |= made.digests
+        self._notes |= dict.fromkeys(made.notes)
+        return made.divergence
 
     def _note(self, text: str) -> None:
         self._notes[text] = None
@@ -170,12 +184,10 @@ class WorldExecution:
             except RestoreError as exc:
                 self._note(f"after step {step} the recorded state could not be restored: {exc}")
                 return divergence
-        return self._run_checks()
+        return self._make_program_changes(None) or self._run_checks()
 
     def _reset_failure(self) -> Failure | None:
-        """Return the recorded exception of the reset, if it raised one."""
-        failures = self._episode.failures
-        return next((failure for failure in failures if failure.phase == "reset"), None)
+        return next((one for one in self._episode.failures if one.phase == "reset"), None)
 
     def _reset(self) -> Divergence | None:
         """Reset the world as recorded, or bring it to a fork's step, and compare the state."""
@@ -185,6 +197,9 @@ class WorldExecution:
             self._prepare_fork()
             return self._compare_first_state()
         failure = self._reset_failure()
+        expected = "no exception"
+        if failure is not None:
+            expected = f"{failure.error_type}: {failure.message}"
         options = self._transcript.value(start.options_data)
         try:
             with self._frozen(start.time_ns, -1, 0, 0):
@@ -193,19 +208,11 @@ class WorldExecution:
             name = codec.type_name(exc)
             if failure is not None and failure.error_type == name:
                 return None
-            return Divergence(
-                step=-1,
-                field="error",
-                expected="no exception" if failure is None else failure.error_type,
-                actual=f"{name}: {exc}",
-            )
+            actual = f"{name}: {exc}"
+            return Divergence(step=-1, field="error", expected=expected, actual=actual)
         if failure is not None:
-            return Divergence(
-                step=-1,
-                field="error",
-                expected=f"{failure.error_type}: {failure.message}",
-                actual="no exception",
-            )
+            actual = "no exception"
+            return Divergence(step=-1, field="error", expected=expected, actual=actual)
         return self._compare_first_state()
 
     def _compare_first_state(self) -> Divergence | None:

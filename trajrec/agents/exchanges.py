@@ -9,6 +9,7 @@ from trajrec.agents.counters import StepCounter
 from trajrec.agents.exchange_memory import Answer, ExchangeMemory, FailedAttempt
 from trajrec.agents.journal import Journal
 from trajrec.agents.model_calls import enclosing_model_call
+from trajrec.agents.state_recorder import StateRecorder
 from trajrec.log.events import ExchangeEnd, ExchangePart, ExchangeStart, RetryBy
 from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.request_bodies import BodyRedactor
@@ -45,14 +46,16 @@ class ExchangeRecorder:
     Args:
         journal: The episode's journal.
         steps: The episode's counter.
+        states: Compares the watched state before each model call.
 
     Attributes:
         journal: The same.
         memory: The last exchanges, to find the episode of a request.
     """
 
-    def __init__(self, journal: Journal, steps: StepCounter) -> None:
+    def __init__(self, journal: Journal, steps: StepCounter, states: StateRecorder) -> None:
         self.journal = journal
+        self._states = states
         self._steps = steps
         self._redactor = BodyRedactor(journal.redactor)
         self._deltas = BodyDeltas()
@@ -101,6 +104,7 @@ class ExchangeRecorder:
             return _Position(self._steps.step, -1, 0, "")
         failed = self.memory.take_failure(request)
         if failed is None:
+            self._states.prepare_model_call()
             number, attempt, by = self._steps.next_model_call()
             self.memory.n_calls += 1
             return _Position(self._steps.step, number, attempt, by)

@@ -12,6 +12,7 @@ from typing import Literal
 from trajrec.agents.conversation import Conversation
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.journal import Journal
+from trajrec.agents.state_recorder import StateRecorder
 from trajrec.agents.streams import Stream, is_stream
 from trajrec.log.events import AnswerPart, ModelEnd, ModelStart
 from trajrec.recording.error_text import NO_ERROR
@@ -34,10 +35,12 @@ class ModelCallRecorder:
     Args:
         journal: The episode's journal.
         steps: The episode's counter.
+        states: Compares the watched state before each call.
     """
 
-    def __init__(self, journal: Journal, steps: StepCounter) -> None:
+    def __init__(self, journal: Journal, steps: StepCounter, states: StateRecorder) -> None:
         self._journal = journal
+        self._states = states
         self._steps = steps
         self._conversation = Conversation()
 
@@ -73,6 +76,7 @@ class ModelCallRecorder:
         }
         # Under the lock, because a request refers to the messages of the call before it.
         with self._steps.lock:
+            self._states.prepare_model_call()
             number, attempt, by = self._steps.next_model_call()
             new = self._conversation.compare(number, messages, journal.encode)
             data, was_redacted = journal.encode({"args": list(args), "kwargs": request})

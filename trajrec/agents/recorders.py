@@ -39,9 +39,10 @@ class Recorders(NamedTuple):
             tools: The tools by name. Tools may be added later.
             is_error: Returns why a tool's result is an error, None if it is none.
         """
+        calls = ToolCallRecorder(journal, steps, tools, is_error)
         return cls(
             journal=journal,
-            calls=ToolCallRecorder(journal, steps, tools, is_error),
-            models=ModelCallRecorder(journal, steps),
-            exchanges=ExchangeRecorder(journal, steps),
+            calls=calls,
+            models=ModelCallRecorder(journal, steps, calls.states),
+            exchanges=ExchangeRecorder(journal, steps, calls.states),
         )

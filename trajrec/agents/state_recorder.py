@@ -1,26 +1,30 @@
 """Records the changes of the watched state, each with the call that made it.
 
-The state is compared after every call, with one exception. A look at a large part costs
-milliseconds even if nothing changed, so after a call of a tool that is declared `read` a large part
-is assumed to be unchanged. It is compared after one such call in 50, and before anything that
-depends on it: a call of any other tool, a check, and the end.
+The state is compared before and after every call, before every model call and check, and at the
+end. A difference that is found while no call runs is a change by the agent's own program, or by
+anything else outside of the recorded calls; one that is found while a single call runs is its own.
+
+There is one exception. A look at a large part costs milliseconds even if nothing changed, so around
+a call of a tool that is declared `read` a large part is assumed to be unchanged. It is compared
+after one such call in 50, and before anything that depends on it: a call of any other tool, a
+check, and the end.
 
 The log says what is assumed: the end of such a call names the parts, and the next comparison is
 recorded even if nothing changed, as a change without data that has the digest of before. A
-difference may come from each of these calls, and the record of it names them.
+difference may come from each of these calls, and the record of it names them; or from the program
+between them, and the record says so.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager
 from typing import NamedTuple
 
-from trajrec.agents.counters import CallPosition
+from trajrec.agents.counters import CallPosition, StepCounter
 from trajrec.agents.journal import EVENT_BYTES, Journal
 from trajrec.log.assumptions import suspects_data
-from trajrec.log.events import StateChange
+from trajrec.log.events import PROGRAM, Actor, StateChange
 from trajrec.log.schema import Failure
 from trajrec.protocols import Tool
 from trajrec.tracking.parts import Part, digest_of_parts, is_large
@@ -33,6 +37,9 @@ MAX_ASSUMED = 50
 
 CHANGED = "declared read, changed state"
 """The message of the failure of a tool that is declared `read` and changed the state."""
+
+OR_PROGRAM = "or the program between the calls"
+"""The end of that message, if the state was not compared between the end of a call and the change."""
 
 NOT_CAPTURED = "the state could not be captured"
 
@@ -56,24 +63,29 @@ class StateRecorder:
 
     Args:
         journal: The episode's journal.
-        lock: Held while a state is compared, so that no call gets the changes of another one that
-            ends meanwhile. Reentrant: trackers run code of the world, which may call tools.
+        steps: The episode's counter. Its lock is held while a state is compared, so that no call
+            gets the changes of another one that ends meanwhile. It is reentrant: trackers run code
+            of the world, which may call tools.
 
     Attributes:
         parts: The watched parts of the state.
         digests: Digest of each part after its last change; "" if it could not be captured.
     """
 
-    def __init__(self, journal: Journal, lock: AbstractContextManager[bool]) -> None:
+    def __init__(self, journal: Journal, steps: StepCounter) -> None:
         self.parts: list[Part] = []
         self.digests: dict[str, str] = {}
         self._journal = journal
-        self._lock = lock
+        self._steps = steps
+        self._lock = steps.lock
         # Calls after which parts were not compared, and have not been since.
         self._assuming: list[ReadCall] = []
-        # Calls whose failure is to be recorded.
+        # Calls whose failure is to be recorded, and its message.
         self._blamed: dict[CallPosition, ReadCall] = {}
-        # Calls of other tools that run: the state may change at any moment.
+        self._blame_message = CHANGED
+        # The calls that run. Of those in `_writing` the tool is not declared `read`, so that the
+        # state may change at any moment.
+        self._running: set[CallPosition] = set()
         self._writing: set[CallPosition] = set()
         # Parts whose changes were read and perhaps not recorded, because an exception came between.
         self._unfinished: set[str] = set()
@@ -81,18 +93,28 @@ class StateRecorder:
         self._ending: tuple[CallPosition, Tool | None] | None = None
         # Not a flag: the code of a tracker may call a tool, whose end is compared meanwhile.
         self._n_comparing = 0
+        self._has_ended = False
 
     def prepare_call(self, tool: Tool | None) -> None:
-        """Compare what the last calls assumed, before the start of a call that may write."""
-        self._finish_last()
-        if self._assuming and not _is_read(tool):
-            self.compare()
+        """Compare the state before the start of a call, which did not make the changes until then.
+
+        If the tool is declared `read`, large parts are not compared.
+        """
+        if self.parts:
+            self._find_earlier_changes(with_large=not _is_read(tool))
+
+    def prepare_model_call(self) -> None:
+        """Compare the state before a model call, but for the parts that are assumed to be the same."""
+        if self.parts:
+            self._find_earlier_changes(with_assumed=False)
 
     def enter_call(self, position: CallPosition, tool: Tool | None) -> None:
         """Note that a call begins to run."""
-        if self.parts and not _is_read(tool):
+        if self.parts:
             with self._lock:
-                self._writing.add(position)
+                self._running.add(position)
+                if not _is_read(tool):
+                    self._writing.add(position)
 
     def assume(self, position: CallPosition, tool: Tool | None) -> Collection[str]:
         """Return the names of the parts that will not be compared after a call that ends."""
@@ -113,6 +135,7 @@ class StateRecorder:
             caller = ReadCall(position, tool.name)
         self._n_comparing += 1
         try:
+            self._running.discard(position)
             self._writing.discard(position)
             for part in self.parts:
                 if part.name not in assumed:
@@ -122,28 +145,70 @@ class StateRecorder:
         finally:
             self._n_comparing -= 1
 
-    def compare(self) -> None:
-        """Compare the parts that were not compared after the last calls."""
-        self._finish_last()
-        with self._lock:
-            for part in self.parts:
-                calls = self._calls_assuming(part)
-                if calls:
-                    self._compare(part, calls[-1].position, None, is_read=True)
-            if self._blamed:
-                self._blame(max(self._blamed))
-
     def digest(self) -> str | None:
         """Return the digest of all parts; None if there are none, or one was not captured."""
-        self.compare()
+        if self.parts:
+            self._find_earlier_changes()
         return digest_of_parts(self.digests)
 
     def end(self) -> None:
         """Compare the parts at the end of the episode. Nothing is recorded after that."""
         try:
-            self.compare()
+            if self.parts:
+                self._find_earlier_changes(is_last=True)
         finally:
+            self._has_ended = True
             self._assuming.clear()
+
+    def _find_earlier_changes(
+        self, *, with_large: bool = True, with_assumed: bool = True, is_last: bool = False
+    ) -> None:
+        """Record the changes since the last comparison, before anything else happens.
+
+        Args:
+            with_large: Whether large parts are compared.
+            with_assumed: Whether parts are compared that were not after the last calls.
+            is_last: Whether the episode ends. A part that cannot be read any more then, such as a
+                database that the program has closed, has the state of the last comparison.
+        """
+        # Trackers run code of the world, which may call a tool.
+        if self._has_ended or self._n_comparing:
+            return
+        self._finish_last()
+        with self._lock:
+            self._n_comparing += 1
+            try:
+                assumed = {name for call in self._assuming for name in call.assumed}
+                if assumed and with_assumed and with_large:
+                    self._compare_assumed()
+                self._compare_others(assumed, with_large=with_large, is_last=is_last)
+            finally:
+                self._n_comparing -= 1
+
+    def _compare_assumed(self) -> None:
+        """Compare the parts that were not compared after the last calls."""
+        for part in self.parts:
+            calls = self._calls_assuming(part)
+            if calls:
+                self._compare(part, calls[-1].position, None, is_read=True)
+        if self._blamed:
+            self._blame(max(self._blamed))
+
+    def _compare_others(self, assumed: Collection[str], *, with_large: bool, is_last: bool) -> None:
+        """Record changes of the other parts as those of the program, or of the one call that runs."""
+        position = CallPosition(self._steps.step, 0)
+        actor: Actor = PROGRAM
+        if self._running:
+            if len(self._running) > 1 or not self._writing:
+                # It cannot be told which of the calls made a change, or if the program did.
+                return
+            (position,) = self._writing
+            actor = "agent"
+        for part in self.parts:
+            # A part that could not be captured is tried again after the next call.
+            is_known = bool(self.digests.get(part.name))
+            if is_known and part.name not in assumed and (with_large or not is_large(part.tracker)):
+                self._has_changed(part, position, actor=actor, is_last=is_last)
 
     def _finish_last(self) -> None:
         """Compare the state after a call again, if an exception ended that comparison."""
@@ -174,8 +239,10 @@ class StateRecorder:
             suspects.append(caller)
         if not is_read or self._writing:
             suspects = []
-        if self._has_changed(part, position, suspects=suspects):
+        message = f"{CHANGED}: {_one_of(suspects)}, {OR_PROGRAM}" if calls else CHANGED
+        if self._has_changed(part, position, suspects=suspects, note=message if suspects else ""):
             self._blamed |= {call.position: call for call in suspects}
+            self._blame_message = max(message, self._blame_message, key=len)
         elif calls and self.digests[part.name]:
             # Proves that what the calls assumed was right.
             self._add(part, calls[-1].position, digest=self.digests[part.name])
@@ -184,14 +251,24 @@ class StateRecorder:
             self._assuming = [call for call in rest if call.assumed]
 
     def _has_changed(
-        self, part: Part, position: CallPosition, *, suspects: Sequence[ReadCall]
+        self,
+        part: Part,
+        position: CallPosition,
+        *,
+        note: str = "",
+        suspects: Sequence[ReadCall] = (),
+        actor: Actor = "agent",
+        is_last: bool = False,
     ) -> bool:
         """Compare a part, record its changes, and return whether there are any.
 
         Args:
             part: The part.
             position: The position of the call that is recorded with them.
+            note: The finding that is recorded with them.
             suspects: The calls that made them, if their tools are declared `read`.
+            actor: Who made them.
+            is_last: Whether a part that cannot be read has the state of before.
         """
         try:
             try:
@@ -200,13 +277,22 @@ class StateRecorder:
                 # Once more: it may be a signal handler's exception, for instance of a time limit.
                 changes, digest = self._read_changes(part)
         except Exception as exc:  # a world may have any data; a failure to see it is recorded
-            self._journal.fail(position.step, "state", "env", exc)
-            self._add(part, position, digest="", note=NOT_CAPTURED)
+            if not is_last:
+                self._journal.fail(position.step, "state", "env", exc)
+                self._add(part, position, digest="", note=NOT_CAPTURED, actor=actor)
             return False
         if not changes and digest == self.digests.get(part.name):
             self._unfinished.discard(part.name)
             return False
-        self._add(part, position, digest=digest, changes=changes, suspects=suspects)
+        self._add(
+            part,
+            position,
+            digest=digest,
+            changes=changes,
+            note=note,
+            suspects=suspects,
+            actor=actor,
+        )
         return True
 
     def _add(
@@ -218,6 +304,7 @@ class StateRecorder:
         changes: Sequence[Change] = (),
         note: str = "",
         suspects: Sequence[ReadCall] = (),
+        actor: Actor = "agent",
     ) -> None:
         journal = self._journal
         self.digests[part.name] = digest
@@ -228,8 +315,6 @@ class StateRecorder:
             journal.note("state", position.step, n_hidden)
             data = journal.noted(list(map(_operation, redacted)), "state", position.step)
         keys = dict.fromkeys(call.position[:3] for call in suspects)
-        if keys:
-            note = CHANGED if len(keys) == 1 else f"{CHANGED}: one of {len(keys)} calls"
         event = StateChange(
             episode=journal.number,
             step=position.step,
@@ -239,6 +324,7 @@ class StateRecorder:
             digest=digest,
             data=data,
             note=note,
+            actor=actor,
             extra_data=suspects_data(keys) if keys else None,
         )
         journal.add(event, EVENT_BYTES if data is None else len(data))
@@ -264,12 +350,13 @@ class StateRecorder:
             phase="state",
             origin="tool",
             error_type="",
-            message=CHANGED,
+            message=self._blame_message,
             traceback="",
             action_data=codec.encode(calls),
         )
         self._journal.add(event)
         self._blamed.clear()
+        self._blame_message = CHANGED
 
     def _read_changes(self, part: Part) -> tuple[list[Change], str]:
         """Return the changes of a part since the last ones that were recorded, and the digest."""
@@ -283,6 +370,11 @@ class StateRecorder:
 
 def _is_read(tool: Tool | None) -> bool:
     return tool is not None and tool.access == "read"
+
+
+def _one_of(calls: Sequence[ReadCall]) -> str:
+    n_calls = len({call.position[:3] for call in calls})
+    return "the call" if n_calls == 1 else f"one of {n_calls} calls"
 
 
 def _operation(change: Change) -> list[Value]:

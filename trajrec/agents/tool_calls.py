@@ -52,7 +52,7 @@ class ToolCallRecorder:
     ) -> None:
         self.tools = tools
         self.frozen_seed: int | None = None
-        self.states = StateRecorder(journal, steps.lock)
+        self.states = StateRecorder(journal, steps)
         self._journal = journal
         self._steps = steps
         self._is_error = is_error
@@ -123,16 +123,17 @@ class ToolCallRecorder:
 
     def _begin(self, name: str, arguments: JsonObject, call_id: str, invalid: str) -> _OpenCall:
         """Record the start of a call."""
+        tool = self.tools.get(name)
+        # Before the call has a step: what changed until now belongs to the step before it.
+        self.states.prepare_call(tool)
         position = self._steps.next_call()
         self.last_raised = None
-        tool = self.tools.get(name)
         journal = self._journal
         if tool is not None and not invalid:
             invalid = self._arguments.find_mismatch(tool, arguments)
         data, is_redacted = journal.encode(arguments)
         # A model may call a tool that does not exist, by any text.
         shown_name = name if tool is not None else journal.text(name)
-        self.states.prepare_call(tool)
         time_ns = time.time_ns()
         # Before the tool runs: a call that ends the process has its start in the log.
         journal.add(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from trajrec.errors import EncodeError
-from trajrec.log.events import StateChange
+from trajrec.log.events import StateChange, is_at_reset
 from trajrec.tracking.plain_data import NOT_PLAIN, encode
 from trajrec.tracking.tree import Tree, is_digest_of
 from trajrec.types import Value
@@ -82,7 +82,7 @@ class PartHistory:
         The part at the reset has no changes.
         """
         event = self._events[position]
-        if event.step < 0 or event.data is None:
+        if is_at_reset(event) or event.data is None:
             return [], True
         operations = self._decode(event.data)
         if not _are_operations(operations):
@@ -127,7 +127,7 @@ class PartHistory:
     def _apply(self, position: int) -> None:
         """Make the changes of an event, which follows those that were made."""
         event = self._events[position]
-        if event.step < 0:
+        if is_at_reset(event):
             value = UNKNOWN if event.data is None else self._decode(event.data)
             self._own = OwnValue(value)
         elif event.data is not None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.log.assumptions import assumed_parts, suspects
-from trajrec.log.events import AgentEvent, CallEnd, StateChange, step_of_request
+from trajrec.log.events import PROGRAM, AgentEvent, CallEnd, StateChange, step_of_request
 
 
 @dataclass
@@ -141,7 +141,7 @@ class StatePositions:
     def _add_change(self, event: StateChange) -> None:
         self._n_changes += 1
         part = event.part
-        key = (event.step, event.call, event.attempt)
+        key = None if event.actor == PROGRAM else (event.step, event.call, event.attempt)
         is_same = self._digests.get(part) == event.digest
         self._digests[part] = event.digest
         assumption = self._open.pop(part, None) if self._open else None
@@ -152,6 +152,8 @@ class StatePositions:
                 assumption.result = "same"
                 return
             assumption.result = "changed"
+        if key is None:
+            return
         if key in self._after:
             self._after[key] = self._n_changes
         keys = [] if event.extra_data is None else suspects(event)

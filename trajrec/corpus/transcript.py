@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from trajrec.corpus.attempts import Attempt as Attempt
 from trajrec.corpus.attempts import AttemptKey as AttemptKey
@@ -11,6 +11,7 @@ from trajrec.corpus.cached import cached_property
 from trajrec.corpus.http_exchanges import OF_EXCHANGES, HttpExchange, read_exchanges
 from trajrec.corpus.model_calls import OF_MODELS, read_model_calls
 from trajrec.corpus.model_calls import ModelCall as ModelCall
+from trajrec.corpus.program_changes import ProgramChange, joined_changes, program_changes
 from trajrec.corpus.said_messages import SaidMessage, said_messages
 from trajrec.corpus.state_history import StateHistory
 from trajrec.corpus.state_positions import StatePosition, StatePositions
@@ -18,6 +19,7 @@ from trajrec.corpus.stored_values import StoredValues
 from trajrec.corpus.wire_attempts import add_wire_attempts
 from trajrec.errors import StateUnknownError
 from trajrec.log.events import (
+    PROGRAM,
     AgentEvent,
     Blob,
     CallEnd,
@@ -26,6 +28,7 @@ from trajrec.log.events import (
     SideEffect,
     StateChange,
     TaskStart,
+    is_at_reset,
     step_of_request,
 )
 from trajrec.log.schema import EpisodeEnd
@@ -151,7 +154,7 @@ class Transcript:
                 self._add_end(by_key, event, state)
             elif isinstance(event, StateChange):
                 is_same = state.change(event)
-                if event.step >= 0:
+                if event.step >= 0 and event.actor != PROGRAM:
                     self._add_changes(by_key, event, n_changes, state, is_same=is_same)
                 n_changes += 1
         attempts = list(by_key.values())
@@ -189,10 +192,12 @@ class Transcript:
             # No change, but the proof that there was none.
             return
         changes, has_typed_paths = self.history.changes(index)
-        attempt.changes[event.part] = changes
+        # A call that calls another tool has the changes before that one, and those after it.
+        attempt.changes[event.part] = joined_changes(attempt.changes.get(event.part, []), changes)
         if not has_typed_paths:
             attempt.open_paths.add(event.part)
-        attempt.state_digest = state.digest()
+        if attempt.end is not None:
+            attempt.state_digest = state.digest()
         if event.note:
             attempt.notes.append(event.note)
 
@@ -251,6 +256,13 @@ class Transcript:
         return StateHistory(events, self._values.decode, self._episode_id)
 
     @cached_property
+    def program_changes(self) -> list[ProgramChange]:
+        """The changes of the state that were made between the calls, in order."""
+        if StateChange not in self._kinds:
+            return []
+        return program_changes(self._events, self.history)
+
+    @cached_property
     def initial_state(self) -> dict[str, Value]:
         """The parts of the state after the reset."""
         return {event.part: self.value(event.data) for event in self._initial_events()}
@@ -263,7 +275,9 @@ class Transcript:
     def _initial_events(self) -> list[StateChange]:
         if StateChange not in self._kinds:
             return []
-        return [event for event in self._events if type(event) is StateChange and event.step < 0]
+        return [
+            event for event in self._events if type(event) is StateChange and is_at_reset(event)
+        ]
 
     def state(self, step: int) -> dict[str, Value]:
         """Return the parts of the state when a step began, as plain data of its own.
@@ -288,6 +302,29 @@ class Transcript:
                 unproved.reason, episode_id=self._episode_id, step=step, part=unproved.part
             )
         return self.history.state(position.n_changes, step)
+
+    def state_at(self, n_changes: int, step: int) -> dict[str, Value]:
+        """Return the parts of the state after some recorded changes.
+
+        Args:
+            n_changes: The number of the changes, with those of the reset.
+            step: The step that the state belongs to, for errors.
+
+        Raises:
+            StateUnknownError: See `state`.
+        """
+        return self.history.state(n_changes, step)
+
+    def digests_before(self, step: int) -> dict[str, str]:
+        """Return the digests of the parts when a step began, as far as they are known."""
+        position = self._positions.before(step) or self._positions.last
+        changes = [event for event in self._events if isinstance(event, StateChange)]
+        return {e.part: e.digest for e in changes[: position.n_changes] if e.digest}
+
+    def first_call_without(self, keys: Collection[AttemptKey]) -> AttemptKey | None:
+        """Return the first call that began and is not one of some; None if there is none."""
+        attempts = self.recorded_attempts
+        return next((attempt.key for attempt in attempts if attempt.key not in keys), None)
 
     @property
     def _has_assumptions(self) -> bool:

@@ -10,7 +10,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.exchange.account import Account
 from trajrec.exchange.conversation import LoggedTurn, has_places, leftovers
-from trajrec.log.events import ExchangeStart, SideEffect, StateChange, StepValues
+from trajrec.log.events import ExchangeStart, SideEffect, StateChange, StepValues, is_at_reset
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING
 from trajrec.values.json import to_pointer
@@ -68,7 +68,7 @@ def facts_of_episode(episode: Episode, account: Account, *, is_atif: bool) -> Js
     if n_exchanges:
         account.drop("the bytes of HTTP exchanges stay in the log", n_exchanges)
     n_states = sum(
-        type(event) is StateChange and event.step < 0 and event.data is not None
+        type(event) is StateChange and is_at_reset(event) and event.data is not None
         for event in episode.agent_events
     )
     if n_states:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -59,6 +59,9 @@ RetryBy = Literal["", "agent", "scaffold", "transport", "harness"]
 Actor = Literal["agent", "user", "env", "scaffold", "system"]
 """Who acted: the agent, a user or a simulated one, the environment, the agent's program, or the
 system that runs it."""
+
+PROGRAM: Final = "scaffold"
+"""The actor of a change of the state that was made while no recorded call ran."""
 
 
 class CallStart(Record, tag="call", frozen=True, kw_only=True):
@@ -116,6 +119,9 @@ class CallEnd(Record, tag="result", frozen=True, kw_only=True):
 
 class StateChange(Record, tag="state", frozen=True, kw_only=True):
     """The change of one part of the state by an attempt, or (step -1) the part at the reset.
+
+    A change by the actor `PROGRAM` was made between the calls. Its step is the last one that had
+    begun, -1 before the first, and its call and attempt say nothing.
 
     Attributes:
         data: The whole part at the reset, later the changes in the part's own form. None if only
@@ -332,6 +338,11 @@ AgentEvent = (
     | Redaction
 )
 """Events of agents' episodes. Environments' episodes may have some of them too."""
+
+
+def is_at_reset(event: StateChange) -> bool:
+    """Return whether a change is the whole part at the reset."""
+    return event.step < 0 and event.actor != PROGRAM
 
 
 def step_of_request(event: object) -> int:

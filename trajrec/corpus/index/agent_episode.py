@@ -11,7 +11,6 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.cells import (
     digest_or_none,
     interface_columns,
-    json_or_none,
     json_or_null,
     to_timestamp,
 )
@@ -34,10 +33,14 @@ from trajrec.corpus.index.rows import (
     EpisodeRow,
     FailureRow,
     SideEffectRow,
-    StateChangeRow,
     StepRow,
     check_row,
     failure_row,
+)
+from trajrec.corpus.index.state_changes import (
+    attempt_changes,
+    changes_between_calls,
+    changes_json,
 )
 from trajrec.corpus.index.views import EpisodeKind
 from trajrec.corpus.outcomes import primary_id
@@ -45,13 +48,9 @@ from trajrec.corpus.transcript import Transcript
 from trajrec.log.events import SideEffect, step_of_request
 from trajrec.log.schema import Check, Failure
 from trajrec.tracking.parts import digest_of_parts
-from trajrec.values.diff import MISSING, Change
 from trajrec.values.json import (
     stored_to_json,
     to_json,
-    to_keys,
-    to_pointer,
-    typed_keys,
 )
 
 Noting = Callable[[Failure | Check], AbstractContextManager[None]]
@@ -194,7 +193,7 @@ def _add_attempts(row: EpisodeRow, transcript: Transcript, texts: list[str], row
         retry_changes = None
         if attempt.retry_of is not None:
             changes = changes_of.get(attempt.key)
-            retry_changes = None if changes is None else _changes_json(changes)
+            retry_changes = None if changes is None else changes_json(changes)
         end = attempt.end
         result = None
         if end is not None and not end.is_raised and end.result_data is not None:
@@ -204,7 +203,8 @@ def _add_attempts(row: EpisodeRow, transcript: Transcript, texts: list[str], row
         attempt_row.extra = call_leftovers(transcript, attempt)
         rows.attempts.append(attempt_row)
         if attempt.changes:
-            rows.changes += _state_changes(episode_id, kind, attempt)
+            rows.changes += attempt_changes(episode_id, kind, attempt)
+    rows.changes += changes_between_calls(episode_id, kind, transcript)
 
 
 def _attempt(
@@ -248,40 +248,6 @@ def _attempt(
         row.latency_ms = attempt.latency_ms
         row.is_redacted = start.is_redacted or end.is_redacted
     return row
-
-
-def _changes_json(changes: list[Change]) -> str:
-    """Return changes as [JSON Pointer, before, after, keys]; null stands for a missing value."""
-    return stored_to_json(
-        [
-            [
-                to_pointer(change.path),
-                None if change.before is MISSING else change.before,
-                None if change.after is MISSING else change.after,
-                typed_keys(change.path),
-            ]
-            for change in changes
-        ]
-    )
-
-
-def _state_changes(episode_id: str, kind: EpisodeKind, attempt: Attempt) -> list[StateChangeRow]:
-    return [
-        StateChangeRow(
-            episode_id=episode_id,
-            kind=kind,
-            step=attempt.start.step,
-            call=attempt.start.call,
-            attempt=attempt.start.attempt,
-            part=part,
-            path=to_pointer(change.path),
-            keys=None if part in attempt.open_paths else to_keys(change.path),
-            before=json_or_none(change.before),
-            after=json_or_none(change.after),
-        )
-        for part, changes in attempt.changes.items()
-        for change in changes
-    ]
 
 
 def _failed_attempt(row: EpisodeRow, attempt: Attempt, arguments: str) -> FailureRow:

@@ -80,7 +80,7 @@ def changes_query(source: str) -> str:
     """Return a query of the rows of `state_changes` that a table of numbers stands for."""
     return (
         "SELECT episode_id, kind, step, NULL::INTEGER AS call, NULL::INTEGER AS attempt, "
-        "'' AS part, element.path AS path, element.keys::JSON AS keys, "
+        "'agent' AS actor, '' AS part, element.path AS path, element.keys::JSON AS keys, "
         f"{_text('a')} AS before, {_text('b')} AS after, "
         "'observed' AS origin "
         "FROM (SELECT episode_id, kind, step, changed, unnest(before) AS a, unnest(after) AS b, "

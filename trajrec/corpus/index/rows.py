@@ -1,7 +1,6 @@
 """Rows of the index's tables, as Python gathers them before DuckDB takes them.
 
-A row is a struct whose fields are the columns of its table. An index has a row for each tool call,
-so rows are msgspec structs: one with 25 fields is made in two thirds of the time of a named tuple.
+A row is a msgspec struct, which is made in two thirds of the time of a named tuple.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ Time: TypeAlias = int | datetime.datetime
 
 
 class Row(msgspec.Struct, gc=False):
-    """A row of a table. Rows hold no containers, so the garbage collector need not track them."""
+    """A row of a table. It holds no containers, so the garbage collector need not track it."""
 
 
-# The fields that are not set at first are those that later chunks of a log set.
+# Fields that are not set at first are those that later chunks of a log set.
 class EpisodeRow(Row, kw_only=True):
     """A row of `all_episodes`. It changes as more of its episode is read."""
 
@@ -127,6 +126,7 @@ class StateChangeRow(Row, kw_only=True):
     step: int
     call: int | None = None
     attempt: int | None = None
+    actor: str = "agent"
     part: str = ""
     path: str
     keys: str | None

@@ -197,13 +197,23 @@ FAILURES = Table(
 STATE_CHANGES = Table(
     "state_changes",
     "one value of the state that a step changed (if states are stored whole)",
-    ("episode_id", "step", "call", "attempt", "part", "path", "keys"),
+    ("episode_id", "step", "call", "attempt", "actor", "part", "path", "keys"),
     (
         EPISODE_ID,
         KIND,
-        ("step", "INTEGER", "step that changed it"),
-        ("call", "INTEGER", "call that changed it; NULL if steps have no calls"),
+        ("step", "INTEGER", "step that changed it; -1 before the first"),
+        (
+            "call",
+            "INTEGER",
+            "call that changed it; NULL if steps have no calls, or if it changed between calls",
+        ),
         ("attempt", "INTEGER", "attempt of the call"),
+        (
+            "actor",
+            "VARCHAR",
+            "who changed it: agent (by the call), or scaffold: the agent's own program, or another "
+            "process, while no recorded call ran",
+        ),
         ("part", "VARCHAR", "part of an agent's world; empty if the world has only one"),
         ("path", "VARCHAR", "JSON Pointer (RFC 6901) into the state; empty for the whole state"),
         (

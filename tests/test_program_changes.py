@@ -1,0 +1,248 @@
+"""Changes of the state between calls are recorded as the program's own, and replays make them."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import only
+
+import trajrec
+from trajrec.errors import StateUnknownError
+from trajrec.recording.event_log import close_logs
+from trajrec.replay import replay_episode
+from trajrec.replay.agents.program_changes import FROM_LOG
+from trajrec.replay.differences import first_difference
+
+
+class Shop:
+    """A world whose state the agent's own program can reach."""
+
+    def __init__(self) -> None:
+        self.stock: dict[str, int] = {}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> str:
+        self.stock = {"lamp": 5}
+        return "sell"
+
+    def tools(self) -> list[trajrec.Tool]:
+        return [
+            trajrec.Tool.with_args("look", "read"),
+            trajrec.Tool.with_args("sell", "write", item="string"),
+        ]
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        if name == "sell":
+            self.stock[arguments["item"]] -= 1
+        return dict(self.stock)
+
+    def get_state(self) -> dict[str, int]:
+        return self.stock
+
+    def set_state(self, state: dict[str, int]) -> None:
+        self.stock = dict(state)
+
+
+def record(folder: Path) -> Shop:
+    """Record an agent that changes the stock itself: before, between and after its calls."""
+    shop = Shop()
+    with trajrec.episode(folder, world=shop) as ep:
+        shop.stock["chair"] = 2
+        ep.call("sell", item="lamp")
+        shop.stock["lamp"] = 9
+        ep.call("look")
+        ep.call("sell", item="lamp")
+        shop.stock["chair"] = 0
+    close_logs()
+    return shop
+
+
+def rows(folder: Path, columns: str = "step, call, actor, path, before, after") -> list[Any]:
+    with trajrec.open(folder) as corpus:
+        sql = f"SELECT {columns} FROM state_changes ORDER BY step, call NULLS LAST, path"
+        return corpus.sql(sql).fetchall()
+
+
+def test_changes_between_calls_are_the_programs_own(tmp_path: Path) -> None:
+    record(tmp_path)
+    assert rows(tmp_path) == [
+        (-1, None, "scaffold", "/chair", None, "2"),
+        (0, 0, "agent", "/lamp", "5", "4"),
+        (0, None, "scaffold", "/lamp", "4", "9"),
+        (2, 0, "agent", "/lamp", "9", "8"),
+        (2, None, "scaffold", "/chair", "2", "0"),
+    ]
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT count(*) FROM failures").fetchall() == [(0,)]
+        assert corpus.sql("SELECT count(finding) FROM attempts").fetchall() == [(0,)]
+
+
+def test_a_state_has_the_programs_changes_before_its_step(tmp_path: Path) -> None:
+    shop = record(tmp_path)
+    episode = only(tmp_path)
+    assert [episode.state(step)[""] for step in range(4)] == [
+        {"lamp": 5, "chair": 2},
+        {"lamp": 9, "chair": 2},
+        {"lamp": 9, "chair": 2},
+        shop.stock,
+    ]
+    assert episode.transcript.state_after(episode.transcript.attempts[0]) == {
+        "": {"lamp": 4, "chair": 2}
+    }
+    assert episode.transcript.initial_state == {"": {"lamp": 5}}
+
+
+def test_a_replay_makes_the_programs_changes_from_the_log(tmp_path: Path) -> None:
+    record(tmp_path)
+    report = replay_episode(only(tmp_path), world=Shop())
+    assert (report.grade, report.divergence, report.notes) == ("exact", None, (FROM_LOG,))
+    late = replay_episode(only(tmp_path), world=Shop(), first=2)
+    assert late.divergence is None
+
+
+def test_a_replay_still_finds_a_call_that_differs(tmp_path: Path) -> None:
+    record(tmp_path)
+
+    class Other(Shop):
+        def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+            result = super().call(name, arguments)
+            if name == "sell" and self.stock["lamp"] == 8:
+                self.stock["rug"] = 1
+            return result
+
+    report = replay_episode(only(tmp_path), world=Other(), explain=False)
+    assert report.divergence is not None
+    assert (report.divergence.step, report.divergence.field) == (2, "state/rug")
+
+
+def test_a_check_judges_the_state_that_the_program_left(tmp_path: Path) -> None:
+    shop = Shop()
+    with trajrec.episode(tmp_path, world=shop) as ep:
+        ep.call("sell", item="lamp")
+        shop.stock["lamp"] = 0
+
+        @trajrec.verifier(id="sold", version="1")
+        def sold(world: Shop) -> bool:
+            return world.stock["lamp"] == 0
+
+        ep.check(sold)
+    close_logs()
+    episode = only(tmp_path)
+    assert episode.checks[0].state_digest == episode.transcript.state_digest
+    assert episode.state(1)[""] == {"lamp": 0}
+
+
+def test_a_folder_that_changes_between_calls_blames_no_call(tmp_path: Path) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with trajrec.episode(tmp_path / "runs", watch=folder) as ep:
+        write = ep.tool(lambda name: (folder / name).write_text("by a tool") and None, name="write")
+        (folder / "a").write_text("by the program")
+        write(name="b")
+        (folder / "a").unlink()
+    close_logs()
+    assert rows(tmp_path / "runs", "step, call, actor, path") == [
+        (-1, None, "scaffold", "/a"),
+        (0, 0, "agent", "/b"),
+        (0, None, "scaffold", "/a"),
+    ]
+
+
+def test_changes_of_tools_that_nothing_records_stand_with_their_step(tmp_path: Path) -> None:
+    state = {"n": 0}
+
+    def model(*, messages: list[Any]) -> dict[str, Any]:
+        return {"choices": [{"message": {"role": "assistant", "content": "Go on."}}]}
+
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        for n in (1, 2):
+            ep.model(model, messages=[{"role": "user", "content": f"{n}"}])
+            state["n"] = n
+    close_logs()
+    assert rows(tmp_path) == [
+        (0, None, "scaffold", "/n", "0", "1"),
+        (1, None, "scaffold", "/n", "1", "2"),
+    ]
+
+
+def test_a_tool_that_calls_a_tool_keeps_its_own_changes(tmp_path: Path) -> None:
+    state = {"inner": 0, "outer": 0}
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        inner = ep.tool(lambda: state.update(inner=1), name="inner", access="write")
+
+        @ep.tool(access="write")
+        def outer() -> None:
+            state["outer"] = 1
+            inner()
+            state["outer"] = 2
+
+        outer()
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        joined = corpus.sql(
+            "SELECT tool, path, before, after FROM state_changes "
+            "JOIN attempts USING (episode_id, step, call, attempt) ORDER BY tool"
+        ).fetchall()
+    assert joined == [("inner", "/inner", "0", "1"), ("outer", "/outer", "0", "2")]
+
+
+def test_a_database_closed_before_the_end_is_no_failure(tmp_path: Path) -> None:
+    database = sqlite3.connect(tmp_path / "shop.db")
+    database.execute("CREATE TABLE stock (item TEXT, n INT)")
+    database.commit()
+    folder = tmp_path / "work"
+    folder.mkdir()
+    with trajrec.episode(tmp_path / "runs", watch={"db": database, "files": folder}) as ep:
+
+        @ep.tool(access="write")
+        def add(item: str) -> None:
+            database.execute("INSERT INTO stock VALUES (?, 1)", (item,))
+            database.commit()
+
+        add("lamp")
+        database.close()
+        shutil.rmtree(folder)
+    close_logs()
+    episode = only(tmp_path / "runs")
+    assert episode.failures == []
+    assert episode.transcript.state_digest is not None
+
+
+def test_a_state_that_is_unknown_between_calls_is_not_made_up(tmp_path: Path) -> None:
+    class Hidden(Shop):
+        is_hidden = False
+
+        def get_state(self) -> dict[str, int]:
+            if self.is_hidden:
+                raise OSError("not now")
+            return self.stock
+
+    shop = Hidden()
+    with trajrec.episode(tmp_path, world=shop) as ep:
+        ep.call("sell", item="lamp")
+        shop.is_hidden = True
+        ep.call("look")
+        shop.is_hidden = False
+        ep.call("sell", item="lamp")
+    close_logs()
+    episode = only(tmp_path)
+    with pytest.raises(StateUnknownError, match="could not be captured"):
+        episode.state(1)
+    assert episode.state(3)[""] == {"lamp": 3}
+
+
+def test_two_episodes_that_differ_between_calls_differ(tmp_path: Path) -> None:
+    for n in (1, 2):
+        state = {"n": 0}
+        with trajrec.episode(tmp_path, watch=state) as ep:
+            look = ep.tool(lambda: "ok", name="look", access="read")
+            state["n"] = n
+            look()
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        a, b = corpus.episodes()
+        fields = [one.field for one in first_difference(a, b)]
+    assert fields == ["state between calls/2/2"]
